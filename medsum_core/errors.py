@@ -1,7 +1,7 @@
 """The ways a run ends, and the one place that turns them into exit codes.
 
 0 done; 1 unexpected; 2 bad input (one message, nothing written); 3 stopped on non-finite or empty windows;
-4 the final save failed; 75 (EX_TEMPFAIL of sysexits.h) stopped by a signal: run again with --resume_from_checkpoint auto.
+4 the final save failed; 75 (EX_TEMPFAIL of sysexits.h) stopped by a signal: resume it.
 """
 
 from __future__ import annotations
