@@ -1,0 +1,187 @@
+"""Every setting of a run: its name, type, default, unit and meaning. Nothing is computed here.
+
+Names are those of `transformers.TrainingArguments` and its example scripts where one exists. The defaults are the
+recipe, which `presets/gemma-2b.yaml` spells out. A value `auto` is resolved once per run (`RunConfig.with_resolved`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LORA_INITS = ("default", "gaussian")
+REFUSED_LORA_INITS = {
+    "pissa": "PiSSA rewrites the base weights, so the saved adapter would not fit the plain base",
+    "olora": "OLoRA rewrites the base weights, so the saved adapter would not fit the plain base",
+    "loftq": "LoftQ rewrites the base weights, so the saved adapter would not fit the plain base",
+    "orthogonal": "orthogonal initialisation is not tested here",
+    "eva": "EVA needs a pass over the data before training",
+    "corda": "CorDA rewrites the base weights after a pass over the data",
+}
+
+# A resumed run may change these: they decide how long, where and how loudly a run goes on, never what an update does.
+# The files of rows are compared by content elsewhere, not by path.
+# fmt: off
+FREE_ON_RESUME = frozenset({
+    "offline", "train_file", "validation_file", "dataset_name", "id_column", "dialogue_column", "note_column",
+    "section_column", "num_train_epochs", "max_steps", "eval_strategy", "eval_steps", "eval_generate",
+    "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end", "output_dir", "save_strategy",
+    "save_steps", "save_total_limit", "logging_steps", "report_to", "report_rows", "examples_file",
+    "resume_from_checkpoint", "allow_inexact_resume", "dry_run",
+})
+# fmt: on
+
+
+def _setting(default: Any, help: str, *, metavar: str | None = None) -> Any:
+    """A field with its help text, as `HfArgumentParser` wants it."""
+    return field(default=default, metadata={"help": help} | ({"metavar": metavar} if metavar else {}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments:
+    """The base model and how it is held in memory."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str = _setting(
+        "google/gemma-2b-it", "hub id, folder, or embedded:gemma3-270m (weights from a package)", metavar="NAME"
+    )
+    model_revision: str | None = _setting(None, "branch, tag or commit of a hub model", metavar="REV")
+    load_in_4bit: bool = _setting(True, "hold the frozen base in NF4 with double quantisation")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
+        "auto",
+        "number format of the computation; auto: bf16 where the device has it, fp16 on older GPUs, else fp32",
+    )
+    dequantize: Literal["auto", "on", "off"] = _setting(
+        "auto", "unpack the NF4 base once instead of in every layer call (same numbers, faster, more memory)"
+    )
+    attention: Literal["auto", "documents", "varlen", "block_mask"] = _setting(
+        "auto",
+        "inside packed rows: one call a document, torch's varlen kernel or a dense mask; auto: by device",
+    )
+    offline: bool = _setting(False, "never use the network; what is not on disk is an error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraArguments:
+    """The adapter: the only weights that are trained, always in fp32."""
+
+    _argument_group_name = "lora"
+
+    lora_r: int = _setting(16, "rank", metavar="N")
+    lora_alpha: float = _setting(
+        32, "scale: the product is multiplied by alpha / r (rsLoRA: alpha / sqrt(r))", metavar="X"
+    )
+    lora_dropout: float = _setting(0.05, "probability of dropping an adapter input", metavar="P")
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: list(LORA_PROJECTIONS),
+        metadata={"help": "names of the projections that get an adapter, separated by spaces", "metavar": "NAME"},
+    )
+    use_rslora: bool = _setting(False, "rank-stabilised scale")
+    use_dora: bool = _setting(False, "weight-decomposed LoRA")
+    init_lora_weights: str = _setting("default", "default or gaussian", metavar="INIT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArguments:
+    """Rows of dialogue and note, and how they become tokens."""
+
+    _argument_group_name = "data"
+
+    train_file: str | None = _setting(
+        None, "CSV or JSONL to train on; replaces the data (validation file too) of the preset", metavar="FILE"
+    )
+    validation_file: str | None = _setting(
+        None, "CSV or JSONL to evaluate on; takes the place of a data set's own validation split", metavar="FILE"
+    )
+    dataset_name: str | None = _setting(
+        None, "mts-dialog (the official files) or a hub data set, instead of --train_file", metavar="NAME"
+    )
+    id_column: str = _setting("ID", "column with the row's id (optional in the file)", metavar="COLUMN")
+    dialogue_column: str = _setting("dialogue", "column with the dialogue", metavar="COLUMN")
+    note_column: str = _setting("section_text", "column with the note section", metavar="COLUMN")
+    section_column: str = _setting("section_header", "column with the section's header", metavar="COLUMN")
+    prompt_style: Literal["auto", "chat", "plain"] = _setting(
+        "auto", "chat: the model's own turns; plain: text for a base model; auto: chat where there is a template"
+    )
+    max_length: int = _setting(1024, "longest row, prompt and note together (tokens)", metavar="N")
+    max_new_tokens: int = _setting(256, "room for the note, in training and decoding alike (tokens)", metavar="N")
+    ungrounded: Literal["keep", "drop", "mask"] = _setting(
+        "keep",
+        "notes with a number, dose or date that the dialogue lacks: keep, drop the row, or mask the fact",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """The updates: how many, of which size, with which optimiser."""
+
+    _argument_group_name = "train"
+
+    num_train_epochs: float = _setting(1.0, "passes over the training rows", metavar="X")
+    max_steps: int = _setting(-1, "number of updates instead of epochs (-1: by epochs)", metavar="N")
+    per_device_train_batch_size: int = _setting(1, "rows per micro-batch and process", metavar="N")
+    gradient_accumulation_steps: int = _setting(16, "micro-batches per update and process", metavar="N")
+    pack_tokens: int | None = _setting(
+        None,
+        "tokens per packed micro-batch, never changes the gradient; 0: unpacked; not given: as --max_length",
+        metavar="N",
+    )
+    learning_rate: float = _setting(2e-4, "peak learning rate", metavar="X")
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = _setting("linear", "course after the warm-up")
+    warmup_steps: int = _setting(0, "updates with a rising learning rate", metavar="N")
+    weight_decay: float = _setting(0.0, "decoupled weight decay", metavar="X")
+    max_grad_norm: float = _setting(1.0, "clip the gradient to this norm (0: never)", metavar="X")
+    adam_beta1: float = _setting(0.9, "decay of the gradient's mean", metavar="X")
+    adam_beta2: float = _setting(0.999, "decay of the squared gradient's mean", metavar="X")
+    adam_epsilon: float = _setting(1e-8, "added to the denominator", metavar="X")
+    optim: Literal["paged_adamw_8bit", "adamw_torch"] = _setting("paged_adamw_8bit", "optimiser")
+    gradient_checkpointing: Literal["auto", "on", "off"] = _setting(
+        "auto", "compute activations again in the backward pass (slower, less memory); auto: where memory needs it"
+    )
+    seed: int = _setting(42, "of the adapter's start, the order of rows and dropout", metavar="N")
+    eval_strategy: Literal["no", "epoch", "steps"] = _setting(
+        "epoch", "when to evaluate, besides before the first and after the last update; no: not at all"
+    )
+    eval_steps: int | None = _setting(None, "updates between evaluations, with --eval_strategy steps", metavar="N")
+    eval_generate: int = _setting(0, "validation rows to write notes for and score at each evaluation", metavar="N")
+    metric_for_best_model: Literal["eval_loss", "eval_rouge1"] = _setting(
+        "eval_loss", "what the best checkpoint is best at"
+    )
+    load_best_model_at_end: bool = _setting(False, "leave the best adapter, not the last, in the run folder")
+    early_stopping_patience: int = _setting(0, "stop after so many evaluations without a gain (0: never)", metavar="N")
+
+    def num_updates(self, windows_per_epoch: int) -> int:
+        """Updates of the whole run when an epoch has that many windows; a part of a window counts as one."""
+        if self.max_steps > 0:
+            return self.max_steps
+        return max(1, math.ceil(round(self.num_train_epochs * windows_per_epoch, 9)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputArguments:
+    """The run folder, what is written there and how often."""
+
+    _argument_group_name = "output"
+
+    output_dir: str | None = _setting(None, "run folder; not given: runs/<preset>-<time>", metavar="DIR")
+    save_strategy: Literal["no", "epoch", "steps"] = _setting("epoch", "when to write a checkpoint")
+    save_steps: int | None = _setting(None, "updates between checkpoints, with --save_strategy steps", metavar="N")
+    save_total_limit: int = _setting(2, "checkpoints kept, at least 2 (the best one is kept besides)", metavar="N")
+    logging_steps: int = _setting(1, "updates between lines of metrics.jsonl", metavar="N")
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = _setting("none", "tracker, through accelerate")
+    report_rows: int = _setting(
+        -1, "validation rows that the final base-against-tuned report writes notes for (-1: all, 0: none)", metavar="N"
+    )
+    examples_file: str | None = _setting(
+        None,
+        "blinded sheet of base and tuned notes, its key beside it (both hold patient text)",
+        metavar="FILE",
+    )
+    resume_from_checkpoint: str | None = _setting(
+        None, "auto: the newest valid checkpoint in --output_dir; or a checkpoint's folder", metavar="auto|DIR"
+    )
+    allow_inexact_resume: bool = _setting(False, "resume although library versions, threads or kernels differ")
+    dry_run: bool = _setting(False, "check everything, show steps and a memory estimate, write nothing and stop")

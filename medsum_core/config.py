@@ -1,0 +1,154 @@
+"""The configuration of a run: merged, checked as a whole before any weight is loaded, and written out as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, get_args, get_type_hints
+
+from medsum_core.arguments import (
+    FREE_ON_RESUME,
+    DataArguments,
+    LoraArguments,
+    ModelArguments,
+    OutputArguments,
+    TrainArguments,
+)
+from medsum_core.config_checks import path_problems, setting_problems
+from medsum_core.errors import InputError, raise_all
+from medsum_core.settings import (
+    DEFAULT_PRESET,
+    SECTIONS,
+    bundled_path,
+    print_help,
+    read_command_line,
+    read_preset,
+    read_settings_file,
+)
+
+DATA_SOURCES = ("train_file", "validation_file", "dataset_name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All settings of a run. `auto` values stay as given until `with_resolved` puts what they came to."""
+
+    preset: str
+    model: ModelArguments
+    lora: LoraArguments
+    data: DataArguments
+    train: TrainArguments
+    output: OutputArguments
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are rows to evaluate on: a file, or a data set that may hold its own split."""
+        return self.data.validation_file is not None or self.data.dataset_name is not None
+
+    def with_resolved(self, **values: Any) -> RunConfig:
+        """A copy with these settings (of any section, by flag name) replaced. Raises KeyError for an unknown name."""
+        sections = {}
+        for name, section in SECTIONS.items():
+            mine = {field.name: values.pop(field.name) for field in fields(section) if field.name in values}
+            sections[name] = replace(getattr(self, name), **mine)
+        if values:
+            raise KeyError(f"no such settings: {sorted(values)}")
+        return replace(self, **sections)
+
+    def sections(self) -> dict[str, Any]:
+        """The sections by name."""
+        return {name: getattr(self, name) for name in SECTIONS}
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its flag name, without the sections."""
+        return {name: value for section in SECTIONS for name, value in asdict(getattr(self, section)).items()}
+
+    def fixed_on_resume(self) -> dict[str, Any]:
+        """The settings that a resumed run must share, because another value would change its updates."""
+        return {name: value for name, value in self.settings().items() if name not in FREE_ON_RESUME}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by section, for `json.dumps`; `from_json` gives the same configuration back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> RunConfig:
+        """The configuration that `to_json` wrote. Raises InputError that lists all faults."""
+        problems = _name_problems(values, {"preset", *SECTIONS}, "the configuration")
+        sections: dict[str, Any] = {}
+        for name, section in SECTIONS.items():
+            part = values.get(name)
+            if not isinstance(part, Mapping):
+                continue
+            found = _section_problems(part, section, name)
+            sections[name] = None if found else section(**part)
+            problems += found
+        problems += [f"{name}: expected an object" for name in SECTIONS if name in values and name not in sections]
+        raise_all(problems)
+        config = cls(preset=str(values["preset"]), **sections)
+        raise_all(setting_problems(**config.sections()))
+        return config
+
+
+def parse_run(argv: list[str]) -> RunConfig:
+    """The run that a command line asks for: preset, then `--config FILE`, then the flags; `--help` prints and exits.
+
+    A source that names training data replaces all data of the sources below it, the validation file included.
+    Raises InputError that lists every fault of every source, wrong combinations and missing files among them.
+    """
+    if any(token in ("-h", "--help") for token in argv):
+        print_help()
+        raise SystemExit(0)
+    line = read_command_line(argv)
+    layers = [line]
+    name = line.values.pop("preset", DEFAULT_PRESET)
+    file = line.values.pop("config", None)
+    unreadable = []
+    for read, source in ((read_settings_file, file), (read_preset, name)):
+        try:
+            layers = [read(source), *layers] if source is not None else layers
+        except InputError as error:
+            unreadable.append(str(error))
+    problems = unreadable + [problem for layer in layers for problem in layer.problems]
+    config = _assemble(name, [layer.values for layer in layers])
+    if not unreadable:  # otherwise what a lost source would have said looks wrong or missing
+        problems += setting_problems(**config.sections()) + path_problems(config.data, config.output)
+    raise_all(problems)
+    return config
+
+
+def _assemble(preset: str, layers: list[dict[str, Any]]) -> RunConfig:
+    merged: dict[str, Any] = {}
+    for values in layers:
+        if "train_file" in values or "dataset_name" in values:
+            merged = {name: value for name, value in merged.items() if name not in DATA_SOURCES}
+        merged.update(values)
+    for name in ("train_file", "validation_file"):
+        if merged.get(name) is not None:
+            merged[name] = bundled_path(merged[name])
+    defaults = {name: section() for name, section in SECTIONS.items()}
+    return RunConfig(preset=preset, **defaults).with_resolved(**merged)
+
+
+def _name_problems(values: Mapping[str, Any], expected: set[str], where: str) -> list[str]:
+    problems = [f"{where}: unknown entry {name!r}" for name in sorted(set(values) - expected)]
+    return problems + [f"{where}: {name!r} is missing" for name in sorted(expected - set(values))]
+
+
+def _section_problems(part: Mapping[str, Any], section: type, where: str) -> list[str]:
+    hints = get_type_hints(section)
+    problems = _name_problems(part, set(hints), where)
+    wrong = [name for name in hints if name in part and not _fits(part[name], hints[name])]
+    return problems + [f"{where}: {name!r} has a value of the wrong type" for name in wrong]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value has the type of a setting: scalars, `X | None`, `Literal` and `list[str]`."""
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(hint, type) and not get_args(hint):
+        return type(value) is hint
+    if getattr(hint, "__origin__", None) is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    choices = get_args(hint)
+    return any(value == choice if isinstance(choice, str) else _fits(value, choice) for choice in choices)

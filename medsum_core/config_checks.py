@@ -1,0 +1,186 @@
+"""What can be wrong with a configuration: values out of range, combinations that contradict, files that are not there.
+
+Every function returns a list of messages and raises nothing, so that a person sees all faults at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from medsum_core.arguments import (
+    LORA_INITS,
+    REFUSED_LORA_INITS,
+    DataArguments,
+    LoraArguments,
+    ModelArguments,
+    OutputArguments,
+    TrainArguments,
+)
+
+PROMPT_MINIMUM = 64  # tokens: the instruction alone takes some 40
+
+# fmt: off
+AT_LEAST_ONE = (
+    "lora_r", "max_length", "max_new_tokens", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "logging_steps", "eval_steps", "save_steps",
+)
+NOT_NEGATIVE = (
+    "lora_dropout", "pack_tokens", "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "adam_beta1",
+    "adam_beta2", "eval_generate", "early_stopping_patience", "seed",
+)
+# fmt: on
+ABOVE_ZERO = ("lora_alpha", "num_train_epochs", "adam_epsilon")
+BELOW_ONE = ("lora_dropout", "adam_beta1", "adam_beta2")
+
+
+def setting_problems(
+    *, model: ModelArguments, lora: LoraArguments, data: DataArguments, train: TrainArguments, output: OutputArguments
+) -> list[str]:
+    """What is wrong with the values and their combinations, whatever the machine and its files."""
+    values = {name: value for section in (model, lora, data, train, output) for name, value in vars(section).items()}
+    checks = _data_checks(data, train) + _model_checks(model, lora) + _cadence_checks(train, output)
+    if data.validation_file is None and data.dataset_name is None:
+        checks += _no_validation_checks(train, output)
+    return _range_problems(values) + [text for wrong, text in checks if wrong]
+
+
+def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
+    """Files that are missing and folders that cannot be used. Nothing is created.
+
+    Only the first process of a launch looks at the run folder: it may have begun to write when the others come.
+    """
+    problems = []
+    for flag, path in (("--train_file", data.train_file), ("--validation_file", data.validation_file)):
+        if path is not None and not Path(path).is_file():
+            problems.append(f"{flag} {path}: there is no such file")
+    if os.environ.get("RANK", "0") == "0":
+        problems += _output_problems(output)
+    return problems
+
+
+def _range_problems(values: dict[str, Any]) -> list[str]:
+    problems = []
+    rules = (
+        (AT_LEAST_ONE, lambda value: value >= 1, "must be at least 1"),
+        (NOT_NEGATIVE, lambda value: value >= 0, "must not be negative"),
+        (ABOVE_ZERO, lambda value: value > 0, "must be above 0"),
+        (BELOW_ONE, lambda value: value < 1, "must be below 1"),
+        (("save_total_limit",), lambda value: value >= 2, "must be at least 2: the newest checkpoint may be damaged"),
+        (("report_rows",), lambda value: value >= -1, "must be a number of rows, 0 for none or -1 for all"),
+        (("max_steps",), lambda value: value == -1 or value >= 1, "must be at least 1, or -1 to go by epochs"),
+    )
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            problems.append(f"--{name} {value}: must be a finite number")
+            continue
+        broken = [text for names, holds, text in rules if name in names and value is not None and not holds(value)]
+        problems += [f"--{name} {value}: {text}" for text in broken[:1]]
+    return problems
+
+
+def _data_checks(data: DataArguments, train: TrainArguments) -> list[tuple[bool, str]]:
+    prompt_tokens = data.max_length - data.max_new_tokens
+    pack_tokens = train.pack_tokens or 0
+    has_file, has_dataset = data.train_file is not None, data.dataset_name is not None
+    return [
+        (not has_file and not has_dataset, "no training data: give --train_file or --dataset_name"),
+        (has_file and has_dataset, "--train_file and --dataset_name both name training data: give one"),
+        (
+            prompt_tokens < PROMPT_MINIMUM,
+            f"--max_length {data.max_length} less --max_new_tokens {data.max_new_tokens} leaves {prompt_tokens} tokens "
+            f"for the prompt: at least {PROMPT_MINIMUM} are needed",
+        ),
+        (
+            0 < pack_tokens < data.max_length,
+            f"--pack_tokens {pack_tokens}: must be 0 or at least --max_length ({data.max_length})",
+        ),
+    ]
+
+
+def _model_checks(model: ModelArguments, lora: LoraArguments) -> list[tuple[bool, str]]:
+    init = lora.init_lora_weights
+    reason = REFUSED_LORA_INITS.get(init.lower().split("_")[0], "not known")
+    return [
+        (
+            model.dequantize == "on" and not model.load_in_4bit,
+            "--dequantize on: there is nothing to unpack with --load_in_4bit false",
+        ),
+        (init not in LORA_INITS, f"--init_lora_weights {init}: {reason}; choose from {', '.join(LORA_INITS)}"),
+        (not lora.lora_target_modules, "--lora_target_modules: name at least one projection"),
+        (
+            any("," in name for name in lora.lora_target_modules),
+            "--lora_target_modules: separate the names by spaces, not commas",
+        ),
+    ]
+
+
+def _cadence_checks(train: TrainArguments, output: OutputArguments) -> list[tuple[bool, str]]:
+    evaluates = train.eval_strategy != "no"
+    steps_differ = train.eval_steps and output.save_steps and train.eval_steps % output.save_steps != 0
+    return [
+        (train.eval_strategy == "steps" and train.eval_steps is None, "--eval_strategy steps: give --eval_steps"),
+        (
+            train.eval_strategy != "steps" and train.eval_steps is not None,
+            f"--eval_steps has no effect with --eval_strategy {train.eval_strategy}: add --eval_strategy steps",
+        ),
+        (output.save_strategy == "steps" and output.save_steps is None, "--save_strategy steps: give --save_steps"),
+        (
+            output.save_strategy != "steps" and output.save_steps is not None,
+            f"--save_steps has no effect with --save_strategy {output.save_strategy}: add --save_strategy steps",
+        ),
+        (
+            train.load_best_model_at_end
+            and (not evaluates or output.save_strategy != train.eval_strategy or bool(steps_differ)),
+            "--load_best_model_at_end: each evaluation needs a checkpoint: give --save_strategy and --eval_strategy "
+            "the same value, epoch or steps (with --eval_steps a multiple of --save_steps)",
+        ),
+        (train.early_stopping_patience > 0 and not evaluates, "--early_stopping_patience: not with --eval_strategy no"),
+        (train.eval_generate > 0 and not evaluates, "--eval_generate: not with --eval_strategy no"),
+        (
+            train.metric_for_best_model == "eval_rouge1" and train.eval_generate == 0,
+            "--metric_for_best_model eval_rouge1: give --eval_generate, the number of rows to score",
+        ),
+    ]
+
+
+def _no_validation_checks(train: TrainArguments, output: OutputArguments) -> list[tuple[bool, str]]:
+    wanted = {
+        "--eval_strategy steps": train.eval_strategy == "steps",
+        "--eval_generate": train.eval_generate > 0,
+        "--load_best_model_at_end": train.load_best_model_at_end,
+        "--early_stopping_patience": train.early_stopping_patience > 0,
+        "--examples_file": output.examples_file is not None,
+    }
+    return [(wrong, f"{flag}: needs validation rows: give --validation_file") for flag, wrong in wanted.items()]
+
+
+def _output_problems(output: OutputArguments) -> list[str]:
+    resume, problems = output.resume_from_checkpoint, []
+    if resume is not None and output.output_dir is None:
+        problems.append("--resume_from_checkpoint: give --output_dir, the folder of the run to go on with")
+    if resume not in (None, "auto") and not Path(resume).is_dir():
+        problems.append(f"--resume_from_checkpoint {resume}: there is no such folder")
+    if output.examples_file is not None and Path(output.examples_file).exists():
+        problems.append(f"--examples_file {output.examples_file}: exists already; name another file or move it away")
+    for flag, path in (("--output_dir", output.output_dir or "runs"), ("--examples_file", output.examples_file)):
+        if path is not None:
+            folder = Path(path) if flag == "--output_dir" else Path(path).parent
+            problems += [f"{flag} {path}: {reason}" for reason in _folder_problems(folder)]
+    run_folder = Path(output.output_dir) if output.output_dir else None
+    if run_folder and resume is None and run_folder.is_dir() and any(run_folder.iterdir()):
+        problems.append(
+            f"--output_dir {run_folder}: not empty; name a new one, or continue its run: --resume_from_checkpoint auto"
+        )
+    return problems
+
+
+def _folder_problems(folder: Path) -> list[str]:
+    """Why the folder cannot be written to or made, judged by the nearest part of the path that exists."""
+    folder = folder.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        return [f"{existing} is a file"]
+    return [] if os.access(existing, os.W_OK | os.X_OK) else [f"{existing} is not writable"]

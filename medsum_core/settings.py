@@ -1,0 +1,245 @@
+"""Where settings come from: a preset, a file and the command line become plain values, and faults become a list.
+
+Each source is read on its own with the types of `arguments.py`, so that a message can name the flag or the line it
+comes from, and so that every fault of every source is found in one go. Scalars of a file are handed over as they are
+written (`2e-4` is a string to YAML 1.1, `on` a boolean), and get their type from the same parser as the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from medsum_core.arguments import DataArguments, LoraArguments, ModelArguments, OutputArguments, TrainArguments
+from medsum_core.errors import InputError
+
+SECTIONS: dict[str, Any] = {
+    "model": ModelArguments,
+    "lora": LoraArguments,
+    "data": DataArguments,
+    "train": TrainArguments,
+    "output": OutputArguments,
+}
+DEFAULT_PRESET = "gemma-2b"
+NULLS = ("", "~", "null", "None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """The values that one source gives explicitly, and what is wrong with the others."""
+
+    values: dict[str, Any]
+    problems: list[str]
+
+
+class _RejectedError(Exception):
+    """argparse refused something; the text says what."""
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """One spelling per flag: argparse would list `--max_length N, --max-length N`."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        metavar = self._format_args(action, self._get_default_metavar_for_optional(action)) if action.nargs != 0 else ""
+        metavar = "[true|false]" if action.nargs == "?" else metavar
+        names = action.option_strings if action.option_strings[0] == "-h" else action.option_strings[:1]
+        return f"{', '.join(names)} {metavar}".strip()
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    return sorted(
+        entry.name[:-5] for entry in (files("medsum_core") / "presets").iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def print_help() -> None:
+    """Print every flag with its meaning, unit and default."""
+    parser = _build_parser()
+    for action in parser._actions:
+        if isinstance(action, argparse._StoreFalseAction):
+            action.help, action.default = f"the opposite of --{action.dest}", None
+    parser.print_help()
+
+
+def read_command_line(argv: list[str]) -> Layer:
+    """The values that the command line gives; `preset` and `config` among them."""
+    return _gather([(group[0].split("=")[0], group) for group in _split_flags(argv)], _build_parser(explicit_only=True))
+
+
+def read_preset(name: str) -> Layer:
+    """The values of a preset of the package. Raises InputError for an unknown name."""
+    if name not in preset_names():
+        raise InputError(f"--preset {name}: there is no such preset; choose from {', '.join(preset_names())}")
+    text = (files("medsum_core") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return _read_text(text, where=f"preset {name}", is_json=False)
+
+
+def read_settings_file(path: str | Path) -> Layer:
+    """The values of a YAML or JSON file: flag names as keys, flat or grouped by section; null empties a setting.
+
+    Raises InputError if it cannot be read as such a file at all.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise InputError(f"--config {path}: cannot be read ({reason})") from None
+    return _read_text(text, where=str(path), is_json=path.suffix.lower() == ".json")
+
+
+def bundled_path(value: str) -> str:
+    """`bundled:NAME` -> the path of that file inside `medsum_core/data`; any other value as it is."""
+    name = value.removeprefix("bundled:")
+    return value if name == value else str(files("medsum_core") / "data" / name)
+
+
+def _build_parser(*, explicit_only: bool = False) -> argparse.ArgumentParser:
+    """A parser over all sections. `explicit_only`: flags that are not given leave no trace in the namespace."""
+    from transformers.hf_argparser import HfArgumentParser
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise _RejectedError(message)
+
+    parser = Parser(
+        tuple(SECTIONS.values()),
+        prog=Path(sys.argv[0]).name,
+        usage="%(prog)s [--preset NAME] [--config FILE] [--flag value ...]",
+        description="Fine-tune a language model to write note sections from dialogues. "
+        "Settings: the preset, then --config FILE, then the flags given here.",
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--preset", default=DEFAULT_PRESET, metavar="NAME", help=f"one of {', '.join(preset_names())}")
+    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file with flag names as keys")
+    for action in parser._actions if explicit_only else ():
+        action.default = argparse.SUPPRESS
+    return parser
+
+
+def _split_flags(argv: list[str]) -> list[list[str]]:
+    """One list per flag, the flag and what follows it: each can then be refused on its own."""
+    groups: list[list[str]] = []
+    for token in argv:
+        if token.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(token)
+    return groups
+
+
+def _gather(sources: list[tuple[str, list[str]]], parser: argparse.ArgumentParser) -> Layer:
+    """Parse each (place, tokens) pair; a refused one becomes a problem that names its place."""
+    values: dict[str, Any] = {}
+    problems = []
+    for place, tokens in sources:
+        try:
+            given, unknown = parser.parse_known_args(tokens)
+            values.update(vars(given))
+            if unknown:
+                problems.append(f"{place}: {_explain_unknown(unknown[0], parser)}")
+        except _RejectedError as error:
+            problems.append(f"{place}: {re.sub('^argument [^ ]+: ', '', str(error))}")
+    return Layer(values=values, problems=problems)
+
+
+def _explain_unknown(token: str, parser: argparse.ArgumentParser) -> str:
+    if not token.startswith("-"):
+        return f"unexpected value {token!r}"
+    known = [option for action in parser._actions for option in action.option_strings[:1]]
+    close = get_close_matches(token.split("=")[0], known, n=1)
+    return "there is no such setting" + (f"; did you mean {close[0]}?" if close else "; see --help")
+
+
+def _read_text(text: str, *, where: str, is_json: bool) -> Layer:
+    pairs, problems = _json_pairs(text, where) if is_json else _yaml_pairs(text, where)
+    seen: dict[str, str] = {}
+    sources = []
+    emptied: dict[str, Any] = {}
+    for place, key, value in pairs:
+        if key in seen:
+            problems.append(f"{place}: given twice (before in {seen[key]})")
+        elif key in ("preset", "config"):
+            problems.append(f"{place}: belongs on the command line")
+        elif value in NULLS and key in _settings_without_value():
+            emptied[key] = None
+        else:
+            tokens = [f"--{key}", *value] if isinstance(value, list) else [f"--{key}={value}"]
+            sources.append((place, tokens))
+        seen[key] = place
+    layer = _gather(sources, _build_parser(explicit_only=True))
+    return Layer(values=layer.values | emptied, problems=problems + layer.problems)
+
+
+def _settings_without_value() -> set[str]:
+    """The settings that may be left empty: those typed `X | None`."""
+    hints = {name: hint for section in SECTIONS.values() for name, hint in get_type_hints(section).items()}
+    return {name for name, hint in hints.items() if type(None) in get_args(hint)}
+
+
+def _yaml_pairs(text: str, where: str) -> tuple[list[tuple[str, str, Any]], list[str]]:
+    """(place, key, text or list of texts) of a YAML file; scalars stay as they are written, places are line numbers."""
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise InputError(f"{where}{f', line {mark.line + 1}' if mark else ''}: not valid YAML") from None
+    if root is None:
+        return [], []
+    if not isinstance(root, yaml.MappingNode):
+        raise InputError(f"{where}: expected `name: value` lines")
+    pairs: list[tuple[str, str, Any]] = []
+    problems: list[str] = []
+    pending = list(root.value)
+    while pending:
+        key, node = pending.pop(0)
+        place = f"{where}, line {key.start_mark.line + 1}, {key.value}"
+        if isinstance(node, yaml.MappingNode) and key.value in SECTIONS:
+            pending = list(node.value) + pending
+        elif isinstance(node, yaml.ScalarNode):
+            pairs.append((place, key.value, node.value))
+        elif isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
+            pairs.append((place, key.value, [item.value for item in node.value]))
+        else:
+            problems.append(f"{place}: expected a value or a list of values; groups are {', '.join(SECTIONS)}")
+    return pairs, problems
+
+
+def _json_pairs(text: str, where: str) -> tuple[list[tuple[str, str, Any]], list[str]]:
+    """As `_yaml_pairs`, for a JSON file; places are keys."""
+    try:
+        root = json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=list)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}, line {error.lineno}: not valid JSON") from None
+    if not text.lstrip().startswith("{"):
+        raise InputError(f"{where}: expected an object of names and values")
+    pairs: list[tuple[str, str, Any]] = []
+    problems: list[str] = []
+    pending = list(root)
+    while pending:
+        key, value = pending.pop(0)
+        words = {True: "true", False: "false", None: "null"}
+        if key in SECTIONS and isinstance(value, list) and all(isinstance(item, tuple) for item in value):
+            pending = value + pending
+        elif isinstance(value, (str, bool, type(None))):
+            pairs.append((f"{where}, {key}", key, value if isinstance(value, str) else words[value]))
+        elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+            pairs.append((f"{where}, {key}", key, value))
+        else:
+            problems.append(f"{where}, {key}: expected a value or a list of values; groups are {', '.join(SECTIONS)}")
+    return pairs, problems
