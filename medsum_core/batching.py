@@ -1,0 +1,143 @@
+"""Examples -> windows -> micro-batches. How a window is cut into micro-batches never changes its gradient.
+
+B rows, T positions. A window is the rows of one optimiser update; a micro-batch is what goes through the model at once.
+This page also hands on what `examples.py` builds, so that a loop imports its data from one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsum_core.examples import (
+    IGNORE_INDEX,
+    BuildReport,
+    Example,
+    SetAside,
+    build_example,
+    build_examples,
+    shorten_dialogue,
+)
+
+__all__ = [
+    "IGNORE_INDEX",
+    "BuildReport",
+    "Example",
+    "MicroBatch",
+    "SetAside",
+    "build_example",
+    "build_examples",
+    "epoch_order",
+    "pack_rows",
+    "pad_rows",
+    "shorten_dialogue",
+    "split_window",
+    "window_indices",
+]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MicroBatch:
+    """What goes through the model at once. All tensors are int64, [B, T]; no attention mask is needed.
+
+    Documents are told apart by `document_lengths` (and by positions that restart at 0), padding by being after a row's
+    last document: causal attention never looks at what follows.
+    """
+
+    input_ids_BT: Tensor
+    position_ids_BT: Tensor
+    targets_BT: Tensor  # already shifted; IGNORE_INDEX on prompts, on padding and at each document's last position
+    document_lengths: tuple[tuple[int, ...], ...]
+    ids: tuple[str, ...]
+    num_targets: int
+    num_tokens: int  # without padding
+
+
+def epoch_order(num_examples: int, *, seed: int, epoch: int) -> list[int]:
+    """The order of an epoch's rows: a permutation that depends on these three numbers only, in any library version.
+
+    It sorts the raw 64-bit stream of PCG64, which numpy keeps for ever; its `permutation` may change.
+    """
+    draws = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_examples)
+    return [int(index) for index in np.argsort(draws, kind="stable")]
+
+
+def window_indices(num_examples: int, *, seed: int, epoch: int, window_rows: int) -> list[list[int]]:
+    """An epoch cut into windows of `window_rows`; the last one may be short. Every row once."""
+    order = epoch_order(num_examples, seed=seed, epoch=epoch)
+    return [order[start : start + window_rows] for start in range(0, num_examples, window_rows)]
+
+
+def pad_rows(examples: Sequence[Example], *, pad_token_id: int) -> MicroBatch:
+    """One document a row, padded on the right to the longest: [B, T]. The padding's id is never looked at."""
+    width = max(example.num_tokens for example in examples)
+    return _micro_batch(
+        examples,
+        input_ids=[[*row.input_ids, *[pad_token_id] * (width - row.num_tokens)] for row in examples],
+        position_ids=[list(range(width)) for _ in examples],
+        targets=[[*row.targets, *[IGNORE_INDEX] * (width - row.num_tokens)] for row in examples],
+        document_lengths=tuple((example.num_tokens,) for example in examples),
+    )
+
+
+def pack_rows(examples: Sequence[Example]) -> MicroBatch:
+    """Documents end to end in a single row: [1, T]. Positions restart at 0 with each; none predicts the next one."""
+    return _micro_batch(
+        examples,
+        input_ids=[[token for row in examples for token in row.input_ids]],
+        position_ids=[[position for row in examples for position in range(row.num_tokens)]],
+        targets=[[target for row in examples for target in row.targets]],
+        document_lengths=(tuple(example.num_tokens for example in examples),),
+    )
+
+
+def split_window(
+    examples: Sequence[Example], *, batch_size: int, pack_tokens: int, pad_token_id: int
+) -> list[MicroBatch]:
+    """A window as micro-batches, each row in exactly one.
+
+    `pack_tokens` 0: `batch_size` rows each, in order, padded. Above 0: packed rows of at most so many tokens (a longer
+    document has one of its own), filled best-fit-decreasing: longest first, each into the fullest row that it fits.
+    """
+    if pack_tokens == 0:
+        starts = range(0, len(examples), batch_size)
+        return [pad_rows(examples[start : start + batch_size], pad_token_id=pad_token_id) for start in starts]
+    return [pack_rows(row) for row in _best_fit_decreasing(examples, pack_tokens)]
+
+
+def _best_fit_decreasing(examples: Sequence[Example], pack_tokens: int) -> list[list[Example]]:
+    rows: list[list[Example]] = []
+    free: list[int] = []
+    for example in sorted(examples, key=lambda example: -example.num_tokens):
+        fitting = [index for index, space in enumerate(free) if space >= example.num_tokens]
+        if fitting:
+            index = min(fitting, key=lambda index: free[index])
+            rows[index].append(example)
+            free[index] -= example.num_tokens
+        else:
+            rows.append([example])
+            free.append(pack_tokens - example.num_tokens)
+    return rows
+
+
+def _micro_batch(
+    examples: Sequence[Example],
+    *,
+    input_ids: list[list[int]],
+    position_ids: list[list[int]],
+    targets: list[list[int]],
+    document_lengths: tuple[tuple[int, ...], ...],
+) -> MicroBatch:
+    return MicroBatch(
+        input_ids_BT=torch.tensor(input_ids, dtype=torch.int64),
+        position_ids_BT=torch.tensor(position_ids, dtype=torch.int64),
+        targets_BT=torch.tensor(targets, dtype=torch.int64),
+        document_lengths=document_lengths,
+        ids=tuple(example.id for example in examples),
+        num_targets=sum(example.num_targets for example in examples),
+        num_tokens=sum(example.num_tokens for example in examples),
+    )

@@ -1,0 +1,211 @@
+"""The only place that spells a model's turns. Training and decoding build their prompts with the same function.
+
+A prompt is five runs of ids laid end to end:
+
+    head | " " + section name | middle | dialogue | tail        then the note and its stop token
+
+Head, middle and tail are ours (and the chat template's): they are tokenised once, with control ids. Section name and
+dialogue come from outside: they are tokenised as plain text, so that "<end_of_turn>" in a dialogue is eleven letters
+and never a control token. The runs meet at newlines or before a space, where tokenisers of the families tried (Gemma,
+GPT-2 style) break anyway; elsewhere, training and decoding still share the very same ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from medsum_core.errors import InputError
+from medsum_core.records import section_name
+
+INSTRUCTION = (
+    "Write one section of a clinical note from the dialogue below. "
+    "State only facts that are said in the dialogue, and leave out what is not said."
+)
+SECTION_LABEL = "Section:"
+DIALOGUE_LABEL = "Dialogue:"
+NOTE_LABEL = "Note:"
+PROMPT_STYLES = ("auto", "chat", "plain")
+
+_SECTION_SLOT, _DIALOGUE_SLOT, _NOTE_SLOT = "SECTIONSLOT", "DIALOGUESLOT", "NOTESLOT"
+_FIXED_DATE = "26 Jul 2024"  # Llama 3's template writes today's date unless given one: no prompt may depend on the day
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRenderer:
+    """Turns dialogue, section and note into token ids. Made by `build_renderer`, one for a run.
+
+    `stop_token_id` is trained on: the first token after the note. `stop_token_ids` end decoding: it and `<eos>`.
+    `pad_token_id` may be one of them: padding is told by length, never by id.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    style: str
+    head_ids: tuple[int, ...]
+    middle_ids: tuple[int, ...]
+    tail_ids: tuple[int, ...]
+    stop_token_id: int
+    stop_token_ids: tuple[int, ...]
+    pad_token_id: int
+
+    def prompt_ids(self, dialogue: str, section_header: str) -> list[int]:
+        """The prompt's ids, from the template's own BOS (none where it writes none) to the token before the note.
+
+        Raises InputError for an empty section header.
+        """
+        section = " ".join(section_name(section_header).split())
+        if not section:
+            raise InputError("a section header is empty: give an MTS code (GENHX) or a name (Family history)")
+        section_ids = self.text_ids(f" {section}")
+        return [*self.head_ids, *section_ids, *self.middle_ids, *self.text_ids(dialogue.strip()), *self.tail_ids]
+
+    def note_ids(self, note: str) -> list[int]:
+        """The note's ids without the space around it, then `stop_token_id`."""
+        return [*self.text_ids(note.strip()), self.stop_token_id]
+
+    def note_offsets(self, note: str) -> list[tuple[int, int]]:
+        """For each of `note_ids` but the stop token: its characters `[start, end)` in `note`.
+
+        Raises InputError where the tokeniser can't tell (one without a Rust backend).
+        """
+        if not self.tokenizer.is_fast:
+            raise InputError("this model's tokenizer has no character offsets: facts can't be left out of the loss")
+        stripped = note.strip()
+        skipped = len(note) - len(note.lstrip())
+        encoding = self._encode(stripped, return_offsets_mapping=True)
+        return [(start + skipped, end + skipped) for start, end in encoding["offset_mapping"]]
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a text from outside: no BOS, and the names of control tokens in it are plain text."""
+        return list(self._encode(text)["input_ids"])
+
+    def decode(self, ids: list[int] | tuple[int, ...]) -> str:
+        """The note that the ids spell: everything before the first stop token, without the space around it."""
+        length = next((i for i, token in enumerate(ids) if token in self.stop_token_ids), len(ids))
+        text = self.tokenizer.decode(list(ids[:length]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).strip()
+
+    def _encode(self, text: str, **options: Any) -> Any:
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False, **options)
+
+
+def build_renderer(tokenizer: PreTrainedTokenizerBase, *, style: str = "auto") -> PromptRenderer:
+    """The renderer for a tokenizer. `auto` is `chat` where it has a chat template, and `plain` where it has none.
+
+    chat: the model's own turns; the note ends with the token that its template writes after an assistant's message.
+    plain: BOS (if it has one), instruction and dialogue as text; the note ends with `<eos>`: a pretrained base was
+    never trained on turn tokens. Raises InputError where the tokenizer or its template can't be used this way.
+    """
+    if style not in PROMPT_STYLES:
+        raise InputError(f"--prompt_style {style}: choose one of {', '.join(PROMPT_STYLES)}")
+    if style == "auto":
+        style = "chat" if tokenizer.chat_template else "plain"
+    if style == "chat" and not tokenizer.chat_template:
+        raise InputError("--prompt_style chat: this model's tokenizer has no chat template; use plain (or auto)")
+    head, middle, tail = _chat_pieces(tokenizer) if style == "chat" else _plain_pieces(tokenizer)
+    stop_ids = _stop_ids(tokenizer, style=style)
+    pad_id = tokenizer.pad_token_id
+    renderer = PromptRenderer(
+        tokenizer=tokenizer,
+        style=style,
+        head_ids=_fixed_ids(tokenizer, head),
+        middle_ids=_fixed_ids(tokenizer, middle),
+        tail_ids=_fixed_ids(tokenizer, tail),
+        stop_token_id=stop_ids[0],
+        stop_token_ids=stop_ids,
+        pad_token_id=stop_ids[0] if pad_id is None else int(pad_id),
+    )
+    _refuse_forgeable(renderer, head + middle + tail)
+    return renderer
+
+
+def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids that no text from outside may produce: every token that the tokenizer marks as special."""
+    return {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def _content() -> str:
+    dialogue = f"{DIALOGUE_LABEL}\n{_DIALOGUE_SLOT}"
+    return f"{INSTRUCTION}\n\n{SECTION_LABEL} {_SECTION_SLOT}\n\n{dialogue}"
+
+
+def _plain_pieces(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str]:
+    return _split_at_slots(f"{tokenizer.bos_token or ''}{_content()}\n\n{NOTE_LABEL}\n")
+
+
+def _chat_pieces(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str]:
+    return _split_at_slots(_render(tokenizer, [{"role": "user", "content": _content()}], add_generation_prompt=True))
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool = False
+) -> str:
+    from jinja2.exceptions import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=_FIXED_DATE
+        )
+    except TemplateError as error:
+        raise InputError(f"this model's chat template can't be used ({error}): use --prompt_style plain") from error
+    return str(text)
+
+
+def _split_at_slots(text: str) -> tuple[str, str, str]:
+    if text.count(_SECTION_SLOT) != 1 or text.count(_DIALOGUE_SLOT) != 1:
+        raise InputError("this model's chat template changes or repeats the user's message: use --prompt_style plain")
+    head, rest = text.split(f" {_SECTION_SLOT}")
+    middle, tail = rest.split(_DIALOGUE_SLOT)
+    return head, middle, tail
+
+
+def _stop_ids(tokenizer: PreTrainedTokenizerBase, *, style: str) -> tuple[int, ...]:
+    """What ends decoding, by name; first the one that is trained on (the turn's end for chat, `<eos>` for plain)."""
+    turn_end, eos = _turn_end(tokenizer), tokenizer.eos_token
+    if style == "chat" and turn_end is None:
+        raise InputError("this model's chat template writes no control token after a message: use --prompt_style plain")
+    if style == "plain" and eos is None:
+        raise InputError("this model's tokenizer names no end-of-text token, so a plain note could never be ended")
+    names = (turn_end, eos) if style == "chat" else (eos, turn_end)
+    return tuple(dict.fromkeys(_named_id(tokenizer, name) for name in names if name is not None))
+
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The control token that the chat template writes right after an assistant's message; None where it writes none."""
+    messages = [{"role": "user", "content": _content()}, {"role": "assistant", "content": _NOTE_SLOT}]
+    try:
+        rendered = _render(tokenizer, messages) if tokenizer.chat_template else ""
+    except InputError:  # told by `_chat_pieces` where the template is needed
+        return None
+    ids = _fixed_ids(tokenizer, rendered.rpartition(_NOTE_SLOT)[2].lstrip())
+    return str(tokenizer.convert_ids_to_tokens(ids[0])) if ids and ids[0] in control_token_ids(tokenizer) else None
+
+
+def _named_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The id of a control token looked up by its name: a name that is not in the vocabulary maps to `<unk>`."""
+    token_id: Any = tokenizer.convert_tokens_to_ids(token)
+    if token_id is None or (token_id == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise InputError(
+            f"{token!r} should end a note, but this model's tokenizer has no such token: use another model"
+        )
+    return int(token_id)
+
+
+def _fixed_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _refuse_forgeable(renderer: PromptRenderer, fixed_text: str) -> None:
+    """Raise InputError if a control token's name, written in a dialogue, would become that control token."""
+    added = renderer.tokenizer.added_tokens_decoder
+    turn_marks = {i for i, token in added.items() if token.content.strip() and token.content in fixed_text}
+    guarded = control_token_ids(renderer.tokenizer) | turn_marks | set(renderer.stop_token_ids)
+    names = " ".join(str(renderer.tokenizer.convert_ids_to_tokens(i)) for i in sorted(guarded))
+    forged = guarded.intersection(renderer.text_ids(names))
+    if forged:
+        shown = ", ".join(str(renderer.tokenizer.convert_ids_to_tokens(i)) for i in sorted(forged)[:5])
+        raise InputError(
+            f"this model's tokenizer lets a dialogue forge its control tokens ({shown}): use another model"
+        )
