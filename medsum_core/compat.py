@@ -1,0 +1,181 @@
+"""What a run is made of, as fingerprints, and what of it may change between a checkpoint and the run that continues it.
+
+Three kinds. What decides the updates (data, base, tokenizer, adapter's shapes, settings): a change is refused. What
+decides only their last bits (versions, threads, processor, attention kernel, number of processes): refused unless the
+person accepts it. What decides neither (logging, saving, more epochs): free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medsum_core.errors import InputError
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "numpy")
+
+# Content decides for files and models, the total number of updates for epochs: their names and counts may change.
+# fmt: off
+FREE_SETTINGS = frozenset({
+    "preset", "config", "output_dir", "run_name", "resume_from_checkpoint", "allow_inexact_resume", "dry_run",
+    "offline", "logging_steps", "report_to", "report_rows", "examples_file", "save_strategy", "save_steps",
+    "save_total_limit", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "load_best_model_at_end",
+    "early_stopping_patience", "num_train_epochs", "max_steps", "train_file", "validation_file",
+    "dataset_name", "model_name_or_path", "model_revision",
+})
+# fmt: on
+PARTS = {
+    "train_data": "the training data",
+    "validation_data": "the validation data",
+    "base": "the base model's weights",
+    "tokenizer": "the tokenizer or its chat template",
+}
+
+
+def run_fingerprints(
+    *,
+    settings: Mapping[str, Any],
+    train_data: str,
+    validation_data: str | None,
+    base: str,
+    tokenizer: str,
+    parameters: Mapping[str, Iterable[int]],
+    num_steps: int,
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The record that a checkpoint stores. `settings`: flag -> value (sections may nest); `parameters`: name -> shape;
+    `num_steps`: updates of the whole run. The result equals its own copy through JSON."""
+    record = {
+        "settings": _flat(settings),
+        "train_data": train_data,
+        "validation_data": validation_data,
+        "base": base,
+        "tokenizer": tokenizer,
+        "parameters": {name: list(shape) for name, shape in parameters.items()},
+        "num_steps": num_steps,
+        "environment": dict(environment),
+    }
+    return json.loads(json.dumps(record))
+
+
+def environment_fingerprint(*, device: torch.device, attention: str, world_size: int) -> dict[str, Any]:
+    """What can change the last bits of a sum: package versions, processor, threads, kernels, number of processes."""
+    found: dict[str, Any] = {f"{name} version": _version(name) for name in PACKAGES}
+    found["attention kernel"] = attention
+    found["number of processes"] = world_size
+    found["device"] = device.type
+    found["fp32 matmul precision"] = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        found["GPU"] = torch.cuda.get_device_name(device)
+        found["CUDA version"] = torch.version.cuda
+        return found
+    found["CPU"] = _cpu_model()
+    found["CPU capability"] = torch.backends.cpu.get_cpu_capability()
+    found["CPU threads"] = torch.get_num_threads()
+    return found
+
+
+def base_fingerprint(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
+    """sha256 over the frozen weights as they lie in memory: names, shapes, dtypes, bytes, 4-bit scales included."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(named_parameters, key=lambda pair: pair[0]):
+        if parameter.requires_grad:
+            continue
+        _add_tensor(digest, name, parameter)
+        quant_state = getattr(parameter, "quant_state", None)
+        scales = quant_state.as_dict(packed=True) if quant_state is not None else {}
+        for key, tensor in sorted(scales.items()):
+            _add_tensor(digest, f"{name}.{key}", tensor)
+    return digest.hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """sha256 over a fast tokenizer's whole definition, its special tokens and its chat template."""
+    parts = [tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map, tokenizer.chat_template]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def check_compatible(saved: Mapping[str, Any], current: Mapping[str, Any], *, allow_inexact: bool) -> list[str]:
+    """Compare two records of `run_fingerprints`; return notes worth saying, such as a lengthened schedule.
+
+    Raises InputError with every reason and what to do about it. `allow_inexact` turns differences of the environment
+    into notes; it never excuses other data, weights or settings.
+    """
+    problems = [f"{what} changed" for key, what in PARTS.items() if saved[key] != current[key]]
+    problems += _parameter_problems(saved["parameters"], current["parameters"])
+    problems += _setting_problems(saved["settings"], current["settings"])
+    notes: list[str] = []
+    if current["num_steps"] < saved["num_steps"]:
+        problems.append(f"the run has {current['num_steps']} updates, it was started for {saved['num_steps']}")
+    elif current["num_steps"] > saved["num_steps"]:
+        notes.append(
+            f"the run now has {current['num_steps']} updates instead of {saved['num_steps']}: "
+            "a decaying learning rate follows the longer schedule from here on"
+        )
+    if problems:
+        remedy = "give the former values back, or start a new run with another --output_dir"
+        raise InputError(f"cannot resume: {'; '.join(problems)}. Remedy: {remedy}")
+    changes = _changes(saved["environment"], current["environment"])
+    if changes and not allow_inexact:
+        raise InputError(
+            f"cannot resume to the last bit: {'; '.join(changes)}. Remedy: resume where it was started, or pass "
+            "--allow_inexact_resume and accept a result that differs in its last digits"
+        )
+    if changes:
+        notes.append(f"resuming inexactly, as asked: {'; '.join(changes)}")
+    return notes
+
+
+def _parameter_problems(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    if saved == current:
+        return []
+    differing = sorted(name for name in {*saved, *current} if saved.get(name) != current.get(name))
+    return [f"{len(differing)} trained parameters differ in name or shape, such as {differing[0]}"]
+
+
+def _setting_problems(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    matter = {key for key in {*saved, *current} if key not in FREE_SETTINGS}
+    return [f"--{change}" for change in _changes(saved, current, only=matter)]
+
+
+def _changes(saved: Mapping[str, Any], current: Mapping[str, Any], *, only: Iterable[str] | None = None) -> list[str]:
+    names = sorted({*saved, *current} if only is None else only)
+    differing = [name for name in names if saved.get(name) != current.get(name)]
+    return [f"{name} was {saved.get(name)}, is {current.get(name)}" for name in differing]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat.update(_flat(value) if isinstance(value, Mapping) else {name: value})
+    return flat
+
+
+def _add_tensor(digest: Any, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    digest.update(flat.view(torch.uint8).numpy().data)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    """Matrix libraries choose kernels by maker and model, not only by instruction set."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,84 @@
+"""`metrics.jsonl`: one JSON object a line, with the names that transformers logs, cut back to a step on resume.
+
+Names: `step, epoch, loss, grad_norm, learning_rate, tokens_per_second`; `eval_loss` and others that start with `eval_`.
+A number that is not finite is written as null, since JSON has no word for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from medsum_core.atomic import PRIVATE_MODE, write_bytes_atomic
+from medsum_core.errors import InputError
+
+
+class MetricsLog:
+    """Appends lines, each in one write, so that a crash can leave only the last one unfinished. Private (0600)."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_MODE)
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record. It must hold `step`, by which a resumed run cuts the file back."""
+        if not isinstance(record.get("step"), int):
+            raise ValueError("a metrics record needs an integer `step`")
+        finite = {name: None if _not_finite(value) else value for name, value in record.items()}
+        os.write(self._descriptor, (json.dumps(finite) + "\n").encode())
+
+    def sync(self) -> None:
+        """Flush to disk: before a checkpoint, so that no power cut loses lines that a resumed run will not redo."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """All records, in order. A half-written last line is left out; InputError for any other line that is no record."""
+    lines = Path(path).read_bytes().split(b"\n")
+    unfinished = lines.pop()  # empty after a complete last line
+    del unfinished
+    return [_record(line, number, path) for number, line in enumerate(lines, start=1)]
+
+
+def cut_back(path: str | Path, *, step: int) -> int:
+    """Drop what lies beyond `step`, and a half-written last line; return how many records are left.
+
+    The file is replaced atomically. None there: nothing to do. Records of `step` itself stay: a loop that evaluates,
+    then saves, has logged both before its checkpoint.
+    """
+    path = Path(path)
+    if not path.exists():
+        return 0
+    kept = [record for record in read_metrics(path) if record["step"] <= step]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    write_bytes_atomic(path, text.encode(), mode=PRIVATE_MODE)
+    return len(kept)
+
+
+def _record(line: bytes, number: int, path: str | Path) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise InputError(f"{path}, line {number}: not a metrics record; remove the line or the file")
+    return record
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,46 @@
+"""The state of every random generator of a process as plain JSON values, which cannot carry code."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from medsum_core.errors import InputError
+
+
+def capture_rng() -> dict[str, Any]:
+    """This process's generators: Python, NumPy, torch on the CPU and, where there is one, the current CUDA device."""
+    numpy_state: Any = np.random.get_state(legacy=True)
+    algorithm, keys, position, has_gauss, cached_gaussian = numpy_state
+    version, words, next_gauss = random.getstate()
+    return {
+        "python": [version, list(words), next_gauss],
+        "numpy": [algorithm, keys.tolist(), position, has_gauss, cached_gaussian],
+        "torch": _to_hex(torch.get_rng_state()),
+        "cuda": _to_hex(torch.cuda.get_rng_state()) if torch.cuda.is_available() else None,
+    }
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Undo everything drawn since `capture_rng`. Raises InputError when a generator's state is missing or unusable."""
+    try:
+        version, words, next_gauss = state["python"]
+        random.setstate((version, tuple(words), next_gauss))
+        algorithm, keys, position, has_gauss, cached_gaussian = state["numpy"]
+        np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), position, has_gauss, cached_gaussian))
+        torch.set_rng_state(_from_hex(state["torch"]))
+        if state["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(_from_hex(state["cuda"]))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the checkpoint's random state cannot be restored ({error}): choose another one") from error
+
+
+def _to_hex(state: torch.Tensor) -> str:
+    return bytes(state.tolist()).hex()
+
+
+def _from_hex(text: str) -> torch.Tensor:
+    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
