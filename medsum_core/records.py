@@ -1,0 +1,224 @@
+"""Rows of dialogue and note as typed records: MTS-Dialog's four files, or any CSV, JSONL or JSON with such columns.
+
+Newlines, byte-order marks and speaker tags are normalised, so that a CRLF and an LF copy of a file give the same
+records (MTS-Dialog's training file has CRLF inside its dialogues, the other three have LF). Every fault of a file is
+named by row and column in one message; contents are never repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsum_core.errors import InputError
+from medsum_core.tables import Row, Table, load_table, raise_problems, read_table
+
+__all__ = [
+    "SECTION_NAMES",
+    "Columns",
+    "Record",
+    "find_repeats",
+    "find_shared",
+    "normalise_dialogue",
+    "normalise_text",
+    "read_records",
+    "read_table",
+    "records_fingerprint",
+    "records_from_table",
+    "section_name",
+]
+
+SECTION_NAMES: dict[str, str] = {
+    "ALLERGY": "Allergies",
+    "ASSESSMENT": "Assessment",
+    "CC": "Chief complaint",
+    "DIAGNOSIS": "Diagnosis",
+    "DISPOSITION": "Disposition",
+    "EDCOURSE": "Emergency department course",
+    "EXAM": "Physical examination",
+    "FAM/SOCHX": "Family and social history",
+    "GENHX": "History of present illness",
+    "GYNHX": "Gynecologic history",
+    "IMAGING": "Imaging",
+    "IMMUNIZATIONS": "Immunizations",
+    "LABS": "Laboratory results",
+    "MEDICATIONS": "Medications",
+    "OTHER_HISTORY": "Other history",
+    "PASTMEDICALHX": "Past medical history",
+    "PASTSURGICAL": "Past surgical history",
+    "PLAN": "Plan",
+    "PROCEDURES": "Procedures",
+    "ROS": "Review of systems",
+}
+
+# The tags of MTS-Dialog and the misspellings that its files hold.
+TAG_SPELLINGS = {
+    "Doctor": "Doctor",
+    "Docotr": "Doctor",
+    "Patient": "Patient",
+    "Guest_family": "Guest_family",
+    "Gest_family": "Guest_family",
+    "Guest_clinician": "Guest_clinician",
+    "Guest_clinican": "Guest_clinician",
+}
+TAG = re.compile(rf"({'|'.join(TAG_SPELLINGS)})(?:_?(\d+))?\s*:\s*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One dialogue and, for training and scoring, the note section written from it ("" when there is none)."""
+
+    id: str
+    section_header: str
+    dialogue: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which column holds what, matched without regard to case. Without the default id column, rows are numbered from 1."""
+
+    id: str = "ID"
+    dialogue: str = "dialogue"
+    note: str = "section_text"
+    section_header: str = "section_header"
+
+
+DEFAULT_COLUMNS = Columns()
+
+
+def read_records(path: str | Path, *, columns: Columns = DEFAULT_COLUMNS, require_note: bool = True) -> list[Record]:
+    """The records of a .csv, .jsonl or .json file, in its order; every row is a record or the file is refused.
+
+    With `require_note=False` (inference) the note's column or cells may be absent or empty. "None" in a cell is text.
+    Raises InputError that names all problems of the file by row and column: see `load_table`, and absent columns,
+    empty cells, values that are not text, doubled ids.
+    """
+    return records_from_table(load_table(path), columns=columns, require_note=require_note)
+
+
+def records_from_table(table: Table, *, columns: Columns = DEFAULT_COLUMNS, require_note: bool = True) -> list[Record]:
+    """`read_records` for a table that is read already. Raises InputError with all problems of its rows."""
+    names = _resolve_columns(table, columns, require_note=require_note)
+    problems: list[str] = []
+    seen: dict[str, int] = {}
+    records: list[Record] = []
+    for row in table.rows:
+        record = _to_record(row, names)
+        problems.extend(_row_problems(row, record, names, require_note=require_note))
+        first = seen.setdefault(record.id, row.number)
+        if first != row.number and record.id:
+            problems.append(f"{row.place}, column {names['id']!r}: the same id as row {first}")
+        records.append(record)
+    raise_problems(table.source, problems)
+    return records
+
+
+def normalise_text(text: str) -> str:
+    """The text with LF newlines, without byte-order marks and without blanks at either end."""
+    return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def normalise_dialogue(text: str) -> str:
+    """`normalise_text`, and lines without blanks around them, no empty lines, MTS-Dialog's tags spelt one way.
+
+    "Guest_clinican : Hi " becomes "Guest_clinician: Hi"; tags that are not MTS-Dialog's stay as they are.
+    """
+    lines = (line.strip() for line in normalise_text(text).split("\n"))
+    return "\n".join(TAG.sub(_spell_tag, line, count=1) if TAG.match(line) else line for line in lines if line)
+
+
+def section_name(header: str) -> str:
+    """The full name of a section: from an MTS-Dialog code or a full name in any case; another header verbatim."""
+    header = header.strip()
+    if header.upper() in SECTION_NAMES:
+        return SECTION_NAMES[header.upper()]
+    return next((name for name in SECTION_NAMES.values() if name.casefold() == header.casefold()), header)
+
+
+def records_fingerprint(records: Sequence[Record]) -> str:
+    """A sha256 (hex) of ids, headers, dialogues and notes in their order, after normalisation."""
+    digest = hashlib.sha256()
+    for record in records:
+        fields = [record.id, record.section_header, record.dialogue, record.note]
+        digest.update(json.dumps(fields).encode("ascii") + b"\n")
+    return digest.hexdigest()
+
+
+def find_repeats(records: Sequence[Record]) -> list[str]:
+    """Ids of the records whose dialogue an earlier one has too; newlines and spaces do not count."""
+    seen: set[str] = set()
+    repeats = []
+    for record in records:
+        key = dialogue_key(record.dialogue)
+        if key in seen:
+            repeats.append(record.id)
+        seen.add(key)
+    return repeats
+
+
+def find_shared(train: Sequence[Record], valid: Sequence[Record]) -> list[str]:
+    """Ids of the records of `valid` whose dialogue `train` has too; newlines and spaces do not count."""
+    known = {dialogue_key(record.dialogue) for record in train}
+    return [record.id for record in valid if dialogue_key(record.dialogue) in known]
+
+
+def dialogue_key(dialogue: str) -> str:
+    """What two copies of a dialogue have in common: its normalised text with each run of blanks as one space."""
+    return " ".join(normalise_dialogue(dialogue).split())
+
+
+def _spell_tag(match: re.Match[str]) -> str:
+    number = f"_{match[2]}" if match[2] else ""
+    return f"{TAG_SPELLINGS[match[1]]}{number}: "
+
+
+def _resolve_columns(table: Table, columns: Columns, *, require_note: bool) -> dict[str, str]:
+    """The file's spelling of each column that it has; raises InputError for those it must have."""
+    wanted = {
+        "id": columns.id,
+        "dialogue": columns.dialogue,
+        "note": columns.note,
+        "section_header": columns.section_header,
+    }
+    optional = {"id"} if columns.id == DEFAULT_COLUMNS.id else set()
+    if not require_note and columns.note == DEFAULT_COLUMNS.note:
+        optional.add("note")
+    found = {part: table.find_column(name) for part, name in wanted.items()}
+    absent = [repr(wanted[part]) for part, name in found.items() if name is None and part not in optional]
+    if absent:
+        raise InputError(
+            f"{table.source}: no column {', '.join(absent)}; {table.describe_columns()}. "
+            "Rename the columns or say which ones to read"
+        )
+    return {part: name for part, name in found.items() if name is not None}
+
+
+def _to_record(row: Row, names: dict[str, str]) -> Record:
+    def cell(part: str) -> str:
+        return row.cells[names[part]] if part in names else ""
+
+    return Record(
+        id=normalise_text(cell("id")) if "id" in names else str(row.number),
+        section_header=normalise_text(cell("section_header")),
+        dialogue=normalise_dialogue(cell("dialogue")),
+        note=normalise_text(cell("note")),
+    )
+
+
+def _row_problems(row: Row, record: Record, names: dict[str, str], *, require_note: bool) -> list[str]:
+    required = {"id": record.id, "dialogue": record.dialogue, "section_header": record.section_header}
+    if require_note:
+        required["note"] = record.note
+    problems = []
+    for part, name in names.items():
+        kind = row.not_text.get(name)
+        if kind not in (None, "NoneType") and not (part == "id" and kind == "int"):
+            problems.append(f"{row.place}, column {name!r}: {kind}, not text")
+        elif part in required and not required[part]:
+            problems.append(f"{row.place}, column {name!r}: empty")
+    return problems
