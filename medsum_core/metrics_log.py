@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +20,15 @@ from medsum_core.errors import InputError
 
 
 class MetricsLog:
-    """Appends lines, each in one write, so that a crash can leave only the last one unfinished. Private (0600)."""
+    """Appends lines, each in one write, so that a crash can leave only the last one unfinished. Private (0600).
+
+    A full disk does not end a run: what could not be written is said once, kept, and written when there is room.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_MODE)
+        self._pending = b""
+        self._warned = False
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -37,14 +43,27 @@ class MetricsLog:
         if not isinstance(record.get("step"), int):
             raise ValueError("a metrics record needs an integer `step`")
         finite = {name: None if _not_finite(value) else value for name, value in record.items()}
-        os.write(self._descriptor, (json.dumps(finite) + "\n").encode())
+        self._pending += (json.dumps(finite) + "\n").encode()
+        try:
+            while self._pending:
+                self._pending = self._pending[os.write(self._descriptor, self._pending) :]
+        except OSError as error:
+            self._warn(error)
 
     def sync(self) -> None:
         """Flush to disk: before a checkpoint, so that no power cut loses lines that a resumed run will not redo."""
-        os.fsync(self._descriptor)
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._warn(error)
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            print(f"warning: could not write the metrics: {error.strerror}; the run goes on", file=sys.stderr)
+        self._warned = True
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

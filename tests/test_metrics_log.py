@@ -1,0 +1,104 @@
+"""metrics.jsonl: whole lines, cut back to a step, private, and no end of a run because of a full disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from medsum_core.errors import InputError
+from medsum_core.metrics_log import MetricsLog, cut_back, read_metrics
+
+
+def write(path: Path, steps: range) -> None:
+    with MetricsLog(path) as log:
+        for step in steps:
+            log.append({"step": step, "loss": 2.0 / (step + 1), "learning_rate": 2e-4})
+
+
+def test_appends_lines_that_read_back_and_the_file_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    former = os.umask(0)
+    try:
+        write(path, range(2))
+        write(path, range(2, 4))
+    finally:
+        os.umask(former)
+    assert [record["step"] for record in read_metrics(path)] == [0, 1, 2, 3]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_cut_back_keeps_the_step_and_its_evaluation(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 4))
+    with MetricsLog(path) as log:
+        log.append({"step": 3, "eval_loss": 1.5})
+        log.append({"step": 4, "loss": 1.0})
+    before = path.read_bytes().splitlines(keepends=True)
+    assert cut_back(path, step=3) == 4
+    assert path.read_bytes() == b"".join(before[:4])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_every_torn_end_is_tolerated_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(3))
+    whole = path.read_bytes()
+    second_end = whole.index(b"\n", whole.index(b"\n") + 1) + 1
+    for length in range(second_end, len(whole)):
+        path.write_bytes(whole[:length])
+        assert [record["step"] for record in read_metrics(path)] == [0, 1]
+        assert cut_back(path, step=2) == 2
+        assert path.read_bytes() == whole[:second_end]
+
+
+def test_a_bad_line_before_the_last_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"st\n{"step": 2}\n')
+    with pytest.raises(InputError, match="line 2"):
+        read_metrics(path)
+
+
+def test_no_file_is_nothing_to_cut(tmp_path: Path) -> None:
+    assert cut_back(tmp_path / "metrics.jsonl", step=3) == 0
+
+
+def test_not_finite_becomes_null_and_a_step_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        log.append({"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
+        with pytest.raises(ValueError, match="step"):
+            log.append({"loss": 1.0})
+    text = path.read_text()
+    assert json.loads(text, parse_constant=lambda word: pytest.fail(word)) == {
+        "step": 1,
+        "loss": None,
+        "grad_norm": None,
+    }
+
+
+def test_full_disk_is_said_once_and_made_good_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_some = os.write
+    with MetricsLog(path) as log:
+
+        def full(descriptor: int, data: bytes) -> int:
+            if descriptor != log._descriptor:
+                return write_some(descriptor, data)
+            if len(data) <= 5:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write_some(descriptor, data[: len(data) - 5])  # a torn line, then nothing more
+
+        monkeypatch.setattr(os, "write", full)
+        log.append({"step": 1})
+        log.append({"step": 2})
+        monkeypatch.setattr(os, "write", write_some)
+        log.append({"step": 3})
+    assert [record["step"] for record in read_metrics(path)] == [1, 2, 3]
+    assert capsys.readouterr().err.count("No space left") == 1

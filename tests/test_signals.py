@@ -1,0 +1,79 @@
+"""Signals: the first sets a flag, the second ends the process, and the former handlers come back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from medsum_core.signals import stop_on_signals
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_first_signal_sets_the_flag_and_handlers_come_back(number: signal.Signals) -> None:
+    former = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    with stop_on_signals() as flag:
+        assert not flag.requested
+        os.kill(os.getpid(), number)
+        assert flag.requested and flag.signal_name == number.name
+    assert {each: signal.getsignal(each) for each in former} == former
+
+
+def test_handlers_come_back_after_an_error() -> None:
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError), stop_on_signals():
+        raise RuntimeError
+    assert signal.getsignal(signal.SIGTERM) == former
+
+
+def test_an_echo_of_the_first_signal_is_the_same_request() -> None:
+    with stop_on_signals(echo_seconds=60.0) as flag:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert flag.requested and flag.signal_name == "SIGINT"
+
+
+def start(echo_seconds: float) -> subprocess.Popen[str]:
+    script = f"""
+        import time
+        from medsum_core.signals import stop_on_signals
+        with stop_on_signals(echo_seconds={echo_seconds}) as flag:
+            print("ready", flush=True)
+            while not flag.requested:
+                time.sleep(0.01)
+            print("stopping", flush=True)
+            time.sleep(60)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("echo_seconds", [0.0, 0.2])
+@pytest.mark.parametrize("first,second", [("SIGTERM", "SIGTERM"), ("SIGINT", "SIGTERM"), ("SIGINT", "SIGINT")])
+def test_second_signal_ends_the_process_at_once(first: str, second: str, echo_seconds: float) -> None:
+    process = start(echo_seconds)
+    assert process.stdout is not None and process.stderr is not None
+    process.send_signal(signal.Signals[first])
+    assert process.stdout.readline() == "stopping\n"
+    time.sleep(echo_seconds * 2)
+    began = time.monotonic()
+    process.send_signal(signal.Signals[second])
+    assert process.wait(timeout=30) == -signal.Signals[second]
+    assert time.monotonic() - began < 10
+    assert f"{first}: stopping after this window" in process.stderr.read()
