@@ -72,9 +72,8 @@ class PromptRenderer:
         """
         if not self.tokenizer.is_fast:
             raise InputError("this model's tokenizer has no character offsets: facts can't be left out of the loss")
-        stripped = note.strip()
+        encoding = self._encode(note.strip(), return_offsets_mapping=True)
         skipped = len(note) - len(note.lstrip())
-        encoding = self._encode(stripped, return_offsets_mapping=True)
         return [(start + skipped, end + skipped) for start, end in encoding["offset_mapping"]]
 
     def text_ids(self, text: str) -> list[int]:
@@ -122,7 +121,7 @@ def build_renderer(tokenizer: PreTrainedTokenizerBase, *, style: str = "auto") -
 
 
 def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Ids that no text from outside may produce: every token that the tokenizer marks as special."""
+    """The ids of every token that the tokenizer marks as special."""
     return {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
@@ -198,14 +197,19 @@ def _fixed_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]
 
 
 def _refuse_forgeable(renderer: PromptRenderer, fixed_text: str) -> None:
-    """Raise InputError if a control token's name, written in a dialogue, would become that control token."""
-    added = renderer.tokenizer.added_tokens_decoder
-    turn_marks = {i for i, token in added.items() if token.content.strip() and token.content in fixed_text}
-    guarded = control_token_ids(renderer.tokenizer) | turn_marks | set(renderer.stop_token_ids)
-    names = " ".join(str(renderer.tokenizer.convert_ids_to_tokens(i)) for i in sorted(guarded))
-    forged = guarded.intersection(renderer.text_ids(names))
+    """Raise InputError if a control token's name, written in a dialogue, would become that control token.
+
+    Control are the tokens marked as special, those that end decoding, and any other that the template writes; newlines
+    and spaces, which Gemma has as added tokens too, are not.
+    """
+    tokenizer = renderer.tokenizer
+    added = tokenizer.added_tokens_decoder
+    turn_marks = {index for index, token in added.items() if token.content.strip() and token.content in fixed_text}
+    guarded = control_token_ids(tokenizer) | set(renderer.stop_token_ids) | turn_marks
+    names = {index: str(tokenizer.convert_ids_to_tokens(index)) for index in sorted(guarded)}
+    forged = guarded.intersection(renderer.text_ids(" ".join(names.values())))
     if forged:
-        shown = ", ".join(str(renderer.tokenizer.convert_ids_to_tokens(i)) for i in sorted(forged)[:5])
+        shown = ", ".join(names[index] for index in sorted(forged)[:5])
         raise InputError(
             f"this model's tokenizer lets a dialogue forge its control tokens ({shown}): use another model"
         )
