@@ -80,7 +80,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which column holds what, matched without regard to case. Without the default id column, rows are numbered from 1."""
+    """Which column holds what, case ignored. A file without the default id column has its rows numbered from 1."""
 
     id: str = "ID"
     dialogue: str = "dialogue"

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,17 @@ def load_table(path: str | Path) -> Table:
         problems.append("has column names but no rows" if columns else "holds no rows")
     raise_problems(str(path), problems)
     return Table(source=str(path), columns=columns, rows=tuple(rows))
+
+
+def table_from_objects(source: str, objects: Iterable[Any]) -> Table:
+    """A table of dicts, held to the same rules as a JSON file's; `source` is its name in messages."""
+    problems: list[str] = []
+    numbered = ((number, 0, entry) for number, entry in enumerate(objects, start=1))
+    columns, rows = _rows_of_objects(numbered, problems)
+    if not rows and not problems:
+        problems.append("holds no rows")
+    raise_problems(source, problems)
+    return Table(source=source, columns=columns, rows=tuple(rows))
 
 
 def raise_problems(source: str, problems: Sequence[str]) -> None:

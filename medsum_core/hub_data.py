@@ -1,0 +1,155 @@
+"""Data that is fetched: MTS-Dialog's four official files at a pinned commit, and data sets of the Hugging Face hub.
+
+The official files are checked against their sha256 before each use and kept in the user's cache folder. Of a hub data
+set no Arrow copy is left behind: `datasets` works in a private folder that is deleted when its rows have been read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from medsum_core.atomic import write_bytes_atomic
+from medsum_core.embedded import cache_folder
+from medsum_core.errors import InputError
+from medsum_core.records import DEFAULT_COLUMNS, Columns, Record, read_records, records_from_table
+from medsum_core.tables import table_from_objects
+
+MTS_DIALOG = "mts-dialog"
+MTS_COMMIT = "3ff0801933608d6f570468c13125125fb5cabdea"
+MTS_SOURCE = f"https://raw.githubusercontent.com/abachaa/MTS-Dialog/{MTS_COMMIT}/Main-Dataset/"
+MTS_FILES = {
+    "train": (
+        "MTS-Dialog-TrainingSet.csv",
+        "65a28681dd59fc159681ea026e44610f2af7bc64a0e7f892d763eb03d9f503dc",
+    ),
+    "valid": (
+        "MTS-Dialog-ValidationSet.csv",
+        "227206520c4534381c0d7fba6d3f09319a9af5a6d9603a93c0341af1198e3958",
+    ),
+    "test1": (
+        "MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv",
+        "b4d38dd2c99b2e9860099abcf653f1e0f3e9b69f9fcc45be2a2699b37a4d2f37",
+    ),
+    "test2": (
+        "MTS-Dialog-TestSet-2-MEDIQA-Sum-2023.csv",
+        "226644466ed3af82382b327a3e684aab70aa605b96cfd93b04f584f1826ab1a6",
+    ),
+}
+REWRITTEN_MIRROR = "har1/MTS_Dialogue-Clinical_Note"
+TIMEOUT_SECONDS = 30
+MAX_FILE_BYTES = 16 << 20  # the largest official file has about 1 MiB
+
+
+def mts_dialog_file(split: str, *, offline: bool = False) -> Path:
+    """The path of an official MTS-Dialog file (`train`, `valid`, `test1` or `test2`), downloaded on its first use.
+
+    Raises InputError for an unknown split, a file that is absent or damaged while `offline`, an unreachable source and
+    a download that is not the pinned file. The file appears in the cache whole or not at all.
+    """
+    if split not in MTS_FILES:
+        raise InputError(f"MTS-Dialog has no split {split!r}: choose one of {', '.join(MTS_FILES)}")
+    name, sha256 = MTS_FILES[split]
+    path = cache_folder() / "mts-dialog" / MTS_COMMIT[:12] / name
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+        return path
+    remedy = f"run once with a network and without --offline, or get {MTS_SOURCE}{name} and name it as a file"
+    if offline:
+        state = "damaged" if path.is_file() else "not in the cache"
+        raise InputError(f"{name} of MTS-Dialog is {state} ({path}) and --offline forbids the download: {remedy}")
+    data = _download(MTS_SOURCE + name, remedy=remedy)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise InputError(f"{MTS_SOURCE}{name}: what came is not the pinned file (sha256 differs); nothing was kept")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomic(path, data)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+        ) from None
+    return path
+
+
+def load_hub_records(
+    name: str,
+    split: str,
+    *,
+    columns: Columns = DEFAULT_COLUMNS,
+    require_note: bool = True,
+    offline: bool = False,
+) -> list[Record]:
+    """The records of `mts-dialog` or of a hub data set (also a local folder in that layout), rules as `read_records`.
+
+    Raises InputError when it cannot be loaded, for whatever reason; messages never quote its rows. See `hub_warning`.
+    """
+    if name == MTS_DIALOG:
+        return read_records(mts_dialog_file(split, offline=offline), columns=columns, require_note=require_note)
+    if offline and not Path(name).is_dir():
+        raise InputError(
+            f"--dataset_name {name} needs the network and --offline forbids it: download the data set's file and "
+            "name it with --train_file"
+        )
+    rows = _load_hub_rows(name, split)
+    table = table_from_objects(f"{name}, split {split}", rows)
+    return records_from_table(table, columns=columns, require_note=require_note)
+
+
+def hub_warning(name: str) -> str | None:
+    """What a person must know before using a data set by this name; None when there is nothing to say."""
+    if name.casefold() != REWRITTEN_MIRROR.casefold():
+        return None
+    return (
+        f"{name} is a rewritten copy of MTS-Dialog: its notes are not the official ones and it holds the official "
+        "validation rows, so scores with it are not MTS-Dialog scores. The official files: --dataset_name mts-dialog"
+    )
+
+
+def _download(url: str, *, remedy: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            data: bytes = response.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
+        reason = getattr(error, "reason", None) or type(error).__name__
+        raise InputError(f"{url}: cannot be reached ({reason}): {remedy}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise InputError(f"{url}: more than {MAX_FILE_BYTES >> 20} MiB came, so it is not the pinned file: {remedy}")
+    return data
+
+
+def _load_hub_rows(name: str, split: str) -> list[dict[str, Any]]:
+    """All rows of one split as dicts. Nothing that `datasets` wrote is left when this returns or raises."""
+    import datasets
+
+    from medsum_core.quiet import quiet_libraries
+
+    bars_were_off = datasets.are_progress_bars_disabled()
+    private = Path(tempfile.mkdtemp(prefix="medsum-data-"))
+    datasets.disable_progress_bars()
+    try:
+        with quiet_libraries():
+            builder = datasets.load_dataset_builder(name, cache_dir=str(private))
+            if hasattr(builder.config, "keep_default_na"):
+                builder.config.keep_default_na = False  # pandas would make nulls of cells such as "None" and "N/A"
+            builder.download_and_prepare()
+        splits = [str(known) for known in builder.info.splits or {}]
+        if split not in splits:
+            raise InputError(f"{name} has no split {split!r}: it has {', '.join(splits)}")
+        rows: list[dict[str, Any]] = builder.as_dataset(split=split).to_list()
+        return rows
+    except InputError:
+        raise
+    except Exception as error:  # whatever a hub, a network or a file format can raise; its text may quote rows
+        kind = type(error).__name__
+        raise InputError(
+            f"--dataset_name {name}: cannot be loaded ({kind}); check the name, the network and your access, or "
+            "download its file and name it with --train_file"
+        ) from None
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+        if not bars_were_off:
+            datasets.enable_progress_bars()
