@@ -21,16 +21,6 @@ from medsum_core.errors import InputError
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "numpy")
 
-# Content decides for files and models, the total number of updates for epochs: their names and counts may change.
-# fmt: off
-FREE_SETTINGS = frozenset({
-    "preset", "config", "output_dir", "run_name", "resume_from_checkpoint", "allow_inexact_resume", "dry_run",
-    "offline", "logging_steps", "report_to", "report_rows", "examples_file", "save_strategy", "save_steps",
-    "save_total_limit", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "load_best_model_at_end",
-    "early_stopping_patience", "num_train_epochs", "max_steps", "train_file", "validation_file",
-    "dataset_name", "model_name_or_path", "model_revision",
-})
-# fmt: on
 PARTS = {
     "train_data": "the training data",
     "validation_data": "the validation data",
@@ -50,10 +40,13 @@ def run_fingerprints(
     num_steps: int,
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The record that a checkpoint stores. `settings`: flag -> value (sections may nest); `parameters`: name -> shape;
-    `num_steps`: updates of the whole run. The result equals its own copy through JSON."""
+    """The record that a checkpoint stores; it equals its own copy through JSON.
+
+    `settings`: flag -> value of those that decide the updates (`RunConfig.fixed_on_resume`); `parameters`: name ->
+    shape of those that train; `num_steps`: updates of the whole run; the others are fingerprints of content.
+    """
     record = {
-        "settings": _flat(settings),
+        "settings": dict(settings),
         "train_data": train_data,
         "validation_data": validation_data,
         "base": base,
@@ -110,7 +103,7 @@ def check_compatible(saved: Mapping[str, Any], current: Mapping[str, Any], *, al
     """
     problems = [f"{what} changed" for key, what in PARTS.items() if saved[key] != current[key]]
     problems += _parameter_problems(saved["parameters"], current["parameters"])
-    problems += _setting_problems(saved["settings"], current["settings"])
+    problems += [f"--{change}" for change in _changes(saved["settings"], current["settings"])]
     notes: list[str] = []
     if current["num_steps"] < saved["num_steps"]:
         problems.append(f"the run has {current['num_steps']} updates, it was started for {saved['num_steps']}")
@@ -140,22 +133,9 @@ def _parameter_problems(saved: Mapping[str, Any], current: Mapping[str, Any]) ->
     return [f"{len(differing)} trained parameters differ in name or shape, such as {differing[0]}"]
 
 
-def _setting_problems(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    matter = {key for key in {*saved, *current} if key not in FREE_SETTINGS}
-    return [f"--{change}" for change in _changes(saved, current, only=matter)]
-
-
-def _changes(saved: Mapping[str, Any], current: Mapping[str, Any], *, only: Iterable[str] | None = None) -> list[str]:
-    names = sorted({*saved, *current} if only is None else only)
-    differing = [name for name in names if saved.get(name) != current.get(name)]
+def _changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    differing = [name for name in sorted({*saved, *current}) if saved.get(name) != current.get(name)]
     return [f"{name} was {saved.get(name)}, is {current.get(name)}" for name in differing]
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat.update(_flat(value) if isinstance(value, Mapping) else {name: value})
-    return flat
 
 
 def _add_tensor(digest: Any, name: str, tensor: Tensor) -> None:
