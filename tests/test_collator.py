@@ -1,0 +1,154 @@
+"""How rows become windows and micro-batches, spelled out id by id. Needs no weights; runs alone in seconds.
+
+A window is the rows of one update; it is cut into micro-batches, padded or packed. Nothing here changes what is
+trained on: each target of each row is in exactly one micro-batch, whichever way the window is cut.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medsum_core.batching import (
+    Example,
+    MicroBatch,
+    epoch_order,
+    pack_rows,
+    pad_rows,
+    split_window,
+    window_indices,
+)
+
+X = -100  # IGNORE_INDEX: no target at this position
+PAD = 0
+
+
+def example(id: str, input_ids: tuple[int, ...], targets: tuple[int, ...]) -> Example:
+    return Example(id=id, input_ids=input_ids, targets=targets, num_prompt_tokens=2, num_turns_dropped=0)
+
+
+LONG = example("long", (2, 31, 41, 42, 7), (X, 41, 42, 7, X))
+SHORT = example("short", (2, 32, 7), (X, 7, X))
+
+
+def of_length(id: str, length: int) -> Example:
+    ids = tuple(range(10, 10 + length))
+    return example(id, ids, (*ids[1:], X))
+
+
+def test_padding_on_the_right_has_no_target_and_belongs_to_no_document() -> None:
+    batch = pad_rows([LONG, SHORT], pad_token_id=PAD)
+    assert batch.input_ids_BT.tolist() == [
+        [2, 31, 41, 42, 7],
+        [2, 32, 7, PAD, PAD],
+    ]
+    assert batch.targets_BT.tolist() == [
+        [X, 41, 42, 7, X],
+        [X, 7, X, X, X],
+    ]
+    assert batch.position_ids_BT.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]  # no restart: nothing reads the padding
+    assert batch.document_lengths == ((5,), (3,))
+    assert batch.ids == ("long", "short")
+    assert (batch.num_targets, batch.num_tokens) == (4, 8)  # padding is no token
+
+
+def test_padding_may_have_the_stop_tokens_id() -> None:
+    batch = pad_rows([LONG, SHORT], pad_token_id=7)
+    assert batch.input_ids_BT.tolist()[1] == [2, 32, 7, 7, 7]
+    assert batch.targets_BT.tolist()[1] == [X, 7, X, X, X]
+
+
+def test_packed_documents_lie_end_to_end_and_none_predicts_the_next() -> None:
+    batch = pack_rows([LONG, SHORT, SHORT])
+    assert batch.input_ids_BT.tolist() == [[2, 31, 41, 42, 7, 2, 32, 7, 2, 32, 7]]
+    assert batch.targets_BT.tolist() == [[X, 41, 42, 7, X, X, 7, X, X, 7, X]]
+    #              the token before each <bos> has no target: ^           ^
+    assert batch.position_ids_BT.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 2]]
+    assert batch.document_lengths == ((5, 3, 3),)
+    assert batch.ids == ("long", "short", "short")
+    assert (batch.num_targets, batch.num_tokens) == (5, 11)
+
+
+def test_tensors_are_int64() -> None:
+    for batch in (pad_rows([LONG], pad_token_id=PAD), pack_rows([LONG])):
+        assert {batch.input_ids_BT.dtype, batch.position_ids_BT.dtype, batch.targets_BT.dtype} == {torch.int64}
+
+
+def test_window_without_packing_is_cut_in_order_and_the_last_batch_may_be_short() -> None:
+    rows = [of_length(name, 3) for name in "abcde"]
+    batches = split_window(rows, batch_size=2, pack_tokens=0, pad_token_id=PAD)
+    assert [batch.ids for batch in batches] == [("a", "b"), ("c", "d"), ("e",)]
+
+
+def test_packing_is_best_fit_decreasing() -> None:
+    rows = [of_length(name, length) for name, length in [("a", 3), ("b", 6), ("c", 4), ("d", 7), ("e", 12), ("f", 3)]]
+    batches = split_window(rows, batch_size=1, pack_tokens=10, pad_token_id=PAD)
+    # Longest first: e (12) is over the budget and alone; d (7); b (6); c (4) fills b's row; a (3) fills d's; f is left.
+    assert [batch.ids for batch in batches] == [("e",), ("d", "a"), ("b", "c"), ("f",)]
+    assert [batch.document_lengths for batch in batches] == [((12,),), ((7, 3),), ((6, 4),), ((3,),)]
+
+
+@given(
+    lengths=st.lists(st.integers(2, 30), min_size=1, max_size=20),
+    batch_size=st.integers(1, 8),
+    pack_tokens=st.integers(0, 60),
+)
+@settings(deadline=None, max_examples=80)
+def test_every_cut_of_a_window_holds_each_target_once(lengths: list[int], batch_size: int, pack_tokens: int) -> None:
+    rows = [of_length(str(index), length) for index, length in enumerate(lengths)]
+    batches = split_window(rows, batch_size=batch_size, pack_tokens=pack_tokens, pad_token_id=PAD)
+    assert sorted(name for batch in batches for name in batch.ids) == sorted(row.id for row in rows)
+    assert sum(batch.num_targets for batch in batches) == sum(row.num_targets for row in rows)
+    assert sum(batch.num_tokens for batch in batches) == sum(lengths)
+    assert pairs_of(batches) == Counter(pair for row in rows for pair in trained_pairs(row.input_ids, row.targets))
+    for batch in batches:
+        assert batch.num_targets == int((batch.targets_BT != X).sum())
+        assert len(batch.document_lengths) == len(batch.input_ids_BT)
+        if pack_tokens:
+            assert batch.num_tokens <= pack_tokens or len(batch.ids) == 1
+
+
+def trained_pairs(input_ids, targets) -> list[tuple[int, int]]:
+    return [(token, target) for token, target in zip(input_ids, targets, strict=True) if target != X]
+
+
+def pairs_of(batches: list[MicroBatch]) -> Counter[tuple[int, int]]:
+    """(token read, token predicted) of all rows: the same whichever way a window is cut."""
+    rows = [
+        (batch.input_ids_BT[b].tolist(), batch.targets_BT[b].tolist())
+        for batch in batches
+        for b in range(len(batch.input_ids_BT))
+    ]
+    return Counter(pair for ids, targets in rows for pair in trained_pairs(ids, targets))
+
+
+def test_epoch_order_is_a_fixed_permutation() -> None:
+    # Written down, not computed: an order that drifts with a library would break resuming and every comparison.
+    assert epoch_order(8, seed=42, epoch=0) == [4, 1, 3, 6, 0, 7, 2, 5]
+    assert epoch_order(8, seed=42, epoch=1) == [1, 2, 5, 3, 6, 0, 4, 7]
+    assert epoch_order(8, seed=43, epoch=0) == [2, 1, 5, 7, 4, 0, 6, 3]
+    assert epoch_order(0, seed=42, epoch=0) == []
+
+
+def test_epoch_order_neither_reads_nor_moves_other_generators() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = epoch_order(100, seed=1, epoch=2)
+    torch.rand(3)
+    assert epoch_order(100, seed=1, epoch=2) == first
+    torch.set_rng_state(before)
+    epoch_order(100, seed=1, epoch=2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("window_rows", [1, 4, 16, 40])
+def test_an_epoch_visits_every_row_once_and_its_last_window_may_be_short(window_rows: int) -> None:
+    windows = window_indices(35, seed=7, epoch=3, window_rows=window_rows)
+    assert [index for window in windows for index in window] == epoch_order(35, seed=7, epoch=3)
+    assert sorted(index for window in windows for index in window) == list(range(35))
+    assert {len(window) for window in windows[:-1]} <= {window_rows}
+    assert len(windows[-1]) == (35 % window_rows or window_rows)
