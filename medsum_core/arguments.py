@@ -57,9 +57,9 @@ class ModelArguments:
     dequantize: Literal["auto", "on", "off"] = _setting(
         "auto", "unpack the NF4 base once instead of in every layer call (same numbers, faster, more memory)"
     )
-    attention: Literal["auto", "documents", "varlen", "block_mask"] = _setting(
+    attention: Literal["auto", "per_document", "varlen", "sdpa", "eager"] = _setting(
         "auto",
-        "inside packed rows: one call a document, torch's varlen kernel or a dense mask; auto: by device",
+        "attention inside packed rows: one call a document, torch's varlen kernel, or a dense mask",
     )
     offline: bool = _setting(False, "never use the network; what is not on disk is an error")
 

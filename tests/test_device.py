@@ -1,0 +1,171 @@
+"""Each choice of the device policy, with the facts of devices that are not at hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from medsum_core import device as device_module
+from medsum_core.device import (
+    GIB,
+    Device,
+    apply_tf32,
+    choose_attention,
+    choose_dequantize,
+    choose_gradient_checkpointing,
+    choose_pack_tokens,
+    choose_precision,
+    choose_tf32,
+    describe,
+    find_device,
+    needs_scaler,
+)
+from medsum_core.errors import InputError
+
+
+def gpu(capability: tuple[int, int], *, free_gib: float = 16) -> Device:
+    units, size = capability >= (8, 0), int(free_gib * GIB)
+    return Device(
+        kind="cuda", name="GPU", capability=capability, has_bf16_units=units, total_bytes=size, free_bytes=size
+    )
+
+
+def cpu(*, bf16: bool = False, free_gib: float = 16) -> Device:
+    size = int(free_gib * GIB)
+    return Device(kind="cpu", name="CPU", has_bf16_units=bf16, total_bytes=size, free_bytes=size)
+
+
+@pytest.mark.parametrize(
+    ("device", "model_type", "expected"),
+    [
+        (gpu((7, 0)), "gemma", "fp16"),
+        (gpu((7, 5)), "gemma", "fp16"),  # T4
+        (gpu((7, 5)), "gemma3_text", "fp32"),
+        (gpu((8, 0)), "gemma", "bf16"),  # A100
+        (gpu((8, 6)), "gemma3_text", "bf16"),
+        (gpu((9, 0)), "gemma", "bf16"),  # H100
+        (gpu((12, 0)), "gemma", "bf16"),
+        (cpu(bf16=True), "gemma", "bf16"),
+        (cpu(bf16=False), "gemma", "fp32"),
+    ],
+)
+def test_precision_of_each_device(device, model_type, expected):
+    assert choose_precision("auto", device, model_type=model_type) == expected
+
+
+def test_precision_that_was_asked_for_is_met_or_refused():
+    assert choose_precision("bf16", cpu(), model_type="gemma") == "bf16"
+    assert choose_precision("fp32", gpu((9, 0)), model_type="gemma") == "fp32"
+    for asked, device, model_type in [("fp16", cpu(), "gemma"), ("bf16", gpu((7, 5)), "gemma")]:
+        with pytest.raises(InputError, match=f"--precision {asked}"):
+            choose_precision(asked, device, model_type=model_type)
+    with pytest.raises(InputError, match="overflows"):
+        choose_precision("fp16", gpu((7, 5)), model_type="gemma2")
+
+
+def test_only_fp16_needs_a_scaler():
+    assert [needs_scaler(name) for name in ("fp16", "bf16", "fp32")] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "soft_capped", "expected"),
+    [
+        (gpu((8, 0)), "bf16", False, "varlen"),
+        (gpu((8, 0)), "fp32", False, "sdpa"),
+        (gpu((8, 0)), "bf16", True, "eager"),
+        (gpu((7, 5)), "fp16", False, "sdpa"),
+        (cpu(), "fp32", False, "per_document"),
+        (cpu(), "fp32", True, "per_document"),
+    ],
+)
+def test_attention_of_each_device(device, precision, soft_capped, expected):
+    assert choose_attention("auto", device, precision=precision, soft_capped=soft_capped) == expected
+
+
+def test_attention_that_was_asked_for_is_met_or_refused():
+    assert choose_attention("sdpa", gpu((8, 0)), precision="bf16", soft_capped=False) == "sdpa"
+    for device in (cpu(), gpu((7, 5))):
+        with pytest.raises(InputError, match="--attention varlen"):
+            choose_attention("varlen", device, precision="bf16", soft_capped=False)
+
+
+def test_tf32_only_beside_16_bit_numbers():
+    assert choose_tf32(gpu((8, 0)), precision="bf16") is True
+    assert choose_tf32(gpu((8, 0)), precision="fp32") is False
+    assert choose_tf32(gpu((7, 5)), precision="fp16") is False
+    assert choose_tf32(cpu(), precision="bf16") is False
+
+
+def test_tf32_is_left_alone_without_a_gpu(monkeypatch):
+    calls: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", calls.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    apply_tf32(True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    apply_tf32(True)
+    apply_tf32(False)
+    assert calls == ["high", "highest"]
+
+
+def test_checkpointing_of_activations_where_memory_needs_it():
+    assert not choose_gradient_checkpointing("auto", gpu((8, 0), free_gib=10), needed_bytes=8 * GIB)
+    assert choose_gradient_checkpointing("auto", gpu((8, 0), free_gib=10), needed_bytes=10 * GIB)
+    assert choose_gradient_checkpointing("on", gpu((8, 0)), needed_bytes=0)
+    assert not choose_gradient_checkpointing("off", gpu((8, 0), free_gib=1), needed_bytes=8 * GIB)
+
+
+def test_unpacking_the_base():
+    assert choose_dequantize("auto", cpu(free_gib=10), load_in_4bit=True, needed_bytes=8 * GIB)
+    assert not choose_dequantize("auto", cpu(free_gib=10), load_in_4bit=True, needed_bytes=10 * GIB)
+    assert not choose_dequantize("auto", gpu((8, 0), free_gib=80), load_in_4bit=True, needed_bytes=GIB)
+    assert choose_dequantize("on", gpu((8, 0)), load_in_4bit=True, needed_bytes=GIB)
+    assert not choose_dequantize("off", cpu(), load_in_4bit=True, needed_bytes=GIB)
+    assert not choose_dequantize("auto", cpu(), load_in_4bit=False, needed_bytes=GIB)
+
+
+def test_packing_budget_by_free_memory():
+    def needed(num_tokens: int) -> int:
+        return num_tokens * GIB // 1024
+
+    def chosen(device: Device, asked: int | None = None, **more: Any) -> int:
+        return choose_pack_tokens(asked, device, max_length=1024, needed_bytes=needed, **more)
+
+    assert chosen(gpu((8, 0), free_gib=16)) == 8192
+    assert chosen(gpu((8, 0), free_gib=6)) == 4096
+    assert chosen(gpu((8, 0), free_gib=0.5)) == 1024
+    assert chosen(cpu(free_gib=100)) == 1024
+    assert (chosen(cpu(), 0), chosen(gpu((8, 0)), 3000)) == (0, 3000)
+    assert (chosen(cpu(), packable=False), chosen(cpu(), 2048, packable=False)) == (0, 0)
+
+
+def test_find_device_without_cuda(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = find_device()
+    assert found.kind == "cpu" and found.capability is None and found.torch_device == torch.device("cpu")
+    assert 0 < found.free_bytes <= found.total_bytes and found.usable_bytes < found.free_bytes
+    assert "bf16 units" in describe(found) and describe(found, num_processes=2).startswith("2 x ")
+
+
+def test_find_device_asks_for_the_capability(monkeypatch):
+    """T4: torch says that bf16 is supported there, because it emulates it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (14 * GIB, 15 * GIB))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
+    found = find_device(local_rank=1)
+    assert found.torch_device == torch.device("cuda", 1) and not found.has_bf16_units and not found.is_ampere
+    assert describe(found) == "Tesla T4 (capability 7.5, 15 GiB)"
+    assert choose_precision("auto", found, model_type="gemma") == "fp16"
+
+
+@pytest.mark.parametrize(("limit", "used", "expected"), [(None, None, (64, 40)), (8, 3, (8, 5)), (99, 3, (64, 40))])
+def test_a_container_sees_its_own_share(monkeypatch, limit, used, expected):
+    facts = {"memory.max": limit, "memory.current": used}
+    monkeypatch.setattr(device_module, "_cgroup_bytes", facts.get)
+    monkeypatch.setattr(device_module.psutil, "virtual_memory", lambda: SimpleNamespace(total=64, available=40))
+    assert device_module._main_memory() == expected
