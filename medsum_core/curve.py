@@ -1,17 +1,17 @@
-"""`loss_curve.png`: the training loss, its running mean and the evaluation points, drawn from `metrics.jsonl`."""
+"""`loss_curve.png`: the training loss, the same smoothed, and the evaluation points, drawn from `metrics.jsonl`."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medsum_core.atomic import write_bytes_atomic
 from medsum_core.errors import InputError
+from medsum_core.metrics_log import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,11 @@ def read_curve(metrics_path: str | Path) -> Curve:
     train: dict[int, float] = {}
     evaluation: dict[int, float] = {}
     epochs: dict[int, float] = {}
-    for entry in read_metrics(metrics_path):
+    try:
+        entries = read_metrics(metrics_path)
+    except OSError as error:
+        raise InputError(f"cannot read the metrics file {metrics_path}: {error.strerror}") from error
+    for entry in entries:
         step = int(entry.get("step", 0))
         _keep_finite(train, step, entry.get("loss"))
         _keep_finite(evaluation, step, entry.get("eval_loss"))
@@ -53,17 +57,6 @@ def read_curve(metrics_path: str | Path) -> Curve:
         evaluation=tuple(sorted(evaluation.items())),
         epoch_ends=_epoch_ends(sorted(epochs.items())),
     )
-
-
-def read_metrics(metrics_path: str | Path) -> list[dict[str, Any]]:
-    """The JSON objects of a `metrics.jsonl`, in order; an unfinished last line is left out. Raises InputError."""
-    path = Path(metrics_path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the metrics file {path}: {error.strerror}") from error
-    lines = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
-    return [_parse_line(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def draw_loss_curve(metrics_path: str | Path, png_path: str | Path, *, title: str = "Fine-tuning loss") -> None:
@@ -83,35 +76,36 @@ def draw_loss_curve(metrics_path: str | Path, png_path: str | Path, *, title: st
     write_bytes_atomic(Path(png_path), picture.getvalue())
 
 
-def running_mean(values: Sequence[float], *, width: int) -> list[float]:
-    """The mean over a centred span of `width` values, narrowed evenly at both ends so that it does not lag or lean."""
+def smooth(values: Sequence[float], *, width: int) -> list[float]:
+    """Each value replaced by the least-squares line through the `width` values around it (fewer at the two ends).
+
+    Away from the ends that is the running mean; there the line neither lags behind a steep start, as a mean of one side
+    does, nor hangs on the last value alone (local regression, Cleveland 1979, without weights).
+    """
     half = width // 2
-    means = []
-    for index in range(len(values)):
-        reach = min(half, index, len(values) - 1 - index)
-        span = values[index - reach : index + reach + 1]
-        means.append(math.fsum(span) / len(span))
-    return means
+    return [
+        _line_at(values, index, max(0, index - half), min(len(values), index + half + 1))
+        for index in range(len(values))
+    ]
 
 
 def smoothing_width(num_points: int) -> int:
-    """An odd span of about a tenth of the points, at least 5: enough to see the trend through windows of 16 rows."""
-    return max(5, num_points // 10) // 2 * 2 + 1
+    """An odd span of about an eighth of the points, 9 to 201: enough to see the trend through windows of 16 rows."""
+    return min(201, max(9, num_points // 8) // 2 * 2 + 1)
+
+
+def _line_at(values: Sequence[float], index: int, start: int, end: int) -> float:
+    centre, mean = (start + end - 1) / 2, math.fsum(values[start:end]) / (end - start)
+    spread = math.fsum((position - centre) ** 2 for position in range(start, end))
+    if spread == 0:
+        return mean
+    slope = math.fsum((position - centre) * values[position] for position in range(start, end)) / spread
+    return mean + slope * (index - centre)
 
 
 def _keep_finite(points: dict[int, float], step: int, value: object) -> None:
     if isinstance(value, (int, float)) and math.isfinite(value):
         points[step] = float(value)
-
-
-def _parse_line(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError:
-        entry = None
-    if not isinstance(entry, dict):
-        raise InputError(f"{path}, line {number}: not a JSON object; remove the line or the file")
-    return entry
 
 
 def _epoch_ends(epochs: Sequence[tuple[int, float]]) -> tuple[int, ...]:
@@ -151,38 +145,40 @@ def _draw_training(axes: Axes, curve: Curve) -> None:
     if not curve.train:
         return
     steps, losses = [step for step, _ in curve.train], [loss for _, loss in curve.train]
-    axes.plot(steps, losses, color=TRAIN_COLOUR, alpha=0.35, linewidth=1.1, label="training, each logged update")
+    axes.plot(steps, losses, color=TRAIN_COLOUR, alpha=0.35, linewidth=1.1, label="training, as logged")
     if len(losses) >= 10:
         width = smoothing_width(len(losses))
-        label = f"training, running mean of {width}"
-        axes.plot(steps, running_mean(losses, width=width), color=TRAIN_COLOUR, linewidth=2.2, label=label)
+        axes.plot(steps, smooth(losses, width=width), color=TRAIN_COLOUR, linewidth=2.2, label="training, smoothed")
 
 
 def _draw_evaluation(axes: Axes, curve: Curve) -> None:
     if not curve.evaluation:
         return
     steps, losses = [step for step, _ in curve.evaluation], [loss for _, loss in curve.evaluation]
-    style: dict[str, Any] = {"marker": "o", "markersize": 7, "markeredgecolor": "white", "linewidth": 1.4}
-    axes.plot(steps, losses, color=EVAL_COLOUR, zorder=5, label="validation", **style)
+    axes.plot(steps, losses, color=EVAL_COLOUR, linewidth=1.2, linestyle=(0, (4, 2)), alpha=0.7, zorder=4)
+    axes.plot(
+        steps, losses, "o", color=EVAL_COLOUR, markersize=8, markeredgecolor="white", zorder=5, label="validation"
+    )
     first, last = losses[0], losses[-1]
-    before = f"base {first:.2f}" if steps[0] == 0 else f"first {first:.2f}"
-    _annotate(axes, (steps[0], first), before, right=True)
+    _annotate(axes, (steps[0], first), f"{'base' if steps[0] == 0 else 'first'} {first:.2f}")
     if len(losses) == 1:
         return
-    change = f" ({100 * (last - first) / first:+.0f} %)".replace("-", "\N{MINUS SIGN}") if first > 0 else ""
-    _annotate(axes, (steps[-1], last), f"tuned {last:.2f}{change}", right=False)
+    change = f"\n({100 * (last - first) / first:+.0f} %)".replace("-", "\N{MINUS SIGN}") if first > 0 else ""
+    _annotate(axes, (steps[-1], last), f"tuned {last:.2f}{change}", beside=True)
     best_step, best = min(curve.evaluation, key=lambda point: point[1])
     if best_step not in (steps[0], steps[-1]):
-        _annotate(axes, (best_step, best), f"lowest {best:.2f}", right=False)
+        _annotate(axes, (best_step, best), f"lowest {best:.2f}")
 
 
-def _annotate(axes: Axes, point: tuple[int, float], text: str, *, right: bool) -> None:
+def _annotate(axes: Axes, point: tuple[int, float], text: str, *, beside: bool = False) -> None:
+    """Write above the point, or beside it, out of the frame, where the last point leaves no room."""
     axes.annotate(
         text,
         point,
-        xytext=(10 if right else 0, 6 if right else 14),
+        xytext=(12, 0) if beside else (-5, 11),
         textcoords="offset points",
-        ha="left" if right else "right",
+        ha="left",
+        va="center" if beside else "bottom",
         color=EVAL_COLOUR,
         fontsize=11,
         fontweight="bold",

@@ -1,0 +1,87 @@
+"""The sheet for reading base and tuned notes side by side without knowing which is which. It holds patient text.
+
+Besides the output of `infer.py`, the sheet is the only file of this program that does: written only when asked for,
+readable by its owner alone, its key in a file of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from medsum_core.atomic import PRIVATE_MODE, write_text_atomic
+from medsum_core.errors import InputError, raise_all
+from medsum_core.notes import GeneratedNote
+from medsum_core.records import Record
+
+SHEET_COLUMNS = ("id", "dialogue", "reference", "note_a", "note_b")
+KEY_COLUMNS = ("id", "note_a", "note_b")
+
+
+def key_path(examples_file: str | Path) -> Path:
+    """The key's place: `notes.csv` -> `notes.key.csv` beside it."""
+    path = Path(examples_file)
+    return path.with_name(f"{path.stem}.key.csv")
+
+
+def check_examples_file(examples_file: str | Path) -> None:
+    """Refuse, before a run starts, a sheet that could not be written or would replace one that may have been filled in.
+
+    Raises InputError.
+    """
+    path = Path(examples_file)
+    problems = [
+        f"--examples_file: {taken} exists; move it away or give another name"
+        for taken in (path, key_path(path))
+        if taken.exists()
+    ]
+    if not path.absolute().parent.is_dir():
+        problems.append(f"--examples_file: there is no folder {path.parent}; make it first")
+    raise_all(problems)
+
+
+def write_blind_sheet(
+    examples_file: str | Path,
+    *,
+    records: Sequence[Record],
+    base_notes: Sequence[GeneratedNote],
+    tuned_notes: Sequence[GeneratedNote],
+    seed: int,
+) -> None:
+    """Write the sheet (id, dialogue, reference, note_a, note_b; a row per record) and its key (which of them is whose).
+
+    In half of the rows, drawn by `seed`, the tuned note stands first (in one more of an odd number, or one fewer): a
+    reader who leans to one side gains neither. Both files atomically and for the owner alone (0600), the key first.
+    Raises InputError where the three lists are not about the same rows.
+    """
+    ids = [record.id for record in records]
+    if [note.id for note in base_notes] != ids or [note.id for note in tuned_notes] != ids:
+        raise InputError("the blinded sheet needs one base note and one tuned note for each row, in the rows' order")
+    sheet, key = [], []
+    for record, base, tuned, tuned_first in zip(
+        records, base_notes, tuned_notes, _draw_sides(len(ids), seed=seed), strict=True
+    ):
+        notes = (tuned.note, base.note) if tuned_first else (base.note, tuned.note)
+        sheet.append((record.id, record.dialogue, record.note, *notes))
+        key.append((record.id, *(("tuned", "base") if tuned_first else ("base", "tuned"))))
+    write_text_atomic(key_path(examples_file), _csv(KEY_COLUMNS, key), mode=PRIVATE_MODE)
+    write_text_atomic(Path(examples_file), _csv(SHEET_COLUMNS, sheet), mode=PRIVATE_MODE)
+
+
+def _draw_sides(num_rows: int, *, seed: int) -> list[bool]:
+    generator = random.Random(seed)
+    offset = generator.randrange(2)
+    sides = [(row + offset) % 2 == 0 for row in range(num_rows)]
+    generator.shuffle(sides)
+    return sides
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,172 @@
+"""Base against tuned: both write the notes of the same rows, and each side becomes numbers. One number a row.
+
+Same weights in memory, same precision, same prompt, same decoding; only the adapter is off for the base. `Comparison`
+holds ids and numbers and no text, so that what is built on it (report, model card) cannot leak any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from medsum_core.grounding import check_note
+from medsum_core.notes import GeneratedNote, generate_notes, measure_stop_log_probs
+from medsum_core.prompt import PromptRenderer
+from medsum_core.records import Record
+from medsum_core.score import score_rows
+
+ROUGE_NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One author's notes as numbers, a number a row, in the order of `Comparison.ids`."""
+
+    rouge: Mapping[str, tuple[float, ...]]  # F-measures from 0 to 1 by ROUGE name; empty for the references
+    num_tokens: tuple[int, ...]
+    hit_limit: tuple[bool, ...]  # all False for the references
+    num_facts: tuple[int, ...]
+    num_unsupported: tuple[int, ...]  # facts that the dialogue does not say, or contradicts
+    stop_log_probs: tuple[float, ...]  # of the stop token after the reference note, nats; empty where not measured
+
+    def select(self, rows: Sequence[int]) -> Side:
+        """The same side for some rows, by position."""
+        return Side(
+            rouge={name: tuple(values[row] for row in rows) for name, values in self.rouge.items()},
+            num_tokens=tuple(self.num_tokens[row] for row in rows),
+            hit_limit=tuple(self.hit_limit[row] for row in rows),
+            num_facts=tuple(self.num_facts[row] for row in rows),
+            num_unsupported=tuple(self.num_unsupported[row] for row in rows),
+            stop_log_probs=tuple(self.stop_log_probs[row] for row in rows) if self.stop_log_probs else (),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """References, base and tuned over the same rows, without a word of text."""
+
+    ids: tuple[str, ...]
+    shared_ids: frozenset[str]  # rows whose dialogue is also in the training data
+    references: Side
+    base: Side
+    tuned: Side
+    max_new_tokens: int
+    num_beams: int
+
+    def without_shared(self) -> Comparison:
+        """The comparison over the rows whose dialogue the training data does not hold."""
+        rows = [row for row, id in enumerate(self.ids) if id not in self.shared_ids]
+        return Comparison(
+            ids=tuple(self.ids[row] for row in rows),
+            shared_ids=frozenset(),
+            references=self.references.select(rows),
+            base=self.base.select(rows),
+            tuned=self.tuned.select(rows),
+            max_new_tokens=self.max_new_tokens,
+            num_beams=self.num_beams,
+        )
+
+
+def generation_scores(
+    model: Any, renderer: PromptRenderer, records: Sequence[Record], **decoding: Any
+) -> dict[str, float]:
+    """What `--eval_generate` logs: mean ROUGE (0 to 1), mean note length, share of notes that stopped by themselves.
+
+    `decoding` are the keyword arguments of `generate_notes`. The keys start with `eval_`, as in metrics.jsonl.
+    """
+    notes = generate_notes(model, renderer, records, **{"label": "evaluation notes", **decoding})
+    rouge = _rouge(records, notes)
+    return {
+        **{f"eval_{name}": _mean(rouge[name]) for name in ROUGE_NAMES},
+        "eval_note_tokens": _mean([note.num_tokens for note in notes]),
+        "eval_stopped_share": _mean([not note.hit_limit for note in notes]),
+    }
+
+
+def compare_base_and_tuned(
+    model: Any,
+    renderer: PromptRenderer,
+    records: Sequence[Record],
+    *,
+    shared_ids: Collection[str] = (),
+    max_length: int,
+    max_new_tokens: int,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    batch_size: int = 8,
+    show_progress: bool = True,
+) -> tuple[Comparison, list[GeneratedNote], list[GeneratedNote]]:
+    """Let a PeftModel write the notes of `records` with its adapter off and on: (numbers, base notes, tuned notes).
+
+    Facts are looked up in the whole dialogue, also where the prompt held a shortened one. The two lists hold text: they
+    are for `write_blind_sheet` and for nothing else.
+    """
+    notes: dict[str, list[GeneratedNote]] = {}
+    stop_log_probs: dict[str, tuple[float, ...]] = {}
+    prompt_budget = max_length - max_new_tokens
+    for name in ("base", "tuned"):
+        with model.disable_adapter() if name == "base" else nullcontext():
+            notes[name] = generate_notes(
+                model,
+                renderer,
+                records,
+                max_length=max_length,
+                max_new_tokens=max_new_tokens,
+                num_beams=num_beams,
+                length_penalty=length_penalty,
+                batch_size=batch_size,
+                label=f"{name} notes",
+                show_progress=show_progress,
+            )
+            stop_log_probs[name] = measure_stop_log_probs(model, renderer, records, max_prompt_tokens=prompt_budget)
+    comparison = Comparison(
+        ids=tuple(record.id for record in records),
+        shared_ids=frozenset(record.id for record in records if record.id in shared_ids),
+        references=_reference_side(renderer, records),
+        base=_model_side(records, notes["base"], stop_log_probs["base"]),
+        tuned=_model_side(records, notes["tuned"], stop_log_probs["tuned"]),
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+    )
+    return comparison, notes["base"], notes["tuned"]
+
+
+def _rouge(records: Sequence[Record], notes: Sequence[GeneratedNote]) -> dict[str, tuple[float, ...]]:
+    rows = score_rows([record.note for record in records], [note.note for note in notes])
+    return {name: tuple(getattr(rows, name)) for name in ROUGE_NAMES}
+
+
+def _facts(notes: Sequence[str], records: Sequence[Record]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    facts = [check_note(note, record.dialogue) for note, record in zip(notes, records, strict=True)]
+    unsupported = [sum(fact.verdict != "supported" for fact in row) for row in facts]
+    return tuple(len(row) for row in facts), tuple(unsupported)
+
+
+def _model_side(records: Sequence[Record], notes: Sequence[GeneratedNote], stop_log_probs: tuple[float, ...]) -> Side:
+    num_facts, num_unsupported = _facts([note.note for note in notes], records)
+    return Side(
+        rouge=_rouge(records, notes),
+        num_tokens=tuple(note.num_tokens for note in notes),
+        hit_limit=tuple(note.hit_limit for note in notes),
+        num_facts=num_facts,
+        num_unsupported=num_unsupported,
+        stop_log_probs=stop_log_probs,
+    )
+
+
+def _reference_side(renderer: PromptRenderer, records: Sequence[Record]) -> Side:
+    num_facts, num_unsupported = _facts([record.note for record in records], records)
+    return Side(
+        rouge={},
+        num_tokens=tuple(len(renderer.note_ids(record.note)) - 1 for record in records),
+        hit_limit=(False,) * len(records),
+        num_facts=num_facts,
+        num_unsupported=num_unsupported,
+        stop_log_probs=(),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

@@ -1,0 +1,161 @@
+"""`adapter/README.md`: the model card. What the adapter was made from, how good it is, what it is for and is not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from medsum_core.atomic import write_text_atomic
+from medsum_core.comparison import Comparison
+from medsum_core.markdown import code
+from medsum_core.run_facts import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
+from medsum_core.score_tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+EMBEDDED_HUB_ID = "google/gemma-3-270m"
+GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
+DATA_TEXTS = {
+    "mts-dialog": """\
+MTS-Dialog (Ben Abacha, Yim, Fan and Lin: *An Empirical Study of Clinical Note Generation from Doctor-Patient
+Encounters*, EACL 2023; [github.com/abachaa/MTS-Dialog](https://github.com/abachaa/MTS-Dialog)), licensed CC BY 4.0:
+credit its authors when you pass this adapter on. Its notes came first and its dialogues were written from them: they
+are no recordings.""",
+    "sample": "The sample that comes with the program: dialogues and notes of fictional patients, written for it.",
+    "own": """\
+Files of the user's own, about which this program knows nothing: whoever passes this adapter on has to state here their
+source, their licence and the consent behind them.""",
+}
+AUDIT_TEXTS = {
+    "keep": "they were trained on all the same, which teaches a model to invent",
+    "drop": "their rows were left out",
+    "mask": "their tokens were left out of the loss",
+}
+PRIVACY = """\
+**An adapter trained on protected health information is protected health information.** A model can repeat what it was
+trained on. Where the training data holds any, store, share and delete this folder, and the checkpoints beside it, under
+the rules that hold for that data."""
+INTENDED_USE = """\
+A draft of one section of a clinical note from the transcript of a visit, **for a clinician who was there to read,
+correct and sign**; and research on such drafts.
+
+Not for use without that review, for diagnosis, triage or treatment, for advice to patients, for languages other than
+that of the training data, or for whole notes: it was trained on single sections with the section's header given."""
+LIMITS = """\
+- It can state what nobody said, leave out what matters, and mix up sides, doses and negations. The unsupported rate
+  sees only numbers, doses, dates and sides: a rate of 0 is no proof of truth, and omissions are not counted.
+- ROUGE measures likeness of words to one reference, not correctness. Scores on one split can't be compared with scores
+  on another.
+- Long dialogues lose whole turns to fit the prompt; what was said there can't be in the note.
+- Errors of speech recognition, and specialties, accents, styles of visit and groups of patients other than those of the
+  training data were not tested. Biases of the base model and of the training notes remain."""
+
+
+def write_model_card(
+    adapter_dir: str | Path,
+    *,
+    facts: RunFacts,
+    data: DataFacts,
+    comparison: Comparison | None,
+    audit: TargetAudit | None = None,
+) -> None:
+    """Write `README.md` into an adapter's folder, atomically, over the one that PEFT leaves there.
+
+    No file names of the user, no ids and no text: the card is what gets published with the weights.
+    """
+    sections = [
+        _front_matter(facts),
+        f"# Note sections from clinical dialogues: a LoRA adapter for {_base_text(facts)}",
+        "A draft writer. Everything it writes needs a clinician's review.",
+        f"## Intended use\n\n{INTENDED_USE}",
+        f"## Limits\n\n{LIMITS}",
+        f"## Data\n\n{_data(data, audit)}",
+        f"## Privacy\n\n{PRIVACY}",
+        f"## Scores\n\n{_scores(facts, comparison)}",
+        f"## Licence\n\n{_licence(facts)}",
+        f"## How to load\n\n{_loading(facts)}",
+    ]
+    write_text_atomic(Path(adapter_dir) / "README.md", "\n\n".join(sections) + "\n")
+
+
+def _front_matter(facts: RunFacts) -> str:
+    import yaml
+
+    entries: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
+    hub_id = _hub_id(facts)
+    if hub_id is not None:
+        entries["base_model"] = hub_id
+    if facts.is_gemma:
+        entries["license"] = "gemma"
+    else:
+        entries |= {"license": "other", "license_name": "as-the-base-model-and-the-training-data"}
+    entries["tags"] = ["lora", "medical", "clinical-notes", "summarization", "dialogue"]
+    return f"---\n{yaml.safe_dump(entries, sort_keys=False)}---"
+
+
+def _hub_id(facts: RunFacts) -> str | None:
+    """The base's name on the hub; None for a folder, whose path is the user's own business."""
+    if facts.is_embedded:
+        return EMBEDDED_HUB_ID
+    is_hub_id = HUB_ID.fullmatch(facts.base_name) and not Path(facts.base_name).exists()
+    return facts.base_name if is_hub_id else None
+
+
+def _base_text(facts: RunFacts) -> str:
+    return _hub_id(facts) or f"a local {facts.base_type} model"
+
+
+def _data(data: DataFacts, audit: TargetAudit | None) -> str:
+    rows = f"Trained on {data.train.num_used} of {data.train.num_rows} rows"
+    if data.validation is not None:
+        rows += f", validated on {data.validation.num_used} of {data.validation.num_rows}"
+    if data.shared_ids:
+        rows += f" (validation rows whose dialogue the training data also has: {len(data.shared_ids)})"
+    text = f"{DATA_TEXTS[data.source]}\n\n{rows}."
+    if audit is None or not audit.num_facts:
+        return text
+    return (
+        f"{text} {audit.num_unsupported} of {audit.num_facts} checkable facts in the training notes are not in their "
+        f"dialogues: {AUDIT_TEXTS[audit.choice]} (`--ungrounded {audit.choice}`)."
+    )
+
+
+def _scores(facts: RunFacts, comparison: Comparison | None) -> str:
+    parts = [f"**{EMBEDDED_LABEL}**"] if facts.is_embedded else []
+    parts.append(loss_table(facts))
+    if comparison is None:
+        return "\n\n".join([*parts, "No notes were generated for this card: ROUGE and unsupported rate are not known."])
+    setting = (
+        f"{len(comparison.ids)} validation rows; base and tuned with the same precision ({facts.precision_text}), "
+        f"prompt and decoding ({f'beam {comparison.num_beams}' if comparison.num_beams > 1 else 'greedy'}, at most "
+        f"{comparison.max_new_tokens} new tokens). {PROTOCOL}"
+    )
+    parts += [setting, score_table(comparison), "Facts in the notes that the dialogue does not say:"]
+    parts += [fact_table(comparison), fact_differences(comparison)]
+    if comparison.shared_ids:
+        rest = comparison.without_shared()
+        parts.append(
+            f"The same without the {len(comparison.shared_ids)} rows whose dialogue is also in the training data:"
+        )
+        parts.append(score_table(rest) if rest.ids else "no row is left.")
+    return "\n\n".join(parts)
+
+
+def _licence(facts: RunFacts) -> str:
+    if not facts.is_gemma:
+        return "Use is subject to the licence of the base model and to that of the training data."
+    return (
+        f"Gemma is provided under and subject to the [Gemma Terms of Use]({GEMMA_TERMS}), which hold for this adapter "
+        "too, and with it the Gemma Prohibited Use Policy. The licence of the training data holds besides."
+    )
+
+
+def _loading(facts: RunFacts) -> str:
+    if facts.is_embedded:
+        return f"With the program that made it: `python infer.py --run DIR`; its base is {code(facts.base_name)}."
+    base = _hub_id(facts) or "the base model's folder"
+    revision = f" at revision {code(facts.base_revision)}" if facts.base_revision else ""
+    return (
+        f"`PeftModel.from_pretrained(base, folder)` on {code(base)}{revision}, or `python infer.py --run DIR` of the "
+        f"program that made it, which also renders the prompt ({facts.prompt_style}) that the adapter was trained with."
+    )

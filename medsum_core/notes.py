@@ -1,0 +1,109 @@
+"""Records in, the model's notes out: one prompt budget, evaluation mode, a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from medsum_core.batching import shorten_dialogue
+from medsum_core.generation import Generation, generate
+from medsum_core.prompt import PromptRenderer
+from medsum_core.records import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedNote:
+    """A note that a model wrote. The text is kept out of `repr`, and so out of logs and tracebacks."""
+
+    id: str
+    note: str = field(repr=False)
+    num_tokens: int  # without the stop token
+    hit_limit: bool  # True: it did not stop by itself
+    shortened: bool  # True: the dialogue lost turns to fit the prompt budget
+
+
+def generate_notes(
+    model: Any,
+    renderer: PromptRenderer,
+    records: Sequence[Record],
+    *,
+    max_length: int,
+    max_new_tokens: int,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    batch_size: int = 8,
+    label: str = "notes",
+    show_progress: bool = True,
+) -> list[GeneratedNote]:
+    """A note for each record, in the records' order, decoded greedily or by beams under the training's prompt budget.
+
+    The prompt gets `max_length - max_new_tokens` tokens, as in training; a dialogue that does not fit loses whole
+    turns. The model is put in evaluation mode and left in the mode it came in.
+    """
+    prompts, shortened = [], []
+    for record in records:
+        dialogue, num_turns_dropped = shorten_dialogue(
+            record.dialogue, record.section_header, renderer, max_prompt_tokens=max_length - max_new_tokens
+        )
+        prompts.append(renderer.prompt_ids(dialogue, record.section_header))
+        shortened.append(num_turns_dropped > 0)
+    with _evaluating(model), tqdm(total=len(records), desc=label, unit="note", disable=not show_progress) as bar:
+
+        def advance(index: int, generation: Generation) -> None:
+            bar.update()
+
+        generations = generate(
+            model,
+            prompts,
+            stop_token_ids=renderer.stop_token_ids,
+            pad_token_id=renderer.pad_token_id,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            batch_size=batch_size,
+            on_finished=advance,
+        )
+    return [
+        GeneratedNote(
+            id=record.id,
+            note=renderer.decode(list(generation.token_ids)),
+            num_tokens=len(generation.token_ids),
+            hit_limit=generation.hit_limit,
+            shortened=was_shortened,
+        )
+        for record, generation, was_shortened in zip(records, generations, shortened, strict=True)
+    ]
+
+
+@torch.no_grad()
+def measure_stop_log_probs(
+    model: Any, renderer: PromptRenderer, records: Sequence[Record], *, max_prompt_tokens: int
+) -> tuple[float, ...]:
+    """The log-probability (nats) of the stop token right after each record's reference note: does it end there?"""
+    log_probs = []
+    with _evaluating(model):
+        for record in records:
+            dialogue, _ = shorten_dialogue(
+                record.dialogue, record.section_header, renderer, max_prompt_tokens=max_prompt_tokens
+            )
+            note_ids = renderer.note_ids(record.note)
+            ids = [*renderer.prompt_ids(dialogue, record.section_header), *note_ids[:-1]]
+            input_ids_BT = torch.tensor([ids], device=model.device)
+            logits_BTV = model(input_ids=input_ids_BT, use_cache=False, logits_to_keep=1).logits
+            log_probs.append(float(torch.log_softmax(logits_BTV[0, -1].float(), dim=-1)[note_ids[-1]]))
+    return tuple(log_probs)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

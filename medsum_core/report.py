@@ -1,0 +1,150 @@
+"""`report.md`: what a run did to the model, with intervals, and what became of every row. Ids and counts, no text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medsum_core.atomic import write_text_atomic
+from medsum_core.comparison import Comparison
+from medsum_core.examples import BuildReport
+from medsum_core.markdown import code, duration, flatten, id_list, table
+from medsum_core.run_facts import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
+from medsum_core.score_tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table
+
+CURVE_NAME = "loss_curve.png"
+
+
+def write_report(
+    path: str | Path,
+    *,
+    facts: RunFacts,
+    data: DataFacts,
+    comparison: Comparison | None,
+    audit: TargetAudit | None = None,
+    curve_name: str = CURVE_NAME,
+) -> None:
+    """Write the run's report in Markdown, atomically.
+
+    `comparison` is None where no notes were asked for (`--report_rows 0`): the report says so in its place.
+    """
+    sections = [
+        _head(facts, curve_name),
+        _scores(facts, comparison),
+        *([_grounding(comparison), _unshared(comparison)] if comparison else []),
+        _data(data),
+        _audit(audit),
+        _run(facts),
+    ]
+    write_text_atomic(path, "\n\n".join(section for section in sections if section) + "\n")
+
+
+def _head(facts: RunFacts, curve_name: str) -> str:
+    revision = f" at {code(facts.base_revision)}" if facts.base_revision else ""
+    lines = ["# Run report", f"Base: {code(facts.base_name)}{revision}, {facts.precision_text}."]
+    if facts.is_embedded:
+        lines.append(f"**{EMBEDDED_LABEL}**")
+    skipped = f", {facts.num_skipped_windows} windows skipped" if facts.num_skipped_windows else ", no window skipped"
+    lines.append(f"{facts.num_updates} updates{skipped}.")
+    return "\n\n".join([*lines, f"![training and validation loss by update]({curve_name})"])
+
+
+def _scores(facts: RunFacts, comparison: Comparison | None) -> str:
+    parts = ["## Base against tuned", loss_table(facts)]
+    if comparison is None:
+        return "\n\n".join([*parts, "A generation report was not asked for (`--report_rows 0`): no notes, no ROUGE."])
+    beams = f"beam search of width {comparison.num_beams}" if comparison.num_beams > 1 else "greedy decoding"
+    same = (
+        f"Both sides wrote the notes of the same {len(comparison.ids)} validation rows: same weights and precision, "
+        f"same prompt ({facts.prompt_style}), {beams}; for the base the adapter was off. {PROTOCOL}"
+    )
+    return "\n\n".join([*parts, score_table(comparison), same])
+
+
+def _grounding(comparison: Comparison) -> str:
+    explanation = (
+        "Numbers, ages, dates, durations, doses, frequencies, pressures and sides in a note, looked up in the whole "
+        "dialogue. ROUGE is blind to them: a note can gain ROUGE by inventing as its references do."
+    )
+    parts = [
+        "## Facts that the dialogue does not say",
+        fact_table(comparison),
+        fact_differences(comparison),
+        explanation,
+    ]
+    return "\n\n".join(parts)
+
+
+def _unshared(comparison: Comparison) -> str:
+    shared = sorted(comparison.shared_ids)
+    title = "## Without rows shared with training"
+    if not shared:
+        return f"{title}\n\nNo row of the comparison has a dialogue that the training data also holds."
+    rest = comparison.without_shared()
+    left_out = (
+        f"Left out, because the training data holds the same dialogue: {id_list(shared)}. Rows left: {len(rest.ids)}."
+    )
+    if not rest.ids:
+        return f"{title}\n\n{left_out}"
+    return "\n\n".join([title, left_out, score_table(rest), fact_table(rest), fact_differences(rest)])
+
+
+def _data(data: DataFacts) -> str:
+    parts = ["## Rows", _build_lines("Training", data.train)]
+    if data.validation is not None:
+        parts.append(_build_lines("Validation", data.validation))
+    repeated, shared, dropped = data.repeated_ids, data.shared_ids, data.ungrounded_dropped_ids
+    lines = [
+        f"- Training rows whose dialogue an earlier row has ({len(repeated)}, kept): {id_list(repeated)}",
+        f"- Validation rows whose dialogue the training data has ({len(shared)}, kept): {id_list(shared)}",
+    ]
+    if dropped:
+        lines.append(f"- Training rows left out by `--ungrounded drop` ({len(dropped)}): {id_list(dropped)}")
+    parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _build_lines(name: str, build: BuildReport) -> str:
+    shortened = list(build.num_turns_dropped)
+    set_aside = [
+        f"{code(row.id)} (note of {row.num_note_tokens} tokens; fits whole into `--max_length {row.num_tokens_needed}`)"
+        for row in build.set_aside
+    ]
+    lines = [
+        f"{name}: {build.num_used} of {build.num_rows} rows used.",
+        "",
+        f"- Dialogue shortened by whole turns ({len(shortened)} rows, "
+        f"{sum(build.num_turns_dropped.values())} turns): {id_list(shortened)}",
+        f"- of these, shortened further than in decoding for a long note ({len(build.beyond_reserve)}): "
+        f"{id_list(build.beyond_reserve)}",
+        f"- Set aside, as the note with at least one turn does not fit ({len(set_aside)}): "
+        f"{', '.join(set_aside) or 'none'}",
+    ]
+    return "\n".join(lines)
+
+
+def _audit(audit: TargetAudit | None) -> str:
+    if audit is None:
+        return ""
+    rate = f"{100 * audit.num_unsupported / audit.num_facts:.1f} %" if audit.num_facts else "none to check"
+    done = {
+        "keep": "kept as they are",
+        "drop": "their rows left out of training",
+        "mask": "their tokens left out of the loss",
+    }[audit.choice]
+    return (
+        "## Audit of the training notes\n\n"
+        f"{audit.num_unsupported} of {audit.num_facts} facts ({rate}), in {audit.num_notes_flagged} of "
+        f"{audit.num_notes} notes, are not in their dialogue or against it: {done} (`--ungrounded {audit.choice}`)."
+    )
+
+
+def _run(facts: RunFacts) -> str:
+    parts = ["## Run"]
+    if facts.seconds:
+        parts.append(table(("phase", "time"), [(name, duration(value)) for name, value in facts.seconds.items()]))
+    if facts.versions:
+        parts.append(table(("package", "version"), list(facts.versions.items())))
+    if facts.settings:
+        rows = [(code(name), code(value)) for name, value in flatten(facts.settings).items()]
+        parts.append(table(("setting", "value"), rows))
+    return "\n\n".join(parts) if len(parts) > 1 else ""

@@ -1,0 +1,70 @@
+"""What a report and a model card say about a run besides its scores: plain values, ids and counts, never a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from medsum_core.embedded import is_embedded
+from medsum_core.examples import BuildReport
+
+EMBEDDED_LABEL = "weights: dequantised Q4_K_M of Gemma 3 270M, not official Gemma scores"
+GEMMA_TYPES = ("gemma", "gemma2", "gemma3", "gemma3_text")  # model types under the Gemma Terms of Use
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """The run in figures. Losses are nats per note token over the whole evaluation set; None where not evaluated."""
+
+    base_name: str  # as in the flags: a hub id, a folder or embedded:gemma3-270m
+    base_type: str  # config.model_type, e.g. gemma2
+    base_revision: str | None = None
+    precision: str  # fp32, bf16 or fp16
+    load_in_4bit: bool
+    prompt_style: str  # chat or plain
+    num_updates: int
+    num_skipped_windows: int = 0
+    eval_loss_before: float | None = None
+    eval_loss_after: float | None = None  # of the adapter that the run folder holds
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by phase: training, evaluation, report ...
+    versions: Mapping[str, str] = field(default_factory=dict)  # by package
+    settings: Mapping[str, Any] = field(default_factory=dict)  # resolved; may be nested by section
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the base is the embedded one, whose scores must not be taken for official ones."""
+        return is_embedded(self.base_name)
+
+    @property
+    def is_gemma(self) -> bool:
+        """Whether the Gemma Terms of Use hold for the adapter."""
+        return self.base_type in GEMMA_TYPES
+
+    @property
+    def precision_text(self) -> str:
+        """How the base was held and computed with, in a few words."""
+        return f"NF4 base (double quantisation), {self.precision} computation" if self.load_in_4bit else self.precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """Where the rows came from and what became of each."""
+
+    source: str  # mts-dialog, sample (the one in the package) or own
+    train: BuildReport
+    validation: BuildReport | None = None
+    repeated_ids: tuple[str, ...] = ()  # training rows whose dialogue an earlier row has
+    shared_ids: tuple[str, ...] = ()  # validation rows whose dialogue the training data has
+    ungrounded_dropped_ids: tuple[str, ...] = ()  # training rows left out by --ungrounded drop
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetAudit:
+    """Facts of the training notes that their dialogues do not say, and what was done about them."""
+
+    choice: str  # keep, drop or mask
+    num_notes: int
+    num_notes_flagged: int
+    num_facts: int
+    num_unsupported: int

@@ -1,0 +1,93 @@
+"""The tables that the report and the model card share: base against tuned, every figure with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medsum_core.comparison import Comparison, Side
+from medsum_core.estimates import mean_difference, mean_estimate, rate_difference, rate_estimate
+from medsum_core.markdown import NOT_MEASURED, estimate, figure, table
+from medsum_core.run_facts import RunFacts
+
+ROUGE_TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
+PROTOCOL = (
+    "ROUGE in the official MEDIQA setting: rouge-score without stemmer, F-measure from 0 to 1, mean over rows. In "
+    "brackets: 95 % percentile-bootstrap intervals, 10,000 resamples of rows, seed 0; differences are paired (each "
+    "resample takes the same rows of both sides). An interval of a difference that holds 0 shows no difference."
+)
+
+Row = tuple[str, str, str, str]
+
+
+def loss_table(facts: RunFacts) -> str:
+    """Validation loss before the first update (the base) and of the adapter that was kept."""
+    before, after = facts.eval_loss_before, facts.eval_loss_after
+    change = NOT_MEASURED
+    if before is not None and after is not None:
+        share = f" ({figure(100 * (after - before) / before, digits=1, signed=True)} %)" if before > 0 else ""
+        change = figure(after - before, signed=True) + share
+    rows = [("validation loss (nats per note token)", figure(before), figure(after), change)]
+    return table(("", "base", "tuned", "tuned − base"), rows)
+
+
+def score_table(comparison: Comparison) -> str:
+    """ROUGE, note length, share of notes that stopped by themselves; where measured, the stop token's likelihood."""
+    base, tuned = comparison.base, comparison.tuned
+    rows = [_mean_row(title, base.rouge[name], tuned.rouge[name]) for name, title in ROUGE_TITLES.items()]
+    reference_length = estimate(mean_estimate(comparison.references.num_tokens), digits=1)
+    length_title = f"note length, mean tokens (references: {reference_length})"
+    rows.append(_mean_row(length_title, base.num_tokens, tuned.num_tokens, digits=1))
+    stop_title = f"notes that stopped by themselves ({comparison.max_new_tokens} new tokens allowed)"
+    rows.append(_mean_row(stop_title, _stopped(base), _stopped(tuned), digits=1, percent=True))
+    if base.stop_log_probs and tuned.stop_log_probs:
+        title = "log-likelihood of the stop token after the reference note, mean (nats)"
+        rows.append(_mean_row(title, base.stop_log_probs, tuned.stop_log_probs, digits=2))
+    return table(("", "base", "tuned", "tuned − base"), rows)
+
+
+def fact_table(comparison: Comparison) -> str:
+    """Numbers, doses, dates and sides in the notes that the dialogue does not say: references, base and tuned."""
+    sides = (comparison.references, comparison.base, comparison.tuned)
+    rates = [rate_estimate(side.num_unsupported, side.num_facts) for side in sides]
+    rows: list[Sequence[str]] = [
+        ("facts checked", *(str(sum(side.num_facts)) for side in sides)),
+        ("not in the dialogue, or against it", *(str(sum(side.num_unsupported)) for side in sides)),
+        ("notes with at least one such fact", *(_flagged(side) for side in sides)),
+        ("unsupported rate", *(estimate(rate, digits=1, percent=True) for rate in rates)),
+    ]
+    return table(("", "references", "base", "tuned"), rows)
+
+
+def fact_differences(comparison: Comparison) -> str:
+    """The unsupported rates against each other, paired, as one sentence."""
+    parts = [
+        f"{name} {_rate_difference(comparison.tuned, other)}"
+        for name, other in (("tuned − base", comparison.base), ("tuned − references", comparison.references))
+    ]
+    return f"Differences of the unsupported rate, in percentage points, paired: {'; '.join(parts)}."
+
+
+def _rate_difference(one: Side, other: Side) -> str:
+    difference = rate_difference(one.num_unsupported, one.num_facts, other.num_unsupported, other.num_facts)
+    return estimate(difference.scaled(100), digits=1, signed=True)
+
+
+def _mean_row(
+    title: str, base: Sequence[float], tuned: Sequence[float], *, digits: int = 3, percent: bool = False
+) -> Row:
+    scale = 100 if percent else 1
+    difference = mean_difference(tuned, base).scaled(scale)
+    return (
+        title,
+        estimate(mean_estimate(base), digits=digits, percent=percent),
+        estimate(mean_estimate(tuned), digits=digits, percent=percent),
+        estimate(difference, digits=digits, signed=True) + (" points" if percent and base else ""),
+    )
+
+
+def _stopped(side: Side) -> list[float]:
+    return [0.0 if hit_limit else 1.0 for hit_limit in side.hit_limit]
+
+
+def _flagged(side: Side) -> str:
+    return f"{sum(count > 0 for count in side.num_unsupported)} of {len(side.num_unsupported)}"
