@@ -89,9 +89,9 @@ class BuildReport:
 def split_turns(dialogue: str) -> list[str]:
     """The turns. Each begins at a line with a speaker's tag (`Doctor: ...`); where no line has one, at each line."""
     lines = [line.rstrip() for line in dialogue.split("\n") if line.strip()]
-    starts = [i for i, line in enumerate(lines) if _SPEAKER_TAG.match(line)] or list(range(len(lines)))
-    starts = sorted({0, *starts}) if lines else []
-    return ["\n".join(lines[start:end]) for start, end in zip(starts, [*starts[1:], len(lines)], strict=True)]
+    tagged = [i for i, line in enumerate(lines) if _SPEAKER_TAG.match(line)]
+    starts = sorted({0, *tagged}) if tagged else list(range(len(lines)))
+    return ["\n".join(lines[start:end]) for start, end in zip(starts, [*starts[1:], len(lines)], strict=False)]
 
 
 def shorten_dialogue(
@@ -108,15 +108,16 @@ def shorten_dialogue(
         return dialogue, 0
     turns = split_turns(dialogue)
     lengths = [len(renderer.text_ids(f"{turn}\n")) for turn in turns]  # once each; exact for the joint text, or close
-    budget = max_prompt_tokens - len(renderer.prompt_ids("", section_header)) - len(renderer.text_ids(f"{GAP}\n"))
+    budget = max_prompt_tokens - len(renderer.prompt_ids("", section_header)) - len(renderer.text_ids(GAP))
     while True:
         head, tail = _keep_ends(lengths, budget)
         if head + tail == 0:
             return "", len(turns)
-        text = "\n".join([*turns[:head], GAP, *turns[len(turns) - tail :]])
+        dropped = len(turns) - head - tail
+        text = "\n".join([*turns[:head], *([GAP] if dropped else []), *turns[head + dropped :]])
         excess = len(renderer.prompt_ids(text, section_header)) - max_prompt_tokens
         if excess <= 0:
-            return text, len(turns) - head - tail
+            return text, dropped
         budget -= excess
 
 

@@ -1,0 +1,153 @@
+"""A dialogue that does not fit loses whole turns, the same way in training and decoding, and the run says which ids."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import tiny_tokenizer
+
+from medsum_core.batching import build_examples, shorten_dialogue
+from medsum_core.examples import GAP, split_turns
+from medsum_core.prompt import PromptRenderer, build_renderer
+from medsum_core.records import Record
+
+SECTION = "Plan"
+
+
+@pytest.fixture(scope="module")
+def renderer() -> PromptRenderer:
+    return build_renderer(tiny_tokenizer())
+
+
+def dialogue_of(lengths: list[int]) -> str:
+    speakers = ("Doctor", "Patient")
+    return "\n".join(f"{speakers[index % 2]}: {'cough ' * length}{index}." for index, length in enumerate(lengths))
+
+
+def length_of(renderer: PromptRenderer, dialogue: str) -> int:
+    return len(renderer.prompt_ids(dialogue, SECTION))
+
+
+def test_a_turn_begins_at_a_speakers_tag() -> None:
+    dialogue = "Doctor: Hello.\nHow are you?\n\nPatient: Well.\nGuest_family_1: She is not.\n12:30 was the last dose."
+    assert split_turns(dialogue) == [
+        "Doctor: Hello.\nHow are you?",
+        "Patient: Well.",
+        "Guest_family_1: She is not.\n12:30 was the last dose.",
+    ]
+    assert split_turns("Good morning.\nDoctor: Hello.\nPatient: Hi.") == [
+        "Good morning.",
+        "Doctor: Hello.",
+        "Patient: Hi.",
+    ]
+    assert split_turns("no tags here\nnor here") == ["no tags here", "nor here"]
+    assert split_turns("\n") == []
+
+
+def test_a_dialogue_that_fits_is_returned_untouched(renderer: PromptRenderer) -> None:
+    dialogue = "  Doctor: Hi.\n\n\nPatient:   Hi.  "
+    exact = length_of(renderer, dialogue)
+    assert shorten_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=exact) == (dialogue, 0)
+    assert shorten_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=exact - 1)[1] > 0
+
+
+def test_the_middle_is_dropped_and_marked(renderer: PromptRenderer) -> None:
+    dialogue = dialogue_of([2, 2, 2, 30, 2, 2])
+    turns = split_turns(dialogue)
+    wanted = "\n".join([*turns[:3], GAP, *turns[4:]])
+    assert shorten_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=length_of(renderer, wanted)) == (wanted, 1)
+    # One token less: the last turn that was taken, the head's third, goes too.
+    wanted_less = "\n".join([*turns[:2], GAP, *turns[4:]])
+    budget = length_of(renderer, wanted) - 1
+    assert shorten_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=budget) == (wanted_less, 2)
+
+
+def test_blank_lines_go_before_any_turn_does(renderer: PromptRenderer) -> None:
+    dialogue = "Doctor: Hi." + "\n" * 200 + "Patient: Hi."
+    assert shorten_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=200) == ("Doctor: Hi.\nPatient: Hi.", 0)
+
+
+def test_one_turn_that_is_too_long_is_never_cut(renderer: PromptRenderer) -> None:
+    assert shorten_dialogue(dialogue_of([200]), SECTION, renderer, max_prompt_tokens=150) == ("", 1)
+    dialogue = dialogue_of([200, 1])
+    assert shorten_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=150) == (f"{GAP}\nPatient: cough 1.", 1)
+
+
+@given(lengths=st.lists(st.integers(0, 25), min_size=1, max_size=25), budget=st.integers(90, 400))
+@settings(deadline=None, max_examples=100)
+def test_kept_are_whole_turns_of_both_ends(renderer: PromptRenderer, lengths: list[int], budget: int) -> None:
+    dialogue = dialogue_of(lengths)
+    turns = split_turns(dialogue)
+    text, num_dropped = shorten_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=budget)
+    if num_dropped in (0, len(turns)):
+        assert text == (dialogue if num_dropped == 0 else "")
+        return
+    assert length_of(renderer, text) <= budget
+    before, after = text.split(GAP)
+    head, tail = split_turns(before), split_turns(after)
+    assert len(head) + len(tail) + num_dropped == len(turns)
+    assert head == turns[: len(head)] and tail == turns[len(turns) - len(tail) :]
+
+
+@given(lengths=st.lists(st.integers(0, 12), min_size=2, max_size=12), budget=st.integers(90, 300))
+@settings(deadline=None, max_examples=60)
+def test_nothing_is_dropped_needlessly(renderer: PromptRenderer, lengths: list[int], budget: int) -> None:
+    """Neither the next turn of the head nor the next of the tail would have fitted as well."""
+    dialogue = dialogue_of(lengths)
+    turns = split_turns(dialogue)
+    text, num_dropped = shorten_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=budget)
+    if num_dropped in (0, 1, len(turns)):
+        return
+    head = len(split_turns(text.split(GAP)[0]))
+    tail = len(turns) - num_dropped - head
+    for more_head, more_tail in ((head + 1, tail), (head, tail + 1)):
+        longer = "\n".join([*turns[:more_head], GAP, *turns[len(turns) - more_tail :]])
+        assert length_of(renderer, longer) > budget
+
+
+def test_each_turn_is_tokenised_once(renderer: PromptRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    encode = PromptRenderer.text_ids
+    monkeypatch.setattr(PromptRenderer, "text_ids", lambda self, text: calls.append(len(text)) or encode(self, text))
+    dialogue = dialogue_of([5] * 400)
+    shorten_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=500)
+    assert len(calls) < 400 + 20
+    assert sum(calls) < 4 * len(dialogue)
+
+
+def test_rows_are_used_or_reported_and_only_a_long_note_costs_more_turns(renderer: PromptRenderer) -> None:
+    rows = [
+        Record(id="whole", section_header=SECTION, dialogue=dialogue_of([2, 2]), note="Rest."),
+        Record(id="shortened", section_header=SECTION, dialogue=dialogue_of([5] * 30), note="Rest."),
+        Record(id="long note", section_header=SECTION, dialogue=dialogue_of([5] * 30), note="Rest. " * 40),
+        Record(id="long note, short talk", section_header=SECTION, dialogue="Doctor: Hi.", note="Rest. " * 20),
+        Record(id="one turn", section_header=SECTION, dialogue=dialogue_of([300]), note="Rest."),
+        Record(id="note alone", section_header=SECTION, dialogue="Doctor: Hi.", note="Rest. " * 200),
+    ]
+    examples, report = build_examples(rows, renderer, max_length=400, max_new_tokens=60)
+    assert [example.id for example in examples] == ["whole", "shortened", "long note", "long note, short talk"]
+    assert report.num_rows == 6 == report.num_used + len(report.set_aside)
+    assert set(report.num_turns_dropped) == {"shortened", "long note"}
+    assert report.beyond_reserve == ("long note",)
+    assert [(row.id, row.note_alone) for row in report.set_aside] == [("one turn", False), ("note alone", True)]
+    assert [line.split(":")[0] for line in report.lines()] == [
+        "2 dialogues lost whole turns",
+        "of these, 1 are shorter than in decoding, for the sake of a note longer than --max_new_tokens",
+        "row id one turn is set aside",
+        "row id note alone is set aside",
+    ]
+    for row in report.set_aside:  # the remedy is true, to the token
+        [record] = [record for record in rows if record.id == row.id]
+        [example], _ = build_examples([record], renderer, max_length=row.num_tokens_needed, max_new_tokens=60)
+        assert example.num_turns_dropped == 0
+        assert not build_examples([*rows[:1], record], renderer, max_length=400, max_new_tokens=60)[1].num_turns_dropped
+
+
+def test_training_sees_the_prompt_that_decoding_builds(renderer: PromptRenderer) -> None:
+    for lengths in ([3], [5] * 30, [0, 60, 0]):
+        row = Record(id="1", section_header=SECTION, dialogue=dialogue_of(lengths), note="Rest.")
+        [example], _ = build_examples([row], renderer, max_length=300, max_new_tokens=64)
+        text, dropped = shorten_dialogue(row.dialogue, SECTION, renderer, max_prompt_tokens=300 - 64)
+        assert list(example.input_ids[: example.num_prompt_tokens]) == renderer.prompt_ids(text, SECTION)
+        assert example.num_turns_dropped == dropped
