@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from medsum_core.grounding import check_note
-from medsum_core.notes import GeneratedNote, generate_notes, measure_stop_log_probs
+from medsum_core.notes import GeneratedNote, generate_notes
 from medsum_core.prompt import PromptRenderer
 from medsum_core.records import Record
-from medsum_core.score import score_rows
-
-ROUGE_NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+from medsum_core.rouge import METRICS, score_rows
+from medsum_core.score import strip_tags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +28,15 @@ class Side:
     hit_limit: tuple[bool, ...]  # all False for the references
     num_facts: tuple[int, ...]
     num_unsupported: tuple[int, ...]  # facts that the dialogue does not say, or contradicts
-    stop_log_probs: tuple[float, ...]  # of the stop token after the reference note, nats; empty where not measured
 
     def select(self, rows: Sequence[int]) -> Side:
         """The same side for some rows, by position."""
         return Side(
-            rouge={name: tuple(values[row] for row in rows) for name, values in self.rouge.items()},
+            rouge=_select(self.rouge, rows),
             num_tokens=tuple(self.num_tokens[row] for row in rows),
             hit_limit=tuple(self.hit_limit[row] for row in rows),
             num_facts=tuple(self.num_facts[row] for row in rows),
             num_unsupported=tuple(self.num_unsupported[row] for row in rows),
-            stop_log_probs=tuple(self.stop_log_probs[row] for row in rows) if self.stop_log_probs else (),
         )
 
 
@@ -49,6 +46,7 @@ class Comparison:
 
     ids: tuple[str, ...]
     shared_ids: frozenset[str]  # rows whose dialogue is also in the training data
+    copied_dialogue: Mapping[str, tuple[float, ...]]  # ROUGE of the dialogue itself, tags stripped: a floor
     references: Side
     base: Side
     tuned: Side
@@ -61,6 +59,7 @@ class Comparison:
         return Comparison(
             ids=tuple(self.ids[row] for row in rows),
             shared_ids=frozenset(),
+            copied_dialogue=_select(self.copied_dialogue, rows),
             references=self.references.select(rows),
             base=self.base.select(rows),
             tuned=self.tuned.select(rows),
@@ -77,9 +76,9 @@ def generation_scores(
     `decoding` are the keyword arguments of `generate_notes`. The keys start with `eval_`, as in metrics.jsonl.
     """
     notes = generate_notes(model, renderer, records, **{"label": "evaluation notes", **decoding})
-    rouge = _rouge(records, notes)
+    rouge = _rouge(records, [note.note for note in notes])
     return {
-        **{f"eval_{name}": _mean(rouge[name]) for name in ROUGE_NAMES},
+        **{f"eval_{name}": _mean(rouge[name]) for name in METRICS},
         "eval_note_tokens": _mean([note.num_tokens for note in notes]),
         "eval_stopped_share": _mean([not note.hit_limit for note in notes]),
     }
@@ -104,8 +103,6 @@ def compare_base_and_tuned(
     are for `write_blind_sheet` and for nothing else.
     """
     notes: dict[str, list[GeneratedNote]] = {}
-    stop_log_probs: dict[str, tuple[float, ...]] = {}
-    prompt_budget = max_length - max_new_tokens
     for name in ("base", "tuned"):
         with model.disable_adapter() if name == "base" else nullcontext():
             notes[name] = generate_notes(
@@ -120,22 +117,26 @@ def compare_base_and_tuned(
                 label=f"{name} notes",
                 show_progress=show_progress,
             )
-            stop_log_probs[name] = measure_stop_log_probs(model, renderer, records, max_prompt_tokens=prompt_budget)
     comparison = Comparison(
         ids=tuple(record.id for record in records),
         shared_ids=frozenset(record.id for record in records if record.id in shared_ids),
+        copied_dialogue=_rouge(records, [strip_tags(record.dialogue) for record in records]),
         references=_reference_side(renderer, records),
-        base=_model_side(records, notes["base"], stop_log_probs["base"]),
-        tuned=_model_side(records, notes["tuned"], stop_log_probs["tuned"]),
+        base=_model_side(records, notes["base"]),
+        tuned=_model_side(records, notes["tuned"]),
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
     )
     return comparison, notes["base"], notes["tuned"]
 
 
-def _rouge(records: Sequence[Record], notes: Sequence[GeneratedNote]) -> dict[str, tuple[float, ...]]:
-    rows = score_rows([record.note for record in records], [note.note for note in notes])
-    return {name: tuple(getattr(rows, name)) for name in ROUGE_NAMES}
+def _select(rouge: Mapping[str, tuple[float, ...]], rows: Sequence[int]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(values[row] for row in rows) for name, values in rouge.items()}
+
+
+def _rouge(records: Sequence[Record], notes: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    rows = score_rows([record.note for record in records], notes)
+    return {name: tuple(getattr(rows, name)) for name in METRICS}
 
 
 def _facts(notes: Sequence[str], records: Sequence[Record]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -144,15 +145,15 @@ def _facts(notes: Sequence[str], records: Sequence[Record]) -> tuple[tuple[int, 
     return tuple(len(row) for row in facts), tuple(unsupported)
 
 
-def _model_side(records: Sequence[Record], notes: Sequence[GeneratedNote], stop_log_probs: tuple[float, ...]) -> Side:
-    num_facts, num_unsupported = _facts([note.note for note in notes], records)
+def _model_side(records: Sequence[Record], notes: Sequence[GeneratedNote]) -> Side:
+    texts = [note.note for note in notes]
+    num_facts, num_unsupported = _facts(texts, records)
     return Side(
-        rouge=_rouge(records, notes),
+        rouge=_rouge(records, texts),
         num_tokens=tuple(note.num_tokens for note in notes),
         hit_limit=tuple(note.hit_limit for note in notes),
         num_facts=num_facts,
         num_unsupported=num_unsupported,
-        stop_log_probs=stop_log_probs,
     )
 
 
@@ -164,7 +165,6 @@ def _reference_side(renderer: PromptRenderer, records: Sequence[Record]) -> Side
         hit_limit=(False,) * len(records),
         num_facts=num_facts,
         num_unsupported=num_unsupported,
-        stop_log_probs=(),
     )
 
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medsum_core.score import bootstrap_interval
+from medsum_core.rouge import RESAMPLES, SEED, bootstrap_interval, paired_bootstrap
 
-NUM_RESAMPLES = 10_000
-SEED = 0
 CHUNK = 500  # resamples drawn at a time, so that a large validation file does not fill the memory
 
 Ints = npt.NDArray[np.int64]
@@ -34,7 +32,7 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
     """The mean over rows, rows resampled. An empty sequence: NaN."""
     if not values:
         return nothing()
-    low, high = bootstrap_interval(values, resamples=NUM_RESAMPLES, seed=SEED)
+    low, high = bootstrap_interval(values)
     return Estimate(value=float(np.mean(values)), low=low, high=high)
 
 
@@ -42,7 +40,8 @@ def mean_difference(values: Sequence[float], minus: Sequence[float]) -> Estimate
     """The mean of one side minus the other's over the same rows in the same order, rows resampled together (paired)."""
     if not values:
         return nothing()
-    return mean_estimate([one - other for one, other in zip(values, minus, strict=True)])
+    paired = paired_bootstrap(values, minus)
+    return Estimate(value=paired.difference, low=paired.low, high=paired.high)
 
 
 def rate_estimate(counts: Sequence[int], totals: Sequence[int]) -> Estimate:
@@ -79,8 +78,8 @@ def _resampled_rates(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> li
     num_rows = len(pairs[0][0])
     generator = np.random.default_rng(SEED)
     drawn: list[list[npt.NDArray[np.float64]]] = [[] for _ in pairs]
-    for start in range(0, NUM_RESAMPLES, CHUNK):
-        rows_SR = generator.integers(num_rows, size=(min(CHUNK, NUM_RESAMPLES - start), num_rows))
+    for start in range(0, RESAMPLES, CHUNK):
+        rows_SR = generator.integers(num_rows, size=(min(CHUNK, RESAMPLES - start), num_rows))
         for rates, (counts_R, totals_R) in zip(drawn, columns_PR, strict=True):
             totals_S = totals_R[rows_SR].sum(axis=1)
             rates.append(np.where(totals_S > 0, counts_R[rows_SR].sum(axis=1) / np.maximum(totals_S, 1), np.nan))

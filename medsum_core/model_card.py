@@ -9,8 +9,8 @@ from typing import Any
 from medsum_core.atomic import write_text_atomic
 from medsum_core.comparison import Comparison
 from medsum_core.markdown import code
+from medsum_core.report_tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table
 from medsum_core.run_facts import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
-from medsum_core.score_tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 EMBEDDED_HUB_ID = "google/gemma-3-270m"

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from medsum_core.batching import shorten_dialogue
@@ -78,25 +77,6 @@ def generate_notes(
         )
         for record, generation, was_shortened in zip(records, generations, shortened, strict=True)
     ]
-
-
-@torch.no_grad()
-def measure_stop_log_probs(
-    model: Any, renderer: PromptRenderer, records: Sequence[Record], *, max_prompt_tokens: int
-) -> tuple[float, ...]:
-    """The log-probability (nats) of the stop token right after each record's reference note: does it end there?"""
-    log_probs = []
-    with _evaluating(model):
-        for record in records:
-            dialogue, _ = shorten_dialogue(
-                record.dialogue, record.section_header, renderer, max_prompt_tokens=max_prompt_tokens
-            )
-            note_ids = renderer.note_ids(record.note)
-            ids = [*renderer.prompt_ids(dialogue, record.section_header), *note_ids[:-1]]
-            input_ids_BT = torch.tensor([ids], device=model.device)
-            logits_BTV = model(input_ids=input_ids_BT, use_cache=False, logits_to_keep=1).logits
-            log_probs.append(float(torch.log_softmax(logits_BTV[0, -1].float(), dim=-1)[note_ids[-1]]))
-    return tuple(log_probs)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ class RunFacts:
     num_skipped_windows: int = 0
     eval_loss_before: float | None = None
     eval_loss_after: float | None = None  # of the adapter that the run folder holds
+    stop_loss_before: float | None = None  # of the stop token after the reference note, mean
+    stop_loss_after: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)  # by phase: training, evaluation, report ...
     versions: Mapping[str, str] = field(default_factory=dict)  # by package
     settings: Mapping[str, Any] = field(default_factory=dict)  # resolved; may be nested by section

@@ -15,34 +15,33 @@ PROTOCOL = (
     "brackets: 95 % percentile-bootstrap intervals, 10,000 resamples of rows, seed 0; differences are paired (each "
     "resample takes the same rows of both sides). An interval of a difference that holds 0 shows no difference."
 )
+COLUMNS = ("", "base", "tuned", "tuned − base")
 
 Row = tuple[str, str, str, str]
 
 
 def loss_table(facts: RunFacts) -> str:
-    """Validation loss before the first update (the base) and of the adapter that was kept."""
-    before, after = facts.eval_loss_before, facts.eval_loss_after
-    change = NOT_MEASURED
-    if before is not None and after is not None:
-        share = f" ({figure(100 * (after - before) / before, digits=1, signed=True)} %)" if before > 0 else ""
-        change = figure(after - before, signed=True) + share
-    rows = [("validation loss (nats per note token)", figure(before), figure(after), change)]
-    return table(("", "base", "tuned", "tuned − base"), rows)
+    """Validation loss, and the stop token's share of it, before the first update (the base) and of the kept adapter."""
+    rows = [_loss_row("validation loss (nats per note token)", facts.eval_loss_before, facts.eval_loss_after)]
+    if facts.stop_loss_before is not None or facts.stop_loss_after is not None:
+        title = "loss of the stop token after the reference note (nats)"
+        rows.append(_loss_row(title, facts.stop_loss_before, facts.stop_loss_after))
+    return table(COLUMNS, rows)
 
 
 def score_table(comparison: Comparison) -> str:
-    """ROUGE, note length, share of notes that stopped by themselves; where measured, the stop token's likelihood."""
+    """ROUGE with the floor that no model is needed for, note length, share of notes that stopped by themselves."""
     base, tuned = comparison.base, comparison.tuned
-    rows = [_mean_row(title, base.rouge[name], tuned.rouge[name]) for name, title in ROUGE_TITLES.items()]
+    rows = []
+    for name, title in ROUGE_TITLES.items():
+        floor = figure(mean_estimate(comparison.copied_dialogue[name]).value)
+        rows.append(_mean_row(f"{title} (copied dialogue: {floor})", base.rouge[name], tuned.rouge[name]))
     reference_length = estimate(mean_estimate(comparison.references.num_tokens), digits=1)
     length_title = f"note length, mean tokens (references: {reference_length})"
     rows.append(_mean_row(length_title, base.num_tokens, tuned.num_tokens, digits=1))
     stop_title = f"notes that stopped by themselves ({comparison.max_new_tokens} new tokens allowed)"
     rows.append(_mean_row(stop_title, _stopped(base), _stopped(tuned), digits=1, percent=True))
-    if base.stop_log_probs and tuned.stop_log_probs:
-        title = "log-likelihood of the stop token after the reference note, mean (nats)"
-        rows.append(_mean_row(title, base.stop_log_probs, tuned.stop_log_probs, digits=2))
-    return table(("", "base", "tuned", "tuned − base"), rows)
+    return table(COLUMNS, rows)
 
 
 def fact_table(comparison: Comparison) -> str:
@@ -70,6 +69,13 @@ def fact_differences(comparison: Comparison) -> str:
 def _rate_difference(one: Side, other: Side) -> str:
     difference = rate_difference(one.num_unsupported, one.num_facts, other.num_unsupported, other.num_facts)
     return estimate(difference.scaled(100), digits=1, signed=True)
+
+
+def _loss_row(title: str, before: float | None, after: float | None) -> Row:
+    if before is None or after is None:
+        return title, figure(before), figure(after), NOT_MEASURED
+    share = f" ({figure(100 * (after - before) / before, digits=1, signed=True)} %)" if before > 0 else ""
+    return title, figure(before), figure(after), figure(after - before, signed=True) + share
 
 
 def _mean_row(

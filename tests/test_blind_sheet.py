@@ -1,0 +1,108 @@
+"""The blinded sheet: text whole, sides shuffled and balanced, key apart, both for the owner alone."""
+
+from __future__ import annotations
+
+import csv
+import os
+import stat
+
+import pytest
+
+from medsum_core.blind_sheet import check_examples_file, key_path, write_blind_sheet
+from medsum_core.errors import InputError
+from medsum_core.notes import GeneratedNote
+from medsum_core.records import Record
+
+
+def rows(count):
+    records = [
+        Record(id=f"r{n}", section_header="CC", dialogue=f'Doctor: "Hm, {n}?"\nPatient: yes, a, b', note=f"ref {n}")
+        for n in range(count)
+    ]
+    sides = [
+        [
+            GeneratedNote(id=record.id, note=f"{name} of {record.id}", num_tokens=3, hit_limit=False, shortened=False)
+            for record in records
+        ]
+        for name in ("base", "tuned")
+    ]
+    return records, *sides
+
+
+def write(path, count=20, seed=7):
+    records, base, tuned = rows(count)
+    write_blind_sheet(path, records=records, base_notes=base, tuned_notes=tuned, seed=seed)
+    return records
+
+
+def read(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_sheet_and_key_belong_together(tmp_path):
+    path = tmp_path / "sheet.csv"
+    records = write(path)
+    sheet, key = read(path), read(tmp_path / "sheet.key.csv")
+    assert list(sheet[0]) == ["id", "dialogue", "reference", "note_a", "note_b"]
+    assert list(key[0]) == ["id", "note_a", "note_b"]
+    for record, line, owners in zip(records, sheet, key, strict=True):
+        assert (line["id"], line["dialogue"], line["reference"]) == (record.id, record.dialogue, record.note)
+        assert owners["id"] == record.id and {owners["note_a"], owners["note_b"]} == {"base", "tuned"}
+        for side in ("note_a", "note_b"):
+            assert line[side] == f"{owners[side]} of {record.id}"
+
+
+@pytest.mark.parametrize("count", [1, 20, 21])
+def test_each_side_has_half_of_the_tuned_notes(tmp_path, count):
+    for seed in range(5):
+        write(tmp_path / "sheet.csv", count, seed)
+        tuned_first = sum(line["note_a"] == "tuned" for line in read(tmp_path / "sheet.key.csv"))
+        assert tuned_first in (count // 2, (count + 1) // 2)
+
+
+def test_the_seed_draws_the_sides(tmp_path):
+    orders = []
+    for seed in (1, 1, 2, 3):
+        write(tmp_path / "sheet.csv", seed=seed)
+        orders.append([line["note_a"] for line in read(tmp_path / "sheet.key.csv")])
+    assert orders[0] == orders[1]
+    assert orders[1] != orders[2] and orders[2] != orders[3]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+def test_only_the_owner_can_read_the_files(tmp_path):
+    before = os.umask(0)
+    try:
+        write(tmp_path / "sheet.csv")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "sheet.csv", tmp_path / "sheet.key.csv"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_key_holds_no_text_and_a_note_does_not_print_its_own(tmp_path):
+    _, base, _ = rows(1)
+    assert "base of" not in repr(base[0])
+    write(tmp_path / "sheet.csv")
+    key = (tmp_path / "sheet.key.csv").read_text()
+    assert "Patient" not in key and "ref " not in key and " of r" not in key
+
+
+def test_rows_that_do_not_match_are_refused(tmp_path):
+    records, base, tuned = rows(3)
+    with pytest.raises(InputError) as caught:
+        write_blind_sheet(tmp_path / "s.csv", records=records, base_notes=base, tuned_notes=tuned[::-1], seed=0)
+    assert "of r" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_a_sheet_that_was_filled_in_is_never_replaced_by_a_new_run(tmp_path):
+    check_examples_file(tmp_path / "sheet.csv")
+    for taken in (tmp_path / "sheet.csv", key_path(tmp_path / "sheet.csv")):
+        taken.write_text("my verdicts")
+        with pytest.raises(InputError, match=taken.name):
+            check_examples_file(tmp_path / "sheet.csv")
+        taken.unlink()
+    with pytest.raises(InputError, match="no folder"):
+        check_examples_file(tmp_path / "absent" / "sheet.csv")

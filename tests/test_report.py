@@ -1,0 +1,335 @@
+"""Base against tuned, the report and the model card: numbers against independent references, and not a word of text."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import fields, is_dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+from rouge_score import rouge_scorer
+from support import tiny_model, tiny_tokenizer
+
+from medsum_core.comparison import Comparison, Side, compare_base_and_tuned, generation_scores
+from medsum_core.estimates import Estimate, mean_difference, mean_estimate, rate_difference, rate_estimate
+from medsum_core.examples import BuildReport, SetAside
+from medsum_core.markdown import code, duration, estimate, figure, id_list, table
+from medsum_core.model_card import write_model_card
+from medsum_core.notes import generate_notes
+from medsum_core.prompt import build_renderer
+from medsum_core.records import Record
+from medsum_core.report import write_report
+from medsum_core.report_tables import fact_table, score_table
+from medsum_core.rouge import METRICS
+from medsum_core.run_facts import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
+
+CANARY = "xylocanaryphone"
+RECORDS = [
+    Record(
+        id=f"row-{n}",
+        section_header="GENHX",
+        dialogue=f"Doctor: What brings you in, {CANARY}?\nPatient: A cough for {n} days.",
+        note=f"{CANARY} has had a cough for {n if n % 2 else n + 90} days.",
+    )
+    for n in (3, 4, 5)
+]
+LIMITS = {"max_length": 256, "max_new_tokens": 8}
+DATA = DataFacts(
+    source="own",
+    train=BuildReport(
+        num_rows=12,
+        num_used=11,
+        num_turns_dropped={"t1": 2, "t2": 1},
+        beyond_reserve=("t2",),
+        set_aside=(SetAside(id="t3", num_note_tokens=999, num_tokens_needed=1300, note_alone=True),),
+    ),
+    validation=BuildReport(num_rows=3, num_used=3, num_turns_dropped={}, beyond_reserve=(), set_aside=()),
+    repeated_ids=("t4",),
+    shared_ids=("row-4",),
+)
+FACTS = RunFacts(
+    base_name="google/gemma-2b-it",
+    base_type="gemma",
+    base_revision="abc123",
+    precision="bf16",
+    load_in_4bit=True,
+    prompt_style="chat",
+    num_updates=75,
+    eval_loss_before=3.0,
+    eval_loss_after=2.25,
+    stop_loss_before=25.0,
+    stop_loss_after=0.5,
+    seconds={"training": 3725.0, "report": 42.5},
+    versions={"torch": "2.13.0"},
+    settings={"train": {"seed": 42, "learning_rate": 2e-4}, "output": {"output_dir": "a|b"}},
+)
+AUDIT = TargetAudit(choice="mask", num_notes=11, num_notes_flagged=2, num_facts=20, num_unsupported=3)
+
+
+@lru_cache
+def tuned_model():
+    torch.manual_seed(0)
+    model = get_peft_model(
+        tiny_model("llama"), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@lru_cache
+def renderer():
+    return build_renderer(tiny_tokenizer())
+
+
+@lru_cache
+def compared():
+    return compare_base_and_tuned(
+        tuned_model(), renderer(), RECORDS, shared_ids=("row-4", "elsewhere"), show_progress=False, **LIMITS
+    )
+
+
+def texts_of(value) -> str:
+    """Every string that a tree of records, mappings and sequences holds."""
+    if is_dataclass(value):
+        return " ".join(texts_of(getattr(value, field.name)) for field in fields(value))
+    if isinstance(value, dict):
+        return " ".join(texts_of(part) for pair in value.items() for part in pair)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return " ".join(texts_of(part) for part in value)
+    return str(value)
+
+
+# --- generation ---------------------------------------------------------------------------------------------------
+
+
+def test_the_base_is_the_base_and_the_tuned_is_the_tuned():
+    _, base, tuned = compared()
+    plain = generate_notes(tiny_model("llama"), renderer(), RECORDS, show_progress=False, **LIMITS)
+    assert base == plain
+    assert tuned == generate_notes(tuned_model(), renderer(), RECORDS, show_progress=False, **LIMITS)
+    assert [note.note for note in base] != [note.note for note in tuned]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_came(training):
+    model = tuned_model().train(training)
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    generate_notes(model, renderer(), RECORDS[:1], show_progress=False, **LIMITS)
+    compare_base_and_tuned(model, renderer(), RECORDS[:1], show_progress=False, **LIMITS)
+    assert all(module.training == training for module in model.modules())
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
+    model.eval()
+
+
+def test_a_long_dialogue_is_shortened_as_in_training_and_named():
+    long = Record(id="long", section_header="CC", dialogue="Doctor: Hm?\nPatient: No.\n" * 60, note="x")
+    notes = generate_notes(tuned_model(), renderer(), [RECORDS[0], long], show_progress=False, **LIMITS)
+    assert [note.shortened for note in notes] == [False, True]
+    assert [note.id for note in notes] == ["row-3", "long"]
+
+
+def test_sides_are_measured_row_by_row():
+    comparison, base, tuned = compared()
+    scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
+    for side, notes in ((comparison.base, base), (comparison.tuned, tuned)):
+        for row, (record, note) in enumerate(zip(RECORDS, notes, strict=True)):
+            expected = scorer.score(record.note, note.note)
+            for name in ("rouge1", "rouge2", "rougeL"):
+                assert side.rouge[name][row] == pytest.approx(expected[name].fmeasure)
+        assert side.num_tokens == tuple(note.num_tokens for note in notes)
+        assert side.hit_limit == tuple(note.hit_limit for note in notes)
+    for row, record in enumerate(RECORDS):
+        copied = re.sub(r"(Doctor|Patient): ", "", record.dialogue).replace("\n", " ")
+        expected = scorer.score(record.note, copied)["rougeL"].fmeasure
+        assert comparison.copied_dialogue["rougeL"][row] == pytest.approx(expected)
+    references = comparison.references
+    assert references.num_tokens == tuple(len(renderer().note_ids(record.note)) - 1 for record in RECORDS)
+    assert references.num_unsupported == (0, 1, 0)  # the note of row 4 says 94 days
+
+
+def test_evaluation_scores_have_the_names_of_the_metrics():
+    _, _, tuned = compared()
+    scores = generation_scores(tuned_model(), renderer(), RECORDS, show_progress=False, **LIMITS)
+    assert list(scores)[:4] == ["eval_rouge1", "eval_rouge2", "eval_rougeL", "eval_rougeLsum"]
+    assert scores["eval_rouge1"] == pytest.approx(np.mean(compared()[0].tuned.rouge["rouge1"]))
+    assert scores["eval_stopped_share"] == pytest.approx(np.mean([not note.hit_limit for note in tuned]))
+    assert scores["eval_note_tokens"] == pytest.approx(np.mean([note.num_tokens for note in tuned]))
+
+
+def test_rows_shared_with_training_can_be_left_out():
+    comparison, _, _ = compared()
+    rest = comparison.without_shared()
+    assert comparison.shared_ids == {"row-4"} and rest.ids == ("row-3", "row-5")
+    for whole, part in ((comparison.references, rest.references), (comparison.tuned, rest.tuned)):
+        assert part.num_tokens == (whole.num_tokens[0], whole.num_tokens[2])
+        assert part.num_unsupported == (whole.num_unsupported[0], whole.num_unsupported[2])
+    assert rest.base.rouge["rougeL"] == comparison.base.rouge["rougeL"][::2]
+
+
+# --- estimates ----------------------------------------------------------------------------------------------------
+
+
+def test_rate_interval_agrees_with_a_plain_bootstrap():
+    generator = random.Random(3)
+    totals = [generator.randrange(5) for _ in range(60)]
+    counts = [generator.randint(0, total) for total in totals]
+    rates = []
+    for _ in range(4000):
+        rows = [generator.randrange(60) for _ in range(60)]
+        rates.append(sum(counts[row] for row in rows) / sum(totals[row] for row in rows))
+    low, high = np.percentile(rates, [2.5, 97.5])
+    got = rate_estimate(counts, totals)
+    assert got.value == sum(counts) / sum(totals)
+    assert (got.low, got.high) == pytest.approx((low, high), abs=0.015)
+
+
+def test_differences_are_paired():
+    values = [0.1, 0.9, 0.4, 0.3]
+    shifted = mean_difference([value + 0.25 for value in values], values)
+    assert (shifted.value, shifted.low, shifted.high) == pytest.approx((0.25, 0.25, 0.25))
+    same = rate_difference([1, 0, 2], [2, 3, 2], [1, 0, 2], [2, 3, 2])
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert mean_estimate([0.5] * 9) == Estimate(value=0.5, low=0.5, high=0.5)
+
+
+def test_nothing_to_measure_is_a_dash():
+    for nothing in (mean_estimate([]), mean_difference([], []), rate_estimate([0, 0], [0, 0])):
+        assert estimate(nothing) == "–"
+    assert np.isnan(rate_difference([0], [0], [1], [2]).value)
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+def row_of(text: str, title: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {title}")]
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def a_side(rouge: float, *, tokens: int, stopped: bool, unsupported: int) -> Side:
+    return Side(
+        rouge=dict.fromkeys(METRICS, (rouge, rouge)),
+        num_tokens=(tokens, tokens),
+        hit_limit=(not stopped, not stopped),
+        num_facts=(4, 4),
+        num_unsupported=(unsupported, unsupported),
+    )
+
+
+def two_rows() -> Comparison:
+    return Comparison(
+        ids=("v1", "v2"),
+        shared_ids=frozenset(),
+        references=replace(a_side(0, tokens=20, stopped=True, unsupported=1), rouge={}),
+        base=a_side(0.125, tokens=256, stopped=False, unsupported=3),
+        tuned=a_side(0.5, tokens=25, stopped=True, unsupported=2),
+        copied_dialogue=dict.fromkeys(METRICS, (0.25, 0.0)),
+        max_new_tokens=256,
+        num_beams=1,
+    )
+
+
+def test_the_score_table_says_what_the_rows_say():
+    text = score_table(two_rows())
+    assert "copied dialogue: 0.125" in row_of(text, "ROUGE-1")[0]
+    assert row_of(text, "ROUGE-1")[1:] == ["0.125 [0.125, 0.125]", "0.500 [0.500, 0.500]", "+0.375 [+0.375, +0.375]"]
+    length = row_of(text, "note length")
+    assert "references: 20.0" in length[0] and length[3] == "−231.0 [−231.0, −231.0]"
+    stopped = row_of(text, "notes that stopped")
+    assert "256 new tokens" in stopped[0]
+    assert stopped[1:] == ["0.0 % [0.0, 0.0]", "100.0 % [100.0, 100.0]", "+100.0 [+100.0, +100.0] points"]
+    rates = row_of(fact_table(two_rows()), "unsupported rate")
+    assert rates[1:] == ["25.0 % [25.0, 25.0]", "75.0 % [75.0, 75.0]", "50.0 % [50.0, 50.0]"]
+
+
+def test_the_report_accounts_for_every_row(tmp_path):
+    write_report(tmp_path / "report.md", facts=FACTS, data=DATA, comparison=compared()[0], audit=AUDIT)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert row_of(text, "validation loss")[1:] == ["3.000", "2.250", "−0.750 (−25.0 %)"]
+    assert row_of(text, "loss of the stop token")[1:] == ["25.000", "0.500", "−24.500 (−98.0 %)"]
+    for piece in (
+        "Training: 11 of 12 rows used.",
+        "(2 rows, 3 turns): `t1`, `t2`",
+        "long note (1): `t2`",
+        "`t3` (note of 999 tokens; fits whole into `--max_length 1300`)",
+        "an earlier row has (1, kept): `t4`",
+        "(1, kept): `row-4`",
+        "3 of 20 facts (15.0 %), in 2 of 11 notes",
+        "NF4 base (double quantisation), bf16 computation",
+        "75 updates, no window skipped",
+        "1 h 02 min",
+        "| `learning_rate` | `0.0002` |",
+        "![training and validation loss by update](loss_curve.png)",
+    ):
+        assert piece in text
+    without = text.split("## Without rows shared with training")[1]
+    assert "`row-4`. Rows left: 2." in without and "ROUGE-1" in without
+    assert EMBEDDED_LABEL not in text
+
+
+def test_no_generation_report_is_said(tmp_path):
+    write_report(tmp_path / "report.md", facts=FACTS, data=DATA, comparison=None)
+    write_model_card(tmp_path, facts=FACTS, data=DATA, comparison=None)
+    assert "not asked for (`--report_rows 0`)" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "No notes were generated" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["embedded:gemma3-270m", "google/gemma-2b-it"])
+def test_embedded_scores_are_labelled(tmp_path, name):
+    facts = replace(FACTS, base_name=name)
+    write_report(tmp_path / "report.md", facts=facts, data=DATA, comparison=compared()[0])
+    write_model_card(tmp_path, facts=facts, data=DATA, comparison=compared()[0])
+    for file in ("report.md", "README.md"):
+        labelled = EMBEDDED_LABEL in (tmp_path / file).read_text(encoding="utf-8")
+        assert labelled == name.startswith("embedded:")
+
+
+def front_matter(folder: Path) -> dict:
+    return yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])
+
+
+def test_the_model_card_is_one_that_the_hub_reads(tmp_path):
+    from huggingface_hub import ModelCard
+
+    write_model_card(tmp_path, facts=FACTS, data=DATA, comparison=compared()[0], audit=AUDIT)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.base_model, card.data.library_name, card.data.license) == ("google/gemma-2b-it", "peft", "gemma")
+    for piece in ("clinician", "protected health information", "Gemma Terms of Use", "ROUGE-Lsum", "unsupported rate"):
+        assert piece in card.text
+    for private in ("row-4", "t1", "output_dir", "a|b"):
+        assert private not in card.text
+
+
+def test_a_folder_is_not_given_away_as_a_hub_model(tmp_path):
+    facts = replace(FACTS, base_name=str(tmp_path), base_type="llama", base_revision=None)
+    write_model_card(tmp_path, facts=facts, data=replace(DATA, source="mts-dialog"), comparison=None)
+    matter, text = front_matter(tmp_path), (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "base_model" not in matter and matter["license"] == "other"
+    assert str(tmp_path) not in text and "CC BY 4.0" in text and "Gemma" not in text
+
+
+def test_no_text_of_a_row_reaches_report_card_or_comparison(tmp_path):
+    comparison, base, tuned = compared()
+    write_report(tmp_path / "report.md", facts=FACTS, data=DATA, comparison=comparison, audit=AUDIT)
+    write_model_card(tmp_path, facts=FACTS, data=DATA, comparison=comparison, audit=AUDIT)
+    written = "".join(path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
+    assert CANARY not in written and CANARY not in texts_of(comparison)
+    for note in [*base, *tuned]:
+        if len(note.note) > 5:
+            assert note.note not in written and note.note not in repr(note)
+
+
+def test_markdown_pieces():
+    assert table(("a", "b"), [("x|y", "1\n2")]) == "| a | b |\n| :--- | ---: |\n| x\\|y | 1 2 |"
+    assert code("a`b\nc") == "`a'b c`"
+    assert id_list([]) == "none" and id_list(["1"] * 1001).endswith("and 1 more")
+    assert [figure(-0.5, digits=1), figure(None), figure(float("nan"))] == ["−0.5", "–", "–"]
+    assert [duration(8.44), duration(200), duration(7500)] == ["8.4 s", "3 min 20 s", "2 h 05 min"]
