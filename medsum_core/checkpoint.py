@@ -132,6 +132,12 @@ def find_checkpoint(
     return None
 
 
+def checkpoint_of_step(checkpoints_dir: str | Path, step: int) -> Path | None:
+    """The folder of one step, such as the best one's; not verified."""
+    found = [path for path in _list_checkpoints(Path(checkpoints_dir)) if _place(path)[0] == step]
+    return found[-1] if found else None
+
+
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read and verify one checkpoint. Raises InputError, naming the file at fault, when it is absent or damaged."""
     folder = Path(path)

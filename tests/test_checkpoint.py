@@ -20,7 +20,14 @@ from support import tiny_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter_tensors
-from medsum_core.checkpoint import FILES, Progress, find_checkpoint, load_checkpoint, save_checkpoint
+from medsum_core.checkpoint import (
+    FILES,
+    Progress,
+    checkpoint_of_step,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from medsum_core.compat import (
     base_fingerprint,
     check_compatible,
@@ -319,7 +326,15 @@ def test_planted_code_under_our_names_is_damage(tmp_path: Path, name: str) -> No
 def test_no_code_in_the_tree_reads_formats_that_can_carry_code() -> None:
     words = [
         word[::-1]
-        for word in ("elkcip", "daol.hcrot", "bilboj", "lllid", "evlehs", "elkcip_wolla", "edoc_etomer_tsurt=eurt")
+        for word in (
+            "elkcip",
+            "daol.hcrot",
+            "bilboj",
+            "llid tropmi",
+            "evlehs",
+            "elkcip_wolla",
+            "edoc_etomer_tsurt=eurt",
+        )
     ]
     files = [path for folder in ("medsum_core", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")]
     files += [path for path in (*ROOT.glob("*.py"), *ROOT.glob("tests/*.py")) if path.name != Path(__file__).name]
@@ -373,6 +388,7 @@ def test_the_same_step_again_replaces_the_former_only_when_it_is_whole(
     assert names(tmp_path) == [path.name]
     assert find_checkpoint(tmp_path, "auto") == path
     assert load_checkpoint(path).progress.window == 6
+    assert checkpoint_of_step(tmp_path, 5) == path and checkpoint_of_step(tmp_path, 4) is None
     assert save(tmp_path, 5, window=7).name == "step-000005"
 
 

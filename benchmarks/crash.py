@@ -1,0 +1,234 @@
+"""Kill a real training run with SIGKILL again and again, resume it each time, and compare bytes with an unkilled one.
+
+    python benchmarks/crash.py --kills 50
+
+Half the kills come from outside after a random time; the others strike inside a random system call that writes (before
+it, after it, or with half of the bytes written), so that every stage of a save is hit. A life of a run goes on from
+kill to kill until it ends by itself; then its adapter, optimiser, random states, progress and metrics must equal the
+reference's to the byte, and the next life starts in a new folder. The run: a tiny random Gemma in NF4 and bf16, LoRA
+dropout 0.05, paged 8-bit AdamW, two epochs with a short last window, evaluation and generation in between.
+
+Each attempt is a process of its own, forked from one that has imported the libraries and computed nothing with them;
+with `--fresh N` the first N kills of either kind hit a newly started interpreter instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a process with idle threads must not be forked
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+NUM_TRAIN_ROWS, WINDOW_ROWS, NUM_EPOCHS = 10, 4, 2  # windows of 4, 4 and 2 rows
+FAULTY_CALLS = ("mkdir", "open", "write", "fsync", "rename", "replace", "unlink", "rmdir")
+STAGES = ("before", "half", "after")
+COMPARED = ("adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors", "state.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kill:
+    """When to die: `seconds` after the start by a signal from outside, or around the `call`-th writing system call."""
+
+    seconds: float | None = None
+    call: int | None = None
+    stage: str = "before"
+    fresh: bool = False  # in a newly started interpreter
+
+
+def make_inputs(folder: Path) -> None:
+    """A model folder with its tokenizer and two made-up data files."""
+    from support import tiny_model, tiny_tokenizer
+
+    tiny_model("gemma").save_pretrained(folder / "model")
+    tiny_tokenizer().save_pretrained(folder / "model")
+    for name, count, first in (("train.csv", NUM_TRAIN_ROWS, 0), ("valid.csv", 3, 100)):
+        with open(folder / name, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["ID", "section_header", "dialogue", "section_text"])
+            for number in range(first, first + count):
+                turns = [f"Doctor: Any cough on day {day}?\nPatient: No." for day in range(number % 4 + 1)]
+                writer.writerow([f"r{number}", "ROS", "\n".join(turns), f"No cough on visit {number}."])
+
+
+def arguments(inputs: Path, output_dir: Path) -> list[str]:
+    """The command line of every attempt, the first one included."""
+    flags = f"""--model_name_or_path {inputs / "model"} --train_file {inputs / "train.csv"}
+        --validation_file {inputs / "valid.csv"} --output_dir {output_dir} --offline true
+        --load_in_4bit true --precision bf16 --lora_dropout 0.05 --optim paged_adamw_8bit --learning_rate 1e-3
+        --warmup_steps 1 --gradient_accumulation_steps {WINDOW_ROWS} --num_train_epochs {NUM_EPOCHS}
+        --max_length 192 --max_new_tokens 32 --save_strategy steps --save_steps 1 --eval_strategy steps --eval_steps 2
+        --eval_generate 1 --report_rows 0 --resume_from_checkpoint auto"""
+    return flags.split()
+
+
+def attempt(argv: list[str], log: Path, *, kill: Kill | None = None, counted: Path | None = None) -> int:
+    """One process of the run, killed as told. Returns its exit code, negative for a signal."""
+    if kill is not None and kill.fresh:
+        order = json.dumps({"argv": argv, "call": kill.call, "stage": kill.stage})
+        with open(log, "ab") as file:
+            command = [sys.executable, str(Path(__file__).resolve()), "--attempt", order]
+            pid = subprocess.Popen(command, stdout=file, stderr=file).pid
+    else:
+        pid = os.fork()
+        if pid == 0:
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            be_the_run(argv, kill, counted)
+    deadline = None if kill is None or kill.seconds is None else time.monotonic() + kill.seconds
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if deadline is not None and time.monotonic() >= deadline:
+            os.kill(pid, signal.SIGKILL)
+            deadline = None
+        time.sleep(0.002)
+
+
+def be_the_run(argv: list[str], kill: Kill | None, counted: Path | None) -> NoReturn:
+    """The attempt itself: the program's own `main`, with the faults planted underneath it."""
+    import torch
+
+    import train_loop
+    from medsum_core.errors import run_as_script
+
+    torch.set_num_threads(1)
+    calls = plant_faults(kill)
+    code = 1
+    try:
+        code = run_as_script(lambda: train_loop.main(argv))
+        if counted is not None:
+            counted.write_text(json.dumps(calls))
+    except BaseException:
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def plant_faults(kill: Kill | None) -> Counter[str]:
+    """Wrap the system calls that write: count them, and die around the one that `kill` names."""
+    calls: Counter[str] = Counter()
+
+    def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **keywords: Any) -> Any:
+            if name == "open" and not (len(arguments) > 1 and arguments[1] & os.O_CREAT):
+                return real(*arguments, **keywords)
+            if name == "write" and arguments[0] <= 2:
+                return real(*arguments, **keywords)
+            calls[name] += 1
+            doomed = kill is not None and calls.total() == kill.call
+            if doomed and kill is not None and kill.stage != "after":
+                if name == "write" and kill.stage == "half":
+                    real(arguments[0], arguments[1][: len(arguments[1]) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*arguments, **keywords)
+            if doomed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return wrapped
+
+    for name in FAULTY_CALLS:
+        setattr(os, name, wrap(name, getattr(os, name)))
+    return calls
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What must be equal: the adapter, the last checkpoint byte for byte, the metrics but for their timings."""
+    last = max((folder / "checkpoints").glob("step-*"))
+    found: dict[str, Any] = {f"checkpoint {name}": (last / name).read_bytes() for name in COMPARED}
+    found["adapter"] = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    found["checkpoint folders"] = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found["metrics"] = [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+    return found
+
+
+def draw_kill(chance: random.Random, *, seconds: float, calls: int, fresh: bool) -> Kill:
+    """Half from outside, half inside a write; uniform over the whole of an unkilled run."""
+    if chance.random() < 0.5:
+        return Kill(seconds=chance.uniform(0.0, seconds), fresh=fresh)
+    return Kill(call=chance.randint(1, calls), stage=chance.choice(STAGES), fresh=fresh)
+
+
+def crash(folder: Path, *, kills: int, seed: int, num_fresh: int, show: Callable[[str], None]) -> None:
+    """Kill and resume until `kills` have struck; raises AssertionError at the first difference from the reference."""
+    make_inputs(folder)
+    started = time.monotonic()
+    code = attempt(arguments(folder, folder / "reference"), folder / "reference.log", counted=folder / "calls.json")
+    assert code == 0, f"the reference run ended with {code}:\n{(folder / 'reference.log').read_text()}"
+    seconds = time.monotonic() - started
+    calls = json.loads((folder / "calls.json").read_text())
+    expected = outcome(folder / "reference")
+    show(f"reference: {seconds:.1f} s, writing calls {calls}")
+    chance, struck, lives = random.Random(seed), Counter[str](), 0
+    while struck.total() < kills:
+        lives += 1
+        output_dir, log = folder / f"life-{lives}", folder / f"life-{lives}.log"
+        while True:
+            kill = draw_kill(chance, seconds=seconds, calls=sum(calls.values()), fresh=struck.total() < num_fresh)
+            kill = replace(kill, seconds=kill.seconds + 8) if kill.fresh and kill.seconds is not None else kill
+            code = attempt(arguments(folder, output_dir), log, kill=kill)
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL, f"life {lives} ended with {code} ({kill}):\n{log.read_text()[-3000:]}"
+            struck[f"inside a write, {kill.stage}" if kill.call else "at a random time"] += 1
+            if struck.total() >= kills:
+                code = attempt(arguments(folder, output_dir), log)
+                assert code == 0, f"the last life ended with {code}:\n{log.read_text()[-3000:]}"
+                break
+        found = outcome(output_dir)
+        differing = [name for name in expected if expected[name] != found[name]]
+        assert not differing, f"life {lives} differs from the reference in {differing}:\n{log.read_text()[-3000:]}"
+        show(f"life {lives}: equal to the byte; {struck.total()} kills so far")
+        shutil.rmtree(output_dir)
+    show(f"{struck.total()} kills in {lives} lives ({dict(sorted(struck.items()))}): all ended equal to the byte")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fresh", type=int, default=0, help="kills that hit a newly started interpreter")
+    parser.add_argument("--attempt", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.attempt:
+        order = json.loads(options.attempt)
+        be_the_run(order["argv"], Kill(call=order["call"], stage=order["stage"]), None)
+    import torch
+
+    import train_loop  # noqa: F401 - what is imported here need not be in each attempt
+    from medsum_core import finish, prepare  # noqa: F401
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        crash(
+            Path(folder),
+            kills=options.kills,
+            seed=options.seed,
+            num_fresh=options.fresh,
+            show=lambda line: print(line, flush=True),
+        )
+
+
+if __name__ == "__main__":
+    main()
