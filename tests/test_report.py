@@ -308,12 +308,16 @@ def test_the_model_card_is_one_that_the_hub_reads(tmp_path):
         assert private not in card.text
 
 
-def test_a_folder_is_not_given_away_as_a_hub_model(tmp_path):
-    facts = replace(FACTS, base_name=str(tmp_path), base_type="llama", base_revision=None)
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_folder_is_not_given_away_as_a_hub_model(tmp_path, monkeypatch, relative):
+    (tmp_path / "jane" / "weights").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    base_name = "jane/weights" if relative else str(tmp_path / "jane" / "weights")
+    facts = replace(FACTS, base_name=base_name, base_type="llama", base_revision=None)
     write_model_card(tmp_path, facts=facts, data=replace(DATA, source="mts-dialog"), comparison=None)
     matter, text = front_matter(tmp_path), (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "base_model" not in matter and matter["license"] == "other"
-    assert str(tmp_path) not in text and "CC BY 4.0" in text and "Gemma" not in text
+    assert "jane" not in text and "CC BY 4.0" in text and "Gemma" not in text
 
 
 def test_no_text_of_a_row_reaches_report_card_or_comparison(tmp_path):
