@@ -1,0 +1,135 @@
+"""Does the dialogue say what a note states? By meaning: 14 days are two weeks, b.i.d. is every twelve hours."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Literal
+
+from medsum_core.facts.anatomy import body_parts
+from medsum_core.facts.mention import Mention, Scan
+from medsum_core.facts.tokens import bag
+from medsum_core.facts.words import SCALAR_DIMS
+
+EXACT = 1e-6
+ACROSS_CALENDAR = 0.085  # four weeks are said for a month
+ACROSS_SYSTEMS = 0.012  # pounds and kilograms, inches and centimetres
+SHORT_UNITS = bag("second minute hour day night week fortnight")
+
+
+def supports(fact: Mention, said: Mention) -> bool:
+    """Whether `said` (dialogue) says what `fact` (note) states."""
+    if fact.dim == said.dim:
+        same = _SAME_DIM.get(fact.dim, _same_scalar)
+        if same(fact, said):
+            return True
+    return _same_number(fact, said)
+
+
+def _close(a: float, b: float, tolerance: float) -> bool:
+    return abs(a - b) <= tolerance * max(abs(a), abs(b))
+
+
+def _same_scalar(fact: Mention, said: Mention) -> bool:
+    if fact.dim == "time" and not _same_sense_of_time(fact, said):
+        return False
+    if "decade" in fact.marks or "decade" in said.marks:
+        return _same_decade(fact, said)
+    tolerance = EXACT
+    if fact.dim == "time" and (fact.unit in SHORT_UNITS) != (said.unit in SHORT_UNITS):
+        tolerance = ACROSS_CALENDAR
+    elif fact.dim in ("weight", "length") and fact.unit != said.unit:
+        tolerance = ACROSS_SYSTEMS
+    return any(_close(a, b, tolerance) for a in fact.values for b in said.values)  # type: ignore[arg-type]
+
+
+def _same_sense_of_time(fact: Mention, said: Mention) -> bool:
+    """An age is no duration, unless the dialogue leaves it open ("Thirty years.")."""
+    return not ("age" in fact.marks and "duration" in said.marks) and not ("age" in said.marks and fact.kind != "age")
+
+
+def _same_decade(fact: Mention, said: Mention) -> bool:
+    if "decade" not in fact.marks:
+        return False
+    return any(a <= b < a + 10 for a in fact.raw for b in said.raw)
+
+
+def _same_plain(fact: Mention, said: Mention) -> bool:
+    if "decade" in fact.marks:
+        return _same_decade(fact, said)
+    return "decade" not in said.marks and any(_close(a, b, EXACT) for a in fact.raw for b in said.raw)
+
+
+def _same_value(fact: Mention, said: Mention) -> bool:
+    return bool(set(fact.values) & set(said.values))
+
+
+def _same_rate(fact: Mention, said: Mention) -> bool:
+    return any(_close(a, b, 0.03) for a in fact.values for b in said.values)  # type: ignore[arg-type]
+
+
+def _same_side(fact: Mention, said: Mention) -> bool:
+    side, other = fact.values[0], said.values[0]
+    if side == other:
+        return True
+    return side in said.marks or (other == "both" and _near_part(fact.noun, said.noun))
+
+
+def _near_part(a: str, b: str) -> bool:
+    regions = body_parts()
+    return not a or not b or a == b or regions.get(a) == regions.get(b)
+
+
+def _same_date(fact: Mention, said: Mention) -> bool:
+    return any(_date_agrees(a, b) for a in fact.values for b in said.values)  # type: ignore[arg-type]
+
+
+def _date_agrees(note: Sequence[int | None], talk: Sequence[int | None]) -> bool:
+    """Every part that the note gives is said."""
+    return all(part is None or part == other for part, other in zip(note, talk, strict=True))
+
+
+def _same_number(fact: Mention, said: Mention) -> bool:
+    """The bare number agrees and nothing else contradicts: a unit left out on either side, a count of something."""
+    if not fact.raw or not said.raw or fact.dim in ("date", "rate", "weekday") or said.dim in ("date", "weekday"):
+        return False
+    if "decade" in fact.marks and "decade" not in said.marks and fact.kind != "age":
+        return False
+    if fact.dim in SCALAR_DIMS | {"temperature", "percent"} and said.dim in SCALAR_DIMS | {"temperature", "percent"}:
+        return False
+    if fact.dim == "pressure":
+        return False
+    if fact.dim and said.dim and said.dim not in ("ratio", "pressure", "height", "clock", "rate"):
+        return fact.dim in ("code", "height", "clock", "ratio") and said.dim not in SCALAR_DIMS
+    if fact.dim not in ("", "ratio", "code", "clock", "height") and said.noun:
+        return False
+    if fact.noun and not fact.dim and said.dim in SCALAR_DIMS:
+        return False
+    if fact.dim == "height":
+        return fact.raw[0] in said.raw
+    return _same_plain(fact, said)
+
+
+_SAME_DIM = {
+    "": _same_plain,
+    "pressure": _same_value,
+    "ratio": _same_value,
+    "weekday": _same_value,
+    "code": _same_value,
+    "clock": _same_value,
+    "rate": _same_rate,
+    "side": _same_side,
+    "date": _same_date,
+}
+
+
+def verdict_of(
+    fact: Mention, note: Scan, said: Sequence[Mention], talk: Scan, starts: Sequence[int]
+) -> tuple[Literal["supported", "not_found", "contradicted"], int | None]:
+    """The verdict on one fact and the turn that says it."""
+    for mention in said:
+        if supports(fact, mention):
+            return "supported", max(bisect_right(starts, mention.start) - 1, 0)
+    if any(mention.kind == fact.kind for mention in said):
+        return "contradicted", None
+    return "not_found", None

@@ -1,0 +1,146 @@
+"""All checkable mentions of a text, in order. The same readers read notes and dialogues; a note is then sieved."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from medsum_core.facts.dates import date_at
+from medsum_core.facts.mention import Mention, Scan, scan_text
+from medsum_core.facts.quantities import Reading, quantity_at
+from medsum_core.facts.rates import ADVERBS, rate_at
+from medsum_core.facts.sides import LIMB_CODES, SIDES, side_at
+from medsum_core.facts.tokens import bag
+from medsum_core.facts.words import MONTHS, WEEKDAYS, units
+
+SINGLES = {"yesterday": 1.0, "overnight": 1.0, "tomorrow": 1.0}
+WELL_KNOWN_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2")
+SCALE_WORDS = bag("scale being analog vas")
+ROMAN = {"ii": 2.0, "iii": 3.0, "iv": 4.0}
+GRADED = bag("type grade stage class phase level")
+
+
+@lru_cache(maxsize=1)
+def _triggers() -> frozenset[str]:
+    words = {*MONTHS, *WEEKDAYS, *(f"{day}s" for day in WEEKDAYS), *ADVERBS, *SIDES, *LIMB_CODES, *SINGLES, *ROMAN}
+    words |= {"every", "each", "q", "ppd", "per", "a", "an", "/", "morning", "bedtime", "bed", "night", "evening"}
+    words |= {"meals", "meal", "breakfast", "dinner", "supper", "x", "times"}
+    return frozenset(words | {word for word, unit in units().items() if unit.dim == "time"})
+
+
+def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
+    """The scan of `text` and its mentions by start. `spoken=False` leaves out what is no fact of a note."""
+    scan = scan_text(text, spoken=spoken)
+    skipped = frozenset() if spoken else _list_marks(scan)
+    triggers = _triggers()
+    mentions: list[Mention] = []
+    i = 0
+    while i < len(scan.tokens) - 1:
+        token = scan.tokens[i]
+        if i in skipped or not (i in scan.numbers or token.kind not in ("word", "punct") or token.text in triggers):
+            i += 1
+            continue
+        found, i = _at(scan, i)
+        mentions += found
+    return scan, mentions if spoken else [mention for mention in mentions if _is_fact(scan, mention)]
+
+
+def _at(scan: Scan, i: int) -> Reading:
+    """What begins at token i, and where to go on; the first reader that knows it has it."""
+    for reader in (date_at, rate_at, quantity_at, side_at, _written_form, _single):
+        reading = reader(scan, i)
+        if reading is not None:
+            found, after = reading
+            both = _single(scan, i) if scan.spoken and reader is rate_at and i not in scan.numbers else None
+            return [*found, *(both[0] if both else [])], max(after, i + 1)
+    return [], i + 1
+
+
+def _written_form(scan: Scan, i: int) -> Reading | None:
+    """5'10", 7:30, L4, "x 3", "type II"."""
+    token = scan.tokens[i]
+    if token.kind == "height":
+        feet, inches = (float(part) for part in token.text.strip("\"”'’ ").replace("’", "'").split("'")[:2])
+        values = (12 * feet + inches,)
+        return [scan.mention(i, i + 1, "measurement", "height", values, raw=(feet, inches))], i + 1
+    if token.kind == "clock":
+        hour, minute = (float(part) for part in token.text.split(":"))
+        values = (100 * hour + minute, hour) if minute == 0 else (100 * hour + minute,)
+        return [scan.mention(i, i + 1, "number", "clock", values, raw=values)], i + 1
+    if token.kind == "code":
+        return _code(scan, i)
+    number = scan.numbers.get(i + 1)
+    if token.text in ("x", "times") and number is not None:
+        found = quantity_at(scan, i + 1)
+        return (found[0], found[1]) if found else None
+    if token.text in ROMAN and scan.word(i - 1) in GRADED:
+        return [scan.mention(i, i + 1, "number", "", (ROMAN[token.text],), raw=(ROMAN[token.text],))], i + 1
+    return None
+
+
+def _code(scan: Scan, i: int) -> Reading:
+    """L4, G2, x3: letters and a number, looked up as such or by its number."""
+    text = scan.tokens[i].text
+    if text in WELL_KNOWN_CODES:
+        return [], i + 1
+    letters = text.rstrip("abcdefghijklmnopqrstuvwxyz").rstrip("0123456789")
+    digits = "".join(char for char in text if char.isdigit())
+    value = float(digits)
+    if letters == "x":
+        return [scan.mention(i, i + 1, "number", "", (value,), raw=(value,))], i + 1
+    return [scan.mention(i, i + 1, "code", "code", (f"{letters}{digits}",), raw=(value,), noun=letters)], i + 1
+
+
+def _single(scan: Scan, i: int) -> Reading | None:
+    """ "a week", "last year", "yesterday": one of a time unit. In a note only after "a" or "an"."""
+    word = scan.word(i)
+    if scan.spoken and word in SINGLES:
+        return [scan.mention(i, i + 1, "duration", "time", (1.0,), raw=(1.0,), unit="day")], i + 1
+    unit = units().get(word)
+    if scan.spoken and unit is not None and unit.dim == "time" and not word.endswith("s"):
+        return [scan.mention(i, i + 1, "duration", "time", (unit.factor,), raw=(1.0,), unit=unit.name)], i + 1
+    unit = units().get(scan.word(i + 1))
+    if word not in ("a", "an") or unit is None or unit.dim != "time" or scan.word(i + 1).endswith("s"):
+        return None
+    amount, last = 1.0, i + 2
+    if (
+        scan.word(last) == "and"
+        and scan.word(last + 1) in ("a", "half")
+        and "half" in (scan.word(last + 1), scan.word(last + 2))
+    ):
+        amount, last = 1.5, last + (2 if scan.word(last + 1) == "half" else 3)
+    age = scan.word(last) == "old"
+    mention = scan.mention(
+        i, last + age, "age" if age else "duration", "time", (amount * unit.factor,), raw=(amount,), unit=unit.name,
+        marks=frozenset({"age"}) if age else frozenset(),
+    )  # fmt: skip
+    return [mention], last + age
+
+
+def _list_marks(scan: Scan) -> frozenset[int]:
+    """Tokens that number a list: "1." or "2)" at a beginning, each one more than the mark before it."""
+    marks = set()
+    expected = 1.0
+    for i, number in scan.numbers.items():
+        follows = scan.word(i + 1) in (".", ")") and not scan.tokens[i + 1].gap and scan.tokens[i].kind == "num"
+        begins = i == 0 or scan.tokens[i - 1].kind == "punct" or "  " in scan.tokens[i].gap
+        if follows and begins and number.values[0] in (1.0, expected):
+            marks.add(i)
+            expected = number.values[0] + 1
+    return frozenset(marks)
+
+
+def _is_fact(scan: Scan, mention: Mention) -> bool:
+    """Whether a mention of a note states something: not the pronoun "one", a scale's ends, "first", "half" alone."""
+    if mention.dim:
+        return True
+    value = mention.raw[0]
+    word = scan.word(mention.first)
+    if "ordinal" in mention.marks and word in ("first", "second", "1st"):
+        return False
+    if value in (0.0, 1.0) and scan.tokens[mention.first].kind == "word":
+        return False
+    if value < 1 and not mention.noun:
+        return False
+    if value in (0.0, 1.0, 10.0):
+        return not any(scan.word(k) in SCALE_WORDS for k in range(mention.first - 6, mention.last + 6))
+    return True

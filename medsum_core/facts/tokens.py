@@ -1,0 +1,78 @@
+"""Text -> tokens with offsets, and dialogue -> turns. Written numeric forms (dates, ratios, heights) are one token.
+
+A hyphen is no token: "seventy-six-year-old" is four words whose `gap` is "-".
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+
+def bag(words: str) -> frozenset[str]:
+    """The words of a text as a set."""
+    return frozenset(words.split())
+
+
+class Token(NamedTuple):
+    """One piece of text. `text` is lower case; `gap` is what stands between it and the token before."""
+
+    kind: str  # word | num | date | height | clock | slash | rate | code | punct | end
+    text: str
+    start: int
+    end: int
+    gap: str
+    capital: bool  # begins with a capital letter
+
+
+@lru_cache(maxsize=1)
+def _token_pattern() -> re.Pattern[str]:
+    """Forms in order of precedence; compiled at the first use."""
+    return re.compile(
+        r"""(?P<rate>(?:[btq]\.?\ ?i\.?\ ?d|q\.?\ ?h\.?\ ?s|q\.?\ ?o\.?\ ?d|q\.?\ ?[ap]\.?\ ?m
+                |q\.?\ ?d(?:ay|aily)?|q\.?\ ?\d{1,2}(?:\ ?-\ ?\d{1,2})?\ ?(?:hours?|hrs?|h)
+                |q\.?\ ?(?:week(?:ly)?|month(?:ly)?|nightly|night|hour))(?![A-Za-z\d])(?:(?<=\.\w)\.)?)
+          | (?P<code>[A-Za-z]{1,3}\d+(?:[A-Za-z](?![A-Za-z\d]))?)
+          | (?P<word>[A-Za-z]+(?:['’][A-Za-z]+)?)
+          | (?P<date>(?:\d{1,2}/\d{1,2}/(?:\d{4}|\d{2})|\d{1,2}-\d{1,2}-(?:\d{4}|\d{2})
+                |(?:19|20)\d\d-\d{1,2}-\d{1,2})(?![\d/]))
+          | (?P<height>\d\ ?['’]\ ?\d{1,2}(?:\ ?["”]|''|(?![\d'’])))
+          | (?P<clock>\d{1,2}:\d\d(?!\d))
+          | (?P<slash>\d{1,4}(?:\.\d+)?\ ?/\ ?\d{1,4}(?:\.\d+)?(?!\d))
+          | (?P<num>(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:(?:st|nd|rd|th|['’]?s)(?![A-Za-z]))?|[½¼¾])
+          | (?P<punct>[^\s\w-]|\n)""",
+        re.VERBOSE | re.IGNORECASE,
+    )
+
+
+def tokenize(text: str) -> list[Token]:
+    """All tokens of `text` in order, then one of kind "end". Offsets are into `text` as given."""
+    tokens = []
+    last_end = 0
+    for match in _token_pattern().finditer(text):
+        start, end = match.span()
+        piece = match[0]
+        tokens.append(Token(match.lastgroup or "", piece.lower(), start, end, text[last_end:start], piece[0].isupper()))
+        last_end = end
+    tokens.append(Token("end", "", len(text), len(text), text[last_end:], False))
+    return tokens
+
+
+@lru_cache(maxsize=1)
+def _speaker_tag() -> re.Pattern[str]:
+    return re.compile(r"[^\S\n]*[^\W\d][\w .'/&()-]{0,40}:")
+
+
+def turn_starts(dialogue: str) -> list[int]:
+    """Where each turn begins (turns as in `medsum_core.examples.split_turns`); the first begins at its first line."""
+    lines = []
+    offset = 0
+    for line in dialogue.split("\n"):
+        if line.strip():
+            lines.append((offset, _speaker_tag().match(line) is not None))
+        offset += len(line) + 1
+    tagged = [start for start, has_tag in lines if has_tag] or [start for start, _ in lines]
+    if lines and tagged[0] != lines[0][0]:
+        tagged.insert(0, lines[0][0])
+    return tagged
