@@ -1,13 +1,13 @@
 """Examples -> windows -> micro-batches. How a window is cut into micro-batches never changes its gradient.
 
 B rows, T positions. A window is the rows of one optimiser update; a micro-batch is what goes through the model at once.
-This page also hands on what `examples.py` builds, so that a loop imports its data from one place.
+This page also hands on what `examples.py` and `shortening.py` offer, so that a loop imports its data from one place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from medsum_core.examples import (
     SetAside,
     build_example,
     build_examples,
-    shorten_dialogue,
 )
+from medsum_core.shortening import shorten_dialogue
 
 __all__ = [
     "IGNORE_INDEX",
@@ -55,6 +55,11 @@ class MicroBatch:
     ids: tuple[str, ...]
     num_targets: int
     num_tokens: int  # without padding
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        """The same batch with its tensors on `device`."""
+        moved = {name: getattr(self, name).to(device) for name in ("input_ids_BT", "position_ids_BT", "targets_BT")}
+        return replace(self, **moved)
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> list[int]:

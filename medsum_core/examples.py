@@ -8,17 +8,15 @@ Targets are shifted here and nowhere else: `targets[t]` is the token that the mo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medsum_core.errors import InputError
 from medsum_core.prompt import PromptRenderer
 from medsum_core.records import Record
+from medsum_core.shortening import shorten_dialogue
 
 IGNORE_INDEX = -100
-GAP = "[...]"  # stands where turns were dropped, so that a question is not read with another one's answer
-_SPEAKER_TAG = re.compile(r"\s*[^\W\d][\w .'/&()-]{0,40}:")
 
 Span = tuple[int, int]
 
@@ -33,6 +31,16 @@ class Example:
     num_prompt_tokens: int
     num_turns_dropped: int
     beyond_reserve: bool = False  # lost more turns than in decoding, because its note is longer than the reserve
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """What decoding starts from."""
+        return self.input_ids[: self.num_prompt_tokens]
+
+    @property
+    def note_ids(self) -> tuple[int, ...]:
+        """The whole note, whether trained on or left out, and the stop token."""
+        return self.input_ids[self.num_prompt_tokens :]
 
     @property
     def num_targets(self) -> int:
@@ -64,6 +72,7 @@ class BuildReport:
     num_turns_dropped: dict[str, int]  # by row id, shortened rows only
     beyond_reserve: tuple[str, ...]  # of these, the rows with a shorter prompt than they get in decoding
     set_aside: tuple[SetAside, ...]
+    inexact: tuple[str, ...]  # rows with a note that the vocabulary can't spell: its ids decode to another text
 
     def lines(self) -> list[str]:
         """The report for a person; empty when every row was used whole."""
@@ -77,6 +86,11 @@ class BuildReport:
                 f"of these, {len(self.beyond_reserve)} are shorter than in decoding, for the sake of a note "
                 f"longer than --max_new_tokens: ids {_names(self.beyond_reserve)}"
             )
+        if self.inexact:
+            lines.append(
+                f"{len(self.inexact)} notes hold characters that this model's vocabulary lacks; they are learnt "
+                f"without them: ids {_names(self.inexact)}"
+            )
         for row in self.set_aside:
             reason = "its note alone does not fit" if row.note_alone else "no turn of its dialogue fits beside its note"
             lines.append(
@@ -84,41 +98,6 @@ class BuildReport:
                 f"--max_length {row.num_tokens_needed} would use it whole"
             )
         return lines
-
-
-def split_turns(dialogue: str) -> list[str]:
-    """The turns. Each begins at a line with a speaker's tag (`Doctor: ...`); where no line has one, at each line."""
-    lines = [line.rstrip() for line in dialogue.split("\n") if line.strip()]
-    tagged = [i for i, line in enumerate(lines) if _SPEAKER_TAG.match(line)]
-    starts = sorted({0, *tagged}) if tagged else list(range(len(lines)))
-    return ["\n".join(lines[start:end]) for start, end in zip(starts, [*starts[1:], len(lines)], strict=False)]
-
-
-def shorten_dialogue(
-    dialogue: str, section_header: str, renderer: PromptRenderer, *, max_prompt_tokens: int
-) -> tuple[str, int]:
-    """Drop whole turns until the prompt has at most `max_prompt_tokens`; returns the text and how many were dropped.
-
-    Kept are the first and the last turns, taken by turns from both ends while they fit; what is dropped is one run in
-    between, where a line `[...]` stands. A dialogue that fits is returned as it is. The text is "" when no turn fits;
-    the prompt may then still be too long: the caller counts. Training and decoding shorten alike, with this function.
-    """
-    excess = len(renderer.prompt_ids(dialogue, section_header)) - max_prompt_tokens
-    if excess <= 0:
-        return dialogue, 0
-    turns = split_turns(dialogue)
-    lengths = [len(renderer.text_ids(f"{turn}\n")) for turn in turns]  # once each; exact for the joint text, or close
-    budget = max_prompt_tokens - len(renderer.prompt_ids("", section_header)) - len(renderer.text_ids(GAP))
-    while True:
-        head, tail = _keep_ends(lengths, budget)
-        if head + tail == 0:
-            return "", len(turns)
-        dropped = len(turns) - head - tail
-        text = "\n".join([*turns[:head], *([GAP] if dropped else []), *turns[head + dropped :]])
-        excess = len(renderer.prompt_ids(text, section_header)) - max_prompt_tokens
-        if excess <= 0:
-            return text, dropped
-        budget -= excess
 
 
 def build_example(
@@ -160,12 +139,14 @@ def build_examples(
     settings = {"max_length": max_length, "max_new_tokens": max_new_tokens}
     built = [_build(record, renderer, **settings, ignored_spans=spans.get(record.id, ())) for record in records]
     examples = [row for row in built if isinstance(row, Example)]
+    notes = {record.id: record.note.strip() for record in records}
     report = BuildReport(
         num_rows=len(records),
         num_used=len(examples),
         num_turns_dropped={row.id: row.num_turns_dropped for row in examples if row.num_turns_dropped},
         beyond_reserve=tuple(row.id for row in examples if row.beyond_reserve),
         set_aside=tuple(row for row in built if isinstance(row, SetAside)),
+        inexact=tuple(row.id for row in examples if renderer.decode(row.note_ids) != notes[row.id]),
     )
     if not examples:
         needed = min((row.num_tokens_needed for row in report.set_aside), default=0)
@@ -209,19 +190,6 @@ def _build(
         num_turns_dropped=dropped,
         beyond_reserve=dropped > decoding_dropped,
     )
-
-
-def _keep_ends(lengths: Sequence[int], budget: int) -> tuple[int, int]:
-    """How many turns to keep at the beginning and at the end: one more at either end by turns, while they fit."""
-    kept, open_ends, end = [0, 0], [True, True], 0
-    while any(open_ends) and sum(kept) < len(lengths):
-        if open_ends[end]:
-            length = lengths[kept[0]] if end == 0 else lengths[len(lengths) - 1 - kept[1]]
-            open_ends[end] = length <= budget
-            kept[end] += open_ends[end]
-            budget -= length if open_ends[end] else 0
-        end = 1 - end
-    return kept[0], kept[1]
 
 
 def _overlapping(renderer: PromptRenderer, note: str, spans: Sequence[Span]) -> list[int]:

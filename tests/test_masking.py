@@ -169,6 +169,15 @@ def test_a_row_without_a_note_is_refused_by_id_not_by_content() -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_a_note_that_the_vocabulary_cannot_spell_is_reported() -> None:
+    rows = [record("Rest.", id="a"), record("Rest fever.", id="b")]  # " fever" is <unk>
+    _, report = build_examples(rows, toy_renderer(), max_length=64, max_new_tokens=8)
+    assert report.inexact == ("b",)
+    assert report.lines() == [
+        "1 notes hold characters that this model's vocabulary lacks; they are learnt without them: ids b"
+    ]
+
+
 def test_no_row_left_is_refused_with_the_limit_that_would_do() -> None:
     with pytest.raises(
         InputError, match=r"none of the 2 rows fits --max_length 10: the shortest needs --max_length 17"

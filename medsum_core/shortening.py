@@ -1,0 +1,59 @@
+"""A dialogue that does not fit loses whole turns, inside the template, the same way in training and in decoding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from medsum_core.prompt import PromptRenderer
+
+GAP = "[...]"  # stands where turns were dropped, so that a question is not read with another one's answer
+_SPEAKER_TAG = re.compile(r"\s*[^\W\d][\w .'/&()-]{0,40}:")
+
+
+def split_turns(dialogue: str) -> list[str]:
+    """The turns. Each begins at a line with a speaker's tag (`Doctor: ...`); where no line has one, at each line."""
+    lines = [line.rstrip() for line in dialogue.split("\n") if line.strip()]
+    tagged = [i for i, line in enumerate(lines) if _SPEAKER_TAG.match(line)]
+    starts = sorted({0, *tagged}) if tagged else list(range(len(lines)))
+    return ["\n".join(lines[start:end]) for start, end in zip(starts, [*starts[1:], len(lines)], strict=False)]
+
+
+def shorten_dialogue(
+    dialogue: str, section_header: str, renderer: PromptRenderer, *, max_prompt_tokens: int
+) -> tuple[str, int]:
+    """Drop whole turns until the prompt has at most `max_prompt_tokens`; returns the text and how many were dropped.
+
+    Kept are the first and the last turns, taken by turns from both ends while they fit; what is dropped is one run in
+    between, where a line `[...]` stands. A dialogue that fits is returned as it is. The text is "" when no turn fits;
+    the prompt may then still be too long: the caller counts. Training and decoding shorten alike, with this function.
+    """
+    excess = len(renderer.prompt_ids(dialogue, section_header)) - max_prompt_tokens
+    if excess <= 0:
+        return dialogue, 0
+    turns = split_turns(dialogue)
+    lengths = [len(renderer.text_ids(f"{turn}\n")) for turn in turns]  # once each; exact for the joint text, or close
+    budget = max_prompt_tokens - len(renderer.prompt_ids("", section_header)) - len(renderer.text_ids(GAP))
+    while True:
+        head, tail = _keep_ends(lengths, budget)
+        if head + tail == 0:
+            return "", len(turns)
+        dropped = len(turns) - head - tail
+        text = "\n".join([*turns[:head], *([GAP] if dropped else []), *turns[head + dropped :]])
+        excess = len(renderer.prompt_ids(text, section_header)) - max_prompt_tokens
+        if excess <= 0:
+            return text, dropped
+        budget -= excess
+
+
+def _keep_ends(lengths: Sequence[int], budget: int) -> tuple[int, int]:
+    """How many turns to keep at the beginning and at the end: one more at either end by turns, while they fit."""
+    kept, open_ends, end = [0, 0], [True, True], 0
+    while any(open_ends) and sum(kept) < len(lengths):
+        if open_ends[end]:
+            length = lengths[kept[0]] if end == 0 else lengths[len(lengths) - 1 - kept[1]]
+            open_ends[end] = length <= budget
+            kept[end] += open_ends[end]
+            budget -= length if open_ends[end] else 0
+        end = 1 - end
+    return kept[0], kept[1]
