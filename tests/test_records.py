@@ -167,6 +167,11 @@ def test_other_peoples_tags_and_colons_stay() -> None:
     assert normalise_dialogue(text) == text
 
 
+def test_byte_order_marks_inside_a_file_are_no_text(tmp_path: Path) -> None:
+    path = write(tmp_path, HEAD + "\ufeff7,\ufeffCC,\ufeffNone.,\ufeffDoctor: hi\n")
+    assert read_records(path) == [Record(id="7", section_header="CC", dialogue="Doctor: hi", note="None.")]
+
+
 @given(st.text())
 def test_normalising_twice_changes_nothing(text: str) -> None:
     once = normalise_dialogue(text)
