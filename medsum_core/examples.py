@@ -72,7 +72,7 @@ class BuildReport:
     num_turns_dropped: dict[str, int]  # by row id, shortened rows only
     beyond_reserve: tuple[str, ...]  # of these, the rows with a shorter prompt than they get in decoding
     set_aside: tuple[SetAside, ...]
-    inexact: tuple[str, ...]  # rows with a note that the vocabulary can't spell: its ids decode to another text
+    inexact: tuple[str, ...] = ()  # rows with a note that the vocabulary can't spell: its ids decode to another text
 
     def lines(self) -> list[str]:
         """The report for a person; empty when every row was used whole."""

@@ -1,0 +1,164 @@
+"""Shows rows token by token, with what is trained on, and checks on each the laws of the prompt and its targets.
+
+    python -m medsum_core.preview --train_file F --num_examples 3
+
+Tokens that are only read stand between bars, tokens that are trained on in «guillemets» (green on a terminal). No
+weights are loaded: only a tokenizer. This is the one part that shows text of the rows: on the screen, nowhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from medsum_core.errors import InputError, run_as_script
+from medsum_core.examples import IGNORE_INDEX, Example, build_examples
+from medsum_core.prompt import PROMPT_STYLES, PromptRenderer, build_renderer, control_token_ids
+from medsum_core.records import Columns, Record, read_records
+from medsum_core.shortening import shorten_dialogue
+
+LAWS = (
+    "the prompt is the one that decoding builds",
+    "BOS stands where the model's template writes it and nowhere else",
+    "no text from outside made a control token",
+    "nothing but the note and its stop token is trained on, each token predicted from the one before it",
+    "the last target is the stop token, and no other target is",
+    "the targets decode to exactly the note",
+)
+_GREEN, _DIM, _RESET = "\x1b[30;42m", "\x1b[2m", "\x1b[0m"
+_BRIGHT_GREEN = "\x1b[30;102m"  # by turns with green, so that one token is told from the next
+_ROWS_AROUND_THE_BORDER = 3
+
+
+def broken_laws(example: Example, record: Record, renderer: PromptRenderer, *, max_prompt_tokens: int) -> list[str]:
+    """Which of `LAWS` a row breaks; none for any row that `build_examples` made of a note that can be spelled.
+
+    `max_prompt_tokens` is decoding's, `max_length - max_new_tokens`. A row that is `beyond_reserve` lost more turns
+    than in decoding, and is let off the first law.
+    """
+    text, _ = shorten_dialogue(record.dialogue, record.section_header, renderer, max_prompt_tokens=max_prompt_tokens)
+    fixed = renderer.head_ids + renderer.middle_ids + renderer.tail_ids
+    bos = renderer.tokenizer.bos_token_id
+    ids, targets, border = example.input_ids, example.targets, example.num_prompt_tokens
+    trained_on = [target for target in targets if target != IGNORE_INDEX]
+    controls = control_token_ids(renderer.tokenizer)
+    kept = (
+        example.beyond_reserve or list(example.prompt_ids) == renderer.prompt_ids(text, record.section_header),
+        ids.count(bos) == fixed.count(bos) + example.note_ids.count(bos) and not (bos == ids[0] == ids[1]),
+        sum(token in controls for token in ids[:border]) == sum(token in controls for token in fixed)
+        and not controls.intersection(example.note_ids[:-1]),
+        targets == (*[IGNORE_INDEX] * (border - 1), *ids[border:], IGNORE_INDEX),
+        trained_on.count(renderer.stop_token_id) == 1 and trained_on[-1] == renderer.stop_token_id,
+        renderer.decode(trained_on) == record.note.strip(),
+    )
+    return [law for law, holds in zip(LAWS, kept, strict=True) if not holds]
+
+
+def show_example(example: Example, record: Record, renderer: PromptRenderer, *, colour: bool) -> str:
+    """The row for a person: a headline, its tokens in order, the border between prompt and note by position."""
+    headline = (
+        f"row id {example.id}, section {record.section_header}: {example.num_tokens} tokens, of which "
+        f"{example.num_prompt_tokens} prompt and {example.num_targets} trained on (note and stop token); "
+        f"{example.num_turns_dropped} turns dropped"
+    )
+    return f"{headline}\n\n{_tokens(example, renderer, colour=colour)}\n\n{_border(example, renderer)}\n"
+
+
+def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> None:
+    """Print the first rows of a file. Raises InputError for input that training would refuse, or if a law is broken."""
+    out = out or sys.stdout
+    values = _parse(argv)
+    if values.num_examples < 1:
+        raise InputError(f"--num_examples {values.num_examples}: at least 1")
+    columns = Columns(
+        id=values.id_column,
+        dialogue=values.dialogue_column,
+        note=values.note_column,
+        section_header=values.section_column,
+    )
+    records = read_records(values.train_file, columns=columns)[: values.num_examples]
+    from medsum_core.model import load_tokenizer  # takes seconds: only after the file is known to be good
+
+    tokenizer = load_tokenizer(values.model_name_or_path, revision=values.model_revision, offline=values.offline)
+    renderer = build_renderer(tokenizer, style=values.prompt_style)
+    examples, report = build_examples(
+        records, renderer, max_length=values.max_length, max_new_tokens=values.max_new_tokens
+    )
+    colour = out.isatty() and not os.environ.get("NO_COLOR")
+    by_id = {record.id: record for record in records}
+    broken: list[str] = []
+    for example in examples:
+        record = by_id[example.id]
+        budget = values.max_length - values.max_new_tokens
+        laws = broken_laws(example, record, renderer, max_prompt_tokens=budget)
+        broken += [f"row id {example.id} breaks a law: {law}" for law in laws]
+        print(show_example(example, record, renderer, colour=colour), file=out)
+    for line in report.lines():
+        print(line, file=out)
+    if broken:
+        raise InputError("\n".join([*broken, "this model's tokenizer can't be trained with on such rows"]))
+    print(f"checked on {len(examples)} rows, with a {renderer.style} prompt:", file=out)
+    for law in LAWS:
+        print(f"  holds: {law}", file=out)
+
+
+def _tokens(example: Example, renderer: PromptRenderer, *, colour: bool) -> str:
+    trained_on = (False, *(target != IGNORE_INDEX for target in example.targets[:-1]))
+    pieces = [_spelt(renderer, token) for token in example.input_ids]
+    if not colour:
+        marked = (f"«{piece}»" if trained else f"{piece}|" for piece, trained in zip(pieces, trained_on, strict=True))
+        return "".join(marked)
+    greens = (_GREEN, _BRIGHT_GREEN)
+    return "".join(
+        f"{greens[position % 2]}{piece}{_RESET}" if trained else f"{piece}{_DIM}|{_RESET}"
+        for position, (piece, trained) in enumerate(zip(pieces, trained_on, strict=True))
+    )
+
+
+def _border(example: Example, renderer: PromptRenderer) -> str:
+    """Position by position: what the model reads there and what it should predict, where the note begins and ends."""
+    lines = [f"{'position':>8}  {'reads':<32}should predict"]
+    start, end, around = example.num_prompt_tokens - 1, example.num_tokens, _ROWS_AROUND_THE_BORDER
+    shown = sorted({*range(max(0, start - around), min(end, start + around)), *range(max(start, end - around), end)})
+    for before, position in zip([shown[0] - 1, *shown], shown, strict=False):
+        if position != before + 1:
+            lines.append(f"{'...':>8}")
+        target = example.targets[position]
+        predicted = "-" if target == IGNORE_INDEX else f"{target} {_spelt(renderer, target)!r}"
+        reads = f"{example.input_ids[position]} {_spelt(renderer, example.input_ids[position])!r}"
+        lines.append(f"{position:>8}  {reads:<32}{predicted}")
+    return "\n".join(lines)
+
+
+def _spelt(renderer: PromptRenderer, token: int) -> str:
+    """A token's text, safe for a terminal; for a part of a character, the tokenizer's own name for it."""
+    text = renderer.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    if "\ufffd" in text:
+        text = str(renderer.tokenizer.convert_ids_to_tokens(token))
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in str(text))
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m medsum_core.preview", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
+    )
+    parser.add_argument("--train_file", type=Path, required=True, metavar="FILE", help="CSV or JSONL to look at")
+    parser.add_argument("--num_examples", type=int, default=3, metavar="N", help="rows to show (%(default)s)")
+    parser.add_argument("--model_name_or_path", default="embedded:gemma3-270m", metavar="X", help="whose tokenizer")
+    parser.add_argument("--model_revision", metavar="REV", help="commit or tag on the hub")
+    parser.add_argument("--offline", action="store_true", help="never download")
+    parser.add_argument("--prompt_style", choices=PROMPT_STYLES, default="auto", help="as in train_loop.py")
+    parser.add_argument("--max_length", type=int, default=1024, metavar="N", help="as in train_loop.py")
+    parser.add_argument("--max_new_tokens", type=int, default=256, metavar="N", help="as in train_loop.py")
+    for name, column in vars(Columns()).items():
+        flag = "section_column" if name == "section_header" else f"{name}_column"
+        parser.add_argument(f"--{flag}", default=column, metavar="COLUMN", help="as in train_loop.py")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run_as_script(main))
