@@ -71,8 +71,8 @@ class LoraArguments:
     _argument_group_name = "lora"
 
     lora_r: int = _setting(16, "rank", metavar="N")
-    lora_alpha: float = _setting(
-        32, "scale: the product is multiplied by alpha / r (rsLoRA: alpha / sqrt(r))", metavar="X"
+    lora_alpha: int = _setting(
+        32, "scale: the product is multiplied by alpha / r (rsLoRA: alpha / sqrt(r))", metavar="N"
     )
     lora_dropout: float = _setting(0.05, "probability of dropping an adapter input", metavar="P")
     lora_target_modules: list[str] = field(

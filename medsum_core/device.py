@@ -117,8 +117,8 @@ def needs_scaler(precision: str) -> bool:
 def choose_attention(asked: str, device: Device, *, precision: str, soft_capped: bool) -> str:
     """The kernel inside packed rows: one call a document on a CPU, torch's varlen kernel on a GPU from 8.0, SDPA below.
 
-    The varlen kernel takes 16-bit numbers; neither it nor SDPA knows soft-capping of scores (Gemma 2): `eager` does. Raises InputError for
-    `varlen` where it cannot run.
+    The varlen kernel takes 16-bit numbers; neither it nor SDPA knows soft-capping of scores (Gemma 2): `eager` does.
+    Raises InputError for `varlen` where it cannot run.
     """
     has_varlen = device.is_ampere and precision in ("bf16", "fp16") and not soft_capped
     if asked == "varlen" and not has_varlen:

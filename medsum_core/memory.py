@@ -1,0 +1,219 @@
+"""What a run needs at its peak, part by part, before any weight is loaded.
+
+The model is built on the meta device, where tensors have shapes but no memory. One forward pass there, adapter in
+place, counts what autograd keeps for the backward pass: no formula per architecture that could go stale. Sizes in
+bytes. Letters: T tokens of a micro-batch, H heads, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
+
+from medsum_core.model import DTYPES, LoraSettings, attach_lora, inner_model, trainable_parameters
+from medsum_core.objective import CHUNK_LOGITS
+from medsum_core.optimizer import PAGED_ADAMW_8BIT
+
+GIB = 1 << 30
+PROBE_TOKENS = 128  # what autograd keeps grows in proportion to the tokens
+PROBE_ATTENTION = "medsum_memory_probe"
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, its block's 8-bit scale, the scale's own scale
+SMALL_TENSOR = 4096  # elements; below, the 8-bit optimiser keeps fp32 moments
+PROCESS_BYTES = {"cpu": int(0.65 * GIB), "cuda": int(0.55 * GIB)}  # the libraries; the CUDA context
+CARDS_GIB = (6, 8, 12, 16, 24)
+CARD_SHARE = 0.93  # of a card's memory: the rest goes to the driver, a screen and fragmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """What the meta device tells about a model with its adapter. Weights and tensors are counted in elements."""
+
+    projections: int  # weights of linear layers other than the head: those that NF4 holds
+    adapted: int  # those of them that carry an adapter
+    largest_projection: int
+    other_weights: int  # embedding, tied head, norms
+    head: int
+    adapter: int
+    adapter_small: int  # the part of it in tensors under SMALL_TENSOR
+    num_layers: int
+    num_heads: int
+    hidden: int
+    widest: int  # features of the widest projection
+    kept_per_token: float  # bytes that autograd keeps for a token, attention scores aside
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes at the peak of an update, by part."""
+
+    weights: int
+    dense_copy: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    process: int
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def lines(self) -> list[str]:
+        """One aligned line a part, in GiB, then the sum."""
+        parts = [(field.name.replace("_", " "), getattr(self, field.name)) for field in fields(self)]
+        return [f"{name:<12}{size / GIB:7.2f} GiB" for name, size in [*parts, ("peak", self.total)]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunShape:
+    """The choices that memory depends on. `emulated`: 16-bit products are computed in fp32 (CPU without bf16 units)."""
+
+    precision: str
+    load_in_4bit: bool
+    num_tokens: int  # of the largest micro-batch, padding included
+    optim: str = PAGED_ADAMW_8BIT
+    attention: str = "per_document"
+    dequantize: bool = False
+    gradient_checkpointing: bool = False
+    device_kind: str = "cpu"
+    emulated: bool = False
+
+
+def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: str) -> ModelSize:
+    """The sizes of a model with its adapter, from its configuration alone; about a second, no memory to speak of.
+
+    Raises InputError when a target module matches nothing.
+    """
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision]).requires_grad_(False)
+        head = base.get_output_embeddings()
+        linears = {
+            name: layer for name, layer in base.named_modules() if isinstance(layer, nn.Linear) and layer is not head
+        }
+        num_weights = sum(parameter.numel() for parameter in base.parameters())
+        projections = sum(layer.weight.numel() for layer in linears.values())
+        adapted = [layer for name, layer in linears.items() if name.rsplit(".", 1)[-1] in lora.target_modules]
+        model = attach_lora(base, replace(lora, dropout=0.0), base_name="", keep_dense=False)
+    trained = [parameter.numel() for _, parameter in trainable_parameters(model)]
+    text = config.get_text_config()
+    return ModelSize(
+        projections=projections,
+        adapted=sum(layer.weight.numel() for layer in adapted),
+        largest_projection=max(layer.weight.numel() for layer in linears.values()),
+        other_weights=num_weights - projections,
+        head=head.weight.numel(),
+        adapter=sum(trained),
+        adapter_small=sum(size for size in trained if size < SMALL_TENSOR),
+        num_layers=text.num_hidden_layers,
+        num_heads=text.num_attention_heads,
+        hidden=text.hidden_size,
+        widest=max(max(layer.in_features, layer.out_features) for layer in linears.values()),
+        kept_per_token=_kept_bytes(model, PROBE_TOKENS) / PROBE_TOKENS,
+    )
+
+
+def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
+    """The peak of an update of that run, by part."""
+    stored = DTYPES[run.precision].itemsize
+    computed = 4 if run.emulated else stored
+    packed = NF4_BYTES if run.load_in_4bit else stored
+    moments = 8 * size.adapter
+    if run.optim == PAGED_ADAMW_8BIT:
+        moments = int((2 + 8 / 256) * (size.adapter - size.adapter_small)) + 8 * size.adapter_small
+    converts = run.load_in_4bit or computed != stored
+    return MemoryEstimate(
+        weights=int(packed * size.projections) + stored * size.other_weights,
+        dense_copy=computed * (size.adapted if run.dequantize else size.largest_projection) if converts else 0,
+        adapter=4 * size.adapter,
+        gradients=4 * size.adapter,
+        optimizer=moments,
+        activations=_activation_bytes(size, run, stored=stored, computed=computed),
+        logits=3 * 4 * CHUNK_LOGITS + (computed * size.head if computed != stored else 0),
+        process=PROCESS_BYTES[run.device_kind],
+    )
+
+
+def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
+    """What is kept for the backward pass, and the widest layer's working set on the way back."""
+    kept = size.kept_per_token * run.num_tokens + size.num_layers * _score_bytes(size, run, stored=stored)
+    if run.gradient_checkpointing:
+        kept = kept / size.num_layers + stored * size.num_layers * size.hidden * run.num_tokens
+    return int(kept) + 3 * computed * size.widest * run.num_tokens
+
+
+def _score_bytes(size: ModelSize, run: RunShape, *, stored: int) -> int:
+    """What a layer keeps for each pair of tokens: a mask for `sdpa`, all scores for `eager`, else nothing."""
+    pairs = run.num_tokens**2
+    return {"sdpa": stored * pairs, "eager": (4 + stored) * size.num_heads * pairs}.get(run.attention, 0)
+
+
+def _kept_bytes(model: nn.Module, num_tokens: int) -> int:
+    """Bytes that one forward pass over `num_tokens` keeps for the backward pass, parameters left out."""
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, tuple[int, Tensor]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            kept[storage._cdata] = (storage.nbytes(), tensor)
+        return tensor
+
+    inner = inner_model(model)  # type: ignore[arg-type]
+    AttentionInterface.register(PROBE_ATTENTION, _probe_attention)
+    inner.config._attn_implementation = PROBE_ATTENTION
+    tokens_1T = torch.zeros(1, num_tokens, dtype=torch.int64, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        inner(input_ids=tokens_1T, position_ids=tokens_1T, use_cache=False)
+    return sum(num_bytes for num_bytes, _ in kept.values())
+
+
+class _FusedAttention(torch.autograd.Function):
+    """The shapes of a fused kernel and what it keeps, no arithmetic: SDPA would be broken into parts on meta."""
+
+    @staticmethod
+    def forward(ctx: Any, query_BHTD: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query_BHTD)
+        ctx.save_for_backward(query_BHTD, key, value, out, query_BHTD.new_empty(out.shape[:3], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise NotImplementedError("a probe has no backward pass")
+
+
+def _probe_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+) -> tuple[Tensor, None]:
+    """As the kernel of one call a document: several key-value heads are copied to the queries', the outputs joined."""
+    groups = query.shape[1] // key.shape[1] if key.shape[1] > 1 else 1
+    key, value = (tensor.repeat_interleave(groups, dim=1) if groups > 1 else tensor for tensor in (key, value))
+    return _FusedAttention.apply(query, key, value).transpose(1, 2).clone(), None
+
+
+def fitting_settings(config_sizes: ModelSize, run: RunShape, *, cards_gib: Sequence[float] = CARDS_GIB) -> list[str]:
+    """For each size of GPU a line: whether the run fits, or what to change so that it does."""
+    base = replace(run, device_kind="cuda", dequantize=False, emulated=False)
+    changes = {
+        "as it is": base,
+        "--gradient_checkpointing on": replace(base, gradient_checkpointing=True),
+        "--gradient_checkpointing on --load_in_4bit true": replace(
+            base, gradient_checkpointing=True, load_in_4bit=True
+        ),
+        "--gradient_checkpointing on --load_in_4bit true --max_length 512 --pack_tokens 512": replace(
+            base, gradient_checkpointing=True, load_in_4bit=True, num_tokens=min(512, base.num_tokens)
+        ),
+    }
+    needs = {flags: estimate_memory(config_sizes, changed).total for flags, changed in changes.items()}
+    lines = []
+    for card in cards_gib:
+        fitting = [flags for flags, needed in needs.items() if needed <= CARD_SHARE * card * GIB]
+        flags = fitting[0] if fitting else "does not fit: take a smaller model"
+        lines.append(f"{card:>4g} GiB GPU: {flags}" + (f" ({needs[flags] / GIB:.1f} GiB)" if fitting else ""))
+    return lines

@@ -1,0 +1,138 @@
+"""The memory plan: counts from the meta device against what real tensors take."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from support import tiny_config, tiny_model
+from transformers import GemmaConfig
+
+from medsum_core.attention import document_attention
+from medsum_core.errors import InputError
+from medsum_core.memory import (
+    GIB,
+    NF4_BYTES,
+    ModelSize,
+    RunShape,
+    estimate_memory,
+    fitting_settings,
+    measure_model,
+)
+from medsum_core.model import LoraSettings, attach_lora, inner_model, trainable_parameters
+from medsum_core.optimizer import build_optimizer
+
+NO_DROPOUT = LoraSettings(dropout=0.0)
+
+
+def gemma_2b() -> GemmaConfig:
+    return GemmaConfig(
+        vocab_size=256_000,
+        hidden_size=2048,
+        intermediate_size=16_384,
+        num_hidden_layers=18,
+        num_attention_heads=8,
+        num_key_value_heads=1,
+        head_dim=256,
+        hidden_activation="gelu_pytorch_tanh",
+    )
+
+
+@pytest.fixture(scope="module")
+def size_2b() -> ModelSize:
+    return measure_model(gemma_2b(), LoraSettings(), precision="bf16")
+
+
+def test_gemma_2b_trains_19_611_648_parameters(size_2b):
+    assert size_2b.adapter == 19_611_648
+    attention = (2048 + 2048) * 2 + (2048 + 256) * 2  # q and o, k and v: in + out features
+    assert size_2b.adapter == 18 * 16 * (attention + 3 * (2048 + 16_384))
+    assert size_2b.projections + size_2b.other_weights == 2_506_172_416  # the published size of gemma-2b
+    assert size_2b.head == 256_000 * 2048 and size_2b.widest == 16_384
+
+
+def test_nf4_bytes_are_those_of_bitsandbytes():
+    layer = Linear4bit(2048, 1024, bias=False, compress_statistics=True, quant_type="nf4").to("cpu")
+    state = layer.weight.quant_state
+    tensors = [layer.weight.data, state.absmax, state.state2.absmax]
+    assert sum(tensor.nbytes for tensor in tensors) == pytest.approx(NF4_BYTES * 2048 * 1024, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma2", "gemma3_text", "llama"])
+def test_kept_activations_are_those_of_a_real_forward_pass(kind):
+    model = attach_lora(tiny_model(kind), NO_DROPOUT, base_name="", keep_dense=False)
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = (tensor.untyped_storage().nbytes(), tensor)
+        return tensor
+
+    tokens = torch.zeros(1, 256, dtype=torch.int64)
+    softcapped = kind == "gemma2"  # its scores are kept for every pair: counted apart
+    with document_attention(model, "per_document"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        positions = torch.arange(256)[None] % 8  # documents of 8: within the sliding window, no masks
+        lengths = ((8,) * 32,)
+        inner_model(model)(input_ids=tokens, position_ids=positions, document_lengths=lengths, use_cache=False)
+    found = sum(num_bytes for place, (num_bytes, _) in kept.items() if place not in parameters)
+    size = measure_model(tiny_config(kind), NO_DROPOUT, precision="fp32")
+    assert size.kept_per_token * 256 == pytest.approx(found, rel=0.15 if softcapped else 0.05)
+
+
+@pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_torch"])
+def test_optimizer_bytes_are_those_of_a_real_state(optim):
+    model = attach_lora(tiny_model(), NO_DROPOUT, base_name="", keep_dense=False)
+    parameters = trainable_parameters(model)
+    optimizer = build_optimizer(parameters, name=optim, learning_rate=1e-4)
+    for _, parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    names = ("state1", "state2", "absmax1", "absmax2", "exp_avg", "exp_avg_sq")
+    found = sum(state[name].nbytes for state in optimizer.state.values() for name in names if name in state)
+    size = measure_model(tiny_config(), NO_DROPOUT, precision="fp32")
+    estimate = estimate_memory(size, RunShape(precision="fp32", load_in_4bit=False, num_tokens=1, optim=optim))
+    assert estimate.optimizer == pytest.approx(found, rel=0.01)
+    assert estimate.adapter == estimate.gradients == sum(4 * parameter.numel() for _, parameter in parameters)
+
+
+def test_each_choice_moves_its_part(size_2b):
+    run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024)
+    plain = estimate_memory(size_2b, run)
+
+    def changed(**choices):
+        return estimate_memory(size_2b, RunShape(**{**vars(run), **choices}))
+
+    assert changed(gradient_checkpointing=True).activations < plain.activations / 5
+    assert changed(num_tokens=2048).activations == pytest.approx(2 * plain.activations, rel=1e-6)
+    assert changed(load_in_4bit=False).weights == 2 * 2_506_172_416
+    assert changed(dequantize=True).dense_copy == 2 * size_2b.adapted
+    assert changed(emulated=True).logits - plain.logits == 4 * size_2b.head
+    assert changed(attention="eager").activations > changed(attention="sdpa").activations > plain.activations
+    assert plain.total == sum(vars(plain).values())
+    assert len(plain.lines()) == len(vars(plain)) + 1 and plain.lines()[-1].startswith("peak")
+
+
+def test_which_gpus_fit(size_2b):
+    run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024, attention="varlen")
+    six, eight, *larger = fitting_settings(size_2b, run)
+    assert "--gradient_checkpointing on" in six and "as it is" in eight
+    assert len(larger) == 3 and all("as it is" in line for line in larger)
+    assert "does not fit" in fitting_settings(size_2b, run, cards_gib=[1])[0]
+
+
+def test_nothing_is_allocated_and_wrong_targets_are_refused(size_2b):
+    before = torch.tensor(0).untyped_storage().nbytes()
+    assert (
+        before == 8
+        and estimate_memory(size_2b, RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024)).total < 9 * GIB
+    )
+    with pytest.raises(InputError, match="lora_target_modules"):
+        measure_model(tiny_config(), LoraSettings(target_modules=("no_such",)), precision="fp32")
+
+
+def test_dora_is_counted():
+    plain = measure_model(tiny_config(), NO_DROPOUT, precision="fp32")
+    dora = measure_model(tiny_config(), LoraSettings(dropout=0.0, use_dora=True), precision="fp32")
+    out_features = 2 * (256 + 64 + 64 + 256 + 512 + 512 + 256)
+    assert dora.adapter - plain.adapter == out_features
+    assert dora.adapter_small == plain.adapter_small + out_features
