@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
-from medsum_core.facts.matching import verdict_of
+from medsum_core.facts.attributes import attribute
 from medsum_core.facts.reading import read_mentions
-from medsum_core.facts.tokens import turn_starts
+from medsum_core.facts.verdicts import Verdict, judge, read_talk
 from medsum_core.records import Record
-
-Verdict = Literal["supported", "not_found", "contradicted"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +60,12 @@ def check_note(note: str, dialogue: str) -> list[Fact]:
     scan, stated = read_mentions(note, spoken=False)
     if not stated:
         return []
-    talk, said = read_mentions(dialogue, spoken=True)
-    starts = turn_starts(dialogue)
+    talk = read_talk(dialogue)
+    known = {attribute(scan, mention) for mention in stated}
     facts = []
     for mention in stated:
-        verdict, turn = verdict_of(mention, scan, said, talk, starts)
-        facts.append(Fact(start=mention.start, end=mention.end, kind=mention.kind, verdict=verdict, turn=turn))
+        for start, end, verdict, turn in judge(mention, scan, talk, known):
+            facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
     return facts
 
 

@@ -1,17 +1,16 @@
 """Dates: 06/30/04, June 30, 2004, "June thirty two thousand and four", 1998, "O eight", weekdays.
 
-A date is (year, month, day, weekday is a date of its own); what is not said is None.
+A weekday is a mention of its own sort.
 """
 
 from __future__ import annotations
 
-from medsum_core.facts.mention import Mention, Scan
+from medsum_core.facts.mention import Date, Mention, Scan
 from medsum_core.facts.quantities import Reading, counted_noun, pair_mentions, unit_at
 from medsum_core.facts.spoken_numbers import Number
 from medsum_core.facts.tokens import bag
 from medsum_core.facts.words import MONTHS, WEEKDAYS
 
-Date = tuple[int | None, int | None, int | None]
 BEFORE_DATE = bag(
     "on in since of from dated until till by through last around early late before after back mid and year during to"
 )
@@ -49,8 +48,19 @@ def years_of(value: float) -> list[int]:
 
 
 def _date(scan: Scan, first: int, last: int, dates: list[Date]) -> Mention:
-    raw = tuple(float(part) for date in dates for part in date[:1] if part is not None)
-    return scan.mention(first, last, "date", "date", tuple(dict.fromkeys(dates)), raw=raw)
+    year_start = _year_start(scan, last, dates)
+    return scan.mention(first, last, "date", "date", (), dates=tuple(dict.fromkeys(dates)), year_start=year_start)
+
+
+def _year_start(scan: Scan, last: int, dates: list[Date]) -> int:
+    """Where the year at the end of a date begins, so that it can be judged alone; -1 for a year first or alone."""
+    token = scan.tokens[last - 1]
+    if any(year is None or (month is None and day is None) for year, month, day in dates):
+        return -1
+    if token.kind in ("date", "slash"):
+        place = max(token.text.rfind("/"), token.text.rfind("-")) + 1
+        return token.start + place if int(token.text[place:]) > 31 or len(token.text) < 10 or place == 6 else -1
+    return token.start if token.kind == "num" else -1
 
 
 def _written_dates(text: str) -> list[Date]:
@@ -142,11 +152,15 @@ def _after_month(scan: Scan, number: Number, month: int) -> tuple[list[Date], in
     k = last + 1 if scan.word(last) in (",", "of", "in") else last
     year_number = scan.numbers.get(k)
     days = [date[2] for date in dates if date[2] is not None and date[0] is None]
-    if days and year_number is not None and (_is_year(year_number) or (scan.spoken and scan.glued(k) and k == last)):
+    if (
+        days
+        and year_number is not None
+        and (_is_year(year_number) or (year_number.spelled and scan.glued(k) and k == last))
+    ):
         full: list[Date] = [
             (year, month, day) for day in days for value in year_number.values for year in years_of(value)
         ]
-        return ([*dates, *full] if scan.spoken else full), year_number.last
+        return ([*dates, *full] if year_number.spelled and not _is_year(year_number) else full), year_number.last
     return dates, last
 
 
@@ -176,6 +190,8 @@ def _day_first(scan: Scan, number: Number) -> Reading | None:
 def _year(scan: Scan, number: Number) -> Reading | None:
     """A year by itself: 1998, "nineteen eighty four", "since O eight", "in ninety eight", "the 1990s"."""
     before = scan.word(number.first - 1)
+    if number.decade and 20 <= number.values[0] <= 90 and before in ("the", "early", "late", "mid"):
+        return _decade(scan, number, [1900 + int(number.values[0])])
     if number.ordinal or unit_at(scan, number.last) is not None or scan.word(number.last) == "over":
         return None
     values = [value for value in number.values if value == int(value)]
@@ -192,16 +208,24 @@ def _year(scan: Scan, number: Number) -> Reading | None:
     if full and not led and not number.decade and not _stands_alone(scan, number):
         return None
     years = full or [1900 + int(values[0])]
-    if number.decade and full:
-        mention = scan.mention(
-            number.first, number.last, "date", "date", [(y, None, None) for y in years], raw=number.values,
-            marks=frozenset({"decade"}),
-        )  # fmt: skip
-        return [mention], number.last
+    if number.decade:
+        return _decade(scan, number, full) if full else None
     mention = _date(scan, number.first, number.last, [(year, None, None) for year in years])
     plain = scan.mention(number.first, number.last, "number", "", number.values, raw=number.values)
     ambiguous = short or zero_led or (number.spelled and len(number.groups) > 1)
     return ([mention, plain] if ambiguous and scan.spoken else [mention]), number.last
+
+
+def _decade(scan: Scan, number: Number, years: list[int]) -> Reading:
+    """ "the 1990s", "the seventies"; in speech the plain number too ("in the eighties" may be a reading)."""
+    dates = tuple((year, None, None) for year in years)
+    marks = frozenset({"decade"})
+    found = [scan.mention(number.first, number.last, "date", "date", (), dates=dates, raw=number.values, marks=marks)]
+    if scan.spoken:
+        found.append(
+            scan.mention(number.first, number.last, "number", "", number.values, raw=number.values, marks=marks)
+        )
+    return found, number.last
 
 
 def _stands_alone(scan: Scan, number: Number) -> bool:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
-from typing import Literal
-
 from medsum_core.facts.anatomy import body_parts
-from medsum_core.facts.mention import Mention, Scan
+from medsum_core.facts.mention import Mention
 from medsum_core.facts.tokens import bag
 from medsum_core.facts.words import SCALAR_DIMS
 
@@ -45,7 +41,9 @@ def _same_scalar(fact: Mention, said: Mention) -> bool:
 
 def _same_sense_of_time(fact: Mention, said: Mention) -> bool:
     """An age is no duration, unless the dialogue leaves it open ("Thirty years.")."""
-    return not ("age" in fact.marks and "duration" in said.marks) and not ("age" in said.marks and fact.kind != "age")
+    return not ("age" in fact.marks and "duration" in said.marks) and not (
+        "age" in said.marks and "duration" in fact.marks
+    )
 
 
 def _same_decade(fact: Mention, said: Mention) -> bool:
@@ -80,15 +78,6 @@ def _near_part(a: str, b: str) -> bool:
     return not a or not b or a == b or regions.get(a) == regions.get(b)
 
 
-def _same_date(fact: Mention, said: Mention) -> bool:
-    return any(_date_agrees(a, b) for a in fact.values for b in said.values)  # type: ignore[arg-type]
-
-
-def _date_agrees(note: Sequence[int | None], talk: Sequence[int | None]) -> bool:
-    """Every part that the note gives is said."""
-    return all(part is None or part == other for part, other in zip(note, talk, strict=True))
-
-
 def _same_number(fact: Mention, said: Mention) -> bool:
     """The bare number agrees and nothing else contradicts: a unit left out on either side, a count of something."""
     if not fact.raw or not said.raw or fact.dim in ("date", "rate", "weekday") or said.dim in ("date", "weekday"):
@@ -119,17 +108,4 @@ _SAME_DIM = {
     "clock": _same_value,
     "rate": _same_rate,
     "side": _same_side,
-    "date": _same_date,
 }
-
-
-def verdict_of(
-    fact: Mention, note: Scan, said: Sequence[Mention], talk: Scan, starts: Sequence[int]
-) -> tuple[Literal["supported", "not_found", "contradicted"], int | None]:
-    """The verdict on one fact and the turn that says it."""
-    for mention in said:
-        if supports(fact, mention):
-            return "supported", max(bisect_right(starts, mention.start) - 1, 0)
-    if any(mention.kind == fact.kind for mention in said):
-        return "contradicted", None
-    return "not_found", None

@@ -9,14 +9,16 @@ from typing import NamedTuple
 from medsum_core.facts.spoken_numbers import Number, read_numbers
 from medsum_core.facts.tokens import Token, tokenize
 
-Value = float | str | tuple[float, float] | tuple[int | None, int | None, int | None]
+Value = float | str | tuple[float, float]
+Date = tuple[int | None, int | None, int | None]  # year, month, day; what is not given is None
 
 
 class Mention(NamedTuple):
     """A fact at characters `[start, end)`, tokens `[first, last)`.
 
     `values`: its readings in the base unit of `dim`; `raw`: the numbers as said, without unit; `noun`: what is counted,
-    or the body part of a side. `dim` "" is a plain number. `marks`: what the words around settle ("age", "duration").
+    or the body part of a side. `dim` "" is a plain number. `marks`: what the words around settle ("age", "duration",
+    "decade"). `dates`: the readings of a date; `year_start`: where its year begins, -1 if it gives nothing else.
     """
 
     start: int
@@ -30,6 +32,8 @@ class Mention(NamedTuple):
     noun: str = ""
     unit: str = ""
     marks: frozenset[str] = frozenset()
+    dates: tuple[Date, ...] = ()
+    year_start: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,9 @@ def quantity_at(scan: Scan, i: int) -> Reading | None:
 def _pair(scan: Scan, number: Number) -> Reading | None:
     """ "one thirty over eighty", "three out of ten"."""
     j = number.last
-    if scan.word(j) == "over" and (lower := scan.numbers.get(j + 1)) is not None:
-        return pair_mentions(scan, number.first, lower.last, number.values, lower.values)
+    if scan.word(j) in ("over", "by", "on") and (lower := scan.numbers.get(j + 1)) is not None:
+        pair = pair_mentions(scan, number.first, lower.last, number.values, lower.values)
+        return pair if scan.word(j) == "over" or pair[0][0].kind == "pressure" else None
     if scan.word(j) == "out" and scan.word(j + 1) == "of" and (whole := scan.numbers.get(j + 2)) is not None:
         return pair_mentions(scan, number.first, whole.last, number.values, whole.values)
     return None
@@ -92,11 +93,12 @@ def _measured(scan: Scan, number: Number) -> Reading | None:
     own_last = last if end is number else number.last
     values = _with_unit(scan, number, last)
     if unit.dim == "time" and end is number:
-        half, own_last = _half_after(scan, last)
+        half, own_last = half_after(scan, last)
         values = tuple(value + half for value in values)
     age_last = _age_end(scan, max(own_last, last)) if unit.dim == "time" else None
+    compound = unit.name == "year" and age_last is None and _compound_age(scan, last)
     kind, marks = unit.kind, set()
-    if age_last is not None or (unit.name == "year" and _after_age_word(scan, number.first)):
+    if age_last is not None or compound or (unit.name == "year" and _after_age_word(scan, number.first)):
         kind = "age"
         marks.add("age")
         own_last = age_last if age_last is not None and end is number else own_last
@@ -125,7 +127,7 @@ def _with_unit(scan: Scan, number: Number, after_unit: int) -> tuple[float, ...]
     return (*joint, number.groups[-1]) if scan.word(after_unit) in FORMS else joint
 
 
-def _half_after(scan: Scan, j: int) -> tuple[float, int]:
+def half_after(scan: Scan, j: int) -> tuple[float, int]:
     """ "a year [and a half]": what is added and the token after."""
     if (
         scan.word(j) == "and"
@@ -141,6 +143,14 @@ def _age_end(scan: Scan, j: int) -> int | None:
     if scan.word(j) in ("old", "olds", "young"):
         return j + 1
     return j + 2 if scan.word(j) == "of" and scan.word(j + 1) == "age" else None
+
+
+def _compound_age(scan: Scan, j: int) -> bool:
+    """Whether months "old" follow years: "5-year, 8-month-old"."""
+    k = j + 1 if scan.word(j) in (",", "and") else j
+    months = scan.numbers.get(k)
+    found = unit_at(scan, months.last) if months is not None else None
+    return found is not None and found[0].name == "month" and _age_end(scan, found[1]) is not None
 
 
 def _before(scan: Scan, i: int) -> str:

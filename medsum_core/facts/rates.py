@@ -32,7 +32,7 @@ def rate_at(scan: Scan, i: int) -> Reading | None:
         if scan.word(i + 1) in NOT_RATES or scan.word(i - 1) == "of":
             return None
         return _rate(scan, i, i + 1, [1 / PERIODS[token.text]])
-    if token.text in ("every", "each", "q"):
+    if token.text in ("every", "each", "q") or (token.text == "per" and i + 1 in scan.numbers):
         return _every(scan, i)
     if token.text == "ppd" or token.text in ("per", "a", "an", "/"):
         return _per(scan, i)
@@ -101,6 +101,8 @@ def _every(scan: Scan, i: int) -> Reading | None:
         return _rate(scan, i, j + 1, [1 / PERIODS[scan.word(j)]]) if scan.word(j) in PERIODS else None
     values = list(number.values)
     j = number.last
+    if scan.word(i) == "per" and scan.word(j) not in PERIODS:
+        return None
     if scan.word(j) in ("to", "or"):
         j += 1
     if (other := scan.numbers.get(j)) is not None:
@@ -114,6 +116,8 @@ def _every(scan: Scan, i: int) -> Reading | None:
 def _per(scan: Scan, i: int) -> Reading | None:
     """ "[two packs] a day", "per week", "ppd": once in the period, or as often as the count before it."""
     word = scan.word(i)
+    if word == "ppd" and not _counts_before(scan, i):
+        return None
     if word == "ppd":
         return _rate(scan, i, i + 1, [1.0, *_counts_before(scan, i)])
     if scan.word(i + 1) not in PERIODS:
@@ -135,6 +139,8 @@ def _counts_before(scan: Scan, i: int) -> list[float]:
             return []
         if k in scan.numbers:
             return list(scan.numbers[k].values)
+        if scan.tokens[k].kind == "slash":
+            return [0.5]
         if scan.word(k) in ("for", "in", "about", "within", "after", "over", "with"):
             return []
     return [1.0] if scan.word(i - 1) in units() or scan.word(i - 2) in ("a", "an", "one") else []

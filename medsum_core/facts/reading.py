@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from medsum_core.facts.anatomy import stem
 from medsum_core.facts.dates import date_at
 from medsum_core.facts.mention import Mention, Scan, scan_text
-from medsum_core.facts.quantities import Reading, quantity_at
+from medsum_core.facts.quantities import Reading, half_after, quantity_at
 from medsum_core.facts.rates import ADVERBS, rate_at
 from medsum_core.facts.sides import LIMB_CODES, SIDES, side_at
 from medsum_core.facts.tokens import bag
@@ -23,7 +24,7 @@ GRADED = bag("type grade stage class phase level")
 def _triggers() -> frozenset[str]:
     words = {*MONTHS, *WEEKDAYS, *(f"{day}s" for day in WEEKDAYS), *ADVERBS, *SIDES, *LIMB_CODES, *SINGLES, *ROMAN}
     words |= {"every", "each", "q", "ppd", "per", "a", "an", "/", "morning", "bedtime", "bed", "night", "evening"}
-    words |= {"meals", "meal", "breakfast", "dinner", "supper", "x", "times"}
+    words |= {"meals", "meal", "breakfast", "dinner", "supper", "x", "times", "and"}
     return frozenset(words | {word for word, unit in units().items() if unit.dim == "time"})
 
 
@@ -46,7 +47,7 @@ def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
 
 def _at(scan: Scan, i: int) -> Reading:
     """What begins at token i, and where to go on; the first reader that knows it has it."""
-    for reader in (date_at, rate_at, quantity_at, side_at, _written_form, _single):
+    for reader in (date_at, rate_at, quantity_at, side_at, _written_form, _single, _noun_and_half):
         reading = reader(scan, i)
         if reading is not None:
             found, after = reading
@@ -64,8 +65,8 @@ def _written_form(scan: Scan, i: int) -> Reading | None:
         return [scan.mention(i, i + 1, "measurement", "height", values, raw=(feet, inches))], i + 1
     if token.kind == "clock":
         hour, minute = (float(part) for part in token.text.split(":"))
-        values = (100 * hour + minute, hour) if minute == 0 else (100 * hour + minute,)
-        return [scan.mention(i, i + 1, "number", "clock", values, raw=values)], i + 1
+        times = [100 * hour + minute, *([hour] if minute == 0 else [])]
+        return [scan.mention(i, i + 1, "number", "clock", times, raw=tuple(times))], i + 1
     if token.kind == "code":
         return _code(scan, i)
     number = scan.numbers.get(i + 1)
@@ -91,29 +92,29 @@ def _code(scan: Scan, i: int) -> Reading:
 
 
 def _single(scan: Scan, i: int) -> Reading | None:
-    """ "a week", "last year", "yesterday": one of a time unit. In a note only after "a" or "an"."""
+    """ "a week", "a year and a half", "last year", "yesterday": in a note only after "a" or "an"."""
     word = scan.word(i)
     if scan.spoken and word in SINGLES:
         return [scan.mention(i, i + 1, "duration", "time", (1.0,), raw=(1.0,), unit="day")], i + 1
-    unit = units().get(word)
-    if scan.spoken and unit is not None and unit.dim == "time" and not word.endswith("s"):
-        return [scan.mention(i, i + 1, "duration", "time", (unit.factor,), raw=(1.0,), unit=unit.name)], i + 1
-    unit = units().get(scan.word(i + 1))
-    if word not in ("a", "an") or unit is None or unit.dim != "time" or scan.word(i + 1).endswith("s"):
+    start = i if scan.spoken and word in units() else i + 1
+    unit = units().get(scan.word(start))
+    if (start > i and word not in ("a", "an")) or unit is None or unit.dim != "time" or scan.word(start).endswith("s"):
         return None
-    amount, last = 1.0, i + 2
-    if (
-        scan.word(last) == "and"
-        and scan.word(last + 1) in ("a", "half")
-        and "half" in (scan.word(last + 1), scan.word(last + 2))
-    ):
-        amount, last = 1.5, last + (2 if scan.word(last + 1) == "half" else 3)
+    half, last = half_after(scan, start + 1)
     age = scan.word(last) == "old"
-    mention = scan.mention(
-        i, last + age, "age" if age else "duration", "time", (amount * unit.factor,), raw=(amount,), unit=unit.name,
-        marks=frozenset({"age"}) if age else frozenset(),
-    )  # fmt: skip
-    return [mention], last + age
+    last += age
+    marks = frozenset({"age"}) if age else frozenset()
+    kind, amount = ("age" if age else "duration"), 1.0 + half
+    values = (amount * unit.factor,)
+    return [scan.mention(i, last, kind, "time", values, raw=(amount,), unit=unit.name, marks=marks)], last
+
+
+def _noun_and_half(scan: Scan, i: int) -> Reading | None:
+    """ "a pack and a half" at its "and"."""
+    half, last = half_after(scan, i)
+    if not half or scan.tokens[i - 1].kind != "word" or scan.word(i - 2) not in ("a", "an", "one"):
+        return None
+    return [scan.mention(i - 2, last, "number", "", (1.5,), raw=(1.5,), noun=stem(scan.word(i - 1)))], last
 
 
 def _list_marks(scan: Scan) -> frozenset[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from medsum_core.facts.anatomy import body_parts, stem
 from medsum_core.facts.mention import Scan
 from medsum_core.facts.quantities import Reading
@@ -18,43 +20,14 @@ LIMB_CODES = {
     "llq": ("left", "quadrant"),
 }  # fmt: skip
 OWNERS = bag("the my your his her their on to")
-NOT_SIDES = frozenset(  # "the right decision", "the left alone"
-    [
-        "thing",
-        "things",
-        "decision",
-        "decisions",
-        "way",
-        "ways",
-        "direction",
-        "track",
-        "time",
-        "now",
-        "place",
-        "person",
-        "people",
-        "away",
-        "here",
-        "there",
-        "after",
-        "before",
-        "dose",
-        "amount",
-        "choice",
-        "medication",
-        "medicine",
-        "medications",
-        "treatment",
-        "diet",
-        "answer",
-        "word",
-        "words",
-        "number",
-        "size",
-        "order",
-        "thought",
-    ]
+NOT_SIDES = bag(  # "the right decision", "the left alone"
+    "thing things decision decisions way ways direction track time now place person people away here there after "
+    "before dose amount choice medication medicine medications treatment diet answer word words number size order "
+    "thought idea doctor job"
 )
+OF_BOTH = bag("of my his her their your the these")
+ASKS_SIDE = bag("which left side handed hand dominant leftie lefty")
+STOPPERS = bag("in i he she my his her that now before after when with the me for over and")
 LOOK_AHEAD = 4
 
 
@@ -69,7 +42,7 @@ def side_at(scan: Scan, i: int) -> Reading | None:
         return None
     noun = _body_part(scan, i)
     if side == "both":
-        if word == "both" and not noun:
+        if word == "both" and not noun and not (scan.spoken and _asked(scan, i, body_parts())):
             return None
         return [scan.mention(i, i + 1, "laterality", "side", ("both",), noun=noun)], i + 1
     if not noun and not _bare_side(scan, i):
@@ -80,30 +53,30 @@ def side_at(scan: Scan, i: int) -> Reading | None:
 
 def _joined(scan: Scan, i: int) -> bool:
     """Whether it is one of "left and right", "right or left"."""
-    around = {scan.word(i - 2), scan.word(i + 2)}
-    linked = scan.word(i - 1) in ("and", "or") or scan.word(i + 1) in ("and", "or")
-    return linked and bool(around & {"left", "right"})
+    before = scan.word(i - 1) in ("and", "or") and scan.word(i - 2) in ("left", "right")
+    return before or (scan.word(i + 1) in ("and", "or") and scan.word(i + 2) in ("left", "right"))
 
 
 def _body_part(scan: Scan, i: int) -> str:
     """The body part after the side at token i ("left lower leg"), or before it ("the knee on the left")."""
     parts = body_parts()
-    for k in range(i + 1, i + 1 + LOOK_AHEAD):
+    both = SIDES[scan.word(i)] == "both"
+    begin = i + 1
+    while both and scan.word(begin) in OF_BOTH:
+        begin += 1
+    for k in range(begin, begin + LOOK_AHEAD):
         token = scan.tokens[min(k, len(scan.tokens) - 1)]
-        if token.kind != "word" or token.text in NOT_SIDES:
+        if token.kind != "word" or token.text in STOPPERS or token.text in NOT_SIDES:
             break
         if stem(token.text) in parts and not (k == i + 1 and token.text in ("back", "down")):
             return stem(token.text)
-        if token.text in ("in", "i", "he", "she", "my", "his", "her", "that", "now", "before", "after", "when", "with"):
+    if scan.word(i - 1) not in ("the", "on", "to", "both") and not both:
+        return ""
+    for k in range(i - 1, max(i - 6, -1), -1):
+        if scan.tokens[k].kind == "punct":
             break
-        if token.text in ("the", "me", "for", "over") and scan.word(i) not in ("bilaterally", "both"):
-            break
-    if scan.word(i - 1) in ("the", "on", "to") or scan.word(i) == "bilaterally":
-        for k in range(i - 1, max(i - 6, -1), -1):
-            if scan.tokens[k].kind == "punct":
-                break
-            if stem(scan.word(k)) in parts:
-                return stem(scan.word(k))
+        if stem(scan.word(k)) in parts:
+            return stem(scan.word(k))
     return ""
 
 
@@ -114,8 +87,11 @@ def _bare_side(scan: Scan, i: int) -> bool:
         return False
     if before in OWNERS and after not in NOT_SIDES:
         return before != "to" or after in (".", ",", "", "?", "and", "or")
-    if scan.spoken and scan.word(i) == "left" and before == ":" and after in (".", "", "\n", "?", ","):
-        return True
-    if scan.spoken and before == ":" and after in (".", "\n", ""):
-        return "left" in [scan.word(k) for k in range(max(i - 14, 0), i)]
+    if scan.spoken and before == ":" and after in (".", "", "\n", "?", ","):
+        return scan.word(i) == "left" or _asked(scan, i, ASKS_SIDE)
     return _joined(scan, i)
+
+
+def _asked(scan: Scan, i: int, words: Container[str]) -> bool:
+    """Whether one of `words` was said just before token i."""
+    return any(stem(scan.word(k)) in words for k in range(max(i - 14, 0), i))

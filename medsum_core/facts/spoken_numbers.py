@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from medsum_core.facts.tokens import Token
+from medsum_core.facts.words import units
 
 
 def _numbered(words: str, start: int, *, step: int = 1) -> dict[str, int]:
@@ -28,7 +29,10 @@ ORDINALS = {
     **{("twelfth" if w == "twelve" else f"{w}th"): w for w in TEENS},
     **{f"{w[:-1]}ieth": w for w in TENS},
 }
-DECADES = {f"{w[:-1]}ies": value for w, value in TENS.items()}
+DECADES = {
+    **{f"{w[:-1]}ies": value for w, value in TENS.items()},
+    **{f"{w}{end}": value for w, value in TENS.items() for end in ("s", "'s", "’s")},
+}
 FRACTIONS = {"half": 0.5, "quarter": 0.25, "quarters": 0.25, "halves": 0.5, "thirds": 1 / 3}
 GLYPHS = {"½": 0.5, "¼": 0.25, "¾": 0.75}
 ZEROS = {"oh", "o"}
@@ -137,11 +141,20 @@ def _special(tokens: Sequence[Token], i: int) -> list[Number] | None:
     if word == "no" or (word == "zero" and after == "point"):
         decimals, last = _decimals(tokens, i + 1)
         return [_single(i, last, decimals)] if decimals else None
-    if word in DIGITS and after in FRACTIONS and tokens[i + 1].gap.strip(" -") == "":
+    if _counts_fraction(word, after) and tokens[i + 1].gap.strip(" -") == "" and not _is_half_kin(tokens[i + 2].text):
         return [_single(i, i + 2, DIGITS[word] * FRACTIONS[after])]
     if word in DIGITS and after == "dozen":
         return [_single(i, i + 2, DIGITS[word] * 12)]
     return None
+
+
+def _counts_fraction(word: str, after: str) -> bool:
+    """ "one half", "three quarters"; "two half brothers" are two."""
+    return word in DIGITS and after in FRACTIONS and (after.endswith("s") == (word != "one"))
+
+
+def _is_half_kin(word: str) -> bool:
+    return word.startswith(("brother", "sister", "sibling"))
 
 
 def _after_article(tokens: Sequence[Token], i: int) -> list[Number]:
@@ -158,7 +171,9 @@ def _fraction_word(tokens: Sequence[Token], first: int, i: int) -> list[Number]:
     word, after = tokens[i].text, tokens[i + 1].text
     if word == "half" and after in ("a", "of") and tokens[i + 2].text in ("dozen",):
         return [_single(first, i + 3, 6)]
-    if word == "couple" and first == i and after not in ("of", "more"):
+    if word == "couple" and first == i and after not in ("of", "more") and after not in units():
+        return []
+    if word == "half" and (_is_half_kin(after) or after == "way"):
         return []
     value = {"half": 0.5, "quarter": 0.25, "dozen": 12, "couple": 2}[word]
     last = i + 2 if word in ("couple", "dozen") and after == "of" else i + 1
@@ -177,8 +192,10 @@ def _is_pronoun(tokens: Sequence[Token], i: int, groups: Sequence[_Group]) -> bo
     """ "no one", "one of", "each one": no count is said."""
     if len(groups) > 1 or tokens[i].text != "one":
         return False
-    before = tokens[i - 1].text if i else ""
-    return before in ("no", "any", "every", "some", "another", "each", "which") or tokens[i + 1].text == "of"
+    before, after = tokens[i - 1].text if i else "", tokens[i + 1]
+    if before in ("no", "any", "every", "some", "another", "each", "which"):
+        return before == "no" or after.kind != "word" or after.text not in units()
+    return after.text == "of"
 
 
 def _group(tokens: Sequence[Token], i: int) -> _Group | None:

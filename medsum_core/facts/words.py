@@ -31,7 +31,7 @@ def units() -> dict[str, Unit]:
         "time",
         "duration",
         {
-            1 / 86400: "second seconds sec secs",
+            1 / 86400: "seconds sec secs",
             1 / 1440: "minute minutes min mins",
             1 / 24: "hour hours hr hrs",
             1: "day days",
