@@ -116,6 +116,8 @@ def _build_lines(name: str, build: BuildReport) -> str:
         f"{sum(build.num_turns_dropped.values())} turns): {id_list(shortened)}",
         f"- of these, shortened further than in decoding for a long note ({len(build.beyond_reserve)}): "
         f"{id_list(build.beyond_reserve)}",
+        f"- Notes with characters that the vocabulary lacks, learnt without them ({len(build.inexact)}): "
+        f"{id_list(build.inexact)}",
         f"- Set aside, as the note with at least one turn does not fit ({len(set_aside)}): "
         f"{', '.join(set_aside) or 'none'}",
     ]
