@@ -1,0 +1,112 @@
+"""The memory estimate against the measured peak of a process that trains: `python benchmarks/memory_peak.py [MODEL]`.
+
+Each length runs in a process of its own (its peak is the high-water mark that the kernel keeps), two updates over one
+packed row of random tokens. MODEL: a hub id, a folder, or embedded:gemma3-270m (the default). Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+LENGTHS = (256, 512, 1024)
+
+
+def main() -> None:
+    """Print a line a length: estimate, measured peak, and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", default="embedded:gemma3-270m")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--dequantize", action="store_true")
+    parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--one_length", type=int, help="for the processes that this script starts")
+    options = parser.parse_args()
+    if options.one_length:
+        print(json.dumps(measure(options)))
+        return
+    for length in options.lengths:
+        command = [sys.executable, __file__, *sys.argv[1:], "--one_length", str(length)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        ratio = found["estimate"] / found["peak"]
+        print(f"{length:>5} tokens: {json.dumps(found)}  estimate / peak {ratio:.3f}", flush=True)
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Train for two updates; GiB at the peak of loading and of training, and the estimate."""
+    import torch
+
+    from medsum_core.attention import document_attention
+    from medsum_core.memory import GIB, RunShape, estimate_memory, measure_model
+    from medsum_core.model import LoraSettings, attach_lora, load_base, load_config, trainable_parameters
+    from medsum_core.optimizer import build_optimizer
+    from medsum_core.products import cpu_has_bf16_units
+
+    lora = LoraSettings()
+    config = load_config(options.model)
+    run = RunShape(
+        precision=options.precision,
+        load_in_4bit=True,
+        num_tokens=options.one_length,
+        dequantize=options.dequantize,
+        gradient_checkpointing=options.gradient_checkpointing,
+        emulated=options.precision != "fp32" and not cpu_has_bf16_units(),
+    )
+    estimate = estimate_memory(measure_model(config, lora, precision=options.precision), run)
+    libraries = peak_gib()
+    base = load_base(options.model, precision=options.precision, load_in_4bit=True)
+    loading = peak_gib()
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew from what is resident now
+    resident = peak_gib()
+    model = attach_lora(base, lora, base_name=options.model, keep_dense=options.dequantize)
+    if options.gradient_checkpointing:
+        from medsum_core.model import checkpoint_activations
+
+        checkpoint_activations(model)
+    optimizer = build_optimizer(trainable_parameters(model), name="paged_adamw_8bit", learning_rate=1e-4)
+    with document_attention(model, "per_document"):
+        for _ in range(2):
+            loss(model, options.one_length, torch.int64).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return {
+        "libraries": libraries,
+        "loading": loading,
+        "resident": resident,
+        "peak": peak_gib(),
+        "estimate": estimate.total / GIB,
+        **{name: round(size / GIB, 3) for name, size in vars(estimate).items()},
+    }
+
+
+def loss(model: Any, num_tokens: int, dtype: Any) -> Any:
+    """The summed loss of one packed row of three documents, a fifth of each the note."""
+    import torch
+
+    from medsum_core.batching import Example, pack_rows
+    from medsum_core.model import head_softcap, head_weight, hidden_states
+    from medsum_core.objective import note_nll
+
+    length = num_tokens // 3
+    tokens = tuple(torch.randint(1000, 100_000, (length,), dtype=dtype).tolist())
+    targets = tuple(-100 if place < length * 4 // 5 else tokens[place] for place in range(length))
+    rows = [
+        Example(id=str(row), input_ids=tokens, targets=targets, num_prompt_tokens=length, num_turns_dropped=0)
+        for row in range(3)
+    ]
+    batch = pack_rows(rows)
+    return note_nll(hidden_states(model, batch), batch.targets_BT, head_weight(model), softcap=head_softcap(model))
+
+
+def peak_gib() -> float:
+    """The high-water mark of this process's resident memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / (1 << 20)
+
+
+if __name__ == "__main__":
+    main()
