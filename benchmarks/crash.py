@@ -3,7 +3,8 @@
     python benchmarks/crash.py --kills 50
 
 Half the kills come from outside after a random time; the others strike inside a random system call that writes (before
-it, after it, or with half of the bytes written), so that every stage of a save is hit. A life of a run goes on from
+it, after it, or with half of the bytes written), so that every stage of a save is hit. Besides, some attempts get a
+SIGTERM, which must end with exit code 75 and is not counted. A life of a run goes on from
 kill to kill until it ends by itself; then its adapter, optimiser, random states, progress and metrics must equal the
 reference's to the byte, and the next life starts in a new folder. The run: a tiny random Gemma in NF4 and bf16, LoRA
 dropout 0.05, paged 8-bit AdamW, two epochs with a short last window, evaluation and generation in between.
@@ -28,7 +29,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +40,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 NUM_TRAIN_ROWS, WINDOW_ROWS, NUM_EPOCHS = 10, 4, 2  # windows of 4, 4 and 2 rows
 FAULTY_CALLS = ("mkdir", "open", "write", "fsync", "rename", "replace", "unlink", "rmdir")
+FRESH_SECONDS = 8.0  # that a new interpreter needs to import the libraries
+# Resumable; before the handler is in place; or too late to matter.
+SIGTERM_CODES = (75, -signal.SIGTERM, 0)
 STAGES = ("before", "half", "after")
 COMPARED = ("adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors", "state.json")
 
@@ -48,6 +52,7 @@ class Kill:
     """When to die: `seconds` after the start by a signal from outside, or around the `call`-th writing system call."""
 
     seconds: float | None = None
+    number: signal.Signals = signal.SIGKILL  # of the signal from outside
     call: int | None = None
     stage: str = "before"
     fresh: bool = False  # in a newly started interpreter
@@ -98,8 +103,8 @@ def attempt(argv: list[str], log: Path, *, kill: Kill | None = None, counted: Pa
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
-        if deadline is not None and time.monotonic() >= deadline:
-            os.kill(pid, signal.SIGKILL)
+        if kill is not None and deadline is not None and time.monotonic() >= deadline:
+            os.kill(pid, kill.number)
             deadline = None
         time.sleep(0.002)
 
@@ -157,17 +162,33 @@ def outcome(folder: Path) -> dict[str, Any]:
     last = max((folder / "checkpoints").glob("step-*"))
     found: dict[str, Any] = {f"checkpoint {name}": (last / name).read_bytes() for name in COMPARED}
     found["adapter"] = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-    found["checkpoint folders"] = sorted(path.name for path in (folder / "checkpoints").iterdir())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     found["metrics"] = [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
     return found
 
 
 def draw_kill(chance: random.Random, *, seconds: float, calls: int, fresh: bool) -> Kill:
-    """Half from outside, half inside a write; uniform over the whole of an unkilled run."""
+    """Half from outside, half inside a write, and one SIGTERM in ten; uniform over the whole of an unkilled run."""
+    if chance.random() < 0.1:
+        return Kill(seconds=chance.uniform(0.0, seconds), number=signal.SIGTERM)
     if chance.random() < 0.5:
-        return Kill(seconds=chance.uniform(0.0, seconds), fresh=fresh)
+        return Kill(seconds=chance.uniform(0.0, seconds) + FRESH_SECONDS * fresh, fresh=fresh)
     return Kill(call=chance.randint(1, calls), stage=chance.choice(STAGES), fresh=fresh)
+
+
+def live(argv: list[str], log: Path, *, next_kill: Callable[[], Kill | None], struck: Counter[str]) -> None:
+    """One run from its start to its end, killed and resumed on the way. `struck` counts how each attempt ended."""
+    code = -1
+    while code:
+        kill = next_kill()
+        code = attempt(argv, log, kill=kill)
+        asked_to_stop = kill is not None and kill.number == signal.SIGTERM
+        expected_codes = SIGTERM_CODES if asked_to_stop else (0, -signal.SIGKILL)
+        assert code in expected_codes, f"exit code {code} ({kill}):\n{log.read_text()[-3000:]}"
+        if kill is not None and code == -signal.SIGKILL:
+            struck[f"SIGKILL inside a write, {kill.stage}" if kill.call else "SIGKILL at a random time"] += 1
+        elif code:
+            struck[f"SIGTERM, exit code {code}"] += 1
 
 
 def crash(folder: Path, *, kills: int, seed: int, num_fresh: int, show: Callable[[str], None]) -> None:
@@ -181,27 +202,25 @@ def crash(folder: Path, *, kills: int, seed: int, num_fresh: int, show: Callable
     expected = outcome(folder / "reference")
     show(f"reference: {seconds:.1f} s, writing calls {calls}")
     chance, struck, lives = random.Random(seed), Counter[str](), 0
-    while struck.total() < kills:
+
+    def num_kills() -> int:
+        return sum(count for how, count in struck.items() if how.startswith("SIGKILL"))
+
+    def next_kill() -> Kill | None:
+        if num_kills() >= kills:
+            return None
+        return draw_kill(chance, seconds=seconds, calls=sum(calls.values()), fresh=num_kills() < num_fresh)
+
+    while num_kills() < kills:
         lives += 1
         output_dir, log = folder / f"life-{lives}", folder / f"life-{lives}.log"
-        while True:
-            kill = draw_kill(chance, seconds=seconds, calls=sum(calls.values()), fresh=struck.total() < num_fresh)
-            kill = replace(kill, seconds=kill.seconds + 8) if kill.fresh and kill.seconds is not None else kill
-            code = attempt(arguments(folder, output_dir), log, kill=kill)
-            if code == 0:
-                break
-            assert code == -signal.SIGKILL, f"life {lives} ended with {code} ({kill}):\n{log.read_text()[-3000:]}"
-            struck[f"inside a write, {kill.stage}" if kill.call else "at a random time"] += 1
-            if struck.total() >= kills:
-                code = attempt(arguments(folder, output_dir), log)
-                assert code == 0, f"the last life ended with {code}:\n{log.read_text()[-3000:]}"
-                break
+        live(arguments(folder, output_dir), log, next_kill=next_kill, struck=struck)
         found = outcome(output_dir)
         differing = [name for name in expected if expected[name] != found[name]]
         assert not differing, f"life {lives} differs from the reference in {differing}:\n{log.read_text()[-3000:]}"
-        show(f"life {lives}: equal to the byte; {struck.total()} kills so far")
+        show(f"life {lives}: equal to the byte; {num_kills()} kills so far")
         shutil.rmtree(output_dir)
-    show(f"{struck.total()} kills in {lives} lives ({dict(sorted(struck.items()))}): all ended equal to the byte")
+    show(f"{num_kills()} kills in {lives} lives, all ended equal to the byte: {dict(sorted(struck.items()))}")
 
 
 def main() -> None:
