@@ -1,0 +1,134 @@
+"""The adapter in PEFT's own format: written atomically, and read as the untrusted file that it may be.
+
+PEFT sends a folder that is missing to the hub as a repository name, accepts files that run code when they are read, and
+loads whatever base an adapter names. So the reading is done here: a local folder, safetensors only, a base and shapes
+that match, finite values.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from medsum_core.atomic import write_bytes_atomic, write_text_atomic
+from medsum_core.errors import InputError
+from medsum_core.model import LoraSettings, attach_lora, check_target_modules
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+CONFIG_NAME = "adapter_config.json"
+MAX_RANK = 1024
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
+    """The adapter under the names of PEFT's files, fp32 on the CPU."""
+    # `save_embedding_layers="auto"` would ask the hub about the base.
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in state.items()}
+
+
+def adapter_config(model: PeftModel) -> dict[str, Any]:
+    """What `adapter_config.json` holds, as plain JSON values."""
+    values = model.peft_config["default"].to_dict() | {"inference_mode": True}
+    return json.loads(json.dumps(values, default=lambda value: sorted(value) if isinstance(value, set) else str(value)))
+
+
+def save_adapter(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Write both files atomically; `PeftModel.from_pretrained(plain_base, folder)` loads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
+    write_text_atomic(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def load_adapter_tensors(model: PeftModel, tensors: dict[str, Tensor]) -> None:
+    """Copy an adapter into a model that has one of the same names and shapes. Raises InputError at any difference."""
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if own.keys() != tensors.keys():
+        extra, missing = sorted(tensors.keys() - own.keys()), sorted(own.keys() - tensors.keys())
+        raise InputError(f"the adapter's tensors do not fit this base: unexpected {extra[:3]}, missing {missing[:3]}")
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise InputError(f"the adapter's {name} is {tuple(tensor.shape)}; this base needs {tuple(own[name].shape)}")
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"the adapter's {name} has values that are not finite: it is damaged")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+
+def load_adapter(base: PreTrainedModel, folder: str | Path, *, base_name: str, keep_dense: bool) -> PeftModel:
+    """The base with the adapter of a local folder, in evaluation mode. Never looked up on a hub.
+
+    Raises InputError for a missing folder or file, an adapter for another base, or settings that are not plain LoRA.
+    """
+    folder = Path(folder)
+    settings = _read_settings(folder, base_name)
+    check_target_modules(base, settings.target_modules)
+    try:
+        tensors = load_file(folder / WEIGHTS_NAME)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder / WEIGHTS_NAME}: can't be read as safetensors; is the adapter complete?") from error
+    model = attach_lora(base, settings, base_name=base_name, keep_dense=keep_dense)
+    load_adapter_tensors(model, tensors)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def adapter_base_name(folder: str | Path) -> str:
+    """The base that an adapter folder names. Raises InputError if it can't be read."""
+    name = _read_config(Path(folder)).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{Path(folder) / CONFIG_NAME}: names no base_model_name_or_path")
+    return name
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise InputError(f"adapter folder {folder}: there is no such folder (it is not looked up on a hub)")
+    path = folder / CONFIG_NAME
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: missing, or not JSON") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise InputError(f"{path}: not a LoRA adapter's configuration")
+    return config
+
+
+def _read_settings(folder: Path, base_name: str) -> LoraSettings:
+    config = _read_config(folder)
+    named = config.get("base_model_name_or_path")
+    if named != base_name:
+        raise InputError(f"{folder}: the adapter is for the base {named!r}, not {base_name!r}")
+    changes = (
+        "modules_to_save",
+        "rank_pattern",
+        "alpha_pattern",
+        "layer_replication",
+        "exclude_modules",
+        "megatron_config",
+    )
+    if used := [key for key in changes if config.get(key)]:
+        raise InputError(f"{folder / CONFIG_NAME}: {', '.join(used)} is not supported here")
+    targets, rank = config.get("target_modules"), config.get("r")
+    if not isinstance(targets, list) or not all(
+        isinstance(target, str) and target.isidentifier() for target in targets
+    ):
+        raise InputError(f"{folder / CONFIG_NAME}: target_modules is not a list of layer names")
+    if not isinstance(rank, int) or not 0 < rank <= MAX_RANK:
+        raise InputError(f"{folder / CONFIG_NAME}: r must be a whole number from 1 to {MAX_RANK}")
+    return LoraSettings(
+        r=rank,
+        alpha=config.get("lora_alpha", rank),
+        dropout=0.0,
+        target_modules=tuple(targets),
+        use_rslora=bool(config.get("use_rslora")),
+        use_dora=bool(config.get("use_dora")),
+    )

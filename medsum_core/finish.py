@@ -1,0 +1,124 @@
+"""What a finished run leaves: adapter, curve, base-against-tuned report, model card. Text only where asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter_tensors, save_adapter
+from medsum_core.atomic import PRIVATE_MODE, write_text_atomic
+from medsum_core.blind_sheet import write_blind_sheet
+from medsum_core.checkpoint import Progress, load_checkpoint
+from medsum_core.comparison import Comparison, compare_base_and_tuned
+from medsum_core.curve import draw_loss_curve
+from medsum_core.errors import FinalSaveError, InputError
+from medsum_core.metrics_log import read_metrics
+from medsum_core.model_card import write_model_card
+from medsum_core.plan import Plan
+from medsum_core.report import write_report
+from medsum_core.run import Run
+from medsum_core.run_facts import RunFacts
+from medsum_core.run_folder import ADAPTER_FOLDER, AUDIT_NAME, CHECKPOINTS_FOLDER, CURVE_NAME, METRICS_NAME, REPORT_NAME
+
+
+def finish(plan: Plan, run: Run, progress: Progress) -> None:
+    """Write the adapter (the best one with `--load_best_model_at_end`), then the curve, the report and the card.
+
+    Raises FinalSaveError when the adapter can't be written; the checkpoints stay then.
+    """
+    if run.log is not None:  # the first process
+        _keep_best(run, progress)
+        try:
+            save_adapter(run.folder / ADAPTER_FOLDER, adapter_tensors(run.model), adapter_config(run.model))
+        except OSError as error:
+            raise FinalSaveError(f"the adapter could not be written to {run.folder}: {error}") from error
+        draw_loss_curve(run.folder / METRICS_NAME, run.folder / CURVE_NAME)
+        audit_lines = "".join(json.dumps(row) + "\n" for row in plan.corpus.audit_rows)
+        write_text_atomic(run.folder / AUDIT_NAME, audit_lines, mode=PRIVATE_MODE)
+        comparison = _compare(plan, run)
+        facts = _facts(plan, run, progress)
+        about: dict[str, Any] = {"facts": facts, "data": plan.corpus.facts, "audit": plan.corpus.audit}
+        write_report(run.folder / REPORT_NAME, comparison=comparison, **about)
+        write_model_card(run.folder / ADAPTER_FOLDER, comparison=comparison, **about)
+        run.say(_summary(run, facts, comparison))
+    run.accelerator.wait_for_everyone()
+    run.accelerator.end_training()
+
+
+def _keep_best(run: Run, progress: Progress) -> None:
+    if not run.config.train.load_best_model_at_end or progress.best_step in (None, progress.step):
+        return
+    folder = run.folder / CHECKPOINTS_FOLDER / f"step-{progress.best_step:06d}"
+    try:
+        load_adapter_tensors(run.model, load_checkpoint(folder).adapter_tensors)
+    except InputError as error:
+        raise FinalSaveError(f"the best adapter can't be read back: {error}") from error
+
+
+def _compare(plan: Plan, run: Run) -> Comparison | None:
+    output, data = run.config.output, run.config.data
+    records = plan.corpus.validation_records
+    records = records if output.report_rows < 0 else records[: output.report_rows]
+    if not records:
+        return None
+    started = time.perf_counter()
+    comparison, base_notes, tuned_notes = compare_base_and_tuned(
+        run.model,
+        run.renderer,
+        records,
+        shared_ids=plan.corpus.facts.shared_ids,
+        max_length=data.max_length,
+        max_new_tokens=data.max_new_tokens,
+    )
+    run.seconds["report"] = time.perf_counter() - started
+    if output.examples_file:
+        write_blind_sheet(
+            output.examples_file,
+            records=records,
+            base_notes=base_notes,
+            tuned_notes=tuned_notes,
+            seed=run.config.train.seed,
+        )
+    return comparison
+
+
+def _facts(plan: Plan, run: Run, progress: Progress) -> RunFacts:
+    model = run.config.model
+    evaluations = [line for line in read_metrics(run.folder / METRICS_NAME) if line.get("eval_loss") is not None]
+    kept = progress.best_step if run.config.train.load_best_model_at_end else progress.step
+    after = [line["eval_loss"] for line in evaluations if line["step"] == kept]
+    return RunFacts(
+        base_name=model.model_name_or_path,
+        base_type=plan.base_type,
+        base_revision=plan.base_revision,
+        precision=model.precision,
+        load_in_4bit=model.load_in_4bit,
+        prompt_style=run.renderer.style,
+        num_updates=progress.step,
+        num_skipped_windows=progress.windows_skipped,
+        eval_loss_before=evaluations[0]["eval_loss"] if evaluations and evaluations[0]["step"] == 0 else None,
+        eval_loss_after=after[-1] if after else None,
+        seconds=run.seconds,
+        versions=plan.versions,
+        settings=replace(run.config, preset=run.config.preset).to_json(),
+    )
+
+
+def _summary(run: Run, facts: RunFacts, comparison: Comparison | None) -> str:
+    lines = [f"done: {facts.num_updates} updates; adapter, curve and report in {run.folder}"]
+    if facts.eval_loss_before is not None and facts.eval_loss_after is not None:
+        change = 100 * (facts.eval_loss_after / facts.eval_loss_before - 1)
+        lines.append(
+            f"validation loss {facts.eval_loss_before:.4f} -> {facts.eval_loss_after:.4f} ({change:+.1f} %), "
+            "nats per note token"
+        )
+    if comparison is not None:
+        base, tuned = (_mean_rouge1(side.rouge["rouge1"]) for side in (comparison.base, comparison.tuned))
+        lines.append(f"ROUGE-1 on {len(comparison.ids)} validation notes: base {base:.4f}, tuned {tuned:.4f}")
+    return "\n".join([*lines, *(f"not saved: {failure}" for failure in run.save_failures)])
+
+
+def _mean_rouge1(values: tuple[float, ...]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,87 @@
+"""Every `auto` of a run, decided once: by the device, the model's shape and free memory, or as a checkpoint has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from medsum_core.attention import PACKABLE_MODEL_TYPES
+from medsum_core.config import RunConfig
+from medsum_core.device import (
+    Device,
+    choose_attention,
+    choose_dequantize,
+    choose_gradient_checkpointing,
+    choose_pack_tokens,
+    choose_precision,
+)
+from medsum_core.memory import ModelSize, RunShape, estimate_memory
+
+AUTO = ("auto", None)
+RESOLVED = ("precision", "attention", "dequantize", "gradient_checkpointing", "pack_tokens", "prompt_style")
+
+
+def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
+    """What a checkpoint was made with, in place of each `auto`: so a resumed run goes on alike."""
+    settings = config.settings()
+    return config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
+
+
+def resolve_precision(config: RunConfig, base_config: PretrainedConfig, device: Device) -> RunConfig:
+    """Precision and attention kernel. Raises InputError where the device can't do what was asked for."""
+    precision = choose_precision(config.model.precision, device, model_type=base_config.model_type)
+    soft_capped = getattr(base_config.get_text_config(), "attn_logit_softcapping", None) is not None
+    attention = choose_attention(config.model.attention, device, precision=precision, soft_capped=soft_capped)
+    return config.with_resolved(precision=precision, attention=attention)
+
+
+def resolve_memory(config: RunConfig, model_type: str, device: Device, size: ModelSize) -> RunConfig:
+    """What depends on free memory: packing, then recomputed activations, then an unpacked copy of the base."""
+    packable = model_type in PACKABLE_MODEL_TYPES
+    lean = replace(run_shape(config, device), dequantize=False, gradient_checkpointing=False)
+
+    def needed(**changes: Any) -> int:
+        return estimate_memory(size, replace(lean, **changes)).total
+
+    train, data = config.train, config.data
+    pack_tokens = choose_pack_tokens(
+        train.pack_tokens,
+        device,
+        max_length=data.max_length,
+        needed_bytes=lambda tokens: needed(num_tokens=tokens),
+        packable=packable,
+    )
+    num_tokens = pack_tokens or train.per_device_train_batch_size * data.max_length
+    recompute = choose_gradient_checkpointing(
+        train.gradient_checkpointing, device, needed_bytes=needed(num_tokens=num_tokens)
+    )
+    dense = choose_dequantize(
+        config.model.dequantize,
+        device,
+        load_in_4bit=config.model.load_in_4bit,
+        needed_bytes=needed(num_tokens=num_tokens, gradient_checkpointing=recompute, dequantize=True),
+    )
+    return config.with_resolved(
+        pack_tokens=pack_tokens,
+        gradient_checkpointing="on" if recompute else "off",
+        dequantize="on" if dense else "off",
+    )
+
+
+def run_shape(config: RunConfig, device: Device) -> RunShape:
+    """What a run's memory depends on."""
+    model, train, data = config.model, config.train, config.data
+    return RunShape(
+        precision=model.precision,
+        load_in_4bit=model.load_in_4bit,
+        num_tokens=train.pack_tokens or train.per_device_train_batch_size * data.max_length,
+        optim=train.optim,
+        attention=model.attention,
+        dequantize=model.dequantize == "on",
+        gradient_checkpointing=train.gradient_checkpointing == "on",
+        device_kind=device.kind,
+        emulated=model.precision != "fp32" and device.kind == "cpu" and not device.has_bf16_units,
+    )

@@ -1,0 +1,217 @@
+"""What the loop works on: model, optimiser, rows and run folder of one process, and the chores between two updates."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from medsum_core.batching import Example, window_indices
+from medsum_core.checkpoint import Progress
+from medsum_core.config import RunConfig
+from medsum_core.metrics_log import MetricsLog
+from medsum_core.optimizer import lr_at
+from medsum_core.prompt import PromptRenderer
+from medsum_core.records import Record
+
+
+@dataclass(kw_only=True, eq=False)
+class Run:
+    """One process's part of a run. The loop reads it; only the model, the optimiser and the scaler change."""
+
+    config: RunConfig
+    folder: Path
+    accelerator: Accelerator
+    model: PeftModel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    parameters: list[tuple[str, nn.Parameter]]
+    rows: Sequence[Example]
+    validation: Sequence[Example]
+    validation_records: Sequence[Record]
+    renderer: PromptRenderer
+    kernel: str  # of attention
+    pack_tokens: int
+    resolved: dict[str, Any]  # what each `auto` came to
+    fingerprints: dict[str, Any] = field(default_factory=dict)
+    log: MetricsLog | None = None  # of the first process only
+    resumed_at: int | None = None  # windows done when the run was resumed
+    save_failures: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # by phase
+    unlogged: list[tuple[Any, float]] = field(default_factory=list)  # stats and learning rates since the last line
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.accelerator.device
+
+    @property
+    def tensors(self) -> list[nn.Parameter]:
+        """What trains."""
+        return [parameter for _, parameter in self.parameters]
+
+    @property
+    def collate_settings(self) -> dict[str, int]:
+        """How a window is cut into micro-batches."""
+        return {
+            "batch_size": self.config.train.per_device_train_batch_size,
+            "pack_tokens": self.pack_tokens,
+            "pad_token_id": self.renderer.pad_token_id,
+        }
+
+    @property
+    def window_rows(self) -> int:
+        """Rows of one update, over all processes."""
+        train = self.config.train
+        per_process = train.per_device_train_batch_size * train.gradient_accumulation_steps
+        return per_process * self.accelerator.num_processes
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """The last window of an epoch may be short."""
+        return math.ceil(len(self.rows) / self.window_rows)
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of the whole run if none is skipped: its updates."""
+        return self.config.train.num_updates(self.windows_per_epoch)
+
+    def windows_done(self, progress: Progress) -> int:
+        """Windows gone through since the start, skipped ones included."""
+        return progress.epoch * self.windows_per_epoch + progress.window
+
+    def is_done(self, progress: Progress) -> bool:
+        """With `--max_steps` so many updates, else so many epochs."""
+        by_steps = self.config.train.max_steps > 0
+        return (progress.step if by_steps else self.windows_done(progress)) >= self.num_windows
+
+    def window(self, progress: Progress) -> list[Example]:
+        """The rows of the next update: a pure function of seed, epoch and place in the epoch."""
+        windows = window_indices(
+            len(self.rows), seed=self.config.train.seed, epoch=progress.epoch, window_rows=self.window_rows
+        )
+        return [self.rows[index] for index in windows[progress.window]]
+
+    def mine(self, window: Sequence[Example]) -> Sequence[Example]:
+        """This process's share of a window; the shares may differ in size."""
+        return window[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def learning_rate(self, step: int) -> float:
+        """Of the update after `step` completed ones."""
+        train = self.config.train
+        return lr_at(
+            step,
+            schedule=train.lr_scheduler_type,
+            peak=train.learning_rate,
+            warmup_steps=train.warmup_steps,
+            num_steps=self.num_windows,
+        )
+
+    def evaluates(self, progress: Progress, *, last: bool) -> bool:
+        """Before the first update, as `--eval_strategy` says, and after the last update."""
+        train = self.config.train
+        if not self.validation or train.eval_strategy == "no":
+            return False
+        start = self.windows_done(progress) == 0 and self.resumed_at is None
+        return start or self._is_due(train.eval_strategy, train.eval_steps, progress, last=last)
+
+    def saves(self, progress: Progress, *, last: bool, best: bool) -> bool:
+        """As `--save_strategy` says, after the last update, and a best one that will be wanted at the end."""
+        output = self.config.output
+        wanted = best and self.config.train.load_best_model_at_end
+        return wanted or self._is_due(output.save_strategy, output.save_steps, progress, last=last)
+
+    def stops_early(self, progress: Progress) -> bool:
+        """Whether `--early_stopping_patience` is used up."""
+        patience = self.config.train.early_stopping_patience
+        return patience > 0 and progress.evaluations_without_gain >= patience
+
+    def _is_due(self, strategy: str, every: int | None, progress: Progress, *, last: bool) -> bool:
+        """Whether what happens by epoch or by steps happens now; what a checkpoint has seen is not done again.
+
+        With any strategy but `no` it also happens after the last update.
+        """
+        done = self.windows_done(progress)
+        if strategy == "no" or done == 0 or done == self.resumed_at:
+            return False
+        if strategy == "epoch":
+            return last or progress.window == 0
+        return last or (every is not None and progress.step % every == 0)
+
+    def sum_gradients(self) -> None:
+        """Sum the adapter's gradients over the processes: one flat buffer, already divided by the global target count.
+
+        The model is not wrapped for this: the head is called outside of `forward`, where DDP would miss it.
+        """
+        if self.accelerator.num_processes == 1:
+            return
+        flat = torch.cat([torch.zeros_like(p).view(-1) if p.grad is None else p.grad.view(-1) for p in self.tensors])
+        flat = self.accelerator.reduce(flat, "sum")
+        pieces = flat.split([parameter.numel() for parameter in self.tensors])
+        for parameter, piece in zip(self.tensors, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter).clone()
+
+    def total(self, value: Tensor) -> Tensor:
+        """A number summed over the processes."""
+        return value if self.accelerator.num_processes == 1 else self.accelerator.reduce(value, "sum")
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any process says yes."""
+        return bool(self.total(torch.tensor(float(flag), device=self.accelerator.device)) > 0)
+
+    def say(self, text: str) -> None:
+        """A line for the person, above the progress bar, once over all processes."""
+        if self.accelerator.is_main_process:
+            tqdm.write(text, file=sys.stderr)
+
+    def log_step(self, progress: Progress, stats: Any, learning_rate: float) -> None:
+        """Every `--logging_steps` updates a line: the loss since the last line, weighted by targets."""
+        self.unlogged.append((stats, learning_rate))
+        self.seconds["training"] = self.seconds.get("training", 0.0) + stats.seconds
+        if stats.skipped:
+            self.say(
+                f"warning: update {progress.step + 1} skipped: no target, or a loss or gradient that is not finite"
+            )
+        if stats.skipped or progress.step % self.config.output.logging_steps:
+            return
+        counted = [entry for entry, _ in self.unlogged if not entry.skipped]
+        num_targets = sum(entry.num_targets for entry in counted)
+        tokens_per_second = sum(entry.num_tokens for entry in counted) / sum(entry.seconds for entry in counted)
+        values = {
+            "loss": sum(entry.loss * entry.num_targets for entry in counted) / num_targets,
+            "grad_norm": counted[-1].grad_norm,
+            "learning_rate": learning_rate,
+            "tokens_per_second": round(tokens_per_second, 2),
+        }
+        self.unlogged.clear()
+        self.write_metrics(progress, values)
+
+    def write_metrics(self, progress: Progress, values: dict[str, float]) -> None:
+        """A line of metrics.jsonl, and the tracker's if one was asked for."""
+        epoch = self.windows_done(progress) / self.windows_per_epoch
+        if self.log is not None:
+            self.log.append({"step": progress.step, "epoch": round(epoch, 4), **values})
+        if self.config.output.report_to != "none":
+            self.accelerator.log(values, step=progress.step)
+
+
+def after_window(progress: Progress, *, windows_per_epoch: int, skipped: bool) -> Progress:
+    """Where a run stands after one more window. A skipped one uses up its rows but is no update."""
+    last = progress.window + 1 == windows_per_epoch
+    return replace(
+        progress,
+        step=progress.step + (not skipped),
+        epoch=progress.epoch + last,
+        window=0 if last else progress.window + 1,
+        windows_in_a_row_skipped=progress.windows_in_a_row_skipped + 1 if skipped else 0,
+        windows_skipped=progress.windows_skipped + skipped,
+    )

@@ -1,0 +1,80 @@
+"""What of a run goes into a checkpoint, and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter_tensors
+from medsum_core.checkpoint import Checkpoint, Progress, save_checkpoint
+from medsum_core.errors import FinalSaveError
+from medsum_core.optimizer import load_optimizer_state, optimizer_state
+from medsum_core.rng import capture_rng, restore_rng
+from medsum_core.run import Run
+from medsum_core.run_folder import CHECKPOINTS_FOLDER
+from medsum_core.sealed_folder import SaveError
+
+RNG_BYTES = 1 << 17  # room for one process's random state as JSON, when the processes hand theirs over
+
+
+def save(run: Run, progress: Progress, *, final: bool) -> None:
+    """Write a checkpoint from the first process. If the system refuses, the former ones stay and training goes on.
+
+    Raises FinalSaveError when the last save of a run fails.
+    """
+    rng = _gather_rng(run)
+    problem = _write(run, progress, rng) if run.accelerator.is_main_process else None
+    if not run.agree(problem is not None):
+        return
+    if final:
+        raise FinalSaveError(f"the last checkpoint could not be written: {problem or 'see the first process'}")
+    run.save_failures.append(f"step {progress.step}: {problem}")
+    run.say(f"warning: no checkpoint at step {progress.step}: {problem}; the former ones are kept, training goes on")
+
+
+def restore(run: Run, checkpoint: Checkpoint) -> Progress:
+    """Put adapter, optimiser, scaler and random states back; returns where to go on."""
+    load_adapter_tensors(run.model, checkpoint.adapter_tensors)
+    names = [name for name, _ in run.parameters]
+    load_optimizer_state(run.optimizer, names, checkpoint.optimizer_tensors, checkpoint.optimizer_scalars)
+    if checkpoint.scaler is not None:
+        run.scaler.load_state_dict(checkpoint.scaler)
+    restore_rng(checkpoint.rng[min(run.accelerator.process_index, len(checkpoint.rng) - 1)])
+    run.resumed_at = run.windows_done(checkpoint.progress)
+    return checkpoint.progress
+
+
+def _write(run: Run, progress: Progress, rng: list[dict[str, Any]]) -> str | None:
+    tensors, scalars = optimizer_state(run.optimizer, [name for name, _ in run.parameters])
+    try:
+        if run.log is not None:
+            run.log.sync()
+        save_checkpoint(
+            run.folder / CHECKPOINTS_FOLDER,
+            progress=progress,
+            adapter_tensors=adapter_tensors(run.model),
+            adapter_config=adapter_config(run.model),
+            optimizer_tensors=tensors,
+            optimizer_scalars=scalars,
+            rng=rng,
+            scaler=run.scaler.state_dict() if run.scaler.is_enabled() else None,
+            fingerprints=run.fingerprints,
+            resolved=run.resolved,
+            keep_last=run.config.output.save_total_limit,
+        )
+    except (SaveError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _gather_rng(run: Run) -> list[dict[str, Any]]:
+    """Every process's random state, in the order of the processes; as bytes: nothing that runs code when it is read."""
+    state = capture_rng()
+    if run.accelerator.num_processes == 1:
+        return [state]
+    text = json.dumps(state).encode().ljust(RNG_BYTES)
+    mine = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(run.accelerator.device)
+    everyone = run.accelerator.gather(mine).cpu().view(run.accelerator.num_processes, -1)
+    return [json.loads(bytes(row.tolist())) for row in everyone]

@@ -1,0 +1,164 @@
+"""Fine-tune Gemma on clinical dialogues: this page assembles the parts and holds the loop.
+
+    python train_loop.py --preset demo
+
+A window is the rows of one update: processes x batch x accumulation. Its loss is summed over the notes' tokens and
+divided once, by the number of these tokens in the whole window. So how its rows are cut into micro-batches, packed, or
+shared out over processes never changes the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from medsum_core.attention import document_attention
+from medsum_core.batching import Example, MicroBatch, split_window
+from medsum_core.checkpoint import Progress
+from medsum_core.config import parse_run
+from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script
+from medsum_core.model import head_softcap, head_weight, hidden_states
+from medsum_core.objective import note_nll
+from medsum_core.optimizer import set_lr
+from medsum_core.run import Run, after_window
+from medsum_core.run_evaluation import evaluate
+from medsum_core.run_saving import save
+from medsum_core.signals import StopFlag, stop_on_signals
+
+MAX_SKIPPED_IN_A_ROW = 3
+
+Objective = Callable[..., Tensor]  # (hidden_BTH, targets_BT, head_VH, softcap=...) -> summed loss, float32
+Collate = Callable[..., list[MicroBatch]]  # (examples, batch_size=..., pack_tokens=..., pad_token_id=...)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStats:
+    """One window's figures. `loss` is nats per note token; `skipped` means that nothing was updated."""
+
+    loss: float
+    grad_norm: float
+    num_targets: int
+    num_tokens: int  # prompt and note, without padding, over all processes
+    seconds: float
+    skipped: bool
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The training script. Raises the errors of `medsum_core.errors`, which carry the exit codes."""
+    config = parse_run(sys.argv[1:] if argv is None else argv)
+    os.umask(0o077)  # what a run writes stems from patients
+    from medsum_core.finish import finish
+    from medsum_core.prepare import build, prepare
+
+    plan = prepare(config)
+    if config.output.dry_run:
+        print("\n".join(plan.card_lines()))
+        return
+    with stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
+        run, progress = build(plan)
+        progress = train(run, progress, stop=stop)
+    finish(plan, run, progress)
+
+
+def train(
+    run: Run,
+    progress: Progress,
+    *,
+    stop: StopFlag,
+    objective: Objective = note_nll,
+    collate: Collate = split_window,
+) -> Progress:
+    """Train to the end of the run: evaluate? save? stop? step, log. Returns where it ended.
+
+    Raises StoppedBySignal after a whole, saved window, and DivergedError when windows keep being skipped.
+    """
+    with tqdm(total=run.num_windows, initial=run.windows_done(progress), unit="update", disable=run.log is None) as bar:
+        while True:
+            done, best = run.is_done(progress), False
+            if run.evaluates(progress, last=done):
+                progress, best = evaluate(run, progress)
+                done = done or run.stops_early(progress)
+            stopping = run.agree(stop.requested)
+            if run.saves(progress, last=done, best=best) or stopping:
+                save(run, progress, final=done or stopping)
+            if done:
+                return progress
+            if stopping:
+                raise StoppedBySignal(f"after update {progress.step}; resume with --resume_from_checkpoint auto")
+
+            # ---- one update ------------------------------------------------------------------------------------
+            window, rate = run.window(progress), run.learning_rate(progress.step)
+            stats = train_step(run, window, learning_rate=rate, objective=objective, collate=collate)
+            # ----------------------------------------------------------------------------------------------------
+            progress = after_window(progress, windows_per_epoch=run.windows_per_epoch, skipped=stats.skipped)
+            run.log_step(progress, stats, rate)
+            bar.update()
+            bar.set_postfix(loss=f"{stats.loss:.3f}", lr=f"{rate:.1e}", tok_s=f"{stats.num_tokens / stats.seconds:.0f}")
+            if progress.windows_in_a_row_skipped >= MAX_SKIPPED_IN_A_ROW:
+                raise DivergedError(skipped_message(progress, window))
+
+
+def train_step(
+    run: Run,
+    window: Sequence[Example],
+    *,
+    learning_rate: float,
+    objective: Objective = note_nll,
+    collate: Collate = split_window,
+) -> StepStats:
+    """One update from one window, the same on every process. A non-finite or empty window changes nothing."""
+    started = time.perf_counter()
+    num_targets = sum(example.num_targets for example in window)
+    num_tokens = sum(example.num_tokens for example in window)
+    if num_targets == 0:
+        return StepStats(
+            loss=math.nan, grad_norm=math.nan, num_targets=0, num_tokens=num_tokens, seconds=0.0, skipped=True
+        )
+    nll = torch.zeros((), device=run.device)
+    head_VH, softcap = head_weight(run.model), head_softcap(run.model)
+    with document_attention(run.model, run.kernel):
+        for micro_batch in collate(run.mine(window), **run.collate_settings):
+            batch = micro_batch.to(run.device)
+            batch_nll = objective(hidden_states(run.model, batch), batch.targets_BT, head_VH, softcap=softcap)
+            run.scaler.scale(batch_nll / num_targets).backward()
+            nll += batch_nll.detach()
+
+    run.sum_gradients()
+    loss = run.total(nll) / num_targets
+    run.scaler.unscale_(run.optimizer)
+    grad_norm = torch.nn.utils.clip_grad_norm_(run.tensors, run.config.train.max_grad_norm or math.inf)
+    skipped = not (torch.isfinite(loss) and torch.isfinite(grad_norm))
+    if not skipped:
+        set_lr(run.optimizer, learning_rate)
+        run.optimizer.step()
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    return StepStats(
+        loss=loss.item(),
+        grad_norm=grad_norm.item(),
+        num_targets=num_targets,
+        num_tokens=num_tokens,
+        seconds=time.perf_counter() - started,
+        skipped=skipped,
+    )
+
+
+def skipped_message(progress: Progress, window: Sequence[Example]) -> str:
+    """Why the run stops, with the ids of the last window's rows and no text of theirs."""
+    return (
+        f"{progress.windows_in_a_row_skipped} windows in a row had no target or a non-finite loss or gradient; nothing "
+        f"was updated by them. Rows of the last one: {', '.join(example.id for example in window)}. "
+        "Try --precision fp32 or bf16, a lower --learning_rate, or look at the rows: python -m medsum_core.preview"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_as_script(main))
