@@ -7,28 +7,26 @@ Deterministic, without a model or the network. Reports hold ids, offsets and cou
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from medsum_core.facts.attributes import attribute
-from medsum_core.facts.reading import read_mentions
-from medsum_core.facts.verdicts import Verdict, judge, read_talk
+from medsum_core.errors import InputError, run_as_script
+from medsum_core.evidence import Support, evidence
+from medsum_core.facts.check import Fact, check_note
 from medsum_core.records import Record
 
-
-@dataclass(frozen=True, kw_only=True)
-class Fact:
-    """A checkable fact of a note at its characters `[start, end)`.
-
-    `kind`: number, age, date, duration, dose, measurement, temperature, percent, frequency, pressure, laterality or
-    code (L4, G2). `turn`: the turn of the dialogue that says it, from 0; None unless supported.
-    """
-
-    start: int
-    end: int
-    kind: str
-    verdict: Verdict
-    turn: int | None
+__all__ = [
+    "AuditReport",
+    "Fact",
+    "Support",
+    "audit_records",
+    "check_note",
+    "evidence",
+    "unsupported_spans",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,23 +48,6 @@ class AuditReport:
     def unsupported_rate(self) -> float:
         """Their share of all facts; 0 where there is no fact."""
         return self.unsupported / self.facts if self.facts else 0.0
-
-
-def check_note(note: str, dialogue: str) -> list[Fact]:
-    """The checkable facts of `note` in order, each looked up in `dialogue`. Offsets are into `note` as given.
-
-    "contradicted": the dialogue gives the same kind, unit or attribute another value; "not_found": it gives none.
-    """
-    scan, stated = read_mentions(note, spoken=False)
-    if not stated:
-        return []
-    talk = read_talk(dialogue)
-    known = {attribute(scan, mention) for mention in stated}
-    facts = []
-    for mention in stated:
-        for start, end, verdict, turn in judge(mention, scan, talk, known):
-            facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
-    return facts
 
 
 def unsupported_spans(note: str, dialogue: str) -> list[tuple[int, int]]:
@@ -101,3 +82,28 @@ def audit_records(records: Iterable[Record]) -> AuditReport:
         contradicted=verdicts["contradicted"],
         unsupported_ids=tuple(ids),
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line. Raises InputError for bad files or columns; nothing is written then."""
+    from medsum_core.atomic import write_text_atomic
+    from medsum_core.grounding_report import check_file, table_lines, to_json
+
+    parser = argparse.ArgumentParser(prog="python -m medsum_core.grounding", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--input_file", required=True, help="CSV, JSONL or JSON with id, note and (mostly) dialogue")
+    parser.add_argument("--note_column", required=True, help="the column that holds the notes")
+    parser.add_argument("--dialogues", help="a file with id and dialogue, joined by id where the notes' file has none")
+    parser.add_argument("--json", help="write the result there: rates, and every row's facts as offsets")
+    options = parser.parse_args(arguments)
+    notes = check_file(options.input_file, note_column=options.note_column, dialogues=options.dialogues)
+    result = to_json(notes)
+    if options.json:
+        try:
+            write_text_atomic(options.json, json.dumps(result, indent=1) + "\n")
+        except OSError as error:
+            raise InputError(f"--json {options.json}: cannot be written ({error.strerror})") from None
+    print("\n".join(table_lines(notes, result)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_as_script(main))

@@ -17,12 +17,13 @@ BODY_REGIONS = {
     "head": "eye ear cheek jaw temple nostril naris eyelid eyebrow face eardrum brow facial maxillary nasal "
     "eyeball ocular mandible tonsil parotid forehead head sinus vocal lip nare cornea retina tympanic "
     "macula",
-    "trunk": "side lung breast kidney flank chest ovary testicle rib abdomen back quadrant testis lobe groin "
+    "trunk": "lung breast kidney flank chest ovary testicle rib abdomen back quadrant testis lobe groin "
     "hemidiaphragm ureter renal inguinal pleural scrotum scrotal neck trapezius carotid tube ovarian "
     "adnexa adnexal pelvis belly stomach lateral hemithorax atrium ventricle atrial ventricular coronary "
     "thyroid iliac subclavian jugular pole hemisphere cerebral parietal frontal temporal occipital hernia "
     "hydrocele nephrectomy mastectomy ureteral oophorectomy",
-    "whole": "extremity limb side sided handed hand hander sidedness hemiparesis hemiplegia weakness pain",
+    "handed": "handed hander",
+    "whole": "extremity limb side sided hand sidedness hemiparesis hemiplegia weakness pain",
 }
 IRREGULAR = {
     "feet": "foot", "calves": "calf", "teeth": "tooth", "children": "child", "people": "person", "men": "man",
@@ -34,7 +35,7 @@ IRREGULAR = {
     "moms": "mother", "mom": "mother", "mommy": "mother", "mum": "mother", "mama": "mother", "dad": "father",
     "daddy": "father", "papa": "father", "grandma": "grandmother", "grandpa": "grandfather", "nana": "grandmother",
     "boys": "son", "girls": "daughter", "mgm": "grandmother", "pgm": "grandmother", "mgf": "grandfather",
-    "pgf": "grandfather", "hubby": "husband",
+    "pgf": "grandfather", "hubby": "husband", "tka": "knee", "tkr": "knee", "tha": "hip", "thr": "hip",
 }  # fmt: skip
 KIN = bag(
     "mother father brother sister son daughter grandmother grandfather husband wife uncle aunt cousin nephew "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from medsum_core.facts.anatomy import KIN, STOPWORDS, stem
+from medsum_core.facts.anatomy import KIN, STOPWORDS, body_parts, stem
 from medsum_core.facts.mention import Mention, Scan
 from medsum_core.facts.tokens import bag
 from medsum_core.facts.words import units
@@ -23,7 +23,9 @@ REACH = 5  # words looked at for the attribute
 
 def attribute(scan: Scan, mention: Mention) -> str:
     """The stem of the word that `mention` is about; "" where the text does not settle it."""
-    if mention.dim == "side" or mention.noun:
+    if mention.dim == "side":
+        return "" if body_parts().get(mention.noun) == "whole" else mention.noun
+    if mention.noun:
         return mention.noun
     if mention.kind == "age" or (mention.dim == "" and _links_to_kin(scan, mention.first)):
         return _relative(scan, mention.first)

@@ -6,7 +6,7 @@ A weekday is a mention of its own sort.
 from __future__ import annotations
 
 from medsum_core.facts.mention import Date, Mention, Scan
-from medsum_core.facts.quantities import Reading, counted_noun, pair_mentions, unit_at
+from medsum_core.facts.quantities import Reading, counted_noun, pair_mentions, plain_at, unit_at
 from medsum_core.facts.spoken_numbers import Number
 from medsum_core.facts.tokens import bag
 from medsum_core.facts.words import MONTHS, WEEKDAYS
@@ -14,6 +14,7 @@ from medsum_core.facts.words import MONTHS, WEEKDAYS
 BEFORE_DATE = bag(
     "on in since of from dated until till by through last around early late before after back mid and year during to"
 )
+BEFORE_YEAR = frozenset(("in", "since", "of", "from", "until", "till", "back", "late", "early"))
 AMBIGUOUS_MONTHS = frozenset(("may", "march", "mar", "jan", "dec", "sep", "august"))
 SCORE_WORDS = bag("pain scale strength murmur systolic score intensity severity motor")
 FRACTION_TEXTS = {"1/2": 0.5, "1/4": 0.25, "3/4": 0.75, "1/3": 1 / 3, "2/3": 2 / 3}
@@ -199,7 +200,7 @@ def _year(scan: Scan, number: Number) -> Reading | None:
     led = before in BEFORE_DATE or scan.tokens[number.first].gap.endswith(("'", "’")) or before in ("'", "’")
     zero_led = len(number.groups) == 2 and number.groups[0] == 0
     short = (
-        scan.spoken and number.spelled and led and len(number.groups) == 1 and 10 <= values[0] <= 99
+        scan.spoken and number.spelled and before in BEFORE_YEAR and len(number.groups) == 1 and 10 <= values[0] <= 99
         if values
         else False
     )
@@ -211,7 +212,7 @@ def _year(scan: Scan, number: Number) -> Reading | None:
     if number.decade:
         return _decade(scan, number, full) if full else None
     mention = _date(scan, number.first, number.last, [(year, None, None) for year in years])
-    plain = scan.mention(number.first, number.last, "number", "", number.values, raw=number.values)
+    plain = plain_at(scan, number)[0][0]
     ambiguous = short or zero_led or (number.spelled and len(number.groups) > 1)
     return ([mention, plain] if ambiguous and scan.spoken else [mention]), number.last
 

@@ -27,7 +27,7 @@ def quantity_at(scan: Scan, i: int) -> Reading | None:
         reading = reader(scan, number)
         if reading is not None:
             return reading
-    return _plain(scan, number)
+    return plain_at(scan, number)
 
 
 def _pair(scan: Scan, number: Number) -> Reading | None:
@@ -202,13 +202,15 @@ def _bare_age(scan: Scan, number: Number) -> Reading | None:
     return [mention], last
 
 
-def _plain(scan: Scan, number: Number) -> Reading:
+def plain_at(scan: Scan, number: Number) -> Reading:
     marks = set()
     if number.decade:
         marks.add("decade")
     if number.ordinal:
         marks.add("ordinal")
     noun = "" if number.ordinal else counted_noun(scan, number.last, small=number.values[0] <= 1)
+    if scan.word(number.last) == "times" or scan.word(number.last - 1) in ("twice", "thrice"):
+        noun = "time"
     mention = scan.mention(
         number.first, number.last, "number", "", number.values, raw=number.values, noun=noun, marks=frozenset(marks)
     )
@@ -227,6 +229,7 @@ def counted_noun(scan: Scan, j: int, *, small: bool) -> str:
         if token.kind != "word" or token.text in STOPWORDS or not scan.glued(k) or token.text in FRACTIONS:
             return ""
         singular = stem(token.text)
-        if small or (singular != token.text and token.text not in NOT_COUNTED and "'" not in token.text):
+        compound = k == j and "-" in token.gap  # "four-pillow orthopnea"
+        if small or compound or (singular != token.text and token.text not in NOT_COUNTED and "'" not in token.text):
             return singular
     return ""

@@ -52,8 +52,10 @@ def rate_at(scan: Scan, i: int) -> Reading | None:
     return None
 
 
-def _rate(scan: Scan, first: int, last: int, values: list[float], *, raw: tuple[float, ...] = ()) -> Reading:
-    return [scan.mention(first, last, "frequency", "rate", values, raw=raw)], last
+def _rate(
+    scan: Scan, first: int, last: int, values: list[float], *, raw: tuple[float, ...] = (), noun: str = ""
+) -> Reading:
+    return [scan.mention(first, last, "frequency", "rate", values, raw=raw, noun=noun)], last
 
 
 @lru_cache(maxsize=1)
@@ -80,13 +82,18 @@ def _counted(scan: Scan, i: int) -> Reading | None:
     if scan.word(j) == "in" and scan.word(j + 1) == "a":
         j += 1
     if times and scan.word(j) in ADVERBS | {"nightly"}:
-        return _rate(scan, i, j + 1, [v / PERIODS[scan.word(j)] for v in number.values], raw=number.values)
-    if scan.word(j) not in PER or scan.word(j + 1) not in PERIODS:
+        return _rate(scan, i, j + 1, [v / PERIODS[scan.word(j)] for v in number.values], raw=number.values, noun="time")
+    if scan.word(j) not in PER or scan.word(j + 1) not in PERIODS or number.values[0] < 1:
         if times and scan.word(j) in PERIODS and scan.word(j) not in ("morning", "night", "evening"):
-            return _rate(scan, i, j + 1, [v / PERIODS[scan.word(j)] for v in number.values], raw=number.values)
+            return _rate(
+                scan, i, j + 1, [v / PERIODS[scan.word(j)] for v in number.values], raw=number.values, noun="time"
+            )
         return None
     values = [v / PERIODS[scan.word(j + 1)] for v in number.values]
-    return _rate(scan, i, j + 2, values, raw=number.values) if times or scan.word(j) != "/" else None
+    if not times:
+        values.append(1 / PERIODS[scan.word(j + 1)])
+    noun = "time" if times else ""
+    return _rate(scan, i, j + 2, values, raw=number.values, noun=noun) if times or scan.word(j) != "/" else None
 
 
 def _every(scan: Scan, i: int) -> Reading | None:
@@ -98,6 +105,8 @@ def _every(scan: Scan, i: int) -> Reading | None:
         return _rate(scan, i, j + 2, [0.5 / PERIODS[scan.word(j + 1)]])
     number = scan.numbers.get(j)
     if number is None:
+        if scan.word(j) in ("morning", "day", "noon") and (night := _and_night(scan, j + 1)):
+            return _rate(scan, i, night, [2.0])
         return _rate(scan, i, j + 1, [1 / PERIODS[scan.word(j)]]) if scan.word(j) in PERIODS else None
     values = list(number.values)
     j = number.last
@@ -110,13 +119,15 @@ def _every(scan: Scan, i: int) -> Reading | None:
         j = other.last
     if scan.word(j) not in PERIODS:
         return None
-    return _rate(scan, i, j + 1, [1 / (v * PERIODS[scan.word(j)]) for v in values if v], raw=tuple(values))
+    counts = _counts_before(scan, i) if scan.word(i) == "per" else []
+    periods = [v * PERIODS[scan.word(j)] for v in values if v]
+    return _rate(scan, i, j + 1, [count / period for period in periods for count in (1.0, *counts)])
 
 
 def _per(scan: Scan, i: int) -> Reading | None:
     """ "[two packs] a day", "per week", "ppd": once in the period, or as often as the count before it."""
     word = scan.word(i)
-    if word == "ppd" and not _counts_before(scan, i):
+    if word == "ppd" and not any(k in scan.numbers or scan.tokens[k].kind == "slash" for k in range(max(i - 3, 0), i)):
         return None
     if word == "ppd":
         return _rate(scan, i, i + 1, [1.0, *_counts_before(scan, i)])
@@ -146,12 +157,17 @@ def _counts_before(scan: Scan, i: int) -> list[float]:
     return [1.0] if scan.word(i - 1) in units() or scan.word(i - 2) in ("a", "an", "one") else []
 
 
+def _and_night(scan: Scan, j: int) -> int:
+    """The token after "and (every) night", "and at bedtime" at token j; 0 if that does not follow."""
+    if scan.word(j) != "and":
+        return 0
+    return next((j + k + 1 for k in (1, 2, 3) if scan.word(j + k) in ("night", "evening", "bedtime", "dinner")), 0)
+
+
 def _time_of_day(scan: Scan, i: int) -> Reading | None:
     """ "in the morning", "at bedtime", "with dinner": once a day; "morning and night": twice."""
     if scan.word(i) in ("meals", "meal"):
         return _rate(scan, i, i + 1, [3.0])
-    if scan.word(i + 1) == "and" and any(
-        scan.word(i + k) in ("night", "evening", "bedtime", "dinner") for k in (2, 3, 4)
-    ):
-        return _rate(scan, i, i + 3, [2.0, 1.0])
+    if night := _and_night(scan, i + 1):
+        return _rate(scan, i, night, [2.0, 1.0])
     return _rate(scan, i, i + 1, [1.0])

@@ -114,7 +114,10 @@ def _noun_and_half(scan: Scan, i: int) -> Reading | None:
     half, last = half_after(scan, i)
     if not half or scan.tokens[i - 1].kind != "word" or scan.word(i - 2) not in ("a", "an", "one"):
         return None
-    return [scan.mention(i - 2, last, "number", "", (1.5,), raw=(1.5,), noun=stem(scan.word(i - 1)))], last
+    unit = units().get(scan.word(i - 1))
+    if unit is None:
+        return [scan.mention(i - 2, last, "number", "", (1.5,), raw=(1.5,), noun=stem(scan.word(i - 1)))], last
+    return [scan.mention(i - 2, last, unit.kind, unit.dim, (1.5 * unit.factor,), raw=(1.5,), unit=unit.name)], last
 
 
 def _list_marks(scan: Scan) -> frozenset[int]:

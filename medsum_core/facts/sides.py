@@ -15,7 +15,7 @@ SIDES = {
 }  # fmt: skip
 LIMB_CODES = {
     "rle": ("right", "leg"), "lle": ("left", "leg"), "rue": ("right", "arm"), "lue": ("left", "arm"),
-    "rhf": ("right", "hand"), "rhm": ("right", "hand"), "lhf": ("left", "hand"), "lhm": ("left", "hand"),
+    "rhf": ("right", "handed"), "rhm": ("right", "handed"), "lhf": ("left", "handed"), "lhm": ("left", "handed"),
     "ruq": ("right", "quadrant"), "rlq": ("right", "quadrant"), "luq": ("left", "quadrant"),
     "llq": ("left", "quadrant"),
 }  # fmt: skip
@@ -41,6 +41,8 @@ def side_at(scan: Scan, i: int) -> Reading | None:
     if not side or (word in ("l", "r", "lt", "rt") and (scan.spoken or not scan.tokens[i].capital)):
         return None
     noun = _body_part(scan, i)
+    if "or" in (scan.word(i - 1), scan.word(i + 1)) and _offered(scan, i):
+        return None
     if side == "both":
         if word == "both" and not noun and not (scan.spoken and _asked(scan, i, body_parts())):
             return None
@@ -49,6 +51,14 @@ def side_at(scan: Scan, i: int) -> Reading | None:
         return None
     sides = ("left", "right", "both") if _joined(scan, i) else (side,)
     return [scan.mention(i, i + 1, "laterality", "side", (side,), noun=noun, marks=frozenset(sides))], i + 1
+
+
+def _offered(scan: Scan, i: int) -> bool:
+    """Whether the side is one of two that a question offers: "left or right?", "one ear or both?"."""
+    k = i
+    while k < len(scan.tokens) - 1 and scan.word(k) not in (".", "?", "!", "\n"):
+        k += 1
+    return scan.word(k) == "?"
 
 
 def _joined(scan: Scan, i: int) -> bool:

@@ -194,7 +194,7 @@ def _is_pronoun(tokens: Sequence[Token], i: int, groups: Sequence[_Group]) -> bo
         return False
     before, after = tokens[i - 1].text if i else "", tokens[i + 1]
     if before in ("no", "any", "every", "some", "another", "each", "which"):
-        return before == "no" or after.kind != "word" or after.text not in units()
+        return before == "no" or after.kind != "word" or not (after.text in units() or after.text in ("or", "to"))
     return after.text == "of"
 
 

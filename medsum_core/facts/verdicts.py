@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
 from typing import Literal
 
-from medsum_core.facts.anatomy import body_parts, stem
+from medsum_core.facts.anatomy import KIN, body_parts, stem
 from medsum_core.facts.attributes import attribute, context
-from medsum_core.facts.date_matching import Calendar, calendar_of, date_finding
+from medsum_core.facts.date_matching import date_finding
 from medsum_core.facts.matching import supports
 from medsum_core.facts.mention import Mention, Scan
-from medsum_core.facts.reading import read_mentions
-from medsum_core.facts.tokens import turn_starts
+from medsum_core.facts.talk import Talk
 
 Verdict = Literal["supported", "not_found", "contradicted"]
 Judged = tuple[int, int, Verdict, int | None]  # start, end, verdict, turn
 ONE_OF_ITS_KIND = frozenset(("pressure", "temperature", "age", "frequency"))  # another value of these contradicts
 
 
-@dataclass(frozen=True, kw_only=True)
-class Talk:
-    """A dialogue, read once: its mentions, where its turns begin, its dates, and the plurals that it uses."""
-
-    scan: Scan
-    said: Sequence[Mention]
-    starts: Sequence[int]
-    calendar: Calendar
-    attributes: Sequence[str]
-
-    def turn(self, mention: Mention) -> int:
-        """The turn, from 0, in which a mention stands."""
-        return max(bisect_right(self.starts, mention.start) - 1, 0)
-
-
-def read_talk(dialogue: str) -> Talk:
-    """Read a dialogue for the look-up of facts."""
-    scan, said = read_mentions(dialogue, spoken=True)
-    attributes = [attribute(scan, mention) for mention in said]
-    return Talk(scan=scan, said=said, starts=turn_starts(dialogue), calendar=calendar_of(said), attributes=attributes)
-
-
 def judge(fact: Mention, note: Scan, talk: Talk, known: Set[str]) -> list[Judged]:
-    """The verdict on one fact; two for a date whose year alone is not said. `known`: what the note's facts are about."""
+    """The verdict on a fact; two for a date without its year. `known`: what the facts of the note are about."""
     if fact.dim == "date":
         return _judge_date(fact, note, talk)
     about = attribute(note, fact)
-    around = {about, *context(note, fact)} if about else set()
+    around = {about, *(context(note, fact) - known)} if about else set()
     pairs = [(m, said_of) for m, said_of in zip(talk.said, talk.attributes, strict=True) if supports(fact, m)]
     if not pairs:
         return [_implied(fact, talk) or (fact.start, fact.end, _unsupported(fact, note, talk, about), None)]
@@ -55,16 +30,16 @@ def judge(fact: Mention, note: Scan, talk: Talk, known: Set[str]) -> list[Judged
     if about and not same and _said_otherwise(fact, about, pairs, talk, known):
         return [(fact.start, fact.end, "contradicted", None)]
     best = same[0] if same else pairs[0][0]
-    return [(fact.start, fact.end, "supported", talk.turn(best))]
+    return [(fact.start, fact.end, "supported", talk.turn(best.start))]
 
 
 def _judge_date(fact: Mention, note: Scan, talk: Talk) -> list[Judged]:
     finding, place = date_finding(fact, talk.calendar)
     if finding == "supported" and place is not None:
-        return [(fact.start, fact.end, "supported", talk.turn(place))]
+        return [(fact.start, fact.end, "supported", talk.turn(place.start))]
     if finding == "year_not_found" and place is not None and fact.year_start > fact.start:
         return [
-            (fact.start, fact.year_start, "supported", talk.turn(place)),
+            (fact.start, fact.year_start, "supported", talk.turn(place.start)),
             (fact.year_start, fact.end, "not_found", None),
         ]
     if finding == "contradicted" or _same_context(fact, note, talk):
@@ -76,17 +51,12 @@ def _said_otherwise(
     fact: Mention, about: str, pairs: Sequence[tuple[Mention, str]], talk: Talk, known: Set[str]
 ) -> bool:
     """Whether the value is said only of other things, while the thing meant has another value."""
-    if any(not said_of or not (said_of in known or _is_firm(mention)) for mention, said_of in pairs):
+    if any(not said_of or not (said_of in known or said_of in KIN or mention.noun) for mention, said_of in pairs):
         return False
     return any(
         said_of == about and _comparable(fact, mention)
         for mention, said_of in zip(talk.said, talk.attributes, strict=True)
     )
-
-
-def _is_firm(said: Mention) -> bool:
-    """Whether what a mention is about is sure from its form: a body part, a thing counted."""
-    return bool(said.noun)
 
 
 def _comparable(fact: Mention, said: Mention) -> bool:
@@ -106,7 +76,7 @@ def _implied(fact: Mention, talk: Talk) -> Judged | None:
             singular = stem(token.text) if token.kind == "word" else ""
             plural = singular != token.text and singular in parts
             if plural and (not fact.noun or singular == fact.noun or parts[singular] == parts.get(fact.noun)):
-                return (fact.start, fact.end, "supported", max(bisect_right(talk.starts, token.start) - 1, 0))
+                return (fact.start, fact.end, "supported", talk.turn(token.start))
     one = fact.dim == "" and fact.raw[0] == 1.0
     if one and not any(about == fact.noun for about in talk.attributes if about):
         return (fact.start, fact.end, "supported", 0)

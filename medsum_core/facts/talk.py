@@ -1,0 +1,81 @@
+"""A dialogue read for the look-up: what it says, in which turn, and what its questions and answers make of it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medsum_core.facts.anatomy import KIN, stem
+from medsum_core.facts.attributes import attribute
+from medsum_core.facts.date_matching import Calendar, calendar_of
+from medsum_core.facts.mention import Mention, Scan
+from medsum_core.facts.reading import read_mentions
+from medsum_core.facts.tokens import turn_starts
+
+DENIALS = frozenset(("no", "nope", "nah", "actually"))
+TAG_TOKENS = 6  # a speaker's tag is at most so many tokens: "Guest_family_2:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Talk:
+    """A dialogue, read once: its mentions and what each is about, where its turns begin, its dates."""
+
+    scan: Scan
+    said: Sequence[Mention]
+    attributes: Sequence[str]
+    starts: Sequence[int]
+    calendar: Calendar
+
+    def turn(self, offset: int) -> int:
+        """The turn, from 0, in which a character of the dialogue stands."""
+        return max(bisect_right(self.starts, offset) - 1, 0)
+
+
+def read_talk(dialogue: str) -> Talk:
+    """Read a dialogue. What a question offers and its answer denies ("Was it three weeks?" "No, four.") is not said."""
+    scan, mentions = read_mentions(dialogue, spoken=True)
+    starts = turn_starts(dialogue)
+    openings = _openings(scan, starts)
+    said = [mention for mention in mentions if not _denied(scan, mention, mentions, openings)]
+    attributes = [attribute(scan, mention) or _asked_about(scan, mention, openings) for mention in said]
+    return Talk(scan=scan, said=said, attributes=attributes, starts=starts, calendar=calendar_of(said))
+
+
+def _openings(scan: Scan, starts: Sequence[int]) -> list[int]:
+    """For each turn the token that begins it, after the speaker's tag."""
+    openings = []
+    k = 0
+    for start in starts:
+        while scan.tokens[k].start < start:
+            k += 1
+        tag = next((j for j in range(k, min(k + TAG_TOKENS, len(scan.tokens))) if scan.word(j) == ":"), k - 1)
+        openings.append(tag + 1)
+    return openings
+
+
+def _denied(scan: Scan, mention: Mention, mentions: Sequence[Mention], openings: Sequence[int]) -> bool:
+    turn = bisect_right(openings, mention.first)
+    if turn >= len(openings) or scan.word(openings[turn]) not in DENIALS or not _in_question(scan, mention.last):
+        return False
+    end = openings[turn + 1] if turn + 1 < len(openings) else len(scan.tokens)
+    dims = (mention.dim,) if mention.dim == "side" else (mention.dim, "")
+    answers = [other for other in mentions if openings[turn] <= other.first < end and other.dim in dims]
+    return bool(answers) and not any(set(other.values) & set(mention.values) for other in answers)
+
+
+def _in_question(scan: Scan, k: int) -> bool:
+    """Whether the sentence that goes on at token k ends its turn as a question."""
+    while k < len(scan.tokens) - 1 and scan.word(k) not in (".", "?", "!", "\n"):
+        k += 1
+    return scan.word(k) == "?" and scan.word(k + 1) in ("\n", "")
+
+
+def _asked_about(scan: Scan, mention: Mention, openings: Sequence[int]) -> str:
+    """The relative in the question that a bare answer answers: "And your husband?" "Eighty."."""
+    if mention.dim not in ("", "time") or mention.noun or mention.first not in openings:
+        return ""
+    for k in range(mention.first - 1, max(mention.first - 16, -1), -1):
+        if stem(scan.word(k)) in KIN:
+            return stem(scan.word(k))
+    return ""

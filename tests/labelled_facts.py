@@ -1,0 +1,64 @@
+"""The labelled facts of `grounding_cases/*.jsonl`: fictional dialogues, notes with each fact marked by hand.
+
+A mark is `[[kind|verdict|text]]`; verdicts: + supported, - not in the dialogue, ! the dialogue says otherwise.
+Rules were tuned on the cases with an even number and scored on the odd ones.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsum_core.grounding import check_note
+
+MARK = re.compile(r"\[\[(\w+)\|([+!-])\|(.*?)\]\]")
+FOLDER = Path(__file__).parent / "grounding_cases"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledFact:
+    start: int
+    end: int
+    kind: str
+    unsupported: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    number: int
+    dialogue: str
+    note: str
+    facts: tuple[LabelledFact, ...]
+
+
+def read_cases(name: str = "cases.jsonl") -> list[Case]:
+    lines = (FOLDER / name).read_text(encoding="utf-8").splitlines()
+    return [_case(json.loads(line)) for line in lines]
+
+
+def _case(row: dict[str, str]) -> Case:
+    note, facts, last = "", [], 0
+    for mark in MARK.finditer(row["note"]):
+        note += row["note"][last : mark.start()]
+        facts.append(
+            LabelledFact(start=len(note), end=len(note) + len(mark[3]), kind=mark[1], unsupported=mark[2] != "+")
+        )
+        note += mark[3]
+        last = mark.end()
+    note += row["note"][last:]
+    return Case(number=int(row["case"]), dialogue=row["dialogue"], note=note, facts=tuple(facts))
+
+
+def outcomes(case: Case) -> Iterator[tuple[str, str, int, int]]:
+    """(kind, hit | missed | false | passed, start, end): each label, and each flag that overlaps no label."""
+    flags = [fact for fact in check_note(case.note, case.dialogue) if fact.verdict != "supported"]
+    for label in case.facts:
+        flagged = any(flag.start < label.end and label.start < flag.end for flag in flags)
+        names = {(True, True): "hit", (True, False): "missed", (False, True): "false", (False, False): "passed"}
+        yield label.kind, names[label.unsupported, flagged], label.start, label.end
+    for flag in flags:
+        if not any(flag.start < label.end and label.start < flag.end for label in case.facts):
+            yield flag.kind, "false", flag.start, flag.end
