@@ -94,7 +94,7 @@ def compare_base_and_tuned(
     max_new_tokens: int,
     num_beams: int = 1,
     length_penalty: float = 1.0,
-    batch_size: int = 8,
+    batch_size: int = 16,
     show_progress: bool = True,
 ) -> tuple[Comparison, list[GeneratedNote], list[GeneratedNote]]:
     """Let a PeftModel write the notes of `records` with its adapter off and on: (numbers, base notes, tuned notes).

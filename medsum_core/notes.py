@@ -1,9 +1,8 @@
-"""Records in, the model's notes out: one prompt budget, evaluation mode, a progress bar."""
+"""Records in, the model's notes out: the prompt budget of training, a progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,14 +34,14 @@ def generate_notes(
     max_new_tokens: int,
     num_beams: int = 1,
     length_penalty: float = 1.0,
-    batch_size: int = 8,
+    batch_size: int = 16,
     label: str = "notes",
     show_progress: bool = True,
 ) -> list[GeneratedNote]:
     """A note for each record, in the records' order, decoded greedily or by beams under the training's prompt budget.
 
     The prompt gets `max_length - max_new_tokens` tokens, as in training; a dialogue that does not fit loses whole
-    turns. The model is put in evaluation mode and left in the mode it came in.
+    turns. The modules' modes are left as found.
     """
     prompts, shortened = [], []
     for record in records:
@@ -51,7 +50,7 @@ def generate_notes(
         )
         prompts.append(renderer.prompt_ids(dialogue, record.section_header))
         shortened.append(num_turns_dropped > 0)
-    with _evaluating(model), tqdm(total=len(records), desc=label, unit="note", disable=not show_progress) as bar:
+    with tqdm(total=len(records), desc=label, unit="note", disable=not show_progress) as bar:
 
         def advance(index: int, generation: Generation) -> None:
             bar.update()
@@ -60,7 +59,6 @@ def generate_notes(
             model,
             prompts,
             stop_token_ids=renderer.stop_token_ids,
-            pad_token_id=renderer.pad_token_id,
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
             length_penalty=length_penalty,
@@ -77,13 +75,3 @@ def generate_notes(
         )
         for record, generation, was_shortened in zip(records, generations, shortened, strict=True)
     ]
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
