@@ -12,8 +12,9 @@ import pytest
 DATA = Path(__file__).resolve().parent.parent / "medsum_core" / "data"
 COLUMNS = ["ID", "section_header", "section_text", "dialogue"]
 HEADERS = frozenset(
-    "FAM/SOCHX GENHX PASTMEDICALHX CC PASTSURGICAL ALLERGY ROS MEDICATIONS ASSESSMENT EXAM DIAGNOSIS DISPOSITION PLAN "
-    "EDCOURSE IMMUNIZATIONS IMAGING GYNHX PROCEDURES OTHER_HISTORY LABS".split()
+    {"FAM/SOCHX", "GENHX", "PASTMEDICALHX", "CC", "PASTSURGICAL", "ALLERGY", "ROS", "MEDICATIONS", "ASSESSMENT", "EXAM"}
+    | {"DIAGNOSIS", "DISPOSITION", "PLAN", "EDCOURSE", "IMMUNIZATIONS", "IMAGING", "GYNHX", "PROCEDURES", "LABS"}
+    | {"OTHER_HISTORY"}
 )
 SPEAKERS = frozenset({"Doctor", "Patient", "Guest_family", "Guest_clinician"})
 FILES = ("demo_train.csv", "demo_valid.csv")
