@@ -6,7 +6,7 @@ A weekday is a mention of its own sort.
 from __future__ import annotations
 
 from medsum_core.facts.mention import Date, Mention, Scan
-from medsum_core.facts.quantities import Reading, counted_noun, pair_mentions, plain_at, unit_at
+from medsum_core.facts.quantities import POSSESSIVES, Reading, counted_noun, pair_mentions, plain_at, unit_at
 from medsum_core.facts.spoken_numbers import Number
 from medsum_core.facts.tokens import bag
 from medsum_core.facts.words import MONTHS, WEEKDAYS
@@ -191,7 +191,7 @@ def _day_first(scan: Scan, number: Number) -> Reading | None:
 def _year(scan: Scan, number: Number) -> Reading | None:
     """A year by itself: 1998, "nineteen eighty four", "since O eight", "in ninety eight", "the 1990s"."""
     before = scan.word(number.first - 1)
-    if number.decade and 20 <= number.values[0] <= 90 and before in ("the", "early", "late", "mid"):
+    if scan.spoken and number.decade and 20 <= number.values[0] <= 90 and before not in POSSESSIVES - {"the"}:
         return _decade(scan, number, [1900 + int(number.values[0])])
     if number.ordinal or unit_at(scan, number.last) is not None or scan.word(number.last) == "over":
         return None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from medsum_core.facts.anatomy import body_parts
+from medsum_core.facts.anatomy import KIN, body_parts
 from medsum_core.facts.mention import Mention
 from medsum_core.facts.tokens import bag
 from medsum_core.facts.words import SCALAR_DIMS
 
+RELATIVES = KIN - {"child", "sibling", "parent", "twin", "grandchild"}
 EXACT = 1e-6
 ACROSS_CALENDAR = 0.085  # four weeks are said for a month
 ACROSS_SYSTEMS = 0.012  # pounds and kilograms, inches and centimetres
@@ -15,10 +16,14 @@ SHORT_UNITS = bag("second minute hour day night week fortnight")
 
 def supports(fact: Mention, said: Mention) -> bool:
     """Whether `said` (dialogue) says what `fact` (note) states."""
+    if "few" in said.marks:
+        return "couple" in fact.marks and fact.unit == said.unit
     if fact.dim == said.dim:
         same = _SAME_DIM.get(fact.dim, _same_scalar)
         if same(fact, said):
             return True
+    if fact.kind == "age" and "upcoming" in said.marks and fact.raw[0] == said.raw[0] - 1:
+        return True  # "I'll be ninety this month"
     return _same_number(fact, said)
 
 
@@ -55,7 +60,14 @@ def _same_decade(fact: Mention, said: Mention) -> bool:
 def _same_plain(fact: Mention, said: Mention) -> bool:
     if "decade" in fact.marks:
         return _same_decade(fact, said)
+    if _other_relative(fact.noun, said.noun):
+        return False
     return "decade" not in said.marks and any(_close(a, b, EXACT) for a in fact.raw for b in said.raw)
+
+
+def _other_relative(noun: str, said_noun: str) -> bool:
+    """Whether brothers are counted on one side and, say, sons on the other."""
+    return noun != said_noun and noun in RELATIVES and said_noun in RELATIVES
 
 
 def _same_value(fact: Mention, said: Mention) -> bool:

@@ -6,7 +6,7 @@ from medsum_core.facts.anatomy import NOT_COUNTED, STOPWORDS, stem
 from medsum_core.facts.mention import Mention, Scan
 from medsum_core.facts.spoken_numbers import FRACTIONS, Number
 from medsum_core.facts.tokens import bag
-from medsum_core.facts.words import DAYS_PER_YEAR, SPELLED_UNITS, Unit, units
+from medsum_core.facts.words import DAYS_PER_YEAR, PERIODS, SPELLED_UNITS, Unit, units
 
 FILLERS = bag("more full whole straight additional long solid consecutive extra good or so and some")
 FORMS = bag("tablet tablets tab tabs pill pills capsule capsules dose doses patch patches")
@@ -15,6 +15,7 @@ AFTER_DURATION = bag("ago history later prior before duration earlier course h w
 RANGE_WORDS = frozenset(("to", "or", "through", "and"))
 POSSESSIVES = bag("his her their my your our early mid late the s")
 Reading = tuple[list[Mention], int]
+NO_NOUNS = frozenset((*PERIODS, *FRACTIONS))
 YEAR = Unit("time", DAYS_PER_YEAR, "age", "year")
 
 
@@ -92,12 +93,15 @@ def _measured(scan: Scan, number: Number) -> Reading | None:
     unit, last = found
     own_last = last if end is number else number.last
     values = _with_unit(scan, number, last)
+    marks: set[str] = set()
     if unit.dim == "time" and end is number:
         half, own_last = half_after(scan, last)
         values = tuple(value + half for value in values)
+    if "couple" in (scan.word(number.first), scan.word(number.first + 1)):
+        marks.add("couple")
     age_last = _age_end(scan, max(own_last, last)) if unit.dim == "time" else None
     compound = unit.name == "year" and age_last is None and _compound_age(scan, last)
-    kind, marks = unit.kind, set()
+    kind = unit.kind
     if age_last is not None or compound or (unit.name == "year" and _after_age_word(scan, number.first)):
         kind = "age"
         marks.add("age")
@@ -211,6 +215,8 @@ def plain_at(scan: Scan, number: Number) -> Reading:
     noun = "" if number.ordinal else counted_noun(scan, number.last, small=number.values[0] <= 1)
     if scan.word(number.last) == "times" or scan.word(number.last - 1) in ("twice", "thrice"):
         noun = "time"
+    if scan.spoken and scan.word(number.first - 1) in ("be", "turning", "turn"):
+        marks.add("upcoming")
     mention = scan.mention(
         number.first, number.last, "number", "", number.values, raw=number.values, noun=noun, marks=frozenset(marks)
     )
@@ -226,7 +232,13 @@ def counted_noun(scan: Scan, j: int, *, small: bool) -> str:
         token = scan.tokens[min(k, len(scan.tokens) - 1)]
         if small and token.text in ("a", "an", "of", "the"):
             continue
-        if token.kind != "word" or token.text in STOPWORDS or not scan.glued(k) or token.text in FRACTIONS:
+        if (
+            token.kind != "word"
+            or token.text in STOPWORDS
+            or token.text in PERIODS
+            or not scan.glued(k)
+            or token.text in FRACTIONS
+        ):
             return ""
         singular = stem(token.text)
         compound = k == j and "-" in token.gap  # "four-pillow orthopnea"

@@ -15,6 +15,7 @@ from medsum_core.facts.words import MONTHS, WEEKDAYS, units
 
 SINGLES = {"yesterday": 1.0, "overnight": 1.0, "tomorrow": 1.0}
 WELL_KNOWN_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2")
+LISTED = bag("problem issue complaint concern thing point reason")
 SCALE_WORDS = bag("scale being analog vas")
 ROMAN = {"ii": 2.0, "iii": 3.0, "iv": 4.0}
 GRADED = bag("type grade stage class phase level")
@@ -24,7 +25,7 @@ GRADED = bag("type grade stage class phase level")
 def _triggers() -> frozenset[str]:
     words = {*MONTHS, *WEEKDAYS, *(f"{day}s" for day in WEEKDAYS), *ADVERBS, *SIDES, *LIMB_CODES, *SINGLES, *ROMAN}
     words |= {"every", "each", "q", "ppd", "per", "a", "an", "/", "morning", "bedtime", "bed", "night", "evening"}
-    words |= {"meals", "meal", "breakfast", "dinner", "supper", "x", "times", "and"}
+    words |= {"meals", "meal", "breakfast", "dinner", "supper", "x", "times", "and", "few", "several"}
     return frozenset(words | {word for word, unit in units().items() if unit.dim == "time"})
 
 
@@ -47,7 +48,7 @@ def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
 
 def _at(scan: Scan, i: int) -> Reading:
     """What begins at token i, and where to go on; the first reader that knows it has it."""
-    for reader in (date_at, rate_at, quantity_at, side_at, _written_form, _single, _noun_and_half):
+    for reader in (date_at, rate_at, quantity_at, side_at, _written_form, _single, _few, _noun_and_half):
         reading = reader(scan, i)
         if reading is not None:
             found, after = reading
@@ -109,6 +110,15 @@ def _single(scan: Scan, i: int) -> Reading | None:
     return [scan.mention(i, last, kind, "time", values, raw=(amount,), unit=unit.name, marks=marks)], last
 
 
+def _few(scan: Scan, i: int) -> Reading | None:
+    """ "a few days", "several weeks": no number, but as good as a note's "couple of"."""
+    unit = units().get(scan.word(i + 1))
+    if scan.word(i) not in ("few", "several") or not scan.spoken or unit is None:
+        return None
+    marks = frozenset({"few"})
+    return [scan.mention(i, i + 2, "duration", "time", (), unit=unit.name, marks=marks)], i + 2
+
+
 def _noun_and_half(scan: Scan, i: int) -> Reading | None:
     """ "a pack and a half" at its "and"."""
     half, last = half_after(scan, i)
@@ -139,11 +149,13 @@ def _is_fact(scan: Scan, mention: Mention) -> bool:
         return True
     value = mention.raw[0]
     word = scan.word(mention.first)
-    if "ordinal" in mention.marks and word in ("first", "second", "1st"):
+    if "ordinal" in mention.marks and (word in ("first", "second", "1st") or scan.word(mention.last) in LISTED):
+        return False
+    if scan.word(mention.first - 1) == "the" and scan.tokens[mention.last].kind != "word":  # "between the two,"
         return False
     if value in (0.0, 1.0) and scan.tokens[mention.first].kind == "word":
         return False
-    if value < 1 and not mention.noun:
+    if not mention.noun and (value < 1 or "couple" in (word, scan.word(mention.first + 1))):
         return False
     if value in (0.0, 1.0, 10.0):
         return not any(scan.word(k) in SCALE_WORDS for k in range(mention.first - 6, mention.last + 6))
