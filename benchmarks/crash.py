@@ -79,7 +79,7 @@ def arguments(inputs: Path, output_dir: Path) -> list[str]:
         --validation_file {inputs / "valid.csv"} --output_dir {output_dir} --offline true
         --load_in_4bit true --precision bf16 --lora_dropout 0.05 --optim paged_adamw_8bit --learning_rate 1e-3
         --warmup_steps 1 --gradient_accumulation_steps {WINDOW_ROWS} --num_train_epochs {NUM_EPOCHS}
-        --max_length 192 --max_new_tokens 32 --save_strategy steps --save_steps 1 --eval_strategy steps --eval_steps 2
+        --max_length 176 --max_new_tokens 16 --save_strategy steps --save_steps 1 --eval_strategy steps --eval_steps 2
         --eval_generate 1 --report_rows 0 --resume_from_checkpoint auto"""
     return flags.split()
 
@@ -94,9 +94,9 @@ def attempt(argv: list[str], log: Path, *, kill: Kill | None = None, counted: Pa
     else:
         pid = os.fork()
         if pid == 0:
-            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            os.dup2(descriptor, 1)
-            os.dup2(descriptor, 2)
+            with open(log, "ab") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
             be_the_run(argv, kill, counted)
     deadline = None if kill is None or kill.seconds is None else time.monotonic() + kill.seconds
     while True:
@@ -107,6 +107,18 @@ def attempt(argv: list[str], log: Path, *, kill: Kill | None = None, counted: Pa
             os.kill(pid, kill.number)
             deadline = None
         time.sleep(0.002)
+
+
+def preload() -> None:
+    """Import once, before forking, what each attempt would import again."""
+    import matplotlib.backends.backend_agg  # noqa: F401
+    import rouge_score.rouge_scorer  # noqa: F401
+    import torch
+
+    import train_loop  # noqa: F401
+    from medsum_core import finish, prepare  # noqa: F401
+
+    torch.set_num_threads(1)
 
 
 def be_the_run(argv: list[str], kill: Kill | None, counted: Path | None) -> NoReturn:
@@ -162,8 +174,9 @@ def outcome(folder: Path) -> dict[str, Any]:
     last = max((folder / "checkpoints").glob("step-*"))
     found: dict[str, Any] = {f"checkpoint {name}": (last / name).read_bytes() for name in COMPARED}
     found["adapter"] = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    found["metrics"] = [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+    found["metrics"] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in found["metrics"]:
+        line.pop("tokens_per_second", None)
     return found
 
 
@@ -191,7 +204,7 @@ def live(argv: list[str], log: Path, *, next_kill: Callable[[], Kill | None], st
             struck[f"SIGTERM, exit code {code}"] += 1
 
 
-def crash(folder: Path, *, kills: int, seed: int, num_fresh: int, show: Callable[[str], None]) -> None:
+def crash(folder: Path, *, kills: int, seed: int, num_fresh: int) -> None:
     """Kill and resume until `kills` have struck; raises AssertionError at the first difference from the reference."""
     make_inputs(folder)
     started = time.monotonic()
@@ -200,7 +213,7 @@ def crash(folder: Path, *, kills: int, seed: int, num_fresh: int, show: Callable
     seconds = time.monotonic() - started
     calls = json.loads((folder / "calls.json").read_text())
     expected = outcome(folder / "reference")
-    show(f"reference: {seconds:.1f} s, writing calls {calls}")
+    print(f"reference: {seconds:.1f} s, writing calls {calls}", flush=True)
     chance, struck, lives = random.Random(seed), Counter[str](), 0
 
     def num_kills() -> int:
@@ -218,9 +231,9 @@ def crash(folder: Path, *, kills: int, seed: int, num_fresh: int, show: Callable
         found = outcome(output_dir)
         differing = [name for name in expected if expected[name] != found[name]]
         assert not differing, f"life {lives} differs from the reference in {differing}:\n{log.read_text()[-3000:]}"
-        show(f"life {lives}: equal to the byte; {num_kills()} kills so far")
+        print(f"life {lives}: equal to the byte; {num_kills()} kills so far", flush=True)
         shutil.rmtree(output_dir)
-    show(f"{num_kills()} kills in {lives} lives, all ended equal to the byte: {dict(sorted(struck.items()))}")
+    print(f"{num_kills()} kills in {lives} lives, all ended equal to the byte: {dict(sorted(struck.items()))}")
 
 
 def main() -> None:
@@ -233,20 +246,9 @@ def main() -> None:
     if options.attempt:
         order = json.loads(options.attempt)
         be_the_run(order["argv"], Kill(call=order["call"], stage=order["stage"]), None)
-    import torch
-
-    import train_loop  # noqa: F401 - what is imported here need not be in each attempt
-    from medsum_core import finish, prepare  # noqa: F401
-
-    torch.set_num_threads(1)
+    preload()
     with tempfile.TemporaryDirectory() as folder:
-        crash(
-            Path(folder),
-            kills=options.kills,
-            seed=options.seed,
-            num_fresh=options.fresh,
-            show=lambda line: print(line, flush=True),
-        )
+        crash(Path(folder), kills=options.kills, seed=options.seed, num_fresh=options.fresh)
 
 
 if __name__ == "__main__":

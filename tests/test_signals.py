@@ -73,8 +73,9 @@ def test_second_signal_ends_the_process_at_once(first: str, second: str, echo_se
     process.send_signal(signal.Signals[first])
     assert process.stdout.readline() == "stopping\n"
     time.sleep(echo_seconds * 2)
-    began = time.monotonic()
     process.send_signal(signal.Signals[second])
-    assert process.wait(timeout=30) == -signal.Signals[second]
-    assert time.monotonic() - began < 10
+    try:
+        assert process.wait(timeout=10) == -signal.Signals[second]
+    finally:
+        process.kill()
     assert f"{first}: stopping after this window" in process.stderr.read()
