@@ -1,0 +1,145 @@
+"""Beam search with the rules of transformers 5 (`generation/utils.py`, `_beam_search`), each note at its own step.
+
+Letters: S slots, R notes being written, K beams a note, c candidates a note, k candidates a beam, T new tokens.
+
+Scores are sums of fp32 log-probabilities; a finished beam's is divided by (tokens, its stop token included) to the
+power of `length_penalty`. Only the first beam of a new note is live. Of max(2, 1 + stop tokens) x K candidates the best
+K may finish; the best K that do not go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medsum_core.decoding import Generation, Note, finish
+from medsum_core.next_token import Candidates
+
+NEVER = -1.0e9  # as in transformers: a score that no real beam reaches
+EarlyStopping = Literal["never"] | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamRules:
+    """How beams are ranked and when a note is done; the meanings are those of transformers' generation settings."""
+
+    num_beams: int
+    length_penalty: float = 1.0
+    early_stopping: EarlyStopping = False
+
+
+class BeamSearch:
+    """The beams of all notes being written, by slot. `advance` takes one step with all of them."""
+
+    def __init__(
+        self,
+        rules: BeamRules,
+        stop_token_ids: frozenset[int],
+        *,
+        num_slots: int,
+        max_new_tokens: int,
+        device: torch.device,
+    ) -> None:
+        self.rules = rules
+        self.num_beams = rules.num_beams
+        self.num_candidates = max(2, 1 + len(stop_token_ids)) * rules.num_beams
+        self._stop_token_ids = stop_token_ids
+        self._stop_tokens = torch.tensor(sorted(stop_token_ids), dtype=torch.int64, device=device)
+        beams = (num_slots, rules.num_beams)
+        self.running_SKT = torch.zeros(*beams, max_new_tokens, dtype=torch.int64, device=device)
+        self.running_scores_SK = torch.zeros(beams, device=device)
+        self.finished_SKT = torch.zeros(*beams, max_new_tokens, dtype=torch.int64, device=device)
+        self.finished_lengths_SK = torch.zeros(beams, dtype=torch.int64, device=device)
+        self.finished_scores_SK = torch.zeros(beams, device=device)
+        self.is_finished_SK = torch.zeros(beams, dtype=torch.bool, device=device)
+
+    def move_slot(self, source: int, target: int) -> None:
+        """Put a note into another slot."""
+        for tensor in (
+            self.running_SKT,
+            self.running_scores_SK,
+            self.finished_SKT,
+            self.finished_lengths_SK,
+            self.finished_scores_SK,
+            self.is_finished_SK,
+        ):
+            tensor[target] = tensor[source]
+
+    def advance(self, notes: Sequence[Note], candidates: Candidates) -> tuple[Tensor, Tensor, list[bool]]:
+        """See `Search`. No note's outcome depends on another's."""
+        device, num_rows = self.running_SKT.device, len(notes)
+        for slot, note in enumerate(notes):
+            if note.num_written == 0:
+                self._start(slot)
+            note.num_written += 1
+        lengths_R = torch.tensor([note.num_written for note in notes], device=device)
+        limits_R = torch.tensor([note.max_new for note in notes], device=device)
+        scores_Rc, tokens_Rc, parents_Rc = self._best_continuations(candidates, num_rows)
+        ends_Rc = torch.isin(tokens_Rc, self._stop_tokens) | (lengths_R >= limits_R)[:, None]
+
+        written_RcT = _pick(self.running_SKT[:num_rows], parents_Rc)
+        written_RcT.scatter_(
+            2, (lengths_R - 1)[:, None, None].expand(-1, written_RcT.shape[1], 1), tokens_Rc[..., None]
+        )
+        live_scores_RK, live_RK = (scores_Rc + ends_Rc * NEVER).topk(self.rules.num_beams)
+        self.running_SKT[:num_rows] = _pick(written_RcT, live_RK)
+        self.running_scores_SK[:num_rows] = live_scores_RK
+        self._keep_finished(written_RcT, scores_Rc, ends_Rc, lengths_R)
+        done_R = self._done(lengths_R, limits_R) | ends_Rc.all(1)
+        return tokens_Rc.gather(1, live_RK), parents_Rc.gather(1, live_RK), done_R.tolist()
+
+    def result(self, note: Note, slot: int) -> Generation:
+        """See `Search`: the best finished beam."""
+        length = int(self.finished_lengths_SK[slot, 0])
+        tokens = self.finished_SKT[slot, 0, :length].tolist()
+        return finish(tokens, float(self.finished_scores_SK[slot, 0]), self._stop_token_ids)
+
+    def _start(self, slot: int) -> None:
+        self.running_scores_SK[slot] = NEVER
+        self.running_scores_SK[slot, 0] = 0.0
+        self.finished_scores_SK[slot] = NEVER
+        self.is_finished_SK[slot] = False
+
+    def _best_continuations(self, candidates: Candidates, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        log_probs_RKk = candidates.log_probs_Mk.unflatten(0, (num_rows, self.rules.num_beams))
+        per_beam = log_probs_RKk.shape[-1]
+        all_scores = (log_probs_RKk + self.running_scores_SK[:num_rows, :, None]).flatten(1)
+        scores_Rc, places_Rc = all_scores.topk(min(self.num_candidates, all_scores.shape[1]))
+        tokens_Rc = candidates.tokens_Mk.reshape(num_rows, -1).gather(1, places_Rc)
+        return scores_Rc, tokens_Rc, places_Rc // per_beam
+
+    def _keep_finished(self, written_RcT: Tensor, scores_Rc: Tensor, ends_Rc: Tensor, lengths_R: Tensor) -> None:
+        """Merge the candidates that end now, among the best K, into the finished beams; the best K of both stay."""
+        num_rows, beams = len(lengths_R), self.rules.num_beams
+        ends_now_Rc = ends_Rc.clone()
+        ends_now_Rc[:, beams:] = False
+        scores_Rc = scores_Rc / (lengths_R[:, None].float() ** self.rules.length_penalty) + ~ends_now_Rc * NEVER
+        merged_scores = torch.cat((self.finished_scores_SK[:num_rows], scores_Rc), 1)
+        self.finished_scores_SK[:num_rows], kept_RK = merged_scores.topk(beams)
+        merged = torch.cat((self.finished_SKT[:num_rows], written_RcT), 1)
+        self.finished_SKT[:num_rows] = _pick(merged, kept_RK)
+        lengths_Rc = lengths_R[:, None].expand_as(scores_Rc)
+        merged = torch.cat((self.finished_lengths_SK[:num_rows], lengths_Rc), 1)
+        self.finished_lengths_SK[:num_rows] = merged.gather(1, kept_RK)
+        merged = torch.cat((self.is_finished_SK[:num_rows], ends_now_Rc), 1)
+        self.is_finished_SK[:num_rows] = merged.gather(1, kept_RK)
+
+    def _done(self, lengths_R: Tensor, limits_R: Tensor) -> Tensor:
+        """(R,) bool: K beams finished and either that is enough or no running beam is expected to beat the worst."""
+        num_rows = len(lengths_R)
+        all_finished_R = self.is_finished_SK[:num_rows].all(1)
+        if self.rules.early_stopping is True:
+            return all_finished_R
+        hopeful = self.rules.early_stopping == "never" and self.rules.length_penalty > 0
+        best_lengths_R = (limits_R if hopeful else lengths_R).float()
+        best_R = self.running_scores_SK[:num_rows, 0] / best_lengths_R**self.rules.length_penalty
+        return all_finished_R & (best_R <= self.finished_scores_SK[:num_rows].amin(1))
+
+
+def _pick(tensor_RKT: Tensor, index_Rk: Tensor) -> Tensor:
+    """Per row, the beams named by `index_Rk`: (R, k, T)."""
+    return tensor_RKT.gather(1, index_Rk[:, :, None].expand(-1, -1, tensor_RKT.shape[2]))

@@ -1,0 +1,106 @@
+"""A note on its way and its outcome, what a search does, and the simplest one: greedy.
+
+Letters: R notes being written, K beams a note, M rows of candidates (R x K).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from medsum_core.next_token import Candidates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """A note's tokens without the stop token; whether it was cut off by its limit.
+
+    `score`: the sum of the tokens' log-probabilities (nats, the stop token's included); with beams divided by the
+    number of tokens, stop token included, to the power of the length penalty.
+    """
+
+    token_ids: tuple[int, ...]
+    hit_limit: bool
+    score: float
+
+
+@dataclass(kw_only=True)
+class Note:
+    """A note on its way: its place in the input, its prompt and limits, how far it is, and its greedy tokens."""
+
+    index: int
+    prompt: tuple[int, ...]
+    min_new: int
+    max_new: int
+    num_written: int = 0
+    tokens: list[int] = field(default_factory=list)
+    score: float = 0.0
+
+    def num_keys(self, num_beams: int) -> int:
+        """Keys in its slot: all but the newest tokens'."""
+        return len(self.prompt) + max(0, self.num_written - 1) * num_beams
+
+
+class Search(Protocol):
+    """What decoding asks of greedy and beam search. Notes being written sit in slots 0 to R-1, in the order given."""
+
+    num_beams: int
+    num_candidates: int
+
+    def advance(self, notes: Sequence[Note], candidates: Candidates) -> tuple[Tensor, Tensor | None, list[bool]]:
+        """One more token for every note, from K rows of candidates each.
+
+        Returns the tokens to go on from (R, K), the beams that they continue (R, K; None: each its own), and which
+        notes are done.
+        """
+        ...
+
+    def result(self, note: Note, slot: int) -> Generation:
+        """The outcome of a note that is done."""
+        ...
+
+    def move_slot(self, source: int, target: int) -> None:
+        """Put what is kept about a note into another slot."""
+        ...
+
+
+class GreedySearch:
+    """The likeliest token each time. One transfer a step brings all notes' tokens and log-probabilities to the host."""
+
+    num_beams = 1
+    num_candidates = 1
+
+    def __init__(self, stop_token_ids: frozenset[int], on_token: Callable[[int, int], None] | None) -> None:
+        self._stop_token_ids = stop_token_ids
+        self._on_token = on_token
+
+    def advance(self, notes: Sequence[Note], candidates: Candidates) -> tuple[Tensor, None, list[bool]]:
+        """See `Search`; the tokens are kept in the notes."""
+        chosen = torch.cat((candidates.tokens_Mk.double(), candidates.log_probs_Mk.double()), 1).tolist()
+        return candidates.tokens_Mk, None, [self._append(note, *pair) for note, pair in zip(notes, chosen, strict=True)]
+
+    def result(self, note: Note, slot: int) -> Generation:
+        """See `Search`."""
+        return finish(note.tokens, note.score, self._stop_token_ids)
+
+    def move_slot(self, source: int, target: int) -> None:
+        """Nothing is kept by slot."""
+
+    def _append(self, note: Note, token: float, log_prob: float) -> bool:
+        note.tokens.append(int(token))
+        note.num_written += 1
+        note.score += log_prob
+        stopped = note.tokens[-1] in self._stop_token_ids
+        if self._on_token is not None and not stopped:
+            self._on_token(note.index, note.tokens[-1])
+        return stopped or note.num_written >= note.max_new
+
+
+def finish(tokens: Sequence[int], score: float, stop_token_ids: frozenset[int]) -> Generation:
+    """The outcome of a note whose tokens end in a stop token, or else hit the limit."""
+    stopped = bool(tokens) and tokens[-1] in stop_token_ids
+    return Generation(token_ids=tuple(tokens[:-1] if stopped else tokens), hit_limit=not stopped, score=score)

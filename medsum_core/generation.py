@@ -1,0 +1,203 @@
+"""Greedy and beam decoding, written out over the key-value cache.
+
+Letters: R notes being written, K beams a note, N notes that start now, T tokens of a forward pass.
+
+One forward pass is one packed row: the newest tokens of the R notes being written (R x K of them), then the whole
+prompts of N notes that start. So a prompt is read once, also for beams, and nothing is padded. A note that ends leaves
+at once and the next prompt takes its place (continuous batching: Orca, OSDI 2022), longest prompts first, since the
+last notes to end would otherwise be written almost alone.
+
+A note does not depend on its batch mates or on their order, up to the rounding of sums of different shapes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from medsum_core.attention import PACKABLE_MODEL_TYPES
+from medsum_core.beam import BeamRules, BeamSearch, EarlyStopping
+from medsum_core.decoding import Generation, GreedySearch, Note, Search
+from medsum_core.errors import InputError
+from medsum_core.evaluation import evaluation_mode
+from medsum_core.kv_cache import KVCache, Step, cached_attention
+from medsum_core.model import head_softcap, head_weight
+from medsum_core.next_token import Ban, Candidates, candidates_of_hidden, candidates_of_logits
+
+# Prompt tokens that start in one forward pass: beyond it products no longer get faster, and activations only bigger.
+MAX_PROMPT_TOKENS = 2048
+
+
+def generate(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop_token_ids: Sequence[int],
+    max_new_tokens: int | Sequence[int],
+    min_new_tokens: int | Sequence[int] = 0,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: EarlyStopping = False,
+    batch_size: int = 16,
+    on_finished: Callable[[int, Generation], None] | None = None,
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[Generation]:
+    """A note for each prompt (token ids), in the prompts' order; greedy with one beam, as in transformers.
+
+    model: a causal language model of transformers, or one with a PEFT adapter; its modules' modes are left as found.
+    max_new_tokens, min_new_tokens: for all notes or one each; the stop token counts, as in transformers.
+    batch_size: notes being written at a time, each with all its beams.
+    on_finished(index, generation): called as each note ends, in whatever order they do.
+    on_token(index, token): called for each token of a greedy note, the stop token excluded, as it is chosen.
+    Raises InputError for a prompt that leaves no room for its note, ValueError for arguments that make no sense.
+    """
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(causal, PreTrainedModel)
+    notes = _notes(prompts, max_new_tokens, min_new_tokens, _room(causal))
+    if num_beams < 1 or batch_size < 1:
+        raise ValueError("num_beams and batch_size must be at least 1")
+    if num_beams > 1 and on_token is not None:
+        raise ValueError("beams are only known at a note's end: on_token needs num_beams 1")
+    if not notes:
+        return []
+    stops, num_slots = frozenset(stop_token_ids), min(batch_size, len(notes))
+    search: Search = GreedySearch(stops, on_token)
+    if num_beams > 1:
+        rules = BeamRules(num_beams=num_beams, length_penalty=length_penalty, early_stopping=early_stopping)
+        longest = max(note.max_new for note in notes)
+        search = BeamSearch(rules, stops, num_slots=num_slots, max_new_tokens=longest, device=causal.device)
+    generations: dict[int, Generation] = {}
+    with evaluation_mode(causal), torch.no_grad(), cached_attention(causal):
+        for index, generation in _decode(causal, notes, search, stops, num_slots=num_slots):
+            generations[index] = generation
+            if on_finished is not None:
+                on_finished(index, generation)
+    return [generations[index] for index in range(len(notes))]
+
+
+def _decode(
+    causal: PreTrainedModel, notes: list[Note], search: Search, stop_token_ids: frozenset[int], *, num_slots: int
+) -> Iterator[tuple[int, Generation]]:
+    """Yield each note as it ends. `active[slot]` is being written; slots are kept without gaps."""
+    beams = search.num_beams
+    capacity = max(len(note.prompt) + beams * (note.max_new - 1) for note in notes)
+    cache = KVCache(num_slots, beams, capacity, device=causal.device)
+    waiting = deque(sorted(notes, key=lambda note: -len(note.prompt)))
+    active: list[Note] = []
+    tokens_RK = torch.zeros(0, beams, dtype=torch.int64, device=causal.device)
+    while waiting or active:
+        starting = _admit(waiting, num_slots - len(active))
+        step, inputs = _packed_inputs(cache, active, starting, tokens_RK)
+        ban = _ban(active, starting, stop_token_ids, step)
+        candidates = _spread(_candidates(causal, inputs, step, search.num_candidates, ban), step)
+        active += starting
+        tokens_RK, parents_RK, done = search.advance(active, candidates)
+        if parents_RK is not None:
+            cache.reorder_beams(parents_RK)
+        for slot in reversed([slot for slot, is_done in enumerate(done) if is_done]):
+            yield active[slot].index, search.result(active[slot], slot)
+            last = len(active) - 1
+            if slot != last:
+                cache.move_slot(last, slot, active[last].num_keys(beams))
+                search.move_slot(last, slot)
+                tokens_RK[slot] = tokens_RK[last]
+                active[slot] = active[last]
+            active.pop()
+        tokens_RK = tokens_RK[: len(active)]
+
+
+def _admit(waiting: deque[Note], num_free: int) -> list[Note]:
+    """The notes that start now: as many as there are free slots, within the budget of prompt tokens, one at least."""
+    starting: list[Note] = []
+    num_tokens = 0
+    while waiting and len(starting) < num_free:
+        num_tokens += len(waiting[0].prompt)
+        if starting and num_tokens > MAX_PROMPT_TOKENS:
+            break
+        starting.append(waiting.popleft())
+    return starting
+
+
+def _packed_inputs(
+    cache: KVCache, active: Sequence[Note], starting: Sequence[Note], tokens_RK: Tensor
+) -> tuple[Step, dict[str, Any]]:
+    """One packed row for the model: the newest tokens of R x K beams, then N prompts, each from position 0."""
+    positions = [len(note.prompt) + note.num_written - 1 for note in active]
+    columns = [note.num_keys(cache.num_beams) for note in active]
+    step = cache.begin_step(positions, columns, [len(note.prompt) for note in starting])
+    device = tokens_RK.device
+    prompt_tokens = torch.tensor([token for note in starting for token in note.prompt], device=device).long()
+    prompt_positions = torch.tensor([t for note in starting for t in range(len(note.prompt))], device=device).long()
+    inputs = {
+        "input_ids": torch.cat((tokens_RK.flatten(), prompt_tokens))[None],
+        "position_ids": torch.cat((step.positions_R.repeat_interleave(step.num_beams), prompt_positions))[None],
+        "use_cache": False,
+        "kv_cache": cache,
+        "decoding_step": step,
+    }
+    return step, inputs
+
+
+def _ban(active: Sequence[Note], starting: Sequence[Note], stop_token_ids: frozenset[int], step: Step) -> Ban | None:
+    """No stop token for notes shorter than their minimum; a row for each beam, or for each prompt that starts."""
+    too_short = [note.num_written < note.min_new for note in active for _ in range(step.num_beams)]
+    too_short += [note.min_new > 0 for note in starting]
+    if not any(too_short):
+        return None
+    return Ban(tokens=tuple(sorted(stop_token_ids)), where_M=torch.tensor(too_short, device=step.positions_R.device))
+
+
+def _candidates(
+    causal: PreTrainedModel, inputs: dict[str, Any], step: Step, num_candidates: int, ban: Ban | None
+) -> Candidates:
+    """The head's candidates, at each beam's token and each prompt's last one only."""
+    device = step.positions_R.device
+    ends_N = torch.tensor(step.prompt_lengths, device=device).long().cumsum(0) + step.num_decoded - 1
+    read_M = torch.cat((torch.arange(step.num_decoded, device=device), ends_N))
+    if causal.config.model_type not in PACKABLE_MODEL_TYPES:  # its head may do more than multiply
+        logits_MV = causal(**inputs, logits_to_keep=read_M).logits[0]
+        return candidates_of_logits(logits_MV, num_candidates=num_candidates, ban=ban)
+    hidden_MH = causal.get_decoder()(**inputs).last_hidden_state[0, read_M]
+    return candidates_of_hidden(
+        hidden_MH, head_weight(causal), num_candidates=num_candidates, softcap=head_softcap(causal), ban=ban
+    )
+
+
+def _spread(candidates: Candidates, step: Step) -> Candidates:
+    """A new prompt's one row of candidates stands for each of its K beams."""
+    if step.num_beams == 1 or not step.prompt_lengths:
+        return candidates
+    rows = torch.arange(len(candidates.tokens_Mk), device=candidates.tokens_Mk.device)
+    rows = torch.cat((rows[: step.num_decoded], rows[step.num_decoded :].repeat_interleave(step.num_beams)))
+    return Candidates(tokens_Mk=candidates.tokens_Mk[rows], log_probs_Mk=candidates.log_probs_Mk[rows])
+
+
+def _notes(
+    prompts: Sequence[Sequence[int]], max_new: int | Sequence[int], min_new: int | Sequence[int], room: int | None
+) -> list[Note]:
+    maxima = [max_new] * len(prompts) if isinstance(max_new, int) else list(max_new)
+    minima = [min_new] * len(prompts) if isinstance(min_new, int) else list(min_new)
+    notes = [
+        Note(index=index, prompt=tuple(prompt), min_new=shortest, max_new=longest)
+        for index, (prompt, shortest, longest) in enumerate(zip(prompts, minima, maxima, strict=True))
+    ]
+    for note in notes:
+        if not note.prompt or not 0 <= note.min_new <= note.max_new or note.max_new < 1:
+            raise ValueError(f"prompt {note.index}: it is empty, or not 0 <= min_new_tokens <= max_new_tokens >= 1")
+        if room is not None and len(note.prompt) + note.max_new > room:
+            raise InputError(
+                f"prompt {note.index} has {len(note.prompt)} tokens and its note may have {note.max_new}, but this "
+                f"model has room for {room}: lower --max_new_tokens, or shorten the dialogue"
+            )
+    return notes
+
+
+def _room(causal: PreTrainedModel) -> int | None:
+    """Tokens that the model's positions were made for; None where its configuration names no bound."""
+    return getattr(causal.config.get_text_config(), "max_position_embeddings", None)

@@ -1,0 +1,206 @@
+"""The key-value cache of decoding, and attention over it. Nothing in it is concatenated, repeated or moved by beams.
+
+Letters: S slots, R notes being written, K beams a note, C keys that a slot can hold, L keys read, T tokens of this
+forward pass, H query heads, G key-value heads, D head size, V vocabulary.
+
+Each note has a slot; the notes being written fill slots 0 to R-1:
+
+    slot   [ prompt | K tokens of the 1st step | K tokens of the 2nd step | ... ]
+
+A prompt is stored once for all its beams. A beam reads the keys it descends from: reordering beams rearranges
+`visible_SKC`, a table of booleans, and leaves the keys where they are. Greedy decoding is K = 1.
+
+One forward pass is one packed row (`Step`): the R x K newest tokens, then whole prompts of notes that start now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+from medsum_core.attention import IMPLEMENTATION_PREFIX, attend_per_document
+from medsum_core.products import arithmetic_dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one forward pass holds: R x K tokens of notes being written, then N whole prompts, end to end.
+
+    `columns_RK` are the slots' places for the new keys; `prompt_lengths` has N entries, for slots R to R+N-1.
+    """
+
+    num_rows: int
+    num_beams: int
+    num_keys: int  # L: more keys than this are in no slot
+    positions_R: Tensor
+    columns_RK: Tensor
+    prompt_lengths: tuple[int, ...]
+    masks: dict[int | None, Tensor] = field(default_factory=dict)  # by sliding window, made once for all layers
+
+    @property
+    def num_decoded(self) -> int:
+        """R x K: where the prompts begin."""
+        return self.num_rows * self.num_beams
+
+
+class KVCache:
+    """Keys and values of every layer, (S, C, G, D) each, allocated at a layer's first use and written in place."""
+
+    def __init__(self, num_slots: int, num_beams: int, capacity: int, *, device: torch.device) -> None:
+        self.num_beams = num_beams
+        self.capacity = capacity
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self.position_SC = torch.zeros(num_slots, capacity, dtype=torch.int64, device=device)
+        self.visible_SKC = torch.zeros(num_slots, num_beams, capacity, dtype=torch.bool, device=device)
+        self._beam_K = torch.arange(num_beams, device=device)
+
+    def begin_step(self, positions: Sequence[int], columns: Sequence[int], prompt_lengths: Sequence[int]) -> Step:
+        """Make room for one forward pass: the newest tokens stand at `positions` and go to `columns`, one a note.
+
+        A beam sees its own new token and whatever it saw before; a prompt is seen by all beams of its note.
+        """
+        device, num_rows = self.position_SC.device, len(positions)
+        positions_R = torch.tensor(positions, dtype=torch.int64, device=device)
+        columns_RK = torch.tensor(columns, dtype=torch.int64, device=device)[:, None] + self._beam_K
+        row_R1 = torch.arange(num_rows, device=device)[:, None]
+        self.position_SC[row_R1, columns_RK] = positions_R[:, None]
+        self.visible_SKC[row_R1, self._beam_K, columns_RK] = True
+        for slot, length in enumerate(prompt_lengths, start=num_rows):
+            self.position_SC[slot, :length] = torch.arange(length, device=device)
+            self.visible_SKC[slot] = False
+            self.visible_SKC[slot, :, :length] = True
+        return Step(
+            num_rows=num_rows,
+            num_beams=self.num_beams,
+            num_keys=max(columns, default=0) + self.num_beams,
+            positions_R=positions_R,
+            columns_RK=columns_RK,
+            prompt_lengths=tuple(prompt_lengths),
+        )
+
+    def reorder_beams(self, parents_RK: Tensor) -> None:
+        """Beam k of note r goes on from what beam `parents_RK[r, k]` has written."""
+        visible_RKC = self.visible_SKC[: len(parents_RK)]
+        index_RKC = parents_RK[:, :, None].expand_as(visible_RKC)
+        self.visible_SKC[: len(parents_RK)] = visible_RKC.gather(1, index_RKC)
+
+    def move_slot(self, source: int, target: int, num_keys: int) -> None:
+        """Put a note into another slot; it holds `num_keys` keys."""
+        for tensor_SCGD in (*self.keys.values(), *self.values.values()):
+            tensor_SCGD[target, :num_keys] = tensor_SCGD[source, :num_keys]
+        self.position_SC[target] = self.position_SC[source]
+        self.visible_SKC[target] = self.visible_SKC[source]
+
+    def write(self, layer: int, key_1GTD: Tensor, value_1GTD: Tensor, step: Step) -> None:
+        """Store the keys and values of this forward pass."""
+        if layer not in self.keys:
+            heads, size = key_1GTD.shape[1], key_1GTD.shape[3]
+            shape = (len(self.position_SC), self.capacity, heads, size)
+            # Zeros, not left empty: a masked key has weight 0, and 0 times a stray NaN would be NaN.
+            self.keys[layer], self.values[layer] = key_1GTD.new_zeros(shape), value_1GTD.new_zeros(shape)
+        row_R1 = torch.arange(step.num_rows, device=key_1GTD.device)[:, None]
+        for cached_SCGD, new_1GTD in ((self.keys[layer], key_1GTD), (self.values[layer], value_1GTD)):
+            new_TGD = new_1GTD[0].transpose(0, 1)
+            decoded = new_TGD[: step.num_decoded].unflatten(0, (step.num_rows, step.num_beams))
+            cached_SCGD[row_R1, step.columns_RK] = decoded
+            start = step.num_decoded
+            for slot, length in enumerate(step.prompt_lengths, start=step.num_rows):
+                cached_SCGD[slot, :length] = new_TGD[start : start + length]
+                start += length
+
+    def mask(self, step: Step, *, window: int | None, dtype: torch.dtype, group: int) -> Tensor:
+        """(R, 1, K x H/G, L): 0 where a beam sees a key, -inf elsewhere."""
+        if window not in step.masks:
+            visible_RKL = self.visible_SKC[: step.num_rows, :, : step.num_keys]
+            if window is not None:
+                age_RL = step.positions_R[:, None] - self.position_SC[: step.num_rows, : step.num_keys]
+                visible_RKL = visible_RKL & (age_RL < window)[:, None]
+            mask_RKL = torch.zeros(visible_RKL.shape, dtype=dtype, device=visible_RKL.device)
+            mask_RKL.masked_fill_(~visible_RKL, float("-inf"))
+            step.masks[window] = mask_RKL.repeat_interleave(group, dim=1)[:, None]
+        return step.masks[window]
+
+
+@contextmanager
+def cached_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block, `model(..., kv_cache=cache, decoding_step=step)` keeps its keys in `cache`, and reads them."""
+    name = f"{IMPLEMENTATION_PREFIX}decoding"
+    AttentionInterface.register(name, attend_cached)
+    before = model.config._attn_implementation
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+def attend_cached(
+    module: nn.Module,
+    query_1HTD: Tensor,
+    key_1GTD: Tensor,
+    value_1GTD: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    kv_cache: KVCache,
+    decoding_step: Step,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one packed forward pass: (1, T, H, D). Prompts attend to themselves, new tokens to their slot."""
+    if attention_mask is not None:
+        raise ValueError("decoding makes its own masks: hand over none")
+    dtype, step = query_1HTD.dtype, decoding_step
+    compute = arithmetic_dtype(query_1HTD.device, dtype)
+    query, key, value = (tensor.to(compute) for tensor in (query_1HTD, key_1GTD, value_1GTD))
+    kv_cache.write(int(module.layer_idx), key, value, step)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
+    parts = []
+    if step.num_rows:
+        layer, decoded = int(module.layer_idx), query[:, :, : step.num_decoded]  # type: ignore[arg-type]
+        parts.append(_attend_slots(decoded, kv_cache, layer, step, **options))
+    if step.prompt_lengths:
+        prompts = [tensor[:, :, step.num_decoded :] for tensor in (query, key, value)]
+        lengths = [step.prompt_lengths]
+        parts.append(attend_per_document(module, *prompts, attention_mask=None, document_lengths=lengths, **options)[0])
+    out_1THD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return out_1THD.to(dtype), None
+
+
+def _attend_slots(
+    query_1HTD: Tensor,
+    cache: KVCache,
+    layer: int,
+    step: Step,
+    *,
+    scaling: float | None,
+    sliding_window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """The newest tokens of all beams against their slots, (1, R x K, H, D); beams and grouped heads share one read."""
+    key_RGLD, value_RGLD = (
+        kept[layer][: step.num_rows, : step.num_keys].transpose(1, 2) for kept in (cache.keys, cache.values)
+    )
+    num_groups, size = key_RGLD.shape[1], key_RGLD.shape[3]
+    group = query_1HTD.shape[1] // num_groups
+    rows, beams = step.num_rows, step.num_beams
+    query = query_1HTD[0].view(num_groups, group, rows, beams, size).permute(2, 0, 3, 1, 4)
+    query_RGQD = query.reshape(rows, num_groups, beams * group, size)  # Q = K x H/G
+    mask_R1QL = cache.mask(step, window=sliding_window, dtype=query.dtype, group=group)
+    if softcap is None:
+        out = scaled_dot_product_attention(query_RGQD, key_RGLD, value_RGLD, attn_mask=mask_R1QL, scale=scaling)
+    else:
+        scores = query_RGQD @ key_RGLD.transpose(2, 3) * (scaling if scaling is not None else size**-0.5)
+        scores = torch.tanh(scores / softcap) * softcap + mask_R1QL
+        out = scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value_RGLD
+    out = out.view(rows, num_groups, beams, group, size).permute(0, 2, 1, 3, 4)
+    return out.reshape(1, rows * beams, num_groups * group, size)
