@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medsum_core.facts.anatomy import NOT_COUNTED, STOPWORDS, stem
+from medsum_core.facts.anatomy import KIN, NOT_COUNTED, STOPWORDS, stem
 from medsum_core.facts.mention import Mention, Scan
 from medsum_core.facts.spoken_numbers import FRACTIONS, Number
 from medsum_core.facts.tokens import bag
@@ -197,7 +197,8 @@ def _bare_age(scan: Scan, number: Number) -> Reading | None:
     in_decade = number.decade and number.values[0] < 120 and scan.word(number.first - 1) in POSSESSIVES
     if last is None and not in_decade and not (_after_age_word(scan, number.first) and not number.ordinal):
         return None
-    if number.values[0] > 120:
+    counts = counted_noun(scan, j, small=False) or stem(scan.word(j)) in KIN  # "died at age 53, 2 brothers are well"
+    if number.values[0] > 120 or (last is None and counts):
         return None
     last = last or j
     values = tuple(value * DAYS_PER_YEAR for value in number.values if value <= 120)

@@ -80,7 +80,8 @@ def _body_part(scan: Scan, i: int) -> str:
             break
         if stem(token.text) in parts and not (k == i + 1 and token.text in ("back", "down")):
             return stem(token.text)
-    if scan.word(i - 1) not in ("the", "on", "to", "both") and not both:
+    backward = both and scan.word(i + 1) in (".", ",", "", "and", "with", "to", ";")  # "knees bilaterally"
+    if scan.word(i - 1) not in ("the", "on", "to", "both") and not backward:
         return ""
     for k in range(i - 1, max(i - 6, -1), -1):
         if scan.tokens[k].kind == "punct":
