@@ -51,8 +51,11 @@ class StepStats:
     skipped: bool
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The training script. Raises the errors of `medsum_core.errors`, which carry the exit codes."""
+def main(argv: list[str] | None = None, *, objective: Objective = note_nll, collate: Collate = split_window) -> None:
+    """The training script, with another loss or collator where one is given.
+
+    Raises the errors of `medsum_core.errors`, which carry the exit codes.
+    """
     config = parse_run(sys.argv[1:] if argv is None else argv)
     os.umask(0o077)  # what a run writes stems from patients
     from medsum_core.finish import finish
@@ -64,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     with stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
         run, progress = build(plan)
-        progress = train(run, progress, stop=stop)
+        progress = train(run, progress, stop=stop, objective=objective, collate=collate)
     finish(plan, run, progress)
 
 
