@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from medsum_core.facts.mention import Date, Mention
+from medsum_core.facts.mention import Date, Mention, Scan
 
 Finding = Literal["supported", "not_found", "contradicted", "year_not_found"]
+MAX_STEP = 14  # days
+NUM_STEPS = 3
+COMMON_YEAR = 2001  # stands in for a year that nobody says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,7 @@ class Calendar:
     decades: dict[int, Mention]
 
 
-def calendar_of(said: Sequence[Mention]) -> Calendar:
+def calendar_of(scan: Scan, said: Sequence[Mention]) -> Calendar:
     """Collect the parts of dates from the mentions of a dialogue; the first that says one counts."""
     calendar = Calendar(full={}, years={}, months={}, days={}, month_days={}, decades={})
     for mention in said:
@@ -33,7 +37,43 @@ def calendar_of(said: Sequence[Mention]) -> Calendar:
             calendar.days.setdefault(int(mention.raw[0]), mention)
         elif mention.dim == "" and len(mention.raw) == 3 and mention.raw[1] <= 12 and 1 <= mention.raw[2] <= 31:
             calendar.month_days.setdefault((int(mention.raw[1]), int(mention.raw[2])), mention)  # "eleven twenty three"
+    if calendar.month_days:
+        _add_reckoned(calendar, _steps(scan, said))
     return calendar
+
+
+def _steps(scan: Scan, said: Sequence[Mention]) -> set[int]:
+    """The days by which a dialogue reckons on from a date: "the next day", "three days after"."""
+    steps = {
+        round(value)
+        for mention in said
+        if mention.dim == "time" and mention.unit in ("day", "week") and scan.word(mention.last) in ("after", "later")
+        for value in mention.values
+        if isinstance(value, float) and 1 <= value <= MAX_STEP
+    }
+    for mention in said:
+        one_day = mention.dim == "time" and mention.unit == "day" and mention.values == (1.0,)
+        if one_day and scan.word(mention.first - 1) in ("next", "following"):
+            steps.add(1)
+    return steps
+
+
+def _add_reckoned(calendar: Calendar, steps: set[int]) -> None:
+    """Add the dates that lie one to three such steps after a date that is said, its year where that is said too."""
+    reached = list(calendar.full.items())
+    for _ in range(NUM_STEPS):
+        later: list[tuple[Date, Mention]] = []
+        for (year, month, day), mention in reached:
+            for step in steps if month is not None and day is not None else ():
+                try:
+                    after = datetime.date(year or COMMON_YEAR, month or 1, day or 1) + datetime.timedelta(days=step)
+                except ValueError:  # a day that the month does not have
+                    continue
+                later.append(((after.year if year else None, after.month, after.day), mention))
+        for date, mention in later:
+            calendar.full.setdefault(date, mention)
+            calendar.month_days.setdefault((date[1] or 1, date[2] or 1), mention)
+        reached = later
 
 
 def _add_date(calendar: Calendar, mention: Mention) -> None:

@@ -147,6 +147,8 @@ def _is_fact(scan: Scan, mention: Mention) -> bool:
     """Whether a mention of a note states something: not the pronoun "one", a scale's ends, "first", "half" alone."""
     if mention.dim:
         return True
+    if not scan.tokens[mention.first].gap and scan.word(mention.first - 1)[-1:].isdigit():
+        return False  # "199two"
     value = mention.raw[0]
     word = scan.word(mention.first)
     if "ordinal" in mention.marks and (word in ("first", "second", "1st") or scan.word(mention.last) in LISTED):

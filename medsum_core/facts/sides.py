@@ -100,6 +100,8 @@ def _bare_side(scan: Scan, i: int) -> bool:
         return before != "to" or after in (".", ",", "", "?", "and", "or")
     if scan.spoken and before == ":" and after in (".", "", "\n", "?", ","):
         return scan.word(i) == "left" or _asked(scan, i, ASKS_SIDE)
+    if scan.spoken and after in (".", "\n", "") and before not in ("that's", "all", "you're", "is", "yes", ","):
+        return _asked(scan, i, ASKS_SIDE)  # "I think it's left."
     return _joined(scan, i)
 
 

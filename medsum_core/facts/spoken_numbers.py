@@ -229,4 +229,6 @@ def _and_a_fraction(tokens: Sequence[Token], i: int) -> tuple[float, int]:
         return counts[tokens[i + 1].text] * FRACTIONS[tokens[i + 2].text], i + 3
     if tokens[i + 1].text == "half":
         return 0.5, i + 2
+    if tokens[i + 1].text == "a" and tokens[i + 2].text in ("years", "months", "weeks", "days", "hours"):
+        return 0.5, i + 2  # "two and a years": its half was left out
     return 0.0, i

@@ -39,7 +39,7 @@ def read_talk(dialogue: str) -> Talk:
     openings = _openings(scan, starts)
     said = [mention for mention in mentions if not _denied(scan, mention, mentions, openings)]
     attributes = [attribute(scan, mention) or _asked_about(scan, mention, openings) for mention in said]
-    return Talk(scan=scan, said=said, attributes=attributes, starts=starts, calendar=calendar_of(said))
+    return Talk(scan=scan, said=said, attributes=attributes, starts=starts, calendar=calendar_of(scan, said))
 
 
 def _openings(scan: Scan, starts: Sequence[int]) -> list[int]:
