@@ -85,7 +85,7 @@ def train(
     """
     with tqdm(total=run.num_windows, initial=run.windows_done(progress), unit="update", disable=run.log is None) as bar:
         while True:
-            done, best = run.is_done(progress), False
+            done, best = run.is_done(progress) or run.stops_early(progress), False
             if run.evaluates(progress, last=done):
                 progress, best = evaluate(run, progress)
                 done = done or run.stops_early(progress)

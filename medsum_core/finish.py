@@ -10,7 +10,7 @@ from typing import Any
 from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter_tensors, save_adapter
 from medsum_core.atomic import PRIVATE_MODE, write_text_atomic
 from medsum_core.blind_sheet import write_blind_sheet
-from medsum_core.checkpoint import Progress, load_checkpoint
+from medsum_core.checkpoint import Progress, checkpoint_of_step, load_checkpoint
 from medsum_core.comparison import Comparison, compare_base_and_tuned
 from medsum_core.curve import draw_loss_curve
 from medsum_core.errors import FinalSaveError, InputError
@@ -48,9 +48,12 @@ def finish(plan: Plan, run: Run, progress: Progress) -> None:
 
 
 def _keep_best(run: Run, progress: Progress) -> None:
-    if not run.config.train.load_best_model_at_end or progress.best_step in (None, progress.step):
+    best_step = progress.best_step
+    if not run.config.train.load_best_model_at_end or best_step is None or best_step == progress.step:
         return
-    folder = run.folder / CHECKPOINTS_FOLDER / f"step-{progress.best_step:06d}"
+    folder = checkpoint_of_step(run.folder / CHECKPOINTS_FOLDER, best_step)
+    if folder is None:
+        raise FinalSaveError(f"the best adapter, of update {best_step}, is not among the checkpoints")
     try:
         load_adapter_tensors(run.model, load_checkpoint(folder).adapter_tensors)
     except InputError as error:

@@ -148,7 +148,7 @@ def _start(plan: Plan, run: Run) -> Progress:
         write_run_config(run.folder, run.config, facts)
         metrics = run.folder / METRICS_NAME
         if metrics.exists():
-            cut_back(metrics, step=progress.step)
+            cut_back(metrics, step=-1 if plan.checkpoint is None else progress.step)
         run.log = MetricsLog(metrics)
     return progress
 
@@ -175,6 +175,7 @@ def _accelerator(config: RunConfig) -> Accelerator:
             raise InputError(f"{name} is not supported: start with plain `accelerate launch --num_processes N`")
     tracker = None if config.output.report_to == "none" else config.output.report_to
     accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # accelerate would take Apple's GPU, which bitsandbytes does not know
         gradient_accumulation_steps=1,
         mixed_precision="no",
         log_with=tracker,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -40,7 +41,8 @@ def evaluate(run: Run, progress: Progress) -> tuple[Progress, bool]:
 def judge(progress: Progress, metric: float, *, lower_is_better: bool) -> tuple[Progress, bool]:
     """Count an evaluation: a new best metric and its step, or one more without a gain. The untrained base is none."""
     best = progress.best_metric
-    if best is None or (metric < best if lower_is_better else metric > best):
+    better = best is None or (metric < best if lower_is_better else metric > best)
+    if better and math.isfinite(metric):
         step = progress.step if progress.step else None
         gain = replace(progress, best_metric=metric, best_step=step, evaluations_without_gain=0)
         return gain, progress.step > 0

@@ -79,6 +79,41 @@ def test_resuming_at_every_window_repeats_no_row_and_skips_none(
         assert [name for name in straight if straight[name] != resumed[name]] == []
 
 
+def test_a_run_that_stopped_early_does_not_train_on_when_resumed(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    learning_rate = Run.learning_rate
+    monkeypatch.setattr(Run, "learning_rate", lambda run, step: steps.append(step) or learning_rate(run, step))
+    argv = arguments(inputs, tmp_path / "run") + [
+        "--eval_generate",
+        "0",
+        "--early_stopping_patience",
+        "1",
+        "--eval_steps",
+        "1",
+    ]
+    argv += ["--learning_rate", "1000", "--warmup_steps", "0"]  # the loss rises at once
+    train_loop.main(argv)
+    assert steps == [0]
+    expected = outcome(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "adapter")  # as if killed before the end
+    train_loop.main(argv)
+    assert steps == [0]
+    assert outcome(tmp_path / "run") == expected
+
+
+def test_a_fresh_start_after_a_kill_before_the_first_checkpoint_writes_its_metrics_anew(
+    inputs: Path, tmp_path: Path
+) -> None:
+    argv = [*arguments(inputs, tmp_path / "run"), "--eval_generate", "0"]
+    train_loop.main(argv)
+    expected = outcome(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    train_loop.main(argv)
+    assert outcome(tmp_path / "run") == expected
+
+
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make every file of one step's draft fail to be written."""
