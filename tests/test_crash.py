@@ -85,14 +85,8 @@ def test_a_run_that_stopped_early_does_not_train_on_when_resumed(
     steps: list[int] = []
     learning_rate = Run.learning_rate
     monkeypatch.setattr(Run, "learning_rate", lambda run, step: steps.append(step) or learning_rate(run, step))
-    argv = arguments(inputs, tmp_path / "run") + [
-        "--eval_generate",
-        "0",
-        "--early_stopping_patience",
-        "1",
-        "--eval_steps",
-        "1",
-    ]
+    argv = [*arguments(inputs, tmp_path / "run"), "--eval_generate", "0", "--eval_steps", "1"]
+    argv += ["--early_stopping_patience", "1"]
     argv += ["--learning_rate", "1000", "--warmup_steps", "0"]  # the loss rises at once
     train_loop.main(argv)
     assert steps == [0]
