@@ -171,7 +171,7 @@ def _build(
         room = max_length - len(note_ids)
         text, dropped = shorten_dialogue(record.dialogue, record.section_header, renderer, max_prompt_tokens=room)
         prompt_ids = renderer.prompt_ids(text, record.section_header)
-    if len(prompt_ids) + len(note_ids) > max_length or not text:
+    if not text:
         reserve = max(len(note_ids), max_new_tokens)
         return SetAside(
             id=record.id,

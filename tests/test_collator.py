@@ -85,11 +85,12 @@ def test_window_without_packing_is_cut_in_order_and_the_last_batch_may_be_short(
 
 
 def test_packing_is_best_fit_decreasing() -> None:
-    rows = [of_length(name, length) for name, length in [("a", 3), ("b", 6), ("c", 4), ("d", 7), ("e", 12), ("f", 3)]]
-    batches = split_window(rows, batch_size=1, pack_tokens=10, pad_token_id=PAD)
-    # Longest first: e (12) is over the budget and alone; d (7); b (6); c (4) fills b's row; a (3) fills d's; f is left.
-    assert [batch.ids for batch in batches] == [("e",), ("d", "a"), ("b", "c"), ("f",)]
-    assert [batch.document_lengths for batch in batches] == [((12,),), ((7, 3),), ((6, 4),), ((3,),)]
+    rows = [of_length(name, length) for name, length in [("a", 5), ("b", 6), ("c", 9), ("d", 2), ("e", 15)]]
+    batches = split_window(rows, batch_size=1, pack_tokens=13, pad_token_id=PAD)
+    # Longest first: e (15) is over the budget and alone; c (9); b (6); a (5) fits b's row only; d (2) fits both and
+    # fills the fuller one.
+    assert [batch.ids for batch in batches] == [("e",), ("c",), ("b", "a", "d")]
+    assert [batch.document_lengths for batch in batches] == [((15,),), ((9,),), ((6, 5, 2),)]
 
 
 @given(

@@ -106,6 +106,26 @@ def test_nothing_is_dropped_needlessly(renderer: PromptRenderer, lengths: list[i
         assert length_of(renderer, longer) > budget
 
 
+@pytest.mark.parametrize("error", [-3, 3])
+def test_the_joint_text_counts_even_where_turns_alone_have_other_lengths(
+    renderer: PromptRenderer, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some tokenizers merge across a newline, or add a space before each text: a turn's own length is an estimate."""
+    encode = PromptRenderer.text_ids
+
+    def text_ids(self: PromptRenderer, text: str) -> list[int]:
+        ids = encode(self, text)
+        alone = text.endswith("\n")  # only a turn that is measured by itself
+        return [*ids, *[9] * error] if alone and error > 0 else ids[:error] if alone else ids
+
+    monkeypatch.setattr(PromptRenderer, "text_ids", text_ids)
+    dialogue = dialogue_of([5] * 30)
+    for budget in range(200, 500, 7):
+        text, num_dropped = shorten_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=budget)
+        assert length_of(renderer, text) <= budget
+        assert 0 < num_dropped < 30
+
+
 def test_each_turn_is_tokenised_once(renderer: PromptRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     encode = PromptRenderer.text_ids
