@@ -26,6 +26,7 @@ ORDINALS = {
     **{word: list(DIGITS)[value] for word, value in _ORDINAL_DIGITS.items()},
     **{("twelfth" if w == "twelve" else f"{w}th"): w for w in TEENS},
     **{f"{w[:-1]}ieth": w for w in TENS},
+    "nineth": "nine",
 }
 ZEROS = {"oh", "o"}
 

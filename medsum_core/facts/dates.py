@@ -5,8 +5,10 @@ A weekday is a mention of its own sort.
 
 from __future__ import annotations
 
+from medsum_core.facts.after_number import Reading, counted_noun, unit_at
+from medsum_core.facts.ages import POSSESSIVES
 from medsum_core.facts.mention import Date, Mention, Scan
-from medsum_core.facts.quantities import POSSESSIVES, Reading, counted_noun, pair_mentions, plain_at, unit_at
+from medsum_core.facts.quantities import pair_mentions, plain_at
 from medsum_core.facts.spoken_numbers import Number
 from medsum_core.facts.tokens import bag
 from medsum_core.facts.words import MONTHS, WEEKDAYS
@@ -27,8 +29,8 @@ def date_at(scan: Scan, i: int) -> Reading | None:
         return [_date(scan, i, i + 1, _written_dates(token.text))], i + 1
     if token.kind == "slash":
         return _slash(scan, i)
-    if token.text in WEEKDAYS or (token.text.endswith("s") and token.text[:-1] in WEEKDAYS):
-        name = token.text if token.text in WEEKDAYS else token.text[:-1]
+    name = token.text.rstrip("s'’")
+    if name in WEEKDAYS:
         return [scan.mention(i, i + 1, "date", "weekday", (float(WEEKDAYS[name]),))], i + 1
     if token.text in MONTHS:
         return _month_first(scan, i)

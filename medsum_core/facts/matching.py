@@ -18,6 +18,8 @@ def supports(fact: Mention, said: Mention) -> bool:
     """Whether `said` (dialogue) says what `fact` (note) states."""
     if "few" in said.marks:
         return "couple" in fact.marks and fact.unit == said.unit
+    if fact.dim == "clock" and said.dim == "ratio":  # 1:40 is written as times are
+        return any(100 * value[0] + value[1] in fact.values for value in said.values if isinstance(value, tuple))
     if fact.dim == said.dim:
         same = _SAME_DIM.get(fact.dim, _same_scalar)
         if same(fact, said):
@@ -36,6 +38,8 @@ def _same_scalar(fact: Mention, said: Mention) -> bool:
         return False
     if "decade" in fact.marks or "decade" in said.marks:
         return _same_decade(fact, said)
+    if "whole years" in fact.marks and "age" in said.marks and said.unit == "year":
+        return fact.raw[0] == int(said.raw[0])  # "5-year, 4-month-old": the months are a fact of their own
     tolerance = EXACT
     if fact.dim == "time" and (fact.unit in SHORT_UNITS) != (said.unit in SHORT_UNITS):
         tolerance = ACROSS_CALENDAR
@@ -75,6 +79,8 @@ def _same_value(fact: Mention, said: Mention) -> bool:
 
 
 def _same_rate(fact: Mention, said: Mention) -> bool:
+    if fact.marks and said.marks and not fact.marks & said.marks:  # nightly is not every morning
+        return False
     return any(_close(a, b, 0.03) for a in fact.values for b in said.values)  # type: ignore[arg-type]
 
 
@@ -107,7 +113,7 @@ def _same_number(fact: Mention, said: Mention) -> bool:
     if fact.noun and not fact.dim and said.dim in SCALAR_DIMS:
         return False
     if fact.dim == "height":
-        return fact.raw[0] in said.raw
+        return False
     return _same_plain(fact, said)
 
 

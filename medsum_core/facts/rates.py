@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from medsum_core.facts.after_number import Reading
 from medsum_core.facts.mention import Scan
-from medsum_core.facts.quantities import Reading
 from medsum_core.facts.tokens import bag
 from medsum_core.facts.words import PERIODS, units
 
@@ -18,6 +18,8 @@ ABBREVIATIONS = {
 ADVERBS = bag("daily nightly weekly monthly yearly annually hourly everyday")
 NOT_RATES = bag("living life activities activity routine function functioning chores stress basis use")
 PER = frozenset(("a", "an", "per", "each", "every", "/", "p"))
+NIGHT = bag("night nightly bedtime bed evening qhs qpm qnight supper dinner")
+MORNING = bag("morning qam breakfast")
 LOOK_AHEAD = 25  # tokens in which "how many times a day?" finds its answer
 
 
@@ -28,6 +30,8 @@ def rate_at(scan: Scan, i: int) -> Reading | None:
         return _abbreviated(scan, i)
     if i in scan.numbers:
         return _counted(scan, i)
+    if token.text == "biweekly":
+        return _rate(scan, i, i + 1, [2 / 7, 1 / 14])
     if token.text in ADVERBS:
         if scan.word(i + 1) in NOT_RATES or scan.word(i - 1) == "of":
             return None
@@ -55,7 +59,9 @@ def rate_at(scan: Scan, i: int) -> Reading | None:
 def _rate(
     scan: Scan, first: int, last: int, values: list[float], *, raw: tuple[float, ...] = (), noun: str = ""
 ) -> Reading:
-    return [scan.mention(first, last, "frequency", "rate", values, raw=raw, noun=noun)], last
+    words = {scan.word(k).replace(".", "") for k in range(first, last)}
+    marks = frozenset(name for name, bag_of in (("night", NIGHT), ("morning", MORNING)) if words & bag_of)
+    return [scan.mention(first, last, "frequency", "rate", values, raw=raw, noun=noun, marks=marks)], last
 
 
 @lru_cache(maxsize=1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from medsum_core.facts.after_number import Reading, half_after
 from medsum_core.facts.anatomy import stem
 from medsum_core.facts.dates import date_at
 from medsum_core.facts.mention import Mention, Scan, scan_text
-from medsum_core.facts.quantities import Reading, half_after, quantity_at
+from medsum_core.facts.quantities import quantity_at
 from medsum_core.facts.rates import ADVERBS, rate_at
 from medsum_core.facts.sides import LIMB_CODES, SIDES, side_at
 from medsum_core.facts.tokens import bag
@@ -23,9 +24,10 @@ GRADED = bag("type grade stage class phase level")
 
 @lru_cache(maxsize=1)
 def _triggers() -> frozenset[str]:
-    words = {*MONTHS, *WEEKDAYS, *(f"{day}s" for day in WEEKDAYS), *ADVERBS, *SIDES, *LIMB_CODES, *SINGLES, *ROMAN}
-    words |= {"every", "each", "q", "ppd", "per", "a", "an", "/", "morning", "bedtime", "bed", "night", "evening"}
-    words |= {"meals", "meal", "breakfast", "dinner", "supper", "x", "times", "and", "few", "several"}
+    days = {f"{day}{end}" for day in WEEKDAYS for end in ("", "s", "'s", "’s")}
+    words = {*MONTHS, *days, *ADVERBS, *SIDES, *LIMB_CODES, *SINGLES, *ROMAN, "few", "several", "biweekly"}
+    words |= {"every", "each", "q", "ppd", "per", "a", "an", "/", "x", "times", "and"}
+    words |= {"morning", "bedtime", "bed", "night", "evening", "meals", "meal", "breakfast", "dinner", "supper"}
     return frozenset(words | {word for word, unit in units().items() if unit.dim == "time"})
 
 
@@ -38,7 +40,8 @@ def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
     i = 0
     while i < len(scan.tokens) - 1:
         token = scan.tokens[i]
-        if i in skipped or not (i in scan.numbers or token.kind not in ("word", "punct") or token.text in triggers):
+        told = token.text in triggers or i in scan.numbers or token.kind not in ("word", "punct")
+        if i in skipped or not (told or (token.text == "i" and scan.word(i - 1) in GRADED)):
             i += 1
             continue
         found, i = _at(scan, i)
@@ -74,9 +77,16 @@ def _written_form(scan: Scan, i: int) -> Reading | None:
     if token.text in ("x", "times") and number is not None:
         found = quantity_at(scan, i + 1)
         return (found[0], found[1]) if found else None
-    if token.text in ROMAN and scan.word(i - 1) in GRADED:
-        return [scan.mention(i, i + 1, "number", "", (ROMAN[token.text],), raw=(ROMAN[token.text],))], i + 1
-    return None
+    return _roman(scan, i) if scan.word(i - 1) in GRADED else None
+
+
+def _roman(scan: Scan, i: int) -> Reading | None:
+    """ "type II", "grade I V": a numeral in one word or letter by letter."""
+    last = i + 1
+    while len(scan.word(last)) == 1 and scan.word(last) in "iv" and len(scan.word(i)) == 1:
+        last += 1
+    value = ROMAN.get("".join(scan.word(k) for k in range(i, last)))
+    return ([scan.mention(i, last, "number", "", (value,), raw=(value,))], last) if value else None
 
 
 def _code(scan: Scan, i: int) -> Reading:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+from medsum_core.facts.after_number import Reading, counted_noun
 from medsum_core.facts.anatomy import body_parts, stem
-from medsum_core.facts.mention import Scan
-from medsum_core.facts.quantities import Reading
+from medsum_core.facts.mention import Mention, Scan
 from medsum_core.facts.tokens import bag
 
 SIDES = {
@@ -14,6 +14,8 @@ SIDES = {
     "bilaterally": "both", "both": "both", "bilat": "both", "leftward": "left", "rightward": "right",
 }  # fmt: skip
 LIMB_CODES = {
+    "od": ("right", "eye"), "os": ("left", "eye"), "ou": ("both", "eye"),
+    "ble": ("both", "leg"), "bue": ("both", "arm"),
     "rle": ("right", "leg"), "lle": ("left", "leg"), "rue": ("right", "arm"), "lue": ("left", "arm"),
     "rhf": ("right", "handed"), "rhm": ("right", "handed"), "lhf": ("left", "handed"), "lhm": ("left", "handed"),
     "ruq": ("right", "quadrant"), "rlq": ("right", "quadrant"), "luq": ("left", "quadrant"),
@@ -34,7 +36,7 @@ LOOK_AHEAD = 4
 def side_at(scan: Scan, i: int) -> Reading | None:
     """The side that token i tells, with the body part near it as noun; None if it tells none."""
     word = scan.word(i)
-    if word in LIMB_CODES:
+    if word in LIMB_CODES and scan.tokens[i].capital and not scan.spoken:
         side, noun = LIMB_CODES[word]
         return [scan.mention(i, i + 1, "laterality", "side", (side,), noun=noun)], i + 1
     side = SIDES.get(word, "")
@@ -43,14 +45,24 @@ def side_at(scan: Scan, i: int) -> Reading | None:
     noun = _body_part(scan, i)
     if "or" in (scan.word(i - 1), scan.word(i + 1)) and _offered(scan, i):
         return None
+    counted = _two_of(scan, i) if word == "both" and scan.spoken else []
     if side == "both":
         if word == "both" and not noun and not (scan.spoken and _asked(scan, i, body_parts())):
-            return None
-        return [scan.mention(i, i + 1, "laterality", "side", ("both",), noun=noun)], i + 1
+            return (counted, i + 1) if counted else None
+        return [scan.mention(i, i + 1, "laterality", "side", ("both",), noun=noun), *counted], i + 1
     if not noun and not _bare_side(scan, i):
         return None
     sides = ("left", "right", "both") if _joined(scan, i) else (side,)
     return [scan.mention(i, i + 1, "laterality", "side", (side,), noun=noun, marks=frozenset(sides))], i + 1
+
+
+def _two_of(scan: Scan, i: int) -> list[Mention]:
+    """ "both of my brothers" counts two."""
+    k = i + 1
+    while scan.word(k) in OF_BOTH:
+        k += 1
+    noun = counted_noun(scan, k, small=False)
+    return [scan.mention(i, i + 1, "number", "", (2.0,), raw=(2.0,), noun=noun)] if noun else []
 
 
 def _offered(scan: Scan, i: int) -> bool:

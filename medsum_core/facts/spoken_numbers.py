@@ -153,8 +153,9 @@ def _after_article(tokens: Sequence[Token], i: int) -> list[Number]:
     after = tokens[i + 1].text
     if after in ("half", "quarter", "dozen", "couple"):
         return _fraction_word(tokens, i, i + 1)
-    if after in SCALES and (group := group_at(tokens, i + 1)) is not None:
-        return [_single(i, group.last, group.value)]
+    if after in SCALES:
+        numbers = _spoken(tokens, i + 1)  # "a hundred and two point four"
+        return [numbers[0]._replace(first=i), *numbers[1:]]
     return []
 
 

@@ -28,9 +28,10 @@ class Token(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _token_pattern() -> re.Pattern[str]:
-    """Forms in order of precedence; compiled at the first use."""
+    """Forms in order of precedence, after the words that can be nothing else; compiled at the first use."""
     return re.compile(
-        r"""(?P<rate>(?:[btq]\.?\ ?i\.?\ ?d|q\.?\ ?h\.?\ ?s|q\.?\ ?o\.?\ ?d|q\.?\ ?[ap]\.?\ ?m
+        r"""(?P<plain>[AC-PRSU-Zac-prsu-z][A-Za-z]*(?:['’][A-Za-z]+)?(?![A-Za-z\d]))
+          | (?P<rate>(?i:[btq]\.?\ ?i\.?\ ?d|q\.?\ ?h\.?\ ?s|q\.?\ ?o\.?\ ?d|q\.?\ ?[ap]\.?\ ?m
                 |q\.?\ ?d(?:ay|aily)?|q\.?\ ?\d{1,2}(?:\ ?-\ ?\d{1,2})?\ ?(?:hours?|hrs?|h)
                 |q\.?\ ?(?:week(?:ly)?|month(?:ly)?|nightly|night|hour))(?![A-Za-z\d])(?:(?<=\.\w)\.)?)
           | (?P<code>[A-Za-z]{1,3}\d+(?:[A-Za-z](?![A-Za-z\d]))?)
@@ -42,7 +43,7 @@ def _token_pattern() -> re.Pattern[str]:
           | (?P<slash>\d{1,4}(?:\.\d+)?\ ?/\ ?\d{1,4}(?:\.\d+)?(?!\d))
           | (?P<num>(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:(?:st|nd|rd|th|['’]?s)(?![A-Za-z]))?|[½¼¾])
           | (?P<punct>[^\s\w-]|\n)""",
-        re.VERBOSE | re.IGNORECASE,
+        re.VERBOSE,
     )
 
 
@@ -53,7 +54,8 @@ def tokenize(text: str) -> list[Token]:
     for match in _token_pattern().finditer(text):
         start, end = match.span()
         piece = match[0]
-        tokens.append(Token(match.lastgroup or "", piece.lower(), start, end, text[last_end:start], piece[0].isupper()))
+        kind = "word" if match.lastgroup == "plain" else match.lastgroup or ""
+        tokens.append(Token(kind, piece.lower(), start, end, text[last_end:start], piece[0].isupper()))
         last_end = end
     tokens.append(Token("end", "", len(text), len(text), text[last_end:], False))
     return tokens

@@ -25,7 +25,7 @@ def judge(fact: Mention, note: Scan, talk: Talk, known: Set[str]) -> list[Judged
     around = {about, *(context(note, fact) - known)} if about else set()
     pairs = [(m, said_of) for m, said_of in zip(talk.said, talk.attributes, strict=True) if supports(fact, m)]
     if not pairs:
-        return [_implied(fact, talk) or (fact.start, fact.end, _unsupported(fact, note, talk, about), None)]
+        return [_implied(fact, note, talk) or (fact.start, fact.end, _unsupported(fact, note, talk, about), None)]
     same = [mention for mention, said_of in pairs if said_of in around]
     if about and not same and _said_otherwise(fact, about, pairs, talk, known):
         return [(fact.start, fact.end, "contradicted", None)]
@@ -67,7 +67,30 @@ def _comparable(fact: Mention, said: Mention) -> bool:
     return fact.kind == said.kind or (said.dim in plain and not said.noun and fact.dim not in ("side", "rate", "code"))
 
 
-def _implied(fact: Mention, talk: Talk) -> Judged | None:
+def _height_said(fact: Mention, said: Sequence[Mention]) -> Mention | None:
+    """Who says feet and inches of a height, together ("five ten", "five foot ten") or as inches."""
+    feet, inches = fact.raw
+    for mention in said:
+        if mention.dim == "length" and fact.values[0] in mention.values:
+            return mention
+        if feet not in mention.raw or mention.dim not in ("length", "", "height"):
+            continue
+        near = [other for other in said if mention.first <= other.first <= mention.last + 2]
+        if inches in mention.raw[1:] or any(inches in other.raw for other in near if other is not mention):
+            return mention
+    return None
+
+
+def _is_pack_years(fact: Mention, note: Scan, talk: Talk) -> bool:
+    """Whether packs a day times years, as said, make the pack-years stated."""
+    if note.word(fact.last) not in ("pack", "pk") or note.word(fact.last + 1) not in ("year", "years", "yr", "yrs"):
+        return False
+    packs = [value for mention in talk.said if mention.noun == "pack" for value in mention.raw] + [1.0]
+    years = [value for mention in talk.said if mention.unit == "year" for value in mention.raw]
+    return any(count * span == fact.raw[0] for count in packs for span in years)
+
+
+def _implied(fact: Mention, note: Scan, talk: Talk) -> Judged | None:
     """What speech says without a number: one of something, both knees as "my knees"."""
     scan = talk.scan
     if fact.dim == "side" and fact.values[0] == "both":
@@ -77,6 +100,10 @@ def _implied(fact: Mention, talk: Talk) -> Judged | None:
             plural = singular != token.text and singular in parts
             if plural and (not fact.noun or singular == fact.noun or parts[singular] == parts.get(fact.noun)):
                 return (fact.start, fact.end, "supported", talk.turn(token.start))
+    if fact.dim == "height" and (place := _height_said(fact, talk.said)) is not None:
+        return (fact.start, fact.end, "supported", talk.turn(place.start))
+    if fact.dim == "" and _is_pack_years(fact, note, talk):
+        return (fact.start, fact.end, "supported", 0)
     one = fact.dim == "" and fact.raw[0] == 1.0
     if one and not any(about == fact.noun for about in talk.attributes if about):
         return (fact.start, fact.end, "supported", 0)
