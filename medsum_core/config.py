@@ -26,6 +26,8 @@ from medsum_core.settings import (
     read_settings_file,
 )
 
+# A preset tunes these to the data that it names: with other data the recipe's own values hold.
+SAMPLE_SETTINGS = ("num_train_epochs", "learning_rate")
 DATA_SOURCES = ("train_file", "validation_file", "dataset_name")
 
 
@@ -118,8 +120,10 @@ def parse_run(argv: list[str]) -> RunConfig:
 
 
 def _assemble(preset: str, layers: list[dict[str, Any]]) -> RunConfig:
-    merged: dict[str, Any] = {}
-    for values in layers:
+    names_data = any("train_file" in values or "dataset_name" in values for values in layers[1:])
+    tuned = SAMPLE_SETTINGS if names_data else ()
+    merged = {name: value for name, value in layers[0].items() if name not in tuned}
+    for values in layers[1:]:
         if "train_file" in values or "dataset_name" in values:
             merged = {name: value for name, value in merged.items() if name not in DATA_SOURCES}
         merged.update(values)

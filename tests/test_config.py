@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
@@ -251,13 +250,11 @@ def test_number_of_updates(epochs, max_steps, windows, expected):
     assert TrainArguments(num_train_epochs=epochs, max_steps=max_steps).num_updates(windows) == expected
 
 
-def test_help_is_fast_and_names_every_flag():
+def test_help_needs_no_torch_and_names_every_flag():
     code = "import sys; from medsum_core.config import parse_run\ntry: parse_run(['--help'])\n"
     code += "except SystemExit as end: print('torch' in sys.modules, end.code)"
-    started = time.perf_counter()
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "False 0"
-    assert time.perf_counter() - started < 6  # seconds
     missing = [
         field.name for section in SECTIONS.values() for field in fields(section) if f"--{field.name} " not in shown
     ]
@@ -272,3 +269,13 @@ def test_every_setting_is_documented():
         if len(field.metadata.get("help", "")) < 4
     ]
     assert bare == []
+
+
+def test_other_data_than_the_presets_bring_the_recipes_epochs_and_rate_back(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("dialogue,section_text,section_header\nDoctor: hi,None.,CC\n")
+    sample, own = parse_run(["--preset", "demo"]), parse_run(["--preset", "demo", "--train_file", str(rows)])
+    assert (sample.train.num_train_epochs, sample.train.learning_rate) == (2, 5e-4)
+    assert (own.train.num_train_epochs, own.train.learning_rate) == (1, 2e-4)
+    asked = parse_run(["--preset", "demo", "--train_file", str(rows), "--num_train_epochs", "3"])
+    assert asked.train.num_train_epochs == 3
