@@ -94,6 +94,8 @@ def _fused_forward(layer: Any, weight: FrozenWeight) -> Callable[[Tensor], Tenso
     bias = layer.get_base_layer().bias
 
     def forward(x: Tensor) -> Tensor:
+        if layer.merged:
+            raise RuntimeError("the adapter is merged into its base already: it would be added twice")
         if layer.disable_adapters:
             dtype = arithmetic_dtype(x.device, x.dtype)
             return linear(x.to(dtype), weight.dense(dtype), None if bias is None else bias.to(dtype)).to(x.dtype)

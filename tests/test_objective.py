@@ -1,0 +1,122 @@
+"""The note's loss from its positions alone, against cross-entropy over the full logits of every position."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from windows import relative
+
+from medsum_core import objective
+from medsum_core.batching import IGNORE_INDEX
+from medsum_core.objective import note_nll, note_token_nll
+
+BATCH, NUM_TOKENS, HIDDEN, VOCAB = 3, 13, 32, 211
+
+
+def make_case(wanted: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, targets and head; `wanted` says which positions have a target."""
+    generator = torch.Generator().manual_seed(3)
+    hidden_BTH = torch.randn(BATCH, NUM_TOKENS, HIDDEN, generator=generator).to(dtype).requires_grad_()
+    head_VH = torch.randn(VOCAB, HIDDEN, generator=generator).to(dtype)
+    targets_BT = torch.randint(VOCAB, (BATCH, NUM_TOKENS), generator=generator)
+    if wanted == "none":
+        targets_BT[:] = IGNORE_INDEX
+    elif wanted == "mixed":  # the first row has no target, the second half of them, the third all
+        targets_BT[0] = IGNORE_INDEX
+        targets_BT[1, :7] = IGNORE_INDEX
+    return hidden_BTH, targets_BT, head_VH
+
+
+def full_logits_loss(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, softcap: float | None) -> Tensor:
+    logits = hidden_BTH @ head_VH.T
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return cross_entropy(logits.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+
+
+@pytest.mark.parametrize("dtype,bound", [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+@pytest.mark.parametrize("rows_per_chunk", [1, 7, 10_000, None])
+@pytest.mark.parametrize("wanted", ["mixed", "all", "none"])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_loss_and_gradient_equal_full_logits(
+    softcap: float | None, wanted: str, rows_per_chunk: int | None, dtype: torch.dtype, bound: float
+) -> None:
+    hidden, targets, head = make_case(wanted, dtype)
+    expected = full_logits_loss(hidden, targets, head, softcap)
+    (expected_gradient,) = torch.autograd.grad(expected * 0.37, hidden)
+    found = note_nll(hidden, targets, head, softcap=softcap, rows_per_chunk=rows_per_chunk)
+    (gradient,) = torch.autograd.grad(found * 0.37, hidden)
+    assert found.dtype == dtype
+    assert relative(found, expected) <= bound
+    assert relative(gradient, expected_gradient) <= bound
+    if wanted == "none":
+        assert found == 0 and not gradient.any()
+    assert not gradient[targets == IGNORE_INDEX].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_hidden_states_give_a_loss_in_fp32(dtype: torch.dtype) -> None:
+    hidden, targets, head = make_case("mixed", dtype)
+    found = note_nll(hidden, targets, head)
+    expected = full_logits_loss(hidden.float(), targets, head.float(), None)
+    assert found.dtype == torch.float32
+    assert relative(found, expected) < 5e-3
+
+
+@pytest.mark.parametrize("dtype,factor", [(torch.bfloat16, 1 / 1500), (torch.float16, 2.0**17)])
+def test_the_factor_on_the_loss_is_not_rounded_to_the_hidden_states_dtype(dtype: torch.dtype, factor: float) -> None:
+    # 1/1500 in bf16 is 0.2 % off, for every gradient of the window alike; fp16 ends at 65,504, below a scaler's factor.
+    hidden, targets, head = make_case("mixed", dtype)
+    head = head / 100
+    (plain,) = torch.autograd.grad(note_nll(hidden, targets, head), hidden)
+    (scaled,) = torch.autograd.grad(note_nll(hidden, targets, head) * factor, hidden)
+    assert torch.equal(scaled, (plain.float() * factor).to(dtype))
+    assert torch.isfinite(scaled).all()
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_loss_of_each_target_adds_up_to_the_sum(softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, targets, head = make_case("mixed")
+    monkeypatch.setattr(objective, "CHUNK_LOGITS", 4 * VOCAB)
+    nll_N = note_token_nll(hidden, targets, head, softcap=softcap)
+    logits = (hidden @ head.T).detach()
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    wanted = targets != IGNORE_INDEX
+    expected_N = cross_entropy(logits[wanted], targets[wanted], reduction="none")
+    torch.testing.assert_close(nll_N, expected_N)
+    assert not nll_N.requires_grad
+    assert note_token_nll(hidden, torch.full_like(targets, IGNORE_INDEX), head).shape == (0,)
+
+
+def test_only_target_positions_reach_the_head_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows_seen: list[int] = []
+
+    def counted(hidden_CH: Tensor, head_VH: Tensor) -> Tensor:
+        rows_seen.append(hidden_CH.shape[0])
+        return hidden_CH @ head_VH.T
+
+    monkeypatch.setattr(objective, "product", counted)
+    hidden, targets, head = make_case("mixed")
+    num_targets = int((targets != IGNORE_INDEX).sum())
+    note_nll(hidden, targets, head, rows_per_chunk=4)
+    assert sum(rows_seen) == num_targets == 19
+    assert max(rows_seen) == 4
+    rows_seen.clear()
+    monkeypatch.setattr(objective, "CHUNK_LOGITS", 5 * VOCAB)
+    note_nll(hidden, targets, head)
+    assert max(rows_seen) == 5 and sum(rows_seen) == num_targets
+
+
+def test_a_head_that_trains_is_refused() -> None:
+    hidden, targets, head = make_case("mixed")
+    with pytest.raises(ValueError, match="frozen"):
+        note_nll(hidden, targets, head.requires_grad_())
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
+    hidden, targets, head = make_case("mixed")
+    (gradient,) = torch.autograd.grad(note_nll(hidden, targets, head).square(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError):
+        gradient.sum().backward()
