@@ -54,7 +54,7 @@ def build_optimizer(
 def _paged_adamw_8bit(
     groups: list[dict[str, Any]], *, learning_rate: float, betas: tuple[float, float], eps: float
 ) -> torch.optim.Optimizer:
-    from bitsandbytes.optim import PagedAdamW8bit
+    from bitsandbytes.optim.adamw import PagedAdamW8bit
 
     # Paging moves state between a GPU and main memory. On a CPU it is in main memory already: nothing is lost there.
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
