@@ -168,8 +168,10 @@ def choose_pack_tokens(
 
     `needed_bytes` tells what a run with so many tokens takes. 0, unpacked, for models whose packing is not tested.
     """
-    if not packable or asked is not None:
-        return asked or 0 if packable else 0
+    if not packable:
+        return 0
+    if asked is not None:
+        return asked
     rows = MAX_PACKED_ROWS if device.kind == "cuda" else 1
     while rows > 1 and needed_bytes(rows * max_length) > device.usable_bytes:
         rows //= 2
