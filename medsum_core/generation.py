@@ -26,6 +26,7 @@ from medsum_core.beam import BeamRules, BeamSearch, EarlyStopping
 from medsum_core.decoding import Generation, GreedySearch, Note, Search
 from medsum_core.errors import InputError
 from medsum_core.evaluation import evaluation_mode
+from medsum_core.fast_weights import fast_weights
 from medsum_core.kv_cache import KVCache, Step, cached_attention
 from medsum_core.model import head_softcap, head_weight
 from medsum_core.next_token import Ban, Candidates, candidates_of_hidden, candidates_of_logits
@@ -73,7 +74,7 @@ def generate(
         longest = max(note.max_new for note in notes)
         search = BeamSearch(rules, stops, num_slots=num_slots, max_new_tokens=longest, device=causal.device)
     generations: dict[int, Generation] = {}
-    with evaluation_mode(causal), torch.no_grad(), cached_attention(causal):
+    with evaluation_mode(causal), torch.no_grad(), cached_attention(causal), fast_weights(causal):
         for index, generation in _decode(causal, notes, search, stops, num_slots=num_slots):
             generations[index] = generation
             if on_finished is not None:

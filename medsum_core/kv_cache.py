@@ -169,9 +169,12 @@ def attend_cached(
         layer, decoded = int(module.layer_idx), query[:, :, : step.num_decoded]  # type: ignore[arg-type]
         parts.append(_attend_slots(decoded, kv_cache, layer, step, **options))
     if step.prompt_lengths:
-        prompts = [tensor[:, :, step.num_decoded :] for tensor in (query, key, value)]
+        prompt_query, prompt_key, prompt_value = (part[:, :, step.num_decoded :] for part in (query, key, value))
         lengths = [step.prompt_lengths]
-        parts.append(attend_per_document(module, *prompts, attention_mask=None, document_lengths=lengths, **options)[0])
+        out = attend_per_document(
+            module, prompt_query, prompt_key, prompt_value, None, document_lengths=lengths, **options
+        )
+        parts.append(out[0])
     out_1THD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     return out_1THD.to(dtype), None
 
