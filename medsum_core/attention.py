@@ -148,7 +148,9 @@ def block_mask(
 ) -> Tensor:
     """(B, 1, T, T) bool: true where a query may see a key: same document, not later, inside the sliding window."""
     lengths = torch.tensor(padded_lengths(document_lengths, num_tokens), device=device)
-    document_BT = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths).view(-1, num_tokens)
+    size = len(document_lengths) * num_tokens  # told, it need not be read back from the device
+    documents = torch.arange(len(lengths), device=device)
+    document_BT = torch.repeat_interleave(documents, lengths, output_size=size).view(-1, num_tokens)
     position_T = torch.arange(num_tokens, device=device)
     allowed_TT = position_T[:, None] >= position_T[None, :]
     if window is not None:

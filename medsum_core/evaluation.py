@@ -43,11 +43,11 @@ def evaluate_loss(
     """
     mine = examples[accelerator.process_index :: accelerator.num_processes]
     batches = split_window(mine, batch_size=batch_size, pack_tokens=pack_tokens, pad_token_id=pad_token_id)
-    sums = torch.zeros(4, dtype=torch.float64)  # nats, targets, nats of stop tokens, stop tokens
+    sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)  # nats, targets, of stop tokens, stop tokens
     with evaluation_mode(model), document_attention(model, kernel), torch.no_grad():
         for batch in tqdm(batches, desc="evaluating", leave=False, disable=not accelerator.is_main_process):
             sums += _batch_sums(model, batch.to(accelerator.device))
-    nats, targets, stop_nats, stops = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
+    nats, targets, stop_nats, stops = accelerator.reduce(sums, "sum").tolist()
     return EvalResult(loss=nats / targets, stop_loss=stop_nats / stops, num_targets=int(targets))
 
 
@@ -67,14 +67,14 @@ def _batch_sums(model: PeftModel, batch: MicroBatch) -> torch.Tensor:
     hidden_BTH = hidden_states(model, batch)
     nll_N = note_token_nll(hidden_BTH, batch.targets_BT, head_weight(model), softcap=head_softcap(model))
     last_N = _last_of_document(batch)
-    nats, stop_nats = nll_N.double().sum(), nll_N[last_N].double().sum()
-    return torch.tensor([float(nats), nll_N.numel(), float(stop_nats), int(last_N.sum())], dtype=torch.float64)
+    pieces = [nll_N, torch.ones_like(nll_N), nll_N[last_N], last_N]
+    return torch.stack([piece.double().sum() for piece in pieces])  # on the device: no wait for it at each batch
 
 
 def _last_of_document(batch: MicroBatch) -> torch.Tensor:
     """(N,) bool over the targets in order: is it the stop token, the target of a document's last position but one?"""
     last_BT = torch.zeros_like(batch.targets_BT, dtype=torch.bool)
     for row, lengths in enumerate(batch.document_lengths):
-        ends = torch.tensor(lengths).cumsum(0)
+        ends = torch.tensor(lengths, device=last_BT.device).cumsum(0)
         last_BT[row, ends - 2] = True
     return last_BT[batch.targets_BT != IGNORE_INDEX]
