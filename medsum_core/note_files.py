@@ -1,0 +1,129 @@
+"""Notes on their way to a file: finished rows are kept in `OUT.part.jsonl`, OUT is written whole at the end.
+
+Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (and `evidence` where asked for), in the
+order of the input; or the MEDIQA challenge's submission, `TestID, SystemOutput1, SystemOutput2`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medsum_core.atomic import PRIVATE_MODE, write_text_atomic
+from medsum_core.errors import InputError
+from medsum_core.grounding import evidence, unsupported_spans
+from medsum_core.records import Record, records_fingerprint
+from medsum_core.tables import read_table
+
+FORMATS = ("csv", "mediqa")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenNote:
+    """One finished note. Its text is kept out of `repr`."""
+
+    id: str
+    note: str = field(repr=False)
+    num_tokens: int
+    hit_limit: bool
+
+
+class PartFile:
+    """`OUT.part.jsonl`: what the notes are made with, then a line a finished note, each flushed as it is written."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+        """Start a new file, or go on with the one that is there. Raises InputError if its settings are others."""
+        self.path = path
+        self.done: dict[str, WrittenNote] = {}
+        known = path.exists() and resume
+        if known:
+            self._read(dict(settings))
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_MODE)
+        if not known:
+            os.ftruncate(self._descriptor, 0)
+            self._append({"settings": dict(settings)})
+
+    def add(self, note: WrittenNote) -> None:
+        """Keep a finished note."""
+        self.done[note.id] = note
+        self._append(asdict(note))
+
+    def close(self) -> None:
+        """Leave the file for a later `--resume`."""
+        os.close(self._descriptor)
+
+    def remove(self) -> None:
+        """After OUT is written."""
+        self.close()
+        self.path.unlink()
+
+    def _append(self, values: Mapping[str, Any]) -> None:
+        os.write(self._descriptor, (json.dumps(values) + "\n").encode())
+
+    def _read(self, settings: dict[str, Any]) -> None:
+        whole = self.path.read_bytes().rpartition(b"\n")[0]  # without a last line that an interruption left unfinished
+        lines = [json.loads(line) for line in whole.splitlines()]
+        if not lines or lines[0].get("settings") != settings:
+            raise InputError(
+                f"{self.path}: made with other settings or rows; give the former ones back, or delete it to start anew"
+            )
+        self.done = {line["id"]: WrittenNote(**line) for line in lines[1:]}
+        os.truncate(self.path, len(whole) + 1)
+
+
+def part_settings(records: Sequence[Record], **settings: Any) -> dict[str, Any]:
+    """What decides the notes: the rows and how they are decoded."""
+    return {"rows": records_fingerprint(records), **settings}
+
+
+def read_finished(path: Path) -> dict[str, WrittenNote]:
+    """The notes of a complete OUT (csv format), by id."""
+    rows = read_table(path)
+    try:
+        return {
+            row["id"]: WrittenNote(
+                id=row["id"], note=row["note"], num_tokens=int(row["num_tokens"]), hit_limit=row["hit_limit"] == "true"
+            )
+            for row in rows
+        }
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: not a file of notes that infer.py wrote; name another --output_file") from error
+
+
+def write_notes(
+    path: Path,
+    records: Sequence[Record],
+    notes: Mapping[str, WrittenNote],
+    *,
+    output_format: str,
+    with_evidence: bool,
+) -> None:
+    """Write OUT atomically, for its owner alone, in the order of the records."""
+    rows = [_row(record, notes[record.id], output_format, with_evidence=with_evidence) for record in records]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text_atomic(path, text.getvalue(), mode=PRIVATE_MODE)
+
+
+def _row(record: Record, note: WrittenNote, output_format: str, *, with_evidence: bool) -> dict[str, Any]:
+    if output_format == "mediqa":
+        return {"TestID": record.id, "SystemOutput1": record.section_header, "SystemOutput2": note.note}
+    row: dict[str, Any] = {
+        "id": record.id,
+        "section_header": record.section_header,
+        "note": note.note,
+        "num_tokens": note.num_tokens,
+        "hit_limit": "true" if note.hit_limit else "false",
+        "unsupported": json.dumps(unsupported_spans(note.note, record.dialogue)),
+    }
+    if with_evidence:
+        row["evidence"] = json.dumps([asdict(support) for support in evidence(note.note, record.dialogue)])
+    return row
