@@ -122,10 +122,11 @@ def train_step(
     num_targets = sum(example.num_targets for example in window)
     num_tokens = sum(example.num_tokens for example in window)
     if num_targets == 0:
+        seconds = time.perf_counter() - started
         return StepStats(
-            loss=math.nan, grad_norm=math.nan, num_targets=0, num_tokens=num_tokens, seconds=0.0, skipped=True
+            loss=math.nan, grad_norm=math.nan, num_targets=0, num_tokens=num_tokens, seconds=seconds, skipped=True
         )
-    nll = torch.zeros((), device=run.device)
+    nll = run.scaler.scale(torch.zeros((), device=run.device))  # zero; the scaler starts on processes without rows too
     head_VH, softcap = head_weight(run.model), head_softcap(run.model)
     with document_attention(run.model, run.kernel):
         for micro_batch in collate(run.mine(window), **run.collate_settings):

@@ -8,11 +8,12 @@ that match, finite values.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -25,6 +26,26 @@ from medsum_core.model import LoraSettings, attach_lora, check_target_modules
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 MAX_RANK = 1024
+# What a plain adapter's configuration may say freely; everything else must be as PEFT has it by default.
+FREE_SETTINGS = {
+    "base_model_name_or_path",
+    "target_modules",
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "use_dora",
+}
+NOTES_OF_PEFT = {
+    "auto_mapping",
+    "inference_mode",
+    "init_lora_weights",
+    "peft_type",
+    "peft_version",
+    "revision",
+    "task_type",
+}
+PLAIN_STARTS = (True, "gaussian")  # the others rewrite the base: the adapter alone would not be the model
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
@@ -107,28 +128,35 @@ def _read_settings(folder: Path, base_name: str) -> LoraSettings:
     named = config.get("base_model_name_or_path")
     if named != base_name:
         raise InputError(f"{folder}: the adapter is for the base {named!r}, not {base_name!r}")
-    changes = (
-        "modules_to_save",
-        "rank_pattern",
-        "alpha_pattern",
-        "layer_replication",
-        "exclude_modules",
-        "megatron_config",
-    )
-    if used := [key for key in changes if config.get(key)]:
-        raise InputError(f"{folder / CONFIG_NAME}: {', '.join(used)} is not supported here")
-    targets, rank = config.get("target_modules"), config.get("r")
-    if not isinstance(targets, list) or not all(
-        isinstance(target, str) and target.isidentifier() for target in targets
+    path = folder / CONFIG_NAME
+    if used := _beyond_plain_lora(config):
+        raise InputError(f"{path}: {', '.join(used)} is not supported here")
+    targets, rank, alpha = config.get("target_modules"), config.get("r"), config.get("lora_alpha")
+    if (
+        not isinstance(targets, list)
+        or not targets
+        or not all(isinstance(one, str) and one.isidentifier() for one in targets)
     ):
-        raise InputError(f"{folder / CONFIG_NAME}: target_modules is not a list of layer names")
-    if not isinstance(rank, int) or not 0 < rank <= MAX_RANK:
-        raise InputError(f"{folder / CONFIG_NAME}: r must be a whole number from 1 to {MAX_RANK}")
+        raise InputError(f"{path}: target_modules is not a list of layer names")
+    if type(rank) is not int or not 0 < rank <= MAX_RANK:
+        raise InputError(f"{path}: r must be a whole number from 1 to {MAX_RANK}")
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise InputError(f"{path}: lora_alpha must be a number")
     return LoraSettings(
         r=rank,
-        alpha=config.get("lora_alpha", rank),
+        alpha=alpha,
         dropout=0.0,
         target_modules=tuple(targets),
         use_rslora=bool(config.get("use_rslora")),
         use_dora=bool(config.get("use_dora")),
     )
+
+
+def _beyond_plain_lora(config: dict[str, Any]) -> list[str]:
+    """The settings that change what the adapter is, those of other PEFT releases too; empty ones change nothing."""
+    plain = LoraConfig().to_dict()
+    others = {key: value for key, value in config.items() if key not in FREE_SETTINGS | NOTES_OF_PEFT}
+    changed = [key for key, value in others.items() if value and value != plain.get(key)]
+    changed += [key for key in ("use_rslora", "use_dora") if not isinstance(config.get(key, False), bool)]
+    start = config.get("init_lora_weights", True)
+    return changed + ["init_lora_weights"] * (start not in PLAIN_STARTS)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from peft import PeftModel, get_peft_model
-from support import TINY_VOCAB, tiny_model
-from torch import Tensor, nn
+from support import TINY_VOCAB
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
@@ -67,7 +67,7 @@ def tuned(base: PreTrainedModel, settings: LoraSettings = NO_DROPOUT, *, keep_de
 def plain_peft(base: PreTrainedModel, like: PeftModel, settings: LoraSettings = NO_DROPOUT) -> PeftModel:
     """The same adapter on another copy of the base, with PEFT's own forward."""
     base.requires_grad_(False)
-    model = get_peft_model(base, lora_config(settings, base_name="tiny"))
+    model = get_peft_model(base, lora_config(settings, base_name=base.name_or_path))
     assert isinstance(model, PeftModel)
     load_adapter_tensors(model, adapter_tensors(like))
     return model.train()
@@ -125,7 +125,7 @@ def reference_gradient(model: PeftModel, window: Sequence[Example]) -> tuple[flo
     nll = cross_entropy(logits.flatten(0, 1), batch.targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
     loss = nll / sum(row.num_targets for row in window)
     parameters = [parameter for _, parameter in trainable_parameters(model)]
-    return float(loss), list(torch.autograd.grad(loss, parameters))
+    return loss.item(), list(torch.autograd.grad(loss, parameters))
 
 
 def relative(found: Tensor | Sequence[Tensor], expected: Tensor | Sequence[Tensor]) -> float:
@@ -138,26 +138,3 @@ def flat(tensors: Tensor | Sequence[Tensor]) -> Tensor:
     """All elements end to end, in double precision."""
     parts = [tensors] if isinstance(tensors, Tensor) else tensors
     return torch.cat([part.detach().double().reshape(-1) for part in parts])
-
-
-def quantise(base: PreTrainedModel, **options: Any) -> PreTrainedModel:
-    """The base with its projections (not the head) as NF4 layers of bitsandbytes."""
-    from bitsandbytes.nn import Linear4bit
-
-    settings: dict[str, Any] = {"compute_dtype": torch.float32, "quant_type": "nf4", "compress_statistics": True}
-    for parent in list(base.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and name != "lm_head":
-                layer = Linear4bit(child.in_features, child.out_features, bias=False, **(settings | options))
-                layer.load_state_dict({"weight": child.weight.data.contiguous()})
-                setattr(parent, name, layer.to("cpu"))
-    return base
-
-
-def tiny_nf4(kind: str = "gemma") -> PreTrainedModel:
-    """A tiny model whose projections are NF4, as `load_base` leaves it."""
-    from medsum_core.model import keep_4bit_differentiable
-
-    base = quantise(tiny_model(kind))
-    keep_4bit_differentiable(base)
-    return base
