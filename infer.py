@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from medsum_core.errors import InputError, StoppedBySignal, raise_all, run_as_script
+from medsum_core.errors import InputError, StoppedBySignal, run_as_script
+from medsum_core.infer_options import parse_options
+from medsum_core.records import Record, normalise_dialogue, read_records
 
 TEST1_NOTICE = "note: the challenge of test1 did not give the header; this prompt does, so scores are not its board's"
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
@@ -36,21 +39,22 @@ class Writer:
 
 def main(argv: list[str] | None = None) -> None:
     """The inference script. Raises the errors of `medsum_core.errors`, which carry the exit codes."""
-    args = _parse(sys.argv[1:] if argv is None else argv)
+    args = parse_options(sys.argv[1:] if argv is None else argv)
     os.umask(0o077)
     if args.dialogue_file is not None:
         dialogue = _read_dialogue(args.dialogue_file)
         write_one(load_writer(args), dialogue, args)
         return
-    records = _read_rows(args)
-    write_file(records, args)
+    out = _checked_output(args)
+    write_file(_read_rows(args), out, args)
 
 
 def load_writer(args: argparse.Namespace) -> Writer:
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
-    from medsum_core.adapter import adapter_base_name, load_adapter
+    from medsum_core.adapter import WEIGHTS_NAME, adapter_base_name, load_adapter
     from medsum_core.arguments import DataArguments, ModelArguments
     from medsum_core.device import choose_precision, find_device
+    from medsum_core.embedded import file_sha256
     from medsum_core.model import load_base, load_config, load_tokenizer
     from medsum_core.prompt import build_renderer
     from medsum_core.run_folder import ADAPTER_FOLDER, read_run_config
@@ -69,38 +73,42 @@ def load_writer(args: argparse.Namespace) -> Writer:
     loaded: Any = load_base(
         name, precision=precision, load_in_4bit=model.load_in_4bit, device=device.torch_device, **source
     )
+    adapter_sha256 = None
     if args.run is not None:
-        loaded = load_adapter(
-            loaded, Path(args.run) / ADAPTER_FOLDER, base_name=name, keep_dense=model.dequantize == "on"
-        )
+        adapter = Path(args.run) / ADAPTER_FOLDER
+        loaded = load_adapter(loaded, adapter, base_name=name, keep_dense=model.dequantize == "on")
+        adapter_sha256 = file_sha256(adapter / WEIGHTS_NAME)
     max_new_tokens = args.max_new_tokens or data.max_new_tokens
     return Writer(
         model=loaded,
         renderer=renderer,
         max_prompt_tokens=data.max_length - data.max_new_tokens,
         max_new_tokens=max_new_tokens,
-        description={"run": args.run, "model": name, "precision": precision, "max_new_tokens": max_new_tokens},
+        description={
+            "adapter": adapter_sha256,
+            "model": name,
+            "precision": precision,
+            "max_new_tokens": max_new_tokens,
+        },
     )
 
 
-def write_file(records: Sequence[Any], args: argparse.Namespace) -> None:
+def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace) -> None:
     """Notes for all records; each is kept as it is finished, so that an interruption loses none."""
     from tqdm import tqdm
 
     from medsum_core.generation import generate
-    from medsum_core.note_files import PartFile, WrittenNote, part_settings, read_finished, write_notes
+    from medsum_core.note_files import PartFile, WrittenNote, part_path, part_settings, read_finished, write_notes
 
-    out = Path(args.output_file)
-    if out.exists() and not args.resume:
-        raise InputError(f"--output_file {out}: exists already; name another, or keep its rows with --resume")
     finished = read_finished(out) if out.exists() else {}
     writer = load_writer(args)
     decoding = {"num_beams": args.num_beams, "length_penalty": args.length_penalty}
     settings = part_settings(records, **writer.description, **decoding)
-    part = PartFile(Path(f"{out}.part.jsonl"), settings, resume=args.resume)
+    prompts = _prompts(writer, records)
+    part = PartFile(part_path(out), settings)
     kept = finished | part.done
     todo = [record for record in records if record.id not in kept]
-    prompts = [_prompt(writer, record.dialogue, record.section_header) for record in todo]
+    signal.signal(signal.SIGTERM, _interrupt)
     with tqdm(total=len(records), initial=len(records) - len(todo), desc="notes", unit="note") as bar:
 
         def keep(index: int, generation: Any) -> None:
@@ -112,7 +120,7 @@ def write_file(records: Sequence[Any], args: argparse.Namespace) -> None:
         try:
             generate(
                 writer.model,
-                prompts,
+                [prompts[record.id] for record in todo],
                 stop_token_ids=writer.renderer.stop_token_ids,
                 max_new_tokens=writer.max_new_tokens,
                 batch_size=args.batch_size,
@@ -147,7 +155,7 @@ def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
 
     (generation,) = generate(
         writer.model,
-        [_prompt(writer, dialogue, args.section)],
+        list(_prompts(writer, [Record(id="1", section_header=args.section, dialogue=dialogue, note="")]).values()),
         stop_token_ids=writer.renderer.stop_token_ids,
         max_new_tokens=writer.max_new_tokens,
         num_beams=args.num_beams,
@@ -167,12 +175,28 @@ def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
         print(f"sentence at {support.start}-{support.end}: turns {turns} (score {support.score:.2f}){flag}")
 
 
-def _prompt(writer: Writer, dialogue: str, section: str) -> list[int]:
-    from medsum_core.batching import shorten_dialogue
+def _prompts(writer: Writer, records: Sequence[Record]) -> dict[str, list[int]]:
+    """Prompts by id, shortened as in training; says which were. Raises InputError where no turn of a dialogue fits."""
+    from medsum_core.shortening import shorten_dialogue
 
-    short, _ = shorten_dialogue(dialogue, section, writer.renderer, max_prompt_tokens=writer.max_prompt_tokens)
-    prompt: list[int] = writer.renderer.prompt_ids(short, section)
-    return prompt
+    budget, prompts = writer.max_prompt_tokens, {}
+    shortened, unfit = [], []
+    for record in records:
+        section = record.section_header
+        text, num_dropped = shorten_dialogue(record.dialogue, section, writer.renderer, max_prompt_tokens=budget)
+        prompts[record.id] = writer.renderer.prompt_ids(text, section)
+        if not text or len(prompts[record.id]) > budget:
+            unfit.append(record.id)
+        elif num_dropped:
+            shortened.append(record.id)
+    if unfit:
+        raise InputError(
+            f"no turn of {len(unfit)} dialogues (ids {', '.join(unfit[:5])}) fits a prompt of {budget} tokens: split "
+            "their turns, or train with a greater --max_length"
+        )
+    if shortened:
+        print(f"{len(shortened)} dialogues lost turns to fit the prompt: ids {', '.join(shortened)}", file=sys.stderr)
+    return prompts
 
 
 def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:
@@ -187,7 +211,6 @@ def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:
 
 def _read_rows(args: argparse.Namespace) -> list[Any]:
     from medsum_core.hub_data import mts_dialog_file
-    from medsum_core.records import read_records
 
     path = args.input_file or mts_dialog_file(args.split, offline=args.offline)
     if args.split == "test1":
@@ -195,9 +218,27 @@ def _read_rows(args: argparse.Namespace) -> list[Any]:
     return read_records(path, require_note=False)
 
 
-def _read_dialogue(source: str) -> str:
-    from medsum_core.records import normalise_dialogue
+def _checked_output(args: argparse.Namespace) -> Path:
+    """Where the notes go. Raises InputError for what would be overwritten or can't be written."""
+    from medsum_core.note_files import part_path
 
+    out = Path(args.output_file)
+    if out.suffix.lower() != ".csv":
+        raise InputError(f"--output_file {out}: the name must end in .csv")
+    if not out.parent.is_dir():
+        raise InputError(f"--output_file {out}: there is no folder {out.parent}")
+    if out.exists() and not args.resume:
+        raise InputError(f"--output_file {out}: exists already; name another, or keep its rows with --resume")
+    if part_path(out).exists() and not args.resume:
+        raise InputError(f"{part_path(out)} holds finished notes: go on with --resume, or delete it to start anew")
+    return out
+
+
+def _interrupt(_number: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _read_dialogue(source: str) -> str:
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -207,47 +248,6 @@ def _read_dialogue(source: str) -> str:
     if not text.strip():
         raise InputError(f"--dialogue_file {source}: the dialogue is empty")
     return normalise_dialogue(text)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see --help")
-
-
-def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(description="write notes with a tuned model", allow_abbrev=False)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths")
-    source.add_argument("--model_name_or_path", metavar="NAME", help="a base alone: hub id, folder, embedded:...")
-    rows = parser.add_mutually_exclusive_group(required=True)
-    rows.add_argument("--input_file", metavar="FILE", help="CSV or JSONL with dialogue, section_header and, if any, ID")
-    rows.add_argument("--dataset_name", choices=["mts-dialog"], help="the official files, with --split")
-    rows.add_argument("--dialogue_file", metavar="FILE|-", help="one dialogue as text, to the screen; with --section")
-    parser.add_argument("--split", choices=["valid", "test1", "test2"], help="of --dataset_name")
-    parser.add_argument("--section", metavar="NAME", help="section of --dialogue_file: MTS code or full name")
-    parser.add_argument("--output_file", metavar="FILE", help="notes of --input_file or --dataset_name")
-    parser.add_argument("--output_format", choices=["csv", "mediqa"], default="csv", help="mediqa: submission file")
-    parser.add_argument("--resume", action="store_true", help="keep rows that are finished already")
-    parser.add_argument("--evidence", action="store_true", help="for each sentence the turns that support it best")
-    parser.add_argument("--num_beams", type=int, default=1, help="1: greedy")
-    parser.add_argument("--length_penalty", type=float, default=1.0, help="of beam search, as in transformers")
-    parser.add_argument("--max_new_tokens", type=int, help="longest note (the run's reserve if not given)")
-    parser.add_argument("--batch_size", type=int, default=16, help="notes being written at a time")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="the run's if not given")
-    parser.add_argument("--offline", action="store_true", help="never use the network")
-    args = parser.parse_args(argv)
-    problems = {
-        "--section names the section of --dialogue_file: give both": (args.section is None)
-        != (args.dialogue_file is None),
-        "--split names the part of --dataset_name: give both": (args.split is None) != (args.dataset_name is None),
-        "--output_file is where the notes of a file go: give it": args.dialogue_file is None and not args.output_file,
-        "--num_beams, --batch_size and --max_new_tokens must be at least 1": min(
-            args.num_beams, args.batch_size, args.max_new_tokens or 1
-        )
-        < 1,
-    }
-    raise_all([text for text, is_wrong in problems.items() if is_wrong])
-    return args
 
 
 if __name__ == "__main__":

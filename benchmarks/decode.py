@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -179,7 +180,7 @@ def check(model: PreTrainedModel, tasks: Sequence[Task], renderer: PromptRendere
     stops = renderer.stop_token_ids
     differing = 0
     for num_beams in (1, 2, 4):
-        options = {"stop_token_ids": stops, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
+        options: dict[str, Any] = {"stop_token_ids": stops, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
         batched = generate(model, prompts, batch_size=16, **options)
         for index, prompt in enumerate(prompts):
             (single,) = generate(model, [prompt], **options)

@@ -31,6 +31,8 @@ from medsum_core.kv_cache import KVCache, Step, cached_attention
 from medsum_core.model import head_softcap, head_weight
 from medsum_core.next_token import Ban, Candidates, candidates_of_hidden, candidates_of_logits
 
+__all__ = ["Generation", "generate"]
+
 # Prompt tokens that start in one forward pass: beyond it products no longer get faster, and activations only bigger.
 MAX_PROMPT_TOKENS = 2048
 

@@ -37,16 +37,15 @@ class WrittenNote:
 class PartFile:
     """`OUT.part.jsonl`: what the notes are made with, then a line a finished note, each flushed as it is written."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
-        """Start a new file, or go on with the one that is there. Raises InputError if its settings are others."""
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Go on with the file that is there, or start a new one. Raises InputError if its settings are others."""
         self.path = path
         self.done: dict[str, WrittenNote] = {}
-        known = path.exists() and resume
+        known = path.exists()
         if known:
             self._read(dict(settings))
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_MODE)
         if not known:
-            os.ftruncate(self._descriptor, 0)
             self._append({"settings": dict(settings)})
 
     def add(self, note: WrittenNote) -> None:
@@ -68,13 +67,22 @@ class PartFile:
 
     def _read(self, settings: dict[str, Any]) -> None:
         whole = self.path.read_bytes().rpartition(b"\n")[0]  # without a last line that an interruption left unfinished
-        lines = [json.loads(line) for line in whole.splitlines()]
-        if not lines or lines[0].get("settings") != settings:
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+            same = lines[0]["settings"] == settings
+        except (ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{self.path}: not what an interrupted call leaves; delete it to start anew") from error
+        if not same:
             raise InputError(
                 f"{self.path}: made with other settings or rows; give the former ones back, or delete it to start anew"
             )
         self.done = {line["id"]: WrittenNote(**line) for line in lines[1:]}
         os.truncate(self.path, len(whole) + 1)
+
+
+def part_path(path: Path) -> Path:
+    """Where the finished notes of OUT wait for the rest."""
+    return path.with_name(path.name + ".part.jsonl")
 
 
 def part_settings(records: Sequence[Record], **settings: Any) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""The command line of `infer.py`: its flags, and which of them go together."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from medsum_core.errors import InputError, raise_all
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+
+def parse_options(argv: list[str]) -> argparse.Namespace:
+    """The flags. Raises InputError for wrong ones, and for those that do not go together."""
+    parser = _Parser(description="write notes with a tuned model", allow_abbrev=False)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths")
+    source.add_argument("--model_name_or_path", metavar="NAME", help="a base alone: hub id, folder, embedded:...")
+    rows = parser.add_mutually_exclusive_group(required=True)
+    rows.add_argument("--input_file", metavar="FILE", help="CSV or JSONL with dialogue, section_header and, if any, ID")
+    rows.add_argument("--dataset_name", choices=["mts-dialog"], help="the official files, with --split")
+    rows.add_argument("--dialogue_file", metavar="FILE|-", help="one dialogue as text, to the screen; with --section")
+    parser.add_argument("--split", choices=["valid", "test1", "test2"], help="of --dataset_name")
+    parser.add_argument("--section", metavar="NAME", help="section of --dialogue_file: MTS code or full name")
+    parser.add_argument("--output_file", metavar="FILE", help="notes of --input_file or --dataset_name")
+    parser.add_argument("--output_format", choices=["csv", "mediqa"], default="csv", help="mediqa: submission file")
+    parser.add_argument("--resume", action="store_true", help="keep rows that are finished already")
+    parser.add_argument("--evidence", action="store_true", help="for each sentence the turns that support it best")
+    parser.add_argument("--num_beams", type=int, default=1, help="1: greedy")
+    parser.add_argument("--length_penalty", type=float, default=1.0, help="of beam search, as in transformers")
+    parser.add_argument("--max_new_tokens", type=int, help="longest note (the run's reserve if not given)")
+    parser.add_argument("--batch_size", type=int, default=16, help="notes being written at a time")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="the run's if not given")
+    parser.add_argument("--offline", action="store_true", help="never use the network")
+    args = parser.parse_args(argv)
+    problems = {
+        "--section names the section of --dialogue_file: give both": (args.section is None)
+        != (args.dialogue_file is None),
+        "--split names the part of --dataset_name: give both": (args.split is None) != (args.dataset_name is None),
+        "--output_file is where the notes of a file go: give it": args.dialogue_file is None and not args.output_file,
+        "--num_beams, --batch_size and --max_new_tokens must be at least 1": min(
+            args.num_beams, args.batch_size, args.max_new_tokens or 1
+        )
+        < 1,
+    }
+    raise_all([text for text, is_wrong in problems.items() if is_wrong])
+    return args

@@ -1,0 +1,234 @@
+"""`infer.py` on a run made here: columns, order, streaming, resuming without loss, and one message for bad input."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import tiny_model, tiny_tokenizer
+
+import infer
+from medsum_core.adapter import adapter_config, adapter_tensors, save_adapter
+from medsum_core.config import parse_run
+from medsum_core.errors import InputError, StoppedBySignal
+from medsum_core.generation import generate
+from medsum_core.model import LoraSettings, attach_lora, load_base
+from medsum_core.prompt import build_renderer
+from medsum_core.run_folder import write_run_config
+
+ROOT = Path(__file__).parent.parent
+DIALOGUES = [
+    ("7", "GENHX", "Doctor: What brings you in today?\nPatient: I have had a cough for three days."),
+    ("3", "ALLERGY", "Doctor: Any other allergies?\nPatient: None."),
+    ("5", "Family history", "Doctor: Any fever?\nPatient: No.\nDoctor: Thank you."),
+    ("1", "CC", "Doctor: Hello.\nPatient: My knee hurts."),
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tiny_model("gemma").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder whose adapter is far from zero."""
+    folder = tmp_path_factory.mktemp("run")
+    rows = tmp_path_factory.mktemp("rows") / "train.csv"
+    rows.write_text("ID,dialogue,section_text,section_header\n1,Doctor: Hi.,Hi.,CC\n")
+    flags = f"--model_name_or_path {base} --train_file {rows} --output_dir {folder} --no_load_in_4bit".split()
+    config = parse_run([*flags, "--precision", "fp32", "--max_length", "512", "--max_new_tokens", "24"])
+    write_run_config(folder, config.with_resolved(prompt_style="chat"), {})
+    settings = LoraSettings(r=4, dropout=0.0)
+    model = attach_lora(load_base(str(base), precision="fp32"), settings, base_name=str(base), keep_dense=False)
+    chance = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3, generator=chance)
+    save_adapter(folder / "adapter", adapter_tensors(model), adapter_config(model))
+    return folder
+
+
+@pytest.fixture
+def dialogues(tmp_path: Path) -> Path:
+    path = tmp_path / "dialogues.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ID", "section_header", "dialogue"])
+        writer.writerows(DIALOGUES)
+    return path
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+
+
+def write(run: Path, dialogues: Path, out: Path, *more: str) -> list[dict[str, str]]:
+    infer.main(["--run", str(run), "--input_file", str(dialogues), "--output_file", str(out), *more])
+    return read(out)
+
+
+def test_columns_order_and_notes(run: Path, base: Path, dialogues: Path, tmp_path: Path) -> None:
+    rows = write(run, dialogues, tmp_path / "notes.csv", "--batch_size", "2")
+    assert list(rows[0]) == ["id", "section_header", "note", "num_tokens", "hit_limit", "unsupported"]
+    assert [(row["id"], row["section_header"]) for row in rows] == [(i, section) for i, section, _ in DIALOGUES]
+    assert {row["hit_limit"] for row in rows} <= {"true", "false"}
+    assert not (tmp_path / "notes.csv.part.jsonl").exists()
+    assert (tmp_path / "notes.csv").stat().st_mode & 0o077 == 0
+    for row in rows:
+        assert all(0 <= start < end <= len(row["note"]) for start, end in json.loads(row["unsupported"]))
+    renderer = build_renderer(tiny_tokenizer())
+    from medsum_core.adapter import load_adapter
+
+    model = load_adapter(load_base(str(base), precision="fp32"), run / "adapter", base_name=str(base), keep_dense=False)
+    prompts = [renderer.prompt_ids(text, section) for _, section, text in DIALOGUES]
+    expected = generate(model, prompts, stop_token_ids=renderer.stop_token_ids, max_new_tokens=24)
+    assert [row["note"] for row in rows] == [renderer.decode(note.token_ids) for note in expected]
+    assert [row["num_tokens"] for row in rows] == [str(len(note.token_ids)) for note in expected]
+    alone = ["--model_name_or_path", str(base), "--input_file", str(dialogues), "--max_new_tokens", "24"]
+    infer.main([*alone, "--output_file", str(tmp_path / "base.csv"), "--precision", "fp32", "--num_beams", "2"])
+    assert [row["note"] for row in read(tmp_path / "base.csv")] != [row["note"] for row in rows]
+
+
+def test_submission_format_and_evidence(run: Path, dialogues: Path, tmp_path: Path) -> None:
+    rows = write(run, dialogues, tmp_path / "a.csv", "--output_format", "mediqa")
+    assert list(rows[0]) == ["TestID", "SystemOutput1", "SystemOutput2"]
+    assert [row["TestID"] for row in rows] == [row[0] for row in DIALOGUES]
+    with_evidence = write(run, dialogues, tmp_path / "b.csv", "--evidence")
+    assert all({"start", "turns", "score"} <= set(s) for row in with_evidence for s in json.loads(row["evidence"]))
+
+
+def test_one_dialogue_streams_the_note_of_the_file(
+    run: Path, dialogues: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = write(run, dialogues, tmp_path / "notes.csv")
+    capsys.readouterr()
+    (tmp_path / "visit.txt").write_text(DIALOGUES[0][2])
+    infer.main(["--run", str(run), "--dialogue_file", str(tmp_path / "visit.txt"), "--section", "GENHX"])
+    from_file = capsys.readouterr().out
+    assert from_file.startswith(rows[0]["note"])
+    monkeypatch.setattr("sys.stdin", io.StringIO(DIALOGUES[0][2]))
+    infer.main(["--run", str(run), "--dialogue_file", "-", "--section", "history of present illness"])
+    capsys.readouterr()
+
+
+def test_interrupted_call_loses_no_note_and_resumes(
+    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write(run, dialogues, tmp_path / "whole.csv")
+    out, part = tmp_path / "notes.csv", tmp_path / "notes.csv.part.jsonl"
+    from medsum_core.note_files import PartFile
+
+    add = PartFile.add
+
+    def add_two(self: PartFile, note: Any) -> None:
+        add(self, note)
+        if len(self.done) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PartFile, "add", add_two)
+    with pytest.raises(StoppedBySignal, match="2 notes"):
+        write(run, dialogues, out, "--batch_size", "1")
+    monkeypatch.undo()
+    assert not out.exists() and len(part.read_text().splitlines()) == 3
+    with part.open("a") as file:
+        file.write('{"id": "1", "no')  # killed while writing
+    with pytest.raises(InputError, match="--resume"):
+        write(run, dialogues, out)
+    with pytest.raises(InputError, match="other settings"):
+        write(run, dialogues, out, "--resume", "--max_new_tokens", "5")
+    kept = [json.loads(line)["note"] for line in part.read_text().splitlines()[1:3]]
+    assert write(run, dialogues, out, "--resume") == whole
+    assert set(kept) <= {row["note"] for row in whole}
+    assert not part.exists()
+    with pytest.raises(InputError, match="exists already"):
+        write(run, dialogues, out)
+    assert write(run, dialogues, out, "--resume") == whole
+
+
+def test_a_killed_process_exits_with_75(run: Path, dialogues: Path, tmp_path: Path) -> None:
+    """Enough notes that the signal comes in between; what was finished is in the part file."""
+    rows = "".join(f'{i},CC,"Doctor: Hello.\nPatient: My knee hurts, number {i}."\n' for i in range(300))
+    dialogues.write_text("ID,section_header,dialogue\n" + rows)
+    out = tmp_path / "notes.csv"
+    command = [sys.executable, "infer.py", "--run", str(run), "--input_file", str(dialogues), "--output_file", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, "--offline"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    part, deadline = tmp_path / "notes.csv.part.jsonl", time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if part.exists() and part.read_bytes().count(b"\n") > 3:
+            process.send_signal(signal.SIGTERM)
+            break
+        time.sleep(0.05)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 75, errors[-500:]
+    assert "Traceback" not in errors and "--resume" in errors
+    assert part.read_bytes().endswith(b"\n") and not out.exists()
+
+
+def test_bad_input_is_one_message(run: Path, base: Path, dialogues: Path, tmp_path: Path) -> None:
+    out, empty = str(tmp_path / "o.csv"), tmp_path / "empty.txt"
+    empty.write_text(" \n")
+    holes = tmp_path / "holes.csv"
+    holes.write_text("ID,section_header,dialogue\n1,CC,\n")
+    rows = ["--input_file", str(dialogues), "--output_file"]
+    for flags, message in (
+        (["--run", str(run), "--dialogue_file", str(empty), "--section", "CC"], "empty"),
+        (["--run", str(run), "--dialogue_file", str(empty)], "--section"),
+        (["--run", str(run), "--input_file", str(holes), "--output_file", out], "row 1"),
+        (["--run", str(tmp_path / "none"), *rows, out], "run folder"),
+        (["--run", str(run), *rows, str(tmp_path / "o.txt")], "csv"),
+        (["--run", str(run), *rows, str(tmp_path / "no" / "o.csv")], "no folder"),
+        (["--run", str(run), "--model_name_or_path", str(base), *rows, out], "not allowed"),
+        (["--run", str(run), "--dataset_name", "mts-dialog", "--output_file", out], "--split"),
+        (["--run", str(run), *rows, out, "--num_beams", "0"], "at least 1"),
+        (["--model_name_or_path", str(tmp_path / "none"), *rows, out], "no folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            infer.main(flags)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dialogues.csv", "empty.txt", "holes.csv"]
+
+
+def test_no_adapter_or_one_for_another_base(run: Path, dialogues: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    copy.mkdir()
+    (copy / "config.json").write_bytes((run / "config.json").read_bytes())
+    flags = ["--run", str(copy), "--input_file", str(dialogues), "--output_file", str(tmp_path / "o.csv")]
+    with pytest.raises(InputError, match="not looked up on a hub"):
+        infer.main(flags)
+    (copy / "adapter").mkdir()
+    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "google/gemma-2b-it"
+    (copy / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="another base"):
+        infer.main(flags)
+    assert not (tmp_path / "o.csv.part.jsonl").exists()
+
+
+def test_a_dialogue_of_which_no_turn_fits_is_named(run: Path, dialogues: Path, tmp_path: Path) -> None:
+    dialogues.write_text("ID,section_header,dialogue\nx9,CC,Doctor: " + "cough " * 2000 + "\n")
+    with pytest.raises(InputError, match="x9"):
+        write(run, dialogues, tmp_path / "o.csv")
+    assert not (tmp_path / "o.csv.part.jsonl").exists()
+
+
+def test_shortened_dialogues_are_reported_by_id(
+    run: Path, dialogues: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = "\n".join(f"Doctor: Any fever {i}?" for i in range(200))
+    dialogues.write_text(f'ID,section_header,dialogue\nx9,CC,"{turns}"\nx8,CC,Doctor: Hi.\n')
+    write(run, dialogues, tmp_path / "o.csv")
+    assert "1 dialogues lost turns to fit the prompt: ids x9" in capsys.readouterr().err
