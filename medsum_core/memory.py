@@ -24,7 +24,9 @@ PROBE_TOKENS = 128  # what autograd keeps grows in proportion to the tokens
 PROBE_ATTENTION = "medsum_memory_probe"
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, its block's 8-bit scale, the scale's own scale
 SMALL_TENSOR = 4096  # elements; below, the 8-bit optimiser keeps fp32 moments
-PROCESS_BYTES = {"cpu": int(0.65 * GIB), "cuda": int(0.55 * GIB)}  # the libraries; the CUDA context
+PROCESS_BYTES = {"cpu": int(0.50 * GIB), "cuda": int(0.55 * GIB)}  # the libraries; the CUDA context
+MMAP_BYTES = 32 << 20  # glibc gives larger tensors pages of their own; smaller ones share a heap
+HEAP_FACTOR = 1.38  # measured: heap that a forward and backward pass takes / bytes of the tensors kept in it
 CARDS_GIB = (6, 8, 12, 16, 24)
 CARD_SHARE = 0.93  # of a card's memory: the rest goes to the driver, a screen and fragmentation
 
@@ -44,7 +46,12 @@ class ModelSize:
     num_heads: int
     hidden: int
     widest: int  # features of the widest projection
-    kept_per_token: float  # bytes that autograd keeps for a token, attention scores aside
+    kept_tensors: tuple[float, ...]  # bytes a token of each tensor that autograd keeps, attention scores aside
+
+    @property
+    def kept_per_token(self) -> float:
+        """Bytes that autograd keeps for a token."""
+        return sum(self.kept_tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +122,7 @@ def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: st
         num_heads=text.num_attention_heads,
         hidden=text.hidden_size,
         widest=max(max(layer.in_features, layer.out_features) for layer in linears.values()),
-        kept_per_token=_kept_bytes(model, PROBE_TOKENS) / PROBE_TOKENS,
+        kept_tensors=tuple(num_bytes / PROBE_TOKENS for num_bytes in _kept_bytes(model, PROBE_TOKENS)),
     )
 
 
@@ -135,17 +142,25 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
         gradients=4 * size.adapter,
         optimizer=moments,
         activations=_activation_bytes(size, run, stored=stored, computed=computed),
-        logits=3 * 4 * CHUNK_LOGITS + (computed * size.head if computed != stored else 0),
+        logits=2 * 4 * CHUNK_LOGITS + (computed * size.head if computed != stored else 0),
         process=PROCESS_BYTES[run.device_kind],
     )
 
 
 def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
     """What is kept for the backward pass, and the widest layer's working set on the way back."""
-    kept = size.kept_per_token * run.num_tokens + size.num_layers * _score_bytes(size, run, stored=stored)
+    kept = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored)
     if run.gradient_checkpointing:
         kept = kept / size.num_layers + stored * size.num_layers * size.hidden * run.num_tokens
     return int(kept) + 3 * computed * size.widest * run.num_tokens
+
+
+def _resident_bytes(size: ModelSize, run: RunShape) -> float:
+    """What the kept tensors take of main memory: on a CPU the small ones leave gaps in the heap between them."""
+    sizes = [num_bytes * run.num_tokens for num_bytes in size.kept_tensors]
+    if run.device_kind == "cuda":
+        return sum(sizes)
+    return sum(num_bytes * (HEAP_FACTOR if num_bytes < MMAP_BYTES else 1) for num_bytes in sizes)
 
 
 def _score_bytes(size: ModelSize, run: RunShape, *, stored: int) -> int:
@@ -154,8 +169,8 @@ def _score_bytes(size: ModelSize, run: RunShape, *, stored: int) -> int:
     return {"sdpa": stored * pairs, "eager": (4 + stored) * size.num_heads * pairs}.get(run.attention, 0)
 
 
-def _kept_bytes(model: nn.Module, num_tokens: int) -> int:
-    """Bytes that one forward pass over `num_tokens` keeps for the backward pass, parameters left out."""
+def _kept_bytes(model: nn.Module, num_tokens: int) -> list[int]:
+    """The size of each tensor that a forward pass over `num_tokens` keeps for the way back, parameters left out."""
     parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, tuple[int, Tensor]] = {}
 
@@ -171,7 +186,7 @@ def _kept_bytes(model: nn.Module, num_tokens: int) -> int:
     tokens_1T = torch.zeros(1, num_tokens, dtype=torch.int64, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         inner(input_ids=tokens_1T, position_ids=tokens_1T, use_cache=False)
-    return sum(num_bytes for num_bytes, _ in kept.values())
+    return [num_bytes for num_bytes, _ in kept.values()]
 
 
 class _FusedAttention(torch.autograd.Function):
@@ -199,7 +214,8 @@ def _probe_attention(
 
 def fitting_settings(config_sizes: ModelSize, run: RunShape, *, cards_gib: Sequence[float] = CARDS_GIB) -> list[str]:
     """For each size of GPU a line: whether the run fits, or what to change so that it does."""
-    base = replace(run, device_kind="cuda", dequantize=False, emulated=False)
+    attention = run.attention if run.attention == "eager" else "sdpa"  # what every card has
+    base = replace(run, device_kind="cuda", dequantize=False, emulated=False, attention=attention)
     changes = {
         "as it is": base,
         "--gradient_checkpointing on": replace(base, gradient_checkpointing=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from medsum_core.checkpoint import Checkpoint
 from medsum_core.config import RunConfig
 from medsum_core.corpus import Corpus
 from medsum_core.device import Device, describe
-from medsum_core.memory import ModelSize, estimate_memory, fitting_settings
+from medsum_core.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 from medsum_core.model import LoraSettings
 from medsum_core.prompt import PromptRenderer
 from medsum_core.resolve import run_shape
@@ -71,7 +71,11 @@ class Plan:
 
     def card_lines(self) -> list[str]:
         """For each size of GPU whether the run fits, or what to change."""
-        return fitting_settings(self.size, run_shape(self.config, self.device))
+        shape, size = run_shape(self.config, self.device), self.size
+        if self.device.kind == "cpu":  # GPUs compute in 16 bits what this CPU may compute in 32
+            shape = replace(shape, precision="bf16")
+            size = measure_model(self.base_config, lora_settings(self.config), precision="bf16")
+        return fitting_settings(size, shape)
 
 
 def lora_settings(config: RunConfig) -> LoraSettings:
