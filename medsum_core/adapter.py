@@ -8,7 +8,6 @@ that match, finite values.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +139,11 @@ def _read_settings(folder: Path, base_name: str) -> LoraSettings:
         raise InputError(f"{path}: target_modules is not a list of layer names")
     if type(rank) is not int or not 0 < rank <= MAX_RANK:
         raise InputError(f"{path}: r must be a whole number from 1 to {MAX_RANK}")
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):
-        raise InputError(f"{path}: lora_alpha must be a number")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not float(alpha).is_integer():
+        raise InputError(f"{path}: lora_alpha must be a whole number")
     return LoraSettings(
         r=rank,
-        alpha=alpha,
+        alpha=int(alpha),
         dropout=0.0,
         target_modules=tuple(targets),
         use_rslora=bool(config.get("use_rslora")),

@@ -194,6 +194,7 @@ def test_a_wrong_shape_is_refused_before_anything_is_copied(saved: Path) -> None
         {"r": "8"},
         {"lora_alpha": "32"},
         {"lora_alpha": None},
+        {"lora_alpha": 0.5},
         {"lora_alpha": float("nan")},
         {"use_dora": "yes"},
         {"base_model_name_or_path": None},
@@ -208,6 +209,7 @@ def test_settings_that_are_not_plain_lora_are_refused(saved: Path, values: dict[
 
 def test_a_config_of_another_peft_release_loads(saved: Path) -> None:
     config = json.loads((saved / CONFIG_NAME).read_text())
+    config["lora_alpha"] = float(config["lora_alpha"])
     older = {key: value for key, value in config.items() if key not in ("arrow_config", "use_bdlora", "lora_bias")}
     (saved / CONFIG_NAME).write_text(json.dumps(older | {"peft_version": "9.9.9", "a_new_switch": False, "new": None}))
     load(saved)

