@@ -50,6 +50,20 @@ class StepStats:
     seconds: float
     skipped: bool
 
+    @classmethod
+    def of(
+        cls, window: Sequence[Example], started: float, *, loss: float, grad_norm: float, skipped: bool
+    ) -> StepStats:
+        """The figures of a window whose step began at `started`, in seconds of `time.perf_counter`."""
+        return cls(
+            loss=loss,
+            grad_norm=grad_norm,
+            num_targets=sum(example.num_targets for example in window),
+            num_tokens=sum(example.num_tokens for example in window),
+            seconds=time.perf_counter() - started,
+            skipped=skipped,
+        )
+
 
 def main(argv: list[str] | None = None, *, objective: Objective = note_nll, collate: Collate = split_window) -> None:
     """The training script, with another loss or collator where one is given.
@@ -120,12 +134,8 @@ def train_step(
     """One update from one window, the same on every process. A non-finite or empty window changes nothing."""
     started = time.perf_counter()
     num_targets = sum(example.num_targets for example in window)
-    num_tokens = sum(example.num_tokens for example in window)
     if num_targets == 0:
-        seconds = time.perf_counter() - started
-        return StepStats(
-            loss=math.nan, grad_norm=math.nan, num_targets=0, num_tokens=num_tokens, seconds=seconds, skipped=True
-        )
+        return StepStats.of(window, started, loss=math.nan, grad_norm=math.nan, skipped=True)
     nll = run.scaler.scale(torch.zeros((), device=run.device))  # zero; the scaler starts on processes without rows too
     head_VH, softcap = head_weight(run.model), head_softcap(run.model)
     with document_attention(run.model, run.kernel):
@@ -145,14 +155,7 @@ def train_step(
         run.optimizer.step()
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
-    return StepStats(
-        loss=loss.item(),
-        grad_norm=grad_norm.item(),
-        num_targets=num_targets,
-        num_tokens=num_tokens,
-        seconds=time.perf_counter() - started,
-        skipped=skipped,
-    )
+    return StepStats.of(window, started, loss=loss.item(), grad_norm=grad_norm.item(), skipped=skipped)
 
 
 def skipped_message(progress: Progress, window: Sequence[Example]) -> str:
