@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -40,6 +41,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 NUM_TRAIN_ROWS, WINDOW_ROWS, NUM_EPOCHS = 10, 4, 2  # windows of 4, 4 and 2 rows
 FAULTY_CALLS = ("mkdir", "open", "write", "fsync", "rename", "replace", "unlink", "rmdir")
+HUNG_SECONDS = 300.0
 FRESH_SECONDS = 8.0  # that a new interpreter needs to import the libraries
 # Resumable; before the handler is in place; or too late to matter.
 SIGTERM_CODES = (75, -signal.SIGTERM, 0)
@@ -98,7 +100,8 @@ def attempt(argv: list[str], log: Path, *, kill: Kill | None = None, counted: Pa
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
             be_the_run(argv, kill, counted)
-    deadline = None if kill is None or kill.seconds is None else time.monotonic() + kill.seconds
+    started = time.monotonic()
+    deadline = None if kill is None or kill.seconds is None else started + kill.seconds
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
@@ -106,6 +109,8 @@ def attempt(argv: list[str], log: Path, *, kill: Kill | None = None, counted: Pa
         if kill is not None and deadline is not None and time.monotonic() >= deadline:
             os.kill(pid, kill.number)
             deadline = None
+        if time.monotonic() - started > HUNG_SECONDS:
+            os.kill(pid, signal.SIGABRT)  # a code that nothing here expects
         time.sleep(0.002)
 
 
@@ -114,11 +119,15 @@ def preload() -> None:
     import matplotlib.backends.backend_agg  # noqa: F401
     import rouge_score.rouge_scorer  # noqa: F401
     import torch
+    from tqdm import tqdm
 
     import train_loop  # noqa: F401
     from medsum_core import finish, prepare  # noqa: F401
 
     torch.set_num_threads(1)
+    # A progress bar's lock is shared by forked processes: one that is killed while it holds it would stop all others.
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0
 
 
 def be_the_run(argv: list[str], kill: Kill | None, counted: Path | None) -> NoReturn:

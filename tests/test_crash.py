@@ -7,8 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,71 +41,79 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_resuming_at_every_window_repeats_no_row_and_skips_none(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[int, tuple[str, ...]]] = []
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A finished run and the rows of its windows, by epoch."""
+
+    folder: Path
+    outcome: dict[str, Any]
+    windows: list[tuple[int, tuple[str, ...]]]
+
+
+def train(inputs: Path, folder: Path, *flags: str) -> Trained:
+    """Train or resume in `folder`, in this process, and watch which rows are used."""
+    windows: list[tuple[int, tuple[str, ...]]] = []
     window_of = Run.window
 
     def watched(run: Run, progress: Progress) -> list[Example]:
         window = window_of(run, progress)
-        seen.append((progress.epoch, tuple(example.id for example in window)))
+        windows.append((progress.epoch, tuple(example.id for example in window)))
         return window
 
-    monkeypatch.setattr(Run, "window", watched)
-
-    def train(output_dir: Path) -> tuple[dict[str, Any], list[tuple[int, tuple[str, ...]]]]:
-        seen.clear()
-        train_loop.main([*arguments(inputs, output_dir), "--save_total_limit", "99", "--eval_generate", "0"])
-        return outcome(output_dir), list(seen)
-
-    straight, windows = train(tmp_path / "straight")
-    assert [len(ids) for _, ids in windows] == [4, 4, 2] * NUM_EPOCHS
-    for epoch in range(NUM_EPOCHS):
-        counts = Counter(row for place, ids in windows if place == epoch for row in ids)
-        assert counts == Counter({f"r{number}": 1 for number in range(NUM_TRAIN_ROWS)})
-    assert windows[: len(windows) // 2] != [
-        (0, ids) for _, ids in windows[len(windows) // 2 :]
-    ]  # each epoch its own order
-
-    for step in range(1, NUM_WINDOWS + 1):
-        folder = tmp_path / f"from-{step}"
-        shutil.copytree(tmp_path / "straight", folder)
-        shutil.rmtree(folder / "adapter")
-        for later in range(step + 1, NUM_WINDOWS + 1):
-            shutil.rmtree(folder / "checkpoints" / f"step-{later:06d}")
-        resumed, rest = train(folder)
-        assert rest == windows[step:], f"resumed after window {step}"
-        assert [name for name in straight if straight[name] != resumed[name]] == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "window", watched)
+        train_loop.main([*arguments(inputs, folder), "--save_total_limit", "99", "--eval_generate", "0", *flags])
+    return Trained(folder=folder, outcome=outcome(folder), windows=windows)
 
 
-def test_a_run_that_stopped_early_does_not_train_on_when_resumed(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def straight(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The run that nothing interrupts."""
+    return train(inputs, tmp_path_factory.mktemp("straight") / "run")
+
+
+def check_equal(found: Trained, expected: Trained) -> None:
+    assert [name for name in expected.outcome if expected.outcome[name] != found.outcome[name]] == []
+
+
+def test_every_epoch_uses_every_row_once_in_its_own_order(straight: Trained) -> None:
+    assert [len(ids) for _, ids in straight.windows] == [4, 4, 2] * NUM_EPOCHS
+    orders = [[row for place, ids in straight.windows if place == epoch for row in ids] for epoch in range(NUM_EPOCHS)]
+    assert all(sorted(order) == sorted(f"r{number}" for number in range(NUM_TRAIN_ROWS)) for order in orders)
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("step", range(1, NUM_WINDOWS + 1))
+def test_resuming_at_every_window_repeats_no_row_and_skips_none(
+    straight: Trained, inputs: Path, tmp_path: Path, step: int
 ) -> None:
-    steps: list[int] = []
-    learning_rate = Run.learning_rate
-    monkeypatch.setattr(Run, "learning_rate", lambda run, step: steps.append(step) or learning_rate(run, step))
-    argv = [*arguments(inputs, tmp_path / "run"), "--eval_generate", "0", "--eval_steps", "1"]
-    argv += ["--early_stopping_patience", "1"]
-    argv += ["--learning_rate", "1000", "--warmup_steps", "0"]  # the loss rises at once
-    train_loop.main(argv)
-    assert steps == [0]
-    expected = outcome(tmp_path / "run")
+    folder = tmp_path / "run"
+    shutil.copytree(straight.folder, folder)
+    shutil.rmtree(folder / "adapter")
+    for later in range(step + 1, NUM_WINDOWS + 1):
+        shutil.rmtree(folder / "checkpoints" / f"step-{later:06d}")
+    resumed = train(inputs, folder)
+    assert resumed.windows == straight.windows[step:]
+    check_equal(resumed, straight)
+
+
+def test_a_run_that_stopped_early_does_not_train_on_when_resumed(inputs: Path, tmp_path: Path) -> None:
+    flags = ["--eval_steps", "1", "--early_stopping_patience", "1"]
+    flags += ["--learning_rate", "1000", "--warmup_steps", "0"]  # the loss rises at once
+    stopped = train(inputs, tmp_path / "run", *flags)
+    assert len(stopped.windows) == 1
     shutil.rmtree(tmp_path / "run" / "adapter")  # as if killed before the end
-    train_loop.main(argv)
-    assert steps == [0]
-    assert outcome(tmp_path / "run") == expected
+    resumed = train(inputs, tmp_path / "run", *flags)
+    assert resumed.windows == []
+    check_equal(resumed, stopped)
 
 
 def test_a_fresh_start_after_a_kill_before_the_first_checkpoint_writes_its_metrics_anew(
-    inputs: Path, tmp_path: Path
+    straight: Trained, inputs: Path, tmp_path: Path
 ) -> None:
-    argv = [*arguments(inputs, tmp_path / "run"), "--eval_generate", "0"]
-    train_loop.main(argv)
-    expected = outcome(tmp_path / "run")
+    shutil.copytree(straight.folder, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    train_loop.main(argv)
-    assert outcome(tmp_path / "run") == expected
+    check_equal(train(inputs, tmp_path / "run"), straight)
 
 
 @pytest.fixture
@@ -125,15 +133,15 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def test_a_full_disk_during_a_save_does_not_end_the_run(
-    inputs: Path, tmp_path: Path, full_disk: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+    straight: Trained,
+    inputs: Path,
+    tmp_path: Path,
+    full_disk: Callable[[str], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    train_loop.main([*arguments(inputs, tmp_path / "roomy"), "--eval_generate", "0"])
-    capsys.readouterr()
     full_disk("step-000003")
-    train_loop.main([*arguments(inputs, tmp_path / "full"), "--eval_generate", "0"])
+    check_equal(train(inputs, tmp_path / "run"), straight)
     assert "no checkpoint at step 3" in capsys.readouterr().err
-    roomy, full = outcome(tmp_path / "roomy"), outcome(tmp_path / "full")
-    assert [name for name in roomy if roomy[name] != full[name]] == []
 
 
 def test_a_failed_last_save_is_its_own_exit_code(
