@@ -71,7 +71,7 @@ def test_its_cells_run_from_top_to_bottom(
     set_parameter(settings, "FLAGS", make_inputs(tmp_path))
     notebook.cells.remove(tagged(notebook, INSTALL))
     resources = {"metadata": {"path": str(NOTEBOOK.parent)}}  # where Jupyter starts a kernel
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
 
     shown = {kind for cell in notebook.cells for output in cell.get("outputs", ()) for kind in output.get("data", ())}
     assert {"text/markdown", "image/png"} <= shown
