@@ -271,11 +271,11 @@ def test_every_setting_is_documented():
     assert bare == []
 
 
-def test_other_data_than_the_presets_bring_the_recipes_epochs_and_rate_back(tmp_path: Path) -> None:
+def test_other_data_than_the_presets_bring_the_recipes_rate_back(tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("dialogue,section_text,section_header\nDoctor: hi,None.,CC\n")
     sample, own = parse_run(["--preset", "demo"]), parse_run(["--preset", "demo", "--train_file", str(rows)])
-    assert (sample.train.num_train_epochs, sample.train.learning_rate) == (2, 5e-4)
+    assert (sample.train.num_train_epochs, sample.train.learning_rate) == (1, 5e-4)
     assert (own.train.num_train_epochs, own.train.learning_rate) == (1, 2e-4)
-    asked = parse_run(["--preset", "demo", "--train_file", str(rows), "--num_train_epochs", "3"])
-    assert asked.train.num_train_epochs == 3
+    asked = parse_run(["--preset", "demo", "--train_file", str(rows), "--learning_rate", "3e-4"])
+    assert asked.train.learning_rate == 3e-4
