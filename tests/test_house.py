@@ -1,4 +1,4 @@
-"""The rules of the house: short files and functions, a loop that fits on a screen, nothing that runs code when read."""
+"""The rules of the house: short files and functions, a loop that fits on a screen."""
 
 from __future__ import annotations
 
@@ -34,15 +34,3 @@ def test_the_loop_and_its_step_fit_on_a_screen() -> None:
     (loop,) = [node for node in ast.walk(by_name["train"]) if isinstance(node, ast.While)]
     assert length(loop) <= 45
     assert length(by_name["train_step"]) <= 40
-
-
-def test_nothing_is_read_that_could_run_code() -> None:
-    words = ("pickle", "torch.load(", "joblib", "allow_pickle", "trust_remote_code=True")
-    found = [
-        (path.name, word) for path in SOURCES for word in words if word in path.read_text().replace("no pickle", "")
-    ]
-    assert [entry for entry in found if entry[1] != "pickle"] == []
-    imports = [
-        node for path in SOURCES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)
-    ]
-    assert not {alias.name for node in imports for alias in node.names} & {"pickle", "joblib", "dill", "shelve"}
