@@ -193,7 +193,8 @@ def _build(
 
 
 def _overlapping(renderer: PromptRenderer, note: str, spans: Sequence[Span]) -> list[int]:
-    """Positions, among the note's tokens, of those that share a character with one of the spans."""
+    """Positions, among the note's tokens, of those that share a character with a span; an empty one has none."""
+    spans = [(begin, stop) for begin, stop in spans if begin < stop]
     if not spans:
         return []
     offsets = renderer.note_offsets(note)

@@ -96,7 +96,9 @@ def tiny_config(kind: str = "gemma", **overrides: Any) -> Any:
     raise ValueError(f"unknown tiny model {kind!r}")
 
 
-def tiny_model(kind: str = "gemma", *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any) -> PreTrainedModel:
+def tiny_model(
+    kind: str = "gemma", *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any
+) -> PreTrainedModel:
     """A random model in evaluation mode. Weights are drawn wide enough that its predictions are not all alike."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(tiny_config(kind, initializer_range=0.08, **overrides))

@@ -11,6 +11,7 @@ The toy vocabulary holds a few words, each with the space before it, so that a r
 from __future__ import annotations
 
 import pytest
+from hypothesis import example as example_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny_tokenizer
@@ -146,6 +147,7 @@ def test_targets_do_not_depend_on_the_limit(turns: list[str], note: str, max_len
         st.tuples(st.integers(0, 40), st.integers(0, 40)).map(lambda pair: (min(pair), max(pair))), max_size=3
     ),
 )
+@example_case(note="da", spans=[(1, 1)])  # an empty span, inside a token
 @settings(deadline=None, max_examples=150)
 def test_ignored_tokens_equal_a_count_over_bytes(note: str, spans: list[tuple[int, int]]) -> None:
     """Byte-level tokens hold whole or part characters: compare with the bytes that each token spells."""
