@@ -26,8 +26,8 @@ from medsum_core.settings import (
     read_settings_file,
 )
 
-# A preset tunes this to the data that it names: with other data the recipe's own value holds.
-SAMPLE_SETTINGS = ("learning_rate",)
+# A preset tunes these to the data that it names: with other data the recipe's own values hold.
+SAMPLE_SETTINGS = ("learning_rate", "max_new_tokens")
 DATA_SOURCES = ("train_file", "validation_file", "dataset_name")
 
 

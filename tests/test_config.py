@@ -277,5 +277,6 @@ def test_other_data_than_the_presets_bring_the_recipes_rate_back(tmp_path: Path)
     sample, own = parse_run(["--preset", "demo"]), parse_run(["--preset", "demo", "--train_file", str(rows)])
     assert (sample.train.num_train_epochs, sample.train.learning_rate) == (1, 5e-4)
     assert (own.train.num_train_epochs, own.train.learning_rate) == (1, 2e-4)
+    assert (sample.data.max_new_tokens, own.data.max_new_tokens) == (128, 256)
     asked = parse_run(["--preset", "demo", "--train_file", str(rows), "--learning_rate", "3e-4"])
     assert asked.train.learning_rate == 3e-4
