@@ -140,6 +140,10 @@ def _cadence_checks(train: TrainArguments, output: OutputArguments) -> list[tupl
         (train.early_stopping_patience > 0 and not evaluates, "--early_stopping_patience: not with --eval_strategy no"),
         (train.eval_generate > 0 and not evaluates, "--eval_generate: not with --eval_strategy no"),
         (
+            output.examples_file is not None and output.report_rows == 0,
+            "--examples_file: not with --report_rows 0: the sheet holds the report's rows",
+        ),
+        (
             train.metric_for_best_model == "eval_rouge1" and train.eval_generate == 0,
             "--metric_for_best_model eval_rouge1: give --eval_generate, the number of rows to score",
         ),

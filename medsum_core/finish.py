@@ -26,30 +26,37 @@ from medsum_core.run_folder import ADAPTER_FOLDER, AUDIT_NAME, CHECKPOINTS_FOLDE
 def finish(plan: Plan, run: Run, progress: Progress) -> None:
     """Write the adapter (the best one with `--load_best_model_at_end`), then the curve, the report and the card.
 
-    Raises FinalSaveError when the adapter can't be written; the checkpoints stay then.
+    Raises FinalSaveError when one of them can't be written; the checkpoints stay then.
     """
     if run.log is not None:  # the first process
         _keep_best(run, progress)
         try:
             save_adapter(run.folder / ADAPTER_FOLDER, adapter_tensors(run.model), adapter_config(run.model))
+            _describe(plan, run, progress)
         except OSError as error:
-            raise FinalSaveError(f"the adapter could not be written to {run.folder}: {error}") from error
-        draw_loss_curve(run.folder / METRICS_NAME, run.folder / CURVE_NAME)
-        audit_lines = "".join(json.dumps(row) + "\n" for row in plan.corpus.audit_rows)
-        write_text_atomic(run.folder / AUDIT_NAME, audit_lines, mode=PRIVATE_MODE)
-        comparison = _compare(plan, run)
-        facts = _facts(plan, run, progress)
-        about: dict[str, Any] = {"facts": facts, "data": plan.corpus.facts, "audit": plan.corpus.audit}
-        write_report(run.folder / REPORT_NAME, comparison=comparison, **about)
-        write_model_card(run.folder / ADAPTER_FOLDER, comparison=comparison, **about)
-        run.say(_summary(run, facts, comparison))
+            raise FinalSaveError(f"not everything could be written to {run.folder}: {error}") from error
     run.accelerator.wait_for_everyone()
     run.accelerator.end_training()
 
 
+def _describe(plan: Plan, run: Run, progress: Progress) -> None:
+    draw_loss_curve(run.folder / METRICS_NAME, run.folder / CURVE_NAME)
+    audit_lines = "".join(json.dumps(row) + "\n" for row in plan.corpus.audit_rows)
+    write_text_atomic(run.folder / AUDIT_NAME, audit_lines, mode=PRIVATE_MODE)
+    comparison = _compare(plan, run)
+    facts = _facts(plan, run, progress)
+    about: dict[str, Any] = {"facts": facts, "data": plan.corpus.facts, "audit": plan.corpus.audit}
+    write_report(run.folder / REPORT_NAME, comparison=comparison, **about)
+    write_model_card(run.folder / ADAPTER_FOLDER, comparison=comparison, **about)
+    run.say(_summary(run, facts, comparison))
+
+
 def _keep_best(run: Run, progress: Progress) -> None:
     best_step = progress.best_step
-    if not run.config.train.load_best_model_at_end or best_step is None or best_step == progress.step:
+    if not run.config.train.load_best_model_at_end or best_step == progress.step:
+        return
+    if best_step is None:
+        run.say("warning: no evaluation was better than the untrained base's: the last adapter is kept")
         return
     folder = checkpoint_of_step(run.folder / CHECKPOINTS_FOLDER, best_step)
     if folder is None:
@@ -90,8 +97,11 @@ def _compare(plan: Plan, run: Run) -> Comparison | None:
 def _facts(plan: Plan, run: Run, progress: Progress) -> RunFacts:
     model = run.config.model
     evaluations = [line for line in read_metrics(run.folder / METRICS_NAME) if line.get("eval_loss") is not None]
-    kept = progress.best_step if run.config.train.load_best_model_at_end else progress.step
-    after = [line["eval_loss"] for line in evaluations if line["step"] == kept]
+    kept = progress.step
+    if run.config.train.load_best_model_at_end and progress.best_step is not None:
+        kept = progress.best_step
+    before = evaluations[0] if evaluations and evaluations[0]["step"] == 0 else {}
+    after: dict[str, Any] = next((line for line in reversed(evaluations) if line["step"] == kept), {})
     return RunFacts(
         base_name=model.model_name_or_path,
         base_type=plan.base_type,
@@ -101,8 +111,10 @@ def _facts(plan: Plan, run: Run, progress: Progress) -> RunFacts:
         prompt_style=run.renderer.style,
         num_updates=progress.step,
         num_skipped_windows=progress.windows_skipped,
-        eval_loss_before=evaluations[0]["eval_loss"] if evaluations and evaluations[0]["step"] == 0 else None,
-        eval_loss_after=after[-1] if after else None,
+        eval_loss_before=before.get("eval_loss"),
+        eval_loss_after=after.get("eval_loss"),
+        stop_loss_before=before.get("eval_stop_loss"),
+        stop_loss_after=after.get("eval_stop_loss"),
         seconds=run.seconds,
         versions=plan.versions,
         settings=replace(run.config, preset=run.config.preset).to_json(),

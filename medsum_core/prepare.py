@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from medsum_core.blind_sheet import check_examples_file
 from medsum_core.checkpoint import Checkpoint, Progress, find_checkpoint, load_checkpoint
 from medsum_core.compat import (
     PACKAGES,
@@ -57,6 +58,8 @@ SHARDED = {
 def prepare(config: RunConfig) -> Plan:
     """Check everything that can be checked without weights. Raises InputError; nothing of the run is written yet."""
     accelerator = _accelerator(config)
+    if config.output.examples_file is not None:
+        check_examples_file(config.output.examples_file)
     checkpoint = _checkpoint(config)
     model, data = config.model, config.data
     source: dict[str, Any] = {"revision": model.model_revision, "offline": model.offline}
@@ -144,13 +147,20 @@ def _start(plan: Plan, run: Run) -> Progress:
             run.say(note)
     if run.accelerator.is_main_process:
         make_run_folder(run.folder)
-        facts = {"versions": plan.versions, "base_revision": plan.base_revision, "fingerprints": run.fingerprints}
-        write_run_config(run.folder, run.config, facts)
-        metrics = run.folder / METRICS_NAME
-        if metrics.exists():
-            cut_back(metrics, step=-1 if plan.checkpoint is None else progress.step)
-        run.log = MetricsLog(metrics)
+        try:
+            run.log = _begin_folder(plan, run, progress)
+        except OSError as error:
+            raise InputError(f"--output_dir {run.folder}: can't be written to ({error.strerror})") from error
     return progress
+
+
+def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:
+    facts = {"versions": plan.versions, "base_revision": plan.base_revision, "fingerprints": run.fingerprints}
+    write_run_config(run.folder, run.config, facts)
+    metrics = run.folder / METRICS_NAME
+    if metrics.exists():
+        cut_back(metrics, step=-1 if plan.checkpoint is None else progress.step)
+    return MetricsLog(metrics)
 
 
 def _fingerprints(plan: Plan, run: Run) -> dict[str, Any]:
