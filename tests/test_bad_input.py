@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -100,6 +101,7 @@ def test_a_model_that_cannot_be_reached(
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)  # between attempts
     more = ("--model_name_or_path", "nobody/no-such-model", "--offline", "false")
     assert "nobody/no-such-model" in refusal(flags(inputs, tmp_path / "run", *more), capsys)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,191 @@
+"""Flags that decide what a run keeps, when it ends and how it goes on, each through the real script."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import HEADER, contents, exit_code, flags, make_canary_inputs, metrics
+
+import train_loop
+from benchmarks.crash import outcome
+from medsum_core import finish, run_evaluation
+from medsum_core.config import parse_run
+from medsum_core.evaluation import EvalResult
+from medsum_core.prepare import prepare
+from medsum_core.run import Run
+
+EVERY_STEP = ("--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps", "--save_steps", "1")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_canary_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def straight(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    train_loop.main(flags(inputs, folder, "--examples_file", str(folder.parent / "sheet.csv"), "--report_rows", "2"))
+    return folder
+
+
+def script_losses(patch: pytest.MonkeyPatch, losses: list[float]) -> None:
+    """Make the evaluations find these losses, and ten times as much at the stop token."""
+    script: Iterator[float] = iter(losses)
+
+    def scripted(*_: Any, **__: Any) -> EvalResult:
+        loss = next(script)
+        return EvalResult(loss=loss, stop_loss=10 * loss, num_targets=1)
+
+    patch.setattr(run_evaluation, "evaluate_loss", scripted)
+
+
+def adapters_equal(left: Path, right: Path) -> bool:
+    a, b = (load_file(folder / "adapter_model.safetensors") for folder in (left, right))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_patience_ends_the_run_and_the_best_adapter_is_left(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_losses(monkeypatch, [3.0, 2.0, 2.25, 2.5])
+    more = ("--load_best_model_at_end", "true", "--early_stopping_patience", "2", "--num_train_epochs", "2")
+    train_loop.main(flags(inputs, tmp_path / "run", *EVERY_STEP, *more))
+    assert [line["step"] for line in metrics(tmp_path / "run") if "loss" in line] == [1, 2, 3]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert adapters_equal(tmp_path / "run" / "adapter", checkpoints / "step-000001")
+    assert not adapters_equal(tmp_path / "run" / "adapter", checkpoints / "step-000003")
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "| 3.000 | 2.000 |" in report
+    assert "| 30.000 | 20.000 |" in report  # the stop token's
+
+
+def test_where_nothing_beats_the_base_the_last_adapter_is_left_and_that_is_said(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script_losses(monkeypatch, [2.0, 3.0])
+    more = ("--load_best_model_at_end", "true", "--max_steps", "1")
+    train_loop.main(flags(inputs, tmp_path / "run", *EVERY_STEP, *more))
+    assert "no evaluation was better than the untrained base's" in capsys.readouterr().err
+    assert adapters_equal(tmp_path / "run" / "adapter", tmp_path / "run" / "checkpoints" / "step-000001")
+    assert "| 2.000 | 3.000 |" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_the_blinded_sheet_has_its_rows_and_its_key(straight: Path) -> None:
+    with open(straight.parent / "sheet.csv", newline="", encoding="utf-8") as file:
+        sheet = list(csv.DictReader(file))
+    with open(straight.parent / "sheet.key.csv", newline="", encoding="utf-8") as file:
+        key = list(csv.DictReader(file))
+    assert [row["id"] for row in sheet] == [row["id"] for row in key] == ["r100", "r101"]
+    assert all({row["note_a"], row["note_b"]} == {"base", "tuned"} for row in key)
+
+
+class Interrupt:
+    """Sends this process a SIGTERM when a method of the run is called for the n-th time."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, method: str, number: int) -> None:
+        self.left, self.method = number, getattr(Run, method)
+        patch.setattr(Run, method, lambda run, *args, **settings: self(run, *args, **settings))
+
+    def __call__(self, run: Run, *args: Any, **settings: Any) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self.method(run, *args, **settings)
+
+
+@pytest.mark.parametrize("method,number,step", [("evaluates", 1, 0), ("window", 2, 2)], ids=["at once", "later"])
+def test_a_stopped_run_says_how_to_go_on_and_ends_in_the_same_bytes(
+    inputs: Path,
+    straight: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+    number: int,
+    step: int,
+) -> None:
+    argv = flags(inputs, tmp_path / "run", "--resume_from_checkpoint", "auto")
+    with pytest.MonkeyPatch.context() as patch:
+        Interrupt(patch, method, number)
+        assert exit_code(argv) == 75
+    shown = capsys.readouterr().err
+    assert shown.count("no checkpoint to resume from: starting fresh") == 1
+    assert f"stopped: after update {step}; resume with --resume_from_checkpoint auto" in shown
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{step:06d}"]
+    assert not (tmp_path / "run" / "adapter").exists()
+    assert exit_code(argv) == 0
+    assert f"resuming after update {step} of 3" in capsys.readouterr().err
+    found, expected = outcome(tmp_path / "run"), outcome(straight)
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+REFUSED = {
+    "data": ("training data changed", ()),
+    "rate": ("learning_rate", ("--learning_rate", "1e-5")),
+    "rank": ("lora_r", ("--lora_r", "8")),
+    "window": ("gradient_accumulation_steps", ("--gradient_accumulation_steps", "2")),
+}
+
+
+@pytest.mark.parametrize("named,more", REFUSED.values(), ids=list(REFUSED))
+def test_another_run_is_not_resumed_onto(
+    inputs: Path,
+    straight: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    named: str,
+    more: tuple[str, ...],
+) -> None:
+    before = contents(straight)
+    if not more:
+        shutil.copy(inputs / "train.csv", tmp_path / "other.csv")
+        (tmp_path / "other.csv").write_text((tmp_path / "other.csv").read_text().replace("visit 3", "visit three"))
+        more = ("--train_file", str(tmp_path / "other.csv"))
+    assert exit_code(flags(inputs, straight, "--resume_from_checkpoint", "auto", *more)) == 2
+    assert named in capsys.readouterr().err
+    assert contents(straight) == before
+
+
+@pytest.mark.parametrize("choice", ["keep", "drop", "mask"])
+def test_what_becomes_of_facts_that_no_dialogue_says(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], choice: str
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text(f"{HEADER}a,CC,Doctor: Fine?,Takes lisinopril 50 mg.\nb,CC,Doctor: Fine?,Fine.\n")
+    argv = flags(inputs, tmp_path / "run", "--train_file", str(rows), "--ungrounded", choice)
+    corpus = prepare(parse_run(argv)).corpus
+    assert corpus.audit_rows == [{"id": "a", "unsupported": 1}]
+    assert [example.id for example in corpus.train] == (["b"] if choice == "drop" else ["a", "b"])
+    if choice != "drop":
+        ids = [token for token in corpus.train[0].targets if token >= 0]
+        all_ids = corpus.train[0].input_ids[corpus.train[0].num_prompt_tokens :]
+        assert (len(ids) < len(all_ids)) == (choice == "mask")
+    assert corpus.facts.ungrounded_dropped_ids == (("a",) if choice == "drop" else ())
+
+
+def test_a_report_that_cannot_be_written_is_a_failed_final_save(
+    inputs: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)  # nothing is left to train
+    argv = flags(inputs, run, "--resume_from_checkpoint", "auto")
+    monkeypatch.setattr(finish, "write_report", full)
+    assert exit_code(argv) == 4
+    assert "No space left" in capsys.readouterr().err
+    monkeypatch.setattr(finish, "save_adapter", full)
+    assert exit_code(argv) == 4
+    assert adapters_equal(run / "checkpoints" / "step-000003", straight / "adapter")
