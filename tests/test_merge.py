@@ -1,63 +1,190 @@
-"""Merging: the folded model is base and adapter, loads with plain transformers, stops at the right tokens."""
+"""Merging: the files are base and adapter to within rounding, load with plain transformers, or are not kept at all."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from support import tiny_tokenizer
-from test_infer import base, run  # noqa: F401 - fixtures: a base folder, and a run over it
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import PeftModel
+from support import tiny_model, tiny_tokenizer
+from test_infer import base, dialogues, run  # noqa: F401 - fixtures: a base folder, a run over it, a file of dialogues
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from medsum_core.adapter import load_adapter
-from medsum_core.errors import InputError
+from medsum_core import merge as merge_module
+from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter, save_adapter
+from medsum_core.errors import InputError, run_as_script
 from medsum_core.generation import generate
-from medsum_core.merge import main, merge, refuse_4bit
-from medsum_core.model import load_base
+from medsum_core.merge import fold, main, refuse_quantised, save_behind_gate
+from medsum_core.merge_gate import Parity, compare, read_notes
+from medsum_core.model import LoraSettings, attach_lora, load_base
 from medsum_core.prompt import build_renderer
 
+PROMPTS = [[2, 40, 41, 42, 43], [2, 60, 61]]
 
-def test_merged_in_fp32_is_base_and_adapter(run: Path, base: Path) -> None:  # noqa: F811
-    model = load_adapter(load_base(str(base), precision="fp32"), run / "adapter", base_name=str(base), keep_dense=False)
-    before = {name: value.clone() for name, value in model.named_parameters() if "lora" not in name}
-    merged, parity = merge(model, build_renderer(tiny_tokenizer()), num_prompts=3)
-    assert parity.largest_logit_difference < 1e-4 * parity.logit_spread
-    assert parity.num_prompts == parity.num_same_first_token == parity.num_same_notes == 3
-    assert not any("lora" in name for name, _ in merged.named_parameters())
-    changed = [n for n, v in merged.named_parameters() if not any(torch.equal(v, b) for b in before.values())]
-    assert len(changed) == 7 * 2  # the projections of both layers, and nothing else
+
+def adapted(base: Path, run: Path, *, precision: str = "bf16", load_in_4bit: bool = False) -> PeftModel:  # noqa: F811
+    loaded = load_base(str(base), precision=precision, load_in_4bit=load_in_4bit)
+    return load_adapter(loaded, run / "adapter", base_name=str(base), keep_dense=False)
+
+
+def tuned(base: Path, settings: LoraSettings) -> PeftModel:  # noqa: F811
+    model = attach_lora(load_base(str(base), precision="bf16"), settings, base_name=str(base), keep_dense=False)
+    chance = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=chance)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def test_every_projection_is_the_fp32_sum_rounded_once(base: Path, run: Path) -> None:  # noqa: F811
+    before = weights(load_base(str(base), precision="bf16"))
+    model = adapted(base, run)
+    scaling = model.peft_config["default"].lora_alpha / model.peft_config["default"].r  # type: ignore[attr-defined]
+    lora = {name: tensor.float() for name, tensor in adapter_tensors(model).items()}
+    after = weights(fold(model))
+    assert after.keys() == before.keys()
+    num_merged = 0
+    for name, weight in after.items():
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        expected = before[name]
+        if f"{stem}.lora_A.weight" in lora:
+            delta = scaling * (lora[f"{stem}.lora_B.weight"] @ lora[f"{stem}.lora_A.weight"])
+            expected = (before[name].float() + delta).to(torch.bfloat16)
+            num_merged += 1
+            assert not torch.equal(weight, before[name])
+        assert weight.dtype == torch.bfloat16 and torch.equal(weight, expected), name
+    assert num_merged == 7 * 2  # the projections of both layers, and nothing else
+
+
+@pytest.mark.parametrize("use_dora", [False, True], ids=["plain", "dora"])
+def test_the_same_weights_as_a_fresh_peft_model(tmp_path: Path, base: Path, use_dora: bool) -> None:  # noqa: F811
+    model = tuned(base, LoraSettings(r=4, dropout=0.0, use_dora=use_dora, target_modules=("q_proj", "down_proj")))
+    save_adapter(tmp_path, adapter_tensors(model), adapter_config(model))
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    expected = weights(PeftModel.from_pretrained(plain, tmp_path).merge_and_unload())
+    found = weights(fold(model))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 def test_the_command_writes_a_model_for_plain_transformers(
     run: Path,  # noqa: F811
+    base: Path,  # noqa: F811
+    dialogues: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "merged"
-    main(["--run", str(run), "--output_dir", str(out), "--num_prompts", "2", "--offline"])
+    out = tmp_path / "new" / "merged"
+    main(["--run", str(run), "--output_dir", str(out), "--num_prompts", "3", "--input_file", str(dialogues)])
     printed = capsys.readouterr().out
-    assert "largest logit difference" in printed and "of 2" in printed
+    assert "on 3 prompts (" in printed and "largest logit difference" in printed and "greedy agreement" in printed
+    assert [path.name for path in out.parent.iterdir()] == ["merged"]  # the draft is gone
+    assert not list(out.glob("*.bin")) and list(out.glob("*.safetensors"))
+    assert "quantization_config" not in json.loads((out / "config.json").read_text())
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
-    assert model.dtype == torch.bfloat16
     renderer = build_renderer(tiny_tokenizer())
-    assert sorted(model.generation_config.eos_token_id) == sorted(renderer.stop_token_ids)
+    assert model.dtype == torch.bfloat16
+    assert model.generation_config.eos_token_id == list(renderer.stop_token_ids) and len(renderer.stop_token_ids) == 2
     assert tokenizer.chat_template == renderer.tokenizer.chat_template
     prompt = build_renderer(tokenizer).prompt_ids("Doctor: Any fever?\nPatient: No.", "CC")
-    model = model.float()
-    ids = model.generate(torch.tensor([prompt]), max_new_tokens=8)[0, len(prompt) :].tolist()
+    model, merged, ids = model.float(), fold(adapted(base, run)).float(), torch.tensor([prompt])
+    assert torch.equal(model(ids).logits, merged(ids).logits)
+    written = model.generate(ids, max_new_tokens=8)[0, len(prompt) :].tolist()
     (note,) = generate(model, [prompt], stop_token_ids=renderer.stop_token_ids, max_new_tokens=8)
-    assert [token for token in ids if token not in renderer.stop_token_ids] == list(note.token_ids)
-    with pytest.raises(InputError, match="not an empty folder"):
-        main(["--run", str(run), "--output_dir", str(out)])
+    assert [token for token in written if token not in renderer.stop_token_ids] == list(note.token_ids)
 
 
-def test_a_4_bit_base_is_refused(base: Path) -> None:  # noqa: F811
-    with pytest.raises(InputError, match="16 bits"):
-        refuse_4bit(load_base(str(base), precision="fp32", load_in_4bit=True))
+def test_the_gate_tells_a_right_merge_from_none_and_from_a_double_one(base: Path, run: Path) -> None:  # noqa: F811
+    readings = read_notes(adapted(base, run, precision="fp32"), PROMPTS, build_renderer(tiny_tokenizer()))
+    exact = compare(fold(adapted(base, run, precision="fp32")), readings)
+    assert exact.holds and exact.agreement == 1 and exact.largest_logit_difference < 1e-4 * exact.logit_range
+    assert exact.num_prompts == 2 and exact.num_tokens == sum(len(one.logits_TV) for one in readings)
+    assert not compare(load_base(str(base), precision="fp32"), readings).holds
+    twice = adapted(base, run, precision="fp32")
+    for name, parameter in twice.named_parameters():
+        if "lora_B" in name:
+            parameter.mul_(2)
+    assert not compare(fold(twice), readings).holds
+    broken = fold(adapted(base, run, precision="fp32"))
+    broken.get_decoder().norm.weight.fill_(float("nan"))
+    assert not compare(broken, readings).holds
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("difference", "same", "holds"), [(5.0, 90, True), (5.1, 100, False), (0.0, 89, False), (float("nan"), 100, False)]
+)
+def test_each_bound_of_the_gate_counts(difference: float, same: int, holds: bool) -> None:
+    parity = Parity(
+        largest_logit_difference=difference,
+        logit_range=100.0,
+        num_same_tokens=same,
+        num_tokens=100,
+        num_prompts=4,
+        arithmetic="float32",
+    )
+    assert parity.holds is holds
+
+
+def test_beyond_the_bounds_nothing_is_kept(
+    run: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def forget(model: PeftModel) -> PreTrainedModel:
+        plain: PreTrainedModel = model.unload()
+        return plain
+
+    monkeypatch.setattr(merge_module, "fold", forget)
+    out = tmp_path / "merged"
+    out.mkdir()
+    assert run_as_script(lambda: main(["--run", str(run), "--output_dir", str(out), "--num_prompts", "2"])) == 1
+    assert "not what base and adapter are" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [out] and not any(out.iterdir())
+
+
+def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    renderer = build_renderer(tiny_tokenizer())
+    monkeypatch.setattr(renderer.tokenizer, "save_pretrained", fail)
+    with pytest.raises(KeyboardInterrupt):
+        save_behind_gate(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_not_empty_is_refused(run: Path, tmp_path: Path) -> None:  # noqa: F811
+    kept = tmp_path / "kept.txt"
+    kept.write_text("mine")
+    for output in (tmp_path, kept):
+        with pytest.raises(InputError, match="not an empty folder"):
+            main(["--run", str(run), "--output_dir", str(output)])
+    assert kept.read_text() == "mine"
+
+
+def test_4_bits_are_refused_however_they_come(base: Path, run: Path, tmp_path: Path) -> None:  # noqa: F811
+    with pytest.raises(InputError, match="16-bit"):
+        main(["--run", str(run), "--output_dir", str(tmp_path / "out"), "--load_in_4bit"])
+    with pytest.raises(InputError, match="16-bit"):
+        fold(adapted(base, run, precision="fp32", load_in_4bit=True))
+    with pytest.raises(InputError, match="itself quantised"):
+        refuse_quantised("some/base", load_base(str(base), precision="fp32", load_in_4bit=True).config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_run_and_a_wrong_number_are_refused(run: Path, tmp_path: Path) -> None:  # noqa: F811
+    out = tmp_path / "out"
     with pytest.raises(InputError, match="run folder"):
-        main(["--run", str(tmp_path), "--output_dir", str(tmp_path / "out")])
-    assert not (tmp_path / "out").exists()
+        main(["--run", str(tmp_path), "--output_dir", str(out)])
+    with pytest.raises(InputError, match="--num_prompts 0"):
+        main(["--run", str(run), "--output_dir", str(out), "--num_prompts", "0"])
+    assert not out.exists()
