@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from medsum_core.decoding import Generation, GreedySearch, Note, Search
 from medsum_core.errors import InputError
 from medsum_core.evaluation import evaluation_mode
 from medsum_core.fast_weights import fast_weights
+from medsum_core.few_rows import few_rows_linears
 from medsum_core.kv_cache import KVCache, Step, cached_attention
 from medsum_core.model import head_softcap, head_weight
 from medsum_core.next_token import Ban, Candidates, candidates_of_hidden, candidates_of_logits
@@ -76,7 +78,7 @@ def generate(
         longest = max(note.max_new for note in notes)
         search = BeamSearch(rules, stops, num_slots=num_slots, max_new_tokens=longest, device=causal.device)
     generations: dict[int, Generation] = {}
-    with evaluation_mode(causal), torch.no_grad(), cached_attention(causal), fast_weights(causal):
+    with evaluation_mode(causal), torch.no_grad(), cached_attention(causal), _fast(causal):
         for index, generation in _decode(causal, notes, search, stops, num_slots=num_slots):
             generations[index] = generation
             if on_finished is not None:
@@ -204,3 +206,10 @@ def _notes(
 def _room(causal: PreTrainedModel) -> int | None:
     """Tokens that the model's positions were made for; None where its configuration names no bound."""
     return getattr(causal.config.get_text_config(), "max_position_embeddings", None)
+
+
+@contextmanager
+def _fast(causal: PreTrainedModel) -> Iterator[None]:
+    """Weights and products as this machine is fast at them."""
+    with fast_weights(causal), few_rows_linears(causal):
+        yield

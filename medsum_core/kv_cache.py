@@ -28,6 +28,9 @@ from transformers import AttentionInterface, PreTrainedModel
 from medsum_core.attention import IMPLEMENTATION_PREFIX, attend_per_document
 from medsum_core.products import arithmetic_dtype
 
+# Rows differ in their number of keys; read together, all would read those of the longest: a third of a step's time.
+MIN_ROWS_AT_A_TIME = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -38,11 +41,17 @@ class Step:
 
     num_rows: int
     num_beams: int
-    num_keys: int  # L: more keys than this are in no slot
+    key_counts: tuple[int, ...]  # keys in each of the R slots, the new ones included
     positions_R: Tensor
     columns_RK: Tensor
     prompt_lengths: tuple[int, ...]
+    first_position: int  # the least of `positions_R`
     masks: dict[int | None, Tensor] = field(default_factory=dict)  # by sliding window, made once for all layers
+
+    @property
+    def num_keys(self) -> int:
+        """L: more keys than this are in no slot."""
+        return max(self.key_counts)
 
     @property
     def num_decoded(self) -> int:
@@ -80,7 +89,8 @@ class KVCache:
         return Step(
             num_rows=num_rows,
             num_beams=self.num_beams,
-            num_keys=max(columns, default=0) + self.num_beams,
+            key_counts=tuple(column + self.num_beams for column in columns),
+            first_position=min(positions, default=0),
             positions_R=positions_R,
             columns_RK=columns_RK,
             prompt_lengths=tuple(prompt_lengths),
@@ -190,20 +200,41 @@ def _attend_slots(
     softcap: float | None,
 ) -> Tensor:
     """The newest tokens of all beams against their slots, (1, R x K, H, D); beams and grouped heads share one read."""
-    key_RGLD, value_RGLD = (
-        kept[layer][: step.num_rows, : step.num_keys].transpose(1, 2) for kept in (cache.keys, cache.values)
-    )
-    num_groups, size = key_RGLD.shape[1], key_RGLD.shape[3]
+    rows, beams, size = step.num_rows, step.num_beams, query_1HTD.shape[3]
+    num_groups = cache.keys[layer].shape[2]
     group = query_1HTD.shape[1] // num_groups
-    rows, beams = step.num_rows, step.num_beams
     query = query_1HTD[0].view(num_groups, group, rows, beams, size).permute(2, 0, 3, 1, 4)
     query_RGQD = query.reshape(rows, num_groups, beams * group, size)  # Q = K x H/G
     mask_R1QL = cache.mask(step, window=sliding_window, dtype=query.dtype, group=group)
-    if softcap is None:
-        out = scaled_dot_product_attention(query_RGQD, key_RGLD, value_RGLD, attn_mask=mask_R1QL, scale=scaling)
-    else:
-        scores = query_RGQD @ key_RGLD.transpose(2, 3) * (scaling if scaling is not None else size**-0.5)
-        scores = torch.tanh(scores / softcap) * softcap + mask_R1QL
-        out = scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value_RGLD
-    out = out.view(rows, num_groups, beams, group, size).permute(0, 2, 1, 3, 4)
+    # Keys before the oldest window: a key's column is never before its position.
+    first = max(0, step.first_position - sliding_window + 1) if sliding_window else 0
+    pieces = []
+    for part in _row_parts(rows, query.device):
+        last = max(step.key_counts[part])
+        key, value = (kept[layer][part, first:last].transpose(1, 2) for kept in (cache.keys, cache.values))
+        mask = mask_R1QL[part, :, :, first:last]
+        pieces.append(_attend_part(query_RGQD[part], key, value, mask, scaling=scaling, softcap=softcap))
+    out = torch.cat(pieces).view(rows, num_groups, beams, group, size).permute(0, 2, 1, 3, 4)
     return out.reshape(1, rows * beams, num_groups * group, size)
+
+
+def _row_parts(num_rows: int, device: torch.device) -> list[slice]:
+    """Neighbouring slots, few at a time on a CPU: each part reads no more keys than its own longest note has."""
+    size = max(MIN_ROWS_AT_A_TIME, torch.get_num_threads()) if device.type == "cpu" else num_rows
+    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+
+
+def _attend_part(
+    query_RGQD: Tensor,
+    key_RGLD: Tensor,
+    value_RGLD: Tensor,
+    mask_R1QL: Tensor,
+    *,
+    scaling: float | None,
+    softcap: float | None,
+) -> Tensor:
+    if softcap is None:
+        return scaled_dot_product_attention(query_RGQD, key_RGLD, value_RGLD, attn_mask=mask_R1QL, scale=scaling)
+    scores = query_RGQD @ key_RGLD.transpose(2, 3) * (scaling if scaling is not None else query_RGQD.shape[-1] ** -0.5)
+    scores = torch.tanh(scores / softcap) * softcap + mask_R1QL
+    return scores.softmax(-1, dtype=torch.float32).to(query_RGQD.dtype) @ value_RGLD

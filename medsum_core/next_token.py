@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medsum_core.products import product
+from medsum_core.few_rows import few_rows_product
 
 # Logits of this many words fit a CPU's cache: twice as fast as the whole vocabulary of 262,144 at once.
 CPU_BLOCK_WORDS = 2048
@@ -46,7 +46,7 @@ def candidates_of_hidden(
     block = CPU_BLOCK_WORDS if hidden_MH.device.type == "cpu" else num_words
     best, tokens, totals = [], [], []
     for start in range(0, num_words, block):
-        logits = product(hidden_MH, weight_VH[start : start + block]).float()
+        logits = few_rows_product(hidden_MH, weight_VH[start : start + block]).float()
         if softcap is not None:
             logits = torch.tanh(logits / softcap) * softcap
         totals.append(logits.logsumexp(-1))
