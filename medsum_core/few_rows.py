@@ -39,7 +39,7 @@ def few_rows_linears(model: nn.Module) -> Iterator[None]:
     """Within the block, plain linear layers of `model` take few rows the faster way; afterwards they are as before."""
     layers = [m for m in model.modules() if type(m) is nn.Linear and m.bias is None and "forward" not in vars(m)]
     for layer in layers:
-        layer.forward = _forward_of(layer)  # type: ignore[method-assign]
+        layer.forward = _forward_of(layer)  # type: ignore[method-assign,arg-type]
     try:
         yield
     finally:
