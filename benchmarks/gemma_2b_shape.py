@@ -5,8 +5,9 @@
 
 A `GemmaForCausalLM` with the configuration of google/gemma-2b-it (2,506,172,416 parameters) and random weights is
 written once, a file a layer, so that building it takes 2 GiB at most; 5 GB of disk. It trains in NF4. The straight run
-and the resumed one must end with the same bytes of adapter and optimiser. Printed: seconds and peak memory of each
-process, beside the estimate. Flags that are not listed go to `train_loop.py`, e.g. `--gradient_checkpointing on`.
+and the resumed one must end with the same bytes of adapter and optimiser; `infer.py` then writes notes with the trained
+adapter. Printed: seconds and peak memory of each process, beside the estimate. Flags that are not listed go to
+`train_loop.py`, e.g. `--gradient_checkpointing on`.
 
 Random weights say nothing about notes; shapes, memory, speed and exact resuming are those of the real model. The
 tokenizer is the embedded model's, Gemma 3's: its 262,144 entries end with 6,143 unused ones, so that text stays below
@@ -16,6 +17,7 @@ Gemma 2B's 256,000 ids. That is checked for every row. Linux only.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import signal
@@ -35,6 +37,7 @@ GIB = 1 << 30
 NUM_PARAMETERS = 2_506_172_416
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 64, "num_attention_heads": 2}
 POLL_SECONDS = 0.05
+NOTES, NOTE_TOKENS = 2, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +201,26 @@ def compare(options: argparse.Namespace, others: list[str], model: Path, scratch
         raise SystemExit("the killed run was not resumed but started anew")
     equal = outcome(straight, options.updates) == outcome(resumed, options.updates)
     print(f"adapter and optimiser after {options.updates} updates: {'equal to the byte' if equal else 'THEY DIFFER'}")
+    write_notes(options.train_file, resumed, scratch)
     return equal
+
+
+def write_notes(rows: Path, run_folder: Path, scratch: Path) -> None:
+    """`infer.py` with the trained adapter on the first rows; the notes of random weights are not looked at."""
+    from medsum_core.records import read_records
+
+    requests, notes, log = scratch / "requests.jsonl", scratch / "notes.csv", scratch / "infer.log"
+    records = read_records(rows)[:NOTES]
+    lines = [{"id": r.id, "dialogue": r.dialogue, "section_header": r.section_header} for r in records]
+    requests.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = f"--run {run_folder} --input_file {requests} --output_file {notes} --max_new_tokens {NOTE_TOKENS}"
+    ended = train([sys.executable, str(ROOT / "infer.py"), *flags.split()], log)
+    report("infer.py", ended, expected=0, log=log)
+    with notes.open(newline="") as file:
+        written = list(csv.DictReader(file))
+    if [row["id"] for row in written] != [record.id for record in records]:
+        raise SystemExit("infer.py did not write one note for each row")
+    print(f"infer.py: {len(written)} notes of {NOTE_TOKENS} tokens at most")
 
 
 def train(command: list[str], log: Path, *, kill_at: Path | None = None) -> Ended:
