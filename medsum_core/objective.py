@@ -92,12 +92,16 @@ def _chunk_nll(
         logits_CV = logits_CV.div_(softcap).tanh_()
         slope_CV = 1 - logits_CV.square() if needs_gradient else None
         logits_CV = logits_CV.mul_(softcap)
-    log_norm_C = logits_CV.logsumexp(dim=-1)
     index_C1 = targets_C[:, None]
-    nll_C = log_norm_C - logits_CV.gather(1, index_C1)[:, 0]
+    wanted_C1 = logits_CV.gather(1, index_C1)
+    # Written out, the exponentials of the sum serve the gradient too: half the time of logsumexp and a second exp.
+    largest_C1 = logits_CV.amax(dim=-1, keepdim=True)
+    powers_CV = logits_CV.sub_(largest_C1).exp_()
+    total_C1 = powers_CV.sum(dim=-1, keepdim=True)
+    nll_C = (largest_C1 - wanted_C1 + total_C1.log())[:, 0]
     if not needs_gradient:
         return nll_C, None
-    probs_CV = logits_CV.sub_(log_norm_C[:, None]).exp_()
+    probs_CV = powers_CV.div_(total_C1)
     probs_CV.scatter_add_(1, index_C1, torch.full_like(index_C1, -1, dtype=probs_CV.dtype))
     if softcap is not None:
         assert slope_CV is not None
