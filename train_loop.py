@@ -116,7 +116,7 @@ def train(
             stats = train_step(run, window, learning_rate=rate, objective=objective, collate=collate)
             # ----------------------------------------------------------------------------------------------------
             progress = after_window(progress, windows_per_epoch=run.windows_per_epoch, skipped=stats.skipped)
-            run.log_step(progress, stats, rate)
+            progress = run.log_step(progress, stats, rate)
             bar.update()
             bar.set_postfix(loss=f"{stats.loss:.3f}", lr=f"{rate:.1e}", tok_s=f"{stats.num_tokens / stats.seconds:.0f}")
             if progress.windows_in_a_row_skipped >= MAX_SKIPPED_IN_A_ROW:

@@ -50,6 +50,8 @@ class Progress:
     best_metric: float | None = None
     best_step: int | None = None
     evaluations_without_gain: int = 0
+    unlogged_nll: float = 0.0  # summed since the last line of metrics.jsonl, over `unlogged_targets`
+    unlogged_targets: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

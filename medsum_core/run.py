@@ -47,7 +47,7 @@ class Run:
     resumed_at: int | None = None  # windows done when the run was resumed
     save_failures: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # by phase
-    unlogged: list[tuple[Any, float]] = field(default_factory=list)  # stats and learning rates since the last line
+    unlogged: list[Any] = field(default_factory=list)  # this process's stats since the last line: for the speed
 
     @property
     def device(self) -> torch.device:
@@ -173,27 +173,32 @@ class Run:
         if self.accelerator.is_main_process:
             tqdm.write(text, file=sys.stderr)
 
-    def log_step(self, progress: Progress, stats: Any, learning_rate: float) -> None:
-        """Every `--logging_steps` updates a line: the loss since the last line, weighted by targets."""
-        self.unlogged.append((stats, learning_rate))
+    def log_step(self, progress: Progress, stats: Any, learning_rate: float) -> Progress:
+        """Every `--logging_steps` updates a line: the loss since the last line, weighted by targets.
+
+        The sums belong to the progress that is returned, so that a resumed run logs what an unbroken one would.
+        """
         self.seconds["training"] = self.seconds.get("training", 0.0) + stats.seconds
         if stats.skipped:
             self.say(
                 f"warning: update {progress.step + 1} skipped: no target, or a loss or gradient that is not finite"
             )
-        if stats.skipped or progress.step % self.config.output.logging_steps:
-            return
-        counted = [entry for entry, _ in self.unlogged if not entry.skipped]
-        num_targets = sum(entry.num_targets for entry in counted)
-        tokens_per_second = sum(entry.num_tokens for entry in counted) / sum(entry.seconds for entry in counted)
+            return progress
+        self.unlogged.append(stats)
+        nll = progress.unlogged_nll + stats.loss * stats.num_targets
+        num_targets = progress.unlogged_targets + stats.num_targets
+        if progress.step % self.config.output.logging_steps:
+            return replace(progress, unlogged_nll=nll, unlogged_targets=num_targets)
+        tokens_per_second = sum(entry.num_tokens for entry in self.unlogged) / sum(s.seconds for s in self.unlogged)
         values = {
-            "loss": sum(entry.loss * entry.num_targets for entry in counted) / num_targets,
-            "grad_norm": counted[-1].grad_norm,
+            "loss": nll / num_targets,
+            "grad_norm": stats.grad_norm,
             "learning_rate": learning_rate,
             "tokens_per_second": round(tokens_per_second, 2),
         }
         self.unlogged.clear()
         self.write_metrics(progress, values)
+        return replace(progress, unlogged_nll=0.0, unlogged_targets=0)
 
     def write_metrics(self, progress: Progress, values: dict[str, float]) -> None:
         """A line of metrics.jsonl, and the tracker's if one was asked for."""

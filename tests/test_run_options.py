@@ -189,3 +189,18 @@ def test_a_report_that_cannot_be_written_is_a_failed_final_save(
     monkeypatch.setattr(finish, "save_adapter", full)
     assert exit_code(argv) == 4
     assert adapters_equal(run / "checkpoints" / "step-000003", straight / "adapter")
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_average_of_several_updates_survives_a_resume(inputs: Path, tmp_path: Path, step: int) -> None:
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    options = ("--logging_steps", "3", "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "4")
+    assert exit_code(flags(inputs, straight, *options)) == 0
+    shutil.copytree(straight, resumed)
+    shutil.rmtree(resumed / "adapter")
+    for later in range(step + 1, 4):
+        shutil.rmtree(resumed / "checkpoints" / f"step-{later:06d}")
+    assert exit_code(flags(inputs, resumed, *options, "--resume_from_checkpoint", "auto")) == 0
+    (expected,) = (line["loss"] for line in metrics(straight) if "loss" in line)
+    (found,) = (line["loss"] for line in metrics(resumed) if "loss" in line)
+    assert found == expected
