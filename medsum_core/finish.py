@@ -28,15 +28,17 @@ def finish(plan: Plan, run: Run, progress: Progress) -> None:
 
     Raises FinalSaveError when one of them can't be written; the checkpoints stay then.
     """
-    if run.log is not None:  # the first process
-        _keep_best(run, progress)
-        try:
-            save_adapter(run.folder / ADAPTER_FOLDER, adapter_tensors(run.model), adapter_config(run.model))
-            _describe(plan, run, progress)
-        except OSError as error:
-            raise FinalSaveError(f"not everything could be written to {run.folder}: {error}") from error
+    # What follows takes the first process minutes: nobody may wait for it in a collective that times out.
     run.accelerator.wait_for_everyone()
     run.accelerator.end_training()
+    if run.log is None:
+        return
+    _keep_best(run, progress)
+    try:
+        save_adapter(run.folder / ADAPTER_FOLDER, adapter_tensors(run.model), adapter_config(run.model))
+        _describe(plan, run, progress)
+    except OSError as error:
+        raise FinalSaveError(f"not everything could be written to {run.folder}: {error}") from error
 
 
 def _describe(plan: Plan, run: Run, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import torch
@@ -24,9 +25,12 @@ def save(run: Run, progress: Progress, *, final: bool) -> None:
 
     Raises FinalSaveError when the last save of a run fails.
     """
+    started = time.perf_counter()
     rng = _gather_rng(run)
     problem = _write(run, progress, rng) if run.accelerator.is_main_process else None
-    if not run.agree(problem is not None):
+    failed = run.agree(problem is not None)
+    run.seconds["saving"] = run.seconds.get("saving", 0.0) + time.perf_counter() - started
+    if not failed:
         return
     if final:
         raise FinalSaveError(f"the last checkpoint could not be written: {problem or 'see the first process'}")

@@ -1,0 +1,45 @@
+"""The whole script on two processes against the same script on one: steps, learning rates, losses and files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tiny_run import WINDOW, contents, exit_code, flags, make_canary_inputs, metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_script_on_two_processes_does_what_one_does(tmp_path: Path) -> None:
+    # `accelerate launch --cpu --num_processes 2` starts one process unless there is MPI: torch's own launcher starts two.
+    inputs = make_canary_inputs(tmp_path)
+    options = ("--lora_dropout", "0", "--pack_tokens", "0", "--report_rows", "2", "--eval_generate", "1")
+    options += ("--save_strategy", "steps", "--save_steps", "1", "--num_train_epochs", "2")
+    half = ("--gradient_accumulation_steps", str(WINDOW // 2))  # rows of each process: the global windows are equal
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert exit_code(flags(inputs, one, *options)) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, str(ROOT / "train_loop.py"), *flags(inputs, two, *options, *half)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "number of processes" in (two / "config.json").read_text()
+    assert contents(two).keys() == contents(one).keys()
+    found, expected = metrics(two), metrics(one)
+    for name in ("step", "epoch", "learning_rate"):
+        assert [line.get(name) for line in found] == [line.get(name) for line in expected]
+    for name in ("loss", "eval_loss"):
+        pairs = [(line[name], other[name]) for line, other in zip(found, expected, strict=True) if name in line]
+        assert pairs and all(left == pytest.approx(right, rel=1e-4) for left, right in pairs)
+    tuned, reference = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (two, one))
+    assert tuned.keys() == reference.keys()
+    assert all(tensor.isfinite().all() for tensor in tuned.values())
