@@ -107,11 +107,13 @@ def split_window(
 
     `pack_tokens` 0: `batch_size` rows each, in order, padded. Above 0: packed rows of at most so many tokens (a longer
     document has one of its own), filled best-fit-decreasing: longest first, each into the fullest row that it fits.
+    The fullest micro-batch comes first: what it frees, the later ones fit into, and the heap grows less.
     """
     if pack_tokens == 0:
         starts = range(0, len(examples), batch_size)
         return [pad_rows(examples[start : start + batch_size], pad_token_id=pad_token_id) for start in starts]
-    return [pack_rows(row) for row in _best_fit_decreasing(examples, pack_tokens)]
+    rows = _best_fit_decreasing(examples, pack_tokens)
+    return [pack_rows(row) for row in sorted(rows, key=lambda row: -sum(example.num_tokens for example in row))]
 
 
 def _best_fit_decreasing(examples: Sequence[Example], pack_tokens: int) -> list[list[Example]]:
