@@ -46,7 +46,8 @@ class Ended:
 
     code: int
     seconds: float
-    peak_bytes: int
+    peak_bytes: int  # resident, the model's files included, which are mapped while it loads
+    private_bytes: int  # the peak without them: what the system can't take back
 
 
 def main() -> None:
@@ -90,7 +91,7 @@ def build(folder: Path, *, tiny: bool) -> None:
     config.save_pretrained(folder)  # last: it marks the folder as complete
     print(
         f"built {num_parameters:,} parameters, {num_bytes / GIB:.2f} GiB, in {time.perf_counter() - started:.0f} s, "
-        f"peak {peak_bytes(os.getpid()) / GIB:.2f} GiB",
+        f"peak {status_bytes(os.getpid(), 'VmHWM') / GIB:.2f} GiB",
         flush=True,
     )
 
@@ -225,22 +226,25 @@ def write_notes(rows: Path, run_folder: Path, scratch: Path) -> None:
 
 def train(command: list[str], log: Path, *, kill_at: Path | None = None) -> Ended:
     """Run to the end, or to a SIGKILL as soon as the checkpoint `kill_at` is there; peak as the kernel counts it."""
-    started, peak = time.perf_counter(), 0
+    started, peak, private = time.perf_counter(), 0, 0
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, cwd=log.parent)
         while process.poll() is None:
-            peak = max(peak, peak_bytes(process.pid))
+            peak = max(peak, status_bytes(process.pid, "VmHWM"))
+            private = max(private, status_bytes(process.pid, "RssAnon"))
             if kill_at is not None and kill_at.exists():
                 process.kill()
             time.sleep(POLL_SECONDS)
-    return Ended(code=process.returncode, seconds=time.perf_counter() - started, peak_bytes=peak)
+    seconds = time.perf_counter() - started
+    return Ended(code=process.returncode, seconds=seconds, peak_bytes=peak, private_bytes=private)
 
 
 def report(name: str, ended: Ended, *, expected: int, log: Path) -> None:
     """A line about a process; stops if it did not end as it should."""
     if ended.code != expected:
         raise SystemExit(f"the {name} run ended with {ended.code}:\n{log.read_text()[-3000:]}")
-    print(f"{name}: {ended.seconds:.0f} s, peak {ended.peak_bytes / GIB:.2f} GiB", flush=True)
+    private, peak = ended.private_bytes / GIB, ended.peak_bytes / GIB
+    print(f"{name}: {ended.seconds:.0f} s, peak {private:.2f} GiB, {peak:.2f} with the mapped model files", flush=True)
 
 
 def print_metrics(run_folder: Path) -> None:
@@ -258,13 +262,13 @@ def outcome(run_folder: Path, updates: int) -> dict[str, bytes]:
     return found | {"adapter": (run_folder / "adapter" / names[0]).read_bytes()}
 
 
-def peak_bytes(process_id: int) -> int:
-    """The high-water mark of a process's resident memory; 0 once it has ended."""
+def status_bytes(process_id: int, name: str) -> int:
+    """A figure of the kernel's about a process, e.g. its high-water mark VmHWM; 0 once it has ended."""
     try:
         lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), 0)
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(name)), 0)
 
 
 if __name__ == "__main__":
