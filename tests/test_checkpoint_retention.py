@@ -1,0 +1,144 @@
+"""Which checkpoints are kept, and what a crash or a refused write leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import ALL_FILES, names, save
+
+from medsum_core.checkpoint import (
+    checkpoint_of_step,
+    find_checkpoint,
+    load_checkpoint,
+)
+from medsum_core.errors import InputError
+from medsum_core.sealed_folder import SaveError
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    for step in range(1, 8):
+        save(tmp_path, step, keep_last=3, best_step=min(step, 2))
+    assert names(tmp_path) == ["step-000002", "step-000005", "step-000006", "step-000007"]
+
+
+def test_fewer_than_two_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="save_total_limit"):
+        save(tmp_path, 1, keep_last=1)
+    assert not names(tmp_path)
+
+
+def test_an_incomplete_one_does_not_count_among_those_kept(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    (tmp_path / "step-000002" / "state.json").write_bytes(b"")
+    save(tmp_path, 3)
+    assert names(tmp_path) == ["step-000001", "step-000003"]
+
+
+def test_a_course_that_was_left_is_removed_once_the_new_one_is_written(tmp_path: Path) -> None:
+    for step in (2, 4):
+        save(tmp_path, step)
+    save(tmp_path, 3)  # resumed from 2
+    assert names(tmp_path) == ["step-000002", "step-000003"]
+
+
+def test_the_same_step_again_replaces_the_former_only_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 5, window=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", raise_full)
+        with pytest.raises(SaveError):
+            save(tmp_path, 5, window=6)
+    assert load_checkpoint(tmp_path / "step-000005").progress.window == 5
+    path = save(tmp_path, 5, window=6)  # a window was skipped in between
+    assert names(tmp_path) == [path.name]
+    assert find_checkpoint(tmp_path, "auto") == path
+    assert load_checkpoint(path).progress.window == 6
+    assert checkpoint_of_step(tmp_path, 5) == path and checkpoint_of_step(tmp_path, 4) is None
+    assert save(tmp_path, 5, window=7).name == "step-000005"
+
+
+def test_drafts_of_crashed_saves_are_ignored_and_swept(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    shutil.copytree(path, tmp_path / ".tmp-step-000002-999")
+    assert find_checkpoint(tmp_path, "auto") == path
+    save(tmp_path, 3)
+    assert names(tmp_path) == ["step-000001", "step-000003"]
+
+
+def raise_full(*_arguments: Any, **_keywords: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open", "write", "fsync", "rename"])
+@pytest.mark.parametrize("successes", [0, 1, 3])
+def test_a_refused_save_leaves_the_old_one_and_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, successes: int
+) -> None:
+    old = save(tmp_path, 1)
+    real, left = getattr(os, call), [successes]
+
+    def refuse_later(*arguments: Any, **keywords: Any) -> Any:
+        if call == "open" and not (len(arguments) > 1 and arguments[1] & os.O_CREAT):
+            return real(*arguments, **keywords)  # a full disk still lets files be read
+        left[0] -= 1
+        return real(*arguments, **keywords) if left[0] >= 0 else raise_full()
+
+    monkeypatch.setattr(os, call, refuse_later)
+    failed = False
+    try:
+        save(tmp_path, 2)
+    except SaveError as error:
+        failed = True
+        assert "No space left" in str(error) and "step-000002" in str(error)
+    monkeypatch.undo()
+    assert failed or (call in ("mkdir", "rename") and successes > 0)
+    if failed:
+        assert names(tmp_path) == ["step-000001"]
+        assert find_checkpoint(tmp_path, "auto") == old
+    assert load_checkpoint(save(tmp_path, 3)).progress.step == 3
+
+
+def test_an_unwritable_folder_is_a_save_error(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file is in the way")
+    with pytest.raises(SaveError, match="could not write"):
+        save(tmp_path / "checkpoints", 1)
+
+
+def test_order_of_the_writes_files_manifest_folder_name_parent_then_deletion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    events: list[str] = []
+    opened: dict[int, str] = {}
+    real = {name: getattr(os, name) for name in ("open", "fsync", "rename")}
+
+    def watch_open(path: Any, *arguments: Any, **keywords: Any) -> int:
+        descriptor = real["open"](path, *arguments, **keywords)
+        opened[descriptor] = re.sub(r"-\d+$", "", Path(path).name) if Path(path).name[0] == "." else Path(path).name
+        return descriptor
+
+    def watch_fsync(descriptor: int) -> None:
+        events.append(f"sync {opened[descriptor]}")
+        real["fsync"](descriptor)
+
+    def watch_rename(source: Any, target: Any) -> None:
+        events.append(f"rename to {Path(target).name}")
+        real["rename"](source, target)
+
+    monkeypatch.setattr(os, "open", watch_open)
+    monkeypatch.setattr(os, "fsync", watch_fsync)
+    monkeypatch.setattr(os, "rename", watch_rename)
+    save(tmp_path, 3)
+    expected = [f"sync {name}" for name in ALL_FILES]
+    expected += ["sync .tmp-step-000003", "rename to step-000003", f"sync {tmp_path.name}"]
+    assert events[:-1] == expected
+    assert events[-1].startswith("rename to .tmp-removed-step-000001")
