@@ -189,15 +189,17 @@ def compare(options: argparse.Namespace, others: list[str], model: Path, scratch
             --output_dir {output_dir} --resume_from_checkpoint auto"""
         return [sys.executable, str(ROOT / "train_loop.py"), *flags.split(), *others]
 
-    report("straight", train(command(straight), scratch / "straight.log"), expected=0, log=scratch / "straight.log")
+    report(
+        "straight", run_script(command(straight), scratch / "straight.log"), expected=0, log=scratch / "straight.log"
+    )
     for line in (scratch / "straight.log").read_text().splitlines():
         if line.strip().startswith("peak"):
             print(f"estimated {' '.join(line.split())}")
     print_metrics(straight)
     checkpoint = resumed / "checkpoints" / f"step-{half:06d}"
-    killed = train(command(resumed), scratch / "killed.log", kill_at=checkpoint)
+    killed = run_script(command(resumed), scratch / "killed.log", kill_at=checkpoint)
     report("killed", killed, expected=-signal.SIGKILL, log=scratch / "killed.log")
-    report("resumed", train(command(resumed), scratch / "resumed.log"), expected=0, log=scratch / "resumed.log")
+    report("resumed", run_script(command(resumed), scratch / "resumed.log"), expected=0, log=scratch / "resumed.log")
     if f"resuming after update {half} " not in (scratch / "resumed.log").read_text():
         raise SystemExit("the killed run was not resumed but started anew")
     equal = outcome(straight, options.updates) == outcome(resumed, options.updates)
@@ -215,7 +217,7 @@ def write_notes(rows: Path, run_folder: Path, scratch: Path) -> None:
     lines = [{"id": r.id, "dialogue": r.dialogue, "section_header": r.section_header} for r in records]
     requests.write_text("".join(json.dumps(line) + "\n" for line in lines))
     flags = f"--run {run_folder} --input_file {requests} --output_file {notes} --max_new_tokens {NOTE_TOKENS}"
-    ended = train([sys.executable, str(ROOT / "infer.py"), *flags.split()], log)
+    ended = run_script([sys.executable, str(ROOT / "infer.py"), *flags.split()], log)
     report("infer.py", ended, expected=0, log=log)
     with notes.open(newline="") as file:
         written = list(csv.DictReader(file))
@@ -224,7 +226,7 @@ def write_notes(rows: Path, run_folder: Path, scratch: Path) -> None:
     print(f"infer.py: {len(written)} notes of {NOTE_TOKENS} tokens at most")
 
 
-def train(command: list[str], log: Path, *, kill_at: Path | None = None) -> Ended:
+def run_script(command: list[str], log: Path, *, kill_at: Path | None = None) -> Ended:
     """Run to the end, or to a SIGKILL as soon as the checkpoint `kill_at` is there; peak as the kernel counts it."""
     started, peak, private = time.perf_counter(), 0, 0
     with log.open("w") as file:

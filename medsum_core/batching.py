@@ -112,8 +112,8 @@ def split_window(
     if pack_tokens == 0:
         starts = range(0, len(examples), batch_size)
         return [pad_rows(examples[start : start + batch_size], pad_token_id=pad_token_id) for start in starts]
-    rows = _best_fit_decreasing(examples, pack_tokens)
-    return [pack_rows(row) for row in sorted(rows, key=lambda row: -sum(example.num_tokens for example in row))]
+    packed = [pack_rows(row) for row in _best_fit_decreasing(examples, pack_tokens)]
+    return sorted(packed, key=lambda batch: -batch.num_tokens)
 
 
 def _best_fit_decreasing(examples: Sequence[Example], pack_tokens: int) -> list[list[Example]]:

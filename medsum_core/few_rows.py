@@ -23,15 +23,15 @@ MAX_ROWS_ONE_THREAD = 8
 
 def few_rows_product(x_MK: Tensor, weight_NK: Tensor) -> Tensor:
     """x W^T, (M, N), whichever way round is faster."""
-    if pays_transposed(x_MK) and weight_NK.dtype == torch.float32:
+    if _pays_transposed(x_MK, weight_NK):
         return (weight_NK @ x_MK.t()).t().contiguous()
     return product(x_MK, weight_NK)
 
 
-def pays_transposed(x_MK: Tensor) -> bool:
-    """Whether W x^T is the faster way for this input."""
+def _pays_transposed(x_MK: Tensor, weight_NK: Tensor) -> bool:
     limit = MAX_ROWS if torch.get_num_threads() > 1 else MAX_ROWS_ONE_THREAD
-    return x_MK.device.type == "cpu" and x_MK.dtype == torch.float32 and 1 < len(x_MK) <= limit
+    both_fp32 = x_MK.dtype == weight_NK.dtype == torch.float32
+    return x_MK.device.type == "cpu" and both_fp32 and 1 < len(x_MK) <= limit
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def few_rows_linears(model: nn.Module) -> Iterator[None]:
 def _forward_of(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         x_MK = x.reshape(-1, x.shape[-1])
-        if not pays_transposed(x_MK) or layer.weight.dtype != torch.float32:
+        if not _pays_transposed(x_MK, layer.weight):
             return linear(x, layer.weight)
         return (layer.weight @ x_MK.t()).t().reshape(*x.shape[:-1], -1)
 

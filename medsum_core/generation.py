@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -78,7 +77,13 @@ def generate(
         longest = max(note.max_new for note in notes)
         search = BeamSearch(rules, stops, num_slots=num_slots, max_new_tokens=longest, device=causal.device)
     generations: dict[int, Generation] = {}
-    with evaluation_mode(causal), torch.no_grad(), cached_attention(causal), _fast(causal):
+    with (
+        evaluation_mode(causal),
+        torch.no_grad(),
+        cached_attention(causal),
+        fast_weights(causal),
+        few_rows_linears(causal),
+    ):
         for index, generation in _decode(causal, notes, search, stops, num_slots=num_slots):
             generations[index] = generation
             if on_finished is not None:
@@ -206,10 +211,3 @@ def _notes(
 def _room(causal: PreTrainedModel) -> int | None:
     """Tokens that the model's positions were made for; None where its configuration names no bound."""
     return getattr(causal.config.get_text_config(), "max_position_embeddings", None)
-
-
-@contextmanager
-def _fast(causal: PreTrainedModel) -> Iterator[None]:
-    """Weights and products as this machine is fast at them."""
-    with fast_weights(causal), few_rows_linears(causal):
-        yield

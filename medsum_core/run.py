@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ class Run:
     log: MetricsLog | None = None  # of the first process only
     resumed_at: int | None = None  # windows done when the run was resumed
     save_failures: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)  # by phase
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by phase
     unlogged: list[Any] = field(default_factory=list)  # this process's stats since the last line: for the speed
 
     @property
@@ -178,7 +179,7 @@ class Run:
 
         The sums belong to the progress that is returned, so that a resumed run logs what an unbroken one would.
         """
-        self.seconds["training"] = self.seconds.get("training", 0.0) + stats.seconds
+        self.seconds["training"] += stats.seconds
         if stats.skipped:
             self.say(
                 f"warning: update {progress.step + 1} skipped: no target, or a loss or gradient that is not finite"
@@ -189,7 +190,9 @@ class Run:
         num_targets = progress.unlogged_targets + stats.num_targets
         if progress.step % self.config.output.logging_steps:
             return replace(progress, unlogged_nll=nll, unlogged_targets=num_targets)
-        tokens_per_second = sum(entry.num_tokens for entry in self.unlogged) / sum(s.seconds for s in self.unlogged)
+        tokens_per_second = sum(entry.num_tokens for entry in self.unlogged) / sum(
+            entry.seconds for entry in self.unlogged
+        )
         values = {
             "loss": nll / num_targets,
             "grad_norm": stats.grad_norm,

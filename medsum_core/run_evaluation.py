@@ -32,7 +32,7 @@ def evaluate(run: Run, progress: Progress) -> tuple[Progress, bool]:
             max_new_tokens=data.max_new_tokens,
             show_progress=run.accelerator.is_main_process,
         )
-    run.seconds["evaluation"] = run.seconds.get("evaluation", 0.0) + time.perf_counter() - started
+    run.seconds["evaluation"] += time.perf_counter() - started
     run.write_metrics(progress, values)
     run.say(f"update {progress.step}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
     return judge(progress, values[train.metric_for_best_model], lower_is_better="loss" in train.metric_for_best_model)

@@ -29,7 +29,7 @@ def save(run: Run, progress: Progress, *, final: bool) -> None:
     rng = _gather_rng(run)
     problem = _write(run, progress, rng) if run.accelerator.is_main_process else None
     failed = run.agree(problem is not None)
-    run.seconds["saving"] = run.seconds.get("saving", 0.0) + time.perf_counter() - started
+    run.seconds["saving"] += time.perf_counter() - started
     if not failed:
         return
     if final:
