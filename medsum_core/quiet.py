@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+KERNELS_LOGGER = "bitsandbytes.backends.cpu.ops"
+KERNELS_LINE = "Failed to load CPU gemm_4bit_forward from kernels-community"
 NOISY_LOGGERS = ("transformers", "bitsandbytes", "peft", "accelerate", "datasets", "huggingface_hub")
 
 
@@ -29,3 +31,18 @@ def quiet_libraries() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
         if bars_were_on:
             transformers_logging.enable_progress_bar()
+
+
+def hide_missing_kernels_line() -> None:
+    """Hide bitsandbytes' advice, at its import on CPUs with AVX512-BF16, to `pip install kernels`; nothing else of it.
+
+    That package would download native code from the hub at every import, so it is left out on purpose; and the kernel
+    in question is never used here (`model.keep_4bit_differentiable`). Any other reason why it failed is still shown.
+    """
+    logging.getLogger(KERNELS_LOGGER).addFilter(_is_not_the_missing_kernels_line)  # a second time changes nothing
+
+
+def _is_not_the_missing_kernels_line(record: logging.LogRecord) -> bool:
+    reason = record.args[0] if isinstance(record.args, tuple) and record.args else None
+    is_missing = isinstance(reason, ModuleNotFoundError) and reason.name == "kernels"
+    return not (is_missing and str(record.msg).startswith(KERNELS_LINE))
