@@ -5,7 +5,7 @@ Letters: B rows, H query heads, G key-value heads, T tokens of a row, L tokens o
 `document_attention(model)` puts these functions in the place of a transformers model's attention for the time of a
 block. The model hands over `document_lengths` (one tuple a row; tokens after the last document are padding) and builds
 no mask at all, so that neither a cache nor a dense mask can leak one document into the next (trap C2: position ids
-alone are not enough). On the CPU each document is one causal call (3 to 6 times faster than a dense block mask, C3);
+alone are not enough). On the CPU one document follows the other (a dense block mask is 3 to 6 times slower, C3);
 on CUDA from capability 8.0 one call of torch's variable-length kernel; below that, SDPA with a block mask.
 """
 
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
+
+from medsum_core.document_kernel import ScoreRules, attend_documents
 
 DOCUMENT_KERNELS = ("per_document", "varlen", "sdpa", "eager")
 # Model types whose packed-against-single test is in tests/test_attention.py; others train one row each.
@@ -64,21 +66,17 @@ def attend_per_document(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """One causal attention call a document; returns (B, T, H, D) and no weights. Padding positions are zero."""
+    """Written out, one document after another; returns (B, T, H, D) and no weights. Padding positions are zero."""
     _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths)
-    num_tokens = query_BHTD.shape[2]
+    scale = scaling if scaling is not None else query_BHTD.shape[-1] ** -0.5
+    rules = ScoreRules(scale=scale, window=sliding_window, softcap=softcap)
     rows = []
-    for row, lengths in enumerate(document_lengths):
-        pieces, start = [], 0
-        for length in lengths:
-            span = slice(start, start + length)
-            parts = (tensor[row : row + 1, :, span] for tensor in (query_BHTD, key_BGTD, value_BGTD))
-            pieces.append(_attend_one(*parts, scaling=scaling, window=sliding_window, softcap=softcap).transpose(1, 2))
-            start += length
-        if start < num_tokens:
-            pieces.append(query_BHTD.new_zeros(1, num_tokens - start, query_BHTD.shape[1], query_BHTD.shape[3]))
-        rows.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1))
-    return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
+    for query_HTD, key_GTD, value_GTD, lengths in zip(
+        query_BHTD.unbind(), key_BGTD.unbind(), value_BGTD.unbind(), document_lengths, strict=True
+    ):
+        query_THD, key_TGD, value_TGD = (tensor.transpose(0, 1) for tensor in (query_HTD, key_GTD, value_GTD))
+        rows.append(attend_documents(query_THD, key_TGD, value_TGD, lengths, rules))
+    return (rows[0][None] if len(rows) == 1 else torch.stack(rows)), None
 
 
 def attend_block_mask(
@@ -156,25 +154,6 @@ def block_mask(
     if window is not None:
         allowed_TT &= position_T[:, None] - position_T[None, :] < window
     return (allowed_TT & (document_BT[:, :, None] == document_BT[:, None, :]))[:, None]
-
-
-def _attend_one(
-    query_1HLD: Tensor,
-    key_1GLD: Tensor,
-    value_1GLD: Tensor,
-    *,
-    scaling: float | None,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
-    length = query_1HLD.shape[2]
-    if softcap is None and (window is None or length <= window):
-        # Expanding the key-value heads copies nothing; enable_gqa leaves the CPU's fused kernel (4 times slower).
-        heads = query_1HLD.shape[1]
-        key, value = (_expand_heads(tensor, heads) for tensor in (key_1GLD, value_1GLD))
-        return scaled_dot_product_attention(query_1HLD, key, value, is_causal=True, scale=scaling)
-    mask = block_mask([[length]], length, window=window, device=query_1HLD.device)
-    return _attend_masked(query_1HLD, key_1GLD, value_1GLD, mask, scaling=scaling, softcap=softcap)
 
 
 def _attend_masked(

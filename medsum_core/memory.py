@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
 from medsum_core.model import DTYPES, LoraSettings, attach_lora, inner_model, trainable_parameters
-from medsum_core.objective import CHUNK_LOGITS
+from medsum_core.objective import CACHED_LOGITS, CHUNK_BYTES
 from medsum_core.optimizer import PAGED_ADAMW_8BIT
 
 GIB = 1 << 30
@@ -142,7 +142,7 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
         gradients=4 * size.adapter,
         optimizer=moments,
         activations=_activation_bytes(size, run, stored=stored, computed=computed),
-        logits=2 * 4 * CHUNK_LOGITS + (computed * size.head if computed != stored else 0),
+        logits=CHUNK_BYTES + 3 * 4 * CACHED_LOGITS + (computed * size.head if computed != stored else 0),
         process=PROCESS_BYTES[run.device_kind],
     )
 
@@ -190,13 +190,15 @@ def _kept_bytes(model: nn.Module, num_tokens: int) -> list[int]:
 
 
 class _FusedAttention(torch.autograd.Function):
-    """The shapes of a fused kernel and what it keeps, no arithmetic: SDPA would be broken into parts on meta."""
+    """The shapes of `document_kernel` and what it keeps, no arithmetic.
+
+    Other kernels keep their output too, but that is the next projection's input, which is counted there.
+    """
 
     @staticmethod
     def forward(ctx: Any, query_BHTD: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = torch.empty_like(query_BHTD)
-        ctx.save_for_backward(query_BHTD, key, value, out, query_BHTD.new_empty(out.shape[:3], dtype=torch.float32))
-        return out
+        ctx.save_for_backward(query_BHTD, key, value)
+        return torch.empty_like(query_BHTD.transpose(1, 2), memory_format=torch.contiguous_format)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -206,10 +208,7 @@ class _FusedAttention(torch.autograd.Function):
 def _probe_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
 ) -> tuple[Tensor, None]:
-    """As the kernel of one call a document: several key-value heads are copied to the queries', the outputs joined."""
-    groups = query.shape[1] // key.shape[1] if key.shape[1] > 1 else 1
-    key, value = (tensor.repeat_interleave(groups, dim=1) if groups > 1 else tensor for tensor in (key, value))
-    return _FusedAttention.apply(query, key, value).transpose(1, 2).clone(), None
+    return _FusedAttention.apply(query, key, value), None
 
 
 def fitting_settings(config_sizes: ModelSize, run: RunShape, *, cards_gib: Sequence[float] = CARDS_GIB) -> list[str]:

@@ -29,10 +29,16 @@ def arithmetic_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
-def product(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
-    """x W^T, (T, N) in the dtype of x. The weight may be kept in the arithmetic's dtype already."""
+def product(x_TK: Tensor, weight_NK: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """x W^T, (T, N) in the dtype of x. The weight may be kept in the arithmetic's dtype already.
+
+    With `out` the result is written there, and no gradient is recorded.
+    """
     compute = arithmetic_dtype(x_TK.device, x_TK.dtype)
-    return linear(x_TK.to(compute), weight_NK.to(compute)).to(x_TK.dtype)
+    if out is not None and compute == out.dtype == weight_NK.dtype:
+        return torch.mm(x_TK, weight_NK.t(), out=out)
+    y_TN = linear(x_TK.to(compute), weight_NK.to(compute))
+    return y_TN.to(x_TK.dtype) if out is None else out.copy_(y_TN)
 
 
 def product_transposed(y_TN: Tensor, weight_NK: Tensor) -> Tensor:

@@ -219,6 +219,35 @@ def reference_varlen(
     return torch.stack(out)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"sliding_window": 6}, {"softcap": 2.0}, {"sliding_window": 5, "softcap": 2.0}]
+)
+def test_documents_of_several_blocks_equal_the_dense_mask(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medsum_core.document_kernel.BLOCK_QUERIES", 4)  # documents of 1 to 17 tokens: up to 5 blocks
+    found, gradients = attend(attend_per_document, **options)
+    expected, expected_gradients = attend(attend_block_mask, eager=True, **options)
+    assert relative(found, expected) <= BOUND
+    for gradient, reference in zip(gradients, expected_gradients, strict=True):
+        assert relative(gradient, reference) <= BOUND
+
+
+def test_documents_keep_only_queries_keys_and_values_for_the_way_back() -> None:
+    heads = [part.requires_grad_() for part in make_heads()]
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        attend_per_document(nn.Module(), *heads, None, document_lengths=DOCUMENTS)
+    assert {tensor.data_ptr() for tensor in kept} <= {
+        part.data_ptr() for tensor in heads for part in tensor.unbind()
+    }  # no scores: memory grows with the tokens, not with their square
+
+
 @pytest.mark.parametrize("window", [None, 4])
 def test_varlen_gets_the_documents_as_torch_defines_them(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", reference_varlen)

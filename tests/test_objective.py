@@ -13,6 +13,7 @@ from medsum_core.batching import IGNORE_INDEX
 from medsum_core.objective import note_nll, note_token_nll
 
 BATCH, NUM_TOKENS, HIDDEN, VOCAB = 3, 13, 32, 211
+FP32_BYTES = 4
 
 
 def make_case(wanted: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,6 +66,17 @@ def test_sixteen_bit_hidden_states_give_a_loss_in_fp32(dtype: torch.dtype) -> No
     assert relative(found, expected) < 5e-3
 
 
+def test_a_confident_target_keeps_its_small_gradient_in_16_bits() -> None:
+    # p = 0.9995: its gradient p - 1 is -0.0005, but 16 bits round p itself to 1 or 0.996.
+    head = torch.eye(8, dtype=torch.bfloat16)[:, :4]
+    hidden = torch.tensor([[[9.5, 0, 0, 0]]], dtype=torch.bfloat16, requires_grad=True)
+    targets = torch.tensor([[0]])
+    (found,) = torch.autograd.grad(note_nll(hidden, targets, head), hidden)
+    exact = hidden.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(full_logits_loss(exact, targets, head.double(), None), exact)
+    assert relative(found, expected) < 1e-2
+
+
 @pytest.mark.parametrize("dtype,factor", [(torch.bfloat16, 1 / 1500), (torch.float16, 2.0**17)])
 def test_the_factor_on_the_loss_is_not_rounded_to_the_hidden_states_dtype(dtype: torch.dtype, factor: float) -> None:
     # 1/1500 in bf16 is 0.2 % off, for every gradient of the window alike; fp16 ends at 65,504, below a scaler's factor.
@@ -79,7 +91,7 @@ def test_the_factor_on_the_loss_is_not_rounded_to_the_hidden_states_dtype(dtype:
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_loss_of_each_target_adds_up_to_the_sum(softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, targets, head = make_case("mixed")
-    monkeypatch.setattr(objective, "CHUNK_LOGITS", 4 * VOCAB)
+    monkeypatch.setattr(objective, "CHUNK_BYTES", 4 * VOCAB * FP32_BYTES)
     nll_N = note_token_nll(hidden, targets, head, softcap=softcap)
     logits = (hidden @ head.T).detach()
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
@@ -93,9 +105,9 @@ def test_loss_of_each_target_adds_up_to_the_sum(softcap: float | None, monkeypat
 def test_only_target_positions_reach_the_head_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     rows_seen: list[int] = []
 
-    def counted(hidden_CH: Tensor, head_VH: Tensor) -> Tensor:
+    def counted(hidden_CH: Tensor, head_VH: Tensor, *, out: Tensor) -> Tensor:
         rows_seen.append(hidden_CH.shape[0])
-        return hidden_CH @ head_VH.T
+        return out.copy_(hidden_CH @ head_VH.T)
 
     monkeypatch.setattr(objective, "product", counted)
     hidden, targets, head = make_case("mixed")
@@ -104,7 +116,7 @@ def test_only_target_positions_reach_the_head_a_chunk_at_a_time(monkeypatch: pyt
     assert sum(rows_seen) == num_targets == 19
     assert max(rows_seen) == 4
     rows_seen.clear()
-    monkeypatch.setattr(objective, "CHUNK_LOGITS", 5 * VOCAB)
+    monkeypatch.setattr(objective, "CHUNK_BYTES", 5 * VOCAB * FP32_BYTES)
     note_nll(hidden, targets, head)
     assert max(rows_seen) == 5 and sum(rows_seen) == num_targets
 

@@ -1,0 +1,66 @@
+"""Norms of a frozen base that keep nothing but their input, and a number a token, for the way back.
+
+Letters: H features.
+
+transformers writes a norm as a chain of elementwise operations in fp32, and autograd keeps what each of them needs: fp32
+copies of every activation. Here it is one differentiable function, with the same arithmetic in the forward pass.
+Modules, names and weights stay those of transformers; only `forward` is replaced. The weights must be frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+GEMMA_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")  # scale by 1 + weight, in fp32
+LLAMA_NORMS = ("LlamaRMSNorm",)  # round to the input's dtype, then scale by the weight
+
+
+def use_lean_norms(model: nn.Module) -> int:
+    """Replace the forward of every RMS norm of a known class in `model`; returns how many were replaced.
+
+    Raises ValueError for a norm that trains: the gradient of its weight is not computed here.
+    """
+    norms: list[Any] = [m for m in model.modules() if type(m).__name__ in GEMMA_NORMS + LLAMA_NORMS]
+    for norm in norms:
+        if norm.weight.requires_grad:
+            raise ValueError("the norms must be frozen: the gradient of their weights is not computed here")
+        norm.forward = _norm_forward(norm)
+    return len(norms)
+
+
+def _norm_forward(norm: Any) -> Callable[[Tensor], Tensor]:
+    rounds_first = type(norm).__name__ in LLAMA_NORMS
+    eps = norm.variance_epsilon if rounds_first else norm.eps
+
+    def forward(x: Tensor) -> Tensor:
+        scale_H = norm.weight if rounds_first else 1.0 + norm.weight.float()
+        return _RMSNorm.apply(x, scale_H, eps, rounds_first)
+
+    return forward
+
+
+class _RMSNorm(torch.autograd.Function):
+    """y = x / sqrt(mean(x^2) + eps) * scale, in fp32 whatever the dtype of x, as in transformers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale_H: Tensor, eps: float, rounds_first: bool) -> Tensor:
+        wide = x.to(torch.float32, copy=True)
+        inverse = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
+        ctx.save_for_backward(x, inverse, scale_H)
+        normed = wide.mul_(inverse)
+        return normed.to(x.dtype) * scale_H if rounds_first else normed.mul_(scale_H).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, inverse, scale_H = ctx.saved_tensors
+        dnormed = gradients[0].float() * scale_H.float()
+        normed = x.float() * inverse
+        along = torch.linalg.vecdot(dnormed, normed).div_(x.shape[-1]).unsqueeze(-1)
+        dx = dnormed.addcmul_(normed, along, value=-1).mul_(inverse)
+        return dx.to(x.dtype), None, None, None
