@@ -2,8 +2,8 @@
 
 Letters: H features.
 
-transformers writes a norm as a chain of elementwise operations in fp32, and autograd keeps what each of them needs: fp32
-copies of every activation. Here it is one differentiable function, with the same arithmetic in the forward pass.
+transformers writes a norm as a chain of elementwise operations in fp32, and autograd keeps what each of them needs:
+fp32 copies of every activation. Here it is one differentiable function, with the same arithmetic in the forward pass.
 Modules, names and weights stay those of transformers; only `forward` is replaced. The weights must be frozen.
 """
 
