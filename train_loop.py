@@ -16,6 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from medsum_core.config import parse_run
+from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script
+
+if __name__ == "__main__" and (code := run_as_script(lambda: parse_run(sys.argv[1:]))):
+    raise SystemExit(code)  # --help and a wrong setting are answered before the slow imports that follow
+
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -23,8 +29,6 @@ from tqdm import tqdm
 from medsum_core.attention import document_attention
 from medsum_core.batching import Example, MicroBatch, split_window
 from medsum_core.checkpoint import Progress
-from medsum_core.config import parse_run
-from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script
 from medsum_core.model import head_softcap, head_weight, hidden_states
 from medsum_core.objective import note_nll
 from medsum_core.optimizer import set_lr

@@ -48,7 +48,7 @@ def raise_all(problems: list[str]) -> None:
         raise InputError(f"{len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
-def run_as_script(main: Callable[[], None]) -> int:
+def run_as_script(main: Callable[[], object]) -> int:
     """Run `main`, print a `MedsumError` as one message on stderr and return the exit code that stands for it."""
     try:
         main()

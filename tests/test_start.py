@@ -1,0 +1,29 @@
+"""Help and refusals come at once: before torch and the libraries on top of it, which take seconds, are imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SLOW = {"torch", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "matplotlib"}
+
+COMMANDS = {
+    "train_loop.py --help": ([str(ROOT / "train_loop.py"), "--help"], 0),
+    "a wrong setting": ([str(ROOT / "train_loop.py"), "--preset", "demo", "--lora_r", "zero"], 2),
+    "infer.py --help": ([str(ROOT / "infer.py"), "--help"], 0),
+    "score --help": (["-m", "medsum_core.score", "--help"], 0),
+    "grounding --help": (["-m", "medsum_core.grounding", "--help"], 0),
+}
+
+
+@pytest.mark.parametrize("arguments,code", COMMANDS.values(), ids=list(COMMANDS))
+def test_nothing_slow_is_imported_for_help_or_a_refusal(tmp_path: Path, arguments: list[str], code: int) -> None:
+    command = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert {"argparse"} <= imported and not imported & SLOW
