@@ -86,8 +86,21 @@ def load_base(
     loaded = _load(AutoModelForCausalLM, name_or_path, revision=revision, offline=offline, **options)
     base: PreTrainedModel = loaded if load_in_4bit else loaded.to(device)
     base.requires_grad_(False)
+    if load_in_4bit:
+        release_weight_files(base)
     keep_4bit_differentiable(base)
     return base.eval()
+
+
+def release_weight_files(model: nn.Module) -> None:
+    """Copy the weights that NF4 leaves as they are, so that no file of weights stays mapped into memory.
+
+    On a CPU transformers hands out views into the mapped files. The embedding and each layer's norms are such views,
+    and each keeps its whole file resident once it was read: 3.8 GiB of Gemma 2B's 4.7, most of it quantised long ago.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu" and getattr(parameter, "quant_state", None) is None:
+            parameter.data = parameter.data.clone()
 
 
 def keep_4bit_differentiable(model: nn.Module) -> None:

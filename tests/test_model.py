@@ -311,3 +311,13 @@ def test_loading_an_adapter_onto_a_4_bit_base_keeps_it_as_it_was(folder: Path, t
     assert relative(gradient(again.train(), window), gradient(model, window)) <= 1e-6
     randomise_adapter(again, seed=6)
     assert relative(gradient(again, window), gradient(model, window)) > 0.1
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells which files are mapped")
+def test_no_weight_of_a_quantised_base_lies_in_a_mapped_file(folder: Path) -> None:
+    base = load_nf4(folder)
+    assert head_weight(base).data_ptr() == base.get_input_embeddings().weight.data_ptr()  # still tied
+    lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
+    mapped = [range(*(int(end, 16) for end in line.split()[0].split("-"))) for line in lines]
+    inside = [name for name, weight in base.named_parameters() if any(weight.data_ptr() in span for span in mapped)]
+    assert inside == []
