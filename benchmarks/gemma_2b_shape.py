@@ -1,17 +1,16 @@
 """Gemma 2B's real shape through the unchanged `train_loop.py` on a CPU: straight, and killed half-way and resumed.
 
-    python benchmarks/gemma_2b_shape.py --train_file ROWS.csv --rows 16 --updates 4
+    python benchmarks/gemma_2b_shape.py --train_file ROWS.csv --rows 16 --updates 4 --row_tokens 130 --folder MODELS
     python benchmarks/gemma_2b_shape.py --tiny --rows 2 --updates 2 --max_length 512        # seconds, to try the script
 
 A `GemmaForCausalLM` with the configuration of google/gemma-2b-it (2,506,172,416 parameters) and random weights is
-written once, a file a layer, so that building it takes 2 GiB at most; 5 GB of disk. It trains in NF4. The straight run
-and the resumed one must end with the same bytes of adapter and optimiser; `infer.py` then writes notes with the trained
-adapter. Printed: seconds and peak memory of each process, beside the estimate. Flags that are not listed go to
-`train_loop.py`, e.g. `--gradient_checkpointing on`.
+written once (`random_models.py`): 5 GB of disk. It trains in NF4. The straight run and the resumed one must end with
+the same bytes of adapter and optimiser; `infer.py` then writes notes with the trained adapter. Printed: seconds and
+peak memory of each process, beside the estimate. With `--row_tokens` the rows are drawn at random from those that are
+not longer. Flags that are not listed go to `train_loop.py`, e.g. `--gradient_checkpointing on`.
 
-Random weights say nothing about notes; shapes, memory, speed and exact resuming are those of the real model. The
-tokenizer is the embedded model's, Gemma 3's: its 262,144 entries end with 6,143 unused ones, so that text stays below
-Gemma 2B's 256,000 ids. That is checked for every row. Linux only.
+Random weights say nothing about notes; shapes, memory, speed and exact resuming are those of the real model.
+Linux only.
 """
 
 from __future__ import annotations
@@ -19,23 +18,19 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
+import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from process_memory import GIB, status_bytes
+from random_models import build, check_ids, read_examples
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-GIB = 1 << 30
-NUM_PARAMETERS = 2_506_172_416
-TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 64, "num_attention_heads": 2}
 POLL_SECONDS = 0.05
 NOTES, NOTE_TOKENS = 2, 8
 
@@ -57,6 +52,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16, help="of one update")
     parser.add_argument("--updates", type=int, default=4, help="of the whole run; the kill comes after half of them")
     parser.add_argument("--max_length", type=int, default=1024)
+    parser.add_argument("--row_tokens", type=int, help="draw the rows from those of at most so many tokens")
     parser.add_argument("--folder", type=Path, help="where the model is kept for another time (default: nowhere)")
     parser.add_argument("--tiny", action="store_true", help="a model of the same kind with 16 million parameters")
     options, others = parser.parse_known_args()
@@ -65,115 +61,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         options.train_file = options.train_file.resolve()
         folder = (options.folder or Path(scratch)).resolve()
-        model = folder / ("tiny-model" if options.tiny else "gemma-2b-shape")
-        build(model, tiny=options.tiny)
+        model = build("gemma-2b-tiny" if options.tiny else "gemma-2b-shape", folder)
+        if options.row_tokens is not None:
+            options.train_file = draw_rows(options, model, Path(scratch))
         check_ids(model, options.train_file, max_length=options.max_length)
         if not compare(options, others, model, Path(scratch)):
             raise SystemExit(1)
 
 
-def build(folder: Path, *, tiny: bool) -> None:
-    """The model folder: weights in one file a layer, configuration, tokenizer. Kept if it is there already."""
-    if (folder / "config.json").exists():
-        return
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    started = time.perf_counter()
-    config = gemma_2b_config(tiny=tiny)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    num_parameters = sum(parameter.numel() for parameter in empty.parameters())
-    assert tiny or num_parameters == NUM_PARAMETERS
-    folder.mkdir(parents=True, exist_ok=True)
-    num_bytes = write_weights(folder, {name: parameter.shape for name, parameter in empty.named_parameters()})
-    write_tokenizer(folder)
-    config.save_pretrained(folder)  # last: it marks the folder as complete
-    print(
-        f"built {num_parameters:,} parameters, {num_bytes / GIB:.2f} GiB, in {time.perf_counter() - started:.0f} s, "
-        f"peak {status_bytes(os.getpid(), 'VmHWM') / GIB:.2f} GiB",
-        flush=True,
-    )
-
-
-def gemma_2b_config(*, tiny: bool) -> Any:
-    """The configuration of google/gemma-2b-it; with `tiny` its vocabulary and kind, but small layers."""
-    from transformers import GemmaConfig
-
-    shape: dict[str, Any] = {
-        "vocab_size": 256_000,
-        "hidden_size": 2048,
-        "intermediate_size": 16_384,
-        "num_hidden_layers": 18,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 1,
-        "head_dim": 256,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-6,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": True,
-        "bos_token_id": 2,
-        "eos_token_id": 1,
-        "pad_token_id": 0,
-        "architectures": ["GemmaForCausalLM"],
-        "dtype": "bfloat16",
-    }
-    return GemmaConfig(**(shape | (TINY if tiny else {})))
-
-
-def write_weights(folder: Path, shapes: dict[str, Any]) -> int:
-    """Random bf16 weights, one safetensors file for each layer and one for each other tensor; returns their bytes."""
-    import torch
-    from safetensors.torch import save_file
-
-    files: dict[str, list[str]] = defaultdict(list)
-    for name in shapes:
-        parts = name.split(".")
-        files[".".join(parts[: parts.index("layers") + 2]) if "layers" in parts else name].append(name)
-    chance = torch.Generator().manual_seed(0)
-    num_bytes, places = 0, {}
-    for number, names in enumerate(files.values(), start=1):
-        file_name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        tensors = {name: torch.empty(shapes[name], dtype=torch.bfloat16) for name in names}
-        for name, tensor in tensors.items():
-            # Gemma's norms multiply by 1 + weight.
-            tensor.zero_() if "norm" in name else tensor.normal_(std=0.02, generator=chance)
-        save_file(tensors, folder / file_name, metadata={"format": "pt"})
-        num_bytes += sum(tensor.nbytes for tensor in tensors.values())
-        places |= dict.fromkeys(names, file_name)
-    index = {"metadata": {"total_size": num_bytes}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-    return num_bytes
-
-
-def write_tokenizer(folder: Path) -> None:
-    """The embedded model's tokenizer with a chat template of Gemma's turns, as the instruct model has one."""
-    from support import GEMMA_TEMPLATE
-
-    from medsum_core.embedded import EMBEDDED_NAME
-    from medsum_core.model import load_tokenizer
-
-    tokenizer = load_tokenizer(EMBEDDED_NAME)
-    tokenizer.chat_template = GEMMA_TEMPLATE
-    tokenizer.save_pretrained(folder)
-
-
-def check_ids(model: Path, train_file: Path, *, max_length: int) -> None:
-    """Stop unless every token of every row has a row in the model's embedding."""
-    from medsum_core.batching import build_examples
-    from medsum_core.model import load_config, load_tokenizer
-    from medsum_core.prompt import build_renderer
+def draw_rows(options: argparse.Namespace, model: Path, scratch: Path) -> Path:
+    """A file with the rows of the whole run, no row twice, drawn at random (seed 0) from the short enough ones."""
     from medsum_core.records import read_records
 
-    renderer = build_renderer(load_tokenizer(str(model)))
-    examples, _ = build_examples(read_records(train_file), renderer, max_length=max_length, max_new_tokens=256)
-    vocabulary = load_config(str(model)).vocab_size
-    largest = max(max(*example.input_ids, *example.targets) for example in examples)
-    if largest >= vocabulary:
-        raise SystemExit(f"{train_file}: token {largest} is outside of the model's vocabulary of {vocabulary:,}")
-    tokens = sum(example.num_tokens for example in examples) / len(examples)
-    print(f"{len(examples)} rows, {tokens:.0f} tokens a row, largest id {largest:,} of {vocabulary:,}", flush=True)
+    examples = read_examples(model, options.train_file, max_length=options.max_length)
+    short = [example.id for example in examples if example.num_tokens <= options.row_tokens]
+    wanted = options.rows * options.updates
+    if len(short) < wanted:
+        raise SystemExit(f"only {len(short)} of the {wanted} rows wanted have at most {options.row_tokens} tokens")
+    drawn = set(random.Random(0).sample(short, wanted))
+    path = scratch / "rows.jsonl"
+    names = {"id": "id", "dialogue": "dialogue", "section_header": "section_header", "section_text": "note"}
+    records = [record for record in read_records(options.train_file) if record.id in drawn]
+    lines = [json.dumps({column: getattr(record, field) for column, field in names.items()}) for record in records]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
 
 
 def compare(options: argparse.Namespace, others: list[str], model: Path, scratch: Path) -> bool:
@@ -262,15 +173,6 @@ def outcome(run_folder: Path, updates: int) -> dict[str, bytes]:
     names = ("adapter_model.safetensors", "optimizer.safetensors")
     found = {name: (last / name).read_bytes() for name in names}
     return found | {"adapter": (run_folder / "adapter" / names[0]).read_bytes()}
-
-
-def status_bytes(process_id: int, name: str) -> int:
-    """A figure of the kernel's about a process, e.g. its high-water mark VmHWM; 0 once it has ended."""
-    try:
-        lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(name)), 0)
 
 
 if __name__ == "__main__":

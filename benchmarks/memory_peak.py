@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from process_memory import GIB, status_bytes
 
 LENGTHS = (256, 512, 1024)
 # Of the length, the fullest first: packed micro-batches are nearly but not quite equal, and leave holes in the heap.
@@ -23,7 +26,7 @@ def main() -> None:
     """Print a line a length: estimate, measured peak, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="embedded:gemma3-270m")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"])
     parser.add_argument("--dequantize", action="store_true")
     parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
@@ -44,7 +47,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from medsum_core.attention import document_attention
-    from medsum_core.memory import GIB, RunShape, estimate_memory, measure_model
+    from medsum_core.memory import RunShape, estimate_memory, measure_model
     from medsum_core.model import LoraSettings, attach_lora, load_base, load_config, trainable_parameters
     from medsum_core.optimizer import build_optimizer
     from medsum_core.products import cpu_has_bf16_units
@@ -108,8 +111,7 @@ def loss(model: Any, num_tokens: int, dtype: Any) -> Any:
 
 def peak_gib() -> float:
     """The high-water mark of this process's resident memory."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / (1 << 20)
+    return status_bytes(os.getpid(), "VmHWM") / GIB
 
 
 if __name__ == "__main__":

@@ -1,0 +1,45 @@
+"""What the kernel says about a process's memory, and the peak of a stretch of this one's. Linux only."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+GIB = 1 << 30
+SAMPLE_SECONDS = 0.02
+
+
+def status_bytes(process_id: int, name: str) -> int:
+    """A figure of the kernel's about a process, e.g. its high-water mark VmHWM; 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(name)), 0)
+
+
+class PeakMemory:
+    """Peak resident bytes of this process while the block runs, above those at its start; sampled."""
+
+    def __enter__(self) -> PeakMemory:
+        self._start = self._peak = status_bytes(os.getpid(), "VmRSS")
+        self._running = True
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running = False
+        self._thread.join()
+
+    @property
+    def above_start(self) -> int:
+        """Bytes."""
+        return self._peak - self._start
+
+    def _watch(self) -> None:
+        while self._running:
+            self._peak = max(self._peak, status_bytes(os.getpid(), "VmRSS"))
+            time.sleep(SAMPLE_SECONDS)
