@@ -1,0 +1,145 @@
+"""The two sides of the training benchmark: the same ids and targets through this project's step and TRL's trainer."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from process_memory import PeakMemory
+from random_models import NAMES, build
+
+WINDOW_ROWS = 16
+# `padding_free` puts a batch's rows end to end. TRL's own packing does the same with rows that it joins beforehand.
+TRL_SETTINGS: dict[str, dict[str, Any]] = {
+    "recipe": {"gradient_checkpointing": True, "per_device_train_batch_size": 1},
+    "no_checkpointing": {"gradient_checkpointing": False, "per_device_train_batch_size": 1},
+    "batch4": {"gradient_checkpointing": False, "per_device_train_batch_size": 4},
+    "padding_free4": {"gradient_checkpointing": False, "per_device_train_batch_size": 4, "padding_free": True},
+    "padding_free16": {"gradient_checkpointing": False, "per_device_train_batch_size": 16, "padding_free": True},
+}
+
+
+def base_name(args: argparse.Namespace) -> str:
+    """The model to train: one of `random_models.py` becomes its folder, built at the first use."""
+    if args.model_name_or_path not in NAMES:
+        return str(args.model_name_or_path)
+    if args.folder is None:
+        raise SystemExit(f"{args.model_name_or_path}: give --folder, where the model is built and kept")
+    return str(build(args.model_name_or_path, Path(args.folder).resolve()))
+
+
+def our_run(args: argparse.Namespace, folder: str, *more: str) -> Any:
+    """This project's run, built as `train_loop.py` builds it: weights loaded, nothing trained yet."""
+    from medsum_core.prepare import build as build_run
+    from medsum_core.prepare import prepare
+
+    run, _ = build_run(prepare(_config(args, folder, *more)))
+    return run
+
+
+def run_ours(args: argparse.Namespace, rows: Sequence[Any] | None = None, **settings: Any) -> dict[str, Any]:
+    """One pass over the rows with this project's own step; `settings` go to it, e.g. another collator."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = our_run(args, folder)
+        return train_windows(run, run.rows if rows is None else rows, **settings)
+
+
+def train_windows(run: Any, rows: Sequence[Any], **settings: Any) -> dict[str, Any]:
+    """The windows of those rows, timed from the first step on; `settings` go to `train_step`."""
+    from train_loop import train_step
+
+    losses = []
+    started = time.perf_counter()
+    with PeakMemory() as memory:
+        for step, start in enumerate(range(0, len(rows), WINDOW_ROWS)):
+            window = rows[start : start + WINDOW_ROWS]
+            losses.append(train_step(run, window, learning_rate=run.learning_rate(step), **settings).loss)
+    return _result(rows, losses, time.perf_counter() - started, memory) | {"flop": _flop(run.model, rows)}
+
+
+def run_trl(args: argparse.Namespace, setting: str) -> dict[str, Any]:
+    """One pass of TRL's SFTTrainer over the very same ids and labels, in the same order."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from medsum_core.model import load_base, load_tokenizer, lora_config
+    from medsum_core.plan import lora_settings
+    from medsum_core.prepare import prepare
+
+    with tempfile.TemporaryDirectory() as folder:
+        plan = prepare(_config(args, folder))
+        rows, name = plan.corpus.train, plan.config.model.model_name_or_path
+        trainer = SFTTrainer(
+            model=load_base(name, precision=args.precision, load_in_4bit=True),
+            args=SFTConfig(output_dir=folder, **_trl_arguments(args.precision, setting)),
+            train_dataset=Dataset.from_list(
+                [{"input_ids": list(row.input_ids), "labels": _labels(row)} for row in rows]
+            ),
+            processing_class=load_tokenizer(name),
+            peft_config=lora_config(lora_settings(plan.config), base_name=name),
+        )
+        started = time.perf_counter()
+        with PeakMemory() as memory:
+            trainer.train()
+        seconds = time.perf_counter() - started
+        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return _result(rows, [float(loss) for loss in losses], seconds, memory)
+
+
+def _trl_arguments(precision: str, setting: str) -> dict[str, Any]:
+    import torch
+
+    batch = TRL_SETTINGS[setting]["per_device_train_batch_size"]
+    return {
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "gradient_accumulation_steps": WINDOW_ROWS // batch,
+        "num_train_epochs": 1,
+        "max_length": None,
+        "learning_rate": 2e-4,
+        "optim": "paged_adamw_8bit",
+        "bf16": precision == "bf16",
+        "use_cpu": not torch.cuda.is_available(),
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "train_sampling_strategy": "sequential",
+        "disable_tqdm": True,
+        **TRL_SETTINGS[setting],
+    }
+
+
+def _config(args: argparse.Namespace, folder: str, *more: str) -> Any:
+    from medsum_core.config import parse_run
+
+    flags = ["--preset", "demo", "--model_name_or_path", base_name(args), "--train_file", args.train_file]
+    flags += ["--precision", args.precision, "--output_dir", folder, "--eval_strategy", "no", "--report_rows", "0"]
+    flags += ["--lora_dropout", str(args.lora_dropout), *(args.ours or []), *more]
+    return parse_run(flags)
+
+
+def _labels(row: Any) -> list[int]:
+    """TRL shifts by itself: the label of a position is that position's own token."""
+    return [-100, *row.targets[:-1]]
+
+
+def _result(rows: Sequence[Any], losses: list[float], seconds: float, memory: PeakMemory) -> dict[str, Any]:
+    return {
+        "seconds": seconds,
+        "tokens": sum(row.num_tokens for row in rows),
+        "targets": sum(row.num_targets for row in rows),
+        "losses": losses,
+        "peak_bytes": memory.above_start,
+    }
+
+
+def _flop(model: Any, rows: Sequence[Any]) -> float:
+    config = model.config.get_text_config()
+    layers = [layer.base_layer for layer in model.modules() if hasattr(layer, "base_layer")]
+    frozen = sum(layer.in_features * layer.out_features for layer in layers)
+    adapter = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    tokens, targets = sum(row.num_tokens for row in rows), sum(row.num_targets for row in rows)
+    return tokens * (4 * frozen + 6 * adapter) + targets * 4 * config.hidden_size * config.vocab_size
