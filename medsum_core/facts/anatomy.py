@@ -23,7 +23,9 @@ BODY_REGIONS = {
     "thyroid iliac subclavian jugular pole hemisphere cerebral parietal frontal temporal occipital hernia "
     "hydrocele nephrectomy mastectomy ureteral oophorectomy",
     "handed": "handed hander",
-    "whole": "extremity limb side sided hand sidedness hemiparesis hemiplegia weakness pain",
+    "whole": "extremity limb side sided hand sidedness hemiparesis hemiplegia weakness pain nodule mass lump cyst "
+    "lesion swelling edema numbness tingling effusion stone fracture ulcer wound incision paralysis infarct cataract "
+    "stroke",
 }
 IRREGULAR = {
     "feet": "foot", "calves": "calf", "teeth": "tooth", "children": "child", "people": "person", "men": "man",
@@ -55,7 +57,7 @@ NOT_COUNTED = bag(
     "is was has this his its as us yes does times days previous various serious always perhaps plus minus versus "
     "thus across besides yours hers theirs ours towards sometimes afterwards ones less unless pass class access "
     "process status diabetes illness sickness loss stress bypass medicines weakness numbness tenderness distress "
-    "stairs"
+    "stairs lives"
 )
 
 

@@ -11,9 +11,13 @@ from medsum_core.facts.words import units
 
 LINKS = bag(
     "is was of at a an about to the be are were now been for approximately around just only taking take takes took on "
-    "dose doses it's its came out set currently up maybe perhaps p o po oral orally tab tablet tablets per and"
+    "dose doses it's its came out set currently up maybe perhaps p o po oral orally tab tablet tablets per and "
+    "count counts level levels rate"
 )
-NO_ATTRIBUTES = bag("day week month year hour number one thing lot time patient doctor m g mg x i'm it he she")
+NO_ATTRIBUTES = bag(
+    "day week month year hour number one thing lot time patient doctor m g mg x i'm it he she "
+    "today yesterday tonight tomorrow present worst best average baseline morning evening noon"
+)
 LIFE = bag(
     "is was died dies passed away at age aged the of in his her now about around who just turned had a an lived be "
     "years year old living alive deceased well only he she also maybe like to until approximately early late mid"
@@ -71,7 +75,7 @@ def _of(scan: Scan, j: int) -> str:
     """ "[20 mg] of Lasix", "[20 mg] Lasix"."""
     while scan.word(j) in ("tablet", "tablets", "dose", "doses", "of", "pills", "capsules", "the", "your", "my"):
         j += 1
-    return _content(scan, j) if scan.word(j - 1) in ("of", "the", "your", "my") else ""
+    return content_stem(scan, j) if scan.word(j - 1) in ("of", "the", "your", "my") else ""
 
 
 def _before(scan: Scan, first: int) -> str:
@@ -79,10 +83,10 @@ def _before(scan: Scan, first: int) -> str:
     k = first - 1
     while k >= 0 and first - k <= REACH and (scan.word(k) in LINKS or scan.word(k) in (",", ":", "(")):
         k -= 1
-    return _content(scan, k) if first - k <= REACH else ""
+    return content_stem(scan, k) if first - k <= REACH else ""
 
 
-def _content(scan: Scan, k: int) -> str:
+def content_stem(scan: Scan, k: int) -> str:
     if not 0 <= k < len(scan.tokens) or scan.tokens[k].kind != "word" or k in scan.numbers:
         return ""
     word = stem(scan.word(k))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medsum_core.facts.attributes import attribute
 from medsum_core.facts.reading import read_mentions
+from medsum_core.facts.subjects import note_subject
 from medsum_core.facts.talk import read_talk
 from medsum_core.facts.verdicts import Verdict, judge
 
@@ -34,9 +34,9 @@ def check_note(note: str, dialogue: str) -> list[Fact]:
     if not stated:
         return []
     talk = read_talk(dialogue)
-    known = {attribute(scan, mention) for mention in stated}
+    claims = [(mention, note_subject(scan, mention)) for mention in stated]
     facts = []
     for mention in stated:
-        for start, end, verdict, turn in judge(mention, scan, talk, known):
+        for start, end, verdict, turn in judge(mention, scan, talk, claims):
             facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
     return facts

@@ -37,7 +37,26 @@ def date_at(scan: Scan, i: int) -> Reading | None:
     number = scan.numbers.get(i)
     if number is None:
         return None
-    return _day_first(scan, number) or _year(scan, number)
+    return (_in_numbers(scan, number) if scan.spoken else None) or _day_first(scan, number) or _year(scan, number)
+
+
+def _in_numbers(scan: Scan, number: Number) -> Reading | None:
+    """A date said in numbers: "oh three, oh five, two thousand twelve", "three fifteen oh nine"."""
+    parts: list[float] = []
+    zeros, last = 0, number.first
+    while (part := scan.numbers.get(last)) is not None and not part.ordinal and len(parts) < 3:
+        zeros += 0.0 in part.groups
+        parts += [value for value in part.groups if value] if len(part.groups) > 1 else part.values[:1]
+        end, last = part.last, part.last + (scan.word(part.last) in (",", "slash"))
+    if len(parts) == 4 and parts[2] in (18.0, 19.0, 20.0):
+        parts = [*parts[:2], 100 * parts[2] + parts[3]]  # "three five twenty twelve"
+    if len(parts) != 3 or not (1 <= parts[0] <= 12 and 1 <= parts[1] <= 31):
+        return None
+    full = 1850 <= parts[2] <= 2049
+    if not full and not (zeros >= 2 and parts[2] <= 99):
+        return None
+    dates: list[Date] = [(year, int(parts[0]), int(parts[1])) for year in years_of(parts[2])]
+    return ([_date(scan, number.first, end, dates)], end) if dates else None
 
 
 def years_of(value: float) -> list[int]:
@@ -89,7 +108,8 @@ def _slash(scan: Scan, i: int) -> Reading:
     if whole and 1 <= top <= 12 and _dated(scan, i, left, right):
         readings: list[Date] = [(year, int(top), None) for year in years_of(bottom)]
         readings += [(None, int(top), int(bottom))] if 1 <= bottom <= 31 else []
-        return [_date(scan, i, i + 1, readings)], i + 1
+        if readings:
+            return [_date(scan, i, i + 1, readings)], i + 1
     return pair_mentions(scan, i, i + 1, (top,), (bottom,))
 
 

@@ -16,6 +16,8 @@ SHORT_UNITS = bag("second minute hour day night week fortnight")
 
 def supports(fact: Mention, said: Mention) -> bool:
     """Whether `said` (dialogue) says what `fact` (note) states."""
+    if "scale" in said.marks:
+        return False
     if "few" in said.marks:
         return "couple" in fact.marks and fact.unit == said.unit
     if fact.dim == "clock" and said.dim == "ratio":  # 1:40 is written as times are
@@ -88,10 +90,11 @@ def _same_side(fact: Mention, said: Mention) -> bool:
     side, other = fact.values[0], said.values[0]
     if side == other:
         return True
-    return side in said.marks or (other == "both" and _near_part(fact.noun, said.noun))
+    return side in said.marks or (other == "both" and near_part(fact.noun, said.noun))
 
 
-def _near_part(a: str, b: str) -> bool:
+def near_part(a: str, b: str) -> bool:
+    """Whether two body parts may be one that note and talk call differently (calf, leg)."""
     regions = body_parts()
     return not a or not b or a == b or regions.get(a) == regions.get(b)
 
@@ -101,6 +104,8 @@ def _same_number(fact: Mention, said: Mention) -> bool:
     if not fact.raw or not said.raw or fact.dim in ("date", "rate", "weekday") or said.dim in ("date", "weekday"):
         return False
     if "decade" in fact.marks and "decade" not in said.marks and fact.kind != "age":
+        return False
+    if not said.dim and fact.dim not in ("", "clock", "ratio") and _of_another_role(fact, said):
         return False
     if fact.dim in SCALAR_DIMS | {"temperature", "percent"} and said.dim in SCALAR_DIMS | {"temperature", "percent"}:
         return False
@@ -112,9 +117,19 @@ def _same_number(fact: Mention, said: Mention) -> bool:
         return False
     if fact.noun and not fact.dim and said.dim in SCALAR_DIMS:
         return False
-    if fact.dim == "height":
+    if fact.dim == "height" or (fact.dim == "ratio" and not said.dim and not _is_score(fact)):
         return False
     return _same_plain(fact, said)
+
+
+def _is_score(fact: Mention) -> bool:
+    """Whether a ratio is out of ten or less, so that its first number says it; or years, written "1991/92"."""
+    return any(isinstance(value, tuple) and (value[1] <= 10 or value[0] >= 1850) for value in fact.values)
+
+
+def _of_another_role(fact: Mention, said: Mention) -> bool:
+    """Whether a bare number was said as an age or a time of day, and the note gives it a unit of something else."""
+    return "clock" in said.marks or ("age" in said.marks and "age" not in fact.marks and fact.dim != "code")
 
 
 _SAME_DIM = {

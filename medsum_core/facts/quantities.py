@@ -11,6 +11,7 @@ from medsum_core.facts.tokens import bag
 FORMS = bag("tablet tablets tab tabs pill pills capsule capsules dose doses patch patches")
 BEFORE_DURATION = bag("for past last within these previous next another during")
 AFTER_DURATION = bag("ago history later prior before duration earlier course h worth back apart")
+ORDERED = bag("trimester pregnancy degree grade toe finger digit metatarsal metacarpal rib intercostal cranial cycle")
 RANGE_WORDS = frozenset(("to", "or", "through", "and"))
 
 
@@ -113,8 +114,9 @@ def _with_unit(scan: Scan, number: Number, after_unit: int) -> tuple[float, ...]
     """A unit settles "one fifty milligrams" as 150; "one fifty milligram tablet" stays open."""
     if len(number.groups) == 1:
         return number.values
-    joint = number.values[: len(number.values) - len(number.groups)]
-    return (*joint, number.groups[-1]) if scan.word(after_unit) in FORMS else joint
+    joint = number.values[: len(number.values) - len(number.groups)] or number.values
+    pronoun = len(number.groups) == 2 and number.groups[0] == 1 and number.groups[1] < 10  # "the last one two years"
+    return (*joint, number.groups[-1]) if pronoun or scan.word(after_unit) in FORMS else joint
 
 
 def _before(scan: Scan, i: int) -> str:
@@ -141,7 +143,9 @@ def plain_at(scan: Scan, number: Number) -> Reading:
         marks.add("decade")
     if number.ordinal:
         marks.add("ordinal")
-    noun = "" if number.ordinal else counted_noun(scan, number.last, small=number.values[0] <= 1)
+    small = number.values[0] <= 1 and scan.word(number.first) not in ("point", "zero", "no")
+    ordered = scan.word(number.last) if scan.word(number.last) in ORDERED else ""
+    noun = ordered if number.ordinal else counted_noun(scan, number.last, small=small)
     if scan.word(number.last) == "times" or scan.word(number.last - 1) in ("twice", "thrice"):
         noun = "time"
     if scan.spoken and scan.word(number.first - 1) in ("be", "turning", "turn"):

@@ -161,11 +161,14 @@ def _is_fact(scan: Scan, mention: Mention) -> bool:
         return False  # "199two"
     value = mention.raw[0]
     word = scan.word(mention.first)
-    if "ordinal" in mention.marks and (word in ("first", "second", "1st") or scan.word(mention.last) in LISTED):
+    ordinal = "ordinal" in mention.marks
+    if ordinal and not mention.noun and (word in ("first", "second", "1st") or scan.word(mention.last) in LISTED):
         return False
-    if scan.word(mention.first - 1) == "the" and scan.tokens[mention.last].kind != "word":  # "between the two,"
+    if (
+        not ordinal and scan.word(mention.first - 1) == "the" and scan.tokens[mention.last].kind != "word"
+    ):  # "between the two,"
         return False
-    if value in (0.0, 1.0) and scan.tokens[mention.first].kind == "word":
+    if value in (0.0, 1.0) and scan.tokens[mention.first].kind == "word" and not (mention.noun and word == "one"):
         return False
     if not mention.noun and (value < 1 or "couple" in (word, scan.word(mention.first + 1))):
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 from medsum_core.facts.after_number import Reading, counted_noun
 from medsum_core.facts.anatomy import body_parts, stem
@@ -31,6 +31,8 @@ OF_BOTH = bag("of my his her their your the these")
 ASKS_SIDE = bag("which left side handed hand dominant leftie lefty")
 STOPPERS = bag("in i he she my his her that now before after when with the me for over and")
 LOOK_AHEAD = 4
+OPPOSITE = {"left": "right", "right": "left"}
+OTHER_REACH = 40  # tokens
 
 
 def side_at(scan: Scan, i: int) -> Reading | None:
@@ -43,7 +45,8 @@ def side_at(scan: Scan, i: int) -> Reading | None:
     if not side or (word in ("l", "r", "lt", "rt") and (scan.spoken or not scan.tokens[i].capital)):
         return None
     noun = _body_part(scan, i)
-    if "or" in (scan.word(i - 1), scan.word(i + 1)) and _offered(scan, i):
+    or_before = scan.word(i - 1) == "or" or (scan.word(i - 1) == "the" and scan.word(i - 2) == "or")
+    if (or_before or scan.word(i + 1) == "or") and _offered(scan, i):
         return None
     counted = _two_of(scan, i) if word == "both" and scan.spoken else []
     if side == "both":
@@ -54,6 +57,25 @@ def side_at(scan: Scan, i: int) -> Reading | None:
         return None
     sides = ("left", "right", "both") if _joined(scan, i) else (side,)
     return [scan.mention(i, i + 1, "laterality", "side", (side,), noun=noun, marks=frozenset(sides))], i + 1
+
+
+def other_sides(scan: Scan, mentions: Sequence[Mention]) -> list[Mention]:
+    """What "the other knee", "bigger than the right one" of a dialogue mean: the side that was not spoken of last."""
+    found = []
+    last: Mention | None = None
+    by_token = {mention.first: mention for mention in mentions if mention.dim == "side"}
+    for i in range(len(scan.tokens) - 1):
+        last = by_token.get(i, last)
+        if i in by_token and scan.word(i - 2) == "than" and (opposite := OPPOSITE.get(str(by_token[i].values[0]))):
+            found.append(by_token[i]._replace(values=(opposite,), marks=frozenset({opposite})))
+        if scan.word(i) != "other" or last is None or last.values[0] not in OPPOSITE or i - last.last > OTHER_REACH:
+            continue
+        noun = stem(scan.word(i + 1))
+        if noun in ("one", "side") or noun == last.noun:
+            part = last.noun if noun == "one" else noun
+            other = (OPPOSITE[str(last.values[0])],)
+            found.append(scan.mention(i, i + 2, "laterality", "side", other, noun=part, marks=frozenset(other)))
+    return found
 
 
 def _two_of(scan: Scan, i: int) -> list[Mention]:

@@ -200,7 +200,9 @@ def _combine(groups: Sequence[Group]) -> list[Number]:
         chosen = groups[k : k + size]
         parts = tuple(g.value for g in chosen)
         ordinal = size == 1 and chosen[0].ordinal
-        numbers.append(Number(chosen[0].first, chosen[-1].last, (*values, *parts), parts, True, ordinal))
+        decimal = len(parts) == 2 and values == (parts[0] + parts[1] / 10,)  # "ninety eight six" is neither 98 nor 6
+        readings = values if decimal else (*values, *parts)
+        numbers.append(Number(chosen[0].first, chosen[-1].last, readings, parts, True, ordinal))
         k += size
     return numbers
 

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medsum_core.facts.anatomy import KIN, stem
+from medsum_core.facts.answers import Turns, with_roles
 from medsum_core.facts.attributes import attribute
 from medsum_core.facts.date_matching import Calendar, calendar_of
 from medsum_core.facts.mention import Mention, Scan
 from medsum_core.facts.reading import read_mentions
+from medsum_core.facts.sides import other_sides
+from medsum_core.facts.subjects import Subjects, subjects_of_talk
 from medsum_core.facts.tokens import turn_starts
 
 DENIALS = frozenset(("no", "nope", "nah", "actually"))
@@ -26,32 +29,57 @@ class Talk:
     attributes: Sequence[str]
     starts: Sequence[int]
     calendar: Calendar
+    subjects: Subjects
+    openings: Sequence[int]
 
     def turn(self, offset: int) -> int:
         """The turn, from 0, in which a character of the dialogue stands."""
         return max(bisect_right(self.starts, offset) - 1, 0)
+
+    def one_side_only(self, k: int) -> bool:
+        """Whether token k is in a question that the next turn answers with one side: "Both ears?" "No, the right."."""
+        turn = bisect_right(self.openings, k)
+        if turn >= len(self.openings) or not _in_question(self.scan, k):
+            return False
+        end = self.openings[turn + 1] if turn + 1 < len(self.openings) else len(self.scan.tokens)
+        inside = [m for m in self.said if m.dim == "side" and self.openings[turn] <= m.first < end]
+        denied = self.scan.word(self.openings[turn]) in DENIALS or self.scan.word(self.openings[turn]) == "just"
+        return denied and bool(inside) and all(m.values[0] != "both" for m in inside)
 
 
 def read_talk(dialogue: str) -> Talk:
     """Read a dialogue. What a question offers and its answer denies ("Was it three weeks?" "No, four.") is not said."""
     scan, mentions = read_mentions(dialogue, spoken=True)
     starts = turn_starts(dialogue)
-    openings = _openings(scan, starts)
+    turns = _turns(scan, starts)
+    openings = turns.begins
+    mentions = with_roles(scan, [*mentions, *other_sides(scan, mentions)], turns)
     said = [mention for mention in mentions if not _denied(scan, mention, mentions, openings)]
     attributes = [attribute(scan, mention) or _asked_about(scan, mention, openings) for mention in said]
-    return Talk(scan=scan, said=said, attributes=attributes, starts=starts, calendar=calendar_of(scan, said))
+    calendar = calendar_of(scan, said)
+    subjects = subjects_of_talk(scan, turns)
+    return Talk(
+        scan=scan,
+        said=said,
+        attributes=attributes,
+        starts=starts,
+        calendar=calendar,
+        subjects=subjects,
+        openings=openings,
+    )
 
 
-def _openings(scan: Scan, starts: Sequence[int]) -> list[int]:
-    """For each turn the token that begins it, after the speaker's tag."""
-    openings = []
+def _turns(scan: Scan, starts: Sequence[int]) -> Turns:
+    """The tokens of each turn, after the speaker's tag."""
+    begins, firsts = [], []
     k = 0
     for start in starts:
         while scan.tokens[k].start < start:
             k += 1
         tag = next((j for j in range(k, min(k + TAG_TOKENS, len(scan.tokens))) if scan.word(j) == ":"), k - 1)
-        openings.append(tag + 1)
-    return openings
+        firsts.append(k)
+        begins.append(tag + 1)
+    return Turns(begins=begins, ends=[*firsts[1:], len(scan.tokens)])
 
 
 def _denied(scan: Scan, mention: Mention, mentions: Sequence[Mention], openings: Sequence[int]) -> bool:

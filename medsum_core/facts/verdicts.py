@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from typing import Literal
 
-from medsum_core.facts.anatomy import KIN, body_parts, stem
+from medsum_core.facts.anatomy import body_parts, stem
 from medsum_core.facts.attributes import attribute, context
 from medsum_core.facts.date_matching import date_finding
 from medsum_core.facts.matching import supports
 from medsum_core.facts.mention import Mention, Scan
+from medsum_core.facts.polarity import denied_there
+from medsum_core.facts.roles import Claim, comparable, who_says
 from medsum_core.facts.talk import Talk
+from medsum_core.facts.tokens import bag
 
 Verdict = Literal["supported", "not_found", "contradicted"]
 Judged = tuple[int, int, Verdict, int | None]  # start, end, verdict, turn
+OF_PRESSURE = bag("systolic diastolic pressure systolics diastolics")
 ONE_OF_ITS_KIND = frozenset(("pressure", "temperature", "age", "frequency"))  # another value of these contradicts
 
 
-def judge(fact: Mention, note: Scan, talk: Talk, known: Set[str]) -> list[Judged]:
-    """The verdict on a fact; two for a date without its year. `known`: what the facts of the note are about."""
+def judge(fact: Mention, note: Scan, talk: Talk, claims: Sequence[Claim]) -> list[Judged]:
+    """The verdict on a fact; two for a date without its year. `claims`: the note's facts, each with its subject."""
     if fact.dim == "date":
         return _judge_date(fact, note, talk)
-    about = attribute(note, fact)
-    around = {about, *(context(note, fact) - known)} if about else set()
-    pairs = [(m, said_of) for m, said_of in zip(talk.said, talk.attributes, strict=True) if supports(fact, m)]
+    pairs = [mention for mention in talk.said if supports(fact, mention)]
+    if fact.dim == "" and not context(note, fact) & OF_PRESSURE:
+        pairs = [mention for mention in pairs if mention.dim != "pressure"]
     if not pairs:
-        return [_implied(fact, note, talk) or (fact.start, fact.end, _unsupported(fact, note, talk, about), None)]
-    same = [mention for mention, said_of in pairs if said_of in around]
-    if about and not same and _said_otherwise(fact, about, pairs, talk, known):
+        unsupported = (fact.start, fact.end, _unsupported(fact, note, talk), None)
+        return [_implied(fact, note, talk, claims) or unsupported]
+    subject = next(word for mention, word in claims if mention is fact)
+    place = who_says(fact, subject, pairs, talk, claims) if subject else pairs[0]
+    if place is None or (fact.dim == "side" and denied_there(fact, note, pairs, talk.scan, talk.said)):
         return [(fact.start, fact.end, "contradicted", None)]
-    best = same[0] if same else pairs[0][0]
-    return [(fact.start, fact.end, "supported", talk.turn(best.start))]
+    return [(fact.start, fact.end, "supported", talk.turn(place.start))]
 
 
 def _judge_date(fact: Mention, note: Scan, talk: Talk) -> list[Judged]:
@@ -47,26 +52,6 @@ def _judge_date(fact: Mention, note: Scan, talk: Talk) -> list[Judged]:
     return [(fact.start, fact.end, "not_found", None)]
 
 
-def _said_otherwise(
-    fact: Mention, about: str, pairs: Sequence[tuple[Mention, str]], talk: Talk, known: Set[str]
-) -> bool:
-    """Whether the value is said only of other things, while the thing meant has another value."""
-    if any(not said_of or not (said_of in known or said_of in KIN or mention.noun) for mention, said_of in pairs):
-        return False
-    return any(
-        said_of == about and _comparable(fact, mention)
-        for mention, said_of in zip(talk.said, talk.attributes, strict=True)
-    )
-
-
-def _comparable(fact: Mention, said: Mention) -> bool:
-    """Whether two mentions give a value of one sort, so that different ones contradict."""
-    if fact.dim == said.dim:
-        return True
-    plain = {"", "ratio"}
-    return fact.kind == said.kind or (said.dim in plain and not said.noun and fact.dim not in ("side", "rate", "code"))
-
-
 def _height_said(fact: Mention, said: Sequence[Mention]) -> Mention | None:
     """Who says feet and inches of a height, together ("five ten", "five foot ten") or as inches."""
     feet, inches = fact.raw
@@ -81,6 +66,22 @@ def _height_said(fact: Mention, said: Sequence[Mention]) -> Mention | None:
     return None
 
 
+def _ratio_said(fact: Mention, talk: Talk) -> Mention | None:
+    """Who says both numbers of a ratio after one another: "five three twenty five" of 5/325, "twenty forty"."""
+    groups = [(value, mention) for mention in talk.said for value in _groups(mention, talk)]
+    for k, (top, mention) in enumerate(groups):
+        after = [value for value, _ in groups[k + 1 : k + 3]]
+        bottoms = [*after[:1], *([100 * after[0] + after[1]] if len(after) == 2 and after[0] < 10 else [])]
+        if any((top, bottom) in fact.values for bottom in bottoms):
+            return mention
+    return None
+
+
+def _groups(mention: Mention, talk: Talk) -> Sequence[float]:
+    """The cardinals of a number without unit, as they were said."""
+    return () if mention.dim or mention.first not in talk.scan.numbers else talk.scan.numbers[mention.first].groups
+
+
 def _is_pack_years(fact: Mention, note: Scan, talk: Talk) -> bool:
     """Whether packs a day times years, as said, make the pack-years stated."""
     if note.word(fact.last) not in ("pack", "pk") or note.word(fact.last + 1) not in ("year", "years", "yr", "yrs"):
@@ -90,29 +91,39 @@ def _is_pack_years(fact: Mention, note: Scan, talk: Talk) -> bool:
     return any(count * span == fact.raw[0] for count in packs for span in years)
 
 
-def _implied(fact: Mention, note: Scan, talk: Talk) -> Judged | None:
+def _plural_said(fact: Mention, talk: Talk) -> int | None:
+    """Where both of a pair are meant by the plural ("my knees hurt"), unless the answer leaves one."""
+    parts = body_parts()
+    for k, token in enumerate(talk.scan.tokens):
+        singular = stem(token.text) if token.kind == "word" else ""
+        if singular == token.text or singular not in parts or talk.one_side_only(k):
+            continue
+        if not fact.noun or singular == fact.noun or parts[singular] == parts.get(fact.noun):
+            return token.start
+    return None
+
+
+def _implied(fact: Mention, note: Scan, talk: Talk, claims: Sequence[Claim]) -> Judged | None:
     """What speech says without a number: one of something, both knees as "my knees"."""
-    scan = talk.scan
-    if fact.dim == "side" and fact.values[0] == "both":
-        parts = body_parts()
-        for token in scan.tokens:
-            singular = stem(token.text) if token.kind == "word" else ""
-            plural = singular != token.text and singular in parts
-            if plural and (not fact.noun or singular == fact.noun or parts[singular] == parts.get(fact.noun)):
-                return (fact.start, fact.end, "supported", talk.turn(token.start))
+    if fact.dim == "side" and fact.values[0] == "both" and (start := _plural_said(fact, talk)) is not None:
+        return (fact.start, fact.end, "supported", talk.turn(start))
     if fact.dim == "height" and (place := _height_said(fact, talk.said)) is not None:
+        return (fact.start, fact.end, "supported", talk.turn(place.start))
+    if fact.dim == "ratio" and (place := _ratio_said(fact, talk)) is not None:
         return (fact.start, fact.end, "supported", talk.turn(place.start))
     if fact.dim == "" and _is_pack_years(fact, note, talk):
         return (fact.start, fact.end, "supported", 0)
     one = fact.dim == "" and fact.raw[0] == 1.0
-    if one and not any(about == fact.noun for about in talk.attributes if about):
+    one_of_them = any(other is not fact and other.noun == fact.noun and other.raw != fact.raw for other, _ in claims)
+    if one and (one_of_them or not any(about == fact.noun for about in talk.attributes if about)):
         return (fact.start, fact.end, "supported", 0)
     return None
 
 
-def _unsupported(fact: Mention, note: Scan, talk: Talk, about: str) -> Literal["not_found", "contradicted"]:
+def _unsupported(fact: Mention, note: Scan, talk: Talk) -> Literal["not_found", "contradicted"]:
+    about = attribute(note, fact)
     for mention, said_of in zip(talk.said, talk.attributes, strict=True):
-        if not _comparable(fact, mention):
+        if not comparable(fact, mention):
             continue
         same_number = bool(fact.raw) and bool(mention.raw) and fact.raw[0] == mention.raw[0]
         alike = mention.kind == fact.kind and (fact.kind in ONE_OF_ITS_KIND or same_number)
