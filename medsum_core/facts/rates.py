@@ -87,6 +87,10 @@ def _counted(scan: Scan, i: int) -> Reading | None:
         times, j = True, j + 1
     if scan.word(j) == "in" and scan.word(j + 1) == "a":
         j += 1
+    if scan.word(j) in ("day", "days", "nights") and (period := _out_of(scan, j + 1)):
+        return _rate(
+            scan, i, period, [v / PERIODS[scan.word(period - 1)] for v in (1.0, *number.values)], raw=number.values
+        )
     if times and scan.word(j) in ADVERBS | {"nightly"}:
         return _rate(scan, i, j + 1, [v / PERIODS[scan.word(j)] for v in number.values], raw=number.values, noun="time")
     if scan.word(j) not in PER or scan.word(j + 1) not in PERIODS or number.values[0] < 1:
@@ -100,6 +104,13 @@ def _counted(scan: Scan, i: int) -> Reading | None:
         values.append(1 / PERIODS[scan.word(j + 1)])
     noun = "time" if times else ""
     return _rate(scan, i, j + 2, values, raw=number.values, noun=noun) if times or scan.word(j) != "/" else None
+
+
+def _out_of(scan: Scan, j: int) -> int:
+    """The token after "(out) of the week" at token j; 0 if that does not follow."""
+    while scan.word(j) in ("out", "outta", "of", "the", "each"):
+        j += 1
+    return j + 1 if scan.word(j - 1) in ("the", "each") and scan.word(j) in ("week", "month") else 0
 
 
 def _every(scan: Scan, i: int) -> Reading | None:

@@ -162,6 +162,10 @@ def _is_fact(scan: Scan, mention: Mention) -> bool:
     value = mention.raw[0]
     word = scan.word(mention.first)
     ordinal = "ordinal" in mention.marks
+    if mention.noun in LISTED or (
+        scan.word(mention.last) in ("different", "separate") and stem(scan.word(mention.last + 1)) in LISTED
+    ):
+        return False  # "comes in for two different things"
     if ordinal and not mention.noun and (word in ("first", "second", "1st") or scan.word(mention.last) in LISTED):
         return False
     if (

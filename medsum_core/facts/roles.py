@@ -14,6 +14,7 @@ from medsum_core.facts.talk import Talk
 Claim = tuple[Mention, str]  # a fact of the note, and what it is about
 SORTS = {"dose": "drug", "frequency": "drug", "duration": "time", "date": "time"}
 OLDEST = 110.0
+HANDED = "handed"
 
 
 def who_says(
@@ -39,7 +40,7 @@ def who_says(
     for mention, scope in zip(pairs, scopes, strict=True):
         if (not scope.words or scope.level == FAR) and not (valued and _claimed(fact, mention, scope, claims)):
             return mention
-    if valued or _bare_of_others(fact, pairs, scopes):
+    if valued or subject == HANDED or _bare_of_others(fact, pairs, scopes):
         return None
     claimed = fact.kind == "dose" and all(
         _claimed(fact, mention, scope, claims) for mention, scope in zip(pairs, scopes, strict=True)
@@ -58,6 +59,8 @@ def comparable(fact: Mention, said: Mention) -> bool:
 def _another_value(fact: Mention, said: Mention) -> bool:
     if fact.kind == "age" and said.dim == "":
         return not said.noun and all(1 <= value <= OLDEST and 2 * value == int(2 * value) for value in said.raw)
+    if fact.values[:1] == ("both",):
+        return False  # a word on one of both does not gainsay it
     if fact.noun not in ("", "time") and not fact.dim:
         return said.noun == fact.noun
     return "age" in said.marks if fact.kind == "age" else comparable(fact, said)
@@ -88,7 +91,7 @@ def _is_of(scope: Scope, subject: str) -> bool:
 def _said_of(fact: Mention, said: Mention, talk: Talk, subject: str, claims: Sequence[Claim]) -> Scope:
     """What a mention of the dialogue is said of, among what the note's facts of its sort are about."""
     if fact.dim == "side":
-        named = said.noun if body_parts().get(said.noun) != "whole" or subject == "handed" else ""
+        named = said.noun if body_parts().get(said.noun) != "whole" or subject == HANDED else ""
         return Scope(frozenset({named}), CLAUSE) if named else talk.subjects.of(said, _parts(), "part")
     if fact.kind == "age" or (subject in KIN and not fact.noun):
         return talk.subjects.of(said, RELATED, "kin")

@@ -28,6 +28,7 @@ NOT_SIDES = bag(  # "the right decision", "the left alone"
     "thought idea doctor job"
 )
 OF_BOTH = bag("of my his her their your the these")
+DOMINANT = bag("dominant dominance dominantly write writes writing handed everything")
 ASKS_SIDE = bag("which left side handed hand dominant leftie lefty")
 STOPPERS = bag("in i he she my his her that now before after when with the me for over and")
 LOOK_AHEAD = 4
@@ -45,6 +46,8 @@ def side_at(scan: Scan, i: int) -> Reading | None:
     if not side or (word in ("l", "r", "lt", "rt") and (scan.spoken or not scan.tokens[i].capital)):
         return None
     noun = _body_part(scan, i)
+    if noun == "hand" and _dominant(scan, i):
+        noun = "handed"
     or_before = scan.word(i - 1) == "or" or (scan.word(i - 1) == "the" and scan.word(i - 2) == "or")
     if (or_before or scan.word(i + 1) == "or") and _offered(scan, i):
         return None
@@ -57,6 +60,11 @@ def side_at(scan: Scan, i: int) -> Reading | None:
         return None
     sides = ("left", "right", "both") if _joined(scan, i) else (side,)
     return [scan.mention(i, i + 1, "laterality", "side", (side,), noun=noun, marks=frozenset(sides))], i + 1
+
+
+def _dominant(scan: Scan, i: int) -> bool:
+    """Whether the hand of token i is the one that does the work: "right hand dominant", "I write with my left hand"."""
+    return any(scan.word(k) in DOMINANT for k in range(max(i - 6, 0), i + 13))
 
 
 def other_sides(scan: Scan, mentions: Sequence[Mention]) -> list[Mention]:
