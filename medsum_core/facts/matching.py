@@ -94,9 +94,9 @@ def _same_side(fact: Mention, said: Mention) -> bool:
 
 
 def near_part(a: str, b: str) -> bool:
-    """Whether two body parts may be one that note and talk call differently (calf, leg)."""
+    """Whether two body parts may be one that note and talk call differently: calf and leg, but not eye and ear."""
     regions = body_parts()
-    return not a or not b or a == b or regions.get(a) == regions.get(b)
+    return not a or not b or a == b or (regions.get(a) == regions.get(b) and regions.get(a) not in ("head", "trunk"))
 
 
 def _same_number(fact: Mention, said: Mention) -> bool:

@@ -12,7 +12,7 @@ from medsum_core.facts.tokens import bag
 
 DENYING = bag(
     "no not never none nothing without denies denied denying negative normal fine good okay ok unremarkable intact "
-    "healthy unaffected isn't doesn't don't didn't wasn't hasn't can't cannot"
+    "healthy unaffected perfect isn't doesn't don't didn't wasn't hasn't can't cannot"
 )
 BREAKS = SENTENCE_ENDS | {",", "and", "but", ":"}
 ANSWERS_NO = bag("no nope nah none not nothing never")

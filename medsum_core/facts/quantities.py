@@ -72,6 +72,9 @@ def _measured(scan: Scan, number: Number) -> Reading | None:
     while found is None and (other := _range_end(scan, end)) is not None:
         end = other
         found = unit_at(scan, end.last)
+        if scan.word(end.first - 1) == "and" and end.values[0] < number.values[0]:
+            found = None  # "twenty eight [weeks] and three days"
+            break
         if scan.word(end.first - 1) == "and" and not (found and found[0].dim == "time" and scan.spoken):
             break
     if found is None or number.ordinal:

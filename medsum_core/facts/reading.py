@@ -26,7 +26,7 @@ GRADED = bag("type grade stage class phase level")
 def _triggers() -> frozenset[str]:
     days = {f"{day}{end}" for day in WEEKDAYS for end in ("", "s", "'s", "’s")}
     words = {*MONTHS, *days, *ADVERBS, *SIDES, *LIMB_CODES, *SINGLES, *ROMAN, "few", "several", "biweekly"}
-    words |= {"every", "each", "q", "ppd", "per", "a", "an", "/", "x", "times", "and"}
+    words |= {"every", "each", "either", "q", "ppd", "per", "a", "an", "/", "x", "times", "and"}
     words |= {"morning", "bedtime", "bed", "night", "evening", "meals", "meal", "breakfast", "dinner", "supper"}
     return frozenset(words | {word for word, unit in units().items() if unit.dim == "time"})
 

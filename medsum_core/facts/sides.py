@@ -42,6 +42,8 @@ def side_at(scan: Scan, i: int) -> Reading | None:
     if word in LIMB_CODES and scan.tokens[i].capital and not scan.spoken:
         side, noun = LIMB_CODES[word]
         return [scan.mention(i, i + 1, "laterality", "side", (side,), noun=noun)], i + 1
+    if word in ("each", "either") and scan.spoken:
+        return _each_of_two(scan, i)
     side = SIDES.get(word, "")
     if not side or (word in ("l", "r", "lt", "rt") and (scan.spoken or not scan.tokens[i].capital)):
         return None
@@ -60,6 +62,14 @@ def side_at(scan: Scan, i: int) -> Reading | None:
         return None
     sides = ("left", "right", "both") if _joined(scan, i) else (side,)
     return [scan.mention(i, i + 1, "laterality", "side", (side,), noun=noun, marks=frozenset(sides))], i + 1
+
+
+def _each_of_two(scan: Scan, i: int) -> Reading | None:
+    """ "in each eye": both."""
+    part = stem(scan.word(i + 1))
+    if body_parts().get(part, "trunk") not in ("arm", "leg", "head"):
+        return None
+    return [scan.mention(i, i + 2, "laterality", "side", ("both",), noun=part)], i + 2
 
 
 def _dominant(scan: Scan, i: int) -> bool:

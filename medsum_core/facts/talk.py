@@ -14,9 +14,11 @@ from medsum_core.facts.mention import Mention, Scan
 from medsum_core.facts.reading import read_mentions
 from medsum_core.facts.sides import other_sides
 from medsum_core.facts.subjects import Subjects, subjects_of_talk
-from medsum_core.facts.tokens import turn_starts
+from medsum_core.facts.tokens import bag, turn_starts
 
 DENIALS = frozenset(("no", "nope", "nah", "actually"))
+CORRECTIONS = bag("i mean sorry no or rather wait uh um oh")
+OPEN_QUESTIONS = bag("how what when which where who why any what's how's did do does have has")
 TAG_TOKENS = 6  # a speaker's tag is at most so many tokens: "Guest_family_2:"
 
 
@@ -83,13 +85,44 @@ def _turns(scan: Scan, starts: Sequence[int]) -> Turns:
 
 
 def _denied(scan: Scan, mention: Mention, mentions: Sequence[Mention], openings: Sequence[int]) -> bool:
+    """Whether a value is taken back: "Was it three?" is answered "No, four." or just "Four."; "six, I mean ten"."""
+    dims = (mention.dim,) if mention.dim == "side" else (mention.dim, "")
+    if any(_corrects(scan, mention, other) for other in mentions if other.dim in dims):
+        return True
     turn = bisect_right(openings, mention.first)
-    if turn >= len(openings) or scan.word(openings[turn]) not in DENIALS or not _in_question(scan, mention.last):
+    if turn >= len(openings) or not _in_question(scan, mention.last):
         return False
     end = openings[turn + 1] if turn + 1 < len(openings) else len(scan.tokens)
-    dims = (mention.dim,) if mention.dim == "side" else (mention.dim, "")
     answers = [other for other in mentions if openings[turn] <= other.first < end and other.dim in dims]
-    return bool(answers) and not any(set(other.values) & set(mention.values) for other in answers)
+    bare = any(other.first == openings[turn] for other in answers) and not _asks_openly(scan, mention.first)
+    if scan.word(openings[turn]) not in DENIALS and not bare:
+        return False
+    return bool(answers) and not any(_alike(mention, other) for other in answers)
+
+
+def _alike(mention: Mention, other: Mention) -> bool:
+    """Whether two mentions have a reading in common; a year may be said by its last two digits."""
+    if mention.dim == "date":
+        years = {part for year, _, _ in mention.dates if year for part in (year, year % 100)}
+        return bool(set(other.dates) & set(mention.dates)) or bool(years & set(other.raw))
+    return bool(set(other.values) & set(mention.values))
+
+
+def _corrects(scan: Scan, mention: Mention, other: Mention) -> bool:
+    """Whether `other` follows at once in place of `mention`: "two thousand five, I mean two thousand six"."""
+    if not 0 < other.first - mention.last <= len(CORRECTIONS) + 1:
+        return False
+    words = [scan.word(k) for k in range(mention.last, other.first) if scan.word(k) != ","]
+    return bool(words) and all(word in CORRECTIONS for word in words) and bool({"mean", "sorry", "rather"} & set(words))
+
+
+def _asks_openly(scan: Scan, k: int) -> bool:
+    """Whether the sentence of token k asks how, what, when: its numbers are not offered as the answer."""
+    while k > 0 and scan.word(k - 1) not in (".", "?", "!", "\n", ":"):
+        k -= 1
+        if scan.word(k) in OPEN_QUESTIONS:
+            return True
+    return False
 
 
 def _in_question(scan: Scan, k: int) -> bool:

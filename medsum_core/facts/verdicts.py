@@ -8,7 +8,7 @@ from typing import Literal
 from medsum_core.facts.anatomy import body_parts, stem
 from medsum_core.facts.attributes import attribute, context
 from medsum_core.facts.date_matching import date_finding
-from medsum_core.facts.matching import supports
+from medsum_core.facts.matching import near_part, supports
 from medsum_core.facts.mention import Mention, Scan
 from medsum_core.facts.polarity import denied_there
 from medsum_core.facts.roles import Claim, comparable, who_says
@@ -98,7 +98,7 @@ def _plural_said(fact: Mention, talk: Talk) -> int | None:
         singular = stem(token.text) if token.kind == "word" else ""
         if singular == token.text or singular not in parts or talk.one_side_only(k):
             continue
-        if not fact.noun or singular == fact.noun or parts[singular] == parts.get(fact.noun):
+        if near_part(singular, fact.noun):
             return token.start
     return None
 
