@@ -11,21 +11,24 @@ BODY_REGIONS = {
     "arm": "arm shoulder elbow forearm wrist hand finger thumb bicep tricep palm rotator humerus radius ulna "
     "knuckle axilla armpit carpal clavicle collarbone scapula pinky index pinkie triceps biceps radial "
     "ulnar",
-    "leg": "leg hip thigh knee calf shin ankle foot toe heel buttock groin hamstring femur tibia fibula patella "
+    "leg": "leg hip thigh knee calf shin ankle foot toe heel buttock hamstring femur tibia fibula patella "
     "acl meniscus quadriceps quad achilles sole femoral tibial plantar bunion buttcheek butt great big "
     "ischial",
-    "head": "eye ear cheek jaw temple nostril naris eyelid eyebrow face eardrum brow facial maxillary nasal "
-    "eyeball ocular mandible tonsil parotid forehead head sinus vocal lip nare cornea retina tympanic "
-    "macula",
-    "trunk": "lung breast kidney flank chest ovary testicle rib abdomen back quadrant testis lobe groin "
-    "hemidiaphragm ureter renal inguinal pleural scrotum scrotal neck trapezius carotid tube ovarian "
-    "adnexa adnexal pelvis belly stomach lateral hemithorax atrium ventricle atrial ventricular coronary "
-    "thyroid iliac subclavian jugular pole hemisphere cerebral parietal frontal temporal occipital hernia "
-    "hydrocele nephrectomy mastectomy ureteral oophorectomy",
+    "eye": "eye eyelid eyebrow brow eyeball ocular cornea retina macula cataract pupil",
+    "ear": "ear eardrum tympanic",
+    "face": "cheek jaw temple nostril naris face facial maxillary nasal mandible tonsil parotid forehead head sinus "
+    "vocal lip nare",
+    "chest": "lung breast chest rib lobe hemidiaphragm pleural hemithorax mastectomy pole",
+    "heart": "atrium ventricle atrial ventricular coronary",
+    "belly": "kidney flank ovary abdomen quadrant ureter renal tube ovarian adnexa adnexal pelvis belly stomach iliac "
+    "nephrectomy ureteral oophorectomy",
+    "groin": "testicle testis groin inguinal scrotum scrotal hernia hydrocele",
+    "neck": "neck trapezius carotid thyroid subclavian jugular",
+    "brain": "hemisphere cerebral parietal frontal temporal occipital",
+    "back": "back lateral",
     "handed": "handed hander",
-    "whole": "extremity limb side sided hand sidedness hemiparesis hemiplegia weakness pain nodule mass lump cyst "
-    "lesion swelling edema numbness tingling effusion stone fracture ulcer wound incision paralysis infarct cataract "
-    "stroke",
+    "whole": "extremity limb side sided sidedness hemiparesis hemiplegia weakness pain nodule mass lump cyst "
+    "lesion swelling edema numbness tingling effusion stone fracture ulcer wound incision paralysis infarct stroke",
 }
 IRREGULAR = {
     "feet": "foot", "calves": "calf", "teeth": "tooth", "children": "child", "people": "person", "men": "man",

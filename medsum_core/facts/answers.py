@@ -37,7 +37,7 @@ def with_roles(scan: Scan, mentions: Sequence[Mention], turns: Turns) -> list[Me
     bare = {
         mention.first: k
         for k, mention in enumerate(roles)
-        if mention.dim == "" and not mention.noun and not mention.marks - {"upcoming"}
+        if mention.dim == "" and not mention.noun and not mention.marks - {"upcoming", "counting"}
     }
     for number in range(1, len(turns.begins)):
         answers = _answers(scan, turns.begins[number], turns.ends[number], bare)
@@ -49,7 +49,7 @@ def with_roles(scan: Scan, mentions: Sequence[Mention], turns: Turns) -> list[Me
 
 
 def _spoken_role(scan: Scan, mention: Mention) -> Mention:
-    """ "at four a.m.", "he's ninety": a time of day, an age."""
+    """ "at four a.m.", "he's ninety", "two level surgery": a time of day, an age, a number that goes with a noun."""
     after = scan.word(mention.last)
     if _ends_scale(scan, mention, after):
         return mention._replace(marks=mention.marks | {"scale"})
@@ -67,6 +67,11 @@ def _spoken_role(scan: Scan, mention: Mention) -> Mention:
     led = before in AGE_LEADS or (before in ("is", "was", "at") and _of_kin(scan, mention.first))
     if led and ends and whole and "ordinal" not in mention.marks:
         return mention._replace(marks=mention.marks | {"age"})
+    follower = scan.tokens[mention.last]
+    names = follower.kind == "word" and not follower.capital and scan.glued(mention.last)
+    names = names and mention.last not in scan.numbers  # "seventy five once a day"
+    if names and after not in STOPWORDS and after not in PERIODS:
+        return mention._replace(marks=mention.marks | {"counting"})
     return mention
 
 

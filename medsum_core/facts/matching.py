@@ -88,15 +88,17 @@ def _same_rate(fact: Mention, said: Mention) -> bool:
 
 def _same_side(fact: Mention, said: Mention) -> bool:
     side, other = fact.values[0], said.values[0]
-    if side == other:
-        return True
-    return side in said.marks or (other == "both" and near_part(fact.noun, said.noun))
+    if other == "both":
+        return near_part(fact.noun, said.noun)
+    return side == other or side in said.marks
 
 
 def near_part(a: str, b: str) -> bool:
     """Whether two body parts may be one that note and talk call differently: calf and leg, but not eye and ear."""
-    regions = body_parts()
-    return not a or not b or a == b or (regions.get(a) == regions.get(b) and regions.get(a) not in ("head", "trunk"))
+    if not a or not b or a == b:
+        return True
+    one, other = body_parts().get(a), body_parts().get(b)
+    return one == other or "whole" in (one, other)
 
 
 def _same_number(fact: Mention, said: Mention) -> bool:
@@ -128,8 +130,10 @@ def _is_score(fact: Mention) -> bool:
 
 
 def _of_another_role(fact: Mention, said: Mention) -> bool:
-    """Whether a bare number was said as an age or a time of day, and the note gives it a unit of something else."""
-    return "clock" in said.marks or ("age" in said.marks and "age" not in fact.marks and fact.dim != "code")
+    """Whether a bare number was said as a time of day, an age, a rank or with a noun, and the note gives it a unit."""
+    if fact.kind == "age" or fact.dim == "code":
+        return "clock" in said.marks
+    return bool(said.marks & {"clock", "age", "ordinal", "counting"})
 
 
 _SAME_DIM = {

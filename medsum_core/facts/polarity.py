@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from medsum_core.facts.anatomy import body_parts
 from medsum_core.facts.answers import SENTENCE_ENDS
 from medsum_core.facts.matching import near_part
 from medsum_core.facts.mention import Mention, Scan
@@ -27,14 +26,10 @@ def denied_there(fact: Mention, note: Scan, pairs: Sequence[Mention], talk: Scan
     return any(
         other.dim == "side"
         and {other.values[0], side} == {"left", "right"}
-        and _near(fact.noun, other.noun)
+        and near_part(fact.noun, other.noun)
         and _denied(talk, other) == denied
         for other in said
     )
-
-
-def _near(a: str, b: str) -> bool:
-    return near_part(a, b) or "whole" in (body_parts().get(a), body_parts().get(b))
 
 
 def _denied(scan: Scan, mention: Mention) -> bool | None:

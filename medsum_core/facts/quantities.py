@@ -149,7 +149,7 @@ def plain_at(scan: Scan, number: Number) -> Reading:
     small = number.values[0] <= 1 and scan.word(number.first) not in ("point", "zero", "no")
     ordered = scan.word(number.last) if scan.word(number.last) in ORDERED else ""
     noun = ordered if number.ordinal else counted_noun(scan, number.last, small=small)
-    if scan.word(number.last) == "times" or scan.word(number.last - 1) in ("twice", "thrice"):
+    if scan.word(number.last) == "times" or scan.word(number.last - 1) in ("once", "twice", "thrice"):
         noun = "time"
     if scan.spoken and scan.word(number.first - 1) in ("be", "turning", "turn"):
         marks.add("upcoming")
