@@ -10,17 +10,22 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
 from medsum_core.facts.anatomy import STOPWORDS, stem
 from medsum_core.facts.check import Fact, check_note
-from medsum_core.facts.tokens import turn_starts
+from medsum_core.facts.tokens import bag, turn_starts
 
 LOW_SUPPORT = 0.3  # of a sentence's weight found in its best turns; below it a person should look
 MAX_TURNS = 3
 FACT_WEIGHT = 3.0  # a number weighs as much as this many common words
+STATEMENT = 0.01  # a turn that states comes before a question with the same words
+NOTE_WORDS = bag(  # how notes say it, not what they say
+    "denies denied denying reports reported states stated presents presented complains noted none noncontributory "
+    "unremarkable significant positive negative history assessment plan exam examination shows"
+)
 PREFIX = 5  # words agree when so many first letters do: "hypertension", "hypertensive"
 
 
@@ -44,8 +49,10 @@ def evidence(note: str, dialogue: str) -> list[Support]:
     starts = turn_starts(dialogue)
     turns = [_stems(dialogue[start:end]) for start, end in pairwise([*starts, len(dialogue)])]
     weights = _weights(turns)
+    asks = [dialogue[start:end].rstrip().endswith("?") for start, end in pairwise([*starts, len(dialogue)])]
     facts = check_note(note, dialogue)
-    return [_support(note, span, turns, weights, facts) for span in sentences(note)]
+    found = [_support(note, span, turns, weights, facts, asks) for span in sentences(note)]
+    return [replace(support, turns=_with_answers(support.turns, asks)) for support in found]
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
@@ -74,7 +81,8 @@ def _sentence_end() -> re.Pattern[str]:
 def _ends_sentence(text: str, start: int, end: int) -> bool:
     word = text[start:end].rsplit(None, 1)[-1] if text[start:end].strip() else ""
     abbreviation = word.lower() in ("dr", "mr", "mrs", "ms", "no", "vs", "st") or "." in word or len(word) == 1
-    return bool(word) and not (text[end] == "." and (word.isdigit() or abbreviation))
+    list_mark = word.isdigit() and text[start:end].strip() == word
+    return bool(word) and not (text[end] == "." and (list_mark or (abbreviation and not word.isdigit())))
 
 
 @lru_cache(maxsize=1)
@@ -83,7 +91,7 @@ def _word() -> re.Pattern[str]:
 
 
 def _stems(text: str) -> Counter[str]:
-    words = (stem(word) for word in _word().findall(text))
+    words = (stem(word) for word in _word().findall(text) if word.lower() not in NOTE_WORDS)
     return Counter(word[:PREFIX] for word in words if len(word) > 2 and word not in STOPWORDS)
 
 
@@ -94,7 +102,12 @@ def _weights(turns: Sequence[Counter[str]]) -> dict[str, float]:
 
 
 def _support(
-    note: str, span: tuple[int, int], turns: Sequence[Counter[str]], weights: dict[str, float], facts: Sequence[Fact]
+    note: str,
+    span: tuple[int, int],
+    turns: Sequence[Counter[str]],
+    weights: dict[str, float],
+    facts: Sequence[Fact],
+    asks: Sequence[bool],
 ) -> Support:
     start, end = span
     inside = [fact for fact in facts if start <= fact.start < end]
@@ -110,7 +123,7 @@ def _support(
             + FACT_WEIGHT * sum(inside[i].turn == number for i in open_facts)
             for number, turn in enumerate(turns)
         ]
-        best = max(range(len(gains)), key=gains.__getitem__, default=-1)
+        best = max(range(len(gains)), key=lambda k: gains[k] - STATEMENT * asks[k], default=-1)
         if best < 0 or gains[best] <= 0:
             break
         chosen.append(best)
@@ -119,6 +132,15 @@ def _support(
         open_facts = {i for i in open_facts if inside[i].turn != best}
     score = found / total if total else 1.0
     return Support(start=start, end=end, turns=tuple(chosen), score=score, low_support=score < LOW_SUPPORT)
+
+
+def _with_answers(turns: Sequence[int], asks: Sequence[bool]) -> tuple[int, ...]:
+    """Each question followed by its answer: "Any chest pain?" alone does not support "denies chest pain"."""
+    found: list[int] = []
+    for turn in turns:
+        answer = [turn + 1] if asks[turn] and turn + 1 < len(asks) else []
+        found += [k for k in (turn, *answer) if k not in found]
+    return tuple(found[:MAX_TURNS])
 
 
 def _without(note: str, span: tuple[int, int], facts: Sequence[Fact]) -> str:

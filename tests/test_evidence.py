@@ -34,15 +34,36 @@ def test_an_invented_sentence_has_low_support() -> None:
     assert found[0].score > found[1].score
 
 
+def test_a_question_is_evidence_with_its_answer_and_a_statement_comes_first() -> None:
+    talk = "Doctor: Any chest pain?\nPatient: No.\nDoctor: Nausea?\nPatient: No, no nausea.\nDoctor: Good."
+    pain, nausea = evidence("She denies chest pain. She denies nausea.", talk)
+    assert pain.turns == (0, 1)
+    assert nausea.turns[0] == 3
+    assert not pain.low_support and not nausea.low_support
+
+
+def test_the_words_that_notes_use_do_not_count() -> None:
+    (none,) = evidence("None.", DIALOGUE)
+    assert not none.low_support
+    (long,) = evidence("The patient reports a history of left knee swelling.", DIALOGUE)
+    (short,) = evidence("Left knee swelling.", DIALOGUE)
+    assert long.score == short.score
+
+
 def test_a_number_the_dialogue_lacks_lowers_the_score() -> None:
     (right,) = evidence("Knee swollen for 2 weeks.", DIALOGUE)
     (wrong,) = evidence("Knee swollen for 9 weeks.", DIALOGUE)
     assert right.score > wrong.score
 
 
+def pieces_of(note: str) -> list[str]:
+    return [note[start:end] for start, end in sentences(note)]
+
+
 def test_sentences_are_cut_at_ends_not_at_abbreviations() -> None:
     note = "1.  Gout. 2.  Seen by Dr. Smith at 3.5 cm.\nTakes it b.i.d. with food! Why?"
-    pieces = [note[start:end] for start, end in sentences(note)]
+    pieces = pieces_of(note)
+    assert pieces_of("Died at 60. Well at 9.") == ["Died at 60.", "Well at 9."]
     assert pieces == ["1.  Gout.", "2.  Seen by Dr. Smith at 3.5 cm.", "Takes it b.i.d. with food!", "Why?"]
 
 
