@@ -132,3 +132,4 @@ def test_forms_of_speech() -> None:
     assert flagged("On the 14th.", "When?", "On the twenty fourth.") == ["14th"]
     assert flagged("One brother.", "Siblings?", "Two brothers.") == ["One"]
     assert flagged("Comes in for two different things.", "Well?", "My toe, and I cough.") == []
+    assert flagged("Moves all four extremities.", "Can you move?", "Both arms and both legs.") == []

@@ -176,6 +176,8 @@ def _is_fact(scan: Scan, mention: Mention) -> bool:
         return False
     if not mention.noun and (value < 1 or "couple" in (word, scan.word(mention.first + 1))):
         return False
+    if value == 4.0 and mention.noun in ("extremity", "limb"):
+        return False  # "all four extremities" is how notes say arms and legs
     if value in (0.0, 1.0, 10.0):
         return not any(scan.word(k) in SCALE_WORDS for k in range(mention.first - 6, mention.last + 6))
     return True
