@@ -61,9 +61,11 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--load_in_4bit", action="store_true")
     parser.add_argument("--offline", action="store_true")
     parser.add_argument("--num_beams", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--batch_size", type=int, default=32, help="our notes at a time; with beams a quarter of them")
-    parser.add_argument("--rival_batch_sizes", type=int, nargs="+", default=[1, 8, 32], help="of generate")
-    parser.add_argument("--rival_order", default="file", choices=["file", "length"], help="how generate gets the rows")
+    parser.add_argument("--batch_size", type=int, default=128, help="our notes at a time; with beams a quarter of them")
+    parser.add_argument("--rival_batch_sizes", type=int, nargs="+", default=[1, 4, 8, 16, 32], help="of generate")
+    parser.add_argument(
+        "--rival_order", default="length", choices=["file", "length"], help="how generate gets the rows"
+    )
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--max_length", type=int, default=1024, help="rows with longer prompts and notes are left out")
     parser.add_argument("--max_new_tokens", type=int, default=64, help="for --check")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,19 +24,21 @@ from transformers import PreTrainedModel
 
 from medsum_core.attention import PACKABLE_MODEL_TYPES
 from medsum_core.beam import BeamRules, BeamSearch, EarlyStopping
+from medsum_core.decoder_stack import DecoderStack
 from medsum_core.decoding import Generation, GreedySearch, Note, Search
 from medsum_core.errors import InputError
 from medsum_core.evaluation import evaluation_mode
 from medsum_core.fast_weights import fast_weights
-from medsum_core.few_rows import few_rows_linears
 from medsum_core.kv_cache import KVCache, Step, cached_attention
 from medsum_core.model import head_softcap, head_weight
-from medsum_core.next_token import Ban, Candidates, candidates_of_hidden, candidates_of_logits
+from medsum_core.next_token import Ban, Candidates, Head, candidates_of_logits
 
 __all__ = ["Generation", "generate"]
 
 # Prompt tokens that start in one forward pass: beyond it products no longer get faster, and activations only bigger.
 MAX_PROMPT_TOKENS = 2048
+# (cache, step, tokens_T, positions_T, number of candidates, ban) -> candidates
+Forward = Callable[[KVCache, Step, Tensor, Tensor, int, Ban | None], Candidates]
 
 
 def generate(
@@ -77,14 +80,8 @@ def generate(
         longest = max(note.max_new for note in notes)
         search = BeamSearch(rules, stops, num_slots=num_slots, max_new_tokens=longest, device=causal.device)
     generations: dict[int, Generation] = {}
-    with (
-        evaluation_mode(causal),
-        torch.no_grad(),
-        cached_attention(causal),
-        fast_weights(causal),
-        few_rows_linears(causal),
-    ):
-        for index, generation in _decode(causal, notes, search, stops, num_slots=num_slots):
+    with evaluation_mode(causal), torch.no_grad(), _forward(causal) as forward:
+        for index, generation in _decode(forward, notes, search, stops, num_slots=num_slots, device=causal.device):
             generations[index] = generation
             if on_finished is not None:
                 on_finished(index, generation)
@@ -92,20 +89,26 @@ def generate(
 
 
 def _decode(
-    causal: PreTrainedModel, notes: list[Note], search: Search, stop_token_ids: frozenset[int], *, num_slots: int
+    forward: Forward,
+    notes: list[Note],
+    search: Search,
+    stop_token_ids: frozenset[int],
+    *,
+    num_slots: int,
+    device: torch.device,
 ) -> Iterator[tuple[int, Generation]]:
     """Yield each note as it ends. `active[slot]` is being written; slots are kept without gaps."""
     beams = search.num_beams
     capacity = max(len(note.prompt) + beams * (note.max_new - 1) for note in notes)
-    cache = KVCache(num_slots, beams, capacity, device=causal.device)
+    cache = KVCache(num_slots, beams, capacity, device=device)
     waiting = deque(sorted(notes, key=lambda note: -len(note.prompt)))
     active: list[Note] = []
-    tokens_RK = torch.zeros(0, beams, dtype=torch.int64, device=causal.device)
+    tokens_RK = torch.zeros(0, beams, dtype=torch.int64, device=device)
     while waiting or active:
         starting = _admit(waiting, num_slots - len(active))
-        step, inputs = _packed_inputs(cache, active, starting, tokens_RK)
+        step, tokens_T, positions_T = _packed_inputs(cache, active, starting, tokens_RK)
         ban = _ban(active, starting, stop_token_ids, step)
-        candidates = _spread(_candidates(causal, inputs, step, search.num_candidates, ban), step)
+        candidates = _spread(forward(cache, step, tokens_T, positions_T, search.num_candidates, ban), step)
         active += starting
         tokens_RK, parents_RK, done = search.advance(active, candidates)
         if parents_RK is not None:
@@ -136,22 +139,17 @@ def _admit(waiting: deque[Note], num_free: int) -> list[Note]:
 
 def _packed_inputs(
     cache: KVCache, active: Sequence[Note], starting: Sequence[Note], tokens_RK: Tensor
-) -> tuple[Step, dict[str, Any]]:
-    """One packed row for the model: the newest tokens of R x K beams, then N prompts, each from position 0."""
+) -> tuple[Step, Tensor, Tensor]:
+    """One packed row for the model, tokens and positions (T,): the newest of R x K beams, then N prompts from 0 on."""
     positions = [len(note.prompt) + note.num_written - 1 for note in active]
     columns = [note.num_keys(cache.num_beams) for note in active]
     step = cache.begin_step(positions, columns, [len(note.prompt) for note in starting])
     device = tokens_RK.device
     prompt_tokens = torch.tensor([token for note in starting for token in note.prompt], device=device).long()
     prompt_positions = torch.tensor([t for note in starting for t in range(len(note.prompt))], device=device).long()
-    inputs = {
-        "input_ids": torch.cat((tokens_RK.flatten(), prompt_tokens))[None],
-        "position_ids": torch.cat((step.positions_R.repeat_interleave(step.num_beams), prompt_positions))[None],
-        "use_cache": False,
-        "kv_cache": cache,
-        "decoding_step": step,
-    }
-    return step, inputs
+    tokens_T = torch.cat((tokens_RK.flatten(), prompt_tokens))
+    positions_T = torch.cat((step.positions_R.repeat_interleave(step.num_beams), prompt_positions))
+    return step, tokens_T, positions_T
 
 
 def _ban(active: Sequence[Note], starting: Sequence[Note], stop_token_ids: frozenset[int], step: Step) -> Ban | None:
@@ -163,20 +161,25 @@ def _ban(active: Sequence[Note], starting: Sequence[Note], stop_token_ids: froze
     return Ban(tokens=tuple(sorted(stop_token_ids)), where_M=torch.tensor(too_short, device=step.positions_R.device))
 
 
-def _candidates(
-    causal: PreTrainedModel, inputs: dict[str, Any], step: Step, num_candidates: int, ban: Ban | None
-) -> Candidates:
-    """The head's candidates, at each beam's token and each prompt's last one only."""
-    device = step.positions_R.device
-    ends_N = torch.tensor(step.prompt_lengths, device=device).long().cumsum(0) + step.num_decoded - 1
-    read_M = torch.cat((torch.arange(step.num_decoded, device=device), ends_N))
-    if causal.config.model_type not in PACKABLE_MODEL_TYPES:  # its head may do more than multiply
-        logits_MV = causal(**inputs, logits_to_keep=read_M).logits[0]
-        return candidates_of_logits(logits_MV, num_candidates=num_candidates, ban=ban)
-    hidden_MH = causal.get_decoder()(**inputs).last_hidden_state[0, read_M]
-    return candidates_of_hidden(
-        hidden_MH, head_weight(causal), num_candidates=num_candidates, softcap=head_softcap(causal), ban=ban
-    )
+@contextmanager
+def _forward(causal: PreTrainedModel) -> Iterator[Forward]:
+    """The forward pass: candidates at each beam's token and each prompt's last one, keys and values into the cache."""
+    if causal.config.model_type in PACKABLE_MODEL_TYPES:
+        stack, head = DecoderStack(causal), Head(head_weight(causal), softcap=head_softcap(causal))
+
+        def forward(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
+            return head.candidates(stack.hidden(tokens_T, positions_T, step.read_M, cache, step), *options)
+
+        yield forward
+        return
+
+    def forward_modules(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
+        where: Any = {"logits_to_keep": step.read_M, "kv_cache": cache, "decoding_step": step, "use_cache": False}
+        logits = causal(input_ids=tokens_T[None], position_ids=positions_T[None], **where).logits
+        return candidates_of_logits(logits[0], *options)
+
+    with cached_attention(causal), fast_weights(causal):
+        yield forward_modules
 
 
 def _spread(candidates: Candidates, step: Step) -> Candidates:

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from medsum_core.attention import IMPLEMENTATION_PREFIX, attend_per_document
+from medsum_core.attention import IMPLEMENTATION_PREFIX
+from medsum_core.document_kernel import ScoreRules, attend_documents
 from medsum_core.products import arithmetic_dtype
 
 # Rows differ in their number of keys; read together, all would read those of the longest: a third of a step's time.
@@ -43,6 +44,7 @@ class Step:
     num_beams: int
     key_counts: tuple[int, ...]  # keys in each of the R slots, the new ones included
     positions_R: Tensor
+    row_R1: Tensor
     columns_RK: Tensor
     prompt_lengths: tuple[int, ...]
     first_position: int  # the least of `positions_R`
@@ -52,6 +54,13 @@ class Step:
     def num_keys(self) -> int:
         """L: more keys than this are in no slot."""
         return max(self.key_counts)
+
+    @property
+    def read_M(self) -> Tensor:  # noqa: N802 - a shape
+        """Where the next token is asked for: at the R x K newest tokens and at each prompt's last one."""
+        device = self.positions_R.device
+        ends_N = torch.tensor(self.prompt_lengths, dtype=torch.int64, device=device).cumsum(0) + self.num_decoded - 1
+        return torch.cat((torch.arange(self.num_decoded, device=device), ends_N))
 
     @property
     def num_decoded(self) -> int:
@@ -92,6 +101,7 @@ class KVCache:
             key_counts=tuple(column + self.num_beams for column in columns),
             first_position=min(positions, default=0),
             positions_R=positions_R,
+            row_R1=row_R1,
             columns_RK=columns_RK,
             prompt_lengths=tuple(prompt_lengths),
         )
@@ -109,18 +119,15 @@ class KVCache:
         self.position_SC[target] = self.position_SC[source]
         self.visible_SKC[target] = self.visible_SKC[source]
 
-    def write(self, layer: int, key_1GTD: Tensor, value_1GTD: Tensor, step: Step) -> None:
+    def write(self, layer: int, key_TGD: Tensor, value_TGD: Tensor, step: Step) -> None:
         """Store the keys and values of this forward pass."""
         if layer not in self.keys:
-            heads, size = key_1GTD.shape[1], key_1GTD.shape[3]
-            shape = (len(self.position_SC), self.capacity, heads, size)
+            shape = (len(self.position_SC), self.capacity, *key_TGD.shape[1:])
             # Zeros, not left empty: a masked key has weight 0, and 0 times a stray NaN would be NaN.
-            self.keys[layer], self.values[layer] = key_1GTD.new_zeros(shape), value_1GTD.new_zeros(shape)
-        row_R1 = torch.arange(step.num_rows, device=key_1GTD.device)[:, None]
-        for cached_SCGD, new_1GTD in ((self.keys[layer], key_1GTD), (self.values[layer], value_1GTD)):
-            new_TGD = new_1GTD[0].transpose(0, 1)
+            self.keys[layer], self.values[layer] = key_TGD.new_zeros(shape), value_TGD.new_zeros(shape)
+        for cached_SCGD, new_TGD in ((self.keys[layer], key_TGD), (self.values[layer], value_TGD)):
             decoded = new_TGD[: step.num_decoded].unflatten(0, (step.num_rows, step.num_beams))
-            cached_SCGD[row_R1, step.columns_RK] = decoded
+            cached_SCGD[step.row_R1, step.columns_RK] = decoded
             start = step.num_decoded
             for slot, length in enumerate(step.prompt_lengths, start=step.num_rows):
                 cached_SCGD[slot, :length] = new_TGD[start : start + length]
@@ -166,56 +173,95 @@ def attend_cached(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one packed forward pass: (1, T, H, D). Prompts attend to themselves, new tokens to their slot."""
+    """`attend` with the interface of transformers: (1, T, H, D) and no weights."""
     if attention_mask is not None:
         raise ValueError("decoding makes its own masks: hand over none")
-    dtype, step = query_1HTD.dtype, decoding_step
-    compute = arithmetic_dtype(query_1HTD.device, dtype)
-    query, key, value = (tensor.to(compute) for tensor in (query_1HTD, key_1GTD, value_1GTD))
-    kv_cache.write(int(module.layer_idx), key, value, step)  # type: ignore[arg-type]
-    options: dict[str, Any] = {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
-    parts = []
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_1HTD, key_1GTD, value_1GTD))
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
+    return attend(kv_cache, layer, query, key, value, decoding_step, **options)[None], None
+
+
+def attend(
+    cache: KVCache,
+    layer: int,
+    query_THD: Tensor,
+    key_TGD: Tensor,
+    value_TGD: Tensor,
+    step: Step,
+    *,
+    only_last: bool = False,
+    scaling: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Attention of one packed forward pass, (T, H, D): prompts attend to themselves, new tokens to their slot.
+
+    With `only_last` the queries, and so the output, are those of the new tokens and each prompt's last one.
+    """
+    dtype = query_THD.dtype
+    compute = arithmetic_dtype(query_THD.device, dtype)
+    query, key, value = (tensor.to(compute) for tensor in (query_THD, key_TGD, value_TGD))
+    cache.write(layer, key, value, step)
+    options: dict[str, Any] = {"scaling": scaling, "softcap": softcap}
+    parts, place = [], step.num_decoded
     if step.num_rows:
-        layer, decoded = int(module.layer_idx), query[:, :, : step.num_decoded]  # type: ignore[arg-type]
-        parts.append(_attend_slots(decoded, kv_cache, layer, step, **options))
-    if step.prompt_lengths:
-        prompt_query, prompt_key, prompt_value = (part[:, :, step.num_decoded :] for part in (query, key, value))
-        lengths = [step.prompt_lengths]
-        out = attend_per_document(
-            module, prompt_query, prompt_key, prompt_value, None, document_lengths=lengths, **options
-        )
-        parts.append(out[0])
-    out_1THD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    return out_1THD.to(dtype), None
+        parts.append(_attend_slots(query[:place], cache, layer, step, window=window, **options))
+    if step.prompt_lengths and not only_last:
+        rules = ScoreRules(scale=scaling or query.shape[-1] ** -0.5, window=window, softcap=softcap)
+        parts.append(attend_documents(query[place:], key[place:], value[place:], step.prompt_lengths, rules))
+    elif only_last:
+        for number, length in enumerate(step.prompt_lengths, start=place):
+            span = slice(place, place + length)
+            parts.append(_attend_last(query[number, None], key[span], value[span], window=window, **options))
+            place += length
+    out_THD = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return out_THD.to(dtype)
+
+
+def _attend_last(
+    query_1HD: Tensor,
+    key_LGD: Tensor,
+    value_LGD: Tensor,
+    *,
+    window: int | None,
+    scaling: float | None,
+    softcap: float | None,
+) -> Tensor:
+    """A prompt's last token against all of it that it may see: (1, H, D)."""
+    first = max(0, len(key_LGD) - window) if window else 0
+    query_1GQD = query_1HD.unflatten(1, (key_LGD.shape[1], -1))
+    key, value = (tensor[first:].transpose(0, 1)[None] for tensor in (key_LGD, value_LGD))
+    return _attend_part(query_1GQD, key, value, None, scaling=scaling, softcap=softcap).flatten(1, 2)
 
 
 def _attend_slots(
-    query_1HTD: Tensor,
+    query_THD: Tensor,
     cache: KVCache,
     layer: int,
     step: Step,
     *,
+    window: int | None,
     scaling: float | None,
-    sliding_window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """The newest tokens of all beams against their slots, (1, R x K, H, D); beams and grouped heads share one read."""
-    rows, beams, size = step.num_rows, step.num_beams, query_1HTD.shape[3]
+    """The newest tokens of all beams against their slots, (R x K, H, D); beams and grouped heads share one read."""
+    rows, beams, size = step.num_rows, step.num_beams, query_THD.shape[2]
     num_groups = cache.keys[layer].shape[2]
-    group = query_1HTD.shape[1] // num_groups
-    query = query_1HTD[0].view(num_groups, group, rows, beams, size).permute(2, 0, 3, 1, 4)
+    group = query_THD.shape[1] // num_groups
+    query = query_THD.reshape(rows, beams, num_groups, group, size).transpose(1, 2)
     query_RGQD = query.reshape(rows, num_groups, beams * group, size)  # Q = K x H/G
-    mask_R1QL = cache.mask(step, window=sliding_window, dtype=query.dtype, group=group)
+    mask_R1QL = cache.mask(step, window=window, dtype=query.dtype, group=group)
     # Keys before the oldest window: a key's column is never before its position.
-    first = max(0, step.first_position - sliding_window + 1) if sliding_window else 0
+    first = max(0, step.first_position - window + 1) if window else 0
     pieces = []
     for part in _row_parts(rows, query.device):
         last = max(step.key_counts[part])
         key, value = (kept[layer][part, first:last].transpose(1, 2) for kept in (cache.keys, cache.values))
         mask = mask_R1QL[part, :, :, first:last]
         pieces.append(_attend_part(query_RGQD[part], key, value, mask, scaling=scaling, softcap=softcap))
-    out = torch.cat(pieces).view(rows, num_groups, beams, group, size).permute(0, 2, 1, 3, 4)
-    return out.reshape(1, rows * beams, num_groups * group, size)
+    out = torch.cat(pieces).view(rows, num_groups, beams, group, size).transpose(1, 2)
+    return out.reshape(rows * beams, num_groups * group, size)
 
 
 def _row_parts(num_rows: int, device: torch.device) -> list[slice]:
@@ -228,7 +274,7 @@ def _attend_part(
     query_RGQD: Tensor,
     key_RGLD: Tensor,
     value_RGLD: Tensor,
-    mask_R1QL: Tensor,
+    mask_R1QL: Tensor | None,
     *,
     scaling: float | None,
     softcap: float | None,
@@ -236,5 +282,7 @@ def _attend_part(
     if softcap is None:
         return scaled_dot_product_attention(query_RGQD, key_RGLD, value_RGLD, attn_mask=mask_R1QL, scale=scaling)
     scores = query_RGQD @ key_RGLD.transpose(2, 3) * (scaling if scaling is not None else query_RGQD.shape[-1] ** -0.5)
-    scores = torch.tanh(scores / softcap) * softcap + mask_R1QL
+    scores = torch.tanh(scores / softcap) * softcap
+    if mask_R1QL is not None:
+        scores = scores + mask_R1QL
     return scores.softmax(-1, dtype=torch.float32).to(query_RGQD.dtype) @ value_RGLD

@@ -5,15 +5,19 @@ Letters: M rows, H hidden size, V vocabulary, k candidates.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from medsum_core.few_rows import few_rows_product
+from medsum_core.packed_weights import Product, block_products
 
-# Logits of this many words fit a CPU's cache: twice as fast as the whole vocabulary of 262,144 at once.
-CPU_BLOCK_WORDS = 2048
+# A product with so many words at a time; of its logits so many values at a time stay in a CPU's cache.
+CPU_BLOCK_WORDS = 32768
+CPU_CACHED_VALUES = 1 << 19
+# Indices are slow to carry along: the maxima of groups come first, then places inside the best groups only.
+GROUP_WORDS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,33 +42,66 @@ class Ban:
                 logits_MV[:, token - start].masked_fill_(self.where_M, float("-inf"))
 
 
-def candidates_of_hidden(
-    hidden_MH: Tensor, weight_VH: Tensor, *, num_candidates: int, softcap: float | None = None, ban: Ban | None = None
-) -> Candidates:
-    """The candidates that the LM head `weight_VH` gives for the last layer's normed output."""
-    num_words = len(weight_VH)
-    block = CPU_BLOCK_WORDS if hidden_MH.device.type == "cpu" else num_words
-    best, tokens, totals = [], [], []
-    for start in range(0, num_words, block):
-        logits = few_rows_product(hidden_MH, weight_VH[start : start + block]).float()
-        if softcap is not None:
-            logits = torch.tanh(logits / softcap) * softcap
-        totals.append(logits.logsumexp(-1))
-        if ban is not None:
-            ban.apply(logits, start=start)
-        values, places = _top(logits, num_candidates)
-        best.append(values)
-        tokens.append(places + start)
-    return _join(torch.cat(best, -1), torch.cat(tokens, -1), torch.stack(totals, -1).logsumexp(-1), num_candidates)
+class Head:
+    """The LM head (V, H) as products with blocks of its words."""
+
+    def __init__(self, weight_VH: Tensor, *, softcap: float | None = None) -> None:
+        num_words = len(weight_VH)
+        block = CPU_BLOCK_WORDS if weight_VH.device.type == "cpu" else num_words
+        self._starts = range(0, num_words, block)
+        self._products: list[Product] = block_products(weight_VH, block)
+        self._softcap = softcap
+
+    def candidates(self, hidden_MH: Tensor, num_candidates: int, ban: Ban | None = None) -> Candidates:
+        """The candidates for the last layer's normed output."""
+        best, tokens, totals = [], [], []
+        for start, logits in self._logits(hidden_MH):
+            if self._softcap is not None:
+                logits = torch.tanh(logits / self._softcap) * self._softcap
+            values, places, total = _best_and_total(logits, num_candidates, ban, start)
+            best.append(values)
+            tokens.append(places + start)
+            totals.append(total)
+        return _join(torch.cat(best, -1), torch.cat(tokens, -1), torch.stack(totals, -1).logsumexp(-1), num_candidates)
+
+    def _logits(self, hidden_MH: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """fp32 logits of consecutive words, and the first word's number."""
+        words = CPU_CACHED_VALUES // len(hidden_MH) // GROUP_WORDS * GROUP_WORDS
+        for start, product in zip(self._starts, self._products, strict=True):
+            for part in product(hidden_MH).split(max(GROUP_WORDS, words), dim=1):
+                yield start, part.float()
+                start += part.shape[1]
 
 
-def candidates_of_logits(logits_MV: Tensor, *, num_candidates: int, ban: Ban | None = None) -> Candidates:
+def candidates_of_logits(logits_MV: Tensor, num_candidates: int, ban: Ban | None = None) -> Candidates:
     """The candidates in a matrix of logits, which may be changed."""
-    logits_MV = logits_MV.float()
-    total_M = logits_MV.logsumexp(-1)
+    values, tokens, total_M = _best_and_total(logits_MV.float(), num_candidates, ban, 0)
+    return _join(values, tokens, total_M, num_candidates)
+
+
+def _best_and_total(
+    logits_MV: Tensor, num_candidates: int, ban: Ban | None, start: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best allowed logits (M, k), their places, and logsumexp over all words (M,)."""
+    groups_MgW = logits_MV.unflatten(1, (-1, GROUP_WORDS)) if _pays_in_groups(logits_MV, num_candidates) else None
+    maxima = logits_MV if groups_MgW is None else groups_MgW.amax(-1)
+    peak_M1 = maxima.amax(-1, keepdim=True)
+    total_M = (logits_MV - peak_M1).exp_().sum(-1).log_().add_(peak_M1[:, 0])
     if ban is not None:
-        ban.apply(logits_MV)
-    return _join(*_top(logits_MV, num_candidates), total_M, num_candidates)
+        ban.apply(logits_MV, start=start)
+        maxima = logits_MV if groups_MgW is None else groups_MgW.amax(-1)
+    if groups_MgW is None:
+        return *_top(logits_MV, num_candidates), total_M
+    _, group_Mk = _top(maxima, num_candidates)
+    inside_MkW = groups_MgW.gather(1, group_Mk[:, :, None].expand(-1, -1, GROUP_WORDS))
+    values_Mk, places_Mk = _top(inside_MkW.flatten(1), num_candidates)
+    group = group_Mk.gather(1, places_Mk // GROUP_WORDS)
+    return values_Mk, group * GROUP_WORDS + places_Mk % GROUP_WORDS, total_M
+
+
+def _pays_in_groups(logits_MV: Tensor, num_candidates: int) -> bool:
+    num_words = logits_MV.shape[1]
+    return num_words % GROUP_WORDS == 0 and num_words > 2 * num_candidates * GROUP_WORDS
 
 
 def _top(logits_MV: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:

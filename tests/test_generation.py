@@ -17,7 +17,7 @@ from medsum_core.beam import BeamRules, BeamSearch
 from medsum_core.errors import InputError
 from medsum_core.fast_weights import fast_weights
 from medsum_core.generation import Generation, generate
-from medsum_core.next_token import Ban, candidates_of_hidden, candidates_of_logits
+from medsum_core.next_token import Ban, Head, candidates_of_logits
 
 KINDS = ("gemma", "gemma2", "gemma3_text", "llama")
 VOCAB = 64
@@ -308,7 +308,7 @@ def test_candidates_in_blocks_are_those_of_all_logits(num_candidates: int, monke
     log_probs = logits.log_softmax(-1)
     likeliest = log_probs.argmax(-1)
     ban = Ban(tokens=tuple(likeliest.tolist()), where_M=torch.tensor([True, False, True]))
-    found = candidates_of_hidden(hidden, weight, num_candidates=num_candidates, softcap=3.0, ban=ban)
+    found = Head(weight, softcap=3.0).candidates(hidden, num_candidates, ban)
     for row in (0, 2):
         log_probs[row, likeliest] = float("-inf")
     expected = log_probs.topk(num_candidates)
