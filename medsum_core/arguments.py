@@ -59,7 +59,7 @@ class ModelArguments:
     )
     attention: Literal["auto", "per_document", "varlen", "sdpa", "eager"] = _setting(
         "auto",
-        "attention inside packed rows: one call a document, torch's varlen kernel, or a dense mask",
+        "attention inside packed rows: one document after another, torch's varlen kernel, or a dense mask",
     )
     offline: bool = _setting(False, "never use the network; what is not on disk is an error")
 

@@ -28,7 +28,7 @@ from medsum_core.compat import (
 )
 from medsum_core.config import RunConfig
 from medsum_core.corpus import load_corpus
-from medsum_core.device import apply_tf32, choose_tf32, find_device
+from medsum_core.device import apply_tf32, choose_tf32, find_device, keep_few_products
 from medsum_core.errors import InputError
 from medsum_core.memory import measure_model
 from medsum_core.metrics_log import MetricsLog, cut_back
@@ -57,6 +57,7 @@ SHARDED = {
 
 def prepare(config: RunConfig) -> Plan:
     """Check everything that can be checked without weights. Raises InputError; nothing of the run is written yet."""
+    keep_few_products()
     accelerator = _accelerator(config)
     if config.output.examples_file is not None:
         check_examples_file(config.output.examples_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from medsum_core.device import (
     choose_tf32,
     describe,
     find_device,
+    keep_few_products,
     needs_scaler,
 )
 from medsum_core.errors import InputError
@@ -169,3 +171,13 @@ def test_a_container_sees_its_own_share(monkeypatch, limit, used, expected):
     monkeypatch.setattr(device_module, "_cgroup_bytes", facts.get)
     monkeypatch.setattr(device_module.psutil, "virtual_memory", lambda: SimpleNamespace(total=64, available=40))
     assert device_module._main_memory() == expected
+
+
+def test_the_bound_on_compiled_products_is_set_unless_someone_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")  # so that it is put back afterwards
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    keep_few_products()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    keep_few_products()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
