@@ -19,13 +19,15 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
-def fast_weights(model: nn.Module) -> Iterator[None]:
+def fast_weights(model: nn.Module, *, widen: bool = False) -> Iterator[None]:
     """Within the block the model computes in the dtype that its device is fast at; afterwards it is as before.
 
     Nothing is done on devices with 16-bit units, or where the wider copy does not fit the free memory: both only cost
-    time.
+    time. With `widen` a CPU with 16-bit units computes in fp32 as well, for comparisons that the rounding of
+    activations should not disturb.
     """
-    slow = [p for p in model.parameters() if p.dtype in HALVES and arithmetic_dtype(p.device, p.dtype) != p.dtype]
+    halves = [parameter for parameter in model.parameters() if parameter.dtype in HALVES]
+    slow = [p for p in halves if arithmetic_dtype(p.device, p.dtype) != p.dtype or (widen and p.device.type == "cpu")]
     quantised = [m for m in model.modules() if slow and getattr(m, "compute_dtype", None) in HALVES]
     if not slow or 2 * sum(p.nbytes for p in slow) > find_device().usable_bytes:
         yield

@@ -43,7 +43,7 @@ class Parity:
     num_same_tokens: int  # places where both find the same token likeliest
     num_tokens: int
     num_prompts: int
-    arithmetic: str  # float32 where the device multiplies bf16 slowly
+    arithmetic: str  # float32 on a CPU with room for it: in 16 bits the rounding of activations is compared as well
 
     @property
     def agreement(self) -> float:
@@ -77,7 +77,7 @@ def read_notes(model: PeftModel, prompts: Sequence[Sequence[int]], renderer: Pro
     """What base and adapter say: the start of each greedy note, and the logits along it."""
     notes = generate(model, prompts, stop_token_ids=renderer.stop_token_ids, max_new_tokens=GATE_NEW_TOKENS)
     rows = [(*prompt, *note.token_ids) for prompt, note in zip(prompts, notes, strict=True)]
-    with torch.no_grad(), fast_weights(model):
+    with torch.no_grad(), fast_weights(model, widen=True):
         return [
             Reading(token_ids=row, logits_TV=_logits(model, row, len(row) - len(prompt) + 1))
             for row, prompt in zip(rows, prompts, strict=True)
@@ -87,7 +87,7 @@ def read_notes(model: PeftModel, prompts: Sequence[Sequence[int]], renderer: Pro
 def compare(merged: PreTrainedModel, readings: Sequence[Reading]) -> Parity:
     """The merged model on the tokens that base and adapter wrote."""
     differences, ranges, num_same = [], [], 0
-    with torch.no_grad(), fast_weights(merged):
+    with torch.no_grad(), fast_weights(merged, widen=True):
         arithmetic = str(merged.dtype).removeprefix("torch.")
         for reading in readings:
             logits_TV = _logits(merged, reading.token_ids, len(reading.logits_TV))

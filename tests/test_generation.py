@@ -319,9 +319,13 @@ def test_candidates_in_blocks_are_those_of_all_logits(num_candidates: int, monke
 def test_slow_bf16_weights_are_widened_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("gemma", dtype=torch.bfloat16, tie_word_embeddings=True)
     before = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
-    for has_units, expected in ((False, torch.float32), (True, torch.bfloat16)):
+    for has_units, widen, expected in (
+        (False, False, torch.float32),
+        (True, False, torch.bfloat16),
+        (True, True, torch.float32),
+    ):
         monkeypatch.setattr("medsum_core.products.cpu_has_bf16_units", lambda answer=has_units: answer)
-        with fast_weights(model):
+        with fast_weights(model, widen=widen):
             assert {parameter.dtype for parameter in model.parameters()} == {expected}
             assert model.lm_head.weight is model.get_input_embeddings().weight
         assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == before

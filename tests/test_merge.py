@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,15 +76,29 @@ def test_the_same_weights_as_a_fresh_peft_model(tmp_path: Path, base: Path, use_
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
+@pytest.fixture
+def mild_run(run: Path, base: Path, tmp_path: Path) -> Path:  # noqa: F811
+    """The run with an adapter of a trained one's size: rounding a huge random one moves a random model's logits a lot."""
+    folder = tmp_path / "mild"
+    shutil.copytree(run, folder)
+    model = adapted(base, run)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(0.1)
+    save_adapter(folder / "adapter", adapter_tensors(model), adapter_config(model))
+    return folder
+
+
 def test_the_command_writes_a_model_for_plain_transformers(
-    run: Path,  # noqa: F811
+    mild_run: Path,
     base: Path,  # noqa: F811
     dialogues: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "new" / "merged"
-    main(["--run", str(run), "--output_dir", str(out), "--num_prompts", "3", "--input_file", str(dialogues)])
+    main(["--run", str(mild_run), "--output_dir", str(out), "--num_prompts", "3", "--input_file", str(dialogues)])
     printed = capsys.readouterr().out
     assert "on 3 prompts (" in printed and "largest logit difference" in printed and "greedy agreement" in printed
     assert [path.name for path in out.parent.iterdir()] == ["merged"]  # the draft is gone
@@ -95,7 +110,7 @@ def test_the_command_writes_a_model_for_plain_transformers(
     assert model.generation_config.eos_token_id == list(renderer.stop_token_ids) and len(renderer.stop_token_ids) == 2
     assert tokenizer.chat_template == renderer.tokenizer.chat_template
     prompt = build_renderer(tokenizer).prompt_ids("Doctor: Any fever?\nPatient: No.", "CC")
-    model, merged, ids = model.float(), fold(adapted(base, run)).float(), torch.tensor([prompt])
+    model, merged, ids = model.float(), fold(adapted(base, mild_run)).float(), torch.tensor([prompt])
     assert torch.equal(model(ids).logits, merged(ids).logits)
     written = model.generate(ids, max_new_tokens=8)[0, len(prompt) :].tolist()
     (note,) = generate(model, [prompt], stop_token_ids=renderer.stop_token_ids, max_new_tokens=8)
