@@ -51,6 +51,11 @@ def test_a_bare_answer_counts_what_the_question_asks_for() -> None:
     assert flagged("Three children, ages 12 and 9.", "How many kids?", "Three: twelve and nine.") == []
 
 
+def test_how_a_drug_is_given_is_not_the_drug() -> None:
+    turns = ("Lisinopril once a day by mouth?", "Yes.", "How often is the metformin?", "Five hundred, twice a day.")
+    assert flagged("Lisinopril by mouth once daily and metformin by mouth twice daily.", *turns) == []
+
+
 def test_a_time_of_day_an_age_and_a_rank_are_no_doses_or_durations() -> None:
     assert flagged("Pain for 4 hours.", "When?", "It woke me up at four.") == ["4 hours"]
     assert flagged("Pain for 2 hours.", "When?", "Around two in the morning.") == ["2 hours"]

@@ -12,7 +12,7 @@ from medsum_core.facts.words import units
 LINKS = bag(
     "is was of at a an about to the be are were now been for approximately around just only taking take takes took on "
     "dose doses it's its came out set currently up maybe perhaps p o po oral orally tab tablet tablets per and "
-    "count counts level levels rate"
+    "count counts level levels rate by mouth"
 )
 NO_ATTRIBUTES = bag(
     "day week month year hour number one thing lot time patient doctor m g mg x i'm it he she "
