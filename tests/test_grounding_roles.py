@@ -53,7 +53,12 @@ def test_a_bare_answer_counts_what_the_question_asks_for() -> None:
 
 def test_how_a_drug_is_given_is_not_the_drug() -> None:
     lisinopril = ("Your pills?", "Lisinopril, twenty milligrams.", "Just once a day by mouth?", "Yes, once daily.")
-    metformin = ("Anything else?", "Metformin, five hundred.", "How often is the metformin?", "Twice a day, with meals.")
+    metformin = (
+        "Anything else?",
+        "Metformin, five hundred.",
+        "How often is the metformin?",
+        "Twice a day, with meals.",
+    )
     note = "Lisinopril 20 mg by mouth once daily and metformin 500 mg by mouth twice daily."
     assert flagged(note, *lisinopril, *metformin) == []
 
