@@ -105,12 +105,12 @@ def _chunk_nll(
 ) -> tuple[Tensor, Tensor | None]:
     """One chunk's NLL (C,) in float32 (float64 stays) and its gradient in the hidden states (C, H).
 
-    The logits are overwritten by their exponentials, which serve the sum and the gradient; few rows at a time on a CPU,
-    so that all passes over a row find it in the cache.
+    The logits are overwritten by their softmax, of which one exponential serves the sum and the gradient; few rows at a
+    time on a CPU, so that all passes over a row find it in the cache.
     """
     dtype, device = _exact(logits_CV.dtype), logits_CV.device
     nll_C = torch.empty(len(targets_C), dtype=dtype, device=device)
-    total_C1, excess_C1 = (torch.empty(len(targets_C), 1, dtype=dtype, device=device) for _ in range(2))
+    excess_C1 = torch.empty(len(targets_C), 1, dtype=dtype, device=device)
     step = max(1, CACHED_LOGITS // logits_CV.shape[1]) if device.type == "cpu" else len(targets_C)
     for start in range(0, len(targets_C), step):
         rows = slice(start, start + step)
@@ -122,18 +122,19 @@ def _chunk_nll(
             values_RV = values_RV.mul_(softcap)
         wanted_R1, largest_R1 = values_RV.gather(1, index_R1), values_RV.amax(dim=-1, keepdim=True)
         powers_RV = values_RV.sub_(largest_R1).exp_()
-        total_C1[rows] = powers_RV.sum(dim=-1, keepdim=True)
-        nll_C[rows] = (largest_R1 - wanted_R1 + total_C1[rows].log())[:, 0]
+        total_R1 = powers_RV.sum(dim=-1, keepdim=True)
+        nll_C[rows] = (largest_R1 - wanted_R1 + total_R1.log())[:, 0]
         if not needs_gradient:
             continue
         # The target's share, p - 1, is kept apart: 16 bits would round p near 1 by more than its distance from 1.
-        excess_C1[rows] = powers_RV.gather(1, index_R1) / total_C1[rows] - 1
-        powers_RV = powers_RV.scatter_(1, index_R1, 0)
+        share_RV = powers_RV.div_(total_R1)
+        excess_C1[rows] = share_RV.gather(1, index_R1) - 1
+        share_RV = share_RV.scatter_(1, index_R1, 0)
         if slope_RV is not None:
             excess_C1[rows] *= slope_RV.gather(1, index_R1)
-            powers_RV = powers_RV.mul_(slope_RV)
-        logits_CV[rows] = powers_RV
+            share_RV = share_RV.mul_(slope_RV)
+        logits_CV[rows] = share_RV
     if not needs_gradient:
         return nll_C, None
-    others_CH = product_transposed(logits_CV, head_VH).to(dtype).div_(total_C1)
+    others_CH = product_transposed(logits_CV, head_VH).to(dtype)
     return nll_C, others_CH.addcmul_(head_VH[targets_C].to(dtype), excess_C1)

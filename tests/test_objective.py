@@ -66,6 +66,14 @@ def test_sixteen_bit_hidden_states_give_a_loss_in_fp32(dtype: torch.dtype) -> No
     assert relative(found, expected) < 5e-3
 
 
+def test_a_flat_distribution_over_many_words_does_not_overflow_fp16() -> None:
+    # Exponentials before their division by the sum would add up to 150,000 x 0.6 here; fp16 ends at 65,504.
+    head = torch.full((150_000, 4), 0.6, dtype=torch.float16)
+    hidden = torch.zeros(1, 1, 4, dtype=torch.float16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(note_nll(hidden, torch.tensor([[3]]), head), hidden)
+    assert torch.isfinite(gradient).all() and gradient.abs().max() < 1e-2  # p x 0.6 summed, less 0.6
+
+
 def test_a_confident_target_keeps_its_small_gradient_in_16_bits() -> None:
     # p is about 0.999: the gradient is the difference of nearly equal sums, and 16 bits would round each before it.
     generator = torch.Generator().manual_seed(4)
