@@ -1,8 +1,9 @@
 """Decoding against transformers' `generate`: `python benchmarks/decode.py --input_file VALIDATION.csv`.
 
 Speed: each note's length is forced to its reference's on both sides, and only those tokens count as useful; both run in
-turns in one process, medians are printed. `generate` forces one length a batch, so that a batch runs to its longest
-note. `--check`: token for token against `generate` in fp32, greedy and with 2 and 4 beams.
+turns in one process, each run's seconds are printed as it ends, the speeds by medians. `generate` forces one length a
+batch, so that a batch runs to its longest note. `--check`: token for token against `generate` in fp32, greedy and with
+2 and 4 beams, batched and each row by itself.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ def main() -> None:
         options.model_name_or_path, precision=precision, load_in_4bit=options.load_in_4bit, offline=options.offline
     )
     if options.check:
-        check(model, tasks, renderer, max_new_tokens=options.max_new_tokens)
+        check(model, tasks, renderer, widths=options.num_beams or (1, 2, 4), max_new_tokens=options.max_new_tokens)
         return
     print(f"{len(tasks)} dialogues, {sum(task.length for task in tasks)} note tokens, {precision}, "
           f"{torch.get_num_threads()} threads, sorted by {options.rival_order} for generate")  # fmt: skip
-    for num_beams in options.num_beams:
+    for num_beams in options.num_beams or (1, 4):
         compare_speed(model, tasks, renderer, num_beams, options)
 
 
@@ -60,7 +61,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--load_in_4bit", action="store_true")
     parser.add_argument("--offline", action="store_true")
-    parser.add_argument("--num_beams", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--num_beams", type=int, nargs="+", help="default: 1 and 4, with --check 1, 2, 4")
     parser.add_argument("--batch_size", type=int, default=128, help="our notes at a time; with beams a quarter of them")
     parser.add_argument("--rival_batch_sizes", type=int, nargs="+", default=[1, 4, 8, 16, 32], help="of generate")
     parser.add_argument(
@@ -102,6 +103,7 @@ def compare_speed(
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
+            print(f"    {name}: {seconds[name][-1]:.1f} s", flush=True)
     useful = sum(task.length for task in tasks)
     speeds = {name: useful / statistics.median(times) for name, times in seconds.items()}
     ours, *_ = speeds.values()
@@ -176,12 +178,19 @@ def rival_tokens(
     return tokens[:, width:]
 
 
-def check(model: PreTrainedModel, tasks: Sequence[Task], renderer: PromptRenderer, *, max_new_tokens: int) -> None:
+def check(
+    model: PreTrainedModel,
+    tasks: Sequence[Task],
+    renderer: PromptRenderer,
+    *,
+    widths: Sequence[int],
+    max_new_tokens: int,
+) -> None:
     """Compare batched, single and `model.generate`, token for token; raise InputError at a difference."""
     prompts = [task.prompt for task in tasks]
     stops = renderer.stop_token_ids
     differing = 0
-    for num_beams in (1, 2, 4):
+    for num_beams in widths:
         options: dict[str, Any] = {"stop_token_ids": stops, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
         batched = generate(model, prompts, batch_size=16, **options)
         for index, prompt in enumerate(prompts):

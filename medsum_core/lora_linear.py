@@ -11,7 +11,7 @@ activation checkpointing repeat it. DoRA and layers that are not linear keep PEF
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,107 @@ def fuse_lora_layers(model: nn.Module, *, keep_dense: bool) -> int:
     layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_plain(module)]
     for layer in layers:
         linear_layer: Any = layer.get_base_layer()
-        weight = FrozenWeight(linear_layer, keep_dense=keep_dense)
-        layer.forward = _fused_forward(layer, weight)
+        layer.forward = FusedLinear(layer, FrozenWeight(linear_layer, keep_dense=keep_dense))
     return len(layers)
+
+
+class FusedLinear:
+    """The forward that takes the place of a LoRA layer's own."""
+
+    def __init__(self, layer: Any, weight: FrozenWeight) -> None:
+        self.layer, self.weight = layer, weight
+        (self._name,) = layer.lora_A.keys()
+
+    @property
+    def adapter(self) -> tuple[Tensor, Tensor]:
+        """The weights (r, K) and (N, r) that train."""
+        return self.layer.lora_A[self._name].weight, self.layer.lora_B[self._name].weight
+
+    def draw(self) -> LoraProduct:
+        """The layer's product, with a dropout mask of its own while it trains."""
+        rate = float(getattr(self.layer.lora_dropout[self._name], "p", 0.0)) if self.layer.training else 0.0
+        return LoraProduct(
+            weight=self.weight,
+            bias_N=self.layer.get_base_layer().bias,
+            scaling=self.layer.scaling[self._name],
+            rate=rate,
+            seed=int(torch.randint(SEED_BOUND, ())) if rate > 0 else 0,
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., K) to (..., N). Raises RuntimeError if the adapter is merged into its base."""
+        if self.layer.merged:
+            raise RuntimeError("the adapter is merged into its base already: it would be added twice")
+        if self.layer.disable_adapters:
+            bias = self.layer.get_base_layer().bias
+            dtype = arithmetic_dtype(x.device, x.dtype)
+            return linear(x.to(dtype), self.weight.dense(dtype), None if bias is None else bias.to(dtype)).to(x.dtype)
+        y: Tensor = _LoraLinear.apply(x, *self.adapter, self.draw())
+        return y
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoraProduct:
+    """One use of a layer: y = x W^T + b + s (m * x) A^T B^T, and its gradients. The mask m is drawn from `seed`."""
+
+    weight: FrozenWeight
+    bias_N: Tensor | None
+    scaling: float
+    rate: float
+    seed: int
+
+    def forward(self, x: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor) -> tuple[Tensor, Tensor]:
+        """y (..., N) in the dtype of x (..., K), and (m * x) A^T (T, r), which the way back needs."""
+        x_TK = _rows(x)
+        dtype = x_TK.dtype
+        y_TN = linear(x_TK, self.weight.dense(dtype), None if self.bias_N is None else self.bias_N.to(dtype))
+        dropped_TK = x_TK if self.rate == 0 else _masked(x_TK, self._mask(x_TK))
+        low_Tr = linear(dropped_TK, lora_A_rK.to(dtype))
+        y_TN.addmm_(low_Tr, lora_B_Nr.to(dtype).t(), alpha=self._scale)
+        return y_TN.to(x.dtype).view(*x.shape[:-1], -1), low_Tr
+
+    def backward(
+        self, dy: Tensor, x: Tensor, low_Tr: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor, *, needs_dx: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """The gradients of x, A and B from that of y; None for x where it is not needed."""
+        x_TK = _rows(x)
+        dtype = x_TK.dtype
+        dy_TN = dy.reshape(x_TK.shape[0], -1).to(dtype)
+        keep_TK = self._mask(x_TK) if self.rate > 0 else None
+        dlow_Tr = (dy_TN @ lora_B_Nr.to(dtype)).mul_(self._scale)
+        dB_Nr = (dy_TN.t() @ low_Tr).mul_(self._scale)
+        dA_rK = dlow_Tr.t() @ (x_TK if keep_TK is None else _masked(x_TK, keep_TK))
+        dx = None
+        if needs_dx:
+            dx_TK = dy_TN @ self.weight.dense(dtype)
+            if keep_TK is None:
+                dx_TK.addmm_(dlow_Tr, lora_A_rK.to(dtype))
+            else:
+                dx_TK += _masked(dlow_Tr @ lora_A_rK.to(dtype), keep_TK)
+            dx = dx_TK.to(x.dtype).view(x.shape)
+        return dx, dA_rK.to(lora_A_rK.dtype), dB_Nr.to(lora_B_Nr.dtype)
+
+    @property
+    def _scale(self) -> float:
+        """LoRA's scaling, and what makes up for the elements that dropout sets to zero."""
+        return self.scaling if self.rate == 0 else self.scaling / (1 - _threshold(self.rate) / MASK_LEVELS)
+
+    def _mask(self, x_TK: Tensor) -> Tensor:
+        return keep_mask(x_TK.numel(), self.rate, self.seed, x_TK.device).view(x_TK.shape)
+
+
+class _LoraLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor, lora: LoraProduct) -> Tensor:
+        y, low_Tr = lora.forward(x, lora_A_rK, lora_B_Nr)
+        ctx.save_for_backward(x, low_Tr, lora_A_rK, lora_B_Nr)
+        ctx.lora = lora
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return (*ctx.lora.backward(gradients[0], *ctx.saved_tensors, needs_dx=ctx.needs_input_grad[0]), None)
 
 
 def keep_mask(num_elements: int, rate: float, seed: int, device: torch.device) -> Tensor:
@@ -90,77 +188,9 @@ def _is_plain(layer: LoraLayer) -> bool:
     return isinstance(layer.get_base_layer(), nn.Linear) and not layer.lora_variant and len(layer.lora_A) == 1
 
 
-def _fused_forward(layer: Any, weight: FrozenWeight) -> Callable[[Tensor], Tensor]:
-    (name,) = layer.lora_A.keys()
-    bias = layer.get_base_layer().bias
-
-    def forward(x: Tensor) -> Tensor:
-        if layer.merged:
-            raise RuntimeError("the adapter is merged into its base already: it would be added twice")
-        if layer.disable_adapters:
-            dtype = arithmetic_dtype(x.device, x.dtype)
-            return linear(x.to(dtype), weight.dense(dtype), None if bias is None else bias.to(dtype)).to(x.dtype)
-        rate = float(getattr(layer.lora_dropout[name], "p", 0.0)) if layer.training else 0.0
-        seed = int(torch.randint(SEED_BOUND, ())) if rate > 0 else 0
-        lora_A, lora_B = layer.lora_A[name].weight, layer.lora_B[name].weight
-        return _LoraLinear.apply(x, lora_A, lora_B, bias, weight, layer.scaling[name], rate, seed)
-
-    return forward
-
-
-class _LoraLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        lora_A_rK: Tensor,
-        lora_B_Nr: Tensor,
-        bias_N: Tensor | None,
-        weight: FrozenWeight,
-        scaling: float,
-        rate: float,
-        seed: int,
-    ) -> Tensor:
-        dtype = arithmetic_dtype(x.device, x.dtype)
-        x_TK = x.reshape(-1, x.shape[-1]).to(dtype)
-        y_TN = linear(x_TK, weight.dense(dtype), None if bias_N is None else bias_N.to(dtype))
-        dropped_TK = x_TK if rate == 0 else _masked(x_TK, _mask_of(x_TK, rate, seed))
-        low_Tr = linear(dropped_TK, lora_A_rK.to(dtype))
-        y_TN.addmm_(low_Tr, lora_B_Nr.to(dtype).t(), alpha=_scale(scaling, rate))
-        ctx.save_for_backward(x, low_Tr, lora_A_rK, lora_B_Nr)
-        ctx.weight, ctx.scaling, ctx.rate, ctx.seed = weight, scaling, rate, seed
-        return y_TN.to(x.dtype).view(*x.shape[:-1], -1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, low_Tr, lora_A_rK, lora_B_Nr = ctx.saved_tensors
-        dtype = arithmetic_dtype(x.device, x.dtype)
-        x_TK = x.reshape(-1, x.shape[-1]).to(dtype)
-        dy_TN = gradients[0].reshape(x_TK.shape[0], -1).to(dtype)
-        scale = _scale(ctx.scaling, ctx.rate)
-        keep_TK = _mask_of(x_TK, ctx.rate, ctx.seed) if ctx.rate > 0 else None
-        dlow_Tr = (dy_TN @ lora_B_Nr.to(dtype)).mul_(scale)
-        dB_Nr = (dy_TN.t() @ low_Tr).mul_(scale)
-        dA_rK = dlow_Tr.t() @ (x_TK if keep_TK is None else _masked(x_TK, keep_TK))
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx_TK = dy_TN @ ctx.weight.dense(dtype)
-            if keep_TK is None:
-                dx_TK.addmm_(dlow_Tr, lora_A_rK.to(dtype))
-            else:
-                dx_TK += _masked(dlow_Tr @ lora_A_rK.to(dtype), keep_TK)
-            dx = dx_TK.to(x.dtype).view(x.shape)
-        return dx, dA_rK.to(lora_A_rK.dtype), dB_Nr.to(lora_B_Nr.dtype), None, None, None, None, None
-
-
-def _scale(scaling: float, rate: float) -> float:
-    """LoRA's scaling, and what makes up for the elements that dropout sets to zero."""
-    return scaling if rate == 0 else scaling / (1 - _threshold(rate) / MASK_LEVELS)
-
-
-def _mask_of(x_TK: Tensor, rate: float, seed: int) -> Tensor:
-    return keep_mask(x_TK.numel(), rate, seed, x_TK.device).view(x_TK.shape)
+def _rows(x: Tensor) -> Tensor:
+    """(T, K) in the dtype that its products are computed in."""
+    return x.reshape(-1, x.shape[-1]).to(arithmetic_dtype(x.device, x.dtype))
 
 
 def _masked(x_TK: Tensor, keep_TK: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from transformers import (
 from medsum_core.batching import MicroBatch
 from medsum_core.embedded import embedded_folder, is_embedded
 from medsum_core.errors import InputError
+from medsum_core.gated_mlp import use_gated_mlps
 from medsum_core.lean_norms import use_lean_norms
 from medsum_core.lora_linear import fuse_lora_layers
 from medsum_core.quiet import quiet_libraries
@@ -125,6 +126,7 @@ def attach_lora(base: PreTrainedModel, settings: LoraSettings, *, base_name: str
     # PEFT puts the folder of the weights there; the word that was asked for holds on every machine.
     model.peft_config["default"].base_model_name_or_path = base_name
     fuse_lora_layers(model, keep_dense=keep_dense)
+    use_gated_mlps(model)
     use_lean_norms(model)
     check_only_adapter_trains(model)
     return model.train()

@@ -124,7 +124,7 @@ def test_small_tensors_take_more_of_a_cpus_heap(size_2b):
 
 
 def test_which_gpus_fit(size_2b):
-    run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024, attention="varlen")
+    run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=2048, attention="varlen")
     six, eight, *larger = fitting_settings(size_2b, run)
     assert "--gradient_checkpointing on" in six and "as it is" in eight
     assert len(larger) == 3 and all("as it is" in line for line in larger)
