@@ -29,6 +29,7 @@ from tqdm import tqdm
 from medsum_core.attention import document_attention
 from medsum_core.batching import Example, MicroBatch, split_window
 from medsum_core.checkpoint import Progress
+from medsum_core.device import return_free_memory
 from medsum_core.model import head_softcap, head_weight, hidden_states
 from medsum_core.objective import note_nll
 from medsum_core.optimizer import set_lr
@@ -137,6 +138,7 @@ def train_step(
 ) -> StepStats:
     """One update from one window, the same on every process. A non-finite or empty window changes nothing."""
     started = time.perf_counter()
+    return_free_memory(run.device)
     num_targets = sum(example.num_targets for example in window)
     if num_targets == 0:
         return StepStats.of(window, started, loss=math.nan, grad_norm=math.nan, skipped=True)

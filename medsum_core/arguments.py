@@ -126,7 +126,8 @@ class TrainArguments:
     gradient_accumulation_steps: int = _setting(16, "micro-batches per update and process", metavar="N")
     pack_tokens: int | None = _setting(
         None,
-        "tokens per packed micro-batch, never changes the gradient; 0: unpacked; not given: as --max_length",
+        "tokens per packed micro-batch (a longer row has its own), never changes the gradient; 0: unpacked; "
+        "not given: as --max_length",
         metavar="N",
     )
     learning_rate: float = _setting(2e-4, "peak learning rate", metavar="X")

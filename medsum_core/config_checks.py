@@ -41,7 +41,7 @@ def setting_problems(
 ) -> list[str]:
     """What is wrong with the values and their combinations, whatever the machine and its files."""
     values = {name: value for section in (model, lora, data, train, output) for name, value in vars(section).items()}
-    checks = _data_checks(data, train) + _model_checks(model, lora) + _cadence_checks(train, output)
+    checks = _data_checks(data) + _model_checks(model, lora) + _cadence_checks(train, output)
     if data.validation_file is None and data.dataset_name is None:
         checks += _no_validation_checks(train, output)
     return _range_problems(values) + [text for wrong, text in checks if wrong]
@@ -81,9 +81,8 @@ def _range_problems(values: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _data_checks(data: DataArguments, train: TrainArguments) -> list[tuple[bool, str]]:
+def _data_checks(data: DataArguments) -> list[tuple[bool, str]]:
     prompt_tokens = data.max_length - data.max_new_tokens
-    pack_tokens = train.pack_tokens or 0
     has_file, has_dataset = data.train_file is not None, data.dataset_name is not None
     return [
         (not has_file and not has_dataset, "no training data: give --train_file or --dataset_name"),
@@ -92,10 +91,6 @@ def _data_checks(data: DataArguments, train: TrainArguments) -> list[tuple[bool,
             prompt_tokens < PROMPT_MINIMUM,
             f"--max_length {data.max_length} less --max_new_tokens {data.max_new_tokens} leaves {prompt_tokens} tokens "
             f"for the prompt: at least {PROMPT_MINIMUM} are needed",
-        ),
-        (
-            0 < pack_tokens < data.max_length,
-            f"--pack_tokens {pack_tokens}: must be 0 or at least --max_length ({data.max_length})",
         ),
     ]
 

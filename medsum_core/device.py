@@ -6,6 +6,7 @@ the device cannot meet is refused with the reason, never changed.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from collections.abc import Callable
@@ -155,6 +156,16 @@ def keep_few_products() -> None:
     1,024 shapes that oneDNN keeps by itself took 0.3 GiB.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+
+
+def return_free_memory(device: torch.device) -> None:
+    """Give the heap's free pages back to the system, on a CPU whose C library can (glibc).
+
+    Loading and each window leave holes that the next window's tensors fit badly. Once a window this costs nothing that
+    could be measured; after each micro-batch, a tenth of the time in page faults.
+    """
+    if device.type == "cpu" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def choose_gradient_checkpointing(asked: str, device: Device, *, needed_bytes: int) -> bool:

@@ -55,10 +55,11 @@ def _is_known(module: Any) -> bool:
 
 
 def _forward(mlp: Any, activation: Activation, x: Tensor) -> Tensor:
-    down: FusedLinear = mlp.down_proj.forward
+    down = mlp.down_proj.forward
     gate, up = mlp.gate_proj(x), mlp.up_proj(x)
-    if mlp.down_proj.disable_adapters or mlp.down_proj.merged:
-        return down(activation.forward(gate) * up)
+    # PEFT may have taken the layer off again (`merge_and_unload`), merged it, or switched its adapter off.
+    if not isinstance(down, FusedLinear) or down.layer.disable_adapters or down.layer.merged:
+        return mlp.down_proj(activation.forward(gate) * up)
     y: Tensor = _GatedDown.apply(gate, up, *down.adapter, down.draw(), activation)
     return y
 

@@ -54,7 +54,7 @@ def resolve_memory(config: RunConfig, model_type: str, device: Device, size: Mod
         needed_bytes=lambda tokens: needed(num_tokens=tokens),
         packable=packable,
     )
-    num_tokens = pack_tokens or train.per_device_train_batch_size * data.max_length
+    num_tokens = largest_micro_batch(pack_tokens, train.per_device_train_batch_size, data.max_length)
     recompute = choose_gradient_checkpointing(
         train.gradient_checkpointing, device, needed_bytes=needed(num_tokens=num_tokens)
     )
@@ -71,13 +71,18 @@ def resolve_memory(config: RunConfig, model_type: str, device: Device, size: Mod
     )
 
 
+def largest_micro_batch(pack_tokens: int, batch_size: int, max_length: int) -> int:
+    """Tokens of the fullest micro-batch that can come: a row longer than `pack_tokens` has one of its own."""
+    return max(pack_tokens, max_length) if pack_tokens else batch_size * max_length
+
+
 def run_shape(config: RunConfig, device: Device) -> RunShape:
     """What a run's memory depends on."""
     model, train, data = config.model, config.train, config.data
     return RunShape(
         precision=model.precision,
         load_in_4bit=model.load_in_4bit,
-        num_tokens=train.pack_tokens or train.per_device_train_batch_size * data.max_length,
+        num_tokens=largest_micro_batch(train.pack_tokens or 0, train.per_device_train_batch_size, data.max_length),
         optim=train.optim,
         attention=model.attention,
         dequantize=model.dequantize == "on",

@@ -138,7 +138,6 @@ def test_all_faults_are_reported_together(tmp_path):
         ("--save_total_limit 1", "at least 2"),
         ("--max_steps 0", "at least 1, or -1"),
         ("--max_length 300", "44 tokens for the prompt"),
-        ("--pack_tokens 512", "0 or at least --max_length (1024)"),
         ("--dequantize on --load_in_4bit false", "nothing to unpack"),
         ("--init_lora_weights pissa_niter_4", "PiSSA rewrites the base"),
         ("--init_lora_weights loftq", "LoftQ rewrites the base"),

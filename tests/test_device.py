@@ -24,8 +24,10 @@ from medsum_core.device import (
     find_device,
     keep_few_products,
     needs_scaler,
+    return_free_memory,
 )
 from medsum_core.errors import InputError
+from medsum_core.resolve import largest_micro_batch
 
 
 def gpu(capability: tuple[int, int], *, free_gib: float = 16) -> Device:
@@ -181,3 +183,21 @@ def test_the_bound_on_compiled_products_is_set_unless_someone_set_it(monkeypatch
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
     keep_few_products()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+
+
+def test_free_pages_are_returned_on_a_cpu_whose_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(device_module.ctypes, "CDLL", lambda name: SimpleNamespace(malloc_trim=calls.append))
+    return_free_memory(torch.device("meta"))
+    assert calls == []
+    return_free_memory(torch.device("cpu"))
+    assert calls == [0]
+    monkeypatch.setattr(device_module.ctypes, "CDLL", lambda name: SimpleNamespace())
+    return_free_memory(torch.device("cpu"))
+    assert calls == [0]
+
+
+def test_the_largest_micro_batch_is_a_row_longer_than_the_packing_budget() -> None:
+    assert largest_micro_batch(512, 1, 1024) == 1024
+    assert largest_micro_batch(4096, 1, 1024) == 4096
+    assert largest_micro_batch(0, 2, 1024) == 2048

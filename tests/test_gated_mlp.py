@@ -94,3 +94,11 @@ def test_an_unknown_activation_keeps_the_forward_of_transformers() -> None:
         if isinstance(module, GemmaMLP):
             module.act_fn = nn.Tanh()
     assert use_gated_mlps(model) == 0
+
+
+def test_a_model_that_gave_its_adapter_back_runs_as_the_base() -> None:
+    model = make_model("gemma", torch.float32, gated=True)
+    tokens = torch.arange(5)[None]
+    with model.disable_adapter(), torch.no_grad():
+        expected = model(input_ids=tokens).logits
+    assert torch.equal(model.unload()(input_ids=tokens).logits, expected)
