@@ -2,9 +2,9 @@
 
     y = down(act(gate) * up)
 
-Autograd would keep gate, act(gate), up and their product; here act(gate) and the product are computed again from gate
-and up, which costs two elementwise passes of some forty that a layer takes. The sums are those of the modules, to the
-bit. Modules, names and weights stay those of transformers and PEFT; only the forward of the MLP is replaced.
+Autograd would keep gate, act(gate), up and the product; here act(gate) and the product are computed again from gate
+and up: two elementwise passes more on the way back. The sums are those of the modules, to the bit.
+Modules, names and weights stay those of transformers and PEFT; only the forward of the MLP is replaced.
 """
 
 from __future__ import annotations

@@ -95,9 +95,8 @@ class FusedLinear:
         if self.layer.merged:
             raise RuntimeError("the adapter is merged into its base already: it would be added twice")
         if self.layer.disable_adapters:
-            bias = self.layer.get_base_layer().bias
-            dtype = arithmetic_dtype(x.device, x.dtype)
-            return linear(x.to(dtype), self.weight.dense(dtype), None if bias is None else bias.to(dtype)).to(x.dtype)
+            wide = x.to(arithmetic_dtype(x.device, x.dtype))
+            return _base_output(wide, self.weight, self.layer.get_base_layer().bias).to(x.dtype)
         y: Tensor = _LoraLinear.apply(x, *self.adapter, self.draw())
         return y
 
@@ -116,7 +115,7 @@ class LoraProduct:
         """y (..., N) in the dtype of x (..., K), and (m * x) A^T (T, r), which the way back needs."""
         x_TK = _rows(x)
         dtype = x_TK.dtype
-        y_TN = linear(x_TK, self.weight.dense(dtype), None if self.bias_N is None else self.bias_N.to(dtype))
+        y_TN = _base_output(x_TK, self.weight, self.bias_N)
         dropped_TK = x_TK if self.rate == 0 else _masked(x_TK, self._mask(x_TK))
         low_Tr = linear(dropped_TK, lora_A_rK.to(dtype))
         y_TN.addmm_(low_Tr, lora_B_Nr.to(dtype).t(), alpha=self._scale)
@@ -186,6 +185,11 @@ def _threshold(rate: float) -> int:
 
 def _is_plain(layer: LoraLayer) -> bool:
     return isinstance(layer.get_base_layer(), nn.Linear) and not layer.lora_variant and len(layer.lora_A) == 1
+
+
+def _base_output(x: Tensor, weight: FrozenWeight, bias_N: Tensor | None) -> Tensor:
+    """x W^T + b in the dtype of x."""
+    return linear(x, weight.dense(x.dtype), None if bias_N is None else bias_N.to(x.dtype))
 
 
 def _rows(x: Tensor) -> Tensor:
