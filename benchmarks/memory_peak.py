@@ -47,6 +47,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from medsum_core.attention import document_attention
+    from medsum_core.device import return_free_memory
     from medsum_core.memory import RunShape, estimate_memory, measure_model
     from medsum_core.model import LoraSettings, attach_lora, load_base, load_config, trainable_parameters
     from medsum_core.optimizer import build_optimizer
@@ -76,6 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     optimizer = build_optimizer(trainable_parameters(model), name="paged_adamw_8bit", learning_rate=1e-4)
     with document_attention(model, "per_document"):
         for shares in UPDATES:
+            return_free_memory(model.device)  # as `train_step` does
             for share in shares:
                 loss(model, int(share * options.one_length), torch.int64).backward()
             optimizer.step()

@@ -29,33 +29,30 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
 class FrozenWeight:
-    """The (N, K) weight of a frozen projection; NF4 blocks are dequantised at each use, or once if `keep_dense`.
+    """The (N, K) weight of a frozen projection. NF4 is dequantised at each use, or at the first if `keep_dense`.
 
-    Dequantising gives the same bits each time, so both ways train alike; keeping costs 2 or 4 bytes a weight.
+    Dequantising gives the same bits each time, so both ways train alike. Keeping costs 2 or 4 bytes a weight; the layer
+    then holds the dense weight in the place of its blocks, a plain linear layer from there on.
     """
 
     def __init__(self, layer: nn.Linear, *, keep_dense: bool) -> None:
-        self._weight: Tensor = layer.weight
+        self._layer = layer
         self._keep_dense = keep_dense
-        self._dense: Tensor | None = None
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The weight as a dense (N, K) matrix of `dtype`, without a gradient."""
-        quant_state = getattr(self._weight, "quant_state", None)
+        weight: Any = self._layer.weight
+        quant_state = getattr(weight, "quant_state", None)
         if quant_state is None:
-            weight = self._weight.detach()
-            if weight.dtype == dtype:
-                return weight
-        if self._dense is not None and self._dense.dtype == dtype and self._dense.device == self._weight.device:
-            return self._dense
-        if quant_state is not None:
-            from bitsandbytes.functional import dequantize_4bit
+            return weight.detach().to(dtype)
+        from bitsandbytes.functional import dequantize_4bit
 
-            weight = dequantize_4bit(self._weight.data, quant_state)
-        weight_NK = weight.to(dtype)
+        weight_NK: Tensor = dequantize_4bit(weight.data, quant_state)
         if self._keep_dense:
-            self._dense = weight_NK
-        return weight_NK
+            weight_NK = weight_NK.to(torch.promote_types(weight_NK.dtype, dtype))  # loses no bit for another dtype
+            self._layer.weight = nn.Parameter(weight_NK, requires_grad=False)
+            self._layer.__class__ = nn.Linear
+        return weight_NK.to(dtype)
 
 
 def fuse_lora_layers(model: nn.Module, *, keep_dense: bool) -> int:

@@ -135,8 +135,9 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
     if run.optim == PAGED_ADAMW_8BIT:
         moments = int((2 + 8 / 256) * (size.adapter - size.adapter_small)) + 8 * size.adapter_small
     converts = run.load_in_4bit or computed != stored
+    kept_packed = size.projections - (size.adapted if run.dequantize and run.load_in_4bit else 0)
     return MemoryEstimate(
-        weights=int(packed * size.projections) + stored * size.other_weights,
+        weights=int(packed * kept_packed) + stored * size.other_weights,
         dense_copy=computed * (size.adapted if run.dequantize else size.largest_projection) if converts else 0,
         adapter=4 * size.adapter,
         gradients=4 * size.adapter,

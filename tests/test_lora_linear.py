@@ -185,13 +185,31 @@ def test_dropout_draws_from_torchs_generator_when_training_and_not_otherwise() -
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_kept_dense_weight_is_bit_equal_to_dequantising_each_time() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kept_dense_weight_is_bit_equal_to_dequantising_each_time(dtype: torch.dtype) -> None:
     model = make_layer(four_bit=True)
-    kept, fresh = (weight_of(model, keep_dense=keep) for keep in (True, False))
-    for dtype in (torch.float32, torch.bfloat16):
-        assert torch.equal(kept.dense(dtype), fresh.dense(dtype))
-    assert kept.dense(torch.bfloat16) is kept.dense(torch.bfloat16)
-    assert fresh.dense(torch.bfloat16) is not fresh.dense(torch.bfloat16)
+    other = deepcopy(model)
+    kept, fresh = weight_of(model, keep_dense=True), weight_of(other, keep_dense=False)
+    for asked in (dtype, torch.float32, torch.bfloat16):
+        assert torch.equal(kept.dense(asked), fresh.dense(asked))
+    assert kept.dense(torch.float32).data_ptr() == kept.dense(torch.float32).data_ptr()
+    again = fresh.dense(torch.float32)
+    assert again.data_ptr() != fresh.dense(torch.float32).data_ptr()
+
+
+def test_a_kept_dense_weight_takes_the_place_of_its_blocks() -> None:
+    model = make_layer(four_bit=True)
+    layer: Any = model.get_submodule("base_model.model.proj")
+    assert layer.get_base_layer().weight.numel() == IN * OUT // 2  # two weights a byte
+    fuse_lora_layers(model, keep_dense=True)
+    expected, _ = run(model)
+    base = layer.get_base_layer()
+    assert type(base) is nn.Linear and base.weight.shape == (OUT, IN) and not base.weight.requires_grad
+    assert torch.equal(run(model)[0], expected)
+
+
+def test_training_with_kept_dense_weights_is_bit_equal() -> None:
+    model = make_layer(four_bit=True)
     other = deepcopy(model)
     fuse_lora_layers(model, keep_dense=True)
     fuse_lora_layers(other, keep_dense=False)

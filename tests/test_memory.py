@@ -106,7 +106,9 @@ def test_each_choice_moves_its_part(size_2b):
     on_gpu = changed(device_kind="cuda").activations
     assert changed(device_kind="cuda", num_tokens=2048).activations == pytest.approx(2 * on_gpu, rel=1e-6)
     assert changed(load_in_4bit=False).weights == 2 * 2_506_172_416
-    assert changed(dequantize=True).dense_copy == 2 * size_2b.adapted
+    dense = changed(dequantize=True)
+    assert dense.dense_copy == 2 * size_2b.adapted  # in the place of their blocks
+    assert plain.weights - dense.weights == pytest.approx(size_2b.adapted * NF4_BYTES, abs=1)
     assert changed(emulated=True).logits - plain.logits == 4 * size_2b.head
     assert changed(attention="eager").activations > changed(attention="sdpa").activations > plain.activations
     assert plain.total == sum(vars(plain).values())
