@@ -33,8 +33,13 @@ class Writer:
     model: Any
     renderer: Any
     max_prompt_tokens: int
-    max_new_tokens: int
-    description: dict[str, Any]  # what decides its notes
+    decoding: dict[str, Any]  # arguments of `generate`
+    description: dict[str, Any]  # what else decides its notes
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest note."""
+        return int(self.decoding["max_new_tokens"])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -78,18 +83,18 @@ def load_writer(args: argparse.Namespace) -> Writer:
         adapter = Path(args.run) / ADAPTER_FOLDER
         loaded = load_adapter(loaded, adapter, base_name=name, keep_dense=model.dequantize == "on")
         adapter_sha256 = file_sha256(adapter / WEIGHTS_NAME)
-    max_new_tokens = args.max_new_tokens or data.max_new_tokens
+    no_repeat = args.no_repeat_ngram_size
     return Writer(
         model=loaded,
         renderer=renderer,
         max_prompt_tokens=data.max_length - data.max_new_tokens,
-        max_new_tokens=max_new_tokens,
-        description={
-            "adapter": adapter_sha256,
-            "model": name,
-            "precision": precision,
-            "max_new_tokens": max_new_tokens,
+        decoding={
+            "max_new_tokens": args.max_new_tokens or data.max_new_tokens,
+            "no_repeat_ngram_size": data.no_repeat_ngram_size if no_repeat is None else no_repeat,
+            "num_beams": args.num_beams,
+            "length_penalty": args.length_penalty,
         },
+        description={"adapter": adapter_sha256, "model": name, "precision": precision},
     )
 
 
@@ -102,8 +107,7 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace) -> N
 
     finished = read_finished(out) if out.exists() else {}
     writer = load_writer(args)
-    decoding = {"num_beams": args.num_beams, "length_penalty": args.length_penalty}
-    settings = part_settings(records, **writer.description, **decoding)
+    settings = part_settings(records, **writer.description, **writer.decoding)
     prompts = _prompts(writer, records)
     part = PartFile(part_path(out), settings)
     kept = finished | part.done
@@ -122,10 +126,9 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace) -> N
                 writer.model,
                 [prompts[record.id] for record in todo],
                 stop_token_ids=writer.renderer.stop_token_ids,
-                max_new_tokens=writer.max_new_tokens,
                 batch_size=args.batch_size,
                 on_finished=keep,
-                **decoding,
+                **writer.decoding,
             )
         except KeyboardInterrupt:
             part.close()
@@ -157,10 +160,8 @@ def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
         writer.model,
         list(_prompts(writer, [Record(id="1", section_header=args.section, dialogue=dialogue, note="")]).values()),
         stop_token_ids=writer.renderer.stop_token_ids,
-        max_new_tokens=writer.max_new_tokens,
-        num_beams=args.num_beams,
-        length_penalty=args.length_penalty,
         on_token=show if args.num_beams == 1 else None,
+        **writer.decoding,
     )
     note = writer.renderer.decode(list(generation.token_ids))
     print(note[len(shown) :])

@@ -29,7 +29,7 @@ FREE_ON_RESUME = frozenset({
     "section_column", "num_train_epochs", "max_steps", "eval_strategy", "eval_steps", "eval_generate",
     "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end", "output_dir", "save_strategy",
     "save_steps", "save_total_limit", "logging_steps", "report_to", "report_rows", "examples_file",
-    "resume_from_checkpoint", "allow_inexact_resume", "dry_run",
+    "resume_from_checkpoint", "allow_inexact_resume", "dry_run", "no_repeat_ngram_size",
 })
 # fmt: on
 
@@ -108,6 +108,9 @@ class DataArguments:
     )
     max_length: int = _setting(1024, "longest row, prompt and note together (tokens)", metavar="N")
     max_new_tokens: int = _setting(256, "room for the note, in training and decoding alike (tokens)", metavar="N")
+    no_repeat_ngram_size: int = _setting(
+        0, "decoding: no sequence of so many tokens twice in a note, dialogues may be quoted (0: no rule)", metavar="N"
+    )
     ungrounded: Literal["keep", "drop", "mask"] = _setting(
         "keep",
         "notes with a number, dose or date that the dialogue lacks: keep, drop the row, or mask the fact",

@@ -92,6 +92,11 @@ class BeamSearch:
         done_R = self._done(lengths_R, limits_R) | ends_Rc.all(1)
         return tokens_Rc.gather(1, live_RK), parents_Rc.gather(1, live_RK), done_R.tolist()
 
+    def written(self, notes: Sequence[Note]) -> list[list[int]]:
+        """See `Search`."""
+        beams = self.running_SKT[: len(notes)].flatten(0, 1).tolist()
+        return [tokens[: notes[row // self.num_beams].num_written] for row, tokens in enumerate(beams)]
+
     def result(self, note: Note, slot: int) -> Generation:
         """See `Search`: the best finished beam."""
         length = int(self.finished_lengths_SK[slot, 0])

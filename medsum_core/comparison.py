@@ -52,6 +52,14 @@ class Comparison:
     tuned: Side
     max_new_tokens: int
     num_beams: int
+    no_repeat_ngram_size: int = 0
+
+    @property
+    def decoding(self) -> str:
+        """How both sides wrote, in words."""
+        search = f"beam search of width {self.num_beams}" if self.num_beams > 1 else "greedy decoding"
+        rule = f", no {self.no_repeat_ngram_size} tokens of a note in a row twice" if self.no_repeat_ngram_size else ""
+        return search + rule
 
     def without_shared(self) -> Comparison:
         """The comparison over the rows whose dialogue the training data does not hold."""
@@ -65,6 +73,7 @@ class Comparison:
             tuned=self.tuned.select(rows),
             max_new_tokens=self.max_new_tokens,
             num_beams=self.num_beams,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
         )
 
 
@@ -94,6 +103,7 @@ def compare_base_and_tuned(
     max_new_tokens: int,
     num_beams: int = 1,
     length_penalty: float = 1.0,
+    no_repeat_ngram_size: int = 0,
     batch_size: int = 16,
     show_progress: bool = True,
 ) -> tuple[Comparison, list[GeneratedNote], list[GeneratedNote]]:
@@ -113,6 +123,7 @@ def compare_base_and_tuned(
                 max_new_tokens=max_new_tokens,
                 num_beams=num_beams,
                 length_penalty=length_penalty,
+                no_repeat_ngram_size=no_repeat_ngram_size,
                 batch_size=batch_size,
                 label=f"{name} notes",
                 show_progress=show_progress,
@@ -126,6 +137,7 @@ def compare_base_and_tuned(
         tuned=_model_side(records, notes["tuned"]),
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
+        no_repeat_ngram_size=no_repeat_ngram_size,
     )
     return comparison, notes["base"], notes["tuned"]
 

@@ -29,6 +29,8 @@ from medsum_core.settings import (
 # A preset tunes these to the data that it names: with other data the recipe's own values hold.
 SAMPLE_SETTINGS = ("learning_rate", "max_new_tokens")
 DATA_SOURCES = ("train_file", "validation_file", "dataset_name")
+# Settings that the runs of earlier versions don't have, and what these did.
+LATER_SETTINGS: dict[str, dict[str, Any]] = {"data": {"no_repeat_ngram_size": 0}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,7 @@ class RunConfig:
             part = values.get(name)
             if not isinstance(part, Mapping):
                 continue
+            part = LATER_SETTINGS.get(name, {}) | dict(part)
             found = _section_problems(part, section, name)
             sections[name] = None if found else section(**part)
             problems += found

@@ -59,6 +59,10 @@ class Search(Protocol):
         """
         ...
 
+    def written(self, notes: Sequence[Note]) -> list[list[int]]:
+        """The tokens so far of every beam of every note being written."""
+        ...
+
     def result(self, note: Note, slot: int) -> Generation:
         """The outcome of a note that is done."""
         ...
@@ -82,6 +86,10 @@ class GreedySearch:
         """See `Search`; the tokens are kept in the notes."""
         chosen = torch.cat((candidates.tokens_Mk.double(), candidates.log_probs_Mk.double()), 1).tolist()
         return candidates.tokens_Mk, None, [self._append(note, *pair) for note, pair in zip(notes, chosen, strict=True)]
+
+    def written(self, notes: Sequence[Note]) -> list[list[int]]:
+        """See `Search`."""
+        return [note.tokens for note in notes]
 
     def result(self, note: Note, slot: int) -> Generation:
         """See `Search`."""

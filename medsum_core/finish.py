@@ -83,6 +83,7 @@ def _compare(plan: Plan, run: Run) -> Comparison | None:
         shared_ids=plan.corpus.facts.shared_ids,
         max_length=data.max_length,
         max_new_tokens=data.max_new_tokens,
+        no_repeat_ngram_size=data.no_repeat_ngram_size,
     )
     run.seconds["report"] = time.perf_counter() - started
     if output.examples_file:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from medsum_core.attention import PACKABLE_MODEL_TYPES
+from medsum_core.bans import Ban, BanRules, repeating_tokens
 from medsum_core.beam import BeamRules, BeamSearch, EarlyStopping
 from medsum_core.decoder_stack import DecoderStack
 from medsum_core.decoding import Generation, GreedySearch, Note, Search
@@ -31,7 +32,7 @@ from medsum_core.evaluation import evaluation_mode
 from medsum_core.fast_weights import fast_weights
 from medsum_core.kv_cache import KVCache, Step, cached_attention
 from medsum_core.model import head_softcap, head_weight
-from medsum_core.next_token import Ban, Candidates, Head, candidates_of_logits
+from medsum_core.next_token import Candidates, Head, candidates_of_logits
 
 __all__ = ["Generation", "generate"]
 
@@ -51,6 +52,7 @@ def generate(
     num_beams: int = 1,
     length_penalty: float = 1.0,
     early_stopping: EarlyStopping = False,
+    no_repeat_ngram_size: int = 0,
     batch_size: int = 16,
     on_finished: Callable[[int, Generation], None] | None = None,
     on_token: Callable[[int, int], None] | None = None,
@@ -59,6 +61,7 @@ def generate(
 
     model: a causal language model of transformers, or one with a PEFT adapter; its modules' modes are left as found.
     max_new_tokens, min_new_tokens: for all notes or one each; the stop token counts, as in transformers.
+    no_repeat_ngram_size: no sequence of so many tokens twice in a note; 0 for no such rule (`bans.py`).
     batch_size: notes being written at a time, each with all its beams.
     on_finished(index, generation): called as each note ends, in whatever order they do.
     on_token(index, token): called for each token of a greedy note, the stop token excluded, as it is chosen.
@@ -67,8 +70,8 @@ def generate(
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(causal, PreTrainedModel)
     notes = _notes(prompts, max_new_tokens, min_new_tokens, _room(causal))
-    if num_beams < 1 or batch_size < 1:
-        raise ValueError("num_beams and batch_size must be at least 1")
+    if num_beams < 1 or batch_size < 1 or no_repeat_ngram_size < 0:
+        raise ValueError("num_beams and batch_size must be at least 1, no_repeat_ngram_size at least 0")
     if num_beams > 1 and on_token is not None:
         raise ValueError("beams are only known at a note's end: on_token needs num_beams 1")
     if not notes:
@@ -79,9 +82,10 @@ def generate(
         rules = BeamRules(num_beams=num_beams, length_penalty=length_penalty, early_stopping=early_stopping)
         longest = max(note.max_new for note in notes)
         search = BeamSearch(rules, stops, num_slots=num_slots, max_new_tokens=longest, device=causal.device)
+    bans = BanRules(stop_token_ids=stops, no_repeat_ngram_size=no_repeat_ngram_size)
     generations: dict[int, Generation] = {}
     with evaluation_mode(causal), torch.no_grad(), _forward(causal) as forward:
-        for index, generation in _decode(forward, notes, search, stops, num_slots=num_slots, device=causal.device):
+        for index, generation in _decode(forward, notes, search, bans, num_slots=num_slots, device=causal.device):
             generations[index] = generation
             if on_finished is not None:
                 on_finished(index, generation)
@@ -92,7 +96,7 @@ def _decode(
     forward: Forward,
     notes: list[Note],
     search: Search,
-    stop_token_ids: frozenset[int],
+    bans: BanRules,
     *,
     num_slots: int,
     device: torch.device,
@@ -107,7 +111,7 @@ def _decode(
     while waiting or active:
         starting = _admit(waiting, num_slots - len(active))
         step, tokens_T, positions_T = _packed_inputs(cache, active, starting, tokens_RK)
-        ban = _ban(active, starting, stop_token_ids, step)
+        ban = _ban(active, starting, search, bans, device=device)
         candidates = _spread(forward(cache, step, tokens_T, positions_T, search.num_candidates, ban), step)
         active += starting
         tokens_RK, parents_RK, done = search.advance(active, candidates)
@@ -152,13 +156,17 @@ def _packed_inputs(
     return step, tokens_T, positions_T
 
 
-def _ban(active: Sequence[Note], starting: Sequence[Note], stop_token_ids: frozenset[int], step: Step) -> Ban | None:
-    """No stop token for notes shorter than their minimum; a row for each beam, or for each prompt that starts."""
-    too_short = [note.num_written < note.min_new for note in active for _ in range(step.num_beams)]
-    too_short += [note.min_new > 0 for note in starting]
-    if not any(too_short):
-        return None
-    return Ban(tokens=tuple(sorted(stop_token_ids)), where_M=torch.tensor(too_short, device=step.positions_R.device))
+def _ban(
+    active: Sequence[Note], starting: Sequence[Note], search: Search, rules: BanRules, *, device: torch.device
+) -> Ban | None:
+    """What each row may not go on with: a row for each beam being written, then one for each prompt that starts."""
+    rows = [*(note for note in active for _ in range(search.num_beams)), *starting]
+    too_short = [row for row, note in enumerate(rows) if note.num_written < note.min_new]
+    pairs = [(row, token) for row in too_short for token in rules.stop_token_ids]
+    if rules.no_repeat_ngram_size:
+        for row, written in enumerate(search.written(active)):
+            pairs += [(row, token) for token in repeating_tokens(written, rules.no_repeat_ngram_size)]
+    return Ban.of(pairs, device=device)
 
 
 @contextmanager

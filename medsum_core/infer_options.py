@@ -32,6 +32,11 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--num_beams", type=int, default=1, help="1: greedy")
     parser.add_argument("--length_penalty", type=float, default=1.0, help="of beam search, as in transformers")
     parser.add_argument("--max_new_tokens", type=int, help="longest note (the run's reserve if not given)")
+    parser.add_argument(
+        "--no_repeat_ngram_size",
+        type=int,
+        help="no sequence of so many tokens twice in a note (the run's if not given)",
+    )
     parser.add_argument("--batch_size", type=int, default=16, help="notes being written at a time")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="the run's if not given")
     parser.add_argument("--offline", action="store_true", help="never use the network")
@@ -45,6 +50,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
             args.num_beams, args.batch_size, args.max_new_tokens or 1
         )
         < 1,
+        "--no_repeat_ngram_size must be at least 0": (args.no_repeat_ngram_size or 0) < 0,
     }
     raise_all([text for text, is_wrong in problems.items() if is_wrong])
     return args

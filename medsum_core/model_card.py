@@ -127,8 +127,7 @@ def _scores(facts: RunFacts, comparison: Comparison | None) -> str:
         return "\n\n".join([*parts, "No notes were generated for this card: ROUGE and unsupported rate are not known."])
     setting = (
         f"{len(comparison.ids)} validation rows; base and tuned with the same precision ({facts.precision_text}), "
-        f"prompt and decoding ({f'beam {comparison.num_beams}' if comparison.num_beams > 1 else 'greedy'}, at most "
-        f"{comparison.max_new_tokens} new tokens). {PROTOCOL}"
+        f"prompt and decoding ({comparison.decoding}, at most {comparison.max_new_tokens} new tokens). {PROTOCOL}"
     )
     parts += [setting, score_table(comparison), "Facts in the notes that the dialogue does not say:"]
     parts += [fact_table(comparison), fact_differences(comparison)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medsum_core.bans import Ban
 from medsum_core.packed_weights import Product, block_products
 
 # A product with so many words at a time; of its logits so many values at a time stay in a CPU's cache.
@@ -26,20 +27,6 @@ class Candidates:
 
     tokens_Mk: Tensor
     log_probs_Mk: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ban:
-    """Tokens that rows marked in `where_M` (bool) may not go on with; log-probabilities stay those without a ban."""
-
-    tokens: tuple[int, ...]
-    where_M: Tensor
-
-    def apply(self, logits_MV: Tensor, *, start: int = 0) -> None:
-        """Put -inf, in place, into logits of the words from `start` on."""
-        for token in self.tokens:
-            if start <= token < start + logits_MV.shape[1]:
-                logits_MV[:, token - start].masked_fill_(self.where_M, float("-inf"))
 
 
 class Head:

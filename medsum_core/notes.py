@@ -34,6 +34,7 @@ def generate_notes(
     max_new_tokens: int,
     num_beams: int = 1,
     length_penalty: float = 1.0,
+    no_repeat_ngram_size: int = 0,
     batch_size: int = 16,
     label: str = "notes",
     show_progress: bool = True,
@@ -62,6 +63,7 @@ def generate_notes(
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
             length_penalty=length_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
             batch_size=batch_size,
             on_finished=advance,
         )

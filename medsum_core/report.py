@@ -52,10 +52,9 @@ def _scores(facts: RunFacts, comparison: Comparison | None) -> str:
     parts = ["## Base against tuned", loss_table(facts)]
     if comparison is None:
         return "\n\n".join([*parts, "A generation report was not asked for (`--report_rows 0`): no notes, no ROUGE."])
-    beams = f"beam search of width {comparison.num_beams}" if comparison.num_beams > 1 else "greedy decoding"
     same = (
         f"Both sides wrote the notes of the same {len(comparison.ids)} validation rows: same weights and precision, "
-        f"same prompt ({facts.prompt_style}), {beams}; for the base the adapter was off. {PROTOCOL}"
+        f"same prompt ({facts.prompt_style}), {comparison.decoding}; for the base the adapter was off. {PROTOCOL}"
     )
     return "\n\n".join([*parts, score_table(comparison), same])
 

@@ -30,6 +30,7 @@ def evaluate(run: Run, progress: Progress) -> tuple[Progress, bool]:
             run.validation_records[: train.eval_generate],
             max_length=data.max_length,
             max_new_tokens=data.max_new_tokens,
+            no_repeat_ngram_size=data.no_repeat_ngram_size,
             show_progress=run.accelerator.is_main_process,
         )
     run.seconds["evaluation"] += time.perf_counter() - started

@@ -209,6 +209,8 @@ def test_json_round_trip_and_strictness():
     config = parse_run(["--learning_rate", "3e-4", "--lora_target_modules", "q_proj", "--no_load_in_4bit"])
     values = json.loads(json.dumps(config.to_json()))
     assert RunConfig.from_json(values) == config
+    earlier = {name: value for name, value in values["data"].items() if name != "no_repeat_ngram_size"}
+    assert RunConfig.from_json(values | {"data": earlier}) == config  # a run of a version without the setting
     for section, name, wrong in [("train", "seed", "1"), ("train", "seed", True), ("model", "precision", "fp8")]:
         broken = values | {section: values[section] | {name: wrong}}
         with pytest.raises(InputError, match=f"{name}.*wrong type"):

@@ -13,11 +13,12 @@ from support import tiny_model
 from transformers import GenerationConfig
 
 from medsum_core import fast_weights as fast_weights_module
+from medsum_core.bans import Ban
 from medsum_core.beam import BeamRules, BeamSearch
 from medsum_core.errors import InputError
 from medsum_core.fast_weights import fast_weights
 from medsum_core.generation import Generation, generate
-from medsum_core.next_token import Ban, Head, candidates_of_logits
+from medsum_core.next_token import Head, candidates_of_logits
 
 KINDS = ("gemma", "gemma2", "gemma3_text", "llama")
 VOCAB = 64
@@ -292,6 +293,7 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
         ([[2]], {"max_new_tokens": 0}),
         ([[2]], {"min_new_tokens": 5}),
         ([[2]], {"num_beams": 0}),
+        ([[2]], {"no_repeat_ngram_size": -1}),
         ([[2]], {"batch_size": 0}),
         ([[2]], {"num_beams": 2, "on_token": lambda index, token: None}),
     ):
@@ -307,7 +309,8 @@ def test_candidates_in_blocks_are_those_of_all_logits(num_candidates: int, monke
     logits = torch.tanh(hidden @ weight.t() / 3) * 3
     log_probs = logits.log_softmax(-1)
     likeliest = log_probs.argmax(-1)
-    ban = Ban(tokens=tuple(likeliest.tolist()), where_M=torch.tensor([True, False, True]))
+    pairs = [(row, token) for row in (0, 2) for token in likeliest.tolist()]
+    ban = Ban.of(pairs, device=hidden.device)
     found = Head(weight, softcap=3.0).candidates(hidden, num_candidates, ban)
     for row in (0, 2):
         log_probs[row, likeliest] = float("-inf")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,24 @@ def test_submission_format_and_evidence(run: Path, dialogues: Path, tmp_path: Pa
     assert [row["TestID"] for row in rows] == [row[0] for row in DIALOGUES]
     with_evidence = write(run, dialogues, tmp_path / "b.csv", "--evidence")
     assert all({"start", "turns", "score"} <= set(s) for row in with_evidence for s in json.loads(row["evidence"]))
+
+
+def test_the_rule_against_repetition_is_the_runs_unless_another_is_given(
+    run: Path, base: Path, dialogues: Path, tmp_path: Path
+) -> None:
+    free = write(run, dialogues, tmp_path / "free.csv")
+    ruled = write(run, dialogues, tmp_path / "ruled.csv", "--no_repeat_ngram_size", "1")
+    assert [row["note"] for row in ruled] != [row["note"] for row in free]
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    saved = json.loads((run / "config.json").read_text())
+    assert saved["settings"]["data"]["no_repeat_ngram_size"] == 0
+    saved["settings"]["data"]["no_repeat_ngram_size"] = 1
+    (other / "config.json").write_text(json.dumps(saved))
+    assert write(other, dialogues, tmp_path / "by_run.csv") == ruled
+    assert write(other, dialogues, tmp_path / "off.csv", "--no_repeat_ngram_size", "0") == free
+    with pytest.raises(InputError, match="no_repeat_ngram_size"):
+        write(run, dialogues, tmp_path / "wrong.csv", "--no_repeat_ngram_size", "-1")
 
 
 def test_one_dialogue_streams_the_note_of_the_file(

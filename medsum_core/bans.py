@@ -1,0 +1,58 @@
+"""Tokens that a note may not go on with: a stop token below its minimum length, and what would repeat an n-gram.
+
+Letters: M rows of candidates, V vocabulary, P pairs of a row and a token.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class BanRules:
+    """`no_repeat_ngram_size`: no sequence of so many tokens twice in a note; 0: no such rule.
+
+    The prompt does not count, unlike in transformers: a note may quote its dialogue, and should.
+    """
+
+    stop_token_ids: frozenset[int]
+    no_repeat_ngram_size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ban:
+    """Pairs of a row and a token that it may not go on with; log-probabilities stay those without a ban."""
+
+    tokens: tuple[int, ...]  # of the pairs, in ascending order
+    rows_P: Tensor
+    tokens_P: Tensor
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[int, int]], *, device: torch.device) -> Ban | None:
+        """The ban of those (row, token) pairs; None without any."""
+        ordered = sorted(pairs, key=lambda pair: pair[1])
+        if not ordered:
+            return None
+        rows_P, tokens_P = torch.tensor(ordered, device=device).unbind(1)
+        return cls(tokens=tuple(token for _, token in ordered), rows_P=rows_P, tokens_P=tokens_P)
+
+    def apply(self, logits_MV: Tensor, *, start: int = 0) -> None:
+        """Put -inf, in place, into logits of the words from `start` on."""
+        here = slice(bisect_left(self.tokens, start), bisect_left(self.tokens, start + logits_MV.shape[1]))
+        if here.start < here.stop:
+            logits_MV[self.rows_P[here], self.tokens_P[here] - start] = float("-inf")
+
+
+def repeating_tokens(tokens: list[int], size: int) -> set[int]:
+    """The tokens that would make the last `size` tokens a sequence that is in `tokens` already."""
+    if size == 1:
+        return set(tokens)
+    tail = tokens[len(tokens) - size + 1 :]
+    ends = range(size - 1, len(tokens))
+    # The last token of a sequence is compared first: nearly all differ there.
+    return {tokens[end] for end in ends if tokens[end - 1] == tail[-1] and tokens[end - size + 1 : end] == tail}

@@ -1,0 +1,102 @@
+"""No n-gram twice in a note: against transformers' own rule, applied to the note without its prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_generation import STOPS, VOCAB, small_model, some_prompts
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, NoRepeatNGramLogitsProcessor
+
+from medsum_core.bans import Ban, repeating_tokens
+from medsum_core.generation import generate
+
+NO_STOPS: tuple[int, ...] = ()
+
+
+class OfTheNote(LogitsProcessor):
+    """transformers' rule, which counts the prompt too, for what follows the prompt."""
+
+    def __init__(self, size: int, num_prompt_tokens: int) -> None:
+        self._rule, self._start = NoRepeatNGramLogitsProcessor(size), num_prompt_tokens
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self._rule(input_ids[:, self._start :], scores)
+
+
+def reference(model: Any, prompt: list[int], size: int, stops: tuple[int, ...], **settings: Any) -> tuple[int, ...]:
+    """A note's tokens by transformers' own `generate`."""
+    config = GenerationConfig(do_sample=False, eos_token_id=list(stops), pad_token_id=0, **settings)
+    ids = torch.tensor([prompt])
+    rules = LogitsProcessorList([OfTheNote(size, len(prompt))])
+    tokens = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, logits_processor=rules)
+    found = tokens[0, len(prompt) :].tolist()
+    return tuple(found[: next((place for place, token in enumerate(found) if token in stops), len(found))])
+
+
+def ngrams(tokens: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
+    return [tokens[start : start + size] for start in range(len(tokens) - size + 1)]
+
+
+@pytest.mark.parametrize("stops", [(3,), STOPS])
+@pytest.mark.parametrize("num_beams", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "llama"])
+def test_is_transformers_rule_without_the_prompt(kind: str, num_beams: int, stops: tuple[int, ...]) -> None:
+    for seed in range(3):
+        model, prompts = small_model(kind, seed), some_prompts(seed, 3)
+        for size in (1, 2, 3):
+            settings = {"max_new_tokens": 12, "num_beams": num_beams}
+            notes = generate(model, prompts, stop_token_ids=stops, no_repeat_ngram_size=size, batch_size=2, **settings)
+            for prompt, note in zip(prompts, notes, strict=True):
+                assert note.token_ids == reference(model, prompt, size, stops, **settings)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_note_that_runs_in_circles_is_led_out_of_them(num_beams: int) -> None:
+    # Tied, a random model says its last token again and again.
+    model, prompts = small_model("gemma", tie_word_embeddings=True), some_prompts(1, 5)
+    options: dict[str, Any] = {"stop_token_ids": NO_STOPS, "max_new_tokens": 30, "num_beams": num_beams}
+    for size in (1, 2, 4):
+        free = generate(model, prompts, **options)
+        assert any(len(set(ngrams(note.token_ids, size))) < 31 - size for note in free)
+        for note in generate(model, prompts, no_repeat_ngram_size=size, **options):
+            assert len(note.token_ids) == 30 and len(set(ngrams(note.token_ids, size))) == 31 - size
+
+
+def test_a_note_may_quote_its_prompt() -> None:
+    model = small_model("gemma", tie_word_embeddings=True)
+    prompt = [2, 9, 9, 9, 9]
+    (free,) = generate(model, [prompt], stop_token_ids=NO_STOPS, max_new_tokens=2)
+    (note,) = generate(model, [prompt], stop_token_ids=NO_STOPS, max_new_tokens=2, no_repeat_ngram_size=2)
+    assert note.token_ids == free.token_ids == (9, 9)
+
+
+def test_log_probabilities_are_those_without_the_rule() -> None:
+    model, (prompt,) = small_model("gemma", tie_word_embeddings=True), some_prompts(2, 1)
+    (note,) = generate(model, [prompt], stop_token_ids=NO_STOPS, max_new_tokens=6, no_repeat_ngram_size=1)
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *note.token_ids]]), use_cache=False).logits[0].float()
+    log_probs = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+    expected = sum(float(row[token]) for row, token in zip(log_probs, note.token_ids, strict=True))
+    assert note.score == pytest.approx(expected, abs=1e-4)
+
+
+@given(st.lists(st.integers(0, 3), max_size=14), st.integers(1, 5))
+def test_repeating_tokens_are_those_that_complete_a_known_ngram(tokens: list[int], size: int) -> None:
+    known = set(ngrams(tuple(tokens), size))
+    expected = {token for token in range(4) if tuple([*tokens, token][-size:]) in known}
+    assert repeating_tokens(tokens, size) == expected
+
+
+def test_a_ban_meets_only_its_pairs_in_any_part_of_the_words() -> None:
+    pairs = [(0, 5), (2, 5), (1, 0), (2, VOCAB - 1)]
+    ban = Ban.of(pairs, device=torch.device("cpu"))
+    assert ban is not None and Ban.of([], device=torch.device("cpu")) is None
+    logits = torch.zeros(3, VOCAB)
+    for start in range(0, VOCAB, 7):
+        ban.apply(logits[:, start : start + 7], start=start)
+    assert sorted(torch.isinf(logits).nonzero().tolist()) == sorted([row, token] for row, token in pairs)
