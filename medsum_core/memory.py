@@ -26,7 +26,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, its block's 8-bit
 SMALL_TENSOR = 4096  # elements; below, the 8-bit optimiser keeps fp32 moments
 PROCESS_BYTES = {"cpu": int(0.50 * GIB), "cuda": int(0.55 * GIB)}  # the libraries; the CUDA context
 MMAP_BYTES = 35 << 20  # glibc gives tensors above 32 MiB pages of their own; most micro-batches fall a little short
-HEAP_FACTOR = 1.5  # measured over micro-batches of nearly equal lengths: heap / bytes of the tensors kept in it
+HEAP_FACTOR = 1.7  # measured over micro-batches of nearly equal lengths: heap / bytes of the tensors kept in it
 CARDS_GIB = (6, 8, 12, 16, 24)
 CARD_SHARE = 0.93  # of a card's memory: the rest goes to the driver, a screen and fragmentation
 
