@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
 from medsum_core.model import DTYPES, LoraSettings, attach_lora, inner_model, trainable_parameters
-from medsum_core.objective import CACHED_LOGITS, CHUNK_BYTES
+from medsum_core.objective import TILE_ROWS, TILE_WORDS
 from medsum_core.optimizer import PAGED_ADAMW_8BIT
 
 GIB = 1 << 30
@@ -143,7 +143,7 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
         gradients=4 * size.adapter,
         optimizer=moments,
         activations=_activation_bytes(size, run, stored=stored, computed=computed),
-        logits=CHUNK_BYTES + 3 * 4 * CACHED_LOGITS + (computed * size.head if computed != stored else 0),
+        logits=_logit_bytes(size, run, stored=stored, computed=computed),
         process=PROCESS_BYTES[run.device_kind],
     )
 
@@ -154,6 +154,14 @@ def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: 
     if run.gradient_checkpointing:
         kept = kept / size.num_layers + stored * size.num_layers * size.hidden * run.num_tokens
     return int(kept) + 3 * computed * size.widest * run.num_tokens
+
+
+def _logit_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
+    """A tile of logits with its exponentials, and its part of the head where the arithmetic needs another dtype."""
+    words = TILE_WORDS[run.device_kind]
+    exponentials = 3 * 4  # the soft cap's slope included
+    tile = TILE_ROWS[run.device_kind] * words * (stored + exponentials)
+    return tile + (computed * words * size.hidden if computed != stored else 0)
 
 
 def _resident_bytes(size: ModelSize, run: RunShape) -> float:

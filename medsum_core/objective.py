@@ -1,11 +1,14 @@
 """Summed negative log-likelihood of the note's tokens; the LM head runs on those positions only.
 
-Letters: N positions that predict a note token, C positions of one chunk, H hidden size, V vocabulary.
+Letters: N positions that predict a note token, C positions of one chunk, W words of one tile, H hidden size,
+V vocabulary.
 
 Gemma's vocabulary of 256,000 words makes the head's logits the largest tensor of a run. Only the positions that
-predict a note token reach the head, a chunk of them at a time, and the head is frozen: so the gradient with respect to
-the hidden states is computed in the same pass and the logits of a chunk are forgotten at once. Memory does not depend
-on the number of prompt tokens. `F.linear_cross_entropy` does the same 8 to 12 times slower on a CPU (trap C4).
+predict a note token reach the head, a tile of positions and words at a time, and the head is frozen: so the gradient
+with respect to the hidden states is computed in the same pass and the logits of a tile are forgotten at once. Memory
+depends neither on the number of prompt tokens nor on that of the note's. The softmax over all tiles of a chunk is kept
+up to date as flash attention does (Dao et al. 2022, section 3.1). `F.linear_cross_entropy` does the same 8 to 12 times
+slower on a CPU (trap C4).
 """
 
 from __future__ import annotations
@@ -20,28 +23,25 @@ from torch.autograd.function import once_differentiable
 from medsum_core.batching import IGNORE_INDEX
 from medsum_core.products import product, product_transposed
 
-CHUNK_BYTES = 1 << 27  # of logits held at once: 256 rows of Gemma 3's vocabulary in 16 bits
-CACHED_LOGITS = 1 << 21  # turned into exponentials at a time: 8 MiB in fp32
+# On a CPU a tile and its exponentials (12 MiB) stay in the cache; fewer rows or words make slower products.
+TILE_ROWS = {"cpu": 256, "cuda": 1024}
+TILE_WORDS = {"cpu": 8192, "cuda": 32_768}
 
 
 def note_nll(
-    hidden_BTH: Tensor,
-    targets_BT: Tensor,
-    head_VH: Tensor,
-    *,
-    softcap: float | None = None,
-    rows_per_chunk: int | None = None,
+    hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None = None
 ) -> Tensor:
     """The sum over all targets of -log p(target): a float32 scalar, differentiable once, in the hidden states.
 
     `targets_BT[b, t]` is the token that position t predicts, or IGNORE_INDEX; without any target the sum is 0 with a
-    zero gradient. `softcap` is the model's `final_logit_softcapping` (Gemma 2). Raises ValueError if the head trains:
-    its own gradient is not computed.
+    zero gradient. `softcap` is the model's `final_logit_softcapping` (Gemma 2). float64 hidden states give float64.
+    Raises ValueError if the head trains: its own gradient is not computed.
     """
     if head_VH.requires_grad:
         raise ValueError("the LM head must be frozen: its gradient is not computed here")
     wanted_BT = targets_BT != IGNORE_INDEX
-    return _NoteNLL.apply(hidden_BTH[wanted_BT], targets_BT[wanted_BT], head_VH, softcap, rows_per_chunk)
+    nll: Tensor = _NoteNLL.apply(hidden_BTH[wanted_BT], targets_BT[wanted_BT], head_VH, softcap)
+    return nll
 
 
 @torch.no_grad()
@@ -50,22 +50,22 @@ def note_token_nll(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, s
     wanted_BT = targets_BT != IGNORE_INDEX
     hidden_NH, targets_N = hidden_BTH[wanted_BT], targets_BT[wanted_BT]
     pieces = [
-        _chunk_nll(logits_CV, targets_N[chunk], head_VH, softcap, False)[0]
-        for chunk, logits_CV in _chunks(hidden_NH, head_VH, None)
+        _chunk_nll(hidden_NH[chunk], targets_N[chunk], head_VH, softcap, needs_gradient=False)[0]
+        for chunk in _slices(len(targets_N), TILE_ROWS[hidden_NH.device.type])
     ]
     return torch.cat(pieces) if pieces else hidden_NH.new_zeros(0, dtype=torch.float32)
 
 
 class _NoteNLL(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden_NH: Tensor, targets_N: Tensor, head_VH: Tensor, softcap: float | None, rows: int | None
-    ) -> Tensor:
+    def forward(ctx: Any, hidden_NH: Tensor, targets_N: Tensor, head_VH: Tensor, softcap: float | None) -> Tensor:
         total = torch.zeros((), dtype=_exact(hidden_NH.dtype), device=hidden_NH.device)
         needs_gradient = ctx.needs_input_grad[0]
         gradient_NH = torch.empty_like(hidden_NH) if needs_gradient else None
-        for chunk, logits_CV in _chunks(hidden_NH, head_VH, rows):
-            nll_C, gradient_CH = _chunk_nll(logits_CV, targets_N[chunk], head_VH, softcap, needs_gradient)
+        for chunk in _slices(len(targets_N), TILE_ROWS[hidden_NH.device.type]):
+            nll_C, gradient_CH = _chunk_nll(
+                hidden_NH[chunk], targets_N[chunk], head_VH, softcap, needs_gradient=needs_gradient
+            )
             total += nll_C.sum()
             if gradient_NH is not None and gradient_CH is not None:
                 gradient_NH[chunk] = gradient_CH
@@ -79,7 +79,7 @@ class _NoteNLL(torch.autograd.Function):
         (gradient_NH,) = ctx.saved_tensors
         # In the loss's dtype: 1 / num_targets is 0.2 % off in bf16, and a scaler's factor is beyond fp16.
         scaled_NH = gradient_NH.to(gradients[0].dtype) * gradients[0]
-        return scaled_NH.to(gradient_NH.dtype), None, None, None, None
+        return scaled_NH.to(gradient_NH.dtype), None, None, None
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
@@ -87,54 +87,72 @@ def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _chunks(hidden_NH: Tensor, head_VH: Tensor, rows: int | None) -> Iterator[tuple[slice, Tensor]]:
-    """Each chunk's positions and logits, all in one buffer: fresh pages for every chunk would cost a tenth of its time.
-
-    A CPU multiplies 256 rows with Gemma's head in two thirds of the time a row that 64 take.
-    """
-    num_rows, num_words = len(hidden_NH), len(head_VH)
-    step = rows or max(1, CHUNK_BYTES // (num_words * hidden_NH.element_size()))
-    buffer_CV = hidden_NH.new_empty(min(step, num_rows), num_words)
-    for start in range(0, num_rows, step):
-        chunk = slice(start, min(start + step, num_rows))
-        yield chunk, product(hidden_NH[chunk], head_VH, out=buffer_CV[: chunk.stop - start])
+def _slices(length: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
 def _chunk_nll(
-    logits_CV: Tensor, targets_C: Tensor, head_VH: Tensor, softcap: float | None, needs_gradient: bool
+    hidden_CH: Tensor, targets_C: Tensor, head_VH: Tensor, softcap: float | None, *, needs_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """One chunk's NLL (C,) in float32 (float64 stays) and its gradient in the hidden states (C, H).
+    """One chunk's NLL (C,) in float32 (float64 stays) and its gradient in the hidden states (C, H)."""
+    num_words = len(head_VH)
+    step = min(TILE_WORDS[hidden_CH.device.type], num_words)
+    # One buffer: fresh pages for every tile would cost a tenth of its time.
+    buffer = hidden_CH.new_empty(len(hidden_CH) * step)
+    softmax = _RunningSoftmax(targets_C, hidden_CH, softcap)
+    for words in _slices(num_words, step):
+        head_WH = head_VH[words]
+        logits_CW = buffer[: len(hidden_CH) * len(head_WH)].view(len(hidden_CH), -1)
+        share_CW, kept_C1 = softmax.take(product(hidden_CH, head_WH, out=logits_CW), words.start)
+        if needs_gradient:
+            softmax.others_CH.mul_(kept_C1).add_(product_transposed(logits_CW.copy_(share_CW), head_WH))
+    return softmax.nll_C(), softmax.gradient_CH(head_VH[targets_C]) if needs_gradient else None
 
-    The logits are overwritten by their softmax, of which one exponential serves the sum and the gradient; few rows at a
-    time on a CPU, so that all passes over a row find it in the cache.
+
+class _RunningSoftmax:
+    """The softmax of a chunk over the words seen so far, and what the other words than the target give the gradient.
+
+    One exponential of each logit serves the sum and the gradient. The target's share less 1 is kept apart: 16 bits
+    would round a share near 1 by more than its distance from 1.
     """
-    dtype, device = _exact(logits_CV.dtype), logits_CV.device
-    nll_C = torch.empty(len(targets_C), dtype=dtype, device=device)
-    excess_C1 = torch.empty(len(targets_C), 1, dtype=dtype, device=device)
-    step = max(1, CACHED_LOGITS // logits_CV.shape[1]) if device.type == "cpu" else len(targets_C)
-    for start in range(0, len(targets_C), step):
-        rows = slice(start, start + step)
-        values_RV, index_R1 = logits_CV[rows].to(dtype), targets_C[rows, None]
-        slope_RV = None
-        if softcap is not None:
-            values_RV = (values_RV / softcap).tanh_()
-            slope_RV = 1 - values_RV.square()
-            values_RV = values_RV.mul_(softcap)
-        wanted_R1, largest_R1 = values_RV.gather(1, index_R1), values_RV.amax(dim=-1, keepdim=True)
-        powers_RV = values_RV.sub_(largest_R1).exp_()
-        total_R1 = powers_RV.sum(dim=-1, keepdim=True)
-        nll_C[rows] = (largest_R1 - wanted_R1 + total_R1.log())[:, 0]
-        if not needs_gradient:
-            continue
-        # The target's share, p - 1, is kept apart: 16 bits would round p near 1 by more than its distance from 1.
-        share_RV = powers_RV.div_(total_R1)
-        excess_C1[rows] = share_RV.gather(1, index_R1) - 1
-        share_RV = share_RV.scatter_(1, index_R1, 0)
-        if slope_RV is not None:
-            excess_C1[rows] *= slope_RV.gather(1, index_R1)
-            share_RV = share_RV.mul_(slope_RV)
-        logits_CV[rows] = share_RV
-    if not needs_gradient:
-        return nll_C, None
-    others_CH = product_transposed(logits_CV, head_VH).to(dtype)
-    return nll_C, others_CH.addcmul_(head_VH[targets_C].to(dtype), excess_C1)
+
+    def __init__(self, targets_C: Tensor, hidden_CH: Tensor, softcap: float | None) -> None:
+        self._dtype, self._softcap, self._target_C1 = _exact(hidden_CH.dtype), softcap, targets_C[:, None]
+        zeros_C1 = torch.zeros(len(targets_C), 1, dtype=self._dtype, device=hidden_CH.device)
+        self._largest_C1, self._total_C1 = zeros_C1 - torch.inf, zeros_C1
+        self._wanted_C1, self._wanted_slope_C1 = zeros_C1, zeros_C1 + 1
+        self.others_CH = torch.zeros(hidden_CH.shape, dtype=self._dtype, device=hidden_CH.device)
+
+    def take(self, logits_CW: Tensor, first_word: int) -> tuple[Tensor, Tensor]:
+        """Add a tile. Returns its shares of what was seen so far times the slope of the soft cap, 0 at the target; and
+        (C, 1) the factor by which the shares of earlier tiles have become smaller.
+        """
+        values_CW, slope_CW = logits_CW.to(self._dtype), None
+        if self._softcap is not None:
+            values_CW = (values_CW / self._softcap).tanh_()
+            slope_CW = 1 - values_CW.square()
+            values_CW = values_CW.mul_(self._softcap)
+        column_C1 = self._target_C1 - first_word
+        is_here_C1 = (column_C1 >= 0) & (column_C1 < logits_CW.shape[1])
+        column_C1 = column_C1.clamp(0, logits_CW.shape[1] - 1)
+        self._wanted_C1 = torch.where(is_here_C1, values_CW.gather(1, column_C1), self._wanted_C1)
+        largest_C1 = torch.maximum(self._largest_C1, values_CW.amax(dim=-1, keepdim=True))
+        powers_CW = values_CW.sub_(largest_C1).exp_()
+        earlier_C1 = self._total_C1 * (self._largest_C1 - largest_C1).exp_()
+        self._largest_C1, self._total_C1 = largest_C1, earlier_C1 + powers_CW.sum(dim=-1, keepdim=True)
+        # Shares, not bare exponentials: summed over 150,000 words these are beyond fp16.
+        share_CW = powers_CW.div_(self._total_C1)
+        share_CW.scatter_(1, column_C1, share_CW.gather(1, column_C1).masked_fill_(is_here_C1, 0))
+        if slope_CW is not None:
+            self._wanted_slope_C1 = torch.where(is_here_C1, slope_CW.gather(1, column_C1), self._wanted_slope_C1)
+            share_CW = share_CW.mul_(slope_CW)
+        return share_CW, earlier_C1.div_(self._total_C1)
+
+    def nll_C(self) -> Tensor:
+        """-log p of each target, after the last tile."""
+        return (self._largest_C1 - self._wanted_C1 + self._total_C1.log())[:, 0]
+
+    def gradient_CH(self, target_rows_CH: Tensor) -> Tensor:
+        """The gradient in the hidden states, after the last tile; `target_rows_CH`: the head's rows of the targets."""
+        share_C1 = (self._wanted_C1 - self._largest_C1).exp_().div_(self._total_C1)
+        return self.others_CH.addcmul_(target_rows_CH.to(self._dtype), (share_C1 - 1) * self._wanted_slope_C1)

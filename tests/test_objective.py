@@ -13,7 +13,6 @@ from medsum_core.batching import IGNORE_INDEX
 from medsum_core.objective import note_nll, note_token_nll
 
 BATCH, NUM_TOKENS, HIDDEN, VOCAB = 3, 13, 32, 211
-FP32_BYTES = 4
 
 
 def make_case(wanted: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,6 +29,11 @@ def make_case(wanted: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, 
     return hidden_BTH, targets_BT, head_VH
 
 
+def use_tiles(monkeypatch: pytest.MonkeyPatch, num_rows: int, num_words: int) -> None:
+    monkeypatch.setitem(objective.TILE_ROWS, "cpu", num_rows)
+    monkeypatch.setitem(objective.TILE_WORDS, "cpu", num_words)
+
+
 def full_logits_loss(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, softcap: float | None) -> Tensor:
     logits = hidden_BTH @ head_VH.T
     if softcap is not None:
@@ -38,16 +42,22 @@ def full_logits_loss(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, so
 
 
 @pytest.mark.parametrize("dtype,bound", [(torch.float32, 1e-5), (torch.float64, 1e-9)])
-@pytest.mark.parametrize("rows_per_chunk", [1, 7, 10_000, None])
+@pytest.mark.parametrize("tile", [(1, 8192), (7, 50), (10_000, 1), (256, 210), (256, 8192)])  # 211 words in all
 @pytest.mark.parametrize("wanted", ["mixed", "all", "none"])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_loss_and_gradient_equal_full_logits(
-    softcap: float | None, wanted: str, rows_per_chunk: int | None, dtype: torch.dtype, bound: float
+    softcap: float | None,
+    wanted: str,
+    tile: tuple[int, int],
+    dtype: torch.dtype,
+    bound: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    use_tiles(monkeypatch, *tile)
     hidden, targets, head = make_case(wanted, dtype)
     expected = full_logits_loss(hidden, targets, head, softcap)
     (expected_gradient,) = torch.autograd.grad(expected * 0.37, hidden)
-    found = note_nll(hidden, targets, head, softcap=softcap, rows_per_chunk=rows_per_chunk)
+    found = note_nll(hidden, targets, head, softcap=softcap)
     (gradient,) = torch.autograd.grad(found * 0.37, hidden)
     assert found.dtype == dtype
     assert relative(found, expected) <= bound
@@ -66,7 +76,8 @@ def test_sixteen_bit_hidden_states_give_a_loss_in_fp32(dtype: torch.dtype) -> No
     assert relative(found, expected) < 5e-3
 
 
-def test_a_flat_distribution_over_many_words_does_not_overflow_fp16() -> None:
+def test_a_flat_distribution_over_many_words_does_not_overflow_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiles(monkeypatch, 1, 150_000)
     # Exponentials before their division by the sum would add up to 150,000 x 0.6 here; fp16 ends at 65,504.
     head = torch.full((150_000, 4), 0.6, dtype=torch.float16)
     hidden = torch.zeros(1, 1, 4, dtype=torch.float16, requires_grad=True)
@@ -102,7 +113,7 @@ def test_the_factor_on_the_loss_is_not_rounded_to_the_hidden_states_dtype(dtype:
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_loss_of_each_target_adds_up_to_the_sum(softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, targets, head = make_case("mixed")
-    monkeypatch.setattr(objective, "CHUNK_BYTES", 4 * VOCAB * FP32_BYTES)
+    use_tiles(monkeypatch, 4, 50)
     nll_N = note_token_nll(hidden, targets, head, softcap=softcap)
     logits = (hidden @ head.T).detach()
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
@@ -113,23 +124,19 @@ def test_loss_of_each_target_adds_up_to_the_sum(softcap: float | None, monkeypat
     assert note_token_nll(hidden, torch.full_like(targets, IGNORE_INDEX), head).shape == (0,)
 
 
-def test_only_target_positions_reach_the_head_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_seen: list[int] = []
+def test_only_target_positions_reach_the_head_a_tile_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles_seen: list[tuple[int, int]] = []
 
-    def counted(hidden_CH: Tensor, head_VH: Tensor, *, out: Tensor) -> Tensor:
-        rows_seen.append(hidden_CH.shape[0])
-        return out.copy_(hidden_CH @ head_VH.T)
+    def counted(hidden_CH: Tensor, head_WH: Tensor, *, out: Tensor) -> Tensor:
+        tiles_seen.append((len(hidden_CH), len(head_WH)))
+        return out.copy_(hidden_CH @ head_WH.T)
 
     monkeypatch.setattr(objective, "product", counted)
+    use_tiles(monkeypatch, 8, 100)
     hidden, targets, head = make_case("mixed")
-    num_targets = int((targets != IGNORE_INDEX).sum())
-    note_nll(hidden, targets, head, rows_per_chunk=4)
-    assert sum(rows_seen) == num_targets == 19
-    assert max(rows_seen) == 4
-    rows_seen.clear()
-    monkeypatch.setattr(objective, "CHUNK_BYTES", 5 * VOCAB * FP32_BYTES)
+    assert int((targets != IGNORE_INDEX).sum()) == 19
     note_nll(hidden, targets, head)
-    assert max(rows_seen) == 5 and sum(rows_seen) == num_targets
+    assert tiles_seen == [(rows, words) for rows in (8, 8, 3) for words in (100, 100, 11)]
 
 
 def test_a_head_that_trains_is_refused() -> None:
