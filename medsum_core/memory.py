@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
 from medsum_core.model import DTYPES, LoraSettings, attach_lora, inner_model, trainable_parameters
-from medsum_core.objective import TILE_ROWS, TILE_WORDS
+from medsum_core.objective import tile_shape
 from medsum_core.optimizer import PAGED_ADAMW_8BIT
 
 GIB = 1 << 30
@@ -158,9 +158,9 @@ def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: 
 
 def _logit_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
     """A tile of logits with its exponentials, and its part of the head where the arithmetic needs another dtype."""
-    words = TILE_WORDS[run.device_kind]
+    rows, words = tile_shape(run.device_kind)
     exponentials = 3 * 4  # the soft cap's slope included
-    tile = TILE_ROWS[run.device_kind] * words * (stored + exponentials)
+    tile = rows * words * (stored + exponentials)
     return tile + (computed * words * size.hidden if computed != stored else 0)
 
 

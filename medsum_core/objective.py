@@ -24,13 +24,11 @@ from medsum_core.batching import IGNORE_INDEX
 from medsum_core.products import product, product_transposed
 
 # On a CPU a tile and its exponentials (12 MiB) stay in the cache; fewer rows or words make slower products.
-TILE_ROWS = {"cpu": 256, "cuda": 1024}
-TILE_WORDS = {"cpu": 8192, "cuda": 32_768}
+CPU_TILE = (256, 8192)  # rows, words
+GPU_TILE = (1024, 32_768)
 
 
-def note_nll(
-    hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None = None
-) -> Tensor:
+def note_nll(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None = None) -> Tensor:
     """The sum over all targets of -log p(target): a float32 scalar, differentiable once, in the hidden states.
 
     `targets_BT[b, t]` is the token that position t predicts, or IGNORE_INDEX; without any target the sum is 0 with a
@@ -51,9 +49,14 @@ def note_token_nll(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, s
     hidden_NH, targets_N = hidden_BTH[wanted_BT], targets_BT[wanted_BT]
     pieces = [
         _chunk_nll(hidden_NH[chunk], targets_N[chunk], head_VH, softcap, needs_gradient=False)[0]
-        for chunk in _slices(len(targets_N), TILE_ROWS[hidden_NH.device.type])
+        for chunk in _slices(len(targets_N), tile_shape(hidden_NH.device.type)[0])
     ]
     return torch.cat(pieces) if pieces else hidden_NH.new_zeros(0, dtype=torch.float32)
+
+
+def tile_shape(device_type: str) -> tuple[int, int]:
+    """How many rows and words of logits are held at once."""
+    return CPU_TILE if device_type == "cpu" else GPU_TILE
 
 
 class _NoteNLL(torch.autograd.Function):
@@ -62,7 +65,7 @@ class _NoteNLL(torch.autograd.Function):
         total = torch.zeros((), dtype=_exact(hidden_NH.dtype), device=hidden_NH.device)
         needs_gradient = ctx.needs_input_grad[0]
         gradient_NH = torch.empty_like(hidden_NH) if needs_gradient else None
-        for chunk in _slices(len(targets_N), TILE_ROWS[hidden_NH.device.type]):
+        for chunk in _slices(len(targets_N), tile_shape(hidden_NH.device.type)[0]):
             nll_C, gradient_CH = _chunk_nll(
                 hidden_NH[chunk], targets_N[chunk], head_VH, softcap, needs_gradient=needs_gradient
             )
@@ -96,7 +99,7 @@ def _chunk_nll(
 ) -> tuple[Tensor, Tensor | None]:
     """One chunk's NLL (C,) in float32 (float64 stays) and its gradient in the hidden states (C, H)."""
     num_words = len(head_VH)
-    step = min(TILE_WORDS[hidden_CH.device.type], num_words)
+    step = min(tile_shape(hidden_CH.device.type)[1], num_words)
     # One buffer: fresh pages for every tile would cost a tenth of its time.
     buffer = hidden_CH.new_empty(len(hidden_CH) * step)
     softmax = _RunningSoftmax(targets_C, hidden_CH, softcap)
@@ -106,7 +109,7 @@ def _chunk_nll(
         share_CW, kept_C1 = softmax.take(product(hidden_CH, head_WH, out=logits_CW), words.start)
         if needs_gradient:
             softmax.others_CH.mul_(kept_C1).add_(product_transposed(logits_CW.copy_(share_CW), head_WH))
-    return softmax.nll_C(), softmax.gradient_CH(head_VH[targets_C]) if needs_gradient else None
+    return softmax.nll(), softmax.gradient(head_VH[targets_C]) if needs_gradient else None
 
 
 class _RunningSoftmax:
@@ -148,11 +151,11 @@ class _RunningSoftmax:
             share_CW = share_CW.mul_(slope_CW)
         return share_CW, earlier_C1.div_(self._total_C1)
 
-    def nll_C(self) -> Tensor:
-        """-log p of each target, after the last tile."""
+    def nll(self) -> Tensor:
+        """(C,) -log p of each target, after the last tile."""
         return (self._largest_C1 - self._wanted_C1 + self._total_C1.log())[:, 0]
 
-    def gradient_CH(self, target_rows_CH: Tensor) -> Tensor:
-        """The gradient in the hidden states, after the last tile; `target_rows_CH`: the head's rows of the targets."""
+    def gradient(self, target_rows_CH: Tensor) -> Tensor:
+        """(C, H) the gradient in the hidden states, after the last tile; it takes the head's rows of the targets."""
         share_C1 = (self._wanted_C1 - self._largest_C1).exp_().div_(self._total_C1)
         return self.others_CH.addcmul_(target_rows_CH.to(self._dtype), (share_C1 - 1) * self._wanted_slope_C1)

@@ -14,7 +14,8 @@ from torch.nn.functional import linear
 from windows import flat, randomise_adapter, relative
 
 from medsum_core import products
-from medsum_core.lora_linear import MASK_LEVELS, SEED_BOUND, FrozenWeight, fuse_lora_layers, keep_mask
+from medsum_core.dropout import DroppedElements
+from medsum_core.lora_linear import SEED_BOUND, FrozenWeight, fuse_lora_layers
 from medsum_core.products import product, product_transposed
 
 IN, OUT = 128, 64
@@ -118,23 +119,6 @@ def test_a_merged_adapter_is_refused_rather_than_added_twice() -> None:
         model(make_input())
 
 
-@pytest.mark.parametrize("rate", [0.05, 0.3, 0.5, 0.999])
-def test_mask_drops_at_the_rate_that_was_asked_for(rate: float) -> None:
-    size = 400_000
-    dropped = 1 - float(keep_mask(size, rate, 7, CPU).double().mean())
-    assert abs(dropped - rate) < 1 / MASK_LEVELS + 5 * (rate * (1 - rate) / size) ** 0.5
-
-
-def test_mask_is_a_pure_function_of_its_seed() -> None:
-    state = torch.get_rng_state()
-    one, again, other = (keep_mask(1001, 0.3, seed, CPU) for seed in (5, 5, 6))
-    assert one.shape == (1001,) and one.dtype == torch.bool
-    assert torch.equal(one, again) and not torch.equal(one, other)
-    assert torch.equal(keep_mask(101, 0.3, 5, CPU), one[:101])
-    assert torch.equal(torch.get_rng_state(), state)
-    assert keep_mask(1000, 0.0, 5, CPU).all()
-
-
 @pytest.mark.parametrize("four_bit", [False, True])
 def test_dropout_uses_one_mask_forward_and_backward(four_bit: bool) -> None:
     rate = 0.3
@@ -144,11 +128,10 @@ def test_dropout_uses_one_mask_forward_and_backward(four_bit: bool) -> None:
     found, gradients = run(model)
     torch.manual_seed(11)
     seed = int(torch.randint(SEED_BOUND, ()))
-    kept = 1 - round(rate * MASK_LEVELS) / MASK_LEVELS
-
     x = make_input()
     lora_A, lora_B = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    dropped = x * keep_mask(x.numel(), rate, seed, CPU).view(x.shape) / kept
+    keep = DroppedElements(x.numel(), rate=rate, seed=seed, device=CPU).without(torch.ones_like(x))
+    dropped = x * keep / (1 - rate)
     weight = weight_of(model, keep_dense=False).dense(torch.float32)
     y = linear(x, weight) + 24 / 8 * linear(linear(dropped, lora_A), lora_B)
     probe = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))

@@ -20,7 +20,7 @@ from medsum_core.memory import (
     measure_model,
 )
 from medsum_core.model import LoraSettings, attach_lora, inner_model, trainable_parameters
-from medsum_core.objective import TILE_WORDS
+from medsum_core.objective import CPU_TILE
 from medsum_core.optimizer import build_optimizer
 
 NO_DROPOUT = LoraSettings(dropout=0.0)
@@ -110,7 +110,7 @@ def test_each_choice_moves_its_part(size_2b):
     dense = changed(dequantize=True)
     assert dense.dense_copy == 2 * size_2b.adapted  # in the place of their blocks
     assert plain.weights - dense.weights == pytest.approx(size_2b.adapted * NF4_BYTES, abs=1)
-    assert changed(emulated=True).logits - plain.logits == 4 * TILE_WORDS["cpu"] * size_2b.hidden
+    assert changed(emulated=True).logits - plain.logits == 4 * CPU_TILE[1] * size_2b.hidden
     assert changed(attention="eager").activations > changed(attention="sdpa").activations > plain.activations
     assert plain.total == sum(vars(plain).values())
     assert len(plain.lines()) == len(vars(plain)) + 1 and plain.lines()[-1].startswith("peak")

@@ -30,8 +30,7 @@ def make_case(wanted: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, 
 
 
 def use_tiles(monkeypatch: pytest.MonkeyPatch, num_rows: int, num_words: int) -> None:
-    monkeypatch.setitem(objective.TILE_ROWS, "cpu", num_rows)
-    monkeypatch.setitem(objective.TILE_WORDS, "cpu", num_words)
+    monkeypatch.setattr(objective, "CPU_TILE", (num_rows, num_words))
 
 
 def full_logits_loss(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, softcap: float | None) -> Tensor:

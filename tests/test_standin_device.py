@@ -25,8 +25,9 @@ from transformers import AutoModelForCausalLM
 from windows import make_window
 
 import train_loop
-from medsum_core import attention, batching, evaluation, lora_linear
+from medsum_core import attention, batching, evaluation
 from medsum_core.batching import MicroBatch
+from medsum_core.dropout import DroppedElements
 from medsum_core.model import LoraSettings, attach_lora
 
 META = torch.device("meta")
@@ -85,11 +86,11 @@ def collating_aside(recorder: CpuRecorder) -> Iterator[Callable[..., list[MicroB
 def _shapes_for_meta(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Selecting by a mask takes all elements where there is no data; dropout draws from no meta generator."""
 
-    def keep_mask(num_elements: int, rate: float, seed: int, device: torch.device) -> Tensor:
+    def draw(self: Any, num_elements: int, *, rate: float, seed: int, device: torch.device) -> None:
         assert 0 < rate < 1 and isinstance(seed, int)
-        return torch.empty(num_elements, dtype=torch.bool, device=device)
+        self._places, self._keep = None, torch.empty(num_elements, dtype=torch.bool, device=device)
 
-    monkeypatch.setattr(lora_linear, "keep_mask", keep_mask)
+    monkeypatch.setattr(DroppedElements, "__init__", draw)
     with torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True):
         yield
 
