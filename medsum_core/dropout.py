@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+SPARE_DEVIATIONS = 5  # places drawn at once beyond the expected number: more are hardly ever needed
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes: numpy has no bf16
 
 
@@ -50,13 +51,13 @@ def _dropped_places(num_elements: int, rate: float, seed: int) -> npt.NDArray[np
     """The indices of the dropped elements, ascending. Those below any number do not depend on `num_elements`."""
     generator = np.random.Generator(np.random.SFC64(seed))
     expected = num_elements * rate
-    block = math.ceil(expected + 5 * math.sqrt(expected)) + 8  # nearly always enough
+    block = math.ceil(expected + SPARE_DEVIATIONS * math.sqrt(expected)) + 8
     pieces: list[npt.NDArray[np.int64]] = []
     last = -1
     while last < num_elements:
         chance = 1 - generator.random(block, dtype=np.float32)  # in (0, 1], exact
         steps = np.floor(np.log(chance) * np.float32(1 / math.log1p(-rate))).astype(np.int64) + 1
-        steps[0] += last
+        steps[0] += -1
         pieces.append(np.cumsum(steps))
         last = int(pieces[-1][-1])
     places = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
