@@ -57,7 +57,7 @@ def _dropped_places(num_elements: int, rate: float, seed: int) -> npt.NDArray[np
     while last < num_elements:
         chance = 1 - generator.random(block, dtype=np.float32)  # in (0, 1], exact
         steps = np.floor(np.log(chance) * np.float32(1 / math.log1p(-rate))).astype(np.int64) + 1
-        steps[0] += -1
+        steps[0] += last
         pieces.append(np.cumsum(steps))
         last = int(pieces[-1][-1])
     places = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
