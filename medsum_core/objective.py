@@ -25,7 +25,7 @@ from medsum_core.products import product, product_transposed
 
 # On a CPU a tile and its exponentials (12 MiB) stay in the cache; fewer rows or words make slower products.
 CPU_TILE = (256, 8192)  # rows, words
-GPU_TILE = (1024, 32_768)
+GPU_TILE = (1024, 16_384)
 
 
 def note_nll(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None = None) -> Tensor:
