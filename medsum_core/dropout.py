@@ -56,7 +56,8 @@ def _dropped_places(num_elements: int, rate: float, seed: int) -> npt.NDArray[np
     last = -1
     while last < num_elements:
         chance = 1 - generator.random(block, dtype=np.float32)  # in (0, 1], exact
-        steps = np.floor(np.log(chance) * np.float32(1 / math.log1p(-rate))).astype(np.int64) + 1
+        kept = np.floor(np.log(chance) * np.float32(max(1 / math.log1p(-rate), -1e30)))
+        steps = np.minimum(kept, num_elements).astype(np.int64) + 1  # a tiny rate goes beyond any integer
         steps[0] += last
         pieces.append(np.cumsum(steps))
         last = int(pieces[-1][-1])

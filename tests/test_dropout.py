@@ -24,6 +24,11 @@ def test_elements_are_dropped_at_the_rate_that_was_asked_for(rate: float) -> Non
     assert abs(dropped - rate) < 5 * (rate * (1 - rate) / size) ** 0.5
 
 
+@pytest.mark.parametrize("rate", [1e-20, 1e-39])
+def test_a_tiny_rate_drops_nothing(rate: float) -> None:
+    assert keep(1000, rate, 7).all()
+
+
 @pytest.mark.parametrize("distance", [1, 2, 3, 20])
 def test_one_element_says_nothing_about_another(distance: int) -> None:
     rate, size = 0.1, 400_000
