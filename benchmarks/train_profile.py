@@ -90,7 +90,9 @@ def _backward_number(event: Any) -> int:
 
 
 def _is_backward(event: Any) -> bool:
-    return event.name.startswith("autograd::engine::evaluate_function") or event.name.endswith("Backward0")
+    # Nodes of torch's operators end in a number (MmBackward0), those of our own functions do not (_LoraLinearBackward).
+    node = event.name.rstrip("0123456789")
+    return event.name.startswith("autograd::engine::evaluate_function") or node.endswith("Backward")
 
 
 def _marked(part: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,10 +35,28 @@ def test_every_operator_counts_once_for_its_part(monkeypatch: pytest.MonkeyPatch
     inside = event("aten::mm", 11, 100_000, parent=back)
     adapter_back = event("autograd::engine::evaluate_function: MmBackward0", 12, 1_000_000, number=8)
     adapter_inside = event("aten::mm", 13, 10_000_000, parent=adapter_back, shapes=[[RANK, 4], [4, 64]])
+    fused = event("_GatedDown", 4, 2, parent=mlp, number=6)
+    fused_back = event("autograd::engine::evaluate_function: _GatedDownBackward", 15, 20, number=6)
+    fused_node = event("_GatedDownBackward", 16, 200, parent=fused_back, number=6)  # bears its forward's number too
+    fused_inside = event("aten::mm", 17, 2_000, parent=fused_node)
     other = event("autograd::engine::evaluate_function: AddBackward0", 14, 100_000_000, number=9)
-    events = [other, adapter_inside, adapter_back, inside, back, residual, adapter, product, mlp]
+    events = [
+        fused,
+        fused_back,
+        fused_node,
+        fused_inside,
+        other,
+        adapter_inside,
+        adapter_back,
+        inside,
+        back,
+        residual,
+        adapter,
+        product,
+        mlp,
+    ]
     found = profile.seconds_by_part(events, rank=RANK)
-    assert found["MLP"] == pytest.approx(1.110011)  # the adapter's node itself does nothing but call
+    assert found["MLP"] == pytest.approx(1.112233)  # the adapter's node itself does nothing but call
     assert found["LoRA"] == pytest.approx(10.0001)
     assert found[profile.REST] == pytest.approx(100.001)
     assert sum(found.values()) == pytest.approx(sum(one.self_cpu_time_total for one in events) / 1e6)
