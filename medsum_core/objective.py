@@ -102,13 +102,11 @@ def _chunk_nll(
     step = min(tile_shape(hidden_CH.device.type)[1], num_words)
     # One buffer: fresh pages for every tile would cost a tenth of its time.
     buffer = hidden_CH.new_empty(len(hidden_CH) * step)
-    softmax = _RunningSoftmax(targets_C, hidden_CH, softcap)
+    softmax = _RunningSoftmax(targets_C, hidden_CH, softcap, needs_gradient=needs_gradient)
     for words in _slices(num_words, step):
         head_WH = head_VH[words]
         logits_CW = buffer[: len(hidden_CH) * len(head_WH)].view(len(hidden_CH), -1)
-        share_CW, kept_C1 = softmax.take(product(hidden_CH, head_WH, out=logits_CW), words.start)
-        if needs_gradient:
-            softmax.others_CH.mul_(kept_C1).add_(product_transposed(logits_CW.copy_(share_CW), head_WH))
+        softmax.take(product(hidden_CH, head_WH, out=logits_CW), head_WH, words.start)
     return softmax.nll(), softmax.gradient(head_VH[targets_C]) if needs_gradient else None
 
 
@@ -119,17 +117,16 @@ class _RunningSoftmax:
     would round a share near 1 by more than its distance from 1.
     """
 
-    def __init__(self, targets_C: Tensor, hidden_CH: Tensor, softcap: float | None) -> None:
+    def __init__(self, targets_C: Tensor, hidden_CH: Tensor, softcap: float | None, *, needs_gradient: bool) -> None:
         self._dtype, self._softcap, self._target_C1 = _exact(hidden_CH.dtype), softcap, targets_C[:, None]
         zeros_C1 = torch.zeros(len(targets_C), 1, dtype=self._dtype, device=hidden_CH.device)
         self._largest_C1, self._total_C1 = zeros_C1 - torch.inf, zeros_C1
         self._wanted_C1, self._wanted_slope_C1 = zeros_C1, zeros_C1 + 1
-        self.others_CH = torch.zeros(hidden_CH.shape, dtype=self._dtype, device=hidden_CH.device)
+        self._needs_gradient = needs_gradient
+        self._others_CH = torch.zeros(hidden_CH.shape, dtype=self._dtype, device=hidden_CH.device)
 
-    def take(self, logits_CW: Tensor, first_word: int) -> tuple[Tensor, Tensor]:
-        """Add a tile. Returns its shares of what was seen so far times the slope of the soft cap, 0 at the target; and
-        (C, 1) the factor by which the shares of earlier tiles have become smaller.
-        """
+    def take(self, logits_CW: Tensor, head_WH: Tensor, first_word: int) -> None:
+        """Add a tile, whose logits are overwritten."""
         values_CW, slope_CW = logits_CW.to(self._dtype), None
         if self._softcap is not None:
             values_CW = (values_CW / self._softcap).tanh_()
@@ -143,13 +140,16 @@ class _RunningSoftmax:
         powers_CW = values_CW.sub_(largest_C1).exp_()
         earlier_C1 = self._total_C1 * (self._largest_C1 - largest_C1).exp_()
         self._largest_C1, self._total_C1 = largest_C1, earlier_C1 + powers_CW.sum(dim=-1, keepdim=True)
+        if not self._needs_gradient:
+            return
         # Shares, not bare exponentials: summed over 150,000 words these are beyond fp16.
         share_CW = powers_CW.div_(self._total_C1)
         share_CW.scatter_(1, column_C1, share_CW.gather(1, column_C1).masked_fill_(is_here_C1, 0))
         if slope_CW is not None:
             self._wanted_slope_C1 = torch.where(is_here_C1, slope_CW.gather(1, column_C1), self._wanted_slope_C1)
             share_CW = share_CW.mul_(slope_CW)
-        return share_CW, earlier_C1.div_(self._total_C1)
+        others_CH = product_transposed(logits_CW.copy_(share_CW), head_WH)
+        self._others_CH.mul_(earlier_C1.div_(self._total_C1)).add_(others_CH)
 
     def nll(self) -> Tensor:
         """(C,) -log p of each target, after the last tile."""
@@ -158,4 +158,4 @@ class _RunningSoftmax:
     def gradient(self, target_rows_CH: Tensor) -> Tensor:
         """(C, H) the gradient in the hidden states, after the last tile; it takes the head's rows of the targets."""
         share_C1 = (self._wanted_C1 - self._largest_C1).exp_().div_(self._total_C1)
-        return self.others_CH.addcmul_(target_rows_CH.to(self._dtype), (share_C1 - 1) * self._wanted_slope_C1)
+        return self._others_CH.addcmul_(target_rows_CH.to(self._dtype), (share_C1 - 1) * self._wanted_slope_C1)
