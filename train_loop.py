@@ -16,6 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from medsum_core.heap import keep_one_heap
+
+if __name__ == "__main__":
+    keep_one_heap()  # before an import starts a thread
+
 from medsum_core.config import parse_run
 from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script
 
@@ -27,9 +32,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medsum_core.attention import document_attention
-from medsum_core.batching import Example, MicroBatch, split_window
+from medsum_core.batching import Example, MicroBatch, share_out, split_window
 from medsum_core.checkpoint import Progress
 from medsum_core.device import return_free_memory
+from medsum_core.dropout import draw_seeds, dropout_seed
+from medsum_core.lanes import GradientSum
 from medsum_core.model import head_softcap, head_weight, hidden_states
 from medsum_core.objective import note_nll
 from medsum_core.optimizer import set_lr
@@ -142,15 +149,8 @@ def train_step(
     num_targets = sum(example.num_targets for example in window)
     if num_targets == 0:
         return StepStats.of(window, started, loss=math.nan, grad_norm=math.nan, skipped=True)
-    nll = run.scaler.scale(torch.zeros((), device=run.device))  # zero; the scaler starts on processes without rows too
-    head_VH, softcap = head_weight(run.model), head_softcap(run.model)
-    with document_attention(run.model, run.kernel):
-        for micro_batch in collate(run.mine(window), **run.collate_settings):
-            batch = micro_batch.to(run.device)
-            batch_nll = objective(hidden_states(run.model, batch), batch.targets_BT, head_VH, softcap=softcap)
-            run.scaler.scale(batch_nll / num_targets).backward()
-            nll += batch_nll.detach()
-
+    micro_batches = collate(run.mine(window), **run.collate_settings)
+    nll = sum_micro_batches(run, micro_batches, num_targets=num_targets, objective=objective)
     run.sum_gradients()
     loss = run.total(nll) / num_targets
     run.scaler.unscale_(run.optimizer)
@@ -162,6 +162,36 @@ def train_step(
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     return StepStats.of(window, started, loss=loss.item(), grad_norm=grad_norm.item(), skipped=skipped)
+
+
+def sum_micro_batches(
+    run: Run, micro_batches: Sequence[MicroBatch], *, num_targets: int, objective: Objective = note_nll
+) -> Tensor:
+    """The micro-batches' summed loss, float32; each parameter's `grad` becomes its gradient over `num_targets`.
+
+    Each micro-batch has a seed for its dropout and its place in the sums, whichever lane takes it.
+    """
+    run.scaler.scale(torch.zeros((), device=run.device))  # it starts at its first use: on processes without rows too
+    seeds = draw_seeds(len(micro_batches))
+    head_VH, softcap = head_weight(run.model), head_softcap(run.model)
+
+    def gradient_of(places: Sequence[int]) -> GradientSum:
+        total = GradientSum(len(run.tensors), run.device)
+        for place in places:
+            batch = micro_batches[place].to(run.device)
+            with dropout_seed(seeds[place]):
+                nll = objective(hidden_states(run.model, batch), batch.targets_BT, head_VH, softcap=softcap)
+                loss = run.scaler.scale(nll / num_targets)
+                total.add(nll, torch.autograd.grad(loss, run.tensors, allow_unused=True))
+        return total
+
+    whole = GradientSum(len(run.tensors), run.device)
+    with document_attention(run.model, run.kernel):
+        for part in run.lanes.map(gradient_of, share_out(micro_batches, run.lanes.count)):
+            whole.add(part.nll, part.gradients)
+    for parameter, gradient in zip(run.tensors, whole.gradients, strict=True):
+        parameter.grad = gradient
+    return whole.nll
 
 
 def skipped_message(progress: Progress, window: Sequence[Example]) -> str:

@@ -133,6 +133,12 @@ class TrainArguments:
         "not given: as --max_length",
         metavar="N",
     )
+    parallel_micro_batches: int | None = _setting(
+        None,
+        "micro-batches side by side on a CPU, each on its part of the cores and with its own activations in memory; "
+        "not given: 2 where they fit, on a GPU 1",
+        metavar="N",
+    )
     learning_rate: float = _setting(2e-4, "peak learning rate", metavar="X")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = _setting("linear", "course after the warm-up")
     warmup_steps: int = _setting(0, "updates with a rising learning rate", metavar="N")
@@ -142,8 +148,10 @@ class TrainArguments:
     adam_beta2: float = _setting(0.999, "decay of the squared gradient's mean", metavar="X")
     adam_epsilon: float = _setting(1e-8, "added to the denominator", metavar="X")
     optim: Literal["paged_adamw_8bit", "adamw_torch"] = _setting("paged_adamw_8bit", "optimiser")
-    gradient_checkpointing: Literal["auto", "on", "off"] = _setting(
-        "auto", "compute activations again in the backward pass (slower, less memory); auto: where memory needs it"
+    gradient_checkpointing: Literal["auto", "on", "off", "long"] = _setting(
+        "auto",
+        "compute activations again in the backward pass (slower, less memory); long: of rows longer than "
+        "--pack_tokens; auto: on where memory needs it, else long",
     )
     seed: int = _setting(42, "of the adapter's start, the order of rows and dropout", metavar="N")
     eval_strategy: Literal["no", "epoch", "steps"] = _setting(

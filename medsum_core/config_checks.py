@@ -25,7 +25,7 @@ PROMPT_MINIMUM = 64  # tokens: the instruction alone takes some 40
 # fmt: off
 AT_LEAST_ONE = (
     "lora_r", "max_length", "max_new_tokens", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "logging_steps", "eval_steps", "save_steps",
+    "logging_steps", "eval_steps", "save_steps", "parallel_micro_batches",
 )
 NOT_NEGATIVE = (
     "lora_dropout", "pack_tokens", "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "adam_beta1",
@@ -42,6 +42,13 @@ def setting_problems(
     """What is wrong with the values and their combinations, whatever the machine and its files."""
     values = {name: value for section in (model, lora, data, train, output) for name, value in vars(section).items()}
     checks = _data_checks(data) + _model_checks(model, lora) + _cadence_checks(train, output)
+    checks += [
+        (
+            train.gradient_checkpointing == "long" and not 0 < (train.pack_tokens or 0) < data.max_length,
+            f"--gradient_checkpointing long: no row is longer than --pack_tokens: give it less than --max_length "
+            f"({data.max_length})",
+        )
+    ]
     if data.validation_file is None and data.dataset_name is None:
         checks += _no_validation_checks(train, output)
     return _range_problems(values) + [text for wrong, text in checks if wrong]

@@ -168,9 +168,17 @@ def return_free_memory(device: torch.device) -> None:
         trim(0)
 
 
-def choose_gradient_checkpointing(asked: str, device: Device, *, needed_bytes: int) -> bool:
-    """Compute activations again only where keeping them (`needed_bytes`: the whole run without it) does not fit."""
-    return asked == "on" or (asked == "auto" and needed_bytes > device.usable_bytes)
+def choose_gradient_checkpointing(asked: str, device: Device, *, needed_bytes: int, has_long_rows: bool) -> str:
+    """Which micro-batches compute their activations again: all (on), those of rows that are too long to pack, none.
+
+    All only where keeping them (`needed_bytes`: the whole run with them) does not fit. Long rows, since whoever packs
+    to fewer tokens than a row may have wants no more than these in memory.
+    """
+    if asked != "auto":
+        return asked
+    if needed_bytes > device.usable_bytes:
+        return "on"
+    return "long" if has_long_rows else "off"
 
 
 def choose_dequantize(asked: str, device: Device, *, load_in_4bit: bool, needed_bytes: int) -> bool:
@@ -198,6 +206,28 @@ def choose_pack_tokens(
     while rows > 1 and needed_bytes(rows * max_length) > device.usable_bytes:
         rows //= 2
     return rows * max_length
+
+
+def choose_parallel_micro_batches(
+    asked: int | None, device: Device, *, needed_bytes: Callable[[int], int], ordered_draws: bool
+) -> int:
+    """Micro-batches side by side: on a CPU two, where it has two cores and `needed_bytes(2)` fits; on a GPU one.
+
+    `ordered_draws`: PEFT's own dropout draws from torch's generator, where two lanes would draw in any order.
+    Raises InputError for more than one where it cannot be.
+    """
+    num_cores = torch.get_num_threads()
+    if asked is None:
+        fits = device.kind == "cpu" and num_cores >= 2 and not ordered_draws
+        return 2 if fits and needed_bytes(2) <= device.usable_bytes else 1
+    refusals = {
+        "a GPU takes one at a time": device.kind != "cpu",
+        f"this process has {num_cores} cores": asked > num_cores,
+        "with --use_dora dropout is drawn in the order of the layers (or give --lora_dropout 0)": ordered_draws,
+    }
+    if asked > 1 and (reasons := [reason for reason, holds in refusals.items() if holds]):
+        raise InputError(f"--parallel_micro_batches {asked}: {reasons[0]}; leave it out or give 1")
+    return asked
 
 
 def _main_memory() -> tuple[int, int]:

@@ -8,8 +8,10 @@ A block's queries of all S heads are the rows of one product, so that a shared h
     scores_QSK = q k^T    share_QSK = softmax(scores)    out_QSD = share v
 
 A block sees the keys from its sliding window's first to its own last, nothing is computed beyond. Scores are products
-in fp32, also of 16-bit queries and keys: an exponential turns their rounding into an error of its size. Only q, k and v
-are kept for the way back, where the shares are computed again: memory grows with the tokens, not with their square.
+in fp32, also of 16-bit queries and keys: an exponential turns their rounding into an error of its size.
+
+For the way back q, k and v are kept, and the shares of documents up to KEPT_TOKENS in the dtype in which they weigh the
+values; those of longer documents are computed again: memory grows with the tokens, not with their square.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from torch.autograd.function import once_differentiable
 from medsum_core.products import arithmetic_dtype
 
 BLOCK_QUERIES = 256  # fewer: products too small to be fast; more: work on keys that the first queries may not see
+KEPT_TOKENS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +42,16 @@ class ScoreRules:
 
 @dataclass(frozen=True, kw_only=True)
 class _Block:
-    """Queries `start` to `end` of a row, which see its keys from `first_key` to `end`, through one key-value head."""
+    """Queries `start` to `end` of a row, which see its keys from `first_key` to `end`, through one key-value head.
+
+    `is_kept`: whether its shares are, for the way back.
+    """
 
     start: int
     end: int
     first_key: int
     kv_head: int
+    is_kept: bool
 
     @property
     def queries(self) -> slice:
@@ -71,21 +78,24 @@ class _DocumentAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, lengths: tuple[int, ...], rules: ScoreRules
     ) -> Tensor:
-        ctx.save_for_backward(query_THD, key_TGD, value_TGD)
         ctx.lengths, ctx.rules = lengths, rules
+        kept = []
         dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
         query, key, value = (tensor.to(dtype) for tensor in (query_THD, key_TGD, value_TGD))
         out_THD = query_THD.new_zeros(query_THD.shape)
-        for block in _blocks(lengths, rules.window, num_kv_heads=key.shape[1]):
+        for block in _blocks(lengths, rules, num_kv_heads=key.shape[1]):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
-            share_RK, _ = _shares(block, query_RD, key_KD, rules)
-            _rows_of(out_THD, block, key.shape[1]).copy_(_as_heads(share_RK.to(dtype) @ value_KD, block))
+            weight_RK = _shares(block, query_RD, key_KD, rules)[0].to(dtype)
+            kept += [weight_RK] if block.is_kept else []
+            _rows_of(out_THD, block, key.shape[1]).copy_(_as_heads(weight_RK @ value_KD, block))
+        ctx.save_for_backward(query_THD, key_TGD, value_TGD, *kept)
         return out_THD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
+        tensors = ctx.saved_tensors  # to be asked for once
+        saved, kept = tensors[:3], list(tensors[3:])
         dtype = arithmetic_dtype(saved[0].device, saved[0].dtype)
         query, key, value = (tensor.to(dtype) for tensor in saved)
         dout = gradients[0].to(dtype)
@@ -93,12 +103,12 @@ class _DocumentAttention(torch.autograd.Function):
         # Several blocks and heads add to a key's gradient: 16 bits would round each sum.
         exact = torch.promote_types(dtype, torch.float32)
         dkey, dvalue = (torch.zeros(tensor.shape, dtype=exact, device=tensor.device) for tensor in (key, value))
-        for block in _blocks(ctx.lengths, ctx.rules.window, num_kv_heads=key.shape[1]):
+        for block in _blocks(ctx.lengths, ctx.rules, num_kv_heads=key.shape[1]):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
             dout_RD = _rows_of(dout, block, key.shape[1]).reshape(query_RD.shape)
-            share_RK, slope_RK = _shares(block, query_RD, key_KD, ctx.rules)
+            share_RK, slope_RK = (kept.pop(0), None) if block.is_kept else _shares(block, query_RD, key_KD, ctx.rules)
             dvalue[block.keys, block.kv_head] += share_RK.to(dtype).t() @ dout_RD
-            weighted_RK = (dout_RD @ value_KD.t()).to(share_RK.dtype).mul_(share_RK)
+            weighted_RK = (dout_RD @ value_KD.t()).to(exact).mul_(share_RK)
             dscore_RK = weighted_RK.addcmul_(share_RK, weighted_RK.sum(-1, keepdim=True), value=-1)
             dscore_RK = dscore_RK if slope_RK is None else dscore_RK.mul_(slope_RK)
             dscore_RK = dscore_RK.mul_(ctx.rules.scale).to(dtype)
@@ -107,15 +117,17 @@ class _DocumentAttention(torch.autograd.Function):
         return (*(grad.to(like.dtype) for grad, like in zip((dquery, dkey, dvalue), saved, strict=True)), None, None)
 
 
-def _blocks(lengths: Sequence[int], window: int | None, *, num_kv_heads: int) -> Iterator[_Block]:
+def _blocks(lengths: Sequence[int], rules: ScoreRules, *, num_kv_heads: int) -> Iterator[_Block]:
+    window = rules.window
     document_start = 0
     for length in lengths:
         document_end = document_start + length
+        is_kept = length <= KEPT_TOKENS and rules.softcap is None  # a soft cap's slope would have to be kept too
         for start in range(document_start, document_end, BLOCK_QUERIES):
             end = min(start + BLOCK_QUERIES, document_end)
             first_key = document_start if window is None else max(document_start, start - window + 1)
             for kv_head in range(num_kv_heads):
-                yield _Block(start=start, end=end, first_key=first_key, kv_head=kv_head)
+                yield _Block(start=start, end=end, first_key=first_key, kv_head=kv_head, is_kept=is_kept)
         document_start = document_end
 
 

@@ -8,6 +8,9 @@ rates that is 3 times as fast as 16 random bits an element, and 30 times as fast
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +18,33 @@ import torch
 from torch import Tensor
 
 SPARE_DEVIATIONS = 5  # places drawn at once beyond the expected number: more are hardly ever needed
+SEED_BOUND = 2**62
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes: numpy has no bf16
+_block_seed: ContextVar[int | None] = ContextVar("seed of the dropout within a block", default=None)
+
+
+def draw_seeds(count: int) -> list[int]:
+    """Seeds from torch's generator, whose state a checkpoint keeps."""
+    return [int(torch.randint(SEED_BOUND, ())) for _ in range(count)]
+
+
+@contextmanager
+def dropout_seed(seed: int) -> Iterator[None]:
+    """Within the block a layer's draws depend on `seed` and the layer alone, in this thread, forward and backward.
+
+    So neither the order of micro-batches nor another thread changes them, and recomputed activations repeat them.
+    """
+    token = _block_seed.set(seed)
+    try:
+        yield
+    finally:
+        _block_seed.reset(token)
+
+
+def layer_seed(number: int) -> int:
+    """The seed of a model's layer `number` within `dropout_seed`; elsewhere one from torch's generator."""
+    seed = _block_seed.get()
+    return draw_seeds(1)[0] if seed is None else seed + number
 
 
 class DroppedElements:

@@ -4,12 +4,14 @@ Letters: H features.
 
 transformers writes a norm as a chain of elementwise operations in fp32, and autograd keeps what each of them needs:
 fp32 copies of every activation. Here it is one differentiable function, with the same arithmetic in the forward pass.
+Its output tells how it came about, so that whoever needs it on the way back can compute it again instead of keeping it.
 Modules, names and weights stay those of transformers; only `forward` is replaced. The weights must be frozen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +20,26 @@ from torch.autograd.function import once_differentiable
 
 GEMMA_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")  # scale by 1 + weight, in fp32
 LLAMA_NORMS = ("LlamaRMSNorm",)  # round to the input's dtype, then scale by the weight
+ORIGIN = "medsum_norm_origin"  # attribute of a norm's output
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NormOrigin:
+    """What a norm's output is computed from: its input, 1 / root mean square of each token, and the scale."""
+
+    tensors: tuple[Tensor, Tensor, Tensor]
+    rounds_first: bool
+
+
+def origin_of(y: Tensor) -> NormOrigin | None:
+    """How `y` came about if it is a lean norm's output, None for any other tensor."""
+    return getattr(y, ORIGIN, None)
+
+
+def scaled(x: Tensor, inverse: Tensor, scale_H: Tensor, *, rounds_first: bool) -> Tensor:
+    """A norm's output from the tensors of its origin, the same bits each time."""
+    normed = x.to(torch.float32, copy=True).mul_(inverse)
+    return normed.to(x.dtype) * scale_H if rounds_first else normed.mul_(scale_H).to(x.dtype)
 
 
 def use_lean_norms(model: nn.Module) -> int:
@@ -39,7 +61,9 @@ def _norm_forward(norm: Any) -> Callable[[Tensor], Tensor]:
 
     def forward(x: Tensor) -> Tensor:
         scale_H = norm.weight if rounds_first else 1.0 + norm.weight.float()
-        return _RMSNorm.apply(x, scale_H, eps, rounds_first)
+        y, inverse = _RMSNorm.apply(x, scale_H, eps, rounds_first)
+        setattr(y, ORIGIN, NormOrigin(tensors=(x, inverse, scale_H), rounds_first=rounds_first))
+        return y
 
     return forward
 
@@ -48,12 +72,12 @@ class _RMSNorm(torch.autograd.Function):
     """y = x / sqrt(mean(x^2) + eps) * scale, in fp32 whatever the dtype of x, as in transformers."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale_H: Tensor, eps: float, rounds_first: bool) -> Tensor:
-        wide = x.to(torch.float32, copy=True)
+    def forward(ctx: Any, x: Tensor, scale_H: Tensor, eps: float, rounds_first: bool) -> tuple[Tensor, Tensor]:
+        wide = x.float()
         inverse = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
         ctx.save_for_backward(x, inverse, scale_H)
-        normed = wide.mul_(inverse)
-        return normed.to(x.dtype) * scale_H if rounds_first else normed.mul_(scale_H).to(x.dtype)
+        ctx.mark_non_differentiable(inverse)
+        return scaled(x, inverse, scale_H, rounds_first=rounds_first), inverse
 
     @staticmethod
     @once_differentiable

@@ -5,8 +5,8 @@ Letters: T tokens, K input features, N output features, r rank.
     y = x W^T + s (m * x) A^T B^T        m: dropout mask over 1 - p, s: LoRA's scaling
 
 The adapter's modules, names and files stay PEFT's; only the forward of its layers is replaced. The mask is not kept
-for the backward pass but drawn again from its seed; the seed itself comes from torch's generator, so that resuming and
-activation checkpointing repeat it. DoRA and layers that are not linear keep PEFT's own forward.
+for the backward pass but drawn again from its seed (`dropout.py`). DoRA and layers that are not linear keep PEFT's own
+forward.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from medsum_core.dropout import DroppedElements
+from medsum_core.dropout import DroppedElements, layer_seed
+from medsum_core.lean_norms import NormOrigin, origin_of, scaled
 from medsum_core.products import arithmetic_dtype
-
-SEED_BOUND = 2**62
 
 
 class FrozenWeight:
@@ -56,17 +55,17 @@ class FrozenWeight:
 def fuse_lora_layers(model: nn.Module, *, keep_dense: bool) -> int:
     """Replace the forward of every plain LoRA linear layer of a PEFT model; returns how many were replaced."""
     layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_plain(module)]
-    for layer in layers:
+    for number, layer in enumerate(layers):
         linear_layer: Any = layer.get_base_layer()
-        layer.forward = FusedLinear(layer, FrozenWeight(linear_layer, keep_dense=keep_dense))
+        layer.forward = FusedLinear(layer, FrozenWeight(linear_layer, keep_dense=keep_dense), number=number)
     return len(layers)
 
 
 class FusedLinear:
     """The forward that takes the place of a LoRA layer's own."""
 
-    def __init__(self, layer: Any, weight: FrozenWeight) -> None:
-        self.layer, self.weight = layer, weight
+    def __init__(self, layer: Any, weight: FrozenWeight, *, number: int) -> None:
+        self.layer, self.weight, self._number = layer, weight, number
         (self._name,) = layer.lora_A.keys()
 
     @property
@@ -82,7 +81,7 @@ class FusedLinear:
             bias_N=self.layer.get_base_layer().bias,
             scaling=self.layer.scaling[self._name],
             rate=rate,
-            seed=int(torch.randint(SEED_BOUND, ())) if rate > 0 else 0,
+            seed=layer_seed(self._number) if rate > 0 else 0,
         )
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -92,7 +91,7 @@ class FusedLinear:
         if self.layer.disable_adapters:
             wide = x.to(arithmetic_dtype(x.device, x.dtype))
             return _base_output(wide, self.weight, self.layer.get_base_layer().bias).to(x.dtype)
-        y: Tensor = _LoraLinear.apply(x, *self.adapter, self.draw())
+        y: Tensor = _LoraLinear.apply(x, *self.adapter, self.draw(), origin_of(x))
         return y
 
 
@@ -147,17 +146,24 @@ class LoraProduct:
 
 
 class _LoraLinear(torch.autograd.Function):
+    """Behind a norm it keeps the norm's input, which the norm keeps anyway, and computes its own again from it."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor, lora: LoraProduct) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor, lora: LoraProduct, origin: NormOrigin | None
+    ) -> Tensor:
         y, low_Tr = lora.forward(x, lora_A_rK, lora_B_Nr)
-        ctx.save_for_backward(x, low_Tr, lora_A_rK, lora_B_Nr)
-        ctx.lora = lora
+        ctx.save_for_backward(low_Tr, lora_A_rK, lora_B_Nr, *((x,) if origin is None else origin.tensors))
+        ctx.lora, ctx.rounds_first = lora, None if origin is None else origin.rounds_first
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return (*ctx.lora.backward(gradients[0], *ctx.saved_tensors, needs_dx=ctx.needs_input_grad[0]), None)
+        low_Tr, lora_A_rK, lora_B_Nr, *kept = ctx.saved_tensors
+        x = kept[0] if ctx.rounds_first is None else scaled(*kept, rounds_first=ctx.rounds_first)
+        needs_dx = ctx.needs_input_grad[0]
+        return *ctx.lora.backward(gradients[0], x, low_Tr, lora_A_rK, lora_B_Nr, needs_dx=needs_dx), None, None
 
 
 def _is_plain(layer: LoraLayer) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
+from medsum_core.document_kernel import KEPT_TOKENS
 from medsum_core.model import DTYPES, LoraSettings, attach_lora, inner_model, trainable_parameters
 from medsum_core.objective import tile_shape
 from medsum_core.optimizer import PAGED_ADAMW_8BIT
@@ -84,11 +85,13 @@ class RunShape:
 
     precision: str
     load_in_4bit: bool
-    num_tokens: int  # of the largest micro-batch, padding included
+    num_tokens: int  # of the largest micro-batch whose activations are kept, padding included
+    recomputed_tokens: int = 0  # of a longer one, which computes them again
     optim: str = PAGED_ADAMW_8BIT
     attention: str = "per_document"
     dequantize: bool = False
     gradient_checkpointing: bool = False
+    lanes: int = 1  # micro-batches side by side
     device_kind: str = "cpu"
     emulated: bool = False
 
@@ -140,17 +143,21 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
         weights=int(packed * kept_packed) + stored * size.other_weights,
         dense_copy=computed * (size.adapted if run.dequantize else size.largest_projection) if converts else 0,
         adapter=4 * size.adapter,
-        gradients=4 * size.adapter,
+        gradients=4 * size.adapter * (1 + run.lanes),  # each lane's, and that of a micro-batch
         optimizer=moments,
-        activations=_activation_bytes(size, run, stored=stored, computed=computed),
-        logits=_logit_bytes(size, run, stored=stored, computed=computed),
+        activations=run.lanes * _activation_bytes(size, run, stored=stored, computed=computed),
+        logits=run.lanes * _logit_bytes(size, run, stored=stored, computed=computed),
         process=PROCESS_BYTES[run.device_kind],
     )
 
 
 def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
     """What is kept for the backward pass, and the widest layer's working set on the way back."""
-    kept = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored)
+    if run.recomputed_tokens:
+        long = replace(run, num_tokens=run.recomputed_tokens, recomputed_tokens=0, gradient_checkpointing=True)
+        runs = (replace(run, recomputed_tokens=0), long)
+        return max(_activation_bytes(size, other, stored=stored, computed=computed) for other in runs)
+    kept = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored, computed=computed)
     if run.gradient_checkpointing:
         kept = kept / size.num_layers + stored * size.num_layers * size.hidden * run.num_tokens
     return int(kept) + 3 * computed * size.widest * run.num_tokens
@@ -172,10 +179,16 @@ def _resident_bytes(size: ModelSize, run: RunShape) -> float:
     return sum(num_bytes * (HEAP_FACTOR if num_bytes < MMAP_BYTES else 1) for num_bytes in sizes)
 
 
-def _score_bytes(size: ModelSize, run: RunShape, *, stored: int) -> int:
-    """What a layer keeps for each pair of tokens: a mask for `sdpa`, all scores for `eager`, else nothing."""
+def _score_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
+    """What a layer keeps for each pair of tokens: a mask with `sdpa`, all scores with `eager`, some on a CPU."""
     pairs = run.num_tokens**2
-    return {"sdpa": stored * pairs, "eager": (4 + stored) * size.num_heads * pairs}.get(run.attention, 0)
+    kept_pairs = run.num_tokens * min(run.num_tokens, KEPT_TOKENS) * 3 // 4  # two blocks, a quarter is not computed
+    by_kernel = {
+        "sdpa": stored * pairs,
+        "eager": (4 + stored) * size.num_heads * pairs,
+        "per_document": computed * size.num_heads * kept_pairs,
+    }
+    return by_kernel.get(run.attention, 0)
 
 
 def _kept_bytes(model: nn.Module, num_tokens: int) -> list[int]:
@@ -223,7 +236,7 @@ def _probe_attention(
 def fitting_settings(config_sizes: ModelSize, run: RunShape, *, cards_gib: Sequence[float] = CARDS_GIB) -> list[str]:
     """For each size of GPU a line: whether the run fits, or what to change so that it does."""
     attention = run.attention if run.attention == "eager" else "sdpa"  # what every card has
-    base = replace(run, device_kind="cuda", dequantize=False, emulated=False, attention=attention)
+    base = replace(run, device_kind="cuda", lanes=1, dequantize=False, emulated=False, attention=attention)
     changes = {
         "as it is": base,
         "--gradient_checkpointing on": replace(base, gradient_checkpointing=True),

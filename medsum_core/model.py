@@ -6,14 +6,16 @@ used: it would turn Gemma's embedding of 256,000 words into fp32 (trap E2).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -173,10 +175,22 @@ def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def checkpoint_activations(model: PeftModel) -> None:
-    """Compute each layer's activations again in the backward pass. Non-reentrant, so no input gradients are needed."""
+def checkpoint_activations(model: PeftModel, *, longer_than: int = 0) -> None:
+    """Compute each layer's activations again in the backward pass, for micro-batches of more than so many tokens.
+
+    Non-reentrant, so no input gradients are needed.
+    """
+
+    def call(layer: Callable[..., Any], hidden_BTH: torch.Tensor, *inputs: Any, **settings: Any) -> Any:
+        if hidden_BTH.shape[:2].numel() <= longer_than:
+            return layer(hidden_BTH, *inputs)
+        return checkpoint(layer, hidden_BTH, *inputs, **settings)
+
     base = causal_model(model)
     base.activation_checkpointing_enable()
+    modules: list[Any] = [module for module in base.modules() if hasattr(module, "_gradient_checkpointing_func")]
+    for module in modules:
+        module._gradient_checkpointing_func = partial(call, use_reentrant=False)
     base.disable_input_require_grads()
 
 

@@ -62,7 +62,8 @@ class Plan:
             describe(self.device, num_processes=self.accelerator.num_processes),
             f"{model.model_name_or_path}: {'NF4, ' if model.load_in_4bit else ''}{model.precision}, "
             f"attention {model.attention}, prompt {self.renderer.style}, packed to {train.pack_tokens} tokens, "
-            f"dequantised once: {model.dequantize}, activations recomputed: {train.gradient_checkpointing}",
+            f"dequantised once: {model.dequantize}, activations recomputed: {train.gradient_checkpointing}, "
+            f"micro-batches side by side: {train.parallel_micro_batches}",
             f"{train.num_updates(windows)} updates of {rows} rows, {windows} an epoch; "
             f"{self.size.adapter:,} trainable parameters",
             "estimated peak memory, by part:",

@@ -30,6 +30,7 @@ from medsum_core.config import RunConfig
 from medsum_core.corpus import load_corpus
 from medsum_core.device import apply_tf32, choose_tf32, find_device, keep_few_products
 from medsum_core.errors import InputError
+from medsum_core.lanes import Lanes
 from medsum_core.memory import measure_model
 from medsum_core.metrics_log import MetricsLog, cut_back
 from medsum_core.model import (
@@ -106,8 +107,9 @@ def build(plan: Plan) -> tuple[Run, Progress]:
     )
     keep_dense = model_settings.dequantize == "on"
     model = attach_lora(base, lora_settings(config), base_name=model_settings.model_name_or_path, keep_dense=keep_dense)
-    if train.gradient_checkpointing == "on":
-        checkpoint_activations(model)
+    if train.gradient_checkpointing != "off":
+        by_length = train.gradient_checkpointing == "long"
+        checkpoint_activations(model, longer_than=train.pack_tokens or 0 if by_length else 0)
     set_seed(train.seed + accelerator.process_index)  # dropout is drawn by each process for itself
     parameters = trainable_parameters(model)
     run = Run(
@@ -131,6 +133,7 @@ def build(plan: Plan) -> tuple[Run, Progress]:
         renderer=plan.renderer,
         kernel=model_settings.attention,
         pack_tokens=train.pack_tokens or 0,
+        lanes=Lanes(train.parallel_micro_batches or 1),
         resolved={name: config.settings()[name] for name in RESOLVED},
     )
     run.fingerprints = _fingerprints(plan, run)

@@ -16,12 +16,21 @@ from medsum_core.device import (
     choose_dequantize,
     choose_gradient_checkpointing,
     choose_pack_tokens,
+    choose_parallel_micro_batches,
     choose_precision,
 )
 from medsum_core.memory import ModelSize, RunShape, estimate_memory
 
 AUTO = ("auto", None)
-RESOLVED = ("precision", "attention", "dequantize", "gradient_checkpointing", "pack_tokens", "prompt_style")
+RESOLVED = (
+    "precision",
+    "attention",
+    "dequantize",
+    "gradient_checkpointing",
+    "pack_tokens",
+    "parallel_micro_batches",
+    "prompt_style",
+)
 
 
 def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
@@ -39,9 +48,9 @@ def resolve_precision(config: RunConfig, base_config: PretrainedConfig, device: 
 
 
 def resolve_memory(config: RunConfig, model_type: str, device: Device, size: ModelSize) -> RunConfig:
-    """What depends on free memory: packing, then recomputed activations, then an unpacked copy of the base."""
+    """What depends on free memory, in this order: packing, recomputed activations, an unpacked base, lanes."""
     packable = model_type in PACKABLE_MODEL_TYPES
-    lean = replace(run_shape(config, device), dequantize=False, gradient_checkpointing=False)
+    lean = replace(run_shape(config, device), dequantize=False, gradient_checkpointing=False, lanes=1)
 
     def needed(**changes: Any) -> int:
         return estimate_memory(size, replace(lean, **changes)).total
@@ -54,26 +63,50 @@ def resolve_memory(config: RunConfig, model_type: str, device: Device, size: Mod
         needed_bytes=lambda tokens: needed(num_tokens=tokens),
         packable=packable,
     )
-    num_tokens = largest_micro_batch(pack_tokens, train.per_device_train_batch_size, data.max_length)
-    recompute = choose_gradient_checkpointing(
-        train.gradient_checkpointing, device, needed_bytes=needed(num_tokens=num_tokens)
+    has_long_rows = 0 < pack_tokens < data.max_length
+    tokens = micro_batch_tokens(
+        pack_tokens,
+        train.per_device_train_batch_size,
+        data.max_length,
+        recompute_long=has_long_rows and train.gradient_checkpointing in ("auto", "long"),
     )
+    recompute = choose_gradient_checkpointing(
+        train.gradient_checkpointing, device, needed_bytes=needed(**tokens), has_long_rows=has_long_rows
+    )
+    if recompute == "on":
+        tokens = micro_batch_tokens(pack_tokens, train.per_device_train_batch_size, data.max_length)
+    tokens |= {"gradient_checkpointing": recompute == "on"}
     dense = choose_dequantize(
         config.model.dequantize,
         device,
         load_in_4bit=config.model.load_in_4bit,
-        needed_bytes=needed(num_tokens=num_tokens, gradient_checkpointing=recompute, dequantize=True),
+        needed_bytes=needed(**tokens, dequantize=True),
+    )
+    lanes = choose_parallel_micro_batches(
+        train.parallel_micro_batches,
+        device,
+        needed_bytes=lambda count: needed(**tokens, dequantize=dense, lanes=count),
+        ordered_draws=config.lora.use_dora and config.lora.lora_dropout > 0,
     )
     return config.with_resolved(
+        parallel_micro_batches=lanes,
         pack_tokens=pack_tokens,
-        gradient_checkpointing="on" if recompute else "off",
+        gradient_checkpointing=recompute,
         dequantize="on" if dense else "off",
     )
 
 
-def largest_micro_batch(pack_tokens: int, batch_size: int, max_length: int) -> int:
-    """Tokens of the fullest micro-batch that can come: a row longer than `pack_tokens` has one of its own."""
-    return max(pack_tokens, max_length) if pack_tokens else batch_size * max_length
+def micro_batch_tokens(
+    pack_tokens: int, batch_size: int, max_length: int, *, recompute_long: bool = False
+) -> dict[str, int]:
+    """`RunShape`'s tokens: of the fullest micro-batch that can come, and of those that compute activations again.
+
+    A row longer than `pack_tokens` has a micro-batch of its own.
+    """
+    if recompute_long:
+        return {"num_tokens": pack_tokens, "recomputed_tokens": max_length}
+    largest = max(pack_tokens, max_length) if pack_tokens else batch_size * max_length
+    return {"num_tokens": largest, "recomputed_tokens": 0}
 
 
 def run_shape(config: RunConfig, device: Device) -> RunShape:
@@ -82,11 +115,17 @@ def run_shape(config: RunConfig, device: Device) -> RunShape:
     return RunShape(
         precision=model.precision,
         load_in_4bit=model.load_in_4bit,
-        num_tokens=largest_micro_batch(train.pack_tokens or 0, train.per_device_train_batch_size, data.max_length),
+        **micro_batch_tokens(
+            train.pack_tokens or 0,
+            train.per_device_train_batch_size,
+            data.max_length,
+            recompute_long=train.gradient_checkpointing == "long",
+        ),
         optim=train.optim,
         attention=model.attention,
         dequantize=model.dequantize == "on",
         gradient_checkpointing=train.gradient_checkpointing == "on",
+        lanes=train.parallel_micro_batches or 1,
         device_kind=device.kind,
         emulated=model.precision != "fp32" and device.kind == "cpu" and not device.has_bf16_units,
     )

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from medsum_core.batching import Example, window_indices
 from medsum_core.checkpoint import Progress
 from medsum_core.config import RunConfig
+from medsum_core.lanes import Lanes
 from medsum_core.metrics_log import MetricsLog
 from medsum_core.optimizer import lr_at
 from medsum_core.prompt import PromptRenderer
@@ -42,6 +43,7 @@ class Run:
     renderer: PromptRenderer
     kernel: str  # of attention
     pack_tokens: int
+    lanes: Lanes
     resolved: dict[str, Any]  # what each `auto` came to
     fingerprints: dict[str, Any] = field(default_factory=dict)
     log: MetricsLog | None = None  # of the first process only

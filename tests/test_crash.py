@@ -99,7 +99,7 @@ def test_resuming_at_every_window_repeats_no_row_and_skips_none(
 
 def test_a_run_that_stopped_early_does_not_train_on_when_resumed(inputs: Path, tmp_path: Path) -> None:
     flags = ["--eval_steps", "1", "--early_stopping_patience", "1"]
-    flags += ["--learning_rate", "1000", "--warmup_steps", "0"]  # the loss rises at once
+    flags += ["--learning_rate", "0"]  # nothing is gained, whatever is drawn
     stopped = train(inputs, tmp_path / "run", *flags)
     assert len(stopped.windows) == 1
     shutil.rmtree(tmp_path / "run" / "adapter")  # as if killed before the end

@@ -18,6 +18,7 @@ from medsum_core.device import (
     choose_dequantize,
     choose_gradient_checkpointing,
     choose_pack_tokens,
+    choose_parallel_micro_batches,
     choose_precision,
     choose_tf32,
     describe,
@@ -27,7 +28,7 @@ from medsum_core.device import (
     return_free_memory,
 )
 from medsum_core.errors import InputError
-from medsum_core.resolve import largest_micro_batch
+from medsum_core.resolve import micro_batch_tokens
 
 
 def gpu(capability: tuple[int, int], *, free_gib: float = 16) -> Device:
@@ -115,10 +116,14 @@ def test_tf32_is_left_alone_without_a_gpu(monkeypatch):
 
 
 def test_checkpointing_of_activations_where_memory_needs_it():
-    assert not choose_gradient_checkpointing("auto", gpu((8, 0), free_gib=10), needed_bytes=8 * GIB)
-    assert choose_gradient_checkpointing("auto", gpu((8, 0), free_gib=10), needed_bytes=10 * GIB)
-    assert choose_gradient_checkpointing("on", gpu((8, 0)), needed_bytes=0)
-    assert not choose_gradient_checkpointing("off", gpu((8, 0), free_gib=1), needed_bytes=8 * GIB)
+    def chosen(asked: str, free_gib: int, needed_gib: int, *, has_long_rows: bool = False) -> str:
+        device = gpu((8, 0), free_gib=free_gib)
+        return choose_gradient_checkpointing(asked, device, needed_bytes=needed_gib * GIB, has_long_rows=has_long_rows)
+
+    assert (chosen("auto", 10, 8), chosen("auto", 10, 10)) == ("off", "on")
+    assert chosen("auto", 10, 8, has_long_rows=True) == "long"
+    assert chosen("auto", 10, 10, has_long_rows=True) == "on"
+    assert (chosen("on", 80, 0), chosen("off", 1, 8), chosen("long", 1, 8)) == ("on", "off", "long")
 
 
 def test_unpacking_the_base():
@@ -143,6 +148,27 @@ def test_packing_budget_by_free_memory():
     assert chosen(cpu(free_gib=100)) == 1024
     assert (chosen(cpu(), 0), chosen(gpu((8, 0)), 3000)) == (0, 3000)
     assert (chosen(cpu(), packable=False), chosen(cpu(), 2048, packable=False)) == (0, 0)
+
+
+def test_micro_batches_side_by_side(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+
+    def chosen(device: Device, asked: int | None = None, *, ordered_draws: bool = False) -> int:
+        return choose_parallel_micro_batches(
+            asked, device, needed_bytes=lambda count: count * GIB, ordered_draws=ordered_draws
+        )
+
+    assert (chosen(cpu(free_gib=3)), chosen(cpu(free_gib=2)), chosen(gpu((8, 0)))) == (2, 1, 1)
+    assert (chosen(cpu(), ordered_draws=True), chosen(cpu(), 1), chosen(cpu(free_gib=1), 4)) == (1, 1, 4)
+    for device, asked, ordered_draws, reason in (
+        (gpu((8, 0)), 2, False, "a GPU takes one at a time"),
+        (cpu(), 5, False, "this process has 4 cores"),
+        (cpu(), 2, True, "--use_dora"),
+    ):
+        with pytest.raises(InputError, match=f"--parallel_micro_batches {asked}: .*{reason}.*give 1"):
+            chosen(device, asked, ordered_draws=ordered_draws)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert chosen(cpu(free_gib=3)) == 1
 
 
 def test_find_device_without_cuda(monkeypatch):
@@ -198,6 +224,7 @@ def test_free_pages_are_returned_on_a_cpu_whose_c_library_can(monkeypatch: pytes
 
 
 def test_the_largest_micro_batch_is_a_row_longer_than_the_packing_budget() -> None:
-    assert largest_micro_batch(512, 1, 1024) == 1024
-    assert largest_micro_batch(4096, 1, 1024) == 4096
-    assert largest_micro_batch(0, 2, 1024) == 2048
+    assert micro_batch_tokens(512, 1, 1024) == {"num_tokens": 1024, "recomputed_tokens": 0}
+    assert micro_batch_tokens(512, 1, 1024, recompute_long=True) == {"num_tokens": 512, "recomputed_tokens": 1024}
+    assert micro_batch_tokens(4096, 1, 1024)["num_tokens"] == 4096
+    assert micro_batch_tokens(0, 2, 1024)["num_tokens"] == 2048

@@ -13,7 +13,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from windows import relative
 
-from medsum_core.lean_norms import use_lean_norms
+from medsum_core.lean_norms import origin_of, scaled, use_lean_norms
 
 NORMS = (GemmaRMSNorm, Gemma2RMSNorm, Gemma3RMSNorm, LlamaRMSNorm)
 
@@ -54,6 +54,19 @@ def test_only_the_input_and_a_number_a_token_are_kept(norm_class: Any) -> None:
         model(x)
     large = [tensor for tensor in kept if tensor.numel() >= x.numel()]
     assert [tensor.data_ptr() for tensor in large] == [x.data_ptr()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm_class", NORMS)
+def test_an_output_is_computed_again_from_its_origin_to_the_bit(norm_class: Any, dtype: torch.dtype) -> None:
+    model, x, _ = make_norm(norm_class, dtype)
+    assert origin_of(model(x)) is None
+    use_lean_norms(model)
+    y = model(x)
+    origin = origin_of(y)
+    assert origin is not None and origin.tensors[0] is x
+    assert torch.equal(scaled(*origin.tensors, rounds_first=origin.rounds_first), y)
+    assert origin_of(y + 0) is None and origin_of(y.view(y.shape)) is None  # another tensor may hold other values
 
 
 def test_a_norm_that_trains_is_refused() -> None:

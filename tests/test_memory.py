@@ -93,7 +93,8 @@ def test_optimizer_bytes_are_those_of_a_real_state(optim):
     size = measure_model(tiny_config(), NO_DROPOUT, precision="fp32")
     estimate = estimate_memory(size, RunShape(precision="fp32", load_in_4bit=False, num_tokens=1, optim=optim))
     assert estimate.optimizer == pytest.approx(found, rel=0.01)
-    assert estimate.adapter == estimate.gradients == sum(4 * parameter.numel() for _, parameter in parameters)
+    assert estimate.adapter == sum(4 * parameter.numel() for _, parameter in parameters)
+    assert estimate.gradients == 2 * estimate.adapter  # the sum, and that of a micro-batch
 
 
 def test_each_choice_moves_its_part(size_2b):
@@ -111,7 +112,18 @@ def test_each_choice_moves_its_part(size_2b):
     assert dense.dense_copy == 2 * size_2b.adapted  # in the place of their blocks
     assert plain.weights - dense.weights == pytest.approx(size_2b.adapted * NF4_BYTES, abs=1)
     assert changed(emulated=True).logits - plain.logits == 4 * CPU_TILE[1] * size_2b.hidden
-    assert changed(attention="eager").activations > changed(attention="sdpa").activations > plain.activations
+    varlen, sdpa, eager = (changed(attention=kernel).activations for kernel in ("varlen", "sdpa", "eager"))
+    assert varlen < sdpa < eager and varlen < plain.activations < eager
+    shares = 18 * 8 * 2 * 1024 * 512 * 3 // 4  # layers x heads x bytes x queries x keys, two blocks of 256
+    assert plain.activations - varlen == pytest.approx(shares, abs=18)
+    long = changed(num_tokens=256, recomputed_tokens=1024)
+    assert long.activations == max(
+        changed(num_tokens=256).activations, changed(gradient_checkpointing=True).activations
+    )
+    assert long.activations < plain.activations / 2
+    two = changed(lanes=2)
+    assert (two.activations, two.logits) == (2 * plain.activations, 2 * plain.logits)
+    assert (two.gradients, two.dense_copy) == (3 * plain.adapter, plain.dense_copy)
     assert plain.total == sum(vars(plain).values())
     assert len(plain.lines()) == len(vars(plain)) + 1 and plain.lines()[-1].startswith("peak")
 
@@ -122,7 +134,9 @@ def test_small_tensors_take_more_of_a_cpus_heap(size_2b):
     kept = {run.num_tokens: size_2b.kept_per_token * run.num_tokens for run in (small, large)}
     in_heap, on_pages = (estimate_memory(size_2b, run).activations / kept[run.num_tokens] for run in (small, large))
     assert in_heap > 1.5 and on_pages < 0.8 * in_heap
-    on_gpu = estimate_memory(size_2b, RunShape(**{**vars(small), "device_kind": "cuda"})).activations
+    on_gpu = estimate_memory(
+        size_2b, RunShape(**{**vars(small), "device_kind": "cuda", "attention": "varlen"})
+    ).activations
     assert on_gpu < 1.1 * kept[256]
 
 

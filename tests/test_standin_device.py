@@ -28,7 +28,8 @@ import train_loop
 from medsum_core import attention, batching, evaluation
 from medsum_core.batching import MicroBatch
 from medsum_core.dropout import DroppedElements
-from medsum_core.model import LoraSettings, attach_lora
+from medsum_core.lanes import Lanes
+from medsum_core.model import LoraSettings, attach_lora, trainable_parameters
 
 META = torch.device("meta")
 MOVES = ("aten._to_copy", "aten.copy_")  # from the CPU to the device
@@ -133,6 +134,8 @@ def meta_run(kind: str = "gemma", kernel: str = "sdpa", *, pack_tokens: int = 96
         kernel=kernel,
         mine=lambda window: window,
         collate_settings={"batch_size": 2, "pack_tokens": pack_tokens, "pad_token_id": 0},
+        lanes=Lanes(1),
+        tensors=[parameter for _, parameter in trainable_parameters(model)],
         scaler=torch.amp.GradScaler("cuda", enabled=False),
         sum_gradients=sum_gradients,
     )

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from medsum_core.adapter import adapter_tensors, load_adapter_tensors
 from medsum_core.arguments import TrainArguments
 from medsum_core.batching import IGNORE_INDEX, Example, pad_rows
+from medsum_core.lanes import Lanes
 from medsum_core.model import LoraSettings, attach_lora, lora_config, trainable_parameters
 from medsum_core.optimizer import build_optimizer
 from medsum_core.run import Run
@@ -87,6 +88,7 @@ def make_run(
     *,
     batch_size: int = 1,
     pack_tokens: int = 0,
+    lanes: int = 1,
     optim: str | None = None,
     kernel: str = "per_document",
     max_grad_norm: float = 0.0,
@@ -112,6 +114,7 @@ def make_run(
         renderer=renderer,
         kernel=kernel,
         pack_tokens=pack_tokens,
+        lanes=Lanes(lanes),
         resolved={},
     )
 
