@@ -1,7 +1,7 @@
 """The memory estimate against the measured peak of a process that trains: `python benchmarks/memory_peak.py [MODEL]`.
 
 Each length runs in a process of its own (its peak is the high-water mark that the kernel keeps), two updates of three
-packed micro-batches of random tokens, up to that length. MODEL: a hub id, a folder, or embedded:gemma3-270m (the
+packed micro-batches of random tokens a lane, up to that length. MODEL: a hub id, a folder, or embedded:gemma3-270m (the
 default). Linux only.
 """
 
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"])
     parser.add_argument("--dequantize", action="store_true")
     parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument("--lanes", type=int, default=1, help="micro-batches side by side")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--one_length", type=int, help="for the processes that this script starts")
     options = parser.parse_args()
@@ -37,7 +38,9 @@ def main() -> None:
         return
     for length in options.lengths:
         command = [sys.executable, __file__, *sys.argv[1:], "--one_length", str(length)]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        environment = os.environ | {"MALLOC_ARENA_MAX": "1"}  # as train_loop.py has it
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        found = json.loads(done.stdout.splitlines()[-1])
         ratio = found["estimate"] / found["peak"]
         print(f"{length:>5} tokens: {json.dumps(found)}  estimate / peak {ratio:.3f}", flush=True)
 
@@ -48,6 +51,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     from medsum_core.attention import document_attention
     from medsum_core.device import return_free_memory
+    from medsum_core.lanes import GradientSum, Lanes
     from medsum_core.memory import RunShape, estimate_memory, measure_model
     from medsum_core.model import LoraSettings, attach_lora, load_base, load_config, trainable_parameters
     from medsum_core.optimizer import build_optimizer
@@ -61,6 +65,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         num_tokens=options.one_length,
         dequantize=options.dequantize,
         gradient_checkpointing=options.gradient_checkpointing,
+        lanes=options.lanes,
         emulated=options.precision != "fp32" and not cpu_has_bf16_units(),
     )
     estimate = estimate_memory(measure_model(config, lora, precision=options.precision), run)
@@ -75,11 +80,21 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
         checkpoint_activations(model)
     optimizer = build_optimizer(trainable_parameters(model), name="paged_adamw_8bit", learning_rate=1e-4)
+    parameters, lanes = [parameter for _, parameter in trainable_parameters(model)], Lanes(options.lanes)
+
+    def gradient_of(shares: tuple[float, ...]) -> GradientSum:
+        total = GradientSum(len(parameters), model.device)
+        for share in shares:
+            nll = loss(model, int(share * options.one_length), torch.int64)
+            total.add(nll, torch.autograd.grad(nll, parameters))
+        return total
+
     with document_attention(model, "per_document"):
         for shares in UPDATES:
             return_free_memory(model.device)  # as `train_step` does
-            for share in shares:
-                loss(model, int(share * options.one_length), torch.int64).backward()
+            for part in lanes.map(gradient_of, [shares] * options.lanes):
+                for parameter, gradient in zip(parameters, part.gradients, strict=True):
+                    parameter.grad = gradient
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     return {

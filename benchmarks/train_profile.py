@@ -30,7 +30,7 @@ def print_profile(args: argparse.Namespace) -> None:
     from train_loop import train_step
 
     with tempfile.TemporaryDirectory() as folder:
-        run = our_run(args, folder)
+        run = our_run(args, folder, "--parallel_micro_batches", "1")  # the profiler watches this thread
         window = run.rows[:WINDOW_ROWS]
         train_step(run, window, learning_rate=1e-4)  # the first one allocates and unpacks
         started = time.perf_counter()

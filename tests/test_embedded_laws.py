@@ -55,8 +55,10 @@ def model() -> PeftModel:
     return tuned(load_base(EMBEDDED_NAME, precision="fp32", offline=True))
 
 
-def gradient(model: PeftModel, window: list[Example], *, batch_size: int = 1, pack_tokens: int = 0) -> list[Tensor]:
-    run = make_run(model, batch_size=batch_size, pack_tokens=pack_tokens)
+def gradient(
+    model: PeftModel, window: list[Example], *, batch_size: int = 1, pack_tokens: int = 0, lanes: int = 1
+) -> list[Tensor]:
+    run = make_run(model, batch_size=batch_size, pack_tokens=pack_tokens, lanes=lanes)
     train_step(run, window, learning_rate=0.0)
     assert isinstance(run.optimizer, Recorder)
     return run.optimizer.gradients
@@ -99,6 +101,7 @@ def test_laws_1_and_6_in_fp32(model: PeftModel, window: list[Example]) -> None:
     assert relative(single, expected) <= 2e-3
     assert relative(gradient(model, window, batch_size=3), expected) <= 2e-3
     assert relative(gradient(model, window, pack_tokens=512), expected) <= 2e-3
+    assert relative(gradient(model, window, pack_tokens=120, lanes=2), expected) <= 2e-3
     run = make_run(model)
     result = evaluate_loss(model, window, accelerator=run.accelerator, kernel=run.kernel, **run.collate_settings)
     assert result.num_targets == sum(row.num_targets for row in window)
