@@ -244,7 +244,11 @@ def fitting_settings(config_sizes: ModelSize, run: RunShape, *, cards_gib: Seque
             base, gradient_checkpointing=True, load_in_4bit=True
         ),
         "--gradient_checkpointing on --load_in_4bit true --max_length 512 --pack_tokens 512": replace(
-            base, gradient_checkpointing=True, load_in_4bit=True, num_tokens=min(512, base.num_tokens)
+            base,
+            gradient_checkpointing=True,
+            load_in_4bit=True,
+            num_tokens=min(512, base.num_tokens),
+            recomputed_tokens=0,
         ),
     }
     needs = {flags: estimate_memory(config_sizes, changed).total for flags, changed in changes.items()}

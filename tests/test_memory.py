@@ -146,6 +146,10 @@ def test_which_gpus_fit(size_2b):
     assert "--gradient_checkpointing on" in six and "as it is" in eight
     assert len(larger) == 3 and all("as it is" in line for line in larger)
     assert "does not fit" in fitting_settings(size_2b, run, cards_gib=[1])[0]
+    long_rows = RunShape(**{**vars(run), "recomputed_tokens": 8192})
+    (line,) = fitting_settings(size_2b, long_rows, cards_gib=[3.4])
+    assert "--max_length 512 --pack_tokens 512" in line  # where no row is longer than 512
+    assert line == fitting_settings(size_2b, run, cards_gib=[3.4])[0]
 
 
 def test_nothing_is_allocated_and_wrong_targets_are_refused(size_2b):
