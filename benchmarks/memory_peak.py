@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from process_memory import GIB, status_bytes
@@ -49,13 +50,13 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     """Train for two updates; GiB at the peak of loading and of training, and the estimate."""
     import torch
 
-    from medsum_core.attention import document_attention
     from medsum_core.device import return_free_memory
-    from medsum_core.lanes import GradientSum, Lanes
+    from medsum_core.lanes import Lanes
     from medsum_core.memory import RunShape, estimate_memory, measure_model
     from medsum_core.model import LoraSettings, attach_lora, load_base, load_config, trainable_parameters
     from medsum_core.optimizer import build_optimizer
     from medsum_core.products import cpu_has_bf16_units
+    from train_loop import sum_micro_batches
 
     lora = LoraSettings()
     config = load_config(options.model)
@@ -80,23 +81,20 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
         checkpoint_activations(model)
     optimizer = build_optimizer(trainable_parameters(model), name="paged_adamw_8bit", learning_rate=1e-4)
-    parameters, lanes = [parameter for _, parameter in trainable_parameters(model)], Lanes(options.lanes)
-
-    def gradient_of(shares: tuple[float, ...]) -> GradientSum:
-        total = GradientSum(len(parameters), model.device)
-        for share in shares:
-            nll = loss(model, int(share * options.one_length), torch.int64)
-            total.add(nll, torch.autograd.grad(nll, parameters))
-        return total
-
-    with document_attention(model, "per_document"):
-        for shares in UPDATES:
-            return_free_memory(model.device)  # as `train_step` does
-            for part in lanes.map(gradient_of, [shares] * options.lanes):
-                for parameter, gradient in zip(parameters, part.gradients, strict=True):
-                    parameter.grad = gradient
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    update: Any = SimpleNamespace(
+        model=model,
+        device=model.device,
+        kernel="per_document",
+        tensors=[parameter for _, parameter in trainable_parameters(model)],
+        lanes=Lanes(options.lanes),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+    )
+    for shares in UPDATES:
+        return_free_memory(model.device)  # as `train_step` does
+        rows = [packed_row(int(share * options.one_length)) for share in shares for _ in range(options.lanes)]
+        sum_micro_batches(update, rows, num_targets=1)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return {
         "libraries": libraries,
         "loading": loading,
@@ -107,23 +105,20 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def loss(model: Any, num_tokens: int, dtype: Any) -> Any:
-    """The summed loss of one packed row of three documents, a fifth of each the note."""
+def packed_row(num_tokens: int) -> Any:
+    """A packed row of three documents, a fifth of each the note."""
     import torch
 
     from medsum_core.batching import Example, pack_rows
-    from medsum_core.model import head_softcap, head_weight, hidden_states
-    from medsum_core.objective import note_nll
 
     length = num_tokens // 3
-    tokens = tuple(torch.randint(1000, 100_000, (length,), dtype=dtype).tolist())
+    tokens = tuple(torch.randint(1000, 100_000, (length,)).tolist())
     targets = tuple(-100 if place < length * 4 // 5 else tokens[place] for place in range(length))
     rows = [
         Example(id=str(row), input_ids=tokens, targets=targets, num_prompt_tokens=length, num_turns_dropped=0)
         for row in range(3)
     ]
-    batch = pack_rows(rows)
-    return note_nll(hidden_states(model, batch), batch.targets_BT, head_weight(model), softcap=head_softcap(model))
+    return pack_rows(rows)
 
 
 def peak_gib() -> float:
