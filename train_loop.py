@@ -16,16 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from medsum_core.config import parse_run
+from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script
 from medsum_core.heap import keep_one_heap
 
 if __name__ == "__main__":
     keep_one_heap()  # before an import starts a thread
-
-from medsum_core.config import parse_run
-from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script
-
-if __name__ == "__main__" and (code := run_as_script(lambda: parse_run(sys.argv[1:]))):
-    raise SystemExit(code)  # --help and a wrong setting are answered before the slow imports that follow
+    if code := run_as_script(lambda: parse_run(sys.argv[1:])):
+        raise SystemExit(code)  # --help and a wrong setting are answered before the slow imports that follow
 
 import torch
 from torch import Tensor
@@ -185,10 +183,10 @@ def sum_micro_batches(
                 total.add(nll, torch.autograd.grad(loss, run.tensors, allow_unused=True))
         return total
 
-    whole = GradientSum(len(run.tensors), run.device)
     with document_attention(run.model, run.kernel):
-        for part in run.lanes.map(gradient_of, share_out(micro_batches, run.lanes.count)):
-            whole.add(part.nll, part.gradients)
+        whole, *others = run.lanes.map(gradient_of, share_out(micro_batches, run.lanes.count))
+    for part in others:
+        whole.add(part.nll, part.gradients)
     for parameter, gradient in zip(run.tensors, whole.gradients, strict=True):
         parameter.grad = gradient
     return whole.nll

@@ -42,13 +42,7 @@ def setting_problems(
     """What is wrong with the values and their combinations, whatever the machine and its files."""
     values = {name: value for section in (model, lora, data, train, output) for name, value in vars(section).items()}
     checks = _data_checks(data) + _model_checks(model, lora) + _cadence_checks(train, output)
-    checks += [
-        (
-            train.gradient_checkpointing == "long" and not 0 < (train.pack_tokens or 0) < data.max_length,
-            f"--gradient_checkpointing long: no row is longer than --pack_tokens: give it less than --max_length "
-            f"({data.max_length})",
-        )
-    ]
+    checks += _packing_checks(train, data)
     if data.validation_file is None and data.dataset_name is None:
         checks += _no_validation_checks(train, output)
     return _range_problems(values) + [text for wrong, text in checks if wrong]
@@ -116,6 +110,16 @@ def _model_checks(model: ModelArguments, lora: LoraArguments) -> list[tuple[bool
             any("," in name for name in lora.lora_target_modules),
             "--lora_target_modules: separate the names by spaces, not commas",
         ),
+    ]
+
+
+def _packing_checks(train: TrainArguments, data: DataArguments) -> list[tuple[bool, str]]:
+    return [
+        (
+            train.gradient_checkpointing == "long" and not 0 < (train.pack_tokens or 0) < data.max_length,
+            "--gradient_checkpointing long: no row is longer than --pack_tokens: give it less than --max_length "
+            f"({data.max_length})",
+        )
     ]
 
 

@@ -38,8 +38,7 @@ def origin_of(y: Tensor) -> NormOrigin | None:
 
 def scaled(x: Tensor, inverse: Tensor, scale_H: Tensor, *, rounds_first: bool) -> Tensor:
     """A norm's output from the tensors of its origin, the same bits each time."""
-    normed = x.to(torch.float32, copy=True).mul_(inverse)
-    return normed.to(x.dtype) * scale_H if rounds_first else normed.mul_(scale_H).to(x.dtype)
+    return _scale(x.to(torch.float32, copy=True), x.dtype, inverse, scale_H, rounds_first)
 
 
 def use_lean_norms(model: nn.Module) -> int:
@@ -73,11 +72,11 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale_H: Tensor, eps: float, rounds_first: bool) -> tuple[Tensor, Tensor]:
-        wide = x.float()
+        wide = x.to(torch.float32, copy=True)
         inverse = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
         ctx.save_for_backward(x, inverse, scale_H)
         ctx.mark_non_differentiable(inverse)
-        return scaled(x, inverse, scale_H, rounds_first=rounds_first), inverse
+        return _scale(wide, x.dtype, inverse, scale_H, rounds_first), inverse
 
     @staticmethod
     @once_differentiable
@@ -88,3 +87,9 @@ class _RMSNorm(torch.autograd.Function):
         along = torch.linalg.vecdot(dnormed, normed).div_(x.shape[-1]).unsqueeze(-1)
         dx = dnormed.addcmul_(normed, along, value=-1).mul_(inverse)
         return dx.to(x.dtype), None, None, None
+
+
+def _scale(wide: Tensor, dtype: torch.dtype, inverse: Tensor, scale_H: Tensor, rounds_first: bool) -> Tensor:
+    """From the input in fp32, which is overwritten."""
+    normed = wide.mul_(inverse)
+    return normed.to(dtype) * scale_H if rounds_first else normed.mul_(scale_H).to(dtype)

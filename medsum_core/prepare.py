@@ -108,8 +108,8 @@ def build(plan: Plan) -> tuple[Run, Progress]:
     keep_dense = model_settings.dequantize == "on"
     model = attach_lora(base, lora_settings(config), base_name=model_settings.model_name_or_path, keep_dense=keep_dense)
     if train.gradient_checkpointing != "off":
-        by_length = train.gradient_checkpointing == "long"
-        checkpoint_activations(model, longer_than=train.pack_tokens or 0 if by_length else 0)
+        longer_than = train.pack_tokens if train.gradient_checkpointing == "long" else None
+        checkpoint_activations(model, longer_than=longer_than or 0)
     set_seed(train.seed + accelerator.process_index)  # dropout is drawn by each process for itself
     parameters = trainable_parameters(model)
     run = Run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -50,50 +49,41 @@ def resolve_precision(config: RunConfig, base_config: PretrainedConfig, device: 
 def resolve_memory(config: RunConfig, model_type: str, device: Device, size: ModelSize) -> RunConfig:
     """What depends on free memory, in this order: packing, recomputed activations, an unpacked base, lanes."""
     packable = model_type in PACKABLE_MODEL_TYPES
-    lean = replace(run_shape(config, device), dequantize=False, gradient_checkpointing=False, lanes=1)
+    lean = {"dequantize": "off", "gradient_checkpointing": "off", "parallel_micro_batches": 1}
 
-    def needed(**changes: Any) -> int:
-        return estimate_memory(size, replace(lean, **changes)).total
+    def needed(**settings: Any) -> int:
+        return estimate_memory(size, run_shape(config.with_resolved(**lean | settings), device)).total
 
     train, data = config.train, config.data
     pack_tokens = choose_pack_tokens(
         train.pack_tokens,
         device,
         max_length=data.max_length,
-        needed_bytes=lambda tokens: needed(num_tokens=tokens),
+        needed_bytes=lambda tokens: needed(pack_tokens=tokens),
         packable=packable,
     )
     has_long_rows = 0 < pack_tokens < data.max_length
-    tokens = micro_batch_tokens(
-        pack_tokens,
-        train.per_device_train_batch_size,
-        data.max_length,
-        recompute_long=has_long_rows and train.gradient_checkpointing in ("auto", "long"),
-    )
     recompute = choose_gradient_checkpointing(
-        train.gradient_checkpointing, device, needed_bytes=needed(**tokens), has_long_rows=has_long_rows
+        train.gradient_checkpointing,
+        device,
+        needed_bytes=needed(pack_tokens=pack_tokens, gradient_checkpointing="long" if has_long_rows else "off"),
+        has_long_rows=has_long_rows,
     )
-    if recompute == "on":
-        tokens = micro_batch_tokens(pack_tokens, train.per_device_train_batch_size, data.max_length)
-    tokens |= {"gradient_checkpointing": recompute == "on"}
+    chosen: dict[str, Any] = {"pack_tokens": pack_tokens, "gradient_checkpointing": recompute}
     dense = choose_dequantize(
         config.model.dequantize,
         device,
         load_in_4bit=config.model.load_in_4bit,
-        needed_bytes=needed(**tokens, dequantize=True),
+        needed_bytes=needed(**chosen, dequantize="on"),
     )
+    chosen["dequantize"] = "on" if dense else "off"
     lanes = choose_parallel_micro_batches(
         train.parallel_micro_batches,
         device,
-        needed_bytes=lambda count: needed(**tokens, dequantize=dense, lanes=count),
+        needed_bytes=lambda count: needed(**chosen, parallel_micro_batches=count),
         ordered_draws=config.lora.use_dora and config.lora.lora_dropout > 0,
     )
-    return config.with_resolved(
-        parallel_micro_batches=lanes,
-        pack_tokens=pack_tokens,
-        gradient_checkpointing=recompute,
-        dequantize="on" if dense else "off",
-    )
+    return config.with_resolved(**chosen, parallel_micro_batches=lanes)
 
 
 def micro_batch_tokens(
