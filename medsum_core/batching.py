@@ -120,16 +120,39 @@ def split_window(
 def share_out(micro_batches: Sequence[MicroBatch], num_lanes: int) -> list[list[int]]:
     """The places of the micro-batches that each lane takes, in its order: about equal work, each in exactly one lane.
 
-    Heaviest first, each to the lane with the least work so far. The second lane goes through its own from the lightest
-    up: so the two heaviest do not meet.
+    Heaviest first, each to the lane with the least work so far; then exchanges that bring two lanes closer. Every
+    second lane goes through its own from the lightest up: so the two heaviest do not meet.
     """
     work = [_work(batch) for batch in micro_batches]
-    lanes: list[list[int]] = [[] for _ in range(num_lanes)]
     if num_lanes == 1:
         return [list(range(len(work)))]
-    for place in sorted(range(len(work)), key=lambda place: -work[place]):
+    heaviest_first = sorted(range(len(work)), key=lambda place: -work[place])
+    lanes: list[list[int]] = [[] for _ in range(num_lanes)]
+    for place in heaviest_first:
         min(lanes, key=lambda lane: sum(work[index] for index in lane)).append(place)
+    while _exchange(lanes, work):
+        pass
+    rank = {place: number for number, place in enumerate(heaviest_first)}
+    lanes = sorted(
+        (sorted(lane, key=rank.__getitem__) for lane in lanes), key=lambda lane: [rank[place] for place in lane]
+    )
     return [lane if number % 2 == 0 else lane[::-1] for number, lane in enumerate(lanes)]
+
+
+def _exchange(lanes: list[list[int]], work: Sequence[float]) -> bool:
+    """Have the busiest lane give a micro-batch to the idlest, for one of its own or for none; False if none helps."""
+    loads = [sum(work[place] for place in lane) for lane in lanes]
+    busiest, idlest = lanes[loads.index(max(loads))], lanes[loads.index(min(loads))]
+    half_gap = (max(loads) - min(loads)) / 2
+    returned: list[tuple[int, ...]] = [(), *((place,) for place in idlest)]
+    moves = [(given, back, work[given] - sum(work[place] for place in back)) for given in busiest for back in returned]
+    given, back, moved = min(moves, key=lambda move: abs(half_gap - move[2]), default=(0, (), 0.0))
+    if abs(half_gap - moved) > half_gap - 1:  # less than a token's time
+        return False
+    busiest.remove(given)
+    busiest.extend(back)
+    idlest[:] = [place for place in idlest if place not in back] + [given]
+    return True
 
 
 def _work(batch: MicroBatch) -> float:

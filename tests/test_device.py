@@ -201,14 +201,17 @@ def test_a_container_sees_its_own_share(monkeypatch, limit, used, expected):
     assert device_module._main_memory() == expected
 
 
-def test_the_bound_on_compiled_products_is_set_unless_someone_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")  # so that it is put back afterwards
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+@pytest.mark.parametrize(("name", "bound"), [("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128"), ("LRU_CACHE_CAPACITY", "1")])
+def test_the_bounds_on_compiled_products_are_set_unless_someone_set_them(
+    monkeypatch: pytest.MonkeyPatch, name: str, bound: str
+) -> None:
+    monkeypatch.setenv(name, "")  # so that it is put back afterwards
+    monkeypatch.delenv(name)
     keep_few_products()
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
-    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    assert os.environ[name] == bound
+    monkeypatch.setenv(name, "7")
     keep_few_products()
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+    assert os.environ[name] == "7"
 
 
 def test_free_pages_are_returned_on_a_cpu_whose_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
