@@ -151,7 +151,7 @@ class TrainArguments:
     gradient_checkpointing: Literal["auto", "on", "off", "long"] = _setting(
         "auto",
         "compute activations again in the backward pass (slower, less memory); long: of rows longer than "
-        "--pack_tokens; auto: on where memory needs it, else long",
+        "--pack_tokens; auto: off, where memory needs it long, else on",
     )
     seed: int = _setting(42, "of the adapter's start, the order of rows and dropout", metavar="N")
     eval_strategy: Literal["no", "epoch", "steps"] = _setting(

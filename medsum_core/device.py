@@ -170,17 +170,17 @@ def return_free_memory(device: torch.device) -> None:
         trim(0)
 
 
-def choose_gradient_checkpointing(asked: str, device: Device, *, needed_bytes: int, has_long_rows: bool) -> str:
-    """Which micro-batches compute their activations again: all (on), those of rows that are too long to pack, none.
+def choose_gradient_checkpointing(
+    asked: str, device: Device, *, needed_bytes: Callable[[str], int], has_long_rows: bool
+) -> str:
+    """Which micro-batches compute their activations again: none, those of rows that are too long to pack, or all.
 
-    All only where keeping them (`needed_bytes`: the whole run with them) does not fit. Long rows, since whoever packs
-    to fewer tokens than a row may have wants no more than these in memory.
+    As few as memory asks for: `needed_bytes` tells what a run with "off" or "long" takes.
     """
     if asked != "auto":
         return asked
-    if needed_bytes > device.usable_bytes:
-        return "on"
-    return "long" if has_long_rows else "off"
+    choices = ("off", "long") if has_long_rows else ("off",)
+    return next((choice for choice in choices if needed_bytes(choice) <= device.usable_bytes), "on")
 
 
 def choose_dequantize(asked: str, device: Device, *, load_in_4bit: bool, needed_bytes: int) -> bool:

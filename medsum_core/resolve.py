@@ -62,12 +62,11 @@ def resolve_memory(config: RunConfig, model_type: str, device: Device, size: Mod
         needed_bytes=lambda tokens: needed(pack_tokens=tokens),
         packable=packable,
     )
-    has_long_rows = 0 < pack_tokens < data.max_length
     recompute = choose_gradient_checkpointing(
         train.gradient_checkpointing,
         device,
-        needed_bytes=needed(pack_tokens=pack_tokens, gradient_checkpointing="long" if has_long_rows else "off"),
-        has_long_rows=has_long_rows,
+        needed_bytes=lambda choice: needed(pack_tokens=pack_tokens, gradient_checkpointing=choice),
+        has_long_rows=0 < pack_tokens < data.max_length,
     )
     chosen: dict[str, Any] = {"pack_tokens": pack_tokens, "gradient_checkpointing": recompute}
     dense = choose_dequantize(
