@@ -183,8 +183,13 @@ def sum_micro_batches(
                 total.add(nll, torch.autograd.grad(loss, run.tensors, allow_unused=True))
         return total
 
+    alone, shares = share_out(micro_batches, run.lanes.count, pack_tokens=run.pack_tokens)
     with document_attention(run.model, run.kernel):
-        whole, *others = run.lanes.map(gradient_of, share_out(micro_batches, run.lanes.count))
+        sums = [gradient_of(alone)] if alone else []
+        if alone:
+            return_free_memory(run.device)
+        sums += run.lanes.map(gradient_of, shares)
+    whole, *others = sums
     for part in others:
         whole.add(part.nll, part.gradients)
     for parameter, gradient in zip(run.tensors, whole.gradients, strict=True):

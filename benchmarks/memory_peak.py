@@ -87,6 +87,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         kernel="per_document",
         tensors=[parameter for _, parameter in trainable_parameters(model)],
         lanes=Lanes(options.lanes),
+        pack_tokens=0,  # no row counts as longer than that
         scaler=torch.amp.GradScaler("cpu", enabled=False),
     )
     for shares in UPDATES:

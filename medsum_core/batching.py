@@ -117,26 +117,28 @@ def split_window(
     return sorted(packed, key=lambda batch: -batch.num_tokens)
 
 
-def share_out(micro_batches: Sequence[MicroBatch], num_lanes: int) -> list[list[int]]:
-    """The places of the micro-batches that each lane takes, in its order: about equal work, each in exactly one lane.
+def share_out(
+    micro_batches: Sequence[MicroBatch], num_lanes: int, *, pack_tokens: int
+) -> tuple[list[int], list[list[int]]]:
+    """The places of the micro-batches that run alone, with all cores, and of those that each lane takes, in its order.
 
-    Heaviest first, each to the lane with the least work so far; then exchanges that bring two lanes closer. Every
-    second lane goes through its own from the lightest up: so the two heaviest do not meet.
+    Alone: what is longer than a packed row (`pack_tokens`, 0: nothing), lest its activations come on top of another's.
+    The others, about equal work a lane: heaviest first, each to the lane with the least so far, then exchanges that
+    bring two lanes closer. Every second lane takes its own from the lightest up: so the two heaviest do not meet.
     """
     work = [_work(batch) for batch in micro_batches]
     if num_lanes == 1:
-        return [list(range(len(work)))]
-    heaviest_first = sorted(range(len(work)), key=lambda place: -work[place])
+        return [], [list(range(len(work)))]
+    alone = [place for place, batch in enumerate(micro_batches) if 0 < pack_tokens < batch.num_tokens]
+    heaviest_first = sorted(set(range(len(work))) - set(alone), key=lambda place: (-work[place], place))
     lanes: list[list[int]] = [[] for _ in range(num_lanes)]
     for place in heaviest_first:
         min(lanes, key=lambda lane: sum(work[index] for index in lane)).append(place)
     while _exchange(lanes, work):
         pass
-    rank = {place: number for number, place in enumerate(heaviest_first)}
-    lanes = sorted(
-        (sorted(lane, key=rank.__getitem__) for lane in lanes), key=lambda lane: [rank[place] for place in lane]
-    )
-    return [lane if number % 2 == 0 else lane[::-1] for number, lane in enumerate(lanes)]
+    ranked = sorted(sorted(heaviest_first.index(place) for place in lane) for lane in lanes)
+    ordered = [[heaviest_first[rank] for rank in lane] for lane in ranked]
+    return alone, [lane if number % 2 == 0 else lane[::-1] for number, lane in enumerate(ordered)]
 
 
 def _exchange(lanes: list[list[int]], work: Sequence[float]) -> bool:

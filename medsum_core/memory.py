@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,12 +86,13 @@ class RunShape:
 
     precision: str
     load_in_4bit: bool
-    num_tokens: int  # of the largest micro-batch whose activations are kept, padding included
-    recomputed_tokens: int = 0  # of a longer one, which computes them again
+    num_tokens: int  # of the largest micro-batch of a lane, padding included
+    alone_tokens: int = 0  # of a longer row, which runs when no lane does
     optim: str = PAGED_ADAMW_8BIT
     attention: str = "per_document"
     dequantize: bool = False
     gradient_checkpointing: bool = False
+    recompute_alone: bool = False  # the activations of a longer row
     lanes: int = 1  # micro-batches side by side
     device_kind: str = "cpu"
     emulated: bool = False
@@ -139,13 +141,15 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
         moments = int((2 + 8 / 256) * (size.adapter - size.adapter_small)) + 8 * size.adapter_small
     converts = run.load_in_4bit or computed != stored
     kept_packed = size.projections - (size.adapted if run.dequantize and run.load_in_4bit else 0)
+    activation_bytes = partial(_activation_bytes, size, stored=stored, computed=computed)
+    alone = replace(run, num_tokens=run.alone_tokens, gradient_checkpointing=run.recompute_alone)
     return MemoryEstimate(
         weights=int(packed * kept_packed) + stored * size.other_weights,
         dense_copy=computed * (size.adapted if run.dequantize else size.largest_projection) if converts else 0,
         adapter=4 * size.adapter,
         gradients=4 * size.adapter * (1 + run.lanes),  # each lane's, and that of a micro-batch
         optimizer=moments,
-        activations=run.lanes * _activation_bytes(size, run, stored=stored, computed=computed),
+        activations=max(run.lanes * activation_bytes(run), activation_bytes(alone)),
         logits=run.lanes * _logit_bytes(size, run, stored=stored, computed=computed),
         process=PROCESS_BYTES[run.device_kind],
     )
@@ -153,10 +157,6 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
 
 def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
     """What is kept for the backward pass, and the widest layer's working set on the way back."""
-    if run.recomputed_tokens:
-        long = replace(run, num_tokens=run.recomputed_tokens, recomputed_tokens=0, gradient_checkpointing=True)
-        runs = (replace(run, recomputed_tokens=0), long)
-        return max(_activation_bytes(size, other, stored=stored, computed=computed) for other in runs)
     kept = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored, computed=computed)
     if run.gradient_checkpointing:
         kept = kept / size.num_layers + stored * size.num_layers * size.hidden * run.num_tokens
@@ -237,18 +237,14 @@ def fitting_settings(config_sizes: ModelSize, run: RunShape, *, cards_gib: Seque
     """For each size of GPU a line: whether the run fits, or what to change so that it does."""
     attention = run.attention if run.attention == "eager" else "sdpa"  # what every card has
     base = replace(run, device_kind="cuda", lanes=1, dequantize=False, emulated=False, attention=attention)
+    recomputed = replace(base, gradient_checkpointing=True, recompute_alone=True)
+    shorter = replace(recomputed, num_tokens=min(512, max(base.num_tokens, base.alone_tokens)), alone_tokens=0)
     changes = {
         "as it is": base,
-        "--gradient_checkpointing on": replace(base, gradient_checkpointing=True),
-        "--gradient_checkpointing on --load_in_4bit true": replace(
-            base, gradient_checkpointing=True, load_in_4bit=True
-        ),
+        "--gradient_checkpointing on": recomputed,
+        "--gradient_checkpointing on --load_in_4bit true": replace(recomputed, load_in_4bit=True),
         "--gradient_checkpointing on --load_in_4bit true --max_length 512 --pack_tokens 512": replace(
-            base,
-            gradient_checkpointing=True,
-            load_in_4bit=True,
-            num_tokens=min(512, base.num_tokens),
-            recomputed_tokens=0,
+            shorter, load_in_4bit=True
         ),
     }
     needs = {flags: estimate_memory(config_sizes, changed).total for flags, changed in changes.items()}

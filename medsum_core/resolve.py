@@ -85,17 +85,11 @@ def resolve_memory(config: RunConfig, model_type: str, device: Device, size: Mod
     return config.with_resolved(**chosen, parallel_micro_batches=lanes)
 
 
-def micro_batch_tokens(
-    pack_tokens: int, batch_size: int, max_length: int, *, recompute_long: bool = False
-) -> dict[str, int]:
-    """`RunShape`'s tokens: of the fullest micro-batch that can come, and of those that compute activations again.
-
-    A row longer than `pack_tokens` has a micro-batch of its own.
-    """
-    if recompute_long:
-        return {"num_tokens": pack_tokens, "recomputed_tokens": max_length}
-    largest = max(pack_tokens, max_length) if pack_tokens else batch_size * max_length
-    return {"num_tokens": largest, "recomputed_tokens": 0}
+def micro_batch_tokens(pack_tokens: int, batch_size: int, max_length: int) -> dict[str, int]:
+    """`RunShape`'s tokens: of a lane's fullest micro-batch, and of the longest row that runs alone (0: none does)."""
+    if 0 < pack_tokens < max_length:
+        return {"num_tokens": pack_tokens, "alone_tokens": max_length}
+    return {"num_tokens": pack_tokens or batch_size * max_length, "alone_tokens": 0}
 
 
 def run_shape(config: RunConfig, device: Device) -> RunShape:
@@ -104,16 +98,12 @@ def run_shape(config: RunConfig, device: Device) -> RunShape:
     return RunShape(
         precision=model.precision,
         load_in_4bit=model.load_in_4bit,
-        **micro_batch_tokens(
-            train.pack_tokens or 0,
-            train.per_device_train_batch_size,
-            data.max_length,
-            recompute_long=train.gradient_checkpointing == "long",
-        ),
+        **micro_batch_tokens(train.pack_tokens or 0, train.per_device_train_batch_size, data.max_length),
         optim=train.optim,
         attention=model.attention,
         dequantize=model.dequantize == "on",
         gradient_checkpointing=train.gradient_checkpointing == "on",
+        recompute_alone=train.gradient_checkpointing in ("on", "long"),
         lanes=train.parallel_micro_batches or 1,
         device_kind=device.kind,
         emulated=model.precision != "fp32" and device.kind == "cpu" and not device.has_bf16_units,

@@ -229,8 +229,8 @@ def test_free_pages_are_returned_on_a_cpu_whose_c_library_can(monkeypatch: pytes
     assert calls == [0]
 
 
-def test_the_largest_micro_batch_is_a_row_longer_than_the_packing_budget() -> None:
-    assert micro_batch_tokens(512, 1, 1024) == {"num_tokens": 1024, "recomputed_tokens": 0}
-    assert micro_batch_tokens(512, 1, 1024, recompute_long=True) == {"num_tokens": 512, "recomputed_tokens": 1024}
+def test_the_largest_micro_batch_and_the_longest_row_beyond_the_packing_budget() -> None:
+    assert micro_batch_tokens(512, 1, 1024) == {"num_tokens": 512, "alone_tokens": 1024}
+    assert micro_batch_tokens(1024, 1, 1024) == {"num_tokens": 1024, "alone_tokens": 0}
     assert micro_batch_tokens(4096, 1, 1024)["num_tokens"] == 4096
     assert micro_batch_tokens(0, 2, 1024)["num_tokens"] == 2048

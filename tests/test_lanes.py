@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from support import tiny_model
 from windows import make_example, make_run, make_window, relative, tuned
 
+import train_loop
 from medsum_core import batching, lanes
 from medsum_core.batching import pack_rows, share_out
 from medsum_core.lanes import GradientSum, Lanes
@@ -24,22 +25,23 @@ from train_loop import train_step
 DROPOUT = LoraSettings(r=16, dropout=0.3)
 
 
-def gradient(*, num_lanes: int, recompute: bool = False, seed: int = 3) -> list[torch.Tensor]:
+def gradient(*, num_lanes: int, recompute: bool = False, seed: int = 3, pack_tokens: int = 96) -> list[torch.Tensor]:
     """Of one packed window of a tiny model with dropout."""
     model = tuned(tiny_model(), DROPOUT)
     if recompute:
         checkpoint_activations(model)
-    run = make_run(model, pack_tokens=96, lanes=num_lanes)
+    run = make_run(model, pack_tokens=pack_tokens, lanes=num_lanes)
     torch.manual_seed(seed)
     train_step(run, make_window(12), learning_rate=0.0)
     found: Any = run.optimizer
     return list(found.gradients)
 
 
-def test_two_lanes_drop_the_same_elements_as_one() -> None:
-    one = gradient(num_lanes=1)
-    assert relative(gradient(num_lanes=2), one) <= 1e-5
-    assert relative(gradient(num_lanes=2, seed=4), one) > 1e-2
+@pytest.mark.parametrize("pack_tokens", [96, 24])  # 24: some rows are longer and run alone
+def test_two_lanes_drop_the_same_elements_as_one(pack_tokens: int) -> None:
+    one = gradient(num_lanes=1, pack_tokens=pack_tokens)
+    assert relative(gradient(num_lanes=2, pack_tokens=pack_tokens), one) <= 1e-5
+    assert relative(gradient(num_lanes=2, pack_tokens=pack_tokens, seed=4), one) > 1e-2
 
 
 def test_recomputed_activations_drop_the_same_elements_in_each_lane() -> None:
@@ -140,7 +142,8 @@ def test_each_micro_batch_has_one_lane_and_the_lanes_about_equal_work(
     rows: list[tuple[int, int]], num_lanes: int
 ) -> None:
     batches = [pack_rows([make_example(*row, seed=seed)]) for seed, row in enumerate(rows)]
-    shares = share_out(batches, num_lanes)
+    alone, shares = share_out(batches, num_lanes, pack_tokens=0)
+    assert alone == []
     assert sorted(place for share in shares for place in share) == list(range(len(rows)))
     work = [batching._work(batch) for batch in batches]
 
@@ -159,14 +162,36 @@ def test_each_micro_batch_has_one_lane_and_the_lanes_about_equal_work(
 def test_lanes_exchange_micro_batches_until_their_work_is_alike() -> None:
     batches = [pack_rows([make_example(length, 1, seed=length)]) for length in (388, 288, 188, 188, 188)]
     assert [round(batching._work(batch)) for batch in batches] == [566, 436, 316, 316, 316]
-    shares = share_out(batches, 2)  # heaviest first alone: 566 + 316 and 436 + 316 + 316
+    _, shares = share_out(batches, 2, pack_tokens=0)  # heaviest first only: 566 + 316 and 436 + 316 + 316
     assert [sorted(share) for share in shares] == [[0, 1], [2, 3, 4]]
 
 
 def test_the_two_heaviest_micro_batches_do_not_meet() -> None:
     batches = [pack_rows([make_example(length, 1, seed=length)]) for length in (500, 490, 100, 90)]
-    assert share_out(batches, 2) == [[0, 3], [2, 1]]
-    assert share_out(batches, 1) == [[0, 1, 2, 3]]
+    assert share_out(batches, 2, pack_tokens=0) == ([], [[0, 3], [2, 1]])
+    assert share_out(batches, 1, pack_tokens=0) == ([], [[0, 1, 2, 3]])
+
+
+def test_a_row_longer_than_a_packed_one_runs_before_the_lanes_with_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [pack_rows([make_example(length, 1, seed=length)]) for length in (600, 512, 500, 300)]
+    assert share_out(batches, 2, pack_tokens=512) == ([0, 1], [[2], [3]])  # of 601 and 513 tokens
+    assert share_out(batches, 1, pack_tokens=512) == ([], [[0, 1, 2, 3]])
+    assert share_out(batches[:1], 2, pack_tokens=512) == ([0], [[], []])
+
+    calls: list[tuple[int, str, int]] = []
+    plain = train_loop.hidden_states
+
+    def hidden_states(model: Any, batch: Any) -> torch.Tensor:
+        calls.append((batch.num_tokens, threading.current_thread().name, torch.get_num_threads()))
+        return plain(model, batch)
+
+    monkeypatch.setattr(train_loop, "hidden_states", hidden_states)
+    window = [make_example(length, 3, seed=length) for length in (27, 15, 14)]
+    train_step(make_run(tuned(tiny_model()), pack_tokens=20, lanes=2), window, learning_rate=0.0)
+    assert calls[0] == (30, threading.current_thread().name, torch.get_num_threads())
+    assert sorted(tokens for tokens, _, _ in calls[1:]) == [17, 18]
+    cores = max(1, torch.get_num_threads() // 2)
+    assert {(name, threads) for _, name, threads in calls[1:]} == {("lane_0", cores), ("lane_1", cores)}
 
 
 def test_the_pool_starts_all_its_threads_at_once() -> None:

@@ -116,11 +116,11 @@ def test_each_choice_moves_its_part(size_2b):
     assert varlen < sdpa < eager and varlen < plain.activations < eager
     shares = 18 * 8 * 2 * 1024 * 512 * 3 // 4  # layers x heads x bytes x queries x keys, two blocks of 256
     assert plain.activations - varlen == pytest.approx(shares, abs=18)
-    long = changed(num_tokens=256, recomputed_tokens=1024)
-    assert long.activations == max(
-        changed(num_tokens=256).activations, changed(gradient_checkpointing=True).activations
-    )
-    assert long.activations < plain.activations / 2
+    short = changed(num_tokens=256).activations
+    assert changed(num_tokens=256, alone_tokens=1024).activations == plain.activations  # while no lane runs
+    assert changed(num_tokens=256, alone_tokens=1024, lanes=2).activations == max(2 * short, plain.activations)
+    recomputed = changed(num_tokens=256, alone_tokens=1024, recompute_alone=True).activations
+    assert recomputed == max(short, changed(gradient_checkpointing=True).activations) < plain.activations / 2
     two = changed(lanes=2)
     assert (two.activations, two.logits) == (2 * plain.activations, 2 * plain.logits)
     assert (two.gradients, two.dense_copy) == (3 * plain.adapter, plain.dense_copy)
@@ -146,7 +146,7 @@ def test_which_gpus_fit(size_2b):
     assert "--gradient_checkpointing on" in six and "as it is" in eight
     assert len(larger) == 3 and all("as it is" in line for line in larger)
     assert "does not fit" in fitting_settings(size_2b, run, cards_gib=[1])[0]
-    long_rows = RunShape(**{**vars(run), "recomputed_tokens": 8192})
+    long_rows = RunShape(**{**vars(run), "alone_tokens": 8192})
     (line,) = fitting_settings(size_2b, long_rows, cards_gib=[3.4])
     assert "--max_length 512 --pack_tokens 512" in line  # where no row is longer than 512
     assert line == fitting_settings(size_2b, run, cards_gib=[3.4])[0]
