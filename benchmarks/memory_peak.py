@@ -39,7 +39,7 @@ def main() -> None:
         return
     for length in options.lengths:
         command = [sys.executable, __file__, *sys.argv[1:], "--one_length", str(length)]
-        environment = os.environ | {"MALLOC_ARENA_MAX": "1"}  # as train_loop.py has it
+        environment = os.environ | {"MALLOC_ARENA_MAX": "1", "NUMPY_MADVISE_HUGEPAGE": "0"}  # as train_loop.py has it
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         found = json.loads(done.stdout.splitlines()[-1])
         ratio = found["estimate"] / found["peak"]

@@ -52,9 +52,9 @@ def measure_peak(precision: str) -> float:
 def run_worker(side: str) -> dict[str, Any]:
     """One side in a fresh process, without a network: TRL would report each run.
 
-    `train_loop.py` keeps to one heap from its first line on; glibc takes that from the environment too.
+    `train_loop.py` keeps to one heap from its first line on (`heap.py`); the environment can say so too.
     """
-    one_heap = {} if side in TRL_SETTINGS else {"MALLOC_ARENA_MAX": "1"}
+    one_heap = {} if side in TRL_SETTINGS else {"MALLOC_ARENA_MAX": "1", "NUMPY_MADVISE_HUGEPAGE": "0"}
     command = [sys.executable, str(Path(__file__).resolve()), "--worker", side, *sys.argv[1:]]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | one_heap | {"HF_HUB_OFFLINE": "1"})
     if done.returncode:

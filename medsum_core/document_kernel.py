@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from medsum_core.buffers import empty, empty_like
 from medsum_core.products import arithmetic_dtype
 
 BLOCK_QUERIES = 256  # fewer: products too small to be fast; more: work on keys that the first queries may not see
@@ -82,7 +83,7 @@ class _DocumentAttention(torch.autograd.Function):
         kept = []
         dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
         query, key, value = (tensor.to(dtype) for tensor in (query_THD, key_TGD, value_TGD))
-        out_THD = query_THD.new_zeros(query_THD.shape)
+        out_THD = empty_like(query_THD).zero_()
         for block in _blocks(lengths, rules, num_kv_heads=key.shape[1]):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
             weight_RK = _shares(block, query_RD, key_KD, rules)[0].to(dtype)
@@ -99,7 +100,7 @@ class _DocumentAttention(torch.autograd.Function):
         dtype = arithmetic_dtype(saved[0].device, saved[0].dtype)
         query, key, value = (tensor.to(dtype) for tensor in saved)
         dout = gradients[0].to(dtype)
-        dquery = torch.zeros_like(query)
+        dquery = empty_like(query).zero_()
         # Several blocks and heads add to a key's gradient: 16 bits would round each sum.
         exact = torch.promote_types(dtype, torch.float32)
         dkey, dvalue = (torch.zeros(tensor.shape, dtype=exact, device=tensor.device) for tensor in (key, value))
@@ -150,7 +151,8 @@ def _as_heads(tensor_RD: Tensor, block: _Block) -> Tensor:
 def _shares(block: _Block, query_RD: Tensor, key_KD: Tensor, rules: ScoreRules) -> tuple[Tensor, Tensor | None]:
     """The softmax of a block's scores (R, K), at least fp32, and the slope of the soft cap where there is one."""
     exact = torch.promote_types(query_RD.dtype, torch.float32)
-    scores_RK = (query_RD.to(exact) @ key_KD.to(exact).t()).mul_(rules.scale)
+    scores_RK = empty((len(query_RD), len(key_KD)), dtype=exact, device=query_RD.device)
+    torch.mm(query_RD.to(exact), key_KD.to(exact).t(), out=scores_RK).mul_(rules.scale)
     slope_RK = None
     if rules.softcap is not None:
         scores_RK = scores_RK.div_(rules.softcap).tanh_()

@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medsum_core.buffers import empty_like
+
 SPARE_DEVIATIONS = 5  # places drawn at once beyond the expected number: more are hardly ever needed
 SEED_BOUND = 2**62
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes: numpy has no bf16
@@ -73,7 +75,7 @@ class DroppedElements:
         """A copy of `x` with the dropped elements at zero."""
         if self._places is None:
             return x * self._keep.view(x.shape)
-        return self.zero_(x.clone(memory_format=torch.contiguous_format))
+        return self.zero_(empty_like(x).copy_(x))
 
 
 def _dropped_places(num_elements: int, rate: float, seed: int) -> npt.NDArray[np.int64]:

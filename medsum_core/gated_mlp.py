@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import gelu, silu
 
+from medsum_core.buffers import empty_like
 from medsum_core.lora_linear import FusedLinear, LoraProduct
 
 
@@ -26,14 +26,15 @@ from medsum_core.lora_linear import FusedLinear, LoraProduct
 class Activation:
     """A function, and its gradient from that of its result and from its argument."""
 
-    forward: Callable[[Tensor], Tensor]
+    forward: Callable[..., Tensor]  # with `out`, where the result goes
     backward: Callable[[Tensor, Tensor], Tensor]
 
 
-_SILU = Activation(forward=silu, backward=torch.ops.aten.silu_backward)
+_SILU = Activation(forward=torch.ops.aten.silu.out, backward=torch.ops.aten.silu_backward)
 ACTIVATIONS = {  # by the class of transformers' module
     "GELUTanh": Activation(
-        forward=partial(gelu, approximate="tanh"), backward=partial(torch.ops.aten.gelu_backward, approximate="tanh")
+        forward=partial(torch.ops.aten.gelu.out, approximate="tanh"),
+        backward=partial(torch.ops.aten.gelu_backward, approximate="tanh"),
     ),
     "SiLUActivation": _SILU,
     "SiLU": _SILU,
@@ -59,7 +60,7 @@ def _forward(mlp: Any, activation: Activation, x: Tensor) -> Tensor:
     gate, up = mlp.gate_proj(x), mlp.up_proj(x)
     # PEFT may have taken the layer off again (`merge_and_unload`), merged it, or switched its adapter off.
     if not isinstance(down, FusedLinear) or down.layer.disable_adapters or down.layer.merged:
-        return mlp.down_proj(activation.forward(gate) * up)
+        return mlp.down_proj(mlp.act_fn(gate) * up)
     y: Tensor = _GatedDown.apply(gate, up, *down.adapter, down.draw(), activation)
     return y
 
@@ -69,7 +70,7 @@ class _GatedDown(torch.autograd.Function):
     def forward(
         ctx: Any, gate: Tensor, up: Tensor, lora_A: Tensor, lora_B: Tensor, lora: LoraProduct, activation: Activation
     ) -> Tensor:
-        y, low_Tr = lora.forward(activation.forward(gate).mul_(up), lora_A, lora_B)
+        y, low_Tr = lora.forward(activation.forward(gate, out=empty_like(gate)).mul_(up), lora_A, lora_B)
         ctx.save_for_backward(gate, up, low_Tr, lora_A, lora_B)
         ctx.lora, ctx.activation = lora, activation
         return y
@@ -78,7 +79,8 @@ class _GatedDown(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gate, up, low_Tr, lora_A, lora_B = ctx.saved_tensors
-        activated = ctx.activation.forward(gate)
-        dproduct, dA, dB = ctx.lora.backward(gradients[0], activated * up, low_Tr, lora_A, lora_B, needs_dx=True)
+        activated = ctx.activation.forward(gate, out=empty_like(gate))
+        product = torch.mul(activated, up, out=empty_like(up))
+        dproduct, dA, dB = ctx.lora.backward(gradients[0], product, low_Tr, lora_A, lora_B, needs_dx=True)
         dup = activated.mul_(dproduct)
         return ctx.activation.backward(dproduct.mul_(up), gate), dup, dA, dB, None, None

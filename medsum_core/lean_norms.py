@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from medsum_core.buffers import empty_like
+
 GEMMA_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")  # scale by 1 + weight, in fp32
 LLAMA_NORMS = ("LlamaRMSNorm",)  # round to the input's dtype, then scale by the weight
 ORIGIN = "medsum_norm_origin"  # attribute of a norm's output
@@ -38,7 +40,7 @@ def origin_of(y: Tensor) -> NormOrigin | None:
 
 def scaled(x: Tensor, inverse: Tensor, scale_H: Tensor, *, rounds_first: bool) -> Tensor:
     """A norm's output from the tensors of its origin, the same bits each time."""
-    return _scale(x.to(torch.float32, copy=True), x.dtype, inverse, scale_H, rounds_first)
+    return _scale(_wide(x), x.dtype, inverse, scale_H, rounds_first)
 
 
 def use_lean_norms(model: nn.Module) -> int:
@@ -72,7 +74,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale_H: Tensor, eps: float, rounds_first: bool) -> tuple[Tensor, Tensor]:
-        wide = x.to(torch.float32, copy=True)
+        wide = _wide(x)
         inverse = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
         ctx.save_for_backward(x, inverse, scale_H)
         ctx.mark_non_differentiable(inverse)
@@ -82,14 +84,21 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, inverse, scale_H = ctx.saved_tensors
-        dnormed = gradients[0].float() * scale_H.float()
-        normed = x.float() * inverse
+        dnormed = _wide(gradients[0]).mul_(scale_H.float())
+        normed = _wide(x).mul_(inverse)
         along = torch.linalg.vecdot(dnormed, normed).div_(x.shape[-1]).unsqueeze(-1)
         dx = dnormed.addcmul_(normed, along, value=-1).mul_(inverse)
-        return dx.to(x.dtype), None, None, None
+        return empty_like(x).copy_(dx), None, None, None
 
 
 def _scale(wide: Tensor, dtype: torch.dtype, inverse: Tensor, scale_H: Tensor, rounds_first: bool) -> Tensor:
     """From the input in fp32, which is overwritten."""
     normed = wide.mul_(inverse)
-    return normed.to(dtype) * scale_H if rounds_first else normed.mul_(scale_H).to(dtype)
+    if rounds_first:
+        return empty_like(wide, dtype=dtype).copy_(normed).mul_(scale_H)
+    return empty_like(wide, dtype=dtype).copy_(normed.mul_(scale_H))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """A copy in fp32."""
+    return empty_like(x, dtype=torch.float32).copy_(x)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from medsum_core.buffers import empty, empty_like
 from medsum_core.dropout import DroppedElements, layer_seed
 from medsum_core.lean_norms import NormOrigin, origin_of, scaled
 from medsum_core.products import arithmetic_dtype
@@ -109,7 +110,11 @@ class LoraProduct:
         """y (..., N) in the dtype of x (..., K), and (m * x) A^T (T, r), which the way back needs."""
         x_TK = _rows(x)
         dtype = x_TK.dtype
-        y_TN = _base_output(x_TK, self.weight, self.bias_N)
+        weight_NK = self.weight.dense(dtype)
+        y_TN = empty((len(x_TK), len(weight_NK)), dtype=dtype, device=x_TK.device)
+        torch.mm(x_TK, weight_NK.t(), out=y_TN)
+        if self.bias_N is not None:
+            y_TN += self.bias_N.to(dtype)
         dropped_TK = x_TK if self.rate == 0 else self._drawn(x_TK).without(x_TK)
         low_Tr = linear(dropped_TK, lora_A_rK.to(dtype))
         y_TN.addmm_(low_Tr, lora_B_Nr.to(dtype).t(), alpha=self._scale)
@@ -128,7 +133,7 @@ class LoraProduct:
         dA_rK = dlow_Tr.t() @ (x_TK if dropped is None else dropped.without(x_TK))
         dx = None
         if needs_dx:
-            dx_TK = dy_TN @ self.weight.dense(dtype)
+            dx_TK = torch.mm(dy_TN, self.weight.dense(dtype), out=empty_like(x_TK))
             if dropped is None:
                 dx_TK.addmm_(dlow_Tr, lora_A_rK.to(dtype))
             else:
