@@ -185,8 +185,9 @@ def sum_micro_batches(
 
     alone, shares = share_out(micro_batches, run.lanes.count, pack_tokens=run.pack_tokens)
     with document_attention(run.model, run.kernel):
-        sums = [gradient_of(alone)] if alone else []
+        sums = []
         if alone:
+            sums.append(gradient_of(alone))
             return_free_memory(run.device)
         sums += run.lanes.map(gradient_of, shares)
     whole, *others = sums

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from process_memory import GIB, status_bytes
+from process_memory import GIB, ONE_HEAP, status_bytes
 
 LENGTHS = (256, 512, 1024)
 # Of the length, the fullest first: packed micro-batches are nearly but not quite equal, and leave holes in the heap.
@@ -39,8 +39,7 @@ def main() -> None:
         return
     for length in options.lengths:
         command = [sys.executable, __file__, *sys.argv[1:], "--one_length", str(length)]
-        environment = os.environ | {"MALLOC_ARENA_MAX": "1", "NUMPY_MADVISE_HUGEPAGE": "0"}  # as train_loop.py has it
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | ONE_HEAP)
         found = json.loads(done.stdout.splitlines()[-1])
         ratio = found["estimate"] / found["peak"]
         print(f"{length:>5} tokens: {json.dumps(found)}  estimate / peak {ratio:.3f}", flush=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 GIB = 1 << 30
 SAMPLE_SECONDS = 0.02
+ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "NUMPY_MADVISE_HUGEPAGE": "0"}  # what `heap.py` does, for a process to be started
 
 
 def status_bytes(process_id: int, name: str) -> int:

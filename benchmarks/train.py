@@ -29,6 +29,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from process_memory import ONE_HEAP
 from train_growth import growth_sides, run_grown
 from train_profile import print_profile
 from train_sides import TRL_SETTINGS, run_ours, run_trl
@@ -54,7 +55,7 @@ def run_worker(side: str) -> dict[str, Any]:
 
     `train_loop.py` keeps to one heap from its first line on (`heap.py`); the environment can say so too.
     """
-    one_heap = {} if side in TRL_SETTINGS else {"MALLOC_ARENA_MAX": "1", "NUMPY_MADVISE_HUGEPAGE": "0"}
+    one_heap = {} if side in TRL_SETTINGS else ONE_HEAP
     command = [sys.executable, str(Path(__file__).resolve()), "--worker", side, *sys.argv[1:]]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | one_heap | {"HF_HUB_OFFLINE": "1"})
     if done.returncode:

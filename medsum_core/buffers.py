@@ -30,3 +30,8 @@ def empty(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> 
 def empty_like(x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
     """One of x's shape, and of its dtype if no other is given."""
     return empty(x.shape, dtype=dtype or x.dtype, device=x.device)
+
+
+def converted(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` in another dtype, or `x` itself where it has that one."""
+    return x if x.dtype == dtype else empty_like(x, dtype=dtype).copy_(x)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from medsum_core.buffers import empty_like
+from medsum_core.buffers import converted, empty_like
 
 GEMMA_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")  # scale by 1 + weight, in fp32
 LLAMA_NORMS = ("LlamaRMSNorm",)  # round to the input's dtype, then scale by the weight
@@ -88,15 +88,13 @@ class _RMSNorm(torch.autograd.Function):
         normed = _wide(x).mul_(inverse)
         along = torch.linalg.vecdot(dnormed, normed).div_(x.shape[-1]).unsqueeze(-1)
         dx = dnormed.addcmul_(normed, along, value=-1).mul_(inverse)
-        return empty_like(x).copy_(dx), None, None, None
+        return converted(dx, x.dtype), None, None, None
 
 
 def _scale(wide: Tensor, dtype: torch.dtype, inverse: Tensor, scale_H: Tensor, rounds_first: bool) -> Tensor:
     """From the input in fp32, which is overwritten."""
     normed = wide.mul_(inverse)
-    if rounds_first:
-        return empty_like(wide, dtype=dtype).copy_(normed).mul_(scale_H)
-    return empty_like(wide, dtype=dtype).copy_(normed.mul_(scale_H))
+    return converted(normed, dtype) * scale_H if rounds_first else converted(normed.mul_(scale_H), dtype)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -112,9 +112,10 @@ class LoraProduct:
         dtype = x_TK.dtype
         weight_NK = self.weight.dense(dtype)
         y_TN = empty((len(x_TK), len(weight_NK)), dtype=dtype, device=x_TK.device)
-        torch.mm(x_TK, weight_NK.t(), out=y_TN)
-        if self.bias_N is not None:
-            y_TN += self.bias_N.to(dtype)
+        if self.bias_N is None:
+            torch.mm(x_TK, weight_NK.t(), out=y_TN)
+        else:
+            torch.addmm(self.bias_N.to(dtype), x_TK, weight_NK.t(), out=y_TN)
         dropped_TK = x_TK if self.rate == 0 else self._drawn(x_TK).without(x_TK)
         low_Tr = linear(dropped_TK, lora_A_rK.to(dtype))
         y_TN.addmm_(low_Tr, lora_B_Nr.to(dtype).t(), alpha=self._scale)

@@ -69,6 +69,15 @@ def test_an_output_is_computed_again_from_its_origin_to_the_bit(norm_class: Any,
     assert origin_of(y + 0) is None and origin_of(y.view(y.shape)) is None  # another tensor may hold other values
 
 
+def test_a_weight_of_a_wider_dtype_widens_the_output_as_in_transformers() -> None:
+    model, x, _ = make_norm(LlamaRMSNorm, torch.bfloat16)
+    model.float()
+    expected = model(x)
+    use_lean_norms(model)
+    found = model(x)
+    assert found.dtype == expected.dtype == torch.float32 and torch.equal(found, expected)
+
+
 def test_a_norm_that_trains_is_refused() -> None:
     with pytest.raises(ValueError, match="frozen"):
         use_lean_norms(nn.Sequential(GemmaRMSNorm(64)))

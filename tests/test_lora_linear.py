@@ -123,6 +123,16 @@ def test_without_its_adapter_it_is_the_base(four_bit: bool) -> None:
     assert relative(model(x), expected) > 0.01
 
 
+def test_a_bias_is_added_before_the_output_is_rounded() -> None:
+    model = make_layer(bias=True, dtype=torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.zero_()
+    fuse_lora_layers(model, keep_dense=False)
+    x, base = make_input(torch.bfloat16).detach(), OneLayer(four_bit=False, bias=True, dtype=torch.bfloat16)
+    assert torch.equal(model(x), base(x))
+
+
 def test_dora_keeps_pefts_own_forward() -> None:
     model = make_layer(use_dora=True)
     expected, _ = run(model)
