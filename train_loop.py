@@ -181,14 +181,13 @@ def sum_micro_batches(
                 nll = objective(hidden_states(run.model, batch), batch.targets_BT, head_VH, softcap=softcap)
                 loss = run.scaler.scale(nll / num_targets)
                 total.add(nll, torch.autograd.grad(loss, run.tensors, allow_unused=True))
+            del nll, loss
+            return_free_memory(run.device)  # holes of one micro-batch seldom fit the next one's tensors
         return total
 
     alone, shares = share_out(micro_batches, run.lanes.count, pack_tokens=run.pack_tokens)
     with document_attention(run.model, run.kernel):
-        sums = []
-        if alone:
-            sums.append(gradient_of(alone))
-            return_free_memory(run.device)
+        sums = [gradient_of(alone)] if alone else []
         sums += run.lanes.map(gradient_of, shares)
     whole, *others = sums
     for part in others:

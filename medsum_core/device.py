@@ -163,8 +163,8 @@ def keep_few_products() -> None:
 def return_free_memory(device: torch.device) -> None:
     """Give the heap's free pages back to the system, on a CPU whose C library can (glibc).
 
-    Loading, each window and each long row leave holes that the next tensors fit badly. Once or twice a window this
-    costs nothing that could be measured; after each micro-batch, 3 to 10 % of the time in page faults.
+    Loading, each micro-batch and each window leave holes that the next tensors fit badly. After each micro-batch this
+    costs some 3 % of the time in page faults, and saves an eighth of the peak.
     """
     if device.type == "cpu" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
