@@ -143,7 +143,6 @@ def train_step(
 ) -> StepStats:
     """One update from one window, the same on every process. A non-finite or empty window changes nothing."""
     started = time.perf_counter()
-    return_free_memory(run.device)
     num_targets = sum(example.num_targets for example in window)
     if num_targets == 0:
         return StepStats.of(window, started, loss=math.nan, grad_norm=math.nan, skipped=True)
@@ -176,13 +175,13 @@ def sum_micro_batches(
     def gradient_of(places: Sequence[int]) -> GradientSum:
         total = GradientSum(len(run.tensors), run.device)
         for place in places:
+            return_free_memory(run.device)  # holes of what ran before seldom fit this one's tensors
             batch = micro_batches[place].to(run.device)
             with dropout_seed(seeds[place]):
                 nll = objective(hidden_states(run.model, batch), batch.targets_BT, head_VH, softcap=softcap)
                 loss = run.scaler.scale(nll / num_targets)
                 total.add(nll, torch.autograd.grad(loss, run.tensors, allow_unused=True))
-            del nll, loss
-            return_free_memory(run.device)  # holes of one micro-batch seldom fit the next one's tensors
+            del nll, loss  # their graph would else live through the next forward pass
         return total
 
     alone, shares = share_out(micro_batches, run.lanes.count, pack_tokens=run.pack_tokens)

@@ -49,7 +49,6 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     """Train for two updates; GiB at the peak of loading and of training, and the estimate."""
     import torch
 
-    from medsum_core.device import return_free_memory
     from medsum_core.lanes import Lanes
     from medsum_core.memory import RunShape, estimate_memory, measure_model
     from medsum_core.model import LoraSettings, attach_lora, load_base, load_config, trainable_parameters
@@ -90,7 +89,6 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         scaler=torch.amp.GradScaler("cpu", enabled=False),
     )
     for shares in UPDATES:
-        return_free_memory(model.device)  # as `train_step` does
         rows = [packed_row(int(share * options.one_length)) for share in shares for _ in range(options.lanes)]
         sum_micro_batches(update, rows, num_targets=1)
         optimizer.step()
