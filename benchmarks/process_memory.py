@@ -1,4 +1,4 @@
-"""What the kernel says about a process's memory, and the peak of a stretch of this one's. Linux only."""
+"""What the kernel says about a process's memory; the peak of a stretch of this one's, or of its GPU's. Linux only."""
 
 from __future__ import annotations
 
@@ -52,3 +52,25 @@ class PeakMemory:
         while self._running:
             self._peak = max(self._peak, status_bytes(os.getpid(), "VmRSS"))
             time.sleep(SAMPLE_SECONDS)
+
+
+class PeakGpuMemory:
+    """Peak bytes of tensors on the GPU while the block runs, above those at its start: the allocator's own count.
+
+    An optimiser's paged state is not among them; it is in neither side's figure.
+    """
+
+    def __enter__(self) -> PeakGpuMemory:
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        self._start = torch.cuda.memory_allocated()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        torch.cuda.synchronize()
+        self.above_start = torch.cuda.max_memory_allocated() - self._start

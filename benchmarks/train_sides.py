@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from process_memory import PeakMemory
+from process_memory import PeakGpuMemory, PeakMemory
 from random_models import NAMES, build
 
 WINDOW_ROWS = 16
@@ -54,7 +54,7 @@ def train_windows(run: Any, rows: Sequence[Any], **settings: Any) -> dict[str, A
 
     losses = []
     started = time.perf_counter()
-    with PeakMemory() as memory:
+    with peak_memory() as memory:
         for step, start in enumerate(range(0, len(rows), WINDOW_ROWS)):
             window = rows[start : start + WINDOW_ROWS]
             losses.append(train_step(run, window, learning_rate=run.learning_rate(step), **settings).loss)
@@ -83,7 +83,7 @@ def run_trl(args: argparse.Namespace, setting: str) -> dict[str, Any]:
             peft_config=lora_config(lora_settings(plan.config), base_name=name),
         )
         started = time.perf_counter()
-        with PeakMemory() as memory:
+        with peak_memory() as memory:
             trainer.train()
         seconds = time.perf_counter() - started
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
@@ -126,7 +126,16 @@ def _labels(row: Any) -> list[int]:
     return [-100, *row.targets[:-1]]
 
 
-def _result(rows: Sequence[Any], losses: list[float], seconds: float, memory: PeakMemory) -> dict[str, Any]:
+def peak_memory() -> PeakMemory | PeakGpuMemory:
+    """Of where the model is."""
+    import torch
+
+    return PeakGpuMemory() if torch.cuda.is_available() else PeakMemory()
+
+
+def _result(
+    rows: Sequence[Any], losses: list[float], seconds: float, memory: PeakMemory | PeakGpuMemory
+) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "tokens": sum(row.num_tokens for row in rows),

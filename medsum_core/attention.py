@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -127,10 +128,18 @@ def attend_varlen(
     window = (sliding_window - 1 if sliding_window else -1, 0)
     longest = max(lengths)
     out = varlen_attn(
-        query, key, value, starts, starts, longest, longest, scale=scaling, window_size=window, enable_gqa=True
+        query, key, value, starts, starts, longest, longest, scale=scaling, window_size=window, **_shared_heads()
     )
     assert isinstance(out, Tensor)
     return out.view(batch, num_tokens, heads, size), None
+
+
+@lru_cache
+def _shared_heads() -> dict[str, Any]:
+    """What tells the kernel that heads share keys and values: torch 2.11's takes that as it comes, later ones ask."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
 def padded_lengths(document_lengths: Sequence[Sequence[int]], num_tokens: int) -> list[int]:

@@ -148,6 +148,19 @@ def apply_tf32(allowed: bool) -> None:
         torch.set_float32_matmul_precision("high" if allowed else "highest")
 
 
+def repeat_bits(device: torch.device) -> None:
+    """Have a GPU add in the same order each time, so that a resumed run ends in the bits of the uninterrupted one.
+
+    The attention kernels' ways back add to a query's gradient in the order in which their blocks end, unless told.
+    cuBLAS repeats itself with workspaces of a fixed size (its manual, "Results reproducibility"), which the
+    environment may name already. Memory is not filled for it: nothing here reads what was not written.
+    """
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 def keep_few_products() -> None:
     """Have oneDNN keep the compiled code of 128 shapes of products, unless the environment has its own number.
 

@@ -31,6 +31,7 @@ from medsum_core.products import arithmetic_dtype
 
 # Rows differ in their number of keys; read together, all would read those of the longest: a third of a step's time.
 MIN_ROWS_AT_A_TIME = 4
+ALIGNED_KEYS = 8  # a mask that begins elsewhere is at an address that CUDA's attention kernels cannot read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +255,7 @@ def _attend_slots(
     mask_R1QL = cache.mask(step, window=window, dtype=query.dtype, group=group)
     # Keys before the oldest window: a key's column is never before its position.
     first = max(0, step.first_position - window + 1) if window else 0
+    first -= first % ALIGNED_KEYS
     pieces = []
     for part in _row_parts(rows, query.device):
         last = max(step.key_counts[part])

@@ -28,7 +28,7 @@ from medsum_core.compat import (
 )
 from medsum_core.config import RunConfig
 from medsum_core.corpus import load_corpus
-from medsum_core.device import apply_tf32, choose_tf32, find_device, keep_few_products
+from medsum_core.device import apply_tf32, choose_tf32, find_device, keep_few_products, repeat_bits
 from medsum_core.errors import InputError
 from medsum_core.lanes import Lanes
 from medsum_core.memory import measure_model
@@ -72,6 +72,7 @@ def prepare(config: RunConfig) -> Plan:
     size = measure_model(base_config, lora_settings(config), precision=config.model.precision)
     config = resolve_memory(config, base_config.model_type, device, size)
     apply_tf32(choose_tf32(device, precision=config.model.precision))
+    repeat_bits(device.torch_device)
     renderer = build_renderer(tokenizer, style=config.data.prompt_style)
     plan = Plan(
         config=config.with_resolved(prompt_style=renderer.style),

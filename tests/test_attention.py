@@ -16,6 +16,7 @@ from windows import make_example, relative
 from medsum_core.attention import (
     DOCUMENT_KERNELS,
     PACKABLE_MODEL_TYPES,
+    _shared_heads,
     attend_block_mask,
     attend_per_document,
     attend_varlen,
@@ -268,6 +269,19 @@ def test_varlen_keeps_documents_apart_in_a_model(
     packed = ours(models["gemma3_text"], pack_rows(documents), "varlen")[0].split(LENGTHS)
     for row, document in enumerate(documents):
         assert relative(packed[row], alone(models["gemma3_text"], document)) <= BOUND
+
+
+def test_the_varlen_kernel_of_torch_2_11_takes_shared_heads_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(*tensors: Any, scale: float | None, window_size: tuple[int, int]) -> Tensor:
+        return reference_varlen(*tensors, scale=scale, window_size=window_size, enable_gqa=True)
+
+    for kernel, expected in ((older, {}), (reference_varlen, {"enable_gqa": True})):
+        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+        _shared_heads.cache_clear()
+        assert _shared_heads() == expected
+        attend(attend_varlen)
+    monkeypatch.undo()
+    _shared_heads.cache_clear()
 
 
 def test_varlen_refuses_soft_capping() -> None:

@@ -25,6 +25,7 @@ from medsum_core.device import (
     find_device,
     keep_few_products,
     needs_scaler,
+    repeat_bits,
     return_free_memory,
 )
 from medsum_core.errors import InputError
@@ -113,6 +114,22 @@ def test_tf32_is_left_alone_without_a_gpu(monkeypatch):
     apply_tf32(True)
     apply_tf32(False)
     assert calls == ["high", "highest"]
+
+
+def test_a_gpu_is_told_to_repeat_its_bits_and_a_cpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", calls.append)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back afterwards
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    repeat_bits(torch.device("cpu"))
+    assert calls == [] and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    repeat_bits(torch.device("cuda"))
+    assert calls == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.utils.deterministic.fill_uninitialized_memory is False
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    repeat_bits(torch.device("cuda"))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 def test_checkpointing_of_activations_where_memory_needs_it():

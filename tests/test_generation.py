@@ -10,9 +10,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from support import tiny_model
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import GenerationConfig
 
 from medsum_core import fast_weights as fast_weights_module
+from medsum_core import kv_cache
 from medsum_core.bans import Ban
 from medsum_core.beam import BeamRules, BeamSearch
 from medsum_core.errors import InputError
@@ -104,6 +106,21 @@ def test_minimum_length_as_in_transformers(kind: str) -> None:
         for prompt, note in zip(prompts, notes, strict=True):
             assert note.token_ids == reference(model, prompt, stops=stops, **settings).token_ids
             assert len(note.token_ids) >= 4
+
+
+def test_masks_begin_where_cuda_kernels_can_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first key of a sliding window on, a mask would begin at any address: CUDA's kernels need 16 bytes."""
+    masks: list[torch.Tensor] = []
+
+    def watched(*tensors: torch.Tensor, attn_mask: torch.Tensor | None, **settings: Any) -> torch.Tensor:
+        masks.extend([] if attn_mask is None else [attn_mask])
+        return scaled_dot_product_attention(*tensors, attn_mask=attn_mask, **settings)
+
+    monkeypatch.setattr(kv_cache, "scaled_dot_product_attention", watched)
+    model = small_model("gemma3_text")
+    generate(model, some_prompts(0, 3), stop_token_ids=(), max_new_tokens=20)
+    starts = {mask.storage_offset() * mask.element_size() for mask in masks}
+    assert max(starts) > 0 and all(start % 16 == 0 for start in starts)
 
 
 def test_each_note_has_its_own_limits() -> None:

@@ -93,6 +93,7 @@ def make_run(
     kernel: str = "per_document",
     max_grad_norm: float = 0.0,
     scaler: Any = None,
+    device: torch.device | str = "cpu",
 ) -> Run:
     """A run that reads and writes nothing. Without `optim` its optimiser only records the gradients."""
     parameters = trainable_parameters(model)
@@ -103,7 +104,7 @@ def make_run(
     return Run(
         config=config,
         folder=Path("unused"),
-        accelerator=Accelerator(cpu=True),
+        accelerator=Accelerator(cpu=torch.device(device).type == "cpu"),
         model=model,
         optimizer=build_optimizer(parameters, name=optim, learning_rate=1e-3) if optim else Recorder(tensors, lr=1.0),
         scaler=scaler or torch.amp.GradScaler("cpu", enabled=False),
@@ -121,9 +122,9 @@ def make_run(
 
 def reference_gradient(model: PeftModel, window: Sequence[Example]) -> tuple[float, list[Tensor]]:
     """Loss and adapter gradients from transformers' own forward of one padded batch, over full logits."""
-    batch = pad_rows(window, pad_token_id=0)
+    batch = pad_rows(window, pad_token_id=0).to(model.device)
     lengths = torch.tensor([row.num_tokens for row in window])
-    attention_mask = (torch.arange(batch.input_ids_BT.shape[1]) < lengths[:, None]).long()
+    attention_mask = (torch.arange(batch.input_ids_BT.shape[1]) < lengths[:, None]).long().to(model.device)
     logits = model(input_ids=batch.input_ids_BT, attention_mask=attention_mask, use_cache=False).logits
     nll = cross_entropy(logits.flatten(0, 1), batch.targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
     loss = nll / sum(row.num_targets for row in window)

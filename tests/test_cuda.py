@@ -1,0 +1,189 @@
+"""The main laws once more on a GPU, with the kernels and the optimiser that only a GPU has; skipped without one.
+
+python -m pytest -q tests/test_cuda.py tests/test_crash.py
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from support import tiny_model
+from test_crash import check_equal
+from test_crash import train as train_by_script
+from test_generation import KINDS, STOPS, reference, small_model, some_prompts
+from torch import Tensor
+from windows import make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
+
+from benchmarks.crash import make_inputs
+from medsum_core.attention import PACKABLE_MODEL_TYPES, attend_block_mask, attend_varlen
+from medsum_core.device import AMPERE, repeat_bits
+from medsum_core.generation import generate
+from medsum_core.model import LoraSettings, load_base
+from medsum_core.optimizer import load_optimizer_state, optimizer_state
+from train_loop import train_step
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = needs_gpu
+
+CUDA = torch.device("cuda", 0)
+HAS_VARLEN = torch.cuda.is_available() and torch.cuda.get_device_capability() >= AMPERE
+needs_varlen = pytest.mark.skipif(not HAS_VARLEN, reason="the variable-length kernel needs capability 8.0")
+CUTS = {"16x1": (1, 0), "4x4": (4, 0), "packed": (1, 96), "packed in one": (1, 10_000)}
+DROPOUT = LoraSettings(r=16, dropout=0.05)
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_run() -> Iterator[None]:
+    """Accelerate's device is the GPU, fp32 products are exact, and bits repeat."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_float32_matmul_precision("highest")
+    repeat_bits(CUDA)
+    yield
+    torch.use_deterministic_algorithms(False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def gradient(model: Any, window: Any, cut: str, kernel: str) -> list[Tensor]:
+    batch_size, pack_tokens = CUTS[cut]
+    run = make_run(model, batch_size=batch_size, pack_tokens=pack_tokens, kernel=kernel, device=CUDA)
+    stats = train_step(run, window, learning_rate=0.0)
+    assert not stats.skipped
+    gradients: list[Tensor] = run.optimizer.gradients  # type: ignore[attr-defined]
+    assert all(tensor.is_cuda for tensor in gradients)
+    return gradients
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
+def test_every_cut_of_a_window_gives_the_gradient_of_one_full_batch(kind: str, kernel: str) -> None:
+    if kind == "gemma2" and kernel == "sdpa":
+        pytest.skip("SDPA has no soft-capping")
+    model = tuned(tiny_model(kind, attn_implementation="eager")).to(CUDA)
+    base = tiny_model(kind, attn_implementation="eager").to(CUDA)
+    window = make_window(16)
+    _, expected = reference_gradient(plain_peft(base, model), window)
+    for cut in CUTS:
+        assert relative(gradient(model, window, cut, kernel), expected) <= 1e-5, cut
+
+
+@needs_varlen
+@pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "llama"])
+def test_the_packed_16_bit_gradient_points_where_the_exact_one_does(kind: str) -> None:
+    window = make_window(16, longest=120)
+    _, expected = reference_gradient(plain_peft(tiny_model(kind).to(CUDA), tuned(tiny_model(kind))), window)
+    model = tuned(tiny_model(kind, dtype=torch.bfloat16)).to(CUDA)
+    for cut in ("16x1", "packed", "packed in one"):
+        found = torch.cat([part.flatten() for part in gradient(model, window, cut, "varlen")])
+        exact = torch.cat([part.flatten() for part in expected])
+        assert torch.cosine_similarity(found.double(), exact.double(), dim=0) >= 0.999, cut
+
+
+@needs_varlen
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("window", [None, 8, 512])
+@pytest.mark.parametrize(("heads", "groups", "size"), [(8, 1, 256), (4, 1, 256), (9, 3, 64)])
+def test_the_variable_length_kernel_is_attention_with_a_block_mask(
+    heads: int, groups: int, size: int, window: int | None, dtype: torch.dtype
+) -> None:
+    lengths = ((700, 1, 8, 9, 130), (5, 600))  # the second row has padding
+    chance = torch.Generator().manual_seed(0)
+    shapes = [(2, count, 848, size) for count in (heads, groups, groups)]
+    inputs = [torch.randn(shape, generator=chance).to(CUDA, dtype) for shape in shapes]
+    dout = torch.randn((2, 848, heads, size), generator=chance).to(CUDA, dtype)
+    dout[1, sum(lengths[1]) :] = 0  # nobody reads the padding
+    results = []
+    for attend, precise in ((attend_varlen, dtype), (attend_block_mask, torch.float64)):
+        tensors = [tensor.to(precise).requires_grad_() for tensor in inputs]
+        settings: dict[str, Any] = {"eager": True} if precise == torch.float64 else {}
+        out, _ = attend(torch.nn.Module(), *tensors, None, document_lengths=lengths, sliding_window=window, **settings)
+        results.append([out[dout != 0], *torch.autograd.grad(out, tensors, dout.to(precise))])
+    for found, expected in zip(*results, strict=True):
+        assert relative(found, expected) <= (1e-2 if dtype == torch.bfloat16 else 2e-3)
+
+
+@needs_varlen
+def test_a_packed_window_gives_the_same_bits_each_time() -> None:
+    """Attention's way back would else add to a gradient in the order in which its blocks happen to end.
+
+    It takes documents of several blocks to see that: two addends have one sum in either order.
+    """
+    window = [make_example(num_tokens, 30, seed=num_tokens) for num_tokens in (1900, 700, 1500, 40, 1800)]
+    for kind in ("gemma", "gemma3_text"):
+        model = tuned(tiny_model(kind, dtype=torch.bfloat16), DROPOUT).to(CUDA)
+        found = []
+        for _ in range(4):
+            torch.manual_seed(3)
+            found.append([tensor.clone() for tensor in gradient(model, window, "packed in one", "varlen")])
+        for other in found[1:]:
+            assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def test_paged_optimiser_state_is_paged_again_and_goes_on_bit_for_bit() -> None:
+    def fresh() -> Any:
+        wide = tiny_model(dtype=torch.bfloat16, intermediate_size=8192)  # from 100,000 elements on state is paged
+        model = tuned(wide).to(CUDA)
+        return make_run(model, pack_tokens=96, optim="paged_adamw_8bit", kernel="sdpa", device=CUDA)
+
+    rows = make_window(12)
+    straight, resumed = fresh(), fresh()
+    train_step(straight, rows[:4], learning_rate=1e-3)
+    names = [name for name, _ in straight.parameters]
+    saved = copy.deepcopy(optimizer_state(straight.optimizer, names))
+    for (_, parameter), (_, trained) in zip(resumed.parameters, straight.parameters, strict=True):
+        parameter.data.copy_(trained)
+    load_optimizer_state(resumed.optimizer, names, *saved)
+    states = list(resumed.optimizer.state.values())
+    assert any(getattr(state["state1"], "is_paged", False) for state in states)
+    for run in (straight, resumed):
+        train_step(run, rows[4:8], learning_rate=1e-3)
+        train_step(run, rows[8:], learning_rate=1e-3)
+    for (name, one), (_, other) in zip(straight.parameters, resumed.parameters, strict=True):
+        assert torch.equal(one, other), name
+    found, expected = (optimizer_state(run.optimizer, names)[0] for run in (resumed, straight))
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_a_run_resumed_in_the_middle_ends_in_the_same_bytes(precision: str, tmp_path: Path) -> None:
+    """fp16 with its gradient scaler, whose scale is a part of the state. Each window of bf16: `test_crash.py`."""
+    if precision == "bf16" and not HAS_VARLEN:
+        pytest.skip("needs bf16 units")
+    make_inputs(tmp_path)
+    straight = train_by_script(tmp_path, tmp_path / "straight", "--precision", precision)
+    shutil.copytree(straight.folder, tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed" / "adapter")
+    for later in range(4, 7):
+        shutil.rmtree(tmp_path / "resumed" / "checkpoints" / f"step-{later:06d}")
+    resumed = train_by_script(tmp_path, tmp_path / "resumed", "--precision", precision)
+    assert resumed.windows == straight.windows[3:]
+    check_equal(resumed, straight)
+    assert all(math.isfinite(line["grad_norm"]) for line in straight.outcome["metrics"] if "grad_norm" in line)
+
+
+def test_an_nf4_base_trains_with_the_gradient_of_plain_peft(base_folder: Path) -> None:
+    """Its blocks are made on the GPU; those that a CPU makes of the same weights differ a little."""
+    model, base = (load_base(str(base_folder), precision="fp32", load_in_4bit=True, device=CUDA) for _ in range(2))
+    window = make_window(6)
+    _, expected = reference_gradient(plain_peft(base, tuned(model)), window)
+    for cut in ("16x1", "packed"):
+        assert relative(gradient(model, window, cut, "sdpa"), expected) <= 1e-4, cut
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batched_decoding_is_that_of_transformers(kind: str) -> None:
+    for seed in range(4):
+        model, prompts = small_model(kind, seed), some_prompts(seed, 4)
+        limits: dict[str, Any] = {"max_new_tokens": 8}
+        expected = {n: [reference(model, prompt, num_beams=n, **limits) for prompt in prompts] for n in (1, 4)}
+        model.to(CUDA)
+        for beams, notes in expected.items():
+            found = generate(model, prompts, stop_token_ids=STOPS, batch_size=4, num_beams=beams, **limits)
+            assert [note.token_ids for note in found] == [note.token_ids for note in notes]
