@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -57,10 +58,17 @@ class MicroBatch:
     num_targets: int
     num_tokens: int  # without padding
 
+    @cached_property
+    def read_M(self) -> Tensor:  # noqa: N802 - a legend's letter
+        """The places among the B x T positions that have a target, ascending: those that a loss may read."""
+        return (self.targets_BT.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same batch with its tensors on `device`."""
         moved = {name: getattr(self, name).to(device) for name in ("input_ids_BT", "position_ids_BT", "targets_BT")}
-        return replace(self, **moved)
+        batch = replace(self, **moved)
+        batch.__dict__["read_M"] = self.read_M.to(device)  # found before: a GPU would be waited for
+        return batch
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> list[int]:

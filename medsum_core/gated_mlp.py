@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from medsum_core.activation_table import gelu_tanh, gelu_tanh_backward
 from medsum_core.buffers import empty_like
 from medsum_core.lora_linear import FusedLinear, LoraProduct
 
@@ -32,10 +33,7 @@ class Activation:
 
 _SILU = Activation(forward=torch.ops.aten.silu.out, backward=torch.ops.aten.silu_backward)
 ACTIVATIONS = {  # by the class of transformers' module
-    "GELUTanh": Activation(
-        forward=partial(torch.ops.aten.gelu.out, approximate="tanh"),
-        backward=partial(torch.ops.aten.gelu_backward, approximate="tanh"),
-    ),
+    "GELUTanh": Activation(forward=gelu_tanh, backward=gelu_tanh_backward),
     "SiLUActivation": _SILU,
     "SiLU": _SILU,
 }

@@ -119,7 +119,7 @@ class LoraProduct:
         dropped_TK = x_TK if self.rate == 0 else self._drawn(x_TK).without(x_TK)
         low_Tr = linear(dropped_TK, lora_A_rK.to(dtype))
         y_TN.addmm_(low_Tr, lora_B_Nr.to(dtype).t(), alpha=self._scale)
-        return y_TN.to(x.dtype).view(*x.shape[:-1], -1), low_Tr
+        return y_TN.to(x.dtype).view(*x.shape[:-1], y_TN.shape[1]), low_Tr
 
     def backward(
         self, dy: Tensor, x: Tensor, low_Tr: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor, *, needs_dx: bool
@@ -127,7 +127,7 @@ class LoraProduct:
         """The gradients of x, A and B from that of y; None for x where it is not needed."""
         x_TK = _rows(x)
         dtype = x_TK.dtype
-        dy_TN = dy.reshape(x_TK.shape[0], -1).to(dtype)
+        dy_TN = dy.reshape(-1, dy.shape[-1]).to(dtype)
         dropped = self._drawn(x_TK) if self.rate > 0 else None
         dlow_Tr = (dy_TN @ lora_B_Nr.to(dtype)).mul_(self._scale)
         dB_Nr = (dy_TN.t() @ low_Tr).mul_(self._scale)

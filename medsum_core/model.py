@@ -30,6 +30,7 @@ from medsum_core.batching import MicroBatch
 from medsum_core.embedded import embedded_folder, is_embedded
 from medsum_core.errors import InputError
 from medsum_core.gated_mlp import use_gated_mlps
+from medsum_core.last_layer import skip_unread_positions
 from medsum_core.lean_norms import use_lean_norms
 from medsum_core.lora_linear import fuse_lora_layers
 from medsum_core.quiet import quiet_libraries
@@ -130,6 +131,7 @@ def attach_lora(base: PreTrainedModel, settings: LoraSettings, *, base_name: str
     fuse_lora_layers(model, keep_dense=keep_dense)
     use_gated_mlps(model)
     use_lean_norms(model)
+    skip_unread_positions(model)
     check_only_adapter_trains(model)
     return model.train()
 
@@ -209,11 +211,15 @@ def causal_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
 
 
 def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch) -> torch.Tensor:
-    """The last layer's normed output, (B, T, H); call it within `document_attention`. No cache, no mask (trap C2)."""
+    """The last layer's normed output, (B, T, H); call it within `document_attention`. No cache, no mask (trap C2).
+
+    Positions without a target may be NaN (`last_layer.py`).
+    """
     outputs = inner_model(model)(
         input_ids=batch.input_ids_BT,
         position_ids=batch.position_ids_BT,
         document_lengths=batch.document_lengths,
+        read_M=batch.read_M,
         use_cache=False,
     )
     return outputs.last_hidden_state

@@ -24,7 +24,7 @@ from medsum_core.batching import IGNORE_INDEX
 from medsum_core.products import product, product_transposed
 
 # On a CPU a tile and its exponentials (12 MiB) stay in the cache; fewer rows or words make slower products.
-CPU_TILE = (256, 8192)  # rows, words
+CPU_TILE = (256, 2048)  # rows, words
 GPU_TILE = (1024, 16_384)
 
 

@@ -26,7 +26,7 @@ from medsum_core.adapter import (
     save_adapter,
 )
 from medsum_core.attention import document_attention
-from medsum_core.batching import pad_rows
+from medsum_core.batching import IGNORE_INDEX, pad_rows
 from medsum_core.errors import InputError
 from medsum_core.model import LoraSettings, attach_lora, head_weight, hidden_states
 
@@ -57,7 +57,7 @@ def saved(tmp_path: Path) -> Path:
 def logits(model: PeftModel) -> Tensor:
     batch = pad_rows(make_window(3), pad_token_id=0)
     with torch.no_grad(), document_attention(model):
-        return hidden_states(model, batch) @ head_weight(model).T
+        return hidden_states(model, batch)[batch.targets_BT != IGNORE_INDEX] @ head_weight(model).T
 
 
 def load(folder: Path, base_name: str = "tiny") -> PeftModel:

@@ -72,7 +72,9 @@ def collating_aside(recorder: CpuRecorder) -> Iterator[Callable[..., list[MicroB
 
     def collate(*args: Any, **settings: Any) -> list[MicroBatch]:
         with _disable_current_modes():
-            return batching.split_window(*args, **settings)
+            batches = batching.split_window(*args, **settings)
+            assert all(batch.read_M.device.type == "cpu" for batch in batches)  # found before they are moved
+            return batches
 
     before = evaluation.split_window
     evaluation.split_window = collate  # type: ignore[assignment]

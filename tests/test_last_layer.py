@@ -1,0 +1,100 @@
+"""The last layer without the positions that nobody reads: the same numbers at the others, and NaN where it was not run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import tiny_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from windows import make_example, make_run, make_window, plain_peft, relative, tuned
+
+from medsum_core.attention import PACKABLE_MODEL_TYPES, document_attention
+from medsum_core.batching import IGNORE_INDEX, MicroBatch, pack_rows, pad_rows
+from medsum_core.last_layer import skip_unread_positions
+from medsum_core.model import checkpoint_activations, hidden_states, inner_model
+from train_loop import train_step
+
+ROWS = make_window(4)
+
+
+def hidden(model: Any, batch: MicroBatch) -> Tensor:
+    with torch.no_grad(), document_attention(model):
+        return hidden_states(model, batch)
+
+
+@pytest.mark.parametrize("batch", [pad_rows(ROWS, pad_token_id=0), pack_rows(ROWS)], ids=["padded", "packed"])
+@pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
+def test_read_positions_are_those_of_the_whole_layer_and_the_others_are_nan(kind: str, batch: MicroBatch) -> None:
+    model = tuned(tiny_model(kind))
+    expected = hidden(plain_peft(tiny_model(kind), model), batch)
+    found = hidden(model, batch)
+    is_read = batch.targets_BT != IGNORE_INDEX
+    assert 0 < int(is_read.sum()) < is_read.numel() and bool(expected.isfinite().all())
+    assert relative(found[is_read], expected[is_read]) <= 1e-5
+    assert bool(found[~is_read].isnan().all())
+
+
+def test_read_positions_of_a_batch_written_out() -> None:
+    rows = [make_example(3, 2, seed=1), make_example(1, 1, seed=2)]
+    # targets: _ _ n n _   and   n _ , padded to five
+    assert pad_rows(rows, pad_token_id=0).read_M.tolist() == [2, 3, 5]
+    assert pack_rows(rows).read_M.tolist() == [2, 3, 5]
+    moved = pack_rows(rows).to("meta")
+    assert moved.read_M.device.type == "meta" and moved.read_M.shape == (3,)
+
+
+def test_only_read_positions_go_through_the_last_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, model = pack_rows(ROWS), tuned(tiny_model("gemma3_text"))
+    counts: list[int] = []
+    for layer in inner_model(model).layers:  # type: ignore[union-attr]
+        layer.mlp.register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].shape[:-1].numel()))
+    hidden(model, batch)
+    assert counts == [batch.num_tokens, batch.num_targets]
+
+
+def test_an_objective_that_reads_a_position_without_a_target_changes_nothing() -> None:
+    """Its loss is NaN, so that the window is skipped, and after some of them the run stops with a message."""
+
+    def prompt_too(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None) -> Tensor:
+        return (hidden_BTH @ head_VH.T).float().logsumexp(-1).sum()
+
+    run = make_run(tuned(tiny_model()))
+    before = [parameter.detach().clone() for parameter in run.tensors]
+    stats = train_step(run, ROWS, learning_rate=1.0, objective=prompt_too)
+    assert stats.skipped
+    assert all(torch.equal(one, other) for one, other in zip(before, run.tensors, strict=True))
+
+
+def test_a_micro_batch_without_any_target_is_run() -> None:
+    model = tuned(tiny_model("gemma3_text"))
+    batch = pack_rows([make_example(9, 0, seed=3)])
+    assert batch.read_M.tolist() == [] and bool(hidden(model, batch).isnan().all())
+
+
+def test_the_layer_computes_all_positions_for_whoever_does_not_say_which_are_read() -> None:
+    model, batch = tuned(tiny_model("gemma2")), pack_rows(ROWS[:1])
+    base: PreTrainedModel = inner_model(model)
+    with torch.no_grad():
+        found = base(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
+        expected = inner_model(plain_peft(tiny_model("gemma2"), model))(input_ids=batch.input_ids_BT, use_cache=False)
+    assert relative(found, expected.last_hidden_state) <= 1e-5
+
+
+def test_it_works_with_recomputed_activations() -> None:
+    """Their gradient is compared with the reference in `test_gradient.py`."""
+    model = tuned(tiny_model())
+    checkpoint_activations(model)
+    stats = train_step(make_run(model, pack_tokens=96), ROWS, learning_rate=0.0)
+    assert not stats.skipped
+
+
+def test_a_layer_of_an_unknown_class_is_left_alone() -> None:
+    model = tuned(tiny_model())
+    layer: Any = inner_model(model).layers[-1]  # type: ignore[index]
+    del layer.forward
+    layer.__class__ = type("SomeDecoderLayer", (type(layer),), {})
+    assert not skip_unread_positions(model)
+    assert isinstance(layer, nn.Module) and "forward" not in vars(layer)
