@@ -58,7 +58,7 @@ def train_windows(run: Any, rows: Sequence[Any], **settings: Any) -> dict[str, A
         for step, start in enumerate(range(0, len(rows), WINDOW_ROWS)):
             window = rows[start : start + WINDOW_ROWS]
             losses.append(train_step(run, window, learning_rate=run.learning_rate(step), **settings).loss)
-    return _result(rows, losses, time.perf_counter() - started, memory) | {"flop": _flop(run.model, rows)}
+    return _result(rows, losses, time.perf_counter() - started, memory.above_start) | {"flop": _flop(run.model, rows)}
 
 
 def run_trl(args: argparse.Namespace, setting: str) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def run_trl(args: argparse.Namespace, setting: str) -> dict[str, Any]:
             trainer.train()
         seconds = time.perf_counter() - started
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    return _result(rows, [float(loss) for loss in losses], seconds, memory)
+    return _result(rows, [float(loss) for loss in losses], seconds, memory.above_start)
 
 
 def _trl_arguments(precision: str, setting: str) -> dict[str, Any]:
@@ -133,15 +133,13 @@ def peak_memory() -> PeakMemory | PeakGpuMemory:
     return PeakGpuMemory() if torch.cuda.is_available() else PeakMemory()
 
 
-def _result(
-    rows: Sequence[Any], losses: list[float], seconds: float, memory: PeakMemory | PeakGpuMemory
-) -> dict[str, Any]:
+def _result(rows: Sequence[Any], losses: list[float], seconds: float, peak_bytes: int) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "tokens": sum(row.num_tokens for row in rows),
         "targets": sum(row.num_targets for row in rows),
         "losses": losses,
-        "peak_bytes": memory.above_start,
+        "peak_bytes": peak_bytes,
     }
 
 

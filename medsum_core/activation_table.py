@@ -51,9 +51,8 @@ def _all_numbers() -> Tensor:
 @lru_cache
 def _values() -> npt.NDArray[np.int16]:
     """The bits of gelu(x) in bf16, by the bits of x."""
-    table: npt.NDArray[np.int16] = (
-        torch.ops.aten.gelu(_all_numbers(), approximate=APPROXIMATE).view(torch.int16).numpy()
-    )
+    values = torch.ops.aten.gelu(_all_numbers(), approximate=APPROXIMATE)
+    table: npt.NDArray[np.int16] = values.view(torch.int16).numpy()
     return table
 
 

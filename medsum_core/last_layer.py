@@ -15,8 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb
 
@@ -24,12 +23,12 @@ TWO_NORMS = ("GemmaDecoderLayer", "LlamaDecoderLayer")
 FOUR_NORMS = ("Gemma2DecoderLayer", "Gemma3DecoderLayer")  # they norm what attention and MLP give, too
 
 
-def skip_unread_positions(model: PeftModel) -> bool:
-    """Replace the forward of the last layer, if it is of a known class; it then takes `read_M` beside its arguments.
+def skip_unread_positions(decoder: nn.Module) -> bool:
+    """Replace the forward of the decoder's last layer, if it is of a known class; it then takes `read_M` besides.
 
     `read_M` are the places of the M positions in the B x T of a micro-batch. Without it the layer computes all.
     """
-    layer: Any = model.get_base_model().get_decoder().layers[-1]  # type: ignore[operator]
+    layer: Any = list(getattr(decoder, "layers", [None]))[-1]
     is_known = type(layer).__name__ in TWO_NORMS + FOUR_NORMS
     if is_known:
         layer.forward = partial(_forward, layer)

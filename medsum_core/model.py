@@ -131,7 +131,7 @@ def attach_lora(base: PreTrainedModel, settings: LoraSettings, *, base_name: str
     fuse_lora_layers(model, keep_dense=keep_dense)
     use_gated_mlps(model)
     use_lean_norms(model)
-    skip_unread_positions(model)
+    skip_unread_positions(inner_model(model))
     check_only_adapter_trains(model)
     return model.train()
 

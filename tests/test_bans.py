@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from decoding_models import STOPS, VOCAB, small_model, some_prompts
 from hypothesis import given
 from hypothesis import strategies as st
-from test_generation import STOPS, VOCAB, small_model, some_prompts
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, NoRepeatNGramLogitsProcessor
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from decoding_models import KINDS, STOPS, reference, small_model, some_prompts
 from support import tiny_model
 from test_crash import check_equal
 from test_crash import train as train_by_script
-from test_generation import KINDS, STOPS, reference, small_model, some_prompts
 from torch import Tensor
 from windows import make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
@@ -30,8 +30,7 @@ from medsum_core.model import LoraSettings, load_base
 from medsum_core.optimizer import load_optimizer_state, optimizer_state
 from train_loop import train_step
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-pytestmark = needs_gpu
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 CUDA = torch.device("cuda", 0)
 HAS_VARLEN = torch.cuda.is_available() and torch.cuda.get_device_capability() >= AMPERE

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from decoding_models import KINDS, SMALL, STOPS, VOCAB, reference, small_model, some_prompts
 from peft import LoraConfig, get_peft_model
-from support import tiny_model
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import GenerationConfig
 
 from medsum_core import fast_weights as fast_weights_module
 from medsum_core import kv_cache
@@ -21,48 +20,6 @@ from medsum_core.errors import InputError
 from medsum_core.fast_weights import fast_weights
 from medsum_core.generation import Generation, generate
 from medsum_core.next_token import Head, candidates_of_logits
-
-KINDS = ("gemma", "gemma2", "gemma3_text", "llama")
-VOCAB = 64
-SMALL = {
-    "vocab_size": VOCAB,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-}
-STOPS = tuple(range(1, VOCAB, 5))  # so many that notes do end in them, at different lengths
-
-
-def small_model(kind: str, seed: int = 0, **overrides: Any) -> Any:
-    """Untied, for a tied random model mostly says its last token again."""
-    eager = {"attn_implementation": "eager"} if kind == "gemma2" else {}
-    overrides = {"tie_word_embeddings": False, **overrides}
-    return tiny_model(kind, seed=seed, **{**SMALL, **eager, **overrides})
-
-
-def some_prompts(seed: int, count: int = 4, longest: int = 20) -> list[list[int]]:
-    chance = random.Random(seed)
-    return [[2, *(chance.randrange(8, VOCAB) for _ in range(chance.randrange(longest)))] for _ in range(count)]
-
-
-def reference(model: Any, prompt: list[int], *, stops: tuple[int, ...] = STOPS, **settings: Any) -> Generation:
-    """One note by transformers' own `generate`."""
-    config = GenerationConfig(
-        do_sample=False,
-        eos_token_id=list(stops),
-        pad_token_id=0,
-        return_dict_in_generate=True,
-        output_scores=True,
-        **settings,
-    )
-    ids = torch.tensor([prompt])
-    output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
-    tokens = output.sequences[0, len(prompt) :].tolist()
-    end = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
-    score = float(output.sequences_scores[0]) if settings.get("num_beams", 1) > 1 else float("nan")
-    return Generation(token_ids=tuple(tokens[:end]), hit_limit=end == len(tokens), score=score)
 
 
 def log_prob(model: Any, prompt: list[int], tokens: list[int]) -> float:

@@ -46,7 +46,7 @@ def test_read_positions_of_a_batch_written_out() -> None:
     assert moved.read_M.device.type == "meta" and moved.read_M.shape == (3,)
 
 
-def test_only_read_positions_go_through_the_last_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_read_positions_go_through_the_last_mlp() -> None:
     batch, model = pack_rows(ROWS), tuned(tiny_model("gemma3_text"))
     counts: list[int] = []
     for layer in inner_model(model).layers:  # type: ignore[union-attr]
@@ -83,6 +83,12 @@ def test_the_layer_computes_all_positions_for_whoever_does_not_say_which_are_rea
     assert relative(found, expected.last_hidden_state) <= 1e-5
 
 
+def test_a_key_value_cache_is_refused_where_positions_are_skipped() -> None:
+    model, batch = tuned(tiny_model()), pack_rows(ROWS[:1])
+    with torch.no_grad(), pytest.raises(ValueError, match="no key-value cache"):
+        inner_model(model)(input_ids=batch.input_ids_BT, read_M=batch.read_M, use_cache=True)
+
+
 def test_it_works_with_recomputed_activations() -> None:
     """Their gradient is compared with the reference in `test_gradient.py`."""
     model = tuned(tiny_model())
@@ -96,5 +102,6 @@ def test_a_layer_of_an_unknown_class_is_left_alone() -> None:
     layer: Any = inner_model(model).layers[-1]  # type: ignore[index]
     del layer.forward
     layer.__class__ = type("SomeDecoderLayer", (type(layer),), {})
-    assert not skip_unread_positions(model)
+    assert not skip_unread_positions(inner_model(model))
+    assert not skip_unread_positions(nn.Sequential(nn.Linear(2, 2)))  # nor a decoder that names its layers otherwise
     assert isinstance(layer, nn.Module) and "forward" not in vars(layer)
