@@ -35,12 +35,13 @@ from medsum_core.checkpoint import Progress
 from medsum_core.device import return_free_memory
 from medsum_core.dropout import draw_seeds, dropout_seed
 from medsum_core.lanes import GradientSum
-from medsum_core.model import head_softcap, head_weight, hidden_states
+from medsum_core.model import head_softcap, head_weight, hidden_states, prefix_states
 from medsum_core.objective import note_nll
 from medsum_core.optimizer import set_lr
 from medsum_core.run import Run, after_window
 from medsum_core.run_evaluation import evaluate
 from medsum_core.run_saving import save
+from medsum_core.shared_prefix import split_prefix
 from medsum_core.signals import StopFlag, stop_on_signals
 
 MAX_SKIPPED_IN_A_ROW = 3
@@ -166,32 +167,39 @@ def sum_micro_batches(
 ) -> Tensor:
     """The micro-batches' summed loss, float32; each parameter's `grad` becomes its gradient over `num_targets`.
 
-    Each micro-batch has a seed for its dropout and its place in the sums, whichever lane takes it.
+    Each micro-batch has a seed for its dropout and its place in the sums, whichever lane takes it. What all documents
+    begin with is computed once, if the run shares it: the micro-batches give the gradient of its keys and values too.
     """
     run.scaler.scale(torch.zeros((), device=run.device))  # it starts at its first use: on processes without rows too
-    seeds = draw_seeds(len(micro_batches))
+    beginning, micro_batches = split_prefix(micro_batches) if run.shares_prefix else (None, micro_batches)
+    *seeds, prefix_seed = draw_seeds(len(micro_batches) + 1)
     head_VH, softcap = head_weight(run.model), head_softcap(run.model)
-
-    def gradient_of(places: Sequence[int]) -> GradientSum:
-        total = GradientSum(len(run.tensors), run.device)
-        for place in places:
-            return_free_memory(run.device)  # holes of what ran before seldom fit this one's tensors
-            batch = micro_batches[place].to(run.device)
-            with dropout_seed(seeds[place]):
-                nll = objective(hidden_states(run.model, batch), batch.targets_BT, head_VH, softcap=softcap)
-                loss = run.scaler.scale(nll / num_targets)
-                total.add(nll, torch.autograd.grad(loss, run.tensors, allow_unused=True))
-            del nll, loss  # their graph would else live through the next forward pass
-        return total
-
-    alone, shares = share_out(micro_batches, run.lanes.count, pack_tokens=run.pack_tokens)
+    return_free_memory(run.device)
     with document_attention(run.model, run.kernel):
-        sums = [gradient_of(alone)] if alone else []
-        sums += run.lanes.map(gradient_of, shares)
-    whole, *others = sums
-    for part in others:
-        whole.add(part.nll, part.gradients)
-    for parameter, gradient in zip(run.tensors, whole.gradients, strict=True):
+        with dropout_seed(prefix_seed):
+            prefix = None if beginning is None else prefix_states(run.model, beginning.to(run.device))
+        wanted = [*run.tensors, *(() if prefix is None else prefix.leaves)]
+
+        def add_gradients(places: Sequence[int], total: GradientSum) -> None:
+            for place in places:
+                batch = micro_batches[place].to(run.device)
+                with dropout_seed(seeds[place]):
+                    hidden_BTH = hidden_states(run.model, batch, prefix=prefix)
+                    nll = objective(hidden_BTH, batch.targets_BT, head_VH, softcap=softcap)
+                    loss = run.scaler.scale(nll / num_targets)
+                    total.add(nll, torch.autograd.grad(loss, wanted, allow_unused=True))
+                del hidden_BTH, nll, loss  # their graph would else live through the next forward pass
+
+        alone, shares = share_out(micro_batches, run.lanes.count, pack_tokens=run.pack_tokens)
+        whole, *others = totals = [GradientSum(len(wanted), run.device) for _ in shares]
+        add_gradients(alone, whole)
+        run.lanes.map(add_gradients, shares, totals)
+        for part in others:
+            whole.add(part.nll, part.gradients)
+        if prefix is not None:
+            with dropout_seed(prefix_seed):  # once more, for activations that are computed again
+                whole.add(torch.zeros_like(whole.nll), prefix.back(whole.gradients[len(run.tensors) :], run.tensors))
+    for parameter, gradient in zip(run.tensors, whole.gradients, strict=False):  # those of the prefix come after
         parameter.grad = gradient
     return whole.nll
 

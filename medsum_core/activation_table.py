@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medsum_core.buffers import empty
+from medsum_core.buffers import converted, empty
 
 APPROXIMATE = "tanh"
 
@@ -32,7 +32,7 @@ def gelu_tanh_backward(dy: Tensor, x: Tensor) -> Tensor:
         return torch.ops.aten.gelu_backward(dy, x, approximate=APPROXIMATE)
     dx = empty(x.shape, dtype=torch.float32, device=x.device)
     np.take(_slopes(), _places(x), out=dx.numpy(), mode="wrap")
-    return dx.mul_(dy).to(dy.dtype)
+    return converted(dx.mul_(converted(dy, torch.float32)), dy.dtype)
 
 
 def _has_table(x: Tensor) -> bool:

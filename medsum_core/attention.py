@@ -65,19 +65,25 @@ def attend_per_document(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    prefix: tuple[Tensor, Tensor] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Written out, one document after another; returns (B, T, H, D) and no weights. Padding positions are zero."""
+    """Written out, one document after another; returns (B, T, H, D) and no weights. Padding positions are zero.
+
+    `prefix`: keys and values (P, G, D) that come before those of each document.
+    """
     _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths)
     scale = scaling if scaling is not None else query_BHTD.shape[-1] ** -0.5
     rules = ScoreRules(scale=scale, window=sliding_window, softcap=softcap)
+    inputs = (query_BHTD, key_BGTD, value_BGTD)
+    if len(document_lengths) == 1:  # no copy that puts rows together, in either direction
+        query_THD, key_TGD, value_TGD = (tensor.squeeze(0).transpose(0, 1) for tensor in inputs)
+        return attend_documents(query_THD, key_TGD, value_TGD, document_lengths[0], rules, prefix).unsqueeze(0), None
     rows = []
-    for query_HTD, key_GTD, value_GTD, lengths in zip(
-        query_BHTD.unbind(), key_BGTD.unbind(), value_BGTD.unbind(), document_lengths, strict=True
-    ):
-        query_THD, key_TGD, value_TGD = (tensor.transpose(0, 1) for tensor in (query_HTD, key_GTD, value_GTD))
-        rows.append(attend_documents(query_THD, key_TGD, value_TGD, lengths, rules))
-    return (rows[0][None] if len(rows) == 1 else torch.stack(rows)), None
+    for row, lengths in zip(zip(*(tensor.unbind() for tensor in inputs), strict=True), document_lengths, strict=True):
+        query_THD, key_TGD, value_TGD = (tensor.transpose(0, 1) for tensor in row)
+        rows.append(attend_documents(query_THD, key_TGD, value_TGD, lengths, rules, prefix))
+    return torch.stack(rows), None
 
 
 def attend_block_mask(
@@ -92,10 +98,10 @@ def attend_block_mask(
     sliding_window: int | None = None,
     softcap: float | None = None,
     eager: bool = False,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """One call with a dense block-diagonal causal mask, SDPA or written out; returns (B, T, H, D) and no weights."""
-    _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths)
+    _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, prefix=others.get("prefix"))
     mask_B1TT = block_mask(document_lengths, query_BHTD.shape[2], window=sliding_window, device=query_BHTD.device)
     out = _attend_masked(query_BHTD, key_BGTD, value_BGTD, mask_B1TT, scaling=scaling, softcap=softcap, eager=eager)
     return out.transpose(1, 2), None
@@ -112,12 +118,12 @@ def attend_varlen(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """torch's variable-length kernel (CUDA from 8.0, 16-bit); returns (B, T, H, D) and no weights."""
     from torch.nn.attention.varlen import varlen_attn
 
-    _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths)
+    _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, prefix=others.get("prefix"))
     if softcap is not None:
         raise ValueError("the variable-length kernel has no soft-capping: use --attention eager")
     batch, heads, num_tokens, size = query_BHTD.shape
@@ -193,8 +199,15 @@ def _expand_heads(tensor_BGTD: Tensor, num_heads: int) -> Tensor:
 
 
 def _check_lengths(
-    query: Tensor, key: Tensor, attention_mask: Tensor | None, document_lengths: Sequence[Sequence[int]]
+    query: Tensor,
+    key: Tensor,
+    attention_mask: Tensor | None,
+    document_lengths: Sequence[Sequence[int]],
+    *,
+    prefix: object = None,
 ) -> None:
+    if prefix is not None:
+        raise ValueError("only the per_document kernel takes a prefix that documents share")
     if attention_mask is not None or query.shape[2] != key.shape[2]:
         raise ValueError("attention inside documents takes whole rows: no mask and no key-value cache")
     if len(document_lengths) != query.shape[0] or max(sum(row) for row in document_lengths) > query.shape[2]:

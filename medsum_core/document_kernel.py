@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from medsum_core.buffers import empty, empty_like
+from medsum_core.buffers import converted, empty_like, kept_like, mm
 from medsum_core.products import arithmetic_dtype
 
 BLOCK_QUERIES = 256  # fewer: products too small to be fast; more: work on keys that the first queries may not see
@@ -43,92 +43,131 @@ class ScoreRules:
 
 @dataclass(frozen=True, kw_only=True)
 class _Block:
-    """Queries `start` to `end` of a row, which see its keys from `first_key` to `end`, through one key-value head.
+    """Some queries of a row, and the keys that they may see, through one key-value head.
 
     `is_kept`: whether its shares are, for the way back.
     """
 
-    start: int
-    end: int
-    first_key: int
+    queries: slice
+    keys: slice
     kv_head: int
     is_kept: bool
 
-    @property
-    def queries(self) -> slice:
-        return slice(self.start, self.end)
-
-    @property
-    def keys(self) -> slice:
-        return slice(self.first_key, self.end)
-
 
 def attend_documents(
-    query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, lengths: Sequence[int], rules: ScoreRules
+    query_THD: Tensor,
+    key_TGD: Tensor,
+    value_TGD: Tensor,
+    lengths: Sequence[int],
+    rules: ScoreRules,
+    prefix: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """(T, H, D): each document of `lengths` attends to itself only; what follows the last one gets zeros.
 
-    Differentiable once. All documents begin where the one before ends.
+    Differentiable once. All documents begin where the one before ends. `prefix` are keys and values (P, G, D) that come
+    before those of each document, in fp32 or more: so are their gradients.
     """
-    out: Tensor = _DocumentAttention.apply(query_THD, key_TGD, value_TGD, tuple(lengths), rules)
+    prefix_key, prefix_value = prefix or (None, None)
+    out: Tensor = _DocumentAttention.apply(
+        query_THD, key_TGD, value_TGD, prefix_key, prefix_value, tuple(lengths), rules
+    )
     return out
 
 
 class _DocumentAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, lengths: tuple[int, ...], rules: ScoreRules
+        ctx: Any,
+        query_THD: Tensor,
+        key_TGD: Tensor,
+        value_TGD: Tensor,
+        prefix_key: Tensor | None,
+        prefix_value: Tensor | None,
+        lengths: tuple[int, ...],
+        rules: ScoreRules,
     ) -> Tensor:
         ctx.lengths, ctx.rules = lengths, rules
-        kept = []
+        kept_shares = []
         dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
-        query, key, value = (tensor.to(dtype) for tensor in (query_THD, key_TGD, value_TGD))
-        out_THD = empty_like(query_THD).zero_()
-        for block in _blocks(lengths, rules, num_kv_heads=key.shape[1]):
+        query = converted(query_THD, dtype)
+        key, value = (
+            _behind_prefix(*both, lengths, dtype) for both in ((key_TGD, prefix_key), (value_TGD, prefix_value))
+        )
+        out_THD = kept_like(query_THD).zero_()
+        for block in _blocks(lengths, rules, num_kv_heads=key.shape[1], num_prefix=_length(prefix_key)):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
-            weight_RK = _shares(block, query_RD, key_KD, rules)[0].to(dtype)
-            kept += [weight_RK] if block.is_kept else []
-            _rows_of(out_THD, block, key.shape[1]).copy_(_as_heads(weight_RK @ value_KD, block))
-        ctx.save_for_backward(query_THD, key_TGD, value_TGD, *kept)
+            share_RK = _shares(block, query_RD, key_KD, rules)[0]
+            weight_RK = (kept_like if block.is_kept else empty_like)(share_RK, dtype=dtype).copy_(share_RK)
+            kept_shares += [weight_RK] if block.is_kept else []
+            _rows_of(out_THD, block, key.shape[1]).copy_(_as_heads(mm(weight_RK, value_KD), block))
+        ctx.save_for_backward(query_THD, key_TGD, value_TGD, prefix_key, prefix_value, *kept_shares)
         return out_THD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors  # to be asked for once
-        saved, kept = tensors[:3], list(tensors[3:])
-        dtype = arithmetic_dtype(saved[0].device, saved[0].dtype)
-        query, key, value = (tensor.to(dtype) for tensor in saved)
-        dout = gradients[0].to(dtype)
+        query_THD, key_TGD, value_TGD, prefix_key, prefix_value, *shares = ctx.saved_tensors
+        dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
+        query, dout = converted(query_THD, dtype), converted(gradients[0], dtype)
+        key, value = (
+            _behind_prefix(*both, ctx.lengths, dtype) for both in ((key_TGD, prefix_key), (value_TGD, prefix_value))
+        )
         dquery = empty_like(query).zero_()
         # Several blocks and heads add to a key's gradient: 16 bits would round each sum.
         exact = torch.promote_types(dtype, torch.float32)
-        dkey, dvalue = (torch.zeros(tensor.shape, dtype=exact, device=tensor.device) for tensor in (key, value))
-        for block in _blocks(ctx.lengths, ctx.rules, num_kv_heads=key.shape[1]):
+        dkey, dvalue = (empty_like(tensor, dtype=exact).zero_() for tensor in (key, value))
+        for block in _blocks(ctx.lengths, ctx.rules, num_kv_heads=key.shape[1], num_prefix=_length(prefix_key)):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
             dout_RD = _rows_of(dout, block, key.shape[1]).reshape(query_RD.shape)
-            share_RK, slope_RK = (kept.pop(0), None) if block.is_kept else _shares(block, query_RD, key_KD, ctx.rules)
-            dvalue[block.keys, block.kv_head] += share_RK.to(dtype).t() @ dout_RD
-            weighted_RK = (dout_RD @ value_KD.t()).to(exact).mul_(share_RK)
+            share_RK, slope_RK = (shares.pop(0), None) if block.is_kept else _shares(block, query_RD, key_KD, ctx.rules)
+            dvalue[block.keys, block.kv_head] += converted(mm(converted(share_RK, dtype).t(), dout_RD), exact)
+            share_RK = converted(share_RK, exact)
+            weighted_RK = converted(mm(dout_RD, value_KD.t()), exact).mul_(share_RK)
             dscore_RK = weighted_RK.addcmul_(share_RK, weighted_RK.sum(-1, keepdim=True), value=-1)
             dscore_RK = dscore_RK if slope_RK is None else dscore_RK.mul_(slope_RK)
-            dscore_RK = dscore_RK.mul_(ctx.rules.scale).to(dtype)
-            _rows_of(dquery, block, key.shape[1]).copy_(_as_heads(dscore_RK @ key_KD, block))
-            dkey[block.keys, block.kv_head] += dscore_RK.t() @ query_RD
-        return (*(grad.to(like.dtype) for grad, like in zip((dquery, dkey, dvalue), saved, strict=True)), None, None)
+            dscore_RK = converted(dscore_RK.mul_(ctx.rules.scale), dtype)
+            _rows_of(dquery, block, key.shape[1]).copy_(_as_heads(mm(dscore_RK, key_KD), block))
+            dkey[block.keys, block.kv_head] += converted(mm(dscore_RK.t(), query_RD), exact)
+        dkey_TGD, dprefix_key = _parted(dkey, key_TGD, prefix_key, ctx.lengths)
+        dvalue_TGD, dprefix_value = _parted(dvalue, value_TGD, prefix_value, ctx.lengths)
+        return converted(dquery, query_THD.dtype), dkey_TGD, dvalue_TGD, dprefix_key, dprefix_value, None, None
 
 
-def _blocks(lengths: Sequence[int], rules: ScoreRules, *, num_kv_heads: int) -> Iterator[_Block]:
-    window = rules.window
+def _length(prefix: Tensor | None) -> int:
+    return 0 if prefix is None else len(prefix)
+
+
+def _behind_prefix(x_TGD: Tensor, prefix: Tensor | None, lengths: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Each document's keys or values with the prefix before them, end to end."""
+    if prefix is None:
+        return converted(x_TGD, dtype)
+    pieces = [piece for document in x_TGD[: sum(lengths)].split(list(lengths)) for piece in (prefix, document)]
+    return torch.cat([converted(piece, dtype) for piece in pieces])
+
+
+def _parted(grad: Tensor, like_TGD: Tensor, prefix: Tensor | None, lengths: Sequence[int]) -> tuple[Tensor, Any]:
+    """The gradient of the documents' keys or values, (T, G, D), and that of the prefix, summed over them."""
+    if prefix is None:
+        return converted(grad, like_TGD.dtype), None
+    parts = grad.split([count for length in lengths for count in (len(prefix), length)])
+    dx_TGD = empty_like(like_TGD).zero_()
+    torch.cat(parts[1::2], out=dx_TGD[: sum(lengths)])
+    return dx_TGD, torch.stack(parts[::2]).sum(0).to(prefix.dtype)
+
+
+def _blocks(lengths: Sequence[int], rules: ScoreRules, *, num_kv_heads: int, num_prefix: int) -> Iterator[_Block]:
+    """Queries count the tokens of the documents, keys those of documents with the prefix before each."""
     document_start = 0
-    for length in lengths:
-        document_end = document_start + length
-        is_kept = length <= KEPT_TOKENS and rules.softcap is None  # a soft cap's slope would have to be kept too
+    for number, length in enumerate(lengths):
+        document_end, key_start = document_start + length, document_start + number * num_prefix
+        is_kept = num_prefix + length <= KEPT_TOKENS and rules.softcap is None  # a soft cap's slope would be kept too
         for start in range(document_start, document_end, BLOCK_QUERIES):
             end = min(start + BLOCK_QUERIES, document_end)
-            first_key = document_start if window is None else max(document_start, start - window + 1)
+            seen = num_prefix + start - document_start  # tokens before the first query
+            first_key = key_start if rules.window is None else key_start + max(0, seen - rules.window + 1)
+            keys = slice(first_key, key_start + seen + end - start)
             for kv_head in range(num_kv_heads):
-                yield _Block(start=start, end=end, first_key=first_key, kv_head=kv_head, is_kept=is_kept)
+                yield _Block(queries=slice(start, end), keys=keys, kv_head=kv_head, is_kept=is_kept)
         document_start = document_end
 
 
@@ -145,28 +184,29 @@ def _parts(block: _Block, query: Tensor, key: Tensor, value: Tensor) -> tuple[Te
 
 
 def _as_heads(tensor_RD: Tensor, block: _Block) -> Tensor:
-    return tensor_RD.view(block.end - block.start, -1, tensor_RD.shape[1])
+    return tensor_RD.view(block.queries.stop - block.queries.start, -1, tensor_RD.shape[1])
 
 
 def _shares(block: _Block, query_RD: Tensor, key_KD: Tensor, rules: ScoreRules) -> tuple[Tensor, Tensor | None]:
     """The softmax of a block's scores (R, K), at least fp32, and the slope of the soft cap where there is one."""
     exact = torch.promote_types(query_RD.dtype, torch.float32)
-    scores_RK = empty((len(query_RD), len(key_KD)), dtype=exact, device=query_RD.device)
-    torch.mm(query_RD.to(exact), key_KD.to(exact).t(), out=scores_RK).mul_(rules.scale)
+    scores_RK = mm(converted(query_RD, exact), converted(key_KD, exact).t()).mul_(rules.scale)
     slope_RK = None
     if rules.softcap is not None:
         scores_RK = scores_RK.div_(rules.softcap).tanh_()
         slope_RK = 1 - scores_RK.square()
         scores_RK = scores_RK.mul_(rules.softcap)
-    hidden_QK = _hidden(block, rules.window, device=query_RD.device)
+    hidden_QK = _hidden(block, rules.window, like=scores_RK)
     by_query_QSK = scores_RK.view(len(hidden_QK), -1, scores_RK.shape[1])
-    by_query_QSK += torch.zeros_like(hidden_QK, dtype=exact).masked_fill_(hidden_QK, -math.inf)[:, None]
-    return scores_RK.softmax(-1), slope_RK
+    by_query_QSK += hidden_QK[:, None]
+    return torch.softmax(scores_RK, -1, out=empty_like(scores_RK)), slope_RK
 
 
-def _hidden(block: _Block, window: int | None, *, device: torch.device) -> Tensor:
-    """(Q, K) bool: true where a query may not see a key, because it is later or out of the window."""
-    query_Q1 = torch.arange(block.start, block.end, device=device)[:, None]
-    key_K = torch.arange(block.first_key, block.end, device=device)
-    hidden_QK = key_K > query_Q1
-    return hidden_QK if window is None else hidden_QK | (query_Q1 - key_K >= window)
+def _hidden(block: _Block, window: int | None, *, like: Tensor) -> Tensor:
+    """(Q, K): -inf where a query may not see a key, because it is later or out of the window; elsewhere 0."""
+    shape = (block.queries.stop - block.queries.start, block.keys.stop - block.keys.start)
+    seen_before = shape[1] - shape[0]
+    hidden_QK = like.new_full(shape, -math.inf).triu_(seen_before + 1)
+    if window is not None and shape[1] > window:
+        hidden_QK += like.new_full(shape, -math.inf).tril_(seen_before - window)
+    return hidden_QK

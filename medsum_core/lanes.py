@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Barrier
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-Share = TypeVar("Share")
 Result = TypeVar("Result")
 
 
@@ -26,11 +25,11 @@ class Lanes:
         self.count = count
         self._pool = _pool(count) if count > 1 else None
 
-    def map(self, work: Callable[[Share], Result], shares: Sequence[Share]) -> list[Result]:
+    def map(self, work: Callable[..., Result], *shares: Sequence[Any]) -> list[Result]:
         """`work` of each lane's share, in their order. Raises what a share raised, once all lanes stand still."""
         if self._pool is None:
-            return [work(share) for share in shares]
-        futures = [self._pool.submit(work, share) for share in shares]
+            return list(map(work, *shares))
+        futures = [self._pool.submit(work, *share) for share in zip(*shares, strict=True)]
         wait(futures)
         return [future.result() for future in futures]
 

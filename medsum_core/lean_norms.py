@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from medsum_core.buffers import converted, empty_like
+from medsum_core.buffers import converted, empty_like, kept
 
 GEMMA_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")  # scale by 1 + weight, in fp32
 LLAMA_NORMS = ("LlamaRMSNorm",)  # round to the input's dtype, then scale by the weight
@@ -70,12 +70,14 @@ def _norm_forward(norm: Any) -> Callable[[Tensor], Tensor]:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """y = x / sqrt(mean(x^2) + eps) * scale, in fp32 whatever the dtype of x, as in transformers."""
+    """y = x / sqrt(mean(x^2) + eps) * scale, in fp32 whatever the 16-bit dtype of x, as in transformers."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale_H: Tensor, eps: float, rounds_first: bool) -> tuple[Tensor, Tensor]:
         wide = _wide(x)
-        inverse = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
+        inverse = kept(x.shape[:-1], dtype=wide.dtype, device=x.device)
+        inverse.copy_(_mean_of_products(wide, wide)).add_(eps).rsqrt_()
+        inverse = inverse.unsqueeze(-1)
         ctx.save_for_backward(x, inverse, scale_H)
         ctx.mark_non_differentiable(inverse)
         return _scale(wide, x.dtype, inverse, scale_H, rounds_first), inverse
@@ -86,9 +88,14 @@ class _RMSNorm(torch.autograd.Function):
         x, inverse, scale_H = ctx.saved_tensors
         dnormed = _wide(gradients[0]).mul_(scale_H.float())
         normed = _wide(x).mul_(inverse)
-        along = torch.linalg.vecdot(dnormed, normed).div_(x.shape[-1]).unsqueeze(-1)
+        along = _mean_of_products(dnormed, normed).unsqueeze(-1)
         dx = dnormed.addcmul_(normed, along, value=-1).mul_(inverse)
         return converted(dx, x.dtype), None, None, None
+
+
+def _mean_of_products(x: Tensor, y: Tensor) -> Tensor:
+    """(...) of (..., H)."""
+    return torch.mul(x, y, out=empty_like(x)).sum(-1).div_(x.shape[-1])
 
 
 def _scale(wide: Tensor, dtype: torch.dtype, inverse: Tensor, scale_H: Tensor, rounds_first: bool) -> Tensor:
@@ -98,5 +105,5 @@ def _scale(wide: Tensor, dtype: torch.dtype, inverse: Tensor, scale_H: Tensor, r
 
 
 def _wide(x: Tensor) -> Tensor:
-    """A copy in fp32."""
-    return empty_like(x, dtype=torch.float32).copy_(x)
+    """A copy in fp32, or fp64 where x has that."""
+    return empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32)).copy_(x)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from medsum_core.buffers import empty, empty_like
+from medsum_core.buffers import empty, kept, lasting_copy, mm
 from medsum_core.dropout import DroppedElements, layer_seed
 from medsum_core.lean_norms import NormOrigin, origin_of, scaled
 from medsum_core.products import arithmetic_dtype
@@ -48,6 +48,7 @@ class FrozenWeight:
         weight_NK: Tensor = dequantize_4bit(weight.data, quant_state)
         if self._keep_dense:
             weight_NK = weight_NK.to(torch.promote_types(weight_NK.dtype, dtype))  # loses no bit for another dtype
+            weight_NK = lasting_copy(weight_NK)
             self._layer.weight = nn.Parameter(weight_NK, requires_grad=False)
             self._layer.__class__ = nn.Linear
         return weight_NK.to(dtype)
@@ -63,10 +64,14 @@ def fuse_lora_layers(model: nn.Module, *, keep_dense: bool) -> int:
 
 
 class FusedLinear:
-    """The forward that takes the place of a LoRA layer's own."""
+    """The forward that takes the place of a LoRA layer's own.
+
+    `output_is_kept`: whether whoever takes its output keeps it for the way back (`slabs.py`).
+    """
 
     def __init__(self, layer: Any, weight: FrozenWeight, *, number: int) -> None:
         self.layer, self.weight, self._number = layer, weight, number
+        self.output_is_kept = False
         (self._name,) = layer.lora_A.keys()
 
     @property
@@ -83,6 +88,7 @@ class FusedLinear:
             scaling=self.layer.scaling[self._name],
             rate=rate,
             seed=layer_seed(self._number) if rate > 0 else 0,
+            output_is_kept=self.output_is_kept,
         )
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -105,19 +111,21 @@ class LoraProduct:
     scaling: float
     rate: float
     seed: int
+    output_is_kept: bool
 
     def forward(self, x: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor) -> tuple[Tensor, Tensor]:
         """y (..., N) in the dtype of x (..., K), and (m * x) A^T (T, r), which the way back needs."""
         x_TK = _rows(x)
         dtype = x_TK.dtype
         weight_NK = self.weight.dense(dtype)
-        y_TN = empty((len(x_TK), len(weight_NK)), dtype=dtype, device=x_TK.device)
+        y_TN = (kept if self.output_is_kept else empty)((len(x_TK), len(weight_NK)), dtype=dtype, device=x_TK.device)
         if self.bias_N is None:
             torch.mm(x_TK, weight_NK.t(), out=y_TN)
         else:
             torch.addmm(self.bias_N.to(dtype), x_TK, weight_NK.t(), out=y_TN)
         dropped_TK = x_TK if self.rate == 0 else self._drawn(x_TK).without(x_TK)
-        low_Tr = linear(dropped_TK, lora_A_rK.to(dtype))
+        low_Tr = kept((len(x_TK), len(lora_A_rK)), dtype=dtype, device=x_TK.device)
+        torch.mm(dropped_TK, lora_A_rK.to(dtype).t(), out=low_Tr)
         y_TN.addmm_(low_Tr, lora_B_Nr.to(dtype).t(), alpha=self._scale)
         return y_TN.to(x.dtype).view(*x.shape[:-1], y_TN.shape[1]), low_Tr
 
@@ -134,13 +142,13 @@ class LoraProduct:
         dA_rK = dlow_Tr.t() @ (x_TK if dropped is None else dropped.without(x_TK))
         dx = None
         if needs_dx:
-            dx_TK = torch.mm(dy_TN, self.weight.dense(dtype), out=empty_like(x_TK))
+            dx_TK = mm(dy_TN, self.weight.dense(dtype))
             if dropped is None:
                 dx_TK.addmm_(dlow_Tr, lora_A_rK.to(dtype))
             else:
-                dx_TK += dropped.zero_(dlow_Tr @ lora_A_rK.to(dtype))
+                dx_TK += dropped.zero_(mm(dlow_Tr, lora_A_rK.to(dtype)))
             dx = dx_TK.to(x.dtype).view(x.shape)
-        return dx, dA_rK.to(lora_A_rK.dtype), dB_Nr.to(lora_B_Nr.dtype)
+        return dx, _kept_as(dA_rK, lora_A_rK), _kept_as(dB_Nr, lora_B_Nr)
 
     @property
     def _scale(self) -> float:
@@ -179,6 +187,11 @@ def _is_plain(layer: LoraLayer) -> bool:
 def _base_output(x: Tensor, weight: FrozenWeight, bias_N: Tensor | None) -> Tensor:
     """x W^T + b in the dtype of x."""
     return linear(x, weight.dense(x.dtype), None if bias_N is None else bias_N.to(x.dtype))
+
+
+def _kept_as(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """In the parameter's dtype; it lives until the way back has ended."""
+    return kept(gradient.shape, dtype=parameter.dtype, device=gradient.device).copy_(gradient)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -30,10 +30,11 @@ from medsum_core.batching import MicroBatch
 from medsum_core.embedded import embedded_folder, is_embedded
 from medsum_core.errors import InputError
 from medsum_core.gated_mlp import use_gated_mlps
-from medsum_core.last_layer import skip_unread_positions
 from medsum_core.lean_norms import use_lean_norms
 from medsum_core.lora_linear import fuse_lora_layers
 from medsum_core.quiet import quiet_libraries
+from medsum_core.shared_prefix import KeyValue, SharedPrefix
+from medsum_core.training_layers import use_training_layers
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -131,7 +132,7 @@ def attach_lora(base: PreTrainedModel, settings: LoraSettings, *, base_name: str
     fuse_lora_layers(model, keep_dense=keep_dense)
     use_gated_mlps(model)
     use_lean_norms(model)
-    skip_unread_positions(inner_model(model))
+    use_training_layers(inner_model(model))
     check_only_adapter_trains(model)
     return model.train()
 
@@ -210,10 +211,12 @@ def causal_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch) -> torch.Tensor:
+def hidden_states(
+    model: PeftModel | PreTrainedModel, batch: MicroBatch, *, prefix: SharedPrefix | None = None
+) -> torch.Tensor:
     """The last layer's normed output, (B, T, H); call it within `document_attention`. No cache, no mask (trap C2).
 
-    Positions without a target may be NaN (`last_layer.py`).
+    Positions without a target may be NaN (`training_layers.py`). `prefix`: what was split off the batch's documents.
     """
     outputs = inner_model(model)(
         input_ids=batch.input_ids_BT,
@@ -221,8 +224,24 @@ def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch) -> torc
         document_lengths=batch.document_lengths,
         read_M=batch.read_M,
         use_cache=False,
+        **({} if prefix is None else {"prefix": prefix}),
     )
     return outputs.last_hidden_state
+
+
+def prefix_states(model: PeftModel | PreTrainedModel, batch: MicroBatch) -> SharedPrefix:
+    """Keys and values of a prefix, a batch of one document; call it within `document_attention`."""
+    layers: list[KeyValue] = []
+    decoder = inner_model(model)
+    decoder(
+        input_ids=batch.input_ids_BT,
+        position_ids=batch.position_ids_BT,
+        document_lengths=batch.document_lengths,
+        read_M=batch.read_M,
+        use_cache=False,
+        keys_and_values=layers,
+    )
+    return SharedPrefix.of(layers)
 
 
 def head_weight(model: PeftModel | PreTrainedModel) -> torch.Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medsum_core.batching import IGNORE_INDEX
+from medsum_core.buffers import converted
 from medsum_core.products import product, product_transposed
 
 # On a CPU a tile and its exponentials (12 MiB) stay in the cache; fewer rows or words make slower products.
@@ -127,7 +128,7 @@ class _RunningSoftmax:
 
     def take(self, logits_CW: Tensor, head_WH: Tensor, first_word: int) -> None:
         """Add a tile, whose logits are overwritten."""
-        values_CW, slope_CW = logits_CW.to(self._dtype), None
+        values_CW, slope_CW = converted(logits_CW, self._dtype), None
         if self._softcap is not None:
             values_CW = (values_CW / self._softcap).tanh_()
             slope_CW = 1 - values_CW.square()

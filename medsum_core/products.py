@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from medsum_core.buffers import converted, mm
+
 
 @lru_cache
 def cpu_has_bf16_units() -> bool:
@@ -44,4 +46,4 @@ def product(x_TK: Tensor, weight_NK: Tensor, *, out: Tensor | None = None) -> Te
 def product_transposed(y_TN: Tensor, weight_NK: Tensor) -> Tensor:
     """y W, (T, K) in the dtype of y: the way back through `product`."""
     compute = arithmetic_dtype(y_TN.device, y_TN.dtype)
-    return (y_TN.to(compute) @ weight_NK.to(compute)).to(y_TN.dtype)
+    return converted(mm(converted(y_TN, compute), converted(weight_NK, compute)), y_TN.dtype)

@@ -72,6 +72,11 @@ class Run:
         }
 
     @property
+    def shares_prefix(self) -> bool:
+        """Whether what a window's rows begin with is computed once: with packed rows, by the CPU's own attention."""
+        return self.pack_tokens > 0 and self.kernel == "per_document" and self.device.type == "cpu"
+
+    @property
     def window_rows(self) -> int:
         """Rows of one update, over all processes."""
         train = self.config.train

@@ -181,9 +181,9 @@ def test_a_row_longer_than_a_packed_one_runs_before_the_lanes_with_all_cores(mon
     calls: list[tuple[int, str, int]] = []
     plain = train_loop.hidden_states
 
-    def hidden_states(model: Any, batch: Any) -> torch.Tensor:
+    def hidden_states(model: Any, batch: Any, **prefix: Any) -> torch.Tensor:
         calls.append((batch.num_tokens, threading.current_thread().name, torch.get_num_threads()))
-        return plain(model, batch)
+        return plain(model, batch, **prefix)
 
     monkeypatch.setattr(train_loop, "hidden_states", hidden_states)
     window = [make_example(length, 3, seed=length) for length in (27, 15, 14)]

@@ -244,7 +244,7 @@ def test_checkpointing_activations_changes_no_gradient(use_dora: bool, dropout: 
     model = tuned(tiny_model(), LoraSettings(r=16, dropout=dropout, use_dora=use_dora))
     expected = gradient(model, window)
     recomputed: list[int] = []
-    layer: Any = model.get_submodule("base_model.model.model.layers.0.self_attn")
+    layer: Any = model.get_submodule("base_model.model.model.layers.0.self_attn.o_proj")
     layer.register_forward_hook(lambda *_: recomputed.append(1))
     checkpoint_activations(model)
     found = gradient(model, window)

@@ -138,6 +138,7 @@ def meta_run(kind: str = "gemma", kernel: str = "sdpa", *, pack_tokens: int = 96
         collate_settings={"batch_size": 2, "pack_tokens": pack_tokens, "pad_token_id": 0},
         lanes=Lanes(1),
         pack_tokens=pack_tokens,
+        shares_prefix=False,  # on a CPU only
         tensors=[parameter for _, parameter in trainable_parameters(model)],
         scaler=torch.amp.GradScaler("cuda", enabled=False),
         sum_gradients=sum_gradients,

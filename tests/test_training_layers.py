@@ -13,8 +13,8 @@ from windows import make_example, make_run, make_window, plain_peft, relative, t
 
 from medsum_core.attention import PACKABLE_MODEL_TYPES, document_attention
 from medsum_core.batching import IGNORE_INDEX, MicroBatch, pack_rows, pad_rows
-from medsum_core.last_layer import skip_unread_positions
 from medsum_core.model import checkpoint_activations, hidden_states, inner_model
+from medsum_core.training_layers import use_training_layers
 from train_loop import train_step
 
 ROWS = make_window(4)
@@ -97,11 +97,12 @@ def test_it_works_with_recomputed_activations() -> None:
     assert not stats.skipped
 
 
-def test_a_layer_of_an_unknown_class_is_left_alone() -> None:
+def test_layers_of_an_unknown_class_are_left_alone() -> None:
     model = tuned(tiny_model())
-    layer: Any = inner_model(model).layers[-1]  # type: ignore[index]
-    del layer.forward
-    layer.__class__ = type("SomeDecoderLayer", (type(layer),), {})
-    assert not skip_unread_positions(inner_model(model))
-    assert not skip_unread_positions(nn.Sequential(nn.Linear(2, 2)))  # nor a decoder that names its layers otherwise
-    assert isinstance(layer, nn.Module) and "forward" not in vars(layer)
+    layers: Any = inner_model(model).layers
+    for layer in layers:
+        del layer.forward
+        layer.__class__ = type("SomeDecoderLayer", (type(layer),), {})
+    assert use_training_layers(inner_model(model)) == 0
+    assert use_training_layers(nn.Sequential(nn.Linear(2, 2))) == 0  # nor a decoder that names its layers otherwise
+    assert all("forward" not in vars(layer) for layer in layers)

@@ -1,0 +1,109 @@
+"""What all rows of a window begin with goes through the model once, not once a row.
+
+Letters: B rows, T positions, P tokens of the prefix, G key-value heads, D head size.
+
+Every prompt begins with the same instruction. Causal attention computes the same for it in every row, so its keys and
+values are computed once a window, and each micro-batch attends to them. The way back comes in two parts: micro-batches
+give the gradient of these keys and values, their sum then goes through the prefix. It is the chain rule and no
+approximation: the window's gradient is what rows of their own give (prompt caching, applied to training). With dropout
+the rows of a window share the prefix's mask, as they share the prefix: each row's loss is drawn by the same law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from medsum_core.batching import IGNORE_INDEX, MicroBatch
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SharedPrefix:
+    """Each layer's rotated keys and its values of the prefix, (P, G, D).
+
+    `computed` are in the prefix's own graph; `leaves` hold the same numbers, at least in fp32 so that gradients add up
+    there, and begin the graphs of the micro-batches.
+    """
+
+    computed: tuple[Tensor, ...]  # key, value, key, value, ...
+    leaves: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, layers: Sequence[KeyValue]) -> SharedPrefix:
+        """From the (P, G, D) keys and values of each layer."""
+        computed = tuple(tensor for layer in layers for tensor in layer)
+        wide = (torch.promote_types(tensor.dtype, torch.float32) for tensor in computed)
+        leaves = (tensor.detach().to(dtype, copy=True) for tensor, dtype in zip(computed, wide, strict=True))
+        return cls(computed=computed, leaves=tuple(leaf.requires_grad_() for leaf in leaves))
+
+    def of_layer(self, number: int) -> KeyValue:
+        """The leaves of layer `number`."""
+        return self.leaves[2 * number], self.leaves[2 * number + 1]
+
+    def back(self, gradients: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """The gradient of `tensors` from that of the leaves. None: not reached."""
+        reached = [(c, g.to(c.dtype)) for c, g in zip(self.computed, gradients, strict=True) if g is not None]
+        if not reached:
+            return [None] * len(tensors)
+        outputs, grad_outputs = zip(*reached, strict=True)
+        return torch.autograd.grad(outputs, tensors, grad_outputs, allow_unused=True)
+
+
+def split_prefix(micro_batches: Sequence[MicroBatch]) -> tuple[MicroBatch | None, list[MicroBatch]]:
+    """What all documents of a window begin with, as a micro-batch without targets, and the micro-batches without it.
+
+    The prefix ends before the first position with a target, and leaves each document a token. None where there is
+    nothing to share: a single document, no common beginning, or rows of a micro-batch that would end up unequal.
+    """
+    documents = [document for batch in micro_batches for document in _documents(batch)]
+    is_even = all(len({len(lengths) for lengths in batch.document_lengths}) == 1 for batch in micro_batches)
+    length = _common_length(documents) if len(documents) > 1 and is_even else 0
+    if length == 0:
+        return None, list(micro_batches)
+    ids_1P = documents[0][0][None, :length]
+    prefix = MicroBatch(
+        input_ids_BT=ids_1P,
+        position_ids_BT=torch.arange(length, device=ids_1P.device)[None],
+        targets_BT=torch.full_like(ids_1P, IGNORE_INDEX),
+        document_lengths=((length,),),
+        ids=(),
+        num_targets=0,
+        num_tokens=length,
+    )
+    return prefix, [_without(batch, length) for batch in micro_batches]
+
+
+def _documents(batch: MicroBatch) -> list[tuple[Tensor, Tensor]]:
+    """Each document's ids and targets."""
+    found = []
+    for row, lengths in enumerate(batch.document_lengths):
+        both = (tensor[row, : sum(lengths)].split(list(lengths)) for tensor in (batch.input_ids_BT, batch.targets_BT))
+        found += list(zip(*both, strict=True))
+    return found
+
+
+def _common_length(documents: Sequence[tuple[Tensor, Tensor]]) -> int:
+    first, length = documents[0][0], len(documents[0][0])
+    for ids, targets in documents:
+        length = min(length, len(ids) - 1)
+        ends = ((ids[:length] != first[:length]) | (targets[:length] != IGNORE_INDEX)).nonzero()
+        length = int(ends[0]) if len(ends) else length
+    return length
+
+
+def _without(batch: MicroBatch, length: int) -> MicroBatch:
+    """The micro-batch without the first `length` tokens of each document; positions go on counting them."""
+    is_left_BT = batch.position_ids_BT >= length
+    names = ("input_ids_BT", "position_ids_BT", "targets_BT")
+    lengths = tuple(tuple(whole - length for whole in row) for row in batch.document_lengths)
+    return replace(
+        batch,
+        **{name: getattr(batch, name)[is_left_BT].view(len(lengths), -1) for name in names},
+        document_lengths=lengths,
+        num_tokens=batch.num_tokens - length * sum(len(row) for row in lengths),
+    )
