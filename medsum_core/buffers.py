@@ -77,7 +77,7 @@ def kept(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> T
     room = num_bytes + -num_bytes % ALIGNMENT
     if _slab.block is None or _slab.used + room > SLAB_BYTES:
         _slab.block = None
-        _slab.block, _slab.used = _free_block(SLAB_BYTES)
+        (_slab.block, _), _slab.used = _free_block(SLAB_BYTES), 0
     memory = _slab.block[_slab.used : _slab.used + num_bytes]
     _slab.used += room
     return torch.from_numpy(memory).view(dtype).view(*shape)

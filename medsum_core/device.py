@@ -176,8 +176,7 @@ def keep_few_products() -> None:
 def return_free_memory(device: torch.device) -> None:
     """Give the heap's free pages back to the system, on a CPU whose C library can (glibc).
 
-    Loading, each micro-batch and each update leave holes that the next tensors fit badly. Before each micro-batch this
-    costs some 3 % of the time in page faults, and saves an eighth of the peak.
+    Loading and each update leave holes that the next tensors fit badly. Before each window this costs next to nothing.
     """
     if device.type == "cpu" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
