@@ -12,8 +12,8 @@ def keep_one_heap() -> None:
     """Have glibc serve all threads from one heap instead of one each; other C libraries go on as they are.
 
     Call it before there is a second thread: numpy and torch start some when they are imported. With heaps of their own
-    two lanes of micro-batches left holes of some 400 MiB that only the thread which made them could fill. numpy, which
-    `buffers.py` allocates with, would make huge pages of its large arrays; a heap that is trimmed pays for these twice.
+    two lanes of micro-batches left holes of some 400 MiB that only the thread which made them could fill. numpy would
+    make huge pages of its large arrays; a heap that is trimmed pays for these twice.
     """
     if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
         set_option(M_ARENA_MAX, 1)
