@@ -1,6 +1,7 @@
 """Attention inside packed rows: one document never sees another, whatever the layer.
 
-Letters: B rows, H query heads, G key-value heads, T tokens of a row, L tokens of one document, D head size.
+Letters: B rows, H query heads, G key-value heads, T tokens of a row, L tokens of one document, P of a prefix, D head
+size.
 
 `document_attention(model)` puts these functions in the place of a transformers model's attention for the time of a
 block. The model hands over `document_lengths` (one tuple a row; tokens after the last document are padding) and builds
@@ -98,10 +99,11 @@ def attend_block_mask(
     sliding_window: int | None = None,
     softcap: float | None = None,
     eager: bool = False,
-    **others: Any,
+    prefix: object = None,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """One call with a dense block-diagonal causal mask, SDPA or written out; returns (B, T, H, D) and no weights."""
-    _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, prefix=others.get("prefix"))
+    _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, prefix=prefix)
     mask_B1TT = block_mask(document_lengths, query_BHTD.shape[2], window=sliding_window, device=query_BHTD.device)
     out = _attend_masked(query_BHTD, key_BGTD, value_BGTD, mask_B1TT, scaling=scaling, softcap=softcap, eager=eager)
     return out.transpose(1, 2), None
@@ -118,12 +120,13 @@ def attend_varlen(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **others: Any,
+    prefix: object = None,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """torch's variable-length kernel (CUDA from 8.0, 16-bit); returns (B, T, H, D) and no weights."""
     from torch.nn.attention.varlen import varlen_attn
 
-    _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, prefix=others.get("prefix"))
+    _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, prefix=prefix)
     if softcap is not None:
         raise ValueError("the variable-length kernel has no soft-capping: use --attention eager")
     batch, heads, num_tokens, size = query_BHTD.shape

@@ -6,9 +6,10 @@ This page also hands on what `examples.py` and `shortening.py` offer, so that a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,10 +64,15 @@ class MicroBatch:
         """The places among the B x T positions that have a target, ascending: those that a loss may read."""
         return (self.targets_BT.flatten() != IGNORE_INDEX).nonzero()[:, 0]
 
+    def with_tensors(self, change: Callable[[Tensor], Tensor], **fields: Any) -> MicroBatch:
+        """The same batch with each of its tensors changed alike, and with other values of some fields."""
+        names = ("input_ids_BT", "position_ids_BT", "targets_BT")
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **changed, **fields)
+
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same batch with its tensors on `device`."""
-        moved = {name: getattr(self, name).to(device) for name in ("input_ids_BT", "position_ids_BT", "targets_BT")}
-        batch = replace(self, **moved)
+        batch = self.with_tensors(lambda tensor_BT: tensor_BT.to(device))
         batch.__dict__["read_M"] = self.read_M.to(device)  # found before: a GPU would be waited for
         return batch
 

@@ -1,7 +1,7 @@
 """Causal attention of one document after another, written out for CPUs: matrix products of a block of queries each.
 
-Letters: T tokens of a row, L tokens of a document, H query heads, G key-value heads, D head size; S heads that share a
-key-value head (H / G), Q queries of a block, K keys that the block may see.
+Letters: T tokens of a row, L tokens of a document, P of a prefix, H query heads, G key-value heads, D head size; S
+heads that share a key-value head (H / G), Q queries of a block, K keys that the block may see.
 
 A block's queries of all S heads are the rows of one product, so that a shared head is neither copied nor expanded:
 

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from medsum_core.attention import PACKABLE_MODEL_TYPES
 from medsum_core.bans import Ban, BanRules, repeating_tokens
 from medsum_core.beam import BeamRules, BeamSearch, EarlyStopping
+from medsum_core.buffers import return_free_blocks
 from medsum_core.decoder_stack import DecoderStack
 from medsum_core.decoding import Generation, GreedySearch, Note, Search
 from medsum_core.errors import InputError
@@ -83,6 +84,7 @@ def generate(
         longest = max(note.max_new for note in notes)
         search = BeamSearch(rules, stops, num_slots=num_slots, max_new_tokens=longest, device=causal.device)
     bans = BanRules(stop_token_ids=stops, no_repeat_ngram_size=no_repeat_ngram_size)
+    return_free_blocks()  # what training left: cache and packed weights take their own memory
     generations: dict[int, Generation] = {}
     with evaluation_mode(causal), torch.no_grad(), _forward(causal) as forward:
         for index, generation in _decode(forward, notes, search, bans, num_slots=num_slots, device=causal.device):

@@ -66,7 +66,7 @@ def fuse_lora_layers(model: nn.Module, *, keep_dense: bool) -> int:
 class FusedLinear:
     """The forward that takes the place of a LoRA layer's own.
 
-    `output_is_kept`: whether whoever takes its output keeps it for the way back (`slabs.py`).
+    `output_is_kept`: whether whoever takes its output keeps it for the way back (`buffers.kept`).
     """
 
     def __init__(self, layer: Any, weight: FrozenWeight, *, number: int) -> None:

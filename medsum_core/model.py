@@ -218,30 +218,27 @@ def hidden_states(
 
     Positions without a target may be NaN (`training_layers.py`). `prefix`: what was split off the batch's documents.
     """
+    return _decoder_output(model, batch, **({} if prefix is None else {"prefix": prefix}))
+
+
+def prefix_states(model: PeftModel | PreTrainedModel, batch: MicroBatch) -> SharedPrefix:
+    """Keys and values of a prefix, a batch of one document; call it within `document_attention`."""
+    layers: list[KeyValue] = []
+    _decoder_output(model, batch, keys_and_values=layers)
+    return SharedPrefix.of(layers)
+
+
+def _decoder_output(model: PeftModel | PreTrainedModel, batch: MicroBatch, **for_layers: Any) -> torch.Tensor:
     outputs = inner_model(model)(
         input_ids=batch.input_ids_BT,
         position_ids=batch.position_ids_BT,
         document_lengths=batch.document_lengths,
         read_M=batch.read_M,
         use_cache=False,
-        **({} if prefix is None else {"prefix": prefix}),
+        **for_layers,
     )
-    return outputs.last_hidden_state
-
-
-def prefix_states(model: PeftModel | PreTrainedModel, batch: MicroBatch) -> SharedPrefix:
-    """Keys and values of a prefix, a batch of one document; call it within `document_attention`."""
-    layers: list[KeyValue] = []
-    decoder = inner_model(model)
-    decoder(
-        input_ids=batch.input_ids_BT,
-        position_ids=batch.position_ids_BT,
-        document_lengths=batch.document_lengths,
-        read_M=batch.read_M,
-        use_cache=False,
-        keys_and_values=layers,
-    )
-    return SharedPrefix.of(layers)
+    hidden_BTH: torch.Tensor = outputs.last_hidden_state
+    return hidden_BTH
 
 
 def head_weight(model: PeftModel | PreTrainedModel) -> torch.Tensor:

@@ -12,7 +12,7 @@ the rows of a window share the prefix's mask, as they share the prefix: each row
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -99,11 +99,9 @@ def _common_length(documents: Sequence[tuple[Tensor, Tensor]]) -> int:
 def _without(batch: MicroBatch, length: int) -> MicroBatch:
     """The micro-batch without the first `length` tokens of each document; positions go on counting them."""
     is_left_BT = batch.position_ids_BT >= length
-    names = ("input_ids_BT", "position_ids_BT", "targets_BT")
     lengths = tuple(tuple(whole - length for whole in row) for row in batch.document_lengths)
-    return replace(
-        batch,
-        **{name: getattr(batch, name)[is_left_BT].view(len(lengths), -1) for name in names},
+    return batch.with_tensors(
+        lambda tensor_BT: tensor_BT[is_left_BT].view(len(lengths), -1),
         document_lengths=lengths,
         num_tokens=batch.num_tokens - length * sum(len(row) for row in lengths),
     )

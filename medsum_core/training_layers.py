@@ -1,12 +1,12 @@
 """Decoder layers of Gemma 1 to 3 and Llama written out for training; other model types keep transformers' own.
 
-Letters: B rows, T tokens of a row, H features, A features of all heads, N heads, D head size,
-M positions that are read.
+Letters: B rows, T tokens of a row, H features, N heads, D head size, A features of all heads (N x D), M positions that
+are read.
 
 Modules, names and weights stay those of transformers; an attention module's own `forward` is not called, its
 projections and norms are. Two things differ, none of them a number:
 
-* What is kept for the way back lies in slabs (`slabs.py`): rotated queries and keys and the residual sums too.
+* What is kept for the way back lies in slabs (`buffers.py`): rotated queries and keys and the residual sums too.
 * The last layer computes only the positions that the loss reads, those with a target. Nobody sees what a prompt's
   positions make of it, except as keys and values: behind attention it goes on with the M positions alone. The others
   come out as NaN: an objective that reads one fails at once instead of training on a wrong number.
@@ -149,26 +149,20 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BTND: Tensor, cos_BT1D: Tensor, sin_BT1D: Tensor) -> Tensor:
         ctx.save_for_backward(cos_BT1D, sin_BT1D)
-        out = kept_like(x_BTND)
-        (first, second), (out_first, out_second) = x_BTND.chunk(2, -1), out.chunk(2, -1)
-        (cos_first, cos_second), (sin_first, sin_second) = cos_BT1D.chunk(2, -1), sin_BT1D.chunk(2, -1)
-        torch.mul(first, cos_first, out=out_first).sub_(_product(second, sin_first))
-        torch.mul(second, cos_second, out=out_second).add_(_product(first, sin_second))
-        return out
+        return _rotate(x_BTND, cos_BT1D, sin_BT1D, out=kept_like(x_BTND))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         cos_BT1D, sin_BT1D = ctx.saved_tensors
-        (first, second), (dx_first, dx_second) = (
-            gradients[0].chunk(2, -1),
-            (dx := empty_like(gradients[0])).chunk(2, -1),
-        )
-        (cos_first, cos_second), (sin_first, sin_second) = cos_BT1D.chunk(2, -1), sin_BT1D.chunk(2, -1)
-        torch.mul(first, cos_first, out=dx_first).add_(_product(second, sin_second))
-        torch.mul(second, cos_second, out=dx_second).sub_(_product(first, sin_first))
-        return dx, None, None
+        opposite_BT1D = torch.cat(sin_BT1D.chunk(2, -1)[::-1], -1).neg_()
+        return _rotate(gradients[0], cos_BT1D, opposite_BT1D, out=empty_like(gradients[0])), None, None
 
 
-def _product(x: Tensor, y: Tensor) -> Tensor:
-    return torch.mul(x, y, out=empty_like(x))
+def _rotate(x_BTND: Tensor, cos_BT1D: Tensor, sin_BT1D: Tensor, *, out: Tensor) -> Tensor:
+    """Written to `out`: x cos + (-second half, first half) sin."""
+    (first, second), (out_first, out_second) = x_BTND.chunk(2, -1), out.chunk(2, -1)
+    (cos_first, cos_second), (sin_first, sin_second) = cos_BT1D.chunk(2, -1), sin_BT1D.chunk(2, -1)
+    torch.mul(first, cos_first, out=out_first).sub_(torch.mul(second, sin_first, out=empty_like(first)))
+    torch.mul(second, cos_second, out=out_second).add_(torch.mul(first, sin_second, out=empty_like(first)))
+    return out

@@ -12,8 +12,8 @@ from decoding_models import KINDS, SMALL, STOPS, VOCAB, reference, small_model, 
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import scaled_dot_product_attention
 
+from medsum_core import buffers, kv_cache
 from medsum_core import fast_weights as fast_weights_module
-from medsum_core import kv_cache
 from medsum_core.bans import Ban
 from medsum_core.beam import BeamRules, BeamSearch
 from medsum_core.errors import InputError
@@ -201,6 +201,15 @@ def test_prompts_are_read_once_and_nothing_is_padded(monkeypatch: pytest.MonkeyP
     notes = generate(model, prompts, stop_token_ids=[], max_new_tokens=5, num_beams=3, batch_size=4)
     assert len(notes) == 6
     assert sum(seen) == sum(map(len, prompts)) + 6 * 3 * (5 - 1)
+
+
+def test_what_training_left_free_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers, "_blocks", {})
+    held, free = (buffers.empty((size,), dtype=torch.uint8, device=torch.device("cpu")) for size in (2**23, 2**24))
+    del free
+    generate(small_model("gemma"), some_prompts(1), stop_token_ids=STOPS, max_new_tokens=2)
+    assert [len(buffers._blocks[size]) for size in (2**23, 2**24)] == [1, 0]
+    assert held.fill_(1).all()
 
 
 def test_mode_gradients_and_attention_are_left_as_found() -> None:
