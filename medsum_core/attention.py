@@ -24,6 +24,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from medsum_core.document_kernel import ScoreRules, attend_documents
+from medsum_core.recipe import Recipe
 
 DOCUMENT_KERNELS = ("per_document", "varlen", "sdpa", "eager")
 # Model types whose packed-against-single test is in tests/test_attention.py; others train one row each.
@@ -67,11 +68,13 @@ def attend_per_document(
     sliding_window: int | None = None,
     softcap: float | None = None,
     prefix: tuple[Tensor, Tensor] | None = None,
+    recipes: tuple[Recipe, Recipe] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Written out, one document after another; returns (B, T, H, D) and no weights. Padding positions are zero.
 
-    `prefix`: keys and values (P, G, D) that come before those of each document.
+    `prefix`: keys and values (P, G, D) that come before those of each document. `recipes`: how the queries (B, T, H, D)
+    and the keys (B, T, G, D) come about.
     """
     _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths)
     scale = scaling if scaling is not None else query_BHTD.shape[-1] ** -0.5
@@ -79,7 +82,8 @@ def attend_per_document(
     inputs = (query_BHTD, key_BGTD, value_BGTD)
     if len(document_lengths) == 1:  # no copy that puts rows together, in either direction
         query_THD, key_TGD, value_TGD = (tensor.squeeze(0).transpose(0, 1) for tensor in inputs)
-        return attend_documents(query_THD, key_TGD, value_TGD, document_lengths[0], rules, prefix).unsqueeze(0), None
+        out_THD = attend_documents(query_THD, key_TGD, value_TGD, document_lengths[0], rules, prefix, recipes)
+        return out_THD.unsqueeze(0), None
     rows = []
     for row, lengths in zip(zip(*(tensor.unbind() for tensor in inputs), strict=True), document_lengths, strict=True):
         query_THD, key_TGD, value_TGD = (tensor.transpose(0, 1) for tensor in row)

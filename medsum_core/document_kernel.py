@@ -10,8 +10,9 @@ A block's queries of all S heads are the rows of one product, so that a shared h
 A block sees the keys from its sliding window's first to its own last, nothing is computed beyond. Scores are products
 in fp32, also of 16-bit queries and keys: an exponential turns their rounding into an error of its size.
 
-For the way back q, k and v are kept, and the shares of documents up to KEPT_TOKENS in the dtype in which they weigh the
-values; those of longer documents are computed again: memory grows with the tokens, not with their square.
+For the way back v is kept, q and k or what they are made from, and the shares of documents up to KEPT_TOKENS in the
+dtype in which they weigh the values; those of longer documents are computed again: memory grows with the tokens, not
+with their square.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medsum_core.buffers import converted, empty_like, kept_like, mm
+from medsum_core.cpu_kernels import array_of, causal_softmax, on_cpu, softmax_backward
 from medsum_core.products import arithmetic_dtype
+from medsum_core.recipe import Recipe
 
 BLOCK_QUERIES = 256  # fewer: products too small to be fast; more: work on keys that the first queries may not see
 KEPT_TOKENS = 512
@@ -61,15 +64,17 @@ def attend_documents(
     lengths: Sequence[int],
     rules: ScoreRules,
     prefix: tuple[Tensor, Tensor] | None = None,
+    recipes: tuple[Recipe, Recipe] | None = None,
 ) -> Tensor:
     """(T, H, D): each document of `lengths` attends to itself only; what follows the last one gets zeros.
 
     Differentiable once. All documents begin where the one before ends. `prefix` are keys and values (P, G, D) that come
-    before those of each document, in fp32 or more: so are their gradients.
+    before those of each document, in fp32 or more: so are their gradients. `recipes`: how queries and keys come about,
+    each with a first dimension of 1.
     """
     prefix_key, prefix_value = prefix or (None, None)
     out: Tensor = _DocumentAttention.apply(
-        query_THD, key_TGD, value_TGD, prefix_key, prefix_value, tuple(lengths), rules
+        query_THD, key_TGD, value_TGD, prefix_key, prefix_value, tuple(lengths), rules, recipes
     )
     return out
 
@@ -85,6 +90,7 @@ class _DocumentAttention(torch.autograd.Function):
         prefix_value: Tensor | None,
         lengths: tuple[int, ...],
         rules: ScoreRules,
+        recipes: tuple[Recipe, Recipe] | None,
     ) -> Tensor:
         ctx.lengths, ctx.rules = lengths, rules
         kept_shares = []
@@ -97,16 +103,22 @@ class _DocumentAttention(torch.autograd.Function):
         for block in _blocks(lengths, rules, num_kv_heads=key.shape[1], num_prefix=_length(prefix_key)):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
             share_RK = _shares(block, query_RD, key_KD, rules)[0]
-            weight_RK = (kept_like if block.is_kept else empty_like)(share_RK, dtype=dtype).copy_(share_RK)
-            kept_shares += [weight_RK] if block.is_kept else []
-            _rows_of(out_THD, block, key.shape[1]).copy_(_as_heads(mm(weight_RK, value_KD), block))
-        ctx.save_for_backward(query_THD, key_TGD, value_TGD, prefix_key, prefix_value, *kept_shares)
+            kept_shares += [share_RK] if block.is_kept else []
+            _rows_of(out_THD, block, key.shape[1]).copy_(_as_heads(mm(share_RK, value_KD), block))
+        made_from = recipes or (Recipe.of(query_THD[None]), Recipe.of(key_TGD[None]))
+        ctx.computes = [(recipe.compute, len(recipe.tensors)) for recipe in made_from]
+        ctx.save_for_backward(
+            value_TGD, prefix_key, prefix_value, *(t for recipe in made_from for t in recipe.tensors), *kept_shares
+        )
         return out_THD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query_THD, key_TGD, value_TGD, prefix_key, prefix_value, *shares = ctx.saved_tensors
+        value_TGD, prefix_key, prefix_value, *shares = ctx.saved_tensors
+        query_THD, key_TGD = (
+            compute(*(shares.pop(0) for _ in range(count))).squeeze(0) for compute, count in ctx.computes
+        )
         dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
         query, dout = converted(query_THD, dtype), converted(gradients[0], dtype)
         key, value = (
@@ -120,17 +132,13 @@ class _DocumentAttention(torch.autograd.Function):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
             dout_RD = _rows_of(dout, block, key.shape[1]).reshape(query_RD.shape)
             share_RK, slope_RK = (shares.pop(0), None) if block.is_kept else _shares(block, query_RD, key_KD, ctx.rules)
-            dvalue[block.keys, block.kv_head] += converted(mm(converted(share_RK, dtype).t(), dout_RD), exact)
-            share_RK = converted(share_RK, exact)
-            weighted_RK = converted(mm(dout_RD, value_KD.t()), exact).mul_(share_RK)
-            dscore_RK = weighted_RK.addcmul_(share_RK, weighted_RK.sum(-1, keepdim=True), value=-1)
-            dscore_RK = dscore_RK if slope_RK is None else dscore_RK.mul_(slope_RK)
-            dscore_RK = converted(dscore_RK.mul_(ctx.rules.scale), dtype)
+            dvalue[block.keys, block.kv_head] += converted(mm(share_RK.t(), dout_RD), exact)
+            dscore_RK = _scores_backward(share_RK, mm(dout_RD, value_KD.t()), slope_RK, ctx.rules)
             _rows_of(dquery, block, key.shape[1]).copy_(_as_heads(mm(dscore_RK, key_KD), block))
             dkey[block.keys, block.kv_head] += converted(mm(dscore_RK.t(), query_RD), exact)
         dkey_TGD, dprefix_key = _parted(dkey, key_TGD, prefix_key, ctx.lengths)
         dvalue_TGD, dprefix_value = _parted(dvalue, value_TGD, prefix_value, ctx.lengths)
-        return converted(dquery, query_THD.dtype), dkey_TGD, dvalue_TGD, dprefix_key, dprefix_value, None, None
+        return converted(dquery, query_THD.dtype), dkey_TGD, dvalue_TGD, dprefix_key, dprefix_value, None, None, None
 
 
 def _length(prefix: Tensor | None) -> int:
@@ -188,24 +196,45 @@ def _as_heads(tensor_RD: Tensor, block: _Block) -> Tensor:
 
 
 def _shares(block: _Block, query_RD: Tensor, key_KD: Tensor, rules: ScoreRules) -> tuple[Tensor, Tensor | None]:
-    """The softmax of a block's scores (R, K), at least fp32, and the slope of the soft cap where there is one."""
+    """The softmax of a block's scores, (R, K) in the dtype of its queries, and the slope of a soft cap if there is one.
+
+    Both are computed in at least fp32.
+    """
     exact = torch.promote_types(query_RD.dtype, torch.float32)
-    scores_RK = mm(converted(query_RD, exact), converted(key_KD, exact).t()).mul_(rules.scale)
-    slope_RK = None
+    scores_RK = mm(converted(query_RD, exact), converted(key_KD, exact).t())
+    share_RK = (kept_like if block.is_kept else empty_like)(scores_RK, dtype=query_RD.dtype)
+    num_queries = block.queries.stop - block.queries.start
+    seen_before = len(key_KD) - num_queries
+    if on_cpu(query_RD) and rules.softcap is None:
+        num_shared = len(query_RD) // num_queries
+        window = len(key_KD) if rules.window is None else rules.window
+        causal_softmax(array_of(scores_RK), rules.scale, num_shared, seen_before, window, array_of(share_RK))
+        return share_RK, None
+    scores_RK, slope_RK = scores_RK.mul_(rules.scale), None
     if rules.softcap is not None:
         scores_RK = scores_RK.div_(rules.softcap).tanh_()
         slope_RK = 1 - scores_RK.square()
         scores_RK = scores_RK.mul_(rules.softcap)
-    hidden_QK = _hidden(block, rules.window, like=scores_RK)
-    by_query_QSK = scores_RK.view(len(hidden_QK), -1, scores_RK.shape[1])
+    hidden_QK = _hidden((num_queries, len(key_KD)), seen_before, rules.window, like=scores_RK)
+    by_query_QSK = scores_RK.view(num_queries, -1, len(key_KD))
     by_query_QSK += hidden_QK[:, None]
-    return torch.softmax(scores_RK, -1, out=empty_like(scores_RK)), slope_RK
+    return share_RK.copy_(torch.softmax(scores_RK, -1)), slope_RK
 
 
-def _hidden(block: _Block, window: int | None, *, like: Tensor) -> Tensor:
+def _scores_backward(share_RK: Tensor, dshare_RK: Tensor, slope_RK: Tensor | None, rules: ScoreRules) -> Tensor:
+    """The gradient of q k^T from that of the shares, in their dtype."""
+    dscore_RK = empty_like(share_RK)
+    if on_cpu(share_RK) and slope_RK is None:
+        softmax_backward(array_of(share_RK), array_of(dshare_RK), rules.scale, array_of(dscore_RK))
+        return dscore_RK
+    exact = torch.promote_types(share_RK.dtype, torch.float32)
+    share_RK, dshare_RK = share_RK.to(exact), dshare_RK.to(exact)
+    exact_RK = share_RK * (dshare_RK - (share_RK * dshare_RK).sum(-1, keepdim=True)) * rules.scale
+    return dscore_RK.copy_(exact_RK if slope_RK is None else exact_RK * slope_RK)
+
+
+def _hidden(shape: tuple[int, int], seen_before: int, window: int | None, *, like: Tensor) -> Tensor:
     """(Q, K): -inf where a query may not see a key, because it is later or out of the window; elsewhere 0."""
-    shape = (block.queries.stop - block.queries.start, block.keys.stop - block.keys.start)
-    seen_before = shape[1] - shape[0]
     hidden_QK = like.new_full(shape, -math.inf).triu_(seen_before + 1)
     if window is not None and shape[1] > window:
         hidden_QK += like.new_full(shape, -math.inf).tril_(seen_before - window)

@@ -9,6 +9,7 @@ Modules, names and weights stay those of transformers and PEFT; only the forward
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,33 +19,47 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from medsum_core.activation_table import gelu_tanh, gelu_tanh_backward
-from medsum_core.buffers import empty_like
+from medsum_core.buffers import converted, empty_like
+from medsum_core.cpu_kernels import flat, gated, gated_backward, on_cpu
 from medsum_core.lora_linear import FusedLinear, LoraProduct
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Activation:
-    """A function, and its gradient from that of its result and from its argument."""
+    """g sigmoid(z), z = slope (g + cube g^3): its numbers, and torch's own functions for devices without kernels."""
 
-    forward: Callable[..., Tensor]  # with `out`, where the result goes
-    backward: Callable[[Tensor, Tensor], Tensor]
+    slope: float
+    cube: float
+    forward: Callable[[Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor], Tensor]  # the gradient of g from that of the result, and from g
 
 
-_SILU = Activation(forward=torch.ops.aten.silu.out, backward=torch.ops.aten.silu_backward)
-ACTIVATIONS = {  # by the class of transformers' module
-    "GELUTanh": Activation(forward=gelu_tanh, backward=gelu_tanh_backward),
-    "SiLUActivation": _SILU,
-    "SiLU": _SILU,
-}
+_GELU = Activation(  # 0.5 g (1 + tanh(z / 2))
+    slope=2 * math.sqrt(2 / math.pi),
+    cube=0.044715,
+    forward=partial(torch.ops.aten.gelu, approximate="tanh"),
+    backward=partial(torch.ops.aten.gelu_backward, approximate="tanh"),
+)
+_SILU = Activation(slope=1.0, cube=0.0, forward=torch.ops.aten.silu, backward=torch.ops.aten.silu_backward)
+ACTIVATIONS = {"GELUTanh": _GELU, "SiLUActivation": _SILU, "SiLU": _SILU}  # by the class of transformers' module
 
 
 def use_gated_mlps(model: nn.Module) -> int:
     """Replace the forward of each gated MLP whose way down is a fused LoRA layer; returns how many were replaced."""
     mlps: list[Any] = [module for module in model.modules() if _is_known(module)]
     for mlp in mlps:
-        mlp.forward = partial(_forward, mlp, ACTIVATIONS[type(mlp.act_fn).__name__])
+        mlp.forward = partial(_forward, mlp)
     return len(mlps)
+
+
+def gated_down(mlp: Any, gate: Tensor, up: Tensor) -> Tensor:
+    """What such an MLP gives from its gate and up projections' outputs."""
+    down, activation = mlp.down_proj.forward, ACTIVATIONS.get(type(mlp.act_fn).__name__)
+    # PEFT may have taken the layer off again (`merge_and_unload`), merged it, or switched its adapter off.
+    if activation is None or not isinstance(down, FusedLinear) or not down.adds:
+        return mlp.down_proj(mlp.act_fn(gate) * up)  # type: ignore[no-any-return]
+    y: Tensor = _GatedDown.apply(gate, up, *down.adapter, down.draw(), activation)
+    return y
 
 
 def _is_known(module: Any) -> bool:
@@ -53,14 +68,8 @@ def _is_known(module: Any) -> bool:
     return isinstance(module.down_proj.forward, FusedLinear) and type(module.act_fn).__name__ in ACTIVATIONS
 
 
-def _forward(mlp: Any, activation: Activation, x: Tensor) -> Tensor:
-    down = mlp.down_proj.forward
-    gate, up = mlp.gate_proj(x), mlp.up_proj(x)
-    # PEFT may have taken the layer off again (`merge_and_unload`), merged it, or switched its adapter off.
-    if not isinstance(down, FusedLinear) or down.layer.disable_adapters or down.layer.merged:
-        return mlp.down_proj(mlp.act_fn(gate) * up)
-    y: Tensor = _GatedDown.apply(gate, up, *down.adapter, down.draw(), activation)
-    return y
+def _forward(mlp: Any, x: Tensor) -> Tensor:
+    return gated_down(mlp, mlp.gate_proj(x), mlp.up_proj(x))
 
 
 class _GatedDown(torch.autograd.Function):
@@ -68,7 +77,7 @@ class _GatedDown(torch.autograd.Function):
     def forward(
         ctx: Any, gate: Tensor, up: Tensor, lora_A: Tensor, lora_B: Tensor, lora: LoraProduct, activation: Activation
     ) -> Tensor:
-        y, low_Tr = lora.forward(activation.forward(gate, out=empty_like(gate)).mul_(up), lora_A, lora_B)
+        y, low_Tr = lora.forward(_product(gate, up, activation), lora_A, lora_B)
         ctx.save_for_backward(gate, up, low_Tr, lora_A, lora_B)
         ctx.lora, ctx.activation = lora, activation
         return y
@@ -76,9 +85,27 @@ class _GatedDown(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        gate, up, low_Tr, lora_A, lora_B = ctx.saved_tensors
-        activated = ctx.activation.forward(gate, out=empty_like(gate))
-        product = torch.mul(activated, up, out=empty_like(up))
-        dproduct, dA, dB = ctx.lora.backward(gradients[0], product, low_Tr, lora_A, lora_B, needs_dx=True)
-        dup = activated.mul_(dproduct)
-        return ctx.activation.backward(dproduct.mul_(up), gate), dup, dA, dB, None, None
+        gate, up, *weights = ctx.saved_tensors
+        product = _product(gate, up, ctx.activation)
+        dproduct_TK, dA, dB = ctx.lora.backward(gradients[0], product, *weights)
+        dproduct = converted(dproduct_TK, gate.dtype).view(gate.shape)
+        return *_product_backward(gate, up, dproduct, ctx.activation), dA, dB, None, None
+
+
+def _product(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+    """act(gate) * up."""
+    if not on_cpu(gate):
+        return activation.forward(gate).mul_(up)
+    product = empty_like(gate)
+    gated(flat(gate), flat(up), activation.slope, activation.cube, flat(product))
+    return product
+
+
+def _product_backward(gate: Tensor, up: Tensor, dproduct: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
+    """The gradients of gate and up."""
+    if not on_cpu(gate):
+        return activation.backward(dproduct * up, gate), activation.forward(gate).mul_(dproduct)
+    dgate, dup = empty_like(gate), empty_like(up)
+    arrays = (flat(gate), flat(up), flat(dproduct))
+    gated_backward(*arrays, activation.slope, activation.cube, flat(dgate), flat(dup))
+    return dgate, dup

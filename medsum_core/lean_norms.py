@@ -4,13 +4,12 @@ Letters: H features.
 
 transformers writes a norm as a chain of elementwise operations in fp32, and autograd keeps what each of them needs:
 fp32 copies of every activation. Here it is one differentiable function, with the same arithmetic in the forward pass.
-Its output tells how it came about, so that whoever needs it on the way back can compute it again instead of keeping it.
+Its output can be computed again from what it keeps, so that nobody else needs to keep it (`normed_projections.py`).
 Modules, names and weights stay those of transformers; only `forward` is replaced. The weights must be frozen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,29 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from medsum_core.buffers import converted, empty_like, kept
+from medsum_core.buffers import empty_like, kept
+from medsum_core.cpu_kernels import array_of, on_cpu, rms_added, rms_backward, rms_inverse, rms_scaled, rows_of
 
 GEMMA_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")  # scale by 1 + weight, in fp32
 LLAMA_NORMS = ("LlamaRMSNorm",)  # round to the input's dtype, then scale by the weight
-ORIGIN = "medsum_norm_origin"  # attribute of a norm's output
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class NormOrigin:
-    """What a norm's output is computed from: its input, 1 / root mean square of each token, and the scale."""
-
-    tensors: tuple[Tensor, Tensor, Tensor]
-    rounds_first: bool
-
-
-def origin_of(y: Tensor) -> NormOrigin | None:
-    """How `y` came about if it is a lean norm's output, None for any other tensor."""
-    return getattr(y, ORIGIN, None)
-
-
-def scaled(x: Tensor, inverse: Tensor, scale_H: Tensor, *, rounds_first: bool) -> Tensor:
-    """A norm's output from the tensors of its origin, the same bits each time."""
-    return _scale(_wide(x), x.dtype, inverse, scale_H, rounds_first)
 
 
 def use_lean_norms(model: nn.Module) -> int:
@@ -48,62 +29,95 @@ def use_lean_norms(model: nn.Module) -> int:
 
     Raises ValueError for a norm that trains: the gradient of its weight is not computed here.
     """
-    norms: list[Any] = [m for m in model.modules() if type(m).__name__ in GEMMA_NORMS + LLAMA_NORMS]
-    for norm in norms:
-        if norm.weight.requires_grad:
+    modules: list[Any] = [m for m in model.modules() if type(m).__name__ in GEMMA_NORMS + LLAMA_NORMS]
+    for module in modules:
+        if module.weight.requires_grad:
             raise ValueError("the norms must be frozen: the gradient of their weights is not computed here")
-        norm.forward = _norm_forward(norm)
-    return len(norms)
+        module.forward = LeanNorm(module)
+    return len(modules)
 
 
-def _norm_forward(norm: Any) -> Callable[[Tensor], Tensor]:
-    rounds_first = type(norm).__name__ in LLAMA_NORMS
-    eps = norm.variance_epsilon if rounds_first else norm.eps
+class LeanNorm:
+    """The forward that takes the place of a norm's own."""
 
-    def forward(x: Tensor) -> Tensor:
-        scale_H = norm.weight if rounds_first else 1.0 + norm.weight.float()
-        y, inverse = _RMSNorm.apply(x, scale_H, eps, rounds_first)
-        setattr(y, ORIGIN, NormOrigin(tensors=(x, inverse, scale_H), rounds_first=rounds_first))
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def draw(self) -> RMSNorm:
+        """The norm's arithmetic, with its weight as it is now."""
+        rounds_first = type(self._module).__name__ in LLAMA_NORMS
+        eps = self._module.variance_epsilon if rounds_first else self._module.eps
+        scale_H = self._module.weight if rounds_first else 1.0 + self._module.weight.float()
+        return RMSNorm(scale_H=scale_H, eps=eps, rounds_first=rounds_first)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., H) to (..., H)."""
+        y: Tensor = _Normed.apply(x, self.draw())
         return y
 
-    return forward
 
-
-class _RMSNorm(torch.autograd.Function):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RMSNorm:
     """y = x / sqrt(mean(x^2) + eps) * scale, in fp32 whatever the 16-bit dtype of x, as in transformers."""
 
+    scale_H: Tensor
+    eps: float
+    rounds_first: bool  # to the dtype of x, before it is scaled
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """y, and 1 / root mean square (...), which is kept for the way back."""
+        inverse = self.inverse(x)
+        return self.again(x, inverse), inverse
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """1 / root mean square of each row."""
+        inverse = kept(x.shape[:-1], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        if on_cpu(x):
+            rms_inverse(rows_of(x), self.eps, array_of(inverse).reshape(-1))
+        else:
+            inverse.copy_(x.to(inverse.dtype).square().mean(-1)).add_(self.eps).rsqrt_()
+        return inverse
+
+    def again(self, x: Tensor, inverse: Tensor) -> Tensor:
+        """y once more, the same bits."""
+        if on_cpu(x):
+            y = empty_like(x, dtype=torch.promote_types(x.dtype, self.scale_H.dtype) if self.rounds_first else x.dtype)
+            scale_H = array_of(self.scale_H)
+            rms_scaled(rows_of(x), array_of(inverse).reshape(-1), scale_H, self.rounds_first, rows_of(y))
+            return y
+        normed = x.to(inverse.dtype) * inverse.unsqueeze(-1)
+        return normed.to(x.dtype) * self.scale_H if self.rounds_first else (normed * self.scale_H).to(x.dtype)
+
+    def added(self, to: Tensor, x: Tensor, inverse: Tensor, *, out: Tensor) -> Tensor:
+        """to + y, written to `out`."""
+        if on_cpu(x) and not self.rounds_first:
+            arrays = (rows_of(x), array_of(inverse).reshape(-1), array_of(self.scale_H), rows_of(to))
+            rms_added(*arrays, rows_of(out))
+            return out
+        return torch.add(to, self.again(x, inverse), out=out)
+
+    def backward(self, dy: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
+        """The gradient of x."""
+        if on_cpu(x):
+            dx = empty_like(x)
+            scale_H = array_of(self.scale_H)
+            rms_backward(rows_of(dy), rows_of(x), array_of(inverse).reshape(-1), scale_H, rows_of(dx))
+            return dx
+        dnormed = dy.to(inverse.dtype) * self.scale_H.to(inverse.dtype)
+        normed = x.to(inverse.dtype) * inverse.unsqueeze(-1)
+        along = (dnormed * normed).mean(-1, keepdim=True)
+        return dnormed.addcmul_(normed, along, value=-1).mul_(inverse.unsqueeze(-1)).to(x.dtype)
+
+
+class _Normed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale_H: Tensor, eps: float, rounds_first: bool) -> tuple[Tensor, Tensor]:
-        wide = _wide(x)
-        inverse = kept(x.shape[:-1], dtype=wide.dtype, device=x.device)
-        inverse.copy_(_mean_of_products(wide, wide)).add_(eps).rsqrt_()
-        inverse = inverse.unsqueeze(-1)
-        ctx.save_for_backward(x, inverse, scale_H)
-        ctx.mark_non_differentiable(inverse)
-        return _scale(wide, x.dtype, inverse, scale_H, rounds_first), inverse
+    def forward(ctx: Any, x: Tensor, norm: RMSNorm) -> Tensor:
+        y, inverse = norm.forward(x)
+        ctx.save_for_backward(x, inverse)
+        ctx.norm = norm
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, inverse, scale_H = ctx.saved_tensors
-        dnormed = _wide(gradients[0]).mul_(scale_H.float())
-        normed = _wide(x).mul_(inverse)
-        along = _mean_of_products(dnormed, normed).unsqueeze(-1)
-        dx = dnormed.addcmul_(normed, along, value=-1).mul_(inverse)
-        return converted(dx, x.dtype), None, None, None
-
-
-def _mean_of_products(x: Tensor, y: Tensor) -> Tensor:
-    """(...) of (..., H)."""
-    return torch.mul(x, y, out=empty_like(x)).sum(-1).div_(x.shape[-1])
-
-
-def _scale(wide: Tensor, dtype: torch.dtype, inverse: Tensor, scale_H: Tensor, rounds_first: bool) -> Tensor:
-    """From the input in fp32, which is overwritten."""
-    normed = wide.mul_(inverse)
-    return converted(normed, dtype) * scale_H if rounds_first else converted(normed.mul_(scale_H), dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """A copy in fp32, or fp64 where x has that."""
-    return empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32)).copy_(x)
+        return ctx.norm.backward(gradients[0], *ctx.saved_tensors), None

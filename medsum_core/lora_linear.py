@@ -22,7 +22,6 @@ from torch.nn.functional import linear
 
 from medsum_core.buffers import empty, kept, lasting_copy, mm
 from medsum_core.dropout import DroppedElements, layer_seed
-from medsum_core.lean_norms import NormOrigin, origin_of, scaled
 from medsum_core.products import arithmetic_dtype
 
 
@@ -91,6 +90,11 @@ class FusedLinear:
             output_is_kept=self.output_is_kept,
         )
 
+    @property
+    def adds(self) -> bool:
+        """Whether the adapter adds to the layer's output now."""
+        return not (self.layer.merged or self.layer.disable_adapters)
+
     def __call__(self, x: Tensor) -> Tensor:
         """(..., K) to (..., N). Raises RuntimeError if the adapter is merged into its base."""
         if self.layer.merged:
@@ -98,7 +102,7 @@ class FusedLinear:
         if self.layer.disable_adapters:
             wide = x.to(arithmetic_dtype(x.device, x.dtype))
             return _base_output(wide, self.weight, self.layer.get_base_layer().bias).to(x.dtype)
-        y: Tensor = _LoraLinear.apply(x, *self.adapter, self.draw(), origin_of(x))
+        y: Tensor = _LoraLinear.apply(x, *self.adapter, self.draw())
         return y
 
 
@@ -130,9 +134,21 @@ class LoraProduct:
         return y_TN.to(x.dtype).view(*x.shape[:-1], y_TN.shape[1]), low_Tr
 
     def backward(
-        self, dy: Tensor, x: Tensor, low_Tr: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor, *, needs_dx: bool
+        self,
+        dy: Tensor,
+        x: Tensor,
+        low_Tr: Tensor,
+        lora_A_rK: Tensor,
+        lora_B_Nr: Tensor,
+        *,
+        needs_dx: bool = True,
+        others_TK: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """The gradients of x, A and B from that of y; None for x where it is not needed."""
+        """The gradients of x, A and B from that of y.
+
+        That of x is (T, K) in the dtype that products are computed in, None where it is not needed, and added to
+        `others_TK`, what other layers give x, where that is there.
+        """
         x_TK = _rows(x)
         dtype = x_TK.dtype
         dy_TN = dy.reshape(-1, dy.shape[-1]).to(dtype)
@@ -140,15 +156,15 @@ class LoraProduct:
         dlow_Tr = (dy_TN @ lora_B_Nr.to(dtype)).mul_(self._scale)
         dB_Nr = (dy_TN.t() @ low_Tr).mul_(self._scale)
         dA_rK = dlow_Tr.t() @ (x_TK if dropped is None else dropped.without(x_TK))
-        dx = None
+        dx_TK = None
         if needs_dx:
-            dx_TK = mm(dy_TN, self.weight.dense(dtype))
+            weight_NK = self.weight.dense(dtype)
+            dx_TK = mm(dy_TN, weight_NK) if others_TK is None else others_TK.addmm_(dy_TN, weight_NK)
             if dropped is None:
                 dx_TK.addmm_(dlow_Tr, lora_A_rK.to(dtype))
             else:
                 dx_TK += dropped.zero_(mm(dlow_Tr, lora_A_rK.to(dtype)))
-            dx = dx_TK.to(x.dtype).view(x.shape)
-        return dx, _kept_as(dA_rK, lora_A_rK), _kept_as(dB_Nr, lora_B_Nr)
+        return dx_TK, _kept_as(dA_rK, lora_A_rK), _kept_as(dB_Nr, lora_B_Nr)
 
     @property
     def _scale(self) -> float:
@@ -160,24 +176,19 @@ class LoraProduct:
 
 
 class _LoraLinear(torch.autograd.Function):
-    """Behind a norm it keeps the norm's input, which the norm keeps anyway, and computes its own again from it."""
-
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor, lora: LoraProduct, origin: NormOrigin | None
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor, lora: LoraProduct) -> Tensor:
         y, low_Tr = lora.forward(x, lora_A_rK, lora_B_Nr)
-        ctx.save_for_backward(low_Tr, lora_A_rK, lora_B_Nr, *((x,) if origin is None else origin.tensors))
-        ctx.lora, ctx.rounds_first = lora, None if origin is None else origin.rounds_first
+        ctx.save_for_backward(x, low_Tr, lora_A_rK, lora_B_Nr)
+        ctx.lora = lora
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        low_Tr, lora_A_rK, lora_B_Nr, *kept = ctx.saved_tensors
-        x = kept[0] if ctx.rounds_first is None else scaled(*kept, rounds_first=ctx.rounds_first)
-        needs_dx = ctx.needs_input_grad[0]
-        return *ctx.lora.backward(gradients[0], x, low_Tr, lora_A_rK, lora_B_Nr, needs_dx=needs_dx), None, None
+        x, *others = ctx.saved_tensors
+        dx_TK, dA_rK, dB_Nr = ctx.lora.backward(gradients[0], x, *others, needs_dx=ctx.needs_input_grad[0])
+        return None if dx_TK is None else dx_TK.to(x.dtype).view(x.shape), dA_rK, dB_Nr, None
 
 
 def _is_plain(layer: LoraLayer) -> bool:

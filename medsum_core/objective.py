@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from medsum_core.batching import IGNORE_INDEX
 from medsum_core.buffers import converted
+from medsum_core.cpu_kernels import array_of, on_cpu, running_softmax
 from medsum_core.products import product, product_transposed
 
 # On a CPU a tile and its exponentials (12 MiB) stay in the cache; fewer rows or words make slower products.
@@ -122,18 +123,29 @@ class _RunningSoftmax:
         self._dtype, self._softcap, self._target_C1 = _exact(hidden_CH.dtype), softcap, targets_C[:, None]
         zeros_C1 = torch.zeros(len(targets_C), 1, dtype=self._dtype, device=hidden_CH.device)
         self._largest_C1, self._total_C1 = zeros_C1 - torch.inf, zeros_C1
-        self._wanted_C1, self._wanted_slope_C1 = zeros_C1, zeros_C1 + 1
+        self._wanted_C1, self._wanted_slope_C1 = zeros_C1.clone(), zeros_C1 + 1
         self._needs_gradient = needs_gradient
         self._others_CH = torch.zeros(hidden_CH.shape, dtype=self._dtype, device=hidden_CH.device)
 
     def take(self, logits_CW: Tensor, head_WH: Tensor, first_word: int) -> None:
         """Add a tile, whose logits are overwritten."""
+        column_C1 = self._target_C1 - first_word
+        if on_cpu(logits_CW) and self._softcap is None:
+            earlier_C1 = torch.empty_like(self._total_C1)
+            totals = (self._largest_C1, self._total_C1, self._wanted_C1, earlier_C1)
+            running_softmax(array_of(logits_CW), array_of(column_C1[:, 0]), *(array_of(t[:, 0]) for t in totals))
+        else:
+            earlier_C1 = self._take(logits_CW, column_C1)
+        if self._needs_gradient:
+            self._others_CH.mul_(earlier_C1).add_(product_transposed(logits_CW, head_WH))
+
+    def _take(self, logits_CW: Tensor, column_C1: Tensor) -> Tensor:
+        """The tile becomes its shares; returns what those of the tiles before are to be multiplied by."""
         values_CW, slope_CW = converted(logits_CW, self._dtype), None
         if self._softcap is not None:
             values_CW = (values_CW / self._softcap).tanh_()
             slope_CW = 1 - values_CW.square()
             values_CW = values_CW.mul_(self._softcap)
-        column_C1 = self._target_C1 - first_word
         is_here_C1 = (column_C1 >= 0) & (column_C1 < logits_CW.shape[1])
         column_C1 = column_C1.clamp(0, logits_CW.shape[1] - 1)
         self._wanted_C1 = torch.where(is_here_C1, values_CW.gather(1, column_C1), self._wanted_C1)
@@ -141,16 +153,14 @@ class _RunningSoftmax:
         powers_CW = values_CW.sub_(largest_C1).exp_()
         earlier_C1 = self._total_C1 * (self._largest_C1 - largest_C1).exp_()
         self._largest_C1, self._total_C1 = largest_C1, earlier_C1 + powers_CW.sum(dim=-1, keepdim=True)
-        if not self._needs_gradient:
-            return
         # Shares, not bare exponentials: summed over 150,000 words these are beyond fp16.
         share_CW = powers_CW.div_(self._total_C1)
         share_CW.scatter_(1, column_C1, share_CW.gather(1, column_C1).masked_fill_(is_here_C1, 0))
         if slope_CW is not None:
             self._wanted_slope_C1 = torch.where(is_here_C1, slope_CW.gather(1, column_C1), self._wanted_slope_C1)
             share_CW = share_CW.mul_(slope_CW)
-        others_CH = product_transposed(logits_CW.copy_(share_CW), head_WH)
-        self._others_CH.mul_(earlier_C1.div_(self._total_C1)).add_(others_CH)
+        logits_CW.copy_(share_CW)
+        return earlier_C1.div_(self._total_C1)
 
     def nll(self) -> Tensor:
         """(C,) -log p of each target, after the last tile."""

@@ -26,6 +26,7 @@ from medsum_core.compat import (
     run_fingerprints,
     tokenizer_fingerprint,
 )
+from medsum_core.compile_kernels import compile_kernels
 from medsum_core.config import RunConfig
 from medsum_core.corpus import load_corpus
 from medsum_core.device import apply_tf32, choose_tf32, find_device, keep_few_products, repeat_bits
@@ -34,6 +35,7 @@ from medsum_core.lanes import Lanes
 from medsum_core.memory import measure_model
 from medsum_core.metrics_log import MetricsLog, cut_back
 from medsum_core.model import (
+    DTYPES,
     attach_lora,
     checkpoint_activations,
     load_base,
@@ -43,6 +45,7 @@ from medsum_core.model import (
 )
 from medsum_core.optimizer import build_optimizer
 from medsum_core.plan import Plan, lora_settings
+from medsum_core.products import arithmetic_dtype
 from medsum_core.prompt import build_renderer
 from medsum_core.resolve import RESOLVED, resolve_memory, resolve_precision, with_saved
 from medsum_core.run import Run
@@ -108,6 +111,9 @@ def build(plan: Plan) -> tuple[Run, Progress]:
     )
     keep_dense = model_settings.dequantize == "on"
     model = attach_lora(base, lora_settings(config), base_name=model_settings.model_name_or_path, keep_dense=keep_dense)
+    if accelerator.device.type == "cpu":
+        dtype = DTYPES[model_settings.precision]
+        compile_kernels(dtype, arithmetic_dtype(accelerator.device, dtype))
     if train.gradient_checkpointing != "off":
         longer_than = train.pack_tokens if train.gradient_checkpointing == "long" else None
         checkpoint_activations(model, longer_than=longer_than or 0)

@@ -19,11 +19,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 
-from medsum_core.buffers import empty_like, kept_like
+from medsum_core.gated_mlp import gated_down
 from medsum_core.lora_linear import FusedLinear
+from medsum_core.normed_projections import normed_projections
+from medsum_core.recipe import Recipe
+from medsum_core.residual import normed_sum, plain_sum
+from medsum_core.rotation import rotated
 from medsum_core.shared_prefix import KeyValue, SharedPrefix
 
 TWO_NORMS = ("GemmaDecoderLayer", "LlamaDecoderLayer")
@@ -77,22 +80,26 @@ def _forward(layer: Any, is_last: bool, x_BTH: Tensor, *, read_M: Tensor | None 
 
 def _output(layer: Any, x: Tensor, read_M: Tensor | None = None, **settings: Any) -> Tensor:
     """The layer's output, (B, T, H), or (M, H) where only some positions are read."""
-    heads = _attention(layer.self_attn, layer.input_layernorm(x), **settings)
+    heads = _attention(layer.self_attn, layer.input_layernorm, x, **settings)
     if read_M is not None:
         heads, x = (tensor.flatten(0, 1).index_select(0, read_M) for tensor in (heads, x))
     attended = layer.self_attn.o_proj(heads)
     if type(layer).__name__ in TWO_NORMS:
-        x = _Sum.apply(x, attended)
-        y: Tensor = _Sum.apply(x, layer.mlp(layer.post_attention_layernorm(x)))
-    else:
-        x = _Sum.apply(x, layer.post_attention_layernorm(attended))
-        y = _Sum.apply(x, layer.post_feedforward_layernorm(layer.mlp(layer.pre_feedforward_layernorm(x))))
-    return y
+        x = plain_sum(x, attended)
+        return plain_sum(x, _mlp(layer.mlp, layer.post_attention_layernorm, x, Recipe.of(x)))
+    x, recipe = normed_sum(x, layer.post_attention_layernorm, attended, is_kept=False)
+    mlp_output = _mlp(layer.mlp, layer.pre_feedforward_layernorm, x, recipe)
+    return normed_sum(x, layer.post_feedforward_layernorm, mlp_output, is_kept=True)[0]
+
+
+def _mlp(mlp: Any, norm: Any, x: Tensor, recipe: Recipe) -> Tensor:
+    return gated_down(mlp, *normed_projections(norm, (mlp.gate_proj, mlp.up_proj), x, recipe))
 
 
 def _attention(
     attention: Any,
-    normed_BTH: Tensor,
+    norm: Any,
+    x_BTH: Tensor,
     *,
     position_embeddings: tuple[Tensor, Tensor],
     attention_mask: Tensor | None = None,
@@ -108,11 +115,11 @@ def _attention(
     if past_key_values is not None:
         raise ValueError("positions are skipped in training only, where no key-value cache is in use")
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    query, key, value = (projection(normed_BTH).unflatten(-1, (-1, attention.head_dim)) for projection in projections)
-    if hasattr(attention, "q_norm"):
-        query, key = attention.q_norm(query), attention.k_norm(key)
+    outputs = normed_projections(norm, projections, x_BTH, Recipe.of(x_BTH))
+    query, key, value = (output.unflatten(-1, (-1, attention.head_dim)) for output in outputs)
     cos_BT1D, sin_BT1D = (angles_BTD.unsqueeze(2) for angles_BTD in position_embeddings)
-    query, key = (_Rotation.apply(heads_BTND, cos_BT1D, sin_BT1D) for heads_BTND in (query, key))
+    query, query_recipe = rotated(query, cos_BT1D, sin_BT1D, getattr(attention, "q_norm", None))
+    key, key_recipe = rotated(key, cos_BT1D, sin_BT1D, getattr(attention, "k_norm", None))
     if keys_and_values is not None:
         keys_and_values.append((key[0], value[0]))
     shared = {} if prefix is None else {"prefix": prefix.of_layer(attention.layer_idx)}
@@ -123,46 +130,9 @@ def _attention(
         scaling=attention.scaling,
         sliding_window=getattr(attention, "sliding_window", None),
         softcap=getattr(attention, "attn_logit_softcapping", None),
+        recipes=(query_recipe, key_recipe),
         **shared,
         **settings,
     )
     heads_BTA: Tensor = out_BTND.flatten(2)
     return heads_BTA
-
-
-class _Sum(torch.autograd.Function):
-    """x + y, kept in a slab."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        return torch.add(x, y, out=kept_like(x))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        return gradients[0], gradients[0]
-
-
-class _Rotation(torch.autograd.Function):
-    """Rotary position embedding of (B, T, N, D): x cos + rotate_half(x) sin, rounded where transformers rounds it."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BTND: Tensor, cos_BT1D: Tensor, sin_BT1D: Tensor) -> Tensor:
-        ctx.save_for_backward(cos_BT1D, sin_BT1D)
-        return _rotate(x_BTND, cos_BT1D, sin_BT1D, out=kept_like(x_BTND))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        cos_BT1D, sin_BT1D = ctx.saved_tensors
-        opposite_BT1D = torch.cat(sin_BT1D.chunk(2, -1)[::-1], -1).neg_()
-        return _rotate(gradients[0], cos_BT1D, opposite_BT1D, out=empty_like(gradients[0])), None, None
-
-
-def _rotate(x_BTND: Tensor, cos_BT1D: Tensor, sin_BT1D: Tensor, *, out: Tensor) -> Tensor:
-    """Written to `out`: x cos + (-second half, first half) sin."""
-    (first, second), (out_first, out_second) = x_BTND.chunk(2, -1), out.chunk(2, -1)
-    (cos_first, cos_second), (sin_first, sin_second) = cos_BT1D.chunk(2, -1), sin_BT1D.chunk(2, -1)
-    torch.mul(first, cos_first, out=out_first).sub_(torch.mul(second, sin_first, out=empty_like(first)))
-    torch.mul(second, cos_second, out=out_second).add_(torch.mul(first, sin_second, out=empty_like(first)))
-    return out

@@ -1,4 +1,4 @@
-"""The MLP as gate, up and one function: the same bits as the modules one by one, and less kept for the way back."""
+"""The MLP as gate, up and one function: what the modules give one by one, and less kept for the way back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.models.gemma.modeling_gemma import GemmaMLP
 from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP
 from transformers.models.llama.modeling_llama import LlamaMLP
-from windows import randomise_adapter
+from windows import randomise_adapter, relative
 
 from medsum_core.gated_mlp import use_gated_mlps
 from medsum_core.model import LoraSettings, attach_lora
@@ -41,15 +41,20 @@ def step(model: Any) -> tuple[Tensor, list[Tensor]]:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("has_kernels", [True, False])
+@pytest.mark.parametrize("dtype,bound", [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize("kind", list(MLPS))
-def test_output_and_gradients_are_the_modules_own_to_the_bit(kind: str, dtype: torch.dtype, dropout: float) -> None:
+def test_output_and_gradients_are_the_modules_own(
+    kind: str, dtype: torch.dtype, bound: float, has_kernels: bool, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_kernels:
+        monkeypatch.setattr("medsum_core.gated_mlp.on_cpu", lambda x: False)
     expected, expected_gradients = step(make_model(kind, dtype, gated=False, dropout=dropout))
     found, gradients = step(make_model(kind, dtype, gated=True, dropout=dropout))
-    assert torch.equal(found, expected) and float(found.abs().max()) > 0
+    assert relative(found, expected) <= bound and float(found.abs().max()) > 0
     assert len(gradients) == len(expected_gradients) > 6
     for gradient, reference in zip(gradients, expected_gradients, strict=True):
-        assert torch.equal(gradient, reference) and float(reference.abs().max()) > 0
+        assert relative(gradient, reference) <= bound and float(reference.abs().max()) > 0
 
 
 def kept_bytes(model: Any) -> int:

@@ -53,7 +53,7 @@ def test_recomputed_activations_drop_the_same_elements_in_each_lane() -> None:
 def test_long_rows_alone_compute_their_activations_again() -> None:
     model, calls = tuned(tiny_model(), DROPOUT), []
     base: Any = model.get_base_model()
-    base.model.layers[0].mlp.gate_proj.register_forward_hook(lambda *_: calls.append(1))
+    base.model.layers[0].self_attn.o_proj.register_forward_hook(lambda *_: calls.append(1))
     run: Any = make_run(model, pack_tokens=20, lanes=2)
     window = [make_example(length, 3, seed=length) for length in (27, 15, 14)]  # packed rows of 30, 18 and 17 tokens
     gradients = []

@@ -13,7 +13,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from windows import relative
 
-from medsum_core.lean_norms import origin_of, scaled, use_lean_norms
+from medsum_core.lean_norms import use_lean_norms
 
 NORMS = (GemmaRMSNorm, Gemma2RMSNorm, Gemma3RMSNorm, LlamaRMSNorm)
 
@@ -36,7 +36,7 @@ def test_output_and_gradient_are_those_of_transformers(norm_class: Any, dtype: t
     assert use_lean_norms(model) == 1
     found = model(x)
     (found_gradient,) = torch.autograd.grad(found, x, gradient)
-    assert found.dtype == dtype and torch.equal(found, expected)
+    assert found.dtype == dtype and relative(found, expected) <= bound
     assert relative(found_gradient, expected_gradient) <= bound
 
 
@@ -58,15 +58,28 @@ def test_only_the_input_and_a_number_a_token_are_kept(norm_class: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("norm_class", NORMS)
-def test_an_output_is_computed_again_from_its_origin_to_the_bit(norm_class: Any, dtype: torch.dtype) -> None:
+def test_an_output_is_computed_again_from_the_input_to_the_bit(norm_class: Any, dtype: torch.dtype) -> None:
     model, x, _ = make_norm(norm_class, dtype)
-    assert origin_of(model(x)) is None
     use_lean_norms(model)
-    y = model(x)
-    origin = origin_of(y)
-    assert origin is not None and origin.tensors[0] is x
-    assert torch.equal(scaled(*origin.tensors, rounds_first=origin.rounds_first), y)
-    assert origin_of(y + 0) is None and origin_of(y.view(y.shape)) is None  # another tensor may hold other values
+    norm = model[0].forward.draw()
+    y, inverse = norm.forward(x)
+    assert torch.equal(norm.again(x, inverse), y) and torch.equal(y, model(x))
+    x, bound = x.detach(), 1e-6 if dtype == torch.float32 else 5e-3
+    assert relative(norm.added(x, x, inverse, out=torch.empty_like(x)), x + y) <= bound
+
+
+@pytest.mark.parametrize("dtype,bound", [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+@pytest.mark.parametrize("norm_class", NORMS)
+def test_devices_without_kernels_compute_the_same(
+    norm_class: Any, dtype: torch.dtype, bound: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x, gradient = make_norm(norm_class, dtype)
+    use_lean_norms(model)
+    norm = model[0].forward.draw()
+    expected = (*norm.forward(x), norm.backward(gradient, x, norm.inverse(x)))
+    monkeypatch.setattr("medsum_core.lean_norms.on_cpu", lambda x: False)
+    for found, reference in zip((*norm.forward(x), norm.backward(gradient, x, norm.inverse(x))), expected, strict=True):
+        assert found.dtype == reference.dtype and relative(found, reference) <= bound
 
 
 def test_a_weight_of_a_wider_dtype_widens_the_output_as_in_transformers() -> None:
@@ -75,7 +88,7 @@ def test_a_weight_of_a_wider_dtype_widens_the_output_as_in_transformers() -> Non
     expected = model(x)
     use_lean_norms(model)
     found = model(x)
-    assert found.dtype == expected.dtype == torch.float32 and torch.equal(found, expected)
+    assert found.dtype == expected.dtype == torch.float32 and relative(found, expected) <= 5e-3
 
 
 def test_a_norm_that_trains_is_refused() -> None:

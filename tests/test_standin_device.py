@@ -91,7 +91,7 @@ def _shapes_for_meta(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def draw(self: Any, num_elements: int, *, rate: float, seed: int, device: torch.device) -> None:
         assert 0 < rate < 1 and isinstance(seed, int)
-        self._places, self._keep = None, torch.empty(num_elements, dtype=torch.bool, device=device)
+        self._keep = torch.empty(num_elements, dtype=torch.bool, device=device)
 
     monkeypatch.setattr(DroppedElements, "__init__", draw)
     with torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True):

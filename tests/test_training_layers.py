@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from windows import make_example, make_run, make_window, plain_peft, relative, t
 
 from medsum_core.attention import PACKABLE_MODEL_TYPES, document_attention
 from medsum_core.batching import IGNORE_INDEX, MicroBatch, pack_rows, pad_rows
+from medsum_core.gated_mlp import gated_down
 from medsum_core.model import checkpoint_activations, hidden_states, inner_model
 from medsum_core.training_layers import use_training_layers
 from train_loop import train_step
@@ -46,13 +48,45 @@ def test_read_positions_of_a_batch_written_out() -> None:
     assert moved.read_M.device.type == "meta" and moved.read_M.shape == (3,)
 
 
-def test_only_read_positions_go_through_the_last_mlp() -> None:
+def test_only_read_positions_go_through_the_last_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
     batch, model = pack_rows(ROWS), tuned(tiny_model("gemma3_text"))
     counts: list[int] = []
-    for layer in inner_model(model).layers:  # type: ignore[union-attr]
-        layer.mlp.register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].shape[:-1].numel()))
+
+    def counted(mlp: Any, gate: Tensor, up: Tensor) -> Tensor:
+        counts.append(gate.shape[:-1].numel())
+        return gated_down(mlp, gate, up)
+
+    monkeypatch.setattr("medsum_core.training_layers.gated_down", counted)
     hidden(model, batch)
     assert counts == [batch.num_tokens, batch.num_targets]
+
+
+def test_sums_and_rotations_are_computed_again_not_kept() -> None:
+    """Of Gemma 3's layers the way back keeps no normed tensor, no rotated queries and keys, no sum behind attention."""
+    batch, model = pack_rows(ROWS[:1]), tuned(tiny_model("gemma3_text"))
+    inner: Any = inner_model(model)
+    layer = inner.layers[0]
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with document_attention(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        hidden_states(model, batch)
+    sizes = [tensor.numel() // batch.num_tokens for tensor in kept.values() if tensor.numel() % batch.num_tokens == 0]
+    attention, num_layers = layer.self_attn, len(inner.layers)
+    expected: Counter[int] = Counter()
+    for count, features in (
+        (2 * num_layers - 1, attention.q_proj.out_features),  # queries, what attention gives; of the last layer: read
+        (2 * num_layers, attention.k_proj.out_features),  # keys and values
+        (3 * num_layers - 2, inner.config.hidden_size),  # a layer's input, what attention's and the MLP's way down gave
+        (2 * num_layers - 2, layer.mlp.up_proj.out_features),  # gate and up
+        (1, inner.config.hidden_size),  # the last norm's input
+        (4, attention.head_dim),  # cos and sin of both kinds of layer
+    ):
+        expected[features] += count
+    assert {features: sizes.count(features) for features in expected} == expected
 
 
 def test_an_objective_that_reads_a_position_without_a_target_changes_nothing() -> None:

@@ -1,0 +1,350 @@
+"""What a CPU computes element by element, each in one pass over memory: compiled by numba, a loop each.
+
+Letters: R rows, H features, T tokens, N heads, D head size, S query heads that share a key-value head, Q queries,
+K keys, W words.
+
+PyTorch's operators would pass over memory five to ten times for one of these, and each call costs some 5 microseconds
+beside a matrix product of 500: that was a third of a training step. Numbers are read, computed in fp32 (fp64 where the
+input has that) and rounded once, or where transformers rounds in between. bf16 comes as the int16 of the same bits,
+which is what numpy can hold. A kernel runs on the thread that calls it and lets other threads go on. They lie in one
+file: numba's cache on disk notices changes of the file that it compiles, not of others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numba import njit, types
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+Array = npt.NDArray[Any]
+# Sums may be taken in any order and a product added without a rounding: that is what lets them run side by side.
+compiled: Callable[..., Any] = njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
+)
+
+
+def array_of(x: Tensor) -> Array:
+    """The memory of a CPU tensor as numpy has it; bf16 as int16 of the same bits."""
+    x = x.detach()
+    return x.view(torch.int16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
+
+
+def rows_of(x: Tensor) -> Array:
+    """The same of a tensor (..., H) as (R, H)."""
+    return array_of(x.reshape(-1, x.shape[-1]).contiguous())
+
+
+def flat(x: Tensor) -> Array:
+    """The same as one row."""
+    return array_of(x.contiguous().view(-1))
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Whether there are kernels for a tensor: main memory, a dtype that a CPU trains in."""
+    return x.device.type == "cpu" and x.dtype != torch.float16
+
+
+def _same_bits(source: Any, target: Any) -> Any:
+    """A function for compiled code that takes the bits of a `source` for those of a `target`."""
+
+    def typed(_: Any, value: Any) -> Any:
+        def cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], context.get_value_type(target))
+
+        return target(source), cast
+
+    return intrinsic(typed)
+
+
+float_of_bits = _same_bits(types.uint32, types.float32)
+bits_of_float = _same_bits(types.float32, types.uint32)
+
+
+def wide(x: Any) -> Any:
+    """An element as the number that is computed with: fp32 of bf16."""
+    raise NotImplementedError("compiled code only")
+
+
+def narrow(value: Any, like: Any) -> Any:
+    """A number as an element of the type of `like`: bf16 is rounded to the nearest, halves to even."""
+    raise NotImplementedError("compiled code only")
+
+
+def rank(x: Any) -> Any:
+    """An element's bits as an integer that grows with it, of which the largest is found side by side, unlike floats."""
+    raise NotImplementedError("compiled code only")
+
+
+def of_rank(number: Any, like: Any) -> Any:
+    """The element of the type of `like` with that rank."""
+    raise NotImplementedError("compiled code only")
+
+
+def exponential(x: Any) -> Any:
+    """exp(x); fp32 within 2 units in the last place from -87 to 88, beyond which it stays what it is there."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(wide, strict=False)
+def _wide(x: Any) -> Any:
+    if x == types.int16:
+        return lambda x: float_of_bits(np.uint32(np.uint16(x)) << np.uint32(16))
+    return lambda x: x
+
+
+@overload(narrow, strict=False)
+def _narrow(value: Any, like: Any) -> Any:
+    if like == types.int16:
+
+        def rounded(value: Any, like: Any) -> Any:
+            bits = bits_of_float(np.float32(value))
+            odd = (bits >> np.uint32(16)) & np.uint32(1)
+            nearest = (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+            return np.int16(nearest if value == value else np.uint32(0x7FC0))  # a NaN stays one
+
+        return rounded
+    if like == types.float32:
+        return lambda value, like: np.float32(value)
+    return lambda value, like: value
+
+
+@overload(rank, strict=False)
+def _rank(x: Any) -> Any:
+    if x == types.int16:
+        return lambda x: x ^ ((x >> np.int16(15)) & np.int16(0x7FFF))
+    if x == types.float32:
+
+        def of_single(x: Any) -> Any:
+            bits = np.int32(bits_of_float(x))
+            return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+
+        return of_single
+    return lambda x: x
+
+
+@overload(of_rank, strict=False)
+def _of_rank(number: Any, like: Any) -> Any:
+    if like == types.int16:
+        return lambda number, like: np.int16(number ^ ((number >> np.int16(15)) & np.int16(0x7FFF)))
+    if like == types.float32:
+        return lambda number, like: float_of_bits(np.uint32(number ^ ((number >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+    return lambda number, like: number
+
+
+@overload(exponential, strict=False)
+def _exponential(x: Any) -> Any:
+    if x == types.float64:
+        return lambda x: math.exp(x)
+
+    def by_polynomial(x: Any) -> Any:  # Cephes' expf: 2^k times a polynomial of what is left of x
+        x = np.float32(-87.0) if x < np.float32(-87.0) else x
+        x = np.float32(88.0) if x > np.float32(88.0) else x
+        k = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+        r = x - k * np.float32(0.693359375) + k * np.float32(2.12194440e-4)
+        p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
+        p = p * r + np.float32(8.3334519073e-3)
+        p = p * r + np.float32(4.1665795894e-2)
+        p = p * r + np.float32(1.6666665459e-1)
+        p = p * r + np.float32(5.0000001201e-1)
+        return (p * r * r + r + np.float32(1)) * float_of_bits(np.uint32(np.int32(k) + np.int32(127)) << np.uint32(23))
+
+    return by_polynomial
+
+
+@compiled
+def rms_inverse(x_RH: Array, eps: float, inverse_R: Array) -> None:
+    """1 / sqrt(mean(x^2) + eps) of each row."""
+    for r in range(x_RH.shape[0]):
+        total = wide(x_RH[r, 0]) * wide(x_RH[r, 0])
+        for h in range(1, x_RH.shape[1]):
+            total += wide(x_RH[r, h]) * wide(x_RH[r, h])
+        inverse_R[r] = 1 / np.sqrt(total / x_RH.shape[1] + eps)
+
+
+@compiled
+def rms_scaled(x_RH: Array, inverse_R: Array, scale_H: Array, rounds_first: bool, y_RH: Array) -> None:
+    """y = x * inverse * scale; `rounds_first`: to the type of x before it is scaled."""
+    for r in range(x_RH.shape[0]):
+        inverse = inverse_R[r]
+        for h in range(x_RH.shape[1]):
+            normed = wide(x_RH[r, h]) * inverse
+            if rounds_first:
+                normed = wide(narrow(normed, x_RH[r, h]))
+            y_RH[r, h] = narrow(normed * wide(scale_H[h]), y_RH[r, h])
+
+
+@compiled
+def rms_added(x_RH: Array, inverse_R: Array, scale_H: Array, to_RH: Array, y_RH: Array) -> None:
+    """y = to + x * inverse * scale, the norm rounded before it is added."""
+    for r in range(x_RH.shape[0]):
+        inverse = inverse_R[r]
+        for h in range(x_RH.shape[1]):
+            normed = narrow(wide(x_RH[r, h]) * inverse * scale_H[h], y_RH[r, h])
+            y_RH[r, h] = narrow(wide(to_RH[r, h]) + wide(normed), y_RH[r, h])
+
+
+@compiled
+def rms_backward(dy_RH: Array, x_RH: Array, inverse_R: Array, scale_H: Array, dx_RH: Array) -> None:
+    """The gradient of x from that of y."""
+    for r in range(x_RH.shape[0]):
+        inverse = inverse_R[r]
+        along = inverse - inverse  # a zero of its type
+        for h in range(x_RH.shape[1]):
+            along += wide(dy_RH[r, h]) * wide(scale_H[h]) * wide(x_RH[r, h])
+        along = along * inverse * inverse / type(inverse)(x_RH.shape[1])
+        for h in range(x_RH.shape[1]):
+            dnormed = wide(dy_RH[r, h]) * wide(scale_H[h])
+            dx_RH[r, h] = narrow((dnormed - wide(x_RH[r, h]) * along) * inverse, dx_RH[r, h])
+
+
+@compiled
+def rms_rotated(x_TND: Array, inverse_TN: Array, scale_D: Array, cos_TD: Array, sin_TD: Array, y_TND: Array) -> None:
+    """y = n cos + rotate_half(n) sin of the norm n, each product and sum rounded as transformers does."""
+    half = x_TND.shape[2] // 2
+    for t in range(x_TND.shape[0]):
+        for n in range(x_TND.shape[1]):
+            x_D, y_D, inverse = x_TND[t, n], y_TND[t, n], inverse_TN[t, n]
+            for d in range(half):
+                first = wide(narrow(wide(x_D[d]) * inverse * scale_D[d], y_D[d]))
+                second = wide(narrow(wide(x_D[d + half]) * inverse * scale_D[d + half], y_D[d]))
+                along = narrow(first * wide(cos_TD[t, d]), y_D[d])
+                across = narrow(second * wide(sin_TD[t, d]), y_D[d])
+                y_D[d] = narrow(wide(along) - wide(across), y_D[d])
+                along = narrow(second * wide(cos_TD[t, d + half]), y_D[d])
+                across = narrow(first * wide(sin_TD[t, d + half]), y_D[d])
+                y_D[d + half] = narrow(wide(along) + wide(across), y_D[d])
+
+
+@compiled
+def rms_rotated_backward(
+    dy_TND: Array, x_TND: Array, inverse_TN: Array, scale_D: Array, cos_TD: Array, sin_TD: Array, dx_TND: Array
+) -> None:
+    """The gradient of x from that of y: the opposite rotation, then back through the norm."""
+    size = x_TND.shape[2]
+    half = size // 2
+    dnormed_D = np.empty(size, inverse_TN.dtype)
+    for t in range(x_TND.shape[0]):
+        for n in range(x_TND.shape[1]):
+            x_D, dy_D, dx_D, inverse = x_TND[t, n], dy_TND[t, n], dx_TND[t, n], inverse_TN[t, n]
+            for d in range(half):
+                first, second = wide(dy_D[d]), wide(dy_D[d + half])
+                dnormed_D[d] = first * wide(cos_TD[t, d]) + second * wide(sin_TD[t, d + half])
+                dnormed_D[d + half] = second * wide(cos_TD[t, d + half]) - first * wide(sin_TD[t, d])
+            along = inverse - inverse  # a zero of its type
+            for d in range(size):
+                dnormed_D[d] *= scale_D[d]
+                along += dnormed_D[d] * wide(x_D[d])
+            along = along * inverse * inverse / type(inverse)(size)
+            for d in range(size):
+                dx_D[d] = narrow((dnormed_D[d] - wide(x_D[d]) * along) * inverse, dx_D[d])
+
+
+@compiled
+def gated(gate: Array, up: Array, slope: float, cube: float, y: Array) -> None:
+    """y = g sigmoid(z) * up, z = slope (g + cube g^3): SiLU, and GELU with its tanh, which is a sigmoid of twice that.
+
+    The activation is rounded before the product. Flat arrays.
+    """
+    slope_, cube_ = type(wide(gate[0]))(slope), type(wide(gate[0]))(cube)
+    one = type(wide(gate[0]))(1)
+    for i in range(gate.size):
+        g = wide(gate[i])
+        share = one / (one + exponential(-slope_ * (g + cube_ * g * g * g)))
+        y[i] = narrow(wide(narrow(g * share, y[i])) * wide(up[i]), y[i])
+
+
+@compiled
+def gated_backward(
+    gate: Array, up: Array, dproduct: Array, slope: float, cube: float, dgate: Array, dup: Array
+) -> None:
+    """The gradients of gate and up from that of the product."""
+    slope_, cube_ = type(wide(gate[0]))(slope), type(wide(gate[0]))(cube)
+    one, three = type(wide(gate[0]))(1), type(wide(gate[0]))(3)
+    for i in range(gate.size):
+        g, u, d = wide(gate[i]), wide(up[i]), wide(dproduct[i])
+        share = one / (one + exponential(-slope_ * (g + cube_ * g * g * g)))
+        activated = wide(narrow(g * share, dup[i]))
+        steepness = share + g * share * (one - share) * slope_ * (one + three * cube_ * g * g)
+        dup[i] = narrow(activated * d, dup[i])
+        dgate[i] = narrow(d * u * steepness, dgate[i])
+
+
+@compiled
+def causal_softmax(
+    scores_RK: Array, scale: float, num_shared: int, seen_before: int, window: int, share_RK: Array
+) -> None:
+    """The softmax of scale * scores over the keys that a row's query may see, 0 elsewhere; the scores are overwritten.
+
+    Row r is query r // S; it sees the keys up to its own, `seen_before` + its number, the last `window` of them.
+    """
+    factor = type(scores_RK[0, 0])(scale)
+    for r in range(scores_RK.shape[0]):
+        last = seen_before + r // num_shared
+        first = max(0, last - window + 1)
+        seen_k, share_k = scores_RK[r, first : last + 1], share_RK[r, first : last + 1]
+        top = rank(seen_k[0])
+        for k in range(seen_k.size):
+            top = max(top, rank(seen_k[k]))
+        largest = of_rank(top, seen_k[0])
+        total = largest - largest
+        for k in range(seen_k.size):
+            seen_k[k] = exponential((seen_k[k] - largest) * factor)
+            total += seen_k[k]
+        inverse = type(factor)(1) / total
+        for k in range(seen_k.size):
+            share_k[k] = narrow(seen_k[k] * inverse, share_k[k])
+        share_RK[r, :first] = 0
+        share_RK[r, last + 1 :] = 0
+
+
+@compiled
+def softmax_backward(share_RK: Array, dshare_RK: Array, scale: float, dscore_RK: Array) -> None:
+    """The gradient of the scores before they were scaled, from that of the shares."""
+    for r in range(share_RK.shape[0]):
+        along = wide(share_RK[r, 0]) * wide(dshare_RK[r, 0])
+        factor = type(along)(scale)
+        for k in range(1, share_RK.shape[1]):
+            along += wide(share_RK[r, k]) * wide(dshare_RK[r, k])
+        for k in range(share_RK.shape[1]):
+            dscore = (wide(dshare_RK[r, k]) - along) * wide(share_RK[r, k]) * factor
+            dscore_RK[r, k] = narrow(dscore, dscore_RK[r, k])
+
+
+@compiled
+def running_softmax(
+    logits_RW: Array, columns_R: Array, largest_R: Array, total_R: Array, wanted_R: Array, earlier_R: Array
+) -> None:
+    """Take a tile of logits into the softmax of its rows; the tile becomes the words' shares of what was seen so far.
+
+    `largest`, `total` of exp(logit - largest) and the target's logit `wanted` are brought up to date. A row's target is
+    word `columns` of the tile, if there is one of that number, and its share is set to 0. `earlier`: what the shares of
+    the tiles before are to be multiplied by.
+    """
+    powers_W = np.empty(logits_RW.shape[1], largest_R.dtype)
+    for r in range(logits_RW.shape[0]):
+        column, before = columns_R[r], largest_R[r]
+        is_here = 0 <= column < logits_RW.shape[1]
+        if is_here:
+            wanted_R[r] = wide(logits_RW[r, column])
+        top = rank(logits_RW[r, 0])
+        for w in range(logits_RW.shape[1]):
+            top = max(top, rank(logits_RW[r, w]))
+        largest = max(before, wide(of_rank(top, logits_RW[r, 0])))
+        total = largest - largest
+        for w in range(logits_RW.shape[1]):
+            powers_W[w] = exponential(wide(logits_RW[r, w]) - largest)
+            total += powers_W[w]
+        earlier = total_R[r] * exponential(before - largest)
+        total += earlier
+        for w in range(logits_RW.shape[1]):
+            logits_RW[r, w] = narrow(powers_W[w] / total, logits_RW[r, w])
+        if is_here:
+            logits_RW[r, column] = 0
+        largest_R[r], total_R[r], earlier_R[r] = largest, total, earlier / total
