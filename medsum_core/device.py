@@ -167,10 +167,11 @@ def keep_few_products() -> None:
     Call it before the first product, where the numbers are read.
     A micro-batch needs fewer, but its length and those of its documents are new each time: by the fifth window the
     1,024 shapes that oneDNN keeps by itself took 0.3 GiB. PyTorch keeps the last 1,024 of each thread a second time, so
-    that oneDNN's could not be let go (`LRU_CACHE_CAPACITY`, pytorch/pytorch#98688): 60 MiB a window with two lanes.
+    that oneDNN's could not be let go (`LRU_CACHE_CAPACITY`, pytorch/pytorch#98688): 60 MiB a window with two lanes. Its
+    last 32 are a layer's: with them it need not ask oneDNN for each product.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
 
 
 def return_free_memory(device: torch.device) -> None:

@@ -221,7 +221,7 @@ def test_a_container_sees_its_own_share(monkeypatch, limit, used, expected):
     assert device_module._main_memory() == expected
 
 
-@pytest.mark.parametrize(("name", "bound"), [("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128"), ("LRU_CACHE_CAPACITY", "1")])
+@pytest.mark.parametrize(("name", "bound"), [("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128"), ("LRU_CACHE_CAPACITY", "32")])
 def test_the_bounds_on_compiled_products_are_set_unless_someone_set_them(
     monkeypatch: pytest.MonkeyPatch, name: str, bound: str
 ) -> None:
