@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medsum_core import cpu_kernels
-from medsum_core.cpu_kernels import array_of, flat, rows_of
+from medsum_core.cpu_kernels import array_of, rows_of
 from medsum_core.dropout_kernel import zero_some
 
 
@@ -32,8 +32,9 @@ def compile_kernels(dtype: torch.dtype, arithmetic: torch.dtype) -> None:
     rotation = (heads, array_of(ones(1, 1, dtype=wide)), array_of(scale), angle, angle)
     cpu_kernels.rms_rotated(*rotation, heads)
     cpu_kernels.rms_rotated_backward(heads, *rotation, heads)
-    cpu_kernels.gated(flat(row), flat(row), 1.0, 0.0, flat(row))
-    cpu_kernels.gated_backward(flat(row), flat(row), flat(row), 1.0, 0.0, flat(row), flat(row))
+    flat = array_of(ones(2))
+    cpu_kernels.gated(flat, flat, 1.0, 0.0, flat)
+    cpu_kernels.gated_backward(flat, flat, flat, 1.0, 0.0, flat, flat)
     share, scores = array_of(ones(1, 2, dtype=arithmetic)), array_of(ones(1, 2, dtype=wide))
     cpu_kernels.causal_softmax(scores, 1.0, 1, 1, 2, share)
     cpu_kernels.softmax_backward(share, share, 1.0, share)

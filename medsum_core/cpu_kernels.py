@@ -24,10 +24,16 @@ from numba.extending import intrinsic, overload
 from torch import Tensor
 
 Array = npt.NDArray[Any]
-# Sums may be taken in any order and a product added without a rounding: that is what lets them run side by side.
-compiled: Callable[..., Any] = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
-)
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """A kernel, compiled at its first call and kept on disk where numba finds a folder that it may write to."""
+    # Sums may be taken in any order and a product added without a rounding, or nothing would run side by side.
+    options: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # numba: "no locator available"
+        return njit(**options)(function)
 
 
 def array_of(x: Tensor) -> Array:
@@ -39,11 +45,6 @@ def array_of(x: Tensor) -> Array:
 def rows_of(x: Tensor) -> Array:
     """The same of a tensor (..., H) as (R, H)."""
     return array_of(x.reshape(-1, x.shape[-1]).contiguous())
-
-
-def flat(x: Tensor) -> Array:
-    """The same as one row."""
-    return array_of(x.contiguous().view(-1))
 
 
 def on_cpu(x: Tensor) -> bool:
@@ -68,28 +69,28 @@ bits_of_float = _same_bits(types.float32, types.uint32)
 
 
 def wide(x: Any) -> Any:
-    """An element as the number that is computed with: fp32 of bf16."""
-    raise NotImplementedError("compiled code only")
+    """An element as the number that is computed with: fp32 of bf16. Like the next four for compiled code only."""
+    raise NotImplementedError
 
 
 def narrow(value: Any, like: Any) -> Any:
     """A number as an element of the type of `like`: bf16 is rounded to the nearest, halves to even."""
-    raise NotImplementedError("compiled code only")
+    raise NotImplementedError
 
 
 def rank(x: Any) -> Any:
     """An element's bits as an integer that grows with it, of which the largest is found side by side, unlike floats."""
-    raise NotImplementedError("compiled code only")
+    raise NotImplementedError
 
 
 def of_rank(number: Any, like: Any) -> Any:
     """The element of the type of `like` with that rank."""
-    raise NotImplementedError("compiled code only")
+    raise NotImplementedError
 
 
 def exponential(x: Any) -> Any:
     """exp(x); fp32 within 2 units in the last place from -87 to 88, beyond which it stays what it is there."""
-    raise NotImplementedError("compiled code only")
+    raise NotImplementedError
 
 
 @overload(wide, strict=False)
@@ -120,12 +121,9 @@ def _rank(x: Any) -> Any:
     if x == types.int16:
         return lambda x: x ^ ((x >> np.int16(15)) & np.int16(0x7FFF))
     if x == types.float32:
-
-        def of_single(x: Any) -> Any:
-            bits = np.int32(bits_of_float(x))
-            return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
-
-        return of_single
+        return lambda x: (
+            np.int32(bits_of_float(x)) ^ ((np.int32(bits_of_float(x)) >> np.int32(31)) & np.int32(0x7FFFFFFF))
+        )
     return lambda x: x
 
 

@@ -116,9 +116,9 @@ class _DocumentAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         value_TGD, prefix_key, prefix_value, *shares = ctx.saved_tensors
-        query_THD, key_TGD = (
-            compute(*(shares.pop(0) for _ in range(count))).squeeze(0) for compute, count in ctx.computes
-        )
+        (compute_query, num_query_tensors), (compute_key, num_key_tensors) = ctx.computes
+        query_THD = compute_query(*(shares.pop(0) for _ in range(num_query_tensors))).squeeze(0)
+        key_TGD = compute_key(*(shares.pop(0) for _ in range(num_key_tensors))).squeeze(0)
         dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
         query, dout = converted(query_THD, dtype), converted(gradients[0], dtype)
         key, value = (

@@ -3,7 +3,7 @@
     y = down(act(gate) * up)
 
 Autograd would keep gate, act(gate), up and the product; here act(gate) and the product are computed again from gate
-and up: two elementwise passes more on the way back. The sums are those of the modules, to the bit.
+and up: an elementwise pass more on the way back. The product is rounded where the modules round it.
 Modules, names and weights stay those of transformers and PEFT; only the forward of the MLP is replaced.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from medsum_core.buffers import converted, empty_like
-from medsum_core.cpu_kernels import flat, gated, gated_backward, on_cpu
+from medsum_core.cpu_kernels import Array, array_of, gated, gated_backward, on_cpu
 from medsum_core.lora_linear import FusedLinear, LoraProduct
 
 
@@ -97,7 +97,7 @@ def _product(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
     if not on_cpu(gate):
         return activation.forward(gate).mul_(up)
     product = empty_like(gate)
-    gated(flat(gate), flat(up), activation.slope, activation.cube, flat(product))
+    gated(_flat(gate), _flat(up), activation.slope, activation.cube, _flat(product))
     return product
 
 
@@ -106,6 +106,10 @@ def _product_backward(gate: Tensor, up: Tensor, dproduct: Tensor, activation: Ac
     if not on_cpu(gate):
         return activation.backward(dproduct * up, gate), activation.forward(gate).mul_(dproduct)
     dgate, dup = empty_like(gate), empty_like(up)
-    arrays = (flat(gate), flat(up), flat(dproduct))
-    gated_backward(*arrays, activation.slope, activation.cube, flat(dgate), flat(dup))
+    arrays = (_flat(gate), _flat(up), _flat(dproduct))
+    gated_backward(*arrays, activation.slope, activation.cube, _flat(dgate), _flat(dup))
     return dgate, dup
+
+
+def _flat(x: Tensor) -> Array:
+    return array_of(x.contiguous().view(-1))

@@ -43,7 +43,7 @@ class LeanNorm:
     def __init__(self, module: Any) -> None:
         self._module = module
 
-    def draw(self) -> RMSNorm:
+    def norm(self) -> RMSNorm:
         """The norm's arithmetic, with its weight as it is now."""
         rounds_first = type(self._module).__name__ in LLAMA_NORMS
         eps = self._module.variance_epsilon if rounds_first else self._module.eps
@@ -52,7 +52,7 @@ class LeanNorm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., H) to (..., H)."""
-        y: Tensor = _Normed.apply(x, self.draw())
+        y: Tensor = _Normed.apply(x, self.norm())
         return y
 
 

@@ -207,7 +207,8 @@ def _kept_bytes(model: nn.Module, num_tokens: int) -> list[int]:
     inner.config._attn_implementation = PROBE_ATTENTION
     tokens_1T = torch.zeros(1, num_tokens, dtype=torch.int64, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        inner(input_ids=tokens_1T, position_ids=tokens_1T, use_cache=False)
+        read_M = torch.arange(num_tokens, device="meta")
+        inner(input_ids=tokens_1T, position_ids=tokens_1T, read_M=read_M, use_cache=False)
     return [num_bytes for num_bytes, _ in kept.values()]
 
 

@@ -29,7 +29,7 @@ def normed_projections(norm: Any, projections: Sequence[Any], x: Tensor, recipe:
         return tuple(projection(normed) for projection in projections)
     adapters = [weight for one in fused for weight in one.adapter]
     outputs: tuple[Tensor, ...] = _NormedProjections.apply(
-        x, recipe, norm.forward.draw(), [one.draw() for one in fused], *adapters
+        x, recipe, norm.forward.norm(), [one.draw() for one in fused], *adapters
     )
     return outputs
 

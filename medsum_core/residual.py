@@ -25,9 +25,9 @@ def normed_sum(x: Tensor, norm: Any, y: Tensor, *, is_kept: bool) -> tuple[Tenso
 
     `is_kept`: whether whoever takes the sum keeps it all the same.
     """
-    drawn = norm.forward.draw()
-    total, inverse = _NormedSum.apply(x, y, drawn, is_kept)
-    return total, Recipe(tensors=(x, y, inverse), compute=partial(_again, drawn))
+    norm = norm.forward.norm()
+    total, inverse = _NormedSum.apply(x, y, norm, is_kept)
+    return total, Recipe(tensors=(x, y, inverse), compute=partial(_again, norm))
 
 
 class _Sum(torch.autograd.Function):

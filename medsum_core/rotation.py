@@ -27,10 +27,10 @@ def rotated(x_BTND: Tensor, cos_BT1D: Tensor, sin_BT1D: Tensor, norm: Any | None
     if norm is None:
         y_BTND = _Rotation.apply(x_BTND, cos_BT1D, sin_BT1D)
         return y_BTND, Recipe.of(y_BTND)
-    drawn = norm.forward.draw()
-    y_BTND, inverse_BTN = _NormedRotation.apply(x_BTND, cos_BT1D, sin_BT1D, drawn)
+    norm = norm.forward.norm()
+    y_BTND, inverse_BTN = _NormedRotation.apply(x_BTND, cos_BT1D, sin_BT1D, norm)
     tensors = (x_BTND, inverse_BTN, cos_BT1D, sin_BT1D)
-    return y_BTND, Recipe(tensors=tensors, compute=partial(_normed_and_rotated, drawn))
+    return y_BTND, Recipe(tensors=tensors, compute=partial(_normed_and_rotated, norm))
 
 
 class _Rotation(torch.autograd.Function):

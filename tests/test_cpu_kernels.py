@@ -9,17 +9,24 @@ import numpy as np
 import pytest
 import torch
 from numba import njit
+from numba.core import caching
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 from windows import relative
 
 from medsum_core import cpu_kernels
-from medsum_core.cpu_kernels import array_of, exponential, flat, narrow, rank, rows_of, wide
+from medsum_core.cpu_kernels import array_of, exponential, narrow, rank, rows_of, wide
 from medsum_core.dropout_kernel import logarithm, zero_some
 
 BOUNDS = {torch.bfloat16: 4e-3, torch.float32: 5e-7, torch.float64: 1e-14}
 GELU = (2 * math.sqrt(2 / math.pi), 0.044715)
 SILU = (1.0, 0.0)
+
+
+def flat(x: Tensor) -> cpu_kernels.Array:
+    return array_of(x.view(-1))
+
+
 every_dtype = pytest.mark.parametrize("dtype", list(BOUNDS))
 
 
@@ -199,6 +206,13 @@ def test_running_softmax_over_tiles(dtype: torch.dtype) -> None:
     found = torch.cat([tile.double() * factor for tile, factor in zip(shares, scaled, strict=True)], 1)
     expected = logits.softmax(-1).scatter(1, targets[:, None], 0)
     assert float((found - expected).abs().max()) <= BOUNDS[dtype]
+
+
+def test_kernels_are_compiled_where_no_cache_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an installation that may not be written to, by a user without a home."""
+    monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [])
+    kernel = cpu_kernels.compiled(lambda x_N: x_N[0] + 1)
+    assert kernel(np.ones(1)) == 2 and not kernel.stats.cache_path
 
 
 def test_a_nan_goes_through_each_kernel() -> None:

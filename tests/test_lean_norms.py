@@ -61,7 +61,7 @@ def test_only_the_input_and_a_number_a_token_are_kept(norm_class: Any) -> None:
 def test_an_output_is_computed_again_from_the_input_to_the_bit(norm_class: Any, dtype: torch.dtype) -> None:
     model, x, _ = make_norm(norm_class, dtype)
     use_lean_norms(model)
-    norm = model[0].forward.draw()
+    norm = model[0].forward.norm()
     y, inverse = norm.forward(x)
     assert torch.equal(norm.again(x, inverse), y) and torch.equal(y, model(x))
     x, bound = x.detach(), 1e-6 if dtype == torch.float32 else 5e-3
@@ -75,7 +75,7 @@ def test_devices_without_kernels_compute_the_same(
 ) -> None:
     model, x, gradient = make_norm(norm_class, dtype)
     use_lean_norms(model)
-    norm = model[0].forward.draw()
+    norm = model[0].forward.norm()
     expected = (*norm.forward(x), norm.backward(gradient, x, norm.inverse(x)))
     monkeypatch.setattr("medsum_core.lean_norms.on_cpu", lambda x: False)
     for found, reference in zip((*norm.forward(x), norm.backward(gradient, x, norm.inverse(x))), expected, strict=True):

@@ -70,14 +70,16 @@ def test_kept_activations_are_those_of_a_real_forward_pass(kind):
         return tensor
 
     tokens = torch.zeros(1, 256, dtype=torch.int64)
-    softcapped = kind == "gemma2"  # its scores are kept for every pair: counted apart
     with document_attention(model, "per_document"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         positions = torch.arange(256)[None] % 8  # documents of 8: within the sliding window, no masks
         lengths = ((8,) * 32,)
-        inner_model(model)(input_ids=tokens, position_ids=positions, document_lengths=lengths, use_cache=False)
+        rest = {"document_lengths": lengths, "read_M": torch.arange(256), "use_cache": False}
+        inner_model(model)(input_ids=tokens, position_ids=positions, **rest)
     found = sum(num_bytes for place, (num_bytes, _) in kept.items() if place not in parameters)
     size = measure_model(tiny_config(kind), NO_DROPOUT, precision="fp32")
-    assert size.kept_per_token * 256 == pytest.approx(found, rel=0.15 if softcapped else 0.05)
+    # Rotated queries and keys of Gemma 3 are counted, which other kernels keep and this one computes again.
+    bound = {"gemma2": 0.15, "gemma3_text": 0.1}.get(kind, 0.05)
+    assert size.kept_per_token * 256 == pytest.approx(found, rel=bound)
 
 
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_torch"])
