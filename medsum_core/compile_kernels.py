@@ -40,4 +40,4 @@ def compile_kernels(dtype: torch.dtype, arithmetic: torch.dtype) -> None:
     cpu_kernels.softmax_backward(share, share, 1.0, share)
     totals = [array_of(ones(1, dtype=wide)) for _ in range(4)]
     cpu_kernels.running_softmax(rows_of(row), np.zeros(1, np.int64), *totals)
-    zero_some(np.ones(1, f"int{8 * arithmetic.itemsize}"), np.uint64(0), np.float32(-1))
+    zero_some(array_of(ones(1, dtype=arithmetic)), np.uint64(0), np.float32(-1))

@@ -37,9 +37,9 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def array_of(x: Tensor) -> Array:
-    """The memory of a CPU tensor as numpy has it; bf16 as int16 of the same bits."""
+    """The memory of a CPU tensor as numpy has it; bf16 and fp16 as int16 of the same bits."""
     x = x.detach()
-    return x.view(torch.int16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
+    return x.view(torch.int16).numpy() if x.dtype.itemsize == 2 else x.numpy()
 
 
 def rows_of(x: Tensor) -> Array:

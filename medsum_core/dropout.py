@@ -20,7 +20,6 @@ from medsum_core.cpu_kernels import array_of
 from medsum_core.dropout_kernel import zero_some
 
 SEED_BOUND = 2**62
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes: numpy has no bf16
 _block_seed: ContextVar[int | None] = ContextVar("seed of the dropout within a block", default=None)
 
 
@@ -68,7 +67,7 @@ class DroppedElements:
         """Set the dropped elements of a contiguous `x` to zero, in place."""
         if self._keep is not None:
             return x.mul_(self._keep.view(x.shape))
-        zero_some(array_of(x.view(INTEGERS[x.element_size()]).view(-1)), self._seed, self._steepness)
+        zero_some(array_of(x.view(-1)), self._seed, self._steepness)
         return x
 
     def without(self, x: Tensor) -> Tensor:

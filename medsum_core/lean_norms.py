@@ -88,9 +88,13 @@ class RMSNorm:
         normed = x.to(inverse.dtype) * inverse.unsqueeze(-1)
         return normed.to(x.dtype) * self.scale_H if self.rounds_first else (normed * self.scale_H).to(x.dtype)
 
+    def has_joint_kernels(self, x: Tensor) -> bool:
+        """Whether there are kernels for x that norm it and go on with the result: a sum, a rotation."""
+        return on_cpu(x) and not self.rounds_first
+
     def added(self, to: Tensor, x: Tensor, inverse: Tensor, *, out: Tensor) -> Tensor:
         """to + y, written to `out`."""
-        if on_cpu(x) and not self.rounds_first:
+        if self.has_joint_kernels(x):
             arrays = (rows_of(x), array_of(inverse).reshape(-1), array_of(self.scale_H), rows_of(to))
             rms_added(*arrays, rows_of(out))
             return out

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medsum_core.buffers import empty_like, kept_like
-from medsum_core.cpu_kernels import Array, array_of, on_cpu, rms_rotated, rms_rotated_backward, rows_of
+from medsum_core.cpu_kernels import Array, array_of, rms_rotated, rms_rotated_backward, rows_of
 from medsum_core.lean_norms import RMSNorm
 from medsum_core.recipe import Recipe
 
@@ -59,7 +59,7 @@ class _NormedRotation(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x_BTND, inverse_BTN, *angles = ctx.saved_tensors
         norm = ctx.norm
-        if not _has_kernel(x_BTND, norm):
+        if not norm.has_joint_kernels(x_BTND):
             return norm.backward(_rotate_back(gradients[0], *angles), x_BTND, inverse_BTN), None, None, None
         dx_BTND = empty_like(x_BTND)
         arrays = (_heads(gradients[0]), *_with_norm(norm, x_BTND, inverse_BTN, *angles), _heads(dx_BTND))
@@ -70,15 +70,11 @@ class _NormedRotation(torch.autograd.Function):
 def _normed_and_rotated(
     norm: RMSNorm, x_BTND: Tensor, inverse_BTN: Tensor, cos_BT1D: Tensor, sin_BT1D: Tensor
 ) -> Tensor:
-    if not _has_kernel(x_BTND, norm):
+    if not norm.has_joint_kernels(x_BTND):
         return _rotate(norm.again(x_BTND, inverse_BTN), cos_BT1D, sin_BT1D)
     y_BTND = empty_like(x_BTND)
     rms_rotated(*_with_norm(norm, x_BTND, inverse_BTN, cos_BT1D, sin_BT1D), _heads(y_BTND))
     return y_BTND
-
-
-def _has_kernel(x_BTND: Tensor, norm: RMSNorm) -> bool:
-    return on_cpu(x_BTND) and not norm.rounds_first
 
 
 def _with_norm(

@@ -3,10 +3,11 @@
 Letters: B rows, T tokens of a row, H features, N heads, D head size, A features of all heads (N x D), M positions that
 are read.
 
-Modules, names and weights stay those of transformers; an attention module's own `forward` is not called, its
-projections and norms are. Two things differ, none of them a number:
+Modules, names and weights stay those of transformers. The `forward` of attention, MLP, norms and of the projections
+behind a norm is not called, nor are hooks on it: their arithmetic is that of the functions below. Two things differ:
 
-* What is kept for the way back lies in slabs (`buffers.py`): rotated queries and keys and the residual sums too.
+* What is kept for the way back lies in slabs (`buffers.py`); what can be computed again from it is not kept
+  (`recipe.py`): normed tensors, and behind a norm rotated queries and keys and the sum after attention.
 * The last layer computes only the positions that the loss reads, those with a target. Nobody sees what a prompt's
   positions make of it, except as keys and values: behind attention it goes on with the M positions alone. The others
   come out as NaN: an objective that reads one fails at once instead of training on a wrong number.

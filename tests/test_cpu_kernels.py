@@ -44,28 +44,18 @@ def rounded(x: Any, y: Any) -> None:
         y[i] = narrow(x[i], y[i])
 
 
-@njit
-def ranks(x: Any, y: Any) -> None:
-    for i in range(x.size):
-        y[i] = rank(x[i])
+def each(function: Any) -> Any:
+    """A compiled loop that writes a function of each element."""
+
+    @njit
+    def loop(x: Any, y: Any) -> None:
+        for i in range(x.size):
+            y[i] = function(x[i])
+
+    return loop
 
 
-@njit
-def exponentials(x: Any, y: Any) -> None:
-    for i in range(x.size):
-        y[i] = exponential(x[i])
-
-
-@njit
-def logarithms(x: Any, y: Any) -> None:
-    for i in range(x.size):
-        y[i] = logarithm(x[i])
-
-
-@njit
-def widened(x: Any, y: Any) -> None:
-    for i in range(x.size):
-        y[i] = wide(x[i])
+ranks, exponentials, logarithms, widened = map(each, (rank, exponential, logarithm, wide))
 
 
 def every_bf16() -> Tensor:

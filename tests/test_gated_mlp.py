@@ -49,6 +49,7 @@ def test_output_and_gradients_are_the_modules_own(
 ) -> None:
     if not has_kernels:
         monkeypatch.setattr("medsum_core.gated_mlp.on_cpu", lambda x: False)
+        bound = 0.0  # torch's own functions: to the bit
     expected, expected_gradients = step(make_model(kind, dtype, gated=False, dropout=dropout))
     found, gradients = step(make_model(kind, dtype, gated=True, dropout=dropout))
     assert relative(found, expected) <= bound and float(found.abs().max()) > 0

@@ -13,7 +13,6 @@ from support import tiny_model, tiny_tokenizer
 from test_infer import base, dialogues, run  # noqa: F401 - fixtures: a base folder, a run over it, a file of dialogues
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from windows import relative
 
 from medsum_core import merge as merge_module
 from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter, save_adapter
@@ -112,7 +111,9 @@ def test_the_command_writes_a_model_for_plain_transformers(
     assert tokenizer.chat_template == renderer.tokenizer.chat_template
     prompt = build_renderer(tokenizer).prompt_ids("Doctor: Any fever?\nPatient: No.", "CC")
     model, merged, ids = model.float(), fold(adapted(base, mild_run)).float(), torch.tensor([prompt])
-    assert relative(model(ids).logits, merged(ids).logits) <= 1e-5
+    for module in merged.modules():
+        vars(module).pop("forward", None)  # those of training: the kernels of norms round otherwise
+    assert torch.equal(model(ids).logits, merged(ids).logits)
     written = model.generate(ids, max_new_tokens=8)[0, len(prompt) :].tolist()
     (note,) = generate(model, [prompt], stop_token_ids=renderer.stop_token_ids, max_new_tokens=8)
     assert [token for token in written if token not in renderer.stop_token_ids] == list(note.token_ids)
