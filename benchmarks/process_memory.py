@@ -11,7 +11,8 @@ from pathlib import Path
 
 GIB = 1 << 30
 SAMPLE_SECONDS = 0.02
-ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "NUMPY_MADVISE_HUGEPAGE": "0"}  # what `heap.py` does, for a process to be started
+# What `heap.py` does, for a process to be started.
+ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2 * 2**20), "NUMPY_MADVISE_HUGEPAGE": "0"}
 
 
 def status_bytes(process_id: int, name: str) -> int:

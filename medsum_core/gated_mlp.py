@@ -86,8 +86,7 @@ class _GatedDown(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gate, up, *weights = ctx.saved_tensors
-        product = _product(gate, up, ctx.activation)
-        dproduct_TK, dA, dB = ctx.lora.backward(gradients[0], product, *weights)
+        dproduct_TK, dA, dB = ctx.lora.backward(gradients[0], _product(gate, up, ctx.activation), *weights)
         dproduct = converted(dproduct_TK, gate.dtype).view(gate.shape)
         return *_product_backward(gate, up, dproduct, ctx.activation), dA, dB, None, None
 

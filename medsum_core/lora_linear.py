@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from medsum_core.buffers import empty, kept, lasting_copy, mm
+from medsum_core.buffers import GRADIENTS, empty, kept, lasting_copy, mm
 from medsum_core.dropout import DroppedElements, layer_seed
 from medsum_core.products import arithmetic_dtype
 
@@ -164,7 +164,7 @@ class LoraProduct:
                 dx_TK.addmm_(dlow_Tr, lora_A_rK.to(dtype))
             else:
                 dx_TK += dropped.zero_(mm(dlow_Tr, lora_A_rK.to(dtype)))
-        return dx_TK, _kept_as(dA_rK, lora_A_rK), _kept_as(dB_Nr, lora_B_Nr)
+        return dx_TK, _kept(dA_rK, lora_A_rK.dtype), _kept(dB_Nr, lora_B_Nr.dtype)
 
     @property
     def _scale(self) -> float:
@@ -200,9 +200,9 @@ def _base_output(x: Tensor, weight: FrozenWeight, bias_N: Tensor | None) -> Tens
     return linear(x, weight.dense(x.dtype), None if bias_N is None else bias_N.to(x.dtype))
 
 
-def _kept_as(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """In the parameter's dtype; it lives until the way back has ended."""
-    return kept(gradient.shape, dtype=parameter.dtype, device=gradient.device).copy_(gradient)
+def _kept(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy that lives until the whole way back has ended."""
+    return kept(gradient.shape, dtype=dtype, device=gradient.device, slab=GRADIENTS).copy_(gradient)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -9,46 +9,47 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from medsum_core.buffers import empty_like, kept_like
+from medsum_core.buffers import Slab, empty_like, kept_like
 from medsum_core.lean_norms import RMSNorm
 from medsum_core.recipe import Recipe
 
 
-def plain_sum(x: Tensor, y: Tensor) -> Tensor:
-    """x + y, in memory that is kept for the way back."""
-    total: Tensor = _Sum.apply(x, y)
+def plain_sum(x: Tensor, y: Tensor, *, slab: Slab) -> Tensor:
+    """x + y, kept for the way back in a slab."""
+    total: Tensor = _Sum.apply(x, y, slab)
     return total
 
 
-def normed_sum(x: Tensor, norm: Any, y: Tensor, *, is_kept: bool) -> tuple[Tensor, Recipe]:
+def normed_sum(x: Tensor, norm: Any, y: Tensor, *, slab: Slab | None) -> tuple[Tensor, Recipe]:
     """x + norm(y) of a lean norm, and how it comes about from x and y, which is kept for the way back.
 
-    `is_kept`: whether whoever takes the sum keeps it all the same.
+    `slab`: where the sum lies if whoever takes it keeps it all the same.
     """
     norm = norm.forward.norm()
-    total, inverse = _NormedSum.apply(x, y, norm, is_kept)
+    total, inverse = _NormedSum.apply(x, y, norm, slab)
     return total, Recipe(tensors=(x, y, inverse), compute=partial(_again, norm))
 
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        return torch.add(x, y, out=kept_like(x))
+    def forward(ctx: Any, x: Tensor, y: Tensor, slab: Slab) -> Tensor:
+        return torch.add(x, y, out=kept_like(x, slab=slab))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        return gradients[0], gradients[0]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], gradients[0], None
 
 
 class _NormedSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, norm: RMSNorm, is_kept: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, y: Tensor, norm: RMSNorm, slab: Slab | None) -> tuple[Tensor, Tensor]:
         inverse = norm.inverse(y)
         ctx.save_for_backward(y, inverse)
         ctx.norm = norm
         ctx.mark_non_differentiable(inverse)
-        return norm.added(x, y, inverse, out=kept_like(x) if is_kept else empty_like(x)), inverse
+        out = empty_like(x) if slab is None else kept_like(x, slab=slab)
+        return norm.added(x, y, inverse, out=out), inverse
 
     @staticmethod
     @once_differentiable

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from medsum_core.buffers import ACTIVATIONS, LAYER_OUTPUTS
 from medsum_core.gated_mlp import gated_down
 from medsum_core.lora_linear import FusedLinear
 from medsum_core.normed_projections import normed_projections
@@ -86,11 +87,12 @@ def _output(layer: Any, x: Tensor, read_M: Tensor | None = None, **settings: Any
         heads, x = (tensor.flatten(0, 1).index_select(0, read_M) for tensor in (heads, x))
     attended = layer.self_attn.o_proj(heads)
     if type(layer).__name__ in TWO_NORMS:
-        x = plain_sum(x, attended)
-        return plain_sum(x, _mlp(layer.mlp, layer.post_attention_layernorm, x, Recipe.of(x)))
-    x, recipe = normed_sum(x, layer.post_attention_layernorm, attended, is_kept=False)
+        x = plain_sum(x, attended, slab=ACTIVATIONS)
+        mlp_output = _mlp(layer.mlp, layer.post_attention_layernorm, x, Recipe.of(x))
+        return plain_sum(x, mlp_output, slab=LAYER_OUTPUTS)
+    x, recipe = normed_sum(x, layer.post_attention_layernorm, attended, slab=None)
     mlp_output = _mlp(layer.mlp, layer.pre_feedforward_layernorm, x, recipe)
-    return normed_sum(x, layer.post_feedforward_layernorm, mlp_output, is_kept=True)[0]
+    return normed_sum(x, layer.post_feedforward_layernorm, mlp_output, slab=LAYER_OUTPUTS)[0]
 
 
 def _mlp(mlp: Any, norm: Any, x: Tensor, recipe: Recipe) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from medsum_core import buffers
 from medsum_core.buffers import (
     ALIGNMENT,
+    LARGEST_BLOCK,
+    LAYER_OUTPUTS,
     SLAB_BYTES,
     empty,
     empty_like,
@@ -47,7 +49,8 @@ def test_other_devices_have_their_own_allocator() -> None:
 @pytest.fixture(autouse=True)
 def _blocks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buffers, "_blocks", {})
-    monkeypatch.setattr(buffers, "_slab", buffers._Slab())
+    monkeypatch.setattr(buffers.ACTIVATIONS, "block", None)
+    monkeypatch.setattr(buffers.LAYER_OUTPUTS, "block", None)
 
 
 def block() -> torch.Tensor:
@@ -86,6 +89,23 @@ def test_kept_tensors_lie_end_to_end_in_slabs_that_serve_again_as_a_whole() -> N
     for _ in range(4):
         fill()
     assert len(buffers._blocks[SLAB_BYTES]) == 5
+
+
+def test_what_lives_longer_does_not_hold_on_to_the_slabs_of_activations() -> None:
+    outputs = []
+    for _ in range(40):  # layers whose activations are computed again
+        activations = kept((2**22,), dtype=torch.uint8, device=CPU)
+        outputs.append(kept((2**18,), dtype=torch.uint8, device=CPU, slab=LAYER_OUTPUTS))
+        assert activations.fill_(1).sum().item() == activations.numel()
+        del activations
+    assert len(buffers._blocks[SLAB_BYTES]) == 1
+    assert [len(outputs), len(buffers._blocks[LARGEST_BLOCK])] == [40, 3]
+
+
+def test_a_tensor_larger_than_a_block_is_given_back() -> None:
+    held = empty((LARGEST_BLOCK + 2,), dtype=torch.uint8, device=CPU)
+    assert held.fill_(1).sum().item() == held.numel()
+    assert not buffers._blocks
 
 
 def test_free_blocks_are_given_back() -> None:

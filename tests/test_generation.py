@@ -205,10 +205,10 @@ def test_prompts_are_read_once_and_nothing_is_padded(monkeypatch: pytest.MonkeyP
 
 def test_what_training_left_free_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buffers, "_blocks", {})
-    held, free = (buffers.empty((size,), dtype=torch.uint8, device=torch.device("cpu")) for size in (2**23, 2**24))
+    held, free = (buffers.empty((size,), dtype=torch.uint8, device=torch.device("cpu")) for size in (2**21, 2**22))
     del free
     generate(small_model("gemma"), some_prompts(1), stop_token_ids=STOPS, max_new_tokens=2)
-    assert [len(buffers._blocks[size]) for size in (2**23, 2**24)] == [1, 0]
+    assert [len(buffers._blocks[size]) for size in (2**21, 2**22)] == [1, 0]
     assert held.fill_(1).all()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from windows import make_example, make_run, make_window, plain_peft, relative, tuned
 
+from medsum_core import buffers
 from medsum_core.attention import PACKABLE_MODEL_TYPES, document_attention
 from medsum_core.batching import IGNORE_INDEX, MicroBatch, pack_rows, pad_rows
 from medsum_core.gated_mlp import gated_down
@@ -129,6 +130,24 @@ def test_it_works_with_recomputed_activations() -> None:
     checkpoint_activations(model)
     stats = train_step(make_run(model, pack_tokens=96), ROWS, learning_rate=0.0)
     assert not stats.skipped
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma2"])
+def test_slabs_of_recomputed_activations_do_not_grow_with_the_layers(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A layer's output and its weights' gradients outlive its activations, and lie elsewhere."""
+    monkeypatch.setattr(buffers.ACTIVATIONS, "num_bytes", 5 * 2**16)  # a size that nothing else has
+
+    def num_slabs(num_layers: int) -> int:
+        monkeypatch.setattr(buffers, "_blocks", {})
+        monkeypatch.setattr(buffers.ACTIVATIONS, "block", None)
+        model = tuned(tiny_model(kind, num_hidden_layers=num_layers))
+        checkpoint_activations(model)
+        assert not train_step(make_run(model, pack_tokens=96), ROWS, learning_rate=0.0).skipped
+        return len(buffers._blocks[buffers.ACTIVATIONS.num_bytes])
+
+    assert num_slabs(12) == num_slabs(4)
 
 
 def test_layers_of_an_unknown_class_are_left_alone() -> None:
