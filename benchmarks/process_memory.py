@@ -12,7 +12,7 @@ from pathlib import Path
 GIB = 1 << 30
 SAMPLE_SECONDS = 0.02
 # What `heap.py` does, for a process to be started.
-ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2 * 2**20), "NUMPY_MADVISE_HUGEPAGE": "0"}
+ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), "NUMPY_MADVISE_HUGEPAGE": "0"}
 
 
 def status_bytes(process_id: int, name: str) -> int:

@@ -4,8 +4,8 @@ A heap in which kept and passing tensors of ever new lengths alternate ends full
 to give these back to the system costs a page fault for every 4 KiB that is used again. Here neither happens. What
 passes lies in a block of its own, of the next power of two in size. What the forward pass keeps for the way back lies
 end to end in slabs, blocks of 16 MiB; the way back lets go of it in the reverse order, a slab after another, and the
-next micro-batch, or the lane beside it, takes them over. What outlives a layer's activations, where these are computed
-again, has slabs of its own: the layer's output and its weights' gradients would hold on to a slab for each layer.
+next micro-batch, or the lane beside it, takes them over. Where activations are computed again, what outlives those of a
+layer has slabs of its own: the layer's output and its weights' gradients would hold on to a slab for each layer.
 
 A block is free once no tensor lies in it, which Python's count of references tells: nothing is ever overwritten while
 somebody holds it. Small tensors are left to the C library. One that is larger than a block has pages of its own, huge

@@ -6,7 +6,7 @@ import ctypes
 import os
 
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # glibc's malloc.h
-OWN_PAGES_BYTES = 2 * 2**20  # from this size on, memory comes from the system and goes back to it
+OWN_PAGES_BYTES = 4 * 2**20  # from this size on, memory comes from the system and goes back to it
 
 
 def keep_one_heap() -> None:

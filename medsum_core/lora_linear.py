@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from medsum_core.buffers import GRADIENTS, empty, kept, lasting_copy, mm
+from medsum_core.buffers import ACTIVATIONS, Slab, empty, kept, lasting_copy, mm
 from medsum_core.dropout import DroppedElements, layer_seed
 from medsum_core.products import arithmetic_dtype
 
@@ -65,12 +65,14 @@ def fuse_lora_layers(model: nn.Module, *, keep_dense: bool) -> int:
 class FusedLinear:
     """The forward that takes the place of a LoRA layer's own.
 
-    `output_is_kept`: whether whoever takes its output keeps it for the way back (`buffers.kept`).
+    `output_is_kept`: whether whoever takes its output keeps it for the way back (`buffers.kept`). `gradient_slab`:
+    where the gradients of A and B lie until the whole way back has ended.
     """
 
     def __init__(self, layer: Any, weight: FrozenWeight, *, number: int) -> None:
         self.layer, self.weight, self._number = layer, weight, number
         self.output_is_kept = False
+        self.gradient_slab = ACTIVATIONS
         (self._name,) = layer.lora_A.keys()
 
     @property
@@ -88,6 +90,7 @@ class FusedLinear:
             rate=rate,
             seed=layer_seed(self._number) if rate > 0 else 0,
             output_is_kept=self.output_is_kept,
+            gradient_slab=self.gradient_slab,
         )
 
     @property
@@ -116,6 +119,7 @@ class LoraProduct:
     rate: float
     seed: int
     output_is_kept: bool
+    gradient_slab: Slab
 
     def forward(self, x: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor) -> tuple[Tensor, Tensor]:
         """y (..., N) in the dtype of x (..., K), and (m * x) A^T (T, r), which the way back needs."""
@@ -164,12 +168,15 @@ class LoraProduct:
                 dx_TK.addmm_(dlow_Tr, lora_A_rK.to(dtype))
             else:
                 dx_TK += dropped.zero_(mm(dlow_Tr, lora_A_rK.to(dtype)))
-        return dx_TK, _kept(dA_rK, lora_A_rK.dtype), _kept(dB_Nr, lora_B_Nr.dtype)
+        return dx_TK, self._kept(dA_rK, lora_A_rK.dtype), self._kept(dB_Nr, lora_B_Nr.dtype)
 
     @property
     def _scale(self) -> float:
         """LoRA's scaling, and what makes up for the elements that dropout sets to zero."""
         return self.scaling if self.rate == 0 else self.scaling / (1 - self.rate)
+
+    def _kept(self, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+        return kept(gradient.shape, dtype=dtype, device=gradient.device, slab=self.gradient_slab).copy_(gradient)
 
     def _drawn(self, x_TK: Tensor) -> DroppedElements:
         return DroppedElements(x_TK.numel(), rate=self.rate, seed=self.seed, device=x_TK.device)
@@ -198,11 +205,6 @@ def _is_plain(layer: LoraLayer) -> bool:
 def _base_output(x: Tensor, weight: FrozenWeight, bias_N: Tensor | None) -> Tensor:
     """x W^T + b in the dtype of x."""
     return linear(x, weight.dense(x.dtype), None if bias_N is None else bias_N.to(x.dtype))
-
-
-def _kept(gradient: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy that lives until the whole way back has ended."""
-    return kept(gradient.shape, dtype=dtype, device=gradient.device, slab=GRADIENTS).copy_(gradient)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -27,11 +27,12 @@ from transformers import (
 )
 
 from medsum_core.batching import MicroBatch
+from medsum_core.buffers import GRADIENTS
 from medsum_core.embedded import embedded_folder, is_embedded
 from medsum_core.errors import InputError
 from medsum_core.gated_mlp import use_gated_mlps
 from medsum_core.lean_norms import use_lean_norms
-from medsum_core.lora_linear import fuse_lora_layers
+from medsum_core.lora_linear import FusedLinear, fuse_lora_layers
 from medsum_core.quiet import quiet_libraries
 from medsum_core.shared_prefix import KeyValue, SharedPrefix
 from medsum_core.training_layers import use_training_layers
@@ -181,7 +182,7 @@ def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def checkpoint_activations(model: PeftModel, *, longer_than: int = 0) -> None:
     """Compute each layer's activations again in the backward pass, for micro-batches of more than so many tokens.
 
-    Non-reentrant, so no input gradients are needed.
+    Non-reentrant, so no input gradients are needed. Weights' gradients then lie apart from activations (`buffers.py`).
     """
 
     def call(layer: Callable[..., Any], hidden_BTH: torch.Tensor, *inputs: Any, **settings: Any) -> Any:
@@ -194,6 +195,8 @@ def checkpoint_activations(model: PeftModel, *, longer_than: int = 0) -> None:
     modules: list[Any] = [module for module in base.modules() if hasattr(module, "_gradient_checkpointing_func")]
     for module in modules:
         module._gradient_checkpointing_func = partial(call, use_reentrant=False)
+    for fused in (module.forward for module in base.modules() if isinstance(module.forward, FusedLinear)):
+        fused.gradient_slab = GRADIENTS
     base.disable_input_require_grads()
 
 

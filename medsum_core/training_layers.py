@@ -82,6 +82,7 @@ def _forward(layer: Any, is_last: bool, x_BTH: Tensor, *, read_M: Tensor | None 
 
 def _output(layer: Any, x: Tensor, read_M: Tensor | None = None, **settings: Any) -> Tensor:
     """The layer's output, (B, T, H), or (M, H) where only some positions are read."""
+    slab = LAYER_OUTPUTS if layer.gradient_checkpointing else ACTIVATIONS
     heads = _attention(layer.self_attn, layer.input_layernorm, x, **settings)
     if read_M is not None:
         heads, x = (tensor.flatten(0, 1).index_select(0, read_M) for tensor in (heads, x))
@@ -89,10 +90,10 @@ def _output(layer: Any, x: Tensor, read_M: Tensor | None = None, **settings: Any
     if type(layer).__name__ in TWO_NORMS:
         x = plain_sum(x, attended, slab=ACTIVATIONS)
         mlp_output = _mlp(layer.mlp, layer.post_attention_layernorm, x, Recipe.of(x))
-        return plain_sum(x, mlp_output, slab=LAYER_OUTPUTS)
+        return plain_sum(x, mlp_output, slab=slab)
     x, recipe = normed_sum(x, layer.post_attention_layernorm, attended, slab=None)
     mlp_output = _mlp(layer.mlp, layer.pre_feedforward_layernorm, x, recipe)
-    return normed_sum(x, layer.post_feedforward_layernorm, mlp_output, slab=LAYER_OUTPUTS)[0]
+    return normed_sum(x, layer.post_feedforward_layernorm, mlp_output, slab=slab)[0]
 
 
 def _mlp(mlp: Any, norm: Any, x: Tensor, recipe: Recipe) -> Tensor:
