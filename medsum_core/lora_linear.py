@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from medsum_core.buffers import ACTIVATIONS, Slab, empty, kept, lasting_copy, mm
+from medsum_core.buffers import ACTIVATIONS, Slab, converted, empty, kept, lasting_copy, mm
 from medsum_core.dropout import DroppedElements, layer_seed
 from medsum_core.products import arithmetic_dtype
 
@@ -41,7 +41,7 @@ class FrozenWeight:
         weight: Any = self._layer.weight
         quant_state = getattr(weight, "quant_state", None)
         if quant_state is None:
-            return weight.detach().to(dtype)
+            return converted(weight.detach(), dtype)
         from bitsandbytes.functional import dequantize_4bit
 
         weight_NK: Tensor = dequantize_4bit(weight.data, quant_state)
@@ -50,7 +50,7 @@ class FrozenWeight:
             weight_NK = lasting_copy(weight_NK)
             self._layer.weight = nn.Parameter(weight_NK, requires_grad=False)
             self._layer.__class__ = nn.Linear
-        return weight_NK.to(dtype)
+        return converted(weight_NK, dtype)
 
 
 def fuse_lora_layers(model: nn.Module, *, keep_dense: bool) -> int:
