@@ -26,11 +26,8 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64  # bytes; PyTorch's own on a CPU
-SMALLEST_BLOCK, LARGEST_BLOCK, SLAB_BYTES = (
-    2**16,
-    2**22,
-    2**24,
-)  # a larger tensor would also leave too much of a slab unused
+SMALLEST_BLOCK, LARGEST_BLOCK = 2**16, 2**22  # bytes; a larger tensor would leave too much of a slab unused, too
+SLAB_BYTES = 4 * LARGEST_BLOCK
 STAGGER = 17 * ALIGNMENT  # blocks do not all start at the same place of a page: such places share a line of the cache
 
 Block = npt.NDArray[np.uint8]
