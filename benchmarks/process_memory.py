@@ -9,10 +9,12 @@ import threading
 import time
 from pathlib import Path
 
+from medsum_core.heap import OWN_PAGES_BYTES
+
 GIB = 1 << 30
 SAMPLE_SECONDS = 0.02
 # What `heap.py` does, for a process to be started.
-ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), "NUMPY_MADVISE_HUGEPAGE": "0"}
+ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(OWN_PAGES_BYTES), "NUMPY_MADVISE_HUGEPAGE": "0"}
 
 
 def status_bytes(process_id: int, name: str) -> int:

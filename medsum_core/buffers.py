@@ -17,6 +17,7 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from math import prod
 from threading import Lock, local
 
@@ -110,7 +111,8 @@ def _pages(num_bytes: int, *, huge: bool = False) -> Block:
     """Memory straight from the system. Huge pages are rounded up to 2 MiB and take a tenth of the time to get."""
     memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if huge and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+        with suppress(OSError):  # a kernel built without huge pages refuses the advice, and plain pages do
+            memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
 
 

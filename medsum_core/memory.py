@@ -27,8 +27,8 @@ PROBE_ATTENTION = "medsum_memory_probe"
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, its block's 8-bit scale, the scale's own scale
 SMALL_TENSOR = 4096  # elements; below, the 8-bit optimiser keeps fp32 moments
 PROCESS_BYTES = {"cpu": int(0.75 * GIB), "cuda": int(0.55 * GIB)}  # libraries, tokenizer, kernels; the CUDA context
-MMAP_BYTES = 35 << 20  # glibc gives tensors above 32 MiB pages of their own; most micro-batches fall a little short
-HEAP_FACTOR = 1.7  # measured over micro-batches of nearly equal lengths: heap / bytes of the tensors kept in it
+# Heap / bytes of kept tensors, measured when those up to 32 MiB lay in glibc's heap; `buffers.py` leaves fewer holes.
+HEAP_FACTOR, MMAP_BYTES = 1.7, 35 << 20
 CARDS_GIB = (6, 8, 12, 16, 24)
 CARD_SHARE = 0.93  # of a card's memory: the rest goes to the driver, a screen and fragmentation
 

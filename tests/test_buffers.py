@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -106,6 +107,11 @@ def test_a_tensor_larger_than_a_block_is_given_back() -> None:
     held = empty((LARGEST_BLOCK + 2,), dtype=torch.uint8, device=CPU)
     assert held.fill_(1).sum().item() == held.numel()
     assert not buffers._blocks
+
+
+def test_a_kernel_that_has_no_huge_pages_gives_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 9999, raising=False)  # no such advice: EINVAL, as without huge pages
+    assert empty((LARGEST_BLOCK + 2,), dtype=torch.uint8, device=CPU).fill_(1).all()
 
 
 def test_free_blocks_are_given_back() -> None:
