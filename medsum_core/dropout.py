@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import numpy as np
@@ -32,13 +32,24 @@ def draw_seeds(count: int) -> list[int]:
 def dropout_seed(seed: int) -> Iterator[None]:
     """Within the block a layer's draws depend on `seed` and the layer alone, in this thread, forward and backward.
 
-    So neither the order of micro-batches nor another thread changes them, and recomputed activations repeat them.
+    So neither the order of micro-batches nor another thread changes them, and recomputed activations repeat them
+    (`recompute_contexts`).
     """
     token = _block_seed.set(seed)
     try:
         yield
     finally:
         _block_seed.reset(token)
+
+
+def recompute_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """`context_fn` of `torch.utils.checkpoint`: the recomputation has the seed of the forward pass, in any thread.
+
+    On CUDA autograd recomputes layers in a thread of its own, which sees none of this thread's context variables
+    (pytorch/pytorch#191777): it would draw other masks, and the gradient would be another function's.
+    """
+    seed = _block_seed.get()
+    return nullcontext(), nullcontext() if seed is None else dropout_seed(seed)
 
 
 def layer_seed(number: int) -> int:

@@ -28,6 +28,7 @@ from transformers import (
 
 from medsum_core.batching import MicroBatch
 from medsum_core.buffers import GRADIENTS
+from medsum_core.dropout import recompute_contexts
 from medsum_core.embedded import embedded_folder, is_embedded
 from medsum_core.errors import InputError
 from medsum_core.gated_mlp import use_gated_mlps
@@ -188,7 +189,7 @@ def checkpoint_activations(model: PeftModel, *, longer_than: int = 0) -> None:
     def call(layer: Callable[..., Any], hidden_BTH: torch.Tensor, *inputs: Any, **settings: Any) -> Any:
         if hidden_BTH.shape[:2].numel() <= longer_than:
             return layer(hidden_BTH, *inputs)
-        return checkpoint(layer, hidden_BTH, *inputs, **settings)
+        return checkpoint(layer, hidden_BTH, *inputs, context_fn=recompute_contexts, **settings)
 
     base = causal_model(model)
     base.activation_checkpointing_enable()

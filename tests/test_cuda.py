@@ -26,7 +26,7 @@ from benchmarks.crash import make_inputs
 from medsum_core.attention import PACKABLE_MODEL_TYPES, attend_block_mask, attend_varlen
 from medsum_core.device import AMPERE, repeat_bits
 from medsum_core.generation import generate
-from medsum_core.model import LoraSettings, load_base
+from medsum_core.model import LoraSettings, checkpoint_activations, load_base
 from medsum_core.optimizer import load_optimizer_state, optimizer_state
 from train_loop import train_step
 
@@ -71,6 +71,18 @@ def test_every_cut_of_a_window_gives_the_gradient_of_one_full_batch(kind: str, k
     _, expected = reference_gradient(plain_peft(base, model), window)
     for cut in CUTS:
         assert relative(gradient(model, window, cut, kernel), expected) <= 1e-5, cut
+
+
+@pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
+def test_recomputed_activations_drop_the_same_elements(kind: str) -> None:
+    window, found = make_window(6), []
+    for recompute in (False, True):
+        model = tuned(tiny_model(kind, attn_implementation="eager"), LoraSettings(dropout=0.3)).to(CUDA)
+        if recompute:
+            checkpoint_activations(model)
+        torch.manual_seed(3)
+        found.append(gradient(model, window, "packed", "eager"))
+    assert relative(found[1], found[0]) <= 1e-6
 
 
 @needs_varlen
