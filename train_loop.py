@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from medsum_core.config import parse_run
 from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script
-from medsum_core.heap import keep_one_heap
+from medsum_core.kernels.cpu.malloc import keep_one_heap
 
 if __name__ == "__main__":
     keep_one_heap()  # before an import starts a thread
@@ -33,15 +33,15 @@ from medsum_core.attention import document_attention
 from medsum_core.batching import Example, MicroBatch, share_out, split_window
 from medsum_core.checkpoint import Progress
 from medsum_core.device import return_free_memory
-from medsum_core.dropout import draw_seeds, dropout_seed
-from medsum_core.lanes import GradientSum
+from medsum_core.kernels.cpu.lanes import GradientSum
+from medsum_core.kernels.cpu.shared_prefix import split_prefix
+from medsum_core.kernels.layers.dropout import draw_seeds, dropout_seed
 from medsum_core.model import head_softcap, head_weight, hidden_states, prefix_states
 from medsum_core.objective import note_nll
 from medsum_core.optimizer import set_lr
 from medsum_core.run import Run, after_window
 from medsum_core.run_evaluation import evaluate
 from medsum_core.run_saving import save
-from medsum_core.shared_prefix import split_prefix
 from medsum_core.signals import StopFlag, stop_on_signals
 
 MAX_SKIPPED_IN_A_ROW = 3

@@ -49,11 +49,11 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     """Train for two updates; GiB at the peak of loading and of training, and the estimate."""
     import torch
 
-    from medsum_core.lanes import Lanes
+    from medsum_core.kernels.cpu.bf16_products import cpu_has_bf16_units
+    from medsum_core.kernels.cpu.lanes import Lanes
     from medsum_core.memory import RunShape, estimate_memory, measure_model
     from medsum_core.model import LoraSettings, attach_lora, load_base, load_config, trainable_parameters
     from medsum_core.optimizer import build_optimizer
-    from medsum_core.products import cpu_has_bf16_units
     from train_loop import sum_micro_batches
 
     lora = LoraSettings()

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from medsum_core.heap import OWN_PAGES_BYTES
+from medsum_core.kernels.cpu.malloc import OWN_PAGES_BYTES
 
 GIB = 1 << 30
 SAMPLE_SECONDS = 0.02

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from medsum_core.document_kernel import ScoreRules, attend_documents
-from medsum_core.recipe import Recipe
+from medsum_core.kernels.cpu.document_attention import ScoreRules, attend_documents
+from medsum_core.kernels.recompute import Recipe
 
 DOCUMENT_KERNELS = ("per_document", "varlen", "sdpa", "eager")
 # Model types whose packed-against-single test is in tests/test_attention.py; others train one row each.

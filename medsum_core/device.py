@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from medsum_core.errors import InputError
-from medsum_core.products import cpu_has_bf16_units
+from medsum_core.kernels.cpu.bf16_products import cpu_has_bf16_units
 
 Precision = Literal["fp32", "bf16", "fp16"]
 AMPERE = (8, 0)  # first CUDA capability with bf16 units, TF32 and a variable-length attention kernel

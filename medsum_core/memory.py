@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
-from medsum_core.document_kernel import KEPT_TOKENS
+from medsum_core.kernels.cpu.document_attention import KEPT_TOKENS
 from medsum_core.model import DTYPES, LoraSettings, attach_lora, inner_model, trainable_parameters
 from medsum_core.objective import tile_shape
 from medsum_core.optimizer import PAGED_ADAMW_8BIT

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from medsum_core.errors import MedsumError
-from medsum_core.fast_weights import fast_weights
 from medsum_core.generation import generate
+from medsum_core.kernels.decoding.widened_weights import fast_weights
 from medsum_core.model import causal_model
 from medsum_core.prompt import PromptRenderer
 

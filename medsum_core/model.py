@@ -27,16 +27,16 @@ from transformers import (
 )
 
 from medsum_core.batching import MicroBatch
-from medsum_core.buffers import GRADIENTS
-from medsum_core.dropout import recompute_contexts
 from medsum_core.embedded import embedded_folder, is_embedded
 from medsum_core.errors import InputError
-from medsum_core.gated_mlp import use_gated_mlps
-from medsum_core.lean_norms import use_lean_norms
-from medsum_core.lora_linear import FusedLinear, fuse_lora_layers
+from medsum_core.kernels.cpu.arena import GRADIENTS
+from medsum_core.kernels.cpu.shared_prefix import KeyValue, SharedPrefix
+from medsum_core.kernels.layers.decoder_layer import use_training_layers
+from medsum_core.kernels.layers.dropout import recompute_contexts
+from medsum_core.kernels.layers.gated_mlp import use_gated_mlps
+from medsum_core.kernels.layers.lora_linear import FusedLinear, fuse_lora_layers
+from medsum_core.kernels.layers.rms_norm import use_lean_norms
 from medsum_core.quiet import quiet_libraries
-from medsum_core.shared_prefix import KeyValue, SharedPrefix
-from medsum_core.training_layers import use_training_layers
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medsum_core.batching import IGNORE_INDEX
-from medsum_core.buffers import converted
-from medsum_core.cpu_kernels import array_of, on_cpu, running_softmax
-from medsum_core.products import product, product_transposed
+from medsum_core.kernels.cpu.arena import converted
+from medsum_core.kernels.cpu.bf16_products import product, product_transposed
+from medsum_core.kernels.cpu.elementwise import array_of, on_cpu, running_softmax
 
 # On a CPU a tile and its exponentials (12 MiB) stay in the cache; fewer rows or words make slower products.
 CPU_TILE = (256, 2048)  # rows, words

@@ -26,12 +26,13 @@ from medsum_core.compat import (
     run_fingerprints,
     tokenizer_fingerprint,
 )
-from medsum_core.compile_kernels import compile_kernels
 from medsum_core.config import RunConfig
 from medsum_core.corpus import load_corpus
 from medsum_core.device import apply_tf32, choose_tf32, find_device, keep_few_products, repeat_bits
 from medsum_core.errors import InputError
-from medsum_core.lanes import Lanes
+from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
+from medsum_core.kernels.cpu.lanes import Lanes
+from medsum_core.kernels.cpu.warm_up import compile_kernels
 from medsum_core.memory import measure_model
 from medsum_core.metrics_log import MetricsLog, cut_back
 from medsum_core.model import (
@@ -45,7 +46,6 @@ from medsum_core.model import (
 )
 from medsum_core.optimizer import build_optimizer
 from medsum_core.plan import Plan, lora_settings
-from medsum_core.products import arithmetic_dtype
 from medsum_core.prompt import build_renderer
 from medsum_core.resolve import RESOLVED, resolve_memory, resolve_precision, with_saved
 from medsum_core.run import Run

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from medsum_core.batching import Example, window_indices
 from medsum_core.checkpoint import Progress
 from medsum_core.config import RunConfig
-from medsum_core.lanes import Lanes
+from medsum_core.kernels.cpu.lanes import Lanes
 from medsum_core.metrics_log import MetricsLog
 from medsum_core.optimizer import lr_at
 from medsum_core.prompt import PromptRenderer

@@ -227,8 +227,12 @@ def reference_varlen(
 def test_documents_of_several_blocks_equal_the_dense_mask(
     options: dict[str, Any], kept_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medsum_core.document_kernel.BLOCK_QUERIES", 4)  # documents of 1 to 17 tokens: up to 5 blocks
-    monkeypatch.setattr("medsum_core.document_kernel.KEPT_TOKENS", kept_tokens)  # shares of none, some, all
+    monkeypatch.setattr(
+        "medsum_core.kernels.cpu.document_attention.BLOCK_QUERIES", 4
+    )  # documents of 1 to 17 tokens: up to 5 blocks
+    monkeypatch.setattr(
+        "medsum_core.kernels.cpu.document_attention.KEPT_TOKENS", kept_tokens
+    )  # shares of none, some, all
     found, gradients = attend(attend_per_document, **options)
     expected, expected_gradients = attend(attend_block_mask, eager=True, **options)
     assert relative(found, expected) <= BOUND
@@ -237,7 +241,7 @@ def test_documents_of_several_blocks_equal_the_dense_mask(
 
 
 def test_long_documents_keep_only_queries_keys_and_values_for_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medsum_core.document_kernel.KEPT_TOKENS", 0)
+    monkeypatch.setattr("medsum_core.kernels.cpu.document_attention.KEPT_TOKENS", 0)
     heads = [part.requires_grad_() for part in make_heads()]
     kept: list[Tensor] = []
 

@@ -12,13 +12,14 @@ from decoding_models import KINDS, SMALL, STOPS, VOCAB, reference, small_model, 
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import scaled_dot_product_attention
 
-from medsum_core import buffers, kv_cache
-from medsum_core import fast_weights as fast_weights_module
+from medsum_core import kv_cache
 from medsum_core.bans import Ban
 from medsum_core.beam import BeamRules, BeamSearch
 from medsum_core.errors import InputError
-from medsum_core.fast_weights import fast_weights
 from medsum_core.generation import Generation, generate
+from medsum_core.kernels.cpu import arena as buffers
+from medsum_core.kernels.decoding import widened_weights as fast_weights_module
+from medsum_core.kernels.decoding.widened_weights import fast_weights
 from medsum_core.next_token import Head, candidates_of_logits
 
 
@@ -310,12 +311,12 @@ def test_slow_bf16_weights_are_widened_and_put_back(monkeypatch: pytest.MonkeyPa
         (True, False, torch.bfloat16),
         (True, True, torch.float32),
     ):
-        monkeypatch.setattr("medsum_core.products.cpu_has_bf16_units", lambda answer=has_units: answer)
+        monkeypatch.setattr("medsum_core.kernels.cpu.bf16_products.cpu_has_bf16_units", lambda answer=has_units: answer)
         with fast_weights(model, widen=widen):
             assert {parameter.dtype for parameter in model.parameters()} == {expected}
             assert model.lm_head.weight is model.get_input_embeddings().weight
         assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == before
-    monkeypatch.setattr("medsum_core.products.cpu_has_bf16_units", lambda: False)
+    monkeypatch.setattr("medsum_core.kernels.cpu.bf16_products.cpu_has_bf16_units", lambda: False)
     full = fast_weights_module.find_device()
     monkeypatch.setattr(fast_weights_module, "find_device", lambda: type(full)(**{**vars(full), "free_bytes": 10}))
     with fast_weights(model):

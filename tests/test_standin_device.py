@@ -27,8 +27,8 @@ from windows import make_window
 import train_loop
 from medsum_core import attention, batching, evaluation
 from medsum_core.batching import MicroBatch
-from medsum_core.dropout import DroppedElements
-from medsum_core.lanes import Lanes
+from medsum_core.kernels.cpu.lanes import Lanes
+from medsum_core.kernels.layers.dropout import DroppedElements
 from medsum_core.model import LoraSettings, attach_lora, trainable_parameters
 
 META = torch.device("meta")

@@ -1,0 +1,135 @@
+"""Frozen weights in the layout that a CPU reads fastest, for the time of decoding.
+
+Letters: T tokens, K input features, N output features, r rank.
+
+A product of few rows is bound by the time to read its weight. oneDNN rearranges a plain weight in each call; arranged
+once, the same product takes half the time or less up to 16 rows (figures: benchmarks/README.md). The values are the
+same. The operators are torch's own (its compiler uses them on frozen models), but not a public interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from medsum_core.device import find_device
+from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype, product
+from medsum_core.kernels.layers.lora_linear import FrozenWeight
+
+Product = Callable[[Tensor], Tensor]
+
+
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether packed products of `dtype` exist on `device`, and are fast there."""
+    is_fast = dtype in (torch.float32, torch.bfloat16) and arithmetic_dtype(device, dtype) == dtype
+    return device.type == "cpu" and is_fast and torch.backends.mkldnn.is_available()
+
+
+def fits(num_bytes: int) -> bool:
+    """Whether a copy of so many bytes leaves a reserve of free memory."""
+    return num_bytes <= find_device().usable_bytes
+
+
+def packed_product(
+    weight_NK: Tensor, bias_N: Tensor | None = None, *, activation: str = "none", algorithm: str = ""
+) -> Product:
+    """x -> activation(x W^T + b) for x (T, K) of the weight's dtype; keeps a copy, so the weight must not change."""
+    packed = _pack(weight_NK)
+    return lambda x_TK: torch.ops.mkldnn._linear_pointwise(x_TK, packed, bias_N, activation, [], algorithm)
+
+
+def packed_product_times(weight_NK: Tensor, bias_N: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """(x, y) -> (x W^T + b) * y."""
+    packed = _pack(weight_NK)
+    return lambda x_TK, y_TN: torch.ops.mkldnn._linear_pointwise.binary(x_TK, y_TN, packed, bias_N, "mul")
+
+
+def block_products(weight_NK: Tensor, block: int) -> list[Product]:
+    """Products with `block` rows of a weight each, together all of them; packed where that is possible and fits."""
+    compute = arithmetic_dtype(weight_NK.device, weight_NK.dtype)
+    blocks = weight_NK.detach().split(block)
+    if can_pack(weight_NK.device, compute) and fits(weight_NK.numel() * compute.itemsize):
+        return [packed_product(part.to(compute)) for part in blocks]
+    return [lambda x, part=part: product(x, part) for part in blocks]  # type: ignore[misc]
+
+
+class Projection:
+    """x (T, K) -> the outputs of linear layers side by side, (T, N + N + ...), each with its adapter as it was trained.
+
+    Packed in `packed_dtype`; without one, or where a layer is of a kind unknown here, the layers themselves are called.
+    """
+
+    def __init__(self, layers: Sequence[Any], packed_dtype: torch.dtype | None) -> None:
+        self._layers, self._base, self._adapters = layers, None, []
+        if packed_dtype is None or not all(is_known(layer) for layer in layers):
+            return
+        weights, biases = zip(*(dense_weight(layer, packed_dtype) for layer in layers), strict=True)
+        bias = None if biases[0] is None else torch.cat(biases)
+        self._base = packed_product(torch.cat(weights), bias)
+        start = 0
+        for layer, weight_NK in zip(layers, weights, strict=True):
+            span = slice(start, start + len(weight_NK))
+            start = span.stop
+            if has_adapter(layer):
+                self._adapters.append((span, *_adapter(layer, packed_dtype)))
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        """The outputs, in the dtype of x."""
+        if self._base is None:
+            outputs = [call_layer(layer, x_TK) for layer in self._layers]
+            return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+        y_TN = self._base(x_TK)
+        for span, lora_A_rK, lora_B_rN, scaling in self._adapters:
+            y_TN[:, span].addmm_(linear(x_TK, lora_A_rK), lora_B_rN, alpha=scaling)
+        return y_TN
+
+
+def call_layer(layer: Any, x_TK: Tensor) -> Tensor:
+    """The layer's own forward, in the dtype of its weight."""
+    weight = linear_of(layer).weight
+    own_dtype = weight.dtype if weight.dtype.is_floating_point else x_TK.dtype
+    return layer(x_TK.to(own_dtype)).to(x_TK.dtype)
+
+
+def is_known(layer: Any) -> bool:
+    """A plain linear layer or a 4-bit one, bare or under a LoRA layer with the forward of `lora_linear.py`."""
+    if isinstance(layer, LoraLayer) and ("forward" not in vars(layer) or layer.merged):
+        return False
+    linear_layer = linear_of(layer)
+    return type(linear_layer) is nn.Linear or getattr(linear_layer.weight, "quant_state", None) is not None
+
+
+def has_adapter(layer: Any) -> bool:
+    """Whether an adapter adds to the layer's output now."""
+    return isinstance(layer, LoraLayer) and not layer.disable_adapters
+
+
+def linear_of(layer: Any) -> nn.Linear:
+    """The linear layer, under its adapter if it has one."""
+    found: Any = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
+    linear_layer: nn.Linear = found
+    return linear_layer
+
+
+def dense_weight(layer: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """The frozen weight (N, K) and bias (N,), NF4 unpacked to the same bits as at each use."""
+    linear_layer = linear_of(layer)
+    bias = linear_layer.bias
+    weight_NK = FrozenWeight(linear_layer, keep_dense=False).dense(dtype)
+    return weight_NK, None if bias is None else bias.detach().to(dtype)
+
+
+def _adapter(layer: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor, float]:
+    (name,) = layer.lora_A.keys()
+    lora_A_rK, lora_B_Nr = (part[name].weight.detach().to(dtype) for part in (layer.lora_A, layer.lora_B))
+    return lora_A_rK, lora_B_Nr.t(), layer.scaling[name]
+
+
+def _pack(weight_NK: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_NK.contiguous(), None)
+    return packed

@@ -1,0 +1,47 @@
+"""16-bit weights as fp32 for the time of decoding, on CPUs that multiply bf16 matrices 10 times slower than fp32 ones.
+
+`products.py` does this product by product for training; decoding uses each weight once for every token, so that it pays
+to unpack them once. The values are the same; activations keep more digits than in bf16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from medsum_core.device import find_device
+from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@contextmanager
+def fast_weights(model: nn.Module, *, widen: bool = False) -> Iterator[None]:
+    """Within the block the model computes in the dtype that its device is fast at; afterwards it is as before.
+
+    Nothing is done on devices with 16-bit units, or where the wider copy does not fit the free memory: both only cost
+    time. With `widen` a CPU with 16-bit units computes in fp32 as well, for comparisons that the rounding of
+    activations should not disturb.
+    """
+    halves = [parameter for parameter in model.parameters() if parameter.dtype in HALVES]
+    slow = [p for p in halves if arithmetic_dtype(p.device, p.dtype) != p.dtype or (widen and p.device.type == "cpu")]
+    quantised = [m for m in model.modules() if slow and getattr(m, "compute_dtype", None) in HALVES]
+    if not slow or 2 * sum(p.nbytes for p in slow) > find_device().usable_bytes:
+        yield
+        return
+    before = [p.data for p in slow]
+    compute = [m.compute_dtype for m in quantised]
+    for parameter in slow:
+        parameter.data = parameter.data.float()
+    for module in quantised:  # bitsandbytes' 4-bit layers name the dtype of their products themselves
+        module.compute_dtype = torch.float32  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for parameter, data in zip(slow, before, strict=True):
+            parameter.data = data
+        for module, dtype in zip(quantised, compute, strict=True):
+            module.compute_dtype = dtype  # type: ignore[assignment]

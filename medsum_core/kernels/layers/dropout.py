@@ -1,0 +1,88 @@
+"""Which elements dropout sets to zero: drawn from a seed, so that nothing is kept for the way back.
+
+Few elements are dropped, so on a CPU their places are drawn rather than a number for every element: from one to the
+next it is a geometric number of steps, floor(log(u) / log(1 - rate)) for a uniform u (Devroye 1986, X.2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsum_core.kernels.cpu.arena import empty_like
+from medsum_core.kernels.cpu.elementwise import array_of
+from medsum_core.kernels.cpu.elementwise_dropout import zero_some
+
+SEED_BOUND = 2**62
+_block_seed: ContextVar[int | None] = ContextVar("seed of the dropout within a block", default=None)
+
+
+def draw_seeds(count: int) -> list[int]:
+    """Seeds from torch's generator, whose state a checkpoint keeps."""
+    return [int(torch.randint(SEED_BOUND, ())) for _ in range(count)]
+
+
+@contextmanager
+def dropout_seed(seed: int) -> Iterator[None]:
+    """Within the block a layer's draws depend on `seed` and the layer alone, in this thread, forward and backward.
+
+    So neither the order of micro-batches nor another thread changes them, and recomputed activations repeat them
+    (`recompute_contexts`).
+    """
+    token = _block_seed.set(seed)
+    try:
+        yield
+    finally:
+        _block_seed.reset(token)
+
+
+def recompute_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """`context_fn` of `torch.utils.checkpoint`: the recomputation has the seed of the forward pass, in any thread.
+
+    On CUDA autograd recomputes layers in a thread of its own, which sees none of this thread's context variables
+    (pytorch/pytorch#191777): it would draw other masks, and the gradient would be another function's.
+    """
+    seed = _block_seed.get()
+    return nullcontext(), nullcontext() if seed is None else dropout_seed(seed)
+
+
+def layer_seed(number: int) -> int:
+    """The seed of a model's layer `number` within `dropout_seed`; elsewhere one from torch's generator."""
+    seed = _block_seed.get()
+    return draw_seeds(1)[0] if seed is None else seed + number
+
+
+class DroppedElements:
+    """A draw: each of `num_elements` is dropped with probability `rate`, independently; a function of its arguments.
+
+    `rate` is met to 1 part in 16 million. What a seed gives differs between CPU and GPU.
+    """
+
+    def __init__(self, num_elements: int, *, rate: float, seed: int, device: torch.device) -> None:
+        self._keep: Tensor | None = None
+        if device.type == "cpu":
+            self._seed = np.uint64(seed)
+            self._steepness = np.float32(max(1 / math.log1p(-rate), -1e30))
+        else:
+            chance = torch.Generator(device).manual_seed(seed)
+            self._keep = torch.empty(num_elements, dtype=torch.bool, device=device)
+            self._keep.bernoulli_(1 - rate, generator=chance)
+
+    def zero_(self, x: Tensor) -> Tensor:
+        """Set the dropped elements of a contiguous `x` to zero, in place."""
+        if self._keep is not None:
+            return x.mul_(self._keep.view(x.shape))
+        zero_some(array_of(x.view(-1)), self._seed, self._steepness)
+        return x
+
+    def without(self, x: Tensor) -> Tensor:
+        """A copy of `x` with the dropped elements at zero."""
+        if self._keep is not None:
+            return x * self._keep.view(x.shape)
+        return self.zero_(empty_like(x).copy_(x))

@@ -1,0 +1,161 @@
+"""The last layer without the positions that nobody reads: the same numbers at the others, and NaN where it was not run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from support import tiny_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from windows import make_example, make_run, make_window, plain_peft, relative, tuned
+
+from medsum_core.attention import PACKABLE_MODEL_TYPES, document_attention
+from medsum_core.batching import IGNORE_INDEX, MicroBatch, pack_rows, pad_rows
+from medsum_core.kernels.cpu import arena as buffers
+from medsum_core.kernels.layers.decoder_layer import use_training_layers
+from medsum_core.kernels.layers.gated_mlp import gated_down
+from medsum_core.model import checkpoint_activations, hidden_states, inner_model
+from train_loop import train_step
+
+ROWS = make_window(4)
+
+
+def hidden(model: Any, batch: MicroBatch) -> Tensor:
+    with torch.no_grad(), document_attention(model):
+        return hidden_states(model, batch)
+
+
+@pytest.mark.parametrize("batch", [pad_rows(ROWS, pad_token_id=0), pack_rows(ROWS)], ids=["padded", "packed"])
+@pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
+def test_read_positions_are_those_of_the_whole_layer_and_the_others_are_nan(kind: str, batch: MicroBatch) -> None:
+    model = tuned(tiny_model(kind))
+    expected = hidden(plain_peft(tiny_model(kind), model), batch)
+    found = hidden(model, batch)
+    is_read = batch.targets_BT != IGNORE_INDEX
+    assert 0 < int(is_read.sum()) < is_read.numel() and bool(expected.isfinite().all())
+    assert relative(found[is_read], expected[is_read]) <= 1e-5
+    assert bool(found[~is_read].isnan().all())
+
+
+def test_read_positions_of_a_batch_written_out() -> None:
+    rows = [make_example(3, 2, seed=1), make_example(1, 1, seed=2)]
+    # targets: _ _ n n _   and   n _ , padded to five
+    assert pad_rows(rows, pad_token_id=0).read_M.tolist() == [2, 3, 5]
+    assert pack_rows(rows).read_M.tolist() == [2, 3, 5]
+    moved = pack_rows(rows).to("meta")
+    assert moved.read_M.device.type == "meta" and moved.read_M.shape == (3,)
+
+
+def test_only_read_positions_go_through_the_last_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, model = pack_rows(ROWS), tuned(tiny_model("gemma3_text"))
+    counts: list[int] = []
+
+    def counted(mlp: Any, gate: Tensor, up: Tensor) -> Tensor:
+        counts.append(gate.shape[:-1].numel())
+        return gated_down(mlp, gate, up)
+
+    monkeypatch.setattr("medsum_core.kernels.layers.decoder_layer.gated_down", counted)
+    hidden(model, batch)
+    assert counts == [batch.num_tokens, batch.num_targets]
+
+
+def test_sums_and_rotations_are_computed_again_not_kept() -> None:
+    """Of Gemma 3's layers the way back keeps no normed tensor, no rotated queries and keys, no sum behind attention."""
+    batch, model = pack_rows(ROWS[:1]), tuned(tiny_model("gemma3_text"))
+    inner: Any = inner_model(model)
+    layer = inner.layers[0]
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with document_attention(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        hidden_states(model, batch)
+    sizes = [tensor.numel() // batch.num_tokens for tensor in kept.values() if tensor.numel() % batch.num_tokens == 0]
+    attention, num_layers = layer.self_attn, len(inner.layers)
+    expected: Counter[int] = Counter()
+    for count, features in (
+        (2 * num_layers - 1, attention.q_proj.out_features),  # queries, what attention gives; of the last layer: read
+        (2 * num_layers, attention.k_proj.out_features),  # keys and values
+        (3 * num_layers - 2, inner.config.hidden_size),  # a layer's input, what attention's and the MLP's way down gave
+        (2 * num_layers - 2, layer.mlp.up_proj.out_features),  # gate and up
+        (1, inner.config.hidden_size),  # the last norm's input
+        (4, attention.head_dim),  # cos and sin of both kinds of layer
+    ):
+        expected[features] += count
+    assert {features: sizes.count(features) for features in expected} == expected
+
+
+def test_an_objective_that_reads_a_position_without_a_target_changes_nothing() -> None:
+    """Its loss is NaN, so that the window is skipped, and after some of them the run stops with a message."""
+
+    def prompt_too(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None) -> Tensor:
+        return (hidden_BTH @ head_VH.T).float().logsumexp(-1).sum()
+
+    run = make_run(tuned(tiny_model()))
+    before = [parameter.detach().clone() for parameter in run.tensors]
+    stats = train_step(run, ROWS, learning_rate=1.0, objective=prompt_too)
+    assert stats.skipped
+    assert all(torch.equal(one, other) for one, other in zip(before, run.tensors, strict=True))
+
+
+def test_a_micro_batch_without_any_target_is_run() -> None:
+    model = tuned(tiny_model("gemma3_text"))
+    batch = pack_rows([make_example(9, 0, seed=3)])
+    assert batch.read_M.tolist() == [] and bool(hidden(model, batch).isnan().all())
+
+
+def test_the_layer_computes_all_positions_for_whoever_does_not_say_which_are_read() -> None:
+    model, batch = tuned(tiny_model("gemma2")), pack_rows(ROWS[:1])
+    base: PreTrainedModel = inner_model(model)
+    with torch.no_grad():
+        found = base(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
+        expected = inner_model(plain_peft(tiny_model("gemma2"), model))(input_ids=batch.input_ids_BT, use_cache=False)
+    assert relative(found, expected.last_hidden_state) <= 1e-5
+
+
+def test_a_key_value_cache_is_refused_where_positions_are_skipped() -> None:
+    model, batch = tuned(tiny_model()), pack_rows(ROWS[:1])
+    with torch.no_grad(), pytest.raises(ValueError, match="no key-value cache"):
+        inner_model(model)(input_ids=batch.input_ids_BT, read_M=batch.read_M, use_cache=True)
+
+
+def test_it_works_with_recomputed_activations() -> None:
+    """Their gradient is compared with the reference in `test_gradient.py`."""
+    model = tuned(tiny_model())
+    checkpoint_activations(model)
+    stats = train_step(make_run(model, pack_tokens=96), ROWS, learning_rate=0.0)
+    assert not stats.skipped
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma2"])
+def test_slabs_of_recomputed_activations_do_not_grow_with_the_layers(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A layer's output and its weights' gradients outlive its activations, and lie elsewhere."""
+    monkeypatch.setattr(buffers.ACTIVATIONS, "num_bytes", 5 * 2**16)  # a size that nothing else has
+
+    def num_slabs(num_layers: int) -> int:
+        monkeypatch.setattr(buffers, "_blocks", {})
+        monkeypatch.setattr(buffers.ACTIVATIONS, "block", None)
+        model = tuned(tiny_model(kind, num_hidden_layers=num_layers))
+        checkpoint_activations(model)
+        assert not train_step(make_run(model, pack_tokens=96), ROWS, learning_rate=0.0).skipped
+        return len(buffers._blocks[buffers.ACTIVATIONS.num_bytes])
+
+    assert num_slabs(12) == num_slabs(4)
+
+
+def test_layers_of_an_unknown_class_are_left_alone() -> None:
+    model = tuned(tiny_model())
+    layers: Any = inner_model(model).layers
+    for layer in layers:
+        del layer.forward
+        layer.__class__ = type("SomeDecoderLayer", (type(layer),), {})
+    assert use_training_layers(inner_model(model)) == 0
+    assert use_training_layers(nn.Sequential(nn.Linear(2, 2))) == 0  # nor a decoder that names its layers otherwise
+    assert all("forward" not in vars(layer) for layer in layers)
