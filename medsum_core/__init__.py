@@ -1,6 +1,6 @@
 """Parts of a readable fine-tuning loop: a doctor-patient dialogue becomes a section of a clinical note."""
 
-from medsum_core.quiet import hide_missing_kernels_line
+from medsum_core.quiet_libraries import hide_missing_kernels_line
 
 __version__ = "0.1.0"
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from medsum_core.atomic import write_bytes_atomic, write_text_atomic
 from medsum_core.errors import InputError
+from medsum_core.files import write_bytes_atomic, write_text_atomic
 from medsum_core.model import LoraSettings, attach_lora, check_target_modules
 
 WEIGHTS_NAME = "adapter_model.safetensors"

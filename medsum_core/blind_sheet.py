@@ -12,8 +12,8 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from medsum_core.atomic import PRIVATE_MODE, write_text_atomic
 from medsum_core.errors import InputError, raise_all
+from medsum_core.files import PRIVATE_MODE, write_text_atomic
 from medsum_core.notes import GeneratedNote
 from medsum_core.records import Record
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medsum_core.atomic import write_bytes_atomic
 from medsum_core.errors import InputError
+from medsum_core.files import write_bytes_atomic
 from medsum_core.metrics_log import read_metrics
 
 if TYPE_CHECKING:

@@ -118,7 +118,7 @@ def _dequantise(work: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from medsum_core.quiet import quiet_libraries
+    from medsum_core.quiet_libraries import quiet_libraries
 
     with quiet_libraries():
         tokenizer = AutoTokenizer.from_pretrained(work, gguf_file=GGUF_NAME)

@@ -86,7 +86,7 @@ def audit_records(records: Iterable[Record]) -> AuditReport:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Raises InputError for bad files or columns; nothing is written then."""
-    from medsum_core.atomic import write_text_atomic
+    from medsum_core.files import write_text_atomic
     from medsum_core.grounding_report import check_file, table_lines, to_json
 
     parser = argparse.ArgumentParser(prog="python -m medsum_core.grounding", description=__doc__, allow_abbrev=False)

@@ -14,9 +14,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from medsum_core.atomic import write_bytes_atomic
 from medsum_core.embedded import cache_folder
 from medsum_core.errors import InputError
+from medsum_core.files import write_bytes_atomic
 from medsum_core.records import DEFAULT_COLUMNS, Columns, Record, read_records, records_from_table
 from medsum_core.tables import table_from_objects
 
@@ -125,7 +125,7 @@ def _load_hub_rows(name: str, split: str) -> list[dict[str, Any]]:
     """All rows of one split as dicts. Nothing that `datasets` wrote is left when this returns or raises."""
     import datasets
 
-    from medsum_core.quiet import quiet_libraries
+    from medsum_core.quiet_libraries import quiet_libraries
 
     bars_were_off = datasets.are_progress_bars_disabled()
     private = Path(tempfile.mkdtemp(prefix="medsum-data-"))

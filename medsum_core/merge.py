@@ -29,7 +29,7 @@ from medsum_core.errors import InputError, run_as_script
 from medsum_core.merge_gate import MAX_PROMPTS, Parity, ParityError, Reading, compare, read_notes
 from medsum_core.model import load_base, load_config, load_tokenizer
 from medsum_core.prompt import PromptRenderer, build_renderer
-from medsum_core.quiet import quiet_libraries
+from medsum_core.quiet_libraries import quiet_libraries
 from medsum_core.records import Record, read_records
 from medsum_core.run_folder import ADAPTER_FOLDER, read_run_config
 from medsum_core.shortening import shorten_dialogue

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from medsum_core.atomic import PRIVATE_MODE, write_bytes_atomic
 from medsum_core.errors import InputError
+from medsum_core.files import PRIVATE_MODE, write_bytes_atomic
 
 
 class MetricsLog:

@@ -36,7 +36,7 @@ from medsum_core.kernels.layers.dropout import recompute_contexts
 from medsum_core.kernels.layers.gated_mlp import use_gated_mlps
 from medsum_core.kernels.layers.lora_linear import FusedLinear, fuse_lora_layers
 from medsum_core.kernels.layers.rms_norm import use_lean_norms
-from medsum_core.quiet import quiet_libraries
+from medsum_core.quiet_libraries import quiet_libraries
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

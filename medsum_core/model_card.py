@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from medsum_core.atomic import write_text_atomic
 from medsum_core.comparison import Comparison
+from medsum_core.files import write_text_atomic
 from medsum_core.markdown import code
 from medsum_core.report_tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table
 from medsum_core.run_facts import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit

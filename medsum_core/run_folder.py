@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medsum_core.atomic import write_text_atomic
 from medsum_core.config import RunConfig
 from medsum_core.errors import InputError
+from medsum_core.files import write_text_atomic
 
 CONFIG_NAME = "config.json"
 ADAPTER_FOLDER = "adapter"

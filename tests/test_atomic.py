@@ -7,8 +7,8 @@ import stat
 
 import pytest
 
-from medsum_core import atomic
-from medsum_core.atomic import PRIVATE_MODE, write_bytes_atomic, write_text_atomic
+from medsum_core import files as atomic
+from medsum_core.files import PRIVATE_MODE, write_bytes_atomic, write_text_atomic
 
 
 def test_what_is_written_is_what_is_read(tmp_path):

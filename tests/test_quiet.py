@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import medsum_core
-from medsum_core.quiet import KERNELS_LINE, KERNELS_LOGGER
+from medsum_core.quiet_libraries import KERNELS_LINE, KERNELS_LOGGER
 
 MISSING = ModuleNotFoundError("No module named 'kernels'", name="kernels")
 OTHER = ModuleNotFoundError("No module named 'numpy'", name="numpy")
