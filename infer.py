@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medsum_core.data.records import Record, normalise_dialogue, read_records
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
 from medsum_core.infer_options import parse_options
-from medsum_core.records import Record, normalise_dialogue, read_records
 
 TEST1_NOTICE = "note: the challenge of test1 did not give the header; this prompt does, so scores are not its board's"
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
@@ -58,10 +58,10 @@ def load_writer(args: argparse.Namespace) -> Writer:
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
     from medsum_core.adapter import WEIGHTS_NAME, adapter_base_name, load_adapter
     from medsum_core.arguments import DataArguments, ModelArguments
+    from medsum_core.data.prompt import build_renderer
     from medsum_core.device import choose_precision, find_device
     from medsum_core.embedded import file_sha256
     from medsum_core.model import load_base, load_config, load_tokenizer
-    from medsum_core.prompt import build_renderer
     from medsum_core.run_folder import ADAPTER_FOLDER, read_run_config
 
     model, data = ModelArguments(model_name_or_path=args.model_name_or_path or "", load_in_4bit=False), DataArguments()
@@ -178,7 +178,7 @@ def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
 
 def _prompts(writer: Writer, records: Sequence[Record]) -> dict[str, list[int]]:
     """Prompts by id, shortened as in training; says which were. Raises InputError where no turn of a dialogue fits."""
-    from medsum_core.shortening import shorten_dialogue
+    from medsum_core.data.truncation import shorten_dialogue
 
     budget, prompts = writer.max_prompt_tokens, {}
     shortened, unfit = [], []
@@ -211,7 +211,7 @@ def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:
 
 
 def _read_rows(args: argparse.Namespace) -> list[Any]:
-    from medsum_core.hub_data import mts_dialog_file
+    from medsum_core.data.download import mts_dialog_file
 
     path = args.input_file or mts_dialog_file(args.split, offline=args.offline)
     if args.split == "test1":

@@ -30,8 +30,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medsum_core.attention import document_attention
-from medsum_core.batching import Example, MicroBatch, share_out, split_window
 from medsum_core.checkpoint import Progress
+from medsum_core.data.collator import Example, MicroBatch, share_out, split_window
 from medsum_core.device import return_free_memory
 from medsum_core.kernels.cpu.lanes import GradientSum
 from medsum_core.kernels.cpu.shared_prefix import split_prefix

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from medsum_core.data.prompt import PromptRenderer, build_renderer
+from medsum_core.data.records import read_records
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.generation import generate
 from medsum_core.model import load_base, load_tokenizer
-from medsum_core.prompt import PromptRenderer, build_renderer
-from medsum_core.records import read_records
 
 
 @dataclass(frozen=True, kw_only=True)

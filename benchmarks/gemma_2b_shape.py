@@ -71,7 +71,7 @@ def main() -> None:
 
 def draw_rows(options: argparse.Namespace, model: Path, scratch: Path) -> Path:
     """A file with the rows of the whole run, no row twice, drawn at random (seed 0) from the short enough ones."""
-    from medsum_core.records import read_records
+    from medsum_core.data.records import read_records
 
     examples = read_examples(model, options.train_file, max_length=options.max_length)
     short = [example.id for example in examples if example.num_tokens <= options.row_tokens]
@@ -121,7 +121,7 @@ def compare(options: argparse.Namespace, others: list[str], model: Path, scratch
 
 def write_notes(rows: Path, run_folder: Path, scratch: Path) -> None:
     """`infer.py` with the trained adapter on the first rows; the notes of random weights are not looked at."""
-    from medsum_core.records import read_records
+    from medsum_core.data.records import read_records
 
     requests, notes, log = scratch / "requests.jsonl", scratch / "notes.csv", scratch / "infer.log"
     records = read_records(rows)[:NOTES]

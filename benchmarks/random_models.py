@@ -161,10 +161,10 @@ def check_ids(folder: Path, train_file: Path, *, max_length: int) -> None:
 
 def read_examples(folder: Path, train_file: Path, *, max_length: int) -> list[Any]:
     """The rows as that model is trained on them."""
-    from medsum_core.batching import build_examples
+    from medsum_core.data.collator import build_examples
+    from medsum_core.data.prompt import build_renderer
+    from medsum_core.data.records import read_records
     from medsum_core.model import load_tokenizer
-    from medsum_core.prompt import build_renderer
-    from medsum_core.records import read_records
 
     renderer = build_renderer(load_tokenizer(str(folder)))
     examples, _ = build_examples(read_records(train_file), renderer, max_length=max_length, max_new_tokens=256)

@@ -25,7 +25,7 @@ def print_profile(args: argparse.Namespace) -> None:
     """A line a part: seconds, share of the window."""
     import torch
 
-    from medsum_core.batching import split_window
+    from medsum_core.data.collator import split_window
     from medsum_core.objective import note_nll
     from train_loop import train_step
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from medsum_core.arguments import DataArguments
-from medsum_core.batching import BuildReport, Example, build_examples
+from medsum_core.data.collator import BuildReport, Example, build_examples
+from medsum_core.data.download import hub_warning, load_hub_records, mts_dialog_file
+from medsum_core.data.prompt import PromptRenderer
+from medsum_core.data.records import Columns, Record, find_repeats, find_shared, read_records, records_fingerprint
 from medsum_core.errors import InputError
 from medsum_core.grounding import check_note, unsupported_spans
-from medsum_core.hub_data import hub_warning, load_hub_records, mts_dialog_file
-from medsum_core.prompt import PromptRenderer
-from medsum_core.records import Columns, Record, find_repeats, find_shared, read_records, records_fingerprint
 from medsum_core.run_facts import DataFacts, TargetAudit
 
 OFFICIAL = "mts-dialog"

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from medsum_core.data.records import Record
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.evidence import Support, evidence
 from medsum_core.facts.check import Fact, check_note
-from medsum_core.records import Record
 
 __all__ = [
     "AuditReport",

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from medsum_core.data.tables import Table, load_table
 from medsum_core.errors import InputError
 from medsum_core.facts.check import Fact, check_note
-from medsum_core.tables import Table, load_table
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95

@@ -24,15 +24,15 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from medsum_core.adapter import load_adapter
+from medsum_core.data.prompt import PromptRenderer, build_renderer
+from medsum_core.data.records import Record, read_records
+from medsum_core.data.truncation import shorten_dialogue
 from medsum_core.device import find_device
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.merge_gate import MAX_PROMPTS, Parity, ParityError, Reading, compare, read_notes
 from medsum_core.model import load_base, load_config, load_tokenizer
-from medsum_core.prompt import PromptRenderer, build_renderer
 from medsum_core.quiet_libraries import quiet_libraries
-from medsum_core.records import Record, read_records
 from medsum_core.run_folder import ADAPTER_FOLDER, read_run_config
-from medsum_core.shortening import shorten_dialogue
 
 REASON_4BIT = (
     "an adapter is merged into 16-bit weights only: a sum kept in 4 bits would be quantised anew, and that changes the "
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise InputError(f"--output_dir {output}: exists and is not an empty folder; name another")
     config = read_run_config(args.run)
-    sample = files("medsum_core") / "data" / "demo_valid.csv"
+    sample = files("medsum_core") / "data" / "sample" / "demo_valid.csv"
     records = read_records(args.input_file or str(sample), require_note=False)[: args.num_prompts]
     name, data = config.model.model_name_or_path, config.data
     source: dict[str, Any] = {

@@ -16,11 +16,11 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from medsum_core.data.prompt import PromptRenderer
 from medsum_core.errors import MedsumError
 from medsum_core.generation import generate
 from medsum_core.kernels.decoding.widened_weights import fast_weights
 from medsum_core.model import causal_model
-from medsum_core.prompt import PromptRenderer
 
 GATE_NEW_TOKENS = 32
 MAX_PROMPTS = 64  # their logits are kept: 34 MB a prompt for a vocabulary of 256,000

@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from medsum_core.batching import MicroBatch
+from medsum_core.data.collator import MicroBatch
 from medsum_core.embedded import embedded_folder, is_embedded
 from medsum_core.errors import InputError
 from medsum_core.kernels.cpu.arena import GRADIENTS

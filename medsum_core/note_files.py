@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medsum_core.data.records import Record, records_fingerprint
+from medsum_core.data.tables import read_table
 from medsum_core.errors import InputError
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
 from medsum_core.grounding import evidence, unsupported_spans
-from medsum_core.records import Record, records_fingerprint
-from medsum_core.tables import read_table
 
 FORMATS = ("csv", "mediqa")
 

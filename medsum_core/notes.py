@@ -8,10 +8,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from medsum_core.batching import shorten_dialogue
+from medsum_core.data.collator import shorten_dialogue
+from medsum_core.data.prompt import PromptRenderer
+from medsum_core.data.records import Record
 from medsum_core.generation import Generation, generate
-from medsum_core.prompt import PromptRenderer
-from medsum_core.records import Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from transformers import PretrainedConfig
 from medsum_core.checkpoint import Checkpoint
 from medsum_core.config import RunConfig
 from medsum_core.corpus import Corpus
+from medsum_core.data.prompt import PromptRenderer
 from medsum_core.device import Device, describe
 from medsum_core.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 from medsum_core.model import LoraSettings
-from medsum_core.prompt import PromptRenderer
 from medsum_core.resolve import run_shape
 
 LAUNCHER_ECHO_SECONDS = 2.0

@@ -28,6 +28,7 @@ from medsum_core.compat import (
 )
 from medsum_core.config import RunConfig
 from medsum_core.corpus import load_corpus
+from medsum_core.data.prompt import build_renderer
 from medsum_core.device import apply_tf32, choose_tf32, find_device, keep_few_products, repeat_bits
 from medsum_core.errors import InputError
 from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
@@ -46,7 +47,6 @@ from medsum_core.model import (
 )
 from medsum_core.optimizer import build_optimizer
 from medsum_core.plan import Plan, lora_settings
-from medsum_core.prompt import build_renderer
 from medsum_core.resolve import RESOLVED, resolve_memory, resolve_precision, with_saved
 from medsum_core.run import Run
 from medsum_core.run_folder import CHECKPOINTS_FOLDER, METRICS_NAME, default_folder, make_run_folder, write_run_config

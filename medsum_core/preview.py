@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from medsum_core.data.masking import IGNORE_INDEX, Example, build_examples
+from medsum_core.data.prompt import PROMPT_STYLES, PromptRenderer, build_renderer, control_token_ids
+from medsum_core.data.records import Columns, Record, read_records
+from medsum_core.data.truncation import shorten_dialogue
 from medsum_core.errors import InputError, run_as_script
-from medsum_core.examples import IGNORE_INDEX, Example, build_examples
-from medsum_core.prompt import PROMPT_STYLES, PromptRenderer, build_renderer, control_token_ids
-from medsum_core.records import Columns, Record, read_records
-from medsum_core.shortening import shorten_dialogue
 
 LAWS = (
     "the prompt is the one that decoding builds",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsum_core.comparison import Comparison
-from medsum_core.examples import BuildReport
+from medsum_core.data.masking import BuildReport
 from medsum_core.files import write_text_atomic
 from medsum_core.markdown import code, duration, flatten, id_list, table
 from medsum_core.report_tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table

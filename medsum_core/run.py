@@ -16,14 +16,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from medsum_core.batching import Example, window_indices
 from medsum_core.checkpoint import Progress
 from medsum_core.config import RunConfig
+from medsum_core.data.collator import Example, window_indices
+from medsum_core.data.prompt import PromptRenderer
+from medsum_core.data.records import Record
 from medsum_core.kernels.cpu.lanes import Lanes
 from medsum_core.metrics_log import MetricsLog
 from medsum_core.optimizer import lr_at
-from medsum_core.prompt import PromptRenderer
-from medsum_core.records import Record
 
 
 @dataclass(kw_only=True, eq=False)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from medsum_core.data.masking import BuildReport
 from medsum_core.embedded import is_embedded
-from medsum_core.examples import BuildReport
 
 EMBEDDED_LABEL = "weights: dequantised Q4_K_M of Gemma 3 270M, not official Gemma scores"
 GEMMA_TYPES = ("gemma", "gemma2", "gemma3", "gemma3_text")  # model types under the Gemma Terms of Use

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from medsum_core.data.records import Record, find_shared, read_records, section_name
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.files import write_text_atomic
-from medsum_core.records import Record, find_shared, read_records, section_name
 from medsum_core.rouge import (
     METRICS,
     RESAMPLES,

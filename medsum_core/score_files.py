@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medsum_core.data.records import Record, normalise_dialogue, normalise_text
+from medsum_core.data.tables import Row, Table, load_table, raise_problems
 from medsum_core.errors import InputError
-from medsum_core.records import Record, normalise_dialogue, normalise_text
-from medsum_core.tables import Row, Table, load_table, raise_problems
 
 ID_COLUMNS = ("id", "TestID")
 NOTE_COLUMNS = ("section_text", "note", "SystemOutput2")

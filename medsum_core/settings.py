@@ -102,9 +102,9 @@ def read_settings_file(path: str | Path) -> Layer:
 
 
 def bundled_path(value: str) -> str:
-    """`bundled:NAME` -> the path of that file inside `medsum_core/data`; any other value as it is."""
+    """`bundled:NAME` -> the path of that file inside `medsum_core/data/sample`; any other value as it is."""
     name = value.removeprefix("bundled:")
-    return value if name == value else str(files("medsum_core") / "data" / name)
+    return value if name == value else str(files("medsum_core") / "data" / "sample" / name)
 
 
 def _build_parser(*, explicit_only: bool = False) -> argparse.ArgumentParser:

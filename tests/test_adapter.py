@@ -26,7 +26,7 @@ from medsum_core.adapter import (
     save_adapter,
 )
 from medsum_core.attention import document_attention
-from medsum_core.batching import IGNORE_INDEX, pad_rows
+from medsum_core.data.collator import IGNORE_INDEX, pad_rows
 from medsum_core.errors import InputError
 from medsum_core.model import LoraSettings, attach_lora, head_weight, hidden_states
 

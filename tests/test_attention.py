@@ -23,7 +23,7 @@ from medsum_core.attention import (
     document_attention,
     padded_lengths,
 )
-from medsum_core.batching import Example, MicroBatch, pack_rows, pad_rows
+from medsum_core.data.collator import Example, MicroBatch, pack_rows, pad_rows
 from medsum_core.model import hidden_states
 
 KERNELS = ("per_document", "sdpa", "eager")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medsum_core.batching import Example, split_window
+from medsum_core.data.collator import Example, split_window
 from medsum_core.objective import note_nll
 
 README = Path(__file__).parents[1] / "README.md"

@@ -19,7 +19,7 @@ from two_processes import windows_and_updates
 from windows import Recorder, make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
 from medsum_core.attention import PACKABLE_MODEL_TYPES
-from medsum_core.batching import Example
+from medsum_core.data.collator import Example
 from medsum_core.model import LoraSettings
 from medsum_core.objective import note_nll
 from medsum_core.optimizer import optimizer_state, set_lr

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled_facts import Case, outcomes, read_cases
 
+from medsum_core.data.records import Record
 from medsum_core.grounding import audit_records, check_note, unsupported_spans
 from medsum_core.grounding_report import rate_interval
-from medsum_core.records import Record
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "mts-dialog" / "MTS-Dialog-TrainingSet.csv"
 KINDS = [
@@ -295,7 +295,7 @@ def test_interval_of_the_rate_by_rows() -> None:
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/data/mts-dialog")
 def test_real_targets_take_under_two_milliseconds_each_and_few_are_flagged() -> None:
-    from medsum_core.records import read_records
+    from medsum_core.data.records import read_records
 
     records = read_records(REAL)
     report = audit_records(records)

@@ -19,7 +19,7 @@ from windows import NO_DROPOUT, make_run, make_window, randomise_adapter, relati
 
 from medsum_core import model as model_room
 from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter, load_adapter_tensors, save_adapter
-from medsum_core.batching import Example
+from medsum_core.data.collator import Example
 from medsum_core.errors import InputError
 from medsum_core.evaluation import evaluate_loss
 from medsum_core.generation import generate

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from windows import relative
 
 from medsum_core import objective
-from medsum_core.batching import IGNORE_INDEX
+from medsum_core.data.collator import IGNORE_INDEX
 from medsum_core.objective import note_nll, note_token_nll
 
 BATCH, NUM_TOKENS, HIDDEN, VOCAB = 3, 13, 32, 211

@@ -17,13 +17,13 @@ from rouge_score import rouge_scorer
 from support import tiny_model, tiny_tokenizer
 
 from medsum_core.comparison import Comparison, Side, compare_base_and_tuned, generation_scores
+from medsum_core.data.masking import BuildReport, SetAside
+from medsum_core.data.prompt import build_renderer
+from medsum_core.data.records import Record
 from medsum_core.estimates import Estimate, mean_difference, mean_estimate, rate_difference, rate_estimate
-from medsum_core.examples import BuildReport, SetAside
 from medsum_core.markdown import code, duration, estimate, figure, id_list, table
 from medsum_core.model_card import write_model_card
 from medsum_core.notes import generate_notes
-from medsum_core.prompt import build_renderer
-from medsum_core.records import Record
 from medsum_core.report import write_report
 from medsum_core.report_tables import fact_table, score_table
 from medsum_core.rouge import METRICS

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medsum_core.data.records import Record
 from medsum_core.errors import InputError
-from medsum_core.records import Record
 from medsum_core.score import (
     METRICS,
     RougeRows,

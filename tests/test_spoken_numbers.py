@@ -204,7 +204,7 @@ def test_any_text_is_read_without_fault_and_offsets_hold(text: str) -> None:
 
 
 def test_turns_begin_where_training_splits_them() -> None:
-    from medsum_core.shortening import split_turns
+    from medsum_core.data.truncation import split_turns
 
     text = "Intro\nDoctor: Hi.\n\nmore of it\nPatient: Hello: you.\n  Guest_family: Yes."
     starts = turn_starts(text)

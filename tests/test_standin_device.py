@@ -25,8 +25,9 @@ from transformers import AutoModelForCausalLM
 from windows import make_window
 
 import train_loop
-from medsum_core import attention, batching, evaluation
-from medsum_core.batching import MicroBatch
+from medsum_core import attention, evaluation
+from medsum_core.data import collator as batching
+from medsum_core.data.collator import MicroBatch
 from medsum_core.kernels.cpu.lanes import Lanes
 from medsum_core.kernels.layers.dropout import DroppedElements
 from medsum_core.model import LoraSettings, attach_lora, trainable_parameters

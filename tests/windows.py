@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from medsum_core.adapter import adapter_tensors, load_adapter_tensors
 from medsum_core.arguments import TrainArguments
-from medsum_core.batching import IGNORE_INDEX, Example, pad_rows
+from medsum_core.data.collator import IGNORE_INDEX, Example, pad_rows
 from medsum_core.kernels.cpu.lanes import Lanes
 from medsum_core.model import LoraSettings, attach_lora, lora_config, trainable_parameters
 from medsum_core.optimizer import build_optimizer

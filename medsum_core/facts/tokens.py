@@ -67,7 +67,7 @@ def _speaker_tag() -> re.Pattern[str]:
 
 
 def turn_starts(dialogue: str) -> list[int]:
-    """Where each turn begins (turns as in `medsum_core.shortening.split_turns`); the first begins at its first line."""
+    """Where each turn begins (as in `data.truncation.split_turns`); the first begins at its first line."""
     lines = []
     offset = 0
     for line in dialogue.split("\n"):

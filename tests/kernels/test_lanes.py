@@ -16,8 +16,8 @@ from support import tiny_model
 from windows import make_example, make_run, make_window, relative, tuned
 
 import train_loop
-from medsum_core import batching
-from medsum_core.batching import pack_rows, share_out
+from medsum_core.data import collator as batching
+from medsum_core.data.collator import pack_rows, share_out
 from medsum_core.kernels.cpu import lanes
 from medsum_core.kernels.cpu.lanes import GradientSum, Lanes
 from medsum_core.model import LoraSettings, checkpoint_activations

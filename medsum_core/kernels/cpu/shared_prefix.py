@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medsum_core.batching import IGNORE_INDEX, MicroBatch
+from medsum_core.data.collator import IGNORE_INDEX, MicroBatch
 
 KeyValue = tuple[Tensor, Tensor]
 

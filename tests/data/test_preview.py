@@ -12,11 +12,11 @@ import pytest
 from support import tiny_tokenizer
 
 from medsum_core import model
-from medsum_core.batching import IGNORE_INDEX, build_example
+from medsum_core.data.collator import IGNORE_INDEX, build_example
+from medsum_core.data.prompt import PromptRenderer, build_renderer
+from medsum_core.data.records import Record
 from medsum_core.errors import InputError
 from medsum_core.preview import LAWS, broken_laws, main, show_example
-from medsum_core.prompt import PromptRenderer, build_renderer
-from medsum_core.records import Record
 
 RECORD = Record(id="7", section_header="PLAN", dialogue="Doctor: Any cough?\nPatient: No.", note="No cough.\n\u6f22.")
 BUDGET = 512 - 64

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from medsum_core.data.prompt import PromptRenderer
+from medsum_core.data.records import Record
+from medsum_core.data.truncation import shorten_dialogue
 from medsum_core.errors import InputError
-from medsum_core.prompt import PromptRenderer
-from medsum_core.records import Record
-from medsum_core.shortening import shorten_dialogue
 
 IGNORE_INDEX = -100
 

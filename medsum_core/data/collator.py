@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsum_core.examples import (
+from medsum_core.data.masking import (
     IGNORE_INDEX,
     BuildReport,
     Example,
@@ -23,7 +23,7 @@ from medsum_core.examples import (
     build_example,
     build_examples,
 )
-from medsum_core.shortening import shorten_dialogue
+from medsum_core.data.truncation import shorten_dialogue
 
 __all__ = [
     "IGNORE_INDEX",

@@ -18,10 +18,10 @@ from support import tiny_tokenizer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from medsum_core.batching import IGNORE_INDEX, build_example, build_examples
+from medsum_core.data.collator import IGNORE_INDEX, build_example, build_examples
+from medsum_core.data.prompt import PromptRenderer, build_renderer
+from medsum_core.data.records import Record
 from medsum_core.errors import InputError
-from medsum_core.prompt import PromptRenderer, build_renderer
-from medsum_core.records import Record
 
 WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", "<ask>", "<talk>", "<note>", "</turn>", "\n", "Plan"]
 WORDS += [" Plan", "Cough", ".", "Rest", " three", " days", "\u00e9t\u00e9", " Cough"]

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medsum_core.data.tables import Row, Table, load_table, raise_problems, read_table
 from medsum_core.errors import InputError
-from medsum_core.tables import Row, Table, load_table, raise_problems, read_table
 
 __all__ = [
     "SECTION_NAMES",

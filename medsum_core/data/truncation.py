@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from medsum_core.prompt import PromptRenderer
+from medsum_core.data.prompt import PromptRenderer
 
 GAP = "[...]"  # stands where turns were dropped, so that a question is not read with another one's answer
 _SPEAKER_TAG = re.compile(r"\s*[^\W\d][\w .'/&()-]{0,40}:")

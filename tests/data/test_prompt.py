@@ -17,11 +17,11 @@ from support import GEMMA_TEMPLATE, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from medsum_core.batching import IGNORE_INDEX, build_example
+from medsum_core.data.collator import IGNORE_INDEX, build_example
+from medsum_core.data.prompt import PromptRenderer, build_renderer
+from medsum_core.data.records import Record
 from medsum_core.embedded import embedded_folder
 from medsum_core.errors import InputError
-from medsum_core.prompt import PromptRenderer, build_renderer
-from medsum_core.records import Record
 
 BODY = """Write one section of a clinical note from the dialogue below. \
 State only facts that are said in the dialogue, and leave out what is not said.

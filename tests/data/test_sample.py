@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-DATA = Path(__file__).resolve().parent.parent / "medsum_core" / "data"
+DATA = Path(__file__).resolve().parents[2] / "medsum_core" / "data" / "sample"
 COLUMNS = ["ID", "section_header", "section_text", "dialogue"]
 HEADERS = frozenset(
     {"FAM/SOCHX", "GENHX", "PASTMEDICALHX", "CC", "PASTSURGICAL", "ALLERGY", "ROS", "MEDICATIONS", "ASSESSMENT", "EXAM"}

@@ -17,8 +17,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from medsum_core.data.records import section_name
 from medsum_core.errors import InputError
-from medsum_core.records import section_name
 
 INSTRUCTION = (
     "Write one section of a clinical note from the dialogue below. "

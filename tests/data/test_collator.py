@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsum_core.batching import (
+from medsum_core.data.collator import (
     Example,
     MicroBatch,
     epoch_order,

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsum_core import tables
-from medsum_core.errors import InputError
-from medsum_core.records import (
+from medsum_core.data import tables
+from medsum_core.data.records import (
     SECTION_NAMES,
     Columns,
     Record,
@@ -26,10 +25,11 @@ from medsum_core.records import (
     records_fingerprint,
     section_name,
 )
+from medsum_core.errors import InputError
 
 HEAD = "ID,section_header,section_text,dialogue\n"
 CANARY = "CANARYTEXT"
-REAL = Path(__file__).parents[2] / "shared" / "data" / "mts-dialog"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "mts-dialog"
 
 
 def write(folder: Path, text: str | bytes, name: str = "f.csv") -> Path:

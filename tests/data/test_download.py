@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from medsum_core import hub_data
+from medsum_core.data import download as hub_data
+from medsum_core.data.download import MTS_FILES, hub_warning, load_hub_records, mts_dialog_file
 from medsum_core.errors import InputError
-from medsum_core.hub_data import MTS_FILES, hub_warning, load_hub_records, mts_dialog_file
 
 CANARY = "CANARYTEXT"
 CONTENT = f"ID,section_header,section_text,dialogue\r\n0,CC,None,Doctor: {CANARY}\r\n1,ROS,N/A,Doctor: x\r\n".encode()
-REAL = Path(__file__).parents[2] / "shared" / "data" / "mts-dialog"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "mts-dialog"
 
 
 @pytest.fixture
