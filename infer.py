@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medsum_core.config.infer_arguments import parse_options
 from medsum_core.data.records import Record, normalise_dialogue, read_records
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
-from medsum_core.infer_options import parse_options
 
 TEST1_NOTICE = "note: the challenge of test1 did not give the header; this prompt does, so scores are not its board's"
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
@@ -57,12 +57,12 @@ def main(argv: list[str] | None = None) -> None:
 def load_writer(args: argparse.Namespace) -> Writer:
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
     from medsum_core.adapter import WEIGHTS_NAME, adapter_base_name, load_adapter
-    from medsum_core.arguments import DataArguments, ModelArguments
+    from medsum_core.config.arguments import DataArguments, ModelArguments
+    from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
     from medsum_core.data.prompt import build_renderer
     from medsum_core.device import choose_precision, find_device
     from medsum_core.embedded import file_sha256
     from medsum_core.model import load_base, load_config, load_tokenizer
-    from medsum_core.run_folder import ADAPTER_FOLDER, read_run_config
 
     model, data = ModelArguments(model_name_or_path=args.model_name_or_path or "", load_in_4bit=False), DataArguments()
     if args.run is not None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from medsum_core.config import parse_run
+from medsum_core.config.run_config import parse_run
 from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script
 from medsum_core.kernels.cpu.malloc import keep_one_heap
 

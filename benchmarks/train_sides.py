@@ -113,7 +113,7 @@ def _trl_arguments(precision: str, setting: str) -> dict[str, Any]:
 
 
 def _config(args: argparse.Namespace, folder: str, *more: str) -> Any:
-    from medsum_core.config import parse_run
+    from medsum_core.config.run_config import parse_run
 
     flags = ["--preset", "demo", "--model_name_or_path", base_name(args), "--train_file", args.train_file]
     flags += ["--precision", args.precision, "--output_dir", folder, "--eval_strategy", "no", "--report_rows", "0"]

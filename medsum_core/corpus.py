@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from medsum_core.arguments import DataArguments
+from medsum_core.config.arguments import DataArguments
 from medsum_core.data.collator import BuildReport, Example, build_examples
 from medsum_core.data.download import hub_warning, load_hub_records, mts_dialog_file
 from medsum_core.data.prompt import PromptRenderer

@@ -11,6 +11,14 @@ from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter_te
 from medsum_core.blind_sheet import write_blind_sheet
 from medsum_core.checkpoint import Progress, checkpoint_of_step, load_checkpoint
 from medsum_core.comparison import Comparison, compare_base_and_tuned
+from medsum_core.config.run_folder import (
+    ADAPTER_FOLDER,
+    AUDIT_NAME,
+    CHECKPOINTS_FOLDER,
+    CURVE_NAME,
+    METRICS_NAME,
+    REPORT_NAME,
+)
 from medsum_core.curve import draw_loss_curve
 from medsum_core.errors import FinalSaveError, InputError
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
@@ -20,7 +28,6 @@ from medsum_core.plan import Plan
 from medsum_core.report import write_report
 from medsum_core.run import Run
 from medsum_core.run_facts import RunFacts
-from medsum_core.run_folder import ADAPTER_FOLDER, AUDIT_NAME, CHECKPOINTS_FOLDER, CURVE_NAME, METRICS_NAME, REPORT_NAME
 
 
 def finish(plan: Plan, run: Run, progress: Progress) -> None:

@@ -24,6 +24,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from medsum_core.adapter import load_adapter
+from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record, read_records
 from medsum_core.data.truncation import shorten_dialogue
@@ -32,7 +33,6 @@ from medsum_core.errors import InputError, run_as_script
 from medsum_core.merge_gate import MAX_PROMPTS, Parity, ParityError, Reading, compare, read_notes
 from medsum_core.model import load_base, load_config, load_tokenizer
 from medsum_core.quiet_libraries import quiet_libraries
-from medsum_core.run_folder import ADAPTER_FOLDER, read_run_config
 
 REASON_4BIT = (
     "an adapter is merged into 16-bit weights only: a sum kept in 4 bits would be quantised anew, and that changes the "

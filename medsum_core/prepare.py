@@ -26,7 +26,14 @@ from medsum_core.compat import (
     run_fingerprints,
     tokenizer_fingerprint,
 )
-from medsum_core.config import RunConfig
+from medsum_core.config.run_config import RunConfig
+from medsum_core.config.run_folder import (
+    CHECKPOINTS_FOLDER,
+    METRICS_NAME,
+    default_folder,
+    make_run_folder,
+    write_run_config,
+)
 from medsum_core.corpus import load_corpus
 from medsum_core.data.prompt import build_renderer
 from medsum_core.device import apply_tf32, choose_tf32, find_device, keep_few_products, repeat_bits
@@ -49,7 +56,6 @@ from medsum_core.optimizer import build_optimizer
 from medsum_core.plan import Plan, lora_settings
 from medsum_core.resolve import RESOLVED, resolve_memory, resolve_precision, with_saved
 from medsum_core.run import Run
-from medsum_core.run_folder import CHECKPOINTS_FOLDER, METRICS_NAME, default_folder, make_run_folder, write_run_config
 from medsum_core.run_saving import restore
 
 SHARDED = {

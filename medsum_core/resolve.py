@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from medsum_core.attention import PACKABLE_MODEL_TYPES
-from medsum_core.config import RunConfig
+from medsum_core.config.run_config import RunConfig
 from medsum_core.device import (
     Device,
     choose_attention,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from medsum_core.checkpoint import Progress
-from medsum_core.config import RunConfig
+from medsum_core.config.run_config import RunConfig
 from medsum_core.data.collator import Example, window_indices
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record

@@ -20,12 +20,12 @@ from support import tiny_model, tiny_tokenizer
 
 import infer
 from medsum_core.adapter import adapter_config, adapter_tensors, save_adapter
-from medsum_core.config import parse_run
+from medsum_core.config.run_config import parse_run
+from medsum_core.config.run_folder import write_run_config
 from medsum_core.data.prompt import build_renderer
 from medsum_core.errors import InputError, StoppedBySignal
 from medsum_core.generation import generate
 from medsum_core.model import LoraSettings, attach_lora, load_base
-from medsum_core.run_folder import write_run_config
 
 ROOT = Path(__file__).parent.parent
 DIALOGUES = [

@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import medsum_core
-from medsum_core.settings import SECTIONS
+from medsum_core.config.parser import SECTIONS
 
 ROOT = Path(__file__).parent.parent
 SETTINGS_FILES = {"arguments.py", "config.py", "config_checks.py", "settings.py"}  # they define and check, never use

@@ -19,7 +19,7 @@ from tiny_run import HEADER, contents, exit_code, flags, make_canary_inputs, met
 import train_loop
 from benchmarks.crash import outcome
 from medsum_core import finish, run_evaluation
-from medsum_core.config import parse_run
+from medsum_core.config.run_config import parse_run
 from medsum_core.evaluation import EvalResult
 from medsum_core.prepare import prepare
 from medsum_core.run import Run

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args, get_type_hints
 
-from medsum_core.arguments import (
+from medsum_core.config.arguments import (
     FREE_ON_RESUME,
     DataArguments,
     LoraArguments,
@@ -14,9 +14,7 @@ from medsum_core.arguments import (
     OutputArguments,
     TrainArguments,
 )
-from medsum_core.config_checks import path_problems, setting_problems
-from medsum_core.errors import InputError, raise_all
-from medsum_core.settings import (
+from medsum_core.config.parser import (
     DEFAULT_PRESET,
     SECTIONS,
     bundled_path,
@@ -25,6 +23,8 @@ from medsum_core.settings import (
     read_preset,
     read_settings_file,
 )
+from medsum_core.config.validation import path_problems, setting_problems
+from medsum_core.errors import InputError, raise_all
 
 # A preset tunes these to the data that it names: with other data the recipe's own values hold.
 SAMPLE_SETTINGS = ("learning_rate", "max_new_tokens")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from medsum_core.arguments import FREE_ON_RESUME, TrainArguments
-from medsum_core.config import RunConfig, parse_run
+from medsum_core.config.arguments import FREE_ON_RESUME, TrainArguments
+from medsum_core.config.parser import SECTIONS, preset_names, read_preset
+from medsum_core.config.run_config import RunConfig, parse_run
 from medsum_core.errors import InputError
-from medsum_core.settings import SECTIONS, preset_names, read_preset
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_number_of_updates(epochs, max_steps, windows, expected):
 
 
 def test_help_needs_no_torch_and_names_every_flag():
-    code = "import sys; from medsum_core.config import parse_run\ntry: parse_run(['--help'])\n"
+    code = "import sys; from medsum_core.config.run_config import parse_run\ntry: parse_run(['--help'])\n"
     code += "except SystemExit as end: print('torch' in sys.modules, end.code)"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "False 0"

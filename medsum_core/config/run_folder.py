@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medsum_core.config import RunConfig
+from medsum_core.config.run_config import RunConfig
 from medsum_core.errors import InputError
 from medsum_core.files import write_text_atomic
 

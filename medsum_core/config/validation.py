@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from medsum_core.arguments import (
+from medsum_core.config.arguments import (
     LORA_INITS,
     REFUSED_LORA_INITS,
     DataArguments,

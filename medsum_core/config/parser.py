@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
-from medsum_core.arguments import DataArguments, LoraArguments, ModelArguments, OutputArguments, TrainArguments
+from medsum_core.config.arguments import DataArguments, LoraArguments, ModelArguments, OutputArguments, TrainArguments
 from medsum_core.errors import InputError
 
 SECTIONS: dict[str, Any] = {
@@ -61,7 +61,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 def preset_names() -> list[str]:
     """The presets that come with the package."""
     return sorted(
-        entry.name[:-5] for entry in (files("medsum_core") / "presets").iterdir() if entry.name.endswith(".yaml")
+        entry.name[:-5] for entry in (files("medsum_core") / "config" / "presets").iterdir() if entry.name.endswith(".yaml")
     )
 
 
@@ -83,7 +83,7 @@ def read_preset(name: str) -> Layer:
     """The values of a preset of the package. Raises InputError for an unknown name."""
     if name not in preset_names():
         raise InputError(f"--preset {name}: there is no such preset; choose from {', '.join(preset_names())}")
-    text = (files("medsum_core") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (files("medsum_core") / "config" / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     return _read_text(text, where=f"preset {name}", is_json=False)
 
 

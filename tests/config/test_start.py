@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SLOW = {"torch", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "matplotlib"}
 
 COMMANDS = {
