@@ -56,13 +56,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def load_writer(args: argparse.Namespace) -> Writer:
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
-    from medsum_core.adapter import WEIGHTS_NAME, adapter_base_name, load_adapter
     from medsum_core.config.arguments import DataArguments, ModelArguments
     from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
     from medsum_core.data.prompt import build_renderer
     from medsum_core.device import choose_precision, find_device
-    from medsum_core.embedded import file_sha256
-    from medsum_core.model import load_base, load_config, load_tokenizer
+    from medsum_core.model.adapter_files import WEIGHTS_NAME, adapter_base_name, load_adapter
+    from medsum_core.model.base import load_base, load_config, load_tokenizer
+    from medsum_core.model.embedded import file_sha256
 
     model, data = ModelArguments(model_name_or_path=args.model_name_or_path or "", load_in_4bit=False), DataArguments()
     if args.run is not None:

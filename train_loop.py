@@ -29,14 +29,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from medsum_core.attention import document_attention
 from medsum_core.checkpoint import Progress
 from medsum_core.data.collator import Example, MicroBatch, share_out, split_window
 from medsum_core.device import return_free_memory
 from medsum_core.kernels.cpu.lanes import GradientSum
 from medsum_core.kernels.cpu.shared_prefix import split_prefix
 from medsum_core.kernels.layers.dropout import draw_seeds, dropout_seed
-from medsum_core.model import head_softcap, head_weight, hidden_states, prefix_states
+from medsum_core.model.attention import document_attention
+from medsum_core.model.base import head_softcap, head_weight, hidden_states, prefix_states
 from medsum_core.objective import note_nll
 from medsum_core.optimizer import set_lr
 from medsum_core.run import Run, after_window

@@ -22,7 +22,7 @@ from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import read_records
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.generation import generate
-from medsum_core.model import load_base, load_tokenizer
+from medsum_core.model.base import load_base, load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,8 +129,8 @@ def gemma_tokenizer() -> PreTrainedTokenizerBase:
     """The embedded model's tokenizer with a chat template of Gemma's turns, as the instruct model has one."""
     from support import GEMMA_TEMPLATE
 
-    from medsum_core.embedded import EMBEDDED_NAME
-    from medsum_core.model import load_tokenizer
+    from medsum_core.model.base import load_tokenizer
+    from medsum_core.model.embedded import EMBEDDED_NAME
 
     tokenizer = load_tokenizer(EMBEDDED_NAME)
     tokenizer.chat_template = GEMMA_TEMPLATE
@@ -148,7 +148,7 @@ def smollm2_tokenizer() -> PreTrainedTokenizerBase:
 
 def check_ids(folder: Path, train_file: Path, *, max_length: int) -> None:
     """Stop unless every token of every row has a row in the model's embedding; tell how long the rows are."""
-    from medsum_core.model import load_config
+    from medsum_core.model.base import load_config
 
     examples = read_examples(folder, train_file, max_length=max_length)
     vocabulary = load_config(str(folder)).vocab_size
@@ -164,7 +164,7 @@ def read_examples(folder: Path, train_file: Path, *, max_length: int) -> list[An
     from medsum_core.data.collator import build_examples
     from medsum_core.data.prompt import build_renderer
     from medsum_core.data.records import read_records
-    from medsum_core.model import load_tokenizer
+    from medsum_core.model.base import load_tokenizer
 
     renderer = build_renderer(load_tokenizer(str(folder)))
     examples, _ = build_examples(read_records(train_file), renderer, max_length=max_length, max_new_tokens=256)

@@ -66,7 +66,7 @@ def run_trl(args: argparse.Namespace, setting: str) -> dict[str, Any]:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from medsum_core.model import load_base, load_tokenizer, lora_config
+    from medsum_core.model.base import load_base, load_tokenizer, lora_config
     from medsum_core.plan import lora_settings
     from medsum_core.prepare import prepare
 

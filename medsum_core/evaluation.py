@@ -12,9 +12,9 @@ from peft import PeftModel
 from torch import nn
 from tqdm import tqdm
 
-from medsum_core.attention import document_attention
 from medsum_core.data.collator import IGNORE_INDEX, Example, MicroBatch, split_window
-from medsum_core.model import head_softcap, head_weight, hidden_states
+from medsum_core.model.attention import document_attention
+from medsum_core.model.base import head_softcap, head_weight, hidden_states
 from medsum_core.objective import note_token_nll
 
 

@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter_tensors, save_adapter
 from medsum_core.blind_sheet import write_blind_sheet
 from medsum_core.checkpoint import Progress, checkpoint_of_step, load_checkpoint
 from medsum_core.comparison import Comparison, compare_base_and_tuned
@@ -23,6 +22,7 @@ from medsum_core.curve import draw_loss_curve
 from medsum_core.errors import FinalSaveError, InputError
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
 from medsum_core.metrics_log import read_metrics
+from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors, save_adapter
 from medsum_core.model_card import write_model_card
 from medsum_core.plan import Plan
 from medsum_core.report import write_report

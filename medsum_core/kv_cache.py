@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from medsum_core.attention import IMPLEMENTATION_PREFIX
 from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
 from medsum_core.kernels.cpu.document_attention import ScoreRules, attend_documents
+from medsum_core.model.attention import IMPLEMENTATION_PREFIX
 
 # Rows differ in their number of keys; read together, all would read those of the longest: a third of a step's time.
 MIN_ROWS_AT_A_TIME = 4

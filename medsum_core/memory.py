@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
 from medsum_core.kernels.cpu.document_attention import KEPT_TOKENS
-from medsum_core.model import DTYPES, LoraSettings, attach_lora, inner_model, trainable_parameters
+from medsum_core.model.base import DTYPES, LoraSettings, attach_lora, inner_model, trainable_parameters
 from medsum_core.objective import tile_shape
 from medsum_core.optimizer import PAGED_ADAMW_8BIT
 

@@ -23,7 +23,6 @@ from peft import PeftModel
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from medsum_core.adapter import load_adapter
 from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record, read_records
@@ -31,7 +30,8 @@ from medsum_core.data.truncation import shorten_dialogue
 from medsum_core.device import find_device
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.merge_gate import MAX_PROMPTS, Parity, ParityError, Reading, compare, read_notes
-from medsum_core.model import load_base, load_config, load_tokenizer
+from medsum_core.model.adapter_files import load_adapter
+from medsum_core.model.base import load_base, load_config, load_tokenizer
 from medsum_core.quiet_libraries import quiet_libraries
 
 REASON_4BIT = (

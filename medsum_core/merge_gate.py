@@ -20,7 +20,7 @@ from medsum_core.data.prompt import PromptRenderer
 from medsum_core.errors import MedsumError
 from medsum_core.generation import generate
 from medsum_core.kernels.decoding.widened_weights import fast_weights
-from medsum_core.model import causal_model
+from medsum_core.model.base import causal_model
 
 GATE_NEW_TOKENS = 32
 MAX_PROMPTS = 64  # their logits are kept: 34 MB a prompt for a vocabulary of 256,000

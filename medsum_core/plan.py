@@ -15,7 +15,7 @@ from medsum_core.corpus import Corpus
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.device import Device, describe
 from medsum_core.memory import ModelSize, estimate_memory, fitting_settings, measure_model
-from medsum_core.model import LoraSettings
+from medsum_core.model.base import LoraSettings
 from medsum_core.resolve import run_shape
 
 LAUNCHER_ECHO_SECONDS = 2.0

@@ -43,7 +43,7 @@ from medsum_core.kernels.cpu.lanes import Lanes
 from medsum_core.kernels.cpu.warm_up import compile_kernels
 from medsum_core.memory import measure_model
 from medsum_core.metrics_log import MetricsLog, cut_back
-from medsum_core.model import (
+from medsum_core.model.base import (
     DTYPES,
     attach_lora,
     checkpoint_activations,

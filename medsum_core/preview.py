@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
         section_header=values.section_column,
     )
     records = read_records(values.train_file, columns=columns)[: values.num_examples]
-    from medsum_core.model import load_tokenizer  # takes seconds: only after the file is known to be good
+    from medsum_core.model.base import load_tokenizer  # takes seconds: only after the file is known to be good
 
     tokenizer = load_tokenizer(values.model_name_or_path, revision=values.model_revision, offline=values.offline)
     renderer = build_renderer(tokenizer, style=values.prompt_style)

@@ -7,7 +7,6 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from medsum_core.attention import PACKABLE_MODEL_TYPES
 from medsum_core.config.run_config import RunConfig
 from medsum_core.device import (
     Device,
@@ -19,6 +18,7 @@ from medsum_core.device import (
     choose_precision,
 )
 from medsum_core.memory import ModelSize, RunShape, estimate_memory
+from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 
 AUTO = ("auto", None)
 RESOLVED = (

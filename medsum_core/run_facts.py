@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medsum_core.data.masking import BuildReport
-from medsum_core.embedded import is_embedded
+from medsum_core.model.embedded import is_embedded
 
 EMBEDDED_LABEL = "weights: dequantised Q4_K_M of Gemma 3 270M, not official Gemma scores"
 GEMMA_TYPES = ("gemma", "gemma2", "gemma3", "gemma3_text")  # model types under the Gemma Terms of Use

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter_tensors
 from medsum_core.checkpoint import Checkpoint, Progress, save_checkpoint
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER
 from medsum_core.errors import FinalSaveError
+from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
 from medsum_core.optimizer import load_optimizer_state, optimizer_state
 from medsum_core.rng import capture_rng, restore_rng
 from medsum_core.run import Run

@@ -14,7 +14,7 @@ from medsum_core.checkpoint import (
     Progress,
     save_checkpoint,
 )
-from medsum_core.model import keep_4bit_differentiable
+from medsum_core.model.base import keep_4bit_differentiable
 from medsum_core.sealed_folder import MANIFEST
 
 ALL_FILES = (*FILES, MANIFEST)

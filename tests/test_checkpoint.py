@@ -16,13 +16,13 @@ from checkpoints import ALL_FILES, names, nf4_model, save
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter_tensors
 from medsum_core.checkpoint import (
     Progress,
     load_checkpoint,
 )
 from medsum_core.errors import InputError
-from medsum_core.model import trainable_parameters
+from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
+from medsum_core.model.base import trainable_parameters
 from medsum_core.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from medsum_core.rng import capture_rng, restore_rng
 

@@ -23,10 +23,10 @@ from torch import Tensor
 from windows import make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
 from benchmarks.crash import make_inputs
-from medsum_core.attention import PACKABLE_MODEL_TYPES, attend_block_mask, attend_varlen
 from medsum_core.device import AMPERE, repeat_bits
 from medsum_core.generation import generate
-from medsum_core.model import LoraSettings, checkpoint_activations, load_base
+from medsum_core.model.attention import PACKABLE_MODEL_TYPES, attend_block_mask, attend_varlen
+from medsum_core.model.base import LoraSettings, checkpoint_activations, load_base
 from medsum_core.optimizer import load_optimizer_state, optimizer_state
 from train_loop import train_step
 

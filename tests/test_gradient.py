@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from two_processes import windows_and_updates
 from windows import Recorder, make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
-from medsum_core.attention import PACKABLE_MODEL_TYPES
 from medsum_core.data.collator import Example
-from medsum_core.model import LoraSettings
+from medsum_core.model.attention import PACKABLE_MODEL_TYPES
+from medsum_core.model.base import LoraSettings
 from medsum_core.objective import note_nll
 from medsum_core.optimizer import optimizer_state, set_lr
 from medsum_core.run import Run
@@ -68,7 +68,7 @@ def test_every_cut_of_a_window_gives_the_gradient_of_one_full_batch(kind: str) -
 
 
 def test_every_cut_gives_the_same_gradient_with_activation_checkpointing_and_each_kernel() -> None:
-    from medsum_core.model import checkpoint_activations
+    from medsum_core.model.base import checkpoint_activations
 
     window = make_window(7)
     model = tuned(base_of("gemma3_text"))

@@ -19,13 +19,13 @@ import torch
 from support import tiny_model, tiny_tokenizer
 
 import infer
-from medsum_core.adapter import adapter_config, adapter_tensors, save_adapter
 from medsum_core.config.run_config import parse_run
 from medsum_core.config.run_folder import write_run_config
 from medsum_core.data.prompt import build_renderer
 from medsum_core.errors import InputError, StoppedBySignal
 from medsum_core.generation import generate
-from medsum_core.model import LoraSettings, attach_lora, load_base
+from medsum_core.model.adapter_files import adapter_config, adapter_tensors, save_adapter
+from medsum_core.model.base import LoraSettings, attach_lora, load_base
 
 ROOT = Path(__file__).parent.parent
 DIALOGUES = [
@@ -92,7 +92,7 @@ def test_columns_order_and_notes(run: Path, base: Path, dialogues: Path, tmp_pat
     for row in rows:
         assert all(0 <= start < end <= len(row["note"]) for start, end in json.loads(row["unsupported"]))
     renderer = build_renderer(tiny_tokenizer())
-    from medsum_core.adapter import load_adapter
+    from medsum_core.model.adapter_files import load_adapter
 
     model = load_adapter(load_base(str(base), precision="fp32"), run / "adapter", base_name=str(base), keep_dense=False)
     prompts = [renderer.prompt_ids(text, section) for _, section, text in DIALOGUES]

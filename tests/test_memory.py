@@ -8,7 +8,6 @@ from bitsandbytes.nn import Linear4bit
 from support import tiny_config, tiny_model
 from transformers import GemmaConfig
 
-from medsum_core.attention import document_attention
 from medsum_core.errors import InputError
 from medsum_core.memory import (
     GIB,
@@ -19,7 +18,8 @@ from medsum_core.memory import (
     fitting_settings,
     measure_model,
 )
-from medsum_core.model import LoraSettings, attach_lora, inner_model, trainable_parameters
+from medsum_core.model.attention import document_attention
+from medsum_core.model.base import LoraSettings, attach_lora, inner_model, trainable_parameters
 from medsum_core.objective import CPU_TILE
 from medsum_core.optimizer import build_optimizer
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from medsum_core import merge as merge_module
-from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter, save_adapter
 from medsum_core.data.prompt import build_renderer
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.generation import generate
 from medsum_core.merge import fold, main, refuse_quantised, save_behind_gate
 from medsum_core.merge_gate import Parity, compare, read_notes
-from medsum_core.model import LoraSettings, attach_lora, load_base
+from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter, save_adapter
+from medsum_core.model.base import LoraSettings, attach_lora, load_base
 
 PROMPTS = [[2, 40, 41, 42, 43], [2, 60, 61]]
 

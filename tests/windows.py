@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from medsum_core.adapter import adapter_tensors, load_adapter_tensors
 from medsum_core.config.arguments import TrainArguments
 from medsum_core.data.collator import IGNORE_INDEX, Example, pad_rows
 from medsum_core.kernels.cpu.lanes import Lanes
-from medsum_core.model import LoraSettings, attach_lora, lora_config, trainable_parameters
+from medsum_core.model.adapter_files import adapter_tensors, load_adapter_tensors
+from medsum_core.model.base import LoraSettings, attach_lora, lora_config, trainable_parameters
 from medsum_core.optimizer import build_optimizer
 from medsum_core.run import Run
 

@@ -61,7 +61,9 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 def preset_names() -> list[str]:
     """The presets that come with the package."""
     return sorted(
-        entry.name[:-5] for entry in (files("medsum_core") / "config" / "presets").iterdir() if entry.name.endswith(".yaml")
+        entry.name[:-5]
+        for entry in (files("medsum_core") / "config" / "presets").iterdir()
+        if entry.name.endswith(".yaml")
     )
 
 

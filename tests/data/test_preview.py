@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from support import tiny_tokenizer
 
-from medsum_core import model
 from medsum_core.data.collator import IGNORE_INDEX, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError
+from medsum_core.model import base as model
 from medsum_core.preview import LAWS, broken_laws, main, show_example
 
 RECORD = Record(id="7", section_header="PLAN", dialogue="Doctor: Any cough?\nPatient: No.", note="No cough.\n\u6f22.")

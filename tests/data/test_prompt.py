@@ -20,8 +20,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from medsum_core.data.collator import IGNORE_INDEX, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
-from medsum_core.embedded import embedded_folder
 from medsum_core.errors import InputError
+from medsum_core.model.embedded import embedded_folder
 
 BODY = """Write one section of a clinical note from the dialogue below. \
 State only facts that are said in the dialogue, and leave out what is not said.

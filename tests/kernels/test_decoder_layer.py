@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from windows import make_example, make_run, make_window, plain_peft, relative, tuned
 
-from medsum_core.attention import PACKABLE_MODEL_TYPES, document_attention
 from medsum_core.data.collator import IGNORE_INDEX, MicroBatch, pack_rows, pad_rows
 from medsum_core.kernels.cpu import arena as buffers
 from medsum_core.kernels.layers.decoder_layer import use_training_layers
 from medsum_core.kernels.layers.gated_mlp import gated_down
-from medsum_core.model import checkpoint_activations, hidden_states, inner_model
+from medsum_core.model.attention import PACKABLE_MODEL_TYPES, document_attention
+from medsum_core.model.base import checkpoint_activations, hidden_states, inner_model
 from train_loop import train_step
 
 ROWS = make_window(4)

@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from windows import randomise_adapter, relative
 
 from medsum_core.kernels.layers.gated_mlp import use_gated_mlps
-from medsum_core.model import LoraSettings, attach_lora
+from medsum_core.model.base import LoraSettings, attach_lora
 
 MLPS = {"gemma": GemmaMLP, "gemma3_text": Gemma3MLP, "llama": LlamaMLP}
 

@@ -20,7 +20,7 @@ from medsum_core.data import collator as batching
 from medsum_core.data.collator import pack_rows, share_out
 from medsum_core.kernels.cpu import lanes
 from medsum_core.kernels.cpu.lanes import GradientSum, Lanes
-from medsum_core.model import LoraSettings, checkpoint_activations
+from medsum_core.model.base import LoraSettings, checkpoint_activations
 from train_loop import train_step
 
 DROPOUT = LoraSettings(r=16, dropout=0.3)

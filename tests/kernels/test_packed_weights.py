@@ -14,7 +14,7 @@ from torch.nn.functional import gelu, linear
 from medsum_core.generation import generate
 from medsum_core.kernels.decoding import packed_weights
 from medsum_core.kernels.decoding.packed_weights import Projection, block_products, packed_product, packed_product_times
-from medsum_core.model import LoraSettings, attach_lora
+from medsum_core.model.base import LoraSettings, attach_lora
 
 BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 0.3}
 

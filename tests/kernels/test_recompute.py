@@ -14,10 +14,16 @@ from support import tiny_model
 from torch import Tensor
 from windows import make_window, relative, tuned
 
-from medsum_core.attention import PACKABLE_MODEL_TYPES, document_attention
 from medsum_core.data.collator import pack_rows
 from medsum_core.kernels.layers.dropout import dropout_seed
-from medsum_core.model import LoraSettings, checkpoint_activations, head_weight, hidden_states, trainable_parameters
+from medsum_core.model.attention import PACKABLE_MODEL_TYPES, document_attention
+from medsum_core.model.base import (
+    LoraSettings,
+    checkpoint_activations,
+    head_weight,
+    hidden_states,
+    trainable_parameters,
+)
 from medsum_core.objective import note_nll
 
 ROWS = make_window(5)

@@ -12,10 +12,10 @@ from torch import Tensor
 from windows import make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
 import train_loop
-from medsum_core.attention import PACKABLE_MODEL_TYPES, document_attention
 from medsum_core.data.collator import IGNORE_INDEX, Example, pack_rows, pad_rows
 from medsum_core.kernels.cpu.shared_prefix import split_prefix
-from medsum_core.model import LoraSettings, checkpoint_activations, hidden_states, prefix_states
+from medsum_core.model.attention import PACKABLE_MODEL_TYPES, document_attention
+from medsum_core.model.base import LoraSettings, checkpoint_activations, hidden_states, prefix_states
 from train_loop import train_step
 
 N = IGNORE_INDEX

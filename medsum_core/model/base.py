@@ -27,7 +27,6 @@ from transformers import (
 )
 
 from medsum_core.data.collator import MicroBatch
-from medsum_core.embedded import embedded_folder, is_embedded
 from medsum_core.errors import InputError
 from medsum_core.kernels.cpu.arena import GRADIENTS
 from medsum_core.kernels.cpu.shared_prefix import KeyValue, SharedPrefix
@@ -36,6 +35,7 @@ from medsum_core.kernels.layers.dropout import recompute_contexts
 from medsum_core.kernels.layers.gated_mlp import use_gated_mlps
 from medsum_core.kernels.layers.lora_linear import FusedLinear, fuse_lora_layers
 from medsum_core.kernels.layers.rms_norm import use_lean_norms
+from medsum_core.model.embedded import embedded_folder, is_embedded
 from medsum_core.quiet_libraries import quiet_libraries
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

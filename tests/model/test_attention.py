@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from windows import make_example, relative
 
-from medsum_core.attention import (
+from medsum_core.data.collator import Example, MicroBatch, pack_rows, pad_rows
+from medsum_core.model.attention import (
     DOCUMENT_KERNELS,
     PACKABLE_MODEL_TYPES,
     _shared_heads,
@@ -23,8 +24,7 @@ from medsum_core.attention import (
     document_attention,
     padded_lengths,
 )
-from medsum_core.data.collator import Example, MicroBatch, pack_rows, pad_rows
-from medsum_core.model import hidden_states
+from medsum_core.model.base import hidden_states
 
 KERNELS = ("per_document", "sdpa", "eager")
 LENGTHS = (3, 8, 9, 21)  # around the sliding window of 8

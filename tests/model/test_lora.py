@@ -17,13 +17,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from windows import NO_DROPOUT, make_run, make_window, randomise_adapter, relative, tuned
 
-from medsum_core import model as model_room
-from medsum_core.adapter import adapter_config, adapter_tensors, load_adapter, load_adapter_tensors, save_adapter
 from medsum_core.data.collator import Example
 from medsum_core.errors import InputError
 from medsum_core.evaluation import evaluate_loss
 from medsum_core.generation import generate
-from medsum_core.model import (
+from medsum_core.model import base as model_room
+from medsum_core.model.adapter_files import (
+    adapter_config,
+    adapter_tensors,
+    load_adapter,
+    load_adapter_tensors,
+    save_adapter,
+)
+from medsum_core.model.base import (
     LoraSettings,
     attach_lora,
     check_only_adapter_trains,

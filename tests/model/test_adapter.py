@@ -15,7 +15,9 @@ from support import tiny_model
 from torch import Tensor
 from windows import make_window, tuned
 
-from medsum_core.adapter import (
+from medsum_core.data.collator import IGNORE_INDEX, pad_rows
+from medsum_core.errors import InputError
+from medsum_core.model.adapter_files import (
     CONFIG_NAME,
     WEIGHTS_NAME,
     adapter_base_name,
@@ -25,10 +27,8 @@ from medsum_core.adapter import (
     load_adapter_tensors,
     save_adapter,
 )
-from medsum_core.attention import document_attention
-from medsum_core.data.collator import IGNORE_INDEX, pad_rows
-from medsum_core.errors import InputError
-from medsum_core.model import LoraSettings, attach_lora, head_weight, hidden_states
+from medsum_core.model.attention import document_attention
+from medsum_core.model.base import LoraSettings, attach_lora, head_weight, hidden_states
 
 VARIANTS = {
     "plain": LoraSettings(r=8, dropout=0.05),

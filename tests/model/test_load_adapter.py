@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from windows import tuned
 
-from medsum_core.adapter import adapter_config, adapter_tensors, save_adapter
-from medsum_core.model import LoraSettings
+from medsum_core.model.adapter_files import adapter_config, adapter_tensors, save_adapter
+from medsum_core.model.base import LoraSettings
 
 TOKENS_BT = torch.arange(6, 46).view(2, 20)
 

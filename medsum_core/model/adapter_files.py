@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from medsum_core.errors import InputError
 from medsum_core.files import write_bytes_atomic, write_text_atomic
-from medsum_core.model import LoraSettings, attach_lora, check_target_modules
+from medsum_core.model.base import LoraSettings, attach_lora, check_target_modules
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
