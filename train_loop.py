@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from medsum_core.checkpoint import Progress
+from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.data.collator import Example, MicroBatch, share_out, split_window
 from medsum_core.device import return_free_memory
 from medsum_core.kernels.cpu.lanes import GradientSum

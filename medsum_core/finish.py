@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from medsum_core.blind_sheet import write_blind_sheet
-from medsum_core.checkpoint import Progress, checkpoint_of_step, load_checkpoint
+from medsum_core.checkpoint.checkpoint import Progress, checkpoint_of_step, load_checkpoint
 from medsum_core.comparison import Comparison, compare_base_and_tuned
 from medsum_core.config.run_folder import (
     ADAPTER_FOLDER,

@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers import PretrainedConfig
 
-from medsum_core.checkpoint import Checkpoint
+from medsum_core.checkpoint.checkpoint import Checkpoint
 from medsum_core.config.run_config import RunConfig
 from medsum_core.corpus import Corpus
 from medsum_core.data.prompt import PromptRenderer

@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from medsum_core.blind_sheet import check_examples_file
-from medsum_core.checkpoint import Checkpoint, Progress, find_checkpoint, load_checkpoint
-from medsum_core.compat import (
+from medsum_core.checkpoint.checkpoint import Checkpoint, Progress, find_checkpoint, load_checkpoint
+from medsum_core.checkpoint.fingerprints import (
     PACKAGES,
     base_fingerprint,
     check_compatible,

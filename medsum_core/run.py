@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from medsum_core.checkpoint import Progress
+from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.config.run_config import RunConfig
 from medsum_core.data.collator import Example, window_indices
 from medsum_core.data.prompt import PromptRenderer

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import replace
 
-from medsum_core.checkpoint import Progress
+from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.comparison import generation_scores
 from medsum_core.evaluation import evaluate_loss
 from medsum_core.run import Run

@@ -16,8 +16,8 @@ import pytest
 
 import train_loop
 from benchmarks.crash import NUM_EPOCHS, NUM_TRAIN_ROWS, WINDOW_ROWS, arguments, make_inputs, outcome
-from medsum_core import sealed_folder
-from medsum_core.checkpoint import Progress
+from medsum_core.checkpoint import sealed_folder
+from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.data.collator import Example
 from medsum_core.errors import run_as_script
 from medsum_core.run import Run

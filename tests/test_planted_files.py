@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from checkpoints import ALL_FILES, save
 
-from medsum_core.checkpoint import (
+from medsum_core.checkpoint.checkpoint import (
     find_checkpoint,
     load_checkpoint,
 )

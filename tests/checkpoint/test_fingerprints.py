@@ -10,7 +10,7 @@ import pytest
 import torch
 from checkpoints import nf4_model
 
-from medsum_core.compat import (
+from medsum_core.checkpoint.fingerprints import (
     base_fingerprint,
     check_compatible,
     environment_fingerprint,

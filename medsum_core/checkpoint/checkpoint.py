@@ -20,8 +20,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from medsum_core.errors import InputError
-from medsum_core.sealed_folder import (
+from medsum_core.checkpoint.sealed_folder import (
     DamagedError,
     looks_complete,
     read_sealed,
@@ -29,6 +28,7 @@ from medsum_core.sealed_folder import (
     sweep_drafts,
     write_sealed,
 )
+from medsum_core.errors import InputError
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
