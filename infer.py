@@ -102,8 +102,15 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace) -> N
     """Notes for all records; each is kept as it is finished, so that an interruption loses none."""
     from tqdm import tqdm
 
-    from medsum_core.generation import generate
-    from medsum_core.note_files import PartFile, WrittenNote, part_path, part_settings, read_finished, write_notes
+    from medsum_core.generation.generate import generate
+    from medsum_core.generation.note_files import (
+        PartFile,
+        WrittenNote,
+        part_path,
+        part_settings,
+        read_finished,
+        write_notes,
+    )
 
     finished = read_finished(out) if out.exists() else {}
     writer = load_writer(args)
@@ -142,7 +149,7 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace) -> N
 
 def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
     """One note to the screen, token by token; then what of it the dialogue does not say, and the evidence if asked."""
-    from medsum_core.generation import generate
+    from medsum_core.generation.generate import generate
     from medsum_core.grounding import evidence, unsupported_spans
 
     ids: list[int] = []
@@ -221,7 +228,7 @@ def _read_rows(args: argparse.Namespace) -> list[Any]:
 
 def _checked_output(args: argparse.Namespace) -> Path:
     """Where the notes go. Raises InputError for what would be overwritten or can't be written."""
-    from medsum_core.note_files import part_path
+    from medsum_core.generation.note_files import part_path
 
     out = Path(args.output_file)
     if out.suffix.lower() != ".csv":

@@ -21,7 +21,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import read_records
 from medsum_core.errors import InputError, run_as_script
-from medsum_core.generation import generate
+from medsum_core.generation.generate import generate
 from medsum_core.model.base import load_base, load_tokenizer
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
+from medsum_core.generation.notes import GeneratedNote, generate_notes
 from medsum_core.grounding import check_note
-from medsum_core.notes import GeneratedNote, generate_notes
 from medsum_core.rouge import METRICS, score_rows
 from medsum_core.score import strip_tags
 

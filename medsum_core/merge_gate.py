@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.errors import MedsumError
-from medsum_core.generation import generate
+from medsum_core.generation.generate import generate
 from medsum_core.kernels.decoding.widened_weights import fast_weights
 from medsum_core.model.base import causal_model
 

@@ -24,7 +24,7 @@ from windows import make_example, make_run, make_window, plain_peft, reference_g
 
 from benchmarks.crash import make_inputs
 from medsum_core.device import AMPERE, repeat_bits
-from medsum_core.generation import generate
+from medsum_core.generation.generate import generate
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES, attend_block_mask, attend_varlen
 from medsum_core.model.base import LoraSettings, checkpoint_activations, load_base
 from medsum_core.optimizer import load_optimizer_state, optimizer_state

@@ -17,7 +17,7 @@ from medsum_core.data.collator import IGNORE_INDEX, Example, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
 from medsum_core.evaluation import evaluate_loss
-from medsum_core.generation import generate
+from medsum_core.generation.generate import generate
 from medsum_core.model.base import load_base, load_tokenizer
 from medsum_core.model.embedded import EMBEDDED_NAME
 from medsum_core.objective import note_nll

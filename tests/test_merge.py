@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from medsum_core import merge as merge_module
 from medsum_core.data.prompt import build_renderer
 from medsum_core.errors import InputError, run_as_script
-from medsum_core.generation import generate
+from medsum_core.generation.generate import generate
 from medsum_core.merge import fold, main, refuse_quantised, save_behind_gate
 from medsum_core.merge_gate import Parity, compare, read_notes
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter, save_adapter

@@ -21,9 +21,9 @@ from medsum_core.data.masking import BuildReport, SetAside
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import Record
 from medsum_core.estimates import Estimate, mean_difference, mean_estimate, rate_difference, rate_estimate
+from medsum_core.generation.notes import generate_notes
 from medsum_core.markdown import code, duration, estimate, figure, id_list, table
 from medsum_core.model_card import write_model_card
-from medsum_core.notes import generate_notes
 from medsum_core.report import write_report
 from medsum_core.report_tables import fact_table, score_table
 from medsum_core.rouge import METRICS

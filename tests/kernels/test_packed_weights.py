@@ -11,7 +11,7 @@ from support import tiny_model
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
-from medsum_core.generation import generate
+from medsum_core.generation.generate import generate
 from medsum_core.kernels.decoding import packed_weights
 from medsum_core.kernels.decoding.packed_weights import Projection, block_products, packed_product, packed_product_times
 from medsum_core.model.base import LoraSettings, attach_lora

@@ -20,7 +20,7 @@ from windows import NO_DROPOUT, make_run, make_window, randomise_adapter, relati
 from medsum_core.data.collator import Example
 from medsum_core.errors import InputError
 from medsum_core.evaluation import evaluate_loss
-from medsum_core.generation import generate
+from medsum_core.generation.generate import generate
 from medsum_core.model import base as model_room
 from medsum_core.model.adapter_files import (
     adapter_config,

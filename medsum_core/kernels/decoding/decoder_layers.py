@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from medsum_core.generation.kv_cache import KVCache, Step, attend
 from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
 from medsum_core.kernels.decoding.packed_weights import (
     Projection,
@@ -29,7 +30,6 @@ from medsum_core.kernels.decoding.packed_weights import (
     packed_product,
     packed_product_times,
 )
-from medsum_core.kv_cache import KVCache, Step, attend
 
 # How transformers' and oneDNN's names of an activation go together.
 FUSED_ACTIVATIONS = {"gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", "")}

@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medsum_core.decoding import Generation, Note, finish
-from medsum_core.next_token import Candidates
+from medsum_core.generation.candidates import Candidates
+from medsum_core.generation.search import Generation, Note, finish
 
 NEVER = -1.0e9  # as in transformers: a score that no real beam reaches
 EarlyStopping = Literal["never"] | bool

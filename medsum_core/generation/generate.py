@@ -22,18 +22,18 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from medsum_core.bans import Ban, BanRules, repeating_tokens
-from medsum_core.beam import BeamRules, BeamSearch, EarlyStopping
-from medsum_core.decoding import Generation, GreedySearch, Note, Search
 from medsum_core.errors import InputError
 from medsum_core.evaluation import evaluation_mode
+from medsum_core.generation.banned_tokens import Ban, BanRules, repeating_tokens
+from medsum_core.generation.beam import BeamRules, BeamSearch, EarlyStopping
+from medsum_core.generation.candidates import Candidates, Head, candidates_of_logits
+from medsum_core.generation.kv_cache import KVCache, Step, cached_attention
+from medsum_core.generation.search import Generation, GreedySearch, Note, Search
 from medsum_core.kernels.cpu.arena import return_free_blocks
 from medsum_core.kernels.decoding.decoder_layers import DecoderStack
 from medsum_core.kernels.decoding.widened_weights import fast_weights
-from medsum_core.kv_cache import KVCache, Step, cached_attention
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import head_softcap, head_weight
-from medsum_core.next_token import Candidates, Head, candidates_of_logits
 
 __all__ = ["Generation", "generate"]
 

@@ -12,15 +12,15 @@ from decoding_models import KINDS, SMALL, STOPS, VOCAB, reference, small_model, 
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import scaled_dot_product_attention
 
-from medsum_core import kv_cache
-from medsum_core.bans import Ban
-from medsum_core.beam import BeamRules, BeamSearch
 from medsum_core.errors import InputError
-from medsum_core.generation import Generation, generate
+from medsum_core.generation import kv_cache
+from medsum_core.generation.banned_tokens import Ban
+from medsum_core.generation.beam import BeamRules, BeamSearch
+from medsum_core.generation.candidates import Head, candidates_of_logits
+from medsum_core.generation.generate import Generation, generate
 from medsum_core.kernels.cpu import arena as buffers
 from medsum_core.kernels.decoding import widened_weights as fast_weights_module
 from medsum_core.kernels.decoding.widened_weights import fast_weights
-from medsum_core.next_token import Head, candidates_of_logits
 
 
 def log_prob(model: Any, prompt: list[int], tokens: list[int]) -> float:
@@ -150,7 +150,7 @@ def test_a_search_with_one_beam_is_greedy() -> None:
     torch.manual_seed(0)
     table = torch.randn(VOCAB, VOCAB) * 2
     stops, token, tokens = frozenset({1}), 2, []
-    from medsum_core.decoding import Note
+    from medsum_core.generation.search import Note
 
     note = Note(index=0, prompt=(2,), min_new=0, max_new=12)
     rules = BeamRules(num_beams=1, early_stopping=True)
@@ -287,7 +287,7 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
 
 @pytest.mark.parametrize("num_candidates", [1, 5])
 def test_candidates_in_blocks_are_those_of_all_logits(num_candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medsum_core.next_token.CPU_BLOCK_WORDS", 7)
+    monkeypatch.setattr("medsum_core.generation.candidates.CPU_BLOCK_WORDS", 7)
     chance = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(3, 16, generator=chance), torch.randn(50, 16, generator=chance)
     logits = torch.tanh(hidden @ weight.t() / 3) * 3

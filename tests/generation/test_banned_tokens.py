@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
-from medsum_core.bans import Ban, repeating_tokens
-from medsum_core.generation import generate
+from medsum_core.generation.banned_tokens import Ban, repeating_tokens
+from medsum_core.generation.generate import generate
 
 NO_STOPS: tuple[int, ...] = ()
 

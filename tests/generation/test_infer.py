@@ -23,11 +23,11 @@ from medsum_core.config.run_config import parse_run
 from medsum_core.config.run_folder import write_run_config
 from medsum_core.data.prompt import build_renderer
 from medsum_core.errors import InputError, StoppedBySignal
-from medsum_core.generation import generate
+from medsum_core.generation.generate import generate
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, save_adapter
 from medsum_core.model.base import LoraSettings, attach_lora, load_base
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DIALOGUES = [
     ("7", "GENHX", "Doctor: What brings you in today?\nPatient: I have had a cough for three days."),
     ("3", "ALLERGY", "Doctor: Any other allergies?\nPatient: None."),
@@ -149,7 +149,7 @@ def test_interrupted_call_loses_no_note_and_resumes(
 ) -> None:
     whole = write(run, dialogues, tmp_path / "whole.csv")
     out, part = tmp_path / "notes.csv", tmp_path / "notes.csv.part.jsonl"
-    from medsum_core.note_files import PartFile
+    from medsum_core.generation.note_files import PartFile
 
     add = PartFile.add
 

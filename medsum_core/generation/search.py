@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from medsum_core.next_token import Candidates
+from medsum_core.generation.candidates import Candidates
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medsum_core.bans import Ban
+from medsum_core.generation.banned_tokens import Ban
 from medsum_core.kernels.decoding.packed_weights import Product, block_products
 
 # A product with so many words at a time; of its logits so many values at a time stay in a CPU's cache.

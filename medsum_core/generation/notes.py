@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from medsum_core.data.collator import shorten_dialogue
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
-from medsum_core.generation import Generation, generate
+from medsum_core.generation.generate import Generation, generate
 
 
 @dataclass(frozen=True, kw_only=True)
