@@ -14,9 +14,9 @@ from typing import Any
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.generation.notes import GeneratedNote, generate_notes
-from medsum_core.grounding import check_note
-from medsum_core.rouge import METRICS, score_rows
-from medsum_core.score import strip_tags
+from medsum_core.grounding.check import check_note
+from medsum_core.score.evaluate import strip_tags
+from medsum_core.score.rouge import METRICS, score_rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from medsum_core.data.download import hub_warning, load_hub_records, mts_dialog_
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Columns, Record, find_repeats, find_shared, read_records, records_fingerprint
 from medsum_core.errors import InputError
-from medsum_core.grounding import check_note, unsupported_spans
+from medsum_core.grounding.check import check_note, unsupported_spans
 from medsum_core.run_facts import DataFacts, TargetAudit
 
 OFFICIAL = "mts-dialog"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from medsum_core.estimates import Estimate
+from medsum_core.score.bootstrap import Estimate
 
 NOT_MEASURED = "–"
 MAX_IDS = 1000  # a list longer than this is cut with a count: config.json and the data file tell the rest

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsum_core.grounding import check_note
+from medsum_core.grounding.check import check_note
 
 MARK = re.compile(r"\[\[(\w+)\|([+!-])\|(.*?)\]\]")
 FOLDER = Path(__file__).parent / "grounding_cases"

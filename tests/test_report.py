@@ -20,14 +20,14 @@ from medsum_core.comparison import Comparison, Side, compare_base_and_tuned, gen
 from medsum_core.data.masking import BuildReport, SetAside
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import Record
-from medsum_core.estimates import Estimate, mean_difference, mean_estimate, rate_difference, rate_estimate
 from medsum_core.generation.notes import generate_notes
 from medsum_core.markdown import code, duration, estimate, figure, id_list, table
 from medsum_core.model_card import write_model_card
 from medsum_core.report import write_report
 from medsum_core.report_tables import fact_table, score_table
-from medsum_core.rouge import METRICS
 from medsum_core.run_facts import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
+from medsum_core.score.bootstrap import Estimate, mean_difference, mean_estimate, rate_difference, rate_estimate
+from medsum_core.score.rouge import METRICS
 
 CANARY = "xylocanaryphone"
 RECORDS = [

@@ -86,7 +86,7 @@ def test_some_dialogues_are_long_and_most_are_short() -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_notes_hold_no_fact_that_the_dialogue_does_not_say(name: str) -> None:
     """Every number, date, dose, frequency and side of a note, looked up by the project's own check."""
-    grounding = pytest.importorskip("medsum_core.grounding")
+    grounding = pytest.importorskip("medsum_core.grounding.check")
     found = [
         (row["ID"], f) for row in rows_of(name) for f in grounding.check_note(row["section_text"], row["dialogue"])
     ]

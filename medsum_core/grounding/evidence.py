@@ -1,0 +1,152 @@
+"""Which turns of the dialogue say what a sentence of the note says: lexical, deterministic, without a model.
+
+Words are weighed by how rare they are in the dialogue, folded to singular and lay forms; facts (numbers, sides, dates)
+count by meaning, so that "76-year-old" is found in "I'm seventy six".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+
+from medsum_core.grounding.facts.anatomy import STOPWORDS, stem
+from medsum_core.grounding.facts.check import Fact, check_note
+from medsum_core.grounding.facts.tokens import bag, turn_starts
+
+LOW_SUPPORT = 0.3  # of a sentence's weight found in its best turns; below it a person should look
+MAX_TURNS = 3
+FACT_WEIGHT = 3.0  # a number weighs as much as this many common words
+STATEMENT = 0.01  # a turn that states comes before a question with the same words
+NOTE_WORDS = bag(  # how notes say it, not what they say
+    "denies denied denying reports reported states stated presents presented complains noted none noncontributory "
+    "unremarkable significant positive negative history assessment plan exam examination shows"
+)
+PREFIX = 5  # words agree when so many first letters do: "hypertension", "hypertensive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Support:
+    """A sentence of the note at `[start, end)`: the turns (from 0) that support it, best first, and how well.
+
+    `score`: the share of the sentence's weight that these turns hold, 0 to 1. `low_support`: below LOW_SUPPORT; never
+    for a sentence without a word of meaning.
+    """
+
+    start: int
+    end: int
+    turns: tuple[int, ...]
+    score: float
+    low_support: bool
+
+
+def evidence(note: str, dialogue: str) -> list[Support]:
+    """For each sentence of `note` up to three turns of `dialogue` that support it best. Offsets are into `note`."""
+    starts = turn_starts(dialogue)
+    turns = [_stems(dialogue[start:end]) for start, end in pairwise([*starts, len(dialogue)])]
+    weights = _weights(turns)
+    asks = [dialogue[start:end].rstrip().endswith("?") for start, end in pairwise([*starts, len(dialogue)])]
+    facts = check_note(note, dialogue)
+    found = [_support(note, span, turns, weights, facts, asks) for span in sentences(note)]
+    return [replace(support, turns=_with_answers(support.turns, asks)) for support in found]
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """The sentences of `text` as `[start, end)` without blanks around them. "1." and "Dr." end none."""
+    spans = []
+    start = 0
+    for match in _sentence_end().finditer(text):
+        if _ends_sentence(text, start, match.start()):
+            spans.append((start, match.end()))
+            start = match.end()
+    spans.append((start, len(text)))
+    trimmed = []
+    for begin, end in spans:
+        body = text[begin:end]
+        begin += len(body) - len(body.lstrip())
+        if body.strip():
+            trimmed.append((begin, begin + len(body.strip())))
+    return trimmed
+
+
+@lru_cache(maxsize=1)
+def _sentence_end() -> re.Pattern[str]:
+    return re.compile(r"[.!?]+(?=\s)|\n+")
+
+
+def _ends_sentence(text: str, start: int, end: int) -> bool:
+    word = text[start:end].rsplit(None, 1)[-1] if text[start:end].strip() else ""
+    abbreviation = word.lower() in ("dr", "mr", "mrs", "ms", "no", "vs", "st") or "." in word or len(word) == 1
+    list_mark = word.isdigit() and text[start:end].strip() == word
+    return bool(word) and not (text[end] == "." and (list_mark or (abbreviation and not word.isdigit())))
+
+
+@lru_cache(maxsize=1)
+def _word() -> re.Pattern[str]:
+    return re.compile(r"[A-Za-z]+")
+
+
+def _stems(text: str) -> Counter[str]:
+    words = (stem(word) for word in _word().findall(text) if word.lower() not in NOTE_WORDS)
+    return Counter(word[:PREFIX] for word in words if len(word) > 2 and word not in STOPWORDS)
+
+
+def _weights(turns: Sequence[Counter[str]]) -> dict[str, float]:
+    """The weight of a stem: the rarer over the turns, the heavier (idf, 1 at the most common)."""
+    spread = Counter(word for turn in turns for word in turn)
+    return {word: 1.0 + math.log(len(turns) / count) for word, count in spread.items()}
+
+
+def _support(
+    note: str,
+    span: tuple[int, int],
+    turns: Sequence[Counter[str]],
+    weights: dict[str, float],
+    facts: Sequence[Fact],
+    asks: Sequence[bool],
+) -> Support:
+    start, end = span
+    inside = [fact for fact in facts if start <= fact.start < end]
+    words = _stems(_without(note, span, inside))
+    unseen = 1.0 + math.log(len(turns) + 1)
+    total = sum(weights.get(word, unseen) for word in words) + FACT_WEIGHT * len(inside)
+    found = 0.0
+    chosen: list[int] = []
+    open_words, open_facts = set(words), {i for i, fact in enumerate(inside) if fact.turn is not None}
+    while len(chosen) < MAX_TURNS:
+        gains = [
+            sum(weights[word] for word in open_words if word in turn)
+            + FACT_WEIGHT * sum(inside[i].turn == number for i in open_facts)
+            for number, turn in enumerate(turns)
+        ]
+        best = max(range(len(gains)), key=lambda k: gains[k] - STATEMENT * asks[k], default=-1)
+        if best < 0 or gains[best] <= 0:
+            break
+        chosen.append(best)
+        found += gains[best]
+        open_words -= set(turns[best])
+        open_facts = {i for i in open_facts if inside[i].turn != best}
+    score = found / total if total else 1.0
+    return Support(start=start, end=end, turns=tuple(chosen), score=score, low_support=score < LOW_SUPPORT)
+
+
+def _with_answers(turns: Sequence[int], asks: Sequence[bool]) -> tuple[int, ...]:
+    """Each question followed by its answer: "Any chest pain?" alone does not support "denies chest pain"."""
+    found: list[int] = []
+    for turn in turns:
+        answer = [turn + 1] if asks[turn] and turn + 1 < len(asks) else []
+        found += [k for k in (turn, *answer) if k not in found]
+    return tuple(found[:MAX_TURNS])
+
+
+def _without(note: str, span: tuple[int, int], facts: Sequence[Fact]) -> str:
+    """The sentence with its facts blanked out, so that their words do not count twice."""
+    text = note[span[0] : span[1]]
+    for fact in facts:
+        first, last = fact.start - span[0], min(fact.end, span[1]) - span[0]
+        text = text[:first] + " " * (last - first) + text[last:]
+    return text

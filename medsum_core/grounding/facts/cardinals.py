@@ -1,0 +1,128 @@
+"""Cardinals of speech: one of them word by word, and neighbours that are said as one number ("nineteen eighty four").
+
+text2num turns the words of one cardinal into its value; where one ends and what neighbours mean is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from medsum_core.grounding.facts.tokens import Token
+
+
+def _numbered(words: str, start: int, *, step: int = 1) -> dict[str, int]:
+    return {word: start + step * k for k, word in enumerate(words.split())}
+
+
+DIGITS = _numbered("zero one two three four five six seven eight nine", 0)
+TEENS = _numbered("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen", 10)
+TENS = _numbered("twenty thirty forty fifty sixty seventy eighty ninety", 20, step=10)
+MISSPELT = {"fourty": "forty", "ninty": "ninety", "fourtheen": "fourteen", "fifthteen": "fifteen"}
+SCALES = {"hundred": 100, "thousand": 1000, "million": 1000000}
+_ORDINAL_DIGITS = _numbered("first second third fourth fifth sixth seventh eighth ninth", 1)
+ORDINALS = {
+    **{word: list(DIGITS)[value] for word, value in _ORDINAL_DIGITS.items()},
+    **{("twelfth" if w == "twelve" else f"{w}th"): w for w in TEENS},
+    **{f"{w[:-1]}ieth": w for w in TENS},
+    "nineth": "nine",
+}
+ZEROS = {"oh", "o"}
+
+
+class Group(NamedTuple):
+    """One cardinal or ordinal at tokens `[first, last)`."""
+
+    first: int
+    last: int
+    value: float
+    ordinal: bool = False
+
+
+def group_at(tokens: Sequence[Token], i: int) -> Group | None:
+    """One cardinal or ordinal at token i, as long as it can be read as one: "one hundred and eighty three"."""
+    words: list[str] = []
+    last, ordinal = i, False
+    ceiling = 10**9  # the next part must be smaller than this
+    if tokens[i].text in SCALES:  # "hundred and five", said without its "one"
+        last, ceiling = _scales(tokens, i, words, ceiling)
+    while not ordinal:
+        joined = last == i or tokens[last].gap.strip(" -") == ""
+        part = small_at(tokens, last) if joined else None
+        if part is None and words and words[-1] in SCALES and tokens[last].text == "and" and tokens[last].gap == " ":
+            part = small_at(tokens, last + 1)
+        if part is None or part.value >= ceiling:
+            break
+        words += _cardinal_words(tokens, part)
+        last, ordinal = part.last, part.ordinal
+        last, ceiling = _scales(tokens, last, words, ceiling)
+        if words[-1] not in SCALES:
+            break
+    return Group(i, last, float(_value(tuple(words))), ordinal) if words else None
+
+
+def _scales(tokens: Sequence[Token], last: int, words: list[str], ceiling: int) -> tuple[int, int]:
+    """Take "hundred", "thousand" after a part; what may follow is below the scale taken."""
+    while tokens[last].text in SCALES and SCALES[tokens[last].text] < ceiling and tokens[last].gap.strip(" -") == "":
+        scale = SCALES[tokens[last].text]
+        if words and words[-1] in SCALES and scale <= SCALES[words[-1]]:
+            break
+        words.append(tokens[last].text)
+        last += 1
+    return last, min(ceiling, SCALES[words[-1]]) if words and words[-1] in SCALES else 1
+
+
+def small_at(tokens: Sequence[Token], i: int) -> Group | None:
+    """0 to 99 at token i: "seventy six", "nineteen", "twenty first"."""
+    word = MISSPELT.get(tokens[i].text, tokens[i].text)
+    if word in ZEROS:
+        return Group(i, i + 1, 0.0)
+    if word in ORDINALS:
+        return Group(i, i + 1, float(_value((ORDINALS[word],))), True)
+    if word in DIGITS or word in TEENS:
+        return Group(i, i + 1, float(_value((word,))))
+    if word not in TENS:
+        return None
+    after = tokens[i + 1]
+    if after.gap.strip(" -") == "" and after.text != "zero":
+        unit = ORDINALS.get(after.text, after.text)
+        if unit in DIGITS:
+            return Group(i, i + 2, float(_value((word, unit))), after.text in ORDINALS)
+    return Group(i, i + 1, float(_value((word,))))
+
+
+def _cardinal_words(tokens: Sequence[Token], part: Group) -> list[str]:
+    words = [MISSPELT.get(t.text, t.text) for t in tokens[part.first : part.last]]
+    return ["zero" if w in ZEROS else ORDINALS.get(w, w) for w in words]
+
+
+@lru_cache(maxsize=4096)
+def _value(words: tuple[str, ...]) -> int:
+    from text_to_num import text2num
+
+    return text2num(" ".join(words), "en")
+
+
+def joint_reading(groups: Sequence[Group]) -> tuple[int, tuple[float, ...]]:
+    """How many of the first groups are said as one number, and its readings (none for a single cardinal)."""
+    plain = 0
+    while plain < len(groups) and not groups[plain].ordinal and groups[plain].value < 100:
+        plain += 1
+    values = [int(group.value) for group in groups[:plain]]
+    digits = 0
+    while digits < plain and values[digits] < 10:
+        digits += 1
+    if plain >= 3 and values[0] in (18, 19, 20) and values[1] == 0 and values[2] < 10:  # nineteen oh five
+        return 3, (values[0] * 100.0 + values[2],)
+    if digits >= 2 and values[0] == 0 and digits == 2:  # oh eight
+        return 2, (2000.0 + values[1], 1900.0 + values[1])
+    if digits >= 2:  # five oh four
+        return digits, (float("".join(map(str, values[:digits]))),)
+    if plain < 2 or values[1] < 10:
+        if plain >= 2 and 90 <= values[0] <= 110:  # ninety eight six
+            return 2, (values[0] + values[1] / 10,)
+        return 1, ()
+    if values[0] == 0:
+        return 1, ()
+    return 2, (values[0] * 100.0 + values[1],)  # one fifty; nineteen eighty four; seven thirty

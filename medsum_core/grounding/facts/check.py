@@ -1,0 +1,42 @@
+"""A note's facts, each with its verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medsum_core.grounding.facts.reading import read_mentions
+from medsum_core.grounding.facts.subjects import note_subject
+from medsum_core.grounding.facts.talk import read_talk
+from medsum_core.grounding.facts.verdicts import Verdict, judge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """A checkable fact of a note at its characters `[start, end)`.
+
+    `kind`: number, age, date, duration, dose, measurement, temperature, percent, frequency, pressure, laterality or
+    code (L4, G2). `turn`: the turn of the dialogue that says it, from 0; None unless supported.
+    """
+
+    start: int
+    end: int
+    kind: str
+    verdict: Verdict
+    turn: int | None
+
+
+def check_note(note: str, dialogue: str) -> list[Fact]:
+    """The checkable facts of `note` in order, each looked up in `dialogue`. Offsets are into `note` as given.
+
+    "contradicted": the dialogue gives the same kind, unit or attribute another value; "not_found": it gives none.
+    """
+    scan, stated = read_mentions(note, spoken=False)
+    if not stated:
+        return []
+    talk = read_talk(dialogue)
+    claims = [(mention, note_subject(scan, mention)) for mention in stated]
+    facts = []
+    for mention in stated:
+        for start, end, verdict, turn in judge(mention, scan, talk, claims):
+            facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
+    return facts

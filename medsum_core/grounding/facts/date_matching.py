@@ -1,0 +1,148 @@
+"""Dates of a note against all that the dialogue says of days, months and years, in one place or in several."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from medsum_core.grounding.facts.mention import Date, Mention, Scan
+
+Finding = Literal["supported", "not_found", "contradicted", "year_not_found"]
+MAX_STEP = 14  # days
+NUM_STEPS = 3
+COMMON_YEAR = 2001  # stands in for a year that nobody says
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calendar:
+    """What a dialogue says of dates: `full` the dates as said, the rest their parts, each with who says it."""
+
+    full: dict[Date, Mention]
+    years: dict[int, Mention]
+    months: dict[int, Mention]
+    days: dict[int, Mention]  # of an unnamed month: "the twenty third"
+    month_days: dict[tuple[int, int], Mention]
+    decades: dict[int, Mention]
+
+
+def calendar_of(scan: Scan, said: Sequence[Mention]) -> Calendar:
+    """Collect the parts of dates from the mentions of a dialogue; the first that says one counts."""
+    calendar = Calendar(full={}, years={}, months={}, days={}, month_days={}, decades={})
+    for mention in said:
+        if mention.dim == "date":
+            _add_date(calendar, mention)
+        elif mention.dim == "" and "ordinal" in mention.marks and mention.raw[0] <= 31:
+            calendar.days.setdefault(int(mention.raw[0]), mention)
+        elif mention.dim == "" and len(mention.raw) == 3 and mention.raw[1] <= 12 and 1 <= mention.raw[2] <= 31:
+            calendar.month_days.setdefault((int(mention.raw[1]), int(mention.raw[2])), mention)  # "eleven twenty three"
+    if calendar.month_days:
+        _add_reckoned(calendar, _steps(scan, said))
+    return calendar
+
+
+def _steps(scan: Scan, said: Sequence[Mention]) -> set[int]:
+    """The days by which a dialogue reckons on from a date: "the next day", "three days after"."""
+    steps = {
+        round(value)
+        for mention in said
+        if mention.dim == "time" and mention.unit in ("day", "week") and scan.word(mention.last) in ("after", "later")
+        for value in mention.values
+        if isinstance(value, float) and 1 <= value <= MAX_STEP
+    }
+    for mention in said:
+        one_day = mention.dim == "time" and mention.unit == "day" and mention.values == (1.0,)
+        if one_day and scan.word(mention.first - 1) in ("next", "following"):
+            steps.add(1)
+    return steps
+
+
+def _add_reckoned(calendar: Calendar, steps: set[int]) -> None:
+    """Add the dates that lie one to three such steps after a date that is said, its year where that is said too."""
+    reached = list(calendar.full.items())
+    for _ in range(NUM_STEPS):
+        later: list[tuple[Date, Mention]] = []
+        for (year, month, day), mention in reached:
+            for step in steps if month is not None and day is not None else ():
+                try:
+                    after = datetime.date(year or COMMON_YEAR, month or 1, day or 1) + datetime.timedelta(days=step)
+                except ValueError:  # a day that the month does not have
+                    continue
+                later.append(((after.year if year else None, after.month, after.day), mention))
+        for date, mention in later:
+            calendar.full.setdefault(date, mention)
+            calendar.month_days.setdefault((date[1] or 1, date[2] or 1), mention)
+        reached = later
+
+
+def _add_date(calendar: Calendar, mention: Mention) -> None:
+    for year, month, day in mention.dates:
+        if "decade" in mention.marks and year is not None:
+            calendar.decades.setdefault(year, mention)
+            continue
+        calendar.full.setdefault((year, month, day), mention)
+        if year is not None:
+            calendar.years.setdefault(year, mention)
+        if month is not None:
+            calendar.months.setdefault(month, mention)
+        if month is not None and day is not None:
+            calendar.month_days.setdefault((month, day), mention)
+
+
+def date_finding(fact: Mention, calendar: Calendar) -> tuple[Finding, Mention | None]:
+    """Whether the dialogue gives the date, in one mention or its parts in several; and who says it.
+
+    "year_not_found": month and day (or month) are said, without any year.
+    """
+    if "decade" in fact.marks:
+        return _decade_finding(fact, calendar)
+    partial = None
+    contradicted = False
+    for year, month, day in fact.dates:
+        place = _month_and_day(month, day, calendar)
+        if month is None and year is not None:
+            place = calendar.years.get(year)
+        if place is None:
+            continue
+        others = _years_said(month, day, calendar)
+        if year is None or year in others or (not others and year in calendar.years):
+            return "supported", place
+        contradicted = contradicted or bool(others)
+        partial = partial or place
+    if contradicted:
+        return "contradicted", None
+    return ("year_not_found", partial) if partial is not None else ("not_found", None)
+
+
+def _month_and_day(month: int | None, day: int | None, calendar: Calendar) -> Mention | None:
+    if month is None:
+        return None
+    if day is None:
+        return calendar.months.get(month)
+    found = calendar.month_days.get((month, day))
+    return found if found is not None else (calendar.days.get(day) if month in calendar.months else None)
+
+
+def _years_said(month: int | None, day: int | None, calendar: Calendar) -> set[int]:
+    """The years that the dialogue gives this month and day (or month); empty when it gives them none."""
+    years = set()
+    for said_year, said_month, said_day in calendar.full:
+        if said_year is None or (month is not None and said_month != month):
+            continue
+        if month is None or day is None or said_day == day:
+            years.add(said_year)
+    bare = any(y is None and m == month and (day is None or d == day) for y, m, d in calendar.full)
+    return set(calendar.years) | years if month is None or (bare and calendar.years) else years
+
+
+def _decade_finding(fact: Mention, calendar: Calendar) -> tuple[Finding, Mention | None]:
+    for decade, _, _ in fact.dates:
+        if decade is None:
+            continue
+        if decade in calendar.decades:
+            return "supported", calendar.decades[decade]
+        inside = next((mention for year, mention in calendar.years.items() if decade <= year < decade + 10), None)
+        if inside is not None:
+            return "supported", inside
+    return ("contradicted" if calendar.decades else "not_found"), None

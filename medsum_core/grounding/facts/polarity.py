@@ -1,0 +1,58 @@
+"""Is something affirmed or denied of a side? "The left one hurts. The right is fine." says no right knee pain."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+from medsum_core.grounding.facts.answers import SENTENCE_ENDS
+from medsum_core.grounding.facts.matching import near_part
+from medsum_core.grounding.facts.mention import Mention, Scan
+from medsum_core.grounding.facts.tokens import bag
+
+DENYING = bag(
+    "no not never none nothing without denies denied denying negative normal fine good okay ok unremarkable intact "
+    "healthy unaffected perfect isn't doesn't don't didn't wasn't hasn't can't cannot"
+)
+BREAKS = SENTENCE_ENDS | {",", "and", "but", ":"}
+ANSWERS_NO = bag("no nope nah none not nothing never")
+
+
+def denied_there(fact: Mention, note: Scan, pairs: Sequence[Mention], talk: Scan, said: Sequence[Mention]) -> bool:
+    """Whether all that the dialogue says of this side is the reverse, while it says the note's of the other side."""
+    side, denied = fact.values[0], _denied(note, fact)
+    reverse = None if denied is None else not denied
+    if reverse is None or side == "both" or any(o.values[0] != side or _denied(talk, o) != reverse for o in pairs):
+        return False
+    return any(
+        other.dim == "side"
+        and {other.values[0], side} == {"left", "right"}
+        and near_part(fact.noun, other.noun)
+        and _denied(talk, other) == denied
+        for other in said
+    )
+
+
+def _denied(scan: Scan, mention: Mention) -> bool | None:
+    """Whether the words around a side deny: its clause, or a "No." that follows; None where its sentence is open.
+
+    A turn's opening "No," may only correct the question ("No, the right one."): it does not count.
+    """
+    clause, sentence = (_around(scan, mention, ends) for ends in (BREAKS, SENTENCE_ENDS | {":"}))
+    if any(scan.word(k) in DENYING for k in clause):
+        return True
+    opening = scan.word(sentence.start) == "no" and scan.word(sentence.start + 1) == ","
+    if any(scan.word(k) in DENYING for k in sentence[opening:]):
+        return None
+    if not scan.spoken or scan.word(sentence.stop) != "?" or scan.word(sentence.stop + 1) != "\n":
+        return False
+    answer = next((k for k in range(sentence.stop + 2, sentence.stop + 10) if scan.word(k) == ":"), sentence.stop)
+    return scan.word(answer + 1) in ANSWERS_NO
+
+
+def _around(scan: Scan, mention: Mention, ends: Container[str]) -> range:
+    first, last = mention.first, mention.last
+    while first > 0 and scan.word(first - 1) not in ends:
+        first -= 1
+    while scan.word(last) not in ends:
+        last += 1
+    return range(first, last)

@@ -1,0 +1,109 @@
+"""Is a value said of the thing that the note says it of? "Lisinopril 50 mg", where fifty is the metoprolol's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from medsum_core.grounding.facts.anatomy import KIN, body_parts
+from medsum_core.grounding.facts.matching import supports
+from medsum_core.grounding.facts.mention import Mention
+from medsum_core.grounding.facts.subjects import CLAUSE, FAR, RELATED, Scope, fold, same_subject
+from medsum_core.grounding.facts.talk import Talk
+
+Claim = tuple[Mention, str]  # a fact of the note, and what it is about
+SORTS = {"dose": "drug", "frequency": "drug", "duration": "time", "date": "time"}
+OLDEST = 110.0
+HANDED = "handed"
+
+
+def who_says(
+    fact: Mention, subject: str, pairs: Sequence[Mention], talk: Talk, claims: Sequence[Claim]
+) -> Mention | None:
+    """The mention among `pairs` (which say its value) that supports `fact`; None if they are said of other things.
+
+    They are if none is said of the fact's subject, and the subject has another value in the dialogue, or each of them
+    is what another fact of the note states. Where it stays open what they are said of, both must hold.
+    """
+    pairs = [mention for mention in pairs if not _better_said_by(fact, mention, claims)]
+    if not pairs:
+        return None
+    scopes = [_said_of(fact, mention, talk, subject, claims) for mention in pairs]
+    for mention, scope in zip(pairs, scopes, strict=True):
+        if _is_of(scope, subject):
+            return mention
+    valued = any(
+        mention not in pairs and _another_value(fact, mention) and _is_of(near, subject) and near.level != FAR
+        for mention in talk.said
+        for near in [_said_of(fact, mention, talk, subject, claims)]
+    )
+    for mention, scope in zip(pairs, scopes, strict=True):
+        if (not scope.words or scope.level == FAR) and not (valued and _claimed(fact, mention, scope, claims)):
+            return mention
+    if valued or subject == HANDED or _bare_of_others(fact, pairs, scopes):
+        return None
+    claimed = fact.kind == "dose" and all(
+        _claimed(fact, mention, scope, claims) for mention, scope in zip(pairs, scopes, strict=True)
+    )
+    return None if claimed else pairs[0]
+
+
+def comparable(fact: Mention, said: Mention) -> bool:
+    """Whether two mentions give a value of one sort, so that different ones contradict."""
+    if fact.dim == said.dim:
+        return True
+    plain = {"", "ratio"}
+    return fact.kind == said.kind or (said.dim in plain and not said.noun and fact.dim not in ("side", "rate", "code"))
+
+
+def _another_value(fact: Mention, said: Mention) -> bool:
+    if fact.kind == "age" and said.dim == "":
+        return not said.noun and all(1 <= value <= OLDEST and 2 * value == int(2 * value) for value in said.raw)
+    if fact.values[:1] == ("both",):
+        return False  # a word on one of both does not gainsay it
+    if fact.noun not in ("", "time") and not fact.dim:
+        return said.noun == fact.noun
+    return "age" in said.marks if fact.kind == "age" else comparable(fact, said)
+
+
+def _claimed(fact: Mention, said: Mention, scope: Scope, claims: Sequence[Claim]) -> bool:
+    """Whether another fact of the note, of what `said` is said of (or may be), states the same value."""
+    rivals = ((other, of) for other, of in claims if of and other is not fact)
+    return any((_is_of(scope, of) or not scope.words) and supports(other, said) for other, of in rivals)
+
+
+def _better_said_by(fact: Mention, said: Mention, claims: Sequence[Claim]) -> bool:
+    """Whether another fact of the note gives a dose in the unit said, so that `fact` only equals it converted."""
+    converted = fact.kind == "dose" and bool(said.unit) and said.unit != fact.unit
+    return converted and any(other.unit == said.unit and supports(other, said) for other, _ in claims)
+
+
+def _bare_of_others(fact: Mention, pairs: Sequence[Mention], scopes: Sequence[Scope]) -> bool:
+    """Whether a dose rests on numbers without a unit only, all said right beside other drugs."""
+    near = all(scope.words and scope.level == CLAUSE for scope in scopes)
+    return fact.kind == "dose" and near and not any(mention.dim for mention in pairs)
+
+
+def _is_of(scope: Scope, subject: str) -> bool:
+    return any(same_subject(subject, word) for word in scope.words)
+
+
+def _said_of(fact: Mention, said: Mention, talk: Talk, subject: str, claims: Sequence[Claim]) -> Scope:
+    """What a mention of the dialogue is said of, among what the note's facts of its sort are about."""
+    if fact.dim == "side":
+        named = said.noun if body_parts().get(said.noun) != "whole" or subject == HANDED else ""
+        return Scope(frozenset({named}), CLAUSE) if named else talk.subjects.of(said, _parts(), "part")
+    if fact.kind == "age" or (subject in KIN and not fact.noun):
+        return talk.subjects.of(said, RELATED, "kin")
+    sort = SORTS.get(fact.kind, "value")
+    topics = frozenset(word for other, word in claims if SORTS.get(other.kind, "value") == sort)
+    scope = talk.subjects.of(said, topics, sort)
+    counted = said.noun and (said.noun != "time" or fact.noun not in ("", "time"))
+    if counted and not (scope.level == CLAUSE and subject in scope.words):
+        return Scope(frozenset({fold(said.noun)}), CLAUSE)
+    return scope
+
+
+@lru_cache(maxsize=1)
+def _parts() -> frozenset[str]:
+    return frozenset(part for part, region in body_parts().items() if region != "whole")

@@ -1,0 +1,237 @@
+"""Numbers of clinical speech and writing. text2num turns one cardinal into its value; the grammar over it is ours.
+
+What speech leaves open stays open: "one fifty" may be 150, or 1 and 50; "twenty twenty" 2020, or 20 and 20.
+`Number.values` lists the readings, the likeliest first; `groups` are the cardinals as they were said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from medsum_core.grounding.facts.cardinals import (
+    DIGITS,
+    MISSPELT,
+    ORDINALS,
+    SCALES,
+    TEENS,
+    TENS,
+    ZEROS,
+    Group,
+    group_at,
+    joint_reading,
+    small_at,
+)
+from medsum_core.grounding.facts.tokens import Token
+from medsum_core.grounding.facts.words import units
+
+DECADES = {
+    **{f"{w[:-1]}ies": value for w, value in TENS.items()},
+    **{f"{w}{end}": value for w, value in TENS.items() for end in ("s", "'s", "’s")},
+}
+FRACTIONS = {"half": 0.5, "quarter": 0.25, "quarters": 0.25, "halves": 0.5, "thirds": 1 / 3}
+GLYPHS = {"½": 0.5, "¼": 0.25, "¾": 0.75}
+
+
+class Number(NamedTuple):
+    """A number at tokens `[first, last)`. `decade` is 10 for "sixties", else 0."""
+
+    first: int
+    last: int
+    values: tuple[float, ...]
+    groups: tuple[float, ...]
+    spelled: bool
+    ordinal: bool = False
+    decade: int = 0
+
+
+def read_numbers(tokens: Sequence[Token]) -> dict[int, Number]:
+    """Every number of the text by the index of its first token, digits and words alike; they do not overlap."""
+    numbers: dict[int, Number] = {}
+    starts = _starts()
+    i = 0
+    while i < len(tokens):
+        token = tokens[i]
+        if token.kind == "num":
+            found = [_written(tokens, i)]
+        elif token.kind == "word" and token.text in starts:
+            found = _spoken(tokens, i)
+        else:
+            found = []
+        for number in found:
+            numbers[number.first] = number
+        i = found[-1].last if found else i + 1
+    return numbers
+
+
+@lru_cache(maxsize=1)
+def _starts() -> frozenset[str]:
+    singles = {"point", "a", "dozen", "couple", "once", "twice", "thrice", "half", "quarter"}
+    return frozenset({*DIGITS, *TEENS, *TENS, *MISSPELT, *SCALES, *ORDINALS, *DECADES, *ZEROS, *singles})
+
+
+def _written(tokens: Sequence[Token], i: int) -> Number:
+    text = tokens[i].text
+    if text in GLYPHS:
+        return Number(i, i + 1, (GLYPHS[text],), (GLYPHS[text],), False)
+    digits = text.rstrip("stndrh'’")
+    value = float(digits.replace(",", ""))
+    decade = 10 if text.endswith("s") and value % 10 == 0 else 0
+    ordinal = text[-2:] in ("st", "nd", "rd", "th")
+    last = i + 1
+    if not ordinal and not decade and tokens[last].text in SCALES:
+        value, last = value * SCALES[tokens[last].text], last + 1
+    if not ordinal and not decade:
+        fraction, last = _and_a_fraction(tokens, last)
+        value += fraction
+    return Number(i, last, (value,), (value,), False, ordinal, decade)
+
+
+def _spoken(tokens: Sequence[Token], i: int) -> list[Number]:
+    """The numbers of the run of number words that begins at token i; none if these words count nothing."""
+    special = _special(tokens, i)
+    if special is not None:
+        return special
+    groups: list[Group] = []
+    last = i
+    while (group := group_at(tokens, last)) is not None and (not groups or tokens[last].gap.strip(" -") == ""):
+        groups.append(group)
+        last = group.last
+    if not groups or _is_pronoun(tokens, i, groups):
+        return []
+    numbers = _combine(groups)
+    decimals, last = _decimals(tokens, last)
+    fraction, last = _and_a_fraction(tokens, last) if not decimals else (0.0, last)
+    if decimals or fraction:
+        whole = numbers[-1].values[0]
+        numbers[-1] = Number(
+            numbers[-1].first, last, (whole + decimals + fraction,), (whole + decimals + fraction,), True
+        )
+    return numbers
+
+
+def _special(tokens: Sequence[Token], i: int) -> list[Number] | None:
+    """Words with a fixed reading, and words that only look like numbers ([]); None: an ordinary run begins here."""
+    word, after = tokens[i].text, tokens[i + 1].text
+    if word in ("eighteen", "nineteen", "twenty") and after in DECADES and tokens[i + 1].gap.strip(" -") == "":
+        decade = (100.0 * (TEENS.get(word) or 20) + DECADES[after],)
+        return [Number(i, i + 2, decade, decade, True, False, 10)]
+    if word in DECADES:
+        return [Number(i, i + 1, (DECADES[word],), (DECADES[word],), True, False, 10)]
+    if word in ("once", "twice", "thrice"):
+        return [_single(i, i + 1, {"once": 1, "twice": 2, "thrice": 3}[word])]
+    if word == "point":
+        decimals, last = _decimals(tokens, i)
+        return [_single(i, last, decimals)] if decimals else []
+    if word == "a":
+        return _after_article(tokens, i)
+    if word in ("half", "quarter", "dozen", "couple"):
+        return _fraction_word(tokens, i, i)
+    if word in ZEROS and not _issmall_at(after):
+        return []
+    if word == "no" or (word == "zero" and after == "point"):
+        decimals, last = _decimals(tokens, i + 1)
+        return [_single(i, last, decimals)] if decimals else None
+    if _counts_fraction(word, after) and tokens[i + 1].gap.strip(" -") == "" and not _is_half_kin(tokens[i + 2].text):
+        return [_single(i, i + 2, DIGITS[word] * FRACTIONS[after])]
+    if word in DIGITS and after == "dozen":
+        return [_single(i, i + 2, DIGITS[word] * 12)]
+    return None
+
+
+def _counts_fraction(word: str, after: str) -> bool:
+    """ "one half", "three quarters"; "two half brothers" are two."""
+    return word in DIGITS and after in FRACTIONS and (after.endswith("s") == (word != "one"))
+
+
+def _is_half_kin(word: str) -> bool:
+    return word.startswith(("brother", "sister", "sibling"))
+
+
+def _after_article(tokens: Sequence[Token], i: int) -> list[Number]:
+    after = tokens[i + 1].text
+    if after in ("half", "quarter", "dozen", "couple"):
+        return _fraction_word(tokens, i, i + 1)
+    if after in SCALES:
+        numbers = _spoken(tokens, i + 1)  # "a hundred and two point four"
+        return [numbers[0]._replace(first=i), *numbers[1:]]
+    return []
+
+
+def _fraction_word(tokens: Sequence[Token], first: int, i: int) -> list[Number]:
+    """ "half a dozen", "a couple of", "a quarter"; `i` is the word, `first` the article before it or `i`."""
+    word, after = tokens[i].text, tokens[i + 1].text
+    if word == "half" and after in ("a", "of") and tokens[i + 2].text in ("dozen",):
+        return [_single(first, i + 3, 6)]
+    if word == "couple" and first == i and after not in ("of", "more") and after not in units():
+        return []
+    if word == "half" and (_is_half_kin(after) or after == "way"):
+        return []
+    value = {"half": 0.5, "quarter": 0.25, "dozen": 12, "couple": 2}[word]
+    last = i + 2 if word in ("couple", "dozen") and after == "of" else i + 1
+    return [_single(first, last, value)]
+
+
+def _single(first: int, last: int, value: float) -> Number:
+    return Number(first, last, (float(value),), (float(value),), True)
+
+
+def _issmall_at(word: str) -> bool:
+    return word in DIGITS or word in TEENS or word in TENS or word in ZEROS or word in MISSPELT
+
+
+def _is_pronoun(tokens: Sequence[Token], i: int, groups: Sequence[Group]) -> bool:
+    """ "no one", "one of", "each one": no count is said."""
+    if len(groups) > 1 or tokens[i].text != "one":
+        return False
+    before, after = tokens[i - 1].text if i else "", tokens[i + 1]
+    if before in ("no", "any", "every", "some", "another", "each", "which"):
+        return before == "no" or after.kind != "word" or not (after.text in units() or after.text in ("or", "to"))
+    return after.text == "of"
+
+
+def _combine(groups: Sequence[Group]) -> list[Number]:
+    """Neighbouring cardinals as speech joins them; each joint reading keeps its parts as further readings."""
+    numbers = []
+    k = 0
+    while k < len(groups):
+        size, values = joint_reading(groups[k:])
+        chosen = groups[k : k + size]
+        parts = tuple(g.value for g in chosen)
+        ordinal = size == 1 and chosen[0].ordinal
+        decimal = len(parts) == 2 and values == (parts[0] + parts[1] / 10,)  # "ninety eight six" is neither 98 nor 6
+        readings = values if decimal else (*values, *parts)
+        numbers.append(Number(chosen[0].first, chosen[-1].last, readings, parts, True, ordinal))
+        k += size
+    return numbers
+
+
+def _decimals(tokens: Sequence[Token], i: int) -> tuple[float, int]:
+    """ "point six", "point one twenty five" at token i -> (0.6 or 0.125, the token after); (0.0, i) if none."""
+    if tokens[i].text not in ("point", "dot") or tokens[i].kind != "word":
+        return 0.0, i
+    digits, last = "", i + 1
+    while tokens[last].gap.strip(" -") == "" and (part := small_at(tokens, last)) is not None and not part.ordinal:
+        digits += str(int(part.value))
+        last = part.last
+    return (float(f"0.{digits}"), last) if digits else (0.0, i)
+
+
+def _and_a_fraction(tokens: Sequence[Token], i: int) -> tuple[float, int]:
+    """ "and a half", "and one quarter", "and three quarters", " 1/2" at token i -> its value and the token after."""
+    if tokens[i].kind == "slash" and tokens[i].text in ("1/2", "1/4", "3/4", "1/3", "2/3"):
+        top, bottom = tokens[i].text.split("/")
+        return int(top) / int(bottom), i + 1
+    if tokens[i].text in GLYPHS:
+        return GLYPHS[tokens[i].text], i + 1
+    if tokens[i].text not in ("and", "n"):
+        return 0.0, i
+    counts = {"a": 1, "one": 1, "two": 2, "three": 3}
+    if tokens[i + 1].text in counts and tokens[i + 2].text in FRACTIONS:
+        return counts[tokens[i + 1].text] * FRACTIONS[tokens[i + 2].text], i + 3
+    if tokens[i + 1].text == "half":
+        return 0.5, i + 2
+    if tokens[i + 1].text == "a" and tokens[i + 2].text in ("years", "months", "weeks", "days", "hours"):
+        return 0.5, i + 2  # "two and a years": its half was left out
+    return 0.0, i

@@ -1,0 +1,142 @@
+"""A dialogue read for the look-up: what it says, in which turn, and what its questions and answers make of it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medsum_core.grounding.facts.anatomy import KIN, stem
+from medsum_core.grounding.facts.answers import Turns, with_roles
+from medsum_core.grounding.facts.attributes import attribute
+from medsum_core.grounding.facts.date_matching import Calendar, calendar_of
+from medsum_core.grounding.facts.mention import Mention, Scan
+from medsum_core.grounding.facts.reading import read_mentions
+from medsum_core.grounding.facts.sides import other_sides
+from medsum_core.grounding.facts.subjects import Subjects, subjects_of_talk
+from medsum_core.grounding.facts.tokens import bag, turn_starts
+
+DENIALS = frozenset(("no", "nope", "nah", "actually"))
+CORRECTIONS = bag("i mean sorry no or rather wait uh um oh")
+OPEN_QUESTIONS = bag("how what when which where who why any what's how's did do does have has")
+TAG_TOKENS = 6  # a speaker's tag is at most so many tokens: "Guest_family_2:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Talk:
+    """A dialogue, read once: its mentions and what each is about, where its turns begin, its dates."""
+
+    scan: Scan
+    said: Sequence[Mention]
+    attributes: Sequence[str]
+    starts: Sequence[int]
+    calendar: Calendar
+    subjects: Subjects
+    openings: Sequence[int]
+
+    def turn(self, offset: int) -> int:
+        """The turn, from 0, in which a character of the dialogue stands."""
+        return max(bisect_right(self.starts, offset) - 1, 0)
+
+    def one_side_only(self, k: int) -> bool:
+        """Whether token k is in a question that the next turn answers with one side: "Both ears?" "No, the right."."""
+        turn = bisect_right(self.openings, k)
+        if turn >= len(self.openings) or not _in_question(self.scan, k):
+            return False
+        end = self.openings[turn + 1] if turn + 1 < len(self.openings) else len(self.scan.tokens)
+        inside = [m for m in self.said if m.dim == "side" and self.openings[turn] <= m.first < end]
+        denied = self.scan.word(self.openings[turn]) in DENIALS or self.scan.word(self.openings[turn]) == "just"
+        return denied and bool(inside) and all(m.values[0] != "both" for m in inside)
+
+
+def read_talk(dialogue: str) -> Talk:
+    """Read a dialogue. What a question offers and its answer denies ("Was it three weeks?" "No, four.") is not said."""
+    scan, mentions = read_mentions(dialogue, spoken=True)
+    starts = turn_starts(dialogue)
+    turns = _turns(scan, starts)
+    openings = turns.begins
+    mentions = with_roles(scan, [*mentions, *other_sides(scan, mentions)], turns)
+    said = [mention for mention in mentions if not _denied(scan, mention, mentions, openings)]
+    attributes = [attribute(scan, mention) or _asked_about(scan, mention, openings) for mention in said]
+    calendar = calendar_of(scan, said)
+    subjects = subjects_of_talk(scan, turns)
+    return Talk(
+        scan=scan,
+        said=said,
+        attributes=attributes,
+        starts=starts,
+        calendar=calendar,
+        subjects=subjects,
+        openings=openings,
+    )
+
+
+def _turns(scan: Scan, starts: Sequence[int]) -> Turns:
+    """The tokens of each turn, after the speaker's tag."""
+    begins, firsts = [], []
+    k = 0
+    for start in starts:
+        while scan.tokens[k].start < start:
+            k += 1
+        tag = next((j for j in range(k, min(k + TAG_TOKENS, len(scan.tokens))) if scan.word(j) == ":"), k - 1)
+        firsts.append(k)
+        begins.append(tag + 1)
+    return Turns(begins=begins, ends=[*firsts[1:], len(scan.tokens)])
+
+
+def _denied(scan: Scan, mention: Mention, mentions: Sequence[Mention], openings: Sequence[int]) -> bool:
+    """Whether a value is taken back: "Was it three?" is answered "No, four." or just "Four."; "six, I mean ten"."""
+    dims = (mention.dim,) if mention.dim == "side" else (mention.dim, "")
+    if any(_corrects(scan, mention, other) for other in mentions if other.dim in dims):
+        return True
+    turn = bisect_right(openings, mention.first)
+    if turn >= len(openings) or not _in_question(scan, mention.last):
+        return False
+    end = openings[turn + 1] if turn + 1 < len(openings) else len(scan.tokens)
+    answers = [other for other in mentions if openings[turn] <= other.first < end and other.dim in dims]
+    bare = any(other.first == openings[turn] for other in answers) and not _asks_openly(scan, mention.first)
+    if scan.word(openings[turn]) not in DENIALS and not bare:
+        return False
+    return bool(answers) and not any(_alike(mention, other) for other in answers)
+
+
+def _alike(mention: Mention, other: Mention) -> bool:
+    """Whether two mentions have a reading in common; a year may be said by its last two digits."""
+    if mention.dim == "date":
+        years = {part for year, _, _ in mention.dates if year for part in (year, year % 100)}
+        return bool(set(other.dates) & set(mention.dates)) or bool(years & set(other.raw))
+    return bool(set(other.values) & set(mention.values))
+
+
+def _corrects(scan: Scan, mention: Mention, other: Mention) -> bool:
+    """Whether `other` follows at once in place of `mention`: "two thousand five, I mean two thousand six"."""
+    if not 0 < other.first - mention.last <= len(CORRECTIONS) + 1:
+        return False
+    words = [scan.word(k) for k in range(mention.last, other.first) if scan.word(k) != ","]
+    return bool(words) and all(word in CORRECTIONS for word in words) and bool({"mean", "sorry", "rather"} & set(words))
+
+
+def _asks_openly(scan: Scan, k: int) -> bool:
+    """Whether the sentence of token k asks how, what, when: its numbers are not offered as the answer."""
+    while k > 0 and scan.word(k - 1) not in (".", "?", "!", "\n", ":"):
+        k -= 1
+        if scan.word(k) in OPEN_QUESTIONS:
+            return True
+    return False
+
+
+def _in_question(scan: Scan, k: int) -> bool:
+    """Whether the sentence that goes on at token k ends its turn as a question."""
+    while k < len(scan.tokens) - 1 and scan.word(k) not in (".", "?", "!", "\n"):
+        k += 1
+    return scan.word(k) == "?" and scan.word(k + 1) in ("\n", "")
+
+
+def _asked_about(scan: Scan, mention: Mention, openings: Sequence[int]) -> str:
+    """The relative in the question that a bare answer answers: "And your husband?" "Eighty."."""
+    if mention.dim not in ("", "time") or mention.noun or mention.first not in openings:
+        return ""
+    for k in range(mention.first - 1, max(mention.first - 16, -1), -1):
+        if stem(scan.word(k)) in KIN:
+            return stem(scan.word(k))
+    return ""

@@ -1,0 +1,135 @@
+"""The grounding check of a file of notes: rates with intervals, every row's facts, a table. No text in any of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsum_core.data.tables import Table, load_table
+from medsum_core.errors import InputError
+from medsum_core.grounding.facts.check import Fact, check_note
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedNote:
+    """The facts of one row's note."""
+
+    id: str
+    facts: tuple[Fact, ...]
+
+    @property
+    def num_unsupported(self) -> int:
+        """Facts that are not found or contradicted."""
+        return sum(fact.verdict != "supported" for fact in self.facts)
+
+
+def check_file(notes: str | Path, *, note_column: str, dialogues: str | Path | None = None) -> list[CheckedNote]:
+    """Check the notes of a file; its dialogues are its own, or joined by id from `dialogues` when it has none.
+
+    Raises InputError for an unreadable file, absent columns, doubled ids, and ids without a dialogue.
+    """
+    table = load_table(notes)
+    note_name = _column(table, note_column)
+    ids = _ids(table)
+    own = table.find_column("dialogue")
+    if own is not None:
+        texts = [row.cells[own] for row in table.rows]
+    elif dialogues is None:
+        raise InputError(f"{table.source}: no column 'dialogue'; give the dialogues' file with --dialogues F.csv")
+    else:
+        texts = _joined(table.source, ids, dialogues)
+    rows = zip(ids, table.rows, texts, strict=True)
+    return [CheckedNote(id=id_, facts=tuple(check_note(row.cells[note_name], text))) for id_, row, text in rows]
+
+
+def _joined(source: str, ids: Sequence[str], dialogues: str | Path) -> list[str]:
+    table = load_table(dialogues)
+    column = _column(table, "dialogue")
+    by_id = dict(zip(_ids(table), (row.cells[column] for row in table.rows), strict=True))
+    absent = [id_ for id_ in ids if id_ not in by_id]
+    if absent:
+        shown = ", ".join(absent[:10])
+        raise InputError(f"{source}: {len(absent)} ids have no dialogue in {table.source}: {shown}")
+    return [by_id[id_] for id_ in ids]
+
+
+def _column(table: Table, name: str) -> str:
+    found = table.find_column(name)
+    if found is None:
+        raise InputError(f"{table.source}: no column {name!r}; {table.describe_columns()}")
+    return found
+
+
+def _ids(table: Table) -> list[str]:
+    """The ids, or row numbers from 1 where there is no id column. Raises InputError for doubled ones."""
+    name = table.find_column("id")
+    ids = [row.cells[name].strip() if name else str(row.number) for row in table.rows]
+    doubled = [id_ for id_, count in Counter(ids).items() if count > 1]
+    if doubled:
+        raise InputError(f"{table.source}: {len(doubled)} ids stand in several rows: {', '.join(doubled[:10])}")
+    return ids
+
+
+def rate_interval(
+    counts: Sequence[tuple[int, int]], *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float] | None:
+    """The 95 % percentile interval of unsupported / facts, rows drawn again with replacement (bootstrap).
+
+    `counts`: (unsupported, facts) of each row. None where no row has a fact.
+    """
+    pairs_R2 = np.asarray(counts, dtype=np.int64).reshape(-1, 2)
+    if not pairs_R2[:, 1].any():
+        return None
+    generator = np.random.default_rng(seed)
+    rates = []
+    for _ in range(resamples):
+        unsupported, facts = pairs_R2[generator.integers(0, len(pairs_R2), len(pairs_R2))].sum(axis=0)
+        rates.append(unsupported / facts if facts else 0.0)
+    tails = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
+    low, high = np.percentile(rates, tails)
+    return float(low), float(high)
+
+
+def to_json(notes: Sequence[CheckedNote], *, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """The result as plain data: `facts, unsupported, unsupported_rate`, its interval, and every row's facts."""
+    facts = sum(len(note.facts) for note in notes)
+    unsupported = sum(note.num_unsupported for note in notes)
+    interval = rate_interval([(note.num_unsupported, len(note.facts)) for note in notes], resamples=resamples)
+    return {
+        "facts": facts,
+        "unsupported": unsupported,
+        "unsupported_rate": unsupported / facts if facts else 0.0,
+        "unsupported_rate_interval": list(interval) if interval else None,
+        "count": len(notes),
+        "rows": [{"id": note.id, "facts": [_fact(fact) for fact in note.facts]} for note in notes],
+    }
+
+
+def _fact(fact: Fact) -> Mapping[str, Any]:
+    return {"start": fact.start, "end": fact.end, "kind": fact.kind, "verdict": fact.verdict}
+
+
+def table_lines(notes: Sequence[CheckedNote], result: Mapping[str, Any]) -> list[str]:
+    """A table by kind for the screen, and the rate with its interval."""
+    counts = Counter((fact.kind, fact.verdict) for note in notes for fact in note.facts)
+    lines = [f"{'kind':<12}{'facts':>8}{'supported':>11}{'not found':>11}{'contradicted':>14}{'unsupported':>13}"]
+    for kind in sorted({kind for kind, _ in counts}):
+        said, absent, other = (counts[kind, verdict] for verdict in ("supported", "not_found", "contradicted"))
+        total = said + absent + other
+        lines.append(f"{kind:<12}{total:>8}{said:>11}{absent:>11}{other:>14}{(absent + other) / total:>13.1%}")
+    interval = result["unsupported_rate_interval"]
+    spread = f" [{interval[0]:.1%}, {interval[1]:.1%}]" if interval else ""
+    rows = sum(note.num_unsupported > 0 for note in notes)
+    lines.append(
+        f"{result['unsupported']} of {result['facts']} facts are not supported: "
+        f"{result['unsupported_rate']:.1%}{spread}; in {rows} of {len(notes)} notes"
+    )
+    return lines

@@ -1,0 +1,75 @@
+"""Scores as a table for the terminal: points from 0 to 100, as the field prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from medsum_core.score.rouge import METRICS
+
+LABELS = {"rouge1": "R-1", "rouge2": "R-2", "rougeL": "R-L", "rougeLsum": "R-Lsum"}
+NAMES = {
+    "short_references": "references of 3 words or fewer",
+    "longer_references": "longer references",
+    "copied_dialogue": "floor: the dialogue copied, tags stripped",
+    "commonest_training_text": "floor: commonest training text of the header",
+}
+NAME_WIDTH = 44
+RUN_NAME_CHARACTERS = 32  # the end of a path says more than its beginning
+CELL_WIDTH = 20
+
+
+def format_scores(result: dict[str, Any]) -> str:
+    """The table of one `score.evaluate` result; holds numbers, section headers and ids, no text."""
+    lines = [result["protocol"], "Points from 0 to 100; [95 % interval].", ""]
+    lines.append("".join([f"{'':{NAME_WIDTH}}{'rows':>5}", *(f"{LABELS[metric]:>{CELL_WIDTH}}" for metric in METRICS)]))
+    lines.append(_line("all rows", result))
+    lines.extend(_run_lines(result))
+    lines.extend(_line(NAMES[name], scores) for name, scores in result["strata"].items())
+    if "without_shared_dialogues" in result:
+        lines.append(_line("without dialogues that training has", result["without_shared_dialogues"]))
+    lines.extend(_line(NAMES[name], scores) for name, scores in result["floors"].items())
+    if "compare" in result:
+        lines.extend(["", _line("difference to --compare, paired", result["compare"], signed=True)])
+    if result["sections"]:
+        lines.append("")
+        lines.extend(_line(f"section {header}", scores) for header, scores in result["sections"].items())
+    lines.extend(_absent(result))
+    return "\n".join(lines)
+
+
+def _run_lines(result: dict[str, Any]) -> Iterator[str]:
+    if "runs" not in result:
+        return
+    for run in result["runs"]:
+        yield _line(f"  run ...{run.get('predictions', '')[-RUN_NAME_CHARACTERS:]}", {**run, "count": result["count"]})
+    spread = {metric: result[f"{metric}_spread"] for metric in METRICS}
+    yield _line(f"  standard deviation over {len(result['runs'])} runs", {**spread, "count": result["count"]})
+
+
+def _line(name: str, scores: dict[str, Any], *, signed: bool = False) -> str:
+    cells = (_cell(scores, metric, signed=signed) for metric in METRICS)
+    return f"{name:{NAME_WIDTH}}{scores['count']:>5}" + "".join(f"{cell:>{CELL_WIDTH}}" for cell in cells)
+
+
+def _cell(scores: dict[str, Any], metric: str, *, signed: bool) -> str:
+    if metric not in scores:
+        return "-"
+    sign = "+" if signed else ""
+    interval = scores.get(f"{metric}_interval")
+    bounds = f" [{100 * interval[0]:{sign}.1f}, {100 * interval[1]:{sign}.1f}]" if interval else ""
+    return f"{100 * scores[metric]:{sign}.2f}{bounds}"
+
+
+def _absent(result: dict[str, Any]) -> Iterator[str]:
+    """What could not be computed, and why; nothing goes missing silently."""
+    absent = []
+    if "copied_dialogue" not in result["floors"]:
+        absent.append("the copied-dialogue floor needs a dialogue in every row of the references")
+    if "commonest_training_text" not in result["floors"]:
+        absent.append("the commonest-text floor needs --train_file and a section header in every row of the references")
+    if "without_shared_dialogues" not in result:
+        absent.append("the score without leaked rows needs --train_file and a dialogue in every row of the references")
+    if absent:
+        yield ""
+        yield from (f"Not computed: {reason}." for reason in absent)

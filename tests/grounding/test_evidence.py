@@ -1,0 +1,84 @@
+"""Sentences of a note and the turns that support them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medsum_core.grounding.check import evidence
+from medsum_core.grounding.evidence import MAX_TURNS, sentences
+
+DIALOGUE = (
+    "Doctor: How old are you?\n"
+    "Patient: I'm seventy six years old.\n"
+    "Doctor: What brings you in?\n"
+    "Patient: My left knee has been swollen for two weeks.\n"
+    "Doctor: Do you take anything?\n"
+    "Patient: Ibuprofen, and lisinopril for my blood pressure."
+)
+
+
+def test_each_sentence_gets_the_turns_that_say_it() -> None:
+    note = "The patient is a 76-year-old female. Left knee swelling for 14 days. Takes lisinopril and ibuprofen."
+    found = evidence(note, DIALOGUE)
+    assert [support.turns[0] for support in found] == [1, 3, 5]
+    assert [note[s.start : s.end] for s in found][1] == "Left knee swelling for 14 days."
+    assert not any(support.low_support for support in found)
+
+
+def test_an_invented_sentence_has_low_support() -> None:
+    found = evidence("Left knee swelling. Chest radiograph showed cardiomegaly and pulmonary oedema.", DIALOGUE)
+    assert [support.low_support for support in found] == [False, True]
+    assert found[0].score > found[1].score
+
+
+def test_a_question_is_evidence_with_its_answer_and_a_statement_comes_first() -> None:
+    talk = "Doctor: Any chest pain?\nPatient: No.\nDoctor: Nausea?\nPatient: No, no nausea.\nDoctor: Good."
+    pain, nausea = evidence("She denies chest pain. She denies nausea.", talk)
+    assert pain.turns == (0, 1)
+    assert nausea.turns[0] == 3
+    assert not pain.low_support and not nausea.low_support
+
+
+def test_the_words_that_notes_use_do_not_count() -> None:
+    (none,) = evidence("None.", DIALOGUE)
+    assert not none.low_support
+    (long,) = evidence("The patient reports a history of left knee swelling.", DIALOGUE)
+    (short,) = evidence("Left knee swelling.", DIALOGUE)
+    assert long.score == short.score
+
+
+def test_a_number_the_dialogue_lacks_lowers_the_score() -> None:
+    (right,) = evidence("Knee swollen for 2 weeks.", DIALOGUE)
+    (wrong,) = evidence("Knee swollen for 9 weeks.", DIALOGUE)
+    assert right.score > wrong.score
+
+
+def pieces_of(note: str) -> list[str]:
+    return [note[start:end] for start, end in sentences(note)]
+
+
+def test_sentences_are_cut_at_ends_not_at_abbreviations() -> None:
+    note = "1.  Gout. 2.  Seen by Dr. Smith at 3.5 cm.\nTakes it b.i.d. with food! Why?"
+    pieces = pieces_of(note)
+    assert pieces_of("Died at 60. Well at 9.") == ["Died at 60.", "Well at 9."]
+    assert pieces == ["1.  Gout.", "2.  Seen by Dr. Smith at 3.5 cm.", "Takes it b.i.d. with food!", "Why?"]
+
+
+def test_a_sentence_without_words_of_meaning_is_not_flagged() -> None:
+    (support,) = evidence("It is.", DIALOGUE)
+    assert support.score == 1.0 and not support.low_support
+
+
+@given(st.text(alphabet="ab1. \n?!Dr", max_size=80), st.text(alphabet="ab1: \nDr.", max_size=80))
+def test_spans_cover_the_note_in_order_and_scores_are_shares(note: str, dialogue: str) -> None:
+    found = evidence(note, dialogue)
+    assert "".join(note[s.start : s.end] for s in found).split() == note.split() or all(
+        note[a.end : b.start].strip() == "" for a, b in pairwise(found)
+    )
+    for support in found:
+        assert 0.0 <= support.score <= 1.0 + 1e-9
+        assert len(support.turns) == len(set(support.turns)) <= MAX_TURNS
+    assert found == evidence(note, dialogue)

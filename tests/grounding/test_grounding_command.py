@@ -1,0 +1,56 @@
+"""`python -m medsum_core.grounding`: rates and rows without text, and what is wrong said by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medsum_core.errors import InputError
+from medsum_core.grounding.check import main
+
+
+def write_files(folder: Path) -> tuple[Path, Path]:
+    notes, dialogues = folder / "notes.jsonl", folder / "dialogues.csv"
+    rows = [{"id": "a", "out": "A 40-year-old."}, {"id": "b", "out": "Left knee, 5 mg."}, {"id": "c", "out": "None."}]
+    notes.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dialogues.write_text('ID,dialogue\nc,Hi.\nb,"Patient: My right knee."\na,"Patient: I am forty."\n')
+    return notes, dialogues
+
+
+def test_command_writes_rates_and_every_row_without_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes, dialogues = write_files(tmp_path)
+    out = tmp_path / "out.json"
+    main(["--input_file", str(notes), "--note_column", "OUT", "--dialogues", str(dialogues), "--json", str(out)])
+    result = json.loads(out.read_text())
+    assert (result["facts"], result["unsupported"]) == (3, 2)
+    assert result["unsupported_rate"] == pytest.approx(2 / 3)
+    low, high = result["unsupported_rate_interval"]
+    assert 0 <= low <= 2 / 3 <= high <= 1
+    assert [row["id"] for row in result["rows"]] == ["a", "b", "c"]
+    assert result["rows"][0]["facts"] == [{"start": 2, "end": 13, "kind": "age", "verdict": "supported"}]
+    assert [fact["verdict"] for fact in result["rows"][1]["facts"]] == ["contradicted", "not_found"]
+    screen = capsys.readouterr().out
+    assert "laterality" in screen and "66.7%" in screen
+    assert "knee" not in screen + out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--note_column", "absent"], "no column 'absent'"),
+        (["--note_column", "out"], "--dialogues"),
+        (["--note_column", "out", "--dialogues", "short.csv"], "2 ids have no dialogue"),
+        (["--note_column", "out", "--dialogues", "absent.csv"], "no such file"),
+    ],
+)
+def test_command_names_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path)
+    (tmp_path / "short.csv").write_text("id,dialogue\na,Hi.\n")
+    with pytest.raises(InputError, match=message):
+        main(["--input_file", "notes.jsonl", *arguments, "--json", "out.json"])
+    assert not (tmp_path / "out.json").exists()
