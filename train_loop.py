@@ -37,12 +37,12 @@ from medsum_core.kernels.cpu.shared_prefix import split_prefix
 from medsum_core.kernels.layers.dropout import draw_seeds, dropout_seed
 from medsum_core.model.attention import document_attention
 from medsum_core.model.base import head_softcap, head_weight, hidden_states, prefix_states
-from medsum_core.objective import note_nll
-from medsum_core.optimizer import set_lr
-from medsum_core.run import Run, after_window
-from medsum_core.run_evaluation import evaluate
-from medsum_core.run_saving import save
-from medsum_core.signals import StopFlag, stop_on_signals
+from medsum_core.training.loss import note_nll
+from medsum_core.training.optimizer import set_lr
+from medsum_core.training.resume import save
+from medsum_core.training.run import Run, after_window
+from medsum_core.training.run_evaluation import evaluate
+from medsum_core.training.signals import StopFlag, stop_on_signals
 
 MAX_SKIPPED_IN_A_ROW = 3
 
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None, *, objective: Objective = note_nll, coll
     config = parse_run(sys.argv[1:] if argv is None else argv)
     os.umask(0o077)  # what a run writes stems from patients
     from medsum_core.finish import finish
-    from medsum_core.prepare import build, prepare
+    from medsum_core.training.setup import build, prepare
 
     plan = prepare(config)
     if config.output.dry_run:

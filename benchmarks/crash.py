@@ -122,7 +122,8 @@ def preload() -> None:
     from tqdm import tqdm
 
     import train_loop  # noqa: F401
-    from medsum_core import finish, prepare  # noqa: F401
+    from medsum_core import finish  # noqa: F401
+    from medsum_core.training import setup as prepare  # noqa: F401
 
     torch.set_num_threads(1)
     # A progress bar's lock is shared by forked processes: one that is killed while it holds it would stop all others.

@@ -51,9 +51,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     from medsum_core.kernels.cpu.bf16_products import cpu_has_bf16_units
     from medsum_core.kernels.cpu.lanes import Lanes
-    from medsum_core.memory import RunShape, estimate_memory, measure_model
     from medsum_core.model.base import LoraSettings, attach_lora, load_base, load_config, trainable_parameters
-    from medsum_core.optimizer import build_optimizer
+    from medsum_core.training.memory import RunShape, estimate_memory, measure_model
+    from medsum_core.training.optimizer import build_optimizer
     from train_loop import sum_micro_batches
 
     lora = LoraSettings()

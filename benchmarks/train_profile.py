@@ -26,7 +26,7 @@ def print_profile(args: argparse.Namespace) -> None:
     import torch
 
     from medsum_core.data.collator import split_window
-    from medsum_core.objective import note_nll
+    from medsum_core.training.loss import note_nll
     from train_loop import train_step
 
     with tempfile.TemporaryDirectory() as folder:

@@ -34,8 +34,8 @@ def base_name(args: argparse.Namespace) -> str:
 
 def our_run(args: argparse.Namespace, folder: str, *more: str) -> Any:
     """This project's run, built as `train_loop.py` builds it: weights loaded, nothing trained yet."""
-    from medsum_core.prepare import build as build_run
-    from medsum_core.prepare import prepare
+    from medsum_core.training.setup import build as build_run
+    from medsum_core.training.setup import prepare
 
     run, _ = build_run(prepare(_config(args, folder, *more)))
     return run
@@ -67,8 +67,8 @@ def run_trl(args: argparse.Namespace, setting: str) -> dict[str, Any]:
     from trl import SFTConfig, SFTTrainer
 
     from medsum_core.model.base import load_base, load_tokenizer, lora_config
-    from medsum_core.plan import lora_settings
-    from medsum_core.prepare import prepare
+    from medsum_core.training.plan import lora_settings
+    from medsum_core.training.setup import prepare
 
     with tempfile.TemporaryDirectory() as folder:
         plan = prepare(_config(args, folder))

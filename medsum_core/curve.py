@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from medsum_core.errors import InputError
 from medsum_core.files import write_bytes_atomic
-from medsum_core.metrics_log import read_metrics
+from medsum_core.training.metrics import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

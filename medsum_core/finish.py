@@ -21,13 +21,13 @@ from medsum_core.config.run_folder import (
 from medsum_core.curve import draw_loss_curve
 from medsum_core.errors import FinalSaveError, InputError
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
-from medsum_core.metrics_log import read_metrics
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors, save_adapter
 from medsum_core.model_card import write_model_card
-from medsum_core.plan import Plan
 from medsum_core.report import write_report
-from medsum_core.run import Run
 from medsum_core.run_facts import RunFacts
+from medsum_core.training.metrics import read_metrics
+from medsum_core.training.plan import Plan
+from medsum_core.training.run import Run
 
 
 def finish(plan: Plan, run: Run, progress: Progress) -> None:

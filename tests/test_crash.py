@@ -20,7 +20,7 @@ from medsum_core.checkpoint import sealed_folder
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.data.collator import Example
 from medsum_core.errors import run_as_script
-from medsum_core.run import Run
+from medsum_core.training.run import Run
 
 ROOT = Path(__file__).parent.parent
 NUM_WINDOWS = NUM_EPOCHS * -(-NUM_TRAIN_ROWS // WINDOW_ROWS)

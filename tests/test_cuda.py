@@ -27,7 +27,7 @@ from medsum_core.device import AMPERE, repeat_bits
 from medsum_core.generation.generate import generate
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES, attend_block_mask, attend_varlen
 from medsum_core.model.base import LoraSettings, checkpoint_activations, load_base
-from medsum_core.optimizer import load_optimizer_state, optimizer_state
+from medsum_core.training.optimizer import load_optimizer_state, optimizer_state
 from train_loop import train_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -16,11 +16,11 @@ from windows import Recorder, make_run, reference_gradient, relative, tuned
 from medsum_core.data.collator import IGNORE_INDEX, Example, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
-from medsum_core.evaluation import evaluate_loss
 from medsum_core.generation.generate import generate
 from medsum_core.model.base import load_base, load_tokenizer
 from medsum_core.model.embedded import EMBEDDED_NAME
-from medsum_core.objective import note_nll
+from medsum_core.training.loss import note_nll
+from medsum_core.training.validation import evaluate_loss
 from train_loop import train_step
 
 pytestmark = pytest.mark.skipif(

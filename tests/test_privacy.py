@@ -14,7 +14,7 @@ import torch
 from tiny_run import CANARY, HEADER, contents, exit_code, flags, make_canary_inputs, metrics
 
 import train_loop
-from medsum_core.objective import note_nll
+from medsum_core.training.loss import note_nll
 
 ROOT = Path(__file__).parent.parent
 

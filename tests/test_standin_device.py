@@ -25,13 +25,13 @@ from transformers import AutoModelForCausalLM
 from windows import make_window
 
 import train_loop
-from medsum_core import evaluation
 from medsum_core.data import collator as batching
 from medsum_core.data.collator import MicroBatch
 from medsum_core.kernels.cpu.lanes import Lanes
 from medsum_core.kernels.layers.dropout import DroppedElements
 from medsum_core.model import attention
 from medsum_core.model.base import LoraSettings, attach_lora, trainable_parameters
+from medsum_core.training import validation as evaluation
 
 META = torch.device("meta")
 MOVES = ("aten._to_copy", "aten.copy_")  # from the CPU to the device

@@ -20,8 +20,8 @@ from medsum_core.data.collator import IGNORE_INDEX, Example, pad_rows
 from medsum_core.kernels.cpu.lanes import Lanes
 from medsum_core.model.adapter_files import adapter_tensors, load_adapter_tensors
 from medsum_core.model.base import LoraSettings, attach_lora, lora_config, trainable_parameters
-from medsum_core.optimizer import build_optimizer
-from medsum_core.run import Run
+from medsum_core.training.optimizer import build_optimizer
+from medsum_core.training.run import Run
 
 NO_DROPOUT = LoraSettings(r=16, dropout=0.0)
 

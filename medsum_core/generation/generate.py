@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from medsum_core.errors import InputError
-from medsum_core.evaluation import evaluation_mode
 from medsum_core.generation.banned_tokens import Ban, BanRules, repeating_tokens
 from medsum_core.generation.beam import BeamRules, BeamSearch, EarlyStopping
 from medsum_core.generation.candidates import Candidates, Head, candidates_of_logits
@@ -34,6 +33,7 @@ from medsum_core.kernels.decoding.decoder_layers import DecoderStack
 from medsum_core.kernels.decoding.widened_weights import fast_weights
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import head_softcap, head_weight
+from medsum_core.training.validation import evaluation_mode
 
 __all__ = ["Generation", "generate"]
 

@@ -24,7 +24,7 @@ from medsum_core.model.base import (
     hidden_states,
     trainable_parameters,
 )
-from medsum_core.objective import note_nll
+from medsum_core.training.loss import note_nll
 
 ROWS = make_window(5)
 NUM_TOKENS = sum(row.num_tokens for row in ROWS)

@@ -19,7 +19,6 @@ from windows import NO_DROPOUT, make_run, make_window, randomise_adapter, relati
 
 from medsum_core.data.collator import Example
 from medsum_core.errors import InputError
-from medsum_core.evaluation import evaluate_loss
 from medsum_core.generation.generate import generate
 from medsum_core.model import base as model_room
 from medsum_core.model.adapter_files import (
@@ -41,7 +40,8 @@ from medsum_core.model.base import (
     load_tokenizer,
     trainable_parameters,
 )
-from medsum_core.optimizer import lr_at
+from medsum_core.training.optimizer import lr_at
+from medsum_core.training.validation import evaluate_loss
 from train_loop import train_step
 
 FEW_TARGETS = LoraSettings(

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from medsum_core.errors import InputError
-from medsum_core.optimizer import build_optimizer, load_optimizer_state, lr_at, optimizer_state, set_lr
+from medsum_core.training.optimizer import build_optimizer, load_optimizer_state, lr_at, optimizer_state, set_lr
 
 KINDS = ["paged_adamw_8bit", "adamw_torch"]
 SHAPES = {"big.lora_A": (64, 128), "small.lora_B": (8, 16), "magnitude": (40,), "odd.lora_A": (41, 101)}

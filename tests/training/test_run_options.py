@@ -18,11 +18,12 @@ from tiny_run import HEADER, contents, exit_code, flags, make_canary_inputs, met
 
 import train_loop
 from benchmarks.crash import outcome
-from medsum_core import finish, run_evaluation
+from medsum_core import finish
 from medsum_core.config.run_config import parse_run
-from medsum_core.evaluation import EvalResult
-from medsum_core.prepare import prepare
-from medsum_core.run import Run
+from medsum_core.training import run_evaluation
+from medsum_core.training.run import Run
+from medsum_core.training.setup import prepare
+from medsum_core.training.validation import EvalResult
 
 EVERY_STEP = ("--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps", "--save_steps", "1")
 

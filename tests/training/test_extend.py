@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from medsum_core.data.collator import Example, split_window
-from medsum_core.objective import note_nll
+from medsum_core.training.loss import note_nll
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def _example(name: str) -> object:

@@ -18,8 +18,8 @@ from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedCon
 
 from medsum_core.kernels.cpu.document_attention import KEPT_TOKENS
 from medsum_core.model.base import DTYPES, LoraSettings, attach_lora, inner_model, trainable_parameters
-from medsum_core.objective import tile_shape
-from medsum_core.optimizer import PAGED_ADAMW_8BIT
+from medsum_core.training.loss import tile_shape
+from medsum_core.training.optimizer import PAGED_ADAMW_8BIT
 
 GIB = 1 << 30
 PROBE_TOKENS = 128  # what autograd keeps grows in proportion to the tokens

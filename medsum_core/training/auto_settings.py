@@ -17,8 +17,8 @@ from medsum_core.device import (
     choose_parallel_micro_batches,
     choose_precision,
 )
-from medsum_core.memory import ModelSize, RunShape, estimate_memory
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
+from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
 
 AUTO = ("auto", None)
 RESOLVED = (

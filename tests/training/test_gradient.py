@@ -21,9 +21,9 @@ from windows import Recorder, make_example, make_run, make_window, plain_peft, r
 from medsum_core.data.collator import Example
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import LoraSettings
-from medsum_core.objective import note_nll
-from medsum_core.optimizer import optimizer_state, set_lr
-from medsum_core.run import Run
+from medsum_core.training.loss import note_nll
+from medsum_core.training.optimizer import optimizer_state, set_lr
+from medsum_core.training.run import Run
 from train_loop import StepStats, train_step
 
 CUTS = {"16x1": (1, 0), "4x4": (4, 0), "1x16": (16, 0), "packed": (1, 96), "packed in one": (1, 10_000)}

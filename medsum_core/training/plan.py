@@ -11,12 +11,12 @@ from transformers import PretrainedConfig
 
 from medsum_core.checkpoint.checkpoint import Checkpoint
 from medsum_core.config.run_config import RunConfig
-from medsum_core.corpus import Corpus
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.device import Device, describe
-from medsum_core.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 from medsum_core.model.base import LoraSettings
-from medsum_core.resolve import run_shape
+from medsum_core.training.auto_settings import run_shape
+from medsum_core.training.dataset import Corpus
+from medsum_core.training.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 
 LAUNCHER_ECHO_SECONDS = 2.0
 

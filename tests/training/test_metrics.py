@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medsum_core.errors import InputError
-from medsum_core.metrics_log import MetricsLog, cut_back, read_metrics
+from medsum_core.training.metrics import MetricsLog, cut_back, read_metrics
 
 
 def write(path: Path, steps: range) -> None:

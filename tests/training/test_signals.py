@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from medsum_core.signals import stop_on_signals
+from medsum_core.training.signals import stop_on_signals
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -45,7 +45,7 @@ def test_an_echo_of_the_first_signal_is_the_same_request() -> None:
 def start(echo_seconds: float) -> subprocess.Popen[str]:
     script = f"""
         import time
-        from medsum_core.signals import stop_on_signals
+        from medsum_core.training.signals import stop_on_signals
         with stop_on_signals(echo_seconds={echo_seconds}) as flag:
             print("ready", flush=True)
             while not flag.requested:

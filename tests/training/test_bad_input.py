@@ -14,9 +14,9 @@ from typing import NoReturn
 import pytest
 from tiny_run import CANARY, HEADER, contents, exit_code, flags, make_canary_inputs
 
-from medsum_core import prepare
+from medsum_core.training import setup as prepare
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

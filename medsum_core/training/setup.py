@@ -34,15 +34,12 @@ from medsum_core.config.run_folder import (
     make_run_folder,
     write_run_config,
 )
-from medsum_core.corpus import load_corpus
 from medsum_core.data.prompt import build_renderer
 from medsum_core.device import apply_tf32, choose_tf32, find_device, keep_few_products, repeat_bits
 from medsum_core.errors import InputError
 from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
 from medsum_core.kernels.cpu.lanes import Lanes
 from medsum_core.kernels.cpu.warm_up import compile_kernels
-from medsum_core.memory import measure_model
-from medsum_core.metrics_log import MetricsLog, cut_back
 from medsum_core.model.base import (
     DTYPES,
     attach_lora,
@@ -52,11 +49,14 @@ from medsum_core.model.base import (
     load_tokenizer,
     trainable_parameters,
 )
-from medsum_core.optimizer import build_optimizer
-from medsum_core.plan import Plan, lora_settings
-from medsum_core.resolve import RESOLVED, resolve_memory, resolve_precision, with_saved
-from medsum_core.run import Run
-from medsum_core.run_saving import restore
+from medsum_core.training.auto_settings import RESOLVED, resolve_memory, resolve_precision, with_saved
+from medsum_core.training.dataset import load_corpus
+from medsum_core.training.memory import measure_model
+from medsum_core.training.metrics import MetricsLog, cut_back
+from medsum_core.training.optimizer import build_optimizer
+from medsum_core.training.plan import Plan, lora_settings
+from medsum_core.training.resume import restore
+from medsum_core.training.run import Run
 
 SHARDED = {
     "ACCELERATE_USE_FSDP": "FSDP",

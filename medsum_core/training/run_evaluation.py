@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.comparison import generation_scores
-from medsum_core.evaluation import evaluate_loss
-from medsum_core.run import Run
+from medsum_core.training.run import Run
+from medsum_core.training.validation import evaluate_loss
 
 
 def evaluate(run: Run, progress: Progress) -> tuple[Progress, bool]:

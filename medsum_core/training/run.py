@@ -22,8 +22,8 @@ from medsum_core.data.collator import Example, window_indices
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.kernels.cpu.lanes import Lanes
-from medsum_core.metrics_log import MetricsLog
-from medsum_core.optimizer import lr_at
+from medsum_core.training.metrics import MetricsLog
+from medsum_core.training.optimizer import lr_at
 
 
 @dataclass(kw_only=True, eq=False)

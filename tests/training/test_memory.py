@@ -9,7 +9,10 @@ from support import tiny_config, tiny_model
 from transformers import GemmaConfig
 
 from medsum_core.errors import InputError
-from medsum_core.memory import (
+from medsum_core.model.attention import document_attention
+from medsum_core.model.base import LoraSettings, attach_lora, inner_model, trainable_parameters
+from medsum_core.training.loss import CPU_TILE
+from medsum_core.training.memory import (
     GIB,
     NF4_BYTES,
     ModelSize,
@@ -18,10 +21,7 @@ from medsum_core.memory import (
     fitting_settings,
     measure_model,
 )
-from medsum_core.model.attention import document_attention
-from medsum_core.model.base import LoraSettings, attach_lora, inner_model, trainable_parameters
-from medsum_core.objective import CPU_TILE
-from medsum_core.optimizer import build_optimizer
+from medsum_core.training.optimizer import build_optimizer
 
 NO_DROPOUT = LoraSettings(dropout=0.0)
 

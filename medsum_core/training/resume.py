@@ -14,8 +14,8 @@ from medsum_core.checkpoint.sealed_folder import SaveError
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER
 from medsum_core.errors import FinalSaveError
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
-from medsum_core.optimizer import load_optimizer_state, optimizer_state
-from medsum_core.run import Run
+from medsum_core.training.optimizer import load_optimizer_state, optimizer_state
+from medsum_core.training.run import Run
 
 RNG_BYTES = 1 << 17  # room for one process's random state as JSON, when the processes hand theirs over
 

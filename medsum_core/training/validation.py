@@ -15,7 +15,7 @@ from tqdm import tqdm
 from medsum_core.data.collator import IGNORE_INDEX, Example, MicroBatch, split_window
 from medsum_core.model.attention import document_attention
 from medsum_core.model.base import head_softcap, head_weight, hidden_states
-from medsum_core.objective import note_token_nll
+from medsum_core.training.loss import note_token_nll
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from medsum_core.device import (
     return_free_memory,
 )
 from medsum_core.errors import InputError
-from medsum_core.resolve import micro_batch_tokens
+from medsum_core.training.auto_settings import micro_batch_tokens
 
 
 def gpu(capability: tuple[int, int], *, free_gib: float = 16) -> Device:

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from windows import relative
 
-from medsum_core import objective
 from medsum_core.data.collator import IGNORE_INDEX
-from medsum_core.objective import note_nll, note_token_nll
+from medsum_core.training import loss as objective
+from medsum_core.training.loss import note_nll, note_token_nll
 
 BATCH, NUM_TOKENS, HIDDEN, VOCAB = 3, 13, 32, 211
 
