@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None, *, objective: Objective = note_nll, coll
     """
     config = parse_run(sys.argv[1:] if argv is None else argv)
     os.umask(0o077)  # what a run writes stems from patients
-    from medsum_core.finish import finish
+    from medsum_core.report.finish import finish
     from medsum_core.training.setup import build, prepare
 
     plan = prepare(config)

@@ -122,7 +122,7 @@ def preload() -> None:
     from tqdm import tqdm
 
     import train_loop  # noqa: F401
-    from medsum_core import finish  # noqa: F401
+    from medsum_core.report import finish  # noqa: F401
     from medsum_core.training import setup as prepare  # noqa: F401
 
     torch.set_num_threads(1)

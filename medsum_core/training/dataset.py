@@ -13,7 +13,7 @@ from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Columns, Record, find_repeats, find_shared, read_records, records_fingerprint
 from medsum_core.errors import InputError
 from medsum_core.grounding.check import check_note, unsupported_spans
-from medsum_core.run_facts import DataFacts, TargetAudit
+from medsum_core.report.run_summary import DataFacts, TargetAudit
 
 OFFICIAL = "mts-dialog"
 IDS_SHOWN = 10

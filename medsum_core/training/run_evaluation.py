@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from medsum_core.checkpoint.checkpoint import Progress
-from medsum_core.comparison import generation_scores
+from medsum_core.report.comparison import generation_scores
 from medsum_core.training.run import Run
 from medsum_core.training.validation import evaluate_loss
 

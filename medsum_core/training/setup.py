@@ -16,7 +16,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from medsum_core.blind_sheet import check_examples_file
 from medsum_core.checkpoint.checkpoint import Checkpoint, Progress, find_checkpoint, load_checkpoint
 from medsum_core.checkpoint.fingerprints import (
     PACKAGES,
@@ -49,6 +48,7 @@ from medsum_core.model.base import (
     load_tokenizer,
     trainable_parameters,
 )
+from medsum_core.report.blind_sheet import check_examples_file
 from medsum_core.training.auto_settings import RESOLVED, resolve_memory, resolve_precision, with_saved
 from medsum_core.training.dataset import load_corpus
 from medsum_core.training.memory import measure_model

@@ -18,8 +18,8 @@ from tiny_run import HEADER, contents, exit_code, flags, make_canary_inputs, met
 
 import train_loop
 from benchmarks.crash import outcome
-from medsum_core import finish
 from medsum_core.config.run_config import parse_run
+from medsum_core.report import finish
 from medsum_core.training import run_evaluation
 from medsum_core.training.run import Run
 from medsum_core.training.setup import prepare

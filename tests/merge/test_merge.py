@@ -14,12 +14,12 @@ from test_infer import base, dialogues, run  # noqa: F401 - fixtures: a base fol
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from medsum_core import merge as merge_module
 from medsum_core.data.prompt import build_renderer
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.generation.generate import generate
-from medsum_core.merge import fold, main, refuse_quantised, save_behind_gate
-from medsum_core.merge_gate import Parity, compare, read_notes
+from medsum_core.merge import fold as merge_module
+from medsum_core.merge.fold import fold, main, refuse_quantised, save_behind_gate
+from medsum_core.merge.parity import Parity, compare, read_notes
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter, save_adapter
 from medsum_core.model.base import LoraSettings, attach_lora, load_base
 

@@ -16,16 +16,16 @@ from peft import LoraConfig, get_peft_model
 from rouge_score import rouge_scorer
 from support import tiny_model, tiny_tokenizer
 
-from medsum_core.comparison import Comparison, Side, compare_base_and_tuned, generation_scores
 from medsum_core.data.masking import BuildReport, SetAside
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import Record
 from medsum_core.generation.notes import generate_notes
-from medsum_core.markdown import code, duration, estimate, figure, id_list, table
-from medsum_core.model_card import write_model_card
-from medsum_core.report import write_report
-from medsum_core.report_tables import fact_table, score_table
-from medsum_core.run_facts import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
+from medsum_core.report.comparison import Comparison, Side, compare_base_and_tuned, generation_scores
+from medsum_core.report.markdown import code, duration, estimate, figure, id_list, table
+from medsum_core.report.model_card import write_model_card
+from medsum_core.report.report import write_report
+from medsum_core.report.run_summary import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
+from medsum_core.report.tables import fact_table, score_table
 from medsum_core.score.bootstrap import Estimate, mean_difference, mean_estimate, rate_difference, rate_estimate
 from medsum_core.score.rouge import METRICS
 

@@ -7,9 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from medsum_core.blind_sheet import write_blind_sheet
 from medsum_core.checkpoint.checkpoint import Progress, checkpoint_of_step, load_checkpoint
-from medsum_core.comparison import Comparison, compare_base_and_tuned
 from medsum_core.config.run_folder import (
     ADAPTER_FOLDER,
     AUDIT_NAME,
@@ -18,13 +16,15 @@ from medsum_core.config.run_folder import (
     METRICS_NAME,
     REPORT_NAME,
 )
-from medsum_core.curve import draw_loss_curve
 from medsum_core.errors import FinalSaveError, InputError
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors, save_adapter
-from medsum_core.model_card import write_model_card
-from medsum_core.report import write_report
-from medsum_core.run_facts import RunFacts
+from medsum_core.report.blind_sheet import write_blind_sheet
+from medsum_core.report.comparison import Comparison, compare_base_and_tuned
+from medsum_core.report.loss_curve import draw_loss_curve
+from medsum_core.report.model_card import write_model_card
+from medsum_core.report.report import write_report
+from medsum_core.report.run_summary import RunFacts
 from medsum_core.training.metrics import read_metrics
 from medsum_core.training.plan import Plan
 from medsum_core.training.run import Run

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsum_core.curve import _draw, draw_loss_curve, read_curve, smooth, smoothing_width
 from medsum_core.errors import InputError
+from medsum_core.report.loss_curve import _draw, draw_loss_curve, read_curve, smooth, smoothing_width
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -102,6 +102,6 @@ def test_runs_with_hardly_a_point_are_drawn_too(tmp_path, lines):
 
 
 def test_matplotlib_is_imported_only_to_draw():
-    code = "import sys, medsum_core.curve; sys.exit('matplotlib' in sys.modules)"
-    root = Path(__file__).resolve().parent.parent
+    code = "import sys, medsum_core.report.loss_curve; sys.exit('matplotlib' in sys.modules)"
+    root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

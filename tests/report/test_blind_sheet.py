@@ -8,10 +8,10 @@ import stat
 
 import pytest
 
-from medsum_core.blind_sheet import check_examples_file, key_path, write_blind_sheet
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError
 from medsum_core.generation.notes import GeneratedNote
+from medsum_core.report.blind_sheet import check_examples_file, key_path, write_blind_sheet
 
 
 def rows(count):

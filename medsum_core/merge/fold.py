@@ -29,7 +29,7 @@ from medsum_core.data.records import Record, read_records
 from medsum_core.data.truncation import shorten_dialogue
 from medsum_core.device import find_device
 from medsum_core.errors import InputError, run_as_script
-from medsum_core.merge_gate import MAX_PROMPTS, Parity, ParityError, Reading, compare, read_notes
+from medsum_core.merge.parity import MAX_PROMPTS, Parity, ParityError, Reading, compare, read_notes
 from medsum_core.model.adapter_files import load_adapter
 from medsum_core.model.base import load_base, load_config, load_tokenizer
 from medsum_core.quiet_libraries import quiet_libraries

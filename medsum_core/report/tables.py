@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medsum_core.comparison import Comparison, Side
-from medsum_core.markdown import NOT_MEASURED, estimate, figure, table
-from medsum_core.run_facts import RunFacts
+from medsum_core.report.comparison import Comparison, Side
+from medsum_core.report.markdown import NOT_MEASURED, estimate, figure, table
+from medsum_core.report.run_summary import RunFacts
 from medsum_core.score.bootstrap import mean_difference, mean_estimate, rate_difference, rate_estimate
 
 ROUGE_TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
