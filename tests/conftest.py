@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
+pytest_plugins = ["tuned_run"]  # fixtures of several folders: base, run, dialogues
 
 # On a busy machine slow examples say nothing about the code: they must not fail a property. CI draws the same examples
 # each time, so that a change is judged by itself; everywhere else new ones are tried.

@@ -27,7 +27,7 @@ from medsum_core.kernels.cpu.document_attention import ScoreRules, attend_docume
 from medsum_core.kernels.recompute import Recipe
 
 DOCUMENT_KERNELS = ("per_document", "varlen", "sdpa", "eager")
-# Model types whose packed-against-single test is in tests/test_attention.py; others train one row each.
+# Model types whose packed-against-single test is in tests/model/test_attention.py; others train one row each.
 PACKABLE_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama")
 IMPLEMENTATION_PREFIX = "medsum_"
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from peft import PeftModel
 from support import tiny_model, tiny_tokenizer
-from test_infer import base, dialogues, run  # noqa: F401 - fixtures: a base folder, a run over it, a file of dialogues
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -26,12 +25,12 @@ from medsum_core.model.base import LoraSettings, attach_lora, load_base
 PROMPTS = [[2, 40, 41, 42, 43], [2, 60, 61]]
 
 
-def adapted(base: Path, run: Path, *, precision: str = "bf16", load_in_4bit: bool = False) -> PeftModel:  # noqa: F811
+def adapted(base: Path, run: Path, *, precision: str = "bf16", load_in_4bit: bool = False) -> PeftModel:
     loaded = load_base(str(base), precision=precision, load_in_4bit=load_in_4bit)
     return load_adapter(loaded, run / "adapter", base_name=str(base), keep_dense=False)
 
 
-def tuned(base: Path, settings: LoraSettings) -> PeftModel:  # noqa: F811
+def tuned(base: Path, settings: LoraSettings) -> PeftModel:
     model = attach_lora(load_base(str(base), precision="bf16"), settings, base_name=str(base), keep_dense=False)
     chance = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
@@ -45,7 +44,7 @@ def weights(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def test_every_projection_is_the_fp32_sum_rounded_once(base: Path, run: Path) -> None:  # noqa: F811
+def test_every_projection_is_the_fp32_sum_rounded_once(base: Path, run: Path) -> None:
     before = weights(load_base(str(base), precision="bf16"))
     model = adapted(base, run)
     scaling = model.peft_config["default"].lora_alpha / model.peft_config["default"].r  # type: ignore[attr-defined]
@@ -66,7 +65,7 @@ def test_every_projection_is_the_fp32_sum_rounded_once(base: Path, run: Path) ->
 
 
 @pytest.mark.parametrize("use_dora", [False, True], ids=["plain", "dora"])
-def test_the_same_weights_as_a_fresh_peft_model(tmp_path: Path, base: Path, use_dora: bool) -> None:  # noqa: F811
+def test_the_same_weights_as_a_fresh_peft_model(tmp_path: Path, base: Path, use_dora: bool) -> None:
     model = tuned(base, LoraSettings(r=4, dropout=0.0, use_dora=use_dora, target_modules=("q_proj", "down_proj")))
     save_adapter(tmp_path, adapter_tensors(model), adapter_config(model))
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
@@ -77,7 +76,7 @@ def test_the_same_weights_as_a_fresh_peft_model(tmp_path: Path, base: Path, use_
 
 
 @pytest.fixture
-def mild_run(run: Path, base: Path, tmp_path: Path) -> Path:  # noqa: F811
+def mild_run(run: Path, base: Path, tmp_path: Path) -> Path:
     """The run with an adapter of a trained one's size: rounding a huge random one moves a random model's logits a lot."""
     folder = tmp_path / "mild"
     shutil.copytree(run, folder)
@@ -92,8 +91,8 @@ def mild_run(run: Path, base: Path, tmp_path: Path) -> Path:  # noqa: F811
 
 def test_the_command_writes_a_model_for_plain_transformers(
     mild_run: Path,
-    base: Path,  # noqa: F811
-    dialogues: Path,  # noqa: F811
+    base: Path,
+    dialogues: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -119,7 +118,7 @@ def test_the_command_writes_a_model_for_plain_transformers(
     assert [token for token in written if token not in renderer.stop_token_ids] == list(note.token_ids)
 
 
-def test_the_gate_tells_a_right_merge_from_none_and_from_a_double_one(base: Path, run: Path) -> None:  # noqa: F811
+def test_the_gate_tells_a_right_merge_from_none_and_from_a_double_one(base: Path, run: Path) -> None:
     readings = read_notes(adapted(base, run, precision="fp32"), PROMPTS, build_renderer(tiny_tokenizer()))
     exact = compare(fold(adapted(base, run, precision="fp32")), readings)
     assert exact.holds and exact.agreement == 1 and exact.largest_logit_difference < 1e-4 * exact.logit_range
@@ -151,7 +150,7 @@ def test_each_bound_of_the_gate_counts(difference: float, same: int, holds: bool
 
 
 def test_beyond_the_bounds_nothing_is_kept(
-    run: Path,  # noqa: F811
+    run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -179,7 +178,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
-def test_an_output_that_is_not_empty_is_refused(run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_an_output_that_is_not_empty_is_refused(run: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept.txt"
     kept.write_text("mine")
     for output in (tmp_path, kept):
@@ -188,7 +187,7 @@ def test_an_output_that_is_not_empty_is_refused(run: Path, tmp_path: Path) -> No
     assert kept.read_text() == "mine"
 
 
-def test_4_bits_are_refused_however_they_come(base: Path, run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_4_bits_are_refused_however_they_come(base: Path, run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="16-bit"):
         main(["--run", str(run), "--output_dir", str(tmp_path / "out"), "--load_in_4bit"])
     with pytest.raises(InputError, match="16-bit"):
@@ -198,7 +197,7 @@ def test_4_bits_are_refused_however_they_come(base: Path, run: Path, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_no_run_and_a_wrong_number_are_refused(run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_folder_that_is_no_run_and_a_wrong_number_are_refused(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(InputError, match="run folder"):
         main(["--run", str(tmp_path), "--output_dir", str(out)])

@@ -103,7 +103,7 @@ def test_cuts_give_the_same_losses_over_several_updates(optim: str) -> None:
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     # `accelerate launch --cpu --num_processes 2` starts one process unless there is MPI: torch's own launcher starts two.
-    script = Path(__file__).with_name("two_processes.py")
+    script = Path(__file__).parents[1] / "helpers" / "two_processes.py"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {
         **os.environ,

@@ -12,7 +12,7 @@ import pytest
 from nbclient import NotebookClient
 from support import tiny_model, tiny_tokenizer
 
-NOTEBOOK = Path(__file__).parents[1] / "examples" / "medsum_colab.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "examples" / "medsum_colab.ipynb"
 INSTALL = "install"  # tag of the cell that calls pip
 PARAMETERS = "parameters"
 

@@ -22,7 +22,7 @@ from medsum_core.data.collator import Example
 from medsum_core.errors import run_as_script
 from medsum_core.training.run import Run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NUM_WINDOWS = NUM_EPOCHS * -(-NUM_TRAIN_ROWS // WINDOW_ROWS)
 
 

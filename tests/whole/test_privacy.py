@@ -16,7 +16,7 @@ from tiny_run import CANARY, HEADER, contents, exit_code, flags, make_canary_inp
 import train_loop
 from medsum_core.training.loss import note_nll
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Started by tests/test_gradient.py: windows through `train_step` on any number of processes.
+"""Started by tests/training/test_gradient.py: windows through `train_step` on any number of processes.
 
 python two_processes.py FOLDER     (with the repository's root in PYTHONPATH) writes FOLDER/RANK-of-WORLD.safetensors
 """

@@ -1,4 +1,4 @@
-"""The labelled facts of `grounding_cases/*.jsonl`: fictional dialogues, notes with each fact marked by hand.
+"""The labelled facts of `grounding/cases/*.jsonl`: fictional dialogues, notes with each fact marked by hand.
 
 A mark is `[[kind|verdict|text]]`; verdicts: + supported, - not in the dialogue, ! the dialogue says otherwise.
 Rules were tuned on the cases with an even number and scored on the odd ones.
@@ -15,7 +15,7 @@ from pathlib import Path
 from medsum_core.grounding.check import check_note
 
 MARK = re.compile(r"\[\[(\w+)\|([+!-])\|(.*?)\]\]")
-FOLDER = Path(__file__).parent / "grounding_cases"
+FOLDER = Path(__file__).parents[1] / "grounding" / "cases"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The main laws once more on a GPU, with the kernels and the optimiser that only a GPU has; skipped without one.
 
-python -m pytest -q tests/test_cuda.py tests/test_crash.py
+python -m pytest -q tests/whole/test_cuda.py tests/whole/test_crash.py
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 from tiny_run import WINDOW, contents, exit_code, flags, make_canary_inputs, metrics
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_script_on_two_processes_does_what_one_does(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 import medsum_core
 from medsum_core.config.parser import SECTIONS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SETTINGS_FILES = {"arguments.py", "config.py", "config_checks.py", "settings.py"}  # they define and check, never use
 
 
@@ -99,7 +99,7 @@ def test_imports_are_requirements():
 def test_data_files_come_along():
     patterns = setup_cfg()["options.package_data"]["medsum_core"].split()
     folder = Path(medsum_core.__file__).parent
-    files = [path for sub in ("data", "presets") for path in (folder / sub).glob("*") if path.is_file()]
+    files = [path for sub in ("data/sample", "config/presets") for path in (folder / sub).glob("*") if path.is_file()]
     assert {path.name for path in files} >= {"gemma-2b.yaml", "demo.yaml", "demo_train.csv", "demo_valid.csv"}
     assert [
         path.name for path in files if not any(path.relative_to(folder).match(pattern) for pattern in patterns)
@@ -107,7 +107,7 @@ def test_data_files_come_along():
 
 
 def test_presets_use_only_plain_yaml():
-    for path in (ROOT / "medsum_core" / "presets").glob("*.yaml"):
+    for path in (ROOT / "medsum_core" / "config" / "presets").glob("*.yaml"):
         assert set(yaml.safe_load(path.read_text())) <= set(SECTIONS)
 
 
