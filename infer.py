@@ -10,17 +10,21 @@ review; facts that the dialogue does not say are marked.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medsum_core.config.infer_arguments import parse_options
 from medsum_core.data.records import Record, normalise_dialogue, read_records
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
+
+if TYPE_CHECKING:  # torch is imported after the flags were read
+    from medsum_core.data.prompt import BuildRenderer
+    from medsum_core.generation.search import Search
 
 TEST1_NOTICE = "note: the challenge of test1 did not give the header; this prompt does, so scores are not its board's"
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
@@ -33,7 +37,8 @@ class Writer:
     model: Any
     renderer: Any
     max_prompt_tokens: int
-    decoding: dict[str, Any]  # arguments of `generate`
+    decoding: dict[str, Any]  # arguments of `generate` that decide its notes
+    forward: dict[str, Any]  # those that are functions: decoder and search
     description: dict[str, Any]  # what else decides its notes
 
     @property
@@ -42,23 +47,43 @@ class Writer:
         return int(self.decoding["max_new_tokens"])
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The inference script. Raises the errors of `medsum_core.errors`, which carry the exit codes."""
+def main(
+    argv: list[str] | None = None,
+    *,
+    search: Callable[[frozenset[int]], Search] | None = None,
+    build_renderer: BuildRenderer | None = None,
+) -> None:
+    """The inference script, with another decoding rule or prompt where one is given (examples/extend.md).
+
+    `search(stop_token_ids)` gives a rule in the place of greedy search and beams. Raises the errors of
+    `medsum_core.errors`, which carry the exit codes.
+    """
     args = parse_options(sys.argv[1:] if argv is None else argv)
-    os.umask(0o077)
+    if search is not None and args.num_beams != 1:
+        raise InputError("--num_beams: belongs to beam search; leave it out with a decoding rule of your own")
+    from medsum_core.process import keep_files_private
+
+    keep_files_private()
+    load = partial(load_writer, args, search=search, build_renderer=build_renderer)
     if args.dialogue_file is not None:
         dialogue = _read_dialogue(args.dialogue_file)
-        write_one(load_writer(args), dialogue, args)
+        write_one(load(), dialogue, args)
         return
     out = _checked_output(args)
-    write_file(_read_rows(args), out, args)
+    write_file(_read_rows(args), out, args, load=load)
 
 
-def load_writer(args: argparse.Namespace) -> Writer:
+def load_writer(
+    args: argparse.Namespace,
+    *,
+    search: Callable[[frozenset[int]], Search] | None = None,
+    build_renderer: BuildRenderer | None = None,
+) -> Writer:
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
+    from medsum_core import kernels
     from medsum_core.config.arguments import DataArguments, ModelArguments
     from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
-    from medsum_core.data.prompt import build_renderer
+    from medsum_core.data.prompt import build_renderer as own_renderer
     from medsum_core.device import choose_precision, find_device
     from medsum_core.model.adapter_files import WEIGHTS_NAME, adapter_base_name, load_adapter
     from medsum_core.model.base import load_base, load_config, load_tokenizer
@@ -74,14 +99,17 @@ def load_writer(args: argparse.Namespace) -> Writer:
     source: dict[str, Any] = {"revision": model.model_revision, "offline": args.offline or model.offline}
     base_config = load_config(name, **source)
     precision = choose_precision(args.precision or model.precision, device, model_type=base_config.model_type)
-    renderer = build_renderer(load_tokenizer(name, **source), style=data.prompt_style)
+    chosen = kernels.resolve(args.kernels, device_kind=device.kind, model_type=base_config.model_type)
+    chosen_kernels = kernels.choose(chosen, device.kind)
+    renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), style=data.prompt_style)
     loaded: Any = load_base(
         name, precision=precision, load_in_4bit=model.load_in_4bit, device=device.torch_device, **source
     )
     adapter_sha256 = None
     if args.run is not None:
         adapter = Path(args.run) / ADAPTER_FOLDER
-        loaded = load_adapter(loaded, adapter, base_name=name, keep_dense=model.dequantize == "on")
+        loaded = load_adapter(loaded, adapter, base_name=name)
+        chosen_kernels.apply(loaded, keep_dense=model.dequantize == "on")
         adapter_sha256 = file_sha256(adapter / WEIGHTS_NAME)
     no_repeat = args.no_repeat_ngram_size
     return Writer(
@@ -94,11 +122,17 @@ def load_writer(args: argparse.Namespace) -> Writer:
             "num_beams": args.num_beams,
             "length_penalty": args.length_penalty,
         },
-        description={"adapter": adapter_sha256, "model": name, "precision": precision},
+        forward={"decoder": chosen_kernels.decoder, "search": search},
+        description={
+            "adapter": adapter_sha256,
+            "model": name,
+            "precision": precision,
+            **({} if search is None else {"search": getattr(search, "__qualname__", repr(search))}),
+        },
     )
 
 
-def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace) -> None:
+def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace, *, load: Callable[[], Writer]) -> None:
     """Notes for all records; each is kept as it is finished, so that an interruption loses none."""
     from tqdm import tqdm
 
@@ -113,7 +147,7 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace) -> N
     )
 
     finished = read_finished(out) if out.exists() else {}
-    writer = load_writer(args)
+    writer = load()
     settings = part_settings(records, **writer.description, **writer.decoding)
     prompts = _prompts(writer, records)
     part = PartFile(part_path(out), settings)
@@ -136,6 +170,7 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace) -> N
                 batch_size=args.batch_size,
                 on_finished=keep,
                 **writer.decoding,
+                **writer.forward,
             )
         except KeyboardInterrupt:
             part.close()
@@ -167,8 +202,9 @@ def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
         writer.model,
         list(_prompts(writer, [Record(id="1", section_header=args.section, dialogue=dialogue, note="")]).values()),
         stop_token_ids=writer.renderer.stop_token_ids,
-        on_token=show if args.num_beams == 1 else None,
+        on_token=show if args.num_beams == 1 and writer.forward["search"] is None else None,
         **writer.decoding,
+        **writer.forward,
     )
     note = writer.renderer.decode(list(generation.token_ids))
     print(note[len(shown) :])

@@ -10,88 +10,69 @@ shared out over processes never changes the gradient.
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
-from medsum_core.config.run_config import parse_run
-from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script
-from medsum_core.kernels.cpu.malloc import keep_one_heap
+from medsum_core.config.run_config import RunConfig, parse_run
+from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script, value_or_exit
+from medsum_core.kernels import set_up_process
 
 if __name__ == "__main__":
-    keep_one_heap()  # before an import starts a thread
-    if code := run_as_script(lambda: parse_run(sys.argv[1:])):
-        raise SystemExit(code)  # --help and a wrong setting are answered before the slow imports that follow
+    set_up_process()  # before numpy and torch start threads
+    config = value_or_exit(lambda: parse_run(sys.argv[1:]))  # --help and a wrong setting: before the slow imports
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from tqdm import tqdm
 
 from medsum_core.checkpoint.checkpoint import Progress
-from medsum_core.data.collator import Example, MicroBatch, share_out, split_window
-from medsum_core.device import return_free_memory
-from medsum_core.kernels.cpu.lanes import GradientSum
-from medsum_core.kernels.cpu.shared_prefix import split_prefix
-from medsum_core.kernels.layers.dropout import draw_seeds, dropout_seed
+from medsum_core.data.collator import Collate, MicroBatch, split_window
+from medsum_core.data.masking import Example
+from medsum_core.data.prompt import BuildRenderer, build_renderer
 from medsum_core.model.attention import document_attention
-from medsum_core.model.base import head_softcap, head_weight, hidden_states, prefix_states
-from medsum_core.training.loss import note_nll
+from medsum_core.model.forward import autocast, head_softcap, head_weight, hidden_states, no_adapter_casts
+from medsum_core.process import keep_files_private, set_arithmetic
+from medsum_core.report.finish import finish
+from medsum_core.training.distributed import any_process, local_rows, sum_gradients, sum_over_processes
+from medsum_core.training.loss import Objective, note_nll, with_arithmetic
+from medsum_core.training.metrics import StepStats
 from medsum_core.training.optimizer import set_lr
-from medsum_core.training.resume import save
+from medsum_core.training.plan import plan_run
+from medsum_core.training.resume import save_run
 from medsum_core.training.run import Run, after_window
-from medsum_core.training.run_evaluation import evaluate
+from medsum_core.training.setup import BuildOptimizer, build_run
 from medsum_core.training.signals import StopFlag, stop_on_signals
+from medsum_core.training.validation import evaluate
 
 MAX_SKIPPED_IN_A_ROW = 3
 
-Objective = Callable[..., Tensor]  # (hidden_BTH, targets_BT, head_VH, softcap=...) -> summed loss, float32
-Collate = Callable[..., list[MicroBatch]]  # (examples, batch_size=..., pack_tokens=..., pad_token_id=...)
 
+def main(
+    argv: Sequence[str] | RunConfig | None = None,
+    *,
+    objective: Objective = note_nll,
+    collate: Collate = split_window,
+    build_optimizer: BuildOptimizer | None = None,
+    build_renderer: BuildRenderer = build_renderer,
+    prepare_model: Callable[[PeftModel], None] | None = None,
+) -> None:
+    """The training script, with another loss, collator, optimiser, prompt or a changed model where one is given.
 
-@dataclass(frozen=True, kw_only=True)
-class StepStats:
-    """One window's figures. `loss` is nats per note token; `skipped` means that nothing was updated."""
-
-    loss: float
-    grad_norm: float
-    num_targets: int
-    num_tokens: int  # prompt and note, without padding, over all processes
-    seconds: float
-    skipped: bool
-
-    @classmethod
-    def of(
-        cls, window: Sequence[Example], started: float, *, loss: float, grad_norm: float, skipped: bool
-    ) -> StepStats:
-        """The figures of a window whose step began at `started`, in seconds of `time.perf_counter`."""
-        return cls(
-            loss=loss,
-            grad_norm=grad_norm,
-            num_targets=sum(example.num_targets for example in window),
-            num_tokens=sum(example.num_tokens for example in window),
-            seconds=time.perf_counter() - started,
-            skipped=skipped,
-        )
-
-
-def main(argv: list[str] | None = None, *, objective: Objective = note_nll, collate: Collate = split_window) -> None:
-    """The training script, with another loss or collator where one is given.
-
-    Raises the errors of `medsum_core.errors`, which carry the exit codes.
+    `argv`: flags (not given: the command line's), or the configuration read from them. Worked examples of each
+    argument: examples/extend.md. Raises the errors of `medsum_core.errors`, which carry the exit codes.
     """
-    config = parse_run(sys.argv[1:] if argv is None else argv)
-    os.umask(0o077)  # what a run writes stems from patients
-    from medsum_core.report.finish import finish
-    from medsum_core.training.setup import build, prepare
-
-    plan = prepare(config)
+    config = argv if isinstance(argv, RunConfig) else parse_run(sys.argv[1:] if argv is None else list(argv))
+    keep_files_private()
+    plan = plan_run(config, build_renderer=build_renderer)
     if config.output.dry_run:
         print("\n".join(plan.card_lines()))
         return
+    set_arithmetic(plan.device, precision=plan.config.model.precision)
     with stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
-        run, progress = build(plan)
+        run, progress = build_run(plan, build_optimizer=build_optimizer, prepare_model=prepare_model)
         progress = train(run, progress, stop=stop, objective=objective, collate=collate)
     finish(plan, run, progress)
 
@@ -114,9 +95,9 @@ def train(
             if run.evaluates(progress, last=done):
                 progress, best = evaluate(run, progress)
                 done = done or run.stops_early(progress)
-            stopping = run.agree(stop.requested)
+            stopping = any_process(stop.requested, run.accelerator)
             if run.saves(progress, last=done, best=best) or stopping:
-                save(run, progress, final=done or stopping)
+                save_run(run, progress, final=done or stopping)
             if done:
                 return progress
             if stopping:
@@ -147,10 +128,15 @@ def train_step(
     num_targets = sum(example.num_targets for example in window)
     if num_targets == 0:
         return StepStats.of(window, started, loss=math.nan, grad_norm=math.nan, skipped=True)
-    micro_batches = collate(run.mine(window), **run.collate_settings)
-    nll = sum_micro_batches(run, micro_batches, num_targets=num_targets, objective=objective)
-    run.sum_gradients()
-    loss = run.total(nll) / num_targets
+    micro_batches = collate(local_rows(window, run.accelerator), **run.collate_settings)
+    if run.accumulate is None:
+        nll = accumulate_gradients(run, micro_batches, num_targets=num_targets, objective=objective)
+    else:  # the fast kernels give the same sum
+        head: dict[str, Any] = {"objective": with_arithmetic(objective, run.kernels.head)}
+        only_targets = objective is note_nll
+        nll = run.accumulate(micro_batches, num_targets=num_targets, reads_targets_only=only_targets, **head)
+    sum_gradients(run.tensors, run.accelerator)
+    loss = sum_over_processes(nll, run.accelerator) / num_targets
     run.scaler.unscale_(run.optimizer)
     grad_norm = torch.nn.utils.clip_grad_norm_(run.tensors, run.config.train.max_grad_norm or math.inf)
     skipped = not (torch.isfinite(loss) and torch.isfinite(grad_norm))
@@ -162,46 +148,25 @@ def train_step(
     return StepStats.of(window, started, loss=loss.item(), grad_norm=grad_norm.item(), skipped=skipped)
 
 
-def sum_micro_batches(
+def accumulate_gradients(
     run: Run, micro_batches: Sequence[MicroBatch], *, num_targets: int, objective: Objective = note_nll
 ) -> Tensor:
-    """The micro-batches' summed loss, float32; each parameter's `grad` becomes its gradient over `num_targets`.
+    """Forward and backward pass of one micro-batch after another: adds d(nll / num_targets) to each trainable `.grad`.
 
-    Each micro-batch has a seed for its dropout and its place in the sums, whichever lane takes it. What all documents
-    begin with is computed once, if the run shares it: the micro-batches give the gradient of its keys and values too.
+    Returns the summed negative log-likelihood of this process's note tokens: nats, () float32. Gradients are fp32.
     """
-    run.scaler.scale(torch.zeros((), device=run.device))  # it starts at its first use: on processes without rows too
-    beginning, micro_batches = split_prefix(micro_batches) if run.shares_prefix else (None, micro_batches)
-    *seeds, prefix_seed = draw_seeds(len(micro_batches) + 1)
     head_VH, softcap = head_weight(run.model), head_softcap(run.model)
-    return_free_memory(run.device)
-    with document_attention(run.model, run.kernel):
-        with dropout_seed(prefix_seed):
-            prefix = None if beginning is None else prefix_states(run.model, beginning.to(run.device))
-        wanted = [*run.tensors, *(() if prefix is None else prefix.leaves)]
-
-        def add_gradients(places: Sequence[int], total: GradientSum) -> None:
-            for place in places:
-                batch = micro_batches[place].to(run.device)
-                with dropout_seed(seeds[place]):
-                    hidden_BTH = hidden_states(run.model, batch, prefix=prefix)
-                    nll = objective(hidden_BTH, batch.targets_BT, head_VH, softcap=softcap)
-                    loss = run.scaler.scale(nll / num_targets)
-                    total.add(nll, torch.autograd.grad(loss, wanted, allow_unused=True))
-                del hidden_BTH, nll, loss  # their graph would else live through the next forward pass
-
-        alone, shares = share_out(micro_batches, run.lanes.count, pack_tokens=run.pack_tokens)
-        whole, *others = totals = [GradientSum(len(wanted), run.device) for _ in shares]
-        add_gradients(alone, whole)
-        run.lanes.map(add_gradients, shares, totals)
-        for part in others:
-            whole.add(part.nll, part.gradients)
-        if prefix is not None:
-            with dropout_seed(prefix_seed):  # once more, for activations that are computed again
-                whole.add(torch.zeros_like(whole.nll), prefix.back(whole.gradients[len(run.tensors) :], run.tensors))
-    for parameter, gradient in zip(run.tensors, whole.gradients, strict=False):  # those of the prefix come after
-        parameter.grad = gradient
-    return whole.nll
+    # GradScaler initialises lazily; a process without rows must still have a scale to unscale by.
+    total_nll = run.scaler.scale(torch.zeros((), device=run.device)) * 0
+    with document_attention(run.model, run.attention), no_adapter_casts(run.model):
+        for micro_batch in micro_batches:
+            batch = micro_batch.to(run.device)
+            with autocast(run.model):
+                hidden_BTH = hidden_states(run.model, batch)
+            nll = objective(hidden_BTH, batch.targets_BT, head_VH, softcap=softcap)
+            run.scaler.scale(nll / num_targets).backward()
+            total_nll += nll.detach()
+    return total_nll
 
 
 def skipped_message(progress: Progress, window: Sequence[Example]) -> str:
@@ -214,4 +179,4 @@ def skipped_message(progress: Progress, window: Sequence[Example]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_as_script(main))
+    raise SystemExit(run_as_script(lambda: main(config)))

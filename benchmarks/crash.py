@@ -37,7 +37,7 @@ from typing import Any, NoReturn
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a process with idle threads must not be forked
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 NUM_TRAIN_ROWS, WINDOW_ROWS, NUM_EPOCHS = 10, 4, 2  # windows of 4, 4 and 2 rows
 FAULTY_CALLS = ("mkdir", "open", "write", "fsync", "rename", "replace", "unlink", "rmdir")

@@ -51,7 +51,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     from medsum_core.kernels.cpu.bf16_products import cpu_has_bf16_units
     from medsum_core.kernels.cpu.lanes import Lanes
-    from medsum_core.model.base import LoraSettings, attach_lora, load_base, load_config, trainable_parameters
+    from medsum_core.model.base import load_base, load_config
+    from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
     from medsum_core.training.memory import RunShape, estimate_memory, measure_model
     from medsum_core.training.optimizer import build_optimizer
     from train_loop import sum_micro_batches
@@ -75,9 +76,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     resident = peak_gib()
     model = attach_lora(base, lora, base_name=options.model, keep_dense=options.dequantize)
     if options.gradient_checkpointing:
-        from medsum_core.model.base import checkpoint_activations
+        from medsum_core.kernels.layers import recompute_activations
 
-        checkpoint_activations(model)
+        recompute_activations(model)
     optimizer = build_optimizer(trainable_parameters(model), name="paged_adamw_8bit", learning_rate=1e-4)
     update: Any = SimpleNamespace(
         model=model,

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests"))  # the chat template of Gemma's turns
+sys.path.append(str(ROOT / "tests" / "helpers"))  # the chat template of Gemma's turns
 
 NUM_PARAMETERS = {"gemma-2b-shape": 2_506_172_416, "llama-135m": 134_515_008}
 NAMES = ("gemma-2b-shape", "gemma-2b-tiny", "llama-135m")

@@ -66,7 +66,8 @@ def run_trl(args: argparse.Namespace, setting: str) -> dict[str, Any]:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from medsum_core.model.base import load_base, load_tokenizer, lora_config
+    from medsum_core.model.base import load_base, load_tokenizer
+    from medsum_core.model.lora import lora_config
     from medsum_core.training.plan import lora_settings
     from medsum_core.training.setup import prepare
 

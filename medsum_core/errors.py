@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 class MedsumError(Exception):
@@ -56,3 +59,11 @@ def run_as_script(main: Callable[[], object]) -> int:
         print(f"{'error' if error.exit_code != 75 else 'stopped'}: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def value_or_exit(function: Callable[[], Value]) -> Value:
+    """What `function` returns; a `MedsumError` is printed as one message and ends the process with its exit code."""
+    values: list[Value] = []
+    if code := run_as_script(lambda: values.append(function())):
+        raise SystemExit(code)
+    return values[0]

@@ -50,6 +50,11 @@ class ModelArguments:
     )
     model_revision: str | None = _setting(None, "branch, tag or commit of a hub model", metavar="REV")
     load_in_4bit: bool = _setting(True, "hold the frozen base in NF4 with double quantisation")
+    kernels: Literal["auto", "reference", "fast"] = _setting(
+        "auto",
+        "reference: transformers' and PEFT's own modules; fast: functions for a CPU in their place (extra `cpu`); "
+        "auto: fast on a CPU for the families that are tested with it, else reference",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
         "auto",
         "number format of the computation; auto: bf16 where the device has it, fp16 on older GPUs, else fp32",
@@ -57,9 +62,11 @@ class ModelArguments:
     dequantize: Literal["auto", "on", "off"] = _setting(
         "auto", "unpack the NF4 base once instead of in every layer call (same numbers, faster, more memory)"
     )
-    attention: Literal["auto", "per_document", "varlen", "sdpa", "eager"] = _setting(
+    attention: str = _setting(
         "auto",
-        "attention inside packed rows: one document after another, torch's varlen kernel, or a dense mask",
+        "inside packed rows: per_document (one after another), varlen (torch's kernel), sdpa or eager (a dense mask), "
+        "or a function of your own, by its name in transformers' AttentionInterface",
+        metavar="NAME",
     )
     offline: bool = _setting(False, "never use the network; what is not on disk is an error")
 
@@ -135,8 +142,8 @@ class TrainArguments:
     )
     parallel_micro_batches: int | None = _setting(
         None,
-        "micro-batches side by side on a CPU, each on its part of the cores and with its own activations in memory; "
-        "not given: 2 where they fit, on a GPU 1",
+        "concurrent micro-batches of the fast kernels on a CPU, each on its part of the cores and with its own "
+        "activations in memory; not given: 2 where they fit, else 1",
         metavar="N",
     )
     learning_rate: float = _setting(2e-4, "peak learning rate", metavar="X")

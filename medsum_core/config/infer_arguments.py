@@ -38,6 +38,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         help="no sequence of so many tokens twice in a note (the run's if not given)",
     )
     parser.add_argument("--batch_size", type=int, default=16, help="notes being written at a time")
+    parser.add_argument("--kernels", choices=["auto", "reference", "fast"], default="auto", help="as in training")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="the run's if not given")
     parser.add_argument("--offline", action="store_true", help="never use the network")
     args = parser.parse_args(argv)

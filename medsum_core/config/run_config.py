@@ -31,6 +31,7 @@ SAMPLE_SETTINGS = ("learning_rate", "max_new_tokens")
 DATA_SOURCES = ("train_file", "validation_file", "dataset_name")
 # Settings that the runs of earlier versions don't have, and what these did.
 LATER_SETTINGS: dict[str, dict[str, Any]] = {
+    "model": {"kernels": "fast"},
     "data": {"no_repeat_ngram_size": 0},
     "train": {"parallel_micro_batches": 1},
 }

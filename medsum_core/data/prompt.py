@@ -13,7 +13,7 @@ GPT-2 style) break anyway; elsewhere, training and decoding still share the very
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -88,6 +88,14 @@ class PromptRenderer:
 
     def _encode(self, text: str, **options: Any) -> Any:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False, **options)
+
+
+class BuildRenderer(Protocol):
+    """Another prompt: pass one to `train_loop.main` and to `infer.main`."""
+
+    def __call__(self, tokenizer: PreTrainedTokenizerBase, *, style: str) -> PromptRenderer:
+        """The renderer for a tokenizer; `style` is `--prompt_style`."""
+        ...
 
 
 def build_renderer(tokenizer: PreTrainedTokenizerBase, *, style: str = "auto") -> PromptRenderer:

@@ -1,22 +1,16 @@
-"""The likeliest next tokens and their log-probabilities, without a (rows x vocabulary) matrix of logits on a CPU.
+"""The likeliest next tokens of a row and their log-probabilities.
 
 Letters: M rows, H hidden size, V vocabulary, k candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from medsum_core.generation.banned_tokens import Ban
-from medsum_core.kernels.decoding.packed_weights import Product, block_products
 
-# A product with so many words at a time; of its logits so many values at a time stay in a CPU's cache.
-CPU_BLOCK_WORDS = 32768
-CPU_CACHED_VALUES = 1 << 19
 # Indices are slow to carry along: the maxima of groups come first, then places inside the best groups only.
 GROUP_WORDS = 128
 
@@ -29,44 +23,13 @@ class Candidates:
     log_probs_Mk: Tensor
 
 
-class Head:
-    """The LM head (V, H) as products with blocks of its words."""
-
-    def __init__(self, weight_VH: Tensor, *, softcap: float | None = None) -> None:
-        num_words = len(weight_VH)
-        block = CPU_BLOCK_WORDS if weight_VH.device.type == "cpu" else num_words
-        self._starts = range(0, num_words, block)
-        self._products: list[Product] = block_products(weight_VH, block)
-        self._softcap = softcap
-
-    def candidates(self, hidden_MH: Tensor, num_candidates: int, ban: Ban | None = None) -> Candidates:
-        """The candidates for the last layer's normed output."""
-        best, tokens, totals = [], [], []
-        for start, logits in self._logits(hidden_MH):
-            if self._softcap is not None:
-                logits = torch.tanh(logits / self._softcap) * self._softcap
-            values, places, total = _best_and_total(logits, num_candidates, ban, start)
-            best.append(values)
-            tokens.append(places + start)
-            totals.append(total)
-        return _join(torch.cat(best, -1), torch.cat(tokens, -1), torch.stack(totals, -1).logsumexp(-1), num_candidates)
-
-    def _logits(self, hidden_MH: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """fp32 logits of consecutive words, and the first word's number."""
-        words = CPU_CACHED_VALUES // len(hidden_MH) // GROUP_WORDS * GROUP_WORDS
-        for start, product in zip(self._starts, self._products, strict=True):
-            for part in product(hidden_MH).split(max(GROUP_WORDS, words), dim=1):
-                yield start, part.float()
-                start += part.shape[1]
-
-
 def candidates_of_logits(logits_MV: Tensor, num_candidates: int, ban: Ban | None = None) -> Candidates:
     """The candidates in a matrix of logits, which may be changed."""
-    values, tokens, total_M = _best_and_total(logits_MV.float(), num_candidates, ban, 0)
-    return _join(values, tokens, total_M, num_candidates)
+    values, tokens, total_M = best_and_total(logits_MV.float(), num_candidates, ban, 0)
+    return join(values, tokens, total_M, num_candidates)
 
 
-def _best_and_total(
+def best_and_total(
     logits_MV: Tensor, num_candidates: int, ban: Ban | None, start: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best allowed logits (M, k), their places, and logsumexp over all words (M,)."""
@@ -99,6 +62,6 @@ def _top(logits_MV: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:
     return values, places
 
 
-def _join(values_Mc: Tensor, tokens_Mc: Tensor, total_M: Tensor, num_candidates: int) -> Candidates:
+def join(values_Mc: Tensor, tokens_Mc: Tensor, total_M: Tensor, num_candidates: int) -> Candidates:
     best_Mk, places_Mk = _top(values_Mc, num_candidates)
     return Candidates(tokens_Mk=tokens_Mc.gather(1, places_Mk), log_probs_Mk=best_Mk - total_M[:, None])

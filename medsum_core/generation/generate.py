@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -25,22 +25,18 @@ from transformers import PreTrainedModel
 from medsum_core.errors import InputError
 from medsum_core.generation.banned_tokens import Ban, BanRules, repeating_tokens
 from medsum_core.generation.beam import BeamRules, BeamSearch, EarlyStopping
-from medsum_core.generation.candidates import Candidates, Head, candidates_of_logits
+from medsum_core.generation.candidates import Candidates, candidates_of_logits
+from medsum_core.generation.greedy import GreedySearch
 from medsum_core.generation.kv_cache import KVCache, Step, cached_attention
-from medsum_core.generation.search import Generation, GreedySearch, Note, Search
-from medsum_core.kernels.cpu.arena import return_free_blocks
-from medsum_core.kernels.decoding.decoder_layers import DecoderStack
-from medsum_core.kernels.decoding.widened_weights import fast_weights
-from medsum_core.model.attention import PACKABLE_MODEL_TYPES
-from medsum_core.model.base import head_softcap, head_weight
-from medsum_core.training.validation import evaluation_mode
-
-__all__ = ["Generation", "generate"]
+from medsum_core.generation.search import Generation, Note, Search
+from medsum_core.model.forward import autocast, evaluation_mode, no_adapter_casts
+from medsum_core.model.widened_weights import widened_weights
 
 # Prompt tokens that start in one forward pass: beyond it products no longer get faster, and activations only bigger.
 MAX_PROMPT_TOKENS = 2048
 # (cache, step, tokens_T, positions_T, number of candidates, ban) -> candidates
 Forward = Callable[[KVCache, Step, Tensor, Tensor, int, Ban | None], Candidates]
+Decoder = Callable[[PreTrainedModel], AbstractContextManager[Forward]]
 
 
 def generate(
@@ -57,6 +53,8 @@ def generate(
     batch_size: int = 16,
     on_finished: Callable[[int, Generation], None] | None = None,
     on_token: Callable[[int, int], None] | None = None,
+    decoder: Decoder | None = None,
+    search: Callable[[frozenset[int]], Search] | None = None,
 ) -> list[Generation]:
     """A note for each prompt (token ids), in the prompts' order; greedy with one beam, as in transformers.
 
@@ -66,6 +64,8 @@ def generate(
     batch_size: notes being written at a time, each with all its beams.
     on_finished(index, generation): called as each note ends, in whatever order they do.
     on_token(index, token): called for each token of a greedy note, the stop token excluded, as it is chosen.
+    decoder: how the forward pass is computed, such as the fast kernels'; not given: by the model's own modules.
+    search(stop_token_ids): another decoding rule in the place of greedy search and beams.
     Raises InputError for a prompt that leaves no room for its note, ValueError for arguments that make no sense.
     """
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -78,16 +78,17 @@ def generate(
     if not notes:
         return []
     stops, num_slots = frozenset(stop_token_ids), min(batch_size, len(notes))
-    search: Search = GreedySearch(stops, on_token)
+    if search is not None and (num_beams > 1 or on_token is not None):
+        raise ValueError("num_beams and on_token are of the built-in rules: leave them out with a search of your own")
+    rule: Search = GreedySearch(stops, on_token) if search is None else search(stops)
     if num_beams > 1:
         rules = BeamRules(num_beams=num_beams, length_penalty=length_penalty, early_stopping=early_stopping)
         longest = max(note.max_new for note in notes)
-        search = BeamSearch(rules, stops, num_slots=num_slots, max_new_tokens=longest, device=causal.device)
+        rule = BeamSearch(rules, stops, num_slots=num_slots, max_new_tokens=longest, device=causal.device)
     bans = BanRules(stop_token_ids=stops, no_repeat_ngram_size=no_repeat_ngram_size)
-    return_free_blocks()  # what training left: cache and packed weights take their own memory
     generations: dict[int, Generation] = {}
-    with evaluation_mode(causal), torch.no_grad(), _forward(causal) as forward:
-        for index, generation in _decode(forward, notes, search, bans, num_slots=num_slots, device=causal.device):
+    with evaluation_mode(causal), torch.no_grad(), (decoder or own_modules)(causal) as forward:
+        for index, generation in _decode(forward, notes, rule, bans, num_slots=num_slots, device=causal.device):
             generations[index] = generation
             if on_finished is not None:
                 on_finished(index, generation)
@@ -172,24 +173,16 @@ def _ban(
 
 
 @contextmanager
-def _forward(causal: PreTrainedModel) -> Iterator[Forward]:
-    """The forward pass: candidates at each beam's token and each prompt's last one, keys and values into the cache."""
-    if causal.config.model_type in PACKABLE_MODEL_TYPES:
-        stack, head = DecoderStack(causal), Head(head_weight(causal), softcap=head_softcap(causal))
+def own_modules(causal: PreTrainedModel) -> Iterator[Forward]:
+    """The forward pass by the model's own modules: keys and values go into the cache."""
 
-        def forward(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
-            return head.candidates(stack.hidden(tokens_T, positions_T, step.read_M, cache, step), *options)
-
-        yield forward
-        return
-
-    def forward_modules(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
+    def forward(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
         where: Any = {"logits_to_keep": step.read_M, "kv_cache": cache, "decoding_step": step, "use_cache": False}
         logits = causal(input_ids=tokens_T[None], position_ids=positions_T[None], **where).logits
         return candidates_of_logits(logits[0], *options)
 
-    with cached_attention(causal), fast_weights(causal):
-        yield forward_modules
+    with cached_attention(causal), widened_weights(causal), no_adapter_casts(causal), autocast(causal):
+        yield forward
 
 
 def _spread(candidates: Candidates, step: Step) -> Candidates:

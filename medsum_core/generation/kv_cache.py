@@ -15,7 +15,7 @@ One forward pass is one packed row (`Step`): the R x K newest tokens, then whole
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
-from medsum_core.kernels.cpu.document_attention import ScoreRules, attend_documents
-from medsum_core.model.attention import IMPLEMENTATION_PREFIX
+from medsum_core.device import arithmetic_dtype
+from medsum_core.model.attention import IMPLEMENTATION_PREFIX, attend_documents
 
 # Rows differ in their number of keys; read together, all would read those of the longest: a third of a step's time.
 MIN_ROWS_AT_A_TIME = 4
@@ -195,10 +194,12 @@ def attend(
     scaling: float | None = None,
     window: int | None = None,
     softcap: float | None = None,
+    attend_prompts: Callable[..., Tensor] = attend_documents,
 ) -> Tensor:
     """Attention of one packed forward pass, (T, H, D): prompts attend to themselves, new tokens to their slot.
 
-    With `only_last` the queries, and so the output, are those of the new tokens and each prompt's last one.
+    `attend_prompts`: in the place of `model.attention.attend_documents`. With `only_last` the queries, and so the
+    output, are those of the new tokens and each prompt's last one.
     """
     dtype = query_THD.dtype
     compute = arithmetic_dtype(query_THD.device, dtype)
@@ -209,8 +210,8 @@ def attend(
     if step.num_rows:
         parts.append(_attend_slots(query[:place], cache, layer, step, window=window, **options))
     if step.prompt_lengths and not only_last:
-        rules = ScoreRules(scale=scaling or query.shape[-1] ** -0.5, window=window, softcap=softcap)
-        parts.append(attend_documents(query[place:], key[place:], value[place:], step.prompt_lengths, rules))
+        prompts = (tensor[place:] for tensor in (query, key, value))
+        parts.append(attend_prompts(*prompts, step.prompt_lengths, window=window, **options))
     elif only_last:
         for number, length in enumerate(step.prompt_lengths, start=place):
             span = slice(place, place + length)

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from medsum_core.data.collator import shorten_dialogue
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
-from medsum_core.generation.generate import Generation, generate
+from medsum_core.generation.generate import Decoder, generate
+from medsum_core.generation.search import Generation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ def generate_notes(
     batch_size: int = 16,
     label: str = "notes",
     show_progress: bool = True,
+    decoder: Decoder | None = None,
 ) -> list[GeneratedNote]:
     """A note for each record, in the records' order, decoded greedily or by beams under the training's prompt budget.
 
@@ -65,6 +67,7 @@ def generate_notes(
             length_penalty=length_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
             batch_size=batch_size,
+            decoder=decoder,
             on_finished=advance,
         )
     return [

@@ -1,15 +1,14 @@
-"""A note on its way and its outcome, what a search does, and the simplest one: greedy.
+"""A note being written and its outcome, and what a decoding rule does.
 
 Letters: R notes being written, K beams a note, M rows of candidates (R x K).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from medsum_core.generation.candidates import Candidates
@@ -30,7 +29,7 @@ class Generation:
 
 @dataclass(kw_only=True)
 class Note:
-    """A note on its way: its place in the input, its prompt and limits, how far it is, and its greedy tokens."""
+    """A note being written: its place in the input, its prompt and limits, how far it is, and its greedy tokens."""
 
     index: int
     prompt: tuple[int, ...]
@@ -46,7 +45,10 @@ class Note:
 
 
 class Search(Protocol):
-    """What decoding asks of greedy and beam search. Notes being written sit in slots 0 to R-1, in the order given."""
+    """A decoding rule: what decoding asks of greedy and beam search.
+
+    Notes being written sit in slots 0 to R-1, in the order given.
+    """
 
     num_beams: int
     num_candidates: int
@@ -70,42 +72,6 @@ class Search(Protocol):
     def move_slot(self, source: int, target: int) -> None:
         """Put what is kept about a note into another slot."""
         ...
-
-
-class GreedySearch:
-    """The likeliest token each time. One transfer a step brings all notes' tokens and log-probabilities to the host."""
-
-    num_beams = 1
-    num_candidates = 1
-
-    def __init__(self, stop_token_ids: frozenset[int], on_token: Callable[[int, int], None] | None) -> None:
-        self._stop_token_ids = stop_token_ids
-        self._on_token = on_token
-
-    def advance(self, notes: Sequence[Note], candidates: Candidates) -> tuple[Tensor, None, list[bool]]:
-        """See `Search`; the tokens are kept in the notes."""
-        chosen = torch.cat((candidates.tokens_Mk.double(), candidates.log_probs_Mk.double()), 1).tolist()
-        return candidates.tokens_Mk, None, [self._append(note, *pair) for note, pair in zip(notes, chosen, strict=True)]
-
-    def written(self, notes: Sequence[Note]) -> list[list[int]]:
-        """See `Search`."""
-        return [note.tokens for note in notes]
-
-    def result(self, note: Note, slot: int) -> Generation:
-        """See `Search`."""
-        return finish(note.tokens, note.score, self._stop_token_ids)
-
-    def move_slot(self, source: int, target: int) -> None:
-        """Nothing is kept by slot."""
-
-    def _append(self, note: Note, token: float, log_prob: float) -> bool:
-        note.tokens.append(int(token))
-        note.num_written += 1
-        note.score += log_prob
-        stopped = note.tokens[-1] in self._stop_token_ids
-        if self._on_token is not None and not stopped:
-            self._on_token(note.index, note.tokens[-1])
-        return stopped or note.num_written >= note.max_new
 
 
 def finish(tokens: Sequence[int], score: float, stop_token_ids: frozenset[int]) -> Generation:

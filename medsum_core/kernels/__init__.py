@@ -1,0 +1,129 @@
+"""The one switch between the reference path and the fast kernels. Nobody else imports from inside this folder.
+
+`reference` is transformers' and PEFT's own modules under plain autograd: nothing of this folder runs, and numba is not
+imported. `fast` replaces the forward of the decoder's layers by functions that save less for the backward pass,
+computes two micro-batches at a time on a CPU, and decodes with packed weights (README.md beside this file). Both give
+the same loss, gradient and notes up to rounding: tests/kernels/test_reference.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
+
+from medsum_core.errors import InputError
+
+if TYPE_CHECKING:  # the start of a script must stay quick: torch is imported later
+    from torch import Tensor
+
+    from medsum_core.data.collator import MicroBatch
+
+REFERENCE, FAST = "reference", "fast"
+# Model types whose equality with the reference path is tested in tests/kernels/test_reference.py.
+FAST_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama")
+
+
+class Accumulate(Protocol):
+    """Each parameter's `.grad` becomes the gradient of the micro-batches' summed loss over `num_targets`."""
+
+    def __call__(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        num_targets: int,
+        objective: Callable[..., Tensor],
+        reads_targets_only: bool,
+    ) -> Tensor:
+        """The summed loss, () float32. `reads_targets_only`: the objective looks at no position without a target."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """What differs between the two paths; None: the caller's own, plain way."""
+
+    name: str
+    apply: Callable[..., None]  # (model, keep_dense=): called once, after the adapter is attached
+    recompute: Callable[..., None]  # (model, longer_than=): activations are computed again in the backward pass
+    hidden_states: Callable[..., Tensor]  # (model, batch) -> (B, T, H), for evaluation
+    attention: Mapping[str, Any] = field(default_factory=dict)  # attention functions in the place of the plain ones
+    head: Any = None  # a `training.loss.HeadArithmetic`
+    decoder: Callable[..., AbstractContextManager[Any]] | None = None  # (model) -> its forward pass while decoding
+    accumulator: Callable[..., Accumulate] | None = None
+    saved_score_tokens: int = 0  # attention weights of documents up to this length are saved for the backward pass
+    warm_up: Callable[..., None] | None = None  # compiles what a run will call
+
+
+def resolve(asked: str, *, device_kind: str, model_type: str) -> str:
+    """`auto` becomes `fast` on a CPU for the families whose equality test is in the suite, else `reference`.
+
+    On CUDA `auto` stays `reference` until a GPU has measured both. Raises InputError for `fast` where it can't be had.
+    """
+    has_numba = find_spec("numba") is not None
+    if asked == "auto":
+        return FAST if device_kind == "cpu" and model_type in FAST_MODEL_TYPES and has_numba else REFERENCE
+    if asked == FAST and model_type not in FAST_MODEL_TYPES:
+        raise InputError(
+            f"--kernels fast: {model_type} is not among the tested families ({', '.join(FAST_MODEL_TYPES)}); "
+            "use --kernels reference"
+        )
+    if asked == FAST and not has_numba:
+        raise InputError("--kernels fast: needs numba: pip install 'medsum-core[cpu]', or use --kernels reference")
+    return asked
+
+
+def choose(name: str, device_kind: str = "cpu") -> Kernels:
+    """The kernels of that name, `reference` or `fast`; modules of the fast ones are imported here and not before."""
+    if name == REFERENCE:
+        return _reference()
+    if name == FAST:
+        return _fast(device_kind)
+    raise ValueError(f"unknown kernels {name!r}: {REFERENCE} or {FAST}")
+
+
+def set_up_process() -> None:
+    """What the fast kernels want of a process's memory; call it before numpy and torch are imported, from a script.
+
+    Sets options of the C library's heap and of oneDNN's caches that a GPU or the reference path does not notice.
+    """
+    from medsum_core.kernels.cpu.malloc import limit_onednn_caches, use_one_heap
+
+    use_one_heap()
+    limit_onednn_caches()
+
+
+def _reference() -> Kernels:
+    from medsum_core.model.forward import hidden_states, recompute_activations
+    from medsum_core.model.lora import dequantize_base
+
+    def apply(model: Any, *, keep_dense: bool) -> None:
+        if keep_dense:
+            dequantize_base(model)
+
+    return Kernels(name=REFERENCE, apply=apply, recompute=recompute_activations, hidden_states=hidden_states)
+
+
+def _fast(device_kind: str) -> Kernels:
+    from medsum_core.kernels.accumulate import FastAccumulator
+    from medsum_core.kernels.cpu.document_attention import SAVED_TOKENS, attend_per_document
+    from medsum_core.kernels.cpu.head import CpuHead
+    from medsum_core.kernels.cpu.warm_up import compile_kernels
+    from medsum_core.kernels.decoding.decoder_layers import packed_decoder
+    from medsum_core.kernels.layers import apply_fast_layers, hidden_states, recompute_activations
+
+    on_cpu = device_kind == "cpu"
+    return Kernels(
+        name=FAST,
+        apply=apply_fast_layers,
+        recompute=recompute_activations,
+        hidden_states=hidden_states,
+        attention={"per_document": attend_per_document},
+        head=CpuHead() if on_cpu else None,
+        decoder=packed_decoder,
+        accumulator=FastAccumulator,
+        saved_score_tokens=SAVED_TOKENS,
+        warm_up=compile_kernels if on_cpu else None,
+    )

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     renderer = build_renderer(load_tokenizer(name, **source), style=data.prompt_style)
     prompts = [_prompt(one, renderer, max_prompt_tokens=data.max_length - data.max_new_tokens) for one in records]
     base = load_base(name, precision="bf16", device=find_device().torch_device, **source)
-    model = load_adapter(base, Path(args.run) / ADAPTER_FOLDER, base_name=name, keep_dense=False)
+    model = load_adapter(base, Path(args.run) / ADAPTER_FOLDER, base_name=name)
     readings = read_notes(model, prompts, renderer)
     merged = fold(model)
     parity = save_behind_gate(merged, readings, output, renderer=renderer, max_new_tokens=data.max_new_tokens)

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.errors import MedsumError
 from medsum_core.generation.generate import generate
-from medsum_core.kernels.decoding.widened_weights import fast_weights
-from medsum_core.model.base import causal_model
+from medsum_core.model.forward import causal_model
+from medsum_core.model.widened_weights import widened_weights
 
 GATE_NEW_TOKENS = 32
 MAX_PROMPTS = 64  # their logits are kept: 34 MB a prompt for a vocabulary of 256,000
@@ -77,7 +77,7 @@ def read_notes(model: PeftModel, prompts: Sequence[Sequence[int]], renderer: Pro
     """What base and adapter say: the start of each greedy note, and the logits along it."""
     notes = generate(model, prompts, stop_token_ids=renderer.stop_token_ids, max_new_tokens=GATE_NEW_TOKENS)
     rows = [(*prompt, *note.token_ids) for prompt, note in zip(prompts, notes, strict=True)]
-    with torch.no_grad(), fast_weights(model, widen=True):
+    with torch.no_grad(), widened_weights(model, widen=True):
         return [
             Reading(token_ids=row, logits_TV=_logits(model, row, len(row) - len(prompt) + 1))
             for row, prompt in zip(rows, prompts, strict=True)
@@ -87,7 +87,7 @@ def read_notes(model: PeftModel, prompts: Sequence[Sequence[int]], renderer: Pro
 def compare(merged: PreTrainedModel, readings: Sequence[Reading]) -> Parity:
     """The merged model on the tokens that base and adapter wrote."""
     differences, ranges, num_same = [], [], 0
-    with torch.no_grad(), fast_weights(merged, widen=True):
+    with torch.no_grad(), widened_weights(merged, widen=True):
         arithmetic = str(merged.dtype).removeprefix("torch.")
         for reading in readings:
             logits_TV = _logits(merged, reading.token_ids, len(reading.logits_TV))

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from medsum_core.errors import InputError
 from medsum_core.files import write_bytes_atomic, write_text_atomic
-from medsum_core.model.base import LoraSettings, attach_lora, check_target_modules
+from medsum_core.model.lora import LoraSettings, attach_lora, check_target_modules
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
@@ -83,7 +83,7 @@ def load_adapter_tensors(model: PeftModel, tensors: dict[str, Tensor]) -> None:
             own[name].copy_(tensor)
 
 
-def load_adapter(base: PreTrainedModel, folder: str | Path, *, base_name: str, keep_dense: bool) -> PeftModel:
+def load_adapter(base: PreTrainedModel, folder: str | Path, *, base_name: str) -> PeftModel:
     """The base with the adapter of a local folder, in evaluation mode. Never looked up on a hub.
 
     Raises InputError for a missing folder or file, an adapter for another base, or settings that are not plain LoRA.
@@ -95,7 +95,7 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, base_name: str, k
         tensors = load_file(folder / WEIGHTS_NAME)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder / WEIGHTS_NAME}: can't be read as safetensors; is the adapter complete?") from error
-    model = attach_lora(base, settings, base_name=base_name, keep_dense=keep_dense)
+    model = attach_lora(base, settings, base_name=base_name)
     load_adapter_tensors(model, tensors)
     model.requires_grad_(False)
     return model.eval()

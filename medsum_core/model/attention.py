@@ -1,18 +1,19 @@
 """Attention inside packed rows: one document never sees another, whatever the layer.
 
-Letters: B rows, H query heads, G key-value heads, T tokens of a row, L tokens of one document, P of a prefix, D head
-size.
+Letters: B rows, H query heads, G key-value heads, T tokens of a row, L tokens of one document, D head size.
 
-`document_attention(model)` puts these functions in the place of a transformers model's attention for the time of a
-block. The model hands over `document_lengths` (one tuple a row; tokens after the last document are padding) and builds
-no mask at all, so that neither a cache nor a dense mask can leak one document into the next (trap C2: position ids
-alone are not enough). On the CPU one document follows the other (a dense block mask is 3 to 6 times slower, C3);
-on CUDA from capability 8.0 one call of torch's variable-length kernel; below that, SDPA with a block mask.
+`document_attention(model, name)` puts one of these functions in the place of a transformers model's attention for the
+time of a block. The model hands over `document_lengths` (one tuple a row; tokens after the last document are padding)
+and builds no mask at all, so that neither a cache nor a dense mask can leak one document into the next: position ids
+alone are not enough, since transformers looks at them only without a mask and a cache.
+
+On a CPU one document follows the other (a dense block mask is 3 to 6 times slower); on CUDA from capability 8.0 one
+call of torch's variable-length kernel; below that, SDPA with a block mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from inspect import signature
@@ -23,37 +24,44 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from medsum_core.kernels.cpu.document_attention import ScoreRules, attend_documents
-from medsum_core.kernels.recompute import Recipe
-
-DOCUMENT_KERNELS = ("per_document", "varlen", "sdpa", "eager")
 # Model types whose packed-against-single test is in tests/model/test_attention.py; others train one row each.
-PACKABLE_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama")
+PACKABLE_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama", "qwen2", "qwen3")
 IMPLEMENTATION_PREFIX = "medsum_"
 
 
+# What transformers calls in each layer, by the name in `config._attn_implementation`: (module, query_BHTD, key_BGTD,
+# value_BGTD, attention_mask, *, document_lengths, scaling, sliding_window, softcap, ...) -> out_BTHD, weights or None
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
+
+
 @contextmanager
-def document_attention(model: nn.Module, kernel: str = "per_document") -> Iterator[None]:
+def document_attention(
+    model: nn.Module, name: str = "per_document", *, functions: Mapping[str, AttentionFunction] | None = None
+) -> Iterator[None]:
     """Within the block, `model(..., document_lengths=...)` attends inside each document only; afterwards as before.
 
+    `name` is one of `DOCUMENT_ATTENTION`, or of `functions`, which come first, or a function that the caller has
+    registered with transformers' `AttentionInterface` and that heeds `document_lengths`. Raises ValueError for others.
     The block must cover the backward pass too, since activation checkpointing runs layers again in it.
     """
-    if kernel not in DOCUMENT_KERNELS:
-        raise ValueError(f"unknown attention kernel {kernel!r}: one of {', '.join(DOCUMENT_KERNELS)}")
-    functions: dict[str, Callable[..., Any]] = {
-        "per_document": attend_per_document,
-        "varlen": attend_varlen,
-        "sdpa": attend_block_mask,
-        "eager": partial(attend_block_mask, eager=True),
-    }
-    AttentionInterface.register(IMPLEMENTATION_PREFIX + kernel, functions[kernel])
+    known = {**DOCUMENT_ATTENTION, **(functions or {})}
+    if name in known:
+        AttentionInterface.register(IMPLEMENTATION_PREFIX + name, known[name])
+    elif not is_registered(name):
+        raise ValueError(f"unknown attention {name!r}: one of {', '.join(known)}, or register it with transformers")
     config = next(module.config for module in model.modules() if isinstance(module, PreTrainedModel))
     before = config._attn_implementation
-    config._attn_implementation = IMPLEMENTATION_PREFIX + kernel
+    config._attn_implementation = IMPLEMENTATION_PREFIX + name if name in known else name
     try:
         yield
     finally:
         config._attn_implementation = before
+
+
+def is_registered(name: str) -> bool:
+    """Whether somebody registered this function with transformers; its own ones do not heed `document_lengths`."""
+    function = AttentionInterface().get(name)
+    return function is not None and not str(getattr(function, "__module__", "")).startswith("transformers.")
 
 
 def attend_per_document(
@@ -67,28 +75,40 @@ def attend_per_document(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    prefix: tuple[Tensor, Tensor] | None = None,
-    recipes: tuple[Recipe, Recipe] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Written out, one document after another; returns (B, T, H, D) and no weights. Padding positions are zero.
-
-    `prefix`: keys and values (P, G, D) that come before those of each document. `recipes`: how the queries (B, T, H, D)
-    and the keys (B, T, G, D) come about.
-    """
-    _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths)
-    scale = scaling if scaling is not None else query_BHTD.shape[-1] ** -0.5
-    rules = ScoreRules(scale=scale, window=sliding_window, softcap=softcap)
-    inputs = (query_BHTD, key_BGTD, value_BGTD)
-    if len(document_lengths) == 1:  # no copy that puts rows together, in either direction
-        query_THD, key_TGD, value_TGD = (tensor.squeeze(0).transpose(0, 1) for tensor in inputs)
-        out_THD = attend_documents(query_THD, key_TGD, value_TGD, document_lengths[0], rules, prefix, recipes)
-        return out_THD.unsqueeze(0), None
+    """One call of SDPA a document; returns (B, T, H, D) and no weights. Padding positions are zero."""
+    check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, options=_)
+    options: dict[str, Any] = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
     rows = []
-    for row, lengths in zip(zip(*(tensor.unbind() for tensor in inputs), strict=True), document_lengths, strict=True):
-        query_THD, key_TGD, value_TGD = (tensor.transpose(0, 1) for tensor in row)
-        rows.append(attend_documents(query_THD, key_TGD, value_TGD, lengths, rules, prefix))
+    for row, lengths in enumerate(document_lengths):
+        query, key, value = (tensor[row].transpose(0, 1) for tensor in (query_BHTD, key_BGTD, value_BGTD))
+        rows.append(attend_documents(query, key, value, lengths, **options))
     return torch.stack(rows), None
+
+
+def attend_documents(
+    query_THD: Tensor,
+    key_TGD: Tensor,
+    value_TGD: Tensor,
+    lengths: Sequence[int],
+    *,
+    scaling: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """(T, H, D): each document of `lengths` attends to itself only, causally; tokens after the last one get zeros."""
+    num_padding = len(query_THD) - sum(lengths)
+    outputs = []
+    pieces = (tensor.split([*lengths, num_padding])[: len(lengths)] for tensor in (query_THD, key_TGD, value_TGD))
+    for document in zip(*pieces, strict=True):
+        query_1HLD, key_1GLD, value_1GLD = (tensor.transpose(0, 1)[None] for tensor in document)
+        mask = None
+        if softcap is not None or (window is not None and window < query_1HLD.shape[2]):
+            mask = block_mask([[query_1HLD.shape[2]]], query_1HLD.shape[2], window=window, device=query_1HLD.device)
+        out = _attend_masked(query_1HLD, key_1GLD, value_1GLD, mask, scaling=scaling, softcap=softcap)
+        outputs.append(out[0].transpose(0, 1))
+    return torch.cat([*outputs, query_THD.new_zeros(num_padding, *query_THD.shape[1:])])
 
 
 def attend_block_mask(
@@ -103,11 +123,10 @@ def attend_block_mask(
     sliding_window: int | None = None,
     softcap: float | None = None,
     eager: bool = False,
-    prefix: object = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """One call with a dense block-diagonal causal mask, SDPA or written out; returns (B, T, H, D) and no weights."""
-    _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, prefix=prefix)
+    check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, options=_)
     mask_B1TT = block_mask(document_lengths, query_BHTD.shape[2], window=sliding_window, device=query_BHTD.device)
     out = _attend_masked(query_BHTD, key_BGTD, value_BGTD, mask_B1TT, scaling=scaling, softcap=softcap, eager=eager)
     return out.transpose(1, 2), None
@@ -124,13 +143,12 @@ def attend_varlen(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    prefix: object = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """torch's variable-length kernel (CUDA from 8.0, 16-bit); returns (B, T, H, D) and no weights."""
     from torch.nn.attention.varlen import varlen_attn
 
-    _check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, prefix=prefix)
+    check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, options=_)
     if softcap is not None:
         raise ValueError("the variable-length kernel has no soft-capping: use --attention eager")
     batch, heads, num_tokens, size = query_BHTD.shape
@@ -182,15 +200,16 @@ def _attend_masked(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor,
+    mask: Tensor | None,
     *,
     scaling: float | None,
     softcap: float | None,
     eager: bool = False,
 ) -> Tensor:
+    """Without a mask causally; with soft-capping or `eager` written out, for which a mask is needed."""
     key, value = (_expand_heads(tensor, query.shape[1]) for tensor in (key, value))
-    if softcap is None and not eager:
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    if mask is None or (softcap is None and not eager):
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling)
     scores = query @ key.transpose(2, 3) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
     scores = scores if softcap is None else torch.tanh(scores / softcap) * softcap
     weights = scores.masked_fill(~mask, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
@@ -205,17 +224,31 @@ def _expand_heads(tensor_BGTD: Tensor, num_heads: int) -> Tensor:
     return repeated.reshape(batch, num_heads, num_tokens, size) if groups > 1 else repeated[:, 0]
 
 
-def _check_lengths(
-    query: Tensor,
-    key: Tensor,
+def check_lengths(
+    query_BHTD: Tensor,
+    key_BGTD: Tensor,
     attention_mask: Tensor | None,
     document_lengths: Sequence[Sequence[int]],
     *,
-    prefix: object = None,
+    options: Mapping[str, Any],
 ) -> None:
-    if prefix is not None:
-        raise ValueError("only the per_document kernel takes a prefix that documents share")
-    if attention_mask is not None or query.shape[2] != key.shape[2]:
+    """Raise ValueError unless these are whole rows, without mask or cache, that the document lengths fit.
+
+    `options`: what a function ignores. A prefix of all documents, which the fast kernels hand over, may not be.
+    """
+    if "prefix" in options:
+        raise ValueError("only the fast kernels' per_document attention takes a prefix that documents share")
+    if attention_mask is not None or query_BHTD.shape[2] != key_BGTD.shape[2]:
         raise ValueError("attention inside documents takes whole rows: no mask and no key-value cache")
-    if len(document_lengths) != query.shape[0] or max(sum(row) for row in document_lengths) > query.shape[2]:
-        raise ValueError(f"document lengths do not fit a batch of {query.shape[0]} rows and {query.shape[2]} tokens")
+    if len(document_lengths) != query_BHTD.shape[0] or max(sum(row) for row in document_lengths) > query_BHTD.shape[2]:
+        raise ValueError(
+            f"document lengths do not fit a batch of {query_BHTD.shape[0]} rows and {query_BHTD.shape[2]} tokens"
+        )
+
+
+DOCUMENT_ATTENTION: dict[str, AttentionFunction] = {
+    "per_document": attend_per_document,
+    "varlen": attend_varlen,
+    "sdpa": attend_block_mask,
+    "eager": partial(attend_block_mask, eager=True),
+}

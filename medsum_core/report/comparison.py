@@ -13,6 +13,7 @@ from typing import Any
 
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
+from medsum_core.generation.generate import Decoder
 from medsum_core.generation.notes import GeneratedNote, generate_notes
 from medsum_core.grounding.check import check_note
 from medsum_core.score.evaluate import strip_tags
@@ -77,22 +78,6 @@ class Comparison:
         )
 
 
-def generation_scores(
-    model: Any, renderer: PromptRenderer, records: Sequence[Record], **decoding: Any
-) -> dict[str, float]:
-    """What `--eval_generate` logs: mean ROUGE (0 to 1), mean note length, share of notes that stopped by themselves.
-
-    `decoding` are the keyword arguments of `generate_notes`. The keys start with `eval_`, as in metrics.jsonl.
-    """
-    notes = generate_notes(model, renderer, records, **{"label": "evaluation notes", **decoding})
-    rouge = _rouge(records, [note.note for note in notes])
-    return {
-        **{f"eval_{name}": _mean(rouge[name]) for name in METRICS},
-        "eval_note_tokens": _mean([note.num_tokens for note in notes]),
-        "eval_stopped_share": _mean([not note.hit_limit for note in notes]),
-    }
-
-
 def compare_base_and_tuned(
     model: Any,
     renderer: PromptRenderer,
@@ -106,6 +91,7 @@ def compare_base_and_tuned(
     no_repeat_ngram_size: int = 0,
     batch_size: int = 16,
     show_progress: bool = True,
+    decoder: Decoder | None = None,
 ) -> tuple[Comparison, list[GeneratedNote], list[GeneratedNote]]:
     """Let a PeftModel write the notes of `records` with its adapter off and on: (numbers, base notes, tuned notes).
 
@@ -127,6 +113,7 @@ def compare_base_and_tuned(
                 batch_size=batch_size,
                 label=f"{name} notes",
                 show_progress=show_progress,
+                decoder=decoder,
             )
     comparison = Comparison(
         ids=tuple(record.id for record in records),

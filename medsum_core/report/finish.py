@@ -25,6 +25,7 @@ from medsum_core.report.loss_curve import draw_loss_curve
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
 from medsum_core.report.run_summary import RunFacts
+from medsum_core.training.distributed import print_main
 from medsum_core.training.metrics import read_metrics
 from medsum_core.training.plan import Plan
 from medsum_core.training.run import Run
@@ -57,7 +58,7 @@ def _describe(plan: Plan, run: Run, progress: Progress) -> None:
     about: dict[str, Any] = {"facts": facts, "data": plan.corpus.facts, "audit": plan.corpus.audit}
     write_report(run.folder / REPORT_NAME, comparison=comparison, **about)
     write_model_card(run.folder / ADAPTER_FOLDER, comparison=comparison, **about)
-    run.say(_summary(run, facts, comparison))
+    print_main(_summary(run, facts, comparison), run.accelerator)
 
 
 def _keep_best(run: Run, progress: Progress) -> None:
@@ -65,7 +66,8 @@ def _keep_best(run: Run, progress: Progress) -> None:
     if not run.config.train.load_best_model_at_end or best_step == progress.step:
         return
     if best_step is None:
-        run.say("warning: no evaluation was better than the untrained base's: the last adapter is kept")
+        text = "warning: no evaluation was better than the untrained base's: the last adapter is kept"
+        print_main(text, run.accelerator)
         return
     folder = checkpoint_of_step(run.folder / CHECKPOINTS_FOLDER, best_step)
     if folder is None:
@@ -91,6 +93,7 @@ def _compare(plan: Plan, run: Run) -> Comparison | None:
         max_length=data.max_length,
         max_new_tokens=data.max_new_tokens,
         no_repeat_ngram_size=data.no_repeat_ngram_size,
+        decoder=run.kernels.decoder,
     )
     run.seconds["report"] = time.perf_counter() - started
     if output.examples_file:

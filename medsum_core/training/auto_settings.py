@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig
 
 from medsum_core.config.run_config import RunConfig
-from medsum_core.device import (
-    Device,
-    choose_attention,
-    choose_dequantize,
-    choose_gradient_checkpointing,
-    choose_pack_tokens,
-    choose_parallel_micro_batches,
-    choose_precision,
-)
-from medsum_core.model.attention import PACKABLE_MODEL_TYPES
+from medsum_core.device import Device, choose_precision
+from medsum_core.errors import InputError
+from medsum_core.kernels import FAST, choose
+from medsum_core.kernels import resolve as resolve_kernels
+from medsum_core.model.attention import DOCUMENT_ATTENTION, PACKABLE_MODEL_TYPES, is_registered
 from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
 
 AUTO = ("auto", None)
+MAX_PACKED_ROWS = 8  # beyond 8 x max_length tokens a micro-batch no longer gets faster
+KERNELS_BEFORE_THE_CHOICE = "fast"  # what runs did that were saved before --kernels existed
 RESOLVED = (
+    "kernels",
     "precision",
     "attention",
     "dequantize",
@@ -35,19 +34,22 @@ RESOLVED = (
 def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
     """What a checkpoint was made with, in place of each `auto`: so a resumed run goes on alike."""
     settings = config.settings()
+    saved = {"kernels": KERNELS_BEFORE_THE_CHOICE, **saved}
     return config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
 
 
-def resolve_precision(config: RunConfig, base_config: PretrainedConfig, device: Device) -> RunConfig:
-    """Precision and attention kernel. Raises InputError where the device can't do what was asked for."""
-    precision = choose_precision(config.model.precision, device, model_type=base_config.model_type)
+def resolve_arithmetic(config: RunConfig, base_config: PretrainedConfig, device: Device) -> RunConfig:
+    """Kernels, precision and attention. Raises InputError where the device can't do what was asked for."""
+    model_type = base_config.model_type
+    kernels = resolve_kernels(config.model.kernels, device_kind=device.kind, model_type=model_type)
+    precision = choose_precision(config.model.precision, device, model_type=model_type)
     soft_capped = getattr(base_config.get_text_config(), "attn_logit_softcapping", None) is not None
     attention = choose_attention(config.model.attention, device, precision=precision, soft_capped=soft_capped)
-    return config.with_resolved(precision=precision, attention=attention)
+    return config.with_resolved(kernels=kernels, precision=precision, attention=attention)
 
 
 def resolve_memory(config: RunConfig, model_type: str, device: Device, size: ModelSize) -> RunConfig:
-    """What depends on free memory, in this order: packing, recomputed activations, an unpacked base, lanes."""
+    """What depends on free memory: packing, recomputed activations, a dense base, concurrent micro-batches."""
     packable = model_type in PACKABLE_MODEL_TYPES
     lean = {"dequantize": "off", "gradient_checkpointing": "off", "parallel_micro_batches": 1}
 
@@ -76,17 +78,18 @@ def resolve_memory(config: RunConfig, model_type: str, device: Device, size: Mod
         needed_bytes=needed(**chosen, dequantize="on"),
     )
     chosen["dequantize"] = "on" if dense else "off"
-    lanes = choose_parallel_micro_batches(
+    concurrent = choose_parallel_micro_batches(
         train.parallel_micro_batches,
         device,
+        kernels=config.model.kernels,
         needed_bytes=lambda count: needed(**chosen, parallel_micro_batches=count),
         ordered_draws=config.lora.use_dora and config.lora.lora_dropout > 0,
     )
-    return config.with_resolved(**chosen, parallel_micro_batches=lanes)
+    return config.with_resolved(**chosen, parallel_micro_batches=concurrent)
 
 
 def micro_batch_tokens(pack_tokens: int, batch_size: int, max_length: int) -> dict[str, int]:
-    """`RunShape`'s tokens: of a lane's fullest micro-batch, and of the longest row that runs alone (0: none does)."""
+    """`RunShape`'s tokens: of the fullest micro-batch, and of the longest row that runs alone (0: none does)."""
     if 0 < pack_tokens < max_length:
         return {"num_tokens": pack_tokens, "alone_tokens": max_length}
     return {"num_tokens": pack_tokens or batch_size * max_length, "alone_tokens": 0}
@@ -104,7 +107,105 @@ def run_shape(config: RunConfig, device: Device) -> RunShape:
         dequantize=model.dequantize == "on",
         gradient_checkpointing=train.gradient_checkpointing == "on",
         recompute_alone=train.gradient_checkpointing in ("on", "long"),
-        lanes=train.parallel_micro_batches or 1,
+        concurrent=train.parallel_micro_batches or 1,
+        saved_score_tokens=choose(model.kernels, device.kind).saved_score_tokens,
         device_kind=device.kind,
-        emulated=model.precision != "fp32" and device.kind == "cpu" and not device.has_bf16_units,
+        emulated=model.kernels == FAST
+        and model.precision != "fp32"
+        and device.kind == "cpu"
+        and not device.has_bf16_units,
     )
+
+
+def choose_attention(asked: str, device: Device, *, precision: str, soft_capped: bool) -> str:
+    """The function inside packed rows: documents in turn on a CPU, torch's varlen kernel on a GPU from 8.0, SDPA below.
+
+    The varlen kernel takes 16-bit numbers; neither it nor SDPA knows soft-capping of scores (Gemma 2): `eager` does.
+    Raises InputError for `varlen` where it cannot run, and for a name that nobody registered.
+    """
+    has_varlen = device.is_ampere and precision in ("bf16", "fp16") and not soft_capped
+    if asked == "varlen" and not has_varlen:
+        raise InputError(
+            "--attention varlen: needs a GPU of capability 8.0 or above, bf16 or fp16, and a model without soft-capped "
+            "attention; use --attention auto"
+        )
+    if asked not in ("auto", *DOCUMENT_ATTENTION) and not is_registered(asked):
+        raise InputError(
+            f"--attention {asked}: unknown; give auto, {', '.join(DOCUMENT_ATTENTION)}, or register your function with "
+            "transformers' AttentionInterface first"
+        )
+    if asked != "auto":
+        return asked
+    if device.kind == "cpu":
+        return "per_document"
+    if soft_capped:
+        return "eager"
+    return "varlen" if has_varlen else "sdpa"
+
+
+def choose_gradient_checkpointing(
+    asked: str, device: Device, *, needed_bytes: Callable[[str], int], has_long_rows: bool
+) -> str:
+    """Which micro-batches compute their activations again: none, those of rows that are too long to pack, or all.
+
+    As few as memory asks for: `needed_bytes` tells what a run with "off" or "long" takes.
+    """
+    if asked != "auto":
+        return asked
+    choices = ("off", "long") if has_long_rows else ("off",)
+    return next((choice for choice in choices if needed_bytes(choice) <= device.usable_bytes), "on")
+
+
+def choose_dequantize(asked: str, device: Device, *, load_in_4bit: bool, needed_bytes: int) -> bool:
+    """Unpack the NF4 base once where the run with its dense copy (`needed_bytes`) fits; the numbers stay the same.
+
+    On a GPU unpacking at each use costs little and 4 bits are there to save memory: not unless asked for.
+    """
+    if not load_in_4bit or asked == "off":
+        return False
+    return asked == "on" or (device.kind == "cpu" and needed_bytes <= device.usable_bytes)
+
+
+def choose_pack_tokens(
+    asked: int | None, device: Device, *, max_length: int, needed_bytes: Callable[[int], int], packable: bool = True
+) -> int:
+    """Tokens of a packed micro-batch: what was asked for; on a GPU as many times `max_length` as fit, else once.
+
+    `needed_bytes` tells what a run with so many tokens takes. 0, unpacked, for models whose packing is not tested.
+    """
+    if not packable:
+        return 0
+    if asked is not None:
+        return asked
+    rows = MAX_PACKED_ROWS if device.kind == "cuda" else 1
+    while rows > 1 and needed_bytes(rows * max_length) > device.usable_bytes:
+        rows //= 2
+    return rows * max_length
+
+
+def choose_parallel_micro_batches(
+    asked: int | None,
+    device: Device,
+    *,
+    kernels: str,
+    needed_bytes: Callable[[int], int],
+    ordered_draws: bool,
+) -> int:
+    """Concurrent micro-batches: two by the fast kernels on a CPU with two cores where `needed_bytes(2)` fits, else one.
+
+    `ordered_draws`: PEFT's own dropout draws from torch's generator, where two threads would draw in any order.
+    Raises InputError for more than one where it cannot be.
+    """
+    num_cores = torch.get_num_threads()
+    if asked is None:
+        fits = kernels == FAST and device.kind == "cpu" and num_cores >= 2 and not ordered_draws
+        return 2 if fits and needed_bytes(2) <= device.usable_bytes else 1
+    refusals = {
+        "a GPU takes one at a time": device.kind != "cpu",
+        "the reference path takes one after another": kernels != FAST,
+        f"this process has {num_cores} cores": asked > num_cores,
+        "with --use_dora dropout is drawn in the order of the layers (or give --lora_dropout 0)": ordered_draws,
+    }
+    if asked > 1 and (reasons := [reason for reason, holds in refusals.items() if holds]):
+        raise InputError(f"--parallel_micro_batches {asked}: {reasons[0]}; leave it out or give 1")
+    return asked

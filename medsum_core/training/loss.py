@@ -5,32 +5,80 @@ V vocabulary.
 
 Gemma's vocabulary of 256,000 words makes the head's logits the largest tensor of a run. Only the positions that
 predict a note token reach the head, a tile of positions and words at a time, and the head is frozen: so the gradient
-with respect to the hidden states is computed in the same pass and the logits of a tile are forgotten at once. Memory
-depends neither on the number of prompt tokens nor on that of the note's. The softmax over all tiles of a chunk is kept
-up to date as flash attention does (Dao et al. 2022, section 3.1). `F.linear_cross_entropy` does the same 8 to 12 times
-slower on a CPU (trap C4).
+with respect to the hidden states is computed in the same pass and a tile's logits are freed at once. Memory depends
+neither on the number of prompt tokens nor on that of the note's. The softmax over all tiles of a chunk is updated tile
+by tile, as in flash attention (Dao et al. 2022, section 3.1). `F.linear_cross_entropy` does the same 8 to 12 times
+slower on a CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from medsum_core.data.collator import IGNORE_INDEX
-from medsum_core.kernels.cpu.arena import converted
-from medsum_core.kernels.cpu.bf16_products import product, product_transposed
-from medsum_core.kernels.cpu.elementwise import array_of, on_cpu, running_softmax
+from medsum_core.data.masking import IGNORE_INDEX
 
 # On a CPU a tile and its exponentials (12 MiB) stay in the cache; fewer rows or words make slower products.
 CPU_TILE = (256, 2048)  # rows, words
 GPU_TILE = (1024, 16_384)
 
 
-def note_nll(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None = None) -> Tensor:
+class Objective(Protocol):
+    """What training minimises: pass another one to `train_loop.main`."""
+
+    def __call__(self, hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None) -> Tensor:
+        """The loss summed over the targets, () float32, differentiable in the hidden states.
+
+        hidden_BTH: the last layer's normed output, in the dtype of the base. targets_BT[b, t]: the token that position
+        t predicts, or IGNORE_INDEX. head_VH: the frozen LM head. softcap: the bound on its logits (Gemma 2), or None.
+        """
+        ...
+
+
+class HeadArithmetic(Protocol):
+    """How the products and the softmax of a tile of logits are computed; the default is plain torch."""
+
+    def product(self, hidden_CH: Tensor, head_WH: Tensor, *, out: Tensor) -> Tensor:
+        """The logits of a tile, (C, W), written to `out`."""
+        ...
+
+    def product_transposed(self, share_CW: Tensor, head_WH: Tensor) -> Tensor:
+        """(C, H): what a tile's shares give the gradient in the hidden states."""
+        ...
+
+    fold: Callable[..., None] | None  # see `_RunningSoftmax.take`; None: in torch
+
+
+class TorchArithmetic:
+    """Plain torch, in the dtype of the hidden states."""
+
+    fold: Callable[..., None] | None = None
+
+    def product(self, hidden_CH: Tensor, head_WH: Tensor, *, out: Tensor) -> Tensor:
+        """See `HeadArithmetic`."""
+        return torch.mm(hidden_CH, head_WH.t(), out=out)
+
+    def product_transposed(self, share_CW: Tensor, head_WH: Tensor) -> Tensor:
+        """See `HeadArithmetic`."""
+        return share_CW @ head_WH
+
+
+TORCH = TorchArithmetic()
+
+
+def note_nll(
+    hidden_BTH: Tensor,
+    targets_BT: Tensor,
+    head_VH: Tensor,
+    *,
+    softcap: float | None = None,
+    arithmetic: HeadArithmetic = TORCH,
+) -> Tensor:
     """The sum over all targets of -log p(target): a float32 scalar, differentiable once, in the hidden states.
 
     `targets_BT[b, t]` is the token that position t predicts, or IGNORE_INDEX; without any target the sum is 0 with a
@@ -40,17 +88,31 @@ def note_nll(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap
     if head_VH.requires_grad:
         raise ValueError("the LM head must be frozen: its gradient is not computed here")
     wanted_BT = targets_BT != IGNORE_INDEX
-    nll: Tensor = _NoteNLL.apply(hidden_BTH[wanted_BT], targets_BT[wanted_BT], head_VH, softcap)
+    nll: Tensor = _NoteNLL.apply(hidden_BTH[wanted_BT], targets_BT[wanted_BT], head_VH, softcap, arithmetic)
     return nll
 
 
+def with_arithmetic(objective: Objective, arithmetic: HeadArithmetic | None) -> Objective:
+    """`note_nll` by that arithmetic; any other objective, and `note_nll` without one, as it is."""
+    if objective is note_nll and arithmetic is not None:
+        return partial(note_nll, arithmetic=arithmetic)
+    return objective
+
+
 @torch.no_grad()
-def note_token_nll(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None = None) -> Tensor:
+def note_token_nll(
+    hidden_BTH: Tensor,
+    targets_BT: Tensor,
+    head_VH: Tensor,
+    *,
+    softcap: float | None = None,
+    arithmetic: HeadArithmetic = TORCH,
+) -> Tensor:
     """(N,) -log p of each target, float32, in the order of the positions; without a gradient, for evaluation."""
     wanted_BT = targets_BT != IGNORE_INDEX
     hidden_NH, targets_N = hidden_BTH[wanted_BT], targets_BT[wanted_BT]
     pieces = [
-        _chunk_nll(hidden_NH[chunk], targets_N[chunk], head_VH, softcap, needs_gradient=False)[0]
+        _chunk_nll(hidden_NH[chunk], targets_N[chunk], head_VH, softcap, arithmetic, needs_gradient=False)[0]
         for chunk in _slices(len(targets_N), tile_shape(hidden_NH.device.type)[0])
     ]
     return torch.cat(pieces) if pieces else hidden_NH.new_zeros(0, dtype=torch.float32)
@@ -63,13 +125,20 @@ def tile_shape(device_type: str) -> tuple[int, int]:
 
 class _NoteNLL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, targets_N: Tensor, head_VH: Tensor, softcap: float | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden_NH: Tensor,
+        targets_N: Tensor,
+        head_VH: Tensor,
+        softcap: float | None,
+        arithmetic: HeadArithmetic,
+    ) -> Tensor:
         total = torch.zeros((), dtype=_exact(hidden_NH.dtype), device=hidden_NH.device)
         needs_gradient = ctx.needs_input_grad[0]
         gradient_NH = torch.empty_like(hidden_NH) if needs_gradient else None
         for chunk in _slices(len(targets_N), tile_shape(hidden_NH.device.type)[0]):
             nll_C, gradient_CH = _chunk_nll(
-                hidden_NH[chunk], targets_N[chunk], head_VH, softcap, needs_gradient=needs_gradient
+                hidden_NH[chunk], targets_N[chunk], head_VH, softcap, arithmetic, needs_gradient=needs_gradient
             )
             total += nll_C.sum()
             if gradient_NH is not None and gradient_CH is not None:
@@ -84,7 +153,7 @@ class _NoteNLL(torch.autograd.Function):
         (gradient_NH,) = ctx.saved_tensors
         # In the loss's dtype: 1 / num_targets is 0.2 % off in bf16, and a scaler's factor is beyond fp16.
         scaled_NH = gradient_NH.to(gradients[0].dtype) * gradients[0]
-        return scaled_NH.to(gradient_NH.dtype), None, None, None
+        return scaled_NH.to(gradient_NH.dtype), None, None, None, None
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
@@ -97,18 +166,24 @@ def _slices(length: int, step: int) -> Iterator[slice]:
 
 
 def _chunk_nll(
-    hidden_CH: Tensor, targets_C: Tensor, head_VH: Tensor, softcap: float | None, *, needs_gradient: bool
+    hidden_CH: Tensor,
+    targets_C: Tensor,
+    head_VH: Tensor,
+    softcap: float | None,
+    arithmetic: HeadArithmetic,
+    *,
+    needs_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """One chunk's NLL (C,) in float32 (float64 stays) and its gradient in the hidden states (C, H)."""
     num_words = len(head_VH)
     step = min(tile_shape(hidden_CH.device.type)[1], num_words)
-    # One buffer: fresh pages for every tile would cost a tenth of its time.
+    # One buffer for all tiles: fresh memory pages for each would cost a tenth of its time.
     buffer = hidden_CH.new_empty(len(hidden_CH) * step)
-    softmax = _RunningSoftmax(targets_C, hidden_CH, softcap, needs_gradient=needs_gradient)
+    softmax = _RunningSoftmax(targets_C, hidden_CH, softcap, arithmetic, needs_gradient=needs_gradient)
     for words in _slices(num_words, step):
         head_WH = head_VH[words]
         logits_CW = buffer[: len(hidden_CH) * len(head_WH)].view(len(hidden_CH), -1)
-        softmax.take(product(hidden_CH, head_WH, out=logits_CW), head_WH, words.start)
+        softmax.take(arithmetic.product(hidden_CH, head_WH, out=logits_CW), head_WH, words.start)
     return softmax.nll(), softmax.gradient(head_VH[targets_C]) if needs_gradient else None
 
 
@@ -119,7 +194,16 @@ class _RunningSoftmax:
     would round a share near 1 by more than its distance from 1.
     """
 
-    def __init__(self, targets_C: Tensor, hidden_CH: Tensor, softcap: float | None, *, needs_gradient: bool) -> None:
+    def __init__(
+        self,
+        targets_C: Tensor,
+        hidden_CH: Tensor,
+        softcap: float | None,
+        arithmetic: HeadArithmetic,
+        *,
+        needs_gradient: bool,
+    ) -> None:
+        self._arithmetic = arithmetic
         self._dtype, self._softcap, self._target_C1 = _exact(hidden_CH.dtype), softcap, targets_C[:, None]
         zeros_C1 = torch.zeros(len(targets_C), 1, dtype=self._dtype, device=hidden_CH.device)
         self._largest_C1, self._total_C1 = zeros_C1 - torch.inf, zeros_C1
@@ -128,20 +212,24 @@ class _RunningSoftmax:
         self._others_CH = torch.zeros(hidden_CH.shape, dtype=self._dtype, device=hidden_CH.device)
 
     def take(self, logits_CW: Tensor, head_WH: Tensor, first_word: int) -> None:
-        """Add a tile, whose logits are overwritten."""
+        """Add a tile, whose logits are overwritten by their shares of the softmax so far, without the target's.
+
+        `fold` of the arithmetic does that in place, with the running largest logit, sum of exponentials and target's
+        logit (C,) and, last, (C,) for the factor by which the earlier tiles' shares shrink.
+        """
         column_C1 = self._target_C1 - first_word
-        if on_cpu(logits_CW) and self._softcap is None:
+        if self._arithmetic.fold is not None and self._softcap is None:
             earlier_C1 = torch.empty_like(self._total_C1)
             totals = (self._largest_C1, self._total_C1, self._wanted_C1, earlier_C1)
-            running_softmax(array_of(logits_CW), array_of(column_C1[:, 0]), *(array_of(t[:, 0]) for t in totals))
+            self._arithmetic.fold(logits_CW, column_C1[:, 0], *(total_C1[:, 0] for total_C1 in totals))
         else:
             earlier_C1 = self._take(logits_CW, column_C1)
         if self._needs_gradient:
-            self._others_CH.mul_(earlier_C1).add_(product_transposed(logits_CW, head_WH))
+            self._others_CH.mul_(earlier_C1).add_(self._arithmetic.product_transposed(logits_CW, head_WH))
 
     def _take(self, logits_CW: Tensor, column_C1: Tensor) -> Tensor:
         """The tile becomes its shares; returns what those of the tiles before are to be multiplied by."""
-        values_CW, slope_CW = converted(logits_CW, self._dtype), None
+        values_CW, slope_CW = logits_CW.to(self._dtype), None
         if self._softcap is not None:
             values_CW = (values_CW / self._softcap).tanh_()
             slope_CW = 1 - values_CW.square()

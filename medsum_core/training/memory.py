@@ -1,7 +1,7 @@
 """What a run needs at its peak, part by part, before any weight is loaded.
 
 The model is built on the meta device, where tensors have shapes but no memory. One forward pass there, adapter in
-place, counts what autograd keeps for the backward pass: no formula per architecture that could go stale. Sizes in
+place, counts what autograd saves for the backward pass: no formula per architecture that could go stale. Sizes in
 bytes. Letters: T tokens of a micro-batch, H heads, L layers.
 """
 
@@ -16,18 +16,20 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
-from medsum_core.kernels.cpu.document_attention import KEPT_TOKENS
-from medsum_core.model.base import DTYPES, LoraSettings, attach_lora, inner_model, trainable_parameters
+from medsum_core.kernels import FAST, choose
+from medsum_core.model.base import DTYPES
+from medsum_core.model.forward import inner_model
+from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
 from medsum_core.training.loss import tile_shape
 from medsum_core.training.optimizer import PAGED_ADAMW_8BIT
 
 GIB = 1 << 30
-PROBE_TOKENS = 128  # what autograd keeps grows in proportion to the tokens
+PROBE_TOKENS = 128  # what autograd saves grows in proportion to the tokens
 PROBE_ATTENTION = "medsum_memory_probe"
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, its block's 8-bit scale, the scale's own scale
 SMALL_TENSOR = 4096  # elements; below, the 8-bit optimiser keeps fp32 moments
 PROCESS_BYTES = {"cpu": int(0.75 * GIB), "cuda": int(0.55 * GIB)}  # libraries, tokenizer, kernels; the CUDA context
-# Heap / bytes of kept tensors, measured when those up to 32 MiB lay in glibc's heap; `buffers.py` leaves fewer holes.
+# Heap / bytes of saved tensors, measured when those up to 32 MiB came from glibc's heap; the arena leaves fewer holes.
 HEAP_FACTOR, MMAP_BYTES = 1.7, 35 << 20
 CARDS_GIB = (6, 8, 12, 16, 24)
 CARD_SHARE = 0.93  # of a card's memory: the rest goes to the driver, a screen and fragmentation
@@ -48,12 +50,7 @@ class ModelSize:
     num_heads: int
     hidden: int
     widest: int  # features of the widest projection
-    kept_tensors: tuple[float, ...]  # bytes a token of each tensor that autograd keeps, attention scores aside
-
-    @property
-    def kept_per_token(self) -> float:
-        """Bytes that autograd keeps for a token."""
-        return sum(self.kept_tensors)
+    saved_tensors: tuple[float, ...]  # bytes a token of each tensor saved for the backward pass, attention scores aside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,21 +83,23 @@ class RunShape:
 
     precision: str
     load_in_4bit: bool
-    num_tokens: int  # of the largest micro-batch of a lane, padding included
-    alone_tokens: int = 0  # of a longer row, which runs when no lane does
+    num_tokens: int  # of the largest micro-batch, padding included
+    alone_tokens: int = 0  # of a longer row, which runs alone
     optim: str = PAGED_ADAMW_8BIT
     attention: str = "per_document"
     dequantize: bool = False
     gradient_checkpointing: bool = False
     recompute_alone: bool = False  # the activations of a longer row
-    lanes: int = 1  # micro-batches side by side
+    concurrent: int = 1  # micro-batches computed at a time
+    saved_score_tokens: int = 0  # attention weights of documents up to this length are saved (`kernels.Kernels`)
     device_kind: str = "cpu"
     emulated: bool = False
 
 
-def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: str) -> ModelSize:
+def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: str, kernels: str) -> ModelSize:
     """The sizes of a model with its adapter, from its configuration alone; about a second, no memory to speak of.
 
+    `kernels`: `reference` or `fast`, which save different tensors for the backward pass.
     Raises InputError when a target module matches nothing.
     """
     with torch.device("meta"):
@@ -112,7 +111,12 @@ def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: st
         num_weights = sum(parameter.numel() for parameter in base.parameters())
         projections = sum(layer.weight.numel() for layer in linears.values())
         adapted = [layer for name, layer in linears.items() if name.rsplit(".", 1)[-1] in lora.target_modules]
-        model = attach_lora(base, replace(lora, dropout=0.0), base_name="", keep_dense=False)
+        # The fast kernels save no dropout mask. On the reference path autocast has the adapter compute in 16 bits.
+        model = attach_lora(base, replace(lora, dropout=0.0) if kernels == FAST else lora, base_name="")
+        choose(kernels).apply(model, keep_dense=False)
+    if kernels != FAST:
+        for _, parameter in trainable_parameters(model):
+            parameter.data = parameter.data.to(DTYPES[precision])
     trained = [parameter.numel() for _, parameter in trainable_parameters(model)]
     text = config.get_text_config()
     return ModelSize(
@@ -127,7 +131,7 @@ def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: st
         num_heads=text.num_attention_heads,
         hidden=text.hidden_size,
         widest=max(max(layer.in_features, layer.out_features) for layer in linears.values()),
-        kept_tensors=tuple(num_bytes / PROBE_TOKENS for num_bytes in _kept_bytes(model, PROBE_TOKENS)),
+        saved_tensors=tuple(num_bytes / PROBE_TOKENS for num_bytes in _saved_bytes(model, kernels)),
     )
 
 
@@ -140,27 +144,27 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
     if run.optim == PAGED_ADAMW_8BIT:
         moments = int((2 + 8 / 256) * (size.adapter - size.adapter_small)) + 8 * size.adapter_small
     converts = run.load_in_4bit or computed != stored
-    kept_packed = size.projections - (size.adapted if run.dequantize and run.load_in_4bit else 0)
+    packed_weights = size.projections - (size.adapted if run.dequantize and run.load_in_4bit else 0)
     activation_bytes = partial(_activation_bytes, size, stored=stored, computed=computed)
     alone = replace(run, num_tokens=run.alone_tokens, gradient_checkpointing=run.recompute_alone)
     return MemoryEstimate(
-        weights=int(packed * kept_packed) + stored * size.other_weights,
+        weights=int(packed * packed_weights) + stored * size.other_weights,
         dense_copy=computed * (size.adapted if run.dequantize else size.largest_projection) if converts else 0,
         adapter=4 * size.adapter,
-        gradients=4 * size.adapter * (1 + run.lanes),  # each lane's, and that of a micro-batch
+        gradients=4 * size.adapter * (1 + run.concurrent),  # a sum for each concurrent micro-batch, and its own
         optimizer=moments,
-        activations=max(run.lanes * activation_bytes(run), activation_bytes(alone)),
-        logits=run.lanes * _logit_bytes(size, run, stored=stored, computed=computed),
+        activations=max(run.concurrent * activation_bytes(run), activation_bytes(alone)),
+        logits=run.concurrent * _logit_bytes(size, run, stored=stored, computed=computed),
         process=PROCESS_BYTES[run.device_kind],
     )
 
 
 def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
-    """What is kept for the backward pass, and the widest layer's working set on the way back."""
-    kept = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored, computed=computed)
+    """What is saved for the backward pass, and the widest layer's working set in it."""
+    saved = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored, computed=computed)
     if run.gradient_checkpointing:
-        kept = kept / size.num_layers + stored * size.num_layers * size.hidden * run.num_tokens
-    return int(kept) + 3 * computed * size.widest * run.num_tokens
+        saved = saved / size.num_layers + stored * size.num_layers * size.hidden * run.num_tokens
+    return int(saved) + 3 * computed * size.widest * run.num_tokens
 
 
 def _logit_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
@@ -172,50 +176,50 @@ def _logit_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) 
 
 
 def _resident_bytes(size: ModelSize, run: RunShape) -> float:
-    """What the kept tensors take of main memory: on a CPU the small ones leave gaps in the heap between them."""
-    sizes = [num_bytes * run.num_tokens for num_bytes in size.kept_tensors]
+    """What the saved tensors take of main memory: on a CPU the small ones leave gaps in the heap between them."""
+    sizes = [num_bytes * run.num_tokens for num_bytes in size.saved_tensors]
     if run.device_kind == "cuda":
         return sum(sizes)
     return sum(num_bytes * (HEAP_FACTOR if num_bytes < MMAP_BYTES else 1) for num_bytes in sizes)
 
 
 def _score_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
-    """What a layer keeps for each pair of tokens: a mask with `sdpa`, all scores with `eager`, some on a CPU."""
+    """What a layer saves for each pair of tokens: a mask with `sdpa`, all scores with `eager`, some on a CPU."""
     pairs = run.num_tokens**2
-    kept_pairs = run.num_tokens * min(run.num_tokens, KEPT_TOKENS) * 3 // 4  # two blocks, a quarter is not computed
+    saved_pairs = run.num_tokens * min(run.num_tokens, run.saved_score_tokens) * 3 // 4  # a quarter is masked
     by_kernel = {
         "sdpa": stored * pairs,
         "eager": (4 + stored) * size.num_heads * pairs,
-        "per_document": computed * size.num_heads * kept_pairs,
+        "per_document": computed * size.num_heads * saved_pairs,
     }
     return by_kernel.get(run.attention, 0)
 
 
-def _kept_bytes(model: nn.Module, num_tokens: int) -> list[int]:
-    """The size of each tensor that a forward pass over `num_tokens` keeps for the way back, parameters left out."""
+def _saved_bytes(model: nn.Module, kernels: str) -> list[int]:
+    """The size of each tensor that a forward pass over PROBE_TOKENS saves for its backward pass, without parameters."""
     parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    kept: dict[int, tuple[int, Tensor]] = {}
+    saved: dict[int, tuple[int, Tensor]] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in parameters:
-            kept[storage._cdata] = (storage.nbytes(), tensor)
+            saved[storage._cdata] = (storage.nbytes(), tensor)
         return tensor
 
     inner = inner_model(model)  # type: ignore[arg-type]
     AttentionInterface.register(PROBE_ATTENTION, _probe_attention)
     inner.config._attn_implementation = PROBE_ATTENTION
-    tokens_1T = torch.zeros(1, num_tokens, dtype=torch.int64, device="meta")
+    tokens_1T = torch.zeros(1, PROBE_TOKENS, dtype=torch.int64, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        read_M = torch.arange(num_tokens, device="meta")
-        inner(input_ids=tokens_1T, position_ids=tokens_1T, read_M=read_M, use_cache=False)
-    return [num_bytes for num_bytes, _ in kept.values()]
+        options = {"read_M": torch.arange(PROBE_TOKENS, device="meta")} if kernels == FAST else {}
+        inner(input_ids=tokens_1T, position_ids=tokens_1T, use_cache=False, **options)
+    return [num_bytes for num_bytes, _ in saved.values()]
 
 
 class _FusedAttention(torch.autograd.Function):
-    """The shapes of `document_kernel` and what it keeps, no arithmetic.
+    """The shapes of attention and what it saves, no arithmetic.
 
-    Other kernels keep their output too, but that is the next projection's input, which is counted there.
+    Other functions save their output too, but that is the next projection's input, which is counted there.
     """
 
     @staticmethod
@@ -237,7 +241,7 @@ def _probe_attention(
 def fitting_settings(config_sizes: ModelSize, run: RunShape, *, cards_gib: Sequence[float] = CARDS_GIB) -> list[str]:
     """For each size of GPU a line: whether the run fits, or what to change so that it does."""
     attention = run.attention if run.attention == "eager" else "sdpa"  # what every card has
-    base = replace(run, device_kind="cuda", lanes=1, dequantize=False, emulated=False, attention=attention)
+    base = replace(run, device_kind="cuda", concurrent=1, dequantize=False, emulated=False, attention=attention)
     recomputed = replace(base, gradient_checkpointing=True, recompute_alone=True)
     shorter = replace(recomputed, num_tokens=min(512, max(base.num_tokens, base.alone_tokens)), alone_tokens=0)
     changes = {

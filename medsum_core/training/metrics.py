@@ -10,13 +10,42 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from medsum_core.data.masking import Example
 from medsum_core.errors import InputError
 from medsum_core.files import PRIVATE_MODE, write_bytes_atomic
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStats:
+    """One window's figures. `loss` is nats per note token; `skipped` means that nothing was updated."""
+
+    loss: float
+    grad_norm: float
+    num_targets: int
+    num_tokens: int  # prompt and note, without padding, over all processes
+    seconds: float
+    skipped: bool
+
+    @classmethod
+    def of(
+        cls, window: Sequence[Example], started: float, *, loss: float, grad_norm: float, skipped: bool
+    ) -> StepStats:
+        """The figures of a window whose step began at `started`, in seconds of `time.perf_counter`."""
+        return cls(
+            loss=loss,
+            grad_norm=grad_norm,
+            num_targets=sum(example.num_targets for example in window),
+            num_tokens=sum(example.num_tokens for example in window),
+            seconds=time.perf_counter() - started,
+            skipped=skipped,
+        )
 
 
 class MetricsLog:

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import Accelerator
 from transformers import PretrainedConfig
 
-from medsum_core.checkpoint.checkpoint import Checkpoint
+from medsum_core.checkpoint.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from medsum_core.checkpoint.fingerprints import PACKAGES, tokenizer_fingerprint
 from medsum_core.config.run_config import RunConfig
-from medsum_core.data.prompt import PromptRenderer
-from medsum_core.device import Device, describe
-from medsum_core.model.base import LoraSettings
-from medsum_core.training.auto_settings import run_shape
-from medsum_core.training.dataset import Corpus
+from medsum_core.config.run_folder import CHECKPOINTS_FOLDER, default_folder
+from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer
+from medsum_core.device import Device, describe, find_device
+from medsum_core.errors import InputError
+from medsum_core.kernels import REFERENCE
+from medsum_core.model.base import load_config, load_tokenizer
+from medsum_core.model.lora import LoraSettings
+from medsum_core.report.blind_sheet import check_examples_file
+from medsum_core.training.auto_settings import resolve_arithmetic, resolve_memory, run_shape, with_saved
+from medsum_core.training.dataset import Corpus, load_corpus
 from medsum_core.training.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 
 LAUNCHER_ECHO_SECONDS = 2.0
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +77,10 @@ class Plan:
         return [
             describe(self.device, num_processes=self.accelerator.num_processes),
             f"{model.model_name_or_path}: {'NF4, ' if model.load_in_4bit else ''}{model.precision}, "
-            f"attention {model.attention}, prompt {self.renderer.style}, packed to {train.pack_tokens} tokens, "
+            f"kernels {model.kernels}, attention {model.attention}, prompt {self.renderer.style}, "
+            f"packed to {train.pack_tokens} tokens, "
             f"dequantised once: {model.dequantize}, activations recomputed: {train.gradient_checkpointing}, "
-            f"micro-batches side by side: {train.parallel_micro_batches}",
+            f"concurrent micro-batches: {train.parallel_micro_batches}",
             f"{train.num_updates(windows)} updates of {rows} rows, {windows} an epoch; "
             f"{self.size.adapter:,} trainable parameters",
             "estimated peak memory, by part:",
@@ -75,7 +92,7 @@ class Plan:
         shape, size = run_shape(self.config, self.device), self.size
         if self.device.kind == "cpu":  # GPUs compute in 16 bits what this CPU may compute in 32
             shape = replace(shape, precision="bf16")
-            size = measure_model(self.base_config, lora_settings(self.config), precision="bf16")
+            size = measure_model(self.base_config, lora_settings(self.config), precision="bf16", kernels=REFERENCE)
         return fitting_settings(size, shape)
 
 
@@ -91,3 +108,70 @@ def lora_settings(config: RunConfig) -> LoraSettings:
         use_dora=lora.use_dora,
         init="gaussian" if lora.init_lora_weights == "gaussian" else "default",
     )
+
+
+def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_renderer) -> Plan:
+    """Check everything that can be checked without weights. Raises InputError; nothing of the run is written yet.
+
+    `build_renderer`: another prompt than the project's own.
+    """
+    accelerator = _accelerator(config)
+    if config.output.examples_file is not None:
+        check_examples_file(config.output.examples_file)
+    checkpoint = _checkpoint(config)
+    model, data = config.model, config.data
+    source: dict[str, Any] = {"revision": model.model_revision, "offline": model.offline}
+    base_config = load_config(model.model_name_or_path, **source)
+    tokenizer = load_tokenizer(model.model_name_or_path, **source)
+    device = find_device(accelerator.local_process_index)
+    config = resolve_arithmetic(with_saved(config, checkpoint.resolved if checkpoint else {}), base_config, device)
+    arithmetic = {"precision": config.model.precision, "kernels": config.model.kernels}
+    size = measure_model(base_config, lora_settings(config), **arithmetic)
+    config = resolve_memory(config, base_config.model_type, device, size)
+    renderer = build_renderer(tokenizer, style=config.data.prompt_style)
+    plan = Plan(
+        config=config.with_resolved(prompt_style=renderer.style),
+        folder=Path(config.output.output_dir or default_folder(config.preset)),
+        accelerator=accelerator,
+        device=device,
+        size=size,
+        base_config=base_config,
+        renderer=renderer,
+        corpus=load_corpus(data, renderer, offline=model.offline),
+        checkpoint=checkpoint,
+        tokenizer_sha256=tokenizer_fingerprint(tokenizer),
+        versions={package: metadata.version(package) for package in PACKAGES},
+    )
+    if accelerator.is_main_process:
+        for line in [*plan.corpus.notices, *plan.lines()]:
+            print(line, file=sys.stderr)
+    return plan
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
+    """One device a process. Precision is written out in the model's dtypes, so accelerate gets to do none of it."""
+    for variable, name in SHARDED.items():
+        if os.environ.get(variable, "").lower() in ("1", "true"):
+            raise InputError(f"{name} is not supported: start with plain `accelerate launch --num_processes N`")
+    tracker = None if config.output.report_to == "none" else config.output.report_to
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # accelerate would take Apple's GPU, which bitsandbytes does not know
+        gradient_accumulation_steps=1,
+        mixed_precision="no",
+        log_with=tracker,
+        project_dir=config.output.output_dir or ".",
+    )
+    return accelerator
+
+
+def _checkpoint(config: RunConfig) -> Checkpoint | None:
+    choice, folder = config.output.resume_from_checkpoint, config.output.output_dir
+    if choice is None:
+        return None
+    if choice == "auto" and folder is None:
+        raise InputError("--resume_from_checkpoint auto looks in --output_dir: name the run's folder")
+    found = find_checkpoint(Path(folder or ".") / CHECKPOINTS_FOLDER, choice)
+    if found is None:
+        print("no checkpoint to resume from: starting fresh", file=sys.stderr)
+        return None
+    return load_checkpoint(found)

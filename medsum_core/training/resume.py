@@ -14,13 +14,14 @@ from medsum_core.checkpoint.sealed_folder import SaveError
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER
 from medsum_core.errors import FinalSaveError
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
+from medsum_core.training.distributed import any_process, print_main
 from medsum_core.training.optimizer import load_optimizer_state, optimizer_state
 from medsum_core.training.run import Run
 
 RNG_BYTES = 1 << 17  # room for one process's random state as JSON, when the processes hand theirs over
 
 
-def save(run: Run, progress: Progress, *, final: bool) -> None:
+def save_run(run: Run, progress: Progress, *, final: bool) -> None:
     """Write a checkpoint from the first process. If the system refuses, the former ones stay and training goes on.
 
     Raises FinalSaveError when the last save of a run fails.
@@ -28,17 +29,18 @@ def save(run: Run, progress: Progress, *, final: bool) -> None:
     started = time.perf_counter()
     rng = _gather_rng(run)
     problem = _write(run, progress, rng) if run.accelerator.is_main_process else None
-    failed = run.agree(problem is not None)
+    failed = any_process(problem is not None, run.accelerator)
     run.seconds["saving"] += time.perf_counter() - started
     if not failed:
         return
     if final:
         raise FinalSaveError(f"the last checkpoint could not be written: {problem or 'see the first process'}")
     run.save_failures.append(f"step {progress.step}: {problem}")
-    run.say(f"warning: no checkpoint at step {progress.step}: {problem}; the former ones are kept, training goes on")
+    text = f"warning: no checkpoint at step {progress.step}: {problem}; the former ones are kept, training goes on"
+    print_main(text, run.accelerator)
 
 
-def restore(run: Run, checkpoint: Checkpoint) -> Progress:
+def restore_run(run: Run, checkpoint: Checkpoint) -> Progress:
     """Put adapter, optimiser, scaler and random states back; returns where to go on."""
     load_adapter_tensors(run.model, checkpoint.adapter_tensors)
     names = [name for name, _ in run.parameters]

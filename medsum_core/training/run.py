@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,22 +12,26 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.config.run_config import RunConfig
 from medsum_core.data.collator import Example, window_indices
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
-from medsum_core.kernels.cpu.lanes import Lanes
-from medsum_core.training.metrics import MetricsLog
+from medsum_core.kernels import Accumulate, Kernels
+from medsum_core.training.distributed import print_main
+from medsum_core.training.metrics import MetricsLog, StepStats
 from medsum_core.training.optimizer import lr_at
 
 
 @dataclass(kw_only=True, eq=False)
 class Run:
-    """One process's part of a run. The loop reads it; only the model, the optimiser and the scaler change."""
+    """One process's part of a run, which the loop reads.
+
+    Updates change the weights of `model`, the state of `optimizer` and `scaler`; logging changes `log`, `unlogged`,
+    `seconds` and `save_failures`. The other fields stay as `build_run` set them.
+    """
 
     config: RunConfig
     folder: Path
@@ -41,16 +44,17 @@ class Run:
     validation: Sequence[Example]
     validation_records: Sequence[Record]
     renderer: PromptRenderer
-    kernel: str  # of attention
+    attention: str  # the function inside packed rows, by its name
     pack_tokens: int
-    lanes: Lanes
+    kernels: Kernels
+    accumulate: Accumulate | None  # the fast kernels'; None: `accumulate_gradients` of train_loop.py
     resolved: dict[str, Any]  # what each `auto` came to
     fingerprints: dict[str, Any] = field(default_factory=dict)
     log: MetricsLog | None = None  # of the first process only
     resumed_at: int | None = None  # windows done when the run was resumed
     save_failures: list[str] = field(default_factory=list)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by phase
-    unlogged: list[Any] = field(default_factory=list)  # this process's stats since the last line: for the speed
+    unlogged: list[StepStats] = field(default_factory=list)  # since the last logged line: for the speed
 
     @property
     def device(self) -> torch.device:
@@ -70,11 +74,6 @@ class Run:
             "pack_tokens": self.pack_tokens,
             "pad_token_id": self.renderer.pad_token_id,
         }
-
-    @property
-    def shares_prefix(self) -> bool:
-        """Whether what a window's rows begin with is computed once: with packed rows, by the CPU's own attention."""
-        return self.pack_tokens > 0 and self.kernel == "per_document" and self.device.type == "cpu"
 
     @property
     def window_rows(self) -> int:
@@ -108,10 +107,6 @@ class Run:
             len(self.rows), seed=self.config.train.seed, epoch=progress.epoch, window_rows=self.window_rows
         )
         return [self.rows[index] for index in windows[progress.window]]
-
-    def mine(self, window: Sequence[Example]) -> Sequence[Example]:
-        """This process's share of a window; the shares may differ in size."""
-        return window[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def learning_rate(self, step: int) -> float:
         """Of the update after `step` completed ones."""
@@ -155,42 +150,15 @@ class Run:
             return last or progress.window == 0
         return last or (every is not None and progress.step % every == 0)
 
-    def sum_gradients(self) -> None:
-        """Sum the adapter's gradients over the processes: one flat buffer, already divided by the global target count.
-
-        The model is not wrapped for this: the head is called outside of `forward`, where DDP would miss it.
-        """
-        if self.accelerator.num_processes == 1:
-            return
-        flat = torch.cat([torch.zeros_like(p).view(-1) if p.grad is None else p.grad.view(-1) for p in self.tensors])
-        flat = self.accelerator.reduce(flat, "sum")
-        pieces = flat.split([parameter.numel() for parameter in self.tensors])
-        for parameter, piece in zip(self.tensors, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter).clone()
-
-    def total(self, value: Tensor) -> Tensor:
-        """A number summed over the processes."""
-        return value if self.accelerator.num_processes == 1 else self.accelerator.reduce(value, "sum")
-
-    def agree(self, flag: bool) -> bool:
-        """Whether any process says yes."""
-        return bool(self.total(torch.tensor(float(flag), device=self.accelerator.device)) > 0)
-
-    def say(self, text: str) -> None:
-        """A line for the person, above the progress bar, once over all processes."""
-        if self.accelerator.is_main_process:
-            tqdm.write(text, file=sys.stderr)
-
-    def log_step(self, progress: Progress, stats: Any, learning_rate: float) -> Progress:
+    def log_step(self, progress: Progress, stats: StepStats, learning_rate: float) -> Progress:
         """Every `--logging_steps` updates a line: the loss since the last line, weighted by targets.
 
         The sums belong to the progress that is returned, so that a resumed run logs what an unbroken one would.
         """
         self.seconds["training"] += stats.seconds
         if stats.skipped:
-            self.say(
-                f"warning: update {progress.step + 1} skipped: no target, or a loss or gradient that is not finite"
-            )
+            text = f"warning: update {progress.step + 1} skipped: no target, or a loss or gradient that is not finite"
+            print_main(text, self.accelerator)
             return progress
         self.unlogged.append(stats)
         nll = progress.unlogged_nll + stats.loss * stats.num_targets

@@ -1,109 +1,66 @@
-"""Everything about a run that is settled before weights are loaded, and then the run itself.
-
-`prepare` reads, checks and decides; it writes nothing but what a first use puts into the user's cache. `build` loads
-the base, attaches the adapter and, when resuming, puts the checkpoint back.
-"""
+"""From a plan to a run: load the base, attach the adapter, make the run folder, put a checkpoint back."""
 
 from __future__ import annotations
 
-import os
-import sys
-from importlib import metadata
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
+from peft import PeftModel
+from torch import nn
 
-from medsum_core.checkpoint.checkpoint import Checkpoint, Progress, find_checkpoint, load_checkpoint
+from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.checkpoint.fingerprints import (
-    PACKAGES,
     base_fingerprint,
     check_compatible,
     environment_fingerprint,
     run_fingerprints,
-    tokenizer_fingerprint,
 )
 from medsum_core.config.run_config import RunConfig
-from medsum_core.config.run_folder import (
-    CHECKPOINTS_FOLDER,
-    METRICS_NAME,
-    default_folder,
-    make_run_folder,
-    write_run_config,
-)
-from medsum_core.data.prompt import build_renderer
-from medsum_core.device import apply_tf32, choose_tf32, find_device, keep_few_products, repeat_bits
+from medsum_core.config.run_folder import METRICS_NAME, make_run_folder, write_run_config
+from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
-from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
-from medsum_core.kernels.cpu.lanes import Lanes
-from medsum_core.kernels.cpu.warm_up import compile_kernels
-from medsum_core.model.base import (
-    DTYPES,
-    attach_lora,
-    checkpoint_activations,
-    load_base,
-    load_config,
-    load_tokenizer,
-    trainable_parameters,
-)
-from medsum_core.report.blind_sheet import check_examples_file
-from medsum_core.training.auto_settings import RESOLVED, resolve_memory, resolve_precision, with_saved
-from medsum_core.training.dataset import load_corpus
-from medsum_core.training.memory import measure_model
+from medsum_core.kernels import Accumulate, Kernels, choose
+from medsum_core.model.base import DTYPES, load_base
+from medsum_core.model.lora import attach_lora, trainable_parameters
+from medsum_core.training.auto_settings import RESOLVED
+from medsum_core.training.distributed import print_main
 from medsum_core.training.metrics import MetricsLog, cut_back
-from medsum_core.training.optimizer import build_optimizer
+from medsum_core.training.optimizer import build_optimizer as build_named_optimizer
 from medsum_core.training.plan import Plan, lora_settings
-from medsum_core.training.resume import restore
+from medsum_core.training.resume import restore_run
 from medsum_core.training.run import Run
 
-SHARDED = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron",
-}
+
+class BuildOptimizer(Protocol):
+    """Another optimiser: pass one to `train_loop.main`."""
+
+    def __call__(
+        self,
+        named_parameters: Sequence[tuple[str, nn.Parameter]],
+        *,
+        learning_rate: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ) -> torch.optim.Optimizer:
+        """An optimiser over the parameters that train, which it must be given with their names."""
+        ...
 
 
-def prepare(config: RunConfig) -> Plan:
-    """Check everything that can be checked without weights. Raises InputError; nothing of the run is written yet."""
-    keep_few_products()
-    accelerator = _accelerator(config)
-    if config.output.examples_file is not None:
-        check_examples_file(config.output.examples_file)
-    checkpoint = _checkpoint(config)
-    model, data = config.model, config.data
-    source: dict[str, Any] = {"revision": model.model_revision, "offline": model.offline}
-    base_config = load_config(model.model_name_or_path, **source)
-    tokenizer = load_tokenizer(model.model_name_or_path, **source)
-    device = find_device(accelerator.local_process_index)
-    config = resolve_precision(with_saved(config, checkpoint.resolved if checkpoint else {}), base_config, device)
-    size = measure_model(base_config, lora_settings(config), precision=config.model.precision)
-    config = resolve_memory(config, base_config.model_type, device, size)
-    apply_tf32(choose_tf32(device, precision=config.model.precision))
-    repeat_bits(device.torch_device)
-    renderer = build_renderer(tokenizer, style=config.data.prompt_style)
-    plan = Plan(
-        config=config.with_resolved(prompt_style=renderer.style),
-        folder=Path(config.output.output_dir or default_folder(config.preset)),
-        accelerator=accelerator,
-        device=device,
-        size=size,
-        base_config=base_config,
-        renderer=renderer,
-        corpus=load_corpus(data, renderer, offline=model.offline),
-        checkpoint=checkpoint,
-        tokenizer_sha256=tokenizer_fingerprint(tokenizer),
-        versions={package: metadata.version(package) for package in PACKAGES},
-    )
-    if accelerator.is_main_process:
-        for line in [*plan.corpus.notices, *plan.lines()]:
-            print(line, file=sys.stderr)
-    return plan
+def build_run(
+    plan: Plan,
+    *,
+    build_optimizer: BuildOptimizer | None = None,
+    prepare_model: Callable[[PeftModel], None] | None = None,
+) -> tuple[Run, Progress]:
+    """Load the base, attach the adapter, make the run folder; put the checkpoint back where there is one.
 
-
-def build(plan: Plan) -> tuple[Run, Progress]:
-    """Load the base, attach the adapter, make the run folder; put the checkpoint back where there is one."""
+    `build_optimizer`: in the place of `--optim`. `prepare_model`: called once with the model, its adapter and kernels
+    in place, before the first update; what it changes of the weights would not be undone when a run is resumed.
+    """
     config, accelerator = plan.config, plan.accelerator
     model_settings, train = config.model, config.train
     set_seed(train.seed)  # the adapter starts alike on every process
@@ -115,42 +72,63 @@ def build(plan: Plan) -> tuple[Run, Progress]:
         offline=model_settings.offline,
         device=accelerator.device,
     )
-    keep_dense = model_settings.dequantize == "on"
-    model = attach_lora(base, lora_settings(config), base_name=model_settings.model_name_or_path, keep_dense=keep_dense)
-    if accelerator.device.type == "cpu":
+    model = attach_lora(base, lora_settings(config), base_name=model_settings.model_name_or_path)
+    kernels = choose(model_settings.kernels, accelerator.device.type)
+    kernels.apply(model, keep_dense=model_settings.dequantize == "on")
+    if kernels.warm_up is not None:
         dtype = DTYPES[model_settings.precision]
-        compile_kernels(dtype, arithmetic_dtype(accelerator.device, dtype))
+        kernels.warm_up(dtype, arithmetic_dtype(accelerator.device, dtype))
     if train.gradient_checkpointing != "off":
         longer_than = train.pack_tokens if train.gradient_checkpointing == "long" else None
-        checkpoint_activations(model, longer_than=longer_than or 0)
+        kernels.recompute(model, longer_than=longer_than or 0)
+    if prepare_model is not None:
+        prepare_model(model)
     set_seed(train.seed + accelerator.process_index)  # dropout is drawn by each process for itself
     parameters = trainable_parameters(model)
+    scaler = torch.amp.GradScaler(accelerator.device.type, enabled=model_settings.precision == "fp16")
     run = Run(
         config=config,
         folder=plan.folder,
         accelerator=accelerator,
         model=model,
-        optimizer=build_optimizer(
+        optimizer=(build_optimizer or partial(build_named_optimizer, name=train.optim))(
             parameters,
-            name=train.optim,
             learning_rate=train.learning_rate,
             betas=(train.adam_beta1, train.adam_beta2),
             eps=train.adam_epsilon,
             weight_decay=train.weight_decay,
         ),
-        scaler=torch.amp.GradScaler(accelerator.device.type, enabled=model_settings.precision == "fp16"),
+        scaler=scaler,
         parameters=parameters,
         rows=plan.corpus.train,
         validation=plan.corpus.validation,
         validation_records=plan.corpus.validation_records,
         renderer=plan.renderer,
-        kernel=model_settings.attention,
+        attention=model_settings.attention,
         pack_tokens=train.pack_tokens or 0,
-        lanes=Lanes(train.parallel_micro_batches or 1),
+        kernels=kernels,
+        accumulate=_accumulate(config, kernels, model, scaler),
         resolved={name: config.settings()[name] for name in RESOLVED},
     )
     run.fingerprints = _fingerprints(plan, run)
     return run, _start(plan, run)
+
+
+def _accumulate(
+    config: RunConfig, kernels: Kernels, model: PeftModel, scaler: torch.amp.GradScaler
+) -> Accumulate | None:
+    """The fast kernels' way to a window's gradient; None on the reference path, where train_loop.py holds it."""
+    if kernels.accumulator is None:
+        return None
+    return kernels.accumulator(
+        model,
+        [parameter for _, parameter in trainable_parameters(model)],
+        device=model.device,
+        scaler=scaler,
+        attention=config.model.attention,
+        pack_tokens=config.train.pack_tokens or 0,
+        num_concurrent=config.train.parallel_micro_batches or 1,
+    )
 
 
 def _start(plan: Plan, run: Run) -> Progress:
@@ -159,9 +137,9 @@ def _start(plan: Plan, run: Run) -> Progress:
     if plan.checkpoint is not None:
         allow = run.config.output.allow_inexact_resume
         notes = check_compatible(plan.checkpoint.fingerprints, run.fingerprints, allow_inexact=allow)
-        progress = restore(run, plan.checkpoint)
+        progress = restore_run(run, plan.checkpoint)
         for note in [f"resuming after update {progress.step} of {run.num_windows}", *notes]:
-            run.say(note)
+            print_main(note, run.accelerator)
     if run.accelerator.is_main_process:
         make_run_folder(run.folder)
         try:
@@ -181,8 +159,9 @@ def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:
 
 
 def _fingerprints(plan: Plan, run: Run) -> dict[str, Any]:
-    world_size = plan.accelerator.num_processes
-    environment = environment_fingerprint(device=plan.accelerator.device, attention=run.kernel, world_size=world_size)
+    environment = environment_fingerprint(
+        device=plan.accelerator.device, attention=run.attention, world_size=plan.accelerator.num_processes
+    )
     return run_fingerprints(
         settings=plan.config.fixed_on_resume(),
         train_data=plan.corpus.train_sha256,
@@ -193,32 +172,3 @@ def _fingerprints(plan: Plan, run: Run) -> dict[str, Any]:
         num_steps=run.num_windows,
         environment=environment,
     )
-
-
-def _accelerator(config: RunConfig) -> Accelerator:
-    """One device a process. Precision is written out in the model's dtypes, so accelerate gets to do none of it."""
-    for variable, name in SHARDED.items():
-        if os.environ.get(variable, "").lower() in ("1", "true"):
-            raise InputError(f"{name} is not supported: start with plain `accelerate launch --num_processes N`")
-    tracker = None if config.output.report_to == "none" else config.output.report_to
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),  # accelerate would take Apple's GPU, which bitsandbytes does not know
-        gradient_accumulation_steps=1,
-        mixed_precision="no",
-        log_with=tracker,
-        project_dir=config.output.output_dir or ".",
-    )
-    return accelerator
-
-
-def _checkpoint(config: RunConfig) -> Checkpoint | None:
-    choice, folder = config.output.resume_from_checkpoint, config.output.output_dir
-    if choice is None:
-        return None
-    if choice == "auto" and folder is None:
-        raise InputError("--resume_from_checkpoint auto looks in --output_dir: name the run's folder")
-    found = find_checkpoint(Path(folder or ".") / CHECKPOINTS_FOLDER, choice)
-    if found is None:
-        print("no checkpoint to resume from: starting fresh", file=sys.stderr)
-        return None
-    return load_checkpoint(found)

@@ -1,21 +1,34 @@
-"""Evaluation loss weighted by tokens: one sum over all targets, divided once. Leaves the model as it found it."""
+"""Validation: the loss weighted by tokens, if asked for ROUGE of generated notes, and whether it is the best so far.
+
+Letters: B rows, T positions, N targets. The loss is one sum over all targets, divided once. The model is left as found.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
-from torch import nn
 from tqdm import tqdm
 
-from medsum_core.data.collator import IGNORE_INDEX, Example, MicroBatch, split_window
+from medsum_core.checkpoint.checkpoint import Progress
+from medsum_core.data.collator import MicroBatch, split_window
+from medsum_core.data.masking import IGNORE_INDEX, Example
+from medsum_core.data.prompt import PromptRenderer
+from medsum_core.data.records import Record
+from medsum_core.generation.notes import generate_notes
+from medsum_core.kernels import Kernels
 from medsum_core.model.attention import document_attention
-from medsum_core.model.base import head_softcap, head_weight, hidden_states
-from medsum_core.training.loss import note_token_nll
+from medsum_core.model.forward import autocast, evaluation_mode, head_softcap, head_weight, no_adapter_casts
+from medsum_core.score.rouge import METRICS, score_rows
+from medsum_core.training.distributed import local_rows, print_main
+from medsum_core.training.loss import TORCH, note_token_nll
+from medsum_core.training.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +45,8 @@ def evaluate_loss(
     examples: Sequence[Example],
     *,
     accelerator: Accelerator,
-    kernel: str,
+    kernels: Kernels,
+    attention: str,
     batch_size: int,
     pack_tokens: int,
     pad_token_id: int,
@@ -41,31 +55,82 @@ def evaluate_loss(
 
     Nothing random is drawn and every module's mode is put back, so that training goes on as if it had not been called.
     """
-    mine = examples[accelerator.process_index :: accelerator.num_processes]
-    batches = split_window(mine, batch_size=batch_size, pack_tokens=pack_tokens, pad_token_id=pad_token_id)
+    local = local_rows(examples, accelerator)
+    batches = split_window(local, batch_size=batch_size, pack_tokens=pack_tokens, pad_token_id=pad_token_id)
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)  # nats, targets, of stop tokens, stop tokens
-    with evaluation_mode(model), document_attention(model, kernel), torch.no_grad():
+    with evaluation_mode(model), document_attention(model, attention, functions=kernels.attention), torch.no_grad():
         for batch in tqdm(batches, desc="evaluating", leave=False, disable=not accelerator.is_main_process):
-            sums += _batch_sums(model, batch.to(accelerator.device))
+            sums += _batch_sums(model, batch.to(accelerator.device), kernels)
     nats, targets, stop_nats, stops = accelerator.reduce(sums, "sum").tolist()
     return EvalResult(loss=nats / targets, stop_loss=stop_nats / stops, num_targets=int(targets))
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """`model.eval()` for the time of the block; each module's own mode afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+def evaluate(run: Run, progress: Progress) -> tuple[Progress, bool]:
+    """Log `eval_loss` (and, with `--eval_generate N`, ROUGE of N notes); returns the progress and whether it is a gain.
+
+    Nothing of the training's state changes: neither modes nor random numbers nor weights.
+    """
+    started = time.perf_counter()
+    result = evaluate_loss(
+        run.model,
+        run.validation,
+        accelerator=run.accelerator,
+        kernels=run.kernels,
+        attention=run.attention,
+        **run.collate_settings,
+    )
+    values = {"eval_loss": result.loss, "eval_stop_loss": result.stop_loss}
+    train, data = run.config.train, run.config.data
+    if train.eval_generate:
+        values |= generation_scores(
+            run.model,
+            run.renderer,
+            run.validation_records[: train.eval_generate],
+            max_length=data.max_length,
+            max_new_tokens=data.max_new_tokens,
+            no_repeat_ngram_size=data.no_repeat_ngram_size,
+            show_progress=run.accelerator.is_main_process,
+            decoder=run.kernels.decoder,
+        )
+    run.seconds["evaluation"] += time.perf_counter() - started
+    run.write_metrics(progress, values)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+    print_main(f"update {progress.step}: {shown}", run.accelerator)
+    return judge(progress, values[train.metric_for_best_model], lower_is_better="loss" in train.metric_for_best_model)
 
 
-def _batch_sums(model: PeftModel, batch: MicroBatch) -> torch.Tensor:
-    hidden_BTH = hidden_states(model, batch)
-    nll_N = note_token_nll(hidden_BTH, batch.targets_BT, head_weight(model), softcap=head_softcap(model))
+def generation_scores(
+    model: Any, renderer: PromptRenderer, records: Sequence[Record], **decoding: Any
+) -> dict[str, float]:
+    """What `--eval_generate` logs: mean ROUGE (0 to 1), mean note length, share of notes that stopped by themselves.
+
+    `decoding` are the keyword arguments of `generate_notes`. The keys start with `eval_`, as in metrics.jsonl.
+    """
+    notes = generate_notes(model, renderer, records, **{"label": "evaluation notes", **decoding})
+    rouge = score_rows([record.note for record in records], [note.note for note in notes])
+    return {
+        **{f"eval_{name}": _mean(getattr(rouge, name)) for name in METRICS},
+        "eval_note_tokens": _mean([note.num_tokens for note in notes]),
+        "eval_stopped_share": _mean([not note.hit_limit for note in notes]),
+    }
+
+
+def judge(progress: Progress, metric: float, *, lower_is_better: bool) -> tuple[Progress, bool]:
+    """Count an evaluation: a new best metric and its step, or one more without a gain. The untrained base is none."""
+    best = progress.best_metric
+    better = best is None or (metric < best if lower_is_better else metric > best)
+    if better and math.isfinite(metric):
+        step = progress.step if progress.step else None
+        gain = replace(progress, best_metric=metric, best_step=step, evaluations_without_gain=0)
+        return gain, progress.step > 0
+    return replace(progress, evaluations_without_gain=progress.evaluations_without_gain + 1), False
+
+
+def _batch_sums(model: PeftModel, batch: MicroBatch, kernels: Kernels) -> torch.Tensor:
+    with no_adapter_casts(model), autocast(model):
+        hidden_BTH = kernels.hidden_states(model, batch)
+    head: dict[str, Any] = {"softcap": head_softcap(model), "arithmetic": kernels.head or TORCH}
+    nll_N = note_token_nll(hidden_BTH, batch.targets_BT, head_weight(model), **head)
     last_N = _last_of_document(batch)
     pieces = [nll_N, torch.ones_like(nll_N), nll_N[last_N], last_N]
     return torch.stack([piece.double().sum() for piece in pieces])  # on the device: no wait for it at each batch
@@ -78,3 +143,7 @@ def _last_of_document(batch: MicroBatch) -> torch.Tensor:
         ends = torch.tensor(lengths, device=last_BT.device).cumsum(0)
         last_BT[row, ends - 2] = True
     return last_BT[batch.targets_BT != IGNORE_INDEX]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

@@ -23,7 +23,7 @@ from medsum_core.checkpoint.checkpoint import (
 from medsum_core.checkpoint.rng import capture_rng, restore_rng
 from medsum_core.errors import InputError
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
-from medsum_core.model.base import trainable_parameters
+from medsum_core.model.lora import trainable_parameters
 from medsum_core.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 
 

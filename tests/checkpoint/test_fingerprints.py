@@ -17,7 +17,7 @@ from medsum_core.checkpoint.fingerprints import (
     run_fingerprints,
 )
 from medsum_core.errors import InputError
-from medsum_core.model.base import trainable_parameters
+from medsum_core.model.lora import trainable_parameters
 
 
 def record(**changes: Any) -> dict[str, Any]:

@@ -16,11 +16,13 @@ from medsum_core.errors import InputError
 from medsum_core.generation import kv_cache
 from medsum_core.generation.banned_tokens import Ban
 from medsum_core.generation.beam import BeamRules, BeamSearch
-from medsum_core.generation.candidates import Head, candidates_of_logits
-from medsum_core.generation.generate import Generation, generate
+from medsum_core.generation.candidates import candidates_of_logits
+from medsum_core.generation.generate import generate
+from medsum_core.generation.search import Generation
 from medsum_core.kernels.cpu import arena as buffers
-from medsum_core.kernels.decoding import widened_weights as fast_weights_module
-from medsum_core.kernels.decoding.widened_weights import fast_weights
+from medsum_core.kernels.decoding.blocked_head import Head
+from medsum_core.model import widened_weights as widened_module
+from medsum_core.model.widened_weights import widened_weights
 
 
 def log_prob(model: Any, prompt: list[int], tokens: list[int]) -> float:
@@ -311,13 +313,13 @@ def test_slow_bf16_weights_are_widened_and_put_back(monkeypatch: pytest.MonkeyPa
         (True, False, torch.bfloat16),
         (True, True, torch.float32),
     ):
-        monkeypatch.setattr("medsum_core.kernels.cpu.bf16_products.cpu_has_bf16_units", lambda answer=has_units: answer)
-        with fast_weights(model, widen=widen):
+        monkeypatch.setattr("medsum_core.device.cpu_has_bf16_units", lambda answer=has_units: answer)
+        with widened_weights(model, widen=widen):
             assert {parameter.dtype for parameter in model.parameters()} == {expected}
             assert model.lm_head.weight is model.get_input_embeddings().weight
         assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == before
-    monkeypatch.setattr("medsum_core.kernels.cpu.bf16_products.cpu_has_bf16_units", lambda: False)
-    full = fast_weights_module.find_device()
-    monkeypatch.setattr(fast_weights_module, "find_device", lambda: type(full)(**{**vars(full), "free_bytes": 10}))
-    with fast_weights(model):
+    monkeypatch.setattr("medsum_core.device.cpu_has_bf16_units", lambda: False)
+    full = widened_module.find_device()
+    monkeypatch.setattr(widened_module, "find_device", lambda: type(full)(**{**vars(full), "free_bytes": 10}))
+    with widened_weights(model):
         assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}

@@ -48,7 +48,7 @@ def test_columns_order_and_notes(run: Path, base: Path, dialogues: Path, tmp_pat
     renderer = build_renderer(tiny_tokenizer())
     from medsum_core.model.adapter_files import load_adapter
 
-    model = load_adapter(load_base(str(base), precision="fp32"), run / "adapter", base_name=str(base), keep_dense=False)
+    model = load_adapter(load_base(str(base), precision="fp32"), run / "adapter", base_name=str(base))
     prompts = [renderer.prompt_ids(text, section) for _, section, text in DIALOGUES]
     expected = generate(model, prompts, stop_token_ids=renderer.stop_token_ids, max_new_tokens=24)
     assert [row["note"] for row in rows] == [renderer.decode(note.token_ids) for note in expected]

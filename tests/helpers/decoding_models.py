@@ -9,7 +9,7 @@ import torch
 from support import tiny_model
 from transformers import GenerationConfig
 
-from medsum_core.generation.generate import Generation
+from medsum_core.generation.search import Generation
 
 KINDS = ("gemma", "gemma2", "gemma3_text", "llama")
 VOCAB = 64

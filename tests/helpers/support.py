@@ -19,6 +19,8 @@ from transformers import (
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
 )
 
 GEMMA_SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
@@ -70,7 +72,7 @@ def tiny_tokenizer(*, chat: bool = True) -> PreTrainedTokenizerFast:
 
 
 def tiny_config(kind: str = "gemma", **overrides: Any) -> Any:
-    """A two-layer configuration: `gemma`, `gemma2`, `gemma3_text` (one sliding layer of 8, one full) or `llama`."""
+    """A two-layer configuration: `gemma`, `gemma2`, `gemma3_text` (one sliding layer of 8, one full), `llama`, `qwen2` or `qwen3`."""
     shape: dict[str, Any] = {
         "vocab_size": TINY_VOCAB,
         "hidden_size": 256,
@@ -93,6 +95,10 @@ def tiny_config(kind: str = "gemma", **overrides: Any) -> Any:
         return Gemma3TextConfig(**{**shape, **layers, "query_pre_attn_scalar": 64, **overrides})
     if kind == "llama":
         return LlamaConfig(**{**shape, "num_key_value_heads": 2, "tie_word_embeddings": True, **overrides})
+    if kind == "qwen2":
+        return Qwen2Config(**{**shape, "num_key_value_heads": 2, **overrides})
+    if kind == "qwen3":
+        return Qwen3Config(**{**shape, "num_key_value_heads": 2, **overrides})
     raise ValueError(f"unknown tiny model {kind!r}")
 
 

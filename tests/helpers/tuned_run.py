@@ -12,7 +12,8 @@ from support import tiny_model, tiny_tokenizer
 from medsum_core.config.run_config import parse_run
 from medsum_core.config.run_folder import write_run_config
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, save_adapter
-from medsum_core.model.base import LoraSettings, attach_lora, load_base
+from medsum_core.model.base import load_base
+from medsum_core.model.lora import LoraSettings, attach_lora
 
 DIALOGUES = [
     ("7", "GENHX", "Doctor: What brings you in today?\nPatient: I have had a cough for three days."),
@@ -40,7 +41,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = parse_run([*flags, "--precision", "fp32", "--max_length", "512", "--max_new_tokens", "24"])
     write_run_config(folder, config.with_resolved(prompt_style="chat"), {})
     settings = LoraSettings(r=4, dropout=0.0)
-    model = attach_lora(load_base(str(base), precision="fp32"), settings, base_name=str(base), keep_dense=False)
+    model = attach_lora(load_base(str(base), precision="fp32"), settings, base_name=str(base))
     chance = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 
 from medsum_core.config.arguments import TrainArguments
 from medsum_core.data.collator import IGNORE_INDEX, Example, pad_rows
-from medsum_core.kernels.cpu.lanes import Lanes
+from medsum_core.kernels import choose
 from medsum_core.model.adapter_files import adapter_tensors, load_adapter_tensors
-from medsum_core.model.base import LoraSettings, attach_lora, lora_config, trainable_parameters
+from medsum_core.model.lora import LoraSettings, attach_lora, lora_config, trainable_parameters
 from medsum_core.training.optimizer import build_optimizer
 from medsum_core.training.run import Run
 
@@ -59,10 +59,14 @@ def randomise_adapter(model: PeftModel, seed: int = 5) -> PeftModel:
     return model
 
 
-def tuned(base: PreTrainedModel, settings: LoraSettings = NO_DROPOUT, *, keep_dense: bool = False) -> PeftModel:
-    """The base, frozen, with a random adapter in training mode."""
+def tuned(
+    base: PreTrainedModel, settings: LoraSettings = NO_DROPOUT, *, keep_dense: bool = False, kernels: str = "fast"
+) -> PeftModel:
+    """The base, frozen, with a random adapter in training mode and the kernels of that name."""
     base.requires_grad_(False)
-    return randomise_adapter(attach_lora(base, settings, base_name="tiny", keep_dense=keep_dense))
+    model = attach_lora(base, settings, base_name="tiny")
+    choose(kernels).apply(model, keep_dense=keep_dense)
+    return randomise_adapter(model)
 
 
 def plain_peft(base: PreTrainedModel, like: PeftModel, settings: LoraSettings = NO_DROPOUT) -> PeftModel:
@@ -88,9 +92,10 @@ def make_run(
     *,
     batch_size: int = 1,
     pack_tokens: int = 0,
-    lanes: int = 1,
+    kernels: str = "fast",
+    num_concurrent: int = 1,
     optim: str | None = None,
-    kernel: str = "per_document",
+    attention: str = "per_document",
     max_grad_norm: float = 0.0,
     scaler: Any = None,
     device: torch.device | str = "cpu",
@@ -101,21 +106,25 @@ def make_run(
     config: Any = SimpleNamespace(train=train)
     renderer: Any = SimpleNamespace(pad_token_id=0)
     tensors = [parameter for _, parameter in parameters]
+    scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
+    chosen = choose(kernels, torch.device(device).type)
+    fast: Any = {"device": torch.device(device), "scaler": scaler, "attention": attention, "pack_tokens": pack_tokens}
     return Run(
         config=config,
         folder=Path("unused"),
         accelerator=Accelerator(cpu=torch.device(device).type == "cpu"),
         model=model,
         optimizer=build_optimizer(parameters, name=optim, learning_rate=1e-3) if optim else Recorder(tensors, lr=1.0),
-        scaler=scaler or torch.amp.GradScaler("cpu", enabled=False),
+        scaler=scaler,
         parameters=parameters,
         rows=(),
         validation=(),
         validation_records=(),
         renderer=renderer,
-        kernel=kernel,
+        attention=attention,
         pack_tokens=pack_tokens,
-        lanes=Lanes(lanes),
+        kernels=chosen,
+        accumulate=chosen.accumulator and chosen.accumulator(model, tensors, num_concurrent=num_concurrent, **fast),
         resolved={},
     )
 

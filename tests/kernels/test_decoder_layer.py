@@ -13,23 +13,27 @@ from transformers import PreTrainedModel
 from windows import make_example, make_run, make_window, plain_peft, relative, tuned
 
 from medsum_core.data.collator import IGNORE_INDEX, MicroBatch, pack_rows, pad_rows
+from medsum_core.errors import InputError
+from medsum_core.kernels import FAST_MODEL_TYPES, choose
 from medsum_core.kernels.cpu import arena as buffers
+from medsum_core.kernels.layers import hidden_states, recompute_activations
 from medsum_core.kernels.layers.decoder_layer import use_training_layers
 from medsum_core.kernels.layers.gated_mlp import gated_down
-from medsum_core.model.attention import PACKABLE_MODEL_TYPES, document_attention
-from medsum_core.model.base import checkpoint_activations, hidden_states, inner_model
+from medsum_core.model.attention import document_attention
+from medsum_core.model.forward import inner_model
 from train_loop import train_step
 
 ROWS = make_window(4)
+COMPILED = choose("fast").attention
 
 
 def hidden(model: Any, batch: MicroBatch) -> Tensor:
-    with torch.no_grad(), document_attention(model):
+    with torch.no_grad(), document_attention(model, functions=COMPILED):
         return hidden_states(model, batch)
 
 
 @pytest.mark.parametrize("batch", [pad_rows(ROWS, pad_token_id=0), pack_rows(ROWS)], ids=["padded", "packed"])
-@pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
+@pytest.mark.parametrize("kind", FAST_MODEL_TYPES)
 def test_read_positions_are_those_of_the_whole_layer_and_the_others_are_nan(kind: str, batch: MicroBatch) -> None:
     model = tuned(tiny_model(kind))
     expected = hidden(plain_peft(tiny_model(kind), model), batch)
@@ -73,7 +77,10 @@ def test_sums_and_rotations_are_computed_again_not_kept() -> None:
         kept[tensor.data_ptr()] = tensor
         return tensor
 
-    with document_attention(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with (
+        document_attention(model, functions=COMPILED),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
         hidden_states(model, batch)
     sizes = [tensor.numel() // batch.num_tokens for tensor in kept.values() if tensor.numel() % batch.num_tokens == 0]
     attention, num_layers = layer.self_attn, len(inner.layers)
@@ -90,16 +97,37 @@ def test_sums_and_rotations_are_computed_again_not_kept() -> None:
     assert {features: sizes.count(features) for features in expected} == expected
 
 
-def test_an_objective_that_reads_a_position_without_a_target_changes_nothing() -> None:
-    """Its loss is NaN, so that the window is skipped, and after some of them the run stops with a message."""
+def prompt_too(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None) -> Tensor:
+    return (hidden_BTH @ head_VH.T).float().logsumexp(-1).sum()
 
-    def prompt_too(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None) -> Tensor:
-        return (hidden_BTH @ head_VH.T).float().logsumexp(-1).sum()
 
-    run = make_run(tuned(tiny_model()))
+class _NanSum(torch.autograd.Function):
+    """The sum of what is a number, with a gradient everywhere: its value hides that it reads what is not there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.nansum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * torch.ones_like(ctx.saved_tensors[0])
+
+
+def hidden_sum(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None) -> Tensor:
+    found: Tensor = _NanSum.apply(hidden_BTH)
+    return found
+
+
+@pytest.mark.parametrize("objective", [prompt_too, hidden_sum])
+@pytest.mark.parametrize("num_concurrent", [1, 2])
+def test_an_objective_that_reads_a_position_without_a_target_is_an_error_and_changes_nothing(
+    num_concurrent: int, objective: Any
+) -> None:
+    run = make_run(tuned(tiny_model()), num_concurrent=num_concurrent)
     before = [parameter.detach().clone() for parameter in run.tensors]
-    stats = train_step(run, ROWS, learning_rate=1.0, objective=prompt_too)
-    assert stats.skipped
+    with pytest.raises(InputError, match="--kernels reference"):
+        train_step(run, ROWS, learning_rate=1.0, objective=objective)
     assert all(torch.equal(one, other) for one, other in zip(before, run.tensors, strict=True))
 
 
@@ -127,7 +155,7 @@ def test_a_key_value_cache_is_refused_where_positions_are_skipped() -> None:
 def test_it_works_with_recomputed_activations() -> None:
     """Their gradient is compared with the reference in `test_gradient.py`."""
     model = tuned(tiny_model())
-    checkpoint_activations(model)
+    recompute_activations(model)
     stats = train_step(make_run(model, pack_tokens=96), ROWS, learning_rate=0.0)
     assert not stats.skipped
 
@@ -143,7 +171,7 @@ def test_slabs_of_recomputed_activations_do_not_grow_with_the_layers(
         monkeypatch.setattr(buffers, "_blocks", {})
         monkeypatch.setattr(buffers.ACTIVATIONS, "block", None)
         model = tuned(tiny_model(kind, num_hidden_layers=num_layers))
-        checkpoint_activations(model)
+        recompute_activations(model)
         assert not train_step(make_run(model, pack_tokens=96), ROWS, learning_rate=0.0).skipped
         return len(buffers._blocks[buffers.ACTIVATIONS.num_bytes])
 

@@ -13,8 +13,9 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP
 from transformers.models.llama.modeling_llama import LlamaMLP
 from windows import randomise_adapter, relative
 
+from medsum_core.kernels.layers import apply_fast_layers
 from medsum_core.kernels.layers.gated_mlp import use_gated_mlps
-from medsum_core.model.base import LoraSettings, attach_lora
+from medsum_core.model.lora import LoraSettings, attach_lora
 
 MLPS = {"gemma": GemmaMLP, "gemma3_text": Gemma3MLP, "llama": LlamaMLP}
 
@@ -22,7 +23,8 @@ MLPS = {"gemma": GemmaMLP, "gemma3_text": Gemma3MLP, "llama": LlamaMLP}
 def make_model(kind: str, dtype: torch.dtype, *, gated: bool, **settings: Any) -> Any:
     """A tiny model with an adapter drawn at random; without `gated` its MLPs keep the forward of transformers."""
     base = tiny_model(kind).to(dtype).requires_grad_(False)
-    model = attach_lora(base, LoraSettings(r=4, **settings), base_name="", keep_dense=False)
+    model = attach_lora(base, LoraSettings(r=4, **settings), base_name="")
+    apply_fast_layers(model, keep_dense=False)
     for module in model.modules():
         if isinstance(module, MLPS[kind]) and not gated:
             del module.forward

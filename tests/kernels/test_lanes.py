@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from support import tiny_model
 from windows import make_example, make_run, make_window, relative, tuned
 
-import train_loop
-from medsum_core.data import collator as batching
-from medsum_core.data.collator import pack_rows, share_out
+from medsum_core.data.collator import pack_rows
+from medsum_core.kernels import accumulate
 from medsum_core.kernels.cpu import lanes
-from medsum_core.kernels.cpu.lanes import GradientSum, Lanes
-from medsum_core.model.base import LoraSettings, checkpoint_activations
+from medsum_core.kernels.cpu.lanes import GradientSum, Lanes, share_out
+from medsum_core.kernels.layers import recompute_activations
+from medsum_core.model.lora import LoraSettings
 from train_loop import train_step
 
 DROPOUT = LoraSettings(r=16, dropout=0.3)
@@ -30,8 +30,8 @@ def gradient(*, num_lanes: int, recompute: bool = False, seed: int = 3, pack_tok
     """Of one packed window of a tiny model with dropout."""
     model = tuned(tiny_model(), DROPOUT)
     if recompute:
-        checkpoint_activations(model)
-    run = make_run(model, pack_tokens=pack_tokens, lanes=num_lanes)
+        recompute_activations(model)
+    run = make_run(model, pack_tokens=pack_tokens, num_concurrent=num_lanes)
     torch.manual_seed(seed)
     train_step(run, make_window(12), learning_rate=0.0)
     found: Any = run.optimizer
@@ -55,11 +55,11 @@ def test_long_rows_alone_compute_their_activations_again() -> None:
     model, calls = tuned(tiny_model(), DROPOUT), []
     base: Any = model.get_base_model()
     base.model.layers[0].self_attn.o_proj.register_forward_hook(lambda *_: calls.append(1))
-    run: Any = make_run(model, pack_tokens=20, lanes=2)
+    run: Any = make_run(model, pack_tokens=20, num_concurrent=2)
     window = [make_example(length, 3, seed=length) for length in (27, 15, 14)]  # packed rows of 30, 18 and 17 tokens
     gradients = []
     for longer_than, expected in ((10_000, 3), (20, 4), (0, 6)):
-        checkpoint_activations(model, longer_than=longer_than)
+        recompute_activations(model, longer_than=longer_than)
         torch.manual_seed(3)
         train_step(run, window, learning_rate=0.0)
         gradients.append(run.optimizer.gradients)
@@ -146,7 +146,7 @@ def test_each_micro_batch_has_one_lane_and_the_lanes_about_equal_work(
     alone, shares = share_out(batches, num_lanes, pack_tokens=0)
     assert alone == []
     assert sorted(place for share in shares for place in share) == list(range(len(rows)))
-    work = [batching._work(batch) for batch in batches]
+    work = [lanes._work(batch) for batch in batches]
 
     def longest(lane_of: Iterable[int]) -> float:
         loads = [0.0] * num_lanes
@@ -162,7 +162,7 @@ def test_each_micro_batch_has_one_lane_and_the_lanes_about_equal_work(
 
 def test_lanes_exchange_micro_batches_until_their_work_is_alike() -> None:
     batches = [pack_rows([make_example(length, 1, seed=length)]) for length in (388, 288, 188, 188, 188)]
-    assert [round(batching._work(batch)) for batch in batches] == [581, 458, 342, 342, 342]
+    assert [round(lanes._work(batch)) for batch in batches] == [581, 458, 342, 342, 342]
     _, shares = share_out(batches, 2, pack_tokens=0)  # heaviest first only: 581 + 342 and 458 + 342 + 342
     assert [sorted(share) for share in shares] == [[0, 1], [2, 3, 4]]
 
@@ -180,15 +180,15 @@ def test_a_row_longer_than_a_packed_one_runs_before_the_lanes_with_all_cores(mon
     assert share_out(batches[:1], 2, pack_tokens=512) == ([0], [[], []])
 
     calls: list[tuple[int, str, int]] = []
-    plain = train_loop.hidden_states
+    plain = accumulate.hidden_states
 
     def hidden_states(model: Any, batch: Any, **prefix: Any) -> torch.Tensor:
         calls.append((batch.num_tokens, threading.current_thread().name, torch.get_num_threads()))
         return plain(model, batch, **prefix)
 
-    monkeypatch.setattr(train_loop, "hidden_states", hidden_states)
+    monkeypatch.setattr(accumulate, "hidden_states", hidden_states)
     window = [make_example(length, 3, seed=length) for length in (27, 15, 14)]
-    train_step(make_run(tuned(tiny_model()), pack_tokens=20, lanes=2), window, learning_rate=0.0)
+    train_step(make_run(tuned(tiny_model()), pack_tokens=20, num_concurrent=2), window, learning_rate=0.0)
     assert calls[0] == (30, threading.current_thread().name, torch.get_num_threads())
     assert sorted(tokens for tokens, _, _ in calls[1:]) == [17, 18]
     cores = max(1, torch.get_num_threads() // 2)

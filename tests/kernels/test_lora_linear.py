@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from windows import flat, randomise_adapter, relative
 
-from medsum_core.kernels.cpu import bf16_products as products
+from medsum_core import device as device_module
 from medsum_core.kernels.cpu.bf16_products import product, product_transposed
 from medsum_core.kernels.layers.dropout import DroppedElements, draw_seeds
 from medsum_core.kernels.layers.lora_linear import FrozenWeight, fuse_lora_layers
@@ -221,7 +221,7 @@ def test_bf16_products_in_fp32_arithmetic_equal_native_ones(monkeypatch: pytest.
     assert isinstance(matrix, Tensor)
     found = []
     for has_units in (False, True):
-        monkeypatch.setattr(products, "cpu_has_bf16_units", lambda units=has_units: units)
+        monkeypatch.setattr(device_module, "cpu_has_bf16_units", lambda units=has_units: units)
         y = product(x, matrix)
         found.append((y, product_transposed(y, matrix)))
         assert y.dtype == torch.bfloat16
@@ -234,7 +234,7 @@ def test_bf16_layer_in_fp32_arithmetic_equals_the_native_one(monkeypatch: pytest
     fuse_lora_layers(model, keep_dense=False)
     found = []
     for has_units in (False, True):
-        monkeypatch.setattr(products, "cpu_has_bf16_units", lambda units=has_units: units)
+        monkeypatch.setattr(device_module, "cpu_has_bf16_units", lambda units=has_units: units)
         y, gradients = run(model, torch.bfloat16)
         assert y.dtype == gradients[0].dtype == torch.bfloat16
         assert gradients[1].dtype == gradients[2].dtype == torch.float32

@@ -12,13 +12,13 @@ from medsum_core.kernels.cpu.malloc import OWN_PAGES_BYTES
 
 PROGRAM = """
 import ctypes, sys
-from medsum_core.kernels.cpu.malloc import keep_one_heap
+from medsum_core.kernels.cpu.malloc import use_one_heap
 
 class Figures(ctypes.Structure):  # malloc.h's mallinfo2
     _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd".split()]
     _fields_ += [(f"more{n}", ctypes.c_size_t) for n in range(5)]
 
-keep_one_heap()
+use_one_heap()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 libc.mallinfo2.restype = Figures

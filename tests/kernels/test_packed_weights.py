@@ -14,7 +14,8 @@ from torch.nn.functional import gelu, linear
 from medsum_core.generation.generate import generate
 from medsum_core.kernels.decoding import packed_weights
 from medsum_core.kernels.decoding.packed_weights import Projection, block_products, packed_product, packed_product_times
-from medsum_core.model.base import LoraSettings, attach_lora
+from medsum_core.kernels.layers import apply_fast_layers
+from medsum_core.model.lora import LoraSettings, attach_lora
 
 BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 0.3}
 
@@ -49,7 +50,8 @@ def test_a_projection_is_its_layers_side_by_side(fused: bool, packed: Any, disab
     names = ("q_proj", "k_proj")
     if fused:
         settings = LoraSettings(r=4, dropout=0.0, target_modules=names)
-        model: Any = attach_lora(tiny_model(), settings, base_name="", keep_dense=False)
+        model: Any = attach_lora(tiny_model(), settings, base_name="")
+        apply_fast_layers(model, keep_dense=False)
     else:
         model = get_peft_model(tiny_model(), LoraConfig(r=4, target_modules=list(names)))
     model.eval()

@@ -15,15 +15,11 @@ from torch import Tensor
 from windows import make_window, relative, tuned
 
 from medsum_core.data.collator import pack_rows
+from medsum_core.kernels import FAST_MODEL_TYPES, choose
 from medsum_core.kernels.layers.dropout import dropout_seed
-from medsum_core.model.attention import PACKABLE_MODEL_TYPES, document_attention
-from medsum_core.model.base import (
-    LoraSettings,
-    checkpoint_activations,
-    head_weight,
-    hidden_states,
-    trainable_parameters,
-)
+from medsum_core.model.attention import document_attention
+from medsum_core.model.forward import head_weight
+from medsum_core.model.lora import LoraSettings, trainable_parameters
 from medsum_core.training.loss import note_nll
 
 ROWS = make_window(5)
@@ -31,15 +27,16 @@ NUM_TOKENS = sum(row.num_tokens for row in ROWS)
 MODES = {"off": None, "long, of a row that is": NUM_TOKENS - 1, "long, of a row that is not": NUM_TOKENS, "on": 0}
 
 
-def gradient_of_another_thread(kind: str, longer_than: int | None) -> list[Tensor]:
-    model = tuned(tiny_model(kind), LoraSettings(dropout=0.3))
+def gradient_of_another_thread(kind: str, kernels: str, longer_than: int | None) -> list[Tensor]:
+    model = tuned(tiny_model(kind), LoraSettings(dropout=0.3), kernels=kernels)
+    chosen = choose(kernels)
     if longer_than is not None:
-        checkpoint_activations(model, longer_than=longer_than)
+        chosen.recompute(model, longer_than=longer_than)
     torch.manual_seed(3)
     batch = pack_rows(ROWS)
-    with document_attention(model):
+    with document_attention(model, functions=chosen.attention):
         with dropout_seed(11):
-            nll = note_nll(hidden_states(model, batch), batch.targets_BT, head_weight(model))
+            nll = note_nll(chosen.hidden_states(model, batch), batch.targets_BT, head_weight(model))
         torch.manual_seed(4)  # what is recomputed must not be drawn from here
         thread = Thread(target=nll.backward)
         thread.start()
@@ -48,7 +45,8 @@ def gradient_of_another_thread(kind: str, longer_than: int | None) -> list[Tenso
 
 
 @pytest.mark.parametrize("mode", list(MODES)[1:])
-@pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
-def test_recomputed_layers_drop_the_same_elements_in_another_thread(kind: str, mode: str) -> None:
-    expected = gradient_of_another_thread(kind, MODES["off"])
-    assert relative(gradient_of_another_thread(kind, MODES[mode]), expected) <= 1e-6
+@pytest.mark.parametrize("kind", FAST_MODEL_TYPES)
+@pytest.mark.parametrize("kernels", ["reference", "fast"])
+def test_recomputed_layers_drop_the_same_elements_in_another_thread(kernels: str, kind: str, mode: str) -> None:
+    expected = gradient_of_another_thread(kind, kernels, MODES["off"])
+    assert relative(gradient_of_another_thread(kind, kernels, MODES[mode]), expected) <= 1e-6

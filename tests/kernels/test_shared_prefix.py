@@ -11,14 +11,20 @@ from support import tiny_model
 from torch import Tensor
 from windows import make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
-import train_loop
 from medsum_core.data.collator import IGNORE_INDEX, Example, pack_rows, pad_rows
-from medsum_core.kernels.cpu.shared_prefix import split_prefix
-from medsum_core.model.attention import PACKABLE_MODEL_TYPES, document_attention
-from medsum_core.model.base import LoraSettings, checkpoint_activations, hidden_states, prefix_states
+from medsum_core.kernels import FAST_MODEL_TYPES, accumulate, choose
+from medsum_core.kernels.cpu.shared_prefix import prefix_states, split_prefix
+from medsum_core.kernels.layers import hidden_states, recompute_activations
+from medsum_core.model.attention import document_attention
+from medsum_core.model.lora import LoraSettings
 from train_loop import train_step
 
 N = IGNORE_INDEX
+COMPILED = choose("fast").attention
+
+
+def shares_prefix(run: Any) -> bool:
+    return bool(run.accumulate.shares_prefix)
 
 
 def example(ids: list[int], num_prompt: int) -> Example:
@@ -95,20 +101,20 @@ def test_rows_that_would_end_up_unequal_are_left_as_they_are() -> None:
 @pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("pack_tokens", [48, 400])
 @pytest.mark.parametrize("num_shared", [11, 40])  # shorter and longer than the sliding window of 32
-@pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
+@pytest.mark.parametrize("kind", FAST_MODEL_TYPES)
 def test_the_gradient_is_that_of_whole_rows(kind: str, num_shared: int, pack_tokens: int, lanes: int) -> None:
     model, window = tuned(tiny_model(kind)), behind(make_window(8), num_shared)
     expected_loss, expected = reference_gradient(plain_peft(tiny_model(kind), model), window)
-    loss, found = gradient(model, window, pack_tokens=pack_tokens, lanes=lanes)
+    loss, found = gradient(model, window, pack_tokens=pack_tokens, num_concurrent=lanes)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert relative(found, expected) <= 1e-5
 
 
 def test_it_is_computed_once_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    model, plain = tuned(tiny_model()), train_loop.hidden_states
+    model, plain = tuned(tiny_model()), accumulate.hidden_states
     monkeypatch.setattr(
-        train_loop,
+        accumulate,
         "hidden_states",
         lambda model, batch, **more: counts.append(batch.num_tokens) or plain(model, batch, **more),
     )
@@ -125,7 +131,7 @@ def test_recomputed_activations_change_nothing(dropout: float) -> None:
     model = tuned(tiny_model("gemma3_text"), LoraSettings(r=16, dropout=dropout))
     window = behind(make_window(6), 12)
     expected = gradient(model, window, pack_tokens=80)
-    checkpoint_activations(model)
+    recompute_activations(model)
     found = gradient(model, window, pack_tokens=80)
     assert found[0] == pytest.approx(expected[0], rel=1e-6) and relative(found[1], expected[1]) <= 1e-6
 
@@ -133,7 +139,7 @@ def test_recomputed_activations_change_nothing(dropout: float) -> None:
 def test_with_dropout_a_window_gives_the_same_bits_each_time() -> None:
     model = tuned(tiny_model(), LoraSettings(r=16, dropout=0.05))
     window = behind(make_window(6), 12)
-    (_, one), (_, other) = (gradient(model, window, pack_tokens=60, lanes=2) for _ in range(2))
+    (_, one), (_, other) = (gradient(model, window, pack_tokens=60, num_concurrent=2) for _ in range(2))
     assert all(torch.equal(first, second) for first, second in zip(one, other, strict=True))
 
 
@@ -145,7 +151,7 @@ def test_documents_behind_a_prefix_do_not_see_each_other() -> None:
     for window in (rows, [other, *rows[1:]]):
         prefix, (batch,) = split_prefix([pack_rows(window)])
         assert prefix is not None
-        with torch.no_grad(), document_attention(model):
+        with torch.no_grad(), document_attention(model, functions=COMPILED):
             hidden_BTH = hidden_states(model, batch, prefix=prefix_states(model, prefix))
         last = batch.document_lengths[0][-1]
         found.append(hidden_BTH[0, -last:][batch.targets_BT[0, -last:] != N])
@@ -157,9 +163,9 @@ def test_only_the_cpu_kernel_takes_a_prefix() -> None:
     prefix, (batch,) = split_prefix([pack_rows(rows)])
     assert prefix is not None
     for kernel in ("sdpa", "eager"):
-        assert not make_run(model, pack_tokens=60, kernel=kernel).shares_prefix
-        with document_attention(model, kernel), torch.no_grad():
+        assert not shares_prefix(make_run(model, pack_tokens=60, attention=kernel))
+        with document_attention(model, kernel, functions=COMPILED), torch.no_grad():
             states = prefix_states(model, prefix)
             with pytest.raises(ValueError, match="prefix"):
                 hidden_states(model, batch, prefix=states)
-    assert make_run(model, pack_tokens=60).shares_prefix and not make_run(model, pack_tokens=0).shares_prefix
+    assert shares_prefix(make_run(model, pack_tokens=60)) and not shares_prefix(make_run(model, pack_tokens=0))

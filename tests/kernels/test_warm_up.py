@@ -7,11 +7,11 @@ import torch
 from support import tiny_model
 from windows import make_run, make_window, tuned
 
+from medsum_core.device import arithmetic_dtype
 from medsum_core.kernels.cpu import elementwise as cpu_kernels
 from medsum_core.kernels.cpu import elementwise_dropout as dropout_kernel
-from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
 from medsum_core.kernels.cpu.warm_up import compile_kernels
-from medsum_core.model.base import LoraSettings
+from medsum_core.model.lora import LoraSettings
 from train_loop import train_step
 
 KERNELS = {

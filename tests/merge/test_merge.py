@@ -20,18 +20,19 @@ from medsum_core.merge import fold as merge_module
 from medsum_core.merge.fold import fold, main, refuse_quantised, save_behind_gate
 from medsum_core.merge.parity import Parity, compare, read_notes
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter, save_adapter
-from medsum_core.model.base import LoraSettings, attach_lora, load_base
+from medsum_core.model.base import load_base
+from medsum_core.model.lora import LoraSettings, attach_lora
 
 PROMPTS = [[2, 40, 41, 42, 43], [2, 60, 61]]
 
 
 def adapted(base: Path, run: Path, *, precision: str = "bf16", load_in_4bit: bool = False) -> PeftModel:
     loaded = load_base(str(base), precision=precision, load_in_4bit=load_in_4bit)
-    return load_adapter(loaded, run / "adapter", base_name=str(base), keep_dense=False)
+    return load_adapter(loaded, run / "adapter", base_name=str(base))
 
 
 def tuned(base: Path, settings: LoraSettings) -> PeftModel:
-    model = attach_lora(load_base(str(base), precision="bf16"), settings, base_name=str(base), keep_dense=False)
+    model = attach_lora(load_base(str(base), precision="bf16"), settings, base_name=str(base))
     chance = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

@@ -28,7 +28,8 @@ from medsum_core.model.adapter_files import (
     save_adapter,
 )
 from medsum_core.model.attention import document_attention
-from medsum_core.model.base import LoraSettings, attach_lora, head_weight, hidden_states
+from medsum_core.model.forward import head_weight, hidden_states
+from medsum_core.model.lora import LoraSettings, attach_lora
 
 VARIANTS = {
     "plain": LoraSettings(r=8, dropout=0.05),
@@ -61,7 +62,7 @@ def logits(model: PeftModel) -> Tensor:
 
 
 def load(folder: Path, base_name: str = "tiny") -> PeftModel:
-    return load_adapter(tiny_model(), folder, base_name=base_name, keep_dense=False)
+    return load_adapter(tiny_model(), folder, base_name=base_name)
 
 
 def change_config(folder: Path, **values: Any) -> None:
@@ -80,7 +81,7 @@ def change_tensor(folder: Path, change: Any) -> None:
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_peft_loads_our_files_onto_the_plain_base_with_equal_logits(variant: str, tmp_path: Path) -> None:
-    model = tuned(tiny_model(), VARIANTS[variant])
+    model = tuned(tiny_model(), VARIANTS[variant], kernels="reference")
     save_adapter(tmp_path, adapter_tensors(model), adapter_config(model))
     expected = logits(model.eval())
     peft_model = PeftModel.from_pretrained(tiny_model(), str(tmp_path), local_files_only=True).eval()
@@ -137,9 +138,9 @@ def test_another_base_is_refused(saved: Path) -> None:
     with pytest.raises(InputError, match="'tiny', not 'other'"):
         load(saved, base_name="other")
     with pytest.raises(InputError, match="this base needs"):
-        load_adapter(tiny_model(hidden_size=128), saved, base_name="tiny", keep_dense=False)
+        load_adapter(tiny_model(hidden_size=128), saved, base_name="tiny")
     with pytest.raises(InputError, match="do not fit"):
-        load_adapter(tiny_model(num_hidden_layers=1), saved, base_name="tiny", keep_dense=False)
+        load_adapter(tiny_model(num_hidden_layers=1), saved, base_name="tiny")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -157,7 +158,7 @@ def test_a_wrong_shape_is_refused_before_anything_is_copied(saved: Path) -> None
     change_tensor(saved, lambda tensor: tensor[:-1].contiguous())
     with pytest.raises(InputError, match="this base needs"):
         load(saved)
-    model = attach_lora(tiny_model(), VARIANTS["plain"], base_name="tiny", keep_dense=False)
+    model = attach_lora(tiny_model(), VARIANTS["plain"], base_name="tiny")
     before = adapter_tensors(model)
     with pytest.raises(InputError):
         load_adapter_tensors(model, load_file(saved / WEIGHTS_NAME))

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from attention_heads import DOCUMENTS, attend, make_heads
 from support import TINY_VOCAB, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from windows import make_example, relative
 
 from medsum_core.data.collator import Example, MicroBatch, pack_rows, pad_rows
+from medsum_core.kernels.cpu.document_attention import attend_per_document as attend_compiled
 from medsum_core.model.attention import (
-    DOCUMENT_KERNELS,
+    DOCUMENT_ATTENTION,
     PACKABLE_MODEL_TYPES,
     _shared_heads,
     attend_block_mask,
@@ -24,9 +26,10 @@ from medsum_core.model.attention import (
     document_attention,
     padded_lengths,
 )
-from medsum_core.model.base import hidden_states
+from medsum_core.model.forward import hidden_states
 
-KERNELS = ("per_document", "sdpa", "eager")
+KERNELS = ("per_document", "sdpa", "eager", "compiled")
+COMPILED = {"compiled": attend_compiled}  # the fast kernels' own, by a name of its own
 LENGTHS = (3, 8, 9, 21)  # around the sliding window of 8
 BOUND = 1e-5
 
@@ -54,7 +57,7 @@ def alone(model: PreTrainedModel, document: Example) -> Tensor:
 
 
 def ours(model: PreTrainedModel, batch: MicroBatch, kernel: str = "per_document") -> Tensor:
-    with torch.no_grad(), document_attention(model, kernel):
+    with torch.no_grad(), document_attention(model, kernel, functions=COMPILED):
         return hidden_states(model, batch)
 
 
@@ -91,7 +94,7 @@ def test_changing_one_document_leaves_the_next_bitwise_unchanged(
         before, after = pack_rows(documents), pack_rows(documents)
         first = LENGTHS[0]
         after.input_ids_BT[0, :first] = (after.input_ids_BT[0, :first] + 11) % TINY_VOCAB
-        with document_attention(model, kernel):
+        with document_attention(model, kernel, functions=COMPILED):
             hidden_before, hidden_after = hidden_states(model, before), hidden_states(model, after)
         assert not torch.equal(hidden_before[0, :first], hidden_after[0, :first])
         assert torch.equal(hidden_before[0, first:], hidden_after[0, first:])
@@ -156,34 +159,13 @@ def test_several_packed_rows_with_padding(models: dict[str, PreTrainedModel], do
             assert relative(piece, alone(model, document)) <= BOUND
 
 
-def make_heads(seed: int = 0, groups: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Query (2, 4, 24, 16), key and value (2, groups, 24, 16), all differentiable."""
-    generator = torch.Generator().manual_seed(seed)
-    query = torch.randn(2, 4, 24, 16, generator=generator)
-    key, value = (torch.randn(2, groups, 24, 16, generator=generator) for _ in range(2))
-    return query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
-
-
-DOCUMENTS = ((5, 9, 10), (1, 17))  # the second row ends in 6 positions of padding
-
-
-def attend(function: Callable[..., Any], **options: Any) -> tuple[Tensor, list[Tensor]]:
-    """A kernel's output without padding, and the gradients of query, key and value."""
-    heads = make_heads(groups=options.pop("groups", 2))
-    out, weights = function(nn.Module(), *heads, None, document_lengths=DOCUMENTS, scaling=0.2, **options)
-    assert weights is None
-    kept = torch.cat([out[0], out[1, :18]])
-    probe = torch.randn(kept.shape, generator=torch.Generator().manual_seed(9))
-    return kept.detach(), list(torch.autograd.grad((kept * probe).sum(), heads))
-
-
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("window", [None, 4, 9])
 def test_kernels_agree_forward_and_backward(window: int | None, softcap: float | None, groups: int) -> None:
     options: dict[str, Any] = {"sliding_window": window, "softcap": softcap, "groups": groups}
     out, gradients = attend(attend_block_mask, eager=True, **options)
-    for function in (attend_per_document, attend_block_mask):
+    for function in (attend_per_document, attend_block_mask, attend_compiled):
         other_out, other_gradients = attend(function, **options)
         assert relative(other_out, out) <= BOUND
         for found, expected in zip(other_gradients, gradients, strict=True):
@@ -218,42 +200,6 @@ def reference_varlen(
             scores = torch.einsum("hd,khd->hk", query[at], key[first : at + 1]) * scale
             out.append(torch.einsum("hk,khd->hd", scores.softmax(-1), value[first : at + 1]))
     return torch.stack(out)
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"sliding_window": 6}, {"softcap": 2.0}, {"sliding_window": 5, "softcap": 2.0}]
-)
-@pytest.mark.parametrize("kept_tokens", [0, 8, 512])
-def test_documents_of_several_blocks_equal_the_dense_mask(
-    options: dict[str, Any], kept_tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "medsum_core.kernels.cpu.document_attention.BLOCK_QUERIES", 4
-    )  # documents of 1 to 17 tokens: up to 5 blocks
-    monkeypatch.setattr(
-        "medsum_core.kernels.cpu.document_attention.KEPT_TOKENS", kept_tokens
-    )  # shares of none, some, all
-    found, gradients = attend(attend_per_document, **options)
-    expected, expected_gradients = attend(attend_block_mask, eager=True, **options)
-    assert relative(found, expected) <= BOUND
-    for gradient, reference in zip(gradients, expected_gradients, strict=True):
-        assert relative(gradient, reference) <= BOUND
-
-
-def test_long_documents_keep_only_queries_keys_and_values_for_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medsum_core.kernels.cpu.document_attention.KEPT_TOKENS", 0)
-    heads = [part.requires_grad_() for part in make_heads()]
-    kept: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        attend_per_document(nn.Module(), *heads, None, document_lengths=DOCUMENTS)
-    assert {tensor.data_ptr() for tensor in kept} <= {
-        part.data_ptr() for tensor in heads for part in tensor.unbind()
-    }  # no scores: memory grows with the tokens, not with their square
 
 
 @pytest.mark.parametrize("window", [None, 4])
@@ -297,7 +243,7 @@ def test_padding_is_a_document_of_its_own() -> None:
     assert padded_lengths([(2, 3), (4,), (5,)], 5) == [2, 3, 4, 1, 5]
 
 
-@pytest.mark.parametrize("kernel", DOCUMENT_KERNELS)
+@pytest.mark.parametrize("kernel", list(DOCUMENT_ATTENTION))
 def test_the_config_is_as_before_afterwards_even_after_an_error(
     models: dict[str, PreTrainedModel], kernel: str
 ) -> None:
@@ -310,12 +256,15 @@ def test_the_config_is_as_before_afterwards_even_after_an_error(
     assert config._attn_implementation == "eager"
 
 
-def test_an_unknown_kernel_is_refused(models: dict[str, PreTrainedModel]) -> None:
-    with pytest.raises(ValueError, match="flex"), document_attention(models["gemma"], "flex"):
+@pytest.mark.parametrize("name", ["flex", "flash_attention_2"])
+def test_an_unknown_function_and_one_that_does_not_heed_documents_are_refused(
+    models: dict[str, PreTrainedModel], name: str
+) -> None:
+    with pytest.raises(ValueError, match=name), document_attention(models["gemma"], name):
         pass
 
 
-@pytest.mark.parametrize("function", [attend_per_document, attend_block_mask, attend_varlen])
+@pytest.mark.parametrize("function", [attend_per_document, attend_block_mask, attend_varlen, attend_compiled])
 def test_a_mask_a_cache_and_wrong_lengths_are_refused(function: Callable[..., Any]) -> None:
     query, key, value = make_heads()
     mask = torch.ones(2, 1, 24, 24, dtype=torch.bool)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from windows import tuned
 
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, save_adapter
-from medsum_core.model.base import LoraSettings
+from medsum_core.model.lora import LoraSettings
 
 TOKENS_BT = torch.arange(6, 46).view(2, 20)
 

@@ -20,6 +20,8 @@ from windows import NO_DROPOUT, make_run, make_window, randomise_adapter, relati
 from medsum_core.data.collator import Example
 from medsum_core.errors import InputError
 from medsum_core.generation.generate import generate
+from medsum_core.kernels import choose
+from medsum_core.kernels.layers import recompute_activations
 from medsum_core.model import base as model_room
 from medsum_core.model.adapter_files import (
     adapter_config,
@@ -28,18 +30,9 @@ from medsum_core.model.adapter_files import (
     load_adapter_tensors,
     save_adapter,
 )
-from medsum_core.model.base import (
-    LoraSettings,
-    attach_lora,
-    check_only_adapter_trains,
-    checkpoint_activations,
-    head_softcap,
-    head_weight,
-    load_base,
-    load_config,
-    load_tokenizer,
-    trainable_parameters,
-)
+from medsum_core.model.base import load_base, load_config, load_tokenizer
+from medsum_core.model.forward import head_softcap, head_weight
+from medsum_core.model.lora import LoraSettings, attach_lora, check_only_adapter_trains, trainable_parameters
 from medsum_core.training.optimizer import lr_at
 from medsum_core.training.validation import evaluate_loss
 from train_loop import train_step
@@ -91,7 +84,9 @@ def gradient(model: PeftModel, window: list[Example]) -> list[Tensor]:
 
 def evaluate(model: PeftModel, window: list[Example]) -> None:
     run = make_run(model)
-    evaluate_loss(model, window, accelerator=run.accelerator, kernel=run.kernel, **run.collate_settings)
+    evaluate_loss(
+        model, window, accelerator=run.accelerator, kernels=run.kernels, attention=run.attention, **run.collate_settings
+    )
 
 
 def generate_notes(model: PeftModel, window: list[Example]) -> None:
@@ -194,7 +189,7 @@ def test_base_keeps_its_precision_and_its_tied_head_and_lora_is_fp32(
     base = load_base(str(folder), precision=precision, load_in_4bit=four_bit)
     if four_bit:
         assert {layer.compute_dtype for layer in four_bit_layers(base)} == {dtype}
-    model = attach_lora(base, NO_DROPOUT, base_name="tiny", keep_dense=False)
+    model = attach_lora(base, NO_DROPOUT, base_name="tiny")
     assert head_weight(model).data_ptr() == base.get_parameter("model.embed_tokens.weight").data_ptr()
     for name, parameter in model.named_parameters():
         expected = torch.float32 if "lora_" in name else torch.uint8 if hasattr(parameter, "quant_state") else dtype
@@ -236,7 +231,7 @@ def test_every_lora_tensor_moves_at_the_smallest_rate(optim: str, window: list[E
 def test_a_fresh_adapter_changes_nothing_and_both_its_matrices_get_gradients(window: list[Example]) -> None:
     base = tiny_model()
     torch.manual_seed(0)
-    model = attach_lora(base, NO_DROPOUT, base_name="tiny", keep_dense=False)
+    model = attach_lora(base, NO_DROPOUT, base_name="tiny")
     first = dict(zip([name for name, _ in trainable_parameters(model)], gradient(model, window), strict=True))
     for name, tensor in first.items():  # B is zero: A's gradient is zero until B has moved
         assert bool(tensor.any()) == ("lora_B" in name), name
@@ -252,7 +247,7 @@ def test_checkpointing_activations_changes_no_gradient(use_dora: bool, dropout: 
     recomputed: list[int] = []
     layer: Any = model.get_submodule("base_model.model.model.layers.0.self_attn.o_proj")
     layer.register_forward_hook(lambda *_: recomputed.append(1))
-    checkpoint_activations(model)
+    recompute_activations(model)
     found = gradient(model, window)
     assert relative(found, expected) <= 1e-6
     assert all(bool(tensor.any()) for tensor in found)
@@ -273,7 +268,7 @@ def test_two_seeds_of_dropout_differ(window: list[Example]) -> None:
 @pytest.mark.parametrize("targets", [("q_proj", "qkv_proj"), ("lm_head",), ("norm",), ("layers.0.q_proj",)])
 def test_a_target_that_matches_nothing_is_bad_input(targets: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match="this model has down_proj"):
-        attach_lora(tiny_model(), LoraSettings(target_modules=targets), base_name="tiny", keep_dense=False)
+        attach_lora(tiny_model(), LoraSettings(target_modules=targets), base_name="tiny")
 
 
 @pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder", "~/no-such-folder", "../nothing"])
@@ -308,8 +303,9 @@ def test_loading_an_adapter_onto_a_4_bit_base_keeps_it_as_it_was(folder: Path, t
     model = tuned(load_nf4(folder))
     bits = base_hash(model)
     save_adapter(tmp_path, adapter_tensors(model), adapter_config(model))
-    again = load_adapter(load_nf4(folder), tmp_path, base_name="tiny", keep_dense=True)
+    again = load_adapter(load_nf4(folder), tmp_path, base_name="tiny")
     assert base_hash(again) == bits
+    choose("fast").apply(again, keep_dense=True)
     again.requires_grad_(False)
     for name, parameter in again.named_parameters():
         parameter.requires_grad_("lora_" in name)

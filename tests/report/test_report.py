@@ -20,7 +20,7 @@ from medsum_core.data.masking import BuildReport, SetAside
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import Record
 from medsum_core.generation.notes import generate_notes
-from medsum_core.report.comparison import Comparison, Side, compare_base_and_tuned, generation_scores
+from medsum_core.report.comparison import Comparison, Side, compare_base_and_tuned
 from medsum_core.report.markdown import code, duration, estimate, figure, id_list, table
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
@@ -28,6 +28,7 @@ from medsum_core.report.run_summary import EMBEDDED_LABEL, DataFacts, RunFacts, 
 from medsum_core.report.tables import fact_table, score_table
 from medsum_core.score.bootstrap import Estimate, mean_difference, mean_estimate, rate_difference, rate_estimate
 from medsum_core.score.rouge import METRICS
+from medsum_core.training.validation import generation_scores
 
 CANARY = "xylocanaryphone"
 RECORDS = [

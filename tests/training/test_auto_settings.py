@@ -13,23 +13,21 @@ from medsum_core import device as device_module
 from medsum_core.device import (
     GIB,
     Device,
-    apply_tf32,
+    choose_precision,
+    describe,
+    find_device,
+)
+from medsum_core.errors import InputError
+from medsum_core.kernels.cpu import malloc
+from medsum_core.process import set_arithmetic, uses_tf32
+from medsum_core.training.auto_settings import (
     choose_attention,
     choose_dequantize,
     choose_gradient_checkpointing,
     choose_pack_tokens,
     choose_parallel_micro_batches,
-    choose_precision,
-    choose_tf32,
-    describe,
-    find_device,
-    keep_few_products,
-    needs_scaler,
-    repeat_bits,
-    return_free_memory,
+    micro_batch_tokens,
 )
-from medsum_core.errors import InputError
-from medsum_core.training.auto_settings import micro_batch_tokens
 
 
 def gpu(capability: tuple[int, int], *, free_gib: float = 16) -> Device:
@@ -72,10 +70,6 @@ def test_precision_that_was_asked_for_is_met_or_refused():
         choose_precision("fp16", gpu((7, 5)), model_type="gemma2")
 
 
-def test_only_fp16_needs_a_scaler():
-    assert [needs_scaler(name) for name in ("fp16", "bf16", "fp32")] == [True, False, False]
-
-
 @pytest.mark.parametrize(
     ("device", "precision", "soft_capped", "expected"),
     [
@@ -99,37 +93,27 @@ def test_attention_that_was_asked_for_is_met_or_refused():
 
 
 def test_tf32_only_beside_16_bit_numbers():
-    assert choose_tf32(gpu((8, 0)), precision="bf16") is True
-    assert choose_tf32(gpu((8, 0)), precision="fp32") is False
-    assert choose_tf32(gpu((7, 5)), precision="fp16") is False
-    assert choose_tf32(cpu(), precision="bf16") is False
-
-
-def test_tf32_is_left_alone_without_a_gpu(monkeypatch):
-    calls: list[str] = []
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", calls.append)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    apply_tf32(True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    apply_tf32(True)
-    apply_tf32(False)
-    assert calls == ["high", "highest"]
+    assert uses_tf32(gpu((8, 0)), precision="bf16") is True
+    assert uses_tf32(gpu((8, 0)), precision="fp32") is False
+    assert uses_tf32(gpu((7, 5)), precision="fp16") is False
+    assert uses_tf32(cpu(), precision="bf16") is False
 
 
 def test_a_gpu_is_told_to_repeat_its_bits_and_a_cpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[bool] = []
+    calls: list[Any] = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", calls.append)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", calls.append)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back afterwards
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    repeat_bits(torch.device("cpu"))
+    set_arithmetic(cpu(), precision="bf16")
     assert calls == [] and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-    repeat_bits(torch.device("cuda"))
-    assert calls == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    set_arithmetic(gpu((8, 0)), precision="bf16")
+    assert calls == ["high", True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert torch.utils.deterministic.fill_uninitialized_memory is False
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    repeat_bits(torch.device("cuda"))
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    set_arithmetic(gpu((8, 0)), precision="fp32")
+    assert calls[2:] == ["highest", True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 def test_checkpointing_of_activations_where_memory_needs_it():
@@ -173,9 +157,9 @@ def test_packing_budget_by_free_memory():
 def test_micro_batches_side_by_side(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
 
-    def chosen(device: Device, asked: int | None = None, *, ordered_draws: bool = False) -> int:
+    def chosen(device: Device, asked: int | None = None, *, ordered_draws: bool = False, kernels: str = "fast") -> int:
         return choose_parallel_micro_batches(
-            asked, device, needed_bytes=lambda count: count * GIB, ordered_draws=ordered_draws
+            asked, device, kernels=kernels, needed_bytes=lambda count: count * GIB, ordered_draws=ordered_draws
         )
 
     assert (chosen(cpu(free_gib=3)), chosen(cpu(free_gib=2)), chosen(gpu((8, 0)))) == (2, 1, 1)
@@ -187,6 +171,9 @@ def test_micro_batches_side_by_side(monkeypatch):
     ):
         with pytest.raises(InputError, match=f"--parallel_micro_batches {asked}: .*{reason}.*give 1"):
             chosen(device, asked, ordered_draws=ordered_draws)
+    assert chosen(cpu(), kernels="reference") == 1
+    with pytest.raises(InputError, match="the reference path takes one after another"):
+        chosen(cpu(), 2, kernels="reference")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert chosen(cpu(free_gib=3)) == 1
 
@@ -227,22 +214,20 @@ def test_the_bounds_on_compiled_products_are_set_unless_someone_set_them(
 ) -> None:
     monkeypatch.setenv(name, "")  # so that it is put back afterwards
     monkeypatch.delenv(name)
-    keep_few_products()
+    malloc.limit_onednn_caches()
     assert os.environ[name] == bound
     monkeypatch.setenv(name, "7")
-    keep_few_products()
+    malloc.limit_onednn_caches()
     assert os.environ[name] == "7"
 
 
-def test_free_pages_are_returned_on_a_cpu_whose_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_pages_are_returned_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(device_module.ctypes, "CDLL", lambda name: SimpleNamespace(malloc_trim=calls.append))
-    return_free_memory(torch.device("meta"))
-    assert calls == []
-    return_free_memory(torch.device("cpu"))
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: SimpleNamespace(malloc_trim=calls.append))
+    malloc.trim_malloc()
     assert calls == [0]
-    monkeypatch.setattr(device_module.ctypes, "CDLL", lambda name: SimpleNamespace())
-    return_free_memory(torch.device("cpu"))
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: SimpleNamespace())
+    malloc.trim_malloc()
     assert calls == [0]
 
 

@@ -18,13 +18,15 @@ from transformers import PreTrainedModel
 from two_processes import windows_and_updates
 from windows import Recorder, make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
+import train_loop
 from medsum_core.data.collator import Example
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
-from medsum_core.model.base import LoraSettings
+from medsum_core.model.lora import LoraSettings
 from medsum_core.training.loss import note_nll
+from medsum_core.training.metrics import StepStats
 from medsum_core.training.optimizer import optimizer_state, set_lr
 from medsum_core.training.run import Run
-from train_loop import StepStats, train_step
+from train_loop import train_step
 
 CUTS = {"16x1": (1, 0), "4x4": (4, 0), "1x16": (16, 0), "packed": (1, 96), "packed in one": (1, 10_000)}
 BOUND = 1e-5
@@ -59,7 +61,7 @@ def test_every_cut_of_a_window_gives_the_gradient_of_one_full_batch(kind: str) -
     for name, window in windows.items():
         loss, expected = reference_gradient(reference, window)
         for cut, lanes in [*((cut, 1) for cut in CUTS), ("packed", 2), ("4x4", 2)]:
-            stats, gradients = step(model, window, cut, lanes=lanes)
+            stats, gradients = step(model, window, cut, num_concurrent=lanes)
             assert abs(stats.loss - loss) <= BOUND * loss, (name, cut, lanes)
             assert relative(gradients, expected) <= BOUND, (name, cut, lanes)
             assert stats.num_targets == sum(row.num_targets for row in window)
@@ -68,15 +70,15 @@ def test_every_cut_of_a_window_gives_the_gradient_of_one_full_batch(kind: str) -
 
 
 def test_every_cut_gives_the_same_gradient_with_activation_checkpointing_and_each_kernel() -> None:
-    from medsum_core.model.base import checkpoint_activations
+    from medsum_core.kernels.layers import recompute_activations
 
     window = make_window(7)
     model = tuned(base_of("gemma3_text"))
     _, expected = step(model, window, "16x1")
-    checkpoint_activations(model)
+    recompute_activations(model)
     for kernel in ("per_document", "sdpa", "eager"):
         for cut in ("4x4", "packed"):
-            assert relative(step(model, window, cut, kernel=kernel)[1], expected) <= BOUND
+            assert relative(step(model, window, cut, attention=kernel)[1], expected) <= BOUND
 
 
 def test_the_gradient_is_clipped_once_for_the_whole_window() -> None:
@@ -235,17 +237,19 @@ def test_an_overflow_halves_the_scale_and_changes_nothing_else() -> None:
     assert run.scaler.get_scale() == 512.0
 
 
-def test_a_process_without_rows_takes_part_in_a_scaled_update(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kernels", ["reference", "fast"])
+def test_a_process_without_rows_takes_part_in_a_scaled_update(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The very first window may be shorter than the number of processes: the others' gradients come with the sum.
-    run = make_run(tuned(tiny_model()), optim="adamw_torch", scaler=torch.amp.GradScaler("cpu", init_scale=64.0))
-    monkeypatch.setattr(Run, "mine", lambda run, window: [])
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    run = make_run(tuned(tiny_model(), kernels=kernels), kernels=kernels, optim="adamw_torch", scaler=scaler)
+    monkeypatch.setattr(train_loop, "local_rows", lambda window, accelerator: [])
 
-    def receive(run: Run) -> None:
-        for parameter in run.tensors:
+    def receive(parameters: list[Tensor], accelerator: Any) -> None:
+        for parameter in parameters:
             parameter.grad = torch.full_like(parameter, 64.0)
 
-    monkeypatch.setattr(Run, "sum_gradients", receive)
-    monkeypatch.setattr(Run, "total", lambda run, value: value + 3.0)
+    monkeypatch.setattr(train_loop, "sum_gradients", receive)
+    monkeypatch.setattr(train_loop, "sum_over_processes", lambda value, accelerator: value + 3.0)
     stats = train_step(run, make_window(1), learning_rate=1e-3)
     assert not stats.skipped
     assert stats.grad_norm == pytest.approx(sum(parameter.numel() for parameter in run.tensors) ** 0.5, rel=1e-5)

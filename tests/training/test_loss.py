@@ -126,15 +126,15 @@ def test_loss_of_each_target_adds_up_to_the_sum(softcap: float | None, monkeypat
 def test_only_target_positions_reach_the_head_a_tile_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     tiles_seen: list[tuple[int, int]] = []
 
-    def counted(hidden_CH: Tensor, head_WH: Tensor, *, out: Tensor) -> Tensor:
-        tiles_seen.append((len(hidden_CH), len(head_WH)))
-        return out.copy_(hidden_CH @ head_WH.T)
+    class Counted(objective.TorchArithmetic):
+        def product(self, hidden_CH: Tensor, head_WH: Tensor, *, out: Tensor) -> Tensor:
+            tiles_seen.append((len(hidden_CH), len(head_WH)))
+            return super().product(hidden_CH, head_WH, out=out)
 
-    monkeypatch.setattr(objective, "product", counted)
     use_tiles(monkeypatch, 8, 100)
     hidden, targets, head = make_case("mixed")
     assert int((targets != IGNORE_INDEX).sum()) == 19
-    note_nll(hidden, targets, head)
+    note_nll(hidden, targets, head, arithmetic=Counted())
     assert tiles_seen == [(rows, words) for rows in (8, 8, 3) for words in (100, 100, 11)]
 
 

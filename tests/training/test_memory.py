@@ -10,7 +10,8 @@ from transformers import GemmaConfig
 
 from medsum_core.errors import InputError
 from medsum_core.model.attention import document_attention
-from medsum_core.model.base import LoraSettings, attach_lora, inner_model, trainable_parameters
+from medsum_core.model.forward import inner_model
+from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
 from medsum_core.training.loss import CPU_TILE
 from medsum_core.training.memory import (
     GIB,
@@ -61,7 +62,7 @@ def test_nf4_bytes_are_those_of_bitsandbytes():
 
 @pytest.mark.parametrize("kind", ["gemma", "gemma2", "gemma3_text", "llama"])
 def test_kept_activations_are_those_of_a_real_forward_pass(kind):
-    model = attach_lora(tiny_model(kind), NO_DROPOUT, base_name="", keep_dense=False)
+    model = attach_lora(tiny_model(kind), NO_DROPOUT, base_name="")
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, tuple[int, torch.Tensor]] = {}
 
@@ -87,7 +88,7 @@ def test_kept_activations_are_those_of_a_real_forward_pass(kind):
 
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_torch"])
 def test_optimizer_bytes_are_those_of_a_real_state(optim):
-    model = attach_lora(tiny_model(), NO_DROPOUT, base_name="", keep_dense=False)
+    model = attach_lora(tiny_model(), NO_DROPOUT, base_name="")
     parameters = trainable_parameters(model)
     optimizer = build_optimizer(parameters, name=optim, learning_rate=1e-4)
     for _, parameter in parameters:
@@ -123,10 +124,10 @@ def test_each_choice_moves_its_part(size_2b):
     assert plain.activations - varlen == pytest.approx(shares, abs=18)
     short = changed(num_tokens=256).activations
     assert changed(num_tokens=256, alone_tokens=1024).activations == plain.activations  # while no lane runs
-    assert changed(num_tokens=256, alone_tokens=1024, lanes=2).activations == max(2 * short, plain.activations)
+    assert changed(num_tokens=256, alone_tokens=1024, num_concurrent=2).activations == max(2 * short, plain.activations)
     recomputed = changed(num_tokens=256, alone_tokens=1024, recompute_alone=True).activations
     assert recomputed == max(short, changed(gradient_checkpointing=True).activations) < plain.activations / 2
-    two = changed(lanes=2)
+    two = changed(num_concurrent=2)
     assert (two.activations, two.logits) == (2 * plain.activations, 2 * plain.logits)
     assert (two.gradients, two.dense_copy) == (3 * plain.adapter, plain.dense_copy)
     assert plain.total == sum(vars(plain).values())

@@ -20,9 +20,8 @@ import train_loop
 from benchmarks.crash import outcome
 from medsum_core.config.run_config import parse_run
 from medsum_core.report import finish
-from medsum_core.training import run_evaluation
+from medsum_core.training import validation
 from medsum_core.training.run import Run
-from medsum_core.training.setup import prepare
 from medsum_core.training.validation import EvalResult
 
 EVERY_STEP = ("--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps", "--save_steps", "1")
@@ -49,7 +48,7 @@ def script_losses(patch: pytest.MonkeyPatch, losses: list[float]) -> None:
         loss = next(script)
         return EvalResult(loss=loss, stop_loss=10 * loss, num_targets=1)
 
-    patch.setattr(run_evaluation, "evaluate_loss", scripted)
+    patch.setattr(validation, "evaluate_loss", scripted)
 
 
 def adapters_equal(left: Path, right: Path) -> bool:

@@ -25,8 +25,10 @@ from windows import make_example, make_run, make_window, plain_peft, reference_g
 from benchmarks.crash import make_inputs
 from medsum_core.device import AMPERE, repeat_bits
 from medsum_core.generation.generate import generate
+from medsum_core.kernels.layers import recompute_activations
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES, attend_block_mask, attend_varlen
-from medsum_core.model.base import LoraSettings, checkpoint_activations, load_base
+from medsum_core.model.base import load_base
+from medsum_core.model.lora import LoraSettings
 from medsum_core.training.optimizer import load_optimizer_state, optimizer_state
 from train_loop import train_step
 
@@ -52,7 +54,7 @@ def _as_in_a_run() -> Iterator[None]:
 
 def gradient(model: Any, window: Any, cut: str, kernel: str) -> list[Tensor]:
     batch_size, pack_tokens = CUTS[cut]
-    run = make_run(model, batch_size=batch_size, pack_tokens=pack_tokens, kernel=kernel, device=CUDA)
+    run = make_run(model, batch_size=batch_size, pack_tokens=pack_tokens, attention=kernel, device=CUDA)
     stats = train_step(run, window, learning_rate=0.0)
     assert not stats.skipped
     gradients: list[Tensor] = run.optimizer.gradients  # type: ignore[attr-defined]
@@ -79,7 +81,7 @@ def test_recomputed_activations_drop_the_same_elements(kind: str) -> None:
     for recompute in (False, True):
         model = tuned(tiny_model(kind, attn_implementation="eager"), LoraSettings(dropout=0.3)).to(CUDA)
         if recompute:
-            checkpoint_activations(model)
+            recompute_activations(model)
         torch.manual_seed(3)
         found.append(gradient(model, window, "packed", "eager"))
     assert relative(found[1], found[0]) <= 1e-6

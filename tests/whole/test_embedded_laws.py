@@ -58,7 +58,7 @@ def model() -> PeftModel:
 def gradient(
     model: PeftModel, window: list[Example], *, batch_size: int = 1, pack_tokens: int = 0, lanes: int = 1
 ) -> list[Tensor]:
-    run = make_run(model, batch_size=batch_size, pack_tokens=pack_tokens, lanes=lanes)
+    run = make_run(model, batch_size=batch_size, pack_tokens=pack_tokens, num_concurrent=lanes)
     train_step(run, window, learning_rate=0.0)
     assert isinstance(run.optimizer, Recorder)
     return run.optimizer.gradients
@@ -101,9 +101,11 @@ def test_laws_1_and_6_in_fp32(model: PeftModel, window: list[Example]) -> None:
     assert relative(single, expected) <= 2e-3
     assert relative(gradient(model, window, batch_size=3), expected) <= 2e-3
     assert relative(gradient(model, window, pack_tokens=512), expected) <= 2e-3
-    assert relative(gradient(model, window, pack_tokens=120, lanes=2), expected) <= 2e-3
+    assert relative(gradient(model, window, pack_tokens=120, num_concurrent=2), expected) <= 2e-3
     run = make_run(model)
-    result = evaluate_loss(model, window, accelerator=run.accelerator, kernel=run.kernel, **run.collate_settings)
+    result = evaluate_loss(
+        model, window, accelerator=run.accelerator, kernels=run.kernels, attention=run.attention, **run.collate_settings
+    )
     assert result.num_targets == sum(row.num_targets for row in window)
     prompts = [row.input_ids[: row.num_prompt_tokens] for row in window[:1]]
     generate(model, prompts, stop_token_ids=(1,), max_new_tokens=2)

@@ -30,7 +30,7 @@ from medsum_core.data.collator import MicroBatch
 from medsum_core.kernels.cpu.lanes import Lanes
 from medsum_core.kernels.layers.dropout import DroppedElements
 from medsum_core.model import attention
-from medsum_core.model.base import LoraSettings, attach_lora, trainable_parameters
+from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
 from medsum_core.training import validation as evaluation
 
 META = torch.device("meta")
@@ -127,7 +127,7 @@ def meta_run(kind: str = "gemma", kernel: str = "sdpa", *, pack_tokens: int = 96
         base = AutoModelForCausalLM.from_config(tiny_config(kind), dtype=torch.bfloat16).requires_grad_(False)
         if load_in_4bit:
             quantise(base)
-        model = attach_lora(base, LoraSettings(dropout=0.05), base_name="", keep_dense=False)
+        model = attach_lora(base, LoraSettings(dropout=0.05), base_name="")
 
     def sum_gradients() -> None:
         raise GradientReadyError
@@ -135,7 +135,7 @@ def meta_run(kind: str = "gemma", kernel: str = "sdpa", *, pack_tokens: int = 96
     return SimpleNamespace(
         model=model,
         device=META,
-        kernel=kernel,
+        attention=kernel,
         mine=lambda window: window,
         collate_settings={"batch_size": 2, "pack_tokens": pack_tokens, "pad_token_id": 0},
         lanes=Lanes(1),
@@ -165,7 +165,14 @@ def record(run: Any, *, recorder: CpuRecorder | None = None) -> CpuRecorder:
         with pytest.raises(GradientReadyError):
             train_loop.train_step(run, window, learning_rate=1e-4, collate=collate)
         accelerator: Any = OneProcess()
-        evaluation.evaluate_loss(run.model, window, accelerator=accelerator, kernel=run.kernel, **run.collate_settings)
+        evaluation.evaluate_loss(
+            run.model,
+            window,
+            accelerator=accelerator,
+            kernels=run.kernels,
+            attention=run.attention,
+            **run.collate_settings,
+        )
     return recorder
 
 
@@ -206,7 +213,7 @@ def test_everything_is_on_the_device_over_a_4_bit_base() -> None:
 @pytest.mark.parametrize("kernel", ["per_document", "varlen"])
 def test_a_batch_that_is_not_moved_is_found(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
     monkeypatch.setattr(MicroBatch, "to", lambda batch, device: batch)
-    assert record_faulty(meta_run(kernel=kernel))
+    assert record_faulty(meta_run(attention=kernel))
 
 
 @pytest.mark.parametrize("name", ["input_ids_BT", "position_ids_BT", "targets_BT"])

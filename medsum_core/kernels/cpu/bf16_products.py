@@ -9,26 +9,12 @@ fp32 and the result is rounded to bf16, which is what bf16 units do: products an
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from medsum_core.device import arithmetic_dtype
 from medsum_core.kernels.cpu.arena import converted, mm
-
-
-@lru_cache
-def cpu_has_bf16_units() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware (AVX512-BF16 or AMX)."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def arithmetic_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which `dtype` matrices are multiplied on `device`: `dtype`, or fp32 where that is faster."""
-    if device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and not cpu_has_bf16_units():
-        return torch.float32
-    return dtype
 
 
 def product(x_TK: Tensor, weight_NK: Tensor, *, out: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ A block's queries of all S heads are the rows of one product, so that a shared h
 A block sees the keys from its sliding window's first to its own last, nothing is computed beyond. Scores are products
 in fp32, also of 16-bit queries and keys: an exponential turns their rounding into an error of its size.
 
-For the way back v is kept, q and k or what they are made from, and the shares of documents up to KEPT_TOKENS in the
+For the way back v is kept, q and k or what they are made from, and the shares of documents up to SAVED_TOKENS in the
 dtype in which they weigh the values; those of longer documents are computed again: memory grows with the tokens, not
 with their square.
 """
@@ -23,16 +23,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from medsum_core.device import arithmetic_dtype
 from medsum_core.kernels.cpu.arena import converted, empty_like, kept_like, mm
-from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
 from medsum_core.kernels.cpu.elementwise import array_of, causal_softmax, on_cpu, softmax_backward
 from medsum_core.kernels.recompute import Recipe
+from medsum_core.model.attention import check_lengths
 
 BLOCK_QUERIES = 256  # fewer: products too small to be fast; more: work on keys that the first queries may not see
-KEPT_TOKENS = 512
+SAVED_TOKENS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,7 @@ def _blocks(lengths: Sequence[int], rules: ScoreRules, *, num_kv_heads: int, num
     document_start = 0
     for number, length in enumerate(lengths):
         document_end, key_start = document_start + length, document_start + number * num_prefix
-        is_kept = num_prefix + length <= KEPT_TOKENS and rules.softcap is None  # a soft cap's slope would be kept too
+        is_kept = num_prefix + length <= SAVED_TOKENS and rules.softcap is None  # a soft cap's slope would be kept too
         for start in range(document_start, document_end, BLOCK_QUERIES):
             end = min(start + BLOCK_QUERIES, document_end)
             seen = num_prefix + start - document_start  # tokens before the first query
@@ -239,3 +240,38 @@ def _hidden(shape: tuple[int, int], seen_before: int, window: int | None, *, lik
     if window is not None and shape[1] > window:
         hidden_QK += like.new_full(shape, -math.inf).tril_(seen_before - window)
     return hidden_QK
+
+
+def attend_per_document(
+    module: nn.Module,
+    query_BHTD: Tensor,
+    key_BGTD: Tensor,
+    value_BGTD: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    document_lengths: Sequence[Sequence[int]],
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    prefix: tuple[Tensor, Tensor] | None = None,
+    recipes: tuple[Recipe, Recipe] | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """`attend_documents` with the interface of transformers: (B, T, H, D) and no weights. Padding positions are zero.
+
+    `prefix`: keys and values (P, G, D) that come before those of each document. `recipes`: how the queries (B, T, H, D)
+    and the keys (B, T, G, D) come about.
+    """
+    check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, options={})
+    scale = scaling if scaling is not None else query_BHTD.shape[-1] ** -0.5
+    rules = ScoreRules(scale=scale, window=sliding_window, softcap=softcap)
+    inputs = (query_BHTD, key_BGTD, value_BGTD)
+    if len(document_lengths) == 1:  # no copy that puts rows together, in either direction
+        query_THD, key_TGD, value_TGD = (tensor.squeeze(0).transpose(0, 1) for tensor in inputs)
+        out_THD = attend_documents(query_THD, key_TGD, value_TGD, document_lengths[0], rules, prefix, recipes)
+        return out_THD.unsqueeze(0), None
+    rows = []
+    for row, lengths in zip(zip(*(tensor.unbind() for tensor in inputs), strict=True), document_lengths, strict=True):
+        query_THD, key_TGD, value_TGD = (tensor.transpose(0, 1) for tensor in row)
+        rows.append(attend_documents(query_THD, key_TGD, value_TGD, lengths, rules, prefix))
+    return torch.stack(rows), None

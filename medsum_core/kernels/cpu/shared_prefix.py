@@ -15,9 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from medsum_core.data.collator import IGNORE_INDEX, MicroBatch
+from medsum_core.data.collator import MicroBatch
+from medsum_core.data.masking import IGNORE_INDEX
+from medsum_core.model.forward import hidden_states
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -52,6 +56,13 @@ class SharedPrefix:
             return [None] * len(tensors)
         outputs, grad_outputs = zip(*reached, strict=True)
         return torch.autograd.grad(outputs, tensors, grad_outputs, allow_unused=True)
+
+
+def prefix_states(model: PeftModel | PreTrainedModel, batch: MicroBatch) -> SharedPrefix:
+    """Keys and values of a prefix, a batch of one document; call it within `document_attention`."""
+    layers: list[KeyValue] = []
+    hidden_states(model, batch, read_M=batch.read_M, keys_and_values=layers)
+    return SharedPrefix.of(layers)
 
 
 def split_prefix(micro_batches: Sequence[MicroBatch]) -> tuple[MicroBatch | None, list[MicroBatch]]:

@@ -11,14 +11,20 @@ not touched. Other model types run their own modules.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from medsum_core.device import arithmetic_dtype
+from medsum_core.generation.candidates import Candidates
 from medsum_core.generation.kv_cache import KVCache, Step, attend
-from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
+from medsum_core.kernels.cpu.arena import return_free_blocks
+from medsum_core.kernels.cpu.document_attention import ScoreRules, attend_documents
+from medsum_core.kernels.decoding.blocked_head import Head
 from medsum_core.kernels.decoding.packed_weights import (
     Projection,
     can_pack,
@@ -30,9 +36,24 @@ from medsum_core.kernels.decoding.packed_weights import (
     packed_product,
     packed_product_times,
 )
+from medsum_core.model.forward import head_softcap, head_weight
+
+Forward = Callable[..., Candidates]
 
 # How transformers' and oneDNN's names of an activation go together.
 FUSED_ACTIVATIONS = {"gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", "")}
+
+
+@contextmanager
+def packed_decoder(causal: PreTrainedModel) -> Iterator[Forward]:
+    """The forward pass of decoding with packed weights; see `generation.generate.Forward`."""
+    return_free_blocks()  # what training left: cache and packed weights take their own memory
+    stack, head = DecoderStack(causal), Head(head_weight(causal), softcap=head_softcap(causal))
+
+    def forward(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
+        return head.candidates(stack.hidden(tokens_T, positions_T, step.read_M, cache, step), *options)
+
+    yield forward
 
 
 class DecoderStack:
@@ -118,9 +139,8 @@ class _Layer:
         query_TAD, key_TGD = _rotated(mixed, rotation).to(x_TH.dtype).tensor_split([self._num_query_heads], dim=1)
         if read_M is not None:
             query_TAD = query_TAD[read_M]
-        out_TAD = attend(
-            cache, self._index, query_TAD, key_TGD, value_TGD, step, only_last=read_M is not None, **self._options
-        )
+        options: dict[str, Any] = {**self._options, "only_last": read_M is not None, "attend_prompts": _attend_prompts}
+        out_TAD = attend(cache, self._index, query_TAD, key_TGD, value_TGD, step, **options)
         return self._out(out_TAD.flatten(1))
 
 
@@ -195,3 +215,18 @@ def _num_weights(layers: nn.ModuleList) -> int:
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     found = [module for name, module in layers.named_modules() if name.rsplit(".", 1)[-1] in names]
     return sum(linear_of(module).in_features * linear_of(module).out_features for module in found)
+
+
+def _attend_prompts(
+    query_THD: Tensor,
+    key_TGD: Tensor,
+    value_TGD: Tensor,
+    lengths: Sequence[int],
+    *,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """`model.attention.attend_documents` by the compiled attention."""
+    rules = ScoreRules(scale=scaling or query_THD.shape[-1] ** -0.5, window=window, softcap=softcap)
+    return attend_documents(query_THD, key_TGD, value_TGD, lengths, rules)

@@ -17,8 +17,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from medsum_core.device import find_device
-from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype, product
+from medsum_core.device import arithmetic_dtype, find_device
+from medsum_core.kernels.cpu.bf16_products import product
 from medsum_core.kernels.layers.lora_linear import FrozenWeight
 
 Product = Callable[[Tensor], Tensor]

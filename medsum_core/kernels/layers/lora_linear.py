@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from medsum_core.device import arithmetic_dtype
 from medsum_core.kernels.cpu.arena import ACTIVATIONS, Slab, converted, empty, kept, lasting_copy, mm
-from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
 from medsum_core.kernels.layers.dropout import DroppedElements, layer_seed
 
 

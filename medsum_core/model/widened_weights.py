@@ -1,7 +1,7 @@
 """16-bit weights as fp32 for the time of decoding, on CPUs that multiply bf16 matrices 10 times slower than fp32 ones.
 
-`products.py` does this product by product for training; decoding uses each weight once for every token, so that it pays
-to unpack them once. The values are the same; activations keep more digits than in bf16.
+Decoding uses each weight once for every token, so that it pays to convert them once. The values are the same;
+activations keep more digits than in bf16.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from medsum_core.device import find_device
-from medsum_core.kernels.cpu.bf16_products import arithmetic_dtype
+from medsum_core.device import arithmetic_dtype, find_device
 
 HALVES = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
-def fast_weights(model: nn.Module, *, widen: bool = False) -> Iterator[None]:
+def widened_weights(model: nn.Module, *, widen: bool = False) -> Iterator[None]:
     """Within the block the model computes in the dtype that its device is fast at; afterwards it is as before.
 
     Nothing is done on devices with 16-bit units, or where the wider copy does not fit the free memory: both only cost

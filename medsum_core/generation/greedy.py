@@ -1,0 +1,55 @@
+"""Greedy decoding: the likeliest token each time.
+
+Letters: R notes being written, M rows of candidates (one a note), k candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from medsum_core.generation.candidates import Candidates
+from medsum_core.generation.search import Generation, Note, finish
+
+
+class GreedySearch:
+    """The likeliest token each time. One transfer a step brings all notes' tokens and log-probabilities to the host."""
+
+    num_beams = 1
+    num_candidates = 1
+
+    def __init__(self, stop_token_ids: frozenset[int], on_token: Callable[[int, int], None] | None = None) -> None:
+        self._stop_token_ids = stop_token_ids
+        self._on_token = on_token
+
+    def choose(self, candidates: Candidates) -> Candidates:
+        """One candidate a row, (R, 1): the likeliest, which is the only one asked for. Another rule overrides this."""
+        return candidates
+
+    def advance(self, notes: Sequence[Note], candidates: Candidates) -> tuple[Tensor, None, list[bool]]:
+        """See `Search`; the tokens are kept in the notes."""
+        chosen = self.choose(candidates)
+        pairs = torch.cat((chosen.tokens_Mk.double(), chosen.log_probs_Mk.double()), 1).tolist()
+        return chosen.tokens_Mk, None, [self._append(note, *pair) for note, pair in zip(notes, pairs, strict=True)]
+
+    def written(self, notes: Sequence[Note]) -> list[list[int]]:
+        """See `Search`."""
+        return [note.tokens for note in notes]
+
+    def result(self, note: Note, slot: int) -> Generation:
+        """See `Search`."""
+        return finish(note.tokens, note.score, self._stop_token_ids)
+
+    def move_slot(self, source: int, target: int) -> None:
+        """Nothing is kept by slot."""
+
+    def _append(self, note: Note, token: float, log_prob: float) -> bool:
+        note.tokens.append(int(token))
+        note.num_written += 1
+        note.score += log_prob
+        stopped = note.tokens[-1] in self._stop_token_ids
+        if self._on_token is not None and not stopped:
+            self._on_token(note.index, note.tokens[-1])
+        return stopped or note.num_written >= note.max_new

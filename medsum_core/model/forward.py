@@ -1,0 +1,122 @@
+"""One forward pass of the decoder without its LM head, and how it is run: precision, modes, recomputed activations.
+
+Letters: B rows, T positions, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, noop_context_fn
+from transformers import PreTrainedModel
+
+from medsum_core.data.collator import MicroBatch
+from medsum_core.errors import InputError
+
+HALF_DTYPES = (torch.bfloat16, torch.float16)
+ContextPair = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
+
+
+def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch, **layer_options: Any) -> Tensor:
+    """The last layer's normed output, (B, T, H), by the model's own modules; call it within `document_attention`.
+
+    No key-value cache and no mask: either would let a packed document see the one before it (with transformers' default
+    cache the logits of a second document moved by 6.4). `layer_options` go to the decoder's layers as they are.
+    """
+    outputs = inner_model(model)(
+        input_ids=batch.input_ids_BT,
+        position_ids=batch.position_ids_BT,
+        document_lengths=batch.document_lengths,
+        use_cache=False,
+        **layer_options,
+    )
+    hidden_BTH: Tensor = outputs.last_hidden_state
+    return hidden_BTH
+
+
+def autocast(model: PeftModel | PreTrainedModel) -> AbstractContextManager[Any]:
+    """`torch.autocast` in the base's 16-bit dtype, in which the fp32 adapter computes too; nothing for an fp32 base."""
+    base = causal_model(model)
+    if base.dtype not in HALF_DTYPES:
+        return nullcontext()
+    return torch.autocast(base.device.type, dtype=base.dtype)
+
+
+@contextmanager
+def no_adapter_casts(model: PeftModel | PreTrainedModel) -> Iterator[None]:
+    """Within the block PEFT leaves its inputs in the base's 16-bit dtype: `autocast` converts the weights instead.
+
+    PEFT's own casts keep an fp32 copy of each adapter's input: a fifth slower and a third more memory. The block must
+    cover the backward pass, in which recomputed layers run again.
+    """
+    with disable_input_dtype_casting(model, active=causal_model(model).dtype in HALF_DTYPES):
+        yield
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """`model.eval()` for the time of the block; each module's own mode afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def recompute_activations(
+    model: PeftModel, *, longer_than: int = 0, context_fn: Callable[[], ContextPair] = noop_context_fn
+) -> None:
+    """Compute each layer's activations again in the backward pass, for micro-batches of more than so many tokens.
+
+    Non-reentrant, so no input gradients are needed. `context_fn` gives the contexts of a layer's forward pass and of
+    its recomputation, which on CUDA runs in another thread: what the forward pass reads from a context variable must be
+    handed over there. torch's own random state and autocast are restored by `torch.utils.checkpoint`.
+    """
+
+    def call(layer: Callable[..., Any], hidden_BTH: Tensor, *inputs: Any, **settings: Any) -> Any:
+        if hidden_BTH.shape[:2].numel() <= longer_than:
+            return layer(hidden_BTH, *inputs)
+        return checkpoint(layer, hidden_BTH, *inputs, context_fn=context_fn, **settings)
+
+    base = causal_model(model)
+    base.activation_checkpointing_enable()
+    modules: list[Any] = [module for module in base.modules() if hasattr(module, "_gradient_checkpointing_func")]
+    for module in modules:
+        module._gradient_checkpointing_func = partial(call, use_reentrant=False)
+    base.disable_input_require_grads()
+
+
+def inner_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
+    """The stack of layers without the LM head; its output's `last_hidden_state` is (B, T, H)."""
+    inner: PreTrainedModel = causal_model(model).get_decoder()
+    return inner
+
+
+def causal_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
+    """The transformers model with its head, whether an adapter is on it or not."""
+    if isinstance(model, PeftModel):
+        base: Any = model.get_base_model
+        return base()
+    return model
+
+
+def head_weight(model: PeftModel | PreTrainedModel) -> Tensor:
+    """The LM head's frozen weight, (V, H)."""
+    head = causal_model(model).get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None:
+        raise InputError("the LM head must be a plain linear layer without bias and without an adapter")
+    return head.weight.detach()
+
+
+def head_softcap(model: PeftModel | PreTrainedModel) -> float | None:
+    """The bound that Gemma 2 puts on its logits by tanh; None for other models."""
+    return getattr(model.config.get_text_config(), "final_logit_softcapping", None)

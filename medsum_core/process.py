@@ -1,0 +1,35 @@
+"""Settings of the whole process, made by scripts at their start: importing or calling a library changes none."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from medsum_core.device import Device
+
+
+def keep_files_private() -> None:
+    """What this process writes is readable by its owner only: it stems from patients."""
+    os.umask(0o077)
+
+
+def set_arithmetic(device: Device, *, precision: str) -> None:
+    """TF32 as `uses_tf32` says, and on a GPU the same order of sums each time; on a CPU nothing changes.
+
+    With sums in one order a resumed run ends in the bits of the uninterrupted one: attention's backward pass adds to a
+    query's gradient in the order in which its blocks end, unless told. cuBLAS repeats itself with workspaces of a fixed
+    size (its manual, "Results reproducibility"), which the environment may name already. Memory is not filled for it:
+    nothing here reads what was not written.
+    """
+    if device.kind != "cuda":
+        return
+    torch.set_float32_matmul_precision("high" if uses_tf32(device, precision=precision) else "highest")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def uses_tf32(device: Device, *, precision: str) -> bool:
+    """TF32 for the few fp32 products of a 16-bit run on a GPU from 8.0; a run in fp32 was asked to be exact."""
+    return device.is_ampere and precision != "fp32"
