@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medsum_core.data.tables import Table, load_table
 from medsum_core.errors import InputError
 from medsum_core.grounding.facts.check import Fact, check_note
-
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
+from medsum_core.score.bootstrap import rate_estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,36 +74,19 @@ def _ids(table: Table) -> list[str]:
     return ids
 
 
-def rate_interval(
-    counts: Sequence[tuple[int, int]], *, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float] | None:
-    """The 95 % percentile interval of unsupported / facts, rows drawn again with replacement (bootstrap).
+def to_json(notes: Sequence[CheckedNote]) -> dict[str, Any]:
+    """The result as plain data: `facts, unsupported, unsupported_rate`, its interval, and every row's facts.
 
-    `counts`: (unsupported, facts) of each row. None where no row has a fact.
+    The interval is None, and the rate 0, where no note has a fact.
     """
-    pairs_R2 = np.asarray(counts, dtype=np.int64).reshape(-1, 2)
-    if not pairs_R2[:, 1].any():
-        return None
-    generator = np.random.default_rng(seed)
-    rates = []
-    for _ in range(resamples):
-        unsupported, facts = pairs_R2[generator.integers(0, len(pairs_R2), len(pairs_R2))].sum(axis=0)
-        rates.append(unsupported / facts if facts else 0.0)
-    tails = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
-    low, high = np.percentile(rates, tails)
-    return float(low), float(high)
-
-
-def to_json(notes: Sequence[CheckedNote], *, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """The result as plain data: `facts, unsupported, unsupported_rate`, its interval, and every row's facts."""
-    facts = sum(len(note.facts) for note in notes)
-    unsupported = sum(note.num_unsupported for note in notes)
-    interval = rate_interval([(note.num_unsupported, len(note.facts)) for note in notes], resamples=resamples)
+    facts = [len(note.facts) for note in notes]
+    unsupported = [note.num_unsupported for note in notes]
+    rate = rate_estimate(unsupported, facts)
     return {
-        "facts": facts,
-        "unsupported": unsupported,
-        "unsupported_rate": unsupported / facts if facts else 0.0,
-        "unsupported_rate_interval": list(interval) if interval else None,
+        "facts": sum(facts),
+        "unsupported": sum(unsupported),
+        "unsupported_rate": rate.value if sum(facts) else 0.0,
+        "unsupported_rate_interval": [rate.low, rate.high] if sum(facts) else None,
         "count": len(notes),
         "rows": [{"id": note.id, "facts": [_fact(fact) for fact in note.facts]} for note in notes],
     }

@@ -22,32 +22,10 @@ import numpy as np
 from medsum_core.data.records import Record, find_shared, read_records, section_name
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.files import write_text_atomic
+from medsum_core.score.bootstrap import RESAMPLES, SEED, mean_difference
 from medsum_core.score.files import align, read_notes
-from medsum_core.score.rouge import (
-    METRICS,
-    RESAMPLES,
-    SEED,
-    PairedDifference,
-    RougeRows,
-    average_runs,
-    bootstrap_interval,
-    paired_bootstrap,
-    score_rows,
-    summarise,
-)
+from medsum_core.score.rouge import METRICS, RougeRows, average_runs, score_rows, summarise
 from medsum_core.score.table import format_scores
-
-__all__ = [
-    "METRICS",
-    "PairedDifference",
-    "RougeRows",
-    "bootstrap_interval",
-    "evaluate",
-    "floors",
-    "paired_bootstrap",
-    "score_rows",
-    "summarise",
-]
 
 SHORT_WORDS = 3
 SPEAKER_TAG = re.compile(r"^[A-Za-z]\w*(?: \d+)? ?:\s*", re.MULTILINE)
@@ -209,8 +187,8 @@ def _without_shared(references: Sequence[Record], rows: RougeRows, training: Seq
 def _compare(rows: RougeRows, other: RougeRows) -> dict[str, Any]:
     result: dict[str, Any] = {"other": other.means()}
     for metric in METRICS:
-        paired = paired_bootstrap(getattr(rows, metric), getattr(other, metric))
-        result[metric] = paired.difference
+        paired = mean_difference(getattr(rows, metric), getattr(other, metric))
+        result[metric] = paired.value
         result[f"{metric}_interval"] = [paired.low, paired.high]
     return {**result, "count": rows.count}
 

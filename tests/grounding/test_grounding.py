@@ -16,7 +16,6 @@ from labelled_facts import Case, outcomes, read_cases
 
 from medsum_core.data.records import Record
 from medsum_core.grounding.check import audit_records, check_note, unsupported_spans
-from medsum_core.grounding.report import rate_interval
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "mts-dialog" / "MTS-Dialog-TrainingSet.csv"
 KINDS = [
@@ -283,14 +282,6 @@ def test_import_does_no_work() -> None:
         "assert 'text_to_num' not in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
-
-
-def test_interval_of_the_rate_by_rows() -> None:
-    assert rate_interval([(0, 0), (0, 0)]) is None
-    assert rate_interval([(1, 2)] * 5, resamples=100) == (0.5, 0.5)
-    low, high = rate_interval([(0, 4)] * 50 + [(2, 4)] * 50, resamples=2000) or (0.0, 0.0)
-    assert 0.19 < low < 0.25 < high < 0.31
-    assert rate_interval([(0, 4), (2, 4)], resamples=50) == rate_interval([(0, 4), (2, 4)], resamples=50)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/data/mts-dialog")
