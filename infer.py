@@ -150,7 +150,8 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace) -> N
 def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
     """One note to the screen, token by token; then what of it the dialogue does not say, and the evidence if asked."""
     from medsum_core.generation.generate import generate
-    from medsum_core.grounding.check import evidence, unsupported_spans
+    from medsum_core.grounding.check import unsupported_spans
+    from medsum_core.grounding.evidence import evidence
 
     ids: list[int] = []
     shown = ""

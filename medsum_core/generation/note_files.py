@@ -19,7 +19,8 @@ from medsum_core.data.records import Record, records_fingerprint
 from medsum_core.data.tables import read_table
 from medsum_core.errors import InputError
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
-from medsum_core.grounding.check import evidence, unsupported_spans
+from medsum_core.grounding.check import unsupported_spans
+from medsum_core.grounding.evidence import evidence
 
 FORMATS = ("csv", "mediqa")
 

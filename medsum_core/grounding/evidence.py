@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
+from medsum_core.grounding.check import Fact, check_note
 from medsum_core.grounding.facts.anatomy import STOPWORDS, stem
-from medsum_core.grounding.facts.check import Fact, check_note
 from medsum_core.grounding.facts.tokens import bag, turn_starts
 
 LOW_SUPPORT = 0.3  # of a sentence's weight found in its best turns; below it a person should look

@@ -10,7 +10,7 @@ from typing import Any
 
 from medsum_core.data.tables import Table, load_table
 from medsum_core.errors import InputError
-from medsum_core.grounding.facts.check import Fact, check_note
+from medsum_core.grounding.check import Fact, check_note, count_unsupported
 from medsum_core.score.bootstrap import rate_estimate
 
 
@@ -24,7 +24,7 @@ class CheckedNote:
     @property
     def num_unsupported(self) -> int:
         """Facts that are not found or contradicted."""
-        return sum(fact.verdict != "supported" for fact in self.facts)
+        return count_unsupported(self.facts)
 
 
 def check_file(notes: str | Path, *, note_column: str, dialogues: str | Path | None = None) -> list[CheckedNote]:

@@ -14,7 +14,7 @@ from typing import Any
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.generation.notes import GeneratedNote, generate_notes
-from medsum_core.grounding.check import check_note
+from medsum_core.grounding.check import check_note, count_unsupported
 from medsum_core.score.evaluate import strip_tags
 from medsum_core.score.rouge import METRICS, score_rows
 
@@ -153,8 +153,7 @@ def _rouge(records: Sequence[Record], notes: Sequence[str]) -> dict[str, tuple[f
 
 def _facts(notes: Sequence[str], records: Sequence[Record]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     facts = [check_note(note, record.dialogue) for note, record in zip(notes, records, strict=True)]
-    unsupported = [sum(fact.verdict != "supported" for fact in row) for row in facts]
-    return tuple(len(row) for row in facts), tuple(unsupported)
+    return tuple(len(row) for row in facts), tuple(count_unsupported(row) for row in facts)
 
 
 def _model_side(records: Sequence[Record], notes: Sequence[GeneratedNote]) -> Side:

@@ -8,8 +8,9 @@ from medsum_core.data.masking import BuildReport
 from medsum_core.files import write_text_atomic
 from medsum_core.report.comparison import Comparison
 from medsum_core.report.markdown import code, duration, flatten, id_list, table
-from medsum_core.report.run_summary import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
+from medsum_core.report.run_summary import EMBEDDED_LABEL, RunFacts
 from medsum_core.report.tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table
+from medsum_core.training.dataset import DataFacts, TargetAudit
 
 CURVE_NAME = "loss_curve.png"
 

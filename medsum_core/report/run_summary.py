@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from medsum_core.data.masking import BuildReport
 from medsum_core.model.embedded import is_embedded
 
 EMBEDDED_LABEL = "weights: dequantised Q4_K_M of Gemma 3 270M, not official Gemma scores"
@@ -47,26 +46,3 @@ class RunFacts:
     def precision_text(self) -> str:
         """How the base was held and computed with, in a few words."""
         return f"NF4 base (double quantisation), {self.precision} computation" if self.load_in_4bit else self.precision
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataFacts:
-    """Where the rows came from and what became of each."""
-
-    source: str  # mts-dialog, sample (the one in the package) or own
-    train: BuildReport
-    validation: BuildReport | None = None
-    repeated_ids: tuple[str, ...] = ()  # training rows whose dialogue an earlier row has
-    shared_ids: tuple[str, ...] = ()  # validation rows whose dialogue the training data has
-    ungrounded_dropped_ids: tuple[str, ...] = ()  # training rows left out by --ungrounded drop
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetAudit:
-    """Facts of the training notes that their dialogues do not say, and what was done about them."""
-
-    choice: str  # keep, drop or mask
-    num_notes: int
-    num_notes_flagged: int
-    num_facts: int
-    num_unsupported: int

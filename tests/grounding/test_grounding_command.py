@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from medsum_core.errors import InputError
-from medsum_core.grounding.check import Fact, main
+from medsum_core.grounding.__main__ import main
+from medsum_core.grounding.check import Fact
 from medsum_core.grounding.report import CheckedNote, table_lines, to_json
 
 

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from medsum_core.data.prompt import build_renderer
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.generation.generate import generate
-from medsum_core.merge import fold as merge_module
-from medsum_core.merge.fold import fold, main, refuse_quantised, save_behind_gate
+from medsum_core.merge import __main__ as command
+from medsum_core.merge.__main__ import main
+from medsum_core.merge.fold import fold, refuse_quantised, save_behind_gate
 from medsum_core.merge.parity import Parity, compare, read_notes
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter, save_adapter
 from medsum_core.model.base import LoraSettings, attach_lora, load_base
@@ -159,7 +160,7 @@ def test_beyond_the_bounds_nothing_is_kept(
         plain: PreTrainedModel = model.unload()
         return plain
 
-    monkeypatch.setattr(merge_module, "fold", forget)
+    monkeypatch.setattr(command, "fold", forget)
     out = tmp_path / "merged"
     out.mkdir()
     assert run_as_script(lambda: main(["--run", str(run), "--output_dir", str(out), "--num_prompts", "2"])) == 1

@@ -23,10 +23,11 @@ from medsum_core.report.comparison import Comparison, Side, compare_base_and_tun
 from medsum_core.report.markdown import code, duration, estimate, figure, id_list, table
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
-from medsum_core.report.run_summary import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
+from medsum_core.report.run_summary import EMBEDDED_LABEL, RunFacts
 from medsum_core.report.tables import fact_table, score_table
 from medsum_core.score.bootstrap import mean_difference, mean_estimate, rate_difference, rate_estimate
 from medsum_core.score.rouge import METRICS
+from medsum_core.training.dataset import DataFacts, TargetAudit
 
 CANARY = "xylocanaryphone"
 RECORDS = [

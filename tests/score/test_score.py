@@ -15,8 +15,9 @@ import pytest
 
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError
+from medsum_core.score.__main__ import main
 from medsum_core.score.bootstrap import bootstrap_interval
-from medsum_core.score.evaluate import evaluate, floors, main, strip_tags
+from medsum_core.score.evaluate import evaluate, floors, strip_tags
 from medsum_core.score.rouge import METRICS, RougeRows, score_rows, summarise
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
