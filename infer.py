@@ -103,14 +103,8 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace) -> N
     from tqdm import tqdm
 
     from medsum_core.generation.generate import generate
-    from medsum_core.generation.note_files import (
-        PartFile,
-        WrittenNote,
-        part_path,
-        part_settings,
-        read_finished,
-        write_notes,
-    )
+    from medsum_core.generation.note_files import PartFile, part_path, part_settings, read_finished, write_notes
+    from medsum_core.generation.notes import generated_note
 
     finished = read_finished(out) if out.exists() else {}
     writer = load_writer(args)
@@ -123,9 +117,7 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace) -> N
     with tqdm(total=len(records), initial=len(records) - len(todo), desc="notes", unit="note") as bar:
 
         def keep(index: int, generation: Any) -> None:
-            note = writer.renderer.decode(list(generation.token_ids))
-            num_tokens = len(generation.token_ids)
-            part.add(WrittenNote(id=todo[index].id, note=note, num_tokens=num_tokens, hit_limit=generation.hit_limit))
+            part.add(generated_note(todo[index].id, generation, writer.renderer))
             bar.update()
 
         try:

@@ -26,13 +26,13 @@ FORMATS = ("csv", "mediqa")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WrittenNote:
-    """One finished note. Its text is kept out of `repr`."""
+class GeneratedNote:
+    """A note that a model wrote. The text is left out of `repr`, and so out of logs and tracebacks."""
 
     id: str
     note: str = field(repr=False)
-    num_tokens: int
-    hit_limit: bool
+    num_tokens: int  # without the stop token
+    hit_limit: bool  # True: it did not stop by itself
 
 
 class PartFile:
@@ -41,7 +41,7 @@ class PartFile:
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         """Go on with the file that is there, or start a new one. Raises InputError if its settings are others."""
         self.path = path
-        self.done: dict[str, WrittenNote] = {}
+        self.done: dict[str, GeneratedNote] = {}
         known = path.exists()
         if known:
             self._read(dict(settings))
@@ -49,7 +49,7 @@ class PartFile:
         if not known:
             self._append({"settings": dict(settings)})
 
-    def add(self, note: WrittenNote) -> None:
+    def add(self, note: GeneratedNote) -> None:
         """Keep a finished note."""
         self.done[note.id] = note
         self._append(asdict(note))
@@ -77,7 +77,7 @@ class PartFile:
             raise InputError(
                 f"{self.path}: made with other settings or rows; give the former ones back, or delete it to start anew"
             )
-        self.done = {line["id"]: WrittenNote(**line) for line in lines[1:]}
+        self.done = {line["id"]: GeneratedNote(**line) for line in lines[1:]}
         os.truncate(self.path, len(whole) + 1)
 
 
@@ -91,12 +91,12 @@ def part_settings(records: Sequence[Record], **settings: Any) -> dict[str, Any]:
     return {"rows": records_fingerprint(records), **settings}
 
 
-def read_finished(path: Path) -> dict[str, WrittenNote]:
+def read_finished(path: Path) -> dict[str, GeneratedNote]:
     """The notes of a complete OUT (csv format), by id."""
     rows = read_table(path)
     try:
         return {
-            row["id"]: WrittenNote(
+            row["id"]: GeneratedNote(
                 id=row["id"], note=row["note"], num_tokens=int(row["num_tokens"]), hit_limit=row["hit_limit"] == "true"
             )
             for row in rows
@@ -108,7 +108,7 @@ def read_finished(path: Path) -> dict[str, WrittenNote]:
 def write_notes(
     path: Path,
     records: Sequence[Record],
-    notes: Mapping[str, WrittenNote],
+    notes: Mapping[str, GeneratedNote],
     *,
     output_format: str,
     with_evidence: bool,
@@ -122,7 +122,7 @@ def write_notes(
     write_text_atomic(path, text.getvalue(), mode=PRIVATE_MODE)
 
 
-def _row(record: Record, note: WrittenNote, output_format: str, *, with_evidence: bool) -> dict[str, Any]:
+def _row(record: Record, note: GeneratedNote, output_format: str, *, with_evidence: bool) -> dict[str, Any]:
     if output_format == "mediqa":
         return {"TestID": record.id, "SystemOutput1": record.section_header, "SystemOutput2": note.note}
     row: dict[str, Any] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError, raise_all
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
-from medsum_core.generation.notes import GeneratedNote
+from medsum_core.generation.note_files import GeneratedNote
 
 SHEET_COLUMNS = ("id", "dialogue", "reference", "note_a", "note_b")
 KEY_COLUMNS = ("id", "note_a", "note_b")

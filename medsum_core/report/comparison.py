@@ -13,7 +13,8 @@ from typing import Any
 
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
-from medsum_core.generation.notes import GeneratedNote, generate_notes
+from medsum_core.generation.note_files import GeneratedNote
+from medsum_core.generation.notes import generate_notes
 from medsum_core.grounding.check import check_note, count_unsupported
 from medsum_core.score.evaluate import strip_tags
 from medsum_core.score.rouge import METRICS, score_rows

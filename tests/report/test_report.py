@@ -18,6 +18,8 @@ from support import tiny_model, tiny_tokenizer
 from medsum_core.data.masking import BuildReport, SetAside
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import Record
+from medsum_core.generation import notes as notes_module
+from medsum_core.generation.generate import generate
 from medsum_core.generation.notes import generate_notes
 from medsum_core.report.comparison import Comparison, Side, compare_base_and_tuned, generation_scores
 from medsum_core.report.markdown import code, duration, estimate, figure, id_list, table
@@ -130,10 +132,19 @@ def test_the_model_is_left_as_it_came(training):
     model.eval()
 
 
-def test_a_long_dialogue_is_shortened_as_in_training_and_named():
+def test_a_long_dialogue_is_shortened_as_in_training(monkeypatch):
+    prompts = []
+
+    def generate_and_record(model, token_ids, **settings):
+        prompts.extend(token_ids)
+        return generate(model, token_ids, **settings)
+
+    monkeypatch.setattr(notes_module, "generate", generate_and_record)
     long = Record(id="long", section_header="CC", dialogue="Doctor: Hm?\nPatient: No.\n" * 60, note="x")
     notes = generate_notes(tuned_model(), renderer(), [RECORDS[0], long], show_progress=False, **LIMITS)
-    assert [note.shortened for note in notes] == [False, True]
+    whole = renderer().prompt_ids(long.dialogue, long.section_header)
+    assert prompts[0] == renderer().prompt_ids(RECORDS[0].dialogue, RECORDS[0].section_header)
+    assert len(whole) > 256 - 8 >= len(prompts[1]) > 200  # whole turns go, and no more than need be
     assert [note.id for note in notes] == ["row-3", "long"]
 
 
