@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None, *, objective: Objective = note_nll, coll
     """
     config = parse_run(sys.argv[1:] if argv is None else argv)
     os.umask(0o077)  # what a run writes stems from patients
-    from medsum_core.report.finish import finish
+    from medsum_core.report.finish import write_results
     from medsum_core.training.setup import build, prepare
 
     plan = prepare(config)
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None, *, objective: Objective = note_nll, coll
     with stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
         run, progress = build(plan)
         progress = train(run, progress, stop=stop, objective=objective, collate=collate)
-    finish(plan, run, progress)
+    write_results(plan, run, progress)
 
 
 def train(

@@ -24,13 +24,13 @@ from medsum_core.report.comparison import Comparison, compare_base_and_tuned
 from medsum_core.report.loss_curve import draw_loss_curve
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
-from medsum_core.report.run_summary import RunFacts
+from medsum_core.report.run_summary import RunSummary
 from medsum_core.training.metrics import read_metrics
 from medsum_core.training.plan import Plan
 from medsum_core.training.run import Run
 
 
-def finish(plan: Plan, run: Run, progress: Progress) -> None:
+def write_results(plan: Plan, run: Run, progress: Progress) -> None:
     """Write the adapter (the best one with `--load_best_model_at_end`), then the curve, the report and the card.
 
     Raises FinalSaveError when one of them can't be written; the checkpoints stay then.
@@ -50,14 +50,14 @@ def finish(plan: Plan, run: Run, progress: Progress) -> None:
 
 def _describe(plan: Plan, run: Run, progress: Progress) -> None:
     draw_loss_curve(run.folder / METRICS_NAME, run.folder / CURVE_NAME)
-    audit_lines = "".join(json.dumps(row) + "\n" for row in plan.corpus.audit_rows)
+    audit_lines = "".join(json.dumps(row) + "\n" for row in plan.dataset.audit_rows)
     write_text_atomic(run.folder / AUDIT_NAME, audit_lines, mode=PRIVATE_MODE)
     comparison = _compare(plan, run)
-    facts = _facts(plan, run, progress)
-    about: dict[str, Any] = {"facts": facts, "data": plan.corpus.facts, "audit": plan.corpus.audit}
+    summary = _run_summary(plan, run, progress)
+    about: dict[str, Any] = {"summary": summary, "data": plan.dataset.facts, "audit": plan.dataset.audit}
     write_report(run.folder / REPORT_NAME, comparison=comparison, **about)
     write_model_card(run.folder / ADAPTER_FOLDER, comparison=comparison, **about)
-    run.say(_summary(run, facts, comparison))
+    run.say(_closing_lines(run, summary, comparison))
 
 
 def _keep_best(run: Run, progress: Progress) -> None:
@@ -78,7 +78,7 @@ def _keep_best(run: Run, progress: Progress) -> None:
 
 def _compare(plan: Plan, run: Run) -> Comparison | None:
     output, data = run.config.output, run.config.data
-    records = plan.corpus.validation_records
+    records = plan.dataset.validation_records
     records = records if output.report_rows < 0 else records[: output.report_rows]
     if not records:
         return None
@@ -87,7 +87,7 @@ def _compare(plan: Plan, run: Run) -> Comparison | None:
         run.model,
         run.renderer,
         records,
-        shared_ids=plan.corpus.facts.shared_ids,
+        shared_ids=plan.dataset.facts.shared_ids,
         max_length=data.max_length,
         max_new_tokens=data.max_new_tokens,
         no_repeat_ngram_size=data.no_repeat_ngram_size,
@@ -104,7 +104,7 @@ def _compare(plan: Plan, run: Run) -> Comparison | None:
     return comparison
 
 
-def _facts(plan: Plan, run: Run, progress: Progress) -> RunFacts:
+def _run_summary(plan: Plan, run: Run, progress: Progress) -> RunSummary:
     model = run.config.model
     evaluations = [line for line in read_metrics(run.folder / METRICS_NAME) if line.get("eval_loss") is not None]
     kept = progress.step
@@ -112,7 +112,7 @@ def _facts(plan: Plan, run: Run, progress: Progress) -> RunFacts:
         kept = progress.best_step
     before = evaluations[0] if evaluations and evaluations[0]["step"] == 0 else {}
     after: dict[str, Any] = next((line for line in reversed(evaluations) if line["step"] == kept), {})
-    return RunFacts(
+    return RunSummary(
         base_name=model.model_name_or_path,
         base_type=plan.base_type,
         base_revision=plan.base_revision,
@@ -131,12 +131,12 @@ def _facts(plan: Plan, run: Run, progress: Progress) -> RunFacts:
     )
 
 
-def _summary(run: Run, facts: RunFacts, comparison: Comparison | None) -> str:
-    lines = [f"done: {facts.num_updates} updates; adapter, curve and report in {run.folder}"]
-    if facts.eval_loss_before is not None and facts.eval_loss_after is not None:
-        change = 100 * (facts.eval_loss_after / facts.eval_loss_before - 1)
+def _closing_lines(run: Run, summary: RunSummary, comparison: Comparison | None) -> str:
+    lines = [f"done: {summary.num_updates} updates; adapter, curve and report in {run.folder}"]
+    if summary.eval_loss_before is not None and summary.eval_loss_after is not None:
+        change = 100 * (summary.eval_loss_after / summary.eval_loss_before - 1)
         lines.append(
-            f"validation loss {facts.eval_loss_before:.4f} -> {facts.eval_loss_after:.4f} ({change:+.1f} %), "
+            f"validation loss {summary.eval_loss_before:.4f} -> {summary.eval_loss_after:.4f} ({change:+.1f} %), "
             "nats per note token"
         )
     if comparison is not None:

@@ -13,7 +13,7 @@ GEMMA_TYPES = ("gemma", "gemma2", "gemma3", "gemma3_text")  # model types under 
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFacts:
+class RunSummary:
     """The run in figures. Losses are nats per note token over the whole evaluation set; None where not evaluated."""
 
     base_name: str  # as in the flags: a hub id, a folder or embedded:gemma3-270m

@@ -42,7 +42,7 @@ class TargetAudit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corpus:
+class Dataset:
     """Training and validation rows as text and as examples, and what there is to say about them."""
 
     train_records: list[Record]
@@ -65,7 +65,7 @@ class Corpus:
         return records_fingerprint(self.validation_records) if self.validation_records else None
 
 
-def load_corpus(data: DataArguments, renderer: PromptRenderer, *, offline: bool) -> Corpus:
+def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool) -> Dataset:
     """Read the rows that `data` names. Raises InputError for every fault of the files, by row and column."""
     train, validation, notices = _read(data, offline=offline)
     repeated, shared = tuple(find_repeats(train)), tuple(find_shared(train, validation))
@@ -94,7 +94,7 @@ def load_corpus(data: DataArguments, renderer: PromptRenderer, *, offline: bool)
         shared_ids=shared,
         ungrounded_dropped_ids=tuple(dropped),
     )
-    return Corpus(
+    return Dataset(
         train_records=kept,
         validation_records=validation,
         train=examples,

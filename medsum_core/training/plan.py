@@ -15,7 +15,7 @@ from medsum_core.data.prompt import PromptRenderer
 from medsum_core.device import Device, describe
 from medsum_core.model.base import LoraSettings
 from medsum_core.training.auto_settings import run_shape
-from medsum_core.training.dataset import Corpus
+from medsum_core.training.dataset import Dataset
 from medsum_core.training.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 
 LAUNCHER_ECHO_SECONDS = 2.0
@@ -32,7 +32,7 @@ class Plan:
     size: ModelSize
     base_config: PretrainedConfig
     renderer: PromptRenderer
-    corpus: Corpus
+    dataset: Dataset
     checkpoint: Checkpoint | None
     tokenizer_sha256: str
     versions: dict[str, str]
@@ -56,7 +56,7 @@ class Plan:
         """The run in a few lines: device, rows, updates, what trains, and the memory that it will need, by part."""
         train, model = self.config.train, self.config.model
         rows = train.per_device_train_batch_size * train.gradient_accumulation_steps * self.accelerator.num_processes
-        windows = math.ceil(len(self.corpus.train) / rows)
+        windows = math.ceil(len(self.dataset.train) / rows)
         estimate = estimate_memory(self.size, run_shape(self.config, self.device))
         return [
             describe(self.device, num_processes=self.accelerator.num_processes),

@@ -50,7 +50,7 @@ from medsum_core.model.base import (
 )
 from medsum_core.report.blind_sheet import check_examples_file
 from medsum_core.training.auto_settings import RESOLVED, resolve_memory, resolve_precision, with_saved
-from medsum_core.training.dataset import load_corpus
+from medsum_core.training.dataset import load_dataset
 from medsum_core.training.memory import measure_model
 from medsum_core.training.metrics import MetricsLog, cut_back
 from medsum_core.training.optimizer import build_optimizer
@@ -91,13 +91,13 @@ def prepare(config: RunConfig) -> Plan:
         size=size,
         base_config=base_config,
         renderer=renderer,
-        corpus=load_corpus(data, renderer, offline=model.offline),
+        dataset=load_dataset(data, renderer, offline=model.offline),
         checkpoint=checkpoint,
         tokenizer_sha256=tokenizer_fingerprint(tokenizer),
         versions={package: metadata.version(package) for package in PACKAGES},
     )
     if accelerator.is_main_process:
-        for line in [*plan.corpus.notices, *plan.lines()]:
+        for line in [*plan.dataset.notices, *plan.lines()]:
             print(line, file=sys.stderr)
     return plan
 
@@ -140,9 +140,9 @@ def build(plan: Plan) -> tuple[Run, Progress]:
         ),
         scaler=torch.amp.GradScaler(accelerator.device.type, enabled=model_settings.precision == "fp16"),
         parameters=parameters,
-        rows=plan.corpus.train,
-        validation=plan.corpus.validation,
-        validation_records=plan.corpus.validation_records,
+        rows=plan.dataset.train,
+        validation=plan.dataset.validation,
+        validation_records=plan.dataset.validation_records,
         renderer=plan.renderer,
         kernel=model_settings.attention,
         pack_tokens=train.pack_tokens or 0,
@@ -185,8 +185,8 @@ def _fingerprints(plan: Plan, run: Run) -> dict[str, Any]:
     environment = environment_fingerprint(device=plan.accelerator.device, attention=run.kernel, world_size=world_size)
     return run_fingerprints(
         settings=plan.config.fixed_on_resume(),
-        train_data=plan.corpus.train_sha256,
-        validation_data=plan.corpus.validation_sha256,
+        train_data=plan.dataset.train_sha256,
+        validation_data=plan.dataset.validation_sha256,
         base=base_fingerprint(run.model.named_parameters()),
         tokenizer=plan.tokenizer_sha256,
         parameters={name: parameter.shape for name, parameter in run.parameters},
