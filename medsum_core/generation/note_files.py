@@ -1,4 +1,4 @@
-"""Notes on their way to a file: finished rows are kept in `OUT.part.jsonl`, OUT is written whole at the end.
+"""The files of notes: finished rows are appended to `OUT.part.jsonl`; OUT is written atomically at the end.
 
 Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (and `evidence` where asked for), in the
 order of the input; or the MEDIQA challenge's submission, `TestID, SystemOutput1, SystemOutput2`.
@@ -22,8 +22,6 @@ from medsum_core.files import PRIVATE_MODE, write_text_atomic
 from medsum_core.grounding.check import unsupported_spans
 from medsum_core.grounding.evidence import evidence
 
-FORMATS = ("csv", "mediqa")
-
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedNote:
@@ -36,10 +34,10 @@ class GeneratedNote:
 
 
 class PartFile:
-    """`OUT.part.jsonl`: what the notes are made with, then a line a finished note, each flushed as it is written."""
+    """`OUT.part.jsonl`: a line with the settings, then a line for each finished note, written at once."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Go on with the file that is there, or start a new one. Raises InputError if its settings are others."""
+        """Continue an existing file or start one. Raises InputError if it was made with other settings or rows."""
         self.path = path
         self.done: dict[str, GeneratedNote] = {}
         known = path.exists()
@@ -50,16 +48,16 @@ class PartFile:
             self._append({"settings": dict(settings)})
 
     def add(self, note: GeneratedNote) -> None:
-        """Keep a finished note."""
+        """Append a finished note."""
         self.done[note.id] = note
         self._append(asdict(note))
 
     def close(self) -> None:
-        """Leave the file for a later `--resume`."""
+        """Close the file and leave it for a later `--resume`."""
         os.close(self._descriptor)
 
     def remove(self) -> None:
-        """After OUT is written."""
+        """Delete the file, once OUT is written."""
         self.close()
         self.path.unlink()
 
@@ -67,7 +65,7 @@ class PartFile:
         os.write(self._descriptor, (json.dumps(values) + "\n").encode())
 
     def _read(self, settings: dict[str, Any]) -> None:
-        whole = self.path.read_bytes().rpartition(b"\n")[0]  # without a last line that an interruption left unfinished
+        whole = self.path.read_bytes().rpartition(b"\n")[0]  # drops a last line that an interruption cut short
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
             same = lines[0]["settings"] == settings
@@ -82,17 +80,17 @@ class PartFile:
 
 
 def part_path(path: Path) -> Path:
-    """Where the finished notes of OUT wait for the rest."""
+    """The file that holds OUT's finished notes until all are done."""
     return path.with_name(path.name + ".part.jsonl")
 
 
 def part_settings(records: Sequence[Record], **settings: Any) -> dict[str, Any]:
-    """What decides the notes: the rows and how they are decoded."""
+    """All that determines the notes: the rows and the settings of decoding."""
     return {"rows": records_fingerprint(records), **settings}
 
 
 def read_finished(path: Path) -> dict[str, GeneratedNote]:
-    """The notes of a complete OUT (csv format), by id."""
+    """The notes of a complete OUT (csv format), by id. Raises InputError for any other file."""
     rows = read_table(path)
     try:
         return {
@@ -113,7 +111,7 @@ def write_notes(
     output_format: str,
     with_evidence: bool,
 ) -> None:
-    """Write OUT atomically, for its owner alone, in the order of the records."""
+    """Write OUT atomically, readable by its owner only, in the order of the records."""
     rows = [_row(record, notes[record.id], output_format, with_evidence=with_evidence) for record in records]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Records in, the model's notes out: the prompt budget of training, a progress bar."""
+"""Generate notes for records, with training's prompt budget and a progress bar."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def generate_notes(
     """A note for each record, in the records' order, decoded greedily or by beams under the training's prompt budget.
 
     The prompt gets `max_length - max_new_tokens` tokens, as in training; a dialogue that does not fit loses whole
-    turns. The modules' modes are left as found.
+    turns. Leaves each module in its training or evaluation mode.
     """
     prompts = []
     for record in records:

@@ -1,4 +1,4 @@
-"""The grounding check of a file of notes: rates with intervals, every row's facts, a table. No text in any of it."""
+"""The grounding check of a file of notes: rates with intervals, every row's facts, a table. No text."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class CheckedNote:
 
 
 def check_file(notes: str | Path, *, note_column: str, dialogues: str | Path | None = None) -> list[CheckedNote]:
-    """Check the notes of a file; its dialogues are its own, or joined by id from `dialogues` when it has none.
+    """Check the notes of a file against its own dialogues or, if it has none, those of `dialogues`, joined by id.
 
-    Raises InputError for an unreadable file, absent columns, doubled ids, and ids without a dialogue.
+    Raises InputError for an unreadable file, absent columns, repeated ids, and ids without a dialogue.
     """
     table = load_table(notes)
     note_name = _column(table, note_column)
@@ -65,12 +65,12 @@ def _column(table: Table, name: str) -> str:
 
 
 def _ids(table: Table) -> list[str]:
-    """The ids, or row numbers from 1 where there is no id column. Raises InputError for doubled ones."""
+    """The ids, or row numbers from 1 where there is no id column. Raises InputError for repeated ones."""
     name = table.find_column("id")
     ids = [row.cells[name].strip() if name else str(row.number) for row in table.rows]
     doubled = [id_ for id_, count in Counter(ids).items() if count > 1]
     if doubled:
-        raise InputError(f"{table.source}: {len(doubled)} ids stand in several rows: {', '.join(doubled[:10])}")
+        raise InputError(f"{table.source}: {len(doubled)} ids occur in several rows: {', '.join(doubled[:10])}")
     return ids
 
 

@@ -2,7 +2,7 @@
 
     python -m medsum_core.merge --run DIR --output_dir OUT [--num_prompts N --input_file F.csv]
 
-A run over an NF4 base is merged into the same base unquantised. What is compared, and the bounds: `parity.py`.
+A run over an NF4 base is merged into the same base, unquantised. What is compared, and the bounds: `parity.py`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from medsum_core.data.records import Record, read_records
 from medsum_core.data.truncation import shorten_dialogue
 from medsum_core.device import find_device
 from medsum_core.errors import InputError, run_as_script
-from medsum_core.merge.fold import REASON_4BIT, fold, refuse_quantised, save_behind_gate
-from medsum_core.merge.parity import MAX_PROMPTS, read_notes
+from medsum_core.merge.fold import REASON_4BIT, fold, refuse_quantised, save_if_equal
+from medsum_core.merge.parity import MAX_PROMPTS, note_logits
 from medsum_core.model.adapter_files import load_adapter
 from medsum_core.model.base import load_base, load_config, load_tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line. Raises InputError for input that can't be merged (nothing written), ParityError at the gate."""
+    """The command line. Raises InputError for input that can't be merged, ParityError for a merge that failed.
+
+    Nothing is written in either case.
+    """
     args = _parse(argv)
     if args.load_in_4bit:
         raise InputError(f"--load_in_4bit: {REASON_4BIT}; leave the flag out")
@@ -48,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     prompts = [_prompt(one, renderer, max_prompt_tokens=data.max_length - data.max_new_tokens) for one in records]
     base = load_base(name, precision="bf16", device=find_device().torch_device, **source)
     model = load_adapter(base, Path(args.run) / ADAPTER_FOLDER, base_name=name, keep_dense=False)
-    readings = read_notes(model, prompts, renderer)
+    expected = note_logits(model, prompts, renderer)
     merged = fold(model)
-    parity = save_behind_gate(merged, readings, output, renderer=renderer, max_new_tokens=data.max_new_tokens)
+    parity = save_if_equal(merged, expected, output, renderer=renderer, max_new_tokens=data.max_new_tokens)
     print(parity.line())
     if config.model.load_in_4bit:
         print("the run trained over this base in 4 bits; the merged model holds it, and was compared with it, in bf16")

@@ -1,6 +1,6 @@
-"""The adapter summed into its 16-bit base, and the files of the sum: kept only if they still say the same.
+"""Merge an adapter into its 16-bit base and save the result, only if it still computes what base and adapter do.
 
-Never into 4 bits: the sum would have to be quantised anew, which changes the model by far more than the merge does.
+Never into 4 bits: the sum would have to be quantised again, which changes the model by far more than the merge does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.errors import InputError
-from medsum_core.merge.parity import Parity, ParityError, Reading, compare
+from medsum_core.merge.parity import NoteLogits, Parity, ParityError, compare_logits
 from medsum_core.model.base import load_base
 from medsum_core.quiet_libraries import quiet_libraries
 
@@ -36,7 +36,7 @@ def refuse_quantised(name: str, config: Any) -> None:
 
 
 def fold(model: PeftModel) -> PreTrainedModel:
-    """W + s B A by PEFT: summed in fp32, rounded once to the base's dtype. The base is changed, the adapter taken out.
+    """PEFT's W + s B A: summed in fp32, rounded once to the base's dtype. Changes the base, removes the adapter.
 
     Raises InputError for weights in 4 bits.
     """
@@ -47,31 +47,32 @@ def fold(model: PeftModel) -> PreTrainedModel:
     return merged.eval()
 
 
-def save_behind_gate(
+def save_if_equal(
     merged: PreTrainedModel,
-    readings: Sequence[Reading],
+    expected: Sequence[NoteLogits],
     output: Path,
     *,
     renderer: PromptRenderer,
     max_new_tokens: int,
 ) -> Parity:
-    """Write the folder beside its place, compare the model that is in it, and only then rename it.
+    """Save to a temporary folder, load the model from it, compare its logits with `expected`, then rename the folder.
 
-    It holds bf16 safetensors, the tokenizer with its chat template, and a generation configuration that ends notes
-    where this project does. Private to its owner: weights can remember what they were trained on. `merged` ends on the
-    CPU. Raises ParityError beyond the gate's bounds, InputError if the system refuses to write; nothing stays then.
+    The folder holds bf16 safetensors, the tokenizer with its chat template, and a generation configuration with this
+    project's stop tokens. Only its owner can read it: weights can remember what they were trained on. Leaves `merged`
+    on the CPU. Raises ParityError beyond the bounds of `parity.py`, InputError if the system refuses to write; in both
+    cases no file remains.
     """
     device, draft = merged.device, None
-    nn.Module.to(merged, "cpu")  # a small card has no room for it and for the one that is read back
+    nn.Module.to(merged, "cpu")  # a small GPU has no room for this model and the one that is loaded to compare
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
         _save(merged, draft, renderer=renderer, max_new_tokens=max_new_tokens)
-        parity = compare(load_base(str(draft), precision="bf16", offline=True, device=device), readings)
+        parity = compare_logits(load_base(str(draft), precision="bf16", offline=True, device=device), expected)
         if not parity.holds:
             raise ParityError(f"{parity.line()}; the merged model is not what base and adapter are, so it was removed")
         with suppress(FileNotFoundError):
-            output.rmdir()  # an empty folder may stand in the place
+            output.rmdir()  # the user may have made an empty folder
         os.rename(draft, output)
     except OSError as error:
         raise InputError(f"--output_dir {output}: can't be written ({error.strerror or error})") from error

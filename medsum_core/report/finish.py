@@ -1,4 +1,4 @@
-"""What a finished run leaves: adapter, curve, base-against-tuned report, model card. Text only where asked for."""
+"""The results of a finished run: adapter, curve, base-against-tuned report, model card. Text only on request."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from medsum_core.training.run import Run
 def write_results(plan: Plan, run: Run, progress: Progress) -> None:
     """Write the adapter (the best one with `--load_best_model_at_end`), then the curve, the report and the card.
 
-    Raises FinalSaveError when one of them can't be written; the checkpoints stay then.
+    Raises FinalSaveError when one of them can't be written; the checkpoints are unaffected.
     """
-    # What follows takes the first process minutes: nobody may wait for it in a collective that times out.
+    # The rest takes the first process minutes: the others must not wait in a collective, which would time out.
     run.accelerator.wait_for_everyone()
     run.accelerator.end_training()
     if run.log is None:

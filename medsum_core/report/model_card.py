@@ -1,4 +1,4 @@
-"""`adapter/README.md`: the model card. What the adapter was made from, how good it is, what it is for and is not."""
+"""`adapter/README.md`, the model card: base, data, scores, intended use and limits of the adapter."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def write_model_card(
     comparison: Comparison | None,
     audit: TargetAudit | None = None,
 ) -> None:
-    """Write `README.md` into an adapter's folder, atomically, over the one that PEFT leaves there.
+    """Write `README.md` into an adapter's folder, atomically, replacing PEFT's.
 
-    No file names of the user, no ids and no text: the card is what gets published with the weights.
+    It holds no file names of the user, no ids and no text, as it gets published with the weights.
     """
     sections = [
         _front_matter(summary),
@@ -94,7 +94,7 @@ def _front_matter(summary: RunSummary) -> str:
 
 
 def _hub_id(summary: RunSummary) -> str | None:
-    """The base's name on the hub; None for a folder, whose path is the user's own business."""
+    """The base's name on the hub; None for a folder, whose path may name a person or a project."""
     if summary.is_embedded:
         return EMBEDDED_HUB_ID
     is_hub_id = HUB_ID.fullmatch(summary.base_name) and not Path(summary.base_name).exists()

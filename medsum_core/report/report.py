@@ -1,4 +1,4 @@
-"""`report.md`: what a run did to the model, with intervals, and what became of every row. Ids and counts, no text."""
+"""`report.md`: base against tuned with intervals, and what happened to every row. Ids and counts, no text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_report(
 ) -> None:
     """Write the run's report in Markdown, atomically.
 
-    `comparison` is None where no notes were asked for (`--report_rows 0`): the report says so in its place.
+    `comparison` is None where no notes were asked for (`--report_rows 0`): the report then says so.
     """
     sections = [
         _head(summary),

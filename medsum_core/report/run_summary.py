@@ -1,4 +1,4 @@
-"""What a report and a model card say about a run besides its scores: plain values, ids and counts, never a text."""
+"""What the report and the model card say about a run besides its scores and rows: plain values, no text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GEMMA_TYPES = ("gemma", "gemma2", "gemma3", "gemma3_text")  # model types under 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """The run in figures. Losses are nats per note token over the whole evaluation set; None where not evaluated."""
+    """A finished run. Losses are nats per note token over the whole evaluation set; None where not evaluated."""
 
     base_name: str  # as in the flags: a hub id, a folder or embedded:gemma3-270m
     base_type: str  # config.model_type, e.g. gemma2
@@ -34,7 +34,7 @@ class RunSummary:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the base is the embedded one, whose scores must not be taken for official ones."""
+        """Whether the base is the embedded one, whose scores are not those of the official weights."""
         return is_embedded(self.base_name)
 
     @property
@@ -44,5 +44,5 @@ class RunSummary:
 
     @property
     def precision_text(self) -> str:
-        """How the base was held and computed with, in a few words."""
+        """How the base was stored and computed with, in words."""
         return f"NF4 base (double quantisation), {self.precision} computation" if self.load_in_4bit else self.precision

@@ -17,14 +17,14 @@ PROTOCOL = (
     "resample takes the same rows of both sides). An interval of a difference that holds 0 shows no difference."
 )
 NOT_MEASURED = "–"
-MAX_IDS = 1000  # a list longer than this is cut with a count: config.json and the data file tell the rest
+MAX_IDS = 1000  # beyond this only the number of the others is given
 COLUMNS = ("", "base", "tuned", "tuned − base")
 
 Row = tuple[str, str, str, str]
 
 
 def loss_table(summary: RunSummary) -> str:
-    """Validation loss, and the stop token's share of it, before the first update (the base) and of the kept adapter."""
+    """Validation loss and the stop token's loss, before the first update (the base) and of the saved adapter."""
     rows = [_loss_row("validation loss (nats per note token)", summary.eval_loss_before, summary.eval_loss_after)]
     if summary.stop_loss_before is not None or summary.stop_loss_after is not None:
         title = "loss of the stop token after the reference note (nats)"
@@ -33,7 +33,7 @@ def loss_table(summary: RunSummary) -> str:
 
 
 def score_table(comparison: Comparison) -> str:
-    """ROUGE with the floor that no model is needed for, note length, share of notes that stopped by themselves."""
+    """ROUGE, beside it that of the copied dialogue; note length; share of notes that stopped by themselves."""
     base, tuned = comparison.base, comparison.tuned
     rows = []
     for name, title in ROUGE_TITLES.items():
@@ -70,13 +70,13 @@ def fact_differences(comparison: Comparison) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table, its first column to the left and the others to the right. Cells are escaped."""
+    """A Markdown table, first column left-aligned, the others right-aligned. Cells are escaped."""
     lines = [_row(header), "|" + "|".join([" :--- ", *[" ---: "] * (len(header) - 1)]) + "|"]
     return "\n".join([*lines, *(_row(row) for row in rows)])
 
 
 def figure(value: float | None, *, digits: int = 3, signed: bool = False) -> str:
-    """A number with a fixed count of digits and a true minus sign; a dash for None and NaN."""
+    """A number with fixed decimals and a true minus sign; a dash for None and NaN."""
     if value is None or math.isnan(value):
         return NOT_MEASURED
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
@@ -101,12 +101,12 @@ def id_list(ids: Sequence[str]) -> str:
 
 
 def code(text: object) -> str:
-    """A value as code, on one line whatever it holds."""
+    """A value as Markdown code, on one line."""
     return "`" + " ".join(str(text).replace("`", "'").split()) + "`"
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without their sections: {"train": {"seed": 1}} -> {"seed": 1}."""
+    """Nested settings as one level: {"train": {"seed": 1}} -> {"seed": 1}."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat.update(flatten(value) if isinstance(value, Mapping) else {name: value})
@@ -114,7 +114,7 @@ def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 8.4 s, 3 min 20 s, 2 h 05 min."""
+    """Seconds in readable units: 8.4 s, 3 min 20 s, 2 h 05 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

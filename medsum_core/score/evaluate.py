@@ -1,4 +1,4 @@
-"""Notes against their references in the official MEDIQA setting: scores, and what to hold them against.
+"""Notes against their references in the official MEDIQA setting: scores, and what to compare them with.
 
 Besides the score: what short references, single sections and rows that training has seen do to it, and two floors that
 any model should clear.
@@ -23,10 +23,10 @@ SPEAKER_TAG = re.compile(r"^[A-Za-z]\w*(?: \d+)? ?:\s*", re.MULTILINE)
 
 
 def floors(records: Sequence[Record], *, training: Sequence[Record] | None = None) -> dict[str, RougeRows]:
-    """What needs no model: `copied_dialogue` (speaker tags stripped) and `commonest_training_text` (of the header).
+    """Baselines without a model: `copied_dialogue` (speaker tags stripped), `commonest_training_text` (of the header).
 
-    The first is left out where a record has no dialogue, the second without `training` or where a record has no header.
-    A header that training lacks gets the commonest text of all; of equally common texts the earlier one is taken.
+    The first is omitted where a record has no dialogue, the second without `training` or where a record has no header.
+    A header that training lacks gets the commonest text overall; of equally common texts, the first in the file.
     """
     references = [record.note for record in records]
     found: dict[str, RougeRows] = {}
@@ -55,7 +55,7 @@ def evaluate(
     compare: Sequence[str] | None = None,
     training: Sequence[Record] | None = None,
 ) -> dict[str, Any]:
-    """Everything that is known about notes against their references, ready for JSON; ids and numbers, no text.
+    """All scores of notes against their references, ready for JSON: ids and numbers, no text.
 
     `runs` holds one list of notes for each seed, in the order of the references: scores are means over seeds with their
     standard deviation as `rouge1_spread` (n - 1; only for two runs or more). Differences are `runs` minus `compare`.

@@ -1,7 +1,8 @@
 """ROUGE in the official MEDIQA setting, by row.
 
 Setting (MEDIQA-Chat 2023, `evaluate_summarization.py`): package rouge-score, `use_stemmer=False`, F-measure, arithmetic
-mean over rows, raw text; rougeLsum splits at newlines. Another setting shifts scores by points: never compare across.
+mean over rows, raw text; rougeLsum splits at newlines. Other settings shift scores by whole points, so scores are
+comparable within one setting only.
 Letters: N rows, M metrics.
 """
 

@@ -1,4 +1,4 @@
-"""The rows of a run: read, checked against each other, audited and turned into token ids. No text is reported."""
+"""The rows of a run: read, compared with each other, audited and tokenised. Notices and counts hold no text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IDS_SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """Where the rows came from and what became of each."""
+    """Where the rows came from and what happened to them."""
 
     source: str  # mts-dialog, sample (the one in the package) or own
     train: BuildReport
@@ -32,7 +32,7 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetAudit:
-    """Facts of the training notes that their dialogues do not say, and what was done about them."""
+    """Counts of the facts in training notes that their dialogues do not say, and what was done about them."""
 
     choice: str  # keep, drop or mask
     num_notes: int
@@ -43,7 +43,7 @@ class TargetAudit:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Training and validation rows as text and as examples, and what there is to say about them."""
+    """Training and validation rows as records (text) and as tokenised examples, with their checks."""
 
     train_records: list[Record]
     validation_records: list[Record]
@@ -56,17 +56,20 @@ class Dataset:
 
     @property
     def train_sha256(self) -> str:
-        """Of the rows that are trained on."""
+        """Hash of the training rows."""
         return records_fingerprint(self.train_records)
 
     @property
     def validation_sha256(self) -> str | None:
-        """Of the rows that are evaluated on; None where there are none."""
+        """Hash of the validation rows; None where there are none."""
         return records_fingerprint(self.validation_records) if self.validation_records else None
 
 
 def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool) -> Dataset:
-    """Read the rows that `data` names. Raises InputError for every fault of the files, by row and column."""
+    """Read and tokenise the rows that `data` names.
+
+    Raises InputError for bad files, naming rows and columns, and where `--ungrounded drop` leaves no row.
+    """
     train, validation, notices = _read(data, offline=offline)
     repeated, shared = tuple(find_repeats(train)), tuple(find_shared(train, validation))
     if repeated or shared:
