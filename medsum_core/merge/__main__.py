@@ -1,4 +1,4 @@
-"""The adapter folded into its 16-bit base, behind a gate: do the merged files still say what base and adapter say?
+"""Merge a run's adapter into its 16-bit base; the result is saved only if it computes what base and adapter compute.
 
     python -m medsum_core.merge --run DIR --output_dir OUT [--num_prompts N --input_file F.csv]
 
@@ -73,7 +73,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="the run whose adapter is merged")
     parser.add_argument("--output_dir", required=True, metavar="OUT", help="a new folder, or an empty one")
-    parser.add_argument("--num_prompts", type=int, default=4, metavar="N", help="prompts of the gate (%(default)s)")
+    parser.add_argument("--num_prompts", type=int, default=4, metavar="N", help="prompts to compare on (%(default)s)")
     parser.add_argument("--input_file", metavar="F", help="CSV or JSONL with their dialogues (default: the sample)")
     parser.add_argument("--load_in_4bit", action="store_true", help="refused: merging is for 16-bit weights")
     parser.add_argument("--offline", action="store_true", help="never use the network")

@@ -107,11 +107,11 @@ def _compare(plan: Plan, run: Run) -> Comparison | None:
 def _run_summary(plan: Plan, run: Run, progress: Progress) -> RunSummary:
     model = run.config.model
     evaluations = [line for line in read_metrics(run.folder / METRICS_NAME) if line.get("eval_loss") is not None]
-    kept = progress.step
+    saved_step = progress.step  # of the adapter in the run folder
     if run.config.train.load_best_model_at_end and progress.best_step is not None:
-        kept = progress.best_step
+        saved_step = progress.best_step
     before = evaluations[0] if evaluations and evaluations[0]["step"] == 0 else {}
-    after: dict[str, Any] = next((line for line in reversed(evaluations) if line["step"] == kept), {})
+    after: dict[str, Any] = next((line for line in reversed(evaluations) if line["step"] == saved_step), {})
     return RunSummary(
         base_name=model.model_name_or_path,
         base_type=plan.base_type,

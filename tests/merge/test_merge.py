@@ -1,4 +1,4 @@
-"""Merging: the files are base and adapter to within rounding, load with plain transformers, or are not kept at all."""
+"""Merging: the files equal base and adapter up to rounding and load with plain transformers, or none remain."""
 
 from __future__ import annotations
 
