@@ -60,9 +60,9 @@ def load_writer(args: argparse.Namespace) -> Writer:
     from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
     from medsum_core.data.prompt import build_renderer
     from medsum_core.device import choose_precision, find_device
+    from medsum_core.files import file_sha256
     from medsum_core.model.adapter_files import WEIGHTS_NAME, adapter_base_name, load_adapter
     from medsum_core.model.base import load_base, load_config, load_tokenizer
-    from medsum_core.model.embedded import file_sha256
 
     model, data = ModelArguments(model_name_or_path=args.model_name_or_path or "", load_in_4bit=False), DataArguments()
     if args.run is not None:
