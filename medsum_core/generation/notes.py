@@ -8,9 +8,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from medsum_core.data.collator import shorten_dialogue
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
+from medsum_core.data.truncation import shorten_dialogue
 from medsum_core.generation.generate import Generation, generate
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny_tokenizer
 
-from medsum_core.data.collator import build_examples
+from medsum_core.data.masking import build_examples
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
 from medsum_core.data.truncation import GAP, shorten_dialogue, split_turns

@@ -18,7 +18,7 @@ import train_loop
 from benchmarks.crash import NUM_EPOCHS, NUM_TRAIN_ROWS, WINDOW_ROWS, arguments, make_inputs, outcome
 from medsum_core import files
 from medsum_core.checkpoint.checkpoint import Progress
-from medsum_core.data.collator import Example
+from medsum_core.data.masking import Example
 from medsum_core.errors import run_as_script
 from medsum_core.training.run import Run
 
