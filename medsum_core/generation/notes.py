@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
-from medsum_core.data.truncation import shorten_dialogue
+from medsum_core.data.truncation import prompt_within
 from medsum_core.generation.generate import Generation, generate
 
 
@@ -22,7 +22,7 @@ class GeneratedNote:
     note: str = field(repr=False)
     num_tokens: int  # without the stop token
     hit_limit: bool  # True: it did not stop by itself
-    shortened: bool  # True: the dialogue lost turns to fit the prompt budget
+    truncated: bool  # True: the dialogue lost turns to fit the prompt budget
 
 
 def generate_notes(
@@ -44,13 +44,8 @@ def generate_notes(
     The prompt gets `max_length - max_new_tokens` tokens, as in training; a dialogue that does not fit loses whole
     turns. The modules' modes are left as found.
     """
-    prompts, shortened = [], []
-    for record in records:
-        dialogue, num_turns_dropped = shorten_dialogue(
-            record.dialogue, record.section_header, renderer, max_prompt_tokens=max_length - max_new_tokens
-        )
-        prompts.append(renderer.prompt_ids(dialogue, record.section_header))
-        shortened.append(num_turns_dropped > 0)
+    budget = max_length - max_new_tokens
+    prompts = [prompt_within(record, renderer, max_prompt_tokens=budget) for record in records]
     with tqdm(total=len(records), desc=label, unit="note", disable=not show_progress) as bar:
 
         def advance(index: int, generation: Generation) -> None:
@@ -58,7 +53,7 @@ def generate_notes(
 
         generations = generate(
             model,
-            prompts,
+            [prompt.ids for prompt in prompts],
             stop_token_ids=renderer.stop_token_ids,
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
@@ -73,7 +68,7 @@ def generate_notes(
             note=renderer.decode(list(generation.token_ids)),
             num_tokens=len(generation.token_ids),
             hit_limit=generation.hit_limit,
-            shortened=was_shortened,
+            truncated=prompt.num_turns_dropped > 0,
         )
-        for record, generation, was_shortened in zip(records, generations, shortened, strict=True)
+        for record, generation, prompt in zip(records, generations, prompts, strict=True)
     ]

@@ -109,7 +109,7 @@ def compare_base_and_tuned(
 ) -> tuple[Comparison, list[GeneratedNote], list[GeneratedNote]]:
     """Let a PeftModel write the notes of `records` with its adapter off and on: (numbers, base notes, tuned notes).
 
-    Facts are looked up in the whole dialogue, also where the prompt held a shortened one. The two lists hold text: they
+    Facts are looked up in the whole dialogue, also where the prompt held a truncated one. The two lists hold text: they
     are for `write_blind_sheet` and for nothing else.
     """
     notes: dict[str, list[GeneratedNote]] = {}

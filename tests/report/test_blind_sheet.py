@@ -21,7 +21,7 @@ def rows(count):
     ]
     sides = [
         [
-            GeneratedNote(id=record.id, note=f"{name} of {record.id}", num_tokens=3, hit_limit=False, shortened=False)
+            GeneratedNote(id=record.id, note=f"{name} of {record.id}", num_tokens=3, hit_limit=False, truncated=False)
             for record in records
         ]
         for name in ("base", "tuned")

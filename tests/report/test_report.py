@@ -130,10 +130,10 @@ def test_the_model_is_left_as_it_came(training):
     model.eval()
 
 
-def test_a_long_dialogue_is_shortened_as_in_training_and_named():
+def test_a_long_dialogue_is_truncated_as_in_training_and_named():
     long = Record(id="long", section_header="CC", dialogue="Doctor: Hm?\nPatient: No.\n" * 60, note="x")
     notes = generate_notes(tuned_model(), renderer(), [RECORDS[0], long], show_progress=False, **LIMITS)
-    assert [note.shortened for note in notes] == [False, True]
+    assert [note.truncated for note in notes] == [False, True]
     assert [note.id for note in notes] == ["row-3", "long"]
 
 
