@@ -30,9 +30,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medsum_core.checkpoint.checkpoint import Progress
-from medsum_core.data.collator import Example, MicroBatch, share_out, split_window
+from medsum_core.data.collator import MicroBatch, split_window
+from medsum_core.data.masking import Example
 from medsum_core.device import return_free_memory
-from medsum_core.kernels.cpu.lanes import GradientSum
+from medsum_core.kernels.cpu.lanes import GradientSum, share_out
 from medsum_core.kernels.cpu.shared_prefix import split_prefix
 from medsum_core.kernels.layers.dropout import draw_seeds, dropout_seed
 from medsum_core.model.attention import document_attention

@@ -107,7 +107,8 @@ def packed_row(num_tokens: int) -> Any:
     """A packed row of three documents, a fifth of each the note."""
     import torch
 
-    from medsum_core.data.collator import Example, pack_rows
+    from medsum_core.data.collator import pack_rows
+    from medsum_core.data.masking import Example
 
     length = num_tokens // 3
     tokens = tuple(torch.randint(1000, 100_000, (length,)).tolist())

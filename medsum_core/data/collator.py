@@ -1,7 +1,6 @@
-"""Examples -> windows -> micro-batches. How a window is cut into micro-batches never changes its gradient.
+"""Examples -> micro-batches, padded or packed. How a window is cut into micro-batches never changes its gradient.
 
 B rows, T positions. A window is the rows of one optimiser update; a micro-batch is what goes through the model at once.
-This page also hands on what `examples.py` and `shortening.py` offer, so that a loop imports its data from one place.
 """
 
 from __future__ import annotations
@@ -11,36 +10,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from medsum_core.data.masking import (
-    IGNORE_INDEX,
-    BuildReport,
-    Example,
-    SetAside,
-    build_example,
-    build_examples,
-)
-from medsum_core.data.truncation import shorten_dialogue
-
-__all__ = [
-    "IGNORE_INDEX",
-    "BuildReport",
-    "Example",
-    "MicroBatch",
-    "SetAside",
-    "build_example",
-    "build_examples",
-    "epoch_order",
-    "pack_rows",
-    "pad_rows",
-    "share_out",
-    "shorten_dialogue",
-    "split_window",
-    "window_indices",
-]
+from medsum_core.data.masking import IGNORE_INDEX, Example
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,21 +48,6 @@ class MicroBatch:
         batch = self.with_tensors(lambda tensor_BT: tensor_BT.to(device))
         batch.__dict__["read_M"] = self.read_M.to(device)  # found before: a GPU would be waited for
         return batch
-
-
-def epoch_order(num_examples: int, *, seed: int, epoch: int) -> list[int]:
-    """The order of an epoch's rows: a permutation that depends on these three numbers only, in any library version.
-
-    It sorts the raw 64-bit stream of PCG64, which numpy keeps for ever; its `permutation` may change.
-    """
-    draws = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_examples)
-    return [int(index) for index in np.argsort(draws, kind="stable")]
-
-
-def window_indices(num_examples: int, *, seed: int, epoch: int, window_rows: int) -> list[list[int]]:
-    """An epoch cut into windows of `window_rows`; the last one may be short. Every row once."""
-    order = epoch_order(num_examples, seed=seed, epoch=epoch)
-    return [order[start : start + window_rows] for start in range(0, num_examples, window_rows)]
 
 
 def pad_rows(examples: Sequence[Example], *, pad_token_id: int) -> MicroBatch:
@@ -129,55 +87,6 @@ def split_window(
         return [pad_rows(examples[start : start + batch_size], pad_token_id=pad_token_id) for start in starts]
     packed = [pack_rows(row) for row in _best_fit_decreasing(examples, pack_tokens)]
     return sorted(packed, key=lambda batch: -batch.num_tokens)
-
-
-def share_out(
-    micro_batches: Sequence[MicroBatch], num_lanes: int, *, pack_tokens: int
-) -> tuple[list[int], list[list[int]]]:
-    """The places of the micro-batches that run alone, with all cores, and of those that each lane takes, in its order.
-
-    Alone: what is longer than a packed row (`pack_tokens`, 0: nothing), lest its activations come on top of another's.
-    The others, about equal work a lane: heaviest first, each to the lane with the least so far, then exchanges that
-    bring two lanes closer. Every second lane takes its own from the lightest up: so the two heaviest do not meet.
-    """
-    work = [_work(batch) for batch in micro_batches]
-    if num_lanes == 1:
-        return [], [list(range(len(work)))]
-    alone = [place for place, batch in enumerate(micro_batches) if 0 < pack_tokens < batch.num_tokens]
-    heaviest_first = sorted(set(range(len(work))) - set(alone), key=lambda place: (-work[place], place))
-    lanes: list[list[int]] = [[] for _ in range(num_lanes)]
-    for place in heaviest_first:
-        min(lanes, key=lambda lane: sum(work[index] for index in lane)).append(place)
-    while _exchange(lanes, work):
-        pass
-    ranked = sorted(sorted(heaviest_first.index(place) for place in lane) for lane in lanes)
-    ordered = [[heaviest_first[rank] for rank in lane] for lane in ranked]
-    return alone, [lane if number % 2 == 0 else lane[::-1] for number, lane in enumerate(ordered)]
-
-
-def _exchange(lanes: list[list[int]], work: Sequence[float]) -> bool:
-    """Have the busiest lane give a micro-batch to the idlest, for one of its own or for none; False if none helps."""
-    loads = [sum(work[place] for place in lane) for lane in lanes]
-    busiest, idlest = lanes[loads.index(max(loads))], lanes[loads.index(min(loads))]
-    half_gap = (max(loads) - min(loads)) / 2
-    returned: list[tuple[int, ...]] = [(), *((place,) for place in idlest)]
-    moves = [(given, back, work[given] - sum(work[place] for place in back)) for given in busiest for back in returned]
-    given, back, moved = min(moves, key=lambda move: abs(half_gap - move[2]), default=(0, (), 0.0))
-    if abs(half_gap - moved) > half_gap - 1:  # less than a token's time
-        return False
-    busiest.remove(given)
-    busiest.extend(back)
-    idlest[:] = [place for place in idlest if place not in back] + [given]
-    return True
-
-
-def _work(batch: MicroBatch) -> float:
-    """The time that a micro-batch takes, in that of a token: a note's goes through the head too, attention is square.
-
-    Fitted to the embedded model's on a CPU; the constant is what every micro-batch takes.
-    """
-    pairs = sum(length**2 for lengths in batch.document_lengths for length in lengths)
-    return 140 + batch.num_tokens + 1.3 * batch.num_targets + pairs / 3000
 
 
 def _best_fit_decreasing(examples: Sequence[Example], pack_tokens: int) -> list[list[Example]]:

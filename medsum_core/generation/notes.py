@@ -7,9 +7,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from medsum_core.data.collator import shorten_dialogue
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
+from medsum_core.data.truncation import prompt_within
 from medsum_core.generation.generate import Generation, generate
 from medsum_core.generation.note_files import GeneratedNote
 
@@ -43,12 +43,8 @@ def generate_notes(
     The prompt gets `max_length - max_new_tokens` tokens, as in training; a dialogue that does not fit loses whole
     turns. Leaves each module in its training or evaluation mode.
     """
-    prompts = []
-    for record in records:
-        dialogue, _ = shorten_dialogue(
-            record.dialogue, record.section_header, renderer, max_prompt_tokens=max_length - max_new_tokens
-        )
-        prompts.append(renderer.prompt_ids(dialogue, record.section_header))
+    budget = max_length - max_new_tokens
+    prompts = [prompt_within(record, renderer, max_prompt_tokens=budget).ids for record in records]
     with tqdm(total=len(records), desc=label, unit="note", disable=not show_progress) as bar:
 
         def advance(index: int, generation: Generation) -> None:

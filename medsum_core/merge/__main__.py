@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
-from medsum_core.data.prompt import PromptRenderer, build_renderer
-from medsum_core.data.records import Record, read_records
-from medsum_core.data.truncation import shorten_dialogue
+from medsum_core.data.prompt import build_renderer
+from medsum_core.data.records import read_records
+from medsum_core.data.truncation import prompt_within
 from medsum_core.device import find_device
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.merge.fold import REASON_4BIT, fold, refuse_quantised, save_if_equal
@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     refuse_quantised(name, load_config(name, **source))
     renderer = build_renderer(load_tokenizer(name, **source), style=data.prompt_style)
-    prompts = [_prompt(one, renderer, max_prompt_tokens=data.max_length - data.max_new_tokens) for one in records]
+    budget = data.max_length - data.max_new_tokens
+    prompts = [prompt_within(one, renderer, max_prompt_tokens=budget).ids for one in records]
     base = load_base(name, precision="bf16", device=find_device().torch_device, **source)
     model = load_adapter(base, Path(args.run) / ADAPTER_FOLDER, base_name=name, keep_dense=False)
     expected = note_logits(model, prompts, renderer)
@@ -58,13 +59,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.model.load_in_4bit:
         print("the run trained over this base in 4 bits; the merged model holds it, and was compared with it, in bf16")
     print(f"merged model in {output}")
-
-
-def _prompt(record: Record, renderer: PromptRenderer, *, max_prompt_tokens: int) -> list[int]:
-    dialogue, _ = shorten_dialogue(
-        record.dialogue, record.section_header, renderer, max_prompt_tokens=max_prompt_tokens
-    )
-    return renderer.prompt_ids(dialogue, record.section_header)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

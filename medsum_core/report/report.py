@@ -112,7 +112,7 @@ def _data(data: DataFacts) -> str:
 
 
 def _build_lines(name: str, build: BuildReport) -> str:
-    shortened = list(build.num_turns_dropped)
+    truncated = list(build.num_turns_dropped)
     set_aside = [
         f"{code(row.id)} (note of {row.num_note_tokens} tokens; fits whole into `--max_length {row.num_tokens_needed}`)"
         for row in build.set_aside
@@ -120,9 +120,9 @@ def _build_lines(name: str, build: BuildReport) -> str:
     lines = [
         f"{name}: {build.num_used} of {build.num_rows} rows used.",
         "",
-        f"- Dialogue shortened by whole turns ({len(shortened)} rows, "
-        f"{sum(build.num_turns_dropped.values())} turns): {id_list(shortened)}",
-        f"- of these, shortened further than in decoding for a long note ({len(build.beyond_reserve)}): "
+        f"- Dialogue truncated by whole turns ({len(truncated)} rows, "
+        f"{sum(build.num_turns_dropped.values())} turns): {id_list(truncated)}",
+        f"- of these, truncated further than in decoding for a long note ({len(build.beyond_reserve)}): "
         f"{id_list(build.beyond_reserve)}",
         f"- Notes with characters that the vocabulary lacks, learnt without them ({len(build.inexact)}): "
         f"{id_list(build.inexact)}",

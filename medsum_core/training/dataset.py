@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from medsum_core.config.arguments import DataArguments
-from medsum_core.data.collator import BuildReport, Example, build_examples
 from medsum_core.data.download import hub_warning, load_hub_records, mts_dialog_file
+from medsum_core.data.masking import BuildReport, Example, build_examples
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Columns, Record, find_repeats, find_shared, read_records, records_fingerprint
 from medsum_core.errors import InputError

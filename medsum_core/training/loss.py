@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from medsum_core.data.collator import IGNORE_INDEX
+from medsum_core.data.masking import IGNORE_INDEX
 from medsum_core.kernels.cpu.arena import converted
 from medsum_core.kernels.cpu.bf16_products import product, product_transposed
 from medsum_core.kernels.cpu.elementwise import array_of, on_cpu, running_softmax

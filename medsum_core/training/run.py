@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.config.run_config import RunConfig
-from medsum_core.data.collator import Example, window_indices
+from medsum_core.data.masking import Example
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
+from medsum_core.data.sampler import window_indices
 from medsum_core.kernels.cpu.lanes import Lanes
 from medsum_core.training.metrics import MetricsLog
 from medsum_core.training.optimizer import lr_at

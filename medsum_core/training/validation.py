@@ -12,7 +12,8 @@ from peft import PeftModel
 from torch import nn
 from tqdm import tqdm
 
-from medsum_core.data.collator import IGNORE_INDEX, Example, MicroBatch, split_window
+from medsum_core.data.collator import MicroBatch, split_window
+from medsum_core.data.masking import IGNORE_INDEX, Example
 from medsum_core.model.attention import document_attention
 from medsum_core.model.base import head_softcap, head_weight, hidden_states
 from medsum_core.training.loss import note_token_nll

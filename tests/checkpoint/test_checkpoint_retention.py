@@ -17,8 +17,8 @@ from medsum_core.checkpoint.checkpoint import (
     find_checkpoint,
     load_checkpoint,
 )
-from medsum_core.checkpoint.sealed_folder import SaveError
 from medsum_core.errors import InputError
+from medsum_core.files import SaveError
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from medsum_core.checkpoint.checkpoint import (
     Progress,
     save_checkpoint,
 )
-from medsum_core.checkpoint.sealed_folder import MANIFEST
+from medsum_core.files import MANIFEST
 from medsum_core.model.base import keep_4bit_differentiable
 
 ALL_FILES = (*FILES, MANIFEST)

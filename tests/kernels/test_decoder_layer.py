@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from windows import make_example, make_run, make_window, plain_peft, relative, tuned
 
-from medsum_core.data.collator import IGNORE_INDEX, MicroBatch, pack_rows, pad_rows
+from medsum_core.data.collator import MicroBatch, pack_rows, pad_rows
+from medsum_core.data.masking import IGNORE_INDEX
 from medsum_core.kernels.cpu import arena as buffers
 from medsum_core.kernels.layers.decoder_layer import use_training_layers
 from medsum_core.kernels.layers.gated_mlp import gated_down

@@ -16,10 +16,9 @@ from support import tiny_model
 from windows import make_example, make_run, make_window, relative, tuned
 
 import train_loop
-from medsum_core.data import collator as batching
-from medsum_core.data.collator import pack_rows, share_out
+from medsum_core.data.collator import pack_rows
 from medsum_core.kernels.cpu import lanes
-from medsum_core.kernels.cpu.lanes import GradientSum, Lanes
+from medsum_core.kernels.cpu.lanes import GradientSum, Lanes, share_out
 from medsum_core.model.base import LoraSettings, checkpoint_activations
 from train_loop import train_step
 
@@ -146,7 +145,7 @@ def test_each_micro_batch_has_one_lane_and_the_lanes_about_equal_work(
     alone, shares = share_out(batches, num_lanes, pack_tokens=0)
     assert alone == []
     assert sorted(place for share in shares for place in share) == list(range(len(rows)))
-    work = [batching._work(batch) for batch in batches]
+    work = [lanes._work(batch) for batch in batches]
 
     def longest(lane_of: Iterable[int]) -> float:
         loads = [0.0] * num_lanes
@@ -162,7 +161,7 @@ def test_each_micro_batch_has_one_lane_and_the_lanes_about_equal_work(
 
 def test_lanes_exchange_micro_batches_until_their_work_is_alike() -> None:
     batches = [pack_rows([make_example(length, 1, seed=length)]) for length in (388, 288, 188, 188, 188)]
-    assert [round(batching._work(batch)) for batch in batches] == [581, 458, 342, 342, 342]
+    assert [round(lanes._work(batch)) for batch in batches] == [581, 458, 342, 342, 342]
     _, shares = share_out(batches, 2, pack_tokens=0)  # heaviest first only: 581 + 342 and 458 + 342 + 342
     assert [sorted(share) for share in shares] == [[0, 1], [2, 3, 4]]
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from windows import make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
 import train_loop
-from medsum_core.data.collator import IGNORE_INDEX, Example, pack_rows, pad_rows
+from medsum_core.data.collator import pack_rows, pad_rows
+from medsum_core.data.masking import IGNORE_INDEX, Example
 from medsum_core.kernels.cpu.shared_prefix import split_prefix
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES, document_attention
 from medsum_core.model.base import LoraSettings, checkpoint_activations, hidden_states, prefix_states

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from windows import make_example, relative
 
-from medsum_core.data.collator import Example, MicroBatch, pack_rows, pad_rows
+from medsum_core.data.collator import MicroBatch, pack_rows, pad_rows
+from medsum_core.data.masking import Example
 from medsum_core.model.attention import (
     DOCUMENT_KERNELS,
     PACKABLE_MODEL_TYPES,

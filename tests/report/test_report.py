@@ -131,7 +131,7 @@ def test_the_model_is_left_as_it_came(training):
     model.eval()
 
 
-def test_a_long_dialogue_is_shortened_as_in_training(monkeypatch):
+def test_a_long_dialogue_is_truncated_as_in_training(monkeypatch):
     prompts = []
 
     def generate_and_record(model, token_ids, **settings):

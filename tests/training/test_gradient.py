@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from two_processes import windows_and_updates
 from windows import Recorder, make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
-from medsum_core.data.collator import Example
+from medsum_core.data.masking import Example
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import LoraSettings
 from medsum_core.training.loss import note_nll

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medsum_core.data.collator import IGNORE_INDEX, MicroBatch
+from medsum_core.data.collator import MicroBatch
+from medsum_core.data.masking import IGNORE_INDEX
 
 KeyValue = tuple[Tensor, Tensor]
 
