@@ -85,9 +85,9 @@ def load_writer(
     from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
     from medsum_core.data.prompt import build_renderer as own_renderer
     from medsum_core.device import choose_precision, find_device
+    from medsum_core.files import file_sha256
     from medsum_core.model.adapter_files import WEIGHTS_NAME, adapter_base_name, load_adapter
     from medsum_core.model.base import load_base, load_config, load_tokenizer
-    from medsum_core.model.embedded import file_sha256
 
     model, data = ModelArguments(model_name_or_path=args.model_name_or_path or "", load_in_4bit=False), DataArguments()
     if args.run is not None:
@@ -137,14 +137,8 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace, *, l
     from tqdm import tqdm
 
     from medsum_core.generation.generate import generate
-    from medsum_core.generation.note_files import (
-        PartFile,
-        WrittenNote,
-        part_path,
-        part_settings,
-        read_finished,
-        write_notes,
-    )
+    from medsum_core.generation.note_files import PartFile, part_path, part_settings, read_finished, write_notes
+    from medsum_core.generation.notes import generated_note
 
     finished = read_finished(out) if out.exists() else {}
     writer = load()
@@ -157,9 +151,7 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace, *, l
     with tqdm(total=len(records), initial=len(records) - len(todo), desc="notes", unit="note") as bar:
 
         def keep(index: int, generation: Any) -> None:
-            note = writer.renderer.decode(list(generation.token_ids))
-            num_tokens = len(generation.token_ids)
-            part.add(WrittenNote(id=todo[index].id, note=note, num_tokens=num_tokens, hit_limit=generation.hit_limit))
+            part.add(generated_note(todo[index].id, generation, writer.renderer))
             bar.update()
 
         try:
@@ -185,7 +177,8 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace, *, l
 def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
     """One note to the screen, token by token; then what of it the dialogue does not say, and the evidence if asked."""
     from medsum_core.generation.generate import generate
-    from medsum_core.grounding.check import evidence, unsupported_spans
+    from medsum_core.grounding.check import unsupported_spans
+    from medsum_core.grounding.evidence import evidence
 
     ids: list[int] = []
     shown = ""
@@ -220,26 +213,25 @@ def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
 
 
 def _prompts(writer: Writer, records: Sequence[Record]) -> dict[str, list[int]]:
-    """Prompts by id, shortened as in training; says which were. Raises InputError where no turn of a dialogue fits."""
-    from medsum_core.data.truncation import shorten_dialogue
+    """Prompts by id, truncated as in training; says which were. Raises InputError where no turn of a dialogue fits."""
+    from medsum_core.data.truncation import prompt_within
 
     budget, prompts = writer.max_prompt_tokens, {}
-    shortened, unfit = [], []
+    truncated, unfit = [], []
     for record in records:
-        section = record.section_header
-        text, num_dropped = shorten_dialogue(record.dialogue, section, writer.renderer, max_prompt_tokens=budget)
-        prompts[record.id] = writer.renderer.prompt_ids(text, section)
-        if not text or len(prompts[record.id]) > budget:
+        prompt = prompt_within(record, writer.renderer, max_prompt_tokens=budget)
+        prompts[record.id] = prompt.ids
+        if not prompt.has_dialogue or len(prompt.ids) > budget:
             unfit.append(record.id)
-        elif num_dropped:
-            shortened.append(record.id)
+        elif prompt.num_turns_dropped:
+            truncated.append(record.id)
     if unfit:
         raise InputError(
             f"no turn of {len(unfit)} dialogues (ids {', '.join(unfit[:5])}) fits a prompt of {budget} tokens: split "
             "their turns, or train with a greater --max_length"
         )
-    if shortened:
-        print(f"{len(shortened)} dialogues lost turns to fit the prompt: ids {', '.join(shortened)}", file=sys.stderr)
+    if truncated:
+        print(f"{len(truncated)} dialogues lost turns to fit the prompt: ids {', '.join(truncated)}", file=sys.stderr)
     return prompts
 
 

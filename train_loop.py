@@ -35,7 +35,7 @@ from medsum_core.data.prompt import BuildRenderer, build_renderer
 from medsum_core.model.attention import document_attention
 from medsum_core.model.forward import autocast, head_softcap, head_weight, hidden_states, no_adapter_casts
 from medsum_core.process import keep_files_private, set_arithmetic
-from medsum_core.report.finish import finish
+from medsum_core.report.finish import write_results
 from medsum_core.training.distributed import any_process, local_rows, sum_gradients, sum_over_processes
 from medsum_core.training.loss import Objective, note_nll, with_arithmetic
 from medsum_core.training.metrics import StepStats
@@ -74,7 +74,7 @@ def main(
     with stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
         run, progress = build_run(plan, build_optimizer=build_optimizer, prepare_model=prepare_model)
         progress = train(run, progress, stop=stop, objective=objective, collate=collate)
-    finish(plan, run, progress)
+    write_results(plan, run, progress)
 
 
 def train(

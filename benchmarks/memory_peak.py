@@ -49,7 +49,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     """Train for two updates; GiB at the peak of loading and of training, and the estimate."""
     import torch
 
-    from medsum_core.kernels.cpu.bf16_products import cpu_has_bf16_units
+    from medsum_core.device import cpu_has_bf16_units
     from medsum_core.kernels.cpu.lanes import Lanes
     from medsum_core.model.base import load_base, load_config
     from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
@@ -108,7 +108,8 @@ def packed_row(num_tokens: int) -> Any:
     """A packed row of three documents, a fifth of each the note."""
     import torch
 
-    from medsum_core.data.collator import Example, pack_rows
+    from medsum_core.data.collator import pack_rows
+    from medsum_core.data.masking import Example
 
     length = num_tokens // 3
     tokens = tuple(torch.randint(1000, 100_000, (length,)).tolist())

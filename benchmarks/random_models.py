@@ -161,7 +161,7 @@ def check_ids(folder: Path, train_file: Path, *, max_length: int) -> None:
 
 def read_examples(folder: Path, train_file: Path, *, max_length: int) -> list[Any]:
     """The rows as that model is trained on them."""
-    from medsum_core.data.collator import build_examples
+    from medsum_core.data.masking import build_examples
     from medsum_core.data.prompt import build_renderer
     from medsum_core.data.records import read_records
     from medsum_core.model.base import load_tokenizer

@@ -34,7 +34,7 @@ def run_grown(args: argparse.Namespace, side: str) -> dict[str, Any]:
 
 def made_up_row(number: int, num_tokens: int, vocabulary: int) -> Any:
     """Random ids, the last fifth of them the note."""
-    from medsum_core.data.collator import IGNORE_INDEX, Example
+    from medsum_core.data.masking import IGNORE_INDEX, Example
 
     chance = random.Random(number)
     ids = [chance.randrange(1000, vocabulary - 1000) for _ in range(num_tokens)]

@@ -73,7 +73,7 @@ def run_trl(args: argparse.Namespace, setting: str) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         plan = prepare(_config(args, folder))
-        rows, name = plan.corpus.train, plan.config.model.model_name_or_path
+        rows, name = plan.dataset.train, plan.config.model.model_name_or_path
         trainer = SFTTrainer(
             model=load_base(name, precision=args.precision, load_in_4bit=True),
             args=SFTConfig(output_dir=folder, **_trl_arguments(args.precision, setting)),

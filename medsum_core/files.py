@@ -1,32 +1,55 @@
-"""Files that are there whole or not at all: written beside their target, flushed to disk, then renamed over it."""
+"""Files and folders that exist whole or not at all, and the folder in which this project caches what it downloads.
+
+Every write goes to a draft beside the target, is flushed to disk, and is then renamed to its name: after a crash at any
+instant there is either the former content or the new one. A sealed folder (a checkpoint) also holds `manifest.json`
+with the size and sha256 of each file, which reveals decayed disks and incomplete copies; it is no signature.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import tempfile
+import secrets
+import shutil
+import stat
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
+
+from medsum_core.errors import MedsumError
 
 PUBLIC_MODE = 0o644
 PRIVATE_MODE = 0o600  # for the files that hold patient text
+PRIVATE_FOLDER_MODE = 0o700
+MANIFEST = "manifest.json"
+DRAFT_PREFIX = ".tmp-"
+MANIFEST_FORMAT = 1
+MAX_MANIFEST_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
+
+
+class SaveError(MedsumError):
+    """A folder could not be written (disk full, no permission); its draft is removed, older ones are untouched."""
+
+
+class DamagedError(Exception):
+    """A sealed folder is not as it was written; the message names the file and the difference."""
 
 
 def write_bytes_atomic(path: str | Path, data: bytes, *, mode: int = PUBLIC_MODE) -> None:
     """Write `data` to `path` so that a crash leaves the former file or the new one, never a part.
 
     The file has `mode`, narrowed by the process's umask, from its first byte on. Raises OSError as the system does;
-    the half-written file beside the target is removed then.
+    the draft beside the target is removed then.
     """
     path = Path(path)
-    descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, mode & ~_umask())
+        _write_file(draft, data, mode=mode)
         os.replace(draft, path)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
@@ -36,14 +59,90 @@ def write_text_atomic(path: str | Path, text: str, *, mode: int = PUBLIC_MODE) -
     write_bytes_atomic(path, text.encode("utf-8"), mode=mode)
 
 
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def write_sealed(target: Path, files: Mapping[str, bytes]) -> None:
+    """Create the folder `target` (mode 0700, files 0600) with `files` and their manifest, durable when this returns.
+
+    Raises SaveError when the system refuses, after removing the draft. `target` must not exist.
+    """
+    draft = target.parent / f"{DRAFT_PREFIX}{target.name}-{os.getpid()}"
+    try:
+        target.parent.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
+        if target.exists():
+            raise FileExistsError(f"{target} exists already")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=PRIVATE_FOLDER_MODE)
+        for name, data in files.items():
+            _write_file(draft / name, data, mode=PRIVATE_MODE)
+        _write_file(draft / MANIFEST, _manifest_bytes(files), mode=PRIVATE_MODE)
+        _sync_folder(draft)
+        os.rename(draft, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise SaveError(f"could not write {target}: {error.strerror or error}") from error
+
+
+def read_sealed(folder: Path, names: Collection[str]) -> dict[str, bytes]:
+    """The bytes of `names`, each verified; exactly those must be in the manifest, as plain files in the folder itself.
+
+    Nothing else in the folder is opened, whatever it is called. Raises DamagedError naming the file at fault.
+    """
+    entries = _read_manifest(folder, names)
+    return {name: _read_verified(folder / name, entries[name]) for name in names}
+
+
+def looks_complete(folder: Path, names: Collection[str]) -> bool:
+    """Whether the manifest is valid and each file has its size: the quick check, without reading the files."""
+    try:
+        entries = _read_manifest(folder, names)
+        return all(_size_of_plain_file(folder / name) == entries[name]["size"] for name in names)
+    except (DamagedError, OSError):
+        return False
+
+
+def remove_folder(folder: Path) -> None:
+    """Rename a folder to a draft, then delete it: a crash in between leaves a draft, not half a folder."""
+    doomed = folder.parent / f"{DRAFT_PREFIX}removed-{folder.name}-{os.getpid()}"
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def sweep_drafts(parent: Path) -> None:
+    """Delete what crashed saves and deletions left in `parent`. A run folder has one writer: all drafts are stale."""
+    for path in parent.glob(f"{DRAFT_PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for this project, `$XDG_CACHE_HOME/medsum` or `~/.cache/medsum`; it may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "medsum"
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 (hex) of a file, read in blocks of 1 MiB. Raises OSError as the system does."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_file(path: Path, data: bytes, *, mode: int) -> None:
+    """Create `path`, which must not exist, and flush it to disk. The system narrows `mode` by the umask."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # Windows would translate newlines
+    descriptor = os.open(path, flags, mode)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself durable, where the system lets a folder be opened (Linux, macOS)."""
+    """Make the names in a folder durable, where the system lets a folder be opened (Linux, macOS)."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -51,3 +150,64 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _manifest_bytes(files: Mapping[str, bytes]) -> bytes:
+    entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()}
+    return _canonical(entries)
+
+
+def _canonical(entries: dict[str, Any]) -> bytes:
+    return (json.dumps({"files": entries, "format": MANIFEST_FORMAT}, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _read_manifest(folder: Path, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    if not stat.S_ISDIR(_lstat(folder).st_mode):
+        raise DamagedError(f"{folder.name} is not a plain folder")
+    if _size_of_plain_file(folder / MANIFEST) > MAX_MANIFEST_BYTES:
+        raise DamagedError(f"{MANIFEST} is too long")
+    data = _read_plain_file(folder / MANIFEST)
+    try:
+        manifest = json.loads(data)
+        entries = manifest["files"]
+        valid = set(entries) == set(names) and data == _canonical(entries)
+        valid = valid and all(set(entry) == {"sha256", "size"} for entry in entries.values())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        valid = False
+    if not valid:
+        raise DamagedError(f"{MANIFEST} is damaged or of another format")
+    return entries
+
+
+def _read_verified(path: Path, entry: dict[str, Any]) -> bytes:
+    if _size_of_plain_file(path) != entry["size"]:
+        raise DamagedError(f"{path.name} has not the size that it was written with")
+    data = _read_plain_file(path)
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise DamagedError(f"{path.name} has other bytes than were written")
+    return data
+
+
+def _read_plain_file(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from error
+
+
+def _size_of_plain_file(path: Path) -> int:
+    status = _lstat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise DamagedError(f"{path.name} is not a plain file")
+    return status.st_size
+
+
+def _lstat(path: Path) -> os.stat_result:
+    try:
+        return os.lstat(path)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path.name} is missing") from error
+    except OSError as error:
+        raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from error

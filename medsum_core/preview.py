@@ -18,7 +18,7 @@ from typing import TextIO
 from medsum_core.data.masking import IGNORE_INDEX, Example, build_examples
 from medsum_core.data.prompt import PROMPT_STYLES, PromptRenderer, build_renderer, control_token_ids
 from medsum_core.data.records import Columns, Record, read_records
-from medsum_core.data.truncation import shorten_dialogue
+from medsum_core.data.truncation import prompt_within
 from medsum_core.errors import InputError, run_as_script
 
 LAWS = (
@@ -40,14 +40,14 @@ def broken_laws(example: Example, record: Record, renderer: PromptRenderer, *, m
     `max_prompt_tokens` is decoding's, `max_length - max_new_tokens`. A row that is `beyond_reserve` lost more turns
     than in decoding, and is let off the first law.
     """
-    text, _ = shorten_dialogue(record.dialogue, record.section_header, renderer, max_prompt_tokens=max_prompt_tokens)
+    prompt = prompt_within(record, renderer, max_prompt_tokens=max_prompt_tokens)
     fixed = renderer.head_ids + renderer.middle_ids + renderer.tail_ids
     bos = renderer.tokenizer.bos_token_id
     ids, targets, border = example.input_ids, example.targets, example.num_prompt_tokens
     trained_on = [target for target in targets if target != IGNORE_INDEX]
     controls = control_token_ids(renderer.tokenizer)
     kept = (
-        example.beyond_reserve or list(example.prompt_ids) == renderer.prompt_ids(text, record.section_header),
+        example.beyond_reserve or list(example.prompt_ids) == prompt.ids,
         ids.count(bos) == fixed.count(bos) + example.note_ids.count(bos) and not (bos == ids[0] == ids[1]),
         sum(token in controls for token in ids[:border]) == sum(token in controls for token in fixed)
         and not controls.intersection(example.note_ids[:-1]),

@@ -2,7 +2,7 @@
 
 `step-NNNNNN/` holds `adapter_model.safetensors` and `adapter_config.json` (PEFT's own format), `optimizer.safetensors`,
 `state.json` (progress, random states, scaler, fingerprints, resolved settings) and `manifest.json` (size and sha256 of
-each). Files that the manifest does not list are never opened. How it is written: `sealed_folder.py`.
+each). Files that the manifest does not list are never opened. `files.py` writes and verifies the folder.
 """
 
 from __future__ import annotations
@@ -20,15 +20,8 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from medsum_core.checkpoint.sealed_folder import (
-    DamagedError,
-    looks_complete,
-    read_sealed,
-    remove_folder,
-    sweep_drafts,
-    write_sealed,
-)
 from medsum_core.errors import InputError
+from medsum_core.files import DamagedError, looks_complete, read_sealed, remove_folder, sweep_drafts, write_sealed
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"

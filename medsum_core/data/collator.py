@@ -1,7 +1,6 @@
-"""Examples -> windows -> micro-batches. How a window is cut into micro-batches never changes its gradient.
+"""Examples -> micro-batches, padded or packed. How a window is cut into micro-batches never changes its gradient.
 
 B rows, T positions. A window is the rows of one optimiser update; a micro-batch is what goes through the model at once.
-This page also hands on what `examples.py` and `shortening.py` offer, so that a loop imports its data from one place.
 """
 
 from __future__ import annotations
@@ -11,35 +10,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from medsum_core.data.masking import (
-    IGNORE_INDEX,
-    BuildReport,
-    Example,
-    SetAside,
-    build_example,
-    build_examples,
-)
-from medsum_core.data.truncation import shorten_dialogue
-
-__all__ = [
-    "IGNORE_INDEX",
-    "BuildReport",
-    "Example",
-    "MicroBatch",
-    "SetAside",
-    "build_example",
-    "build_examples",
-    "epoch_order",
-    "pack_rows",
-    "pad_rows",
-    "shorten_dialogue",
-    "split_window",
-    "window_indices",
-]
+from medsum_core.data.masking import IGNORE_INDEX, Example
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,21 +48,6 @@ class MicroBatch:
         batch = self.with_tensors(lambda tensor_BT: tensor_BT.to(device))
         batch.__dict__["read_M"] = self.read_M.to(device)  # found before: a GPU would be waited for
         return batch
-
-
-def epoch_order(num_examples: int, *, seed: int, epoch: int) -> list[int]:
-    """The order of an epoch's rows: a permutation that depends on these three numbers only, in any library version.
-
-    It sorts the raw 64-bit stream of PCG64, which numpy keeps for ever; its `permutation` may change.
-    """
-    draws = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_examples)
-    return [int(index) for index in np.argsort(draws, kind="stable")]
-
-
-def window_indices(num_examples: int, *, seed: int, epoch: int, window_rows: int) -> list[list[int]]:
-    """An epoch cut into windows of `window_rows`; the last one may be short. Every row once."""
-    order = epoch_order(num_examples, seed=seed, epoch=epoch)
-    return [order[start : start + window_rows] for start in range(0, num_examples, window_rows)]
 
 
 class Collate(Protocol):

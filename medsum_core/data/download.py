@@ -17,8 +17,7 @@ from typing import Any
 from medsum_core.data.records import DEFAULT_COLUMNS, Columns, Record, read_records, records_from_table
 from medsum_core.data.tables import table_from_objects
 from medsum_core.errors import InputError
-from medsum_core.files import write_bytes_atomic
-from medsum_core.model.embedded import cache_folder
+from medsum_core.files import cache_folder, write_bytes_atomic
 
 MTS_DIALOG = "mts-dialog"
 MTS_COMMIT = "3ff0801933608d6f570468c13125125fb5cabdea"

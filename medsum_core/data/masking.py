@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
-from medsum_core.data.truncation import shorten_dialogue
+from medsum_core.data.truncation import prompt_within
 from medsum_core.errors import InputError
 
 IGNORE_INDEX = -100
@@ -59,7 +59,7 @@ class SetAside:
 
     id: str
     num_note_tokens: int  # without the stop token
-    num_tokens_needed: int  # the --max_length that needs no shortening
+    num_tokens_needed: int  # the --max_length that needs no truncation
     note_alone: bool  # the note alone (with prompt and stop token, without any dialogue) is too long
 
 
@@ -69,7 +69,7 @@ class BuildReport:
 
     num_rows: int
     num_used: int
-    num_turns_dropped: dict[str, int]  # by row id, shortened rows only
+    num_turns_dropped: dict[str, int]  # by row id, truncated rows only
     beyond_reserve: tuple[str, ...]  # of these, the rows with a shorter prompt than they get in decoding
     set_aside: tuple[SetAside, ...]
     inexact: tuple[str, ...] = ()  # rows with a note that the vocabulary can't spell: its ids decode to another text
@@ -111,7 +111,7 @@ def build_example(
     """The row as ids and targets, at most `max_length` tokens; None if its note does not fit (see `build_examples`).
 
     The prompt gets `max_length - max_new_tokens`, in training as in decoding; only a row whose note is longer than the
-    reserve is shortened further. `ignored_spans`: characters `[start, end)` of the note whose tokens are left out of
+    reserve is truncated further. `ignored_spans`: characters `[start, end)` of the note whose tokens are left out of
     the loss; the stop token is always trained on. Raises InputError for a row without a note.
     """
     settings = {"max_length": max_length, "max_new_tokens": max_new_tokens}
@@ -161,34 +161,27 @@ def _build(
     note_ids = renderer.note_ids(record.note)
     if len(note_ids) == 1:
         raise InputError(f"row id {record.id} has no note to train on")
-    decoding_budget = max_length - max_new_tokens
-    text, dropped = shorten_dialogue(
-        record.dialogue, record.section_header, renderer, max_prompt_tokens=decoding_budget
-    )
-    prompt_ids = renderer.prompt_ids(text, record.section_header)
-    decoding_dropped = dropped
-    if len(prompt_ids) + len(note_ids) > max_length:
-        room = max_length - len(note_ids)
-        text, dropped = shorten_dialogue(record.dialogue, record.section_header, renderer, max_prompt_tokens=room)
-        prompt_ids = renderer.prompt_ids(text, record.section_header)
-    if not text:
+    prompt = in_decoding = prompt_within(record, renderer, max_prompt_tokens=max_length - max_new_tokens)
+    if len(prompt.ids) + len(note_ids) > max_length:
+        prompt = prompt_within(record, renderer, max_prompt_tokens=max_length - len(note_ids))
+    if not prompt.has_dialogue:
         reserve = max(len(note_ids), max_new_tokens)
         return SetAside(
             id=record.id,
             num_note_tokens=len(note_ids) - 1,
             num_tokens_needed=len(renderer.prompt_ids(record.dialogue, record.section_header)) + reserve,
-            note_alone=len(prompt_ids) + len(note_ids) > max_length,
+            note_alone=len(prompt.ids) + len(note_ids) > max_length,
         )
-    targets = [IGNORE_INDEX] * (len(prompt_ids) - 1) + note_ids + [IGNORE_INDEX]
+    targets = [IGNORE_INDEX] * (len(prompt.ids) - 1) + note_ids + [IGNORE_INDEX]
     for index in _overlapping(renderer, record.note, ignored_spans):
-        targets[len(prompt_ids) - 1 + index] = IGNORE_INDEX
+        targets[len(prompt.ids) - 1 + index] = IGNORE_INDEX
     return Example(
         id=record.id,
-        input_ids=tuple(prompt_ids + note_ids),
+        input_ids=tuple(prompt.ids + note_ids),
         targets=tuple(targets),
-        num_prompt_tokens=len(prompt_ids),
-        num_turns_dropped=dropped,
-        beyond_reserve=dropped > decoding_dropped,
+        num_prompt_tokens=len(prompt.ids),
+        num_turns_dropped=prompt.num_turns_dropped,
+        beyond_reserve=prompt.num_turns_dropped > in_decoding.num_turns_dropped,
     )
 
 

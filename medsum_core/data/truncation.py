@@ -4,11 +4,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from medsum_core.data.prompt import PromptRenderer
+from medsum_core.data.records import Record
 
 GAP = "[...]"  # stands where turns were dropped, so that a question is not read with another one's answer
 _SPEAKER_TAG = re.compile(r"\s*[^\W\d][\w .'/&()-]{0,40}:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A record's prompt as ids, and what its dialogue lost to fit."""
+
+    ids: list[int]
+    num_turns_dropped: int
+    has_dialogue: bool  # False: no turn of the dialogue fits; the prompt without any may then still be too long
+
+
+def prompt_within(record: Record, renderer: PromptRenderer, *, max_prompt_tokens: int) -> Prompt:
+    """The prompt of a record, its dialogue truncated to at most `max_prompt_tokens` (see `truncate_dialogue`).
+
+    Training and decoding build every prompt with this function. Raises InputError for an empty section header.
+    """
+    dialogue, num_dropped = truncate_dialogue(
+        record.dialogue, record.section_header, renderer, max_prompt_tokens=max_prompt_tokens
+    )
+    ids = renderer.prompt_ids(dialogue, record.section_header)
+    return Prompt(ids=ids, num_turns_dropped=num_dropped, has_dialogue=bool(dialogue))
 
 
 def split_turns(dialogue: str) -> list[str]:
@@ -19,14 +42,14 @@ def split_turns(dialogue: str) -> list[str]:
     return ["\n".join(lines[start:end]) for start, end in zip(starts, [*starts[1:], len(lines)], strict=False)]
 
 
-def shorten_dialogue(
+def truncate_dialogue(
     dialogue: str, section_header: str, renderer: PromptRenderer, *, max_prompt_tokens: int
 ) -> tuple[str, int]:
     """Drop whole turns until the prompt has at most `max_prompt_tokens`; returns the text and how many were dropped.
 
     Kept are the first and the last turns, taken by turns from both ends while they fit; what is dropped is one run in
     between, where a line `[...]` stands. A dialogue that fits is returned as it is. The text is "" when no turn fits;
-    the prompt may then still be too long: the caller counts. Training and decoding shorten alike, with this function.
+    the prompt may then still be too long: the caller counts. Training and decoding truncate alike, with this function.
     """
     excess = len(renderer.prompt_ids(dialogue, section_header)) - max_prompt_tokens
     if excess <= 0:

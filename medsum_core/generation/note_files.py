@@ -1,4 +1,4 @@
-"""Notes on their way to a file: finished rows are kept in `OUT.part.jsonl`, OUT is written whole at the end.
+"""The files of notes: finished rows are appended to `OUT.part.jsonl`; OUT is written atomically at the end.
 
 Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (and `evidence` where asked for), in the
 order of the input; or the MEDIQA challenge's submission, `TestID, SystemOutput1, SystemOutput2`.
@@ -19,28 +19,27 @@ from medsum_core.data.records import Record, records_fingerprint
 from medsum_core.data.tables import read_table
 from medsum_core.errors import InputError
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
-from medsum_core.grounding.check import evidence, unsupported_spans
-
-FORMATS = ("csv", "mediqa")
+from medsum_core.grounding.check import unsupported_spans
+from medsum_core.grounding.evidence import evidence
 
 
 @dataclass(frozen=True, kw_only=True)
-class WrittenNote:
-    """One finished note. Its text is kept out of `repr`."""
+class GeneratedNote:
+    """A note that a model wrote. The text is left out of `repr`, and so out of logs and tracebacks."""
 
     id: str
     note: str = field(repr=False)
-    num_tokens: int
-    hit_limit: bool
+    num_tokens: int  # without the stop token
+    hit_limit: bool  # True: it did not stop by itself
 
 
 class PartFile:
-    """`OUT.part.jsonl`: what the notes are made with, then a line a finished note, each flushed as it is written."""
+    """`OUT.part.jsonl`: a line with the settings, then a line for each finished note, written at once."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Go on with the file that is there, or start a new one. Raises InputError if its settings are others."""
+        """Continue an existing file or start one. Raises InputError if it was made with other settings or rows."""
         self.path = path
-        self.done: dict[str, WrittenNote] = {}
+        self.done: dict[str, GeneratedNote] = {}
         known = path.exists()
         if known:
             self._read(dict(settings))
@@ -48,17 +47,17 @@ class PartFile:
         if not known:
             self._append({"settings": dict(settings)})
 
-    def add(self, note: WrittenNote) -> None:
-        """Keep a finished note."""
+    def add(self, note: GeneratedNote) -> None:
+        """Append a finished note."""
         self.done[note.id] = note
         self._append(asdict(note))
 
     def close(self) -> None:
-        """Leave the file for a later `--resume`."""
+        """Close the file and leave it for a later `--resume`."""
         os.close(self._descriptor)
 
     def remove(self) -> None:
-        """After OUT is written."""
+        """Delete the file, once OUT is written."""
         self.close()
         self.path.unlink()
 
@@ -66,7 +65,7 @@ class PartFile:
         os.write(self._descriptor, (json.dumps(values) + "\n").encode())
 
     def _read(self, settings: dict[str, Any]) -> None:
-        whole = self.path.read_bytes().rpartition(b"\n")[0]  # without a last line that an interruption left unfinished
+        whole = self.path.read_bytes().rpartition(b"\n")[0]  # drops a last line that an interruption cut short
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
             same = lines[0]["settings"] == settings
@@ -76,26 +75,26 @@ class PartFile:
             raise InputError(
                 f"{self.path}: made with other settings or rows; give the former ones back, or delete it to start anew"
             )
-        self.done = {line["id"]: WrittenNote(**line) for line in lines[1:]}
+        self.done = {line["id"]: GeneratedNote(**line) for line in lines[1:]}
         os.truncate(self.path, len(whole) + 1)
 
 
 def part_path(path: Path) -> Path:
-    """Where the finished notes of OUT wait for the rest."""
+    """The file that holds OUT's finished notes until all are done."""
     return path.with_name(path.name + ".part.jsonl")
 
 
 def part_settings(records: Sequence[Record], **settings: Any) -> dict[str, Any]:
-    """What decides the notes: the rows and how they are decoded."""
+    """All that determines the notes: the rows and the settings of decoding."""
     return {"rows": records_fingerprint(records), **settings}
 
 
-def read_finished(path: Path) -> dict[str, WrittenNote]:
-    """The notes of a complete OUT (csv format), by id."""
+def read_finished(path: Path) -> dict[str, GeneratedNote]:
+    """The notes of a complete OUT (csv format), by id. Raises InputError for any other file."""
     rows = read_table(path)
     try:
         return {
-            row["id"]: WrittenNote(
+            row["id"]: GeneratedNote(
                 id=row["id"], note=row["note"], num_tokens=int(row["num_tokens"]), hit_limit=row["hit_limit"] == "true"
             )
             for row in rows
@@ -107,12 +106,12 @@ def read_finished(path: Path) -> dict[str, WrittenNote]:
 def write_notes(
     path: Path,
     records: Sequence[Record],
-    notes: Mapping[str, WrittenNote],
+    notes: Mapping[str, GeneratedNote],
     *,
     output_format: str,
     with_evidence: bool,
 ) -> None:
-    """Write OUT atomically, for its owner alone, in the order of the records."""
+    """Write OUT atomically, readable by its owner only, in the order of the records."""
     rows = [_row(record, notes[record.id], output_format, with_evidence=with_evidence) for record in records]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -121,7 +120,7 @@ def write_notes(
     write_text_atomic(path, text.getvalue(), mode=PRIVATE_MODE)
 
 
-def _row(record: Record, note: WrittenNote, output_format: str, *, with_evidence: bool) -> dict[str, Any]:
+def _row(record: Record, note: GeneratedNote, output_format: str, *, with_evidence: bool) -> dict[str, Any]:
     if output_format == "mediqa":
         return {"TestID": record.id, "SystemOutput1": record.section_header, "SystemOutput2": note.note}
     row: dict[str, Any] = {

@@ -1,29 +1,28 @@
-"""Records in, the model's notes out: the prompt budget of training, a progress bar."""
+"""Generate notes for records, with training's prompt budget and a progress bar."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from medsum_core.data.collator import shorten_dialogue
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
+from medsum_core.data.truncation import prompt_within
 from medsum_core.generation.generate import Decoder, generate
+from medsum_core.generation.note_files import GeneratedNote
 from medsum_core.generation.search import Generation
 
 
-@dataclass(frozen=True, kw_only=True)
-class GeneratedNote:
-    """A note that a model wrote. The text is kept out of `repr`, and so out of logs and tracebacks."""
-
-    id: str
-    note: str = field(repr=False)
-    num_tokens: int  # without the stop token
-    hit_limit: bool  # True: it did not stop by itself
-    shortened: bool  # True: the dialogue lost turns to fit the prompt budget
+def generated_note(id: str, generation: Generation, renderer: PromptRenderer) -> GeneratedNote:
+    """The note of the row `id` from its tokens."""
+    return GeneratedNote(
+        id=id,
+        note=renderer.decode(list(generation.token_ids)),
+        num_tokens=len(generation.token_ids),
+        hit_limit=generation.hit_limit,
+    )
 
 
 def generate_notes(
@@ -44,15 +43,10 @@ def generate_notes(
     """A note for each record, in the records' order, decoded greedily or by beams under the training's prompt budget.
 
     The prompt gets `max_length - max_new_tokens` tokens, as in training; a dialogue that does not fit loses whole
-    turns. The modules' modes are left as found.
+    turns. Leaves each module in its training or evaluation mode.
     """
-    prompts, shortened = [], []
-    for record in records:
-        dialogue, num_turns_dropped = shorten_dialogue(
-            record.dialogue, record.section_header, renderer, max_prompt_tokens=max_length - max_new_tokens
-        )
-        prompts.append(renderer.prompt_ids(dialogue, record.section_header))
-        shortened.append(num_turns_dropped > 0)
+    budget = max_length - max_new_tokens
+    prompts = [prompt_within(record, renderer, max_prompt_tokens=budget).ids for record in records]
     with tqdm(total=len(records), desc=label, unit="note", disable=not show_progress) as bar:
 
         def advance(index: int, generation: Generation) -> None:
@@ -71,12 +65,5 @@ def generate_notes(
             on_finished=advance,
         )
     return [
-        GeneratedNote(
-            id=record.id,
-            note=renderer.decode(list(generation.token_ids)),
-            num_tokens=len(generation.token_ids),
-            hit_limit=generation.hit_limit,
-            shortened=was_shortened,
-        )
-        for record, generation, was_shortened in zip(records, generations, shortened, strict=True)
+        generated_note(record.id, generation, renderer) for record, generation in zip(records, generations, strict=True)
     ]

@@ -1,7 +1,7 @@
 """Which turns of the dialogue say what a sentence of the note says: lexical, deterministic, without a model.
 
-Words are weighed by how rare they are in the dialogue, folded to singular and lay forms; facts (numbers, sides, dates)
-count by meaning, so that "76-year-old" is found in "I'm seventy six".
+Words weigh more the rarer they are in the dialogue; plurals and medical terms match their singular and lay forms. Facts
+(numbers, sides, dates) match by meaning, so that "76-year-old" is found in "I'm seventy six".
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
+from medsum_core.grounding.check import Fact, check_note
 from medsum_core.grounding.facts.anatomy import STOPWORDS, stem
-from medsum_core.grounding.facts.check import Fact, check_note
 from medsum_core.grounding.facts.tokens import bag, turn_starts
 
-LOW_SUPPORT = 0.3  # of a sentence's weight found in its best turns; below it a person should look
+LOW_SUPPORT = 0.3  # share of a sentence's weight found in its best turns; below it a person should look
 MAX_TURNS = 3
 FACT_WEIGHT = 3.0  # a number weighs as much as this many common words
-STATEMENT = 0.01  # a turn that states comes before a question with the same words
-NOTE_WORDS = bag(  # how notes say it, not what they say
+QUESTION_PENALTY = 0.01  # subtracted from a question: a statement with the same words is preferred
+NOTE_WORDS = bag(  # words of a note's style, without content
     "denies denied denying reports reported states stated presents presented complains noted none noncontributory "
     "unremarkable significant positive negative history assessment plan exam examination shows"
 )
-PREFIX = 5  # words agree when so many first letters do: "hypertension", "hypertensive"
+PREFIX = 5  # words match if their first letters do: "hypertension", "hypertensive"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Support:
     """A sentence of the note at `[start, end)`: the turns (from 0) that support it, best first, and how well.
 
-    `score`: the share of the sentence's weight that these turns hold, 0 to 1. `low_support`: below LOW_SUPPORT; never
-    for a sentence without a word of meaning.
+    `score`: the share of the sentence's weight found in these turns, 0 to 1; 1 for a sentence without a content word.
+    `low_support`: the score is below LOW_SUPPORT.
     """
 
     start: int
@@ -56,7 +56,7 @@ def evidence(note: str, dialogue: str) -> list[Support]:
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """The sentences of `text` as `[start, end)` without blanks around them. "1." and "Dr." end none."""
+    """The sentences of `text` as `[start, end)` without blanks around them. "1." and "Dr." end no sentence."""
     spans = []
     start = 0
     for match in _sentence_end().finditer(text):
@@ -96,7 +96,7 @@ def _stems(text: str) -> Counter[str]:
 
 
 def _weights(turns: Sequence[Counter[str]]) -> dict[str, float]:
-    """The weight of a stem: the rarer over the turns, the heavier (idf, 1 at the most common)."""
+    """The weight of each stem: the inverse document frequency over the turns, 1 for a stem in every turn."""
     spread = Counter(word for turn in turns for word in turn)
     return {word: 1.0 + math.log(len(turns) / count) for word, count in spread.items()}
 
@@ -123,7 +123,7 @@ def _support(
             + FACT_WEIGHT * sum(inside[i].turn == number for i in open_facts)
             for number, turn in enumerate(turns)
         ]
-        best = max(range(len(gains)), key=lambda k: gains[k] - STATEMENT * asks[k], default=-1)
+        best = max(range(len(gains)), key=lambda k: gains[k] - QUESTION_PENALTY * asks[k], default=-1)
         if best < 0 or gains[best] <= 0:
             break
         chosen.append(best)
@@ -144,7 +144,7 @@ def _with_answers(turns: Sequence[int], asks: Sequence[bool]) -> tuple[int, ...]
 
 
 def _without(note: str, span: tuple[int, int], facts: Sequence[Fact]) -> str:
-    """The sentence with its facts blanked out, so that their words do not count twice."""
+    """The sentence with its facts replaced by blanks, so that their words do not count twice."""
     text = note[span[0] : span[1]]
     for fact in facts:
         first, last = fact.start - span[0], min(fact.end, span[1]) - span[0]

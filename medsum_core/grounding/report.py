@@ -1,4 +1,4 @@
-"""The grounding check of a file of notes: rates with intervals, every row's facts, a table. No text in any of it."""
+"""The grounding check of a file of notes: rates with intervals, every row's facts, a table. No text."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medsum_core.data.tables import Table, load_table
 from medsum_core.errors import InputError
-from medsum_core.grounding.facts.check import Fact, check_note
-
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
+from medsum_core.grounding.check import Fact, check_note, count_unsupported
+from medsum_core.score.bootstrap import rate_estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +24,13 @@ class CheckedNote:
     @property
     def num_unsupported(self) -> int:
         """Facts that are not found or contradicted."""
-        return sum(fact.verdict != "supported" for fact in self.facts)
+        return count_unsupported(self.facts)
 
 
 def check_file(notes: str | Path, *, note_column: str, dialogues: str | Path | None = None) -> list[CheckedNote]:
-    """Check the notes of a file; its dialogues are its own, or joined by id from `dialogues` when it has none.
+    """Check the notes of a file against its own dialogues or, if it has none, those of `dialogues`, joined by id.
 
-    Raises InputError for an unreadable file, absent columns, doubled ids, and ids without a dialogue.
+    Raises InputError for an unreadable file, absent columns, repeated ids, and ids without a dialogue.
     """
     table = load_table(notes)
     note_name = _column(table, note_column)
@@ -69,45 +65,28 @@ def _column(table: Table, name: str) -> str:
 
 
 def _ids(table: Table) -> list[str]:
-    """The ids, or row numbers from 1 where there is no id column. Raises InputError for doubled ones."""
+    """The ids, or row numbers from 1 where there is no id column. Raises InputError for repeated ones."""
     name = table.find_column("id")
     ids = [row.cells[name].strip() if name else str(row.number) for row in table.rows]
     doubled = [id_ for id_, count in Counter(ids).items() if count > 1]
     if doubled:
-        raise InputError(f"{table.source}: {len(doubled)} ids stand in several rows: {', '.join(doubled[:10])}")
+        raise InputError(f"{table.source}: {len(doubled)} ids occur in several rows: {', '.join(doubled[:10])}")
     return ids
 
 
-def rate_interval(
-    counts: Sequence[tuple[int, int]], *, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float] | None:
-    """The 95 % percentile interval of unsupported / facts, rows drawn again with replacement (bootstrap).
+def to_json(notes: Sequence[CheckedNote]) -> dict[str, Any]:
+    """The result as plain data: `facts, unsupported, unsupported_rate`, its interval, and every row's facts.
 
-    `counts`: (unsupported, facts) of each row. None where no row has a fact.
+    The interval is None, and the rate 0, where no note has a fact.
     """
-    pairs_R2 = np.asarray(counts, dtype=np.int64).reshape(-1, 2)
-    if not pairs_R2[:, 1].any():
-        return None
-    generator = np.random.default_rng(seed)
-    rates = []
-    for _ in range(resamples):
-        unsupported, facts = pairs_R2[generator.integers(0, len(pairs_R2), len(pairs_R2))].sum(axis=0)
-        rates.append(unsupported / facts if facts else 0.0)
-    tails = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
-    low, high = np.percentile(rates, tails)
-    return float(low), float(high)
-
-
-def to_json(notes: Sequence[CheckedNote], *, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """The result as plain data: `facts, unsupported, unsupported_rate`, its interval, and every row's facts."""
-    facts = sum(len(note.facts) for note in notes)
-    unsupported = sum(note.num_unsupported for note in notes)
-    interval = rate_interval([(note.num_unsupported, len(note.facts)) for note in notes], resamples=resamples)
+    facts = [len(note.facts) for note in notes]
+    unsupported = [note.num_unsupported for note in notes]
+    rate = rate_estimate(unsupported, facts)
     return {
-        "facts": facts,
-        "unsupported": unsupported,
-        "unsupported_rate": unsupported / facts if facts else 0.0,
-        "unsupported_rate_interval": list(interval) if interval else None,
+        "facts": sum(facts),
+        "unsupported": sum(unsupported),
+        "unsupported_rate": rate.value if sum(facts) else 0.0,
+        "unsupported_rate_interval": [rate.low, rate.high] if sum(facts) else None,
         "count": len(notes),
         "rows": [{"id": note.id, "facts": [_fact(fact) for fact in note.facts]} for note in notes],
     }

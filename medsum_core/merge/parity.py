@@ -1,4 +1,4 @@
-"""The gate behind a merge: do the merged weights still say what base and adapter say?
+"""Does a merged model still compute what base and adapter compute?
 
 Base and adapter write the beginning of a greedy note for each prompt; then the merged model reads the same tokens.
 Compared are the logits before every token of these notes, and which token is likeliest.
@@ -22,32 +22,32 @@ from medsum_core.generation.generate import generate
 from medsum_core.model.forward import causal_model
 from medsum_core.model.widened_weights import widened_weights
 
-GATE_NEW_TOKENS = 32
-MAX_PROMPTS = 64  # their logits are kept: 34 MB a prompt for a vocabulary of 256,000
-# The embedded Gemma tuned for an epoch: rounded once to bf16 it is off by 0.4 % of the range and 0 of 214 tokens;
-# without its adapter by 28 % and 28 of 88.
+NUM_NOTE_TOKENS = 32
+MAX_PROMPTS = 64  # their logits stay in memory: 34 MB a prompt for a vocabulary of 256,000
+# Measured with the embedded Gemma after an epoch: the merge, rounded once to bf16, differs by 0.4 % of the range and in
+# 0 of 214 tokens; the base without its adapter by 28 % and in 28 of 88.
 MAX_DIFFERENCE = 0.05  # largest logit difference, as a share of the logits' own range
-MIN_AGREEMENT = 0.9  # share of places with the same likeliest token
+MIN_AGREEMENT = 0.9  # share of positions with the same likeliest token
 
 
 class ParityError(MedsumError):
-    """The merged model is not what base and adapter are; its files were removed."""
+    """The merged model does not compute what base and adapter compute; its files were removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How far the merged model is from base and adapter over `num_tokens` places of `num_prompts` greedy notes."""
+    """How far the merged model is from base and adapter over `num_tokens` positions of `num_prompts` greedy notes."""
 
     largest_logit_difference: float
     logit_range: float  # largest minus smallest logit: what the difference is measured against
-    num_same_tokens: int  # places where both find the same token likeliest
+    num_same_tokens: int  # positions where both have the same likeliest token
     num_tokens: int
     num_prompts: int
-    arithmetic: str  # float32 on a CPU with room for it: in 16 bits the rounding of activations is compared as well
+    arithmetic: str  # float32 on a CPU with enough memory; in 16 bits, rounded activations add to the difference
 
     @property
     def agreement(self) -> float:
-        """Share of places with the same likeliest token."""
+        """Share of positions with the same likeliest token."""
         return self.num_same_tokens / self.num_tokens
 
     @property
@@ -56,7 +56,7 @@ class Parity:
         return self.largest_logit_difference <= MAX_DIFFERENCE * self.logit_range and self.agreement >= MIN_AGREEMENT
 
     def line(self) -> str:
-        """For a person."""
+        """The comparison in one line."""
         return (
             f"parity on {self.num_prompts} prompts ({self.arithmetic} arithmetic): largest logit difference "
             f"{self.largest_logit_difference:.3g} in a range of {self.logit_range:.3g} (bound "
@@ -66,40 +66,40 @@ class Parity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """A prompt with the start of its greedy note, and the logits before each token of the note and after the last."""
+class NoteLogits:
+    """A prompt with the start of its greedy note, and the logits before each note token and after the last."""
 
     token_ids: tuple[int, ...]
     logits_TV: Tensor  # fp32, on the CPU
 
 
-def read_notes(model: PeftModel, prompts: Sequence[Sequence[int]], renderer: PromptRenderer) -> list[Reading]:
-    """What base and adapter say: the start of each greedy note, and the logits along it."""
-    notes = generate(model, prompts, stop_token_ids=renderer.stop_token_ids, max_new_tokens=GATE_NEW_TOKENS)
+def note_logits(model: PeftModel, prompts: Sequence[Sequence[int]], renderer: PromptRenderer) -> list[NoteLogits]:
+    """The start of each prompt's greedy note as base and adapter write it, with their logits."""
+    notes = generate(model, prompts, stop_token_ids=renderer.stop_token_ids, max_new_tokens=NUM_NOTE_TOKENS)
     rows = [(*prompt, *note.token_ids) for prompt, note in zip(prompts, notes, strict=True)]
     with torch.no_grad(), widened_weights(model, widen=True):
         return [
-            Reading(token_ids=row, logits_TV=_logits(model, row, len(row) - len(prompt) + 1))
+            NoteLogits(token_ids=row, logits_TV=_logits(model, row, len(row) - len(prompt) + 1))
             for row, prompt in zip(rows, prompts, strict=True)
         ]
 
 
-def compare(merged: PreTrainedModel, readings: Sequence[Reading]) -> Parity:
-    """The merged model on the tokens that base and adapter wrote."""
+def compare_logits(merged: PreTrainedModel, expected: Sequence[NoteLogits]) -> Parity:
+    """Compare the merged model's logits with `expected`, on the tokens that base and adapter wrote."""
     differences, ranges, num_same = [], [], 0
     with torch.no_grad(), widened_weights(merged, widen=True):
         arithmetic = str(merged.dtype).removeprefix("torch.")
-        for reading in readings:
-            logits_TV = _logits(merged, reading.token_ids, len(reading.logits_TV))
-            differences.append((logits_TV - reading.logits_TV).abs().max())
-            ranges.append(reading.logits_TV.max() - reading.logits_TV.min())
-            num_same += int((logits_TV.argmax(-1) == reading.logits_TV.argmax(-1)).sum())
+        for note in expected:
+            logits_TV = _logits(merged, note.token_ids, len(note.logits_TV))
+            differences.append((logits_TV - note.logits_TV).abs().max())
+            ranges.append(note.logits_TV.max() - note.logits_TV.min())
+            num_same += int((logits_TV.argmax(-1) == note.logits_TV.argmax(-1)).sum())
     return Parity(
         largest_logit_difference=float(torch.stack(differences).max()),  # torch's max keeps NaN, Python's may not
         logit_range=float(torch.stack(ranges).max()),
         num_same_tokens=num_same,
-        num_tokens=sum(len(reading.logits_TV) for reading in readings),
-        num_prompts=len(readings),
+        num_tokens=sum(len(note.logits_TV) for note in expected),
+        num_prompts=len(expected),
         arithmetic=arithmetic,
     )
 

@@ -7,7 +7,6 @@ kept as bf16 safetensors in the user's cache folder. Scores with these weights a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from medsum_core.errors import InputError
+from medsum_core.files import BLOCK_BYTES, cache_folder, file_sha256
 
 EMBEDDED_PREFIX = "embedded:"
 EMBEDDED_NAME = "embedded:gemma3-270m"
@@ -23,18 +23,11 @@ GGUF_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
 NUM_CHUNKS = 4
 CONVERSION = 1  # raise it when the conversion changes, so that an older folder is made anew
-BLOCK_BYTES = 1 << 20
 
 
 def is_embedded(name_or_path: str) -> bool:
     """Whether the name asks for weights from a package rather than from a hub or a folder."""
     return name_or_path.startswith(EMBEDDED_PREFIX)
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for this project, `$XDG_CACHE_HOME/medsum` or `~/.cache/medsum`; it may not exist yet."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "medsum"
 
 
 def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
@@ -56,20 +49,6 @@ def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
         if not (target / "conversion.json").is_file():
             _convert(chunks, target)
     return target
-
-
-def embedded_fingerprint(name: str = EMBEDDED_NAME) -> str:
-    """The sha256 of the converted weights, as written down when they were converted."""
-    return str(json.loads((embedded_folder(name) / "conversion.json").read_text())["weights_sha256"])
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _chunk_paths() -> list[Path]:

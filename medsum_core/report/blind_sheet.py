@@ -1,7 +1,7 @@
 """The sheet for reading base and tuned notes side by side without knowing which is which. It holds patient text.
 
-Besides the output of `infer.py`, the sheet is the only file of this program that does: written only when asked for,
-readable by its owner alone, its key in a file of its own.
+Besides the output of `infer.py`, the sheet is the only file of this program with patient text: written only on request,
+readable by its owner only, with the key in a separate file.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError, raise_all
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
-from medsum_core.generation.notes import GeneratedNote
+from medsum_core.generation.note_files import GeneratedNote
 
 SHEET_COLUMNS = ("id", "dialogue", "reference", "note_a", "note_b")
 KEY_COLUMNS = ("id", "note_a", "note_b")
 
 
 def key_path(examples_file: str | Path) -> Path:
-    """The key's place: `notes.csv` -> `notes.key.csv` beside it."""
+    """The file of the key: `notes.csv` -> `notes.key.csv` beside it."""
     path = Path(examples_file)
     return path.with_name(f"{path.stem}.key.csv")
 
@@ -53,9 +53,9 @@ def write_blind_sheet(
 ) -> None:
     """Write the sheet (id, dialogue, reference, note_a, note_b; a row per record) and its key (which of them is whose).
 
-    In half of the rows, drawn by `seed`, the tuned note stands first (in one more of an odd number, or one fewer): a
-    reader who leans to one side gains neither. Both files atomically and for the owner alone (0600), the key first.
-    Raises InputError where the three lists are not about the same rows.
+    In half of the rows, drawn by `seed`, the tuned note comes first (one more or fewer for an odd number): a reader who
+    prefers one position favours neither model. Both files are written atomically, readable by the owner only (0600),
+    the key first. Raises InputError where the three lists are not about the same rows.
     """
     ids = [record.id for record in records]
     if [note.id for note in base_notes] != ids or [note.id for note in tuned_notes] != ids:

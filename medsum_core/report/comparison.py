@@ -1,7 +1,7 @@
-"""Base against tuned: both write the notes of the same rows, and each side becomes numbers. One number a row.
+"""Base against tuned: both generate notes for the same rows, and each note is measured, a number a row.
 
-Same weights in memory, same precision, same prompt, same decoding; only the adapter is off for the base. `Comparison`
-holds ids and numbers and no text, so that what is built on it (report, model card) cannot leak any.
+Same weights in memory, same precision, same prompt, same decoding; for the base the adapter is disabled. `Comparison`
+holds ids and numbers but no text, so that the report and the model card cannot leak any.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Any
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.generation.generate import Decoder
-from medsum_core.generation.notes import GeneratedNote, generate_notes
-from medsum_core.grounding.check import check_note
+from medsum_core.generation.note_files import GeneratedNote
+from medsum_core.generation.notes import generate_notes
+from medsum_core.grounding.check import check_note, count_unsupported
 from medsum_core.score.evaluate import strip_tags
 from medsum_core.score.rouge import METRICS, score_rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One author's notes as numbers, a number a row, in the order of `Comparison.ids`."""
+    """Measurements of the notes of the references, the base or the tuned model, in the order of `Comparison.ids`."""
 
     rouge: Mapping[str, tuple[float, ...]]  # F-measures from 0 to 1 by ROUGE name; empty for the references
     num_tokens: tuple[int, ...]
@@ -43,7 +44,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """References, base and tuned over the same rows, without a word of text."""
+    """References, base and tuned over the same rows; no text."""
 
     ids: tuple[str, ...]
     shared_ids: frozenset[str]  # rows whose dialogue is also in the training data
@@ -57,13 +58,13 @@ class Comparison:
 
     @property
     def decoding(self) -> str:
-        """How both sides wrote, in words."""
+        """The decoding of both sides, in words."""
         search = f"beam search of width {self.num_beams}" if self.num_beams > 1 else "greedy decoding"
         rule = f", no {self.no_repeat_ngram_size} tokens of a note in a row twice" if self.no_repeat_ngram_size else ""
         return search + rule
 
     def without_shared(self) -> Comparison:
-        """The comparison over the rows whose dialogue the training data does not hold."""
+        """The comparison without the rows in `shared_ids`."""
         rows = [row for row, id in enumerate(self.ids) if id not in self.shared_ids]
         return Comparison(
             ids=tuple(self.ids[row] for row in rows),
@@ -93,10 +94,10 @@ def compare_base_and_tuned(
     show_progress: bool = True,
     decoder: Decoder | None = None,
 ) -> tuple[Comparison, list[GeneratedNote], list[GeneratedNote]]:
-    """Let a PeftModel write the notes of `records` with its adapter off and on: (numbers, base notes, tuned notes).
+    """Generate the notes of `records` with the PeftModel's adapter off and on: (numbers, base notes, tuned notes).
 
-    Facts are looked up in the whole dialogue, also where the prompt held a shortened one. The two lists hold text: they
-    are for `write_blind_sheet` and for nothing else.
+    Facts are looked up in the whole dialogue, even where the prompt held a truncated one. The two lists hold text and
+    are meant for `write_blind_sheet` only.
     """
     notes: dict[str, list[GeneratedNote]] = {}
     for name in ("base", "tuned"):
@@ -140,8 +141,7 @@ def _rouge(records: Sequence[Record], notes: Sequence[str]) -> dict[str, tuple[f
 
 def _facts(notes: Sequence[str], records: Sequence[Record]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     facts = [check_note(note, record.dialogue) for note, record in zip(notes, records, strict=True)]
-    unsupported = [sum(fact.verdict != "supported" for fact in row) for row in facts]
-    return tuple(len(row) for row in facts), tuple(unsupported)
+    return tuple(len(row) for row in facts), tuple(count_unsupported(row) for row in facts)
 
 
 def _model_side(records: Sequence[Record], notes: Sequence[GeneratedNote]) -> Side:

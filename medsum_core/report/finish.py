@@ -1,4 +1,4 @@
-"""What a finished run leaves: adapter, curve, base-against-tuned report, model card. Text only where asked for."""
+"""The results of a finished run: adapter, curve, base-against-tuned report, model card. Text only on request."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from medsum_core.report.comparison import Comparison, compare_base_and_tuned
 from medsum_core.report.loss_curve import draw_loss_curve
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
-from medsum_core.report.run_summary import RunFacts
+from medsum_core.report.run_summary import RunSummary
 from medsum_core.training.distributed import print_main
 from medsum_core.training.metrics import read_metrics
 from medsum_core.training.plan import Plan
 from medsum_core.training.run import Run
 
 
-def finish(plan: Plan, run: Run, progress: Progress) -> None:
+def write_results(plan: Plan, run: Run, progress: Progress) -> None:
     """Write the adapter (the best one with `--load_best_model_at_end`), then the curve, the report and the card.
 
-    Raises FinalSaveError when one of them can't be written; the checkpoints stay then.
+    Raises FinalSaveError when one of them can't be written; the checkpoints are unaffected.
     """
-    # What follows takes the first process minutes: nobody may wait for it in a collective that times out.
+    # The rest takes the first process minutes: the others must not wait in a collective, which would time out.
     run.accelerator.wait_for_everyone()
     run.accelerator.end_training()
     if run.log is None:
@@ -51,14 +51,14 @@ def finish(plan: Plan, run: Run, progress: Progress) -> None:
 
 def _describe(plan: Plan, run: Run, progress: Progress) -> None:
     draw_loss_curve(run.folder / METRICS_NAME, run.folder / CURVE_NAME)
-    audit_lines = "".join(json.dumps(row) + "\n" for row in plan.corpus.audit_rows)
+    audit_lines = "".join(json.dumps(row) + "\n" for row in plan.dataset.audit_rows)
     write_text_atomic(run.folder / AUDIT_NAME, audit_lines, mode=PRIVATE_MODE)
     comparison = _compare(plan, run)
-    facts = _facts(plan, run, progress)
-    about: dict[str, Any] = {"facts": facts, "data": plan.corpus.facts, "audit": plan.corpus.audit}
+    summary = _run_summary(plan, run, progress)
+    about: dict[str, Any] = {"summary": summary, "data": plan.dataset.facts, "audit": plan.dataset.audit}
     write_report(run.folder / REPORT_NAME, comparison=comparison, **about)
     write_model_card(run.folder / ADAPTER_FOLDER, comparison=comparison, **about)
-    print_main(_summary(run, facts, comparison), run.accelerator)
+    print_main(_closing_lines(run, summary, comparison), run.accelerator)
 
 
 def _keep_best(run: Run, progress: Progress) -> None:
@@ -80,7 +80,7 @@ def _keep_best(run: Run, progress: Progress) -> None:
 
 def _compare(plan: Plan, run: Run) -> Comparison | None:
     output, data = run.config.output, run.config.data
-    records = plan.corpus.validation_records
+    records = plan.dataset.validation_records
     records = records if output.report_rows < 0 else records[: output.report_rows]
     if not records:
         return None
@@ -89,7 +89,7 @@ def _compare(plan: Plan, run: Run) -> Comparison | None:
         run.model,
         run.renderer,
         records,
-        shared_ids=plan.corpus.facts.shared_ids,
+        shared_ids=plan.dataset.facts.shared_ids,
         max_length=data.max_length,
         max_new_tokens=data.max_new_tokens,
         no_repeat_ngram_size=data.no_repeat_ngram_size,
@@ -107,15 +107,15 @@ def _compare(plan: Plan, run: Run) -> Comparison | None:
     return comparison
 
 
-def _facts(plan: Plan, run: Run, progress: Progress) -> RunFacts:
+def _run_summary(plan: Plan, run: Run, progress: Progress) -> RunSummary:
     model = run.config.model
     evaluations = [line for line in read_metrics(run.folder / METRICS_NAME) if line.get("eval_loss") is not None]
-    kept = progress.step
+    saved_step = progress.step  # of the adapter in the run folder
     if run.config.train.load_best_model_at_end and progress.best_step is not None:
-        kept = progress.best_step
+        saved_step = progress.best_step
     before = evaluations[0] if evaluations and evaluations[0]["step"] == 0 else {}
-    after: dict[str, Any] = next((line for line in reversed(evaluations) if line["step"] == kept), {})
-    return RunFacts(
+    after: dict[str, Any] = next((line for line in reversed(evaluations) if line["step"] == saved_step), {})
+    return RunSummary(
         base_name=model.model_name_or_path,
         base_type=plan.base_type,
         base_revision=plan.base_revision,
@@ -134,12 +134,12 @@ def _facts(plan: Plan, run: Run, progress: Progress) -> RunFacts:
     )
 
 
-def _summary(run: Run, facts: RunFacts, comparison: Comparison | None) -> str:
-    lines = [f"done: {facts.num_updates} updates; adapter, curve and report in {run.folder}"]
-    if facts.eval_loss_before is not None and facts.eval_loss_after is not None:
-        change = 100 * (facts.eval_loss_after / facts.eval_loss_before - 1)
+def _closing_lines(run: Run, summary: RunSummary, comparison: Comparison | None) -> str:
+    lines = [f"done: {summary.num_updates} updates; adapter, curve and report in {run.folder}"]
+    if summary.eval_loss_before is not None and summary.eval_loss_after is not None:
+        change = 100 * (summary.eval_loss_after / summary.eval_loss_before - 1)
         lines.append(
-            f"validation loss {facts.eval_loss_before:.4f} -> {facts.eval_loss_after:.4f} ({change:+.1f} %), "
+            f"validation loss {summary.eval_loss_before:.4f} -> {summary.eval_loss_after:.4f} ({change:+.1f} %), "
             "nats per note token"
         )
     if comparison is not None:

@@ -1,4 +1,4 @@
-"""`loss_curve.png`: the training loss, the same smoothed, and the evaluation points, drawn from `metrics.jsonl`."""
+"""`loss_curve.png`: training loss, smoothed training loss and validation loss, drawn from `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAIN_COLOUR = "#4c78a8"
-EVAL_COLOUR = "#d1495b"
+VALIDATION_COLOUR = "#d1495b"
 FAINT = "#8a8f98"
-MAX_EPOCH_LINES = 20  # beyond that, a vertical line for every epoch is a fence, not an aid
+MAX_EPOCH_LINES = 20  # more vertical lines than this hide the curve
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What `metrics.jsonl` says about the loss. Losses are nats per note token; `x` is completed updates."""
+    """The losses in `metrics.jsonl`, in nats per note token, by the number of completed updates (`step`)."""
 
     train: tuple[tuple[int, float], ...]  # (step, loss), finite ones only, in order of step
     evaluation: tuple[tuple[int, float], ...]
-    epoch_ends: tuple[int, ...]  # steps after which a new epoch starts, the run's last step left out
+    epoch_ends: tuple[int, ...]  # steps after which a new epoch starts; without the run's last step
 
 
 def read_curve(metrics_path: str | Path) -> Curve:
     """Read the loss lines and the evaluation lines of a `metrics.jsonl`.
 
     A later line for the same step replaces an earlier one (a resumed run). A last line without a newline, left by a
-    crash, is passed over. Lines whose loss is missing or not finite (skipped windows) give no point.
-    Raises InputError for a missing file or a line that is no JSON object, naming the line.
+    crash, is ignored. Lines whose loss is missing or not finite (skipped windows) give no point.
+    Raises InputError for a missing file or a line that is not a JSON object, naming the line.
     """
     train: dict[int, float] = {}
     evaluation: dict[int, float] = {}
@@ -60,9 +60,9 @@ def read_curve(metrics_path: str | Path) -> Curve:
 
 
 def draw_loss_curve(metrics_path: str | Path, png_path: str | Path, *, title: str = "Fine-tuning loss") -> None:
-    """Draw the loss curve of a run to `png_path`, atomically. A run without a single finite loss gets an empty frame.
+    """Draw the loss curve of a run to `png_path`, atomically. Without a single finite loss the frame is empty.
 
-    Raises InputError as `read_curve` does. Draws off screen: no window, no state kept in matplotlib.
+    Raises InputError as `read_curve` does. Opens no window and changes no state of matplotlib.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -79,8 +79,8 @@ def draw_loss_curve(metrics_path: str | Path, png_path: str | Path, *, title: st
 def smooth(values: Sequence[float], *, width: int) -> list[float]:
     """Each value replaced by the least-squares line through the `width` values around it (fewer at the two ends).
 
-    Away from the ends that is the running mean; there the line neither lags behind a steep start, as a mean of one side
-    does, nor hangs on the last value alone (local regression, Cleveland 1979, without weights).
+    Away from the ends that is the running mean. At the ends the line neither lags behind a steep start, as a one-sided
+    mean does, nor depends on the last value alone (local regression, Cleveland 1979, without weights).
     """
     half = width // 2
     return [
@@ -90,7 +90,7 @@ def smooth(values: Sequence[float], *, width: int) -> list[float]:
 
 
 def smoothing_width(num_points: int) -> int:
-    """An odd span of about an eighth of the points, 9 to 201: enough to see the trend through windows of 16 rows."""
+    """An odd number, about an eighth of the points, from 9 to 201: shows the trend of windows of 16 rows."""
     return min(201, max(9, num_points // 8) // 2 * 2 + 1)
 
 
@@ -155,9 +155,9 @@ def _draw_evaluation(axes: Axes, curve: Curve) -> None:
     if not curve.evaluation:
         return
     steps, losses = [step for step, _ in curve.evaluation], [loss for _, loss in curve.evaluation]
-    axes.plot(steps, losses, color=EVAL_COLOUR, linewidth=1.2, linestyle=(0, (4, 2)), alpha=0.7, zorder=4)
+    axes.plot(steps, losses, color=VALIDATION_COLOUR, linewidth=1.2, linestyle=(0, (4, 2)), alpha=0.7, zorder=4)
     axes.plot(
-        steps, losses, "o", color=EVAL_COLOUR, markersize=8, markeredgecolor="white", zorder=5, label="validation"
+        steps, losses, "o", color=VALIDATION_COLOUR, markersize=8, markeredgecolor="white", zorder=5, label="validation"
     )
     first, last = losses[0], losses[-1]
     _annotate(axes, (steps[0], first), f"{'base' if steps[0] == 0 else 'first'} {first:.2f}")
@@ -171,7 +171,7 @@ def _draw_evaluation(axes: Axes, curve: Curve) -> None:
 
 
 def _annotate(axes: Axes, point: tuple[int, float], text: str, *, beside: bool = False) -> None:
-    """Write above the point, or beside it, out of the frame, where the last point leaves no room."""
+    """Write above the point, or beside it, where the last point leaves no room above."""
     axes.annotate(
         text,
         point,
@@ -179,7 +179,7 @@ def _annotate(axes: Axes, point: tuple[int, float], text: str, *, beside: bool =
         textcoords="offset points",
         ha="left",
         va="center" if beside else "bottom",
-        color=EVAL_COLOUR,
+        color=VALIDATION_COLOUR,
         fontsize=11,
         fontweight="bold",
         zorder=6,

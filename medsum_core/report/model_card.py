@@ -1,4 +1,4 @@
-"""`adapter/README.md`: the model card. What the adapter was made from, how good it is, what it is for and is not."""
+"""`adapter/README.md`, the model card: base, data, scores, intended use and limits of the adapter."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from medsum_core.files import write_text_atomic
 from medsum_core.report.comparison import Comparison
-from medsum_core.report.markdown import code
-from medsum_core.report.run_summary import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
-from medsum_core.report.tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table
+from medsum_core.report.run_summary import EMBEDDED_LABEL, RunSummary
+from medsum_core.report.tables import PROTOCOL, code, fact_differences, fact_table, loss_table, score_table
+from medsum_core.training.dataset import DataFacts, TargetAudit
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 EMBEDDED_HUB_ID = "google/gemma-3-270m"
@@ -54,38 +54,38 @@ LIMITS = """\
 def write_model_card(
     adapter_dir: str | Path,
     *,
-    facts: RunFacts,
+    summary: RunSummary,
     data: DataFacts,
     comparison: Comparison | None,
     audit: TargetAudit | None = None,
 ) -> None:
-    """Write `README.md` into an adapter's folder, atomically, over the one that PEFT leaves there.
+    """Write `README.md` into an adapter's folder, atomically, replacing PEFT's.
 
-    No file names of the user, no ids and no text: the card is what gets published with the weights.
+    It holds no file names of the user, no ids and no text, as it gets published with the weights.
     """
     sections = [
-        _front_matter(facts),
-        f"# Note sections from clinical dialogues: a LoRA adapter for {_base_text(facts)}",
+        _front_matter(summary),
+        f"# Note sections from clinical dialogues: a LoRA adapter for {_base_text(summary)}",
         "A draft writer. Everything it writes needs a clinician's review.",
         f"## Intended use\n\n{INTENDED_USE}",
         f"## Limits\n\n{LIMITS}",
         f"## Data\n\n{_data(data, audit)}",
         f"## Privacy\n\n{PRIVACY}",
-        f"## Scores\n\n{_scores(facts, comparison)}",
-        f"## Licence\n\n{_licence(facts)}",
-        f"## How to load\n\n{_loading(facts)}",
+        f"## Scores\n\n{_scores(summary, comparison)}",
+        f"## Licence\n\n{_licence(summary)}",
+        f"## How to load\n\n{_loading(summary)}",
     ]
     write_text_atomic(Path(adapter_dir) / "README.md", "\n\n".join(sections) + "\n")
 
 
-def _front_matter(facts: RunFacts) -> str:
+def _front_matter(summary: RunSummary) -> str:
     import yaml
 
     entries: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
-    hub_id = _hub_id(facts)
+    hub_id = _hub_id(summary)
     if hub_id is not None:
         entries["base_model"] = hub_id
-    if facts.is_gemma:
+    if summary.is_gemma:
         entries["license"] = "gemma"
     else:
         entries |= {"license": "other", "license_name": "as-the-base-model-and-the-training-data"}
@@ -93,16 +93,16 @@ def _front_matter(facts: RunFacts) -> str:
     return f"---\n{yaml.safe_dump(entries, sort_keys=False)}---"
 
 
-def _hub_id(facts: RunFacts) -> str | None:
-    """The base's name on the hub; None for a folder, whose path is the user's own business."""
-    if facts.is_embedded:
+def _hub_id(summary: RunSummary) -> str | None:
+    """The base's name on the hub; None for a folder, whose path may name a person or a project."""
+    if summary.is_embedded:
         return EMBEDDED_HUB_ID
-    is_hub_id = HUB_ID.fullmatch(facts.base_name) and not Path(facts.base_name).exists()
-    return facts.base_name if is_hub_id else None
+    is_hub_id = HUB_ID.fullmatch(summary.base_name) and not Path(summary.base_name).exists()
+    return summary.base_name if is_hub_id else None
 
 
-def _base_text(facts: RunFacts) -> str:
-    return _hub_id(facts) or f"a local {facts.base_type} model"
+def _base_text(summary: RunSummary) -> str:
+    return _hub_id(summary) or f"a local {summary.base_type} model"
 
 
 def _data(data: DataFacts, audit: TargetAudit | None) -> str:
@@ -120,13 +120,13 @@ def _data(data: DataFacts, audit: TargetAudit | None) -> str:
     )
 
 
-def _scores(facts: RunFacts, comparison: Comparison | None) -> str:
-    parts = [f"**{EMBEDDED_LABEL}**"] if facts.is_embedded else []
-    parts.append(loss_table(facts))
+def _scores(summary: RunSummary, comparison: Comparison | None) -> str:
+    parts = [f"**{EMBEDDED_LABEL}**"] if summary.is_embedded else []
+    parts.append(loss_table(summary))
     if comparison is None:
         return "\n\n".join([*parts, "No notes were generated for this card: ROUGE and unsupported rate are not known."])
     setting = (
-        f"{len(comparison.ids)} validation rows; base and tuned with the same precision ({facts.precision_text}), "
+        f"{len(comparison.ids)} validation rows; base and tuned with the same precision ({summary.precision_text}), "
         f"prompt and decoding ({comparison.decoding}, at most {comparison.max_new_tokens} new tokens). {PROTOCOL}"
     )
     parts += [setting, score_table(comparison), "Facts in the notes that the dialogue does not say:"]
@@ -140,8 +140,8 @@ def _scores(facts: RunFacts, comparison: Comparison | None) -> str:
     return "\n\n".join(parts)
 
 
-def _licence(facts: RunFacts) -> str:
-    if not facts.is_gemma:
+def _licence(summary: RunSummary) -> str:
+    if not summary.is_gemma:
         return "Use is subject to the licence of the base model and to that of the training data."
     return (
         f"Gemma is provided under and subject to the [Gemma Terms of Use]({GEMMA_TERMS}), which hold for this adapter "
@@ -149,12 +149,13 @@ def _licence(facts: RunFacts) -> str:
     )
 
 
-def _loading(facts: RunFacts) -> str:
-    if facts.is_embedded:
-        return f"With the program that made it: `python infer.py --run DIR`; its base is {code(facts.base_name)}."
-    base = _hub_id(facts) or "the base model's folder"
-    revision = f" at revision {code(facts.base_revision)}" if facts.base_revision else ""
+def _loading(summary: RunSummary) -> str:
+    if summary.is_embedded:
+        return f"With the program that made it: `python infer.py --run DIR`; its base is {code(summary.base_name)}."
+    base = _hub_id(summary) or "the base model's folder"
+    revision = f" at revision {code(summary.base_revision)}" if summary.base_revision else ""
     return (
         f"`PeftModel.from_pretrained(base, folder)` on {code(base)}{revision}, or `python infer.py --run DIR` of the "
-        f"program that made it, which also renders the prompt ({facts.prompt_style}) that the adapter was trained with."
+        "program that made it, which also renders the prompt "
+        f"({summary.prompt_style}) that the adapter was trained with."
     )

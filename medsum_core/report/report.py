@@ -1,60 +1,69 @@
-"""`report.md`: what a run did to the model, with intervals, and what became of every row. Ids and counts, no text."""
+"""`report.md`: base against tuned with intervals, and what happened to every row. Ids and counts, no text."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from medsum_core.config.run_folder import CURVE_NAME
 from medsum_core.data.masking import BuildReport
 from medsum_core.files import write_text_atomic
 from medsum_core.report.comparison import Comparison
-from medsum_core.report.markdown import code, duration, flatten, id_list, table
-from medsum_core.report.run_summary import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
-from medsum_core.report.tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table
-
-CURVE_NAME = "loss_curve.png"
+from medsum_core.report.run_summary import EMBEDDED_LABEL, RunSummary
+from medsum_core.report.tables import (
+    PROTOCOL,
+    code,
+    duration,
+    fact_differences,
+    fact_table,
+    flatten,
+    id_list,
+    loss_table,
+    score_table,
+    table,
+)
+from medsum_core.training.dataset import DataFacts, TargetAudit
 
 
 def write_report(
     path: str | Path,
     *,
-    facts: RunFacts,
+    summary: RunSummary,
     data: DataFacts,
     comparison: Comparison | None,
     audit: TargetAudit | None = None,
-    curve_name: str = CURVE_NAME,
 ) -> None:
     """Write the run's report in Markdown, atomically.
 
-    `comparison` is None where no notes were asked for (`--report_rows 0`): the report says so in its place.
+    `comparison` is None where no notes were asked for (`--report_rows 0`): the report then says so.
     """
     sections = [
-        _head(facts, curve_name),
-        _scores(facts, comparison),
+        _head(summary),
+        _scores(summary, comparison),
         *([_grounding(comparison), _unshared(comparison)] if comparison else []),
         _data(data),
         _audit(audit),
-        _run(facts),
+        _run(summary),
     ]
     write_text_atomic(path, "\n\n".join(section for section in sections if section) + "\n")
 
 
-def _head(facts: RunFacts, curve_name: str) -> str:
-    revision = f" at {code(facts.base_revision)}" if facts.base_revision else ""
-    lines = ["# Run report", f"Base: {code(facts.base_name)}{revision}, {facts.precision_text}."]
-    if facts.is_embedded:
+def _head(summary: RunSummary) -> str:
+    revision = f" at {code(summary.base_revision)}" if summary.base_revision else ""
+    lines = ["# Run report", f"Base: {code(summary.base_name)}{revision}, {summary.precision_text}."]
+    if summary.is_embedded:
         lines.append(f"**{EMBEDDED_LABEL}**")
-    skipped = f", {facts.num_skipped_windows} windows skipped" if facts.num_skipped_windows else ", no window skipped"
-    lines.append(f"{facts.num_updates} updates{skipped}.")
-    return "\n\n".join([*lines, f"![training and validation loss by update]({curve_name})"])
+    skipped = f"{summary.num_skipped_windows} windows skipped" if summary.num_skipped_windows else "no window skipped"
+    lines.append(f"{summary.num_updates} updates, {skipped}.")
+    return "\n\n".join([*lines, f"![training and validation loss by update]({CURVE_NAME})"])
 
 
-def _scores(facts: RunFacts, comparison: Comparison | None) -> str:
-    parts = ["## Base against tuned", loss_table(facts)]
+def _scores(summary: RunSummary, comparison: Comparison | None) -> str:
+    parts = ["## Base against tuned", loss_table(summary)]
     if comparison is None:
         return "\n\n".join([*parts, "A generation report was not asked for (`--report_rows 0`): no notes, no ROUGE."])
     same = (
         f"Both sides wrote the notes of the same {len(comparison.ids)} validation rows: same weights and precision, "
-        f"same prompt ({facts.prompt_style}), {comparison.decoding}; for the base the adapter was off. {PROTOCOL}"
+        f"same prompt ({summary.prompt_style}), {comparison.decoding}; for the base the adapter was off. {PROTOCOL}"
     )
     return "\n\n".join([*parts, score_table(comparison), same])
 
@@ -103,7 +112,7 @@ def _data(data: DataFacts) -> str:
 
 
 def _build_lines(name: str, build: BuildReport) -> str:
-    shortened = list(build.num_turns_dropped)
+    truncated = list(build.num_turns_dropped)
     set_aside = [
         f"{code(row.id)} (note of {row.num_note_tokens} tokens; fits whole into `--max_length {row.num_tokens_needed}`)"
         for row in build.set_aside
@@ -111,9 +120,9 @@ def _build_lines(name: str, build: BuildReport) -> str:
     lines = [
         f"{name}: {build.num_used} of {build.num_rows} rows used.",
         "",
-        f"- Dialogue shortened by whole turns ({len(shortened)} rows, "
-        f"{sum(build.num_turns_dropped.values())} turns): {id_list(shortened)}",
-        f"- of these, shortened further than in decoding for a long note ({len(build.beyond_reserve)}): "
+        f"- Dialogue truncated by whole turns ({len(truncated)} rows, "
+        f"{sum(build.num_turns_dropped.values())} turns): {id_list(truncated)}",
+        f"- of these, truncated further than in decoding for a long note ({len(build.beyond_reserve)}): "
         f"{id_list(build.beyond_reserve)}",
         f"- Notes with characters that the vocabulary lacks, learnt without them ({len(build.inexact)}): "
         f"{id_list(build.inexact)}",
@@ -139,13 +148,13 @@ def _audit(audit: TargetAudit | None) -> str:
     )
 
 
-def _run(facts: RunFacts) -> str:
+def _run(summary: RunSummary) -> str:
     parts = ["## Run"]
-    if facts.seconds:
-        parts.append(table(("phase", "time"), [(name, duration(value)) for name, value in facts.seconds.items()]))
-    if facts.versions:
-        parts.append(table(("package", "version"), list(facts.versions.items())))
-    if facts.settings:
-        rows = [(code(name), code(value)) for name, value in flatten(facts.settings).items()]
+    if summary.seconds:
+        parts.append(table(("phase", "time"), [(name, duration(value)) for name, value in summary.seconds.items()]))
+    if summary.versions:
+        parts.append(table(("package", "version"), list(summary.versions.items())))
+    if summary.settings:
+        rows = [(code(name), code(value)) for name, value in flatten(summary.settings).items()]
         parts.append(table(("setting", "value"), rows))
     return "\n\n".join(parts) if len(parts) > 1 else ""

@@ -1,4 +1,4 @@
-"""What a report and a model card say about a run besides its scores: plain values, ids and counts, never a text."""
+"""What the report and the model card say about a run besides its scores and rows: plain values, no text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from medsum_core.data.masking import BuildReport
 from medsum_core.model.embedded import is_embedded
 
 EMBEDDED_LABEL = "weights: dequantised Q4_K_M of Gemma 3 270M, not official Gemma scores"
@@ -14,8 +13,8 @@ GEMMA_TYPES = ("gemma", "gemma2", "gemma3", "gemma3_text")  # model types under 
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFacts:
-    """The run in figures. Losses are nats per note token over the whole evaluation set; None where not evaluated."""
+class RunSummary:
+    """A finished run. Losses are nats per note token over the whole evaluation set; None where not evaluated."""
 
     base_name: str  # as in the flags: a hub id, a folder or embedded:gemma3-270m
     base_type: str  # config.model_type, e.g. gemma2
@@ -35,7 +34,7 @@ class RunFacts:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the base is the embedded one, whose scores must not be taken for official ones."""
+        """Whether the base is the embedded one, whose scores are not those of the official weights."""
         return is_embedded(self.base_name)
 
     @property
@@ -45,28 +44,5 @@ class RunFacts:
 
     @property
     def precision_text(self) -> str:
-        """How the base was held and computed with, in a few words."""
+        """How the base was stored and computed with, in words."""
         return f"NF4 base (double quantisation), {self.precision} computation" if self.load_in_4bit else self.precision
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataFacts:
-    """Where the rows came from and what became of each."""
-
-    source: str  # mts-dialog, sample (the one in the package) or own
-    train: BuildReport
-    validation: BuildReport | None = None
-    repeated_ids: tuple[str, ...] = ()  # training rows whose dialogue an earlier row has
-    shared_ids: tuple[str, ...] = ()  # validation rows whose dialogue the training data has
-    ungrounded_dropped_ids: tuple[str, ...] = ()  # training rows left out by --ungrounded drop
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetAudit:
-    """Facts of the training notes that their dialogues do not say, and what was done about them."""
-
-    choice: str  # keep, drop or mask
-    num_notes: int
-    num_notes_flagged: int
-    num_facts: int
-    num_unsupported: int

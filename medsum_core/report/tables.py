@@ -1,13 +1,14 @@
-"""The tables that the report and the model card share: base against tuned, every figure with its interval."""
+"""What the report and the model card share: tables of base against tuned, and the Markdown they are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from medsum_core.report.comparison import Comparison, Side
-from medsum_core.report.markdown import NOT_MEASURED, estimate, figure, table
-from medsum_core.report.run_summary import RunFacts
-from medsum_core.score.bootstrap import mean_difference, mean_estimate, rate_difference, rate_estimate
+from medsum_core.report.run_summary import RunSummary
+from medsum_core.score.bootstrap import Estimate, mean_difference, mean_estimate, rate_difference, rate_estimate
 
 ROUGE_TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 PROTOCOL = (
@@ -15,22 +16,24 @@ PROTOCOL = (
     "brackets: 95 % percentile-bootstrap intervals, 10,000 resamples of rows, seed 0; differences are paired (each "
     "resample takes the same rows of both sides). An interval of a difference that holds 0 shows no difference."
 )
+NOT_MEASURED = "–"
+MAX_IDS = 1000  # beyond this only the number of the others is given
 COLUMNS = ("", "base", "tuned", "tuned − base")
 
 Row = tuple[str, str, str, str]
 
 
-def loss_table(facts: RunFacts) -> str:
-    """Validation loss, and the stop token's share of it, before the first update (the base) and of the kept adapter."""
-    rows = [_loss_row("validation loss (nats per note token)", facts.eval_loss_before, facts.eval_loss_after)]
-    if facts.stop_loss_before is not None or facts.stop_loss_after is not None:
+def loss_table(summary: RunSummary) -> str:
+    """Validation loss and the stop token's loss, before the first update (the base) and of the saved adapter."""
+    rows = [_loss_row("validation loss (nats per note token)", summary.eval_loss_before, summary.eval_loss_after)]
+    if summary.stop_loss_before is not None or summary.stop_loss_after is not None:
         title = "loss of the stop token after the reference note (nats)"
-        rows.append(_loss_row(title, facts.stop_loss_before, facts.stop_loss_after))
+        rows.append(_loss_row(title, summary.stop_loss_before, summary.stop_loss_after))
     return table(COLUMNS, rows)
 
 
 def score_table(comparison: Comparison) -> str:
-    """ROUGE with the floor that no model is needed for, note length, share of notes that stopped by themselves."""
+    """ROUGE, beside it that of the copied dialogue; note length; share of notes that stopped by themselves."""
     base, tuned = comparison.base, comparison.tuned
     rows = []
     for name, title in ROUGE_TITLES.items():
@@ -66,6 +69,58 @@ def fact_differences(comparison: Comparison) -> str:
     return f"Differences of the unsupported rate, in percentage points, paired: {'; '.join(parts)}."
 
 
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, first column left-aligned, the others right-aligned. Cells are escaped."""
+    lines = [_row(header), "|" + "|".join([" :--- ", *[" ---: "] * (len(header) - 1)]) + "|"]
+    return "\n".join([*lines, *(_row(row) for row in rows)])
+
+
+def figure(value: float | None, *, digits: int = 3, signed: bool = False) -> str:
+    """A number with fixed decimals and a true minus sign; a dash for None and NaN."""
+    if value is None or math.isnan(value):
+        return NOT_MEASURED
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def estimate(value: Estimate, *, digits: int = 3, signed: bool = False, percent: bool = False) -> str:
+    """A value and, in brackets, its 95 % interval; as percentages if asked for."""
+    if math.isnan(value.value):
+        return NOT_MEASURED
+    value = value.scaled(100) if percent else value
+    middle, low, high = (figure(part, digits=digits, signed=signed) for part in (value.value, value.low, value.high))
+    return f"{middle}{' %' if percent else ''} [{low}, {high}]"
+
+
+def id_list(ids: Sequence[str]) -> str:
+    """Row ids as code, separated by commas; `none` for none."""
+    if not ids:
+        return "none"
+    shown = ", ".join(code(id) for id in ids[:MAX_IDS])
+    return shown if len(ids) <= MAX_IDS else f"{shown} and {len(ids) - MAX_IDS} more"
+
+
+def code(text: object) -> str:
+    """A value as Markdown code, on one line."""
+    return "`" + " ".join(str(text).replace("`", "'").split()) + "`"
+
+
+def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as one level: {"train": {"seed": 1}} -> {"seed": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat.update(flatten(value) if isinstance(value, Mapping) else {name: value})
+    return flat
+
+
+def duration(seconds: float) -> str:
+    """Seconds in readable units: 8.4 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def _rate_difference(one: Side, other: Side) -> str:
     difference = rate_difference(one.num_unsupported, one.num_facts, other.num_unsupported, other.num_facts)
     return estimate(difference.scaled(100), digits=1, signed=True)
@@ -97,3 +152,7 @@ def _stopped(side: Side) -> list[float]:
 
 def _flagged(side: Side) -> str:
     return f"{sum(count > 0 for count in side.num_unsupported)} of {len(side.num_unsupported)}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"

@@ -1,23 +1,30 @@
-"""A figure with its 95 % interval: means by the bootstrap over rows, rates of facts by resampling whole rows."""
+"""Means and rates over rows with 95 % percentile-bootstrap intervals: whole rows are resampled with replacement.
+
+A rate is a sum over a sum (unsupported facts of all facts). A resample without a single fact has no rate, so it is left
+out of the interval: counting it as 0 would put a rate into the interval that no row shows.
+Letters: N rows, R resamples, M columns (metrics).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from medsum_core.score.rouge import RESAMPLES, SEED, bootstrap_interval, paired_bootstrap
+RESAMPLES = 10_000
+SEED = 0
+CONFIDENCE = 0.95
+DRAWS_PER_CHUNK = 1 << 20  # row numbers drawn at a time: bounds the memory, whatever the number of rows
 
-CHUNK = 500  # resamples drawn at a time, so that a large validation file does not fill the memory
-
+Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A value and its percentile-bootstrap interval of 95 %; all NaN where there is nothing to measure."""
+    """A value and its 95 % interval; all three are NaN where there is nothing to measure."""
 
     value: float
     low: float
@@ -29,58 +36,88 @@ class Estimate:
 
 
 def mean_estimate(values: Sequence[float]) -> Estimate:
-    """The mean over rows, rows resampled. An empty sequence: NaN."""
+    """The mean over rows. NaN for no rows."""
     if not values:
-        return nothing()
+        return _nothing()
     low, high = bootstrap_interval(values)
     return Estimate(value=float(np.mean(values)), low=low, high=high)
 
 
 def mean_difference(values: Sequence[float], minus: Sequence[float]) -> Estimate:
-    """The mean of one side minus the other's over the same rows in the same order, rows resampled together (paired)."""
-    if not values:
-        return nothing()
-    paired = paired_bootstrap(values, minus)
-    return Estimate(value=paired.difference, low=paired.low, high=paired.high)
+    """The mean of `values - minus` over the same rows in the same order, resampled together (paired). NaN for no rows.
+
+    Raises ValueError on unequal lengths.
+    """
+    if len(values) != len(minus):
+        raise ValueError(f"{len(values)} and {len(minus)} scores cannot be paired")
+    differences = np.asarray(values, dtype=np.float64) - np.asarray(minus, dtype=np.float64)
+    return mean_estimate(differences.tolist())
 
 
 def rate_estimate(counts: Sequence[int], totals: Sequence[int]) -> Estimate:
-    """Sum of counts over sum of totals (unsupported facts of all facts), whole rows resampled; no total: NaN."""
+    """Sum of `counts` over sum of `totals`, an entry a row. NaN where the totals sum to 0."""
     if sum(totals) == 0:
-        return nothing()
-    rates = _resampled_rates([(counts, totals)])[0]
-    return _around(sum(counts) / sum(totals), rates)
+        return _nothing()
+    (rates_R,) = _resampled_rates([(counts, totals)])
+    low, high = _percentiles(rates_R[~np.isnan(rates_R)])
+    return Estimate(value=sum(counts) / sum(totals), low=low, high=high)
 
 
 def rate_difference(
     counts: Sequence[int], totals: Sequence[int], minus_counts: Sequence[int], minus_totals: Sequence[int]
 ) -> Estimate:
-    """One rate minus another over the same rows in the same order; a resample takes the same rows of both (paired)."""
+    """One rate minus another over the same rows in the same order, resampled together (paired).
+
+    NaN where either side's totals sum to 0. Resamples in which one of the sides has no rate are left out.
+    """
     if sum(totals) == 0 or sum(minus_totals) == 0:
-        return nothing()
-    one, other = _resampled_rates([(counts, totals), (minus_counts, minus_totals)])
-    return _around(sum(counts) / sum(totals) - sum(minus_counts) / sum(minus_totals), one - other)
+        return _nothing()
+    rates_R, minus_R = _resampled_rates([(counts, totals), (minus_counts, minus_totals)])
+    differences_R = rates_R - minus_R
+    low, high = _percentiles(differences_R[~np.isnan(differences_R)])
+    return Estimate(value=sum(counts) / sum(totals) - sum(minus_counts) / sum(minus_totals), low=low, high=high)
 
 
-def nothing() -> Estimate:
-    """The estimate of something that no row shows."""
+def bootstrap_interval(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[float, float]:
+    """The interval of the mean of `values`. Raises ValueError when there are none."""
+    return bootstrap_intervals(np.asarray(values, dtype=np.float64)[:, None], resamples=resamples, seed=seed)[0]
+
+
+def bootstrap_intervals(
+    matrix_NM: Floats, *, resamples: int = RESAMPLES, seed: int = SEED
+) -> list[tuple[float, float]]:
+    """The interval of each column's mean; every column sees the same resamples. Raises ValueError for no rows."""
+    if not len(matrix_NM):
+        raise ValueError("no rows to resample")
+    draws = _draw_rows(len(matrix_NM), resamples=resamples, seed=seed)
+    means_RM = np.concatenate([matrix_NM[rows_RN].mean(axis=1) for rows_RN in draws])
+    return [_percentiles(means_R) for means_R in means_RM.T]
+
+
+def _nothing() -> Estimate:
     return Estimate(value=float("nan"), low=float("nan"), high=float("nan"))
 
 
-def _around(value: float, resampled: npt.NDArray[np.float64]) -> Estimate:
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return Estimate(value=value, low=float(low), high=float(high))
+def _resampled_rates(sides: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Floats]:
+    """For each (counts, totals) the [R] rates, all over the same resamples; NaN where a resample has no total."""
+    columns: list[tuple[Ints, Ints]] = [(np.asarray(counts), np.asarray(totals)) for counts, totals in sides]
+    chunks: list[list[Floats]] = [[] for _ in sides]
+    for rows_RN in _draw_rows(len(columns[0][0]), resamples=RESAMPLES, seed=SEED):
+        for chunk, (counts_N, totals_N) in zip(chunks, columns, strict=True):
+            totals_R = totals_N[rows_RN].sum(axis=1)
+            chunk.append(np.where(totals_R > 0, counts_N[rows_RN].sum(axis=1) / np.maximum(totals_R, 1), np.nan))
+    return [np.concatenate(chunk) for chunk in chunks]
 
 
-def _resampled_rates(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[npt.NDArray[np.float64]]:
-    """For each (counts, totals) the rate in every resample; a resample that drew no total at all is NaN there."""
-    columns_PR: list[tuple[Ints, Ints]] = [(np.asarray(counts), np.asarray(totals)) for counts, totals in pairs]
-    num_rows = len(pairs[0][0])
-    generator = np.random.default_rng(SEED)
-    drawn: list[list[npt.NDArray[np.float64]]] = [[] for _ in pairs]
-    for start in range(0, RESAMPLES, CHUNK):
-        rows_SR = generator.integers(num_rows, size=(min(CHUNK, RESAMPLES - start), num_rows))
-        for rates, (counts_R, totals_R) in zip(drawn, columns_PR, strict=True):
-            totals_S = totals_R[rows_SR].sum(axis=1)
-            rates.append(np.where(totals_S > 0, counts_R[rows_SR].sum(axis=1) / np.maximum(totals_S, 1), np.nan))
-    return [np.concatenate(rates) for rates in drawn]
+def _draw_rows(num_rows: int, *, resamples: int, seed: int) -> Iterator[Ints]:
+    """Row numbers of `resamples` draws of `num_rows` rows with replacement, [R, N] in chunks."""
+    generator = np.random.default_rng(seed)
+    per_chunk = max(1, DRAWS_PER_CHUNK // num_rows)
+    for start in range(0, resamples, per_chunk):
+        yield generator.integers(0, num_rows, size=(min(per_chunk, resamples - start), num_rows))
+
+
+def _percentiles(values_R: Floats) -> tuple[float, float]:
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(values_R, [tail, 100 - tail])
+    return float(low), float(high)

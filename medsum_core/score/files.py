@@ -18,8 +18,8 @@ MAX_IDS_SHOWN = 5
 def read_notes(path: Path, *, allow_empty: bool) -> list[Record]:
     """Notes to score, as records: id and note as written; header and dialogue where the file has them, else "".
 
-    Raises InputError as `load_table` does, and for absent or ambiguous columns, cells that are not text, doubled or
-    empty ids, and empty notes unless `allow_empty` (an empty prediction is a prediction).
+    Raises InputError as `load_table` does, and for absent or ambiguous columns, cells that are not text, repeated
+    or empty ids, and empty notes unless `allow_empty` (a system may predict an empty note).
     """
     table = load_table(path)
     names = {

@@ -1,8 +1,9 @@
-"""ROUGE in the official MEDIQA setting, by row, and bootstrap intervals over rows.
+"""ROUGE in the official MEDIQA setting, by row.
 
 Setting (MEDIQA-Chat 2023, `evaluate_summarization.py`): package rouge-score, `use_stemmer=False`, F-measure, arithmetic
-mean over rows, raw text; rougeLsum splits at newlines. Another setting shifts scores by points: never compare across.
-Letters: N rows, R resamples, M metrics.
+mean over rows, raw text; rougeLsum splits at newlines. Other settings shift scores by whole points, so scores are
+comparable within one setting only.
+Letters: N rows, M metrics.
 """
 
 from __future__ import annotations
@@ -12,15 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from medsum_core.score.bootstrap import Floats, bootstrap_intervals
 
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-RESAMPLES = 10_000
-SEED = 0
-CONFIDENCE = 0.95
-DRAWS_PER_CHUNK = 1 << 20  # bounds the memory of the resampling, whatever the number of rows
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +43,6 @@ class RougeRows:
     def select(self, indices: Sequence[int]) -> RougeRows:
         """The rows with these indices."""
         return rows_of_matrix(self.matrix()[list(indices)])
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairedDifference:
-    """Mean of a - b over the same rows, with its 95 % bootstrap interval."""
-
-    difference: float
-    low: float
-    high: float
 
 
 def rows_of_matrix(matrix_NM: Floats) -> RougeRows:
@@ -92,48 +79,10 @@ def average_runs(runs: Sequence[RougeRows]) -> RougeRows:
     return rows_of_matrix(np.mean([run.matrix() for run in runs], axis=0))
 
 
-def bootstrap_interval(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the mean of `values`. Raises ValueError when there are none."""
-    means_RM = _resampled_means(np.asarray(values, dtype=np.float64)[:, None], resamples=resamples, seed=seed)
-    return _percentiles(means_RM)[0]
-
-
-def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], *, resamples: int = RESAMPLES, seed: int = SEED
-) -> PairedDifference:
-    """The difference of two systems on the same rows; rows are resampled. Raises ValueError on unequal lengths."""
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} scores cannot be paired")
-    differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    low, high = bootstrap_interval(differences.tolist(), resamples=resamples, seed=seed)
-    return PairedDifference(difference=float(differences.mean()), low=low, high=high)
-
-
-def summarise(rows: RougeRows, *, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Any]:
-    """`{"rouge1": mean, "rouge1_interval": [low, high], ..., "count": N}`, the intervals as by `bootstrap_interval`."""
-    intervals = _percentiles(_resampled_means(rows.matrix(), resamples=resamples, seed=seed))
+def summarise(rows: RougeRows) -> dict[str, Any]:
+    """`{"rouge1": mean, "rouge1_interval": [low, high], ..., "count": N}`, the intervals of 95 %, by bootstrap."""
     summary: dict[str, Any] = {}
-    for (metric, mean), interval in zip(rows.means().items(), intervals, strict=True):
+    for (metric, mean), interval in zip(rows.means().items(), bootstrap_intervals(rows.matrix()), strict=True):
         summary[metric] = mean
         summary[f"{metric}_interval"] = list(interval)
     return {**summary, "count": rows.count}
-
-
-def _resampled_means(matrix_NM: Floats, *, resamples: int, seed: int) -> Floats:
-    """[R, M] means of `resamples` draws of N rows with replacement; every metric sees the same draws."""
-    num_rows = len(matrix_NM)
-    if not num_rows:
-        raise ValueError("no rows to resample")
-    generator = np.random.default_rng(seed)
-    per_chunk = max(1, DRAWS_PER_CHUNK // num_rows)
-    chunks = []
-    for start in range(0, resamples, per_chunk):
-        draws_RN = generator.integers(0, num_rows, size=(min(per_chunk, resamples - start), num_rows))
-        chunks.append(matrix_NM[draws_RN].mean(axis=1))
-    return np.concatenate(chunks)
-
-
-def _percentiles(means_RM: Floats) -> list[tuple[float, float]]:
-    tail = 100 * (1 - CONFIDENCE) / 2
-    bounds_2M = np.percentile(means_RM, [tail, 100 - tail], axis=0)
-    return [(float(low), float(high)) for low, high in bounds_2M.T]

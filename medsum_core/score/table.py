@@ -1,4 +1,4 @@
-"""Scores as a table for the terminal: points from 0 to 100, as the field prints them."""
+"""Scores as a table for the terminal: points from 0 to 100, as papers print them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NAMES = {
     "commonest_training_text": "floor: commonest training text of the header",
 }
 NAME_WIDTH = 44
-RUN_NAME_CHARACTERS = 32  # the end of a path says more than its beginning
+RUN_NAME_CHARACTERS = 32  # the end of a path tells runs apart, its beginning rarely does
 CELL_WIDTH = 20
 
 
 def format_scores(result: dict[str, Any]) -> str:
-    """The table of one `score.evaluate` result; holds numbers, section headers and ids, no text."""
+    """The table of one result of `evaluate`: numbers, section headers and file names, no text."""
     lines = [result["protocol"], "Points from 0 to 100; [95 % interval].", ""]
     lines.append("".join([f"{'':{NAME_WIDTH}}{'rows':>5}", *(f"{LABELS[metric]:>{CELL_WIDTH}}" for metric in METRICS)]))
     lines.append(_line("all rows", result))
@@ -62,7 +62,7 @@ def _cell(scores: dict[str, Any], metric: str, *, signed: bool) -> str:
 
 
 def _absent(result: dict[str, Any]) -> Iterator[str]:
-    """What could not be computed, and why; nothing goes missing silently."""
+    """What could not be computed, and why."""
     absent = []
     if "copied_dialogue" not in result["floors"]:
         absent.append("the copied-dialogue floor needs a dialogue in every row of the references")

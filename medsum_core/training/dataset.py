@@ -1,27 +1,49 @@
-"""The rows of a run: read, checked against each other, audited and turned into token ids. No text is reported."""
+"""The rows of a run: read, compared with each other, audited and tokenised. Notices and counts hold no text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from medsum_core.config.arguments import DataArguments
-from medsum_core.data.collator import BuildReport, Example, build_examples
 from medsum_core.data.download import hub_warning, load_hub_records, mts_dialog_file
+from medsum_core.data.masking import BuildReport, Example, build_examples
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Columns, Record, find_repeats, find_shared, read_records, records_fingerprint
 from medsum_core.errors import InputError
-from medsum_core.grounding.check import check_note, unsupported_spans
-from medsum_core.report.run_summary import DataFacts, TargetAudit
+from medsum_core.grounding.check import Fact, check_note, count_unsupported, merge_unsupported
 
 OFFICIAL = "mts-dialog"
 IDS_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """Training and validation rows as text and as examples, and what there is to say about them."""
+class DataFacts:
+    """Where the rows came from and what happened to them."""
+
+    source: str  # mts-dialog, sample (the one in the package) or own
+    train: BuildReport
+    validation: BuildReport | None = None
+    repeated_ids: tuple[str, ...] = ()  # training rows whose dialogue an earlier row has
+    shared_ids: tuple[str, ...] = ()  # validation rows whose dialogue the training data has
+    ungrounded_dropped_ids: tuple[str, ...] = ()  # training rows left out by --ungrounded drop
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetAudit:
+    """Counts of the facts in training notes that their dialogues do not say, and what was done about them."""
+
+    choice: str  # keep, drop or mask
+    num_notes: int
+    num_notes_flagged: int
+    num_facts: int
+    num_unsupported: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Training and validation rows as records (text) and as tokenised examples, with their checks."""
 
     train_records: list[Record]
     validation_records: list[Record]
@@ -34,17 +56,20 @@ class Corpus:
 
     @property
     def train_sha256(self) -> str:
-        """Of the rows that are trained on."""
+        """Hash of the training rows."""
         return records_fingerprint(self.train_records)
 
     @property
     def validation_sha256(self) -> str | None:
-        """Of the rows that are evaluated on; None where there are none."""
+        """Hash of the validation rows; None where there are none."""
         return records_fingerprint(self.validation_records) if self.validation_records else None
 
 
-def load_corpus(data: DataArguments, renderer: PromptRenderer, *, offline: bool) -> Corpus:
-    """Read the rows that `data` names. Raises InputError for every fault of the files, by row and column."""
+def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool) -> Dataset:
+    """Read and tokenise the rows that `data` names.
+
+    Raises InputError for bad files, naming rows and columns, and where `--ungrounded drop` leaves no row.
+    """
     train, validation, notices = _read(data, offline=offline)
     repeated, shared = tuple(find_repeats(train)), tuple(find_shared(train, validation))
     if repeated or shared:
@@ -53,8 +78,9 @@ def load_corpus(data: DataArguments, renderer: PromptRenderer, *, offline: bool)
             f"validation rows have a dialogue of the training rows (ids {_ids(shared)}); they are kept, and "
             "scores are also given without them"
         )
-    spans = {record.id: unsupported_spans(record.note, record.dialogue) for record in train}
-    audit, audit_rows = _audit(train, spans, choice=data.ungrounded)
+    note_facts = {record.id: check_note(record.note, record.dialogue) for record in train}
+    audit, audit_rows = audit_targets(note_facts, choice=data.ungrounded)
+    spans = {id: merge_unsupported(facts) for id, facts in note_facts.items()}
     dropped = [record.id for record in train if spans[record.id]] if data.ungrounded == "drop" else []
     kept = [record for record in train if record.id not in set(dropped)]
     if not kept:
@@ -71,7 +97,7 @@ def load_corpus(data: DataArguments, renderer: PromptRenderer, *, offline: bool)
         shared_ids=shared,
         ungrounded_dropped_ids=tuple(dropped),
     )
-    return Corpus(
+    return Dataset(
         train_records=kept,
         validation_records=validation,
         train=examples,
@@ -81,6 +107,25 @@ def load_corpus(data: DataArguments, renderer: PromptRenderer, *, offline: bool)
         audit_rows=audit_rows,
         notices=notices,
     )
+
+
+def audit_targets(
+    note_facts: Mapping[str, Sequence[Fact]], *, choice: str
+) -> tuple[TargetAudit, list[dict[str, object]]]:
+    """What the checked training notes (facts by row id) say that their dialogues do not, and each row with such a fact.
+
+    `choice`: what is done about these rows, for the record.
+    """
+    unsupported = {id: count_unsupported(facts) for id, facts in note_facts.items()}
+    rows: list[dict[str, object]] = [{"id": id, "unsupported": count} for id, count in unsupported.items() if count]
+    audit = TargetAudit(
+        choice=choice,
+        num_notes=len(note_facts),
+        num_notes_flagged=len(rows),
+        num_facts=sum(len(facts) for facts in note_facts.values()),
+        num_unsupported=sum(unsupported.values()),
+    )
+    return audit, rows
 
 
 def _read(data: DataArguments, *, offline: bool) -> tuple[list[Record], list[Record], list[str]]:
@@ -102,21 +147,6 @@ def _read(data: DataArguments, *, offline: bool) -> tuple[list[Record], list[Rec
     if data.validation_file is not None:
         validation = read_records(data.validation_file, columns=columns)
     return train, validation, notices
-
-
-def _audit(
-    records: Sequence[Record], spans: dict[str, list[tuple[int, int]]], *, choice: str
-) -> tuple[TargetAudit, list[dict[str, object]]]:
-    num_facts = sum(len(check_note(record.note, record.dialogue)) for record in records)
-    flagged = [{"id": record.id, "unsupported": len(spans[record.id])} for record in records if spans[record.id]]
-    audit = TargetAudit(
-        choice=choice,
-        num_notes=len(records),
-        num_notes_flagged=len(flagged),
-        num_facts=num_facts,
-        num_unsupported=sum(len(found) for found in spans.values()),
-    )
-    return audit, flagged
 
 
 def _source(data: DataArguments) -> str:

@@ -24,9 +24,8 @@ from medsum_core.errors import InputError
 from medsum_core.kernels import REFERENCE
 from medsum_core.model.base import load_config, load_tokenizer
 from medsum_core.model.lora import LoraSettings
-from medsum_core.report.blind_sheet import check_examples_file
 from medsum_core.training.auto_settings import resolve_arithmetic, resolve_memory, run_shape, with_saved
-from medsum_core.training.dataset import Corpus, load_corpus
+from medsum_core.training.dataset import Dataset, load_dataset
 from medsum_core.training.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 
 LAUNCHER_ECHO_SECONDS = 2.0
@@ -48,7 +47,7 @@ class Plan:
     size: ModelSize
     base_config: PretrainedConfig
     renderer: PromptRenderer
-    corpus: Corpus
+    dataset: Dataset
     checkpoint: Checkpoint | None
     tokenizer_sha256: str
     versions: dict[str, str]
@@ -72,7 +71,7 @@ class Plan:
         """The run in a few lines: device, rows, updates, what trains, and the memory that it will need, by part."""
         train, model = self.config.train, self.config.model
         rows = train.per_device_train_batch_size * train.gradient_accumulation_steps * self.accelerator.num_processes
-        windows = math.ceil(len(self.corpus.train) / rows)
+        windows = math.ceil(len(self.dataset.train) / rows)
         estimate = estimate_memory(self.size, run_shape(self.config, self.device))
         return [
             describe(self.device, num_processes=self.accelerator.num_processes),
@@ -116,8 +115,6 @@ def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_rendere
     `build_renderer`: another prompt than the project's own.
     """
     accelerator = _accelerator(config)
-    if config.output.examples_file is not None:
-        check_examples_file(config.output.examples_file)
     checkpoint = _checkpoint(config)
     model, data = config.model, config.data
     source: dict[str, Any] = {"revision": model.model_revision, "offline": model.offline}
@@ -137,13 +134,13 @@ def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_rendere
         size=size,
         base_config=base_config,
         renderer=renderer,
-        corpus=load_corpus(data, renderer, offline=model.offline),
+        dataset=load_dataset(data, renderer, offline=model.offline),
         checkpoint=checkpoint,
         tokenizer_sha256=tokenizer_fingerprint(tokenizer),
         versions={package: metadata.version(package) for package in PACKAGES},
     )
     if accelerator.is_main_process:
-        for line in [*plan.corpus.notices, *plan.lines()]:
+        for line in [*plan.dataset.notices, *plan.lines()]:
             print(line, file=sys.stderr)
     return plan
 

@@ -10,9 +10,9 @@ import torch
 
 from medsum_core.checkpoint.checkpoint import Checkpoint, Progress, save_checkpoint
 from medsum_core.checkpoint.rng import capture_rng, restore_rng
-from medsum_core.checkpoint.sealed_folder import SaveError
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER
 from medsum_core.errors import FinalSaveError
+from medsum_core.files import SaveError
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
 from medsum_core.training.distributed import any_process, print_main
 from medsum_core.training.optimizer import load_optimizer_state, optimizer_state

@@ -16,9 +16,10 @@ from torch import nn
 
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.config.run_config import RunConfig
-from medsum_core.data.collator import Example, window_indices
+from medsum_core.data.masking import Example
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
+from medsum_core.data.sampler import window_indices
 from medsum_core.kernels import Accumulate, Kernels
 from medsum_core.training.distributed import print_main
 from medsum_core.training.metrics import MetricsLog, StepStats

@@ -100,9 +100,9 @@ def build_run(
         ),
         scaler=scaler,
         parameters=parameters,
-        rows=plan.corpus.train,
-        validation=plan.corpus.validation,
-        validation_records=plan.corpus.validation_records,
+        rows=plan.dataset.train,
+        validation=plan.dataset.validation,
+        validation_records=plan.dataset.validation_records,
         renderer=plan.renderer,
         attention=model_settings.attention,
         pack_tokens=train.pack_tokens or 0,
@@ -164,8 +164,8 @@ def _fingerprints(plan: Plan, run: Run) -> dict[str, Any]:
     )
     return run_fingerprints(
         settings=plan.config.fixed_on_resume(),
-        train_data=plan.corpus.train_sha256,
-        validation_data=plan.corpus.validation_sha256,
+        train_data=plan.dataset.train_sha256,
+        validation_data=plan.dataset.validation_sha256,
         base=base_fingerprint(run.model.named_parameters()),
         tokenizer=plan.tokenizer_sha256,
         parameters={name: parameter.shape for name, parameter in run.parameters},

@@ -16,10 +16,7 @@ from checkpoints import ALL_FILES, names, nf4_model, save
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from medsum_core.checkpoint.checkpoint import (
-    Progress,
-    load_checkpoint,
-)
+from medsum_core.checkpoint.checkpoint import Progress, load_checkpoint
 from medsum_core.checkpoint.rng import capture_rng, restore_rng
 from medsum_core.errors import InputError
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors

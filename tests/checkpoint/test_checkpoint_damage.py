@@ -12,12 +12,9 @@ from pathlib import Path
 import pytest
 from checkpoints import ALL_FILES, save
 
-from medsum_core.checkpoint.checkpoint import (
-    find_checkpoint,
-    load_checkpoint,
-)
-from medsum_core.checkpoint.sealed_folder import MANIFEST
+from medsum_core.checkpoint.checkpoint import find_checkpoint, load_checkpoint
 from medsum_core.errors import InputError
+from medsum_core.files import MANIFEST
 
 
 def check_passed_over(folder: Path, damaged: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,13 +12,9 @@ from typing import Any
 import pytest
 from checkpoints import ALL_FILES, names, save
 
-from medsum_core.checkpoint.checkpoint import (
-    checkpoint_of_step,
-    find_checkpoint,
-    load_checkpoint,
-)
-from medsum_core.checkpoint.sealed_folder import SaveError
+from medsum_core.checkpoint.checkpoint import checkpoint_of_step, find_checkpoint, load_checkpoint
 from medsum_core.errors import InputError
+from medsum_core.files import SaveError
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:

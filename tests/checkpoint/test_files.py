@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from medsum_core import files as atomic
+from medsum_core import files
 from medsum_core.files import PRIVATE_MODE, write_bytes_atomic, write_text_atomic
 
 
@@ -27,7 +27,7 @@ def test_a_failure_leaves_the_former_file_and_nothing_else(tmp_path, monkeypatch
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic.os, step, fail)
+    monkeypatch.setattr(files.os, step, fail)
     with pytest.raises(OSError, match="No space"):
         write_bytes_atomic(path, b"new")
     assert path.read_text() == "former" and len(list(tmp_path.iterdir())) == 1

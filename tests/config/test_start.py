@@ -15,6 +15,10 @@ COMMANDS = {
     "train_loop.py --help": ([str(ROOT / "train_loop.py"), "--help"], 0),
     "a wrong setting": ([str(ROOT / "train_loop.py"), "--preset", "demo", "--lora_r", "zero"], 2),
     "infer.py --help": ([str(ROOT / "infer.py"), "--help"], 0),
+    "a place that cannot be written": (
+        [str(ROOT / "infer.py"), *["--run", "r", "--input_file", "in.csv", "--output_file", "absent/notes.csv"]],
+        2,
+    ),
     "score --help": (["-m", "medsum_core.score", "--help"], 0),
     "grounding --help": (["-m", "medsum_core.grounding", "--help"], 0),
 }

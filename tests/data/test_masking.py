@@ -18,7 +18,7 @@ from support import tiny_tokenizer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from medsum_core.data.collator import IGNORE_INDEX, build_example, build_examples
+from medsum_core.data.masking import IGNORE_INDEX, build_example, build_examples
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError

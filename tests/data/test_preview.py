@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import tiny_tokenizer
 
-from medsum_core.data.collator import IGNORE_INDEX, build_example
+from medsum_core.data.masking import IGNORE_INDEX, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError

@@ -17,7 +17,7 @@ from support import GEMMA_TEMPLATE, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from medsum_core.data.collator import IGNORE_INDEX, build_example
+from medsum_core.data.masking import IGNORE_INDEX, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError

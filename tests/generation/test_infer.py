@@ -198,7 +198,7 @@ def test_a_dialogue_of_which_no_turn_fits_is_named(run: Path, dialogues: Path, t
     assert not (tmp_path / "o.csv.part.jsonl").exists()
 
 
-def test_shortened_dialogues_are_reported_by_id(
+def test_truncated_dialogues_are_reported_by_id(
     run: Path, dialogues: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     turns = "\n".join(f"Doctor: Any fever {i}?" for i in range(200))

@@ -7,8 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medsum_core.grounding.check import evidence
-from medsum_core.grounding.evidence import MAX_TURNS, sentences
+from medsum_core.grounding.evidence import MAX_TURNS, evidence, sentences
 
 DIALOGUE = (
     "Doctor: How old are you?\n"

@@ -14,9 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled_facts import Case, outcomes, read_cases
 
-from medsum_core.data.records import Record
-from medsum_core.grounding.check import audit_records, check_note, unsupported_spans
-from medsum_core.grounding.report import rate_interval
+from medsum_core.grounding.check import check_note, count_unsupported, unsupported_spans
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "mts-dialog" / "MTS-Dialog-TrainingSet.csv"
 KINDS = [
@@ -178,16 +176,6 @@ def test_spans_are_of_the_unsupported_facts_in_order_without_overlap() -> None:
     assert [note[start:end] for start, end in spans] == ["34-year-old", "left", "2004"]
 
 
-def test_audit_counts_facts_and_names_rows() -> None:
-    def record(number: str, note: str) -> Record:
-        return Record(id=number, section_header="CC", dialogue="Patient: I am forty.", note=note)
-
-    report = audit_records([record("a", "40-year-old"), record("b", "41-year-old, 2 falls"), record("c", "None.")])
-    assert (report.rows, report.facts, report.unsupported, report.unsupported_ids) == (3, 3, 2, ("b",))
-    assert report.unsupported_rate == pytest.approx(2 / 3)
-    assert audit_records([]).unsupported_rate == 0.0
-
-
 WORDS = st.sampled_from(
     [
         "patient",
@@ -285,25 +273,18 @@ def test_import_does_no_work() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_interval_of_the_rate_by_rows() -> None:
-    assert rate_interval([(0, 0), (0, 0)]) is None
-    assert rate_interval([(1, 2)] * 5, resamples=100) == (0.5, 0.5)
-    low, high = rate_interval([(0, 4)] * 50 + [(2, 4)] * 50, resamples=2000) or (0.0, 0.0)
-    assert 0.19 < low < 0.25 < high < 0.31
-    assert rate_interval([(0, 4), (2, 4)], resamples=50) == rate_interval([(0, 4), (2, 4)], resamples=50)
-
-
 @pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/data/mts-dialog")
 def test_real_targets_take_under_two_milliseconds_each_and_few_are_flagged() -> None:
     from medsum_core.data.records import read_records
 
     records = read_records(REAL)
-    report = audit_records(records)
-    assert report.facts > 1500
-    assert 0.04 < report.unsupported_rate < 0.12
+    facts = [fact for record in records for fact in check_note(record.note, record.dialogue)]
+    assert len(facts) > 1500
+    assert 0.04 < count_unsupported(facts) / len(facts) < 0.12
     seconds = []
     for _ in range(3):  # the best of three: other work on the machine only adds time
         start = time.process_time()
-        audit_records(records[:200])
+        for record in records[:200]:
+            check_note(record.note, record.dialogue)
         seconds.append(time.process_time() - start)
     assert 1000 * min(seconds) / 200 < 2

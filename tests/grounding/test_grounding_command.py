@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from medsum_core.errors import InputError
-from medsum_core.grounding.check import main
+from medsum_core.grounding.__main__ import main
+from medsum_core.grounding.check import Fact
+from medsum_core.grounding.report import CheckedNote, table_lines, to_json
 
 
 def write_files(folder: Path) -> tuple[Path, Path]:
@@ -34,6 +37,18 @@ def test_command_writes_rates_and_every_row_without_text(tmp_path: Path, capsys:
     screen = capsys.readouterr().out
     assert "laterality" in screen and "66.7%" in screen
     assert "knee" not in screen + out.read_text()
+
+
+def test_the_interval_is_that_of_the_report_and_absent_without_a_fact() -> None:
+    fact = Fact(start=0, end=1, kind="number", verdict="supported", turn=0)
+    half = CheckedNote(id="a", facts=(fact, replace(fact, verdict="not_found", turn=None)))
+    silent = [CheckedNote(id=str(number), facts=()) for number in range(10)]
+    result = to_json([half, replace(half, id="b"), *silent])
+    assert (result["facts"], result["unsupported"], result["unsupported_rate"]) == (4, 2, 0.5)
+    assert result["unsupported_rate_interval"] == [0.5, 0.5]
+    nothing = to_json(silent)
+    assert (nothing["unsupported_rate"], nothing["unsupported_rate_interval"]) == (0.0, None)
+    assert "0.0%; in 0 of 10 notes" in table_lines(silent, nothing)[-1]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from medsum_core.checkpoint.checkpoint import (
-    FILES,
-    Progress,
-    save_checkpoint,
-)
-from medsum_core.checkpoint.sealed_folder import MANIFEST
+from medsum_core.checkpoint.checkpoint import FILES, Progress, save_checkpoint
+from medsum_core.files import MANIFEST
 from medsum_core.model.base import keep_4bit_differentiable
 
 ALL_FILES = (*FILES, MANIFEST)

@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from medsum_core.config.arguments import TrainArguments
-from medsum_core.data.collator import IGNORE_INDEX, Example, pad_rows
+from medsum_core.data.collator import pad_rows
+from medsum_core.data.masking import IGNORE_INDEX, Example
 from medsum_core.kernels import choose
 from medsum_core.model.adapter_files import adapter_tensors, load_adapter_tensors
 from medsum_core.model.lora import LoraSettings, attach_lora, lora_config, trainable_parameters

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from windows import make_example, make_run, make_window, plain_peft, relative, tuned
 
-from medsum_core.data.collator import IGNORE_INDEX, MicroBatch, pack_rows, pad_rows
+from medsum_core.data.collator import MicroBatch, pack_rows, pad_rows
+from medsum_core.data.masking import IGNORE_INDEX
 from medsum_core.errors import InputError
 from medsum_core.kernels import FAST_MODEL_TYPES, choose
 from medsum_core.kernels.cpu import arena as buffers

@@ -11,7 +11,8 @@ from support import tiny_model
 from torch import Tensor
 from windows import make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
-from medsum_core.data.collator import IGNORE_INDEX, Example, pack_rows, pad_rows
+from medsum_core.data.collator import pack_rows, pad_rows
+from medsum_core.data.masking import IGNORE_INDEX, Example
 from medsum_core.kernels import FAST_MODEL_TYPES, accumulate, choose
 from medsum_core.kernels.cpu.shared_prefix import prefix_states, split_prefix
 from medsum_core.kernels.layers import hidden_states, recompute_activations

@@ -1,4 +1,4 @@
-"""Merging: the files are base and adapter to within rounding, load with plain transformers, or are not kept at all."""
+"""Merging: the files equal base and adapter up to rounding and load with plain transformers, or none remain."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from medsum_core.data.prompt import build_renderer
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.generation.generate import generate
-from medsum_core.merge import fold as merge_module
-from medsum_core.merge.fold import fold, main, refuse_quantised, save_behind_gate
-from medsum_core.merge.parity import Parity, compare, read_notes
+from medsum_core.merge import __main__ as command
+from medsum_core.merge.__main__ import main
+from medsum_core.merge.fold import fold, refuse_quantised, save_if_equal
+from medsum_core.merge.parity import Parity, compare_logits, note_logits
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter, save_adapter
 from medsum_core.model.base import load_base
 from medsum_core.model.lora import LoraSettings, attach_lora
@@ -119,26 +120,26 @@ def test_the_command_writes_a_model_for_plain_transformers(
     assert [token for token in written if token not in renderer.stop_token_ids] == list(note.token_ids)
 
 
-def test_the_gate_tells_a_right_merge_from_none_and_from_a_double_one(base: Path, run: Path) -> None:
-    readings = read_notes(adapted(base, run, precision="fp32"), PROMPTS, build_renderer(tiny_tokenizer()))
-    exact = compare(fold(adapted(base, run, precision="fp32")), readings)
+def test_parity_tells_a_right_merge_from_none_and_from_a_double_one(base: Path, run: Path) -> None:
+    expected = note_logits(adapted(base, run, precision="fp32"), PROMPTS, build_renderer(tiny_tokenizer()))
+    exact = compare_logits(fold(adapted(base, run, precision="fp32")), expected)
     assert exact.holds and exact.agreement == 1 and exact.largest_logit_difference < 1e-4 * exact.logit_range
-    assert exact.num_prompts == 2 and exact.num_tokens == sum(len(one.logits_TV) for one in readings)
-    assert not compare(load_base(str(base), precision="fp32"), readings).holds
+    assert exact.num_prompts == 2 and exact.num_tokens == sum(len(one.logits_TV) for one in expected)
+    assert not compare_logits(load_base(str(base), precision="fp32"), expected).holds
     twice = adapted(base, run, precision="fp32")
     for name, parameter in twice.named_parameters():
         if "lora_B" in name:
             parameter.mul_(2)
-    assert not compare(fold(twice), readings).holds
+    assert not compare_logits(fold(twice), expected).holds
     broken = fold(adapted(base, run, precision="fp32"))
     broken.get_decoder().norm.weight.fill_(float("nan"))
-    assert not compare(broken, readings).holds
+    assert not compare_logits(broken, expected).holds
 
 
 @pytest.mark.parametrize(
     ("difference", "same", "holds"), [(5.0, 90, True), (5.1, 100, False), (0.0, 89, False), (float("nan"), 100, False)]
 )
-def test_each_bound_of_the_gate_counts(difference: float, same: int, holds: bool) -> None:
+def test_each_bound_counts(difference: float, same: int, holds: bool) -> None:
     parity = Parity(
         largest_logit_difference=difference,
         logit_range=100.0,
@@ -160,7 +161,7 @@ def test_beyond_the_bounds_nothing_is_kept(
         plain: PreTrainedModel = model.unload()
         return plain
 
-    monkeypatch.setattr(merge_module, "fold", forget)
+    monkeypatch.setattr(command, "fold", forget)
     out = tmp_path / "merged"
     out.mkdir()
     assert run_as_script(lambda: main(["--run", str(run), "--output_dir", str(out), "--num_prompts", "2"])) == 1
@@ -175,7 +176,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     renderer = build_renderer(tiny_tokenizer())
     monkeypatch.setattr(renderer.tokenizer, "save_pretrained", fail)
     with pytest.raises(KeyboardInterrupt):
-        save_behind_gate(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8)
+        save_if_equal(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8)
     assert not list(tmp_path.iterdir())
 
 

@@ -15,7 +15,8 @@ from support import tiny_model
 from torch import Tensor
 from windows import make_window, tuned
 
-from medsum_core.data.collator import IGNORE_INDEX, pad_rows
+from medsum_core.data.collator import pad_rows
+from medsum_core.data.masking import IGNORE_INDEX
 from medsum_core.errors import InputError
 from medsum_core.model.adapter_files import (
     CONFIG_NAME,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from windows import make_example, relative
 
-from medsum_core.data.collator import Example, MicroBatch, pack_rows, pad_rows
+from medsum_core.data.collator import MicroBatch, pack_rows, pad_rows
+from medsum_core.data.masking import Example
 from medsum_core.kernels.cpu.document_attention import attend_per_document as attend_compiled
 from medsum_core.model.attention import (
     DOCUMENT_ATTENTION,

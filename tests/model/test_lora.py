@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from windows import NO_DROPOUT, make_run, make_window, randomise_adapter, relative, tuned
 
-from medsum_core.data.collator import Example
+from medsum_core.data.masking import Example
 from medsum_core.errors import InputError
 from medsum_core.generation.generate import generate
 from medsum_core.kernels import choose

@@ -10,7 +10,7 @@ import pytest
 
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError
-from medsum_core.generation.notes import GeneratedNote
+from medsum_core.generation.note_files import GeneratedNote
 from medsum_core.report.blind_sheet import check_examples_file, key_path, write_blind_sheet
 
 
@@ -21,7 +21,7 @@ def rows(count):
     ]
     sides = [
         [
-            GeneratedNote(id=record.id, note=f"{name} of {record.id}", num_tokens=3, hit_limit=False, shortened=False)
+            GeneratedNote(id=record.id, note=f"{name} of {record.id}", num_tokens=3, hit_limit=False)
             for record in records
         ]
         for name in ("base", "tuned")

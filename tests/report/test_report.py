@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
@@ -19,15 +18,17 @@ from support import tiny_model, tiny_tokenizer
 from medsum_core.data.masking import BuildReport, SetAside
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import Record
+from medsum_core.generation import notes as notes_module
+from medsum_core.generation.generate import generate
 from medsum_core.generation.notes import generate_notes
 from medsum_core.report.comparison import Comparison, Side, compare_base_and_tuned
-from medsum_core.report.markdown import code, duration, estimate, figure, id_list, table
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
-from medsum_core.report.run_summary import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
-from medsum_core.report.tables import fact_table, score_table
-from medsum_core.score.bootstrap import Estimate, mean_difference, mean_estimate, rate_difference, rate_estimate
+from medsum_core.report.run_summary import EMBEDDED_LABEL, RunSummary
+from medsum_core.report.tables import code, duration, estimate, fact_table, figure, id_list, score_table, table
+from medsum_core.score.bootstrap import mean_difference, mean_estimate, rate_difference, rate_estimate
 from medsum_core.score.rouge import METRICS
+from medsum_core.training.dataset import DataFacts, TargetAudit
 from medsum_core.training.validation import generation_scores
 
 CANARY = "xylocanaryphone"
@@ -55,7 +56,7 @@ DATA = DataFacts(
     repeated_ids=("t4",),
     shared_ids=("row-4",),
 )
-FACTS = RunFacts(
+SUMMARY = RunSummary(
     base_name="google/gemma-2b-it",
     base_type="gemma",
     base_revision="abc123",
@@ -131,10 +132,19 @@ def test_the_model_is_left_as_it_came(training):
     model.eval()
 
 
-def test_a_long_dialogue_is_shortened_as_in_training_and_named():
+def test_a_long_dialogue_is_truncated_as_in_training(monkeypatch):
+    prompts = []
+
+    def generate_and_record(model, token_ids, **settings):
+        prompts.extend(token_ids)
+        return generate(model, token_ids, **settings)
+
+    monkeypatch.setattr(notes_module, "generate", generate_and_record)
     long = Record(id="long", section_header="CC", dialogue="Doctor: Hm?\nPatient: No.\n" * 60, note="x")
     notes = generate_notes(tuned_model(), renderer(), [RECORDS[0], long], show_progress=False, **LIMITS)
-    assert [note.shortened for note in notes] == [False, True]
+    whole = renderer().prompt_ids(long.dialogue, long.section_header)
+    assert prompts[0] == renderer().prompt_ids(RECORDS[0].dialogue, RECORDS[0].section_header)
+    assert len(whole) > 256 - 8 >= len(prompts[1]) > 200  # whole turns go, and no more than need be
     assert [note.id for note in notes] == ["row-3", "long"]
 
 
@@ -174,32 +184,6 @@ def test_rows_shared_with_training_can_be_left_out():
         assert part.num_tokens == (whole.num_tokens[0], whole.num_tokens[2])
         assert part.num_unsupported == (whole.num_unsupported[0], whole.num_unsupported[2])
     assert rest.base.rouge["rougeL"] == comparison.base.rouge["rougeL"][::2]
-
-
-# --- estimates ----------------------------------------------------------------------------------------------------
-
-
-def test_rate_interval_agrees_with_a_plain_bootstrap():
-    generator = random.Random(3)
-    totals = [generator.randrange(5) for _ in range(60)]
-    counts = [generator.randint(0, total) for total in totals]
-    rates = []
-    for _ in range(4000):
-        rows = [generator.randrange(60) for _ in range(60)]
-        rates.append(sum(counts[row] for row in rows) / sum(totals[row] for row in rows))
-    low, high = np.percentile(rates, [2.5, 97.5])
-    got = rate_estimate(counts, totals)
-    assert got.value == sum(counts) / sum(totals)
-    assert (got.low, got.high) == pytest.approx((low, high), abs=0.015)
-
-
-def test_differences_are_paired():
-    values = [0.1, 0.9, 0.4, 0.3]
-    shifted = mean_difference([value + 0.25 for value in values], values)
-    assert (shifted.value, shifted.low, shifted.high) == pytest.approx((0.25, 0.25, 0.25))
-    same = rate_difference([1, 0, 2], [2, 3, 2], [1, 0, 2], [2, 3, 2])
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-    assert mean_estimate([0.5] * 9) == Estimate(value=0.5, low=0.5, high=0.5)
 
 
 def test_nothing_to_measure_is_a_dash():
@@ -253,7 +237,7 @@ def test_the_score_table_says_what_the_rows_say():
 
 
 def test_the_report_accounts_for_every_row(tmp_path):
-    write_report(tmp_path / "report.md", facts=FACTS, data=DATA, comparison=compared()[0], audit=AUDIT)
+    write_report(tmp_path / "report.md", summary=SUMMARY, data=DATA, comparison=compared()[0], audit=AUDIT)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert row_of(text, "validation loss")[1:] == ["3.000", "2.250", "−0.750 (−25.0 %)"]
     assert row_of(text, "loss of the stop token")[1:] == ["25.000", "0.500", "−24.500 (−98.0 %)"]
@@ -279,17 +263,17 @@ def test_the_report_accounts_for_every_row(tmp_path):
 
 
 def test_no_generation_report_is_said(tmp_path):
-    write_report(tmp_path / "report.md", facts=FACTS, data=DATA, comparison=None)
-    write_model_card(tmp_path, facts=FACTS, data=DATA, comparison=None)
+    write_report(tmp_path / "report.md", summary=SUMMARY, data=DATA, comparison=None)
+    write_model_card(tmp_path, summary=SUMMARY, data=DATA, comparison=None)
     assert "not asked for (`--report_rows 0`)" in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "No notes were generated" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["embedded:gemma3-270m", "google/gemma-2b-it"])
 def test_embedded_scores_are_labelled(tmp_path, name):
-    facts = replace(FACTS, base_name=name)
-    write_report(tmp_path / "report.md", facts=facts, data=DATA, comparison=compared()[0])
-    write_model_card(tmp_path, facts=facts, data=DATA, comparison=compared()[0])
+    summary = replace(SUMMARY, base_name=name)
+    write_report(tmp_path / "report.md", summary=summary, data=DATA, comparison=compared()[0])
+    write_model_card(tmp_path, summary=summary, data=DATA, comparison=compared()[0])
     for file in ("report.md", "README.md"):
         labelled = EMBEDDED_LABEL in (tmp_path / file).read_text(encoding="utf-8")
         assert labelled == name.startswith("embedded:")
@@ -302,7 +286,7 @@ def front_matter(folder: Path) -> dict:
 def test_the_model_card_is_one_that_the_hub_reads(tmp_path):
     from huggingface_hub import ModelCard
 
-    write_model_card(tmp_path, facts=FACTS, data=DATA, comparison=compared()[0], audit=AUDIT)
+    write_model_card(tmp_path, summary=SUMMARY, data=DATA, comparison=compared()[0], audit=AUDIT)
     card = ModelCard.load(tmp_path / "README.md")
     assert (card.data.base_model, card.data.library_name, card.data.license) == ("google/gemma-2b-it", "peft", "gemma")
     for piece in ("clinician", "protected health information", "Gemma Terms of Use", "ROUGE-Lsum", "unsupported rate"):
@@ -316,8 +300,8 @@ def test_a_folder_is_not_given_away_as_a_hub_model(tmp_path, monkeypatch, relati
     (tmp_path / "jane" / "weights").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     base_name = "jane/weights" if relative else str(tmp_path / "jane" / "weights")
-    facts = replace(FACTS, base_name=base_name, base_type="llama", base_revision=None)
-    write_model_card(tmp_path, facts=facts, data=replace(DATA, source="mts-dialog"), comparison=None)
+    summary = replace(SUMMARY, base_name=base_name, base_type="llama", base_revision=None)
+    write_model_card(tmp_path, summary=summary, data=replace(DATA, source="mts-dialog"), comparison=None)
     matter, text = front_matter(tmp_path), (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "base_model" not in matter and matter["license"] == "other"
     assert "jane" not in text and "CC BY 4.0" in text and "Gemma" not in text
@@ -325,8 +309,8 @@ def test_a_folder_is_not_given_away_as_a_hub_model(tmp_path, monkeypatch, relati
 
 def test_no_text_of_a_row_reaches_report_card_or_comparison(tmp_path):
     comparison, base, tuned = compared()
-    write_report(tmp_path / "report.md", facts=FACTS, data=DATA, comparison=comparison, audit=AUDIT)
-    write_model_card(tmp_path, facts=FACTS, data=DATA, comparison=comparison, audit=AUDIT)
+    write_report(tmp_path / "report.md", summary=SUMMARY, data=DATA, comparison=comparison, audit=AUDIT)
+    write_model_card(tmp_path, summary=SUMMARY, data=DATA, comparison=comparison, audit=AUDIT)
     written = "".join(path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
     assert CANARY not in written and CANARY not in texts_of(comparison)
     for note in [*base, *tuned]:

@@ -10,13 +10,7 @@ import pytest
 import torch
 
 from medsum_core import device as device_module
-from medsum_core.device import (
-    GIB,
-    Device,
-    choose_precision,
-    describe,
-    find_device,
-)
+from medsum_core.device import GIB, Device, choose_precision, describe, find_device
 from medsum_core.errors import InputError
 from medsum_core.kernels.cpu import malloc
 from medsum_core.process import set_arithmetic, uses_tf32

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from medsum_core.data.collator import Example, split_window
+from medsum_core.data.collator import split_window
+from medsum_core.data.masking import Example
 from medsum_core.training.loss import note_nll
 
 README = Path(__file__).parents[2] / "README.md"

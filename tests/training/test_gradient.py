@@ -19,7 +19,7 @@ from two_processes import windows_and_updates
 from windows import Recorder, make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
 import train_loop
-from medsum_core.data.collator import Example
+from medsum_core.data.masking import Example
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.lora import LoraSettings
 from medsum_core.training.loss import note_nll

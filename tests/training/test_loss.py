@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from windows import relative
 
-from medsum_core.data.collator import IGNORE_INDEX
+from medsum_core.data.masking import IGNORE_INDEX
 from medsum_core.training import loss as objective
 from medsum_core.training.loss import note_nll, note_token_nll
 

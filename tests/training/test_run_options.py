@@ -21,6 +21,7 @@ from benchmarks.crash import outcome
 from medsum_core.config.run_config import parse_run
 from medsum_core.report import finish
 from medsum_core.training import validation
+from medsum_core.training.plan import plan_run
 from medsum_core.training.run import Run
 from medsum_core.training.validation import EvalResult
 
@@ -164,14 +165,14 @@ def test_what_becomes_of_facts_that_no_dialogue_says(
     rows = tmp_path / "rows.csv"
     rows.write_text(f"{HEADER}a,CC,Doctor: Fine?,Takes lisinopril 50 mg.\nb,CC,Doctor: Fine?,Fine.\n")
     argv = flags(inputs, tmp_path / "run", "--train_file", str(rows), "--ungrounded", choice)
-    corpus = prepare(parse_run(argv)).corpus
-    assert corpus.audit_rows == [{"id": "a", "unsupported": 1}]
-    assert [example.id for example in corpus.train] == (["b"] if choice == "drop" else ["a", "b"])
+    dataset = plan_run(parse_run(argv)).dataset
+    assert dataset.audit_rows == [{"id": "a", "unsupported": 1}]
+    assert [example.id for example in dataset.train] == (["b"] if choice == "drop" else ["a", "b"])
     if choice != "drop":
-        ids = [token for token in corpus.train[0].targets if token >= 0]
-        all_ids = corpus.train[0].input_ids[corpus.train[0].num_prompt_tokens :]
+        ids = [token for token in dataset.train[0].targets if token >= 0]
+        all_ids = dataset.train[0].input_ids[dataset.train[0].num_prompt_tokens :]
         assert (len(ids) < len(all_ids)) == (choice == "mask")
-    assert corpus.facts.ungrounded_dropped_ids == (("a",) if choice == "drop" else ())
+    assert dataset.facts.ungrounded_dropped_ids == (("a",) if choice == "drop" else ())
 
 
 def test_a_report_that_cannot_be_written_is_a_failed_final_save(

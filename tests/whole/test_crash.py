@@ -16,9 +16,9 @@ import pytest
 
 import train_loop
 from benchmarks.crash import NUM_EPOCHS, NUM_TRAIN_ROWS, WINDOW_ROWS, arguments, make_inputs, outcome
-from medsum_core.checkpoint import sealed_folder
+from medsum_core import files
 from medsum_core.checkpoint.checkpoint import Progress
-from medsum_core.data.collator import Example
+from medsum_core.data.masking import Example
 from medsum_core.errors import run_as_script
 from medsum_core.training.run import Run
 
@@ -119,15 +119,15 @@ def test_a_fresh_start_after_a_kill_before_the_first_checkpoint_writes_its_metri
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make every file of one step's draft fail to be written."""
-    write_file = sealed_folder._write_file
+    write_file = files._write_file
 
     def fill(step: str) -> None:
-        def refuse(path: Path, data: bytes) -> None:
+        def refuse(path: Path, data: bytes, *, mode: int) -> None:
             if step in path.parent.name:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            write_file(path, data)
+            write_file(path, data, mode=mode)
 
-        monkeypatch.setattr(sealed_folder, "_write_file", refuse)
+        monkeypatch.setattr(files, "_write_file", refuse)
 
     return fill
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, linear
 from transformers import PreTrainedModel
 from windows import Recorder, make_run, reference_gradient, relative, tuned
 
-from medsum_core.data.collator import IGNORE_INDEX, Example, build_example
+from medsum_core.data.masking import IGNORE_INDEX, Example, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
 from medsum_core.generation.generate import generate

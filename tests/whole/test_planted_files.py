@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 from checkpoints import ALL_FILES, save
 
-from medsum_core.checkpoint.checkpoint import (
-    find_checkpoint,
-    load_checkpoint,
-)
+from medsum_core.checkpoint.checkpoint import find_checkpoint, load_checkpoint
 from medsum_core.errors import InputError
 
 ROOT = Path(__file__).parents[2]

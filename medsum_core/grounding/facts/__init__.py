@@ -1,1 +1,1 @@
-"""Checkable facts of clinical text: read from notes and dialogues alike, compared in one unit. No model, no network."""
+"""Checkable facts of clinical text, read from notes and dialogues by the same rules. No model, no network."""

@@ -1,4 +1,4 @@
-"""What stands after a number: its unit, its half, what it counts."""
+"""What follows a number: its unit, "and a half", the noun that it counts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from medsum_core.grounding.facts.spoken_numbers import FRACTIONS
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import PERIODS, SPELLED_UNITS, Unit, units
 
-Reading = tuple[list[Mention], int]  # what begins at a token, and the token to go on from
+Reading = tuple[list[Mention], int]  # the mentions that begin at a token, and the token to continue from
 FILLERS = bag("more full whole straight additional long solid consecutive extra good or so and some")
-NO_NOUNS = frozenset((*PERIODS, *FRACTIONS))
 
 
 def unit_at(scan: Scan, j: int, *, fraction: bool = False) -> tuple[Unit, int] | None:
     """The unit that the number ending before token j has, and the token after it.
 
-    Words such as "more", "full" may stand between; `fraction`: also "a", "an", "of an" ("half an hour"). A range gives
-    its unit to both ends: "two to three weeks".
+    Words such as "more", "full" may come between; `fraction`: also "a", "an", "of an" ("half an hour").
     """
     for _ in range(3):
         if scan.word(j) in FILLERS or (fraction and scan.word(j) in ("a", "an", "of", "the")):
@@ -33,7 +31,7 @@ def unit_at(scan: Scan, j: int, *, fraction: bool = False) -> tuple[Unit, int] |
 
 
 def half_after(scan: Scan, j: int) -> tuple[float, int]:
-    """ "a year [and a half]": what is added and the token after."""
+    """ "a year [and a half]": the amount to add, 0 if none, and the token after it."""
     if (
         scan.word(j) == "and"
         and scan.word(j + 1) in ("a", "half", "one")

@@ -13,7 +13,7 @@ POSSESSIVES = bag("his her their my your our early mid late the s")
 
 
 def age_end(scan: Scan, j: int) -> int | None:
-    """Where "old", "of age" after a time unit end; None if they do not follow."""
+    """The token after "old" or "of age" that follows a time unit; None if neither follows."""
     if scan.word(j) in ("old", "olds", "young"):
         return j + 1
     return j + 2 if scan.word(j) == "of" and scan.word(j + 1) == "age" else None

@@ -1,4 +1,4 @@
-"""Body parts that have sides, kin, and words that carry no meaning; words folded to one form."""
+"""Body parts that have sides, relatives, stop words; stems of words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from medsum_core.grounding.facts.tokens import bag
 
-# Body parts that have sides, singular, by region: note and talk call them differently (calf, leg).
+# Body parts that have sides, singular, by region: a note and its dialogue may use different words (calf, leg).
 BODY_REGIONS = {
     "arm": "arm shoulder elbow forearm wrist hand finger thumb bicep tricep palm rotator humerus radius ulna "
     "knuckle axilla armpit carpal clavicle collarbone scapula pinky index pinkie triceps biceps radial "
@@ -66,7 +66,7 @@ NOT_COUNTED = bag(
 
 @lru_cache(maxsize=8192)
 def stem(word: str) -> str:
-    """The word's singular, possessive and lay forms folded: "knees" -> "knee", "mom's" -> "mother"."""
+    """The singular without possessive; the formal word for a lay one: "knees" -> "knee", "mom's" -> "mother"."""
     word = word.lower().replace("’", "'")
     word = word[:-2] if word.endswith("'s") else word
     if word in IRREGULAR:

@@ -1,6 +1,6 @@
-"""What a question makes of the bare number that answers it: "How many pillows?" "Three." counts pillows.
+"""The meaning that a question gives to the bare number that answers it: "How many pillows?" "Three." counts pillows.
 
-A number whose role is settled so, or by the words around it ("at four a.m.", "she's ninety"), supports no fact of
+A number with such a role, or with one from the words around it ("at four a.m.", "she's ninety"), supports no fact of
 another role.
 """
 
@@ -19,8 +19,8 @@ AGE_LEADS = bag("i'm he's she's she'll he'll i'll you're turned turning age aged
 HALF_DAYS = bag("am pm o'clock oclock noon")
 TIMED = bag("wake wakes woke woken up bed came come started starts start began begins dinner lunch work")
 OLDEST = 110.0
-JOINED = 5  # tokens in which the other of two joined numbers follows
-QUESTION_REACH = 40  # tokens of the turn before that are read for its question
+JOINED = 5  # the second of two joined numbers follows within so many tokens
+QUESTION_REACH = 40  # tokens at the end of the turn before that are searched for its question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Turns:
 
 
 def with_roles(scan: Scan, mentions: Sequence[Mention], turns: Turns) -> list[Mention]:
-    """The mentions, bare numbers with what their question or their words make of them (noun, unit, marks)."""
+    """The mentions, with noun, unit or marks for bare numbers whose question or neighbouring words give them a role."""
     roles = [mention if mention.dim or mention.noun else _spoken_role(scan, mention) for mention in mentions]
     bare = {
         mention.first: k
@@ -76,7 +76,7 @@ def _spoken_role(scan: Scan, mention: Mention) -> Mention:
 
 
 def _ends_scale(scan: Scan, mention: Mention, after: str) -> bool:
-    """Whether a number is an end of a scale that is offered: "zero to ten", "with ten being the worst"."""
+    """Whether a number is an end of a scale: "zero to ten", "with ten being the worst"."""
     value = mention.raw[0]
     if after == "being":
         return value in (0, 1, 10)
@@ -108,7 +108,7 @@ def _wakes(scan: Scan, first: int) -> bool:
 
 
 def _answers(scan: Scan, begin: int, end: int, bare: dict[int, int]) -> list[int]:
-    """The first bare number of a turn, and one joined to it: "Five or six."."""
+    """Positions of the first bare number of a turn and of one joined to it: "Five or six."."""
     k = next((k for k in range(begin, end) if k in bare), end)
     joined = next((j for j in range(k + 1, min(k + JOINED, end)) if j in bare), end)
     links = {scan.word(j) for j in range(k, joined)} & {"or", "to", ","}
@@ -116,7 +116,7 @@ def _answers(scan: Scan, begin: int, end: int, bare: dict[int, int]) -> list[int
 
 
 def _question(scan: Scan, begin: int, end: int) -> tuple[str, str]:
-    """("noun", word), ("unit", word) or ("age", "") of the last question of a turn; ("", "") where it is open."""
+    """What the last question of a turn asks for: ("noun", word), ("unit", word) or ("age", ""); else ("", "")."""
     last = end - 1
     while last > begin and scan.word(last) != "?":
         last -= 1

@@ -22,11 +22,11 @@ LIFE = bag(
     "is was died dies passed away at age aged the of in his her now about around who just turned had a an lived be "
     "years year old living alive deceased well only he she also maybe like to until approximately early late mid"
 )
-REACH = 5  # words looked at for the attribute
+REACH = 5  # words searched for the attribute
 
 
 def attribute(scan: Scan, mention: Mention) -> str:
-    """The stem of the word that `mention` is about; "" where the text does not settle it."""
+    """The stem of the word that `mention` is about; "" where the text does not tell."""
     if mention.dim == "side":
         return "" if body_parts().get(mention.noun) == "whole" else mention.noun
     if mention.noun:
@@ -39,7 +39,7 @@ def attribute(scan: Scan, mention: Mention) -> str:
 
 
 def context(scan: Scan, mention: Mention) -> set[str]:
-    """Stems of the words of meaning around a mention, in its sentence."""
+    """Stems of the content words around a mention, within its sentence."""
     words: set[str] = set()
     for step, start in ((1, mention.last), (-1, mention.first - 1)):
         words.update(stem(word) for word in _sentence_words(scan, start, step, 7))
@@ -87,6 +87,7 @@ def _before(scan: Scan, first: int) -> str:
 
 
 def content_stem(scan: Scan, k: int) -> str:
+    """The stem of token k if it is a content word, else ""."""
     if not 0 <= k < len(scan.tokens) or scan.tokens[k].kind != "word" or k in scan.numbers:
         return ""
     word = stem(scan.word(k))

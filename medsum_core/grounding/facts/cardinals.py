@@ -1,6 +1,6 @@
-"""Cardinals of speech: one of them word by word, and neighbours that are said as one number ("nineteen eighty four").
+"""Spoken cardinals: where each ends, and neighbours that form one number ("nineteen eighty four").
 
-text2num turns the words of one cardinal into its value; where one ends and what neighbours mean is decided here.
+text2num turns the words of one cardinal into its value.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Group(NamedTuple):
 
 
 def group_at(tokens: Sequence[Token], i: int) -> Group | None:
-    """One cardinal or ordinal at token i, as long as it can be read as one: "one hundred and eighty three"."""
+    """The longest cardinal or ordinal that begins at token i: "one hundred and eighty three"."""
     words: list[str] = []
     last, ordinal = i, False
-    ceiling = 10**9  # the next part must be smaller than this
+    ceiling = 10**9  # the next part must be below this
     if tokens[i].text in SCALES:  # "hundred and five", said without its "one"
         last, ceiling = _scales(tokens, i, words, ceiling)
     while not ordinal:
@@ -63,7 +63,7 @@ def group_at(tokens: Sequence[Token], i: int) -> Group | None:
 
 
 def _scales(tokens: Sequence[Token], last: int, words: list[str], ceiling: int) -> tuple[int, int]:
-    """Take "hundred", "thousand" after a part; what may follow is below the scale taken."""
+    """Append "hundred", "thousand" to `words`; returns the token after them and the bound for the next part."""
     while tokens[last].text in SCALES and SCALES[tokens[last].text] < ceiling and tokens[last].gap.strip(" -") == "":
         scale = SCALES[tokens[last].text]
         if words and words[-1] in SCALES and scale <= SCALES[words[-1]]:
@@ -105,7 +105,7 @@ def _value(words: tuple[str, ...]) -> int:
 
 
 def joint_reading(groups: Sequence[Group]) -> tuple[int, tuple[float, ...]]:
-    """How many of the first groups are said as one number, and its readings (none for a single cardinal)."""
+    """How many of the first groups form one number, and its readings (none for a single cardinal)."""
     plain = 0
     while plain < len(groups) and not groups[plain].ordinal and groups[plain].value < 100:
         plain += 1

@@ -1,4 +1,4 @@
-"""Dates of a note against all that the dialogue says of days, months and years, in one place or in several."""
+"""Dates of a note compared with the days, months and years in the dialogue, said together or apart."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medsum_core.grounding.facts.mention import Date, Mention, Scan
 Finding = Literal["supported", "not_found", "contradicted", "year_not_found"]
 MAX_STEP = 14  # days
 NUM_STEPS = 3
-COMMON_YEAR = 2001  # stands in for a year that nobody says
+COMMON_YEAR = 2001  # used where no year is said; not a leap year
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calendar:
-    """What a dialogue says of dates: `full` the dates as said, the rest their parts, each with who says it."""
+    """The dates of a dialogue: `full` as said, the others their parts; each with the mention that says it."""
 
     full: dict[Date, Mention]
     years: dict[int, Mention]
@@ -28,7 +28,7 @@ class Calendar:
 
 
 def calendar_of(scan: Scan, said: Sequence[Mention]) -> Calendar:
-    """Collect the parts of dates from the mentions of a dialogue; the first that says one counts."""
+    """Collect dates and their parts from the mentions of a dialogue; the first mention of each is stored."""
     calendar = Calendar(full={}, years={}, months={}, days={}, month_days={}, decades={})
     for mention in said:
         if mention.dim == "date":
@@ -38,12 +38,12 @@ def calendar_of(scan: Scan, said: Sequence[Mention]) -> Calendar:
         elif mention.dim == "" and len(mention.raw) == 3 and mention.raw[1] <= 12 and 1 <= mention.raw[2] <= 31:
             calendar.month_days.setdefault((int(mention.raw[1]), int(mention.raw[2])), mention)  # "eleven twenty three"
     if calendar.month_days:
-        _add_reckoned(calendar, _steps(scan, said))
+        _add_relative_dates(calendar, _steps(scan, said))
     return calendar
 
 
 def _steps(scan: Scan, said: Sequence[Mention]) -> set[int]:
-    """The days by which a dialogue reckons on from a date: "the next day", "three days after"."""
+    """The numbers of days that a dialogue adds to a date: "the next day", "three days after"."""
     steps = {
         round(value)
         for mention in said
@@ -58,8 +58,8 @@ def _steps(scan: Scan, said: Sequence[Mention]) -> set[int]:
     return steps
 
 
-def _add_reckoned(calendar: Calendar, steps: set[int]) -> None:
-    """Add the dates that lie one to three such steps after a date that is said, its year where that is said too."""
+def _add_relative_dates(calendar: Calendar, steps: set[int]) -> None:
+    """Add the dates one to three such steps after a date that is said, with its year if it has one."""
     reached = list(calendar.full.items())
     for _ in range(NUM_STEPS):
         later: list[tuple[Date, Mention]] = []
@@ -91,7 +91,7 @@ def _add_date(calendar: Calendar, mention: Mention) -> None:
 
 
 def date_finding(fact: Mention, calendar: Calendar) -> tuple[Finding, Mention | None]:
-    """Whether the dialogue gives the date, in one mention or its parts in several; and who says it.
+    """Whether the dialogue gives the date, in one mention or its parts in several; and the mention that does.
 
     "year_not_found": month and day (or month) are said, without any year.
     """

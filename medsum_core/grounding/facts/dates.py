@@ -60,7 +60,7 @@ def _in_numbers(scan: Scan, number: Number) -> Reading | None:
 
 
 def years_of(value: float) -> list[int]:
-    """The years that a number can stand for: itself, or two digits in either century."""
+    """The years that a number can mean: itself, or two digits in either century."""
     if value != int(value):
         return []
     year = int(value)
@@ -75,7 +75,7 @@ def _date(scan: Scan, first: int, last: int, dates: list[Date]) -> Mention:
 
 
 def _year_start(scan: Scan, last: int, dates: list[Date]) -> int:
-    """Where the year at the end of a date begins, so that it can be judged alone; -1 for a year first or alone."""
+    """The character where a final year begins, as it gets its own verdict; -1 for a year that comes first or alone."""
     token = scan.tokens[last - 1]
     if any(year is None or (month is None and day is None) for year, month, day in dates):
         return -1
@@ -86,7 +86,7 @@ def _year_start(scan: Scan, last: int, dates: list[Date]) -> int:
 
 
 def _written_dates(text: str) -> list[Date]:
-    """06/30/04 and 30/06/04 where both can be; 2004-06-30."""
+    """06/30/04 read as month first and, where possible, as day first; 2004-06-30."""
     a, b, c = (int(part) for part in text.replace("-", "/").split("/"))
     if a > 31:
         return [(a, b, c)]
@@ -240,7 +240,7 @@ def _year(scan: Scan, number: Number) -> Reading | None:
 
 
 def _decade(scan: Scan, number: Number, years: list[int]) -> Reading:
-    """ "the 1990s", "the seventies"; in speech the plain number too ("in the eighties" may be a reading)."""
+    """ "the 1990s", "the seventies"; in speech also the plain number ("in the eighties" may be a measurement)."""
     dates = tuple((year, None, None) for year in years)
     marks = frozenset({"decade"})
     found = [scan.mention(number.first, number.last, "date", "date", (), dates=dates, raw=number.values, marks=marks)]

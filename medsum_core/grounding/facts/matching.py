@@ -9,7 +9,7 @@ from medsum_core.grounding.facts.words import SCALAR_DIMS
 
 RELATIVES = KIN - {"child", "sibling", "parent", "twin", "grandchild"}
 EXACT = 1e-6
-ACROSS_CALENDAR = 0.085  # four weeks are said for a month
+ACROSS_CALENDAR = 0.085  # people say four weeks for a month
 ACROSS_SYSTEMS = 0.012  # pounds and kilograms, inches and centimetres
 SHORT_UNITS = bag("second minute hour day night week fortnight")
 
@@ -20,7 +20,7 @@ def supports(fact: Mention, said: Mention) -> bool:
         return False
     if "few" in said.marks:
         return "couple" in fact.marks and fact.unit == said.unit
-    if fact.dim == "clock" and said.dim == "ratio":  # 1:40 is written as times are
+    if fact.dim == "clock" and said.dim == "ratio":  # the ratio 1:40 is written like a time
         return any(100 * value[0] + value[1] in fact.values for value in said.values if isinstance(value, tuple))
     if fact.dim == said.dim:
         same = _SAME_DIM.get(fact.dim, _same_scalar)
@@ -41,7 +41,7 @@ def _same_scalar(fact: Mention, said: Mention) -> bool:
     if "decade" in fact.marks or "decade" in said.marks:
         return _same_decade(fact, said)
     if "whole years" in fact.marks and "age" in said.marks and said.unit == "year":
-        return fact.raw[0] == int(said.raw[0])  # "5-year, 4-month-old": the months are a fact of their own
+        return fact.raw[0] == int(said.raw[0])  # "5-year, 4-month-old": the months are a separate fact
     tolerance = EXACT
     if fact.dim == "time" and (fact.unit in SHORT_UNITS) != (said.unit in SHORT_UNITS):
         tolerance = ACROSS_CALENDAR
@@ -51,7 +51,7 @@ def _same_scalar(fact: Mention, said: Mention) -> bool:
 
 
 def _same_sense_of_time(fact: Mention, said: Mention) -> bool:
-    """An age is no duration, unless the dialogue leaves it open ("Thirty years.")."""
+    """An age does not support a duration, nor the reverse; "Thirty years." alone may be either."""
     return not ("age" in fact.marks and "duration" in said.marks) and not (
         "age" in said.marks and "duration" in fact.marks
     )
@@ -72,7 +72,7 @@ def _same_plain(fact: Mention, said: Mention) -> bool:
 
 
 def _other_relative(noun: str, said_noun: str) -> bool:
-    """Whether brothers are counted on one side and, say, sons on the other."""
+    """Whether the two nouns are different relatives, e.g. brothers and sons."""
     return noun != said_noun and noun in RELATIVES and said_noun in RELATIVES
 
 
@@ -94,7 +94,7 @@ def _same_side(fact: Mention, said: Mention) -> bool:
 
 
 def near_part(a: str, b: str) -> bool:
-    """Whether two body parts may be one that note and talk call differently: calf and leg, but not eye and ear."""
+    """Whether two words may mean the same body part: calf and leg, but not eye and ear."""
     if not a or not b or a == b:
         return True
     one, other = body_parts().get(a), body_parts().get(b)
@@ -102,7 +102,7 @@ def near_part(a: str, b: str) -> bool:
 
 
 def _same_number(fact: Mention, said: Mention) -> bool:
-    """The bare number agrees and nothing else contradicts: a unit left out on either side, a count of something."""
+    """Whether the numbers agree where one side has no unit or noun, and nothing else contradicts."""
     if not fact.raw or not said.raw or fact.dim in ("date", "rate", "weekday") or said.dim in ("date", "weekday"):
         return False
     if "decade" in fact.marks and "decade" not in said.marks and fact.kind != "age":
@@ -125,12 +125,12 @@ def _same_number(fact: Mention, said: Mention) -> bool:
 
 
 def _is_score(fact: Mention) -> bool:
-    """Whether a ratio is out of ten or less, so that its first number says it; or years, written "1991/92"."""
+    """Whether a ratio is out of ten or less, so that its first number suffices; or a pair of years, "1991/92"."""
     return any(isinstance(value, tuple) and (value[1] <= 10 or value[0] >= 1850) for value in fact.values)
 
 
 def _of_another_role(fact: Mention, said: Mention) -> bool:
-    """Whether a bare number was said as a time of day, an age, a rank or with a noun, and the note gives it a unit."""
+    """Whether the dialogue's number is a time of day, an age, a rank or a count, while the note's has a unit."""
     if fact.kind == "age" or fact.dim == "code":
         return "clock" in said.marks
     return bool(said.marks & {"clock", "age", "ordinal", "counting"})

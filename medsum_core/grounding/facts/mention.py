@@ -1,4 +1,4 @@
-"""What a text says that can be checked: the record that every reader makes, and the scan that readers look at."""
+"""Records of the fact readers: `Scan`, the tokenised text that they read, and `Mention`, the fact that they find."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from medsum_core.grounding.facts.spoken_numbers import Number, read_numbers
 from medsum_core.grounding.facts.tokens import Token, tokenize
 
 Value = float | str | tuple[float, float]
-Date = tuple[int | None, int | None, int | None]  # year, month, day; what is not given is None
+Date = tuple[int | None, int | None, int | None]  # year, month, day; None where not given
 
 
 class Mention(NamedTuple):
     """A fact at characters `[start, end)`, tokens `[first, last)`.
 
     `values`: its readings in the base unit of `dim`; `raw`: the numbers as said, without unit; `noun`: what is counted,
-    or the body part of a side. `dim` "" is a plain number. `marks`: what the words around settle ("age", "duration",
+    or the body part of a side. `dim` "" is a plain number. `marks`: roles from the words around ("age", "duration",
     "decade"). `dates`: the readings of a date; `year_start`: where its year begins, -1 if it gives nothing else.
     """
 
@@ -38,7 +38,7 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """A tokenised text. `spoken`: it is a dialogue, read generously; a note is read for what it states."""
+    """A tokenised text. `spoken`: it is a dialogue, where more forms are read as facts than in a note."""
 
     text: str
     tokens: Sequence[Token]
@@ -50,7 +50,7 @@ class Scan:
         return self.tokens[i].text if 0 <= i < len(self.tokens) else ""
 
     def glued(self, i: int) -> bool:
-        """Whether only blanks or a hyphen stand between token i and the one before."""
+        """Whether only blanks or a hyphen separate token i from the one before."""
         return not self.tokens[i].gap.strip(" -–")
 
     def mention(self, first: int, last: int, kind: str, dim: str, values: Sequence[Value], **more: object) -> Mention:

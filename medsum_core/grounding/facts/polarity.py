@@ -1,4 +1,4 @@
-"""Is something affirmed or denied of a side? "The left one hurts. The right is fine." says no right knee pain."""
+"""Is something affirmed or denied of a side? "The left one hurts. The right is fine." means no pain on the right."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANSWERS_NO = bag("no nope nah none not nothing never")
 
 
 def denied_there(fact: Mention, note: Scan, pairs: Sequence[Mention], talk: Scan, said: Sequence[Mention]) -> bool:
-    """Whether all that the dialogue says of this side is the reverse, while it says the note's of the other side."""
+    """Whether the dialogue says the reverse of this side throughout, and what the note says of the other side."""
     side, denied = fact.values[0], _denied(note, fact)
     reverse = None if denied is None else not denied
     if reverse is None or side == "both" or any(o.values[0] != side or _denied(talk, o) != reverse for o in pairs):
@@ -33,9 +33,9 @@ def denied_there(fact: Mention, note: Scan, pairs: Sequence[Mention], talk: Scan
 
 
 def _denied(scan: Scan, mention: Mention) -> bool | None:
-    """Whether the words around a side deny: its clause, or a "No." that follows; None where its sentence is open.
+    """Whether a side is denied, in its clause or by the answer "No."; None where only its sentence has a denial.
 
-    A turn's opening "No," may only correct the question ("No, the right one."): it does not count.
+    A turn's opening "No," may only correct the question ("No, the right one."): it is ignored.
     """
     clause, sentence = (_around(scan, mention, ends) for ends in (BREAKS, SENTENCE_ENDS | {":"}))
     if any(scan.word(k) in DENYING for k in clause):

@@ -16,7 +16,7 @@ RANGE_WORDS = frozenset(("to", "or", "through", "and"))
 
 
 def quantity_at(scan: Scan, i: int) -> Reading | None:
-    """The mentions of the number at token i and the token to go on from; None where no number begins."""
+    """The mentions of the number at token i and the token to continue from; None where no number begins."""
     number = scan.numbers.get(i)
     if number is None:
         return None
@@ -41,14 +41,14 @@ def _pair(scan: Scan, number: Number) -> Reading | None:
 
 
 def _titre(scan: Scan, number: Number, other: Number | None) -> Reading | None:
-    """ "one to forty", said of a dilution; nobody gives so wide a range."""
+    """ "one to forty" as a dilution: too wide for a range."""
     if other is None or other.values[0] < 10 or unit_at(scan, other.last) is not None:
         return None
     return [scan.mention(number.first, other.last, "number", "ratio", [(1.0, v) for v in other.values])], other.last
 
 
 def pair_mentions(scan: Scan, first: int, last: int, tops: tuple[float, ...], bottoms: tuple[float, ...]) -> Reading:
-    """A pressure where the values can be one, otherwise a score ("3 out of 10")."""
+    """A pressure where the values are plausible, otherwise a score ("3 out of 10")."""
     pressures = [(top, bottom) for top in tops for bottom in bottoms if 50 <= top <= 300 and 20 <= bottom < top]
     if pressures:
         return [scan.mention(first, last, "pressure", "pressure", pressures, raw=(*tops, *bottoms))], last
@@ -114,7 +114,7 @@ def _measured(scan: Scan, number: Number) -> Reading | None:
 
 
 def _with_unit(scan: Scan, number: Number, after_unit: int) -> tuple[float, ...]:
-    """A unit settles "one fifty milligrams" as 150; "one fifty milligram tablet" stays open."""
+    """The readings with a unit: "one fifty milligrams" is 150, "one fifty milligram tablet" may be 150, or 1 of 50."""
     if len(number.groups) == 1:
         return number.values
     joint = number.values[: len(number.values) - len(number.groups)] or number.values
@@ -123,7 +123,7 @@ def _with_unit(scan: Scan, number: Number, after_unit: int) -> tuple[float, ...]
 
 
 def _before(scan: Scan, i: int) -> str:
-    """The word before token i, past "about", "the" and the like."""
+    """The word before token i, skipping "about", "the" and the like."""
     while scan.word(i - 1) in (
         "about",
         "approximately",
@@ -141,6 +141,7 @@ def _before(scan: Scan, i: int) -> str:
 
 
 def plain_at(scan: Scan, number: Number) -> Reading:
+    """The mention of a number without unit, with the noun that it counts."""
     marks = set()
     if number.decade:
         marks.add("decade")

@@ -20,7 +20,7 @@ NOT_RATES = bag("living life activities activity routine function functioning ch
 PER = frozenset(("a", "an", "per", "each", "every", "/", "p"))
 NIGHT = bag("night nightly bedtime bed evening qhs qpm qnight supper dinner")
 MORNING = bag("morning qam breakfast")
-LOOK_AHEAD = 25  # tokens in which "how many times a day?" finds its answer
+LOOK_AHEAD = 25  # tokens searched for the answer to "how many times a day?"
 
 
 def rate_at(scan: Scan, i: int) -> Reading | None:
@@ -161,7 +161,7 @@ def _per(scan: Scan, i: int) -> Reading | None:
 
 
 def _counts_before(scan: Scan, i: int) -> list[float]:
-    """The number of things that "a day" at token i is said of; none when something else stands between."""
+    """The number that "a day" at token i refers to; empty if other words come between."""
     for k in range(i - 1, max(i - 5, -1), -1):
         if scan.tokens[k].kind == "punct" and scan.word(k) not in ("/", "-"):
             return []

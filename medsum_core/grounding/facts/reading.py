@@ -1,4 +1,4 @@
-"""All checkable mentions of a text, in order. The same readers read notes and dialogues; a note is then sieved."""
+"""All checkable mentions of a text, in order. Notes and dialogues have the same readers; notes are then filtered."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _triggers() -> frozenset[str]:
 
 
 def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
-    """The scan of `text` and its mentions by start. `spoken=False` leaves out what is no fact of a note."""
+    """The scan of `text` and its mentions by start. `spoken=False` leaves out what is not a fact in a note."""
     scan = scan_text(text, spoken=spoken)
     skipped = frozenset() if spoken else _list_marks(scan)
     triggers = _triggers()
@@ -40,8 +40,8 @@ def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
     i = 0
     while i < len(scan.tokens) - 1:
         token = scan.tokens[i]
-        told = token.text in triggers or i in scan.numbers or token.kind not in ("word", "punct")
-        if i in skipped or not (told or (token.text == "i" and scan.word(i - 1) in GRADED)):
+        starts_fact = token.text in triggers or i in scan.numbers or token.kind not in ("word", "punct")
+        if i in skipped or not (starts_fact or (token.text == "i" and scan.word(i - 1) in GRADED)):
             i += 1
             continue
         found, i = _at(scan, i)
@@ -50,7 +50,7 @@ def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
 
 
 def _at(scan: Scan, i: int) -> Reading:
-    """What begins at token i, and where to go on; the first reader that knows it has it."""
+    """The mentions that begin at token i, by the first reader that recognises them, and where to continue."""
     for reader in (date_at, rate_at, quantity_at, side_at, _written_form, _single, _few, _noun_and_half):
         reading = reader(scan, i)
         if reading is not None:
@@ -90,7 +90,7 @@ def _roman(scan: Scan, i: int) -> Reading | None:
 
 
 def _code(scan: Scan, i: int) -> Reading:
-    """L4, G2, x3: letters and a number, looked up as such or by its number."""
+    """L4, G2: a code; "x3": the number alone."""
     text = scan.tokens[i].text
     if text in WELL_KNOWN_CODES:
         return [], i + 1
@@ -121,7 +121,7 @@ def _single(scan: Scan, i: int) -> Reading | None:
 
 
 def _few(scan: Scan, i: int) -> Reading | None:
-    """ "a few days", "several weeks": no number, but as good as a note's "couple of"."""
+    """ "a few days", "several weeks": no number, but they support a note's "couple of"."""
     unit = units().get(scan.word(i + 1))
     if scan.word(i) not in ("few", "several") or not scan.spoken or unit is None:
         return None
@@ -141,7 +141,7 @@ def _noun_and_half(scan: Scan, i: int) -> Reading | None:
 
 
 def _list_marks(scan: Scan) -> frozenset[int]:
-    """Tokens that number a list: "1." or "2)" at a beginning, each one more than the mark before it."""
+    """Tokens that number a list: "1." or "2)" at the start of an item, each one more than the mark before it."""
     marks = set()
     expected = 1.0
     for i, number in scan.numbers.items():
@@ -154,7 +154,7 @@ def _list_marks(scan: Scan) -> frozenset[int]:
 
 
 def _is_fact(scan: Scan, mention: Mention) -> bool:
-    """Whether a mention of a note states something: not the pronoun "one", a scale's ends, "first", "half" alone."""
+    """Whether a mention of a note is a fact: not the pronoun "one", the ends of a scale, "first" or "half" alone."""
     if mention.dim:
         return True
     if not scan.tokens[mention.first].gap and scan.word(mention.first - 1)[-1:].isdigit():
@@ -177,7 +177,7 @@ def _is_fact(scan: Scan, mention: Mention) -> bool:
     if not mention.noun and (value < 1 or "couple" in (word, scan.word(mention.first + 1))):
         return False
     if value == 4.0 and mention.noun in ("extremity", "limb"):
-        return False  # "all four extremities" is how notes say arms and legs
+        return False  # "all four extremities" is a fixed phrase for arms and legs
     if value in (0.0, 1.0, 10.0):
         return not any(scan.word(k) in SCALE_WORDS for k in range(mention.first - 6, mention.last + 6))
     return True

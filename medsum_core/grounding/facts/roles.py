@@ -1,4 +1,4 @@
-"""Is a value said of the thing that the note says it of? "Lisinopril 50 mg", where fifty is the metoprolol's."""
+"""Does the dialogue give a value to the same subject as the note? Not for "Lisinopril 50 mg" if metoprolol is at 50."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from medsum_core.grounding.facts.mention import Mention
 from medsum_core.grounding.facts.subjects import CLAUSE, FAR, RELATED, Scope, fold, same_subject
 from medsum_core.grounding.facts.talk import Talk
 
-Claim = tuple[Mention, str]  # a fact of the note, and what it is about
+Claim = tuple[Mention, str]  # a fact of the note, and its subject
 SORTS = {"dose": "drug", "frequency": "drug", "duration": "time", "date": "time"}
 OLDEST = 110.0
 HANDED = "handed"
 
 
-def who_says(
+def supporting_mention(
     fact: Mention, subject: str, pairs: Sequence[Mention], talk: Talk, claims: Sequence[Claim]
 ) -> Mention | None:
-    """The mention among `pairs` (which say its value) that supports `fact`; None if they are said of other things.
+    """The mention among `pairs` (those with its value) that supports `fact`; None if they all belong to other subjects.
 
-    They are if none is said of the fact's subject, and the subject has another value in the dialogue, or each of them
-    is what another fact of the note states. Where it stays open what they are said of, both must hold.
+    They do if none belongs to the fact's subject and either the subject has another value in the dialogue, or each of
+    them is stated by another fact of the note. For mentions without a clear subject both must hold.
     """
     pairs = [mention for mention in pairs if not _better_said_by(fact, mention, claims)]
     if not pairs:
         return None
-    scopes = [_said_of(fact, mention, talk, subject, claims) for mention in pairs]
+    scopes = [_scope_of(fact, mention, talk, subject, claims) for mention in pairs]
     for mention, scope in zip(pairs, scopes, strict=True):
         if _is_of(scope, subject):
             return mention
     valued = any(
         mention not in pairs and _another_value(fact, mention) and _is_of(near, subject) and near.level != FAR
         for mention in talk.said
-        for near in [_said_of(fact, mention, talk, subject, claims)]
+        for near in [_scope_of(fact, mention, talk, subject, claims)]
     )
     for mention, scope in zip(pairs, scopes, strict=True):
         if (not scope.words or scope.level == FAR) and not (valued and _claimed(fact, mention, scope, claims)):
@@ -49,7 +49,7 @@ def who_says(
 
 
 def comparable(fact: Mention, said: Mention) -> bool:
-    """Whether two mentions give a value of one sort, so that different ones contradict."""
+    """Whether two mentions are values of the same sort, so that different values contradict."""
     if fact.dim == said.dim:
         return True
     plain = {"", "ratio"}
@@ -60,26 +60,26 @@ def _another_value(fact: Mention, said: Mention) -> bool:
     if fact.kind == "age" and said.dim == "":
         return not said.noun and all(1 <= value <= OLDEST and 2 * value == int(2 * value) for value in said.raw)
     if fact.values[:1] == ("both",):
-        return False  # a word on one of both does not gainsay it
+        return False  # a value for one side does not contradict "both"
     if fact.noun not in ("", "time") and not fact.dim:
         return said.noun == fact.noun
     return "age" in said.marks if fact.kind == "age" else comparable(fact, said)
 
 
 def _claimed(fact: Mention, said: Mention, scope: Scope, claims: Sequence[Claim]) -> bool:
-    """Whether another fact of the note, of what `said` is said of (or may be), states the same value."""
+    """Whether another fact of the note, with the subject of `said` (or a possible one), states the same value."""
     rivals = ((other, of) for other, of in claims if of and other is not fact)
     return any((_is_of(scope, of) or not scope.words) and supports(other, said) for other, of in rivals)
 
 
 def _better_said_by(fact: Mention, said: Mention, claims: Sequence[Claim]) -> bool:
-    """Whether another fact of the note gives a dose in the unit said, so that `fact` only equals it converted."""
+    """Whether another fact of the note has this dose in the unit said, while `fact` equals it only after conversion."""
     converted = fact.kind == "dose" and bool(said.unit) and said.unit != fact.unit
     return converted and any(other.unit == said.unit and supports(other, said) for other, _ in claims)
 
 
 def _bare_of_others(fact: Mention, pairs: Sequence[Mention], scopes: Sequence[Scope]) -> bool:
-    """Whether a dose rests on numbers without a unit only, all said right beside other drugs."""
+    """Whether a dose is supported only by numbers without a unit, each in a clause with other drugs."""
     near = all(scope.words and scope.level == CLAUSE for scope in scopes)
     return fact.kind == "dose" and near and not any(mention.dim for mention in pairs)
 
@@ -88,8 +88,8 @@ def _is_of(scope: Scope, subject: str) -> bool:
     return any(same_subject(subject, word) for word in scope.words)
 
 
-def _said_of(fact: Mention, said: Mention, talk: Talk, subject: str, claims: Sequence[Claim]) -> Scope:
-    """What a mention of the dialogue is said of, among what the note's facts of its sort are about."""
+def _scope_of(fact: Mention, said: Mention, talk: Talk, subject: str, claims: Sequence[Claim]) -> Scope:
+    """The subject of a mention of the dialogue, among the subjects of the note's facts of the same sort."""
     if fact.dim == "side":
         named = said.noun if body_parts().get(said.noun) != "whole" or subject == HANDED else ""
         return Scope(frozenset({named}), CLAUSE) if named else talk.subjects.of(said, _parts(), "part")

@@ -1,4 +1,4 @@
-"""Laterality: left, right, bilateral, and the body part meant. "right" that agrees and "left" that leaves are none."""
+"""Laterality: left, right, bilateral, with the body part. Not "right" that agrees, nor "left" that leaves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OTHER_REACH = 40  # tokens
 
 
 def side_at(scan: Scan, i: int) -> Reading | None:
-    """The side that token i tells, with the body part near it as noun; None if it tells none."""
+    """The side that token i names, with the body part near it as noun; None if it names none."""
     word = scan.word(i)
     if word in LIMB_CODES and scan.tokens[i].capital and not scan.spoken:
         side, noun = LIMB_CODES[word]
@@ -73,12 +73,12 @@ def _each_of_two(scan: Scan, i: int) -> Reading | None:
 
 
 def _dominant(scan: Scan, i: int) -> bool:
-    """Whether the hand of token i is the one that does the work: "right hand dominant", "I write with my left hand"."""
+    """Whether the hand of token i is the dominant one: "right hand dominant", "I write with my left hand"."""
     return any(scan.word(k) in DOMINANT for k in range(max(i - 6, 0), i + 13))
 
 
 def other_sides(scan: Scan, mentions: Sequence[Mention]) -> list[Mention]:
-    """What "the other knee", "bigger than the right one" of a dialogue mean: the side that was not spoken of last."""
+    """Sides that are meant, not named: "the other knee", "bigger than the right one" mean the side not named last."""
     found = []
     last: Mention | None = None
     by_token = {mention.first: mention for mention in mentions if mention.dim == "side"}
@@ -106,7 +106,7 @@ def _two_of(scan: Scan, i: int) -> list[Mention]:
 
 
 def _offered(scan: Scan, i: int) -> bool:
-    """Whether the side is one of two that a question offers: "left or right?", "one ear or both?"."""
+    """Whether the side is an alternative in a question: "left or right?", "one ear or both?"."""
     k = i
     while k < len(scan.tokens) - 1 and scan.word(k) not in (".", "?", "!", "\n"):
         k += 1
@@ -144,7 +144,7 @@ def _body_part(scan: Scan, i: int) -> str:
 
 
 def _bare_side(scan: Scan, i: int) -> bool:
-    """A side without its body part: "on the left", "it's the right one", an answer that is just "Left."."""
+    """Whether a side without a body part is one: "on the left", "it's the right one", the answer "Left."."""
     before, after = scan.word(i - 1), scan.word(i + 1)
     if not scan.spoken and scan.word(i) in ("l", "r", "lt", "rt"):
         return False

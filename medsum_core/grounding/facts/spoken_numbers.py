@@ -1,6 +1,6 @@
-"""Numbers of clinical speech and writing. text2num turns one cardinal into its value; the grammar over it is ours.
+"""Numbers of clinical speech and writing. text2num reads single cardinals; the rules for combining them are here.
 
-What speech leaves open stays open: "one fifty" may be 150, or 1 and 50; "twenty twenty" 2020, or 20 and 20.
+Ambiguous speech has several readings: "one fifty" may be 150, or 1 and 50; "twenty twenty" 2020, or 20 and 20.
 `Number.values` lists the readings, the likeliest first; `groups` are the cardinals as they were said.
 """
 
@@ -47,7 +47,7 @@ class Number(NamedTuple):
 
 
 def read_numbers(tokens: Sequence[Token]) -> dict[int, Number]:
-    """Every number of the text by the index of its first token, digits and words alike; they do not overlap."""
+    """Every number of the text, in digits or words, by the index of its first token; they do not overlap."""
     numbers: dict[int, Number] = {}
     starts = _starts()
     i = 0
@@ -89,7 +89,7 @@ def _written(tokens: Sequence[Token], i: int) -> Number:
 
 
 def _spoken(tokens: Sequence[Token], i: int) -> list[Number]:
-    """The numbers of the run of number words that begins at token i; none if these words count nothing."""
+    """The numbers in the run of number words that begins at token i; empty if they are no numbers ("no one")."""
     special = _special(tokens, i)
     if special is not None:
         return special
@@ -112,7 +112,7 @@ def _spoken(tokens: Sequence[Token], i: int) -> list[Number]:
 
 
 def _special(tokens: Sequence[Token], i: int) -> list[Number] | None:
-    """Words with a fixed reading, and words that only look like numbers ([]); None: an ordinary run begins here."""
+    """Numbers with a fixed reading; [] for words that only look like numbers; None for an ordinary run of numbers."""
     word, after = tokens[i].text, tokens[i + 1].text
     if word in ("eighteen", "nineteen", "twenty") and after in DECADES and tokens[i + 1].gap.strip(" -") == "":
         decade = (100.0 * (TEENS.get(word) or 20) + DECADES[after],)
@@ -128,7 +128,7 @@ def _special(tokens: Sequence[Token], i: int) -> list[Number] | None:
         return _after_article(tokens, i)
     if word in ("half", "quarter", "dozen", "couple"):
         return _fraction_word(tokens, i, i)
-    if word in ZEROS and not _issmall_at(after):
+    if word in ZEROS and not _is_small_number(after):
         return []
     if word == "no" or (word == "zero" and after == "point"):
         decimals, last = _decimals(tokens, i + 1)
@@ -177,7 +177,7 @@ def _single(first: int, last: int, value: float) -> Number:
     return Number(first, last, (float(value),), (float(value),), True)
 
 
-def _issmall_at(word: str) -> bool:
+def _is_small_number(word: str) -> bool:
     return word in DIGITS or word in TEENS or word in TENS or word in ZEROS or word in MISSPELT
 
 
@@ -192,7 +192,7 @@ def _is_pronoun(tokens: Sequence[Token], i: int, groups: Sequence[Group]) -> boo
 
 
 def _combine(groups: Sequence[Group]) -> list[Number]:
-    """Neighbouring cardinals as speech joins them; each joint reading keeps its parts as further readings."""
+    """Combine neighbouring cardinals as speech does; the parts of a combined number are further readings of it."""
     numbers = []
     k = 0
     while k < len(groups):
@@ -233,5 +233,5 @@ def _and_a_fraction(tokens: Sequence[Token], i: int) -> tuple[float, int]:
     if tokens[i + 1].text == "half":
         return 0.5, i + 2
     if tokens[i + 1].text == "a" and tokens[i + 2].text in ("years", "months", "weeks", "days", "hours"):
-        return 0.5, i + 2  # "two and a years": its half was left out
+        return 0.5, i + 2  # "two and a years": a transcript that lost "half"
     return 0.0, i

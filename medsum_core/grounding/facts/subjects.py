@@ -1,8 +1,7 @@
-"""Whom or what a value is said of: the drug of a dose, the relative of an age, the symptom of a duration.
+"""The subject of a value: the drug of a dose, the relative of an age, the symptom of a duration.
 
-In a note it is the word that the value stands with. In a dialogue it is the nearest of the words that the note's values
-stand with, looked for in the clause, then backwards through the turn and the turns before it: "And the ibuprofen?"
-"Every eight hours.".
+In a note it is the word next to the value. In a dialogue it is the nearest of the note's subjects, searched in the
+clause, then backwards through the turn and the turns before it: "And the ibuprofen?" "Every eight hours.".
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ ALIASES = {
     "potassium": "k", "ht": "height", "tall": "height",
 }  # fmt: skip
 CLAUSE_ENDS = frozenset((".", ",", "?", "!", ";", ":", "\n", "and", "but", ""))
-PREFIX = 6  # letters in which words agree: "hospital", "hospitalized"
+PREFIX = 6  # words match if their first letters do: "hospital", "hospitalized"
 TURNS_BACK = 2
 CLAUSE, NEAR, FAR = 0, 1, 2
-FRAGMENT = 4  # tokens of a sentence that only names what the next is about: "Lisinopril. Twenty milligrams."
-NOTE_REACH = 7  # tokens before a value in which a note names what it is of
+FRAGMENT = 4  # most tokens of a sentence that only names the subject of the next: "Lisinopril. Twenty milligrams."
+NOTE_REACH = 7  # tokens before a value that are searched for a note's subject
 
 
 def note_subject(note: Scan, fact: Mention) -> str:
-    """The word that a note's fact is about, folded as `fold` does; "self" for the patient's age; "" if open."""
+    """The word that a note's fact is about, normalised by `fold`; "self" for the patient's age; "" if unclear."""
     if fact.kind == "age":
         return _whose_age(note, fact)
     if note.word(fact.first) in LIMBS:
-        return ""  # all of an arm or a leg
+        return ""  # a whole arm or leg
     if fact.noun != "time" and (about := attribute(note, fact)):
         listed = about in KIN and not fact.noun and note.word(fact.first - 1) in (",", "and")
         return about if fact.dim == "side" else ("" if listed else fold(about))
@@ -71,7 +70,7 @@ def _whose_age(note: Scan, fact: Mention) -> str:
 
 
 def _before(note: Scan, first: int) -> str:
-    """The word of meaning before token `first`, past other values: "Lisinopril 50 mg [daily]"."""
+    """The content word before token `first`, skipping other values: "Lisinopril 50 mg [daily]"."""
     for k in range(first - 1, max(first - 1 - NOTE_REACH, -1), -1):
         word = note.word(k)
         if word in SENTENCE_ENDS or word == ":":
@@ -83,21 +82,21 @@ def _before(note: Scan, first: int) -> str:
 
 
 def fold(word: str) -> str:
-    """A stem as subjects are compared: vital signs by one name, other words by their beginning."""
+    """A stem in the form in which subjects are compared: one name for a vital sign, else its first letters."""
     word = ALIASES.get(word, word)
     return word if word in KIN else word[:PREFIX]
 
 
 def same_subject(a: str, b: str) -> bool:
-    """Whether two subjects may be one: a son is a child, and the child may be the patient."""
+    """Whether two subjects may be the same: a son is a child, and the child may be the patient."""
     if a == b or b in GENERIC.get(a, ()) or a in GENERIC.get(b, ()):
         return True
     return SELF in (a, b) and ({a, b} - {SELF}) <= CHILDREN
 
 
 class Scope(NamedTuple):
-    """The subjects near a mention. `level`: how near they stand, CLAUSE, NEAR (in its sentence, or the question that
-    it answers) or FAR."""
+    """The possible subjects of a mention. `level`: where they were found, CLAUSE, NEAR (in its sentence, or in the
+    question that it answers) or FAR."""
 
     words: frozenset[str]
     level: int
@@ -105,7 +104,7 @@ class Scope(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Subjects:
-    """Resolves what the mentions of a dialogue are said of. `folded`: its tokens as `fold` has them."""
+    """Finds the subjects of a dialogue's mentions. `folded`: its tokens, normalised by `fold`."""
 
     scan: Scan
     turns: Turns
@@ -114,7 +113,7 @@ class Subjects:
     cache: dict[tuple[int, int, str], Scope]
 
     def of(self, mention: Mention, words: Set[str], sort: str) -> Scope:
-        """Those of `words` that `mention` may be said of; none where none is near. `sort` names `words` (a cache)."""
+        """The subjects of `mention` among `words`; none where none is near. `sort` names `words` in the cache."""
         key = (mention.first, mention.last, sort)
         if key not in self.cache:
             self.cache[key] = self._scope(mention, words)

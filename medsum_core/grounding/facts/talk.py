@@ -1,4 +1,4 @@
-"""A dialogue read for the look-up: what it says, in which turn, and what its questions and answers make of it."""
+"""A dialogue prepared for looking facts up: its mentions, by turn, with what questions and answers change in them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from medsum_core.grounding.facts.tokens import bag, turn_starts
 DENIALS = frozenset(("no", "nope", "nah", "actually"))
 CORRECTIONS = bag("i mean sorry no or rather wait uh um oh")
 OPEN_QUESTIONS = bag("how what when which where who why any what's how's did do does have has")
-TAG_TOKENS = 6  # a speaker's tag is at most so many tokens: "Guest_family_2:"
+TAG_TOKENS = 6  # longest speaker's tag: "Guest_family_2:"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Talk:
-    """A dialogue, read once: its mentions and what each is about, where its turns begin, its dates."""
+    """A dialogue, read once: its mentions with their subjects, the offsets of its turns, its dates."""
 
     scan: Scan
     said: Sequence[Mention]
@@ -35,7 +35,7 @@ class Talk:
     openings: Sequence[int]
 
     def turn(self, offset: int) -> int:
-        """The turn, from 0, in which a character of the dialogue stands."""
+        """The turn, from 0, of a character of the dialogue."""
         return max(bisect_right(self.starts, offset) - 1, 0)
 
     def one_side_only(self, k: int) -> bool:
@@ -50,7 +50,7 @@ class Talk:
 
 
 def read_talk(dialogue: str) -> Talk:
-    """Read a dialogue. What a question offers and its answer denies ("Was it three weeks?" "No, four.") is not said."""
+    """Read a dialogue. What a question offers and its answer denies ("Was it three weeks?" "No, four.") is left out."""
     scan, mentions = read_mentions(dialogue, spoken=True)
     starts = turn_starts(dialogue)
     turns = _turns(scan, starts)
@@ -85,7 +85,7 @@ def _turns(scan: Scan, starts: Sequence[int]) -> Turns:
 
 
 def _denied(scan: Scan, mention: Mention, mentions: Sequence[Mention], openings: Sequence[int]) -> bool:
-    """Whether a value is taken back: "Was it three?" is answered "No, four." or just "Four."; "six, I mean ten"."""
+    """Whether a value is denied or corrected: "Was it three?" answered "No, four." or "Four."; "six, I mean ten"."""
     dims = (mention.dim,) if mention.dim == "side" else (mention.dim, "")
     if any(_corrects(scan, mention, other) for other in mentions if other.dim in dims):
         return True
@@ -109,7 +109,7 @@ def _alike(mention: Mention, other: Mention) -> bool:
 
 
 def _corrects(scan: Scan, mention: Mention, other: Mention) -> bool:
-    """Whether `other` follows at once in place of `mention`: "two thousand five, I mean two thousand six"."""
+    """Whether `other` corrects `mention` right after it: "two thousand five, I mean two thousand six"."""
     if not 0 < other.first - mention.last <= len(CORRECTIONS) + 1:
         return False
     words = [scan.word(k) for k in range(mention.last, other.first) if scan.word(k) != ","]
@@ -117,7 +117,7 @@ def _corrects(scan: Scan, mention: Mention, other: Mention) -> bool:
 
 
 def _asks_openly(scan: Scan, k: int) -> bool:
-    """Whether the sentence of token k asks how, what, when: its numbers are not offered as the answer."""
+    """Whether the sentence of token k asks how, what, when: its numbers are no proposed answers."""
     while k > 0 and scan.word(k - 1) not in (".", "?", "!", "\n", ":"):
         k -= 1
         if scan.word(k) in OPEN_QUESTIONS:
@@ -126,14 +126,14 @@ def _asks_openly(scan: Scan, k: int) -> bool:
 
 
 def _in_question(scan: Scan, k: int) -> bool:
-    """Whether the sentence that goes on at token k ends its turn as a question."""
+    """Whether the sentence of token k is a question at the end of its turn."""
     while k < len(scan.tokens) - 1 and scan.word(k) not in (".", "?", "!", "\n"):
         k += 1
     return scan.word(k) == "?" and scan.word(k + 1) in ("\n", "")
 
 
 def _asked_about(scan: Scan, mention: Mention, openings: Sequence[int]) -> str:
-    """The relative in the question that a bare answer answers: "And your husband?" "Eighty."."""
+    """The relative in the question before a bare answer: "And your husband?" "Eighty."."""
     if mention.dim not in ("", "time") or mention.noun or mention.first not in openings:
         return ""
     for k in range(mention.first - 1, max(mention.first - 16, -1), -1):

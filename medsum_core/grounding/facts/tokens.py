@@ -1,6 +1,6 @@
 """Text -> tokens with offsets, and dialogue -> turns. Written numeric forms (dates, ratios, heights) are one token.
 
-A hyphen is no token: "seventy-six-year-old" is four words whose `gap` is "-".
+A hyphen is not a token: "seventy-six-year-old" is four words whose `gap` is "-".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def bag(words: str) -> frozenset[str]:
 
 
 class Token(NamedTuple):
-    """One piece of text. `text` is lower case; `gap` is what stands between it and the token before."""
+    """One piece of text. `text` is lower case; `gap` is the text between it and the token before."""
 
     kind: str  # word | num | date | height | clock | slash | rate | code | punct | end
     text: str
@@ -28,7 +28,7 @@ class Token(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _token_pattern() -> re.Pattern[str]:
-    """Forms in order of precedence, after the words that can be nothing else; compiled at the first use."""
+    """Forms in order of precedence; `plain` are words that can be nothing else. Compiled at first use."""
     return re.compile(
         r"""(?P<plain>[AC-PRSU-Zac-prsu-z][A-Za-z]*(?:['’][A-Za-z]+)?(?![A-Za-z\d]))
           | (?P<rate>(?i:[btq]\.?\ ?i\.?\ ?d|q\.?\ ?h\.?\ ?s|q\.?\ ?o\.?\ ?d|q\.?\ ?[ap]\.?\ ?m

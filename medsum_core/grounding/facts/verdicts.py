@@ -1,4 +1,4 @@
-"""The verdict on each fact of a note: looked up in all that a dialogue says, with what it is said of."""
+"""The verdict on each fact of a note: its value and its subject looked up in the dialogue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medsum_core.grounding.facts.date_matching import date_finding
 from medsum_core.grounding.facts.matching import near_part, supports
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.polarity import denied_there
-from medsum_core.grounding.facts.roles import Claim, comparable, who_says
+from medsum_core.grounding.facts.roles import Claim, comparable, supporting_mention
 from medsum_core.grounding.facts.talk import Talk
 from medsum_core.grounding.facts.tokens import bag
 
@@ -32,7 +32,7 @@ def judge(fact: Mention, note: Scan, talk: Talk, claims: Sequence[Claim]) -> lis
         unsupported = (fact.start, fact.end, _unsupported(fact, note, talk), None)
         return [_implied(fact, note, talk, claims) or unsupported]
     subject = next(word for mention, word in claims if mention is fact)
-    place = who_says(fact, subject, pairs, talk, claims) if subject else pairs[0]
+    place = supporting_mention(fact, subject, pairs, talk, claims) if subject else pairs[0]
     if place is None or (fact.dim == "side" and denied_there(fact, note, pairs, talk.scan, talk.said)):
         return [(fact.start, fact.end, "contradicted", None)]
     return [(fact.start, fact.end, "supported", talk.turn(place.start))]
@@ -53,7 +53,7 @@ def _judge_date(fact: Mention, note: Scan, talk: Talk) -> list[Judged]:
 
 
 def _height_said(fact: Mention, said: Sequence[Mention]) -> Mention | None:
-    """Who says feet and inches of a height, together ("five ten", "five foot ten") or as inches."""
+    """The mention of a height in feet and inches ("five ten", "five foot ten") or in inches."""
     feet, inches = fact.raw
     for mention in said:
         if mention.dim == "length" and fact.values[0] in mention.values:
@@ -67,7 +67,7 @@ def _height_said(fact: Mention, said: Sequence[Mention]) -> Mention | None:
 
 
 def _ratio_said(fact: Mention, talk: Talk) -> Mention | None:
-    """Who says both numbers of a ratio after one another: "five three twenty five" of 5/325, "twenty forty"."""
+    """The mention that says both numbers of a ratio in a row: "five three twenty five" for 5/325, "twenty forty"."""
     groups = [(value, mention) for mention in talk.said for value in _groups(mention, talk)]
     for k, (top, mention) in enumerate(groups):
         after = [value for value, _ in groups[k + 1 : k + 3]]
@@ -92,7 +92,7 @@ def _is_pack_years(fact: Mention, note: Scan, talk: Talk) -> bool:
 
 
 def _plural_said(fact: Mention, talk: Talk) -> int | None:
-    """Where both of a pair are meant by the plural ("my knees hurt"), unless the answer leaves one."""
+    """Offset of a plural that means both of a pair ("my knees hurt"), unless the answer narrows it to one; or None."""
     parts = body_parts()
     for k, token in enumerate(talk.scan.tokens):
         singular = stem(token.text) if token.kind == "word" else ""
@@ -104,7 +104,7 @@ def _plural_said(fact: Mention, talk: Talk) -> int | None:
 
 
 def _implied(fact: Mention, note: Scan, talk: Talk, claims: Sequence[Claim]) -> Judged | None:
-    """What speech says without a number: one of something, both knees as "my knees"."""
+    """The verdict on a fact that speech implies: one of something, both knees as "my knees"; None if it does not."""
     if fact.dim == "side" and fact.values[0] == "both" and (start := _plural_said(fact, talk)) is not None:
         return (fact.start, fact.end, "supported", talk.turn(start))
     if fact.dim == "height" and (place := _height_said(fact, talk.said)) is not None:
@@ -137,7 +137,7 @@ def _unsupported(fact: Mention, note: Scan, talk: Talk) -> Literal["not_found", 
 
 
 def _same_context(fact: Mention, note: Scan, talk: Talk) -> bool:
-    """Whether the dialogue gives a value of the same sort among the same words."""
+    """Whether the dialogue has a value of the same sort with a content word in common around it."""
     around = context(note, fact)
     sort = [mention for mention in talk.said if mention.kind == fact.kind and mention.dim == fact.dim]
     return bool(around) and any(around & context(talk.scan, mention) for mention in sort)

@@ -10,7 +10,7 @@ DAYS_PER_YEAR = 365.25
 
 
 class Unit(NamedTuple):
-    """`dim`: what it measures; one of it is `factor` of that dimension's base unit; `kind`: the fact it makes."""
+    """`dim`: what it measures; one unit is `factor` base units of that dimension; `kind`: the kind of fact."""
 
     dim: str
     factor: float
@@ -26,7 +26,7 @@ def _spread(dim: str, kind: str, table: dict[float, str]) -> dict[str, Unit]:
 
 @lru_cache(maxsize=1)
 def units() -> dict[str, Unit]:
-    """Unit words, singular and plural, lower case. Bases: day, mg, ml, inch, degree; the rest count themselves."""
+    """Unit words, singular and plural, lower case. Bases: day, mg, ml, inch, degree; other units are their own base."""
     table = _spread(
         "time",
         "duration",
@@ -97,7 +97,7 @@ COUNTED_DOSES = (
 )
 COUNTED_MEASURES = ("mmhg", "bpm beats", "calorie calories", "cgy centigray")
 SPELLED_UNITS = {("m", "g"): "mg", ("c", "c"): "cc", ("m", "l"): "ml", ("k", "g"): "kg", ("m", "c", "g"): "mcg"}
-SCALAR_DIMS = frozenset({"mass", "weight", "volume", "length", "time"})  # factors convert inside them
+SCALAR_DIMS = frozenset({"mass", "weight", "volume", "length", "time"})  # units convert within these
 
 PERIODS = {
     "hour": 1 / 24, "hr": 1 / 24, "day": 1.0, "night": 1.0, "evening": 1.0, "morning": 1.0, "afternoon": 1.0,

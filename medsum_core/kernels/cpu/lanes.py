@@ -52,21 +52,6 @@ class GradientSum:
                 self.gradients[place] = new.clone() if total is None else total.add_(new)
 
 
-def _pool(count: int) -> ThreadPoolExecutor:
-    """The threads, each with its part of the cores. A thread's number of cores is set from within it."""
-    num_cores = torch.get_num_threads()
-    pool, all_started = ThreadPoolExecutor(count, thread_name_prefix="lane"), Barrier(count)
-
-    def start() -> None:
-        all_started.wait()  # or the first thread would take the second one's turn
-        torch.get_num_threads()  # a thread's first look takes the process's number, also after `set_num_threads`
-        torch.set_num_threads(max(1, num_cores // count))
-
-    wait([pool.submit(start) for _ in range(count)])
-    torch.set_num_threads(num_cores)  # the last call decides for threads to come
-    return pool
-
-
 def share_out(
     micro_batches: Sequence[MicroBatch], num_lanes: int, *, pack_tokens: int
 ) -> tuple[list[int], list[list[int]]]:
@@ -89,6 +74,21 @@ def share_out(
     ranked = sorted(sorted(heaviest_first.index(place) for place in lane) for lane in lanes)
     ordered = [[heaviest_first[rank] for rank in lane] for lane in ranked]
     return alone, [lane if number % 2 == 0 else lane[::-1] for number, lane in enumerate(ordered)]
+
+
+def _pool(count: int) -> ThreadPoolExecutor:
+    """The threads, each with its part of the cores. A thread's number of cores is set from within it."""
+    num_cores = torch.get_num_threads()
+    pool, all_started = ThreadPoolExecutor(count, thread_name_prefix="lane"), Barrier(count)
+
+    def start() -> None:
+        all_started.wait()  # or the first thread would take the second one's turn
+        torch.get_num_threads()  # a thread's first look takes the process's number, also after `set_num_threads`
+        torch.set_num_threads(max(1, num_cores // count))
+
+    wait([pool.submit(start) for _ in range(count)])
+    torch.set_num_threads(num_cores)  # the last call decides for threads to come
+    return pool
 
 
 def _exchange(lanes: list[list[int]], work: Sequence[float]) -> bool:

@@ -1,0 +1,38 @@
+"""Does a note say only what its dialogue says? Numbers, dates, doses, frequencies and sides are looked up.
+
+`python -m medsum_core.grounding --input_file notes.csv --note_column NAME [--dialogues F.csv] [--json OUT]`
+
+Deterministic, without a model or the network. Reports hold ids, offsets and counts, never text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from medsum_core.errors import InputError, run_as_script
+from medsum_core.files import write_text_atomic
+from medsum_core.grounding.report import check_file, table_lines, to_json
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line. Raises InputError for bad files or columns; nothing is written then."""
+    parser = argparse.ArgumentParser(prog="python -m medsum_core.grounding", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--input_file", required=True, help="CSV, JSONL or JSON with id, note and (mostly) dialogue")
+    parser.add_argument("--note_column", required=True, help="the column that holds the notes")
+    parser.add_argument("--dialogues", help="a file with id and dialogue, joined by id where the notes' file has none")
+    parser.add_argument("--json", help="write the result there: rates, and every row's facts as offsets")
+    options = parser.parse_args(arguments)
+    notes = check_file(options.input_file, note_column=options.note_column, dialogues=options.dialogues)
+    result = to_json(notes)
+    if options.json:
+        try:
+            write_text_atomic(options.json, json.dumps(result, indent=1) + "\n")
+        except OSError as error:
+            raise InputError(f"--json {options.json}: cannot be written ({error.strerror})") from None
+    print("\n".join(table_lines(notes, result)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_as_script(main))

@@ -1,0 +1,91 @@
+"""Score notes against references in the official MEDIQA setting: `python -m medsum_core.score --help`.
+
+Rows are matched by id. Reads MTS-Dialog columns (ID, section_text), the columns that infer.py writes (id, note) and the
+MEDIQA submission format (TestID, SystemOutput2). Besides the score: what short references, single sections and rows
+that training has seen do to it, and two floors that any model should clear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsum_core.data.records import read_records
+from medsum_core.errors import InputError, run_as_script
+from medsum_core.files import write_text_atomic
+from medsum_core.score.evaluate import evaluate
+from medsum_core.score.files import align, read_notes
+from medsum_core.score.table import format_scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreArguments:
+    """The command line, parsed."""
+
+    references: Path
+    predictions: tuple[Path, ...]
+    compare: Path | None
+    train_file: Path | None
+    json: Path | None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read, score, print a table, write the JSON. Raises InputError for bad input, before anything is written."""
+    arguments = _parse(argv)
+    references = read_notes(arguments.references, allow_empty=False)
+    read = {path: read_notes(path, allow_empty=True) for path in (*arguments.predictions, arguments.compare) if path}
+    aligned = {path: align(references, notes, source=str(path)) for path, notes in read.items()}
+    training = read_records(arguments.train_file) if arguments.train_file else None
+    result = evaluate(
+        references,
+        [aligned[path] for path in arguments.predictions],
+        compare=aligned[arguments.compare] if arguments.compare else None,
+        training=training,
+    )
+    for path, run in zip(arguments.predictions, result.get("runs", []), strict=False):
+        run["predictions"] = str(path)
+    print(format_scores(result))
+    if arguments.json:
+        write_text_atomic(arguments.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def _parse(argv: Sequence[str] | None) -> ScoreArguments:
+    parser = argparse.ArgumentParser(
+        prog="python -m medsum_core.score", description=(__doc__ or "").split("\n\n")[1], allow_abbrev=False
+    )
+    parser.add_argument(
+        "--references", type=Path, required=True, metavar="R", help="the reference notes (CSV, JSONL, JSON)"
+    )
+    parser.add_argument(
+        "--predictions", type=Path, required=True, nargs="+", metavar="P", help="a system's notes; several: seeds"
+    )
+    parser.add_argument(
+        "--compare", type=Path, metavar="P2", help="another system's notes: the paired difference to it"
+    )
+    parser.add_argument(
+        "--train_file", type=Path, metavar="T", help="training rows: a floor, and the score without leaked rows"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything here, row scores too (no text)")
+    values = parser.parse_args(argv)
+    arguments = ScoreArguments(**{**vars(values), "predictions": tuple(values.predictions)})
+    doubled = len({path.resolve() for path in arguments.predictions}) < len(arguments.predictions)
+    if doubled:
+        raise InputError("--predictions names a file twice; each file stands for one seed")
+    if arguments.json:
+        _check_output(arguments.json, arguments)
+    return arguments
+
+
+def _check_output(path: Path, arguments: ScoreArguments) -> None:
+    inputs = (arguments.references, *arguments.predictions, arguments.compare, arguments.train_file)
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"--json {path}: not a file in a folder that exists")
+    if any(other and other.resolve() == path.resolve() for other in inputs):
+        raise InputError(f"--json {path}: this is one of the input files")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_as_script(main))

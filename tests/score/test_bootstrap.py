@@ -1,0 +1,106 @@
+"""Means and rates with their intervals, against plain loops of resampling."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from medsum_core.score.bootstrap import (
+    Estimate,
+    bootstrap_interval,
+    mean_difference,
+    mean_estimate,
+    rate_difference,
+    rate_estimate,
+)
+
+
+def test_no_rows_and_unequal_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        bootstrap_interval([])
+    with pytest.raises(ValueError, match="cannot be paired"):
+        mean_difference([1.0], [1.0, 2.0])
+
+
+def test_interval_against_a_plain_loop() -> None:
+    values = np.random.default_rng(5).random(37).tolist()
+    generator = np.random.default_rng(0)
+    means = [float(np.mean([values[i] for i in generator.integers(0, 37, size=37)])) for _ in range(10_000)]
+    expected = np.percentile(means, [2.5, 97.5])
+    assert bootstrap_interval(values) == pytest.approx(tuple(expected), abs=1e-12)
+    assert bootstrap_interval(values) == bootstrap_interval(values)
+    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values)
+    assert bootstrap_interval([0.25]) == (0.25, 0.25)
+
+
+def test_interval_covers_the_true_mean_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(7)
+    hits = 0
+    for _ in range(200):
+        low, high = bootstrap_interval(generator.random(60).tolist(), resamples=400)
+        hits += low <= 0.5 <= high
+    assert 180 <= hits <= 199
+
+
+def test_paired_mean_difference_resamples_rows_together() -> None:
+    base = np.random.default_rng(2).random(50)
+    paired = mean_difference((base + 0.01).tolist(), base.tolist())
+    assert (paired.value, paired.low, paired.high) == pytest.approx((0.01, 0.01, 0.01))
+
+
+def test_rate_interval_agrees_with_a_plain_bootstrap() -> None:
+    generator = random.Random(3)
+    totals = [generator.randrange(5) for _ in range(60)]
+    counts = [generator.randint(0, total) for total in totals]
+    rates = []
+    for _ in range(4000):
+        rows = [generator.randrange(60) for _ in range(60)]
+        rates.append(sum(counts[row] for row in rows) / sum(totals[row] for row in rows))
+    low, high = np.percentile(rates, [2.5, 97.5])
+    got = rate_estimate(counts, totals)
+    assert got.value == sum(counts) / sum(totals)
+    assert (got.low, got.high) == pytest.approx((low, high), abs=0.015)
+
+
+def test_differences_are_paired() -> None:
+    values = [0.1, 0.9, 0.4, 0.3]
+    shifted = mean_difference([value + 0.25 for value in values], values)
+    assert (shifted.value, shifted.low, shifted.high) == pytest.approx((0.25, 0.25, 0.25))
+    same = rate_difference([1, 0, 2], [2, 3, 2], [1, 0, 2], [2, 3, 2])
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert mean_estimate([0.5] * 9) == Estimate(value=0.5, low=0.5, high=0.5)
+
+
+def resampled_interval(counts: Sequence[int], totals: Sequence[int]) -> tuple[float, float]:
+    """By a plain loop: a resample without a fact has no rate."""
+    generator = random.Random(11)
+    rates = []
+    for _ in range(10_000):
+        rows = generator.choices(range(len(counts)), k=len(counts))
+        if facts := sum(totals[row] for row in rows):
+            rates.append(sum(counts[row] for row in rows) / facts)
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def test_a_resample_without_a_fact_has_no_rate() -> None:
+    counts, totals = [1, 1, *[0] * 10], [2, 2, *[0] * 10]  # every row with facts has the rate 1/2
+    rate = rate_estimate(counts, totals)
+    assert (rate.low, rate.high) == resampled_interval(counts, totals) == (0.5, 0.5)
+    counts, totals = [0, 1, 2, *[0] * 9], [2, 2, 2, *[0] * 9]
+    rate = rate_estimate(counts, totals)
+    assert (rate.low, rate.high) == pytest.approx(resampled_interval(counts, totals), abs=0.02)
+    other = rate_difference(counts, totals, [0] * 12, totals)
+    assert (other.low, other.high) == (rate.low, rate.high)
+
+
+def test_interval_of_the_rate_by_rows() -> None:
+    assert np.isnan(rate_estimate([0, 0], [0, 0]).low)
+    one = rate_estimate([1] * 5, [2] * 5)
+    assert (one.low, one.high) == (0.5, 0.5)
+    spread = rate_estimate([0] * 50 + [2] * 50, [4] * 100)
+    assert 0.19 < spread.low < 0.25 < spread.high < 0.31
+    assert rate_estimate([0, 2], [4, 4]) == rate_estimate([0, 2], [4, 4])
