@@ -14,23 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsum_core.data.tables import Row, Table, load_table, raise_problems, read_table
+from medsum_core.data.tables import Row, Table, load_table, raise_problems
 from medsum_core.errors import InputError
-
-__all__ = [
-    "SECTION_NAMES",
-    "Columns",
-    "Record",
-    "find_repeats",
-    "find_shared",
-    "normalise_dialogue",
-    "normalise_text",
-    "read_records",
-    "read_table",
-    "records_fingerprint",
-    "records_from_table",
-    "section_name",
-]
 
 SECTION_NAMES: dict[str, str] = {
     "ALLERGY": "Allergies",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medsum_core.config.run_folder import CURVE_NAME
 from medsum_core.data.masking import BuildReport
 from medsum_core.files import write_text_atomic
 from medsum_core.report.comparison import Comparison
 from medsum_core.report.markdown import code, duration, flatten, id_list, table
 from medsum_core.report.run_summary import EMBEDDED_LABEL, DataFacts, RunFacts, TargetAudit
 from medsum_core.report.tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table
-
-CURVE_NAME = "loss_curve.png"
 
 
 def write_report(

@@ -48,7 +48,6 @@ from medsum_core.model.base import (
     load_tokenizer,
     trainable_parameters,
 )
-from medsum_core.report.blind_sheet import check_examples_file
 from medsum_core.training.auto_settings import RESOLVED, resolve_memory, resolve_precision, with_saved
 from medsum_core.training.dataset import load_corpus
 from medsum_core.training.memory import measure_model
@@ -69,8 +68,6 @@ def prepare(config: RunConfig) -> Plan:
     """Check everything that can be checked without weights. Raises InputError; nothing of the run is written yet."""
     keep_few_products()
     accelerator = _accelerator(config)
-    if config.output.examples_file is not None:
-        check_examples_file(config.output.examples_file)
     checkpoint = _checkpoint(config)
     model, data = config.model, config.data
     source: dict[str, Any] = {"revision": model.model_revision, "offline": model.offline}

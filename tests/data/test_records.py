@@ -21,10 +21,10 @@ from medsum_core.data.records import (
     normalise_dialogue,
     normalise_text,
     read_records,
-    read_table,
     records_fingerprint,
     section_name,
 )
+from medsum_core.data.tables import read_table
 from medsum_core.errors import InputError
 
 HEAD = "ID,section_header,section_text,dialogue\n"
