@@ -1,7 +1,7 @@
-"""Where settings come from: a preset, a file and the command line become plain values, and faults become a list.
+"""Reads the three sources of settings, a preset, a file and the command line, as plain values and a list of faults.
 
 Each source is read on its own with the types of `arguments.py`, so that a message can name the flag or the line it
-comes from, and so that every fault of every source is found in one go. Scalars of a file are handed over as they are
+comes from, and so that every fault of every source is found at once. Scalars of a file are passed on as they are
 written (`2e-4` is a string to YAML 1.1, `on` a boolean), and get their type from the same parser as the command line.
 """
 
@@ -33,14 +33,14 @@ NULLS = ("", "~", "null", "None")
 
 @dataclass(frozen=True, kw_only=True)
 class SettingsSource:
-    """The values that one source gives explicitly, and what is wrong with the others."""
+    """The values that one source gives explicitly, by flag name, and a message for each value that is wrong."""
 
     values: dict[str, Any]
     problems: list[str]
 
 
 class _RejectedError(Exception):
-    """argparse refused something; the text says what."""
+    """argparse refused a value; the message says why."""
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -110,7 +110,7 @@ def bundled_path(value: str) -> str:
 
 
 def _build_parser(*, explicit_only: bool = False) -> argparse.ArgumentParser:
-    """A parser over all sections. `explicit_only`: flags that are not given leave no trace in the namespace."""
+    """A parser over all sections. `explicit_only`: flags that are not given are absent from the namespace."""
     from transformers.hf_argparser import HfArgumentParser
 
     class Parser(HfArgumentParser):

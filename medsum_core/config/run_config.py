@@ -26,10 +26,10 @@ from medsum_core.config.parser import (
 from medsum_core.config.validation import path_problems, setting_problems
 from medsum_core.errors import InputError, raise_all
 
-# A preset tunes these to the data that it names: with other data the recipe's own values hold.
+# A preset tunes these to the data that it names: other data gets the defaults.
 SAMPLE_SETTINGS = ("learning_rate", "max_new_tokens")
 DATA_SOURCES = ("train_file", "validation_file", "dataset_name")
-# Settings that the runs of earlier versions don't have, and what these did.
+# Settings that runs of earlier versions lack, each with the value that describes what those did.
 LATER_SETTINGS: dict[str, dict[str, Any]] = {
     "data": {"no_repeat_ngram_size": 0},
     "train": {"parallel_micro_batches": 1},
@@ -38,7 +38,7 @@ LATER_SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All settings of a run. `auto` values stay as given until `with_resolved` puts what they came to."""
+    """All settings of a run. A value `auto` stays until `with_resolved` replaces it with what was chosen."""
 
     preset: str
     model: ModelArguments
@@ -51,8 +51,8 @@ class RunConfig:
         """A copy with these settings (of any section, by flag name) replaced. Raises KeyError for an unknown name."""
         sections = {}
         for name, section in SECTIONS.items():
-            mine = {field.name: values.pop(field.name) for field in fields(section) if field.name in values}
-            sections[name] = replace(getattr(self, name), **mine)
+            given = {field.name: values.pop(field.name) for field in fields(section) if field.name in values}
+            sections[name] = replace(getattr(self, name), **given)
         if values:
             raise KeyError(f"no such settings: {sorted(values)}")
         return replace(self, **sections)
@@ -114,7 +114,7 @@ def parse_run(argv: list[str]) -> RunConfig:
             unreadable.append(str(error))
     problems = unreadable + [problem for source in sources for problem in source.problems]
     config = _assemble(name, [source.values for source in sources])
-    if not unreadable:  # otherwise what a lost source would have said looks wrong or missing
+    if not unreadable:  # otherwise what the unreadable source sets would seem to be missing
         problems += setting_problems(**config.sections()) + path_problems(config.data, config.output)
     raise_all(problems)
     return config

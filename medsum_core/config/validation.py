@@ -1,6 +1,6 @@
-"""What can be wrong with a configuration: values out of range, combinations that contradict, files that are not there.
+"""What can be wrong with a configuration: values out of range, contradicting combinations, files that do not exist.
 
-Every function returns a list of messages and raises nothing, so that a person sees all faults at once.
+Every function returns a list of messages and raises nothing, so that the user sees all faults at once.
 """
 
 from __future__ import annotations
