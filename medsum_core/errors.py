@@ -1,4 +1,4 @@
-"""The ways a run ends, and the one place that turns them into exit codes.
+"""How a run can end: its errors, and the function that turns them into exit codes.
 
 0 done; 1 unexpected; 2 bad input (one message, nothing written); 3 stopped on non-finite or empty windows;
 4 the final save failed; 75 (EX_TEMPFAIL of sysexits.h) stopped by a signal: resume it.
@@ -14,37 +14,37 @@ Value = TypeVar("Value")
 
 
 class MedsumError(Exception):
-    """An end that is explained to the person in one message, without a traceback. Carries no patient text."""
+    """An error that the user sees as one message without a traceback. It never holds patient text."""
 
     exit_code = 1
 
 
 class InputError(MedsumError):
-    """Bad input: says what was wrong, where (file, row, column, flag) and what to do. Nothing was written."""
+    """Bad input: the message says what was wrong, where (file, row, flag) and what to do; nothing was written."""
 
     exit_code = 2
 
 
 class DivergedError(MedsumError):
-    """Several windows in a row had no target or a non-finite loss or gradient; nothing was updated by them."""
+    """Several consecutive windows had no target or a non-finite loss or gradient; they updated nothing."""
 
     exit_code = 3
 
 
 class FinalSaveError(MedsumError):
-    """Training finished but its last save did not."""
+    """Training finished, but its last save failed."""
 
     exit_code = 4
 
 
 class StoppedBySignal(MedsumError):  # noqa: N818 - not an error: the run was asked to stop and can be resumed
-    """A signal stopped the run after a whole window; its checkpoint continues it bit for bit."""
+    """A signal stopped the run after a whole window; resuming from its checkpoint gives the same bits."""
 
     exit_code = 75
 
 
 def raise_all(problems: list[str]) -> None:
-    """Raise one `InputError` that lists every problem, so that a person mends them in one go; none: return."""
+    """Raise one `InputError` that lists every problem, so that all can be corrected at once; none: return."""
     if len(problems) == 1:
         raise InputError(problems[0])
     if problems:
@@ -52,7 +52,7 @@ def raise_all(problems: list[str]) -> None:
 
 
 def run_as_script(main: Callable[[], object]) -> int:
-    """Run `main`, print a `MedsumError` as one message on stderr and return the exit code that stands for it."""
+    """Run `main`, print a `MedsumError` as one message on stderr and return its exit code (0 without an error)."""
     try:
         main()
     except MedsumError as error:

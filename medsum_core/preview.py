@@ -2,8 +2,8 @@
 
     python -m medsum_core.preview --train_file F --num_examples 3
 
-Tokens that are only read stand between bars, tokens that are trained on in «guillemets» (green on a terminal). No
-weights are loaded: only a tokenizer. This is the one part that shows text of the rows: on the screen, nowhere else.
+Tokens that are only read are separated by bars, tokens that are trained on are in «guillemets» (green on a terminal).
+Only a tokenizer is loaded, no weights. This command shows text of the rows, on the screen only.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from medsum_core.errors import InputError, run_as_script
 
 LAWS = (
     "the prompt is the one that decoding builds",
-    "BOS stands where the model's template writes it and nowhere else",
+    "BOS is where the model's template writes it and nowhere else",
     "no text from outside made a control token",
     "nothing but the note and its stop token is trained on, each token predicted from the one before it",
     "the last target is the stop token, and no other target is",
     "the targets decode to exactly the note",
 )
 _GREEN, _DIM, _RESET = "\x1b[30;42m", "\x1b[2m", "\x1b[0m"
-_BRIGHT_GREEN = "\x1b[30;102m"  # by turns with green, so that one token is told from the next
+_BRIGHT_GREEN = "\x1b[30;102m"  # alternates with green, to separate adjacent tokens
 _ROWS_AROUND_THE_BORDER = 3
 
 
@@ -38,7 +38,7 @@ def broken_laws(example: Example, record: Record, renderer: PromptRenderer, *, m
     """Which of `LAWS` a row breaks; none for any row that `build_examples` made of a note that can be spelled.
 
     `max_prompt_tokens` is decoding's, `max_length - max_new_tokens`. A row that is `beyond_reserve` lost more turns
-    than in decoding, and is let off the first law.
+    than in decoding, and is exempt from the first law.
     """
     prompt = prompt_within(record, renderer, max_prompt_tokens=max_prompt_tokens)
     fixed = renderer.head_ids + renderer.middle_ids + renderer.tail_ids
@@ -46,7 +46,7 @@ def broken_laws(example: Example, record: Record, renderer: PromptRenderer, *, m
     ids, targets, border = example.input_ids, example.targets, example.num_prompt_tokens
     trained_on = [target for target in targets if target != IGNORE_INDEX]
     controls = control_token_ids(renderer.tokenizer)
-    kept = (
+    holds = (
         example.beyond_reserve or list(example.prompt_ids) == prompt.ids,
         ids.count(bos) == fixed.count(bos) + example.note_ids.count(bos) and not (bos == ids[0] == ids[1]),
         sum(token in controls for token in ids[:border]) == sum(token in controls for token in fixed)
@@ -55,11 +55,11 @@ def broken_laws(example: Example, record: Record, renderer: PromptRenderer, *, m
         trained_on.count(renderer.stop_token_id) == 1 and trained_on[-1] == renderer.stop_token_id,
         renderer.decode(trained_on) == record.note.strip(),
     )
-    return [law for law, holds in zip(LAWS, kept, strict=True) if not holds]
+    return [law for law, is_kept in zip(LAWS, holds, strict=True) if not is_kept]
 
 
 def show_example(example: Example, record: Record, renderer: PromptRenderer, *, colour: bool) -> str:
-    """The row for a person: a headline, its tokens in order, the border between prompt and note by position."""
+    """The row as text: a headline, its tokens in order, the positions around the first and last target."""
     headline = (
         f"row id {example.id}, section {record.section_header}: {example.num_tokens} tokens, of which "
         f"{example.num_prompt_tokens} prompt and {example.num_targets} trained on (note and stop token); "
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
 
 def _tokens(example: Example, renderer: PromptRenderer, *, colour: bool) -> str:
     trained_on = (False, *(target != IGNORE_INDEX for target in example.targets[:-1]))
-    pieces = [_spelt(renderer, token) for token in example.input_ids]
+    pieces = [_token_text(renderer, token) for token in example.input_ids]
     if not colour:
         marked = (f"«{piece}»" if trained else f"{piece}|" for piece, trained in zip(pieces, trained_on, strict=True))
         return "".join(marked)
@@ -120,7 +120,7 @@ def _tokens(example: Example, renderer: PromptRenderer, *, colour: bool) -> str:
 
 
 def _border(example: Example, renderer: PromptRenderer) -> str:
-    """Position by position: what the model reads there and what it should predict, where the note begins and ends."""
+    """Position by position: what the model reads and what it should predict, where the note begins and ends."""
     lines = [f"{'position':>8}  {'reads':<32}should predict"]
     start, end, around = example.num_prompt_tokens - 1, example.num_tokens, _ROWS_AROUND_THE_BORDER
     shown = sorted({*range(max(0, start - around), min(end, start + around)), *range(max(start, end - around), end)})
@@ -128,14 +128,14 @@ def _border(example: Example, renderer: PromptRenderer) -> str:
         if position != before + 1:
             lines.append(f"{'...':>8}")
         target = example.targets[position]
-        predicted = "-" if target == IGNORE_INDEX else f"{target} {_spelt(renderer, target)!r}"
-        reads = f"{example.input_ids[position]} {_spelt(renderer, example.input_ids[position])!r}"
+        predicted = "-" if target == IGNORE_INDEX else f"{target} {_token_text(renderer, target)!r}"
+        reads = f"{example.input_ids[position]} {_token_text(renderer, example.input_ids[position])!r}"
         lines.append(f"{position:>8}  {reads:<32}{predicted}")
     return "\n".join(lines)
 
 
-def _spelt(renderer: PromptRenderer, token: int) -> str:
-    """A token's text, safe for a terminal; for a part of a character, the tokenizer's own name for it."""
+def _token_text(renderer: PromptRenderer, token: int) -> str:
+    """A token's text, safe for a terminal; for a part of a character, the vocabulary's entry."""
     text = renderer.tokenizer.decode([token], clean_up_tokenization_spaces=False)
     if "\ufffd" in text:
         text = str(renderer.tokenizer.convert_ids_to_tokens(token))

@@ -33,7 +33,7 @@ FOLDER_NAME = re.compile(r"step-(\d{6,})(?:-(\d+))?")
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands. The order of rows is a function of seed and epoch, so a place in it is two numbers."""
+    """How far a run is. The order of rows depends on seed and epoch only: `epoch` and `window` are a position in it."""
 
     step: int  # completed updates
     epoch: int
@@ -119,7 +119,7 @@ def find_checkpoint(
     for path in reversed(_list_checkpoints(Path(checkpoints_dir))):
         try:
             found = _load(path)
-            if found.progress.step != _place(path)[0]:
+            if found.progress.step != _numbers(path)[0]:
                 raise DamagedError(f"it holds step {found.progress.step}")
             return path
         except DamagedError as error:
@@ -129,7 +129,7 @@ def find_checkpoint(
 
 def checkpoint_of_step(checkpoints_dir: str | Path, step: int) -> Path | None:
     """The folder of one step, such as the best one's; not verified."""
-    found = [path for path in _list_checkpoints(Path(checkpoints_dir)) if _place(path)[0] == step]
+    found = [path for path in _list_checkpoints(Path(checkpoints_dir)) if _numbers(path)[0] == step]
     return found[-1] if found else None
 
 
@@ -168,16 +168,19 @@ def _load(folder: Path) -> Checkpoint:
 
 
 def _retain(written: Path, *, progress: Progress, keep_last: int, warn: Callable[[str], None]) -> None:
-    """Only once the new one is durable. One folder holds one course of a run: what lies at or beyond the step just
-    written belongs to a course that was left by resuming earlier, and `auto` must not jump back onto it."""
-    kept = 1
+    """Delete older checkpoints; called once the new one is durable.
+
+    A checkpoint at or beyond the step just written was made before the run was resumed from an earlier step: `auto`
+    must not continue from it.
+    """
+    num_kept = 1
     for path in reversed(_list_checkpoints(written.parent)):
         if path == written:
             continue
-        step = _place(path)[0]
-        counts = step < progress.step and kept < keep_last and looks_complete(path, FILES)
-        kept += counts
-        if counts or (step < progress.step and step == progress.best_step):
+        step = _numbers(path)[0]
+        is_recent = step < progress.step and num_kept < keep_last and looks_complete(path, FILES)
+        num_kept += is_recent
+        if is_recent or (step < progress.step and step == progress.best_step):
             continue
         try:
             remove_folder(path)
@@ -187,12 +190,14 @@ def _retain(written: Path, *, progress: Progress, keep_last: int, warn: Callable
 
 
 def _free_name(checkpoints_dir: Path, step: int) -> Path:
-    """`step-NNNNNN`; with `-2` and so on when a folder of that step (damaged, or before a skipped window) is there:
-    it may be the only valid one until the new one is whole."""
+    """`step-NNNNNN`, or `step-NNNNNN-2` and so on where that exists (damaged, or saved before a skipped window).
+
+    The existing one is not replaced: it may be the only valid checkpoint until the new one is complete.
+    """
     name = f"step-{step:06d}"
     if not (checkpoints_dir / name).exists():
         return checkpoints_dir / name
-    taken = [_place(path)[1] for path in _list_checkpoints(checkpoints_dir) if _place(path)[0] == step]
+    taken = [_numbers(path)[1] for path in _list_checkpoints(checkpoints_dir) if _numbers(path)[0] == step]
     return checkpoints_dir / f"{name}-{max(taken, default=1) + 1}"
 
 
@@ -200,10 +205,11 @@ def _list_checkpoints(checkpoints_dir: Path) -> list[Path]:
     """Oldest first, by the numbers in their names."""
     if not checkpoints_dir.is_dir():
         return []
-    return sorted((path for path in checkpoints_dir.iterdir() if FOLDER_NAME.fullmatch(path.name)), key=_place)
+    return sorted((path for path in checkpoints_dir.iterdir() if FOLDER_NAME.fullmatch(path.name)), key=_numbers)
 
 
-def _place(path: Path) -> tuple[int, int]:
+def _numbers(path: Path) -> tuple[int, int]:
+    """`step-000012-3` -> (12, 3), `step-000012` -> (12, 1)."""
     match = FOLDER_NAME.fullmatch(path.name)
     assert match is not None
     return int(match[1]), int(match[2] or 1)

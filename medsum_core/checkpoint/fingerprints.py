@@ -1,8 +1,8 @@
-"""What a run is made of, as fingerprints, and what of it may change between a checkpoint and the run that continues it.
+"""Fingerprints of what determines a run, and which of them may differ between a checkpoint and the run that resumes it.
 
 Three kinds. What decides the updates (data, base, tokenizer, adapter's shapes, settings): a change is refused. What
-decides only their last bits (versions, threads, processor, attention kernel, number of processes): refused unless the
-person accepts it. What decides neither (logging, saving, more epochs): free.
+decides only their last bits (versions, threads, processor, attention kernel, number of processes): a change is refused
+unless the user accepts it with --allow_inexact_resume. What decides neither (logging, saving, more epochs) may change.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def run_fingerprints(
     num_steps: int,
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The record that a checkpoint stores; it equals its own copy through JSON.
+    """The record that a checkpoint stores; writing it as JSON and reading it back gives an equal record.
 
     `settings`: flag -> value of those that decide the updates (`RunConfig.fixed_on_resume`); `parameters`: name ->
-    shape of those that train; `num_steps`: updates of the whole run; the others are fingerprints of content.
+    shape of the trained parameters; `num_steps`: updates of the whole run; the others are fingerprints of content.
     """
     record = {
         "settings": dict(settings),
@@ -76,7 +76,7 @@ def environment_fingerprint(*, device: torch.device, attention: str, world_size:
 
 
 def base_fingerprint(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
-    """sha256 over the frozen weights as they lie in memory: names, shapes, dtypes, bytes, 4-bit scales included."""
+    """sha256 over the frozen weights as stored in memory: names, shapes, dtypes, bytes, 4-bit scales included."""
     digest = hashlib.sha256()
     for name, parameter in sorted(named_parameters, key=lambda pair: pair[0]):
         if parameter.requires_grad:
@@ -96,10 +96,10 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def check_compatible(saved: Mapping[str, Any], current: Mapping[str, Any], *, allow_inexact: bool) -> list[str]:
-    """Compare two records of `run_fingerprints`; return notes worth saying, such as a lengthened schedule.
+    """Compare two records of `run_fingerprints`; return notes for the user, such as a longer schedule.
 
     Raises InputError with every reason and what to do about it. `allow_inexact` turns differences of the environment
-    into notes; it never excuses other data, weights or settings.
+    into notes; changed data, weights or settings are refused all the same.
     """
     problems = [f"{what} changed" for key, what in PARTS.items() if saved[key] != current[key]]
     problems += _parameter_problems(saved["parameters"], current["parameters"])

@@ -25,7 +25,7 @@ def capture_rng() -> dict[str, Any]:
 
 
 def restore_rng(state: dict[str, Any]) -> None:
-    """Undo everything drawn since `capture_rng`. Raises InputError when a generator's state is missing or unusable."""
+    """Set every generator to a state of `capture_rng`. Raises InputError when one is missing or unusable."""
     try:
         version, words, next_gauss = state["python"]
         random.setstate((version, tuple(words), next_gauss))

@@ -21,7 +21,7 @@ REFUSED_LORA_INITS = {
     "corda": "CorDA rewrites the base weights after a pass over the data",
 }
 
-# A resumed run may change these: they decide how long, where and how loudly a run goes on, never what an update does.
+# A resumed run may change these: they decide how long it runs, where it writes and what it logs, never its updates.
 # The files of rows are compared by content elsewhere, not by path.
 # fmt: off
 FREE_ON_RESUME = frozenset({
@@ -147,7 +147,7 @@ class TrainArguments:
         metavar="N",
     )
     learning_rate: float = _setting(2e-4, "peak learning rate", metavar="X")
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = _setting("linear", "course after the warm-up")
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = _setting("linear", "schedule after the warm-up")
     warmup_steps: int = _setting(0, "updates with a rising learning rate", metavar="N")
     weight_decay: float = _setting(0.0, "decoupled weight decay", metavar="X")
     max_grad_norm: float = _setting(1.0, "clip the gradient to this norm (0: never)", metavar="X")
@@ -162,7 +162,7 @@ class TrainArguments:
     )
     seed: int = _setting(42, "of the adapter's start, the order of rows and dropout", metavar="N")
     eval_strategy: Literal["no", "epoch", "steps"] = _setting(
-        "epoch", "when to evaluate, besides before the first and after the last update; no: not at all"
+        "epoch", "when to evaluate, in addition to before the first and after the last update; no: never"
     )
     eval_steps: int | None = _setting(None, "updates between evaluations, with --eval_strategy steps", metavar="N")
     eval_generate: int = _setting(0, "validation rows to write notes for and score at each evaluation", metavar="N")
@@ -188,7 +188,7 @@ class OutputArguments:
     output_dir: str | None = _setting(None, "run folder; not given: runs/<preset>-<time>", metavar="DIR")
     save_strategy: Literal["no", "epoch", "steps"] = _setting("epoch", "when to write a checkpoint")
     save_steps: int | None = _setting(None, "updates between checkpoints, with --save_strategy steps", metavar="N")
-    save_total_limit: int = _setting(2, "checkpoints kept, at least 2 (the best one is kept besides)", metavar="N")
+    save_total_limit: int = _setting(2, "newest checkpoints to keep, at least 2 (and the best one)", metavar="N")
     logging_steps: int = _setting(1, "updates between lines of metrics.jsonl", metavar="N")
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = _setting("none", "tracker, through accelerate")
     report_rows: int = _setting(

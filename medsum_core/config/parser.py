@@ -1,7 +1,7 @@
-"""Where settings come from: a preset, a file and the command line become plain values, and faults become a list.
+"""Reads the three sources of settings, a preset, a file and the command line, as plain values and a list of faults.
 
 Each source is read on its own with the types of `arguments.py`, so that a message can name the flag or the line it
-comes from, and so that every fault of every source is found in one go. Scalars of a file are handed over as they are
+comes from, and so that every fault of every source is found at once. Scalars of a file are passed on as they are
 written (`2e-4` is a string to YAML 1.1, `on` a boolean), and get their type from the same parser as the command line.
 """
 
@@ -32,15 +32,15 @@ NULLS = ("", "~", "null", "None")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
-    """The values that one source gives explicitly, and what is wrong with the others."""
+class SettingsSource:
+    """The values that one source gives explicitly, by flag name, and a message for each value that is wrong."""
 
     values: dict[str, Any]
     problems: list[str]
 
 
 class _RejectedError(Exception):
-    """argparse refused something; the text says what."""
+    """argparse refused a value; the message says why."""
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -76,12 +76,12 @@ def print_help() -> None:
     parser.print_help()
 
 
-def read_command_line(argv: list[str]) -> Layer:
+def read_command_line(argv: list[str]) -> SettingsSource:
     """The values that the command line gives; `preset` and `config` among them."""
     return _gather([(group[0].split("=")[0], group) for group in _split_flags(argv)], _build_parser(explicit_only=True))
 
 
-def read_preset(name: str) -> Layer:
+def read_preset(name: str) -> SettingsSource:
     """The values of a preset of the package. Raises InputError for an unknown name."""
     if name not in preset_names():
         raise InputError(f"--preset {name}: there is no such preset; choose from {', '.join(preset_names())}")
@@ -89,7 +89,7 @@ def read_preset(name: str) -> Layer:
     return _read_text(text, where=f"preset {name}", is_json=False)
 
 
-def read_settings_file(path: str | Path) -> Layer:
+def read_settings_file(path: str | Path) -> SettingsSource:
     """The values of a YAML or JSON file: flag names as keys, flat or grouped by section; null empties a setting.
 
     Raises InputError if it cannot be read as such a file at all.
@@ -110,7 +110,7 @@ def bundled_path(value: str) -> str:
 
 
 def _build_parser(*, explicit_only: bool = False) -> argparse.ArgumentParser:
-    """A parser over all sections. `explicit_only`: flags that are not given leave no trace in the namespace."""
+    """A parser over all sections. `explicit_only`: flags that are not given are absent from the namespace."""
     from transformers.hf_argparser import HfArgumentParser
 
     class Parser(HfArgumentParser):
@@ -143,7 +143,7 @@ def _split_flags(argv: list[str]) -> list[list[str]]:
     return groups
 
 
-def _gather(sources: list[tuple[str, list[str]]], parser: argparse.ArgumentParser) -> Layer:
+def _gather(sources: list[tuple[str, list[str]]], parser: argparse.ArgumentParser) -> SettingsSource:
     """Parse each (place, tokens) pair; a refused one becomes a problem that names its place."""
     values: dict[str, Any] = {}
     problems = []
@@ -155,7 +155,7 @@ def _gather(sources: list[tuple[str, list[str]]], parser: argparse.ArgumentParse
                 problems.append(f"{place}: {_explain_unknown(unknown[0], parser)}")
         except _RejectedError as error:
             problems.append(f"{place}: {re.sub('^argument [^ ]+: ', '', str(error))}")
-    return Layer(values=values, problems=problems)
+    return SettingsSource(values=values, problems=problems)
 
 
 def _explain_unknown(token: str, parser: argparse.ArgumentParser) -> str:
@@ -166,7 +166,7 @@ def _explain_unknown(token: str, parser: argparse.ArgumentParser) -> str:
     return "there is no such setting" + (f"; did you mean {close[0]}?" if close else "; see --help")
 
 
-def _read_text(text: str, *, where: str, is_json: bool) -> Layer:
+def _read_text(text: str, *, where: str, is_json: bool) -> SettingsSource:
     pairs, problems = _json_pairs(text, where) if is_json else _yaml_pairs(text, where)
     seen: dict[str, str] = {}
     sources = []
@@ -182,8 +182,8 @@ def _read_text(text: str, *, where: str, is_json: bool) -> Layer:
             tokens = [f"--{key}", *value] if isinstance(value, list) else [f"--{key}={value}"]
             sources.append((place, tokens))
         seen[key] = place
-    layer = _gather(sources, _build_parser(explicit_only=True))
-    return Layer(values=layer.values | emptied, problems=problems + layer.problems)
+    given = _gather(sources, _build_parser(explicit_only=True))
+    return SettingsSource(values=given.values | emptied, problems=problems + given.problems)
 
 
 def _settings_without_value() -> set[str]:

@@ -26,10 +26,10 @@ from medsum_core.config.parser import (
 from medsum_core.config.validation import path_problems, setting_problems
 from medsum_core.errors import InputError, raise_all
 
-# A preset tunes these to the data that it names: with other data the recipe's own values hold.
+# A preset tunes these to the data that it names: other data gets the defaults.
 SAMPLE_SETTINGS = ("learning_rate", "max_new_tokens")
 DATA_SOURCES = ("train_file", "validation_file", "dataset_name")
-# Settings that the runs of earlier versions don't have, and what these did.
+# Settings that runs of earlier versions lack, each with the value that describes what those did.
 LATER_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"kernels": "fast"},
     "data": {"no_repeat_ngram_size": 0},
@@ -39,7 +39,7 @@ LATER_SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All settings of a run. `auto` values stay as given until `with_resolved` puts what they came to."""
+    """All settings of a run. A value `auto` stays until `with_resolved` replaces it with what was chosen."""
 
     preset: str
     model: ModelArguments
@@ -48,17 +48,12 @@ class RunConfig:
     train: TrainArguments
     output: OutputArguments
 
-    @property
-    def has_validation(self) -> bool:
-        """Whether there are rows to evaluate on: a file, or a data set that may hold its own split."""
-        return self.data.validation_file is not None or self.data.dataset_name is not None
-
     def with_resolved(self, **values: Any) -> RunConfig:
         """A copy with these settings (of any section, by flag name) replaced. Raises KeyError for an unknown name."""
         sections = {}
         for name, section in SECTIONS.items():
-            mine = {field.name: values.pop(field.name) for field in fields(section) if field.name in values}
-            sections[name] = replace(getattr(self, name), **mine)
+            given = {field.name: values.pop(field.name) for field in fields(section) if field.name in values}
+            sections[name] = replace(getattr(self, name), **given)
         if values:
             raise KeyError(f"no such settings: {sorted(values)}")
         return replace(self, **sections)
@@ -109,28 +104,29 @@ def parse_run(argv: list[str]) -> RunConfig:
         print_help()
         raise SystemExit(0)
     line = read_command_line(argv)
-    layers = [line]
+    sources = [line]
     name = line.values.pop("preset", DEFAULT_PRESET)
     file = line.values.pop("config", None)
     unreadable = []
-    for read, source in ((read_settings_file, file), (read_preset, name)):
+    for read, place in ((read_settings_file, file), (read_preset, name)):
         try:
-            layers = [read(source), *layers] if source is not None else layers
+            sources = [read(place), *sources] if place is not None else sources
         except InputError as error:
             unreadable.append(str(error))
-    problems = unreadable + [problem for layer in layers for problem in layer.problems]
-    config = _assemble(name, [layer.values for layer in layers])
-    if not unreadable:  # otherwise what a lost source would have said looks wrong or missing
+    problems = unreadable + [problem for source in sources for problem in source.problems]
+    config = _assemble(name, [source.values for source in sources])
+    if not unreadable:  # otherwise what the unreadable source sets would seem to be missing
         problems += setting_problems(**config.sections()) + path_problems(config.data, config.output)
     raise_all(problems)
     return config
 
 
-def _assemble(preset: str, layers: list[dict[str, Any]]) -> RunConfig:
-    names_data = any("train_file" in values or "dataset_name" in values for values in layers[1:])
+def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:
+    """`sources`: the values of each, the weakest (the preset) first."""
+    names_data = any("train_file" in values or "dataset_name" in values for values in sources[1:])
     tuned = SAMPLE_SETTINGS if names_data else ()
-    merged = {name: value for name, value in layers[0].items() if name not in tuned}
-    for values in layers[1:]:
+    merged = {name: value for name, value in sources[0].items() if name not in tuned}
+    for values in sources[1:]:
         if "train_file" in values or "dataset_name" in values:
             merged = {name: value for name, value in merged.items() if name not in DATA_SOURCES}
         merged.update(values)

@@ -1,4 +1,4 @@
-"""The run folder: made private, described by `config.json`, and read back by whoever uses the run later."""
+"""The run folder: the names of its files, and `config.json`, which decoding, merging and resuming read back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_run_folder(folder: Path) -> None:
 
 
 def write_run_config(folder: Path, config: RunConfig, facts: Mapping[str, Any]) -> None:
-    """`config.json`: every setting as resolved (`settings`), and what it was made with (`facts`)."""
+    """`config.json`: every setting as resolved (`settings`), and what the run was made with (`facts`)."""
     values = {"settings": config.to_json(), "facts": dict(facts)}
     write_text_atomic(folder / CONFIG_NAME, json.dumps(values, indent=2, sort_keys=True) + "\n")
 

@@ -1,6 +1,6 @@
-"""What can be wrong with a configuration: values out of range, combinations that contradict, files that are not there.
+"""What can be wrong with a configuration: values out of range, contradicting combinations, files that do not exist.
 
-Every function returns a list of messages and raises nothing, so that a person sees all faults at once.
+Every function returns a list of messages and raises nothing, so that the user sees all faults at once.
 """
 
 from __future__ import annotations
@@ -60,6 +60,29 @@ def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
     if os.environ.get("RANK", "0") == "0":
         problems += _output_problems(output)
     return problems
+
+
+def key_path(examples_file: str | Path) -> Path:
+    """Where the key of a blinded sheet goes: `notes.csv` -> `notes.key.csv` beside it."""
+    path = Path(examples_file)
+    return path.with_name(f"{path.stem}.key.csv")
+
+
+def examples_file_problems(examples_file: str | Path) -> list[str]:
+    """Why a blinded sheet can't be written there: its folder is absent, or a sheet or key exists.
+
+    An existing sheet is never replaced: somebody may have filled it in.
+    """
+    path = Path(examples_file)
+    problems = [
+        f"--examples_file: {taken} exists already; name another file or move it away"
+        for taken in (path, key_path(path))
+        if taken.exists()
+    ]
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return [*problems, f"--examples_file: there is no folder {path.parent}; make it first"]
+    return problems + [f"--examples_file {path}: {reason}" for reason in _folder_problems(folder)]
 
 
 def _range_problems(values: dict[str, Any]) -> list[str]:
@@ -173,12 +196,10 @@ def _output_problems(output: OutputArguments) -> list[str]:
         problems.append("--resume_from_checkpoint: give --output_dir, the folder of the run to go on with")
     if resume not in (None, "auto") and not Path(resume).is_dir():
         problems.append(f"--resume_from_checkpoint {resume}: there is no such folder")
-    if output.examples_file is not None and Path(output.examples_file).exists():
-        problems.append(f"--examples_file {output.examples_file}: exists already; name another file or move it away")
-    for flag, path in (("--output_dir", output.output_dir or "runs"), ("--examples_file", output.examples_file)):
-        if path is not None:
-            folder = Path(path) if flag == "--output_dir" else Path(path).parent
-            problems += [f"{flag} {path}: {reason}" for reason in _folder_problems(folder)]
+    if output.examples_file is not None:
+        problems += examples_file_problems(output.examples_file)
+    run_path = output.output_dir or "runs"
+    problems += [f"--output_dir {run_path}: {reason}" for reason in _folder_problems(Path(run_path))]
     run_folder = Path(output.output_dir) if output.output_dir else None
     if run_folder and resume is None and run_folder.is_dir() and any(run_folder.iterdir()):
         problems.append(

@@ -20,8 +20,8 @@ from medsum_core.data.masking import IGNORE_INDEX, Example
 class MicroBatch:
     """What goes through the model at once. All tensors are int64, [B, T]; no attention mask is needed.
 
-    Documents are told apart by `document_lengths` (and by positions that restart at 0), padding by being after a row's
-    last document: causal attention never looks at what follows.
+    `document_lengths` (and positions that restart at 0) separate the documents of a row. Padding comes after a row's
+    last document, where causal attention never looks.
     """
 
     input_ids_BT: Tensor
@@ -34,11 +34,11 @@ class MicroBatch:
 
     @cached_property
     def read_M(self) -> Tensor:  # noqa: N802 - a legend's letter
-        """The places among the B x T positions that have a target, ascending: those that a loss may read."""
+        """Indices, ascending, of the positions among the flat B x T that have a target: those that a loss may read."""
         return (self.targets_BT.flatten() != IGNORE_INDEX).nonzero()[:, 0]
 
     def with_tensors(self, change: Callable[[Tensor], Tensor], **fields: Any) -> MicroBatch:
-        """The same batch with each of its tensors changed alike, and with other values of some fields."""
+        """A copy with `change` applied to each of its tensors, and with other values of some fields."""
         names = ("input_ids_BT", "position_ids_BT", "targets_BT")
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
         return replace(self, **changed, **fields)
@@ -46,7 +46,7 @@ class MicroBatch:
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same batch with its tensors on `device`."""
         batch = self.with_tensors(lambda tensor_BT: tensor_BT.to(device))
-        batch.__dict__["read_M"] = self.read_M.to(device)  # found before: a GPU would be waited for
+        batch.__dict__["read_M"] = self.read_M.to(device)  # nonzero() on a GPU would wait for all work before it
         return batch
 
 
@@ -61,7 +61,7 @@ class Collate(Protocol):
 
 
 def pad_rows(examples: Sequence[Example], *, pad_token_id: int) -> MicroBatch:
-    """One document a row, padded on the right to the longest: [B, T]. The padding's id is never looked at."""
+    """One document a row, padded on the right to the longest: [B, T]. The padding's id has no influence."""
     width = max(example.num_tokens for example in examples)
     return _micro_batch(
         examples,
@@ -73,7 +73,7 @@ def pad_rows(examples: Sequence[Example], *, pad_token_id: int) -> MicroBatch:
 
 
 def pack_rows(examples: Sequence[Example]) -> MicroBatch:
-    """Documents end to end in a single row: [1, T]. Positions restart at 0 with each; none predicts the next one."""
+    """Documents end to end in a single row: [1, T]. Positions restart at 0 in each; its last one has no target."""
     return _micro_batch(
         examples,
         input_ids=[[token for row in examples for token in row.input_ids]],
@@ -90,7 +90,7 @@ def split_window(
 
     `pack_tokens` 0: `batch_size` rows each, in order, padded. Above 0: packed rows of at most so many tokens (a longer
     document has one of its own), filled best-fit-decreasing: longest first, each into the fullest row that it fits.
-    The fullest micro-batch comes first: what it frees, the later ones fit into, and the heap grows less.
+    The fullest micro-batch comes first: the later ones fit into the memory that it frees, so the heap grows less.
     """
     if pack_tokens == 0:
         starts = range(0, len(examples), batch_size)

@@ -1,7 +1,7 @@
-"""Data that is fetched: MTS-Dialog's four official files at a pinned commit, and data sets of the Hugging Face hub.
+"""Downloads: MTS-Dialog's four official files at a pinned commit, and data sets of the Hugging Face hub.
 
-The official files are checked against their sha256 before each use and kept in the user's cache folder. Of a hub data
-set no Arrow copy is left behind: `datasets` works in a private folder that is deleted when its rows have been read.
+The official files are cached in the user's cache folder and checked against their sha256 before each use. A hub data
+set leaves no Arrow copy behind: `datasets` works in a private folder that is deleted when its rows have been read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from medsum_core.data.records import DEFAULT_COLUMNS, Columns, Record, read_records, records_from_table
 from medsum_core.data.tables import table_from_objects
 from medsum_core.errors import InputError
-from medsum_core.files import cache_folder, write_bytes_atomic
+from medsum_core.files import cache_folder, file_sha256, write_bytes_atomic
 
 MTS_DIALOG = "mts-dialog"
 MTS_COMMIT = "3ff0801933608d6f570468c13125125fb5cabdea"
@@ -55,7 +55,7 @@ def mts_dialog_file(split: str, *, offline: bool = False) -> Path:
         raise InputError(f"MTS-Dialog has no split {split!r}: choose one of {', '.join(MTS_FILES)}")
     name, sha256 = MTS_FILES[split]
     path = cache_folder() / "mts-dialog" / MTS_COMMIT[:12] / name
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+    if path.is_file() and file_sha256(path) == sha256:
         return path
     remedy = f"run once with a network and without --offline, or get {MTS_SOURCE}{name} and name it as a file"
     if offline:
@@ -63,7 +63,7 @@ def mts_dialog_file(split: str, *, offline: bool = False) -> Path:
         raise InputError(f"{name} of MTS-Dialog is {state} ({path}) and --offline forbids the download: {remedy}")
     data = _download(MTS_SOURCE + name, remedy=remedy)
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise InputError(f"{MTS_SOURCE}{name}: what came is not the pinned file (sha256 differs); nothing was kept")
+        raise InputError(f"{MTS_SOURCE}{name}: the download is not the pinned file (sha256 differs); it was discarded")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(path, data)
@@ -99,7 +99,7 @@ def load_hub_records(
 
 
 def hub_warning(name: str) -> str | None:
-    """What a person must know before using a data set by this name; None when there is nothing to say."""
+    """A warning about the data set of this name, for the user; None for most."""
     if name.casefold() != REWRITTEN_MIRROR.casefold():
         return None
     return (

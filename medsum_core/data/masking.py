@@ -1,4 +1,4 @@
-"""Record -> token ids and targets. The note is never cut: a dialogue that does not fit loses whole turns.
+"""Record -> token ids and targets. The note is never truncated: a dialogue that does not fit loses whole turns.
 
 Targets are shifted here and nowhere else: `targets[t]` is the token that the model should predict at position t.
 
@@ -23,7 +23,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One document for the model: prompt, note and stop token, with what is trained on. Ids only, no text."""
+    """One document for the model: prompt, note and stop token, and which of them are trained on. Ids, no text."""
 
     id: str
     input_ids: tuple[int, ...]
@@ -39,7 +39,7 @@ class Example:
 
     @property
     def note_ids(self) -> tuple[int, ...]:
-        """The whole note, whether trained on or left out, and the stop token."""
+        """The whole note, including tokens left out of the loss, and the stop token."""
         return self.input_ids[self.num_prompt_tokens :]
 
     @property
@@ -55,7 +55,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class SetAside:
-    """A row that is not trained on, and why: its note alone does not fit, or no turn of its dialogue fits beside it."""
+    """A row that is not trained on: its note alone does not fit, or no turn of its dialogue fits with the note."""
 
     id: str
     num_note_tokens: int  # without the stop token
@@ -79,20 +79,20 @@ class BuildReport:
         lines = []
         if self.num_turns_dropped:
             lines.append(
-                f"{len(self.num_turns_dropped)} dialogues lost whole turns: ids {_names(self.num_turns_dropped)}"
+                f"{len(self.num_turns_dropped)} dialogues lost whole turns: ids {_join(self.num_turns_dropped)}"
             )
         if self.beyond_reserve:
             lines.append(
-                f"of these, {len(self.beyond_reserve)} are shorter than in decoding, for the sake of a note "
-                f"longer than --max_new_tokens: ids {_names(self.beyond_reserve)}"
+                f"of these, {len(self.beyond_reserve)} are shorter than in decoding, to make room for a note "
+                f"longer than --max_new_tokens: ids {_join(self.beyond_reserve)}"
             )
         if self.inexact:
             lines.append(
                 f"{len(self.inexact)} notes hold characters that this model's vocabulary lacks; they are learnt "
-                f"without them: ids {_names(self.inexact)}"
+                f"without them: ids {_join(self.inexact)}"
             )
         for row in self.set_aside:
-            reason = "its note alone does not fit" if row.note_alone else "no turn of its dialogue fits beside its note"
+            reason = "its note alone does not fit" if row.note_alone else "no turn of its dialogue fits with its note"
             lines.append(
                 f"row id {row.id} is set aside: {reason} ({row.num_note_tokens} tokens); "
                 f"--max_length {row.num_tokens_needed} would use it whole"
@@ -127,7 +127,7 @@ def build_examples(
     max_new_tokens: int,
     ignored_spans: Mapping[str, Sequence[Span]] | None = None,
 ) -> tuple[list[Example], BuildReport]:
-    """All rows that fit, in order, and what became of the others. `ignored_spans` goes by row id.
+    """All rows that fit, in order, and what became of the others. `ignored_spans` is keyed by row id.
 
     Raises InputError when no row is left, or when `max_new_tokens` leaves no room for a prompt.
     """
@@ -186,7 +186,7 @@ def _build(
 
 
 def _overlapping(renderer: PromptRenderer, note: str, spans: Sequence[Span]) -> list[int]:
-    """Positions, among the note's tokens, of those that share a character with a span; an empty one has none."""
+    """Positions, among the note's tokens, of those that share a character with a span; an empty span shares none."""
     spans = [(begin, stop) for begin, stop in spans if begin < stop]
     if not spans:
         return []
@@ -194,5 +194,5 @@ def _overlapping(renderer: PromptRenderer, note: str, spans: Sequence[Span]) -> 
     return [i for i, (start, end) in enumerate(offsets) if any(start < stop and end > begin for begin, stop in spans)]
 
 
-def _names(ids: Sequence[str] | Mapping[str, int]) -> str:
+def _join(ids: Sequence[str] | Mapping[str, int]) -> str:
     return ", ".join(ids)

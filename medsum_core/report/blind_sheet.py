@@ -12,35 +12,14 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from medsum_core.config.validation import key_path
 from medsum_core.data.records import Record
-from medsum_core.errors import InputError, raise_all
+from medsum_core.errors import InputError
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
 from medsum_core.generation.note_files import GeneratedNote
 
 SHEET_COLUMNS = ("id", "dialogue", "reference", "note_a", "note_b")
 KEY_COLUMNS = ("id", "note_a", "note_b")
-
-
-def key_path(examples_file: str | Path) -> Path:
-    """The file of the key: `notes.csv` -> `notes.key.csv` beside it."""
-    path = Path(examples_file)
-    return path.with_name(f"{path.stem}.key.csv")
-
-
-def check_examples_file(examples_file: str | Path) -> None:
-    """Refuse, before a run starts, a sheet that could not be written or would replace one that may have been filled in.
-
-    Raises InputError.
-    """
-    path = Path(examples_file)
-    problems = [
-        f"--examples_file: {taken} exists; move it away or give another name"
-        for taken in (path, key_path(path))
-        if taken.exists()
-    ]
-    if not path.absolute().parent.is_dir():
-        problems.append(f"--examples_file: there is no folder {path.parent}; make it first")
-    raise_all(problems)
 
 
 def write_blind_sheet(

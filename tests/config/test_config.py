@@ -42,7 +42,7 @@ def test_the_recipe_is_the_default():
     assert (config.train.learning_rate, config.train.optim) == (2e-4, "paged_adamw_8bit")
     assert (config.train.num_train_epochs, config.data.max_length, config.data.max_new_tokens) == (1, 1024, 256)
     assert (config.train.weight_decay, config.train.max_grad_norm, config.train.seed) == (0, 1.0, 42)
-    assert config.data.dataset_name == "mts-dialog" and config.has_validation
+    assert config.data.dataset_name == "mts-dialog" and config.data.validation_file is None
 
 
 def test_the_recipe_preset_spells_out_the_defaults():
@@ -95,7 +95,7 @@ def test_a_file_can_empty_a_preset_value(tmp_path, rows):
     file = tmp_path / "run.yaml"
     file.write_text(f"dataset_name: null\ntrain_file: {rows}\n")
     config = parse_run(["--config", str(file)])
-    assert config.data.dataset_name is None and not config.has_validation
+    assert config.data.dataset_name is None and config.data.validation_file is None
 
 
 def test_train_file_replaces_all_data_of_the_preset(rows):

@@ -1,4 +1,4 @@
-"""The order of rows is fixed for ever by seed and epoch; windows hold every row once."""
+"""The order of rows depends on seed and epoch only; the windows of an epoch hold every row once."""
 
 from __future__ import annotations
 

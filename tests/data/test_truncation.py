@@ -153,7 +153,7 @@ def test_rows_are_used_or_reported_and_only_a_long_note_costs_more_turns(rendere
     assert [(row.id, row.note_alone) for row in report.set_aside] == [("one turn", False), ("note alone", True)]
     assert [line.split(":")[0] for line in report.lines()] == [
         "2 dialogues lost whole turns",
-        "of these, 1 are shorter than in decoding, for the sake of a note longer than --max_new_tokens",
+        "of these, 1 are shorter than in decoding, to make room for a note longer than --max_new_tokens",
         "row id one turn is set aside",
         "row id note alone is set aside",
     ]

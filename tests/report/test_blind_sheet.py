@@ -8,10 +8,11 @@ import stat
 
 import pytest
 
+from medsum_core.config.validation import examples_file_problems, key_path
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError
 from medsum_core.generation.note_files import GeneratedNote
-from medsum_core.report.blind_sheet import check_examples_file, key_path, write_blind_sheet
+from medsum_core.report.blind_sheet import write_blind_sheet
 
 
 def rows(count):
@@ -98,11 +99,11 @@ def test_rows_that_do_not_match_are_refused(tmp_path):
 
 
 def test_a_sheet_that_was_filled_in_is_never_replaced_by_a_new_run(tmp_path):
-    check_examples_file(tmp_path / "sheet.csv")
+    assert examples_file_problems(tmp_path / "sheet.csv") == []
     for taken in (tmp_path / "sheet.csv", key_path(tmp_path / "sheet.csv")):
         taken.write_text("my verdicts")
-        with pytest.raises(InputError, match=taken.name):
-            check_examples_file(tmp_path / "sheet.csv")
+        (problem,) = examples_file_problems(tmp_path / "sheet.csv")
+        assert f"{taken} exists already" in problem
         taken.unlink()
-    with pytest.raises(InputError, match="no folder"):
-        check_examples_file(tmp_path / "absent" / "sheet.csv")
+    (problem,) = examples_file_problems(tmp_path / "absent" / "sheet.csv")
+    assert "no folder" in problem

@@ -17,7 +17,7 @@ import medsum_core
 from medsum_core.config.parser import SECTIONS
 
 ROOT = Path(__file__).parents[2]
-SETTINGS_FILES = {"arguments.py", "config.py", "config_checks.py", "settings.py"}  # they define and check, never use
+SETTINGS_FILES = {"arguments.py", "parser.py", "run_config.py", "validation.py"}  # they define and check, never use
 
 
 def python_files(*folders: str) -> list[Path]:
