@@ -1,8 +1,8 @@
 """The memory estimate against the measured peak of a process that trains: `python benchmarks/memory_peak.py [MODEL]`.
 
 Each length runs in a process of its own (its peak is the high-water mark that the kernel keeps), two updates of three
-packed micro-batches of random tokens a lane, up to that length. MODEL: a hub id, a folder, or embedded:gemma3-270m (the
-default). Linux only.
+packed micro-batches of random tokens each (and for each concurrent one), up to that length. MODEL: a hub id, a folder,
+or embedded:gemma3-270m (the default). Linux only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,8 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"])
     parser.add_argument("--dequantize", action="store_true")
     parser.add_argument("--gradient_checkpointing", action="store_true")
-    parser.add_argument("--lanes", type=int, default=1, help="micro-batches side by side")
+    parser.add_argument("--kernels", default="fast", choices=["reference", "fast"])
+    parser.add_argument("--concurrent", type=int, default=1, help="concurrent micro-batches (fast kernels)")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--one_length", type=int, help="for the processes that this script starts")
     options = parser.parse_args()
@@ -50,12 +52,13 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from medsum_core.device import cpu_has_bf16_units
-    from medsum_core.kernels.cpu.lanes import Lanes
+    from medsum_core.kernels import choose
     from medsum_core.model.base import load_base, load_config
     from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
+    from medsum_core.training.loss import note_nll, with_arithmetic
     from medsum_core.training.memory import RunShape, estimate_memory, measure_model
     from medsum_core.training.optimizer import build_optimizer
-    from train_loop import sum_micro_batches
+    from train_loop import accumulate_gradients
 
     lora = LoraSettings()
     config = load_config(options.model)
@@ -65,33 +68,33 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         num_tokens=options.one_length,
         dequantize=options.dequantize,
         gradient_checkpointing=options.gradient_checkpointing,
-        lanes=options.lanes,
-        emulated=options.precision != "fp32" and not cpu_has_bf16_units(),
+        concurrent=options.concurrent,
+        saved_score_tokens=choose(options.kernels).saved_score_tokens,
+        emulated=options.kernels == "fast" and options.precision != "fp32" and not cpu_has_bf16_units(),
     )
-    estimate = estimate_memory(measure_model(config, lora, precision=options.precision), run)
+    size = measure_model(config, lora, precision=options.precision, kernels=options.kernels)
+    estimate = estimate_memory(size, run)
     libraries = peak_gib()
     base = load_base(options.model, precision=options.precision, load_in_4bit=True)
     loading = peak_gib()
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew from what is resident now
     resident = peak_gib()
-    model = attach_lora(base, lora, base_name=options.model, keep_dense=options.dequantize)
+    model, kernels = attach_lora(base, lora, base_name=options.model), choose(options.kernels)
+    kernels.apply(model, keep_dense=options.dequantize)
     if options.gradient_checkpointing:
-        from medsum_core.kernels.layers import recompute_activations
-
-        recompute_activations(model)
+        kernels.recompute(model, longer_than=0)
     optimizer = build_optimizer(trainable_parameters(model), name="paged_adamw_8bit", learning_rate=1e-4)
-    update: Any = SimpleNamespace(
-        model=model,
-        device=model.device,
-        kernel="per_document",
-        tensors=[parameter for _, parameter in trainable_parameters(model)],
-        lanes=Lanes(options.lanes),
-        pack_tokens=0,  # no row counts as longer than that
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
-    )
+    tensors = [parameter for _, parameter in trainable_parameters(model)]
+    about: dict[str, Any] = {"device": model.device, "scaler": torch.amp.GradScaler("cpu", enabled=False)}
+    about["attention"] = "per_document"
+    if kernels.accumulator is None:
+        accumulate = partial(accumulate_gradients, SimpleNamespace(model=model, **about), num_targets=1)
+    else:  # pack_tokens 0: no row counts as longer than that
+        fast = kernels.accumulator(model, tensors, **about, pack_tokens=0, num_concurrent=options.concurrent)
+        objective = with_arithmetic(note_nll, kernels.head)
+        accumulate = partial(fast, num_targets=1, objective=objective, reads_targets_only=True)
     for shares in UPDATES:
-        rows = [packed_row(int(share * options.one_length)) for share in shares for _ in range(options.lanes)]
-        sum_micro_batches(update, rows, num_targets=1)
+        accumulate([packed_row(int(share * options.one_length)) for share in shares for _ in range(options.concurrent)])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return {

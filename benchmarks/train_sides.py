@@ -34,10 +34,10 @@ def base_name(args: argparse.Namespace) -> str:
 
 def our_run(args: argparse.Namespace, folder: str, *more: str) -> Any:
     """This project's run, built as `train_loop.py` builds it: weights loaded, nothing trained yet."""
-    from medsum_core.training.setup import build as build_run
-    from medsum_core.training.setup import prepare
+    from medsum_core.training.plan import plan_run
+    from medsum_core.training.setup import build_run
 
-    run, _ = build_run(prepare(_config(args, folder, *more)))
+    run, _ = build_run(plan_run(_config(args, folder, *more)))
     return run
 
 
@@ -68,11 +68,10 @@ def run_trl(args: argparse.Namespace, setting: str) -> dict[str, Any]:
 
     from medsum_core.model.base import load_base, load_tokenizer
     from medsum_core.model.lora import lora_config
-    from medsum_core.training.plan import lora_settings
-    from medsum_core.training.setup import prepare
+    from medsum_core.training.plan import lora_settings, plan_run
 
     with tempfile.TemporaryDirectory() as folder:
-        plan = prepare(_config(args, folder))
+        plan = plan_run(_config(args, folder))
         rows, name = plan.dataset.train, plan.config.model.model_name_or_path
         trainer = SFTTrainer(
             model=load_base(name, precision=args.precision, load_in_4bit=True),

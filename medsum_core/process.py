@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-import torch
-
-from medsum_core.device import Device
+if TYPE_CHECKING:  # the start of a script must stay quick: torch is imported where it is used
+    from medsum_core.device import Device
 
 
 def keep_files_private() -> None:
@@ -24,6 +24,8 @@ def set_arithmetic(device: Device, *, precision: str) -> None:
     """
     if device.kind != "cuda":
         return
+    import torch
+
     torch.set_float32_matmul_precision("high" if uses_tf32(device, precision=precision) else "highest")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)

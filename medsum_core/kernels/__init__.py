@@ -96,14 +96,18 @@ def set_up_process() -> None:
 
 
 def _reference() -> Kernels:
-    from medsum_core.model.forward import hidden_states, recompute_activations
+    from medsum_core.model.forward import autocast, hidden_states, no_adapter_casts, recompute_activations
     from medsum_core.model.lora import dequantize_base
 
     def apply(model: Any, *, keep_dense: bool) -> None:
         if keep_dense:
             dequantize_base(model)
 
-    return Kernels(name=REFERENCE, apply=apply, recompute=recompute_activations, hidden_states=hidden_states)
+    def autocast_hidden_states(model: Any, batch: MicroBatch) -> Tensor:
+        with no_adapter_casts(model), autocast(model):
+            return hidden_states(model, batch)
+
+    return Kernels(name=REFERENCE, apply=apply, recompute=recompute_activations, hidden_states=autocast_hidden_states)
 
 
 def _fast(device_kind: str) -> Kernels:

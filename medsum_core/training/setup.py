@@ -63,24 +63,7 @@ def build_run(
     """
     config, accelerator = plan.config, plan.accelerator
     model_settings, train = config.model, config.train
-    set_seed(train.seed)  # the adapter starts alike on every process
-    base = load_base(
-        model_settings.model_name_or_path,
-        precision=model_settings.precision,
-        load_in_4bit=model_settings.load_in_4bit,
-        revision=model_settings.model_revision,
-        offline=model_settings.offline,
-        device=accelerator.device,
-    )
-    model = attach_lora(base, lora_settings(config), base_name=model_settings.model_name_or_path)
-    kernels = choose(model_settings.kernels, accelerator.device.type)
-    kernels.apply(model, keep_dense=model_settings.dequantize == "on")
-    if kernels.warm_up is not None:
-        dtype = DTYPES[model_settings.precision]
-        kernels.warm_up(dtype, arithmetic_dtype(accelerator.device, dtype))
-    if train.gradient_checkpointing != "off":
-        longer_than = train.pack_tokens if train.gradient_checkpointing == "long" else None
-        kernels.recompute(model, longer_than=longer_than or 0)
+    model, kernels = _model(config, accelerator.device)
     if prepare_model is not None:
         prepare_model(model)
     set_seed(train.seed + accelerator.process_index)  # dropout is drawn by each process for itself
@@ -112,6 +95,30 @@ def build_run(
     )
     run.fingerprints = _fingerprints(plan, run)
     return run, _start(plan, run)
+
+
+def _model(config: RunConfig, device: torch.device) -> tuple[PeftModel, Kernels]:
+    """The base with its adapter, as the kernels that were chosen run it."""
+    model_settings, train = config.model, config.train
+    set_seed(train.seed)  # the adapter starts alike on every process
+    base = load_base(
+        model_settings.model_name_or_path,
+        precision=model_settings.precision,
+        load_in_4bit=model_settings.load_in_4bit,
+        revision=model_settings.model_revision,
+        offline=model_settings.offline,
+        device=device,
+    )
+    model = attach_lora(base, lora_settings(config), base_name=model_settings.model_name_or_path)
+    kernels = choose(model_settings.kernels, device.type)
+    kernels.apply(model, keep_dense=model_settings.dequantize == "on")
+    if kernels.warm_up is not None:
+        dtype = DTYPES[model_settings.precision]
+        kernels.warm_up(dtype, arithmetic_dtype(device, dtype))
+    if train.gradient_checkpointing != "off":
+        longer_than = train.pack_tokens if train.gradient_checkpointing == "long" else None
+        kernels.recompute(model, longer_than=longer_than or 0)
+    return model, kernels
 
 
 def _accumulate(

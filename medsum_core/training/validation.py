@@ -24,7 +24,7 @@ from medsum_core.data.records import Record
 from medsum_core.generation.notes import generate_notes
 from medsum_core.kernels import Kernels
 from medsum_core.model.attention import document_attention
-from medsum_core.model.forward import autocast, evaluation_mode, head_softcap, head_weight, no_adapter_casts
+from medsum_core.model.forward import evaluation_mode, head_softcap, head_weight
 from medsum_core.score.rouge import METRICS, score_rows
 from medsum_core.training.distributed import local_rows, print_main
 from medsum_core.training.loss import TORCH, note_token_nll
@@ -127,8 +127,7 @@ def judge(progress: Progress, metric: float, *, lower_is_better: bool) -> tuple[
 
 
 def _batch_sums(model: PeftModel, batch: MicroBatch, kernels: Kernels) -> torch.Tensor:
-    with no_adapter_casts(model), autocast(model):
-        hidden_BTH = kernels.hidden_states(model, batch)
+    hidden_BTH = kernels.hidden_states(model, batch)
     head: dict[str, Any] = {"softcap": head_softcap(model), "arithmetic": kernels.head or TORCH}
     nll_N = note_token_nll(hidden_BTH, batch.targets_BT, head_weight(model), **head)
     last_N = _last_of_document(batch)

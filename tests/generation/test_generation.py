@@ -13,16 +13,31 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import scaled_dot_product_attention
 
 from medsum_core.errors import InputError
+from medsum_core.generation import generate as generate_module
 from medsum_core.generation import kv_cache
 from medsum_core.generation.banned_tokens import Ban
 from medsum_core.generation.beam import BeamRules, BeamSearch
 from medsum_core.generation.candidates import candidates_of_logits
 from medsum_core.generation.generate import generate
 from medsum_core.generation.search import Generation
+from medsum_core.kernels import FAST_MODEL_TYPES
 from medsum_core.kernels.cpu import arena as buffers
 from medsum_core.kernels.decoding.blocked_head import Head
+from medsum_core.kernels.decoding.decoder_layers import packed_decoder
 from medsum_core.model import widened_weights as widened_module
 from medsum_core.model.widened_weights import widened_weights
+
+
+@pytest.fixture(params=["own modules", "packed"], autouse=True)
+def _decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test decodes by the model's own modules, and by the fast kernels where they know the family."""
+    if request.param == "packed":
+        own = generate_module.own_modules
+
+        def either(causal: Any) -> Any:
+            return (packed_decoder if causal.config.model_type in FAST_MODEL_TYPES else own)(causal)
+
+        monkeypatch.setattr(generate_module, "own_modules", either)
 
 
 def log_prob(model: Any, prompt: list[int], tokens: list[int]) -> float:
@@ -210,7 +225,7 @@ def test_what_training_left_free_is_given_back(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(buffers, "_blocks", {})
     held, free = (buffers.empty((size,), dtype=torch.uint8, device=torch.device("cpu")) for size in (2**21, 2**22))
     del free
-    generate(small_model("gemma"), some_prompts(1), stop_token_ids=STOPS, max_new_tokens=2)
+    generate(small_model("gemma"), some_prompts(1), stop_token_ids=STOPS, max_new_tokens=2, decoder=packed_decoder)
     assert [len(buffers._blocks[size]) for size in (2**21, 2**22)] == [1, 0]
     assert held.fill_(1).all()
 
@@ -289,7 +304,7 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
 
 @pytest.mark.parametrize("num_candidates", [1, 5])
 def test_candidates_in_blocks_are_those_of_all_logits(num_candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medsum_core.generation.candidates.CPU_BLOCK_WORDS", 7)
+    monkeypatch.setattr("medsum_core.kernels.decoding.blocked_head.CPU_BLOCK_WORDS", 7)
     chance = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(3, 16, generator=chance), torch.randn(50, 16, generator=chance)
     logits = torch.tanh(hidden @ weight.t() / 3) * 3

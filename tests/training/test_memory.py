@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from support import tiny_config, tiny_model
 from transformers import GemmaConfig
 
+from medsum_core.data.collator import MicroBatch
 from medsum_core.errors import InputError
+from medsum_core.kernels import choose
 from medsum_core.model.attention import document_attention
-from medsum_core.model.forward import inner_model
+from medsum_core.model.base import DTYPES
 from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
 from medsum_core.training.loss import CPU_TILE
 from medsum_core.training.memory import (
@@ -42,7 +46,7 @@ def gemma_2b() -> GemmaConfig:
 
 @pytest.fixture(scope="module")
 def size_2b() -> ModelSize:
-    return measure_model(gemma_2b(), LoraSettings(), precision="bf16")
+    return measure_model(gemma_2b(), LoraSettings(), precision="bf16", kernels="fast")
 
 
 def test_gemma_2b_trains_19_611_648_parameters(size_2b):
@@ -60,30 +64,56 @@ def test_nf4_bytes_are_those_of_bitsandbytes():
     assert sum(tensor.nbytes for tensor in tensors) == pytest.approx(NF4_BYTES * 2048 * 1024, rel=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["gemma", "gemma2", "gemma3_text", "llama"])
-def test_kept_activations_are_those_of_a_real_forward_pass(kind):
-    model = attach_lora(tiny_model(kind), NO_DROPOUT, base_name="")
+def saved_bytes(model: Any, kernels: str, num_tokens: int) -> int:
+    """What a real forward pass saves for the backward pass, parameters left out: documents of 8, so no masks."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, tuple[int, torch.Tensor]] = {}
+    saved: dict[int, tuple[int, torch.Tensor]] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = (tensor.untyped_storage().nbytes(), tensor)
+        saved[tensor.untyped_storage().data_ptr()] = (tensor.untyped_storage().nbytes(), tensor)
         return tensor
 
-    tokens = torch.zeros(1, 256, dtype=torch.int64)
-    with document_attention(model, "per_document"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        positions = torch.arange(256)[None] % 8  # documents of 8: within the sliding window, no masks
-        lengths = ((8,) * 32,)
-        rest = {"document_lengths": lengths, "read_M": torch.arange(256), "use_cache": False}
-        inner_model(model)(input_ids=tokens, position_ids=positions, **rest)
-    found = sum(num_bytes for place, (num_bytes, _) in kept.items() if place not in parameters)
-    size = measure_model(tiny_config(kind), NO_DROPOUT, precision="fp32")
-    if kind == "gemma3_text":  # its rotated queries and keys: other kernels keep them, this one computes them again
+    chosen = choose(kernels)
+    tokens = torch.zeros(1, num_tokens, dtype=torch.int64)
+    batch = MicroBatch(
+        input_ids_BT=tokens,
+        position_ids_BT=torch.arange(num_tokens)[None] % 8,
+        targets_BT=tokens,
+        document_lengths=((8,) * (num_tokens // 8),),
+        ids=(),
+        num_targets=num_tokens,
+        num_tokens=num_tokens,
+    )
+    attention = document_attention(model, "per_document", functions=chosen.attention)
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with attention, hooks:
+        chosen.hidden_states(model, batch)
+    return sum(num_bytes for place, (num_bytes, _) in saved.items() if place not in parameters)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma2", "gemma3_text", "llama"])
+def test_saved_activations_are_those_of_a_real_forward_pass_of_the_fast_kernels(kind: str) -> None:
+    model = attach_lora(tiny_model(kind), NO_DROPOUT, base_name="")
+    choose("fast").apply(model, keep_dense=False)
+    found = saved_bytes(model, "fast", 256)
+    size = measure_model(tiny_config(kind), NO_DROPOUT, precision="fp32", kernels="fast")
+    if kind == "gemma3_text":  # its rotated queries and keys: other functions save them, this one computes them again
         config = tiny_config(kind)
         heads = config.num_attention_heads + config.num_key_value_heads
         found += config.num_hidden_layers * 256 * heads * config.head_dim * 4
-    softcapped = kind == "gemma2"  # its scores are kept for every pair: counted apart
-    assert size.kept_per_token * 256 == pytest.approx(found, rel=0.15 if softcapped else 0.05)
+    softcapped = kind == "gemma2"  # its scores are saved for every pair: counted apart
+    assert sum(size.saved_tensors) * 256 == pytest.approx(found, rel=0.15 if softcapped else 0.05)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "llama", "qwen3"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_saved_activations_are_those_of_a_real_forward_pass_of_the_reference_path(precision: str, kind: str) -> None:
+    """Dropout's masks and copies among them; in bf16 under autocast, with a 16-bit copy of the adapter's weights."""
+    settings = LoraSettings(r=4, dropout=0.05)
+    model = attach_lora(tiny_model(kind, dtype=DTYPES[precision]), settings, base_name="")
+    found = saved_bytes(model, "reference", 1024)
+    size = measure_model(tiny_config(kind), settings, precision=precision, kernels="reference")
+    assert sum(size.saved_tensors) * 1024 == pytest.approx(found, rel=0.1)
 
 
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_torch"])
@@ -96,7 +126,7 @@ def test_optimizer_bytes_are_those_of_a_real_state(optim):
     optimizer.step()
     names = ("state1", "state2", "absmax1", "absmax2", "exp_avg", "exp_avg_sq")
     found = sum(state[name].nbytes for state in optimizer.state.values() for name in names if name in state)
-    size = measure_model(tiny_config(), NO_DROPOUT, precision="fp32")
+    size = measure_model(tiny_config(), NO_DROPOUT, precision="fp32", kernels="fast")
     estimate = estimate_memory(size, RunShape(precision="fp32", load_in_4bit=False, num_tokens=1, optim=optim))
     assert estimate.optimizer == pytest.approx(found, rel=0.01)
     assert estimate.adapter == sum(4 * parameter.numel() for _, parameter in parameters)
@@ -104,7 +134,7 @@ def test_optimizer_bytes_are_those_of_a_real_state(optim):
 
 
 def test_each_choice_moves_its_part(size_2b):
-    run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024)
+    run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024, saved_score_tokens=512)
     plain = estimate_memory(size_2b, run)
 
     def changed(**choices):
@@ -123,11 +153,11 @@ def test_each_choice_moves_its_part(size_2b):
     shares = 18 * 8 * 2 * 1024 * 512 * 3 // 4  # layers x heads x bytes x queries x keys, two blocks of 256
     assert plain.activations - varlen == pytest.approx(shares, abs=18)
     short = changed(num_tokens=256).activations
-    assert changed(num_tokens=256, alone_tokens=1024).activations == plain.activations  # while no lane runs
-    assert changed(num_tokens=256, alone_tokens=1024, num_concurrent=2).activations == max(2 * short, plain.activations)
+    assert changed(num_tokens=256, alone_tokens=1024).activations == plain.activations  # which runs alone
+    assert changed(num_tokens=256, alone_tokens=1024, concurrent=2).activations == max(2 * short, plain.activations)
     recomputed = changed(num_tokens=256, alone_tokens=1024, recompute_alone=True).activations
     assert recomputed == max(short, changed(gradient_checkpointing=True).activations) < plain.activations / 2
-    two = changed(num_concurrent=2)
+    two = changed(concurrent=2)
     assert (two.activations, two.logits) == (2 * plain.activations, 2 * plain.logits)
     assert (two.gradients, two.dense_copy) == (3 * plain.adapter, plain.dense_copy)
     assert plain.total == sum(vars(plain).values())
@@ -136,8 +166,9 @@ def test_each_choice_moves_its_part(size_2b):
 
 def test_small_tensors_take_more_of_a_cpus_heap(size_2b):
     """glibc gives tensors from 32 MiB on pages of their own; CUDA's allocator has no such gaps."""
-    small, large = (RunShape(precision="bf16", load_in_4bit=True, num_tokens=tokens) for tokens in (256, 2048))
-    kept = {run.num_tokens: size_2b.kept_per_token * run.num_tokens for run in (small, large)}
+    shape: dict[str, Any] = {"precision": "bf16", "load_in_4bit": True, "saved_score_tokens": 512}
+    small, large = (RunShape(**shape, num_tokens=tokens) for tokens in (256, 2048))
+    kept = {run.num_tokens: sum(size_2b.saved_tensors) * run.num_tokens for run in (small, large)}
     in_heap, on_pages = (estimate_memory(size_2b, run).activations / kept[run.num_tokens] for run in (small, large))
     assert in_heap > 1.5 and on_pages < 0.8 * in_heap
     on_gpu = estimate_memory(
@@ -165,12 +196,12 @@ def test_nothing_is_allocated_and_wrong_targets_are_refused(size_2b):
         and estimate_memory(size_2b, RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024)).total < 9 * GIB
     )
     with pytest.raises(InputError, match="lora_target_modules"):
-        measure_model(tiny_config(), LoraSettings(target_modules=("no_such",)), precision="fp32")
+        measure_model(tiny_config(), LoraSettings(target_modules=("no_such",)), precision="fp32", kernels="fast")
 
 
 def test_dora_is_counted():
-    plain = measure_model(tiny_config(), NO_DROPOUT, precision="fp32")
-    dora = measure_model(tiny_config(), LoraSettings(dropout=0.0, use_dora=True), precision="fp32")
+    plain = measure_model(tiny_config(), NO_DROPOUT, precision="fp32", kernels="fast")
+    dora = measure_model(tiny_config(), LoraSettings(dropout=0.0, use_dora=True), precision="fp32", kernels="fast")
     out_features = 2 * (256 + 64 + 64 + 256 + 512 + 512 + 256)
     assert dora.adapter - plain.adapter == out_features
     assert dora.adapter_small == plain.adapter_small + out_features

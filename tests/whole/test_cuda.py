@@ -6,6 +6,7 @@ python -m pytest -q tests/whole/test_cuda.py tests/whole/test_crash.py
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import shutil
 from collections.abc import Iterator
@@ -23,12 +24,13 @@ from torch import Tensor
 from windows import make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
 from benchmarks.crash import make_inputs
-from medsum_core.device import AMPERE, repeat_bits
+from medsum_core.device import AMPERE, find_device
 from medsum_core.generation.generate import generate
-from medsum_core.kernels.layers import recompute_activations
+from medsum_core.kernels import FAST_MODEL_TYPES, choose
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES, attend_block_mask, attend_varlen
 from medsum_core.model.base import load_base
 from medsum_core.model.lora import LoraSettings
+from medsum_core.process import set_arithmetic
 from medsum_core.training.optimizer import load_optimizer_state, optimizer_state
 from train_loop import train_step
 
@@ -45,16 +47,16 @@ DROPOUT = LoraSettings(r=16, dropout=0.05)
 def _as_in_a_run() -> Iterator[None]:
     """Accelerate's device is the GPU, fp32 products are exact, and bits repeat."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_float32_matmul_precision("highest")
-    repeat_bits(CUDA)
+    set_arithmetic(find_device(), precision="fp32")
     yield
     torch.use_deterministic_algorithms(False)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def gradient(model: Any, window: Any, cut: str, kernel: str) -> list[Tensor]:
+def gradient(model: Any, window: Any, cut: str, kernel: str, kernels: str = "fast") -> list[Tensor]:
     batch_size, pack_tokens = CUTS[cut]
-    run = make_run(model, batch_size=batch_size, pack_tokens=pack_tokens, attention=kernel, device=CUDA)
+    settings: Any = {"batch_size": batch_size, "pack_tokens": pack_tokens, "attention": kernel, "kernels": kernels}
+    run = make_run(model, device=CUDA, **settings)
     stats = train_step(run, window, learning_rate=0.0)
     assert not stats.skipped
     gradients: list[Tensor] = run.optimizer.gradients  # type: ignore[attr-defined]
@@ -62,39 +64,47 @@ def gradient(model: Any, window: Any, cut: str, kernel: str) -> list[Tensor]:
     return gradients
 
 
+PATHS = [
+    *(("reference", kind) for kind in PACKABLE_MODEL_TYPES),
+    *(("fast", kind) for kind in FAST_MODEL_TYPES),
+]
+
+
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
-@pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
-def test_every_cut_of_a_window_gives_the_gradient_of_one_full_batch(kind: str, kernel: str) -> None:
+@pytest.mark.parametrize(("kernels", "kind"), PATHS)
+def test_every_cut_of_a_window_gives_the_gradient_of_one_full_batch(kernels: str, kind: str, kernel: str) -> None:
     if kind == "gemma2" and kernel == "sdpa":
         pytest.skip("SDPA has no soft-capping")
-    model = tuned(tiny_model(kind, attn_implementation="eager")).to(CUDA)
+    model = tuned(tiny_model(kind, attn_implementation="eager"), kernels=kernels).to(CUDA)
     base = tiny_model(kind, attn_implementation="eager").to(CUDA)
     window = make_window(16)
     _, expected = reference_gradient(plain_peft(base, model), window)
     for cut in CUTS:
-        assert relative(gradient(model, window, cut, kernel), expected) <= 1e-5, cut
+        assert relative(gradient(model, window, cut, kernel, kernels), expected) <= 1e-5, cut
 
 
-@pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
-def test_recomputed_activations_drop_the_same_elements(kind: str) -> None:
+@pytest.mark.parametrize(("kernels", "kind"), PATHS)
+def test_recomputed_activations_drop_the_same_elements(kernels: str, kind: str) -> None:
     window, found = make_window(6), []
     for recompute in (False, True):
-        model = tuned(tiny_model(kind, attn_implementation="eager"), LoraSettings(dropout=0.3)).to(CUDA)
+        base = tiny_model(kind, attn_implementation="eager")
+        model = tuned(base, LoraSettings(dropout=0.3), kernels=kernels).to(CUDA)
         if recompute:
-            recompute_activations(model)
+            choose(kernels, "cuda").recompute(model)
         torch.manual_seed(3)
-        found.append(gradient(model, window, "packed", "eager"))
+        found.append(gradient(model, window, "packed", "eager", kernels))
     assert relative(found[1], found[0]) <= 1e-6
 
 
 @needs_varlen
+@pytest.mark.parametrize("kernels", ["reference", "fast"])
 @pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "llama"])
-def test_the_packed_16_bit_gradient_points_where_the_exact_one_does(kind: str) -> None:
+def test_the_packed_16_bit_gradient_points_where_the_exact_one_does(kind: str, kernels: str) -> None:
     window = make_window(16, longest=120)
     _, expected = reference_gradient(plain_peft(tiny_model(kind).to(CUDA), tuned(tiny_model(kind))), window)
-    model = tuned(tiny_model(kind, dtype=torch.bfloat16)).to(CUDA)
+    model = tuned(tiny_model(kind, dtype=torch.bfloat16), kernels=kernels).to(CUDA)
     for cut in ("16x1", "packed", "packed in one"):
-        found = torch.cat([part.flatten() for part in gradient(model, window, cut, "varlen")])
+        found = torch.cat([part.flatten() for part in gradient(model, window, cut, "varlen", kernels)])
         exact = torch.cat([part.flatten() for part in expected])
         assert torch.cosine_similarity(found.double(), exact.double(), dim=0) >= 0.999, cut
 
@@ -124,17 +134,17 @@ def test_the_variable_length_kernel_is_attention_with_a_block_mask(
 
 @needs_varlen
 def test_a_packed_window_gives_the_same_bits_each_time() -> None:
-    """Attention's way back would else add to a gradient in the order in which its blocks happen to end.
+    """Attention's backward pass would else add to a gradient in the order in which its blocks happen to end.
 
     It takes documents of several blocks to see that: two addends have one sum in either order.
     """
     window = [make_example(num_tokens, 30, seed=num_tokens) for num_tokens in (1900, 700, 1500, 40, 1800)]
-    for kind in ("gemma", "gemma3_text"):
-        model = tuned(tiny_model(kind, dtype=torch.bfloat16), DROPOUT).to(CUDA)
+    for kind, kernels in itertools.product(("gemma", "gemma3_text"), ("reference", "fast")):
+        model = tuned(tiny_model(kind, dtype=torch.bfloat16), DROPOUT, kernels=kernels).to(CUDA)
         found = []
         for _ in range(4):
             torch.manual_seed(3)
-            found.append([tensor.clone() for tensor in gradient(model, window, "packed in one", "varlen")])
+            found.append([tensor.clone() for tensor in gradient(model, window, "packed in one", "varlen", kernels)])
         for other in found[1:]:
             assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
 
@@ -143,7 +153,7 @@ def test_paged_optimiser_state_is_paged_again_and_goes_on_bit_for_bit() -> None:
     def fresh() -> Any:
         wide = tiny_model(dtype=torch.bfloat16, intermediate_size=8192)  # from 100,000 elements on state is paged
         model = tuned(wide).to(CUDA)
-        return make_run(model, pack_tokens=96, optim="paged_adamw_8bit", kernel="sdpa", device=CUDA)
+        return make_run(model, pack_tokens=96, optim="paged_adamw_8bit", attention="sdpa", device=CUDA)
 
     rows = make_window(12)
     straight, resumed = fresh(), fresh()
