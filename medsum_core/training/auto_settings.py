@@ -34,7 +34,8 @@ RESOLVED = (
 def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
     """What a checkpoint was made with, in place of each `auto`: so a resumed run goes on alike."""
     settings = config.settings()
-    saved = {"kernels": KERNELS_BEFORE_THE_CHOICE, **saved}
+    if saved:
+        saved = {"kernels": KERNELS_BEFORE_THE_CHOICE, **saved}
     return config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
 
 

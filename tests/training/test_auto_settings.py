@@ -21,6 +21,7 @@ from medsum_core.training.auto_settings import (
     choose_pack_tokens,
     choose_parallel_micro_batches,
     micro_batch_tokens,
+    with_saved,
 )
 
 
@@ -230,3 +231,12 @@ def test_the_largest_micro_batch_and_the_longest_row_beyond_the_packing_budget()
     assert micro_batch_tokens(1024, 1, 1024) == {"num_tokens": 1024, "alone_tokens": 0}
     assert micro_batch_tokens(4096, 1, 1024)["num_tokens"] == 4096
     assert micro_batch_tokens(0, 2, 1024)["num_tokens"] == 2048
+
+
+def test_a_checkpoint_from_before_the_choice_of_kernels_goes_on_with_the_fast_ones_and_a_new_run_chooses() -> None:
+    config = parse_run(["--preset", "demo"])
+    assert with_saved(config, {}).model.kernels == "auto"
+    assert with_saved(config, {"precision": "bf16"}).model.kernels == "fast"
+    assert with_saved(config, {"kernels": "reference"}).model.kernels == "reference"
+    asked = parse_run(["--preset", "demo", "--kernels", "reference"])
+    assert with_saved(asked, {"precision": "bf16"}).model.kernels == "reference"  # and is then refused as a change

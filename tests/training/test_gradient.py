@@ -110,7 +110,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(script.parent.parent),
+        "PYTHONPATH": str(script.parents[2]),
         "CUDA_VISIBLE_DEVICES": "",
     }
     done = subprocess.run(
