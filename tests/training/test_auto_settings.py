@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from medsum_core import device as device_module
+from medsum_core.config.run_config import parse_run
 from medsum_core.device import GIB, Device, choose_precision, describe, find_device
 from medsum_core.errors import InputError
 from medsum_core.kernels.cpu import malloc
