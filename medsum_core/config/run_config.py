@@ -121,6 +121,12 @@ def parse_run(argv: list[str]) -> RunConfig:
     return config
 
 
+def with_later_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`fixed_on_resume` as an earlier version saved it, with what that did where a setting was added since."""
+    later = {name: value for section in LATER_SETTINGS.values() for name, value in section.items()}
+    return {name: value for name, value in later.items() if name not in FREE_ON_RESUME} | dict(settings)
+
+
 def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:
     """`sources`: the values of each, the weakest (the preset) first."""
     names_data = any("train_file" in values or "dataset_name" in values for values in sources[1:])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from medsum_core.config.run_config import RunConfig
+from medsum_core.config.run_config import LATER_SETTINGS, RunConfig
 from medsum_core.device import Device, choose_precision
 from medsum_core.errors import InputError
 from medsum_core.kernels import FAST, choose
@@ -18,7 +18,6 @@ from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
 
 AUTO = ("auto", None)
 MAX_PACKED_ROWS = 8  # beyond 8 x max_length tokens a micro-batch no longer gets faster
-KERNELS_BEFORE_THE_CHOICE = "fast"  # what runs did that were saved before --kernels existed
 RESOLVED = (
     "kernels",
     "precision",
@@ -35,7 +34,7 @@ def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
     """What a checkpoint was made with, in place of each `auto`: so a resumed run goes on alike."""
     settings = config.settings()
     if saved:
-        saved = {"kernels": KERNELS_BEFORE_THE_CHOICE, **saved}
+        saved = {"kernels": LATER_SETTINGS["model"]["kernels"], **saved}
     return config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
 
 

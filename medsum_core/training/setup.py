@@ -18,7 +18,7 @@ from medsum_core.checkpoint.fingerprints import (
     environment_fingerprint,
     run_fingerprints,
 )
-from medsum_core.config.run_config import RunConfig
+from medsum_core.config.run_config import RunConfig, with_later_settings
 from medsum_core.config.run_folder import METRICS_NAME, make_run_folder, write_run_config
 from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
@@ -143,7 +143,9 @@ def _start(plan: Plan, run: Run) -> Progress:
     progress = Progress(step=0, epoch=0, window=0)
     if plan.checkpoint is not None:
         allow = run.config.output.allow_inexact_resume
-        notes = check_compatible(plan.checkpoint.fingerprints, run.fingerprints, allow_inexact=allow)
+        saved = plan.checkpoint.fingerprints
+        saved = {**saved, "settings": with_later_settings(saved["settings"])}
+        notes = check_compatible(saved, run.fingerprints, allow_inexact=allow)
         progress = restore_run(run, plan.checkpoint)
         for note in [f"resuming after update {progress.step} of {run.num_windows}", *notes]:
             print_main(note, run.accelerator)
