@@ -89,7 +89,7 @@ def resolve_memory(config: RunConfig, model_type: str, device: Device, size: Mod
 
 
 def micro_batch_tokens(pack_tokens: int, batch_size: int, max_length: int) -> dict[str, int]:
-    """`RunShape`'s tokens: of the fullest micro-batch, and of the longest row that runs alone (0: none does)."""
+    """`RunShape`'s tokens: of the largest micro-batch, and of the longest row that runs alone (0: none does)."""
     if 0 < pack_tokens < max_length:
         return {"num_tokens": pack_tokens, "alone_tokens": max_length}
     return {"num_tokens": pack_tokens or batch_size * max_length, "alone_tokens": 0}

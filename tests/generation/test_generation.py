@@ -241,7 +241,7 @@ def test_mode_gradients_and_attention_are_left_as_found() -> None:
     model.base_model.model.model.layers[0].eval()
     modes = {name: module.training for name, module in model.named_modules()}
     attention, prompts = model.config._attn_implementation, some_prompts(3)
-    model.get_base_model().gradient_checkpointing_enable()
+    model.get_base_model().activation_checkpointing_enable()
     before = generate(model, prompts, stop_token_ids=STOPS, max_new_tokens=8)
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert model.config._attn_implementation == attention

@@ -220,8 +220,8 @@ def test_every_lora_tensor_moves_at_the_smallest_rate(optim: str, window: list[E
     model = tuned(tiny_model())
     bits = base_hash(model)
     before = [parameter.detach().clone() for _, parameter in trainable_parameters(model)]
-    smallest = lr_at(74, schedule="linear", peak=2e-4, warmup_steps=0, num_steps=75)
-    stats = train_step(make_run(model, optim=optim, max_grad_norm=1.0), window, learning_rate=smallest)
+    least_rate = lr_at(74, schedule="linear", peak=2e-4, warmup_steps=0, num_steps=75)
+    stats = train_step(make_run(model, optim=optim, max_grad_norm=1.0), window, learning_rate=least_rate)
     assert not stats.skipped and stats.grad_norm > 0
     for (name, parameter), former in zip(trainable_parameters(model), before, strict=True):
         assert (parameter != former).float().mean() > 0.98, name
