@@ -96,7 +96,7 @@ def train(
                 progress, best = evaluate(run, progress)
                 done = done or run.stops_early(progress)
             stopping = any_process(stop.requested, run.accelerator)
-            if run.saves(progress, last=done, best=best) or stopping:
+            if run.saves(progress, last=done, best=best) or stopping or run.saves_by_time(progress):
                 save_run(run, progress, final=done or stopping)
             if done:
                 return progress

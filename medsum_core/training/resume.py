@@ -29,6 +29,7 @@ def save_run(run: Run, progress: Progress, *, final: bool) -> None:
     started = time.perf_counter()
     rng = _gather_rng(run)
     problem = _write(run, progress, rng) if run.accelerator.is_main_process else None
+    run.saved_at = time.monotonic()  # a failed save counts too: the next try comes after as long
     failed = any_process(problem is not None, run.accelerator)
     run.seconds["saving"] += time.perf_counter() - started
     if not failed:

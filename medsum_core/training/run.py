@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.data.sampler import window_indices
 from medsum_core.kernels import Accumulate, Kernels
-from medsum_core.training.distributed import print_main
+from medsum_core.training.distributed import any_process, print_main
 from medsum_core.training.metrics import MetricsLog, StepStats
 from medsum_core.training.optimizer import lr_at
 
@@ -31,7 +32,7 @@ class Run:
     """One process's part of a run, which the loop reads.
 
     Updates change the weights of `model`, the state of `optimizer` and `scaler`; logging changes `log`, `unlogged`,
-    `seconds` and `save_failures`. The other fields stay as `build_run` set them.
+    `seconds`, `saved_at` and `save_failures`. The other fields stay as `build_run` set them.
     """
 
     config: RunConfig
@@ -54,6 +55,7 @@ class Run:
     log: MetricsLog | None = None  # of the first process only
     resumed_at: int | None = None  # windows done when the run was resumed
     save_failures: list[str] = field(default_factory=list)
+    saved_at: float = field(default_factory=time.monotonic)  # clock of the last save, at first of the start
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by phase
     unlogged: list[StepStats] = field(default_factory=list)  # since the last logged line: for the speed
 
@@ -133,6 +135,16 @@ class Run:
         output = self.config.output
         wanted = best and self.config.train.load_best_model_at_end
         return wanted or self._is_due(output.save_strategy, output.save_steps, progress, last=last)
+
+    def saves_by_time(self, progress: Progress) -> bool:
+        """Whether `--save_minutes` have passed on any process since the last save, and there is something new to save.
+
+        All processes must ask together: they agree on the answer.
+        """
+        output, done = self.config.output, self.windows_done(progress)
+        if output.save_strategy == "no" or output.save_minutes == 0 or done in (0, self.resumed_at):
+            return False
+        return any_process(time.monotonic() - self.saved_at >= 60 * output.save_minutes, self.accelerator)
 
     def stops_early(self, progress: Progress) -> bool:
         """Whether `--early_stopping_patience` is used up."""
