@@ -190,7 +190,7 @@ class OutputArguments:
     save_steps: int | None = _setting(None, "updates between checkpoints, with --save_strategy steps", metavar="N")
     save_minutes: float = _setting(
         10.0,
-        "minutes after which a checkpoint is written besides --save_strategy (0: never; none with no)",
+        "write a checkpoint also after so many minutes without one (0, or --save_strategy no: never)",
         metavar="X",
     )
     save_total_limit: int = _setting(2, "newest checkpoints to keep, at least 2 (and the best one)", metavar="N")

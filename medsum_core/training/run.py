@@ -55,7 +55,7 @@ class Run:
     log: MetricsLog | None = None  # of the first process only
     resumed_at: int | None = None  # windows done when the run was resumed
     save_failures: list[str] = field(default_factory=list)
-    saved_at: float = field(default_factory=time.monotonic)  # clock of the last save, at first of the start
+    saved_at: float = field(default_factory=lambda: time.monotonic())  # clock of the last save, at first of the start
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by phase
     unlogged: list[StepStats] = field(default_factory=list)  # since the last logged line: for the speed
 

@@ -32,7 +32,8 @@ def stop_on_signals(*, echo_seconds: float = 0.0) -> Iterator[StopFlag]:
     The second one ends the process as if nothing handled it (status 143 or 130 in a shell): the last checkpoint
     continues the run. A launcher passes on a signal that the terminal or scheduler has sent to every process already:
     under one, `echo_seconds` is the time after the first signal in which another counts as the same request.
-    A signal that is ignored stays so: `nohup` ignores SIGHUP. The handlers found are put back at the end. Raises ValueError outside the main thread, as Python does.
+    A signal that is ignored stays so: `nohup` ignores SIGHUP. The handlers found are put back at the end. Raises
+    ValueError outside the main thread, as Python does.
     """
     flag = StopFlag()
 
