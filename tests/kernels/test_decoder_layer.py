@@ -67,8 +67,8 @@ def test_only_read_positions_go_through_the_last_mlp(monkeypatch: pytest.MonkeyP
     assert counts == [batch.num_tokens, batch.num_targets]
 
 
-def test_sums_and_rotations_are_computed_again_not_kept() -> None:
-    """Of Gemma 3's layers the way back keeps no normed tensor, no rotated queries and keys, no sum behind attention."""
+def test_no_normed_hidden_state_is_saved_for_the_backward_pass() -> None:
+    """Everything of that size that Gemma 3's layers save, counted by its features."""
     batch, model = pack_rows(ROWS[:1]), tuned(tiny_model("gemma3_text"))
     inner: Any = inner_model(model)
     layer = inner.layers[0]
@@ -87,9 +87,9 @@ def test_sums_and_rotations_are_computed_again_not_kept() -> None:
     attention, num_layers = layer.self_attn, len(inner.layers)
     expected: Counter[int] = Counter()
     for count, features in (
-        (2 * num_layers - 1, attention.q_proj.out_features),  # queries, what attention gives; of the last layer: read
-        (2 * num_layers, attention.k_proj.out_features),  # keys and values
-        (3 * num_layers - 2, inner.config.hidden_size),  # a layer's input, what attention's and the MLP's way down gave
+        (3 * num_layers - 1, attention.q_proj.out_features),  # queries before their norm and rotated, attention's output
+        (3 * num_layers, attention.k_proj.out_features),  # keys before their norm and rotated, values
+        (4 * num_layers - 3, inner.config.hidden_size),  # the inputs of the four norms; the last layer: read positions
         (2 * num_layers - 2, layer.mlp.up_proj.out_features),  # gate and up
         (1, inner.config.hidden_size),  # the last norm's input
         (4, attention.head_dim),  # cos and sin of both kinds of layer

@@ -42,7 +42,7 @@ class Slab(local):
         self.block: Block | None = None
 
 
-ACTIVATIONS, LAYER_OUTPUTS, GRADIENTS = Slab(SLAB_BYTES), Slab(LARGEST_BLOCK), Slab(LARGEST_BLOCK)
+ACTIVATIONS, GRADIENTS = Slab(SLAB_BYTES), Slab(LARGEST_BLOCK)
 _blocks: dict[int, list[Block]] = {}  # by their bytes
 _lock = Lock()
 

@@ -10,9 +10,8 @@ A block's queries of all S heads are the rows of one product, so that a shared h
 A block sees the keys from its sliding window's first to its own last, nothing is computed beyond. Scores are products
 in fp32, also of 16-bit queries and keys: an exponential turns their rounding into an error of its size.
 
-For the way back v is kept, q and k or what they are made from, and the shares of documents up to SAVED_TOKENS in the
-dtype in which they weigh the values; those of longer documents are computed again: memory grows with the tokens, not
-with their square.
+Saved for the backward pass are q, k and v; the shares are computed again: memory grows with the tokens, not with their
+square.
 """
 
 from __future__ import annotations
@@ -29,11 +28,9 @@ from torch.autograd.function import once_differentiable
 from medsum_core.device import arithmetic_dtype
 from medsum_core.kernels.cpu.arena import converted, empty_like, kept_like, mm
 from medsum_core.kernels.cpu.elementwise import array_of, causal_softmax, on_cpu, softmax_backward
-from medsum_core.kernels.recompute import Recipe
 from medsum_core.model.attention import check_lengths
 
 BLOCK_QUERIES = 256  # fewer: products too small to be fast; more: work on keys that the first queries may not see
-SAVED_TOKENS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +44,11 @@ class ScoreRules:
 
 @dataclass(frozen=True, kw_only=True)
 class _Block:
-    """Some queries of a row, and the keys that they may see, through one key-value head.
-
-    `is_kept`: whether its shares are, for the way back.
-    """
+    """Some queries of a row, and the keys that they may see, through one key-value head."""
 
     queries: slice
     keys: slice
     kv_head: int
-    is_kept: bool
 
 
 def attend_documents(
@@ -65,17 +58,15 @@ def attend_documents(
     lengths: Sequence[int],
     rules: ScoreRules,
     prefix: tuple[Tensor, Tensor] | None = None,
-    recipes: tuple[Recipe, Recipe] | None = None,
 ) -> Tensor:
     """(T, H, D): each document of `lengths` attends to itself only; what follows the last one gets zeros.
 
     Differentiable once. All documents begin where the one before ends. `prefix` are keys and values (P, G, D) that come
-    before those of each document, in fp32 or more: so are their gradients. `recipes`: how queries and keys come about,
-    each with a first dimension of 1.
+    before those of each document, in fp32 or more: so are their gradients.
     """
     prefix_key, prefix_value = prefix or (None, None)
     out: Tensor = _DocumentAttention.apply(
-        query_THD, key_TGD, value_TGD, prefix_key, prefix_value, tuple(lengths), rules, recipes
+        query_THD, key_TGD, value_TGD, prefix_key, prefix_value, tuple(lengths), rules
     )
     return out
 
@@ -91,10 +82,8 @@ class _DocumentAttention(torch.autograd.Function):
         prefix_value: Tensor | None,
         lengths: tuple[int, ...],
         rules: ScoreRules,
-        recipes: tuple[Recipe, Recipe] | None,
     ) -> Tensor:
         ctx.lengths, ctx.rules = lengths, rules
-        kept_shares = []
         dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
         query = converted(query_THD, dtype)
         key, value = (
@@ -104,22 +93,14 @@ class _DocumentAttention(torch.autograd.Function):
         for block in _blocks(lengths, rules, num_kv_heads=key.shape[1], num_prefix=_length(prefix_key)):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
             share_RK = _shares(block, query_RD, key_KD, rules)[0]
-            kept_shares += [share_RK] if block.is_kept else []
             _rows_of(out_THD, block, key.shape[1]).copy_(_as_heads(mm(share_RK, value_KD), block))
-        made_from = recipes or (Recipe.of(query_THD[None]), Recipe.of(key_TGD[None]))
-        ctx.computes = [(recipe.compute, len(recipe.tensors)) for recipe in made_from]
-        ctx.save_for_backward(
-            value_TGD, prefix_key, prefix_value, *(t for recipe in made_from for t in recipe.tensors), *kept_shares
-        )
+        ctx.save_for_backward(query_THD, key_TGD, value_TGD, prefix_key, prefix_value)
         return out_THD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        value_TGD, prefix_key, prefix_value, *shares = ctx.saved_tensors
-        (compute_query, num_query_tensors), (compute_key, num_key_tensors) = ctx.computes
-        query_THD = compute_query(*(shares.pop(0) for _ in range(num_query_tensors))).squeeze(0)
-        key_TGD = compute_key(*(shares.pop(0) for _ in range(num_key_tensors))).squeeze(0)
+        query_THD, key_TGD, value_TGD, prefix_key, prefix_value = ctx.saved_tensors
         dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
         query, dout = converted(query_THD, dtype), converted(gradients[0], dtype)
         key, value = (
@@ -132,14 +113,14 @@ class _DocumentAttention(torch.autograd.Function):
         for block in _blocks(ctx.lengths, ctx.rules, num_kv_heads=key.shape[1], num_prefix=_length(prefix_key)):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
             dout_RD = _rows_of(dout, block, key.shape[1]).reshape(query_RD.shape)
-            share_RK, slope_RK = (shares.pop(0), None) if block.is_kept else _shares(block, query_RD, key_KD, ctx.rules)
+            share_RK, slope_RK = _shares(block, query_RD, key_KD, ctx.rules)
             dvalue[block.keys, block.kv_head] += converted(mm(share_RK.t(), dout_RD), exact)
             dscore_RK = _scores_backward(share_RK, mm(dout_RD, value_KD.t()), slope_RK, ctx.rules)
             _rows_of(dquery, block, key.shape[1]).copy_(_as_heads(mm(dscore_RK, key_KD), block))
             dkey[block.keys, block.kv_head] += converted(mm(dscore_RK.t(), query_RD), exact)
         dkey_TGD, dprefix_key = _parted(dkey, key_TGD, prefix_key, ctx.lengths)
         dvalue_TGD, dprefix_value = _parted(dvalue, value_TGD, prefix_value, ctx.lengths)
-        return converted(dquery, query_THD.dtype), dkey_TGD, dvalue_TGD, dprefix_key, dprefix_value, None, None, None
+        return converted(dquery, query_THD.dtype), dkey_TGD, dvalue_TGD, dprefix_key, dprefix_value, None, None
 
 
 def _length(prefix: Tensor | None) -> int:
@@ -169,14 +150,13 @@ def _blocks(lengths: Sequence[int], rules: ScoreRules, *, num_kv_heads: int, num
     document_start = 0
     for number, length in enumerate(lengths):
         document_end, key_start = document_start + length, document_start + number * num_prefix
-        is_kept = num_prefix + length <= SAVED_TOKENS and rules.softcap is None  # a soft cap's slope would be kept too
         for start in range(document_start, document_end, BLOCK_QUERIES):
             end = min(start + BLOCK_QUERIES, document_end)
             seen = num_prefix + start - document_start  # tokens before the first query
             first_key = key_start if rules.window is None else key_start + max(0, seen - rules.window + 1)
             keys = slice(first_key, key_start + seen + end - start)
             for kv_head in range(num_kv_heads):
-                yield _Block(queries=slice(start, end), keys=keys, kv_head=kv_head, is_kept=is_kept)
+                yield _Block(queries=slice(start, end), keys=keys, kv_head=kv_head)
         document_start = document_end
 
 
@@ -203,7 +183,7 @@ def _shares(block: _Block, query_RD: Tensor, key_KD: Tensor, rules: ScoreRules) 
     """
     exact = torch.promote_types(query_RD.dtype, torch.float32)
     scores_RK = mm(converted(query_RD, exact), converted(key_KD, exact).t())
-    share_RK = (kept_like if block.is_kept else empty_like)(scores_RK, dtype=query_RD.dtype)
+    share_RK = empty_like(scores_RK, dtype=query_RD.dtype)
     num_queries = block.queries.stop - block.queries.start
     seen_before = len(key_KD) - num_queries
     if on_cpu(query_RD) and rules.softcap is None:
@@ -254,13 +234,11 @@ def attend_per_document(
     sliding_window: int | None = None,
     softcap: float | None = None,
     prefix: tuple[Tensor, Tensor] | None = None,
-    recipes: tuple[Recipe, Recipe] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """`attend_documents` with the interface of transformers: (B, T, H, D) and no weights. Padding positions are zero.
 
-    `prefix`: keys and values (P, G, D) that come before those of each document. `recipes`: how the queries (B, T, H, D)
-    and the keys (B, T, G, D) come about.
+    `prefix`: keys and values (P, G, D) that come before those of each document.
     """
     check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, options={})
     scale = scaling if scaling is not None else query_BHTD.shape[-1] ** -0.5
@@ -268,7 +246,7 @@ def attend_per_document(
     inputs = (query_BHTD, key_BGTD, value_BGTD)
     if len(document_lengths) == 1:  # no copy that puts rows together, in either direction
         query_THD, key_TGD, value_TGD = (tensor.squeeze(0).transpose(0, 1) for tensor in inputs)
-        out_THD = attend_documents(query_THD, key_TGD, value_TGD, document_lengths[0], rules, prefix, recipes)
+        out_THD = attend_documents(query_THD, key_TGD, value_TGD, document_lengths[0], rules, prefix)
         return out_THD.unsqueeze(0), None
     rows = []
     for row, lengths in zip(zip(*(tensor.unbind() for tensor in inputs), strict=True), document_lengths, strict=True):

@@ -179,16 +179,6 @@ def rms_scaled(x_RH: Array, inverse_R: Array, scale_H: Array, rounds_first: bool
 
 
 @compiled
-def rms_added(x_RH: Array, inverse_R: Array, scale_H: Array, to_RH: Array, y_RH: Array) -> None:
-    """y = to + x * inverse * scale, the norm rounded before it is added."""
-    for r in range(x_RH.shape[0]):
-        inverse = inverse_R[r]
-        for h in range(x_RH.shape[1]):
-            normed = narrow(wide(x_RH[r, h]) * inverse * scale_H[h], y_RH[r, h])
-            y_RH[r, h] = narrow(wide(to_RH[r, h]) + wide(normed), y_RH[r, h])
-
-
-@compiled
 def rms_backward(dy_RH: Array, x_RH: Array, inverse_R: Array, scale_H: Array, dx_RH: Array) -> None:
     """The gradient of x from that of y."""
     for r in range(x_RH.shape[0]):
@@ -200,48 +190,6 @@ def rms_backward(dy_RH: Array, x_RH: Array, inverse_R: Array, scale_H: Array, dx
         for h in range(x_RH.shape[1]):
             dnormed = wide(dy_RH[r, h]) * wide(scale_H[h])
             dx_RH[r, h] = narrow((dnormed - wide(x_RH[r, h]) * along) * inverse, dx_RH[r, h])
-
-
-@compiled
-def rms_rotated(x_TND: Array, inverse_TN: Array, scale_D: Array, cos_TD: Array, sin_TD: Array, y_TND: Array) -> None:
-    """y = n cos + rotate_half(n) sin of the norm n, each product and sum rounded as transformers does."""
-    half = x_TND.shape[2] // 2
-    for t in range(x_TND.shape[0]):
-        for n in range(x_TND.shape[1]):
-            x_D, y_D, inverse = x_TND[t, n], y_TND[t, n], inverse_TN[t, n]
-            for d in range(half):
-                first = wide(narrow(wide(x_D[d]) * inverse * scale_D[d], y_D[d]))
-                second = wide(narrow(wide(x_D[d + half]) * inverse * scale_D[d + half], y_D[d]))
-                along = narrow(first * wide(cos_TD[t, d]), y_D[d])
-                across = narrow(second * wide(sin_TD[t, d]), y_D[d])
-                y_D[d] = narrow(wide(along) - wide(across), y_D[d])
-                along = narrow(second * wide(cos_TD[t, d + half]), y_D[d])
-                across = narrow(first * wide(sin_TD[t, d + half]), y_D[d])
-                y_D[d + half] = narrow(wide(along) + wide(across), y_D[d])
-
-
-@compiled
-def rms_rotated_backward(
-    dy_TND: Array, x_TND: Array, inverse_TN: Array, scale_D: Array, cos_TD: Array, sin_TD: Array, dx_TND: Array
-) -> None:
-    """The gradient of x from that of y: the opposite rotation, then back through the norm."""
-    size = x_TND.shape[2]
-    half = size // 2
-    dnormed_D = np.empty(size, inverse_TN.dtype)
-    for t in range(x_TND.shape[0]):
-        for n in range(x_TND.shape[1]):
-            x_D, dy_D, dx_D, inverse = x_TND[t, n], dy_TND[t, n], dx_TND[t, n], inverse_TN[t, n]
-            for d in range(half):
-                first, second = wide(dy_D[d]), wide(dy_D[d + half])
-                dnormed_D[d] = first * wide(cos_TD[t, d]) + second * wide(sin_TD[t, d + half])
-                dnormed_D[d + half] = second * wide(cos_TD[t, d + half]) - first * wide(sin_TD[t, d])
-            along = inverse - inverse  # a zero of its type
-            for d in range(size):
-                dnormed_D[d] *= scale_D[d]
-                along += dnormed_D[d] * wide(x_D[d])
-            along = along * inverse * inverse / type(inverse)(size)
-            for d in range(size):
-                dx_D[d] = narrow((dnormed_D[d] - wide(x_D[d]) * along) * inverse, dx_D[d])
 
 
 @compiled

@@ -14,7 +14,7 @@ from medsum_core.kernels.layers.decoder_layer import use_training_layers
 from medsum_core.kernels.layers.dropout import recompute_contexts
 from medsum_core.kernels.layers.gated_mlp import use_gated_mlps
 from medsum_core.kernels.layers.lora_linear import FusedLinear, fuse_lora_layers
-from medsum_core.kernels.layers.rms_norm import use_lean_norms
+from medsum_core.kernels.layers.rms_norm import use_fast_norms
 from medsum_core.model import forward
 
 
@@ -25,7 +25,7 @@ def apply_fast_layers(model: PeftModel, *, keep_dense: bool) -> None:
     """
     fuse_lora_layers(model, keep_dense=keep_dense)
     use_gated_mlps(model)
-    use_lean_norms(model)
+    use_fast_norms(model)
     use_training_layers(forward.inner_model(model))
 
 

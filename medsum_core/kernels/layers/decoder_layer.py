@@ -6,8 +6,7 @@ are read.
 Modules, names and weights stay those of transformers. The `forward` of attention, MLP, norms and of the projections
 behind a norm is not called, nor are hooks on it: their arithmetic is that of the functions below. Two things differ:
 
-* What is kept for the way back lies in slabs (`buffers.py`); what can be computed again from it is not kept
-  (`recipe.py`): normed tensors, and behind a norm rotated queries and keys and the sum after attention.
+* The output of a norm before projections is not saved for the backward pass but computed again (`norm_linear.py`).
 * The last layer computes only the positions that the loss reads, those with a target. Nobody sees what a prompt's
   positions make of it, except as keys and values: behind attention it goes on with the M positions alone. The others
   come out as NaN: an objective that reads one fails at once instead of training on a wrong number.
@@ -21,15 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from medsum_core.kernels.cpu.arena import ACTIVATIONS, LAYER_OUTPUTS
 from medsum_core.kernels.cpu.shared_prefix import KeyValue, SharedPrefix
 from medsum_core.kernels.layers.gated_mlp import gated_down
 from medsum_core.kernels.layers.lora_linear import FusedLinear
 from medsum_core.kernels.layers.norm_linear import normed_projections
-from medsum_core.kernels.layers.residual import normed_sum, plain_sum
-from medsum_core.kernels.layers.rotary import rotated
-from medsum_core.kernels.recompute import Recipe
 
 TWO_NORMS = ("GemmaDecoderLayer", "LlamaDecoderLayer")
 FOUR_NORMS = ("Gemma2DecoderLayer", "Gemma3DecoderLayer")  # they norm what attention and MLP give, too
@@ -82,22 +78,19 @@ def _forward(layer: Any, is_last: bool, x_BTH: Tensor, *, read_M: Tensor | None 
 
 def _output(layer: Any, x: Tensor, read_M: Tensor | None = None, **settings: Any) -> Tensor:
     """The layer's output, (B, T, H), or (M, H) where only some positions are read."""
-    slab = LAYER_OUTPUTS if layer.gradient_checkpointing else ACTIVATIONS
     heads = _attention(layer.self_attn, layer.input_layernorm, x, **settings)
     if read_M is not None:
         heads, x = (tensor.flatten(0, 1).index_select(0, read_M) for tensor in (heads, x))
     attended = layer.self_attn.o_proj(heads)
     if type(layer).__name__ in TWO_NORMS:
-        x = plain_sum(x, attended, slab=ACTIVATIONS)
-        mlp_output = _mlp(layer.mlp, layer.post_attention_layernorm, x, Recipe.of(x))
-        return plain_sum(x, mlp_output, slab=slab)
-    x, recipe = normed_sum(x, layer.post_attention_layernorm, attended, slab=None)
-    mlp_output = _mlp(layer.mlp, layer.pre_feedforward_layernorm, x, recipe)
-    return normed_sum(x, layer.post_feedforward_layernorm, mlp_output, slab=slab)[0]
+        x = x + attended
+        return x + _mlp(layer.mlp, layer.post_attention_layernorm, x)
+    x = x + layer.post_attention_layernorm(attended)
+    return x + layer.post_feedforward_layernorm(_mlp(layer.mlp, layer.pre_feedforward_layernorm, x))
 
 
-def _mlp(mlp: Any, norm: Any, x: Tensor, recipe: Recipe) -> Tensor:
-    return gated_down(mlp, *normed_projections(norm, (mlp.gate_proj, mlp.up_proj), x, recipe))
+def _mlp(mlp: Any, norm: Any, x: Tensor) -> Tensor:
+    return gated_down(mlp, *normed_projections(norm, (mlp.gate_proj, mlp.up_proj), x))
 
 
 def _attention(
@@ -119,11 +112,11 @@ def _attention(
     if past_key_values is not None:
         raise ValueError("positions are skipped in training only, where no key-value cache is in use")
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    outputs = normed_projections(norm, projections, x_BTH, Recipe.of(x_BTH))
+    outputs = normed_projections(norm, projections, x_BTH)
     query, key, value = (output.unflatten(-1, (-1, attention.head_dim)) for output in outputs)
-    cos_BT1D, sin_BT1D = (angles_BTD.unsqueeze(2) for angles_BTD in position_embeddings)
-    query, query_recipe = rotated(query, cos_BT1D, sin_BT1D, getattr(attention, "q_norm", None))
-    key, key_recipe = rotated(key, cos_BT1D, sin_BT1D, getattr(attention, "k_norm", None))
+    if hasattr(attention, "q_norm"):
+        query, key = attention.q_norm(query), attention.k_norm(key)
+    query, key = apply_rotary_pos_emb(query, key, *position_embeddings, unsqueeze_dim=2)
     if keys_and_values is not None:
         keys_and_values.append((key[0], value[0]))
     shared = {} if prefix is None else {"prefix": prefix.of_layer(attention.layer_idx)}
@@ -134,7 +127,6 @@ def _attention(
         scaling=attention.scaling,
         sliding_window=getattr(attention, "sliding_window", None),
         softcap=getattr(attention, "attn_logit_softcapping", None),
-        recipes=(query_recipe, key_recipe),
         **shared,
         **settings,
     )

@@ -21,7 +21,6 @@ from medsum_core.kernels.cpu.arena import empty_like, kept
 from medsum_core.kernels.cpu.elementwise import (
     array_of,
     on_cpu,
-    rms_added,
     rms_backward,
     rms_inverse,
     rms_scaled,
@@ -32,7 +31,7 @@ GEMMA_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")  # scale by 1 +
 LLAMA_NORMS = ("LlamaRMSNorm",)  # round to the input's dtype, then scale by the weight
 
 
-def use_lean_norms(model: nn.Module) -> int:
+def use_fast_norms(model: nn.Module) -> int:
     """Replace the forward of every RMS norm of a known class in `model`; returns how many were replaced.
 
     Raises ValueError for a norm that trains: the gradient of its weight is not computed here.
@@ -41,11 +40,11 @@ def use_lean_norms(model: nn.Module) -> int:
     for module in modules:
         if module.weight.requires_grad:
             raise ValueError("the norms must be frozen: the gradient of their weights is not computed here")
-        module.forward = LeanNorm(module)
+        module.forward = FastNorm(module)
     return len(modules)
 
 
-class LeanNorm:
+class FastNorm:
     """The forward that takes the place of a norm's own."""
 
     def __init__(self, module: Any) -> None:
@@ -95,18 +94,6 @@ class RMSNorm:
             return y
         normed = x.to(inverse.dtype) * inverse.unsqueeze(-1)
         return normed.to(x.dtype) * self.scale_H if self.rounds_first else (normed * self.scale_H).to(x.dtype)
-
-    def has_joint_kernels(self, x: Tensor) -> bool:
-        """Whether there are kernels for x that norm it and go on with the result: a sum, a rotation."""
-        return on_cpu(x) and not self.rounds_first
-
-    def added(self, to: Tensor, x: Tensor, inverse: Tensor, *, out: Tensor) -> Tensor:
-        """to + y, written to `out`."""
-        if self.has_joint_kernels(x):
-            arrays = (rows_of(x), array_of(inverse).reshape(-1), array_of(self.scale_H), rows_of(to))
-            rms_added(*arrays, rows_of(out))
-            return out
-        return torch.add(to, self.again(x, inverse), out=out)
 
     def backward(self, dy: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
         """The gradient of x."""
