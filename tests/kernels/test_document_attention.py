@@ -1,4 +1,4 @@
-"""The compiled attention: blocks of queries equal the dense mask, and what is saved grows with the tokens only."""
+"""The compiled attention: equal to a dense mask, in blocks of queries, and no attention weights are saved."""
 
 from __future__ import annotations
 

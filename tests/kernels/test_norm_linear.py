@@ -1,4 +1,4 @@
-"""A norm and its projections as one function: what the modules give one by one, with only the norm's input kept."""
+"""A norm and its projections as one function: equal to the modules' own, with only the norm's input saved."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def make_input(dtype: torch.dtype = torch.float32) -> Tensor:
 
 @pytest.mark.parametrize("dtype,bound", [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("norm_class", [Gemma3RMSNorm, LlamaRMSNorm])
-def test_output_and_gradients_are_the_modules_own(norm_class: Any, dtype: torch.dtype, bound: float) -> None:
+def test_output_and_gradients_equal_the_modules_own(norm_class: Any, dtype: torch.dtype, bound: float) -> None:
     model, x = make(norm_class, dtype), make_input(dtype)
     torch.manual_seed(3)
     expected = model(x)
@@ -90,7 +90,7 @@ def test_an_input_that_needs_no_gradient_gets_none() -> None:
     assert all(bool(gradient.abs().any()) for gradient in gradients(outputs(model, make_input().detach()), model))
 
 
-def test_without_their_adapters_the_layers_run_one_by_one() -> None:
+def test_with_adapters_disabled_norm_and_projections_run_one_by_one() -> None:
     model, x = make(Gemma3RMSNorm), make_input()
     use_fast_norms(model)
     block = model.base_model.model

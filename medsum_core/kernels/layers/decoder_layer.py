@@ -1,15 +1,15 @@
-"""Decoder layers of Gemma 1 to 3 and Llama written out for training; other model types keep transformers' own.
+"""Training forward of the decoder layers of Gemma 1 to 3 and Llama; other model types keep transformers' own.
 
 Letters: B rows, T tokens of a row, H features, N heads, D head size, A features of all heads (N x D), M positions that
 are read.
 
-Modules, names and weights stay those of transformers. The `forward` of attention, MLP, norms and of the projections
-behind a norm is not called, nor are hooks on it: their arithmetic is that of the functions below. Two things differ:
+Modules, names and weights stay those of transformers. The `forward` of attention, MLP, input norms and of the
+projections after a norm is not called, so hooks on them do not fire. Two things differ from transformers:
 
-* The output of a norm before projections is not saved for the backward pass but computed again (`norm_linear.py`).
-* The last layer computes only the positions that the loss reads, those with a target. Nobody sees what a prompt's
-  positions make of it, except as keys and values: behind attention it goes on with the M positions alone. The others
-  come out as NaN: an objective that reads one fails at once instead of training on a wrong number.
+* A norm and the projections after it are one function, which saves less for the backward pass (`norm_linear.py`).
+* The last layer computes only the positions that the loss reads, those with a target. At other positions only keys and
+  values matter, so everything after attention uses the M positions alone. The others come out as NaN: an objective
+  that reads one fails at once instead of training on a wrong value.
 """
 
 from __future__ import annotations
@@ -28,45 +28,47 @@ from medsum_core.kernels.layers.lora_linear import FusedLinear
 from medsum_core.kernels.layers.norm_linear import normed_projections
 
 TWO_NORMS = ("GemmaDecoderLayer", "LlamaDecoderLayer")
-FOUR_NORMS = ("Gemma2DecoderLayer", "Gemma3DecoderLayer")  # they norm what attention and MLP give, too
+FOUR_NORMS = ("Gemma2DecoderLayer", "Gemma3DecoderLayer")  # they also norm the output of attention and MLP
 
 
 def use_training_layers(decoder: nn.Module) -> int:
     """Replace the forward of the decoder's layers of a known class; returns how many were replaced.
 
-    They then take `read_M` besides, the places of the M positions in the B x T of a micro-batch. Without it they do
-    what they did before.
+    They then also take `read_M`, the indices of the M positions in the flattened B x T of a micro-batch. Without it
+    they call transformers' own forward.
     """
     layers: list[Any] = list(getattr(decoder, "layers", []))
     known = [layer for layer in layers if type(layer).__name__ in TWO_NORMS + FOUR_NORMS]
     for layer in known:
         layer.forward = partial(_forward, layer, layer is layers[-1])
-        _mark_kept_outputs(layer)
+        _mark_saved_outputs(layer)
     return len(known)
 
 
-def _mark_kept_outputs(layer: Any) -> None:
+def _mark_saved_outputs(layer: Any) -> None:
     attention, mlp = layer.self_attn, layer.mlp
     norms_outputs = type(layer).__name__ in FOUR_NORMS
-    is_kept = {
-        attention.q_proj: hasattr(attention, "q_norm"),  # else only what is rotated is kept
+    is_saved = {
+        attention.q_proj: hasattr(
+            attention, "q_norm"
+        ),  # the norm saves its input; else only the rotated heads are saved
         attention.k_proj: hasattr(attention, "k_norm"),
         attention.v_proj: True,
-        attention.o_proj: norms_outputs,  # else only the residual sum
+        attention.o_proj: norms_outputs,  # else only the residual sum is saved
         mlp.gate_proj: True,
         mlp.up_proj: True,
         mlp.down_proj: norms_outputs,
     }
-    for projection, value in is_kept.items():
+    for projection, value in is_saved.items():
         if isinstance(projection.forward, FusedLinear):
-            projection.forward.output_is_kept = value
+            projection.forward.output_is_saved = value
 
 
 def _forward(layer: Any, is_last: bool, x_BTH: Tensor, *, read_M: Tensor | None = None, **settings: Any) -> Tensor:
     """(B, T, H); the last layer's is NaN outside of `read_M`."""
     if read_M is None:
         y_BTH: Tensor = type(layer).forward(layer, x_BTH, **settings)
-    elif is_last:  # computed once in any case: the way back begins with it
+    elif is_last:  # never recomputed: the backward pass begins with it
         unread_TH = torch.full_like(x_BTH, torch.nan).flatten(0, 1)
         y_BTH = unread_TH.index_copy(0, read_M, _output(layer, x_BTH, read_M, **settings)).view_as(x_BTH)
     elif layer.gradient_checkpointing and layer.training:
@@ -77,7 +79,7 @@ def _forward(layer: Any, is_last: bool, x_BTH: Tensor, *, read_M: Tensor | None 
 
 
 def _output(layer: Any, x: Tensor, read_M: Tensor | None = None, **settings: Any) -> Tensor:
-    """The layer's output, (B, T, H), or (M, H) where only some positions are read."""
+    """The layer's output, (B, T, H), or (M, H) with `read_M`."""
     heads = _attention(layer.self_attn, layer.input_layernorm, x, **settings)
     if read_M is not None:
         heads, x = (tensor.flatten(0, 1).index_select(0, read_M) for tensor in (heads, x))
@@ -105,12 +107,12 @@ def _attention(
     keys_and_values: list[KeyValue] | None = None,
     **settings: Any,
 ) -> Tensor:
-    """What goes into the output projection, (B, T, A), with the attention function that the model is set to.
+    """The input of the output projection, (B, T, A), by the attention function that the model is set to.
 
-    `prefix` comes before each document; to `keys_and_values` are added those of the first row.
+    `prefix`: keys and values before each document. `keys_and_values`: a list to which those of the first row are added.
     """
     if past_key_values is not None:
-        raise ValueError("positions are skipped in training only, where no key-value cache is in use")
+        raise ValueError("read_M is for training, where no key-value cache is in use: pass one of them only")
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     outputs = normed_projections(norm, projections, x_BTH)
     query, key, value = (output.unflatten(-1, (-1, attention.head_dim)) for output in outputs)
