@@ -91,7 +91,6 @@ class RunShape:
     gradient_checkpointing: bool = False
     recompute_alone: bool = False  # the activations of a longer row
     concurrent: int = 1  # micro-batches computed at a time
-    saved_score_tokens: int = 0  # attention weights of documents up to this length are saved (`kernels.Kernels`)
     device_kind: str = "cpu"
     emulated: bool = False
 
@@ -161,7 +160,7 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
 
 def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
     """What is saved for the backward pass, and the widest layer's working set in it."""
-    saved = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored, computed=computed)
+    saved = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored)
     if run.gradient_checkpointing:
         saved = saved / size.num_layers + stored * size.num_layers * size.hidden * run.num_tokens
     return int(saved) + 3 * computed * size.widest * run.num_tokens
@@ -183,15 +182,10 @@ def _resident_bytes(size: ModelSize, run: RunShape) -> float:
     return sum(num_bytes * (HEAP_FACTOR if num_bytes < MMAP_BYTES else 1) for num_bytes in sizes)
 
 
-def _score_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
-    """What a layer saves for each pair of tokens: a mask with `sdpa`, all scores with `eager`, some on a CPU."""
+def _score_bytes(size: ModelSize, run: RunShape, *, stored: int) -> int:
+    """What a layer saves for each pair of tokens: a mask with `sdpa`, all scores with `eager`, else nothing."""
     pairs = run.num_tokens**2
-    saved_pairs = run.num_tokens * min(run.num_tokens, run.saved_score_tokens) * 3 // 4  # a quarter is masked
-    by_kernel = {
-        "sdpa": stored * pairs,
-        "eager": (4 + stored) * size.num_heads * pairs,
-        "per_document": computed * size.num_heads * saved_pairs,
-    }
+    by_kernel = {"sdpa": stored * pairs, "eager": (4 + stored) * size.num_heads * pairs}
     return by_kernel.get(run.attention, 0)
 
 

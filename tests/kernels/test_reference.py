@@ -35,7 +35,7 @@ def step(model: Any, window: list[Example], cut: str, kernels: str, **settings: 
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
-def test_the_reference_path_gives_the_gradient_over_full_logits(kind: str, cut: str) -> None:
+def test_the_reference_path_equals_the_gradient_over_full_logits(kind: str, cut: str) -> None:
     model = tuned(tiny_model(kind, attn_implementation="eager"), kernels="reference")
     window = [*make_window(7), make_example(9, 0, seed=77)]  # a row without a target among them
     loss, expected = reference_gradient(plain_peft(tiny_model(kind, attn_implementation="eager"), model), window)
