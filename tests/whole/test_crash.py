@@ -26,12 +26,15 @@ ROOT = Path(__file__).parents[2]
 NUM_WINDOWS = NUM_EPOCHS * -(-NUM_TRAIN_ROWS // WINDOW_ROWS)
 
 
-def test_killed_runs_end_equal_to_the_byte() -> None:
+@pytest.mark.parametrize("kernels", ["fast", "reference"])
+def test_killed_runs_end_equal_to_the_byte(kernels: str) -> None:
     """The short version: `python benchmarks/crash.py --kills 50` is the full one."""
     command = [sys.executable, str(ROOT / "benchmarks" / "crash.py"), "--kills", "4", "--seed", "1"]
+    command += ["--kernels", kernels]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "4 kills" in done.stdout and "all ended equal to the byte" in done.stdout
+    for part in (f"{kernels} kernels", "4 kills", "all ended equal to the byte"):
+        assert part in done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -151,5 +154,5 @@ def test_a_failed_last_save_is_its_own_exit_code(
     argv = [*arguments(inputs, tmp_path / "run"), "--eval_generate", "0"]
     assert run_as_script(lambda: train_loop.main(argv)) == 4
     assert "No space left" in capsys.readouterr().err
-    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert kept[-1] == f"step-{NUM_WINDOWS - 1:06d}"
+    saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saved[-1] == f"step-{NUM_WINDOWS - 1:06d}"
