@@ -21,13 +21,12 @@ from medsum_core.model.base import DTYPES
 from medsum_core.model.forward import inner_model
 from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
 from medsum_core.training.loss import tile_shape
-from medsum_core.training.optimizer import PAGED_ADAMW_8BIT
+from medsum_core.training.optimizer import OPTIMIZERS, PAGED_ADAMW_8BIT, SMALL_TENSOR
 
 GIB = 1 << 30
 PROBE_TOKENS = 128  # what autograd saves grows in proportion to the tokens
 PROBE_ATTENTION = "medsum_memory_probe"
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, its block's 8-bit scale, the scale's own scale
-SMALL_TENSOR = 4096  # elements; below, the 8-bit optimiser keeps fp32 moments
 PROCESS_BYTES = {"cpu": int(0.75 * GIB), "cuda": int(0.55 * GIB)}  # libraries, tokenizer, kernels; the CUDA context
 # Heap / bytes of saved tensors, measured when those up to 32 MiB came from glibc's heap; the arena leaves fewer holes.
 HEAP_FACTOR, MMAP_BYTES = 1.7, 35 << 20
@@ -139,9 +138,6 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
     stored = DTYPES[run.precision].itemsize
     computed = 4 if run.emulated else stored
     packed = NF4_BYTES if run.load_in_4bit else stored
-    moments = 8 * size.adapter
-    if run.optim == PAGED_ADAMW_8BIT:
-        moments = int((2 + 8 / 256) * (size.adapter - size.adapter_small)) + 8 * size.adapter_small
     converts = run.load_in_4bit or computed != stored
     packed_weights = size.projections - (size.adapted if run.dequantize and run.load_in_4bit else 0)
     activation_bytes = partial(_activation_bytes, size, stored=stored, computed=computed)
@@ -151,7 +147,7 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
         dense_copy=computed * (size.adapted if run.dequantize else size.largest_projection) if converts else 0,
         adapter=4 * size.adapter,
         gradients=4 * size.adapter * (1 + run.concurrent),  # a sum for each concurrent micro-batch, and its own
-        optimizer=moments,
+        optimizer=OPTIMIZERS[run.optim].moment_bytes(size.adapter, size.adapter_small),
         activations=max(run.concurrent * activation_bytes(run), activation_bytes(alone)),
         logits=run.concurrent * _logit_bytes(size, run, stored=stored, computed=computed),
         process=PROCESS_BYTES[run.device_kind],
