@@ -15,7 +15,7 @@ from medsum_core.errors import FinalSaveError
 from medsum_core.files import SaveError
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
 from medsum_core.training.distributed import any_process, print_main
-from medsum_core.training.optimizer import load_optimizer_state, optimizer_state
+from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 from medsum_core.training.run import Run
 
 RNG_BYTES = 1 << 17  # room for one process's random state as JSON, when the processes hand theirs over

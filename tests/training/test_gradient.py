@@ -24,7 +24,8 @@ from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.lora import LoraSettings
 from medsum_core.training.loss import note_nll
 from medsum_core.training.metrics import StepStats
-from medsum_core.training.optimizer import optimizer_state, set_lr
+from medsum_core.training.optimizer import set_lr
+from medsum_core.training.optimizer_state import optimizer_state
 from medsum_core.training.run import Run
 from train_loop import train_step
 

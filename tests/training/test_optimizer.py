@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from medsum_core.errors import InputError
-from medsum_core.training.optimizer import build_optimizer, load_optimizer_state, lr_at, optimizer_state, set_lr
+from medsum_core.training.optimizer import build_optimizer, lr_at, set_lr
+from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 
 KINDS = ["paged_adamw_8bit", "adamw_torch"]
 # What a user may pass to train_loop.main: (class, settings).

@@ -19,14 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from medsum_core.kernels.cpu.arena import empty_for_backward, empty_like
-from medsum_core.kernels.cpu.elementwise import (
-    array_of,
-    on_cpu,
-    rms_backward,
-    rms_inverse,
-    rms_scaled,
-    rows_of,
-)
+from medsum_core.kernels.cpu.elementwise import array_of, on_cpu, rms_backward, rms_inverse, rms_scaled, rows_of
 
 GEMMA_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")  # scale by 1 + weight, in fp32
 LLAMA_NORMS = ("LlamaRMSNorm",)  # round to the input's dtype, then scale by weight
