@@ -1,4 +1,4 @@
-"""What a run needs at its peak, part by part, before any weight is loaded.
+"""Estimate a run's peak memory, part by part, before any weight is loaded.
 
 The model is built on the meta device, where tensors have shapes but no memory. One forward pass there, adapter in
 place, counts what autograd saves for the backward pass: no formula per architecture that could go stale. Sizes in
@@ -36,7 +36,7 @@ CARD_SHARE = 0.93  # of a card's memory: the rest goes to the driver, a screen a
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """What the meta device tells about a model with its adapter. Weights and tensors are counted in elements."""
+    """Sizes of a model with its adapter, measured on the meta device. Weights and tensors are counted in elements."""
 
     projections: int  # weights of linear layers other than the head: those that NF4 holds
     adapted: int  # those of them that carry an adapter

@@ -1,4 +1,4 @@
-"""What of a run goes into a checkpoint, and back."""
+"""Save the state of a run in a checkpoint, and restore it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from medsum_core.training.distributed import any_process, print_main
 from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 from medsum_core.training.run import Run
 
-RNG_BYTES = 1 << 17  # room for one process's random state as JSON, when the processes hand theirs over
+RNG_BYTES = 1 << 17  # room for one process's random state as JSON, when it is gathered
 
 
 def save_run(run: Run, progress: Progress, *, final: bool) -> None:
-    """Write a checkpoint from the first process. If the system refuses, the former ones stay and training goes on.
+    """Write a checkpoint from the first process. If that fails, earlier ones stay and training goes on.
 
     Raises FinalSaveError when the last save of a run fails.
     """
@@ -37,7 +37,7 @@ def save_run(run: Run, progress: Progress, *, final: bool) -> None:
     if final:
         raise FinalSaveError(f"the last checkpoint could not be written: {problem or 'see the first process'}")
     run.save_failures.append(f"step {progress.step}: {problem}")
-    text = f"warning: no checkpoint at step {progress.step}: {problem}; the former ones are kept, training goes on"
+    text = f"warning: no checkpoint at step {progress.step}: {problem}; earlier checkpoints remain, training goes on"
     print_main(text, run.accelerator)
 
 
@@ -82,6 +82,6 @@ def _gather_rng(run: Run) -> list[dict[str, Any]]:
     if run.accelerator.num_processes == 1:
         return [state]
     text = json.dumps(state).encode().ljust(RNG_BYTES)
-    mine = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(run.accelerator.device)
-    everyone = run.accelerator.gather(mine).cpu().view(run.accelerator.num_processes, -1)
+    own = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(run.accelerator.device)
+    everyone = run.accelerator.gather(own).cpu().view(run.accelerator.num_processes, -1)
     return [json.loads(bytes(row.tolist())) for row in everyone]

@@ -1,4 +1,4 @@
-"""What the loop works on: model, optimiser, rows and run folder of one process, and the chores between two updates."""
+"""The state of one process's run: model, optimiser, rows, run folder; when to evaluate, save, stop and log."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         return self.accelerator.device
 
     @property
     def tensors(self) -> list[nn.Parameter]:
-        """What trains."""
+        """The trainable parameters."""
         return [parameter for _, parameter in self.parameters]
 
     @property
@@ -112,7 +112,7 @@ class Run:
         return [self.rows[index] for index in windows[progress.window]]
 
     def learning_rate(self, step: int) -> float:
-        """Of the update after `step` completed ones."""
+        """The rate of the update after `step` completed ones."""
         train = self.config.train
         return lr_at(
             step,
@@ -152,9 +152,9 @@ class Run:
         return patience > 0 and progress.evaluations_without_gain >= patience
 
     def _is_due(self, strategy: str, every: int | None, progress: Progress, *, last: bool) -> bool:
-        """Whether what happens by epoch or by steps happens now; what a checkpoint has seen is not done again.
+        """Whether what is done by epoch or by steps is due; never at the point just resumed from, where it was done.
 
-        With any strategy but `no` it also happens after the last update.
+        With any strategy but `no` it is due after the last update too.
         """
         done = self.windows_done(progress)
         if strategy == "no" or done == 0 or done == self.resumed_at:

@@ -82,7 +82,7 @@ def plain_peft(base: PreTrainedModel, like: PeftModel, settings: LoraSettings = 
 
 
 class Recorder(torch.optim.SGD):
-    """An optimiser that keeps the gradients it is given and changes nothing."""
+    """An optimiser that records the gradients it is given and changes nothing."""
 
     gradients: list[Tensor]
 

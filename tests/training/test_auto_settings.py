@@ -150,7 +150,7 @@ def test_packing_budget_by_free_memory():
     assert (chosen(cpu(), packable=False), chosen(cpu(), 2048, packable=False)) == (0, 0)
 
 
-def test_micro_batches_side_by_side(monkeypatch):
+def test_number_of_concurrent_micro_batches(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
 
     def chosen(device: Device, asked: int | None = None, *, ordered_draws: bool = False, kernels: str = "fast") -> int:

@@ -162,13 +162,13 @@ def test_small_tensors_take_more_of_a_cpus_heap(size_2b):
     """glibc gives tensors from 32 MiB on pages of their own; CUDA's allocator has no such gaps."""
     shape: dict[str, Any] = {"precision": "bf16", "load_in_4bit": True}
     small, large = (RunShape(**shape, num_tokens=tokens) for tokens in (256, 2048))
-    kept = {run.num_tokens: sum(size_2b.saved_tensors) * run.num_tokens for run in (small, large)}
-    in_heap, on_pages = (estimate_memory(size_2b, run).activations / kept[run.num_tokens] for run in (small, large))
+    saved = {run.num_tokens: sum(size_2b.saved_tensors) * run.num_tokens for run in (small, large)}
+    in_heap, on_pages = (estimate_memory(size_2b, run).activations / saved[run.num_tokens] for run in (small, large))
     assert in_heap > 1.5 and on_pages < 0.8 * in_heap
     on_gpu = estimate_memory(
         size_2b, RunShape(**{**vars(small), "device_kind": "cuda", "attention": "varlen"})
     ).activations
-    assert on_gpu < 1.1 * kept[256]
+    assert on_gpu < 1.1 * saved[256]
 
 
 def test_which_gpus_fit(size_2b):

@@ -1,4 +1,4 @@
-"""Flags that decide what a run keeps, when it ends and how it goes on, each through the real script."""
+"""Flags that decide what a run saves, when it ends and how it is resumed, each through the real script."""
 
 from __future__ import annotations
 
