@@ -29,6 +29,7 @@ from medsum_core.training.auto_settings import RESOLVED
 from medsum_core.training.distributed import print_main
 from medsum_core.training.metrics import MetricsLog, cut_back
 from medsum_core.training.optimizer import build_optimizer as build_named_optimizer
+from medsum_core.training.optimizer_state import check_names
 from medsum_core.training.plan import Plan, lora_settings
 from medsum_core.training.resume import restore_run
 from medsum_core.training.run import Run
@@ -93,6 +94,7 @@ def build_run(
         accumulate=_accumulate(config, kernels, model, scaler),
         resolved={name: config.settings()[name] for name in RESOLVED},
     )
+    check_names(run.optimizer, [name for name, _ in parameters])
     run.fingerprints = _fingerprints(plan, run)
     return run, _start(plan, run)
 
