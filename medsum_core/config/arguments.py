@@ -65,7 +65,7 @@ class ModelArguments:
     attention: str = _setting(
         "auto",
         "inside packed rows: per_document (one after another), varlen (torch's kernel), sdpa or eager (a dense mask), "
-        "or a function of your own, by its name in transformers' AttentionInterface",
+        "model (its own, for unpacked rows), or yours, by its name in transformers' AttentionInterface",
         metavar="NAME",
     )
     offline: bool = _setting(False, "never use the network; what is not on disk is an error")

@@ -13,7 +13,7 @@ from medsum_core.device import Device, choose_precision
 from medsum_core.errors import InputError
 from medsum_core.kernels import FAST
 from medsum_core.kernels import resolve as resolve_kernels
-from medsum_core.model.attention import DOCUMENT_ATTENTION, PACKABLE_MODEL_TYPES, is_registered
+from medsum_core.model.attention import DOCUMENT_ATTENTION, OWN_ATTENTION, PACKABLE_MODEL_TYPES, is_registered
 from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
 
 AUTO = ("auto", None)
@@ -44,7 +44,10 @@ def resolve_arithmetic(config: RunConfig, base_config: PretrainedConfig, device:
     kernels = resolve_kernels(config.model.kernels, device_kind=device.kind, model_type=model_type)
     precision = choose_precision(config.model.precision, device, model_type=model_type)
     soft_capped = getattr(base_config.get_text_config(), "attn_logit_softcapping", None) is not None
-    attention = choose_attention(config.model.attention, device, precision=precision, soft_capped=soft_capped)
+    if config.model.attention == "auto" and model_type not in PACKABLE_MODEL_TYPES:
+        attention = OWN_ATTENTION  # its packing is not tested: one document a row
+    else:
+        attention = choose_attention(config.model.attention, device, precision=precision, soft_capped=soft_capped)
     return config.with_resolved(kernels=kernels, precision=precision, attention=attention)
 
 
@@ -128,10 +131,11 @@ def choose_attention(asked: str, device: Device, *, precision: str, soft_capped:
             "--attention varlen: needs a GPU of capability 8.0 or above, bf16 or fp16, and a model without soft-capped "
             "attention; use --attention auto"
         )
-    if asked not in ("auto", *DOCUMENT_ATTENTION) and not is_registered(asked):
+    if asked not in ("auto", OWN_ATTENTION, *DOCUMENT_ATTENTION) and not is_registered(asked):
+        known = ", ".join(("auto", OWN_ATTENTION, *DOCUMENT_ATTENTION))
         raise InputError(
-            f"--attention {asked}: unknown; give auto, {', '.join(DOCUMENT_ATTENTION)}, or register your function with "
-            "transformers' AttentionInterface first"
+            f"--attention {asked}: unknown; give {known}, or register your function with transformers' "
+            "AttentionInterface first"
         )
     if asked != "auto":
         return asked

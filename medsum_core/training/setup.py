@@ -23,10 +23,12 @@ from medsum_core.config.run_folder import METRICS_NAME, make_run_folder, write_r
 from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
 from medsum_core.kernels import Accumulate, Kernels, choose
+from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, trainable_parameters
 from medsum_core.training.auto_settings import RESOLVED
 from medsum_core.training.distributed import print_main
+from medsum_core.training.family_check import check_family
 from medsum_core.training.metrics import MetricsLog, cut_back
 from medsum_core.training.optimizer import build_optimizer as build_named_optimizer
 from medsum_core.training.optimizer_state import check_names
@@ -94,6 +96,8 @@ def build_run(
         accumulate=_accumulate(config, kernels, model, scaler),
         resolved={name: config.settings()[name] for name in RESOLVED},
     )
+    if model.config.model_type not in PACKABLE_MODEL_TYPES:
+        check_family(model, run.rows, kernels=kernels, attention=run.attention)
     check_names(run.optimizer, [name for name, _ in parameters])
     run.fingerprints = _fingerprints(plan, run)
     return run, _start(plan, run)
