@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
@@ -206,7 +206,7 @@ def _load(folder: Path) -> Checkpoint:
     files = read_sealed(folder, FILES)
     try:
         state = json.loads(files[STATE])
-        return Checkpoint(
+        found = Checkpoint(
             path=folder,
             progress=Progress(**state["progress"]),
             adapter_tensors=tensors_from_bytes(files[ADAPTER]),
@@ -220,6 +220,21 @@ def _load(folder: Path) -> Checkpoint:
         )
     except (ValueError, TypeError, KeyError, SafetensorError, RecursionError) as error:
         raise DamagedError("written by another version of this program") from error
+    if not _has_types(found):
+        raise DamagedError("written by another version of this program")
+    return found
+
+
+def _has_types(found: Checkpoint) -> bool:
+    """Whether what was read from JSON has the types that the rest of the program relies on."""
+    hints, values = get_type_hints(Progress), vars(found.progress)
+    numbers_hold = all(
+        type(values[name]) in ((int, float) if hint in (float, float | None) else (int,))
+        or (values[name] is None and hint in (int | None, float | None))
+        for name, hint in hints.items()
+    )
+    objects = (found.adapter_config, found.optimizer_scalars, found.fingerprints, found.resolved, *found.rng)
+    return numbers_hold and bool(found.rng) and all(isinstance(one, dict) for one in objects)
 
 
 def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from medsum_core.config.run_config import RunConfig
+from medsum_core.config.run_config import LATER_SETTINGS, RunConfig
 from medsum_core.device import Device, choose_precision
 from medsum_core.errors import InputError
 from medsum_core.kernels import FAST, choose
@@ -18,7 +18,8 @@ from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
 
 AUTO = ("auto", None)
 MAX_PACKED_ROWS = 8  # beyond 8 x max_length tokens a micro-batch no longer gets faster
-KERNELS_BEFORE_THE_CHOICE = "fast"  # what runs did that were saved before --kernels existed
+# What runs of earlier versions did, where those did not have the setting.
+DEFAULTS_BEFORE = {name: value for section in LATER_SETTINGS.values() for name, value in section.items()}
 RESOLVED = (
     "kernels",
     "precision",
@@ -32,10 +33,24 @@ RESOLVED = (
 
 
 def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
-    """What a checkpoint was made with, in place of each `auto`: so a resumed run goes on alike."""
+    """What a checkpoint was made with, in place of each `auto`: so a resumed run goes on alike.
+
+    `saved` is the checkpoint's own word. Only the settings in `RESOLVED` are taken from it, with the types and ranges
+    of the command line; InputError for anything else, so that no checkpoint says where a run writes.
+    """
+    where = "cannot resume: the checkpoint's resolved settings"
+    if unknown := sorted(set(saved) - set(RESOLVED)):
+        raise InputError(
+            f"{where} may not name {', '.join(map(repr, unknown))}; it is not this program's: name another"
+        )
     settings = config.settings()
-    saved = {"kernels": KERNELS_BEFORE_THE_CHOICE, **saved}
-    return config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
+    saved = {name: value for name, value in DEFAULTS_BEFORE.items() if name in RESOLVED} | dict(saved)
+    chosen = config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
+    try:
+        RunConfig.from_json(config.with_resolved(**saved).to_json())
+        return RunConfig.from_json(chosen.to_json())
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def resolve_arithmetic(config: RunConfig, base_config: PretrainedConfig, device: Device) -> RunConfig:
