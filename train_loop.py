@@ -70,10 +70,11 @@ def main(
         print("\n".join(plan.card_lines()))
         return
     set_arithmetic(plan.device, precision=plan.config.model.precision)
-    with stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
-        run, progress = build_run(plan, build_optimizer=build_optimizer, prepare_model=prepare_model)
-        progress = train(run, progress, stop=stop, objective=objective, collate=collate)
-    write_results(plan, run, progress)
+    with plan.lock:
+        with stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
+            run, progress = build_run(plan, build_optimizer=build_optimizer, prepare_model=prepare_model)
+            progress = train(run, progress, stop=stop, objective=objective, collate=collate)
+        write_results(plan, run, progress)
 
 
 def train(

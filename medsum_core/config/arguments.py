@@ -29,7 +29,7 @@ FREE_ON_RESUME = frozenset({
     "section_column", "num_train_epochs", "max_steps", "eval_strategy", "eval_steps", "eval_generate",
     "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end", "output_dir", "save_strategy",
     "save_steps", "save_minutes", "save_total_limit", "logging_steps", "report_to", "report_rows", "examples_file",
-    "resume_from_checkpoint", "allow_inexact_resume", "dry_run", "no_repeat_ngram_size",
+    "resume_from_checkpoint", "overwrite_later_checkpoints", "allow_inexact_resume", "dry_run", "no_repeat_ngram_size",
 })
 # fmt: on
 
@@ -206,6 +206,9 @@ class OutputArguments:
     )
     resume_from_checkpoint: str | None = _setting(
         None, "auto: the newest valid checkpoint in --output_dir; or a checkpoint's folder", metavar="auto|DIR"
+    )
+    overwrite_later_checkpoints: bool = _setting(
+        False, "when resumed from an earlier checkpoint, delete the later ones once a new one is written"
     )
     allow_inexact_resume: bool = _setting(False, "resume although library versions, threads or kernels differ")
     dry_run: bool = _setting(False, "check everything, show steps and a memory estimate, write nothing and stop")

@@ -18,6 +18,8 @@ from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
 
 AUTO = ("auto", None)
 MAX_PACKED_ROWS = 8  # beyond 8 x max_length tokens a micro-batch no longer gets faster
+# What runs of earlier versions did, where those did not have the setting.
+DEFAULTS_BEFORE = {name: value for section in LATER_SETTINGS.values() for name, value in section.items()}
 RESOLVED = (
     "kernels",
     "precision",
@@ -31,11 +33,26 @@ RESOLVED = (
 
 
 def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
-    """What a checkpoint was made with, in place of each `auto`: so a resumed run goes on alike."""
+    """What a checkpoint was made with, in place of each `auto`: so a resumed run goes on alike.
+
+    `saved` is the checkpoint's own word. Only the settings in `RESOLVED` are taken from it, with the types and ranges
+    of the command line; InputError for anything else, so that no checkpoint says where a run writes.
+    """
+    where = "cannot resume: the checkpoint's resolved settings"
+    if unknown := sorted(set(saved) - set(RESOLVED)):
+        raise InputError(
+            f"{where} may not name {', '.join(map(repr, unknown))}; it is not this program's: name another"
+        )
     settings = config.settings()
-    if saved:
-        saved = {"kernels": LATER_SETTINGS["model"]["kernels"], **saved}
-    return config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
+    if not saved:  # a new run
+        return config
+    saved = {name: value for name, value in DEFAULTS_BEFORE.items() if name in RESOLVED} | dict(saved)
+    chosen = config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
+    try:
+        RunConfig.from_json(config.with_resolved(**saved).to_json())
+        return RunConfig.from_json(chosen.to_json())
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def resolve_arithmetic(config: RunConfig, base_config: PretrainedConfig, device: Device) -> RunConfig:

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 
-from medsum_core.checkpoint.checkpoint import Checkpoint, Progress, save_checkpoint
+from medsum_core.checkpoint.checkpoint import (
+    Checkpoint,
+    Progress,
+    course_of,
+    later_checkpoints,
+    save_checkpoint,
+)
 from medsum_core.checkpoint.rng import capture_rng, restore_rng
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER
 from medsum_core.errors import FinalSaveError
@@ -50,7 +56,25 @@ def restore_run(run: Run, checkpoint: Checkpoint) -> Progress:
         run.scaler.load_state_dict(checkpoint.scaler)
     restore_rng(checkpoint.rng[min(run.accelerator.process_index, len(checkpoint.rng) - 1)])
     run.resumed_at = run.windows_done(checkpoint.progress)
+    _begin_course(run, checkpoint)
     return checkpoint.progress
+
+
+def _begin_course(run: Run, checkpoint: Checkpoint) -> None:
+    """Which checkpoints the run may delete from now on. Those after the one resumed from are another course's."""
+    folder, output = run.folder / CHECKPOINTS_FOLDER, run.config.output
+    if not run.accelerator.is_main_process:
+        return
+    run.course = course_of(checkpoint, folder)
+    later = later_checkpoints(checkpoint, folder)
+    if output.overwrite_later_checkpoints:
+        run.course.update(later)
+    elif later and output.resume_from_checkpoint != "auto":
+        print_main(
+            f"later checkpoints stay, and `auto` would go on from them: {', '.join(later)}; "
+            "--overwrite_later_checkpoints deletes them once a new one is written",
+            run.accelerator,
+        )
 
 
 def _write(run: Run, progress: Progress, rng: list[dict[str, Any]]) -> str | None:
@@ -58,7 +82,7 @@ def _write(run: Run, progress: Progress, rng: list[dict[str, Any]]) -> str | Non
     try:
         if run.log is not None:
             run.log.sync()
-        save_checkpoint(
+        path = save_checkpoint(
             run.folder / CHECKPOINTS_FOLDER,
             progress=progress,
             adapter_tensors=adapter_tensors(run.model),
@@ -70,9 +94,11 @@ def _write(run: Run, progress: Progress, rng: list[dict[str, Any]]) -> str | Non
             fingerprints=run.fingerprints,
             resolved=run.resolved,
             keep_last=run.config.output.save_total_limit,
+            deletable=run.course,
         )
     except (SaveError, OSError) as error:
         return str(error)
+    run.course.add(path.name)
     return None
 
 

@@ -32,7 +32,7 @@ class Run:
     """One process's part of a run, which the loop reads.
 
     Updates change the weights of `model`, the state of `optimizer` and `scaler`; logging changes `log`, `unlogged`,
-    `seconds`, `saved_at` and `save_failures`. The other fields stay as `build_run` set them.
+    `seconds`, `saved_at` and `save_failures`, saving `course`. The other fields stay as `build_run` set them.
     """
 
     config: RunConfig
@@ -54,6 +54,7 @@ class Run:
     fingerprints: dict[str, Any] = field(default_factory=dict)
     log: MetricsLog | None = None  # of the first process only
     resumed_at: int | None = None  # windows done when the run was resumed
+    course: set[str] = field(default_factory=set)  # names of the checkpoints that retention may delete
     save_failures: list[str] = field(default_factory=list)
     saved_at: float = field(default_factory=lambda: time.monotonic())  # clock of the last save, at first of the start
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by phase

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from medsum_core.checkpoint.fingerprints import (
     run_fingerprints,
 )
 from medsum_core.config.run_config import RunConfig, with_later_settings
-from medsum_core.config.run_folder import METRICS_NAME, make_run_folder, write_run_config
+from medsum_core.config.run_folder import LOCK_NAME, METRICS_NAME, make_run_folder, write_run_config
 from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
 from medsum_core.kernels import Accumulate, Kernels, choose
@@ -156,12 +157,23 @@ def _start(plan: Plan, run: Run) -> Progress:
         for note in [f"resuming after update {progress.step} of {run.num_windows}", *notes]:
             print_main(note, run.accelerator)
     if run.accelerator.is_main_process:
-        make_run_folder(run.folder)
+        run.folder = _claim_folder(plan)
         try:
             run.log = _begin_folder(plan, run, progress)
         except OSError as error:
             raise InputError(f"--output_dir {run.folder}: can't be written to ({error.strerror})") from error
     return progress
+
+
+def _claim_folder(plan: Plan) -> Path:
+    """The run folder, there and locked. If it was not when the run was planned, nobody may have begun in it since."""
+    folder = make_run_folder(plan.folder, chosen=plan.config.output.output_dir is not None)
+    if plan.lock.held:
+        return folder
+    plan.lock.take(folder)
+    if any(path.name != LOCK_NAME for path in folder.iterdir()):
+        raise InputError(f"--output_dir {folder}: another process has begun a run in it meanwhile; name another")
+    return folder
 
 
 def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:

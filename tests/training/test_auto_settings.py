@@ -241,3 +241,54 @@ def test_a_checkpoint_from_before_the_choice_of_kernels_goes_on_with_the_fast_on
     assert with_saved(config, {"kernels": "reference"}).model.kernels == "reference"
     asked = parse_run(["--preset", "demo", "--kernels", "reference"])
     assert with_saved(asked, {"precision": "bf16"}).model.kernels == "reference"  # and is then refused as a change
+
+
+SAVED = {
+    "kernels": "reference",
+    "precision": "fp32",
+    "attention": "sdpa",
+    "dequantize": "off",
+    "gradient_checkpointing": "on",
+    "pack_tokens": 1024,
+    "parallel_micro_batches": 1,
+    "prompt_style": "chat",
+}
+
+
+def test_a_resumed_run_takes_the_checkpoints_choices_where_none_is_asked_for() -> None:
+    found = with_saved(parse_run(["--preset", "demo", "--precision", "bf16"]), SAVED).settings()
+    assert {name: found[name] for name in SAVED} == SAVED | {"precision": "bf16"}
+
+
+def test_a_checkpoint_from_before_a_setting_existed_means_what_runs_did_then() -> None:
+    old = {name: value for name, value in SAVED.items() if name not in ("kernels", "parallel_micro_batches")}
+    found = with_saved(parse_run(["--preset", "demo"]), old).settings()
+    assert (found["kernels"], found["parallel_micro_batches"]) == ("fast", 1)
+
+
+@pytest.mark.parametrize(
+    "planted,named",
+    [
+        ({"examples_file": "sheet.csv"}, "examples_file"),
+        ({"output_dir": "elsewhere"}, "output_dir"),
+        ({"eval_steps": 1}, "eval_steps"),
+        ({"no_such_setting": 1}, "no_such_setting"),
+        ({"pack_tokens": -1}, "pack_tokens"),
+        ({"pack_tokens": "1024"}, "pack_tokens"),
+        ({"pack_tokens": 1e3}, "pack_tokens"),
+        ({"parallel_micro_batches": 0}, "parallel_micro_batches"),
+        ({"parallel_micro_batches": True}, "parallel_micro_batches"),
+        ({"precision": "fp8"}, "precision"),
+        ({"precision": ["fp32"]}, "precision"),
+        ({"attention": 3}, "attention"),
+        ({"gradient_checkpointing": "long"}, "gradient_checkpointing"),
+    ],
+)
+def test_a_checkpoint_sets_nothing_but_the_resolved_settings_and_those_in_range(
+    planted: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(InputError, match=named):
+        with_saved(parse_run(["--preset", "demo"]), SAVED | planted)
+    with pytest.raises(InputError, match=named):  # even where the user has decided
+        argv = ["--pack_tokens", "1024", "--precision", "fp32", "--attention", "sdpa", "--parallel_micro_batches", "1"]
+        with_saved(parse_run(["--preset", "demo", *argv]), SAVED | planted)
