@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsum_core.config.infer_arguments import parse_options
+from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import Record, normalise_dialogue, read_records
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
 
@@ -227,11 +228,11 @@ def _prompts(writer: Writer, records: Sequence[Record]) -> dict[str, list[int]]:
             truncated.append(record.id)
     if unfit:
         raise InputError(
-            f"no turn of {len(unfit)} dialogues (ids {', '.join(unfit[:5])}) fits a prompt of {budget} tokens: split "
+            f"no turn of {len(unfit)} dialogues (ids {show_ids(unfit)}) fits a prompt of {budget} tokens: split "
             "their turns, or train with a greater --max_length"
         )
     if truncated:
-        print(f"{len(truncated)} dialogues lost turns to fit the prompt: ids {', '.join(truncated)}", file=sys.stderr)
+        print(f"{len(truncated)} dialogues lost turns to fit the prompt: ids {show_ids(truncated)}", file=sys.stderr)
     return prompts
 
 

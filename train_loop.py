@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.data.collator import Collate, MicroBatch, split_window
+from medsum_core.data.disclosure import show_ids
 from medsum_core.data.masking import Example
 from medsum_core.data.prompt import BuildRenderer, build_renderer
 from medsum_core.model.attention import document_attention
@@ -173,7 +174,7 @@ def skipped_message(progress: Progress, window: Sequence[Example]) -> str:
     """Why the run stops, with the ids of the last window's rows and no text of theirs."""
     return (
         f"{progress.windows_in_a_row_skipped} windows in a row had no target or a non-finite loss or gradient; nothing "
-        f"was updated by them. Rows of the last one: {', '.join(example.id for example in window)}. "
+        f"was updated by them. Rows of the last one: {show_ids(example.id for example in window)}. "
         "Try --precision fp32 or bf16, a lower --learning_rate, or look at the rows: python -m medsum_core.preview"
     )
 

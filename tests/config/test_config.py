@@ -281,3 +281,16 @@ def test_other_data_than_the_presets_bring_the_recipes_rate_back(tmp_path: Path)
     assert (sample.data.max_new_tokens, own.data.max_new_tokens) == (128, 256)
     asked = parse_run(["--preset", "demo", "--train_file", str(rows), "--learning_rate", "3e-4"])
     assert asked.train.learning_rate == 3e-4
+
+
+def test_another_kind_of_file_given_as_settings_is_not_quoted(rows: Path, tmp_path: Path) -> None:
+    text = "Anna Zebrafinch: has a cough\nlora_r: " + "Zebrafinch " * 20
+    for name, content in (
+        ("visit.yaml", text),
+        ("visit.json", json.dumps({"Anna Zebrafinch": "Zebrafinch", "lora_r": "cough " * 20 + "Zebrafinch"})),
+    ):
+        path = tmp_path / name
+        path.write_text(content)
+        message = problems_of(["--train_file", str(rows), "--config", str(path)])
+        assert "a name that no setting has" in message and "lora_r: invalid int value" in message
+        assert "Anna" not in message and len(message) < 700
