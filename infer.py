@@ -22,6 +22,7 @@ from medsum_core.config.infer_arguments import parse_options
 from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import Record, normalise_dialogue, read_records
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
+from medsum_core.process import keep_files_private, send_nothing_unasked
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
     from medsum_core.data.prompt import BuildRenderer
@@ -62,8 +63,6 @@ def main(
     args = parse_options(sys.argv[1:] if argv is None else argv)
     if search is not None and args.num_beams != 1:
         raise InputError("--num_beams: belongs to beam search; leave it out with a decoding rule of your own")
-    from medsum_core.process import keep_files_private
-
     keep_files_private()
     load = partial(load_writer, args, search=search, build_renderer=build_renderer)
     if args.dialogue_file is not None:
@@ -288,4 +287,5 @@ def _read_dialogue(source: str) -> str:
 
 
 if __name__ == "__main__":
+    send_nothing_unasked()
     raise SystemExit(run_as_script(main))

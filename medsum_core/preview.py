@@ -15,6 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from medsum_core.process import send_nothing_unasked
+
+if __name__ == "__main__":
+    send_nothing_unasked()  # before the libraries are imported
+
 from medsum_core.data.disclosure import escape, show_id
 from medsum_core.data.masking import IGNORE_INDEX, Example, build_examples
 from medsum_core.data.prompt import PROMPT_STYLES, PromptRenderer, build_renderer, control_token_ids

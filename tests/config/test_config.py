@@ -294,3 +294,12 @@ def test_another_kind_of_file_given_as_settings_is_not_quoted(rows: Path, tmp_pa
         message = problems_of(["--train_file", str(rows), "--config", str(path)])
         assert "a name that no setting has" in message and "lora_r: invalid int value" in message
         assert "Anna" not in message and len(message) < 700
+
+
+def test_a_tracker_that_sends_is_refused_offline(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    argv = ["--train_file", str(rows), "--offline", "true", "--report_to"]
+    for tracker in ("wandb", "trackio"):
+        assert f"--report_to {tracker}: may use the network" in problems_of([*argv, tracker])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert parse_run([*argv, "wandb"]).model.offline and parse_run([*argv, "tensorboard"]).model.offline
