@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsum_core.config.infer_arguments import parse_options
+from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import Record, normalise_dialogue, read_records
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
+from medsum_core.process import keep_files_private, send_nothing_unasked
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
     from medsum_core.data.prompt import BuildRenderer
@@ -61,8 +63,6 @@ def main(
     args = parse_options(sys.argv[1:] if argv is None else argv)
     if search is not None and args.num_beams != 1:
         raise InputError("--num_beams: belongs to beam search; leave it out with a decoding rule of your own")
-    from medsum_core.process import keep_files_private
-
     keep_files_private()
     load = partial(load_writer, args, search=search, build_renderer=build_renderer)
     if args.dialogue_file is not None:
@@ -227,11 +227,11 @@ def _prompts(writer: Writer, records: Sequence[Record]) -> dict[str, list[int]]:
             truncated.append(record.id)
     if unfit:
         raise InputError(
-            f"no turn of {len(unfit)} dialogues (ids {', '.join(unfit[:5])}) fits a prompt of {budget} tokens: split "
+            f"no turn of {len(unfit)} dialogues (ids {show_ids(unfit)}) fits a prompt of {budget} tokens: split "
             "their turns, or train with a greater --max_length"
         )
     if truncated:
-        print(f"{len(truncated)} dialogues lost turns to fit the prompt: ids {', '.join(truncated)}", file=sys.stderr)
+        print(f"{len(truncated)} dialogues lost turns to fit the prompt: ids {show_ids(truncated)}", file=sys.stderr)
     return prompts
 
 
@@ -287,4 +287,5 @@ def _read_dialogue(source: str) -> str:
 
 
 if __name__ == "__main__":
+    send_nothing_unasked()
     raise SystemExit(run_as_script(main))
