@@ -10,6 +10,8 @@ review; facts that the dialogue does not say are marked.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +25,8 @@ from medsum_core.data.records import Record, normalise_dialogue, read_records
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
-    from medsum_core.data.prompt import BuildRenderer
+    from medsum_core.data.prompt import BuildRenderer, PromptRenderer
+    from medsum_core.generation.note_files import EarlierNotes
     from medsum_core.generation.search import Search
 
 TEST1_NOTICE = "note: the challenge of test1 did not give the header; this prompt does, so scores are not its board's"
@@ -127,9 +130,23 @@ def load_writer(
             "adapter": adapter_sha256,
             "model": name,
             "precision": precision,
-            **({} if search is None else {"search": getattr(search, "__qualname__", repr(search))}),
+            "kernels": chosen,
+            "prompt": _prompt_sha256(renderer, data.max_length - data.max_new_tokens),
+            **_named(search=search, build_renderer=build_renderer),
         },
     )
+
+
+def _prompt_sha256(renderer: PromptRenderer, max_prompt_tokens: int) -> str:
+    """Of what every prompt has: its fixed pieces and its greatest length."""
+    pieces = [renderer.head_ids, renderer.middle_ids, renderer.tail_ids, renderer.stop_token_ids, max_prompt_tokens]
+    return hashlib.sha256(json.dumps(pieces).encode()).hexdigest()
+
+
+def _named(**functions: Any) -> dict[str, str]:
+    """The names of the functions that are given."""
+    given = {name: function for name, function in functions.items() if function is not None}
+    return {name: getattr(function, "__qualname__", repr(function)) for name, function in given.items()}
 
 
 def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace, *, load: Callable[[], Writer]) -> None:
@@ -137,27 +154,34 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace, *, l
     from tqdm import tqdm
 
     from medsum_core.generation.generate import generate
-    from medsum_core.generation.note_files import PartFile, part_path, part_settings, read_finished, write_notes
+    from medsum_core.generation.made_from import MadeFrom, row_sha256
+    from medsum_core.generation.note_files import write_notes
     from medsum_core.generation.notes import generated_note
+    from medsum_core.generation.part_file import PartFile, part_path
 
-    finished = read_finished(out) if out.exists() else {}
+    rows = {row_sha256(record): record for record in records}
+    earlier = _earlier_notes(out)
+    if earlier is not None:
+        earlier.check_rows(rows)
     writer = load()
-    settings = part_settings(records, **writer.description, **writer.decoding)
+    made_from = MadeFrom(settings={**writer.description, **writer.decoding}, rows=tuple(rows))
+    if earlier is not None:
+        earlier.check_settings(made_from.settings)
     prompts = _prompts(writer, records)
-    part = PartFile(part_path(out), settings)
-    kept = finished | part.done
-    todo = [record for record in records if record.id not in kept]
+    part = PartFile(part_path(out), made_from, {} if earlier is None else earlier.notes)
+    todo = [row for row in rows if row not in part.notes]
     signal.signal(signal.SIGTERM, _interrupt)
     with tqdm(total=len(records), initial=len(records) - len(todo), desc="notes", unit="note") as bar:
 
         def keep(index: int, generation: Any) -> None:
-            part.add(generated_note(todo[index].id, generation, writer.renderer))
+            row = todo[index]
+            part.add(row, generated_note(rows[row].id, generation, writer.renderer))
             bar.update()
 
         try:
             generate(
                 writer.model,
-                [prompts[record.id] for record in todo],
+                [prompts[rows[row].id] for row in todo],
                 stop_token_ids=writer.renderer.stop_token_ids,
                 batch_size=args.batch_size,
                 on_finished=keep,
@@ -166,11 +190,11 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace, *, l
             )
         except KeyboardInterrupt:
             part.close()
-            raise StoppedBySignal(f"{len(part.done)} notes are kept in {part.path}; go on with --resume") from None
-    notes = finished | part.done
-    write_notes(out, records, notes, output_format=args.output_format, with_evidence=args.evidence)
+            raise StoppedBySignal(f"{len(part.notes)} notes are kept in {part.path}; go on with --resume") from None
+    formats: dict[str, Any] = {"output_format": args.output_format, "with_evidence": args.evidence}
+    write_notes(out, rows, part.notes, made_from, **formats)
     part.remove()
-    cut = sum(notes[record.id].hit_limit for record in records)
+    cut = sum(note.hit_limit for note in part.notes.values())
     print(f"{len(records)} notes in {out}; {cut} ran into the limit of {writer.max_new_tokens} tokens", file=sys.stderr)
 
 
@@ -256,7 +280,7 @@ def _read_rows(args: argparse.Namespace) -> list[Any]:
 
 def _checked_output(args: argparse.Namespace) -> Path:
     """Where the notes go. Raises InputError for what would be overwritten or can't be written."""
-    from medsum_core.generation.note_files import part_path
+    from medsum_core.generation.part_file import part_path
 
     out = Path(args.output_file)
     if out.suffix.lower() != ".csv":
@@ -268,6 +292,16 @@ def _checked_output(args: argparse.Namespace) -> Path:
     if part_path(out).exists() and not args.resume:
         raise InputError(f"{part_path(out)} holds finished notes: go on with --resume, or delete it to start anew")
     return out
+
+
+def _earlier_notes(out: Path) -> EarlierNotes | None:
+    """The notes of a call that was interrupted, which include those of the OUT that it found, or else those of OUT."""
+    from medsum_core.generation.note_files import read_finished
+    from medsum_core.generation.part_file import part_path, read_part
+
+    if part_path(out).exists():
+        return read_part(part_path(out))
+    return read_finished(out) if out.exists() else None
 
 
 def _interrupt(_number: int, _frame: Any) -> None:
