@@ -157,7 +157,7 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace, *, l
     from medsum_core.generation.made_from import MadeFrom, row_sha256
     from medsum_core.generation.note_files import write_notes
     from medsum_core.generation.notes import generated_note
-    from medsum_core.generation.part_file import PartFile, part_path
+    from medsum_core.generation.part_file import PartFile, part_path, saving_notes
 
     rows = {row_sha256(record): record for record in records}
     earlier = _earlier_notes(out)
@@ -192,7 +192,8 @@ def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace, *, l
             part.close()
             raise StoppedBySignal(f"{len(part.notes)} notes are kept in {part.path}; go on with --resume") from None
     formats: dict[str, Any] = {"output_format": args.output_format, "with_evidence": args.evidence}
-    write_notes(out, rows, part.notes, made_from, **formats)
+    with saving_notes(out):
+        write_notes(out, rows, part.notes, made_from, **formats)
     part.remove()
     cut = sum(note.hit_limit for note in part.notes.values())
     print(f"{len(records)} notes in {out}; {cut} ran into the limit of {writer.max_new_tokens} tokens", file=sys.stderr)
@@ -280,7 +281,7 @@ def _read_rows(args: argparse.Namespace) -> list[Any]:
 
 def _checked_output(args: argparse.Namespace) -> Path:
     """Where the notes go. Raises InputError for what would be overwritten or can't be written."""
-    from medsum_core.generation.part_file import part_path
+    from medsum_core.generation.part_file import holds_notes, part_path
 
     out = Path(args.output_file)
     if out.suffix.lower() != ".csv":
@@ -289,7 +290,7 @@ def _checked_output(args: argparse.Namespace) -> Path:
         raise InputError(f"--output_file {out}: there is no folder {out.parent}")
     if out.exists() and not args.resume:
         raise InputError(f"--output_file {out}: exists already; name another, or keep its rows with --resume")
-    if part_path(out).exists() and not args.resume:
+    if holds_notes(part_path(out)) and not args.resume:
         raise InputError(f"{part_path(out)} holds finished notes: go on with --resume, or delete it to start anew")
     return out
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -14,14 +16,23 @@ from typing import Any
 import pytest
 from notes_command import write
 
-from medsum_core.errors import InputError, StoppedBySignal
-from medsum_core.generation.part_file import PartFile
+import infer
+from medsum_core.config.infer_arguments import parse_options
+from medsum_core.data.records import read_records
+from medsum_core.errors import InputError, StoppedBySignal, run_as_script
+from medsum_core.generation import part_file
+from medsum_core.generation.part_file import PartFile, part_path
 
+NUM_WRITES = 1 + 4 + 2  # the part file's start, its four notes, OUT and what it was made from
 ROOT = Path(__file__).parents[2]
 
 
 def test_interrupted_call_loses_no_note_and_resumes(
-    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path,
+    dialogues: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole = write(run, dialogues, tmp_path / "whole.csv")
     out, part = tmp_path / "notes.csv", tmp_path / "notes.csv.part.jsonl"
@@ -44,7 +55,9 @@ def test_interrupted_call_loses_no_note_and_resumes(
     with pytest.raises(InputError, match="other settings"):
         write(run, dialogues, out, "--resume", "--max_new_tokens", "5")
     kept = [json.loads(line)["note"] for line in part.read_text().splitlines()[1:3]]
+    capsys.readouterr()
     assert write(run, dialogues, out, "--resume") == whole
+    assert "its last line was cut off while it was written and is dropped" in capsys.readouterr().err
     assert set(kept) <= {row["note"] for row in whole}
     assert not part.exists()
     with pytest.raises(InputError, match="exists already"):
@@ -70,3 +83,90 @@ def test_a_killed_process_exits_with_75(run: Path, dialogues: Path, tmp_path: Pa
     assert process.returncode == 75, errors[-500:]
     assert "Traceback" not in errors and "--resume" in errors
     assert part.read_bytes().endswith(b"\n") and not out.exists()
+
+
+class Faults:
+    """`os.write` and `os.fsync` of a disk that is at fault at the k-th call of one of them."""
+
+    def __init__(self, kind: str, at: int) -> None:
+        self.kind, self.at, self.num_calls = kind, at, 0
+        self.write, self.fsync = os.write, os.fsync
+
+    def is_due(self) -> bool:
+        self.num_calls += 1
+        return self.num_calls == self.at
+
+    def faulty_write(self, descriptor: int, data: Any) -> int:
+        if self.kind == "fsync" or not self.is_due():
+            return self.write(descriptor, data)
+        written = self.write(descriptor, bytes(data)[: len(data) // 2])
+        if self.kind == "short write":
+            return written
+        raise KeyboardInterrupt if self.kind == "signal" else OSError(errno.ENOSPC, "No space left on device")
+
+    def faulty_fsync(self, descriptor: int) -> None:
+        if self.kind == "fsync" and not stat.S_ISDIR(os.fstat(descriptor).st_mode) and self.is_due():
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        self.fsync(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [("short write", 0), ("full disk", 4), ("fsync", 4), ("signal", 75)], ids=lambda value: str(value)
+)
+def test_a_fault_at_any_write_loses_no_finished_note(
+    run: Path,
+    dialogues: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    code: int,
+) -> None:
+    expected, out = tmp_path / "expected.csv", tmp_path / "notes.csv"
+    write(run, dialogues, expected)
+    flags = ["--run", str(run), "--input_file", str(dialogues), "--output_file", str(out), "--resume"]
+    args = parse_options(flags)
+    writer, records = infer.load_writer(args), read_records(dialogues, require_note=False)
+    in_part = range(2, 6) if kind == "signal" else range(1, NUM_WRITES + 1)  # where the call answers to signals
+    for at in in_part:
+        faults = Faults(kind, at)
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "write", faults.faulty_write)
+            disk.setattr(os, "fsync", faults.faulty_fsync)
+            ended = run_as_script(lambda: infer.write_file(records, out, args, load=lambda: writer))
+        assert ended == code and faults.num_calls >= at
+        assert ("--resume" in capsys.readouterr().err) == (code != 0)
+        if code != 0:
+            part = part_path(out)
+            lines = part.read_bytes().splitlines(keepends=True) if part.exists() else []
+            assert len(lines) == min(at, 6) - 1  # the start and each note that was finished before; nothing torn
+            assert all(line.endswith(b"\n") and json.loads(line) for line in lines)
+        infer.write_file(records, out, args, load=lambda: writer)
+        assert out.read_bytes() == expected.read_bytes()
+        assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "notes"))) == [
+            "notes.csv",
+            "notes.csv.made_from.json",
+        ]
+        out.unlink()
+
+
+def test_a_file_that_may_not_be_written_is_bad_input(
+    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(part_file, "write_bytes_atomic", refuse)
+    with pytest.raises(InputError, match=r"Permission denied.*another --output_file"):
+        write(run, dialogues, tmp_path / "notes.csv")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"made_from": {"for'], ids=["empty", "torn"])
+def test_a_part_file_without_a_whole_line_starts_anew(
+    run: Path, dialogues: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    out = tmp_path / "notes.csv"
+    part_path(out).write_bytes(content)
+    whole = write(run, dialogues, tmp_path / "whole.csv")
+    assert write(run, dialogues, out, *(["--resume"] if content else [])) == whole
+    assert ("cut off" in capsys.readouterr().err) == bool(content)
