@@ -1,7 +1,8 @@
 """The file of notes, OUT, and beside it `OUT.made_from.json`: hashes of what OUT holds and what it was made from.
 
-Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (and `evidence` where asked for), in the
-order of the input; or the MEDIQA challenge's submission, `TestID, SystemOutput1, SystemOutput2`.
+Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (`evidence` where asked for) and
+`set_aside`, the reason why a row has no note; rows in the order of the input. Or the MEDIQA challenge's submission:
+`TestID, SystemOutput1, SystemOutput2`.
 """
 
 from __future__ import annotations
@@ -75,16 +76,20 @@ def read_finished(path: Path) -> EarlierNotes:
     if file_sha256(path) != output_sha256:
         raise InputError(f"{path}: was changed since infer.py wrote it, {remedy}")
     try:
-        notes = [
-            GeneratedNote(
-                id=row["id"], note=row["note"], num_tokens=int(row["num_tokens"]), hit_limit=row["hit_limit"] == "true"
-            )
-            for row in read_table(path)
-        ]
-        by_row = dict(zip(made_from.rows, notes, strict=True))
+        rows = zip(made_from.rows, read_table(path), strict=True)
+        notes = {row: _from_cells(cells) for row, cells in rows if not cells["set_aside"]}
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: not in the csv format of infer.py; write to another --output_file") from error
-    return EarlierNotes(path=path, made_from=made_from, notes=by_row)
+    return EarlierNotes(path=path, made_from=made_from, notes=notes)
+
+
+def _from_cells(cells: Mapping[str, str]) -> GeneratedNote:
+    return GeneratedNote(
+        id=cells["id"],
+        note=cells["note"],
+        num_tokens=int(cells["num_tokens"]),
+        hit_limit=cells["hit_limit"] == "true",
+    )
 
 
 def write_notes(
@@ -93,28 +98,38 @@ def write_notes(
     notes: Mapping[str, GeneratedNote],
     made_from: MadeFrom,
     *,
+    set_aside: Mapping[str, str],
     output_format: str,
     with_evidence: bool,
 ) -> None:
     """Write OUT in the order of the records, and beside it what it was made from; both for their owner only.
 
-    `records` and `notes` are by the hash of their row. Each file is written atomically, OUT last: the part file must
-    stay until this returns.
+    `records`, `notes` and `set_aside` (row -> reason, in the place of a note) are by the hash of their row. Each file
+    is written atomically, OUT last: the part file must stay until this returns.
     """
-    rows = [_row(record, notes[row], output_format, with_evidence=with_evidence) for row, record in records.items()]
+    rows: list[dict[str, Any]] = []
+    for row, record in records.items():
+        note = notes.get(row) or GeneratedNote(id=record.id, note="", num_tokens=0, hit_limit=False)
+        if output_format == "mediqa":
+            rows.append(_mediqa_row(record, note))
+        else:
+            cells = _row(record, note, with_evidence=with_evidence)
+            rows.append(cells | {"set_aside": set_aside.get(row, "")})
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     output_sha256 = hashlib.sha256(text.getvalue().encode("utf-8")).hexdigest()
-    record = {"output_sha256": output_sha256, "made_from": made_from.to_json()}
-    write_text_atomic(made_from_path(path), json.dumps(record, indent=1) + "\n", mode=PRIVATE_MODE)
+    origin = {"output_sha256": output_sha256, "made_from": made_from.to_json()}
+    write_text_atomic(made_from_path(path), json.dumps(origin, indent=1) + "\n", mode=PRIVATE_MODE)
     write_text_atomic(path, text.getvalue(), mode=PRIVATE_MODE)
 
 
-def _row(record: Record, note: GeneratedNote, output_format: str, *, with_evidence: bool) -> dict[str, Any]:
-    if output_format == "mediqa":
-        return {"TestID": record.id, "SystemOutput1": record.section_header, "SystemOutput2": note.note}
+def _mediqa_row(record: Record, note: GeneratedNote) -> dict[str, Any]:
+    return {"TestID": record.id, "SystemOutput1": record.section_header, "SystemOutput2": note.note}
+
+
+def _row(record: Record, note: GeneratedNote, *, with_evidence: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": record.id,
         "section_header": record.section_header,

@@ -56,11 +56,6 @@ class PartFile:
         """Close the file and leave it for a later `--resume`."""
         os.close(self._descriptor)
 
-    def remove(self) -> None:
-        """Delete the file, once OUT is written."""
-        self.close()
-        self.path.unlink()
-
     def _append(self, line: bytes) -> None:
         rest = memoryview(line)
         while rest:

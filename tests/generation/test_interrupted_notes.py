@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from medsum_core.config.infer_arguments import parse_options
 from medsum_core.data.records import read_records
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
 from medsum_core.generation import part_file
+from medsum_core.generation.made_from import MadeFrom
+from medsum_core.generation.note_files import GeneratedNote
 from medsum_core.generation.part_file import PartFile, part_path
 
 NUM_WRITES = 1 + 4 + 2  # the part file's start, its four notes, OUT and what it was made from
@@ -110,6 +113,12 @@ class Faults:
         self.fsync(descriptor)
 
 
+def with_its_model(writer: infer.Writer) -> infer.Writer:
+    """The model is loaded once for many calls."""
+    model = writer.load_model()
+    return replace(writer, load_model=lambda: model)
+
+
 @pytest.mark.parametrize(
     ("kind", "code"), [("short write", 0), ("full disk", 4), ("fsync", 4), ("signal", 75)], ids=lambda value: str(value)
 )
@@ -126,14 +135,14 @@ def test_a_fault_at_any_write_loses_no_finished_note(
     write(run, dialogues, expected)
     flags = ["--run", str(run), "--input_file", str(dialogues), "--output_file", str(out), "--resume"]
     args = parse_options(flags)
-    writer, records = infer.load_writer(args), read_records(dialogues, require_note=False)
+    writer, records = with_its_model(infer.prepare_writer(args)), read_records(dialogues, require_note=False)
     in_part = range(2, 6) if kind == "signal" else range(1, NUM_WRITES + 1)  # where the call answers to signals
     for at in in_part:
         faults = Faults(kind, at)
         with monkeypatch.context() as disk:
             disk.setattr(os, "write", faults.faulty_write)
             disk.setattr(os, "fsync", faults.faulty_fsync)
-            ended = run_as_script(lambda: infer.write_file(records, out, args, load=lambda: writer))
+            ended = run_as_script(lambda: infer.write_file(records, out, args, prepare=lambda: writer))
         assert ended == code and faults.num_calls >= at
         assert ("--resume" in capsys.readouterr().err) == (code != 0)
         if code != 0:
@@ -141,7 +150,7 @@ def test_a_fault_at_any_write_loses_no_finished_note(
             lines = part.read_bytes().splitlines(keepends=True) if part.exists() else []
             assert len(lines) == min(at, 6) - 1  # the start and each note that was finished before; nothing torn
             assert all(line.endswith(b"\n") and json.loads(line) for line in lines)
-        infer.write_file(records, out, args, load=lambda: writer)
+        infer.write_file(records, out, args, prepare=lambda: writer)
         assert out.read_bytes() == expected.read_bytes()
         assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "notes"))) == [
             "notes.csv",
@@ -170,3 +179,15 @@ def test_a_part_file_without_a_whole_line_starts_anew(
     whole = write(run, dialogues, tmp_path / "whole.csv")
     assert write(run, dialogues, out, *(["--resume"] if content else [])) == whole
     assert ("cut off" in capsys.readouterr().err) == bool(content)
+
+
+def test_a_disk_that_takes_a_few_bytes_at_a_time_tears_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_all = os.write
+    part = PartFile(tmp_path / "part.jsonl", MadeFrom(settings={}, rows=("a", "b")), {})
+    notes = {row: GeneratedNote(id=row, note=f"Note {row}.", num_tokens=2, hit_limit=False) for row in ("a", "b")}
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write_all(descriptor, bytes(data)[:7]))
+    for row, note in notes.items():
+        part.add(row, note)
+    part.close()
+    earlier = part_file.read_part(part.path)
+    assert earlier is not None and earlier.notes == notes
