@@ -59,7 +59,7 @@ def share_out(
 
     A row longer than `pack_tokens` (0: none) runs alone: two at once could exceed the memory estimate.
     The others are divided into about equal work: heaviest first, each to the worker with the least so far, then
-    exchanges that even out the busiest and the idlest. Every second worker begins with its lightest, so that the
+    exchanges that even out the busiest and the least busy. Every second worker begins with its lightest, so that the
     heaviest of two workers do not run at the same time.
     """
     work = [_work(batch) for batch in micro_batches]
@@ -93,18 +93,18 @@ def _pool(count: int) -> ThreadPoolExecutor:
 
 
 def _exchange(shares: list[list[int]], work: Sequence[float]) -> bool:
-    """Move a micro-batch from the busiest worker to the idlest, or swap it for one; False if nothing helps."""
+    """Move a micro-batch from the busiest worker to the least busy, or swap it for one; False if nothing helps."""
     loads = [sum(work[place] for place in share) for share in shares]
-    busiest, idlest = shares[loads.index(max(loads))], shares[loads.index(min(loads))]
+    busiest, least_busy = shares[loads.index(max(loads))], shares[loads.index(min(loads))]
     half_gap = (max(loads) - min(loads)) / 2
-    swaps: list[tuple[int, ...]] = [(), *((place,) for place in idlest)]
+    swaps: list[tuple[int, ...]] = [(), *((place,) for place in least_busy)]
     moves = [(given, back, work[given] - sum(work[place] for place in back)) for given in busiest for back in swaps]
     given, back, moved = min(moves, key=lambda move: abs(half_gap - move[2]), default=(0, (), 0.0))
     if abs(half_gap - moved) > half_gap - 1:  # less than a token's time
         return False
     busiest.remove(given)
     busiest.extend(back)
-    idlest[:] = [place for place in idlest if place not in back] + [given]
+    least_busy[:] = [place for place in least_busy if place not in back] + [given]
     return True
 
 
