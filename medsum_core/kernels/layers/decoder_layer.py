@@ -49,9 +49,7 @@ def _mark_saved_outputs(layer: Any) -> None:
     attention, mlp = layer.self_attn, layer.mlp
     norms_outputs = type(layer).__name__ in FOUR_NORMS
     is_saved = {
-        attention.q_proj: hasattr(
-            attention, "q_norm"
-        ),  # the norm saves its input; else only the rotated heads are saved
+        attention.q_proj: hasattr(attention, "q_norm"),  # a norm saves its input; else only rotated heads are saved
         attention.k_proj: hasattr(attention, "k_norm"),
         attention.v_proj: True,
         attention.o_proj: norms_outputs,  # else only the residual sum is saved
