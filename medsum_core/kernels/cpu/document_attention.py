@@ -18,7 +18,7 @@ with their square.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,17 @@ class _Block:
     kv_head: int
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recomputed:
+    """Queries (1, T, H, D) and keys (1, T, G, D) are `compute(*tensors)`, the same bits each time.
+
+    The backward pass computes them again from `tensors`, which other functions save anyway.
+    """
+
+    tensors: tuple[Tensor, Tensor]
+    compute: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
 def attend_documents(
     query_THD: Tensor,
     key_TGD: Tensor,
@@ -61,15 +72,17 @@ def attend_documents(
     lengths: Sequence[int],
     rules: ScoreRules,
     prefix: tuple[Tensor, Tensor] | None = None,
+    recomputed: Recomputed | None = None,
 ) -> Tensor:
     """(T, H, D): each document of `lengths` attends to itself only; padding after the last one gets zeros.
 
     Differentiable once. Documents follow each other without gaps. `prefix`: keys and values (P, G, D), at least fp32,
-    that come before those of each document; their gradients have the same dtype.
+    that come before those of each document; their gradients have the same dtype. `recomputed`: what is saved in the
+    place of queries and keys.
     """
     prefix_key, prefix_value = prefix or (None, None)
     out: Tensor = _DocumentAttention.apply(
-        query_THD, key_TGD, value_TGD, prefix_key, prefix_value, tuple(lengths), rules
+        query_THD, key_TGD, value_TGD, prefix_key, prefix_value, tuple(lengths), rules, recomputed
     )
     return out
 
@@ -85,8 +98,10 @@ class _DocumentAttention(torch.autograd.Function):
         prefix_value: Tensor | None,
         lengths: tuple[int, ...],
         rules: ScoreRules,
+        recomputed: Recomputed | None,
     ) -> Tensor:
         ctx.lengths, ctx.rules = lengths, rules
+        ctx.compute = None if recomputed is None else recomputed.compute
         dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
         query = converted(query_THD, dtype)
         key, value = (
@@ -97,13 +112,16 @@ class _DocumentAttention(torch.autograd.Function):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
             weight_RK = _attention_weights(block, query_RD, key_KD, rules)[0]
             _heads_of_block(out_THD, block, key.shape[1]).copy_(_as_heads(mm(weight_RK, value_KD), block))
-        ctx.save_for_backward(query_THD, key_TGD, value_TGD, prefix_key, prefix_value)
+        saved = (query_THD, key_TGD) if recomputed is None else recomputed.tensors
+        ctx.save_for_backward(*saved, value_TGD, prefix_key, prefix_value)
         return out_THD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query_THD, key_TGD, value_TGD, prefix_key, prefix_value = ctx.saved_tensors
+        if ctx.compute is not None:
+            query_THD, key_TGD = (heads_1TND[0] for heads_1TND in ctx.compute(query_THD, key_TGD))
         dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
         query, dout = converted(query_THD, dtype), converted(gradients[0], dtype)
         key, value = (
@@ -123,7 +141,7 @@ class _DocumentAttention(torch.autograd.Function):
             dkey[block.keys, block.kv_head] += converted(mm(dscore_RK.t(), query_RD), exact)
         dkey_TGD, dprefix_key = _split_prefix(dkey, key_TGD, prefix_key, ctx.lengths)
         dvalue_TGD, dprefix_value = _split_prefix(dvalue, value_TGD, prefix_value, ctx.lengths)
-        return converted(dquery, query_THD.dtype), dkey_TGD, dvalue_TGD, dprefix_key, dprefix_value, None, None
+        return converted(dquery, query_THD.dtype), dkey_TGD, dvalue_TGD, dprefix_key, dprefix_value, None, None, None
 
 
 def _length(prefix: Tensor | None) -> int:
@@ -239,11 +257,12 @@ def attend_per_document(
     sliding_window: int | None = None,
     softcap: float | None = None,
     prefix: tuple[Tensor, Tensor] | None = None,
+    recomputed: Recomputed | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """`attend_documents` with the interface of transformers: (B, T, H, D) and None. Padding positions are zero.
 
-    `prefix`: keys and values (P, G, D) that come before those of each document.
+    `prefix`: keys and values (P, G, D) that come before those of each document. `recomputed` is used for a single row.
     """
     check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, options={})
     scale = scaling if scaling is not None else query_BHTD.shape[-1] ** -0.5
@@ -251,7 +270,7 @@ def attend_per_document(
     inputs = (query_BHTD, key_BGTD, value_BGTD)
     if len(document_lengths) == 1:  # spares the copy of torch.stack and its backward
         query_THD, key_TGD, value_TGD = (tensor.squeeze(0).transpose(0, 1) for tensor in inputs)
-        out_THD = attend_documents(query_THD, key_TGD, value_TGD, document_lengths[0], rules, prefix)
+        out_THD = attend_documents(query_THD, key_TGD, value_TGD, document_lengths[0], rules, prefix, recomputed)
         return out_THD.unsqueeze(0), None
     rows = []
     for row, lengths in zip(zip(*(tensor.unbind() for tensor in inputs), strict=True), document_lengths, strict=True):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from medsum_core.kernels.cpu.document_attention import Recomputed
 from medsum_core.kernels.cpu.shared_prefix import KeyValue, SharedPrefix
 from medsum_core.kernels.layers.gated_mlp import gated_down
 from medsum_core.kernels.layers.lora_linear import FusedLinear
@@ -116,12 +117,13 @@ def _attention(
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     outputs = normed_projections(norm, projections, x_BTH)
     query, key, value = (output.unflatten(-1, (-1, attention.head_dim)) for output in outputs)
-    if hasattr(attention, "q_norm"):
-        query, key = attention.q_norm(query), attention.k_norm(key)
-    query, key = apply_rotary_pos_emb(query, key, *position_embeddings, unsqueeze_dim=2)
+    rotate = partial(_rotated, attention, position_embeddings)
+    options: dict[str, Any] = {} if prefix is None else {"prefix": prefix.of_layer(attention.layer_idx)}
+    if hasattr(attention, "q_norm"):  # the norms save their inputs, from which the rotated heads are computed again
+        options["recomputed"] = Recomputed(tensors=(query, key), compute=rotate)
+    query, key = rotate(query, key)
     if keys_and_values is not None:
         keys_and_values.append((key[0], value[0]))
-    shared = {} if prefix is None else {"prefix": prefix.of_layer(attention.layer_idx)}
     out_BTND, _ = AttentionInterface()[attention.config._attn_implementation](
         attention,
         *(heads_BTND.transpose(1, 2) for heads_BTND in (query, key, value)),
@@ -129,8 +131,18 @@ def _attention(
         scaling=attention.scaling,
         sliding_window=getattr(attention, "sliding_window", None),
         softcap=getattr(attention, "attn_logit_softcapping", None),
-        **shared,
+        **options,
         **settings,
     )
     heads_BTA: Tensor = out_BTND.flatten(2)
     return heads_BTA
+
+
+def _rotated(
+    attention: Any, position_embeddings: tuple[Tensor, Tensor], query_BTND: Tensor, key_BTND: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys after their norms, where the family has some, and their rotation."""
+    if hasattr(attention, "q_norm"):
+        query_BTND, key_BTND = attention.q_norm(query_BTND), attention.k_norm(key_BTND)
+    query_BTND, key_BTND = apply_rotary_pos_emb(query_BTND, key_BTND, *position_embeddings, unsqueeze_dim=2)
+    return query_BTND, key_BTND
