@@ -25,6 +25,7 @@ from medsum_core.errors import InputError
 from medsum_core.kernels import Accumulate, Kernels, choose
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, trainable_parameters
+from medsum_core.model.recorded_files import BASE_FILES, base_files
 from medsum_core.training.auto_settings import RESOLVED
 from medsum_core.training.distributed import print_main
 from medsum_core.training.metrics import MetricsLog, cut_back
@@ -157,7 +158,13 @@ def _start(plan: Plan, run: Run) -> Progress:
 
 
 def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:
-    facts = {"versions": plan.versions, "base_revision": plan.base_revision, "fingerprints": run.fingerprints}
+    model = run.config.model
+    facts = {
+        "versions": plan.versions,
+        "base_revision": plan.base_revision,
+        "fingerprints": run.fingerprints,
+        BASE_FILES: base_files(model.model_name_or_path, revision=model.model_revision, offline=model.offline),
+    }
     write_run_config(run.folder, run.config, facts)
     metrics = run.folder / METRICS_NAME
     if metrics.exists():
