@@ -61,7 +61,7 @@ def main(
     args = parse_options(sys.argv[1:] if argv is None else argv)
     if search is not None and args.num_beams != 1:
         raise InputError("--num_beams: belongs to beam search; leave it out with a decoding rule of your own")
-    from medsum_core.generation.output_file import check_output
+    from medsum_core.generation.output_file import locked_output, output_path, refuse_overwriting
     from medsum_core.process import keep_files_private
 
     keep_files_private()
@@ -70,8 +70,14 @@ def main(
         dialogue = _read_dialogue(args.dialogue_file)
         write_one(prepare(), dialogue, args)
         return
-    out = check_output(args.output_file, resume=args.resume)
-    write_file(_read_rows(args), out, args, prepare=prepare)
+    out = output_path(args.output_file)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with locked_output(out):
+            refuse_overwriting(out, resume=args.resume)
+            write_file(_read_rows(args), out, args, prepare=prepare)
+    except KeyboardInterrupt:
+        raise StoppedBySignal(f"{out} is not written; notes that were finished are kept, go on with --resume") from None
 
 
 def prepare_writer(
@@ -198,7 +204,7 @@ def write_file(
 def _write_missing(
     writer: Writer, rows: Mapping[str, Record], fitted: FittedRows, part: PartFile, *, batch_size: int
 ) -> None:
-    """The notes that `part` lacks, each appended as it is finished. Raises StoppedBySignal on SIGTERM and Ctrl-C."""
+    """The notes that `part` lacks, each appended as it is finished. Raises StoppedBySignal when interrupted."""
     from tqdm import tqdm
 
     from medsum_core.generation.generate import generate
@@ -207,7 +213,6 @@ def _write_missing(
     todo = [row for row in fitted.prompts if row not in part.notes]
     if not todo:
         return
-    signal.signal(signal.SIGTERM, _interrupt)
     with tqdm(total=len(fitted.prompts), initial=len(fitted.prompts) - len(todo), desc="notes", unit="note") as bar:
 
         def keep(index: int, generation: Any) -> None:
