@@ -193,7 +193,7 @@ def write_file(
             output_format=args.output_format,
             with_evidence=args.evidence,
         )
-    part.path.unlink()
+        part.path.unlink()
     cut = sum(note.hit_limit for note in part.notes.values())
     print(
         f"{len(fitted.prompts)} notes in {out}; {cut} ran into the limit of {writer.budget.max_new_tokens} tokens",

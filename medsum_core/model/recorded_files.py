@@ -44,16 +44,18 @@ def base_files(name: str, *, revision: str | None = None, offline: bool = False)
     """
     if is_embedded(name):
         return embedded_identity(name)
-    paths = {file: _local(name, file, revision) for file in SMALL_FILES}
-    paths |= _weights(name, revision, offline=offline)
-    found = {file: path for file, path in paths.items() if path is not None}
     try:
+        paths = {file: _local(name, file, revision) for file in SMALL_FILES}
+        paths |= _weights(name, revision, offline=offline)
+        found = {file: path for file, path in paths.items() if path is not None}
         size = sum(path.stat().st_size for path in found.values())
         if size > BYTES_WORTH_A_LINE:
             print(f"{name}: hashing {size / 2**30:.1f} GiB, to know this base again", file=sys.stderr)
         return {file: file_sha256(path) for file, path in found.items()}
     except OSError as error:
-        raise InputError(f"--model_name_or_path {name}: a file can't be read ({error.strerror})") from error
+        raise InputError(f"--model_name_or_path {name}: a file can't be read ({error.strerror or error})") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"--model_name_or_path {name}: {SAFE_WEIGHTS_INDEX_NAME} is damaged") from error
 
 
 def record_adapter(run_folder: Path, hashes: Mapping[str, str]) -> None:

@@ -194,3 +194,20 @@ def test_a_disk_that_takes_a_few_bytes_at_a_time_tears_no_line(tmp_path: Path, m
     part.close()
     earlier = part_file.read_part(part.path)
     assert earlier is not None and earlier.notes == notes
+
+
+def test_a_part_file_that_cannot_be_read_is_left_as_it_is(
+    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, read_bytes = part_path(tmp_path / "notes.csv"), Path.read_bytes
+    part.write_text("kept")
+
+    def fail(path: Path) -> bytes:
+        if path == part:
+            raise OSError(errno.EIO, "Input/output error")
+        return read_bytes(path)
+
+    with monkeypatch.context() as disk, pytest.raises(InputError, match="Input/output error"):
+        disk.setattr(Path, "read_bytes", fail)
+        write(run, dialogues, tmp_path / "notes.csv", "--resume")
+    assert part.read_text() == "kept"

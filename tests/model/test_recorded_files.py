@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from medsum_core.merge.__main__ import main as merge
 from medsum_core.model import embedded, recorded_files
 from medsum_core.model.embedded import EMBEDDED_NAME, embedded_folder
 from medsum_core.model.recorded_files import base_files
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +152,22 @@ def test_a_base_of_several_files_is_known_by_all_of_them(tmp_path: Path, capsys:
     after = base_files(str(tmp_path))
     assert [name for name in before if before[name] != after[name]] == [shards[-1]]
     assert "hashing" not in capsys.readouterr().err
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(InputError, match=r"index\.json is damaged"):
+        base_files(str(tmp_path))
+
+
+def test_a_base_of_the_hub_is_hashed_in_the_local_cache(made: Path, tmp_path: Path) -> None:
+    """The cache's layout: refs/main names the commit, snapshots/<commit> holds the files. Never the network."""
+    folder, commit = tmp_path / "models--some--base", "0" * 40
+    shutil.copytree(made / "model", folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    script = "import json; from medsum_core.model.recorded_files import base_files as b;"
+    script += "print(json.dumps([b('some/base', offline=True), b('some/other', offline=True)]))"
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [base_files(str(made / "model")), {}]
 
 
 def test_a_large_base_is_hashed_with_a_line(
