@@ -10,8 +10,6 @@ review; facts that the dialogue does not say are marked.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +25,8 @@ from medsum_core.errors import InputError, StoppedBySignal, run_as_script
 from medsum_core.process import keep_files_private, send_nothing_unasked
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
+    from medsum_core.config.arguments import DataArguments, ModelArguments
     from medsum_core.data.prompt import BuildRenderer, PromptRenderer
-    from medsum_core.generation.note_files import EarlierNotes
     from medsum_core.generation.notes import FittedRows, TokenBudget
     from medsum_core.generation.part_file import PartFile
     from medsum_core.generation.search import Search
@@ -64,14 +62,22 @@ def main(
     args = parse_options(sys.argv[1:] if argv is None else argv)
     if search is not None and args.num_beams != 1:
         raise InputError("--num_beams: belongs to beam search; leave it out with a decoding rule of your own")
+    from medsum_core.generation.output_file import locked_output, output_path, refuse_overwriting
+
     keep_files_private()
     prepare = partial(prepare_writer, args, search=search, build_renderer=build_renderer)
     if args.dialogue_file is not None:
         dialogue = _read_dialogue(args.dialogue_file)
         write_one(prepare(), dialogue, args)
         return
-    out = _checked_output(args)
-    write_file(_read_rows(args), out, args, prepare=prepare)
+    out = output_path(args.output_file)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with locked_output(out):
+            refuse_overwriting(out, resume=args.resume)
+            write_file(_read_rows(args), out, args, prepare=prepare)
+    except KeyboardInterrupt:
+        raise StoppedBySignal(f"{out} is not written; notes that were finished are kept, go on with --resume") from None
 
 
 def prepare_writer(
@@ -82,21 +88,15 @@ def prepare_writer(
 ) -> Writer:
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
     from medsum_core import kernels
-    from medsum_core.config.arguments import DataArguments, ModelArguments
-    from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
     from medsum_core.data.prompt import build_renderer as own_renderer
     from medsum_core.device import choose_precision, find_device
+    from medsum_core.generation.made_from import function_names, prompt_sha256
     from medsum_core.generation.notes import TokenBudget
-    from medsum_core.model.adapter_files import adapter_base_name, adapter_sha256
+    from medsum_core.model.adapter_files import adapter_hashes
     from medsum_core.model.base import load_config, load_tokenizer
+    from medsum_core.model.recorded_files import base_files, check_run
 
-    model, data = ModelArguments(model_name_or_path=args.model_name_or_path or "", load_in_4bit=False), DataArguments()
-    adapter = None
-    if args.run is not None:
-        config = read_run_config(args.run)
-        model, data, adapter = config.model, config.data, Path(args.run) / ADAPTER_FOLDER
-        if adapter_base_name(adapter) != model.model_name_or_path:
-            raise InputError(f"--run {args.run}: its adapter is for another base than {model.model_name_or_path}")
+    model, data, adapter = _settings(args)
     name, device = model.model_name_or_path, find_device()
     source: dict[str, Any] = {"revision": model.model_revision, "offline": args.offline or model.offline}
     base_config = load_config(name, **source)
@@ -104,33 +104,52 @@ def prepare_writer(
     chosen = kernels.resolve(args.kernels, device_kind=device.kind, model_type=base_config.model_type)
     chosen_kernels = kernels.choose(chosen, device.kind)
     renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), style=data.prompt_style)
+    files = base_files(name, **source)
+    if args.run is not None:
+        check_run(args.run, files, base_name=name, allow_other_base=args.allow_other_base)
     base: dict[str, Any] = {"precision": precision, "load_in_4bit": model.load_in_4bit, "device": device.torch_device}
     no_repeat = args.no_repeat_ngram_size
+    decoding = {
+        "max_new_tokens": args.max_new_tokens or data.max_new_tokens,
+        "no_repeat_ngram_size": data.no_repeat_ngram_size if no_repeat is None else no_repeat,
+        "num_beams": args.num_beams,
+        "length_penalty": args.length_penalty,
+    }
+    budget = TokenBudget(
+        max_prompt_tokens=data.max_length - data.max_new_tokens,
+        max_new_tokens=decoding["max_new_tokens"],
+        num_positions=getattr(base_config.get_text_config(), "max_position_embeddings", None),
+    )
     return Writer(
         load_model=partial(_load_model, name, base | source, adapter, chosen_kernels, model.dequantize == "on"),
         renderer=renderer,
-        budget=TokenBudget(
-            max_prompt_tokens=data.max_length - data.max_new_tokens,
-            max_new_tokens=args.max_new_tokens or data.max_new_tokens,
-            num_positions=getattr(base_config.get_text_config(), "max_position_embeddings", None),
-        ),
-        decoding={
-            "max_new_tokens": args.max_new_tokens or data.max_new_tokens,
-            "no_repeat_ngram_size": data.no_repeat_ngram_size if no_repeat is None else no_repeat,
-            "num_beams": args.num_beams,
-            "length_penalty": args.length_penalty,
-        },
+        budget=budget,
+        decoding=decoding,
         forward={"decoder": chosen_kernels.decoder, "search": search},
         description={
-            "adapter": None if adapter is None else adapter_sha256(adapter),
-            "model": name,
+            "adapter": None if adapter is None else adapter_hashes(adapter),
+            "base": files,
             "precision": precision,
             "load_in_4bit": model.load_in_4bit,
             "kernels": chosen,
-            "prompt": _prompt_sha256(renderer, data.max_length - data.max_new_tokens),
-            **_named(search=search, build_renderer=build_renderer),
+            "prompt": prompt_sha256(renderer, budget.max_prompt_tokens),
+            **function_names(search=search, build_renderer=build_renderer),
         },
     )
+
+
+def _settings(args: argparse.Namespace) -> tuple[ModelArguments, DataArguments, Path | None]:
+    """Base and data settings of the run and the folder of its adapter, or a base alone with the defaults."""
+    from medsum_core.config.arguments import DataArguments, ModelArguments
+    from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
+    from medsum_core.model.adapter_files import adapter_base_name
+
+    if args.run is None:
+        return ModelArguments(model_name_or_path=args.model_name_or_path, load_in_4bit=False), DataArguments(), None
+    config, adapter = read_run_config(args.run), Path(args.run) / ADAPTER_FOLDER
+    if adapter_base_name(adapter) != config.model.model_name_or_path:
+        raise InputError(f"--run {args.run}: its adapter is for another base than {config.model.model_name_or_path}")
+    return config.model, config.data, adapter
 
 
 def _load_model(name: str, base: dict[str, Any], adapter: Path | None, kernels: Kernels, keep_dense: bool) -> Any:
@@ -144,28 +163,17 @@ def _load_model(name: str, base: dict[str, Any], adapter: Path | None, kernels: 
     return model
 
 
-def _prompt_sha256(renderer: PromptRenderer, max_prompt_tokens: int) -> str:
-    """Of what every prompt has: its fixed pieces and its greatest length."""
-    pieces = [renderer.head_ids, renderer.middle_ids, renderer.tail_ids, renderer.stop_token_ids, max_prompt_tokens]
-    return hashlib.sha256(json.dumps(pieces).encode()).hexdigest()
-
-
-def _named(**functions: Any) -> dict[str, str]:
-    """The names of the functions that are given."""
-    given = {name: function for name, function in functions.items() if function is not None}
-    return {name: getattr(function, "__qualname__", repr(function)) for name, function in given.items()}
-
-
 def write_file(
     records: Sequence[Record], out: Path, args: argparse.Namespace, *, prepare: Callable[[], Writer]
 ) -> None:
     """Notes for all records; each is kept as it is finished, so that an interruption loses none."""
     from medsum_core.generation.made_from import MadeFrom, row_sha256
     from medsum_core.generation.note_files import write_notes
+    from medsum_core.generation.output_file import earlier_notes
     from medsum_core.generation.part_file import PartFile, part_path, saving_notes
 
     rows = {row_sha256(record): record for record in records}
-    earlier = _earlier_notes(out)
+    earlier = earlier_notes(out)
     if earlier is not None:
         earlier.check_rows(rows)
     writer = prepare()
@@ -185,7 +193,7 @@ def write_file(
             output_format=args.output_format,
             with_evidence=args.evidence,
         )
-    part.path.unlink()
+        part.path.unlink()
     cut = sum(note.hit_limit for note in part.notes.values())
     print(
         f"{len(fitted.prompts)} notes in {out}; {cut} ran into the limit of {writer.budget.max_new_tokens} tokens",
@@ -196,7 +204,7 @@ def write_file(
 def _write_missing(
     writer: Writer, rows: Mapping[str, Record], fitted: FittedRows, part: PartFile, *, batch_size: int
 ) -> None:
-    """The notes that `part` lacks, each appended as it is finished. Raises StoppedBySignal on SIGTERM and Ctrl-C."""
+    """The notes that `part` lacks, each appended as it is finished. Raises StoppedBySignal when interrupted."""
     from tqdm import tqdm
 
     from medsum_core.generation.generate import generate
@@ -205,7 +213,6 @@ def _write_missing(
     todo = [row for row in fitted.prompts if row not in part.notes]
     if not todo:
         return
-    signal.signal(signal.SIGTERM, _interrupt)
     with tqdm(total=len(fitted.prompts), initial=len(fitted.prompts) - len(todo), desc="notes", unit="note") as bar:
 
         def keep(index: int, generation: Any) -> None:
@@ -296,32 +303,6 @@ def _read_rows(args: argparse.Namespace) -> list[Any]:
     if args.split == "test1":
         print(TEST1_NOTICE, file=sys.stderr)
     return read_records(path, require_note=False)
-
-
-def _checked_output(args: argparse.Namespace) -> Path:
-    """Where the notes go. Raises InputError for what would be overwritten or can't be written."""
-    from medsum_core.generation.part_file import holds_notes, part_path
-
-    out = Path(args.output_file)
-    if out.suffix.lower() != ".csv":
-        raise InputError(f"--output_file {out}: the name must end in .csv")
-    if not out.parent.is_dir():
-        raise InputError(f"--output_file {out}: there is no folder {out.parent}")
-    if out.exists() and not args.resume:
-        raise InputError(f"--output_file {out}: exists already; name another, or keep its rows with --resume")
-    if holds_notes(part_path(out)) and not args.resume:
-        raise InputError(f"{part_path(out)} holds finished notes: go on with --resume, or delete it to start anew")
-    return out
-
-
-def _earlier_notes(out: Path) -> EarlierNotes | None:
-    """The notes of a call that was interrupted, which include those of the OUT that it found, or else those of OUT."""
-    from medsum_core.generation.note_files import read_finished
-    from medsum_core.generation.part_file import part_path, read_part
-
-    if part_path(out).exists():
-        return read_part(part_path(out))
-    return read_finished(out) if out.exists() else None
 
 
 def _interrupt(_number: int, _frame: Any) -> None:

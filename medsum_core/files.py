@@ -8,6 +8,7 @@ with the size and sha256 of each file, which reveals decayed disks and incomplet
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ PRIVATE_MODE = 0o600  # for the files that hold patient text
 PRIVATE_FOLDER_MODE = 0o700
 MANIFEST = "manifest.json"
 DRAFT_PREFIX = ".tmp-"
+DRAFT_TOKEN_BYTES = 4
 MANIFEST_FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
@@ -75,7 +77,7 @@ def write_bytes_atomic(path: str | Path, data: bytes, *, mode: int = PUBLIC_MODE
     the draft beside the target is removed then.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(DRAFT_TOKEN_BYTES)}.part")
     try:
         _write_file(draft, data, mode=mode)
         os.replace(draft, path)
@@ -88,6 +90,11 @@ def write_bytes_atomic(path: str | Path, data: bytes, *, mode: int = PUBLIC_MODE
 def write_text_atomic(path: str | Path, text: str, *, mode: int = PUBLIC_MODE) -> None:
     """`write_bytes_atomic` for text: UTF-8, newlines as they are in `text`."""
     write_bytes_atomic(path, text.encode("utf-8"), mode=mode)
+
+
+def drafts_of(path: Path) -> list[Path]:
+    """The drafts that killed processes left of `path`; those of a running one too, so hold its lock to delete them."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 2 * DRAFT_TOKEN_BYTES}.part"))
 
 
 def write_sealed(target: Path, files: Mapping[str, bytes]) -> None:

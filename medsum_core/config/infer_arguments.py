@@ -40,6 +40,9 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=16, help="notes being written at a time")
     parser.add_argument("--kernels", choices=["auto", "reference", "fast"], default="auto", help="as in training")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="the run's if not given")
+    parser.add_argument(
+        "--allow_other_base", action="store_true", help="use a base whose files are not those of the run's training"
+    )
     parser.add_argument("--offline", action="store_true", help="never use the network")
     args = parser.parse_args(argv)
     problems = {
@@ -51,6 +54,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
             args.num_beams, args.batch_size, args.max_new_tokens or 1
         )
         < 1,
+        "--allow_other_base is about the base of --run: give both": args.allow_other_base and args.run is None,
         "--no_repeat_ngram_size must be at least 0": (args.no_repeat_ngram_size or 0) < 0,
     }
     raise_all([text for text, is_wrong in problems.items() if is_wrong])

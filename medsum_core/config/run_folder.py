@@ -19,6 +19,7 @@ from medsum_core.files import PRIVATE_MODE, write_text_atomic
 
 CONFIG_NAME = "config.json"
 ADAPTER_FOLDER = "adapter"
+ADAPTER_RECORD_NAME = "adapter.sha256.json"
 METRICS_NAME = "metrics.jsonl"
 CURVE_NAME = "loss_curve.png"
 REPORT_NAME = "report.md"
@@ -110,3 +111,15 @@ def read_run_config(folder: str | Path) -> RunConfig:
         return RunConfig.from_json(values["settings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: missing, or not the settings of a run; is {folder} a run folder?") from error
+
+
+def read_run_facts(folder: str | Path) -> dict[str, Any]:
+    """What the run was made with, as `write_run_config` was given it; empty for a run that recorded nothing.
+
+    Raises InputError if the folder holds no run.
+    """
+    path = Path(folder) / CONFIG_NAME
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")).get("facts", {}))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: missing, or not the facts of a run; is {folder} a run folder?") from error

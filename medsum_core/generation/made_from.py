@@ -10,10 +10,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError
+
+if TYPE_CHECKING:  # it imports transformers, for which a wrong flag need not wait
+    from medsum_core.data.prompt import PromptRenderer
 
 FORMAT = 1
 
@@ -68,3 +71,15 @@ def row_sha256(record: Record) -> str:
     """The sha256 (hex) of what a note is written from: id, section and dialogue."""
     fields = [record.id, record.section_header, record.dialogue]
     return hashlib.sha256(json.dumps(fields).encode("ascii")).hexdigest()
+
+
+def prompt_sha256(renderer: PromptRenderer, max_prompt_tokens: int) -> str:
+    """The sha256 (hex) of what all prompts share: their fixed pieces and their greatest length."""
+    pieces = [renderer.head_ids, renderer.middle_ids, renderer.tail_ids, renderer.stop_token_ids, max_prompt_tokens]
+    return hashlib.sha256(json.dumps(pieces).encode("ascii")).hexdigest()
+
+
+def function_names(**functions: Any) -> dict[str, str]:
+    """The names of the functions that are given, for the settings; None: left out."""
+    given = {name: function for name, function in functions.items() if function is not None}
+    return {name: getattr(function, "__qualname__", repr(function)) for name, function in given.items()}

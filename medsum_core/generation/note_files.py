@@ -68,12 +68,12 @@ def read_finished(path: Path) -> EarlierNotes:
     remedy = "so --resume can't tell which rows its notes belong to; write to another --output_file"
     try:
         values = json.loads(record.read_text(encoding="utf-8"))
-        made_from, output_sha256 = MadeFrom.from_json(values["made_from"]), values["output_sha256"]
+        made_from, is_whole = MadeFrom.from_json(values["made_from"]), file_sha256(path) == values["output_sha256"]
     except FileNotFoundError as error:
         raise InputError(f"{path}: {record.name}, which says what it was made from, is missing, {remedy}") from error
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{record}: can't be read, or not what infer.py wrote, {remedy}") from error
-    if file_sha256(path) != output_sha256:
+        raise InputError(f"{path} or {record.name}: can't be read, or not what infer.py wrote, {remedy}") from error
+    if not is_whole:
         raise InputError(f"{path}: was changed since infer.py wrote it, {remedy}")
     try:
         rows = zip(made_from.rows, read_table(path), strict=True)

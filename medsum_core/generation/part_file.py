@@ -90,9 +90,12 @@ def holds_notes(path: Path) -> bool:
 def read_part(path: Path) -> EarlierNotes | None:
     """What an interrupted call left; None where not even the first line is whole. Says which line it drops.
 
-    Raises InputError for a file of an older version, and for any other content.
+    Raises InputError for a file of an older version, for any other content, and if it can't be read.
     """
-    whole, _, torn = path.read_bytes().rpartition(b"\n")
+    try:
+        whole, _, torn = path.read_bytes().rpartition(b"\n")
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}); its notes are left as they are") from error
     if torn:
         print(f"{path}: its last line was cut off while it was written and is dropped", file=sys.stderr)
     lines = whole.splitlines()

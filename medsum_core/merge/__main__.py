@@ -28,6 +28,7 @@ from medsum_core.merge.fold import REASON_4BIT, fold, refuse_quantised, save_if_
 from medsum_core.merge.parity import MAX_PROMPTS, note_logits
 from medsum_core.model.adapter_files import load_adapter
 from medsum_core.model.base import load_base, load_config, load_tokenizer
+from medsum_core.model.recorded_files import base_files, check_run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "offline": args.offline or config.model.offline,
     }
     refuse_quantised(name, load_config(name, **source))
+    check_run(args.run, base_files(name, **source), base_name=name, allow_other_base=args.allow_other_base)
     renderer = build_renderer(load_tokenizer(name, **source), style=data.prompt_style)
     budget = data.max_length - data.max_new_tokens
     prompts = [prompt_within(one, renderer, max_prompt_tokens=budget).ids for one in records]
@@ -75,6 +77,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_prompts", type=int, default=4, metavar="N", help="prompts to compare on (%(default)s)")
     parser.add_argument("--input_file", metavar="F", help="CSV or JSONL with their dialogues (default: the sample)")
     parser.add_argument("--load_in_4bit", action="store_true", help="refused: merging is for 16-bit weights")
+    parser.add_argument(
+        "--allow_other_base", action="store_true", help="merge into a base whose files are not those of the training"
+    )
     parser.add_argument("--offline", action="store_true", help="never use the network")
     return parser.parse_args(argv)
 

@@ -7,6 +7,7 @@ that match, finite values.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from medsum_core.errors import InputError
-from medsum_core.files import file_sha256, write_bytes_atomic, write_text_atomic
+from medsum_core.files import file_sha256, write_bytes_atomic
 from medsum_core.model.lora import LoraSettings, attach_lora, check_target_modules
 
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -60,11 +61,17 @@ def adapter_config(model: PeftModel) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=lambda value: sorted(value) if isinstance(value, set) else str(value)))
 
 
-def save_adapter(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Write both files atomically; `PeftModel.from_pretrained(plain_base, folder)` loads them."""
+def save_adapter(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, str]:
+    """Write both files atomically; `PeftModel.from_pretrained(plain_base, folder)` loads them.
+
+    Returns file name -> sha256 (hex) of what was written. Raises OSError as the system does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
-    write_text_atomic(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    files = {WEIGHTS_NAME: save(tensors, metadata={"format": "pt"}), CONFIG_NAME: text.encode("utf-8")}
+    for name, data in files.items():
+        write_bytes_atomic(folder / name, data)
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
 def load_adapter_tensors(model: PeftModel, tensors: dict[str, Tensor]) -> None:
@@ -101,14 +108,12 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, base_name: str) -
     return model.eval()
 
 
-def adapter_sha256(folder: Path) -> str:
-    """The sha256 (hex) of the adapter's weights. Raises InputError if they can't be read."""
+def adapter_hashes(folder: Path) -> dict[str, str]:
+    """File name -> sha256 (hex) of the adapter's two files, as `save_adapter` returned them. Raises InputError."""
     try:
-        return file_sha256(folder / WEIGHTS_NAME)
+        return {name: file_sha256(folder / name) for name in (WEIGHTS_NAME, CONFIG_NAME)}
     except OSError as error:
-        raise InputError(
-            f"{folder / WEIGHTS_NAME}: can't be read ({error.strerror}); is the adapter complete?"
-        ) from error
+        raise InputError(f"adapter folder {folder}: can't be read ({error.strerror}); is it complete?") from error
 
 
 def adapter_base_name(folder: str | Path) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +24,8 @@ EMBEDDED_NAME = "embedded:gemma3-270m"
 GGUF_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
 NUM_CHUNKS = 4
+RECORD_NAME = "conversion.json"
+DRAFT_PREFIX = ".converting-"
 CONVERSION = 1  # raise it when the conversion changes, so that an older folder is not used
 
 
@@ -30,25 +34,53 @@ def is_embedded(name_or_path: str) -> bool:
     return name_or_path.startswith(EMBEDDED_PREFIX)
 
 
+def embedded_identity(name: str = EMBEDDED_NAME) -> dict[str, str]:
+    """What the converted files stem from. Their own bytes are no identity: they may differ between library versions."""
+    if name != EMBEDDED_NAME:
+        raise InputError(f"unknown embedded model {name!r}: the only one is {EMBEDDED_NAME!r}")
+    return {GGUF_NAME: GGUF_SHA256, "conversion": str(CONVERSION)}
+
+
 def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
     """The folder with the converted model and tokenizer, made on first use (about 20 s, one process at a time).
 
-    The conversion is atomic: a later call never finds a part of an interrupted one.
+    The conversion is atomic: a later call never finds a part of an interrupted one. Its files are compared with the
+    hashes taken then (half a second, once in a process); a damaged folder is said and converted anew.
     Raises InputError for an unknown name, a missing package or weights that are not the pinned ones.
     """
-    if name != EMBEDDED_NAME:
-        raise InputError(f"unknown embedded model {name!r}: the only one is {EMBEDDED_NAME!r}")
+    embedded_identity(name)
     target = cache_folder() / f"gemma3-270m-v{CONVERSION}"
-    if (target / "conversion.json").is_file():
+    if _is_whole(target):
         return target
     chunks = _chunk_paths()
     from filelock import FileLock
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
-        if not (target / "conversion.json").is_file():
+        if not _is_whole(target):
+            if target.exists():
+                print(f"{target}: damaged, or made by an older version; it is converted anew", file=sys.stderr)
             _convert(chunks, target)
     return target
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        files = tuple(sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()))
+    except OSError:
+        return False
+    return _has_recorded_bytes(folder, files)
+
+
+@lru_cache
+def _has_recorded_bytes(folder: Path, files: tuple[tuple[str, int, int], ...]) -> bool:
+    """Whether the folder holds exactly the files of its record. `files` (name, bytes, mtime) tells a changed folder."""
+    names = {name for name, _, _ in files} - {RECORD_NAME}
+    try:
+        recorded = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))["files"]
+        return recorded == {name: file_sha256(folder / name) for name in names}
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _chunk_paths() -> list[Path]:
@@ -67,18 +99,22 @@ def _chunk_paths() -> list[Path]:
 
 
 def _convert(chunks: list[Path], target: Path) -> None:
-    work = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
+    for draft in target.parent.glob(f"{DRAFT_PREFIX}*"):  # of a killed process: whoever gets here holds the lock
+        shutil.rmtree(draft, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=target.parent))
     try:
         _assemble(chunks, work / GGUF_NAME)
         _dequantise(work)
         (work / GGUF_NAME).unlink()
-        weights = file_sha256(work / "model.safetensors")
-        record = {"source_sha256": GGUF_SHA256, "weights_sha256": weights, "conversion": CONVERSION}
-        (work / "conversion.json").write_text(json.dumps(record, indent=2) + "\n")
-        shutil.rmtree(target, ignore_errors=True)
+        hashes = {path.name: file_sha256(path) for path in work.iterdir()}
+        record = {"source_sha256": GGUF_SHA256, "conversion": CONVERSION, "files": hashes}
+        (work / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
+        if target.exists():
+            os.rename(target, target.parent / f"{DRAFT_PREFIX}replaced-{os.getpid()}")
         os.rename(work, target)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        for draft in target.parent.glob(f"{DRAFT_PREFIX}*"):
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _assemble(chunks: list[Path], path: Path) -> None:

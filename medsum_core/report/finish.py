@@ -19,6 +19,7 @@ from medsum_core.config.run_folder import (
 from medsum_core.errors import FinalSaveError, InputError
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors, save_adapter
+from medsum_core.model.recorded_files import record_adapter
 from medsum_core.report.blind_sheet import write_blind_sheet
 from medsum_core.report.comparison import Comparison, compare_base_and_tuned
 from medsum_core.report.loss_curve import draw_loss_curve
@@ -43,7 +44,8 @@ def write_results(plan: Plan, run: Run, progress: Progress) -> None:
         return
     _keep_best(run, progress)
     try:
-        save_adapter(run.folder / ADAPTER_FOLDER, adapter_tensors(run.model), adapter_config(run.model))
+        hashes = save_adapter(run.folder / ADAPTER_FOLDER, adapter_tensors(run.model), adapter_config(run.model))
+        record_adapter(run.folder, hashes)
         _describe(plan, run, progress)
     except OSError as error:
         raise FinalSaveError(f"not everything could be written to {run.folder}: {error}") from error

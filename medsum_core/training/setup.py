@@ -27,6 +27,7 @@ from medsum_core.kernels import Accumulate, Kernels, choose
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, trainable_parameters
+from medsum_core.model.recorded_files import BASE_FILES, base_files
 from medsum_core.training.auto_settings import RESOLVED
 from medsum_core.training.distributed import print_main
 from medsum_core.training.family_check import check_family
@@ -177,7 +178,13 @@ def _claim_folder(plan: Plan) -> Path:
 
 
 def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:
-    facts = {"versions": plan.versions, "base_revision": plan.base_revision, "fingerprints": run.fingerprints}
+    model = run.config.model
+    facts = {
+        "versions": plan.versions,
+        "base_revision": plan.base_revision,
+        "fingerprints": run.fingerprints,
+        BASE_FILES: base_files(model.model_name_or_path, revision=model.model_revision, offline=model.offline),
+    }
     write_run_config(run.folder, run.config, facts)
     metrics = run.folder / METRICS_NAME
     if metrics.exists():

@@ -69,7 +69,7 @@ def test_interrupted_call_loses_no_note_and_resumes(
 
 
 def test_a_killed_process_exits_with_75(run: Path, dialogues: Path, tmp_path: Path) -> None:
-    """Enough notes that the signal comes in between; what was finished is in the part file."""
+    """Enough notes that the signal comes in between; what was finished is in the part file, which no other writes to."""
     rows = "".join(f'{i},CC,"Doctor: Hello.\nPatient: My knee hurts, number {i}."\n' for i in range(300))
     dialogues.write_text("ID,section_header,dialogue\n" + rows)
     out = tmp_path / "notes.csv"
@@ -79,6 +79,8 @@ def test_a_killed_process_exits_with_75(run: Path, dialogues: Path, tmp_path: Pa
     part, deadline = tmp_path / "notes.csv.part.jsonl", time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if part.exists() and part.read_bytes().count(b"\n") > 3:
+            with pytest.raises(InputError, match="another process is writing it"):
+                write(run, dialogues, out, "--resume")
             process.send_signal(signal.SIGTERM)
             break
         time.sleep(0.05)
@@ -86,6 +88,7 @@ def test_a_killed_process_exits_with_75(run: Path, dialogues: Path, tmp_path: Pa
     assert process.returncode == 75, errors[-500:]
     assert "Traceback" not in errors and "--resume" in errors
     assert part.read_bytes().endswith(b"\n") and not out.exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 class Faults:
@@ -191,3 +194,20 @@ def test_a_disk_that_takes_a_few_bytes_at_a_time_tears_no_line(tmp_path: Path, m
     part.close()
     earlier = part_file.read_part(part.path)
     assert earlier is not None and earlier.notes == notes
+
+
+def test_a_part_file_that_cannot_be_read_is_left_as_it_is(
+    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, read_bytes = part_path(tmp_path / "notes.csv"), Path.read_bytes
+    part.write_text("kept")
+
+    def fail(path: Path) -> bytes:
+        if path == part:
+            raise OSError(errno.EIO, "Input/output error")
+        return read_bytes(path)
+
+    with monkeypatch.context() as disk, pytest.raises(InputError, match="Input/output error"):
+        disk.setattr(Path, "read_bytes", fail)
+        write(run, dialogues, tmp_path / "notes.csv", "--resume")
+    assert part.read_text() == "kept"

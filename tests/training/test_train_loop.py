@@ -40,6 +40,7 @@ def test_the_run_folder_holds_exactly_what_the_readme_says(trained: Path) -> Non
     checkpoint = "checkpoints/step-000003"
     assert found == {
         "adapter/README.md",
+        "adapter.sha256.json",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         f"{checkpoint}/adapter_config.json",

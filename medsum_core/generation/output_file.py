@@ -1,0 +1,65 @@
+"""Where notes go: which OUT may be written, and what an earlier call left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from medsum_core.errors import InputError
+from medsum_core.files import PRIVATE_MODE, drafts_of
+from medsum_core.generation.note_files import EarlierNotes, made_from_path, read_finished
+from medsum_core.generation.part_file import holds_notes, part_path, read_part
+
+
+def output_path(name: str) -> Path:
+    """OUT as a path. Raises InputError for one that can't be written."""
+    out = Path(name)
+    if out.suffix.lower() != ".csv":
+        raise InputError(f"--output_file {out}: the name must end in .csv")
+    if not out.parent.is_dir():
+        raise InputError(f"--output_file {out}: there is no folder {out.parent}")
+    return out
+
+
+@contextmanager
+def locked_output(out: Path) -> Iterator[None]:
+    """Keep other processes from writing OUT meanwhile. Raises InputError if one is.
+
+    Deletes the drafts of a killed process, and in the end its own lock file.
+    """
+    lock_file = out.with_name(f".{out.name}.lock")
+    lock = FileLock(lock_file, mode=PRIVATE_MODE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise InputError(f"--output_file {out}: another process is writing it; wait for it, or name another") from error
+    except OSError as error:
+        raise InputError(f"--output_file {out}: can't be written ({error.strerror}); name another") from error
+    try:
+        for path in (out, part_path(out), made_from_path(out)):
+            for draft in drafts_of(path):
+                draft.unlink(missing_ok=True)
+        yield
+    finally:
+        with suppress(OSError):  # Windows deletes no open file; filelock does it there on release
+            lock_file.unlink()  # before the release: whoever waits for this file finds it gone and makes another
+        lock.release()
+
+
+def refuse_overwriting(out: Path, *, resume: bool) -> None:
+    """Raise InputError where OUT or finished notes exist already, unless `resume`. To be called under the lock."""
+    if resume:
+        return
+    if out.exists():
+        raise InputError(f"--output_file {out}: exists already; name another, or keep its rows with --resume")
+    if holds_notes(part_path(out)):
+        raise InputError(f"{part_path(out)} holds finished notes: go on with --resume, or delete it to start anew")
+
+
+def earlier_notes(out: Path) -> EarlierNotes | None:
+    """The notes of a call that was interrupted, which include those of the OUT that it found, or else those of OUT."""
+    part = read_part(part_path(out)) if part_path(out).exists() else None
+    return read_finished(out) if part is None and out.exists() else part

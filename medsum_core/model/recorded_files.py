@@ -1,0 +1,142 @@
+"""The files that a run stands on, by sha256: recorded when it trains, compared when its adapter is used.
+
+Hashed are the files on the disk, not the weights in memory: a run over NF4 is merged in bf16, and a GPU of another kind
+may load the same base in another precision.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
+
+from medsum_core.config.run_folder import ADAPTER_FOLDER, ADAPTER_RECORD_NAME, read_run_facts
+from medsum_core.errors import InputError
+from medsum_core.files import file_sha256, write_text_atomic
+from medsum_core.model.adapter_files import adapter_hashes
+from medsum_core.model.embedded import embedded_identity, is_embedded
+from medsum_core.quiet_libraries import quiet_libraries
+
+SMALL_FILES = (
+    CONFIG_NAME,
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+BYTES_WORTH_A_LINE = 1 << 30  # hashing takes about a second a GiB
+BASE_FILES = "base_files"  # its name among the run's facts
+
+
+def base_files(name: str, *, revision: str | None = None, offline: bool = False) -> dict[str, str]:
+    """File name -> sha256 (hex) of the base's weights, configuration and tokenizer.
+
+    name: a hub id, a folder or `embedded:...`, as in `load_base`; the embedded model is known by what it was converted
+    from. Weights that are not here yet are downloaded, unless `offline`. Raises InputError if a file can't be read.
+    """
+    if is_embedded(name):
+        return embedded_identity(name)
+    try:
+        paths = {file: _local(name, file, revision) for file in SMALL_FILES}
+        paths |= _weights(name, revision, offline=offline)
+        found = {file: path for file, path in paths.items() if path is not None}
+        size = sum(path.stat().st_size for path in found.values())
+        if size > BYTES_WORTH_A_LINE:
+            print(f"{name}: hashing {size / 2**30:.1f} GiB, to know this base again", file=sys.stderr)
+        return {file: file_sha256(path) for file, path in found.items()}
+    except OSError as error:
+        raise InputError(f"--model_name_or_path {name}: a file can't be read ({error.strerror or error})") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"--model_name_or_path {name}: {SAFE_WEIGHTS_INDEX_NAME} is damaged") from error
+
+
+def record_adapter(run_folder: Path, hashes: Mapping[str, str]) -> None:
+    """Write what `save_adapter` returned into the run folder. Raises OSError as the system does."""
+    text = json.dumps(dict(hashes), indent=2, sort_keys=True) + "\n"
+    write_text_atomic(run_folder / ADAPTER_RECORD_NAME, text)
+
+
+def check_run(
+    run_folder: str | Path, current_base: Mapping[str, str], *, base_name: str, allow_other_base: bool
+) -> None:
+    """Compare base and adapter with the hashes that the run recorded.
+
+    current_base: `base_files` of the base as it is now. Raises InputError naming each file that differs; with
+    `allow_other_base` one of the base is only said. What an older version did not record is said in one line.
+    """
+    folder = Path(run_folder)
+    recorded_base, recorded_adapter = read_run_facts(folder).get(BASE_FILES), _adapter_record(folder)
+    unknown = [what for what, hashes in (("base", recorded_base), ("adapter", recorded_adapter)) if hashes is None]
+    if unknown:
+        print(
+            f"{folder}: made by an older version, which recorded no hash of its {' and '.join(unknown)}; not checked",
+            file=sys.stderr,
+        )
+    if recorded_adapter is not None and (
+        names := _differing(recorded_adapter, adapter_hashes(folder / ADAPTER_FOLDER))
+    ):
+        raise InputError(
+            f"{folder / ADAPTER_FOLDER}: {', '.join(names)} is not as training wrote it: damaged, or of another run. "
+            f"Restore it, or delete {ADAPTER_RECORD_NAME} if you changed it yourself"
+        )
+    names = [] if recorded_base is None else _differing(recorded_base, current_base)
+    if names and not allow_other_base:
+        raise InputError(
+            f"the base {base_name} is not the one that {folder} was trained over: {', '.join(names)} differs (sha256). "
+            "Restore it, or pass --allow_other_base if you mean this one"
+        )
+    if names:
+        print(f"another base than the run's, as allowed: {', '.join(names)} differs", file=sys.stderr)
+
+
+def _differing(recorded: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    return [name for name in sorted({*recorded, *current}) if recorded.get(name) != current.get(name)]
+
+
+def _adapter_record(folder: Path) -> dict[str, str] | None:
+    path = folder / ADAPTER_RECORD_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: can't be read, or is damaged; restore it") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: not the hashes of an adapter; restore it")
+    return values
+
+
+def _weights(name: str, revision: str | None, *, offline: bool) -> dict[str, Path | None]:
+    """The one file, or the index and its shards, as transformers chooses between them."""
+    for may_ask in (False,) if offline or Path(name).is_dir() else (False, True):
+        if whole := _local(name, SAFE_WEIGHTS_NAME, revision, may_ask=may_ask):
+            return {SAFE_WEIGHTS_NAME: whole}
+        if index := _local(name, SAFE_WEIGHTS_INDEX_NAME, revision, may_ask=may_ask):
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            found = {shard: _local(name, shard, revision, may_ask=may_ask) for shard in shards}
+            if all(found.values()):
+                return {SAFE_WEIGHTS_INDEX_NAME: index, **found}
+    return {}
+
+
+def _local(name: str, file: str, revision: str | None, *, may_ask: bool = False) -> Path | None:
+    """A file of the base in its folder or in the hub's cache; None if it is not there."""
+    with quiet_libraries():
+        path = cached_file(
+            name,
+            file,
+            revision=revision or "main",
+            local_files_only=not may_ask,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    return None if path is None else Path(path)
