@@ -16,6 +16,7 @@ from typing import Any
 
 from medsum_core.data.disclosure import describe_columns, runs_in_spreadsheet, show_column
 from medsum_core.errors import InputError, raise_all
+from medsum_core.files import read_plain_file
 
 MAX_PROBLEMS_SHOWN = 20
 SUFFIXES = (".csv", ".jsonl", ".json")
@@ -119,7 +120,7 @@ def formula_problems(rows: Iterable[Row], columns: Iterable[str | None]) -> list
 
 def _read_text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_plain_file(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
@@ -206,7 +207,9 @@ def _why(error: Exception) -> str:
     """The decoder's own words where they quote nothing of the file."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, column {error.colno}"
-    return "a key occurs twice in one object" if isinstance(error, _DuplicateKeyError) else "nested too deeply"
+    if isinstance(error, _DuplicateKeyError):
+        return "a key occurs twice in one object"
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
 
 
 def _rows_of_objects(objects: Iterator[tuple[int, int, Any]], problems: list[str]) -> tuple[tuple[str, ...], list[Row]]:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from medsum_core.errors import InputError
-from medsum_core.files import BLOCK_BYTES, cache_folder, file_sha256
+from medsum_core.files import BLOCK_BYTES, cache_folder, file_sha256, make_cache_folder
 
 EMBEDDED_PREFIX = "embedded:"
 EMBEDDED_NAME = "embedded:gemma3-270m"
@@ -34,7 +34,8 @@ def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
     """The folder with the converted model and tokenizer, made on first use (about 20 s, one process at a time).
 
     The conversion is atomic: a later call never finds a part of an interrupted one.
-    Raises InputError for an unknown name, a missing package or weights that are not the pinned ones.
+    Raises InputError for an unknown name, a missing package, weights that are not the pinned ones, and a cache folder
+    that can't be written to.
     """
     if name != EMBEDDED_NAME:
         raise InputError(f"unknown embedded model {name!r}: the only one is {EMBEDDED_NAME!r}")
@@ -43,11 +44,18 @@ def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
         return target
     chunks = _chunk_paths()
     from filelock import FileLock
+    from safetensors import SafetensorError
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_suffix(".lock")):
-        if not (target / "conversion.json").is_file():
-            _convert(chunks, target)
+    make_cache_folder(target.parent)
+    try:
+        with FileLock(target.with_suffix(".lock")):
+            if not (target / "conversion.json").is_file():
+                _convert(chunks, target)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{EMBEDDED_NAME}: can't be written to {target.parent} ({getattr(error, 'strerror', None) or error}); it "
+            "needs 1 GB: make room, or set XDG_CACHE_HOME to another folder"
+        ) from error
     return target
 
 
