@@ -11,12 +11,14 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medsum_core.errors import InputError, MedsumError
 
@@ -28,6 +30,11 @@ DRAFT_PREFIX = ".tmp-"
 MANIFEST_FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
+READ_PAUSES = (0.1, 0.3, 1.0)  # seconds between the attempts to read: a disk or a network may be back by then
+# The name leads to nothing or to something else than was written: trying again would not change that.
+WRONG_KIND = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+Value = TypeVar("Value")
 
 
 class SaveError(MedsumError):
@@ -36,6 +43,29 @@ class SaveError(MedsumError):
 
 class DamagedError(Exception):
     """A sealed folder is not as it was written; the message names the file and the difference."""
+
+
+class ReadFailedError(InputError):
+    """The system did not let a file be read, several times in a row; this says nothing about what the file holds."""
+
+
+def read_patiently(path: Path, read: Callable[[], Value]) -> Value:
+    """What `read` returns, tried again after short pauses when the system refuses to read.
+
+    Raises ReadFailedError naming `path` in the end; errors of the classes in `WRONG_KIND` pass through at once.
+    """
+    for pause in (*READ_PAUSES, None):
+        try:
+            return read()
+        except WRONG_KIND:
+            raise
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link where O_NOFOLLOW allows none
+                raise
+            if pause is None:
+                raise ReadFailedError(f"{path} cannot be read: {error.strerror or error}") from error
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def write_bytes_atomic(path: str | Path, data: bytes, *, mode: int = PUBLIC_MODE) -> None:
@@ -86,18 +116,22 @@ def write_sealed(target: Path, files: Mapping[str, bytes]) -> None:
 def read_sealed(folder: Path, names: Collection[str]) -> dict[str, bytes]:
     """The bytes of `names`, each verified; exactly those must be in the manifest, as plain files in the folder itself.
 
-    Nothing else in the folder is opened, whatever it is called. Raises DamagedError naming the file at fault.
+    Nothing else in the folder is opened, whatever it is called. Raises DamagedError naming the file at fault, and
+    ReadFailedError when the system refuses to read it.
     """
     entries = _read_manifest(folder, names)
     return {name: _read_verified(folder / name, entries[name]) for name in names}
 
 
 def looks_complete(folder: Path, names: Collection[str]) -> bool:
-    """Whether the manifest is valid and each file has its size: the quick check, without reading the files."""
+    """Whether the manifest is valid and each file has its size: the quick check, without reading the files.
+
+    Raises ReadFailedError when the system refuses to read.
+    """
     try:
         entries = _read_manifest(folder, names)
         return all(_size_of_plain_file(folder / name) == entries[name]["size"] for name in names)
-    except (DamagedError, OSError):
+    except DamagedError:
         return False
 
 
@@ -108,10 +142,11 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def sweep_drafts(parent: Path) -> None:
-    """Delete what crashed saves and deletions left in `parent`. A run folder has one writer: all drafts are stale."""
+def sweep_drafts(parent: Path, name: re.Pattern[str]) -> None:
+    """Delete the folders in `parent` that are called `.tmp-` and `name`; other files are not ours to delete."""
     for path in parent.glob(f"{DRAFT_PREFIX}*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if name.fullmatch(path.name.removeprefix(DRAFT_PREFIX)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def cache_folder() -> Path:
@@ -221,12 +256,15 @@ def _read_verified(path: Path, entry: dict[str, Any]) -> bytes:
 
 
 def _read_plain_file(path: Path) -> bytes:
-    try:
+    def read() -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0))
         with os.fdopen(descriptor, "rb") as file:
             return file.read()
+
+    try:
+        return read_patiently(path, read)
     except OSError as error:
-        raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from error
+        raise DamagedError(f"{path.name} is not a plain file: {error.strerror}") from error
 
 
 def _size_of_plain_file(path: Path) -> int:
@@ -238,8 +276,6 @@ def _size_of_plain_file(path: Path) -> int:
 
 def _lstat(path: Path) -> os.stat_result:
     try:
-        return os.lstat(path)
-    except FileNotFoundError as error:
-        raise DamagedError(f"{path.name} is missing") from error
+        return read_patiently(path, lambda: os.lstat(path))
     except OSError as error:
-        raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from error
+        raise DamagedError(f"{path.name} is missing") from error

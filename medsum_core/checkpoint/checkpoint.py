@@ -8,27 +8,26 @@ each). Files that the manifest does not list are never opened. `files.py` writes
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from medsum_core.checkpoint.retention import delete_superseded, free_name, list_checkpoints, numbers
 from medsum_core.errors import InputError
-from medsum_core.files import DamagedError, looks_complete, read_sealed, remove_folder, sweep_drafts, write_sealed
+from medsum_core.files import DamagedError, ReadFailedError, SaveError, read_sealed, write_sealed
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 FILES = (ADAPTER, ADAPTER_CONFIG, OPTIMIZER, STATE)
-FOLDER_NAME = re.compile(r"step-(\d{6,})(?:-(\d+))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +75,13 @@ def save_checkpoint(
     fingerprints: dict[str, Any],
     resolved: dict[str, Any],
     keep_last: int,
+    deletable: Collection[str],
     warn: Callable[[str], None] | None = None,
 ) -> Path:
     """Write `step-NNNNNN/`, durable when this returns, then apply retention; return the folder.
 
-    Retention keeps the newest `keep_last` (at least 2) and the best one. Raises SaveError when the system refuses to
+    Retention keeps the newest `keep_last` (at least 2) and the best one; of the others it deletes those whose names
+    are in `deletable` (`course_of` and what the run has saved since). Raises SaveError when the system refuses to
     write: nothing but the draft is removed then. One process writes a run's checkpoints.
     """
     if keep_last < 2:
@@ -99,9 +100,16 @@ def save_checkpoint(
         OPTIMIZER: _tensor_bytes(optimizer_tensors),
         STATE: _json_bytes(state),
     }
-    target = _free_name(Path(checkpoints_dir), progress.step)
+    try:
+        target = free_name(Path(checkpoints_dir), progress.step)
+    except ReadFailedError as error:
+        raise SaveError(str(error)) from error
     write_sealed(target, files)
-    _retain(target, progress=progress, keep_last=keep_last, warn=warn or _to_stderr)
+    rules: dict[str, Any] = {"best_step": progress.best_step, "keep_last": keep_last, "deletable": deletable}
+    try:
+        delete_superseded(target, files=FILES, warn=warn or _to_stderr, **rules)
+    except ReadFailedError as error:
+        (warn or _to_stderr)(f"warning: kept all old checkpoints: {error}")
     return target
 
 
@@ -111,30 +119,75 @@ def find_checkpoint(
     """The checkpoint to continue from, every byte of it verified.
 
     `auto`: the newest valid one; each damaged one is named through `warn` (stderr if not given) and passed over; None
-    when there is none. Anything else is the folder itself; InputError when it is absent or damaged.
+    when there is no checkpoint at all. Anything else is the folder itself.
+    Raises InputError when the folder is absent or damaged, when `auto` finds only damaged ones, and when the system
+    refuses to read one: whether it is damaged is not known then, and an older one would repeat updates.
     """
     if str(choice) != "auto":
         return load_checkpoint(choice).path
-    warn = warn or _to_stderr
-    for path in reversed(_list_checkpoints(Path(checkpoints_dir))):
-        try:
-            found = _load(path)
-            if found.progress.step != _numbers(path)[0]:
-                raise DamagedError(f"it holds step {found.progress.step}")
-            return path
-        except DamagedError as error:
-            warn(f"warning: checkpoint {path.name} is damaged ({error}): passed over")
+    warn, checkpoints_dir = warn or _to_stderr, Path(checkpoints_dir)
+    try:
+        paths = list_checkpoints(checkpoints_dir)
+        for path in reversed(paths):
+            if (damage := _damage(path)) is None:
+                return path
+            warn(f"warning: checkpoint {path.name} is damaged ({damage}): passed over")
+    except ReadFailedError as error:
+        raise InputError(
+            f"--resume_from_checkpoint auto: {error}; try again, or name an older checkpoint's folder"
+        ) from error
+    if paths:
+        raise InputError(
+            f"--resume_from_checkpoint auto: {checkpoints_dir} holds {len(paths)} damaged and no valid "
+            "checkpoints; bring one back from a copy, or move that folder away to start anew"
+        )
     return None
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        step = _load(path).progress.step
+    except DamagedError as error:
+        return str(error)
+    return None if step == numbers(path)[0] else f"it holds step {step}"
 
 
 def checkpoint_of_step(checkpoints_dir: str | Path, step: int) -> Path | None:
     """The folder of one step, such as the best one's; not verified."""
-    found = [path for path in _list_checkpoints(Path(checkpoints_dir)) if _numbers(path)[0] == step]
+    found = [path for path in list_checkpoints(Path(checkpoints_dir)) if numbers(path)[0] == step]
     return found[-1] if found else None
 
 
+def later_checkpoints(checkpoint: Checkpoint, checkpoints_dir: str | Path) -> list[str]:
+    """The names of those that were saved after `checkpoint`, by their numbers."""
+    here = numbers(checkpoint.path)
+    return [path.name for path in list_checkpoints(Path(checkpoints_dir)) if numbers(path) > here]
+
+
+def course_of(checkpoint: Checkpoint, checkpoints_dir: str | Path) -> set[str]:
+    """The names of the checkpoints that led to this one: earlier ones of the same run, and itself.
+
+    Of the same run are those with the same fingerprints. What can't be read or is damaged counts as somebody else's.
+    """
+    checkpoints_dir = Path(checkpoints_dir)
+    if checkpoint.path.parent != checkpoints_dir.resolve():
+        return set()
+    here, run = numbers(checkpoint.path), _run_of(checkpoint)
+    earlier = [path for path in list_checkpoints(checkpoints_dir) if numbers(path) < here]
+    return {checkpoint.path.name, *(path.name for path in earlier if _run_of(path) == run)}
+
+
+def _run_of(checkpoint: Checkpoint | Path) -> dict[str, Any] | None:
+    """What makes it one of a certain run; None where it can't be read."""
+    try:
+        found = _load(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+    except (DamagedError, ReadFailedError):
+        return None
+    return {**found.fingerprints, "num_steps": None}  # a run may be extended
+
+
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read and verify one checkpoint. Raises InputError, naming the file at fault, when it is absent or damaged."""
+    """Read and verify one checkpoint. Raises InputError, naming the file, if it is absent, damaged or unreadable."""
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"--resume_from_checkpoint {path}: there is no such folder; `auto` takes the newest valid one")
@@ -145,13 +198,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"--resume_from_checkpoint {path}: damaged ({error}); name another folder, "
             "or `auto` to take the newest valid one"
         ) from error
+    except ReadFailedError as error:
+        raise InputError(f"--resume_from_checkpoint {path}: {error}; try again, or name another folder") from error
 
 
 def _load(folder: Path) -> Checkpoint:
     files = read_sealed(folder, FILES)
     try:
         state = json.loads(files[STATE])
-        return Checkpoint(
+        found = Checkpoint(
             path=folder,
             progress=Progress(**state["progress"]),
             adapter_tensors=tensors_from_bytes(files[ADAPTER]),
@@ -165,54 +220,21 @@ def _load(folder: Path) -> Checkpoint:
         )
     except (ValueError, TypeError, KeyError, SafetensorError, RecursionError) as error:
         raise DamagedError("written by another version of this program") from error
+    if not _has_types(found):
+        raise DamagedError("written by another version of this program")
+    return found
 
 
-def _retain(written: Path, *, progress: Progress, keep_last: int, warn: Callable[[str], None]) -> None:
-    """Delete older checkpoints; called once the new one is durable.
-
-    A checkpoint at or beyond the step just written was made before the run was resumed from an earlier step: `auto`
-    must not continue from it.
-    """
-    num_kept = 1
-    for path in reversed(_list_checkpoints(written.parent)):
-        if path == written:
-            continue
-        step = _numbers(path)[0]
-        is_recent = step < progress.step and num_kept < keep_last and looks_complete(path, FILES)
-        num_kept += is_recent
-        if is_recent or (step < progress.step and step == progress.best_step):
-            continue
-        try:
-            remove_folder(path)
-        except OSError as error:
-            warn(f"warning: could not delete the old checkpoint {path.name}: {error.strerror or error}")
-    sweep_drafts(written.parent)
-
-
-def _free_name(checkpoints_dir: Path, step: int) -> Path:
-    """`step-NNNNNN`, or `step-NNNNNN-2` and so on where that exists (damaged, or saved before a skipped window).
-
-    The existing one is not replaced: it may be the only valid checkpoint until the new one is complete.
-    """
-    name = f"step-{step:06d}"
-    if not (checkpoints_dir / name).exists():
-        return checkpoints_dir / name
-    taken = [_numbers(path)[1] for path in _list_checkpoints(checkpoints_dir) if _numbers(path)[0] == step]
-    return checkpoints_dir / f"{name}-{max(taken, default=1) + 1}"
-
-
-def _list_checkpoints(checkpoints_dir: Path) -> list[Path]:
-    """Oldest first, by the numbers in their names."""
-    if not checkpoints_dir.is_dir():
-        return []
-    return sorted((path for path in checkpoints_dir.iterdir() if FOLDER_NAME.fullmatch(path.name)), key=_numbers)
-
-
-def _numbers(path: Path) -> tuple[int, int]:
-    """`step-000012-3` -> (12, 3), `step-000012` -> (12, 1)."""
-    match = FOLDER_NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1]), int(match[2] or 1)
+def _has_types(found: Checkpoint) -> bool:
+    """Whether what was read from JSON has the types that the rest of the program relies on."""
+    hints, values = get_type_hints(Progress), vars(found.progress)
+    numbers_hold = all(
+        type(values[name]) in ((int, float) if hint in (float, float | None) else (int,))
+        or (values[name] is None and hint in (int | None, float | None))
+        for name, hint in hints.items()
+    )
+    objects = (found.adapter_config, found.optimizer_scalars, found.fingerprints, found.resolved, *found.rng)
+    return numbers_hold and bool(found.rng) and all(isinstance(one, dict) for one in objects)
 
 
 def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from medsum_core.config.run_config import RunConfig
 from medsum_core.errors import InputError
-from medsum_core.files import read_plain_file, write_text_atomic
+from medsum_core.files import PRIVATE_MODE, read_plain_file, write_text_atomic
 
 CONFIG_NAME = "config.json"
 ADAPTER_FOLDER = "adapter"
@@ -19,6 +24,7 @@ CURVE_NAME = "loss_curve.png"
 REPORT_NAME = "report.md"
 AUDIT_NAME = "target_audit.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
+LOCK_NAME = ".lock"
 
 
 def default_folder(preset: str) -> str:
@@ -26,12 +32,68 @@ def default_folder(preset: str) -> str:
     return f"runs/{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def make_run_folder(folder: Path) -> None:
-    """Create it, private to its owner. Raises InputError if the system refuses."""
+def make_run_folder(folder: Path, *, chosen: bool) -> Path:
+    """Create it, private to its owner, and return it. Raises InputError if the system refuses.
+
+    `chosen`: by the user, who may have made it. A default folder is another run's if it exists already: of two runs
+    that started in the same second the later one gets `-2` and so on.
+    """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if chosen:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return folder
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for number in count(1):
+            free = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+            with suppress(FileExistsError):
+                free.mkdir(mode=0o700)
+                return free
     except OSError as error:
         raise InputError(f"--output_dir {folder}: can't be made ({error.strerror})") from error
+    raise AssertionError("there is always a next number")
+
+
+class FolderLock:
+    """Makes this process the only writer of a folder, from `take` to the end of the `with` block."""
+
+    def __init__(self) -> None:
+        self._lock: FileLock | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether `take` has succeeded and the block has not ended."""
+        return self._lock is not None
+
+    def take(self, folder: Path) -> None:
+        """Lock the folder, which must exist. Raises InputError when another process has it, or the system refuses."""
+        if self.held:
+            return
+        lock = FileLock(folder / LOCK_NAME, mode=PRIVATE_MODE)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(
+                f"--output_dir {folder}: another process is writing this run; wait until it has ended, or name another"
+            ) from error
+        except OSError as error:
+            raise InputError(f"--output_dir {folder}: can't be locked ({error.strerror})") from error
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let the folder go, and leave no lock file in it."""
+        if self._lock is not None:
+            with suppress(OSError):  # in this order nobody can lock a file that is about to go
+                Path(self._lock.lock_file).unlink()
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
 
 
 def write_run_config(folder: Path, config: RunConfig, facts: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import PretrainedConfig
 from medsum_core.checkpoint.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from medsum_core.checkpoint.fingerprints import PACKAGES, tokenizer_fingerprint
 from medsum_core.config.run_config import RunConfig
-from medsum_core.config.run_folder import CHECKPOINTS_FOLDER, default_folder
+from medsum_core.config.run_folder import CHECKPOINTS_FOLDER, FolderLock, default_folder
 from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer
 from medsum_core.device import Device, describe, find_device
 from medsum_core.errors import InputError
@@ -49,6 +50,7 @@ class Plan:
     renderer: PromptRenderer
     dataset: Dataset
     checkpoint: Checkpoint | None
+    lock: FolderLock  # held from here on where the folder exists already, from `build_run` on otherwise
     tokenizer_sha256: str
     versions: dict[str, str]
 
@@ -112,23 +114,40 @@ def lora_settings(config: RunConfig) -> LoraSettings:
 def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_renderer) -> Plan:
     """Check everything that can be checked without weights. Raises InputError; nothing of the run is written yet.
 
-    `build_renderer`: another prompt than the project's own.
+    `build_renderer`: another prompt than the project's own. Enter `Plan.lock` for as long as the run folder is written.
     """
-    accelerator = _accelerator(config)
+    accelerator, lock = _accelerator(config), FolderLock()
+    try:
+        plan = _plan(config, accelerator, lock, build_renderer)
+    except BaseException:
+        lock.release()
+        raise
+    if accelerator.is_main_process:
+        for line in [*plan.dataset.notices, *plan.lines()]:
+            print(line, file=sys.stderr)
+    return plan
+
+
+def _plan(config: RunConfig, accelerator: Accelerator, lock: FolderLock, build_renderer: BuildRenderer) -> Plan:
+    folder = Path(config.output.output_dir or default_folder(config.preset))
+    if accelerator.is_main_process and config.output.resume_from_checkpoint and not config.output.dry_run:
+        with suppress(FileNotFoundError):
+            lock.take(folder.resolve(strict=True))  # nobody may write or delete a checkpoint while it is chosen
     checkpoint = _checkpoint(config)
     model, data = config.model, config.data
     source: dict[str, Any] = {"revision": model.model_revision, "offline": model.offline}
     base_config = load_config(model.model_name_or_path, **source)
     tokenizer = load_tokenizer(model.model_name_or_path, **source)
     device = find_device(accelerator.local_process_index)
-    config = resolve_arithmetic(with_saved(config, checkpoint.resolved if checkpoint else {}), base_config, device)
+    config = config if checkpoint is None else with_saved(config, checkpoint.resolved)
+    config = resolve_arithmetic(config, base_config, device)
     arithmetic = {"precision": config.model.precision, "kernels": config.model.kernels}
     size = measure_model(base_config, lora_settings(config), **arithmetic)
     config = resolve_memory(config, base_config.model_type, device, size)
     renderer = build_renderer(tokenizer, style=config.data.prompt_style)
-    plan = Plan(
+    return Plan(
         config=config.with_resolved(prompt_style=renderer.style),
-        folder=Path(config.output.output_dir or default_folder(config.preset)),
+        folder=folder,
         accelerator=accelerator,
         device=device,
         size=size,
@@ -136,13 +155,10 @@ def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_rendere
         renderer=renderer,
         dataset=load_dataset(data, renderer, offline=model.offline),
         checkpoint=checkpoint,
+        lock=lock,
         tokenizer_sha256=tokenizer_fingerprint(tokenizer),
         versions={package: metadata.version(package) for package in PACKAGES},
     )
-    if accelerator.is_main_process:
-        for line in [*plan.dataset.notices, *plan.lines()]:
-            print(line, file=sys.stderr)
-    return plan
 
 
 def _accelerator(config: RunConfig) -> Accelerator:

@@ -1,4 +1,4 @@
-"""What of a run goes into a checkpoint, and back."""
+"""Save the state of a run in a checkpoint, and restore it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,34 @@ from typing import Any
 
 import torch
 
-from medsum_core.checkpoint.checkpoint import Checkpoint, Progress, save_checkpoint
+from medsum_core.checkpoint.checkpoint import (
+    Checkpoint,
+    Progress,
+    course_of,
+    later_checkpoints,
+    save_checkpoint,
+)
 from medsum_core.checkpoint.rng import capture_rng, restore_rng
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER
 from medsum_core.errors import FinalSaveError
 from medsum_core.files import SaveError
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
 from medsum_core.training.distributed import any_process, print_main
-from medsum_core.training.optimizer import load_optimizer_state, optimizer_state
+from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 from medsum_core.training.run import Run
 
-RNG_BYTES = 1 << 17  # room for one process's random state as JSON, when the processes hand theirs over
+RNG_BYTES = 1 << 17  # room for one process's random state as JSON, when it is gathered
 
 
 def save_run(run: Run, progress: Progress, *, final: bool) -> None:
-    """Write a checkpoint from the first process. If the system refuses, the former ones stay and training goes on.
+    """Write a checkpoint from the first process. If that fails, earlier ones stay and training goes on.
 
     Raises FinalSaveError when the last save of a run fails.
     """
     started = time.perf_counter()
     rng = _gather_rng(run)
     problem = _write(run, progress, rng) if run.accelerator.is_main_process else None
+    run.saved_at = time.monotonic()  # a failed save counts too: the next try comes after as long
     failed = any_process(problem is not None, run.accelerator)
     run.seconds["saving"] += time.perf_counter() - started
     if not failed:
@@ -36,7 +43,7 @@ def save_run(run: Run, progress: Progress, *, final: bool) -> None:
     if final:
         raise FinalSaveError(f"the last checkpoint could not be written: {problem or 'see the first process'}")
     run.save_failures.append(f"step {progress.step}: {problem}")
-    text = f"warning: no checkpoint at step {progress.step}: {problem}; the former ones are kept, training goes on"
+    text = f"warning: no checkpoint at step {progress.step}: {problem}; earlier checkpoints remain, training goes on"
     print_main(text, run.accelerator)
 
 
@@ -49,7 +56,25 @@ def restore_run(run: Run, checkpoint: Checkpoint) -> Progress:
         run.scaler.load_state_dict(checkpoint.scaler)
     restore_rng(checkpoint.rng[min(run.accelerator.process_index, len(checkpoint.rng) - 1)])
     run.resumed_at = run.windows_done(checkpoint.progress)
+    _begin_course(run, checkpoint)
     return checkpoint.progress
+
+
+def _begin_course(run: Run, checkpoint: Checkpoint) -> None:
+    """Which checkpoints the run may delete from now on. Those after the one resumed from are another course's."""
+    folder, output = run.folder / CHECKPOINTS_FOLDER, run.config.output
+    if not run.accelerator.is_main_process:
+        return
+    run.course = course_of(checkpoint, folder)
+    later = later_checkpoints(checkpoint, folder)
+    if output.overwrite_later_checkpoints:
+        run.course.update(later)
+    elif later and output.resume_from_checkpoint != "auto":
+        print_main(
+            f"later checkpoints stay, and `auto` would go on from them: {', '.join(later)}; "
+            "--overwrite_later_checkpoints deletes them once a new one is written",
+            run.accelerator,
+        )
 
 
 def _write(run: Run, progress: Progress, rng: list[dict[str, Any]]) -> str | None:
@@ -57,7 +82,7 @@ def _write(run: Run, progress: Progress, rng: list[dict[str, Any]]) -> str | Non
     try:
         if run.log is not None:
             run.log.sync()
-        save_checkpoint(
+        path = save_checkpoint(
             run.folder / CHECKPOINTS_FOLDER,
             progress=progress,
             adapter_tensors=adapter_tensors(run.model),
@@ -69,9 +94,11 @@ def _write(run: Run, progress: Progress, rng: list[dict[str, Any]]) -> str | Non
             fingerprints=run.fingerprints,
             resolved=run.resolved,
             keep_last=run.config.output.save_total_limit,
+            deletable=run.course,
         )
     except (SaveError, OSError) as error:
         return str(error)
+    run.course.add(path.name)
     return None
 
 
@@ -81,6 +108,6 @@ def _gather_rng(run: Run) -> list[dict[str, Any]]:
     if run.accelerator.num_processes == 1:
         return [state]
     text = json.dumps(state).encode().ljust(RNG_BYTES)
-    mine = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(run.accelerator.device)
-    everyone = run.accelerator.gather(mine).cpu().view(run.accelerator.num_processes, -1)
+    own = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(run.accelerator.device)
+    everyone = run.accelerator.gather(own).cpu().view(run.accelerator.num_processes, -1)
     return [json.loads(bytes(row.tolist())) for row in everyone]

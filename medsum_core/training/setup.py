@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,17 +19,20 @@ from medsum_core.checkpoint.fingerprints import (
     environment_fingerprint,
     run_fingerprints,
 )
-from medsum_core.config.run_config import RunConfig
-from medsum_core.config.run_folder import METRICS_NAME, make_run_folder, write_run_config
+from medsum_core.config.run_config import RunConfig, with_later_settings
+from medsum_core.config.run_folder import LOCK_NAME, METRICS_NAME, make_run_folder, write_run_config
 from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
 from medsum_core.kernels import Accumulate, Kernels, choose
+from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, trainable_parameters
 from medsum_core.training.auto_settings import RESOLVED
 from medsum_core.training.distributed import print_main
+from medsum_core.training.family_check import check_family
 from medsum_core.training.metrics import MetricsLog, cut_back
 from medsum_core.training.optimizer import build_optimizer as build_named_optimizer
+from medsum_core.training.optimizer_state import check_names
 from medsum_core.training.plan import Plan, lora_settings
 from medsum_core.training.resume import restore_run
 from medsum_core.training.run import Run
@@ -93,6 +97,9 @@ def build_run(
         accumulate=_accumulate(config, kernels, model, scaler),
         resolved={name: config.settings()[name] for name in RESOLVED},
     )
+    if model.config.model_type not in PACKABLE_MODEL_TYPES:
+        check_family(model, run.rows, kernels=kernels, attention=run.attention)
+    check_names(run.optimizer, [name for name, _ in parameters])
     run.fingerprints = _fingerprints(plan, run)
     return run, _start(plan, run)
 
@@ -143,17 +150,30 @@ def _start(plan: Plan, run: Run) -> Progress:
     progress = Progress(step=0, epoch=0, window=0)
     if plan.checkpoint is not None:
         allow = run.config.output.allow_inexact_resume
-        notes = check_compatible(plan.checkpoint.fingerprints, run.fingerprints, allow_inexact=allow)
+        saved = plan.checkpoint.fingerprints
+        saved = {**saved, "settings": with_later_settings(saved["settings"])}
+        notes = check_compatible(saved, run.fingerprints, allow_inexact=allow)
         progress = restore_run(run, plan.checkpoint)
         for note in [f"resuming after update {progress.step} of {run.num_windows}", *notes]:
             print_main(note, run.accelerator)
     if run.accelerator.is_main_process:
-        make_run_folder(run.folder)
+        run.folder = _claim_folder(plan)
         try:
             run.log = _begin_folder(plan, run, progress)
         except OSError as error:
             raise InputError(f"--output_dir {run.folder}: can't be written to ({error.strerror})") from error
     return progress
+
+
+def _claim_folder(plan: Plan) -> Path:
+    """The run folder, there and locked. If it was not when the run was planned, nobody may have begun in it since."""
+    folder = make_run_folder(plan.folder, chosen=plan.config.output.output_dir is not None)
+    if plan.lock.held:
+        return folder
+    plan.lock.take(folder)
+    if any(path.name != LOCK_NAME for path in folder.iterdir()):
+        raise InputError(f"--output_dir {folder}: another process has begun a run in it meanwhile; name another")
+    return folder
 
 
 def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:

@@ -95,7 +95,8 @@ def test_a_renamed_checkpoint_is_not_taken_for_a_newer_one(tmp_path: Path, capsy
 def test_none_there_and_none_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert find_checkpoint(tmp_path / "absent", "auto") is None
     (save(tmp_path, 1) / MANIFEST).unlink()
-    assert find_checkpoint(tmp_path, "auto") is None
-    assert "step-000001" in capsys.readouterr().err
+    with pytest.raises(InputError, match="1 damaged and no valid") as caught:
+        find_checkpoint(tmp_path, "auto")
+    assert "step-000001" in capsys.readouterr().err and "move that folder away" in str(caught.value)
     with pytest.raises(InputError, match="no such folder"):
         find_checkpoint(tmp_path, tmp_path / "step-000007")

@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import ALL_FILES, names, save
+from checkpoints import ALL_FILES, fail_to_read, names, save
 
-from medsum_core.checkpoint.checkpoint import checkpoint_of_step, find_checkpoint, load_checkpoint
+from medsum_core.checkpoint.checkpoint import (
+    checkpoint_of_step,
+    course_of,
+    find_checkpoint,
+    later_checkpoints,
+    load_checkpoint,
+)
 from medsum_core.errors import InputError
 from medsum_core.files import SaveError
 
@@ -42,6 +48,37 @@ def test_a_course_that_was_left_is_removed_once_the_new_one_is_written(tmp_path:
         save(tmp_path, step)
     save(tmp_path, 3)  # resumed from 2
     assert names(tmp_path) == ["step-000002", "step-000003"]
+
+
+def test_what_the_run_did_not_write_stays(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 9):
+        save(tmp_path, step, deletable=())
+    save(tmp_path, 5, deletable=["step-000002", "step-000003"])
+    assert names(tmp_path) == ["step-000001", "step-000003", "step-000005", "step-000009"]
+
+
+def test_an_old_one_that_cannot_be_read_is_neither_counted_nor_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    fail_to_read(monkeypatch, "step-000002", times=99)
+    save(tmp_path, 3)
+    assert names(tmp_path) == ["step-000001", "step-000002", "step-000003"]
+    assert "kept the old checkpoint step-000002" in capsys.readouterr().err
+
+
+def test_the_course_of_a_checkpoint_is_what_came_before_it_in_the_same_run(tmp_path: Path) -> None:
+    mine: dict[str, Any] = {"fingerprints": {"base": "b", "num_steps": 9}, "deletable": ()}
+    for step in (2, 4, 6):
+        save(tmp_path, step, **mine)
+    save(tmp_path, 1, deletable=(), fingerprints={"base": "b", "num_steps": 5})  # before the run was extended
+    save(tmp_path, 3, deletable=(), fingerprints={"base": "another run's", "num_steps": 9})
+    (tmp_path / "step-000002" / "state.json").write_bytes(b"")
+    found = load_checkpoint(tmp_path / "step-000004")
+    assert course_of(found, tmp_path) == {"step-000001", "step-000004"}
+    assert later_checkpoints(found, tmp_path) == ["step-000006"]
+    assert course_of(found, tmp_path / "elsewhere") == set()
 
 
 def test_the_same_step_again_replaces_the_former_only_when_it_is_whole(

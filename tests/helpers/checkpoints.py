@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -29,6 +33,7 @@ def save(
         "scaler": {"scale": 65536.0},
         "fingerprints": {"base": "b"},
         "resolved": {"precision": "fp32"},
+        "deletable": names(folder) if folder.is_dir() else (),
     }
     progress = Progress(step=step, epoch=0, window=window or step, best_metric=0.1 + 0.2, best_step=best_step)
     return save_checkpoint(folder, progress=progress, keep_last=keep_last, **{**parts, **kw})
@@ -36,6 +41,21 @@ def save(
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def fail_to_read(monkeypatch: pytest.MonkeyPatch, name: str, *, times: int) -> list[float]:
+    """The first `times` attempts to open a file in a folder called `name` fail. Returns the pauses that are asked for."""
+    real_open, left, pauses = os.open, [times], []
+
+    def refuse(path: Any, flags: int, *arguments: Any, **keywords: Any) -> int:
+        if Path(path).parent.name == name and not flags & os.O_CREAT and left[0] > 0:
+            left[0] -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real_open(path, flags, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    return pauses
 
 
 def nf4_model(base_folder: Path) -> PeftModel:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from medsum_core import device as device_module
+from medsum_core.config.run_config import parse_run
 from medsum_core.device import GIB, Device, choose_precision, describe, find_device
 from medsum_core.errors import InputError
 from medsum_core.kernels.cpu import malloc
@@ -21,6 +22,7 @@ from medsum_core.training.auto_settings import (
     choose_pack_tokens,
     choose_parallel_micro_batches,
     micro_batch_tokens,
+    with_saved,
 )
 
 
@@ -148,7 +150,7 @@ def test_packing_budget_by_free_memory():
     assert (chosen(cpu(), packable=False), chosen(cpu(), 2048, packable=False)) == (0, 0)
 
 
-def test_micro_batches_side_by_side(monkeypatch):
+def test_number_of_concurrent_micro_batches(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
 
     def chosen(device: Device, asked: int | None = None, *, ordered_draws: bool = False, kernels: str = "fast") -> int:
@@ -230,3 +232,63 @@ def test_the_largest_micro_batch_and_the_longest_row_beyond_the_packing_budget()
     assert micro_batch_tokens(1024, 1, 1024) == {"num_tokens": 1024, "alone_tokens": 0}
     assert micro_batch_tokens(4096, 1, 1024)["num_tokens"] == 4096
     assert micro_batch_tokens(0, 2, 1024)["num_tokens"] == 2048
+
+
+def test_a_checkpoint_from_before_the_choice_of_kernels_goes_on_with_the_fast_ones_and_a_new_run_chooses() -> None:
+    config = parse_run(["--preset", "demo"])
+    assert with_saved(config, {}).model.kernels == "auto"
+    assert with_saved(config, {"precision": "bf16"}).model.kernels == "fast"
+    assert with_saved(config, {"kernels": "reference"}).model.kernels == "reference"
+    asked = parse_run(["--preset", "demo", "--kernels", "reference"])
+    assert with_saved(asked, {"precision": "bf16"}).model.kernels == "reference"  # and is then refused as a change
+
+
+SAVED = {
+    "kernels": "reference",
+    "precision": "fp32",
+    "attention": "sdpa",
+    "dequantize": "off",
+    "gradient_checkpointing": "on",
+    "pack_tokens": 1024,
+    "parallel_micro_batches": 1,
+    "prompt_style": "chat",
+}
+
+
+def test_a_resumed_run_takes_the_checkpoints_choices_where_none_is_asked_for() -> None:
+    found = with_saved(parse_run(["--preset", "demo", "--precision", "bf16"]), SAVED).settings()
+    assert {name: found[name] for name in SAVED} == SAVED | {"precision": "bf16"}
+
+
+def test_a_checkpoint_from_before_a_setting_existed_means_what_runs_did_then() -> None:
+    old = {name: value for name, value in SAVED.items() if name not in ("kernels", "parallel_micro_batches")}
+    found = with_saved(parse_run(["--preset", "demo"]), old).settings()
+    assert (found["kernels"], found["parallel_micro_batches"]) == ("fast", 1)
+
+
+@pytest.mark.parametrize(
+    "planted,named",
+    [
+        ({"examples_file": "sheet.csv"}, "examples_file"),
+        ({"output_dir": "elsewhere"}, "output_dir"),
+        ({"eval_steps": 1}, "eval_steps"),
+        ({"no_such_setting": 1}, "no_such_setting"),
+        ({"pack_tokens": -1}, "pack_tokens"),
+        ({"pack_tokens": "1024"}, "pack_tokens"),
+        ({"pack_tokens": 1e3}, "pack_tokens"),
+        ({"parallel_micro_batches": 0}, "parallel_micro_batches"),
+        ({"parallel_micro_batches": True}, "parallel_micro_batches"),
+        ({"precision": "fp8"}, "precision"),
+        ({"precision": ["fp32"]}, "precision"),
+        ({"attention": 3}, "attention"),
+        ({"gradient_checkpointing": "long"}, "gradient_checkpointing"),
+    ],
+)
+def test_a_checkpoint_sets_nothing_but_the_resolved_settings_and_those_in_range(
+    planted: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(InputError, match=named):
+        with_saved(parse_run(["--preset", "demo"]), SAVED | planted)
+    with pytest.raises(InputError, match=named):  # even where the user has decided
+        argv = ["--pack_tokens", "1024", "--precision", "fp32", "--attention", "sdpa", "--parallel_micro_batches", "1"]
+        with_saved(parse_run(["--preset", "demo", *argv]), SAVED | planted)

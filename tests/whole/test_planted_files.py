@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoints import ALL_FILES, save
+from tiny_run import contents, exit_code, flags, make_canary_inputs
 
-from medsum_core.checkpoint.checkpoint import find_checkpoint, load_checkpoint
+from medsum_core.checkpoint.checkpoint import FILES, STATE, find_checkpoint, load_checkpoint
 from medsum_core.errors import InputError
+from medsum_core.files import read_sealed, write_sealed
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +67,47 @@ def test_planted_code_under_our_names_is_damage(tmp_path: Path, name: str) -> No
     with pytest.raises(InputError, match="damaged"):
         load_checkpoint(path)
     assert not marker.exists()
+
+
+def rewrite_state(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the state of a checkpoint and seal it anew, as somebody else could."""
+    found = read_sealed(path, FILES)
+    state = json.loads(found[STATE])
+    change(state)
+    shutil.rmtree(path)
+    write_sealed(path, {**found, STATE: json.dumps(state).encode()})
+
+
+def test_a_planted_setting_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs, folder, sheet = make_canary_inputs(tmp_path), tmp_path / "run", tmp_path / "planted.csv"
+    argv = flags(inputs, folder, "--eval_strategy", "no", "--report_rows", "1", "--num_train_epochs", "2")
+    assert exit_code(argv) == 0
+    shutil.rmtree(folder / "checkpoints" / "step-000006")
+    (path,) = (folder / "checkpoints").iterdir()
+    rewrite_state(path, lambda state: state["resolved"].update(examples_file=str(sheet)))
+    before = contents(tmp_path)
+    assert exit_code([*argv, "--resume_from_checkpoint", "auto"]) == 2
+    assert "examples_file" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.update(resolved=["precision"]),
+        lambda state: state.update(rng=[]),
+        lambda state: state.update(rng=[1]),
+        lambda state: state.update(fingerprints="x"),
+        lambda state: state["progress"].update(step="1"),
+        lambda state: state["progress"].update(window=1.5),
+        lambda state: state["progress"].update(best_metric="low"),
+    ],
+)
+def test_a_state_of_other_types_is_damage(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = save(tmp_path, 1)
+    rewrite_state(path, change)
+    with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(path)
 
 
 def test_no_code_in_the_tree_reads_formats_that_can_carry_code() -> None:

@@ -1,0 +1,86 @@
+"""Which checkpoints of a run are kept, and their folders' names. Nothing is deleted but what the run itself made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from medsum_core.files import (
+    WRONG_KIND,
+    ReadFailedError,
+    looks_complete,
+    read_patiently,
+    remove_folder,
+    sweep_drafts,
+)
+
+FOLDER_NAME = re.compile(r"step-(\d{6,})(?:-(\d+))?")
+DRAFT_NAME = re.compile(rf"(?:removed-)?{FOLDER_NAME.pattern}-\d+")
+
+
+def list_checkpoints(checkpoints_dir: Path) -> list[Path]:
+    """Oldest first, by the numbers in their names. Raises ReadFailedError when the folder can't be listed."""
+    try:
+        paths = read_patiently(checkpoints_dir, lambda: list(checkpoints_dir.iterdir()))
+    except WRONG_KIND:
+        return []
+    return sorted((path for path in paths if FOLDER_NAME.fullmatch(path.name)), key=numbers)
+
+
+def numbers(path: Path) -> tuple[int, int]:
+    """`step-000012-3` -> (12, 3), `step-000012` -> (12, 1)."""
+    match = FOLDER_NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1]), int(match[2] or 1)
+
+
+def free_name(checkpoints_dir: Path, step: int) -> Path:
+    """`step-NNNNNN`, or `step-NNNNNN-2` and so on where that exists (damaged, or saved before a skipped window).
+
+    The existing one is not replaced: it may be the only valid checkpoint until the new one is complete.
+    """
+    name = f"step-{step:06d}"
+    if not (checkpoints_dir / name).exists():
+        return checkpoints_dir / name
+    taken = [numbers(path)[1] for path in list_checkpoints(checkpoints_dir) if numbers(path)[0] == step]
+    return checkpoints_dir / f"{name}-{max(taken, default=1) + 1}"
+
+
+def delete_superseded(
+    written: Path,
+    *,
+    files: Collection[str],
+    best_step: int | None,
+    keep_last: int,
+    deletable: Collection[str],
+    warn: Callable[[str], None],
+) -> None:
+    """Keep `written`, the best and the newest complete ones, `keep_last` in all; delete the others among `deletable`.
+
+    A deletable one at or beyond the step just written was made before the run was resumed from an earlier step: `auto`
+    must not continue from it. One that can't be read now is neither counted nor deleted.
+    """
+    step_written, num_kept = numbers(written)[0], 1
+    for path in reversed(list_checkpoints(written.parent)):
+        if path == written or path.name not in deletable:
+            continue
+        step = numbers(path)[0]
+        try:
+            is_recent = step < step_written and num_kept < keep_last and looks_complete(path, files)
+        except ReadFailedError as error:
+            warn(f"warning: kept the old checkpoint {path.name}: {error}")
+            continue
+        num_kept += is_recent
+        if is_recent or (step < step_written and step == best_step):
+            continue
+        try:
+            remove_folder(path)
+        except OSError as error:
+            warn(f"warning: could not delete the old checkpoint {path.name}: {error.strerror or error}")
+    sweep_checkpoint_drafts(written.parent)
+
+
+def sweep_checkpoint_drafts(checkpoints_dir: Path) -> None:
+    """Delete what crashed saves and deletions left. A run folder has one writer: all drafts in it are stale."""
+    sweep_drafts(checkpoints_dir, DRAFT_NAME)
