@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from medsum_core.config.infer_arguments import parse_options
 from medsum_core.data.records import Record, normalise_dialogue, read_records
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
-from medsum_core.process import keep_files_private, send_nothing_unasked
+from medsum_core.files import read_plain_file
+from medsum_core.process import keep_compiled_code_private, keep_files_private, send_nothing_unasked
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
     from medsum_core.config.arguments import DataArguments, ModelArguments
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # torch is imported after the flags were read
     from medsum_core.kernels import Kernels
 
 TEST1_NOTICE = "note: the challenge of test1 did not give the header; this prompt does, so scores are not its board's"
+MEMORY_REMEDY = "lower --batch_size, --num_beams or --max_new_tokens; finished notes are kept: go on with --resume"
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
@@ -311,7 +313,8 @@ def _interrupt(_number: int, _frame: Any) -> None:
 
 def _read_dialogue(source: str) -> str:
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
+        data = sys.stdin.buffer.read() if source == "-" else read_plain_file(source)
+        text = data.decode("utf-8-sig")  # whatever the locale
     except OSError as error:
         raise InputError(f"--dialogue_file {source}: can't be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -323,4 +326,5 @@ def _read_dialogue(source: str) -> str:
 
 if __name__ == "__main__":
     send_nothing_unasked()
-    raise SystemExit(run_as_script(main))
+    keep_compiled_code_private()
+    raise SystemExit(run_as_script(main, memory_remedy=MEMORY_REMEDY))

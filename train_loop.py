@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 from medsum_core.config.run_config import RunConfig, parse_run
 from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script, value_or_exit
 from medsum_core.kernels import set_up_process
-from medsum_core.process import keep_files_private, send_nothing_unasked, set_arithmetic
+from medsum_core.process import keep_compiled_code_private, keep_files_private, send_nothing_unasked, set_arithmetic
 
 if __name__ == "__main__":
     set_up_process()  # before numpy and torch start threads
     send_nothing_unasked()
+    keep_compiled_code_private()
     config = value_or_exit(lambda: parse_run(sys.argv[1:]))  # --help and a wrong setting: before the slow imports
 
 import torch
@@ -49,6 +50,10 @@ from medsum_core.training.signals import StopFlag, stop_on_signals
 from medsum_core.training.validation import evaluate
 
 MAX_SKIPPED_IN_A_ROW = 3
+MEMORY_REMEDY = (
+    "--gradient_checkpointing on, a lower --pack_tokens, --max_length or --per_device_train_batch_size, or "
+    "--parallel_micro_batches 1 needs less; --dry_run true estimates it. Nothing was saved since the last checkpoint"
+)
 
 
 def main(
@@ -184,4 +189,4 @@ def skipped_message(progress: Progress, window: Sequence[Example]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_as_script(lambda: main(config)))
+    raise SystemExit(run_as_script(lambda: main(config), memory_remedy=MEMORY_REMEDY))

@@ -1,15 +1,19 @@
 """How a run can end: its errors, and the function that turns them into exit codes.
 
 0 done; 1 unexpected; 2 bad input (one message, nothing written); 3 stopped on non-finite or empty windows;
-4 the final save failed; 75 (EX_TEMPFAIL of sysexits.h) stopped by a signal: resume it.
+4 the final save failed; 5 out of memory; 75 (EX_TEMPFAIL of sysexits.h) stopped by a signal: resume it.
 """
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
+MAX_REASON = 120  # characters of a library's own words
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 Value = TypeVar("Value")
 
 
@@ -37,6 +41,12 @@ class FinalSaveError(MedsumError):
     exit_code = 4
 
 
+class OutOfMemory(MedsumError):  # noqa: N818 - as Python's and torch's own
+    """The memory of the GPU or of the machine has run out; the message names what lowers the need. No half saves."""
+
+    exit_code = 5
+
+
 class StoppedBySignal(MedsumError):  # noqa: N818 - not an error: the run was asked to stop and can be resumed
     """A signal stopped the run after a whole window; resuming from its checkpoint gives the same bits."""
 
@@ -51,10 +61,36 @@ def raise_all(problems: list[str]) -> None:
         raise InputError(f"{len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
-def run_as_script(main: Callable[[], object]) -> int:
-    """Run `main`, print a `MedsumError` as one message on stderr and return its exit code (0 without an error)."""
+@contextmanager
+def explain_out_of_memory(remedy: str) -> Iterator[None]:
+    """Raise `OutOfMemory` for the errors by which Python, torch and CUDA's libraries say so. `remedy`: what to do."""
     try:
-        main()
+        yield
+    except (MemoryError, RuntimeError) as error:
+        first_line = str(error).partition("\n")[0]
+        named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if not named and not any(words in first_line for words in OUT_OF_MEMORY):
+            raise
+        raise OutOfMemory(f"out of memory ({first_line[:MAX_REASON] or 'on this machine'}): {remedy}") from error
+
+
+def print_any_text() -> None:
+    """Write what a terminal's encoding lacks as an escape: a note must not end a command after its work is done."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def run_as_script(main: Callable[[], object], *, memory_remedy: str = "use a smaller model or shorter rows") -> int:
+    """Run `main`, print a `MedsumError` as one message on stderr and return its exit code (0 without an error).
+
+    An error by which memory has run out becomes `OutOfMemory` with `memory_remedy`. What a terminal can't show is
+    printed as an escape.
+    """
+    print_any_text()
+    try:
+        with explain_out_of_memory(memory_remedy):
+            main()
     except MedsumError as error:
         message = f"{'error' if error.exit_code != 75 else 'stopped'}: {error}"
         print("".join(map(_harmless, message)), file=sys.stderr)

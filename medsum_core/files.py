@@ -157,9 +157,40 @@ def sweep_drafts(parent: Path, name: re.Pattern[str]) -> None:
 
 
 def cache_folder() -> Path:
-    """The user's cache folder for this project, `$XDG_CACHE_HOME/medsum` or `~/.cache/medsum`; it may not exist yet."""
+    """The user's cache folder for this project, `$XDG_CACHE_HOME/medsum` or `~/.cache/medsum`; it may not exist yet.
+
+    Raises InputError where the user has no home.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "medsum"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "medsum"
+    except RuntimeError:
+        raise InputError("no home folder to cache files in: set HOME, or XDG_CACHE_HOME to a folder") from None
+
+
+def make_cache_folder(folder: Path) -> None:
+    """Make a folder below `cache_folder()`. Raises InputError where the system refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the cache folder can't be made ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+        ) from None
+
+
+def read_plain_file(path: str | Path) -> bytes:
+    """The bytes of a regular file, or of what a link to one names. Raises OSError as the system does.
+
+    A pipe would be waited for without end, and a device such as /dev/zero read without end: OSError, at once.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+        return file.read()
 
 
 def file_sha256(path: Path) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from medsum_core.errors import InputError
+from medsum_core.files import cache_folder
 
 if TYPE_CHECKING:  # the start of a script must stay quick: torch is imported where it is used
     from medsum_core.device import Device
@@ -12,6 +16,16 @@ if TYPE_CHECKING:  # the start of a script must stay quick: torch is imported wh
 def keep_files_private() -> None:
     """What this process writes is readable by its owner only: it stems from patients."""
     os.umask(0o077)
+
+
+def keep_compiled_code_private() -> None:
+    """Have numba cache compiled code in the user's own cache folder, unless the environment names another.
+
+    Beside the source a clone that a group shares would hold one user's code for all, or could not be written to. numba
+    reads this when it is imported.
+    """
+    with suppress(InputError):  # a user without a home: numba looks for a place by itself
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
 
 
 def send_nothing_unasked() -> None:

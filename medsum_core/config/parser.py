@@ -19,6 +19,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from medsum_core.config.arguments import DataArguments, LoraArguments, ModelArguments, OutputArguments, TrainArguments
 from medsum_core.errors import InputError
+from medsum_core.files import read_plain_file
 
 SECTIONS: dict[str, Any] = {
     "model": ModelArguments,
@@ -98,7 +99,7 @@ def read_settings_file(path: str | Path) -> SettingsSource:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_plain_file(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise InputError(f"--config {path}: cannot be read ({reason})") from None
@@ -213,6 +214,8 @@ def _yaml_pairs(text: str, where: str) -> tuple[list[tuple[str, str, Any]], list
 
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply for settings") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise InputError(f"{where}{f', line {mark.line + 1}' if mark else ''}: not valid YAML") from None
@@ -222,16 +225,18 @@ def _yaml_pairs(text: str, where: str) -> tuple[list[tuple[str, str, Any]], list
         raise InputError(f"{where}: expected `name: value` lines")
     pairs: list[tuple[str, str, Any]] = []
     problems: list[str] = []
-    pending = list(root.value)
+    pending = [(key, node, False) for key, node in root.value]
     while pending:
-        key, node = pending.pop(0)
-        place = f"{where}, line {key.start_mark.line + 1}, {_show_key(key.value)}"
-        if isinstance(node, yaml.MappingNode) and key.value in SECTIONS:
-            pending = list(node.value) + pending
+        key, node, is_grouped = pending.pop(0)
+        name = key.value if isinstance(key, yaml.ScalarNode) else ""
+        place = f"{where}, line {key.start_mark.line + 1}, {_show_key(name)}"
+        # No group in a group: an alias may name the node that it stands in.
+        if isinstance(node, yaml.MappingNode) and name in SECTIONS and not is_grouped:
+            pending = [(*pair, True) for pair in node.value] + pending
         elif isinstance(node, yaml.ScalarNode):
-            pairs.append((place, key.value, node.value))
+            pairs.append((place, name, node.value))
         elif isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
-            pairs.append((place, key.value, [item.value for item in node.value]))
+            pairs.append((place, name, [item.value for item in node.value]))
         else:
             problems.append(f"{place}: expected a value or a list of values; groups are {', '.join(SECTIONS)}")
     return pairs, problems
@@ -241,6 +246,8 @@ def _json_pairs(text: str, where: str) -> tuple[list[tuple[str, str, Any]], list
     """As `_yaml_pairs`, for a JSON file; places are keys."""
     try:
         root = json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=list)
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply for settings") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{where}, line {error.lineno}: not valid JSON") from None
     if not text.lstrip().startswith("{"):

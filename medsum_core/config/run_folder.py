@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from medsum_core.config.run_config import RunConfig
 from medsum_core.errors import InputError
-from medsum_core.files import PRIVATE_MODE, write_text_atomic
+from medsum_core.files import PRIVATE_MODE, read_plain_file, write_text_atomic
 
 CONFIG_NAME = "config.json"
 ADAPTER_FOLDER = "adapter"
@@ -107,9 +107,9 @@ def read_run_config(folder: str | Path) -> RunConfig:
     """The settings of a finished or interrupted run, as resolved. Raises InputError if the folder holds none."""
     path = Path(folder) / CONFIG_NAME
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_plain_file(path))
         return RunConfig.from_json(values["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: missing, or not the settings of a run; is {folder} a run folder?") from error
 
 

@@ -20,6 +20,7 @@ from medsum_core.config.arguments import (
     TrainArguments,
 )
 
+LARGEST = 4_000_000_000  # numpy's seeds end at 2 ** 32, and each process adds its number to the run's
 PROMPT_MINIMUM = 64  # tokens: the instruction alone takes some 40
 
 # fmt: off
@@ -99,6 +100,9 @@ def _range_problems(values: dict[str, Any]) -> list[str]:
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             problems.append(f"--{name} {value}: must be a finite number")
+            continue
+        if isinstance(value, (int, float)) and abs(value) > LARGEST:
+            problems.append(f"--{name}: must be at most {LARGEST:,} in size")
             continue
         broken = [text for names, holds, text in rules if name in names and value is not None and not holds(value)]
         problems += [f"--{name} {value}: {text}" for text in broken[:1]]

@@ -17,7 +17,7 @@ from typing import Any
 from medsum_core.data.records import DEFAULT_COLUMNS, Columns, Record, read_records, records_from_table
 from medsum_core.data.tables import table_from_objects
 from medsum_core.errors import InputError
-from medsum_core.files import cache_folder, file_sha256, write_bytes_atomic
+from medsum_core.files import cache_folder, file_sha256, make_cache_folder, write_bytes_atomic
 
 MTS_DIALOG = "mts-dialog"
 MTS_COMMIT = "3ff0801933608d6f570468c13125125fb5cabdea"
@@ -64,8 +64,8 @@ def mts_dialog_file(split: str, *, offline: bool = False) -> Path:
     data = _download(MTS_SOURCE + name, remedy=remedy)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(f"{MTS_SOURCE}{name}: the download is not the pinned file (sha256 differs); it was discarded")
+    make_cache_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(path, data)
     except OSError as error:
         raise InputError(

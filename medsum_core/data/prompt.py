@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from medsum_core.data.disclosure import escape
 from medsum_core.data.records import section_name
+from medsum_core.data.time_limit import time_limit
 from medsum_core.errors import InputError
 
 INSTRUCTION = (
@@ -27,6 +29,8 @@ INSTRUCTION = (
 SECTION_LABEL = "Section:"
 DIALOGUE_LABEL = "Dialogue:"
 NOTE_LABEL = "Note:"
+TEMPLATE_SECONDS = 20.0  # the first use compiles it; milliseconds on a quiet machine
+MAX_REASON = 200  # characters of a template's own error
 PROMPT_STYLES = ("auto", "chat", "plain")
 
 _SECTION_SLOT, _DIALOGUE_SLOT, _NOTE_SLOT = "SECTIONSLOT", "DIALOGUESLOT", "NOTESLOT"
@@ -154,14 +158,14 @@ def _chat_pieces(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[
 def _render(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool = False
 ) -> str:
-    from jinja2.exceptions import TemplateError
-
     try:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=_FIXED_DATE
-        )
-    except TemplateError as error:
-        raise InputError(f"this model's chat template can't be used ({error}): use --prompt_style plain") from error
+        with time_limit(TEMPLATE_SECONDS):
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=_FIXED_DATE
+            )
+    except Exception as error:  # a template is a program that came with the model: it can raise anything
+        reason = escape(str(error))[:MAX_REASON] or type(error).__name__
+        raise InputError(f"this model's chat template can't be used ({reason}): use --prompt_style plain") from error
     return str(text)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from medsum_core.data.disclosure import describe_columns, runs_in_spreadsheet, show_column
 from medsum_core.errors import InputError, raise_all
+from medsum_core.files import read_plain_file
 
 MAX_PROBLEMS_SHOWN = 20
 SUFFIXES = (".csv", ".jsonl", ".json")
@@ -119,7 +120,7 @@ def formula_problems(rows: Iterable[Row], columns: Iterable[str | None]) -> list
 
 def _read_text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_plain_file(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
@@ -206,7 +207,9 @@ def _why(error: Exception) -> str:
     """The decoder's own words where they quote nothing of the file."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, column {error.colno}"
-    return "a key occurs twice in one object" if isinstance(error, _DuplicateKeyError) else "nested too deeply"
+    if isinstance(error, _DuplicateKeyError):
+        return "a key occurs twice in one object"
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
 
 
 def _rows_of_objects(objects: Iterator[tuple[int, int, Any]], problems: list[str]) -> tuple[tuple[str, ...], list[Row]]:
@@ -221,16 +224,20 @@ def _rows_of_objects(objects: Iterator[tuple[int, int, Any]], problems: list[str
         if set(entry) != set(columns):
             problems.append(f"{place}: {len(entry)} keys that are not the {len(columns)} keys of the first row")
             continue
+        try:
+            cells = {name: _as_text(value) for name, value in entry.items()}
+        except RecursionError:
+            problems.append(f"{place}: not a JSON object with columns (nested too deeply)")
+            continue
         broken = [
             show_column(name, number)
-            for number, (name, value) in enumerate(entry.items(), start=1)
-            if not (_encodable(name) and _encodable(value))
+            for number, (name, text) in enumerate(cells.items(), start=1)
+            if not (_encodable(name) and _encodable(text))
         ]
         if broken:
             problems.append(f"{place}: column {', '.join(broken)} holds half a character (a lone surrogate)")
             continue
         not_text = {name: type(value).__name__ for name, value in entry.items() if not isinstance(value, str)}
-        cells = {name: _as_text(value) for name, value in entry.items()}
         rows.append(Row(number=number, line=line, cells=cells, not_text=not_text))
     return columns, rows
 
@@ -241,9 +248,9 @@ def _as_text(value: Any) -> str:
     return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _encodable(value: Any) -> bool:
+def _encodable(text: str) -> bool:
     try:
-        _as_text(value).encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True

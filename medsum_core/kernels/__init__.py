@@ -75,11 +75,22 @@ def resolve(asked: str, *, device_kind: str, model_type: str) -> str:
 
 
 def choose(name: str, device_kind: str = "cpu") -> Kernels:
-    """The kernels of that name, `reference` or `fast`; modules of the fast ones are imported here and not before."""
+    """The kernels of that name, `reference` or `fast`; modules of the fast ones are imported here and not before.
+
+    Raises InputError where numba finds no folder for its compiled code.
+    """
     if name == REFERENCE:
         return _reference()
     if name == FAST:
-        return _fast(device_kind)
+        try:
+            return _fast(device_kind)
+        except RuntimeError as error:
+            if "cannot cache function" not in str(error):
+                raise
+            raise InputError(
+                "--kernels fast: numba finds no folder for compiled code; set NUMBA_CACHE_DIR to one that can be "
+                "written to, or use --kernels reference"
+            ) from error
     raise ValueError(f"unknown kernels {name!r}: {REFERENCE} or {FAST}")
 
 

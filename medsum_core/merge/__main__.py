@@ -30,6 +30,8 @@ from medsum_core.model.adapter_files import load_adapter
 from medsum_core.model.base import load_base, load_config, load_tokenizer
 from medsum_core.model.recorded_files import base_files, check_run
 
+MEMORY_REMEDY = "on a CPU (CUDA_VISIBLE_DEVICES= in the environment) the merge needs no GPU; nothing was written"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line. Raises InputError for input that can't be merged, ParityError for a merge that failed.
@@ -85,4 +87,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_as_script(main))
+    raise SystemExit(run_as_script(main, memory_remedy=MEMORY_REMEDY))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -74,8 +75,9 @@ def save_if_equal(
         with suppress(FileNotFoundError):
             output.rmdir()  # the user may have made an empty folder
         os.rename(draft, output)
-    except OSError as error:
-        raise InputError(f"--output_dir {output}: can't be written ({error.strerror or error})") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--output_dir {output}: can't be written ({reason})") from error
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)

@@ -15,17 +15,19 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from medsum_core.errors import InputError
-from medsum_core.files import file_sha256, write_bytes_atomic
+from medsum_core.files import file_sha256, read_plain_file, write_bytes_atomic
 from medsum_core.model.lora import LoraSettings, attach_lora, check_target_modules
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 MAX_RANK = 1024
+MAX_ALPHA = 1_000_000_000
+PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # What a plain adapter's configuration may say freely; everything else must be as PEFT has it by default.
 FREE_SETTINGS = {
     "base_model_name_or_path",
@@ -83,6 +85,8 @@ def load_adapter_tensors(model: PeftModel, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             raise InputError(f"the adapter's {name} is {tuple(tensor.shape)}; this base needs {tuple(own[name].shape)}")
+        if tensor.dtype not in PLAIN_DTYPES:
+            raise InputError(f"the adapter's {name} is {tensor.dtype}: it must be in 16 or 32 bits")
         if not torch.isfinite(tensor).all():
             raise InputError(f"the adapter's {name} has values that are not finite: it is damaged")
     with torch.no_grad():
@@ -99,7 +103,7 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, base_name: str) -
     settings = _read_settings(folder, base_name)
     check_target_modules(base, settings.target_modules)
     try:
-        tensors = load_file(folder / WEIGHTS_NAME)
+        tensors = load(read_plain_file(folder / WEIGHTS_NAME))
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder / WEIGHTS_NAME}: can't be read as safetensors; is the adapter complete?") from error
     model = attach_lora(base, settings, base_name=base_name)
@@ -129,8 +133,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"adapter folder {folder}: there is no such folder (it is not looked up on a hub)")
     path = folder / CONFIG_NAME
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = json.loads(read_plain_file(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: missing, or not JSON") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise InputError(f"{path}: not a LoRA adapter's configuration")
@@ -154,8 +158,8 @@ def _read_settings(folder: Path, base_name: str) -> LoraSettings:
         raise InputError(f"{path}: target_modules is not a list of layer names")
     if type(rank) is not int or not 0 < rank <= MAX_RANK:
         raise InputError(f"{path}: r must be a whole number from 1 to {MAX_RANK}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not float(alpha).is_integer():
-        raise InputError(f"{path}: lora_alpha must be a whole number")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or abs(alpha) > MAX_ALPHA or alpha % 1:
+        raise InputError(f"{path}: lora_alpha must be a whole number up to {MAX_ALPHA:,}")
     return LoraSettings(
         r=rank,
         alpha=int(alpha),

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -19,8 +21,16 @@ from transformers import (
 
 from medsum_core.errors import InputError
 from medsum_core.model.embedded import embedded_folder, is_embedded
+from medsum_core.model.weight_files import check_model_folder
 from medsum_core.quiet_libraries import quiet_libraries
 
+# What transformers raises for files that are absent, damaged, nested too deeply or of another kind.
+# fmt: off
+LOAD_ERRORS = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, SafetensorError,
+    StrictDataclassError,
+)
+# fmt: on
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -102,19 +112,21 @@ def _load(factory: Any, name_or_path: str, *, revision: str | None, offline: boo
     is_folder = Path(name_or_path).is_dir()
     if not is_folder and (Path(name_or_path).is_absolute() or name_or_path.startswith((".", "~"))):
         raise InputError(f"--model_name_or_path: there is no folder {name_or_path}")
+    if is_folder:
+        check_model_folder(Path(name_or_path), with_weights=factory is AutoModelForCausalLM)
     options = {"revision": revision or "main", "trust_remote_code": False, **options}
     if factory is AutoModelForCausalLM:
         options["use_safetensors"] = True
     with quiet_libraries():
         try:
             return factory.from_pretrained(name_or_path, local_files_only=True, **options)
-        except (OSError, ValueError) as miss:
+        except LOAD_ERRORS as miss:
             if is_folder or offline:
                 hint = "is it a complete model folder?" if is_folder else "not in the local cache, and --offline is set"
                 raise InputError(f"--model_name_or_path {name_or_path}: can't be loaded ({hint})") from miss
         try:
             return factory.from_pretrained(name_or_path, **options)
-        except (OSError, ValueError) as failure:
+        except LOAD_ERRORS as failure:
             raise InputError(
                 f"--model_name_or_path {name_or_path}: neither a folder nor a model that the hub gives out here "
                 "(check the name, the network, and for gated models such as Gemma that you accepted the terms and ran "

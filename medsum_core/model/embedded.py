@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from medsum_core.errors import InputError
-from medsum_core.files import BLOCK_BYTES, cache_folder, file_sha256
+from medsum_core.files import BLOCK_BYTES, cache_folder, file_sha256, make_cache_folder
 
 EMBEDDED_PREFIX = "embedded:"
 EMBEDDED_NAME = "embedded:gemma3-270m"
@@ -46,7 +46,8 @@ def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
 
     The conversion is atomic: a later call never finds a part of an interrupted one. Its files are compared with the
     hashes taken then (half a second, once in a process); a damaged folder is said and converted anew.
-    Raises InputError for an unknown name, a missing package or weights that are not the pinned ones.
+    Raises InputError for an unknown name, a missing package, weights that are not the pinned ones, and a cache folder
+    that can't be written to.
     """
     embedded_identity(name)
     target = cache_folder() / f"gemma3-270m-v{CONVERSION}"
@@ -54,13 +55,20 @@ def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
         return target
     chunks = _chunk_paths()
     from filelock import FileLock
+    from safetensors import SafetensorError
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_suffix(".lock")):
-        if not _is_whole(target):
-            if target.exists():
-                print(f"{target}: damaged, or made by an older version; it is converted anew", file=sys.stderr)
-            _convert(chunks, target)
+    make_cache_folder(target.parent)
+    try:
+        with FileLock(target.with_suffix(".lock")):
+            if not _is_whole(target):
+                if target.exists():
+                    print(f"{target}: damaged, or made by an older version; it is converted anew", file=sys.stderr)
+                _convert(chunks, target)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{EMBEDDED_NAME}: can't be written to {target.parent} ({getattr(error, 'strerror', None) or error}); it "
+            "needs 1 GB: make room, or set XDG_CACHE_HOME to another folder"
+        ) from error
     return target
 
 

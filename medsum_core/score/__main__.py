@@ -49,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         run["predictions"] = str(path)
     print(format_scores(result))
     if arguments.json:
-        write_text_atomic(arguments.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        try:
+            write_text_atomic(arguments.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        except OSError as error:
+            raise InputError(f"--json {arguments.json}: cannot be written ({error.strerror})") from None
 
 
 def _parse(argv: Sequence[str] | None) -> ScoreArguments:

@@ -8,6 +8,7 @@ import stat
 import pytest
 
 from medsum_core import files
+from medsum_core.errors import InputError
 from medsum_core.files import PRIVATE_MODE, write_bytes_atomic, write_text_atomic
 
 
@@ -44,3 +45,29 @@ def test_modes_and_umask(tmp_path):
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o640
     assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600
+
+
+def test_only_plain_files_are_read_and_links_to_them(tmp_path):
+    (tmp_path / "file").write_bytes(b"text")
+    (tmp_path / "link").symlink_to("file")
+    assert files.read_plain_file(tmp_path / "link") == b"text"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(OSError, match="a pipe or a device"):
+            files.read_plain_file(path)
+    with pytest.raises(IsADirectoryError):
+        files.read_plain_file(tmp_path)
+
+
+def test_a_cache_folder_that_cannot_be_had_is_bad_input(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"can't be made .*XDG_CACHE_HOME"):
+        files.make_cache_folder(tmp_path / "file" / "medsum")
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(files.Path, "home", no_home)
+    with pytest.raises(InputError, match="no home folder"):
+        files.cache_folder()

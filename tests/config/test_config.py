@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields
@@ -311,3 +312,31 @@ def test_a_tracker_that_sends_is_refused_offline(rows: Path, monkeypatch: pytest
         assert f"--report_to {tracker}: may use the network" in problems_of([*argv, tracker])
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert parse_run([*argv, "wandb"]).model.offline and parse_run([*argv, "tensorboard"]).model.offline
+
+
+NESTED = 100_000
+UNUSABLE = {
+    "an alias of itself": ("yaml", "model: &m\n  model: *m\n", "line 2, model: expected a value"),
+    "a list of itself": ("yaml", "lora_target_modules: &m [*m]\n", "line 1, lora_target_modules: expected a value"),
+    "deep YAML": ("yaml", "lora_r: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+    "deep JSON": ("json", '{"lora_r": ' + "[" * NESTED + "]" * NESTED + "}", "nested too deeply"),
+    "a list as a name": ("yaml", "? [a, b]\n: 1\n", "line 1, a name that no setting has"),
+    "a number of 400 digits": ("yaml", f"lora_alpha: {10**400}\n", "--lora_alpha: must be at most 4,000,000,000"),
+    "a number of 5,000 digits": ("json", '{"seed": 1' + "0" * 5000 + "}", "seed: invalid int value"),
+    "a rate beyond float32": ("yaml", "learning_rate: 1e300\n", "--learning_rate: must be at most"),
+    "no finite number": ("yaml", "weight_decay: 1e400\n", "--weight_decay inf: must be a finite number"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_settings_that_loop_nest_or_overflow_are_refused_shortly(rows: Path, tmp_path: Path, case: str) -> None:
+    suffix, text, expected = UNUSABLE[case]
+    path = tmp_path / f"settings.{suffix}"
+    path.write_text(text)
+    message = problems_of(["--train_file", str(rows), "--config", str(path)])
+    assert expected in message and len(message) < 600
+
+
+def test_a_pipe_given_as_settings_is_refused_at_once(rows: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "a pipe or a device" in problems_of(["--train_file", str(rows), "--config", str(tmp_path / "pipe.yaml")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,3 +110,30 @@ def test_a_message_holds_no_control_character(capsys: pytest.CaptureFixture[str]
 
     assert run_as_script(fail) == 2
     assert capsys.readouterr().err == "error: no such file: a\\x1b[31mb\\rc\nand more\n"
+
+
+ROOT = Path(__file__).parents[2]
+SHOWN_SAFELY = {"show_id", "show_ids", "id_list", "len"}
+
+
+def bare_ids(node: ast.AST) -> list[ast.AST]:
+    """The expressions below that read a row's id outside a call of the functions that make it fit to be shown."""
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in SHOWN_SAFELY:
+        return []
+    is_id = (isinstance(node, ast.Attribute) and node.attr in ("id", "ids")) or (
+        isinstance(node, ast.Name) and node.id in ("id", "id_", "ids")
+    )
+    return [node] * is_id + [found for child in ast.iter_child_nodes(node) for found in bare_ids(child)]
+
+
+def test_no_message_formats_an_id_by_itself() -> None:
+    sources = [ROOT / "train_loop.py", ROOT / "infer.py", *(ROOT / "medsum_core").rglob("*.py")]
+    formatted = [
+        (path.name, value.lineno)
+        for path in sources
+        for value in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(value, ast.FormattedValue) and bare_ids(value)
+    ]
+    assert len(sources) > 50 and formatted == []
+    probe = ast.parse('f"rows {row.id} and {show_id(row.id)}"')
+    assert len(bare_ids(probe)) == 1

@@ -5,6 +5,7 @@ The laws are checked on a tiny tokenizer and, where their packages are installed
 
 from __future__ import annotations
 
+import sys
 from copy import copy
 from functools import lru_cache
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from support import GEMMA_TEMPLATE, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from medsum_core.data import prompt
 from medsum_core.data.masking import IGNORE_INDEX, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
@@ -301,3 +303,23 @@ def test_tokenizer_that_lets_a_dialogue_forge_turns_is_refused() -> None:
 def test_empty_section_is_refused(section: str) -> None:
     with pytest.raises(InputError, match="section header is empty"):
         build_renderer(tiny_tokenizer()).prompt_ids(DIALOGUE, section)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "more than 0.2 s"),
+        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("{{ 1 // 0 }}", "zero"),
+        ("{{ raise_exception('\x1b[31m' + 'x' * 999) }}", r"\(\\x1b\[31mx{190,200}\)"),
+    ],
+)
+def test_a_template_that_never_ends_or_fails_is_refused(
+    monkeypatch: pytest.MonkeyPatch, template: str, message: str
+) -> None:
+    monkeypatch.setattr(prompt, "TEMPLATE_SECONDS", 0.2)
+    trace = sys.gettrace()
+    with pytest.raises(InputError, match=message):
+        build_renderer(chat_with(template))
+    assert sys.gettrace() is trace

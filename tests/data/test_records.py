@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -262,3 +264,21 @@ def test_official_files() -> None:
     tags = {line.split(":")[0] for row in [*train, *valid] for line in row.dialogue.split("\n") if ":" in line[:20]}
     known = {"Doctor", "Patient", "Guest_family", "Guest_clinician", "Doctor_2", "Guest_family_1", "Guest_family_2"}
     assert tags == known
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert "a pipe or a device, not a file" in refusal(tmp_path / "pipe.csv")
+
+
+def test_a_number_of_too_many_digits_is_said_to_be_one(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"ID": 1' + "0" * 5000 + "}", "f.jsonl")
+    assert "row 1 (line 1): not a JSON object (a number of too many digits)" in refusal(path)
+
+
+def test_values_of_any_depth_are_read_or_refused(tmp_path: Path) -> None:
+    """Reading and writing JSON give up at depths that differ by one."""
+    for depth in range(900, 1010):
+        path = write(tmp_path, '{"ID": 1, "x": ' + "[" * depth + "]" * depth + "}", "f.jsonl")
+        with contextlib.suppress(InputError):
+            read_table(path)

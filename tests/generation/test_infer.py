@@ -78,7 +78,7 @@ def test_one_dialogue_streams_the_note_of_the_file(
     infer.main(["--run", str(run), "--dialogue_file", str(tmp_path / "visit.txt"), "--section", "GENHX"])
     from_file = capsys.readouterr().out
     assert from_file.startswith(rows[0]["note"])
-    monkeypatch.setattr("sys.stdin", io.StringIO(DIALOGUES[0][2]))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(DIALOGUES[0][2].encode())))
     infer.main(["--run", str(run), "--dialogue_file", "-", "--section", "history of present illness"])
     capsys.readouterr()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from support import tiny_model, tiny_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -176,6 +178,26 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     renderer = build_renderer(tiny_tokenizer())
     monkeypatch.setattr(renderer.tokenizer, "save_pretrained", fail)
     with pytest.raises(KeyboardInterrupt):
+        save_if_equal(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")],
+)
+def test_a_full_disk_is_bad_input_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The writer of safetensors has an error of its own for it."""
+
+    def fail(_: object, folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", fail)
+    renderer = build_renderer(tiny_tokenizer())
+    with pytest.raises(InputError, match=r"--output_dir .*can't be written .*No space left"):
         save_if_equal(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8)
     assert not list(tmp_path.iterdir())
 

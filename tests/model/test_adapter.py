@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from support import tiny_model
 from torch import Tensor
 from windows import make_window, tuned
@@ -215,3 +216,34 @@ def test_a_config_of_another_peft_release_loads(saved: Path) -> None:
     older = {key: value for key, value in config.items() if key not in ("arrow_config", "use_bdlora", "lora_bias")}
     (saved / CONFIG_NAME).write_text(json.dumps(older | {"peft_version": "9.9.9", "a_new_switch": False, "new": None}))
     load(saved)
+
+
+@pytest.mark.parametrize("alpha", [10**400, 1e10, -(10**10), float("inf"), 1.5])
+def test_an_alpha_out_of_range_is_refused(saved: Path, alpha: float) -> None:
+    config = json.loads((saved / CONFIG_NAME).read_text())
+    (saved / CONFIG_NAME).write_text(json.dumps(config | {"lora_alpha": alpha}))
+    with pytest.raises(InputError, match="lora_alpha must be a whole number"):
+        load_adapter(tiny_model(), saved, base_name=config["base_model_name_or_path"])
+
+
+def test_an_adapter_in_8_bits_is_refused(saved: Path) -> None:
+    base_name = adapter_base_name(saved)
+    tensors = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(saved / WEIGHTS_NAME).items()}
+    (saved / WEIGHTS_NAME).write_bytes(save(tensors))
+    with pytest.raises(InputError, match="must be in 16 or 32 bits"):
+        load_adapter(tiny_model(), saved, base_name=base_name)
+
+
+@pytest.mark.parametrize("name", [CONFIG_NAME, WEIGHTS_NAME])
+def test_a_pipe_in_an_adapter_is_refused_at_once(saved: Path, name: str) -> None:
+    base_name = adapter_base_name(saved)
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+    with pytest.raises(InputError, match=name):
+        load_adapter(tiny_model(), saved, base_name=base_name)
+
+
+def test_a_configuration_nested_too_deeply_is_refused(saved: Path) -> None:
+    (saved / CONFIG_NAME).write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(InputError, match="missing, or not JSON"):
+        adapter_base_name(saved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError
+from medsum_core.score import __main__ as score
 from medsum_core.score.__main__ import main
 from medsum_core.score.bootstrap import bootstrap_interval
 from medsum_core.score.evaluate import evaluate, floors, strip_tags
@@ -253,3 +255,14 @@ def test_headers_of_other_names_are_counted_on_the_screen(tmp_path: Path, capsys
     assert CANARY not in screen and "1 headers are not MTS-Dialog's" in screen
     assert "section ROS" in screen and "section Review of systems" in screen
     assert f"Anna {CANARY}" in json.loads((tmp_path / "out.json").read_text())["sections"]
+
+
+def test_a_full_disk_is_said(
+    references: Path, predictions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(score, "write_text_atomic", fail)
+    message = refusal("--references", references, "--predictions", predictions, "--json", tmp_path / "out.json")
+    assert "cannot be written (No space left on device)" in message

@@ -1,0 +1,172 @@
+"""Terminals, standard input, memory and caches that are not as at home: a command ends as it promises, never in a traceback."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_run import exit_code, flags, make_canary_inputs
+
+import infer
+import train_loop
+from medsum_core import kernels, preview
+from medsum_core.errors import InputError, run_as_script
+from medsum_core.grounding import __main__ as grounding
+from medsum_core.merge import __main__ as merge
+from medsum_core.score import __main__ as score
+
+ROOT = Path(__file__).parents[2]
+
+
+class AsciiTerminal:
+    """Both streams as `PYTHONIOENCODING=ascii` makes them; what was printed is in `text`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._bytes = io.BytesIO()
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, name, io.TextIOWrapper(self._bytes, encoding="ascii", write_through=True))
+
+    @property
+    def text(self) -> str:
+        return self._bytes.getvalue().decode("ascii")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and rows with letters that ASCII lacks in everything that may be shown."""
+    folder = make_canary_inputs(tmp_path_factory.mktemp("inputs"))
+    rows = "ID,section_header,dialogue,section_text\n"
+    rows += "".join(
+        f"é{number},CC,Doctor: Müde?\nPatient: Ja – 3 Tage.,Müde – 3 Tage.\n".replace("?\n", "? ")
+        for number in range(3)
+    )
+    (folder / "rows.csv").write_text(rows, encoding="utf-8")
+    (folder / "doubled.csv").write_text(rows + rows.splitlines()[-1] + "\n", encoding="utf-8")
+    return folder
+
+
+Main = Callable[[list[str]], object]
+COMMANDS: dict[str, tuple[Main, str, int]] = {
+    "train": (train_loop.main, "", 0),
+    "infer": (infer.main, "--run {run} --dialogue_file {out}/visit.txt --section CC --max_new_tokens 9", 0),
+    "preview": (preview.main, "--train_file {files}/rows.csv --model_name_or_path {files}/model", 0),
+    "score": (score.main, "--references {files}/rows.csv --predictions {files}/rows.csv", 0),
+    "score, refused": (score.main, "--references {files}/rows.csv --predictions {files}/valid.csv", 2),
+    "grounding": (grounding.main, "--input_file {files}/rows.csv --note_column section_text", 0),
+    "grounding, refused": (grounding.main, "--input_file {files}/doubled.csv --note_column section_text", 2),
+    "merge": (merge.main, "--run {run} --output_dir {out}/merged-ä --input_file {files}/rows.csv", 0),
+}
+
+
+@pytest.fixture(scope="module")
+def run(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train_loop.main(flags(inputs, folder, "--max_steps", "1", "--eval_strategy", "no"))
+    return folder
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_ascii_terminal_ends_no_command(
+    inputs: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    main, line, code = COMMANDS[name]
+    (tmp_path / "visit.txt").write_text("Doctor: Müde?\nPatient: Ja – 3 Tage.", encoding="utf-8")
+    argv = [word.format(files=inputs, run=run, out=tmp_path) for word in line.split()]
+    if name == "train":
+        argv = flags(inputs, tmp_path / "run-ä", "--train_file", str(inputs / "doubled.csv").replace("doubled", "rows"))
+        argv += ["--max_steps", "1", "--eval_strategy", "no"]
+    terminal = AsciiTerminal(monkeypatch)
+    assert run_as_script(lambda: main(argv)) == code
+    assert terminal.text
+
+
+@pytest.mark.parametrize("data", [b"Doctor: M\xfcde?", b"\xff\xfe"])
+def test_standard_input_that_is_not_utf8_is_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: bytes
+) -> None:
+    """Where the locale is C, Python would hand the bytes on as half characters, which no tokenizer takes."""
+    stdin = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert run_as_script(lambda: infer.main(["--run", str(run), "--dialogue_file", "-", "--section", "CC"])) == 2
+    assert "not UTF-8 text" in capsys.readouterr().err
+
+
+def test_a_pipe_as_a_dialogue_is_refused_at_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    argv = ["--run", str(run), "--dialogue_file", str(tmp_path / "pipe"), "--section", "CC"]
+    assert run_as_script(lambda: infer.main(argv)) == 2
+    assert "a pipe or a device" in capsys.readouterr().err
+
+
+ERRORS = {
+    "torch": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "CUDA": RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "a CPU": RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+    "Python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_out_of_memory_is_exit_code_5_and_names_flags(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    def step(*_: Any, **__: Any) -> None:
+        raise ERRORS[name]
+
+    monkeypatch.setattr(train_loop, "train_step", step)
+    argv = flags(inputs, tmp_path / "run", "--eval_strategy", "no")
+    assert run_as_script(lambda: train_loop.main(argv), memory_remedy=train_loop.MEMORY_REMEDY) == 5
+    message = capsys.readouterr().err.rpartition("\nerror: ")[2]
+    assert (
+        message.startswith("out of memory (") and "--gradient_checkpointing on" in message and "\n" not in message[:-1]
+    )
+    assert not (tmp_path / "run" / "adapter").exists() and not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_a_real_request_for_too_much_memory_is_recognised() -> None:
+    assert run_as_script(lambda: torch.empty(1 << 60, dtype=torch.uint8)) == 5
+
+
+def test_other_errors_are_not_taken_for_it(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: Any, **__: Any) -> None:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(train_loop, "train_step", step)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        exit_code(flags(inputs, tmp_path / "run", "--eval_strategy", "no"))
+
+
+@pytest.mark.parametrize("name", ["train_loop.py", "infer.py"])
+def test_compiled_code_is_cached_for_the_user_not_beside_the_source(tmp_path: Path, name: str) -> None:
+    """A group's clone may be read-only, and must not hold one user's compiled code for all."""
+    script = f"""
+import runpy, sys
+sys.argv = ["script", "--help"]
+try:
+    runpy.run_path({str(ROOT / name)!r}, run_name="__main__")
+except SystemExit:
+    pass
+from medsum_core.kernels.cpu import elementwise
+print(elementwise.rms_inverse.stats.cache_path)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    environment |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].startswith(str(tmp_path / "medsum" / "numba"))
+
+
+def test_no_folder_for_compiled_code_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> None:
+        raise RuntimeError("cannot cache function 'rms_inverse': no locator available for file 'elementwise.py'")
+
+    monkeypatch.setattr(kernels, "_fast", fail)
+    with pytest.raises(InputError, match="NUMBA_CACHE_DIR"):
+        kernels.choose("fast", "cpu")
