@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 from medsum_core.errors import InputError
-from medsum_core.files import BLOCK_BYTES, cache_folder, file_sha256
+from medsum_core.files import BLOCK_BYTES, cache_folder, file_sha256, sweep
 
 EMBEDDED_PREFIX = "embedded:"
 EMBEDDED_NAME = "embedded:gemma3-270m"
 GGUF_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
 NUM_CHUNKS = 4
+DRAFT_PREFIX = ".converting-"
+DRAFT_NAME = re.compile(rf"{re.escape(DRAFT_PREFIX)}[a-z0-9_]{{8}}")  # as mkdtemp names them
 CONVERSION = 1  # raise it when the conversion changes, so that an older folder is not used
 
 
@@ -67,7 +70,8 @@ def _chunk_paths() -> list[Path]:
 
 
 def _convert(chunks: list[Path], target: Path) -> None:
-    work = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
+    sweep(target.parent, DRAFT_NAME)  # the caller holds the lock: nobody else is converting
+    work = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=target.parent))
     try:
         _assemble(chunks, work / GGUF_NAME)
         _dequantise(work)

@@ -19,16 +19,25 @@ from medsum_core.checkpoint.fingerprints import (
     environment_fingerprint,
     run_fingerprints,
 )
+from medsum_core.checkpoint.retention import sweep_checkpoint_drafts
 from medsum_core.config.run_config import RunConfig
-from medsum_core.config.run_folder import LOCK_NAME, METRICS_NAME, make_run_folder, write_run_config
+from medsum_core.config.run_folder import (
+    ADAPTER_FOLDER,
+    CHECKPOINTS_FOLDER,
+    LOCK_NAME,
+    METRICS_NAME,
+    make_run_folder,
+    write_run_config,
+)
 from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
+from medsum_core.files import PART_NAME, sweep
 from medsum_core.kernels import Accumulate, Kernels, choose
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, trainable_parameters
 from medsum_core.training.auto_settings import RESOLVED
 from medsum_core.training.distributed import print_main
-from medsum_core.training.metrics import MetricsLog, cut_back
+from medsum_core.training.metrics import MetricsLog, cut_back, records_until
 from medsum_core.training.optimizer import build_optimizer as build_named_optimizer
 from medsum_core.training.plan import Plan, lora_settings
 from medsum_core.training.resume import restore_run
@@ -169,12 +178,21 @@ def _claim_folder(plan: Plan) -> Path:
 
 
 def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:
+    """Settings and metrics as of here. The last check, of the metrics, comes before the first write."""
+    metrics, step = run.folder / METRICS_NAME, -1 if plan.checkpoint is None else progress.step
+    records_until(metrics, step=step)
+    _sweep_leftovers(run)
     facts = {"versions": plan.versions, "base_revision": plan.base_revision, "fingerprints": run.fingerprints}
     write_run_config(run.folder, run.config, facts)
-    metrics = run.folder / METRICS_NAME
-    if metrics.exists():
-        cut_back(metrics, step=-1 if plan.checkpoint is None else progress.step)
+    cut_back(metrics, step=step)
     return MetricsLog(metrics)
+
+
+def _sweep_leftovers(run: Run) -> None:
+    """The drafts that a killed process left where this run writes; the lock says that no other process is at work."""
+    sweep_checkpoint_drafts(run.folder / CHECKPOINTS_FOLDER)
+    for folder in (run.folder, run.folder / ADAPTER_FOLDER):
+        sweep(folder, PART_NAME)
 
 
 def _fingerprints(plan: Plan, run: Run) -> dict[str, Any]:
