@@ -13,7 +13,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from medsum_core.config.run_config import RunConfig, parse_run
 from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script, value_or_exit
@@ -97,7 +96,7 @@ def train(
                 progress, best = evaluate(run, progress)
                 done = done or run.stops_early(progress)
             stopping = any_process(stop.requested, run.accelerator)
-            if run.saves(progress, last=done, best=best) or stopping:
+            if run.saves(progress, last=done, best=best) or stopping or run.saves_by_time(progress):
                 save_run(run, progress, final=done or stopping)
             if done:
                 return progress
@@ -133,9 +132,12 @@ def train_step(
     if run.accumulate is None:
         nll = accumulate_gradients(run, micro_batches, num_targets=num_targets, objective=objective)
     else:  # the fast kernels give the same sum
-        head: dict[str, Any] = {"objective": with_arithmetic(objective, run.kernels.head)}
-        only_targets = objective is note_nll
-        nll = run.accumulate(micro_batches, num_targets=num_targets, reads_targets_only=only_targets, **head)
+        nll = run.accumulate(
+            micro_batches,
+            num_targets=num_targets,
+            objective=with_arithmetic(objective, run.kernels.head),
+            reads_targets_only=objective is note_nll,
+        )
     sum_gradients(run.tensors, run.accelerator)
     loss = sum_over_processes(nll, run.accelerator) / num_targets
     run.scaler.unscale_(run.optimizer)

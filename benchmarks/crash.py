@@ -1,12 +1,12 @@
 """Kill a real training run with SIGKILL again and again, resume it each time, and compare bytes with an unkilled one.
 
-    python benchmarks/crash.py --kills 50
+    python benchmarks/crash.py --kills 50 --kernels fast
 
 Half the kills come from outside after a random time; the others strike inside a random system call that writes (before
 it, after it, or with half of the bytes written), so that every stage of a save is hit. Besides, some attempts get a
 SIGTERM, which must end with exit code 75 and is not counted. A life of a run goes on from
 kill to kill until it ends by itself; then its adapter, optimiser, random states, progress and metrics must equal the
-reference's to the byte, and the next life starts in a new folder. The run: a tiny random Gemma in NF4 and bf16, LoRA
+unkilled run's to the byte, and the next life starts in a new folder. The run: a tiny random Gemma in NF4 and bf16, LoRA
 dropout 0.05, paged 8-bit AdamW, two epochs with a short last window, evaluation and generation in between.
 
 Each attempt is a process of its own, forked from one that has imported the libraries and computed nothing with them;
@@ -75,14 +75,14 @@ def make_inputs(folder: Path) -> None:
                 writer.writerow([f"r{number}", "ROS", "\n".join(turns), f"No cough on visit {number}."])
 
 
-def arguments(inputs: Path, output_dir: Path) -> list[str]:
-    """The command line of every attempt, the first one included."""
+def arguments(inputs: Path, output_dir: Path, *, kernels: str = "fast") -> list[str]:
+    """The command line of every attempt, the first one included. `kernels`: `reference` or `fast`."""
     flags = f"""--model_name_or_path {inputs / "model"} --train_file {inputs / "train.csv"}
         --validation_file {inputs / "valid.csv"} --output_dir {output_dir} --offline true
-        --load_in_4bit true --precision bf16 --lora_dropout 0.05 --optim paged_adamw_8bit --learning_rate 1e-3
-        --warmup_steps 1 --gradient_accumulation_steps {WINDOW_ROWS} --num_train_epochs {NUM_EPOCHS}
-        --max_length 176 --max_new_tokens 16 --save_strategy steps --save_steps 1 --eval_strategy steps --eval_steps 2
-        --eval_generate 1 --report_rows 0 --resume_from_checkpoint auto"""
+        --kernels {kernels} --load_in_4bit true --precision bf16 --lora_dropout 0.05 --optim paged_adamw_8bit
+        --learning_rate 1e-3 --warmup_steps 1 --gradient_accumulation_steps {WINDOW_ROWS}
+        --num_train_epochs {NUM_EPOCHS} --max_length 176 --max_new_tokens 16 --save_strategy steps --save_steps 1
+        --eval_strategy steps --eval_steps 2 --eval_generate 1 --report_rows 0 --resume_from_checkpoint auto"""
     return flags.split()
 
 
@@ -123,7 +123,7 @@ def preload() -> None:
 
     import train_loop  # noqa: F401
     from medsum_core.report import finish  # noqa: F401
-    from medsum_core.training import setup as prepare  # noqa: F401
+    from medsum_core.training import setup  # noqa: F401
 
     torch.set_num_threads(1)
     # A progress bar's lock is shared by forked processes: one that is killed while it holds it would stop all others.
@@ -214,16 +214,17 @@ def live(argv: list[str], log: Path, *, next_kill: Callable[[], Kill | None], st
             struck[f"SIGTERM, exit code {code}"] += 1
 
 
-def crash(folder: Path, *, kills: int, seed: int, num_fresh: int) -> None:
-    """Kill and resume until `kills` have struck; raises AssertionError at the first difference from the reference."""
+def crash(folder: Path, *, kernels: str, kills: int, seed: int, num_fresh: int) -> None:
+    """Kill and resume until `kills` have struck; raises AssertionError at the first difference from an unkilled run."""
     make_inputs(folder)
     started = time.monotonic()
-    code = attempt(arguments(folder, folder / "reference"), folder / "reference.log", counted=folder / "calls.json")
-    assert code == 0, f"the reference run ended with {code}:\n{(folder / 'reference.log').read_text()}"
+    argv, log = arguments(folder, folder / "unkilled", kernels=kernels), folder / "unkilled.log"
+    code = attempt(argv, log, counted=folder / "calls.json")
+    assert code == 0, f"the unkilled run ended with {code}:\n{log.read_text()}"
     seconds = time.monotonic() - started
     calls = json.loads((folder / "calls.json").read_text())
-    expected = outcome(folder / "reference")
-    print(f"reference: {seconds:.1f} s, writing calls {calls}", flush=True)
+    expected = outcome(folder / "unkilled")
+    print(f"unkilled run, {kernels} kernels: {seconds:.1f} s, writing calls {calls}", flush=True)
     chance, struck, lives = random.Random(seed), Counter[str](), 0
 
     def num_kills() -> int:
@@ -237,10 +238,10 @@ def crash(folder: Path, *, kills: int, seed: int, num_fresh: int) -> None:
     while num_kills() < kills:
         lives += 1
         output_dir, log = folder / f"life-{lives}", folder / f"life-{lives}.log"
-        live(arguments(folder, output_dir), log, next_kill=next_kill, struck=struck)
+        live(arguments(folder, output_dir, kernels=kernels), log, next_kill=next_kill, struck=struck)
         found = outcome(output_dir)
         differing = [name for name in expected if expected[name] != found[name]]
-        assert not differing, f"life {lives} differs from the reference in {differing}:\n{log.read_text()[-3000:]}"
+        assert not differing, f"life {lives} differs from the unkilled run in {differing}:\n{log.read_text()[-3000:]}"
         print(f"life {lives}: equal to the byte; {num_kills()} kills so far", flush=True)
         shutil.rmtree(output_dir)
     print(f"{num_kills()} kills in {lives} lives, all ended equal to the byte: {dict(sorted(struck.items()))}")
@@ -249,6 +250,7 @@ def crash(folder: Path, *, kills: int, seed: int, num_fresh: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kernels", choices=["reference", "fast"], default="fast", help="what the runs train through")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", type=int, default=0, help="kills that hit a newly started interpreter")
     parser.add_argument("--attempt", help=argparse.SUPPRESS)
@@ -258,7 +260,7 @@ def main() -> None:
         be_the_run(order["argv"], Kill(call=order["call"], stage=order["stage"]), None)
     preload()
     with tempfile.TemporaryDirectory() as folder:
-        crash(Path(folder), kills=options.kills, seed=options.seed, num_fresh=options.fresh)
+        crash(Path(folder), kernels=options.kernels, kills=options.kills, seed=options.seed, num_fresh=options.fresh)
 
 
 if __name__ == "__main__":

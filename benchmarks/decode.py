@@ -3,7 +3,7 @@
 Speed: each note's length is forced to its reference's on both sides, and only those tokens count as useful; both run in
 turns in one process, each run's seconds are printed as it ends, the speeds by medians. `generate` forces one length a
 batch, so that a batch runs to its longest note. `--check`: token for token against `generate` in fp32, greedy and with
-2 and 4 beams, batched and each row by itself.
+2 and 4 beams, batched and each row by itself. Our side decodes as `infer.py` does, with the kernels of `--kernels`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import read_records
 from medsum_core.errors import InputError, run_as_script
-from medsum_core.generation.generate import generate
+from medsum_core.generation.generate import Decoder, generate
+from medsum_core.kernels import choose, resolve
 from medsum_core.model.base import load_base, load_tokenizer
 
 
@@ -43,13 +44,16 @@ def main() -> None:
     model = load_base(
         options.model_name_or_path, precision=precision, load_in_4bit=options.load_in_4bit, offline=options.offline
     )
+    chosen = resolve(options.kernels, device_kind=model.device.type, model_type=model.config.model_type)
+    decoder = choose(chosen, model.device.type).decoder
     if options.check:
-        check(model, tasks, renderer, widths=options.num_beams or (1, 2, 4), max_new_tokens=options.max_new_tokens)
+        widths, max_new_tokens = options.num_beams or (1, 2, 4), options.max_new_tokens
+        check(model, tasks, renderer, decoder, widths=widths, max_new_tokens=max_new_tokens)
         return
-    print(f"{len(tasks)} dialogues, {sum(task.length for task in tasks)} note tokens, {precision}, "
+    print(f"{len(tasks)} dialogues, {sum(task.length for task in tasks)} note tokens, {precision}, {chosen} kernels, "
           f"{torch.get_num_threads()} threads, sorted by {options.rival_order} for generate")  # fmt: skip
     for num_beams in options.num_beams or (1, 4):
-        compare_speed(model, tasks, renderer, num_beams, options)
+        compare_speed(model, tasks, renderer, decoder, num_beams, options)
 
 
 def parse_options() -> argparse.Namespace:
@@ -59,6 +63,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--input_file", required=True, help="dialogues with their notes, CSV or JSONL")
     parser.add_argument("--num_rows", type=int, default=100, help="the first rows of the file")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
+    parser.add_argument("--kernels", default="auto", choices=["auto", "reference", "fast"], help="of our side")
     parser.add_argument("--load_in_4bit", action="store_true")
     parser.add_argument("--offline", action="store_true")
     parser.add_argument("--num_beams", type=int, nargs="+", help="default: 1 and 4, with --check 1, 2, 4")
@@ -86,12 +91,17 @@ def read_tasks(options: argparse.Namespace, renderer: PromptRenderer) -> list[Ta
 
 
 def compare_speed(
-    model: PreTrainedModel, tasks: Sequence[Task], renderer: PromptRenderer, num_beams: int, options: argparse.Namespace
+    model: PreTrainedModel,
+    tasks: Sequence[Task],
+    renderer: PromptRenderer,
+    decoder: Decoder | None,
+    num_beams: int,
+    options: argparse.Namespace,
 ) -> None:
     """Print useful tokens a second of both, and the ratios, for one beam width."""
     batch_size = options.batch_size if num_beams == 1 else max(1, options.batch_size // 4)
     runs: dict[str, Callable[[], None]] = {
-        f"here, batch {batch_size}": lambda: run_ours(model, tasks, renderer, num_beams, batch_size)
+        f"here, batch {batch_size}": lambda: run_ours(model, tasks, renderer, decoder, num_beams, batch_size)
     }
     for size in options.rival_batch_sizes:
         runs[f"generate, batch {size}"] = lambda size=size: run_rival(
@@ -113,7 +123,12 @@ def compare_speed(
 
 
 def run_ours(
-    model: PreTrainedModel, tasks: Sequence[Task], renderer: PromptRenderer, num_beams: int, batch_size: int
+    model: PreTrainedModel,
+    tasks: Sequence[Task],
+    renderer: PromptRenderer,
+    decoder: Decoder | None,
+    num_beams: int,
+    batch_size: int,
 ) -> None:
     """All notes, each with its own length."""
     lengths = [task.length for task in tasks]
@@ -125,6 +140,7 @@ def run_ours(
         min_new_tokens=lengths,
         num_beams=num_beams,
         batch_size=batch_size,
+        decoder=decoder,
     )
     assert [len(generation.token_ids) for generation in found] == lengths
 
@@ -182,6 +198,7 @@ def check(
     model: PreTrainedModel,
     tasks: Sequence[Task],
     renderer: PromptRenderer,
+    decoder: Decoder | None,
     *,
     widths: Sequence[int],
     max_new_tokens: int,
@@ -192,9 +209,9 @@ def check(
     differing = 0
     for num_beams in widths:
         options: dict[str, Any] = {"stop_token_ids": stops, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
-        batched = generate(model, prompts, batch_size=16, **options)
+        batched = generate(model, prompts, batch_size=16, decoder=decoder, **options)
         for index, prompt in enumerate(prompts):
-            (single,) = generate(model, [prompt], **options)
+            (single,) = generate(model, [prompt], decoder=decoder, **options)
             rival = rival_tokens(model, [prompt], renderer, num_beams, max_new_tokens)[0].tolist()
             end = next((place for place, token in enumerate(rival) if token in stops), len(rival))
             if not batched[index].token_ids == single.token_ids == tuple(rival[:end]):

@@ -48,12 +48,14 @@ class Ended:
 def main() -> None:
     """Build, train straight, train with a kill, compare; exit code 1 at a difference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train_file", type=Path, default=ROOT / "medsum_core" / "data" / "demo_train.csv")
+    parser.add_argument("--train_file", type=Path, default=ROOT / "medsum_core" / "data" / "sample" / "demo_train.csv")
     parser.add_argument("--rows", type=int, default=16, help="of one update")
     parser.add_argument("--updates", type=int, default=4, help="of the whole run; the kill comes after half of them")
     parser.add_argument("--max_length", type=int, default=1024)
     parser.add_argument("--row_tokens", type=int, help="draw the rows from those of at most so many tokens")
-    parser.add_argument("--folder", type=Path, help="where the model is kept for another time (default: nowhere)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the model is built, for later runs too (default: a temporary folder)"
+    )
     parser.add_argument("--tiny", action="store_true", help="a model of the same kind with 16 million parameters")
     options, others = parser.parse_known_args()
     if options.updates < 2:

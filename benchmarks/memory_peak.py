@@ -1,6 +1,6 @@
 """The memory estimate against the measured peak of a process that trains: `python benchmarks/memory_peak.py [MODEL]`.
 
-Each length runs in a process of its own (its peak is the high-water mark that the kernel keeps), two updates of three
+Each length runs in a process of its own (its peak is the high-water mark that the kernel records), two updates of three
 packed micro-batches of random tokens each (and for each concurrent one), up to that length. MODEL: a hub id, a folder,
 or embedded:gemma3-270m (the default). Linux only.
 """
@@ -17,10 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from process_memory import GIB, ONE_HEAP, status_bytes
+from process_memory import GIB, OUR_ENVIRONMENT, status_bytes
 
 LENGTHS = (256, 512, 1024)
-# Of the length, the fullest first: packed micro-batches are nearly but not quite equal, and leave holes in the heap.
+# Of the length, the largest first: packed micro-batches are nearly but not quite equal, and leave holes in the heap.
 UPDATES = ((0.995, 0.99, 0.93), (1.0, 0.97, 0.9))
 
 
@@ -41,7 +41,7 @@ def main() -> None:
         return
     for length in options.lengths:
         command = [sys.executable, __file__, *sys.argv[1:], "--one_length", str(length)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | ONE_HEAP)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | OUR_ENVIRONMENT)
         found = json.loads(done.stdout.splitlines()[-1])
         ratio = found["estimate"] / found["peak"]
         print(f"{length:>5} tokens: {json.dumps(found)}  estimate / peak {ratio:.3f}", flush=True)
@@ -69,7 +69,6 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         dequantize=options.dequantize,
         gradient_checkpointing=options.gradient_checkpointing,
         concurrent=options.concurrent,
-        saved_score_tokens=choose(options.kernels).saved_score_tokens,
         emulated=options.kernels == "fast" and options.precision != "fp32" and not cpu_has_bf16_units(),
     )
     size = measure_model(config, lora, precision=options.precision, kernels=options.kernels)

@@ -13,8 +13,14 @@ from medsum_core.kernels.cpu.malloc import OWN_PAGES_BYTES
 
 GIB = 1 << 30
 SAMPLE_SECONDS = 0.02
-# What `heap.py` does, for a process to be started.
-ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(OWN_PAGES_BYTES), "NUMPY_MADVISE_HUGEPAGE": "0"}
+# What `medsum_core.kernels.set_up_process` does, as an environment for a process of our side that a benchmark starts.
+OUR_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(OWN_PAGES_BYTES),
+    "NUMPY_MADVISE_HUGEPAGE": "0",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
+    "LRU_CACHE_CAPACITY": "32",
+}
 
 
 def status_bytes(process_id: int, name: str) -> int:

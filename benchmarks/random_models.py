@@ -1,4 +1,4 @@
-"""Model folders with a real model's exact shape and random weights: what they learn is nothing, what they cost is real.
+"""Model folders with a real model's exact shape and random weights: they learn nothing, but cost as much.
 
 Weights are written a file a layer, so that building a model takes as much memory as its largest tensor.
 
@@ -37,7 +37,7 @@ TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "he
 
 
 def build(name: str, parent: Path) -> Path:
-    """The folder `parent/name` with weights, configuration and tokenizer; kept if it is there already."""
+    """The folder `parent/name` with weights, configuration and tokenizer; one that is there already is reused."""
     folder = parent / name
     if (folder / "config.json").exists():
         return folder

@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from process_memory import ONE_HEAP
+from process_memory import OUR_ENVIRONMENT
 from train_growth import growth_sides, run_grown
 from train_profile import print_profile
 from train_sides import TRL_SETTINGS, run_ours, run_trl
@@ -55,11 +55,11 @@ def measure_peak(precision: str) -> float:
 def run_worker(side: str) -> dict[str, Any]:
     """One side in a fresh process, without a network: TRL would report each run.
 
-    `train_loop.py` keeps to one heap from its first line on (`heap.py`); the environment can say so too.
+    `train_loop.py` calls `kernels.set_up_process` before its imports; our side's environment does the same here.
     """
-    one_heap = {} if side in TRL_SETTINGS else ONE_HEAP
+    environment = os.environ | ({} if side in TRL_SETTINGS else OUR_ENVIRONMENT) | {"HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(Path(__file__).resolve()), "--worker", side, *sys.argv[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | one_heap | {"HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{side} failed:\n{done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -122,7 +122,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="training speed and memory against TRL")
     parser.add_argument("--train_file", required=True, help="CSV with as many rows as should be trained on")
     parser.add_argument("--model_name_or_path", default="embedded:gemma3-270m")
-    parser.add_argument("--folder", help="where a model of random_models.py is built and kept")
+    parser.add_argument("--folder", help="where a model of random_models.py is built, for later runs too")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--lora_dropout", type=float, default=0.05)
     parser.add_argument("--turns", type=int, default=3)

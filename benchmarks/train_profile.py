@@ -1,8 +1,9 @@
 """Where the time of one of our windows goes, part by part, forward and backward: torch's profiler, read by part.
 
-Each operator's own time counts once, for the innermost part around it. On the way back an operator belongs to the part
-whose forward pass it answers (autograd numbers them). LoRA is what has the adapter's rank among its shapes, and what
-its fused function does outside of torch's operators (random numbers). The profiler itself slows small operators down.
+Each operator's own time counts once, for the innermost part around it. In the backward pass an operator belongs to the
+part whose forward operator it differentiates (autograd numbers them). LoRA is what has the adapter's rank among its
+shapes, and what its fused function does outside of torch's operators (random numbers). The profiler itself slows small
+operators down.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ def print_profile(args: argparse.Namespace) -> None:
         seconds = time.perf_counter() - started
         _mark_modules(run.model)
         run.optimizer.step = _marked("optimiser", run.optimizer.step)
-        parts = {"objective": _marked("head and loss", note_nll), "collate": _marked("data", split_window)}
+        parts = {"collate": _marked("data", split_window)}
+        if run.accumulate is None:
+            parts["objective"] = _marked("head and loss", note_nll)
+        else:
+            run.accumulate = _mark_objective(run.accumulate)
         with torch.profiler.profile(record_shapes=True) as profile:
             train_step(run, window, learning_rate=1e-4, **parts)
         found = seconds_by_part(profile.events(), rank=run.config.lora.lora_r)
@@ -52,13 +57,13 @@ def print_profile(args: argparse.Namespace) -> None:
 
 def seconds_by_part(events: Any, *, rank: int) -> Counter[str]:
     """Own seconds of every operator, by part."""
-    answered: dict[int, str] = {}  # the last operator that bears a number is the one that made the node
+    part_of_node: dict[int, str] = {}  # of several operators with a number the last one made autograd's node
     for event in sorted(events, key=lambda event: event.time_range.start):
         if event.sequence_nr >= 0 and not _is_backward(event):
-            answered[event.sequence_nr] = _enclosing(event) or REST
+            part_of_node[event.sequence_nr] = _enclosing(event) or REST
     found: Counter[str] = Counter()
     for event in events:
-        part = _enclosing(event) or answered.get(_backward_number(event), REST)
+        part = _enclosing(event) or part_of_node.get(_backward_number(event), REST)
         if part in MODULES.values() and _is_lora(event, rank):
             part = "LoRA"
         found[part] += event.self_cpu_time_total / 1e6
@@ -81,7 +86,7 @@ def _enclosing(event: Any) -> str | None:
 
 
 def _backward_number(event: Any) -> int:
-    """The number of the forward operator that an event of the backward pass answers; -1 for none."""
+    """The number of the forward operator that an event of the backward pass differentiates; -1 for none."""
     while event is not None:
         if _is_backward(event):
             return int(event.sequence_nr)
@@ -101,6 +106,15 @@ def _marked(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def inner(*args: Any, **kwargs: Any) -> Any:
         with record_function(MARK + part):
             return function(*args, **kwargs)
+
+    return inner
+
+
+def _mark_objective(accumulate: Callable[..., Any]) -> Callable[..., Any]:
+    """The fast kernels compute the notes' loss in their own way, which `train_step` would not choose for another."""
+
+    def inner(*args: Any, objective: Callable[..., Any], **kwargs: Any) -> Any:
+        return accumulate(*args, objective=_marked("head and loss", objective), **kwargs)
 
     return inner
 

@@ -28,7 +28,7 @@ def base_name(args: argparse.Namespace) -> str:
     if args.model_name_or_path not in NAMES:
         return str(args.model_name_or_path)
     if args.folder is None:
-        raise SystemExit(f"{args.model_name_or_path}: give --folder, where the model is built and kept")
+        raise SystemExit(f"{args.model_name_or_path}: give --folder, where the model is built, for later runs too")
     return str(build(args.model_name_or_path, Path(args.folder).resolve()))
 
 

@@ -1,6 +1,6 @@
 """The device of a process: its facts, and the precision that fits it.
 
-A wish that the device cannot meet is refused with the reason, never changed.
+A precision that was asked for and that the device does not have is refused with the reason, never replaced.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """The facts that choices rest on. `capability` is CUDA's, None on a CPU; sizes are bytes."""
+    """The facts that automatic settings depend on. `capability` is CUDA's, None on a CPU; sizes are bytes."""
 
     kind: Literal["cpu", "cuda"]
     index: int = 0
@@ -38,7 +38,7 @@ class Device:
 
     @property
     def torch_device(self) -> torch.device:
-        """What tensors are moved to."""
+        """The device in torch's words."""
         return torch.device("cuda", self.index) if self.kind == "cuda" else torch.device("cpu")
 
     @property
@@ -88,7 +88,7 @@ def find_device(local_rank: int = 0) -> Device:
 
 
 def describe(device: Device, *, num_processes: int = 1) -> str:
-    """One line for a person: what trains, and how many of them."""
+    """One line about the device: its name, size and units, and how many processes have one."""
     count = f"{num_processes} x " if num_processes > 1 else ""
     size = f"{device.total_bytes / GIB:.0f} GiB"
     if device.capability is not None:

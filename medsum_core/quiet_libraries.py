@@ -1,4 +1,4 @@
-"""Silence for the libraries' own progress bars and log lines, so that what a person reads is what concerns them."""
+"""Hide the libraries' own progress bars and log lines, so that the program's own messages stand out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def hide_missing_kernels_line() -> None:
     """Hide bitsandbytes' advice, at its import on CPUs with AVX512-BF16, to `pip install kernels`; nothing else of it.
 
     That package would download native code from the hub at every import, so it is left out on purpose; and the kernel
-    in question is never used here (`model.keep_4bit_differentiable`). Any other reason why it failed is still shown.
+    in question is never used here (`model.base.keep_4bit_differentiable`). Any other reason of a failure is shown.
     """
     logging.getLogger(KERNELS_LOGGER).addFilter(_is_not_the_missing_kernels_line)  # a second time changes nothing
 

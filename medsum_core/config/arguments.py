@@ -28,7 +28,7 @@ FREE_ON_RESUME = frozenset({
     "offline", "train_file", "validation_file", "dataset_name", "id_column", "dialogue_column", "note_column",
     "section_column", "num_train_epochs", "max_steps", "eval_strategy", "eval_steps", "eval_generate",
     "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end", "output_dir", "save_strategy",
-    "save_steps", "save_total_limit", "logging_steps", "report_to", "report_rows", "examples_file",
+    "save_steps", "save_minutes", "save_total_limit", "logging_steps", "report_to", "report_rows", "examples_file",
     "resume_from_checkpoint", "overwrite_later_checkpoints", "allow_inexact_resume", "dry_run", "no_repeat_ngram_size",
 })
 # fmt: on
@@ -65,7 +65,7 @@ class ModelArguments:
     attention: str = _setting(
         "auto",
         "inside packed rows: per_document (one after another), varlen (torch's kernel), sdpa or eager (a dense mask), "
-        "or a function of your own, by its name in transformers' AttentionInterface",
+        "model (its own, for unpacked rows), or yours, by its name in transformers' AttentionInterface",
         metavar="NAME",
     )
     offline: bool = _setting(False, "never use the network; what is not on disk is an error")
@@ -188,6 +188,11 @@ class OutputArguments:
     output_dir: str | None = _setting(None, "run folder; not given: runs/<preset>-<time>", metavar="DIR")
     save_strategy: Literal["no", "epoch", "steps"] = _setting("epoch", "when to write a checkpoint")
     save_steps: int | None = _setting(None, "updates between checkpoints, with --save_strategy steps", metavar="N")
+    save_minutes: float = _setting(
+        10.0,
+        "write a checkpoint also after so many minutes without one (0, or --save_strategy no: never)",
+        metavar="X",
+    )
     save_total_limit: int = _setting(2, "newest checkpoints to keep, at least 2 (and the best one)", metavar="N")
     logging_steps: int = _setting(1, "updates between lines of metrics.jsonl", metavar="N")
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = _setting("none", "tracker, through accelerate")

@@ -34,7 +34,7 @@ LATER_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"kernels": "fast"},
     "data": {"no_repeat_ngram_size": 0},
     "train": {"parallel_micro_batches": 1},
-    "output": {"overwrite_later_checkpoints": False},
+    "output": {"save_minutes": 0.0, "overwrite_later_checkpoints": False},
 }
 
 
@@ -120,6 +120,12 @@ def parse_run(argv: list[str]) -> RunConfig:
         problems += setting_problems(**config.sections()) + path_problems(config.data, config.output)
     raise_all(problems)
     return config
+
+
+def with_later_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`fixed_on_resume` as an earlier version saved it, with what that did where a setting was added since."""
+    later = {name: value for section in LATER_SETTINGS.values() for name, value in section.items()}
+    return {name: value for name, value in later.items() if name not in FREE_ON_RESUME} | dict(settings)
 
 
 def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:

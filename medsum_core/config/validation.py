@@ -29,7 +29,7 @@ AT_LEAST_ONE = (
 )
 NOT_NEGATIVE = (
     "lora_dropout", "pack_tokens", "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "adam_beta1",
-    "adam_beta2", "eval_generate", "early_stopping_patience", "seed", "no_repeat_ngram_size",
+    "adam_beta2", "eval_generate", "early_stopping_patience", "seed", "no_repeat_ngram_size", "save_minutes",
 )
 # fmt: on
 ABOVE_ZERO = ("lora_alpha", "num_train_epochs", "adam_epsilon")

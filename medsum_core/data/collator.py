@@ -89,8 +89,9 @@ def split_window(
     """A window as micro-batches, each row in exactly one.
 
     `pack_tokens` 0: `batch_size` rows each, in order, padded. Above 0: packed rows of at most so many tokens (a longer
-    document has one of its own), filled best-fit-decreasing: longest first, each into the fullest row that it fits.
-    The fullest micro-batch comes first: the later ones fit into the memory that it frees, so the heap grows less.
+    document has one of its own), filled best-fit-decreasing: longest first, each into the row with the least room that
+    it fits. The largest micro-batch comes first: the later ones fit into the memory that it frees, so the heap grows
+    less.
     """
     if pack_tokens == 0:
         starts = range(0, len(examples), batch_size)

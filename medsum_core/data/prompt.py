@@ -98,12 +98,15 @@ class BuildRenderer(Protocol):
         ...
 
 
-def build_renderer(tokenizer: PreTrainedTokenizerBase, *, style: str = "auto") -> PromptRenderer:
+def build_renderer(
+    tokenizer: PreTrainedTokenizerBase, *, style: str = "auto", instruction: str = INSTRUCTION
+) -> PromptRenderer:
     """The renderer for a tokenizer. `auto` is `chat` where it has a chat template, and `plain` where it has none.
 
     chat: the model's own turns; the note ends with the token that its template writes after an assistant's message.
     plain: BOS (if it has one), instruction and dialogue as text; the note ends with `<eos>`: a pretrained base was
-    never trained on turn tokens. Raises InputError where the tokenizer or its template can't be used this way.
+    never trained on turn tokens. `instruction`: what the prompt begins with. Raises InputError where the tokenizer or
+    its template can't be used this way.
     """
     if style not in PROMPT_STYLES:
         raise InputError(f"--prompt_style {style}: choose one of {', '.join(PROMPT_STYLES)}")
@@ -111,7 +114,8 @@ def build_renderer(tokenizer: PreTrainedTokenizerBase, *, style: str = "auto") -
         style = "chat" if tokenizer.chat_template else "plain"
     if style == "chat" and not tokenizer.chat_template:
         raise InputError("--prompt_style chat: this model's tokenizer has no chat template; use plain (or auto)")
-    head, middle, tail = _chat_pieces(tokenizer) if style == "chat" else _plain_pieces(tokenizer)
+    pieces = _chat_pieces if style == "chat" else _plain_pieces
+    head, middle, tail = pieces(tokenizer, instruction)
     stop_ids = _stop_ids(tokenizer, style=style)
     pad_id = tokenizer.pad_token_id
     renderer = PromptRenderer(
@@ -133,17 +137,18 @@ def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
-def _content() -> str:
+def _content(instruction: str = INSTRUCTION) -> str:
     dialogue = f"{DIALOGUE_LABEL}\n{_DIALOGUE_SLOT}"
-    return f"{INSTRUCTION}\n\n{SECTION_LABEL} {_SECTION_SLOT}\n\n{dialogue}"
+    return f"{instruction}\n\n{SECTION_LABEL} {_SECTION_SLOT}\n\n{dialogue}"
 
 
-def _plain_pieces(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str]:
-    return _split_at_slots(f"{tokenizer.bos_token or ''}{_content()}\n\n{NOTE_LABEL}\n")
+def _plain_pieces(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[str, str, str]:
+    return _split_at_slots(f"{tokenizer.bos_token or ''}{_content(instruction)}\n\n{NOTE_LABEL}\n")
 
 
-def _chat_pieces(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str]:
-    return _split_at_slots(_render(tokenizer, [{"role": "user", "content": _content()}], add_generation_prompt=True))
+def _chat_pieces(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[str, str, str]:
+    messages = [{"role": "user", "content": _content(instruction)}]
+    return _split_at_slots(_render(tokenizer, messages, add_generation_prompt=True))
 
 
 def _render(

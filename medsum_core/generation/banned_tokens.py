@@ -1,4 +1,4 @@
-"""Tokens that a note may not go on with: a stop token below its minimum length, and what would repeat an n-gram.
+"""Tokens that may not come next: a stop token below the minimum length, and what would repeat an n-gram.
 
 Letters: M rows of candidates, V vocabulary, P pairs of a row and a token.
 """
@@ -15,9 +15,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class BanRules:
-    """`no_repeat_ngram_size`: no sequence of so many tokens twice in a note; 0: no such rule.
+    """`no_repeat_ngram_size`: no sequence of that many tokens occurs twice in a note; 0: no such rule.
 
-    The prompt does not count, unlike in transformers: a note may quote its dialogue, and should.
+    Unlike in transformers the prompt does not count: a note may quote its dialogue, and should.
     """
 
     stop_token_ids: frozenset[int]
@@ -26,7 +26,7 @@ class BanRules:
 
 @dataclass(frozen=True, kw_only=True)
 class Ban:
-    """Pairs of a row and a token that it may not go on with; log-probabilities stay those without a ban."""
+    """Pairs of a row and a token that may not come next in it. Log-probabilities are computed before the ban."""
 
     tokens: tuple[int, ...]  # of the pairs, in ascending order
     rows_P: Tensor
@@ -42,7 +42,7 @@ class Ban:
         return cls(tokens=tuple(token for _, token in ordered), rows_P=rows_P, tokens_P=tokens_P)
 
     def apply(self, logits_MV: Tensor, *, start: int = 0) -> None:
-        """Put -inf, in place, into logits of the words from `start` on."""
+        """Set the banned logits to -inf, in place. `logits_MV` covers the vocabulary from `start` on."""
         here = slice(bisect_left(self.tokens, start), bisect_left(self.tokens, start + logits_MV.shape[1]))
         if here.start < here.stop:
             logits_MV[self.rows_P[here], self.tokens_P[here] - start] = float("-inf")
@@ -54,5 +54,5 @@ def repeating_tokens(tokens: list[int], size: int) -> set[int]:
         return set(tokens)
     tail = tokens[len(tokens) - size + 1 :]
     ends = range(size - 1, len(tokens))
-    # The last token of a sequence is compared first: nearly all differ there.
+    # The last token of a sequence is compared first because nearly all sequences differ there.
     return {tokens[end] for end in ends if tokens[end - 1] == tail[-1] and tokens[end - size + 1 : end] == tail}

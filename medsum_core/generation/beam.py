@@ -4,7 +4,7 @@ Letters: S slots, R notes being written, K beams a note, c candidates a note, k 
 
 Scores are sums of fp32 log-probabilities; a finished beam's is divided by (tokens, its stop token included) to the
 power of `length_penalty`. Only the first beam of a new note is live. Of max(2, 1 + stop tokens) x K candidates the best
-K may finish; the best K that do not go on.
+K may finish; of those that do not, the best K are continued.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class BeamSearch:
         self.is_finished_SK = torch.zeros(beams, dtype=torch.bool, device=device)
 
     def move_slot(self, source: int, target: int) -> None:
-        """Put a note into another slot."""
+        """See `Search`."""
         for tensor in (
             self.running_SKT,
             self.running_scores_SK,
@@ -88,7 +88,7 @@ class BeamSearch:
         live_scores_RK, live_RK = (scores_Rc + ends_Rc * NEVER).topk(self.rules.num_beams)
         self.running_SKT[:num_rows] = _pick(written_RcT, live_RK)
         self.running_scores_SK[:num_rows] = live_scores_RK
-        self._keep_finished(written_RcT, scores_Rc, ends_Rc, lengths_R)
+        self._merge_finished(written_RcT, scores_Rc, ends_Rc, lengths_R)
         done_R = self._done(lengths_R, limits_R) | ends_Rc.all(1)
         return tokens_Rc.gather(1, live_RK), parents_Rc.gather(1, live_RK), done_R.tolist()
 
@@ -117,30 +117,30 @@ class BeamSearch:
         tokens_Rc = candidates.tokens_Mk.reshape(num_rows, -1).gather(1, places_Rc)
         return scores_Rc, tokens_Rc, places_Rc // per_beam
 
-    def _keep_finished(self, written_RcT: Tensor, scores_Rc: Tensor, ends_Rc: Tensor, lengths_R: Tensor) -> None:
+    def _merge_finished(self, written_RcT: Tensor, scores_Rc: Tensor, ends_Rc: Tensor, lengths_R: Tensor) -> None:
         """Merge the candidates that end now, among the best K, into the finished beams; the best K of both stay."""
         num_rows, beams = len(lengths_R), self.rules.num_beams
         ends_now_Rc = ends_Rc.clone()
         ends_now_Rc[:, beams:] = False
         scores_Rc = scores_Rc / (lengths_R[:, None].float() ** self.rules.length_penalty) + ~ends_now_Rc * NEVER
         merged_scores = torch.cat((self.finished_scores_SK[:num_rows], scores_Rc), 1)
-        self.finished_scores_SK[:num_rows], kept_RK = merged_scores.topk(beams)
+        self.finished_scores_SK[:num_rows], best_RK = merged_scores.topk(beams)
         merged = torch.cat((self.finished_SKT[:num_rows], written_RcT), 1)
-        self.finished_SKT[:num_rows] = _pick(merged, kept_RK)
+        self.finished_SKT[:num_rows] = _pick(merged, best_RK)
         lengths_Rc = lengths_R[:, None].expand_as(scores_Rc)
         merged = torch.cat((self.finished_lengths_SK[:num_rows], lengths_Rc), 1)
-        self.finished_lengths_SK[:num_rows] = merged.gather(1, kept_RK)
+        self.finished_lengths_SK[:num_rows] = merged.gather(1, best_RK)
         merged = torch.cat((self.is_finished_SK[:num_rows], ends_now_Rc), 1)
-        self.is_finished_SK[:num_rows] = merged.gather(1, kept_RK)
+        self.is_finished_SK[:num_rows] = merged.gather(1, best_RK)
 
     def _done(self, lengths_R: Tensor, limits_R: Tensor) -> Tensor:
-        """(R,) bool: K beams finished and either that is enough or no running beam is expected to beat the worst."""
+        """(R,) bool: K beams have finished, and by the early-stopping rule no running beam is waited for."""
         num_rows = len(lengths_R)
         all_finished_R = self.is_finished_SK[:num_rows].all(1)
         if self.rules.early_stopping is True:
             return all_finished_R
-        hopeful = self.rules.early_stopping == "never" and self.rules.length_penalty > 0
-        best_lengths_R = (limits_R if hopeful else lengths_R).float()
+        assume_full_length = self.rules.early_stopping == "never" and self.rules.length_penalty > 0
+        best_lengths_R = (limits_R if assume_full_length else lengths_R).float()
         best_R = self.running_scores_SK[:num_rows, 0] / best_lengths_R**self.rules.length_penalty
         return all_finished_R & (best_R <= self.finished_scores_SK[:num_rows].amin(1))
 

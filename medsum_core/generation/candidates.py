@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medsum_core.generation.banned_tokens import Ban
 
-# Indices are slow to carry along: the maxima of groups come first, then places inside the best groups only.
+# A maximum with its index over the whole vocabulary is slow: plain maxima of groups first, indices in the best groups.
 GROUP_WORDS = 128
 
 
@@ -24,7 +24,7 @@ class Candidates:
 
 
 def candidates_of_logits(logits_MV: Tensor, num_candidates: int, ban: Ban | None = None) -> Candidates:
-    """The candidates in a matrix of logits, which may be changed."""
+    """The candidates in a matrix of logits, which may be overwritten."""
     values, tokens, total_M = best_and_total(logits_MV.float(), num_candidates, ban, 0)
     return join(values, tokens, total_M, num_candidates)
 
@@ -32,8 +32,8 @@ def candidates_of_logits(logits_MV: Tensor, num_candidates: int, ban: Ban | None
 def best_and_total(
     logits_MV: Tensor, num_candidates: int, ban: Ban | None, start: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best allowed logits (M, k), their places, and logsumexp over all words (M,)."""
-    groups_MgW = logits_MV.unflatten(1, (-1, GROUP_WORDS)) if _pays_in_groups(logits_MV, num_candidates) else None
+    """The best logits that are not banned (M, k), their indices, and logsumexp over all words, banned too (M,)."""
+    groups_MgW = logits_MV.unflatten(1, (-1, GROUP_WORDS)) if _groups_are_faster(logits_MV, num_candidates) else None
     maxima = logits_MV if groups_MgW is None else groups_MgW.amax(-1)
     peak_M1 = maxima.amax(-1, keepdim=True)
     total_M = (logits_MV - peak_M1).exp_().sum(-1).log_().add_(peak_M1[:, 0])
@@ -49,7 +49,7 @@ def best_and_total(
     return values_Mk, group * GROUP_WORDS + places_Mk % GROUP_WORDS, total_M
 
 
-def _pays_in_groups(logits_MV: Tensor, num_candidates: int) -> bool:
+def _groups_are_faster(logits_MV: Tensor, num_candidates: int) -> bool:
     num_words = logits_MV.shape[1]
     return num_words % GROUP_WORDS == 0 and num_words > 2 * num_candidates * GROUP_WORDS
 
@@ -63,5 +63,6 @@ def _top(logits_MV: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:
 
 
 def join(values_Mc: Tensor, tokens_Mc: Tensor, total_M: Tensor, num_candidates: int) -> Candidates:
+    """The best of candidates that were found in parts of the vocabulary; `total_M` is logsumexp over all of it."""
     best_Mk, places_Mk = _top(values_Mc, num_candidates)
     return Candidates(tokens_Mk=tokens_Mc.gather(1, places_Mk), log_probs_Mk=best_Mk - total_M[:, None])

@@ -7,7 +7,7 @@ prompts of N notes that start. So a prompt is read once, also for beams, and not
 at once and the next prompt takes its place (continuous batching: Orca, OSDI 2022), longest prompts first, since the
 last notes to end would otherwise be written almost alone.
 
-A note does not depend on its batch mates or on their order, up to the rounding of sums of different shapes.
+A note does not depend on the batch's other notes or on their order, up to the rounding of sums of different shapes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from medsum_core.generation.search import Generation, Note, Search
 from medsum_core.model.forward import autocast, evaluation_mode, no_adapter_casts
 from medsum_core.model.widened_weights import widened_weights
 
-# Prompt tokens that start in one forward pass: beyond it products no longer get faster, and activations only bigger.
+# Most prompt tokens in one forward pass: with more, matrix products get no faster while activations grow.
 MAX_PROMPT_TOKENS = 2048
 # (cache, step, tokens_T, positions_T, number of candidates, ban) -> candidates
 Forward = Callable[[KVCache, Step, Tensor, Tensor, int, Ban | None], Candidates]
@@ -58,14 +58,14 @@ def generate(
 ) -> list[Generation]:
     """A note for each prompt (token ids), in the prompts' order; greedy with one beam, as in transformers.
 
-    model: a causal language model of transformers, or one with a PEFT adapter; its modules' modes are left as found.
+    model: a causal language model of transformers, or one with a PEFT adapter; each module's mode is restored.
     max_new_tokens, min_new_tokens: for all notes or one each; the stop token counts, as in transformers.
-    no_repeat_ngram_size: no sequence of so many tokens twice in a note; 0 for no such rule (`bans.py`).
+    no_repeat_ngram_size: no sequence of that many tokens twice in a note; 0 for no such rule (`banned_tokens.py`).
     batch_size: notes being written at a time, each with all its beams.
     on_finished(index, generation): called as each note ends, in whatever order they do.
     on_token(index, token): called for each token of a greedy note, the stop token excluded, as it is chosen.
     decoder: how the forward pass is computed, such as the fast kernels'; not given: by the model's own modules.
-    search(stop_token_ids): another decoding rule in the place of greedy search and beams.
+    search(stop_token_ids): builds another decoding rule, used instead of greedy and beam search.
     Raises InputError for a prompt that leaves no room for its note, ValueError for arguments that make no sense.
     """
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -79,7 +79,9 @@ def generate(
         return []
     stops, num_slots = frozenset(stop_token_ids), min(batch_size, len(notes))
     if search is not None and (num_beams > 1 or on_token is not None):
-        raise ValueError("num_beams and on_token are of the built-in rules: leave them out with a search of your own")
+        raise ValueError(
+            "num_beams and on_token belong to the built-in rules: leave them out with a search of your own"
+        )
     rule: Search = GreedySearch(stops, on_token) if search is None else search(stops)
     if num_beams > 1:
         rules = BeamRules(num_beams=num_beams, length_penalty=length_penalty, early_stopping=early_stopping)
@@ -104,7 +106,7 @@ def _decode(
     num_slots: int,
     device: torch.device,
 ) -> Iterator[tuple[int, Generation]]:
-    """Yield each note as it ends. `active[slot]` is being written; slots are kept without gaps."""
+    """Yield each note as it ends. `active[slot]` is being written; the slots in use have no gaps."""
     beams = search.num_beams
     capacity = max(len(note.prompt) + beams * (note.max_new - 1) for note in notes)
     cache = KVCache(num_slots, beams, capacity, device=device)
@@ -162,7 +164,7 @@ def _packed_inputs(
 def _ban(
     active: Sequence[Note], starting: Sequence[Note], search: Search, rules: BanRules, *, device: torch.device
 ) -> Ban | None:
-    """What each row may not go on with: a row for each beam being written, then one for each prompt that starts."""
+    """What may not come next in each row: a row for each beam being written, then one for each prompt that starts."""
     rows = [*(note for note in active for _ in range(search.num_beams)), *starting]
     too_short = [row for row, note in enumerate(rows) if note.num_written < note.min_new]
     pairs = [(row, token) for row in too_short for token in rules.stop_token_ids]
@@ -174,7 +176,7 @@ def _ban(
 
 @contextmanager
 def own_modules(causal: PreTrainedModel) -> Iterator[Forward]:
-    """The forward pass by the model's own modules: keys and values go into the cache."""
+    """The forward pass by the model's own modules, which store keys and values in the cache."""
 
     def forward(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
         where: Any = {"logits_to_keep": step.read_M, "kv_cache": cache, "decoding_step": step, "use_cache": False}
@@ -186,7 +188,7 @@ def own_modules(causal: PreTrainedModel) -> Iterator[Forward]:
 
 
 def _spread(candidates: Candidates, step: Step) -> Candidates:
-    """A new prompt's one row of candidates stands for each of its K beams."""
+    """Repeat a new prompt's one row of candidates for each of its K beams."""
     if step.num_beams == 1 or not step.prompt_lengths:
         return candidates
     rows = torch.arange(len(candidates.tokens_Mk), device=candidates.tokens_Mk.device)
@@ -215,5 +217,5 @@ def _notes(
 
 
 def _room(causal: PreTrainedModel) -> int | None:
-    """Tokens that the model's positions were made for; None where its configuration names no bound."""
+    """The most tokens that the model has positions for; None where its configuration names no limit."""
     return getattr(causal.config.get_text_config(), "max_position_embeddings", None)

@@ -1,4 +1,4 @@
-"""Greedy decoding: the likeliest token each time.
+"""Greedy decoding: the likeliest token at each step.
 
 Letters: R notes being written, M rows of candidates (one a note), k candidates.
 """
@@ -15,7 +15,7 @@ from medsum_core.generation.search import Generation, Note, finish
 
 
 class GreedySearch:
-    """The likeliest token each time. One transfer a step brings all notes' tokens and log-probabilities to the host."""
+    """The likeliest token at each step. One transfer brings all notes' tokens and log-probabilities to the host."""
 
     num_beams = 1
     num_candidates = 1
@@ -29,7 +29,7 @@ class GreedySearch:
         return candidates
 
     def advance(self, notes: Sequence[Note], candidates: Candidates) -> tuple[Tensor, None, list[bool]]:
-        """See `Search`; the tokens are kept in the notes."""
+        """See `Search`. The tokens are added to the notes."""
         chosen = self.choose(candidates)
         pairs = torch.cat((chosen.tokens_Mk.double(), chosen.log_probs_Mk.double()), 1).tolist()
         return chosen.tokens_Mk, None, [self._append(note, *pair) for note, pair in zip(notes, pairs, strict=True)]
@@ -43,7 +43,7 @@ class GreedySearch:
         return finish(note.tokens, note.score, self._stop_token_ids)
 
     def move_slot(self, source: int, target: int) -> None:
-        """Nothing is kept by slot."""
+        """See `Search`. Greedy search has no state by slot."""
 
     def _append(self, note: Note, token: float, log_prob: float) -> bool:
         note.tokens.append(int(token))

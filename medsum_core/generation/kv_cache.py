@@ -28,7 +28,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from medsum_core.device import arithmetic_dtype
 from medsum_core.model.attention import IMPLEMENTATION_PREFIX, attend_documents
 
-# Rows differ in their number of keys; read together, all would read those of the longest: a third of a step's time.
+# All rows at once would each read as many keys as the longest has: it cost a third of a step's time.
 MIN_ROWS_AT_A_TIME = 4
 ALIGNED_KEYS = 8  # a mask that begins elsewhere is at an address that CUDA's attention kernels cannot read
 
@@ -81,9 +81,9 @@ class KVCache:
         self._beam_K = torch.arange(num_beams, device=device)
 
     def begin_step(self, positions: Sequence[int], columns: Sequence[int], prompt_lengths: Sequence[int]) -> Step:
-        """Make room for one forward pass: the newest tokens stand at `positions` and go to `columns`, one a note.
+        """Prepare one forward pass: each note's newest tokens stand at its position and are stored from its column on.
 
-        A beam sees its own new token and whatever it saw before; a prompt is seen by all beams of its note.
+        A beam attends to its own new token and what it attended to before; all beams of a note attend to its prompt.
         """
         device, num_rows = self.position_SC.device, len(positions)
         positions_R = torch.tensor(positions, dtype=torch.int64, device=device)
@@ -113,7 +113,7 @@ class KVCache:
         self.visible_SKC[: len(parents_RK)] = visible_RKC.gather(1, index_RKC)
 
     def move_slot(self, source: int, target: int, num_keys: int) -> None:
-        """Put a note into another slot; it holds `num_keys` keys."""
+        """Move a note, which has `num_keys` keys, into another slot."""
         for tensor_SCGD in (*self.keys.values(), *self.values.values()):
             tensor_SCGD[target, :num_keys] = tensor_SCGD[source, :num_keys]
         self.position_SC[target] = self.position_SC[source]
@@ -123,7 +123,7 @@ class KVCache:
         """Store the keys and values of this forward pass."""
         if layer not in self.keys:
             shape = (len(self.position_SC), self.capacity, *key_TGD.shape[1:])
-            # Zeros, not left empty: a masked key has weight 0, and 0 times a stray NaN would be NaN.
+            # Zeros instead of uninitialised memory: a masked key has weight 0, and 0 times a stray NaN would be NaN.
             self.keys[layer], self.values[layer] = key_TGD.new_zeros(shape), value_TGD.new_zeros(shape)
         for cached_SCGD, new_TGD in ((self.keys[layer], key_TGD), (self.values[layer], value_TGD)):
             decoded = new_TGD[: step.num_decoded].unflatten(0, (step.num_rows, step.num_beams))
@@ -134,7 +134,7 @@ class KVCache:
                 start += length
 
     def mask(self, step: Step, *, window: int | None, dtype: torch.dtype, group: int) -> Tensor:
-        """(R, 1, K x H/G, L): 0 where a beam sees a key, -inf elsewhere."""
+        """(R, 1, K x H/G, L): 0 where a beam attends to a key, -inf elsewhere."""
         if window not in step.masks:
             visible_RKL = self.visible_SKC[: step.num_rows, :, : step.num_keys]
             if window is not None:
@@ -148,7 +148,7 @@ class KVCache:
 
 @contextmanager
 def cached_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block, `model(..., kv_cache=cache, decoding_step=step)` keeps its keys in `cache`, and reads them."""
+    """Within the block, `model(..., kv_cache=cache, decoding_step=step)` stores its keys and values in `cache`."""
     name = f"{IMPLEMENTATION_PREFIX}decoding"
     AttentionInterface.register(name, attend_cached)
     before = model.config._attn_implementation
@@ -175,7 +175,7 @@ def attend_cached(
 ) -> tuple[Tensor, None]:
     """`attend` with the interface of transformers: (1, T, H, D) and no weights."""
     if attention_mask is not None:
-        raise ValueError("decoding makes its own masks: hand over none")
+        raise ValueError("decoding makes its own masks: pass none")
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_1HTD, key_1GTD, value_1GTD))
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     options: dict[str, Any] = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
@@ -198,7 +198,7 @@ def attend(
 ) -> Tensor:
     """Attention of one packed forward pass, (T, H, D): prompts attend to themselves, new tokens to their slot.
 
-    `attend_prompts`: in the place of `model.attention.attend_documents`. With `only_last` the queries, and so the
+    `attend_prompts`: replaces `model.attention.attend_documents`. With `only_last` the queries, and so the
     output, are those of the new tokens and each prompt's last one.
     """
     dtype = query_THD.dtype
@@ -230,7 +230,7 @@ def _attend_last(
     scaling: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """A prompt's last token against all of it that it may see: (1, H, D)."""
+    """A prompt's last token attends to the prompt, within its window: (1, H, D)."""
     first = max(0, len(key_LGD) - window) if window else 0
     query_1GQD = query_1HD.unflatten(1, (key_LGD.shape[1], -1))
     key, value = (tensor[first:].transpose(0, 1)[None] for tensor in (key_LGD, value_LGD))
@@ -247,7 +247,7 @@ def _attend_slots(
     scaling: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """The newest tokens of all beams against their slots, (R x K, H, D); beams and grouped heads share one read."""
+    """The newest tokens of all beams attend to their slots, (R x K, H, D). Beams and grouped heads share one read."""
     rows, beams, size = step.num_rows, step.num_beams, query_THD.shape[2]
     num_groups = cache.keys[layer].shape[2]
     group = query_THD.shape[1] // num_groups
@@ -260,7 +260,7 @@ def _attend_slots(
     pieces = []
     for part in _row_parts(rows, query.device):
         last = max(step.key_counts[part])
-        key, value = (kept[layer][part, first:last].transpose(1, 2) for kept in (cache.keys, cache.values))
+        key, value = (cached[layer][part, first:last].transpose(1, 2) for cached in (cache.keys, cache.values))
         mask = mask_R1QL[part, :, :, first:last]
         pieces.append(_attend_part(query_RGQD[part], key, value, mask, scaling=scaling, softcap=softcap))
     out = torch.cat(pieces).view(rows, num_groups, beams, group, size).transpose(1, 2)
@@ -268,7 +268,7 @@ def _attend_slots(
 
 
 def _row_parts(num_rows: int, device: torch.device) -> list[slice]:
-    """Neighbouring slots, few at a time on a CPU: each part reads no more keys than its own longest note has."""
+    """Slots, a few at a time on a CPU, so that each part reads no more keys than its own longest note has."""
     size = max(MIN_ROWS_AT_A_TIME, torch.get_num_threads()) if device.type == "cpu" else num_rows
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 

@@ -1,4 +1,4 @@
-"""A note being written and its outcome, and what a decoding rule does.
+"""A note being written, its outcome, and the interface of a decoding rule.
 
 Letters: R notes being written, K beams a note, M rows of candidates (R x K).
 """
@@ -29,7 +29,7 @@ class Generation:
 
 @dataclass(kw_only=True)
 class Note:
-    """A note being written: its place in the input, its prompt and limits, how far it is, and its greedy tokens."""
+    """A note being written: index in the input, prompt, limits, number of tokens so far, and greedy search's tokens."""
 
     index: int
     prompt: tuple[int, ...]
@@ -40,14 +40,14 @@ class Note:
     score: float = 0.0
 
     def num_keys(self, num_beams: int) -> int:
-        """Keys in its slot: all but the newest tokens'."""
+        """Keys in its slot: those of all tokens but the newest, which the next forward pass adds."""
         return len(self.prompt) + max(0, self.num_written - 1) * num_beams
 
 
 class Search(Protocol):
-    """A decoding rule: what decoding asks of greedy and beam search.
+    """A decoding rule, such as greedy or beam search.
 
-    Notes being written sit in slots 0 to R-1, in the order given.
+    Notes being written are in slots 0 to R-1, in the order given.
     """
 
     num_beams: int
@@ -56,8 +56,8 @@ class Search(Protocol):
     def advance(self, notes: Sequence[Note], candidates: Candidates) -> tuple[Tensor, Tensor | None, list[bool]]:
         """One more token for every note, from K rows of candidates each.
 
-        Returns the tokens to go on from (R, K), the beams that they continue (R, K; None: each its own), and which
-        notes are done.
+        Returns the chosen tokens (R, K), the beams that they continue (R, K; None: each its own), and which notes are
+        done.
         """
         ...
 
@@ -70,7 +70,7 @@ class Search(Protocol):
         ...
 
     def move_slot(self, source: int, target: int) -> None:
-        """Put what is kept about a note into another slot."""
+        """Move a note from slot `source` to slot `target`."""
         ...
 
 

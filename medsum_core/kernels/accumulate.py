@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from medsum_core.data.collator import MicroBatch
 from medsum_core.errors import InputError
 from medsum_core.kernels.cpu.document_attention import attend_per_document
-from medsum_core.kernels.cpu.lanes import GradientSum, Lanes, share_out
 from medsum_core.kernels.cpu.malloc import trim_malloc
 from medsum_core.kernels.cpu.shared_prefix import SharedPrefix, prefix_states, split_prefix
+from medsum_core.kernels.cpu.workers import GradientSum, Workers, share_out
 from medsum_core.kernels.layers import hidden_states
 from medsum_core.kernels.layers.dropout import draw_seeds, dropout_seed
 from medsum_core.model.attention import document_attention
@@ -44,7 +44,7 @@ class FastAccumulator:
         """`num_concurrent`: micro-batches computed at a time, each on its part of a CPU's cores."""
         self._model, self._parameters, self._device, self._scaler = model, list(parameters), device, scaler
         self._attention, self._pack_tokens = attention, pack_tokens
-        self._lanes = Lanes(num_concurrent)
+        self._workers = Workers(num_concurrent)
         self.shares_prefix = pack_tokens > 0 and attention == "per_document" and device.type == "cpu"
 
     def __call__(
@@ -81,11 +81,11 @@ class FastAccumulator:
     def _sum(
         self, micro_batches: Sequence[MicroBatch], add_gradients: Callable[..., None], *, num_wanted: int
     ) -> GradientSum:
-        alone, shares = share_out(micro_batches, self._lanes.count, pack_tokens=self._pack_tokens)
+        alone, shares = share_out(micro_batches, self._workers.count, pack_tokens=self._pack_tokens)
         sums = [GradientSum(num_wanted, self._device) for _ in shares]
         total = sums[0]
         add_gradients(alone, total)
-        self._lanes.map(add_gradients, shares, sums)
+        self._workers.map(add_gradients, shares, sums)
         for part in sums[1:]:
             total.add(part.nll, part.gradients)
         return total

@@ -39,7 +39,7 @@ class Parity:
     """How far the merged model is from base and adapter over `num_tokens` positions of `num_prompts` greedy notes."""
 
     largest_logit_difference: float
-    logit_range: float  # largest minus smallest logit: what the difference is measured against
+    logit_range: float  # largest minus least logit: what the difference is measured against
     num_same_tokens: int  # positions where both have the same likeliest token
     num_tokens: int
     num_prompts: int

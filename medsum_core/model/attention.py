@@ -27,6 +27,7 @@ from transformers import AttentionInterface, PreTrainedModel
 # Model types whose packed-against-single test is in tests/model/test_attention.py; others train one row each.
 PACKABLE_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama", "qwen2", "qwen3")
 IMPLEMENTATION_PREFIX = "medsum_"
+OWN_ATTENTION = "model"  # the model's own function, for rows of a single document
 
 
 # What transformers calls in each layer, by the name in `config._attn_implementation`: (module, query_BHTD, key_BGTD,
@@ -41,9 +42,13 @@ def document_attention(
     """Within the block, `model(..., document_lengths=...)` attends inside each document only; afterwards as before.
 
     `name` is one of `DOCUMENT_ATTENTION`, or of `functions`, which come first, or a function that the caller has
-    registered with transformers' `AttentionInterface` and that heeds `document_lengths`. Raises ValueError for others.
+    registered with transformers' `AttentionInterface` and that heeds `document_lengths`. With OWN_ATTENTION nothing is
+    replaced: rows of several documents are then refused by `forward.hidden_states`. Raises ValueError for other names.
     The block must cover the backward pass too, since activation checkpointing runs layers again in it.
     """
+    if name == OWN_ATTENTION:
+        yield
+        return
     known = {**DOCUMENT_ATTENTION, **(functions or {})}
     if name in known:
         AttentionInterface.register(IMPLEMENTATION_PREFIX + name, known[name])

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from medsum_core.data.collator import MicroBatch
 from medsum_core.errors import InputError
+from medsum_core.model.attention import IMPLEMENTATION_PREFIX, is_registered
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 ContextPair = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
@@ -30,13 +31,13 @@ def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch, **layer
     No key-value cache and no mask: either would let a packed document see the one before it (with transformers' default
     cache the logits of a second document moved by 6.4). `layer_options` go to the decoder's layers as they are.
     """
-    outputs = inner_model(model)(
-        input_ids=batch.input_ids_BT,
-        position_ids=batch.position_ids_BT,
-        document_lengths=batch.document_lengths,
-        use_cache=False,
-        **layer_options,
-    )
+    inner = inner_model(model)
+    name = inner.config._attn_implementation
+    if name.startswith(IMPLEMENTATION_PREFIX) or is_registered(name):
+        layer_options["document_lengths"] = batch.document_lengths
+    elif any(len(lengths) > 1 for lengths in batch.document_lengths):
+        raise ValueError("the model's own attention takes one document a row: use --pack_tokens 0")
+    outputs = inner(input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False, **layer_options)
     hidden_BTH: Tensor = outputs.last_hidden_state
     return hidden_BTH
 

@@ -11,9 +11,9 @@ from transformers import PretrainedConfig
 from medsum_core.config.run_config import LATER_SETTINGS, RunConfig
 from medsum_core.device import Device, choose_precision
 from medsum_core.errors import InputError
-from medsum_core.kernels import FAST, choose
+from medsum_core.kernels import FAST
 from medsum_core.kernels import resolve as resolve_kernels
-from medsum_core.model.attention import DOCUMENT_ATTENTION, PACKABLE_MODEL_TYPES, is_registered
+from medsum_core.model.attention import DOCUMENT_ATTENTION, OWN_ATTENTION, PACKABLE_MODEL_TYPES, is_registered
 from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
 
 AUTO = ("auto", None)
@@ -40,11 +40,10 @@ def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
     """
     where = "cannot resume: the checkpoint's resolved settings"
     if unknown := sorted(set(saved) - set(RESOLVED)):
-        raise InputError(
-            f"{where} may not name {', '.join(map(repr, unknown))}; it is not this program's: name another"
-        )
+        raise InputError(f"{where} may not name {', '.join(map(repr, unknown))}: resume from another checkpoint")
     settings = config.settings()
-    saved = {name: value for name, value in DEFAULTS_BEFORE.items() if name in RESOLVED} | dict(saved)
+    if saved:
+        saved = {name: value for name, value in DEFAULTS_BEFORE.items() if name in RESOLVED} | dict(saved)
     chosen = config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
     try:
         RunConfig.from_json(config.with_resolved(**saved).to_json())
@@ -59,7 +58,10 @@ def resolve_arithmetic(config: RunConfig, base_config: PretrainedConfig, device:
     kernels = resolve_kernels(config.model.kernels, device_kind=device.kind, model_type=model_type)
     precision = choose_precision(config.model.precision, device, model_type=model_type)
     soft_capped = getattr(base_config.get_text_config(), "attn_logit_softcapping", None) is not None
-    attention = choose_attention(config.model.attention, device, precision=precision, soft_capped=soft_capped)
+    if config.model.attention == "auto" and model_type not in PACKABLE_MODEL_TYPES:
+        attention = OWN_ATTENTION  # its packing is not tested: one document a row
+    else:
+        attention = choose_attention(config.model.attention, device, precision=precision, soft_capped=soft_capped)
     return config.with_resolved(kernels=kernels, precision=precision, attention=attention)
 
 
@@ -104,7 +106,7 @@ def resolve_memory(config: RunConfig, model_type: str, device: Device, size: Mod
 
 
 def micro_batch_tokens(pack_tokens: int, batch_size: int, max_length: int) -> dict[str, int]:
-    """`RunShape`'s tokens: of the fullest micro-batch, and of the longest row that runs alone (0: none does)."""
+    """`RunShape`'s tokens: of the largest micro-batch, and of the longest row that runs alone (0: none does)."""
     if 0 < pack_tokens < max_length:
         return {"num_tokens": pack_tokens, "alone_tokens": max_length}
     return {"num_tokens": pack_tokens or batch_size * max_length, "alone_tokens": 0}
@@ -123,7 +125,6 @@ def run_shape(config: RunConfig, device: Device) -> RunShape:
         gradient_checkpointing=train.gradient_checkpointing == "on",
         recompute_alone=train.gradient_checkpointing in ("on", "long"),
         concurrent=train.parallel_micro_batches or 1,
-        saved_score_tokens=choose(model.kernels, device.kind).saved_score_tokens,
         device_kind=device.kind,
         emulated=model.kernels == FAST
         and model.precision != "fp32"
@@ -144,10 +145,11 @@ def choose_attention(asked: str, device: Device, *, precision: str, soft_capped:
             "--attention varlen: needs a GPU of capability 8.0 or above, bf16 or fp16, and a model without soft-capped "
             "attention; use --attention auto"
         )
-    if asked not in ("auto", *DOCUMENT_ATTENTION) and not is_registered(asked):
+    if asked not in ("auto", OWN_ATTENTION, *DOCUMENT_ATTENTION) and not is_registered(asked):
+        known = ", ".join(("auto", OWN_ATTENTION, *DOCUMENT_ATTENTION))
         raise InputError(
-            f"--attention {asked}: unknown; give auto, {', '.join(DOCUMENT_ATTENTION)}, or register your function with "
-            "transformers' AttentionInterface first"
+            f"--attention {asked}: unknown; give {known}, or register your function with transformers' "
+            "AttentionInterface first"
         )
     if asked != "auto":
         return asked

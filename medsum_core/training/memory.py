@@ -1,4 +1,4 @@
-"""What a run needs at its peak, part by part, before any weight is loaded.
+"""Estimate a run's peak memory, part by part, before any weight is loaded.
 
 The model is built on the meta device, where tensors have shapes but no memory. One forward pass there, adapter in
 place, counts what autograd saves for the backward pass: no formula per architecture that could go stale. Sizes in
@@ -21,13 +21,12 @@ from medsum_core.model.base import DTYPES
 from medsum_core.model.forward import inner_model
 from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
 from medsum_core.training.loss import tile_shape
-from medsum_core.training.optimizer import PAGED_ADAMW_8BIT
+from medsum_core.training.optimizer import OPTIMIZERS, PAGED_ADAMW_8BIT, SMALL_TENSOR
 
 GIB = 1 << 30
 PROBE_TOKENS = 128  # what autograd saves grows in proportion to the tokens
 PROBE_ATTENTION = "medsum_memory_probe"
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, its block's 8-bit scale, the scale's own scale
-SMALL_TENSOR = 4096  # elements; below, the 8-bit optimiser keeps fp32 moments
 PROCESS_BYTES = {"cpu": int(0.75 * GIB), "cuda": int(0.55 * GIB)}  # libraries, tokenizer, kernels; the CUDA context
 # Heap / bytes of saved tensors, measured when those up to 32 MiB came from glibc's heap; the arena leaves fewer holes.
 HEAP_FACTOR, MMAP_BYTES = 1.7, 35 << 20
@@ -37,7 +36,7 @@ CARD_SHARE = 0.93  # of a card's memory: the rest goes to the driver, a screen a
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """What the meta device tells about a model with its adapter. Weights and tensors are counted in elements."""
+    """Sizes of a model with its adapter, measured on the meta device. Weights and tensors are counted in elements."""
 
     projections: int  # weights of linear layers other than the head: those that NF4 holds
     adapted: int  # those of them that carry an adapter
@@ -91,7 +90,6 @@ class RunShape:
     gradient_checkpointing: bool = False
     recompute_alone: bool = False  # the activations of a longer row
     concurrent: int = 1  # micro-batches computed at a time
-    saved_score_tokens: int = 0  # attention weights of documents up to this length are saved (`kernels.Kernels`)
     device_kind: str = "cpu"
     emulated: bool = False
 
@@ -140,9 +138,6 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
     stored = DTYPES[run.precision].itemsize
     computed = 4 if run.emulated else stored
     packed = NF4_BYTES if run.load_in_4bit else stored
-    moments = 8 * size.adapter
-    if run.optim == PAGED_ADAMW_8BIT:
-        moments = int((2 + 8 / 256) * (size.adapter - size.adapter_small)) + 8 * size.adapter_small
     converts = run.load_in_4bit or computed != stored
     packed_weights = size.projections - (size.adapted if run.dequantize and run.load_in_4bit else 0)
     activation_bytes = partial(_activation_bytes, size, stored=stored, computed=computed)
@@ -152,7 +147,7 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
         dense_copy=computed * (size.adapted if run.dequantize else size.largest_projection) if converts else 0,
         adapter=4 * size.adapter,
         gradients=4 * size.adapter * (1 + run.concurrent),  # a sum for each concurrent micro-batch, and its own
-        optimizer=moments,
+        optimizer=OPTIMIZERS[run.optim].moment_bytes(size.adapter, size.adapter_small),
         activations=max(run.concurrent * activation_bytes(run), activation_bytes(alone)),
         logits=run.concurrent * _logit_bytes(size, run, stored=stored, computed=computed),
         process=PROCESS_BYTES[run.device_kind],
@@ -161,7 +156,7 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
 
 def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
     """What is saved for the backward pass, and the widest layer's working set in it."""
-    saved = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored, computed=computed)
+    saved = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored)
     if run.gradient_checkpointing:
         saved = saved / size.num_layers + stored * size.num_layers * size.hidden * run.num_tokens
     return int(saved) + 3 * computed * size.widest * run.num_tokens
@@ -183,15 +178,10 @@ def _resident_bytes(size: ModelSize, run: RunShape) -> float:
     return sum(num_bytes * (HEAP_FACTOR if num_bytes < MMAP_BYTES else 1) for num_bytes in sizes)
 
 
-def _score_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
-    """What a layer saves for each pair of tokens: a mask with `sdpa`, all scores with `eager`, some on a CPU."""
+def _score_bytes(size: ModelSize, run: RunShape, *, stored: int) -> int:
+    """What a layer saves for each pair of tokens: a mask with `sdpa`, all scores with `eager`, else nothing."""
     pairs = run.num_tokens**2
-    saved_pairs = run.num_tokens * min(run.num_tokens, run.saved_score_tokens) * 3 // 4  # a quarter is masked
-    by_kernel = {
-        "sdpa": stored * pairs,
-        "eager": (4 + stored) * size.num_heads * pairs,
-        "per_document": computed * size.num_heads * saved_pairs,
-    }
+    by_kernel = {"sdpa": stored * pairs, "eager": (4 + stored) * size.num_heads * pairs}
     return by_kernel.get(run.attention, 0)
 
 

@@ -1,7 +1,7 @@
 """`metrics.jsonl`: one JSON object a line, with the names that transformers logs, cut back to a step on resume.
 
 Names: `step, epoch, loss, grad_norm, learning_rate, tokens_per_second`; `eval_loss` and others that start with `eval_`.
-A number that is not finite is written as null, since JSON has no word for it.
+A number that is not finite is written as null, since JSON has no such number.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class StepStats:
 class MetricsLog:
     """Appends lines, each in one write, so that a crash can leave only the last one unfinished. Private (0600).
 
-    A full disk does not end a run: what could not be written is said once, kept, and written when there is room.
+    A full disk does not end a run: a failed write is warned about once, and its lines follow when there is room again.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -98,8 +98,7 @@ class MetricsLog:
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """All records, in order. A half-written last line is left out; InputError for any other line that is no record."""
     lines = Path(path).read_bytes().split(b"\n")
-    unfinished = lines.pop()  # empty after a complete last line
-    del unfinished
+    lines.pop()  # half-written, or empty after a complete last line
     return [_record(line, number, path) for number, line in enumerate(lines, start=1)]
 
 
@@ -121,8 +120,8 @@ def records_until(path: str | Path, *, step: int) -> list[dict[str, Any]]:
 def cut_back(path: str | Path, *, step: int) -> int:
     """Drop what lies beyond `step` (`records_until`); return how many records are left.
 
-    The file is replaced atomically. None there: nothing to do. Records of `step` itself stay: a loop that evaluates,
-    then saves, has logged both before its checkpoint.
+    The file is replaced atomically; a missing one counts as empty. Records of `step` itself stay: a
+    loop that evaluates, then saves, has logged both before its checkpoint.
     """
     path = Path(path)
     kept = records_until(path, step=step)

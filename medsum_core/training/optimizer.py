@@ -1,7 +1,7 @@
-"""The optimiser, its state by parameter name, and the learning rate as a pure function of the completed step.
+"""The optimiser, and the learning rate as a pure function of the completed step.
 
-Paged 8-bit AdamW (Dettmers et al. 2022, arXiv:2110.02861; paging: arXiv:2305.14314) keeps both moments as one byte
-an element with one fp32 scale (absmax) for every 256; tensors under 4,096 elements keep fp32 moments. The byte codes
+Paged 8-bit AdamW (Dettmers et al. 2022, arXiv:2110.02861; paging: arXiv:2305.14314) stores both moments as one byte
+an element with one fp32 scale (absmax) for every 256; tensors under 4,096 elements have fp32 moments. The byte codes
 (qmaps) are constants of the library, shared by all parameters: they are left out of a saved state and built anew.
 """
 
@@ -9,17 +9,30 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from medsum_core.errors import InputError
 
 PAGED_ADAMW_8BIT = "paged_adamw_8bit"
 ADAMW_TORCH = "adamw_torch"
-STATE_KEYS = {PAGED_ADAMW_8BIT: ("state1", "state2", "absmax1", "absmax2"), ADAMW_TORCH: ("exp_avg", "exp_avg_sq")}
+SMALL_TENSOR = 4096  # elements; below, the 8-bit optimiser has fp32 moments
+State = dict[str, Any]  # of one parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerKind:
+    """What differs between the optimisers that `--optim` names."""
+
+    class_name: str  # qualified
+    build: Callable[..., torch.optim.Optimizer]  # (parameter groups, lr=, betas=, eps=)
+    state_keys: tuple[str, ...]  # the tensors of a parameter's state that are saved
+    empty_state: Callable[..., State]  # (optimizer, parameter, index of its group, index inside that group)
+    moment_bytes: Callable[[int, int], int]  # (elements that train, those of them in tensors under SMALL_TENSOR)
 
 
 def build_optimizer(
@@ -39,26 +52,57 @@ def build_optimizer(
     trained = [(key, parameter) for key, parameter in named_parameters if parameter.requires_grad]
     if not trained:
         raise InputError("no parameter trains: check --lora_target_modules")
+    if name not in OPTIMIZERS:
+        raise InputError(f"--optim {name} is unknown: choose {' or '.join(OPTIMIZERS)}")
     matrices = [pair for pair in trained if pair[1].ndim >= 2]
     vectors = [pair for pair in trained if pair[1].ndim < 2]
     groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": weight_decay}]
     groups.append({"params": vectors, "weight_decay": 0.0})
     groups = [group for group in groups if group["params"]]
-    if name == ADAMW_TORCH:
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=eps)
-    if name == PAGED_ADAMW_8BIT:
-        return _paged_adamw_8bit(groups, learning_rate=learning_rate, betas=betas, eps=eps)
-    raise InputError(f"--optim {name} is unknown: choose {PAGED_ADAMW_8BIT} or {ADAMW_TORCH}")
+    return OPTIMIZERS[name].build(groups, lr=learning_rate, betas=betas, eps=eps)
 
 
-def _paged_adamw_8bit(
-    groups: list[dict[str, Any]], *, learning_rate: float, betas: tuple[float, float], eps: float
-) -> torch.optim.Optimizer:
+def _paged_adamw_8bit(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
     from bitsandbytes.optim.adamw import PagedAdamW8bit
 
     # Paging moves state between a GPU and main memory. On a CPU it is in main memory already: nothing is lost there.
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
-    return PagedAdamW8bit(groups, lr=learning_rate, betas=betas, eps=eps)
+    return PagedAdamW8bit(groups, **settings)
+
+
+def _empty_paged_state(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group_index: int, index: int
+) -> State:
+    """State as the library would create it before a parameter's first update, not yet given to the optimiser."""
+    former = optimizer.state.pop(parameter, None)
+    optimizer.init_state(optimizer.param_groups[group_index], parameter, group_index, index)  # type: ignore[attr-defined]
+    state: State = optimizer.state.pop(parameter)
+    if former is not None:
+        optimizer.state[parameter] = former
+    return state
+
+
+def _empty_adamw_state(_: torch.optim.Optimizer, parameter: nn.Parameter, *_place: int) -> State:
+    moments = {key: torch.zeros_like(parameter) for key in OPTIMIZERS[ADAMW_TORCH].state_keys}
+    return {"step": torch.tensor(0.0, dtype=torch.float32), **moments}
+
+
+OPTIMIZERS = {
+    PAGED_ADAMW_8BIT: OptimizerKind(
+        class_name="bitsandbytes.optim.adamw.PagedAdamW8bit",
+        build=_paged_adamw_8bit,
+        state_keys=("state1", "state2", "absmax1", "absmax2"),
+        empty_state=_empty_paged_state,
+        moment_bytes=lambda elements, small: int((2 + 8 / 256) * (elements - small)) + 8 * small,
+    ),
+    ADAMW_TORCH: OptimizerKind(
+        class_name="torch.optim.adamw.AdamW",
+        build=torch.optim.AdamW,
+        state_keys=("exp_avg", "exp_avg_sq"),
+        empty_state=_empty_adamw_state,
+        moment_bytes=lambda elements, small: 8 * elements,
+    ),
+}
 
 
 def lr_at(step: int, *, schedule: str, peak: float, warmup_steps: int, num_steps: int) -> float:
@@ -84,113 +128,3 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Copy the state out by parameter name: tensors (on the CPU, `NAME.state1` and so on) and plain scalars.
-
-    `names` are the parameters that train; they must be those that the optimiser holds, in any order. Scalars:
-    `{"optimizer": name, "steps": {NAME: updates}}`; a parameter that was never updated has no entry.
-    """
-    kind = _kind(optimizer)
-    _check_names(optimizer, names)
-    _synchronize(optimizer)
-    tensors: dict[str, Tensor] = {}
-    steps: dict[str, int] = {}
-    for name, parameter, _, _ in _parameters(optimizer):
-        state = optimizer.state.get(parameter, {})
-        if "step" not in state:
-            continue
-        steps[name] = int(state["step"])
-        for key in STATE_KEYS[kind]:
-            if key in state:
-                tensors[f"{name}.{key}"] = state[key].detach().cpu().clone(memory_format=torch.contiguous_format)
-    return tensors, {"optimizer": kind, "steps": steps}
-
-
-def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, names: Sequence[str], tensors: dict[str, Tensor], scalars: dict[str, Any]
-) -> None:
-    """Put back what `optimizer_state` copied out, so that the next update is bit-identical.
-
-    On CUDA the buffers are allocated by the library's own `get_state_buffer`, hence paged again (its `load_state_dict`
-    leaves them in plain device memory: bitsandbytes #782). Raises InputError, before anything is changed, when the
-    optimiser, a name, a shape or a dtype differs.
-    """
-    kind = _kind(optimizer)
-    if scalars.get("optimizer") != kind:
-        raise InputError(f"the checkpoint's optimiser is {scalars.get('optimizer')}, this run's is {kind} (--optim)")
-    _check_names(optimizer, names)
-    steps = scalars["steps"]
-    unknown = sorted(set(steps) - set(names))
-    if unknown:
-        raise InputError(f"the checkpoint holds optimiser state for {unknown[0]}, which does not train in this run")
-    fresh = {name: _empty_state(optimizer, kind, place) for name, *place in _parameters(optimizer) if name in steps}
-    _check_tensors(fresh, tensors, keys=STATE_KEYS[kind])
-    _synchronize(optimizer)  # paged buffers are zeroed by a kernel: let it end before the CPU writes
-    for name, parameter, _, _ in _parameters(optimizer):
-        optimizer.state.pop(parameter, None)
-        if name not in steps:
-            continue
-        state = fresh[name]
-        for key in STATE_KEYS[kind]:
-            if key in state:
-                state[key].copy_(tensors[f"{name}.{key}"])
-        state["step"] = _step_like(state["step"], steps[name])
-        optimizer.state[parameter] = state
-    _synchronize(optimizer)
-
-
-def _kind(optimizer: torch.optim.Optimizer) -> str:
-    return ADAMW_TORCH if isinstance(optimizer, torch.optim.AdamW) else PAGED_ADAMW_8BIT
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter, int, int]]:
-    """Name, parameter, index of its group and index inside that group."""
-    for group_index, group in enumerate(optimizer.param_groups):
-        for index, (name, parameter) in enumerate(zip(group["param_names"], group["params"], strict=True)):
-            yield name, parameter, group_index, index
-
-
-def _check_names(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> None:
-    held = {name for name, *_ in _parameters(optimizer)}
-    differing = sorted(held ^ set(names))
-    if differing:
-        raise InputError(f"the optimiser and the model differ in {len(differing)} parameters, such as {differing[0]}")
-
-
-def _empty_state(optimizer: torch.optim.Optimizer, kind: str, place: list[Any]) -> dict[str, Any]:
-    """State as the library would create it before a parameter's first update, not yet given to the optimiser."""
-    parameter, group_index, index = place
-    if kind == ADAMW_TORCH:
-        moments = {key: torch.zeros_like(parameter) for key in STATE_KEYS[kind]}
-        return {"step": torch.tensor(0.0, dtype=torch.float32), **moments}
-    former = optimizer.state.pop(parameter, None)
-    optimizer.init_state(optimizer.param_groups[group_index], parameter, group_index, index)  # type: ignore[attr-defined]
-    state = optimizer.state.pop(parameter)
-    if former is not None:
-        optimizer.state[parameter] = former
-    return state
-
-
-def _check_tensors(fresh: dict[str, dict[str, Any]], tensors: dict[str, Tensor], *, keys: Sequence[str]) -> None:
-    expected = {f"{name}.{key}": state[key] for name, state in fresh.items() for key in keys if key in state}
-    differing = sorted(set(expected) ^ set(tensors))
-    if differing:
-        raise InputError(
-            f"the checkpoint's optimiser state differs in {len(differing)} tensors, such as {differing[0]}"
-        )
-    for key, buffer in expected.items():
-        if (buffer.shape, buffer.dtype) != (tensors[key].shape, tensors[key].dtype):
-            found = f"{tuple(tensors[key].shape)} {tensors[key].dtype}"
-            raise InputError(f"optimiser state {key} is {found}, expected {tuple(buffer.shape)} {buffer.dtype}")
-
-
-def _step_like(step: Any, value: int) -> Any:
-    return torch.full_like(step, float(value)) if isinstance(step, Tensor) else value
-
-
-def _synchronize(optimizer: torch.optim.Optimizer) -> None:
-    """Paged state is managed memory that kernels write asynchronously: wait before the CPU touches it."""
-    if any(parameter.is_cuda for _, parameter, _, _ in _parameters(optimizer)):
-        torch.cuda.synchronize()

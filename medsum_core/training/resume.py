@@ -1,4 +1,4 @@
-"""What of a run goes into a checkpoint, and back."""
+"""Save the state of a run in a checkpoint, and restore it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from medsum_core.errors import FinalSaveError
 from medsum_core.files import SaveError
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
 from medsum_core.training.distributed import any_process, print_main
-from medsum_core.training.optimizer import load_optimizer_state, optimizer_state
+from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 from medsum_core.training.run import Run
 
-RNG_BYTES = 1 << 17  # room for one process's random state as JSON, when the processes hand theirs over
+RNG_BYTES = 1 << 17  # room for one process's random state as JSON, when it is gathered
 
 
 def save_run(run: Run, progress: Progress, *, final: bool) -> None:
-    """Write a checkpoint from the first process. If the system refuses, the former ones stay and training goes on.
+    """Write a checkpoint from the first process. If that fails, earlier ones stay and training goes on.
 
     Raises FinalSaveError when the last save of a run fails.
     """
     started = time.perf_counter()
     rng = _gather_rng(run)
     problem = _write(run, progress, rng) if run.accelerator.is_main_process else None
+    run.saved_at = time.monotonic()  # a failed save counts too: the next try comes after as long
     failed = any_process(problem is not None, run.accelerator)
     run.seconds["saving"] += time.perf_counter() - started
     if not failed:
@@ -42,7 +43,7 @@ def save_run(run: Run, progress: Progress, *, final: bool) -> None:
     if final:
         raise FinalSaveError(f"the last checkpoint could not be written: {problem or 'see the first process'}")
     run.save_failures.append(f"step {progress.step}: {problem}")
-    text = f"warning: no checkpoint at step {progress.step}: {problem}; the former ones are kept, training goes on"
+    text = f"warning: no checkpoint at step {progress.step}: {problem}; earlier checkpoints remain, training goes on"
     print_main(text, run.accelerator)
 
 
@@ -107,6 +108,6 @@ def _gather_rng(run: Run) -> list[dict[str, Any]]:
     if run.accelerator.num_processes == 1:
         return [state]
     text = json.dumps(state).encode().ljust(RNG_BYTES)
-    mine = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(run.accelerator.device)
-    everyone = run.accelerator.gather(mine).cpu().view(run.accelerator.num_processes, -1)
+    own = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(run.accelerator.device)
+    everyone = run.accelerator.gather(own).cpu().view(run.accelerator.num_processes, -1)
     return [json.loads(bytes(row.tolist())) for row in everyone]

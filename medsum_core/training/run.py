@@ -1,8 +1,9 @@
-"""What the loop works on: model, optimiser, rows and run folder of one process, and the chores between two updates."""
+"""The state of one process's run: model, optimiser, rows, run folder; when to evaluate, save, stop and log."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.data.sampler import window_indices
 from medsum_core.kernels import Accumulate, Kernels
-from medsum_core.training.distributed import print_main
+from medsum_core.training.distributed import any_process, print_main
 from medsum_core.training.metrics import MetricsLog, StepStats
 from medsum_core.training.optimizer import lr_at
 
@@ -31,7 +32,7 @@ class Run:
     """One process's part of a run, which the loop reads.
 
     Updates change the weights of `model`, the state of `optimizer` and `scaler`; logging changes `log`, `unlogged`,
-    `seconds` and `save_failures`, saving `course`. The other fields stay as `build_run` set them.
+    `seconds`, `saved_at` and `save_failures`, saving `course`. The other fields stay as `build_run` set them.
     """
 
     config: RunConfig
@@ -55,17 +56,18 @@ class Run:
     resumed_at: int | None = None  # windows done when the run was resumed
     course: set[str] = field(default_factory=set)  # names of the checkpoints that retention may delete
     save_failures: list[str] = field(default_factory=list)
+    saved_at: float = field(default_factory=lambda: time.monotonic())  # clock of the last save, at first of the start
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by phase
     unlogged: list[StepStats] = field(default_factory=list)  # since the last logged line: for the speed
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         return self.accelerator.device
 
     @property
     def tensors(self) -> list[nn.Parameter]:
-        """What trains."""
+        """The trainable parameters."""
         return [parameter for _, parameter in self.parameters]
 
     @property
@@ -111,7 +113,7 @@ class Run:
         return [self.rows[index] for index in windows[progress.window]]
 
     def learning_rate(self, step: int) -> float:
-        """Of the update after `step` completed ones."""
+        """The rate of the update after `step` completed ones."""
         train = self.config.train
         return lr_at(
             step,
@@ -135,15 +137,25 @@ class Run:
         wanted = best and self.config.train.load_best_model_at_end
         return wanted or self._is_due(output.save_strategy, output.save_steps, progress, last=last)
 
+    def saves_by_time(self, progress: Progress) -> bool:
+        """Whether `--save_minutes` have passed on any process since the last save, and there is something new to save.
+
+        All processes must ask together: they agree on the answer.
+        """
+        output, done = self.config.output, self.windows_done(progress)
+        if output.save_strategy == "no" or output.save_minutes == 0 or done in (0, self.resumed_at):
+            return False
+        return any_process(time.monotonic() - self.saved_at >= 60 * output.save_minutes, self.accelerator)
+
     def stops_early(self, progress: Progress) -> bool:
         """Whether `--early_stopping_patience` is used up."""
         patience = self.config.train.early_stopping_patience
         return patience > 0 and progress.evaluations_without_gain >= patience
 
     def _is_due(self, strategy: str, every: int | None, progress: Progress, *, last: bool) -> bool:
-        """Whether what happens by epoch or by steps happens now; what a checkpoint has seen is not done again.
+        """Whether what is done by epoch or by steps is due; never at the point just resumed from, where it was done.
 
-        With any strategy but `no` it also happens after the last update.
+        With any strategy but `no` it is due after the last update too.
         """
         done = self.windows_done(progress)
         if strategy == "no" or done == 0 or done == self.resumed_at:

@@ -20,7 +20,7 @@ from medsum_core.checkpoint.fingerprints import (
     run_fingerprints,
 )
 from medsum_core.checkpoint.retention import sweep_checkpoint_drafts
-from medsum_core.config.run_config import RunConfig
+from medsum_core.config.run_config import RunConfig, with_later_settings
 from medsum_core.config.run_folder import (
     ADAPTER_FOLDER,
     CHECKPOINTS_FOLDER,
@@ -33,12 +33,15 @@ from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
 from medsum_core.files import PART_NAME, sweep
 from medsum_core.kernels import Accumulate, Kernels, choose
+from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, trainable_parameters
 from medsum_core.training.auto_settings import RESOLVED
 from medsum_core.training.distributed import print_main
+from medsum_core.training.family_check import check_family
 from medsum_core.training.metrics import MetricsLog, cut_back, records_until
 from medsum_core.training.optimizer import build_optimizer as build_named_optimizer
+from medsum_core.training.optimizer_state import check_names
 from medsum_core.training.plan import Plan, lora_settings
 from medsum_core.training.resume import restore_run
 from medsum_core.training.run import Run
@@ -103,6 +106,9 @@ def build_run(
         accumulate=_accumulate(config, kernels, model, scaler),
         resolved={name: config.settings()[name] for name in RESOLVED},
     )
+    if model.config.model_type not in PACKABLE_MODEL_TYPES:
+        check_family(model, run.rows, kernels=kernels, attention=run.attention)
+    check_names(run.optimizer, [name for name, _ in parameters])
     run.fingerprints = _fingerprints(plan, run)
     return run, _start(plan, run)
 
@@ -153,7 +159,9 @@ def _start(plan: Plan, run: Run) -> Progress:
     progress = Progress(step=0, epoch=0, window=0)
     if plan.checkpoint is not None:
         allow = run.config.output.allow_inexact_resume
-        notes = check_compatible(plan.checkpoint.fingerprints, run.fingerprints, allow_inexact=allow)
+        saved = plan.checkpoint.fingerprints
+        saved = {**saved, "settings": with_later_settings(saved["settings"])}
+        notes = check_compatible(saved, run.fingerprints, allow_inexact=allow)
         progress = restore_run(run, plan.checkpoint)
         for note in [f"resuming after update {progress.step} of {run.num_windows}", *notes]:
             print_main(note, run.accelerator)

@@ -1,4 +1,8 @@
-"""SIGTERM and SIGINT ask a run to stop after the window at hand; a second one ends it at once."""
+"""Signals ask a run to stop after the window at hand; a second one ends it at once.
+
+SIGTERM and SIGINT come from people and schedulers, SIGHUP from a terminal that is closed, SIGUSR1 from clusters that
+warn before they take a machine back.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class StopFlag:
@@ -23,12 +27,13 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals(*, echo_seconds: float = 0.0) -> Iterator[StopFlag]:
-    """While the block runs, the first SIGTERM or SIGINT sets the flag that is yielded, and says so on stderr.
+    """While the block runs, the first of these signals sets the flag that is yielded, and says so on stderr.
 
     The second one ends the process as if nothing handled it (status 143 or 130 in a shell): the last checkpoint
     continues the run. A launcher passes on a signal that the terminal or scheduler has sent to every process already:
     under one, `echo_seconds` is the time after the first signal in which another counts as the same request.
-    The handlers found are put back at the end. Raises ValueError outside the main thread, as Python does.
+    A signal that is ignored stays so: `nohup` ignores SIGHUP. The handlers found are put back at the end. Raises
+    ValueError outside the main thread, as Python does.
     """
     flag = StopFlag()
 
@@ -44,7 +49,8 @@ def stop_on_signals(*, echo_seconds: float = 0.0) -> Iterator[StopFlag]:
             _restore_defaults()
             os.kill(os.getpid(), number)
 
-    former = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    former = {number: signal.signal(number, handle) for number in handled}
     try:
         yield flag
     finally:
@@ -55,4 +61,5 @@ def stop_on_signals(*, echo_seconds: float = 0.0) -> Iterator[StopFlag]:
 def _restore_defaults() -> None:
     """The system's own action needs no Python to run: it works inside a long operation too."""
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)

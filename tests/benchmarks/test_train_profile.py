@@ -1,4 +1,4 @@
-"""The training profile counts every operator once, and the way back for the part whose forward pass it answers."""
+"""The training profile counts every operator once, in the backward pass for the part whose forward operator it differentiates."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def test_every_operator_counts_once_for_its_part(monkeypatch: pytest.MonkeyPatch
     adapter_inside = event("aten::mm", 13, 10_000_000, parent=adapter_back, shapes=[[RANK, 4], [4, 64]])
     fused = event("_GatedDown", 4, 2, parent=mlp, number=6)
     fused_back = event("autograd::engine::evaluate_function: _GatedDownBackward", 15, 20, number=6)
-    fused_node = event("_GatedDownBackward", 16, 200, parent=fused_back, number=6)  # bears its forward's number too
+    fused_node = event(
+        "_GatedDownBackward", 16, 200, parent=fused_back, number=6
+    )  # has its forward operator's number too
     fused_inside = event("aten::mm", 17, 2_000, parent=fused_node)
     other = event("autograd::engine::evaluate_function: AddBackward0", 14, 100_000_000, number=9)
     events = [

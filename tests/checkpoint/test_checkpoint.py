@@ -21,7 +21,8 @@ from medsum_core.checkpoint.rng import capture_rng, restore_rng
 from medsum_core.errors import InputError
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
 from medsum_core.model.lora import trainable_parameters
-from medsum_core.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from medsum_core.training.optimizer import build_optimizer
+from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 
 
 def test_a_checkpoint_comes_back_as_it_was_and_is_private(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from medsum_core.config.arguments import FREE_ON_RESUME, TrainArguments
 from medsum_core.config.parser import SECTIONS, preset_names, read_preset
-from medsum_core.config.run_config import RunConfig, parse_run
+from medsum_core.config.run_config import RunConfig, parse_run, with_later_settings
 from medsum_core.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -281,3 +281,11 @@ def test_other_data_than_the_presets_bring_the_recipes_rate_back(tmp_path: Path)
     assert (sample.data.max_new_tokens, own.data.max_new_tokens) == (128, 256)
     asked = parse_run(["--preset", "demo", "--train_file", str(rows), "--learning_rate", "3e-4"])
     assert asked.train.learning_rate == 3e-4
+
+
+def test_settings_of_an_earlier_version_are_what_it_did() -> None:
+    """A checkpoint from before --kernels and --parallel_micro_batches compares as what these runs did then."""
+    now = parse_run(["--preset", "demo"]).with_resolved(kernels="fast", parallel_micro_batches=1).fixed_on_resume()
+    older = {name: value for name, value in now.items() if name not in ("kernels", "parallel_micro_batches")}
+    assert with_later_settings(older) == now
+    assert with_later_settings(now | {"kernels": "reference"})["kernels"] == "reference"

@@ -80,7 +80,7 @@ def test_packing_is_best_fit_decreasing() -> None:
     rows = [of_length(name, length) for name, length in [("a", 5), ("b", 6), ("c", 9), ("d", 2), ("e", 15)]]
     batches = split_window(rows, batch_size=1, pack_tokens=13, pad_token_id=PAD)
     # Longest first: e (15) is over the budget and alone; c (9); b (6); a (5) fits b's row only; d (2) fits both and
-    # fills the fuller one. The fullest micro-batch comes first.
+    # fills the fuller one. The largest micro-batch comes first.
     assert [batch.ids for batch in batches] == [("e",), ("b", "a", "d"), ("c",)]
     assert [batch.document_lengths for batch in batches] == [((15,),), ((6, 5, 2),), ((9,),)]
 

@@ -56,7 +56,7 @@ def test_is_transformers_rule_without_the_prompt(kind: str, num_beams: int, stop
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_a_note_that_runs_in_circles_is_led_out_of_them(num_beams: int) -> None:
+def test_the_rule_ends_a_note_s_endless_repetition(num_beams: int) -> None:
     # Tied, a random model says its last token again and again.
     model, prompts = small_model("gemma", tie_word_embeddings=True), some_prompts(1, 5)
     options: dict[str, Any] = {"stop_token_ids": NO_STOPS, "max_new_tokens": 30, "num_beams": num_beams}
@@ -92,7 +92,7 @@ def test_repeating_tokens_are_those_that_complete_a_known_ngram(tokens: list[int
     assert repeating_tokens(tokens, size) == expected
 
 
-def test_a_ban_meets_only_its_pairs_in_any_part_of_the_words() -> None:
+def test_a_ban_changes_only_its_pairs_in_any_part_of_the_vocabulary() -> None:
     pairs = [(0, 5), (2, 5), (1, 0), (2, VOCAB - 1)]
     ban = Ban.of(pairs, device=torch.device("cpu"))
     assert ban is not None and Ban.of([], device=torch.device("cpu")) is None

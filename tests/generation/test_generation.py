@@ -21,7 +21,7 @@ from medsum_core.generation.candidates import candidates_of_logits
 from medsum_core.generation.generate import generate
 from medsum_core.generation.search import Generation
 from medsum_core.kernels import FAST_MODEL_TYPES
-from medsum_core.kernels.cpu import arena as buffers
+from medsum_core.kernels.cpu import arena
 from medsum_core.kernels.decoding.blocked_head import Head
 from medsum_core.kernels.decoding.decoder_layers import packed_decoder
 from medsum_core.model import widened_weights as widened_module
@@ -109,7 +109,7 @@ def test_each_note_has_its_own_limits() -> None:
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_order_and_batch_mates_change_nothing(num_beams: int) -> None:
+def test_order_and_the_other_notes_of_a_batch_change_nothing(num_beams: int) -> None:
     model, prompts = small_model("gemma3_text", 1), some_prompts(5, 9, longest=30)
     options: dict[str, Any] = {"stop_token_ids": STOPS, "max_new_tokens": 20, "num_beams": num_beams}
     expected = generate(model, prompts, batch_size=1, **options)
@@ -163,7 +163,7 @@ def test_score_is_the_teacher_forced_log_probability(num_beams: int) -> None:
 
 
 def test_a_search_with_one_beam_is_greedy() -> None:
-    """`generate` takes the greedy way for one beam; beam search with one beam and no second chance does the same."""
+    """`generate` uses greedy search for one beam; beam search with one beam and no second chance does the same."""
     torch.manual_seed(0)
     table = torch.randn(VOCAB, VOCAB) * 2
     stops, token, tokens = frozenset({1}), 2, []
@@ -221,12 +221,12 @@ def test_prompts_are_read_once_and_nothing_is_padded(monkeypatch: pytest.MonkeyP
     assert sum(seen) == sum(map(len, prompts)) + 6 * 3 * (5 - 1)
 
 
-def test_what_training_left_free_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffers, "_blocks", {})
-    held, free = (buffers.empty((size,), dtype=torch.uint8, device=torch.device("cpu")) for size in (2**21, 2**22))
+def test_decoding_drops_the_blocks_of_the_arena_that_training_left_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena, "_blocks", {})
+    held, free = (arena.empty((size,), dtype=torch.uint8, device=torch.device("cpu")) for size in (2**21, 2**22))
     del free
     generate(small_model("gemma"), some_prompts(1), stop_token_ids=STOPS, max_new_tokens=2, decoder=packed_decoder)
-    assert [len(buffers._blocks[size]) for size in (2**21, 2**22)] == [1, 0]
+    assert [len(arena._blocks[size]) for size in (2**21, 2**22)] == [1, 0]
     assert held.fill_(1).all()
 
 
@@ -241,7 +241,7 @@ def test_mode_gradients_and_attention_are_left_as_found() -> None:
     model.base_model.model.model.layers[0].eval()
     modes = {name: module.training for name, module in model.named_modules()}
     attention, prompts = model.config._attn_implementation, some_prompts(3)
-    model.get_base_model().gradient_checkpointing_enable()
+    model.get_base_model().activation_checkpointing_enable()
     before = generate(model, prompts, stop_token_ids=STOPS, max_new_tokens=8)
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert model.config._attn_implementation == attention

@@ -1,7 +1,7 @@
 """Tiny stand-ins used all over the tests: a tokenizer trained in-process and random Gemmas that fit in a few MiB.
 
 Nothing here reads a file or the network. Hidden sizes are multiples of 64 (NF4 blocks) and 256 x rank 16 gives LoRA
-tensors of exactly 4,096 elements, the size from which bitsandbytes keeps its state in 8 bits.
+tensors of exactly 4,096 elements, the size from which bitsandbytes stores its state in 8 bits.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from medsum_core.data.masking import IGNORE_INDEX, Example
 from medsum_core.kernels import choose
 from medsum_core.model.adapter_files import adapter_tensors, load_adapter_tensors
 from medsum_core.model.lora import LoraSettings, attach_lora, lora_config, trainable_parameters
+from medsum_core.quiet_libraries import quiet_libraries
 from medsum_core.training.optimizer import build_optimizer
 from medsum_core.training.run import Run
 
@@ -73,14 +74,15 @@ def tuned(
 def plain_peft(base: PreTrainedModel, like: PeftModel, settings: LoraSettings = NO_DROPOUT) -> PeftModel:
     """The same adapter on another copy of the base, with PEFT's own forward."""
     base.requires_grad_(False)
-    model = get_peft_model(base, lora_config(settings, base_name=str(base.name_or_path)))
+    with quiet_libraries():
+        model = get_peft_model(base, lora_config(settings, base_name="tiny"))
     assert isinstance(model, PeftModel)
     load_adapter_tensors(model, adapter_tensors(like))
     return model.train()
 
 
 class Recorder(torch.optim.SGD):
-    """An optimiser that keeps the gradients it is given and changes nothing."""
+    """An optimiser that records the gradients it is given and changes nothing."""
 
     gradients: list[Tensor]
 

@@ -1,4 +1,4 @@
-"""The last layer without the positions that nobody reads: the same numbers at the others, and NaN where it was not run."""
+"""The decoder layers: the last one computes read positions only, equal to transformers' own, and NaN elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medsum_core.data.collator import MicroBatch, pack_rows, pad_rows
 from medsum_core.data.masking import IGNORE_INDEX
 from medsum_core.errors import InputError
 from medsum_core.kernels import FAST_MODEL_TYPES, choose
-from medsum_core.kernels.cpu import arena as buffers
+from medsum_core.kernels.cpu import arena
 from medsum_core.kernels.layers import hidden_states, recompute_activations
 from medsum_core.kernels.layers.decoder_layer import use_training_layers
 from medsum_core.kernels.layers.gated_mlp import gated_down
@@ -35,7 +35,7 @@ def hidden(model: Any, batch: MicroBatch) -> Tensor:
 
 @pytest.mark.parametrize("batch", [pad_rows(ROWS, pad_token_id=0), pack_rows(ROWS)], ids=["padded", "packed"])
 @pytest.mark.parametrize("kind", FAST_MODEL_TYPES)
-def test_read_positions_are_those_of_the_whole_layer_and_the_others_are_nan(kind: str, batch: MicroBatch) -> None:
+def test_read_positions_equal_transformers_own_and_the_others_are_nan(kind: str, batch: MicroBatch) -> None:
     model = tuned(tiny_model(kind))
     expected = hidden(plain_peft(tiny_model(kind), model), batch)
     found = hidden(model, batch)
@@ -67,15 +67,15 @@ def test_only_read_positions_go_through_the_last_mlp(monkeypatch: pytest.MonkeyP
     assert counts == [batch.num_tokens, batch.num_targets]
 
 
-def test_sums_and_rotations_are_computed_again_not_kept() -> None:
-    """Of Gemma 3's layers the way back keeps no normed tensor, no rotated queries and keys, no sum behind attention."""
+def test_no_normed_hidden_state_is_saved_for_the_backward_pass() -> None:
+    """Everything of that size that Gemma 3's layers save, counted by its features."""
     batch, model = pack_rows(ROWS[:1]), tuned(tiny_model("gemma3_text"))
     inner: Any = inner_model(model)
     layer = inner.layers[0]
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = tensor
+        saved[tensor.data_ptr()] = tensor
         return tensor
 
     with (
@@ -83,13 +83,16 @@ def test_sums_and_rotations_are_computed_again_not_kept() -> None:
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
         hidden_states(model, batch)
-    sizes = [tensor.numel() // batch.num_tokens for tensor in kept.values() if tensor.numel() % batch.num_tokens == 0]
+    sizes = [tensor.numel() // batch.num_tokens for tensor in saved.values() if tensor.numel() % batch.num_tokens == 0]
     attention, num_layers = layer.self_attn, len(inner.layers)
     expected: Counter[int] = Counter()
     for count, features in (
-        (2 * num_layers - 1, attention.q_proj.out_features),  # queries, what attention gives; of the last layer: read
-        (2 * num_layers, attention.k_proj.out_features),  # keys and values
-        (3 * num_layers - 2, inner.config.hidden_size),  # a layer's input, what attention's and the MLP's way down gave
+        (
+            3 * num_layers - 1,
+            attention.q_proj.out_features,
+        ),  # queries before their norm and rotated, attention's output
+        (3 * num_layers, attention.k_proj.out_features),  # keys before their norm and rotated, values
+        (4 * num_layers - 3, inner.config.hidden_size),  # the inputs of the four norms; the last layer: read positions
         (2 * num_layers - 2, layer.mlp.up_proj.out_features),  # gate and up
         (1, inner.config.hidden_size),  # the last norm's input
         (4, attention.head_dim),  # cos and sin of both kinds of layer
@@ -103,7 +106,7 @@ def prompt_too(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softc
 
 
 class _NanSum(torch.autograd.Function):
-    """The sum of what is a number, with a gradient everywhere: its value hides that it reads what is not there."""
+    """The sum without NaNs, with a gradient everywhere: only the gradient shows that it reads missing positions."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -138,7 +141,7 @@ def test_a_micro_batch_without_any_target_is_run() -> None:
     assert batch.read_M.tolist() == [] and bool(hidden(model, batch).isnan().all())
 
 
-def test_the_layer_computes_all_positions_for_whoever_does_not_say_which_are_read() -> None:
+def test_without_read_m_all_positions_are_computed() -> None:
     model, batch = tuned(tiny_model("gemma2")), pack_rows(ROWS[:1])
     base: PreTrainedModel = inner_model(model)
     with torch.no_grad():
@@ -147,13 +150,13 @@ def test_the_layer_computes_all_positions_for_whoever_does_not_say_which_are_rea
     assert relative(found, expected.last_hidden_state) <= 1e-5
 
 
-def test_a_key_value_cache_is_refused_where_positions_are_skipped() -> None:
+def test_a_key_value_cache_together_with_read_m_is_refused() -> None:
     model, batch = tuned(tiny_model()), pack_rows(ROWS[:1])
     with torch.no_grad(), pytest.raises(ValueError, match="no key-value cache"):
         inner_model(model)(input_ids=batch.input_ids_BT, read_M=batch.read_M, use_cache=True)
 
 
-def test_it_works_with_recomputed_activations() -> None:
+def test_an_update_with_recomputed_activations_is_not_skipped() -> None:
     """Their gradient is compared with the reference in `test_gradient.py`."""
     model = tuned(tiny_model())
     recompute_activations(model)
@@ -162,21 +165,21 @@ def test_it_works_with_recomputed_activations() -> None:
 
 
 @pytest.mark.parametrize("kind", ["gemma", "gemma2"])
-def test_slabs_of_recomputed_activations_do_not_grow_with_the_layers(
+def test_arenas_of_recomputed_activations_do_not_grow_with_the_layers(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """A layer's output and its weights' gradients outlive its activations, and lie elsewhere."""
-    monkeypatch.setattr(buffers.ACTIVATIONS, "num_bytes", 5 * 2**16)  # a size that nothing else has
+    """A layer's output and its weights' gradients outlive its activations and are stored elsewhere."""
+    monkeypatch.setattr(arena.ACTIVATIONS, "num_bytes", 5 * 2**16)  # a size that no other block has
 
-    def num_slabs(num_layers: int) -> int:
-        monkeypatch.setattr(buffers, "_blocks", {})
-        monkeypatch.setattr(buffers.ACTIVATIONS, "block", None)
+    def num_arenas(num_layers: int) -> int:
+        monkeypatch.setattr(arena, "_blocks", {})
+        monkeypatch.setattr(arena.ACTIVATIONS, "block", None)
         model = tuned(tiny_model(kind, num_hidden_layers=num_layers))
         recompute_activations(model)
         assert not train_step(make_run(model, pack_tokens=96), ROWS, learning_rate=0.0).skipped
-        return len(buffers._blocks[buffers.ACTIVATIONS.num_bytes])
+        return len(arena._blocks[arena.ACTIVATIONS.num_bytes])
 
-    assert num_slabs(12) == num_slabs(4)
+    assert num_arenas(12) == num_arenas(4)
 
 
 def test_layers_of_an_unknown_class_are_left_alone() -> None:
@@ -186,5 +189,5 @@ def test_layers_of_an_unknown_class_are_left_alone() -> None:
         del layer.forward
         layer.__class__ = type("SomeDecoderLayer", (type(layer),), {})
     assert use_training_layers(inner_model(model)) == 0
-    assert use_training_layers(nn.Sequential(nn.Linear(2, 2))) == 0  # nor a decoder that names its layers otherwise
+    assert use_training_layers(nn.Sequential(nn.Linear(2, 2))) == 0  # nor a decoder whose layers have another name
     assert all("forward" not in vars(layer) for layer in layers)

@@ -1,4 +1,4 @@
-"""Dropout's draw: independent elements at the rate that was asked for, a pure function of its seed."""
+"""Dropout masks: elements dropped independently at the requested rate, by a pure function of the seed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ CPU = torch.device("cpu")
 
 
 def keep(num_elements: int, rate: float, seed: int) -> Tensor:
-    """1 where an element is kept, 0 where it is dropped."""
+    """1 where an element stays, 0 where it is dropped."""
     return DroppedElements(num_elements, rate=rate, seed=seed, device=CPU).without(torch.ones(num_elements))
 
 
 @pytest.mark.parametrize("rate", [1e-4, 0.05, 0.3, 0.5, 0.999])
-def test_elements_are_dropped_at_the_rate_that_was_asked_for(rate: float) -> None:
+def test_elements_are_dropped_at_the_requested_rate(rate: float) -> None:
     size = 400_000
     dropped = 1 - float(keep(size, rate, 7).double().mean())
     assert abs(dropped - rate) < 5 * (rate * (1 - rate) / size) ** 0.5
@@ -29,39 +29,39 @@ def test_a_tiny_rate_drops_nothing(rate: float) -> None:
 
 
 @pytest.mark.parametrize("distance", [1, 2, 3, 20])
-def test_one_element_says_nothing_about_another(distance: int) -> None:
+def test_elements_are_dropped_independently(distance: int) -> None:
     rate, size = 0.1, 400_000
     dropped = 1 - keep(size, rate, 3).double()
     both = float((dropped[distance:] * dropped[:-distance]).mean())
     assert abs(both - rate**2) < 5 * (rate**2 / size) ** 0.5
 
 
-def test_each_place_is_dropped_as_often_as_any_other() -> None:
-    # The first places too, where the first step begins, and the last ones.
+def test_each_position_is_dropped_equally_often() -> None:
+    # Also the first positions, where the first step begins, and the last ones.
     rate, draws = 0.2, 4000
     share = 1 - torch.stack([keep(50, rate, seed) for seed in range(draws)]).double().mean(0)
     assert (share - rate).abs().max() < 5 * (rate * (1 - rate) / draws) ** 0.5
 
 
-def test_a_draw_is_a_pure_function_of_its_seed() -> None:
+def test_a_mask_is_a_pure_function_of_its_seed() -> None:
     state = torch.get_rng_state()
     one, again, other = (keep(1001, 0.3, seed) for seed in (5, 5, 6))
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_more_elements_leave_the_first_ones_as_they_were() -> None:
+def test_a_longer_mask_begins_with_the_shorter_one() -> None:
     longest = keep(100_000, 0.3, 5)
     for size in (0, 1, 2, 3, 10, 101, 5000, 99_999):
         assert torch.equal(keep(size, 0.3, 5), longest[:size])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_a_copy_or_the_tensor_itself_loses_the_same_elements(dtype: torch.dtype) -> None:
+def test_a_copy_and_the_tensor_itself_lose_the_same_elements(dtype: torch.dtype) -> None:
     x = torch.randn(30, 20, generator=torch.Generator().manual_seed(1)).to(dtype)
     before = x.clone()
     drawn = DroppedElements(x.numel(), rate=0.3, seed=2, device=CPU)
-    copy = drawn.without(x.t()).t()  # a view with another order of its elements: by its own order, row after row
+    copy = drawn.without(x.t()).t()  # a transposed view: the mask follows the view's own order of elements
     assert torch.equal(copy, (x.t() * keep(600, 0.3, 2).view(20, 30).to(dtype)).t())
     assert torch.equal(x, before)
     assert drawn.zero_(x) is x

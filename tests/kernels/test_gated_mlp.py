@@ -1,4 +1,4 @@
-"""The MLP as gate, up and one function: what the modules give one by one, and less kept for the way back."""
+"""The gated MLP: equal to transformers' and PEFT's own modules, with less saved for the backward pass."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_output_and_gradients_are_the_modules_own(
 ) -> None:
     if not has_kernels:
         monkeypatch.setattr("medsum_core.kernels.layers.gated_mlp.on_cpu", lambda x: False)
-        bound = 0.0  # torch's own functions: to the bit
+        bound = 0.0  # torch's own functions: bit-identical
     expected, expected_gradients = step(make_model(kind, dtype, gated=False, dropout=dropout))
     found, gradients = step(make_model(kind, dtype, gated=True, dropout=dropout))
     assert relative(found, expected) <= bound and float(found.abs().max()) > 0
@@ -60,7 +60,7 @@ def test_output_and_gradients_are_the_modules_own(
         assert relative(gradient, reference) <= bound and float(reference.abs().max()) > 0
 
 
-def kept_bytes(model: Any) -> int:
+def saved_bytes(model: Any) -> int:
     storages: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -74,13 +74,13 @@ def kept_bytes(model: Any) -> int:
     return sum(size for place, size in storages.items() if place not in frozen)
 
 
-def test_the_activated_gate_and_the_product_are_not_kept() -> None:
-    wide, lean = (kept_bytes(make_model("gemma", torch.float32, gated=gated)) for gated in (False, True))
+def test_the_activated_gate_and_the_product_are_not_saved() -> None:
+    plain, gated = (saved_bytes(make_model("gemma", torch.float32, gated=is_gated)) for is_gated in (False, True))
     mlp: Any = next(m for m in make_model("gemma", torch.float32, gated=True).modules() if hasattr(m, "gate_proj"))
-    assert wide - lean == 2 * 8 * mlp.gate_proj.out_features * 4
+    assert plain - gated == 2 * 8 * mlp.gate_proj.out_features * 4
 
 
-def test_without_its_adapter_the_mlp_is_the_bases() -> None:
+def test_with_its_adapter_disabled_the_mlp_equals_the_bases() -> None:
     model = make_model("gemma", torch.float32, gated=True)
     mlp: Any = next(module for module in model.modules() if hasattr(module, "gate_proj"))
     x = torch.randn(1, 3, mlp.gate_proj.in_features)
@@ -90,7 +90,7 @@ def test_without_its_adapter_the_mlp_is_the_bases() -> None:
     assert not torch.equal(mlp(x), down(mlp.act_fn(gate(x)) * up(x)))
 
 
-def test_a_layer_without_adapter_on_its_way_down_keeps_the_forward_of_transformers() -> None:
+def test_without_an_adapter_on_its_down_projection_the_mlp_keeps_the_forward_of_transformers() -> None:
     model = make_model("gemma", torch.float32, gated=True, target_modules=("gate_proj", "up_proj"))
     assert use_gated_mlps(model) == 0
     assert not any("forward" in vars(module) for module in model.modules() if isinstance(module, GemmaMLP))
@@ -104,7 +104,7 @@ def test_an_unknown_activation_keeps_the_forward_of_transformers() -> None:
     assert use_gated_mlps(model) == 0
 
 
-def test_a_model_that_gave_its_adapter_back_runs_as_the_base() -> None:
+def test_a_model_whose_adapter_was_unloaded_equals_the_base() -> None:
     model = make_model("gemma", torch.float32, gated=True)
     tokens = torch.arange(5)[None]
     with model.disable_adapter(), torch.no_grad():

@@ -1,4 +1,4 @@
-"""One LoRA projection as a single function: equal to PEFT's own, its dropout to autograd's with the same mask."""
+"""A LoRA projection as one function: equal to PEFT's own, and with dropout to autograd with the same mask."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_equals_pefts_own_forward_and_backward(four_bit: bool, bias: bool, use_r
 
 
 @pytest.mark.parametrize("four_bit", [False, True])
-def test_without_its_adapter_it_is_the_base(four_bit: bool) -> None:
+def test_with_its_adapter_disabled_it_equals_the_base(four_bit: bool) -> None:
     model = make_layer(four_bit=four_bit, bias=True)
     x = make_input()
     with model.disable_adapter():
@@ -151,7 +151,7 @@ def test_dropout_uses_one_mask_forward_and_backward(four_bit: bool) -> None:
         assert relative(gradient, reference) <= 1e-5
 
 
-def test_gradient_with_dropout_is_the_slope_of_the_forward_pass() -> None:
+def test_gradient_with_dropout_equals_finite_differences() -> None:
     model = make_layer(lora_dropout=0.4, dtype=torch.float64)
     fuse_lora_layers(model, keep_dense=False)
     parameters = {name: p.detach().double() for name, p in model.named_parameters() if p.requires_grad}
@@ -179,18 +179,18 @@ def test_dropout_draws_from_torchs_generator_when_training_and_not_otherwise() -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_kept_dense_weight_is_bit_equal_to_dequantising_each_time(dtype: torch.dtype) -> None:
+def test_a_stored_dense_weight_is_bit_identical_to_dequantising_each_time(dtype: torch.dtype) -> None:
     model = make_layer(four_bit=True)
     other = deepcopy(model)
-    kept, fresh = weight_of(model, keep_dense=True), weight_of(other, keep_dense=False)
+    stored, fresh = weight_of(model, keep_dense=True), weight_of(other, keep_dense=False)
     for asked in (dtype, torch.float32, torch.bfloat16):
-        assert torch.equal(kept.dense(asked), fresh.dense(asked))
-    assert kept.dense(torch.float32).data_ptr() == kept.dense(torch.float32).data_ptr()
+        assert torch.equal(stored.dense(asked), fresh.dense(asked))
+    assert stored.dense(torch.float32).data_ptr() == stored.dense(torch.float32).data_ptr()
     again = fresh.dense(torch.float32)
     assert again.data_ptr() != fresh.dense(torch.float32).data_ptr()
 
 
-def test_a_kept_dense_weight_takes_the_place_of_its_blocks() -> None:
+def test_a_stored_dense_weight_replaces_the_nf4_blocks() -> None:
     model = make_layer(four_bit=True)
     layer: Any = model.get_submodule("base_model.model.proj")
     assert layer.get_base_layer().weight.numel() == IN * OUT // 2  # two weights a byte
@@ -201,7 +201,7 @@ def test_a_kept_dense_weight_takes_the_place_of_its_blocks() -> None:
     assert torch.equal(run(model)[0], expected)
 
 
-def test_training_with_kept_dense_weights_is_bit_equal() -> None:
+def test_training_with_stored_dense_weights_is_bit_identical() -> None:
     model = make_layer(four_bit=True)
     other = deepcopy(model)
     fuse_lora_layers(model, keep_dense=True)
@@ -225,7 +225,7 @@ def test_bf16_products_in_fp32_arithmetic_equal_native_ones(monkeypatch: pytest.
         y = product(x, matrix)
         found.append((y, product_transposed(y, matrix)))
         assert y.dtype == torch.bfloat16
-    for emulated, native in zip(*found, strict=True):  # one rounding to eight digits at the end of each
+    for emulated, native in zip(*found, strict=True):  # each rounded once to bf16's eight bits
         torch.testing.assert_close(emulated, native, rtol=2**-7, atol=2**-9)
 
 

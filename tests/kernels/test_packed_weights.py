@@ -1,4 +1,4 @@
-"""Packed products and projections: the sums of the layers themselves, which are left as they were."""
+"""Packed products and projections: equal to the layers' own, which stay unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def needs_units(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("num_rows", [1, 2, 8, 65])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_products_are_those_of_a_linear_layer(num_rows: int, dtype: torch.dtype) -> None:
+def test_packed_products_equal_those_of_a_linear_layer(num_rows: int, dtype: torch.dtype) -> None:
     needs_units(dtype)
     torch.manual_seed(0)
     x, weight, bias = (torch.randn(shape).to(dtype) for shape in ((num_rows, 64), (192, 64), (192,)))
@@ -46,7 +46,7 @@ def test_packed_products_are_those_of_a_linear_layer(num_rows: int, dtype: torch
 @pytest.mark.parametrize("disabled", [False, True])
 @pytest.mark.parametrize("packed", [None, torch.float32])
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_projection_is_its_layers_side_by_side(fused: bool, packed: Any, disabled: bool) -> None:
+def test_a_projection_concatenates_the_outputs_of_its_layers(fused: bool, packed: Any, disabled: bool) -> None:
     names = ("q_proj", "k_proj")
     if fused:
         settings = LoraSettings(r=4, dropout=0.0, target_modules=names)

@@ -1,7 +1,7 @@
-"""Recomputed activations are those of the forward pass, also where autograd recomputes them in another thread.
+"""Recomputed activations equal those of the forward pass, also where autograd recomputes them in another thread.
 
-On CUDA the backward pass runs in a thread of autograd's own, which sees no context variable of the caller. Here the
-backward pass is called in another thread, which shows the same on a CPU.
+On CUDA the backward pass runs in a thread of autograd's own, which does not see the caller's context variables. Here
+the backward pass is called in another thread, which shows the same on a CPU.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def gradient_of_another_thread(kind: str, kernels: str, longer_than: int | None)
     with document_attention(model, functions=chosen.attention):
         with dropout_seed(11):
             nll = note_nll(chosen.hidden_states(model, batch), batch.targets_BT, head_weight(model))
-        torch.manual_seed(4)  # what is recomputed must not be drawn from here
+        torch.manual_seed(4)  # recomputation must not draw from this state
         thread = Thread(target=nll.backward)
         thread.start()
         thread.join()

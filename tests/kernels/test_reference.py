@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from support import tiny_model
+from support import TINY_VOCAB, tiny_model
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
 from windows import NO_DROPOUT, make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
 from medsum_core.data.masking import Example
@@ -19,6 +20,7 @@ from medsum_core.errors import InputError
 from medsum_core.kernels import FAST_MODEL_TYPES, choose, resolve
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.lora import LoraSettings, attach_lora
+from medsum_core.training.family_check import check_family
 from train_loop import train_step
 
 CUTS = {"8x1": (1, 0), "2x4": (4, 0), "packed": (1, 96)}  # rows in a micro-batch, packed to
@@ -35,7 +37,7 @@ def step(model: Any, window: list[Example], cut: str, kernels: str, **settings: 
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
-def test_the_reference_path_gives_the_gradient_over_full_logits(kind: str, cut: str) -> None:
+def test_the_reference_path_equals_the_gradient_over_full_logits(kind: str, cut: str) -> None:
     model = tuned(tiny_model(kind, attn_implementation="eager"), kernels="reference")
     window = [*make_window(7), make_example(9, 0, seed=77)]  # a row without a target among them
     loss, expected = reference_gradient(plain_peft(tiny_model(kind, attn_implementation="eager"), model), window)
@@ -67,6 +69,43 @@ def test_in_bf16_both_paths_point_where_the_exact_gradient_does(kind: str) -> No
             *(torch.cat([g.flatten() for g in gs]) for gs in (found, exact)), 0
         )
         assert cosine >= 0.999, kernels
+
+
+FAMILIES = ("mistral", "olmo2", "granite", "stablelm", "gpt_neox", "opt")
+
+
+def family_model(kind: str, **overrides: Any) -> Any:
+    """A tiny random model of a family that no other test knows, without dropout of its own."""
+    shape = {"vocab_size": TINY_VOCAB, "hidden_size": 256, "intermediate_size": 512, "ffn_dim": 512}
+    shape |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "dropout": 0.0}
+    shape |= {"word_embed_proj_dim": 256, "max_position_embeddings": 256, "pad_token_id": 0, **overrides}
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape)).eval()
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_any_causal_language_model_trains_on_the_reference_path(kind: str) -> None:
+    """One document a row, by the model's own attention: transformers' own loss and gradient."""
+    targets = {"gpt_neox": ("query_key_value",), "opt": ("q_proj", "v_proj")}.get(kind, ("q_proj", "o_proj"))
+    settings = LoraSettings(dropout=0.0, target_modules=targets)
+    model = tuned(family_model(kind), settings, kernels="reference")
+    loss, expected = reference_gradient(plain_peft(family_model(kind), model, settings), make_window(4))
+    found, gradients = step(model, make_window(4), "2x4", "reference", attention="model")
+    assert abs(found - loss) <= BOUND * loss
+    assert relative(gradients, expected) <= BOUND
+    check_family(model, make_window(4), kernels=choose("reference"), attention="model")
+
+
+def test_a_family_that_computes_something_else_is_refused_with_both_numbers() -> None:
+    settings = LoraSettings(dropout=0.0, target_modules=("q_proj",))
+    model = tuned(family_model("granite", logits_scaling=4.0), settings, kernels="reference")
+    with pytest.raises(InputError, match=r"granite is no tested family.*\d\.\d{4} where the model's own is \d\.\d{4}"):
+        check_family(model, make_window(4), kernels=choose("reference"), attention="model")
+
+
+def test_the_models_own_attention_refuses_packed_rows() -> None:
+    with pytest.raises(ValueError, match="--pack_tokens 0"):
+        step(tuned(tiny_model(), kernels="reference"), make_window(4), "packed", "reference", attention="model")
 
 
 @pytest.mark.parametrize("variant", [{"use_dora": True}, {"use_rslora": True}], ids=["DoRA", "rsLoRA"])

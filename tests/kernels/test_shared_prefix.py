@@ -1,4 +1,4 @@
-"""What a window's rows begin with, computed once: which tokens that is, and that no gradient changes by it."""
+"""The common prefix of a window's rows: which tokens it has, and that computing it once changes no gradient."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def example(ids: list[int], num_prompt: int) -> Example:
 
 
 def behind(rows: list[Example], num_shared: int) -> list[Example]:
-    """The rows with the same tokens before each."""
+    """The rows with the same `num_shared` tokens before each."""
     shared = make_example(num_shared, 0, seed=9).input_ids
     return [
         replace(
@@ -56,7 +56,7 @@ def gradient(model: Any, window: list[Example], **settings: Any) -> tuple[float,
     return stats.loss, run.optimizer.gradients
 
 
-def test_a_packed_row_written_out() -> None:
+def test_the_prefix_of_a_packed_row() -> None:
     rows = [example([7, 8, 9, 20, 21], 4), example([7, 8, 5, 30], 3)]
     prefix, (batch,) = split_prefix([pack_rows(rows)])
     assert prefix is not None
@@ -68,7 +68,7 @@ def test_a_packed_row_written_out() -> None:
     assert (batch.document_lengths, batch.num_tokens, batch.num_targets) == (((3, 2),), 5, 2)
 
 
-def test_padded_rows_written_out() -> None:
+def test_the_prefix_of_padded_rows() -> None:
     rows = [example([7, 8, 9, 20, 21], 4), example([7, 8, 5], 2)]
     prefix, (batch,) = split_prefix([pad_rows(rows, pad_token_id=0)])
     assert prefix is not None and prefix.input_ids_BT.tolist() == [[7]]  # position 1 of the second row has a target
@@ -79,10 +79,10 @@ def test_padded_rows_written_out() -> None:
 @pytest.mark.parametrize(
     ("rows", "length"),
     [
-        ([[7, 8, 9], [7, 8, 9]], 2),  # a token is left to each document
+        ([[7, 8, 9], [7, 8, 9]], 2),  # each document keeps at least a token
         ([[7, 8, 9], [7, 8]], 1),
         ([[7, 8, 9], [5, 8, 9]], 0),
-        ([[7, 8, 9]], 0),  # nobody to share with
+        ([[7, 8, 9]], 0),  # a single document
     ],
 )
 def test_how_long_a_prefix_is(rows: list[list[int]], length: int) -> None:
@@ -93,25 +93,25 @@ def test_how_long_a_prefix_is(rows: list[list[int]], length: int) -> None:
     assert split_prefix([]) == (None, [])
 
 
-def test_rows_that_would_end_up_unequal_are_left_as_they_are() -> None:
+def test_rows_that_would_get_different_lengths_are_unchanged() -> None:
     one = pad_rows([example([7, 8, 9, 7, 8, 5], 6), example([7, 8, 9, 7, 8, 5], 6)], pad_token_id=0)
     batch = replace(one, document_lengths=((3, 3), (6,)))
     assert split_prefix([batch]) == (None, [batch])
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("num_concurrent", [1, 2])
 @pytest.mark.parametrize("pack_tokens", [48, 400])
 @pytest.mark.parametrize("num_shared", [11, 40])  # shorter and longer than the sliding window of 32
 @pytest.mark.parametrize("kind", FAST_MODEL_TYPES)
-def test_the_gradient_is_that_of_whole_rows(kind: str, num_shared: int, pack_tokens: int, lanes: int) -> None:
+def test_the_gradient_is_that_of_whole_rows(kind: str, num_shared: int, pack_tokens: int, num_concurrent: int) -> None:
     model, window = tuned(tiny_model(kind)), behind(make_window(8), num_shared)
     expected_loss, expected = reference_gradient(plain_peft(tiny_model(kind), model), window)
-    loss, found = gradient(model, window, pack_tokens=pack_tokens, num_concurrent=lanes)
+    loss, found = gradient(model, window, pack_tokens=pack_tokens, num_concurrent=num_concurrent)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert relative(found, expected) <= 1e-5
 
 
-def test_it_is_computed_once_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prefix_is_computed_once_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
     model, plain = tuned(tiny_model()), accumulate.hidden_states
     monkeypatch.setattr(
@@ -123,12 +123,12 @@ def test_it_is_computed_once_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     gradient(model, behind(rows, 11), pack_tokens=60)
     assert sum(counts) == sum(row.num_tokens for row in rows)
     counts.clear()
-    gradient(model, behind(rows, 11), pack_tokens=0)  # each row for itself
+    gradient(model, behind(rows, 11), pack_tokens=0)  # rows are not packed: no shared prefix
     assert sum(counts) == sum(row.num_tokens + 11 for row in rows)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
-def test_recomputed_activations_change_nothing(dropout: float) -> None:
+def test_recomputed_activations_change_no_gradient(dropout: float) -> None:
     model = tuned(tiny_model("gemma3_text"), LoraSettings(r=16, dropout=dropout))
     window = behind(make_window(6), 12)
     expected = gradient(model, window, pack_tokens=80)

@@ -126,9 +126,7 @@ def test_mode_and_checkpointing_change_neither_output_nor_gradient(
         assert relative(gradient, found[0][1]) <= 1e-6
 
 
-def test_what_is_in_the_padding_is_never_looked_at(
-    models: dict[str, PreTrainedModel], documents: list[Example]
-) -> None:
+def test_the_contents_of_padding_change_nothing(models: dict[str, PreTrainedModel], documents: list[Example]) -> None:
     for kernel in KERNELS:
         one, other = (ours(models["gemma"], pad_rows(documents, pad_token_id=pad), kernel) for pad in (0, 9))
         for row, length in enumerate(LENGTHS):
@@ -222,7 +220,7 @@ def test_varlen_keeps_documents_apart_in_a_model(
         assert relative(packed[row], alone(models["gemma3_text"], document)) <= BOUND
 
 
-def test_the_varlen_kernel_of_torch_2_11_takes_shared_heads_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_varlen_kernel_of_torch_2_11_accepts_shared_heads_silently(monkeypatch: pytest.MonkeyPatch) -> None:
     def older(*tensors: Any, scale: float | None, window_size: tuple[int, int]) -> Tensor:
         return reference_varlen(*tensors, scale=scale, window_size=window_size, enable_gqa=True)
 

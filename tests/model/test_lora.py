@@ -22,7 +22,7 @@ from medsum_core.errors import InputError
 from medsum_core.generation.generate import generate
 from medsum_core.kernels import choose
 from medsum_core.kernels.layers import recompute_activations
-from medsum_core.model import base as model_room
+from medsum_core.model import base as base_module
 from medsum_core.model.adapter_files import (
     adapter_config,
     adapter_tensors,
@@ -152,11 +152,11 @@ def packing_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("packing_cpu")
 @pytest.mark.parametrize("guarded", [True, False])
-def test_evaluating_does_not_take_the_gradient_away_where_bitsandbytes_packs(
+def test_the_gradient_survives_an_evaluation_where_bitsandbytes_repacks_weights(
     guarded: bool, folder: Path, window: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not guarded:  # what this test would look like without the guard: it must be able to fail
-        monkeypatch.setattr(model_room, "keep_4bit_differentiable", lambda model: None)
+        monkeypatch.setattr(base_module, "keep_4bit_differentiable", lambda model: None)
     base = load_nf4(folder)
     assert {layer.support_avx512bf16_for_cpu for layer in four_bit_layers(base)} == {not guarded}
     model = tuned(base, FEW_TARGETS)
@@ -220,8 +220,8 @@ def test_every_lora_tensor_moves_at_the_smallest_rate(optim: str, window: list[E
     model = tuned(tiny_model())
     bits = base_hash(model)
     before = [parameter.detach().clone() for _, parameter in trainable_parameters(model)]
-    smallest = lr_at(74, schedule="linear", peak=2e-4, warmup_steps=0, num_steps=75)
-    stats = train_step(make_run(model, optim=optim, max_grad_norm=1.0), window, learning_rate=smallest)
+    least_rate = lr_at(74, schedule="linear", peak=2e-4, warmup_steps=0, num_steps=75)
+    stats = train_step(make_run(model, optim=optim, max_grad_norm=1.0), window, learning_rate=least_rate)
     assert not stats.skipped and stats.grad_norm > 0
     for (name, parameter), former in zip(trainable_parameters(model), before, strict=True):
         assert (parameter != former).float().mean() > 0.98, name
@@ -316,7 +316,7 @@ def test_loading_an_adapter_onto_a_4_bit_base_keeps_it_as_it_was(folder: Path, t
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells which files are mapped")
-def test_no_weight_of_a_quantised_base_lies_in_a_mapped_file(folder: Path) -> None:
+def test_no_weight_of_a_quantised_base_is_in_a_mapped_file(folder: Path) -> None:
     base = load_nf4(folder)
     assert head_weight(base).data_ptr() == base.get_input_embeddings().weight.data_ptr()  # still tied
     lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]

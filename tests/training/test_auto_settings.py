@@ -150,7 +150,7 @@ def test_packing_budget_by_free_memory():
     assert (chosen(cpu(), packable=False), chosen(cpu(), 2048, packable=False)) == (0, 0)
 
 
-def test_micro_batches_side_by_side(monkeypatch):
+def test_number_of_concurrent_micro_batches(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
 
     def chosen(device: Device, asked: int | None = None, *, ordered_draws: bool = False, kernels: str = "fast") -> int:
@@ -283,3 +283,12 @@ def test_a_checkpoint_sets_nothing_but_the_resolved_settings_and_those_in_range(
     with pytest.raises(InputError, match=named):  # even where the user has decided
         argv = ["--pack_tokens", "1024", "--precision", "fp32", "--attention", "sdpa", "--parallel_micro_batches", "1"]
         with_saved(parse_run(["--preset", "demo", *argv]), SAVED | planted)
+
+
+def test_a_checkpoint_from_before_the_choice_of_kernels_goes_on_with_the_fast_ones_and_a_new_run_chooses() -> None:
+    config = parse_run(["--preset", "demo"])
+    assert with_saved(config, {}).model.kernels == "auto"
+    assert with_saved(config, {"precision": "bf16"}).model.kernels == "fast"
+    assert with_saved(config, {"kernels": "reference"}).model.kernels == "reference"
+    asked = parse_run(["--preset", "demo", "--kernels", "reference"])
+    assert with_saved(asked, {"precision": "bf16"}).model.kernels == "reference"  # and is then refused as a change

@@ -14,7 +14,7 @@ from typing import NoReturn
 import pytest
 from tiny_run import CANARY, HEADER, contents, exit_code, flags, make_canary_inputs
 
-from medsum_core.training import setup as prepare
+from medsum_core.training import setup
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,7 +128,7 @@ def test_a_disk_that_is_full_at_the_start(
     def full(*_: object) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(prepare, "write_run_config", full)
+    monkeypatch.setattr(setup, "write_run_config", full)
     assert "No space left" in refusal(flags(inputs, tmp_path / "run"), capsys)
     assert contents(tmp_path) == {}
 

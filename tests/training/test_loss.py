@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from windows import relative
 
 from medsum_core.data.masking import IGNORE_INDEX
-from medsum_core.training import loss as objective
+from medsum_core.training import loss as loss_module
 from medsum_core.training.loss import note_nll, note_token_nll
 
 BATCH, NUM_TOKENS, HIDDEN, VOCAB = 3, 13, 32, 211
@@ -30,7 +30,7 @@ def make_case(wanted: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, 
 
 
 def use_tiles(monkeypatch: pytest.MonkeyPatch, num_rows: int, num_words: int) -> None:
-    monkeypatch.setattr(objective, "CPU_TILE", (num_rows, num_words))
+    monkeypatch.setattr(loss_module, "CPU_TILE", (num_rows, num_words))
 
 
 def full_logits_loss(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, softcap: float | None) -> Tensor:
@@ -126,7 +126,7 @@ def test_loss_of_each_target_adds_up_to_the_sum(softcap: float | None, monkeypat
 def test_only_target_positions_reach_the_head_a_tile_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     tiles_seen: list[tuple[int, int]] = []
 
-    class Counted(objective.TorchArithmetic):
+    class Counted(loss_module.TorchArithmetic):
         def product(self, hidden_CH: Tensor, head_WH: Tensor, *, out: Tensor) -> Tensor:
             tiles_seen.append((len(hidden_CH), len(head_WH)))
             return super().product(hidden_CH, head_WH, out=out)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.optim import Lion8bit
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers import (
@@ -16,9 +20,19 @@ from transformers import (
 )
 
 from medsum_core.errors import InputError
-from medsum_core.training.optimizer import build_optimizer, load_optimizer_state, lr_at, optimizer_state, set_lr
+from medsum_core.training.optimizer import build_optimizer, lr_at, set_lr
+from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 
 KINDS = ["paged_adamw_8bit", "adamw_torch"]
+# What a user may pass to train_loop.main: (class, settings).
+OTHERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
+    "Adam": (torch.optim.Adam, {}),
+    "AdamW with AMSGrad": (torch.optim.AdamW, {"amsgrad": True}),
+    "SGD with momentum": (torch.optim.SGD, {"momentum": 0.9}),
+    "RMSprop": (torch.optim.RMSprop, {"centered": True, "momentum": 0.9}),
+    "NAdam": (torch.optim.NAdam, {}),
+    "Lion, 8 bits": (Lion8bit, {}),
+}
 SHAPES = {"big.lora_A": (64, 128), "small.lora_B": (8, 16), "magnitude": (40,), "odd.lora_A": (41, 101)}
 
 
@@ -36,6 +50,9 @@ def update(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 
 
 def build(parameters: dict[str, nn.Parameter], kind: str, **settings: Any) -> torch.optim.Optimizer:
+    if kind in OTHERS:
+        optimizer, chosen = OTHERS[kind]
+        return optimizer(list(parameters.items()), lr=2e-3, **chosen)
     return build_optimizer(parameters.items(), name=kind, learning_rate=2e-3, **settings)
 
 
@@ -66,7 +83,7 @@ def test_unknown_schedule_and_optimiser_are_bad_input() -> None:
         build({"frozen": frozen}, "adamw_torch")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *OTHERS])
 def test_saved_state_continues_bit_for_bit(kind: str) -> None:
     straight = make_parameters()
     optimizer = build(straight, kind)
@@ -80,12 +97,15 @@ def test_saved_state_continues_bit_for_bit(kind: str) -> None:
         update(halted, first, step)
     tensors, scalars = optimizer_state(first, list(halted))
     tensors = load(save(tensors))  # no two tensors share memory, or safetensors would refuse
+    scalars = json.loads(json.dumps(scalars))
 
     resumed = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in halted.items()}
     second = build(resumed, kind)
+    before = {key: tensor.clone() for key, tensor in tensors.items()}
     load_optimizer_state(second, list(reversed(list(resumed))), tensors, scalars)
     for step in range(3, 7):
         update(resumed, second, step)
+    assert all(torch.equal(tensors[key], before[key]) for key in before)  # copied, not taken over
     found_state, _ = optimizer_state(second, list(resumed))
     for name, parameter in straight.items():
         assert torch.equal(parameter, resumed[name]), name
@@ -106,12 +126,64 @@ def test_8bit_from_4096_elements_fp32_below_and_no_code_tables_saved() -> None:
     assert scalars == {"optimizer": "paged_adamw_8bit", "steps": dict.fromkeys(SHAPES, 1)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *OTHERS])
 def test_state_before_the_first_update_is_empty_and_loads(kind: str) -> None:
     parameters = make_parameters()
     tensors, scalars = optimizer_state(build(parameters, kind), list(parameters))
     assert tensors == {} and scalars["steps"] == {}
-    load_optimizer_state(build(parameters, kind), list(parameters), tensors, scalars)
+    optimizer = build(parameters, kind)
+    update(parameters, optimizer, 3)
+    load_optimizer_state(optimizer, list(parameters), tensors, scalars)
+    assert optimizer_state(optimizer, list(parameters)) == (tensors, scalars)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *OTHERS])
+def test_a_parameter_that_was_never_updated_has_no_state(kind: str) -> None:
+    parameters = make_parameters()
+    optimizer = build(parameters, kind)
+    parameters["big.lora_A"].grad = torch.ones_like(parameters["big.lora_A"])
+    optimizer.step()
+    saved = optimizer_state(optimizer, list(parameters))
+    assert {key.rpartition(".")[0] for key in saved[0]} == {"big.lora_A"}
+    second = build(parameters, kind)
+    load_optimizer_state(second, list(parameters), *saved)
+    assert [parameter.shape for parameter, state in second.state.items() if state] == [SHAPES["big.lora_A"]]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *OTHERS])
+def test_another_optimiser_than_the_checkpoints_is_refused_by_its_name(kind: str) -> None:
+    parameters = make_parameters()
+    optimizer = build(parameters, kind)
+    update(parameters, optimizer, 3)
+    saved = optimizer_state(optimizer, list(parameters))
+    name = kind if kind in KINDS else f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+    assert saved[1]["optimizer"] == name
+    for other in [*KINDS, *OTHERS]:
+        if other == kind:
+            continue
+        second = build(parameters, other)
+        with pytest.raises(InputError, match=re.escape(name)):
+            load_optimizer_state(second, list(parameters), *saved)
+        assert not second.state
+
+
+def test_an_optimiser_without_parameter_names_is_told_to_take_them() -> None:
+    parameters = make_parameters()
+    optimizer = torch.optim.Adam(parameters.values(), lr=1e-3)
+    with pytest.raises(InputError, match="pass it the named parameters"):
+        optimizer_state(optimizer, list(parameters))
+    named = optimizer_state(build(parameters, "Adam"), list(parameters))
+    with pytest.raises(InputError, match="pass it the named parameters"):
+        load_optimizer_state(optimizer, list(parameters), *named)
+
+
+def test_a_state_that_can_not_be_saved_whole_is_refused() -> None:
+    parameters = make_parameters()
+    optimizer = build(parameters, "SGD with momentum")
+    update(parameters, optimizer, 3)
+    optimizer.state[parameters["magnitude"]]["history"] = [torch.zeros(1)]
+    with pytest.raises(InputError, match="history"):
+        optimizer_state(optimizer, list(parameters))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,8 +199,13 @@ def test_decay_moves_matrices_only_and_is_off_by_default(kind: str) -> None:
         assert torch.equal(parameters["big.lora_A"], before["big.lora_A"]) != matrix_moves
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("damage", ["missing", "extra", "shape", "dtype", "name", "kind"])
+@pytest.mark.parametrize(
+    "kind,damage",
+    [
+        *((kind, damage) for kind in KINDS for damage in ("missing", "extra", "shape", "dtype", "name", "kind")),
+        *((kind, damage) for kind in OTHERS for damage in ("missing", "extra", "name", "key", "kind")),
+    ],
+)
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(kind: str, damage: str) -> None:
     parameters = make_parameters()
     optimizer = build(parameters, kind)
@@ -146,6 +223,8 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(kind: str, dam
         tensors[key] = tensors[key].to(torch.float64)
     elif damage == "name":
         scalars = {**scalars, "steps": {**scalars["steps"], "other": 1}}
+    elif damage == "key":
+        scalars = {**scalars, "keys": {**scalars["keys"], "other": []}}
     else:
         scalars = {**scalars, "optimizer": "other"}
     with pytest.raises(InputError):
@@ -161,7 +240,7 @@ def test_names_must_be_those_that_train() -> None:
         optimizer_state(optimizer, [name for name in parameters if name != "magnitude"])
 
 
-def test_loaded_state_lies_in_the_librarys_own_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_is_loaded_into_the_librarys_own_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA `get_state_buffer` pages; the loaded tensors must be copied into what it hands out, not replace it."""
     parameters = make_parameters()
     optimizer = build(parameters, "paged_adamw_8bit")

@@ -1,4 +1,4 @@
-"""Flags that decide what a run keeps, when it ends and how it goes on, each through the real script."""
+"""Flags that decide what a run saves, when it ends and how it is resumed, each through the real script."""
 
 from __future__ import annotations
 
@@ -205,3 +205,20 @@ def test_the_average_of_several_updates_survives_a_resume(inputs: Path, tmp_path
     (expected,) = (line["loss"] for line in metrics(straight) if "loss" in line)
     (found,) = (line["loss"] for line in metrics(resumed) if "loss" in line)
     assert found == expected
+
+
+def test_a_checkpoint_by_time_besides_the_epochs(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three windows of 7 simulated minutes: the epoch's end is the third; after the second 14 minutes have passed."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    step = train_loop.train_step
+
+    def slow_step(*arguments: Any, **settings: Any) -> Any:
+        clock[0] += 7 * 60
+        return step(*arguments, **settings)
+
+    monkeypatch.setattr(train_loop, "train_step", slow_step)
+    for minutes, expected in (("10", [2, 3]), ("0", [3])):
+        folder = tmp_path / f"run-{minutes}"
+        assert exit_code(flags(inputs, folder, "--save_minutes", minutes)) == 0
+        assert sorted(int(path.name[5:]) for path in (folder / "checkpoints").iterdir()) == expected

@@ -12,19 +12,31 @@ from pathlib import Path
 
 import pytest
 
-from medsum_core.training.signals import stop_on_signals
+from medsum_core.training.signals import STOP_SIGNALS, stop_on_signals
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_first_signal_sets_the_flag_and_handlers_come_back(number: signal.Signals) -> None:
-    former = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    former = {each: signal.getsignal(each) for each in STOP_SIGNALS}
     with stop_on_signals() as flag:
         assert not flag.requested
         os.kill(os.getpid(), number)
         assert flag.requested and flag.signal_name == number.name
     assert {each: signal.getsignal(each) for each in former} == former
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as flag:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not flag.requested
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert flag.requested and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_handlers_come_back_after_an_error() -> None:
@@ -45,7 +57,7 @@ def test_an_echo_of_the_first_signal_is_the_same_request() -> None:
 def start(echo_seconds: float) -> subprocess.Popen[str]:
     script = f"""
         import time
-        from medsum_core.training.signals import stop_on_signals
+        from medsum_core.training.signals import STOP_SIGNALS, stop_on_signals
         with stop_on_signals(echo_seconds={echo_seconds}) as flag:
             print("ready", flush=True)
             while not flag.requested:

@@ -7,31 +7,36 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import train_loop
 from benchmarks.crash import NUM_EPOCHS, NUM_TRAIN_ROWS, WINDOW_ROWS, arguments, make_inputs, outcome
 from medsum_core import files
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.data.masking import Example
-from medsum_core.errors import run_as_script
+from medsum_core.errors import InputError, run_as_script
 from medsum_core.training.run import Run
 
 ROOT = Path(__file__).parents[2]
 NUM_WINDOWS = NUM_EPOCHS * -(-NUM_TRAIN_ROWS // WINDOW_ROWS)
 
 
-def test_killed_runs_end_equal_to_the_byte() -> None:
+@pytest.mark.parametrize("kernels", ["fast", "reference"])
+def test_killed_runs_end_equal_to_the_byte(kernels: str) -> None:
     """The short version: `python benchmarks/crash.py --kills 50` is the full one."""
     command = [sys.executable, str(ROOT / "benchmarks" / "crash.py"), "--kills", "4", "--seed", "1"]
+    command += ["--kernels", kernels]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "4 kills" in done.stdout and "all ended equal to the byte" in done.stdout
+    for part in (f"{kernels} kernels", "4 kills", "all ended equal to the byte"):
+        assert part in done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +55,8 @@ class Trained:
     windows: list[tuple[int, tuple[str, ...]]]
 
 
-def train(inputs: Path, folder: Path, *flags: str) -> Trained:
-    """Train or resume in `folder`, in this process, and watch which rows are used."""
+def train(inputs: Path, folder: Path, *flags: str, **parts: Any) -> Trained:
+    """Train or resume in `folder`, in this process, and watch which rows are used. `parts` go to `train_loop.main`."""
     windows: list[tuple[int, tuple[str, ...]]] = []
     window_of = Run.window
 
@@ -62,7 +67,8 @@ def train(inputs: Path, folder: Path, *flags: str) -> Trained:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "window", watched)
-        train_loop.main([*arguments(inputs, folder), "--save_total_limit", "99", "--eval_generate", "0", *flags])
+        argv = [*arguments(inputs, folder), "--save_total_limit", "99", "--eval_generate", "0", *flags]
+        train_loop.main(argv, **parts)
     return Trained(folder=folder, outcome=outcome(folder), windows=windows)
 
 
@@ -95,6 +101,27 @@ def test_resuming_at_every_window_repeats_no_row_and_skips_none(
     resumed = train(inputs, folder)
     assert resumed.windows == straight.windows[step:]
     check_equal(resumed, straight)
+
+
+def sgd(
+    named_parameters: Sequence[tuple[str, nn.Parameter]], *, learning_rate: float, **_settings: Any
+) -> torch.optim.Optimizer:
+    return torch.optim.SGD(named_parameters, lr=learning_rate, momentum=0.9)
+
+
+def test_a_run_with_an_optimiser_of_the_users_own_resumes_to_the_byte_and_refuses_another(
+    inputs: Path, tmp_path: Path
+) -> None:
+    flags = ["--kernels", "reference"]
+    expected = train(inputs, tmp_path / "run", *flags, build_optimizer=sgd)
+    shutil.copytree(tmp_path / "run", tmp_path / "halted")
+    shutil.rmtree(tmp_path / "halted" / "adapter")
+    for later in range(3, NUM_WINDOWS + 1):
+        shutil.rmtree(tmp_path / "halted" / "checkpoints" / f"step-{later:06d}")
+    shutil.copytree(tmp_path / "halted", tmp_path / "other")
+    check_equal(train(inputs, tmp_path / "halted", *flags, build_optimizer=sgd), expected)
+    with pytest.raises(InputError, match=r"torch\.optim\.sgd\.SGD, this run's is paged_adamw_8bit"):
+        train(inputs, tmp_path / "other", *flags)
 
 
 def test_a_run_that_stopped_early_does_not_train_on_when_resumed(inputs: Path, tmp_path: Path) -> None:
@@ -151,5 +178,5 @@ def test_a_failed_last_save_is_its_own_exit_code(
     argv = [*arguments(inputs, tmp_path / "run"), "--eval_generate", "0"]
     assert run_as_script(lambda: train_loop.main(argv)) == 4
     assert "No space left" in capsys.readouterr().err
-    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert kept[-1] == f"step-{NUM_WINDOWS - 1:06d}"
+    saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saved[-1] == f"step-{NUM_WINDOWS - 1:06d}"

@@ -31,7 +31,7 @@ from medsum_core.model.attention import PACKABLE_MODEL_TYPES, attend_block_mask,
 from medsum_core.model.base import load_base
 from medsum_core.model.lora import LoraSettings
 from medsum_core.process import set_arithmetic
-from medsum_core.training.optimizer import load_optimizer_state, optimizer_state
+from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 from train_loop import train_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

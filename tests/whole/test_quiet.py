@@ -1,4 +1,4 @@
-"""What is kept from the screen: one line of bitsandbytes that asks for a package left out on purpose, nothing else."""
+"""What is hidden: one line of bitsandbytes that asks for a package left out on purpose, nothing else."""
 
 from __future__ import annotations
 

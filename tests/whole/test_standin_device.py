@@ -25,13 +25,13 @@ from transformers import AutoModelForCausalLM
 from windows import make_window
 
 import train_loop
-from medsum_core.data import collator as batching
+from medsum_core.data import collator
 from medsum_core.data.collator import MicroBatch
 from medsum_core.kernels import choose
 from medsum_core.kernels.layers.dropout import DroppedElements
 from medsum_core.model import attention, forward
 from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
-from medsum_core.training import validation as evaluation
+from medsum_core.training import validation
 
 META = torch.device("meta")
 MOVES = ("aten._to_copy", "aten.copy_")  # from the CPU to the device
@@ -74,17 +74,17 @@ def collating_aside(recorder: CpuRecorder) -> Iterator[Callable[..., list[MicroB
 
     def collate(*args: Any, **settings: Any) -> list[MicroBatch]:
         with _disable_current_modes():
-            batches = batching.split_window(*args, **settings)
+            batches = collator.split_window(*args, **settings)
             assert all(batch.read_M.device.type == "cpu" for batch in batches)  # found before they are moved
             return batches
 
-    before = evaluation.split_window
-    evaluation.split_window = collate  # type: ignore[assignment]
+    before = validation.split_window
+    validation.split_window = collate  # type: ignore[assignment]
     try:
         with recorder:
             yield collate
     finally:
-        evaluation.split_window = before
+        validation.split_window = before
 
 
 @pytest.fixture(autouse=True)
@@ -180,7 +180,7 @@ def record(run: Any, *, recorder: CpuRecorder | None = None) -> CpuRecorder:
             patch.setattr(train_loop, "sum_gradients", _stop_here)
             train_loop.train_step(run, window, learning_rate=1e-4, collate=collate)
         accelerator: Any = OneProcess()
-        evaluation.evaluate_loss(
+        validation.evaluate_loss(
             run.model,
             window,
             accelerator=accelerator,

@@ -1,15 +1,15 @@
-"""Memory for tensors of our own: blocks that serve again as soon as nothing refers to them.
+"""CPU memory for the kernels' tensors, reused as soon as no tensor refers to it.
 
-A heap in which kept and passing tensors of ever new lengths alternate ends full of holes that no later tensor fits, and
-to give these back to the system costs a page fault for every 4 KiB that is used again. Here neither happens. What
-passes lies in a block of its own, of the next power of two in size. What the forward pass keeps for the way back lies
-end to end in slabs, blocks of 16 MiB; the way back lets go of it in the reverse order, a slab after another, and the
-next micro-batch, or the lane beside it, takes them over. Where activations are computed again, what outlives those of a
-layer has slabs of its own: the layer's output and its weights' gradients would hold on to a slab for each layer.
+In glibc's heap, tensors saved for the backward pass alternate with temporaries, and all have new lengths in each
+micro-batch: it ends full of gaps that no later tensor fits, and returning them to the system costs a page fault for
+every 4 KiB used again. So a temporary gets a block of its own, rounded up to a power of two. What the forward pass
+saves for the backward pass is carved one after another from arenas, blocks of 16 MiB: the backward pass frees them in
+reverse order, and the next micro-batch, or a concurrent one, takes them over. Where activations are recomputed, the
+gradients of the weights have an arena of their own, because they outlive the activations of their layer.
 
-A block is free once no tensor lies in it, which Python's count of references tells: nothing is ever overwritten while
-somebody holds it. Small tensors are left to the C library. One that is larger than a block has pages of its own, huge
-ones, and gives them back. Other devices have their own allocator.
+A block is free when nothing but this module refers to it, by Python's reference count: memory is never overwritten
+while a tensor uses it. Small tensors come from the C library, those larger than a block from the system, on huge pages
+that are returned. Other devices use their own allocator.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64  # bytes; PyTorch's own on a CPU
-SMALLEST_BLOCK, LARGEST_BLOCK = 2**16, 2**22  # bytes; a larger tensor would leave too much of a slab unused, too
-SLAB_BYTES = 4 * LARGEST_BLOCK
-STAGGER = 17 * ALIGNMENT  # blocks do not all start at the same place of a page: such places share a line of the cache
+SMALLEST_BLOCK, LARGEST_BLOCK = 2**16, 2**22  # bytes; a larger tensor would also leave too much of an arena unused
+ARENA_BYTES = 4 * LARGEST_BLOCK
+STAGGER = 17 * ALIGNMENT  # blocks at the same offset of a page would compete for the same lines of the cache
 
 Block = npt.NDArray[np.uint8]
 
 
-class Slab(local):
-    """The slab that a thread fills with what lives equally long, and how much of it is taken."""
+class Arena(local):
+    """The block that a thread fills with tensors of the same lifetime, and how many bytes of it are taken."""
 
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes, self.used = num_bytes, 0
         self.block: Block | None = None
 
 
-ACTIVATIONS, LAYER_OUTPUTS, GRADIENTS = Slab(SLAB_BYTES), Slab(LARGEST_BLOCK), Slab(LARGEST_BLOCK)
-_blocks: dict[int, list[Block]] = {}  # by their bytes
+ACTIVATIONS, GRADIENTS = Arena(ARENA_BYTES), Arena(LARGEST_BLOCK)
+_blocks: dict[int, list[Block]] = {}  # by size in bytes
 _lock = Lock()
 
 
 def empty(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A contiguous tensor with undefined values; on a CPU it starts at a multiple of 64 bytes, as PyTorch's own do."""
+    """Uninitialised contiguous tensor for a temporary; on a CPU aligned to 64 bytes, as PyTorch's own are."""
     num_bytes = prod(shape) * dtype.itemsize
     if device.type != "cpu" or num_bytes <= SMALLEST_BLOCK:
         return torch.empty(shape, dtype=dtype, device=device)
@@ -59,7 +59,7 @@ def empty(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> 
 
 
 def empty_like(x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-    """One of x's shape, and of its dtype if no other is given."""
+    """`empty` with the shape and device of `x`, and its dtype unless another is given."""
     return empty(x.shape, dtype=dtype or x.dtype, device=x.device)
 
 
@@ -69,55 +69,52 @@ def converted(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def mm(a_MK: Tensor, b_KN: Tensor) -> Tensor:
-    """Their matrix product; no gradient is recorded."""
+    """The matrix product (M, N); no gradient is recorded."""
     out_MN = empty((a_MK.shape[0], b_KN.shape[1]), dtype=a_MK.dtype, device=a_MK.device)
     return torch.mm(a_MK.detach(), b_KN.detach(), out=out_MN)
 
 
-def kept(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device, slab: Slab = ACTIVATIONS) -> Tensor:
-    """The same for what lives until the way back: it lies in a slab."""
+def empty_for_backward(
+    shape: Sequence[int], *, dtype: torch.dtype, device: torch.device, arena: Arena = ACTIVATIONS
+) -> Tensor:
+    """Uninitialised tensor for save_for_backward. CPU: carved from this thread's arena; elsewhere torch.empty."""
     num_bytes = prod(shape) * dtype.itemsize
     if device.type != "cpu" or not 0 < num_bytes <= LARGEST_BLOCK:
         return empty(shape, dtype=dtype, device=device)
     room = num_bytes + -num_bytes % ALIGNMENT
-    if slab.block is None or slab.used + room > slab.num_bytes:
-        slab.block = None
-        (slab.block, _), slab.used = _free_block(slab.num_bytes), 0
-    memory = slab.block[slab.used : slab.used + num_bytes]
-    slab.used += room
+    if arena.block is None or arena.used + room > arena.num_bytes:
+        arena.block = None
+        (arena.block, _), arena.used = _free_block(arena.num_bytes), 0
+    memory = arena.block[arena.used : arena.used + num_bytes]
+    arena.used += room
     return torch.from_numpy(memory).view(dtype).view(*shape)
 
 
-def kept_like(x: Tensor, *, dtype: torch.dtype | None = None, slab: Slab = ACTIVATIONS) -> Tensor:
-    """One like x that lives until the way back."""
-    return kept(x.shape, dtype=dtype or x.dtype, device=x.device, slab=slab)
-
-
 def lasting_copy(x: Tensor) -> Tensor:
-    """A copy of what lives as long as the run, on pages of its own on a CPU: in the heap it would part its holes."""
+    """A copy that lives as long as the run; on a CPU outside the heap, where it would keep free gaps apart."""
     if x.device.type != "cpu" or x.nbytes < mmap.PAGESIZE:
         return x.clone()
     return torch.from_numpy(_pages(x.nbytes)).view(x.dtype).view(x.shape).copy_(x)
 
 
 def return_free_blocks() -> None:
-    """Give the memory of all blocks in which no tensor lies back to the system."""
+    """Return the memory of all unused blocks to the system."""
     with _lock:
         for blocks in _blocks.values():
             blocks[:] = [block for block, count in zip(blocks, _references(blocks), strict=True) if count > UNUSED]
 
 
 def _pages(num_bytes: int, *, huge: bool = False) -> Block:
-    """Memory straight from the system. Huge pages are rounded up to 2 MiB and take a tenth of the time to get."""
+    """Memory from the system. Huge pages are rounded up to 2 MiB and take a tenth of the time to allocate."""
     memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if huge and hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel built without huge pages refuses the advice, and plain pages do
+        with suppress(OSError):  # a Linux kernel built without huge pages refuses the advice: plain pages then
             memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
 
 
 def _free_block(num_bytes: int) -> tuple[Block, int]:
-    """One that nobody else has, and where in it to start. The caller's reference takes it."""
+    """An unused block and the offset to start at. The caller's reference marks it as taken."""
     with _lock:
         blocks = _blocks.setdefault(num_bytes, [])
         place = next((place for place, count in enumerate(_references(blocks)) if count <= UNUSED), len(blocks))
@@ -127,8 +124,8 @@ def _free_block(num_bytes: int) -> tuple[Block, int]:
 
 
 def _references(blocks: list[Block]) -> list[int]:
-    """How many references there are to each block: the list's, this function's own, and what makes it taken."""
+    """Each block's references: that of the list, those of this function, and those of the tensors that use it."""
     return [sys.getrefcount(block) for block in blocks]
 
 
-UNUSED = _references([np.empty(0, np.uint8)])[0]  # asked, not written down: it differs between Python's versions
+UNUSED = _references([np.empty(0, np.uint8)])[0]  # measured: the number differs between versions of Python

@@ -1,10 +1,10 @@
-"""Matrix products with a frozen weight, in the arithmetic that the machine is fast at.
+"""Matrix products with a frozen weight, in the dtype that this CPU multiplies fastest.
 
 Letters: T tokens, K input features, N output features.
 
 A CPU without bf16 units (no AVX512-BF16, no AMX) multiplies bf16 matrices 10 to 200 times slower than fp32 ones
-(measured: 20 against 140 GFLOP/s forward, 0.5 against 110 backward). There the same bf16 values are multiplied in
-fp32 and the result is rounded to bf16, which is what bf16 units do: products and sums in fp32, one rounding at the end.
+(measured: 20 against 140 GFLOP/s forward, 0.5 against 110 backward). There the bf16 values are multiplied in fp32 and
+the result is rounded to bf16, as bf16 units do: products and sums in fp32, one rounding at the end.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from medsum_core.kernels.cpu.arena import converted, mm
 
 
 def product(x_TK: Tensor, weight_NK: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """x W^T, (T, N) in the dtype of x. The weight may be kept in the arithmetic's dtype already.
+    """x W^T, (T, N) in the dtype of x. The weight may be in the dtype of the arithmetic already.
 
-    With `out` the result is written there, and no gradient is recorded.
+    With `out`, the result is written there and no gradient is recorded.
     """
     compute = arithmetic_dtype(x_TK.device, x_TK.dtype)
     if out is not None and compute == out.dtype == weight_NK.dtype:
@@ -30,6 +30,6 @@ def product(x_TK: Tensor, weight_NK: Tensor, *, out: Tensor | None = None) -> Te
 
 
 def product_transposed(y_TN: Tensor, weight_NK: Tensor) -> Tensor:
-    """y W, (T, K) in the dtype of y: the way back through `product`."""
+    """y W, (T, K) in the dtype of y: the gradient of x in `product`."""
     compute = arithmetic_dtype(y_TN.device, y_TN.dtype)
     return converted(mm(converted(y_TN, compute), converted(weight_NK, compute)), y_TN.dtype)

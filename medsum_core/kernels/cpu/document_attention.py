@@ -1,17 +1,17 @@
-"""Causal attention of one document after another, written out for CPUs: matrix products of a block of queries each.
+"""Causal attention of one document after another for CPUs, as matrix products of a block of queries each.
 
 Letters: T tokens of a row, L tokens of a document, P of a prefix, H query heads, G key-value heads, D head size; S
 heads that share a key-value head (H / G), Q queries of a block, K keys that the block may see.
 
-A block's queries of all S heads are the rows of one product, so that a shared head is neither copied nor expanded:
+The queries of all S heads in a block are the rows of one product: a shared key-value head is neither copied nor
+expanded.
 
-    scores_QSK = q k^T    share_QSK = softmax(scores)    out_QSD = share v
+    scores_QSK = q k^T    weights_QSK = softmax(scores)    out_QSD = weights v
 
-A block sees the keys from its sliding window's first to its own last, nothing is computed beyond. Scores are products
-in fp32, also of 16-bit queries and keys: an exponential turns their rounding into an error of its size.
+A block computes only the keys from the first of its sliding window to its own last. Scores are products in fp32, also
+of 16-bit queries and keys: the exponential would turn their rounding error into a relative error of the weights.
 
-For the way back v is kept, q and k or what they are made from, and the shares of documents up to SAVED_TOKENS in the
-dtype in which they weigh the values; those of longer documents are computed again: memory grows with the tokens, not
+Only q, k and v are saved for the backward pass, which computes the weights again: memory grows with the tokens, not
 with their square.
 """
 
@@ -27,18 +27,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from medsum_core.device import arithmetic_dtype
-from medsum_core.kernels.cpu.arena import converted, empty_like, kept_like, mm
+from medsum_core.kernels.cpu.arena import converted, empty_for_backward, empty_like, mm
 from medsum_core.kernels.cpu.elementwise import array_of, causal_softmax, on_cpu, softmax_backward
-from medsum_core.kernels.recompute import Recipe
 from medsum_core.model.attention import check_lengths
 
-BLOCK_QUERIES = 256  # fewer: products too small to be fast; more: work on keys that the first queries may not see
-SAVED_TOKENS = 512
+BLOCK_QUERIES = (
+    256  # fewer: products too small to be fast; more: wasted work on keys that the first queries may not see
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRules:
-    """How scores come from q k^T: scale, sliding window in tokens, and the bound that Gemma 2 puts on them."""
+    """What is applied to q k^T: scale, sliding window in tokens, and Gemma 2's soft cap."""
 
     scale: float
     window: int | None
@@ -47,15 +47,11 @@ class ScoreRules:
 
 @dataclass(frozen=True, kw_only=True)
 class _Block:
-    """Some queries of a row, and the keys that they may see, through one key-value head.
-
-    `is_kept`: whether its shares are, for the way back.
-    """
+    """Some queries of a row and the keys that they may see, of one key-value head."""
 
     queries: slice
     keys: slice
     kv_head: int
-    is_kept: bool
 
 
 def attend_documents(
@@ -65,17 +61,15 @@ def attend_documents(
     lengths: Sequence[int],
     rules: ScoreRules,
     prefix: tuple[Tensor, Tensor] | None = None,
-    recipes: tuple[Recipe, Recipe] | None = None,
 ) -> Tensor:
-    """(T, H, D): each document of `lengths` attends to itself only; what follows the last one gets zeros.
+    """(T, H, D): each document of `lengths` attends to itself only; padding after the last one gets zeros.
 
-    Differentiable once. All documents begin where the one before ends. `prefix` are keys and values (P, G, D) that come
-    before those of each document, in fp32 or more: so are their gradients. `recipes`: how queries and keys come about,
-    each with a first dimension of 1.
+    Differentiable once. Documents follow each other without gaps. `prefix`: keys and values (P, G, D), at least fp32,
+    that come before those of each document; their gradients have the same dtype.
     """
     prefix_key, prefix_value = prefix or (None, None)
     out: Tensor = _DocumentAttention.apply(
-        query_THD, key_TGD, value_TGD, prefix_key, prefix_value, tuple(lengths), rules, recipes
+        query_THD, key_TGD, value_TGD, prefix_key, prefix_value, tuple(lengths), rules
     )
     return out
 
@@ -91,71 +85,61 @@ class _DocumentAttention(torch.autograd.Function):
         prefix_value: Tensor | None,
         lengths: tuple[int, ...],
         rules: ScoreRules,
-        recipes: tuple[Recipe, Recipe] | None,
     ) -> Tensor:
         ctx.lengths, ctx.rules = lengths, rules
-        kept_shares = []
         dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
         query = converted(query_THD, dtype)
         key, value = (
-            _behind_prefix(*both, lengths, dtype) for both in ((key_TGD, prefix_key), (value_TGD, prefix_value))
+            _with_prefix(*both, lengths, dtype) for both in ((key_TGD, prefix_key), (value_TGD, prefix_value))
         )
-        out_THD = kept_like(query_THD).zero_()
+        out_THD = empty_for_backward(query_THD.shape, dtype=query_THD.dtype, device=query_THD.device).zero_()
         for block in _blocks(lengths, rules, num_kv_heads=key.shape[1], num_prefix=_length(prefix_key)):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
-            share_RK = _shares(block, query_RD, key_KD, rules)[0]
-            kept_shares += [share_RK] if block.is_kept else []
-            _rows_of(out_THD, block, key.shape[1]).copy_(_as_heads(mm(share_RK, value_KD), block))
-        made_from = recipes or (Recipe.of(query_THD[None]), Recipe.of(key_TGD[None]))
-        ctx.computes = [(recipe.compute, len(recipe.tensors)) for recipe in made_from]
-        ctx.save_for_backward(
-            value_TGD, prefix_key, prefix_value, *(t for recipe in made_from for t in recipe.tensors), *kept_shares
-        )
+            weight_RK = _attention_weights(block, query_RD, key_KD, rules)[0]
+            _heads_of_block(out_THD, block, key.shape[1]).copy_(_as_heads(mm(weight_RK, value_KD), block))
+        ctx.save_for_backward(query_THD, key_TGD, value_TGD, prefix_key, prefix_value)
         return out_THD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        value_TGD, prefix_key, prefix_value, *shares = ctx.saved_tensors
-        (compute_query, num_query_tensors), (compute_key, num_key_tensors) = ctx.computes
-        query_THD = compute_query(*(shares.pop(0) for _ in range(num_query_tensors))).squeeze(0)
-        key_TGD = compute_key(*(shares.pop(0) for _ in range(num_key_tensors))).squeeze(0)
+        query_THD, key_TGD, value_TGD, prefix_key, prefix_value = ctx.saved_tensors
         dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
         query, dout = converted(query_THD, dtype), converted(gradients[0], dtype)
         key, value = (
-            _behind_prefix(*both, ctx.lengths, dtype) for both in ((key_TGD, prefix_key), (value_TGD, prefix_value))
+            _with_prefix(*both, ctx.lengths, dtype) for both in ((key_TGD, prefix_key), (value_TGD, prefix_value))
         )
         dquery = empty_like(query).zero_()
-        # Several blocks and heads add to a key's gradient: 16 bits would round each sum.
+        # Several blocks and heads add to a key's gradient; 16 bits would round each sum.
         exact = torch.promote_types(dtype, torch.float32)
         dkey, dvalue = (empty_like(tensor, dtype=exact).zero_() for tensor in (key, value))
         for block in _blocks(ctx.lengths, ctx.rules, num_kv_heads=key.shape[1], num_prefix=_length(prefix_key)):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
-            dout_RD = _rows_of(dout, block, key.shape[1]).reshape(query_RD.shape)
-            share_RK, slope_RK = (shares.pop(0), None) if block.is_kept else _shares(block, query_RD, key_KD, ctx.rules)
-            dvalue[block.keys, block.kv_head] += converted(mm(share_RK.t(), dout_RD), exact)
-            dscore_RK = _scores_backward(share_RK, mm(dout_RD, value_KD.t()), slope_RK, ctx.rules)
-            _rows_of(dquery, block, key.shape[1]).copy_(_as_heads(mm(dscore_RK, key_KD), block))
+            dout_RD = _heads_of_block(dout, block, key.shape[1]).reshape(query_RD.shape)
+            weight_RK, slope_RK = _attention_weights(block, query_RD, key_KD, ctx.rules)
+            dvalue[block.keys, block.kv_head] += converted(mm(weight_RK.t(), dout_RD), exact)
+            dscore_RK = _scores_backward(weight_RK, mm(dout_RD, value_KD.t()), slope_RK, ctx.rules)
+            _heads_of_block(dquery, block, key.shape[1]).copy_(_as_heads(mm(dscore_RK, key_KD), block))
             dkey[block.keys, block.kv_head] += converted(mm(dscore_RK.t(), query_RD), exact)
-        dkey_TGD, dprefix_key = _parted(dkey, key_TGD, prefix_key, ctx.lengths)
-        dvalue_TGD, dprefix_value = _parted(dvalue, value_TGD, prefix_value, ctx.lengths)
-        return converted(dquery, query_THD.dtype), dkey_TGD, dvalue_TGD, dprefix_key, dprefix_value, None, None, None
+        dkey_TGD, dprefix_key = _split_prefix(dkey, key_TGD, prefix_key, ctx.lengths)
+        dvalue_TGD, dprefix_value = _split_prefix(dvalue, value_TGD, prefix_value, ctx.lengths)
+        return converted(dquery, query_THD.dtype), dkey_TGD, dvalue_TGD, dprefix_key, dprefix_value, None, None
 
 
 def _length(prefix: Tensor | None) -> int:
     return 0 if prefix is None else len(prefix)
 
 
-def _behind_prefix(x_TGD: Tensor, prefix: Tensor | None, lengths: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Each document's keys or values with the prefix before them, end to end."""
+def _with_prefix(x_TGD: Tensor, prefix: Tensor | None, lengths: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The keys or values of all documents, each preceded by the prefix."""
     if prefix is None:
         return converted(x_TGD, dtype)
     pieces = [piece for document in x_TGD[: sum(lengths)].split(list(lengths)) for piece in (prefix, document)]
     return torch.cat([converted(piece, dtype) for piece in pieces])
 
 
-def _parted(grad: Tensor, like_TGD: Tensor, prefix: Tensor | None, lengths: Sequence[int]) -> tuple[Tensor, Any]:
-    """The gradient of the documents' keys or values, (T, G, D), and that of the prefix, summed over them."""
+def _split_prefix(grad: Tensor, like_TGD: Tensor, prefix: Tensor | None, lengths: Sequence[int]) -> tuple[Tensor, Any]:
+    """The gradient of the documents' keys or values, (T, G, D), and that of the prefix, summed over documents."""
     if prefix is None:
         return converted(grad, like_TGD.dtype), None
     parts = grad.split([count for length in lengths for count in (len(prefix), length)])
@@ -165,30 +149,29 @@ def _parted(grad: Tensor, like_TGD: Tensor, prefix: Tensor | None, lengths: Sequ
 
 
 def _blocks(lengths: Sequence[int], rules: ScoreRules, *, num_kv_heads: int, num_prefix: int) -> Iterator[_Block]:
-    """Queries count the tokens of the documents, keys those of documents with the prefix before each."""
+    """All blocks. Queries are indexed in the documents, keys in the documents with the prefix before each."""
     document_start = 0
     for number, length in enumerate(lengths):
         document_end, key_start = document_start + length, document_start + number * num_prefix
-        is_kept = num_prefix + length <= SAVED_TOKENS and rules.softcap is None  # a soft cap's slope would be kept too
         for start in range(document_start, document_end, BLOCK_QUERIES):
             end = min(start + BLOCK_QUERIES, document_end)
             seen = num_prefix + start - document_start  # tokens before the first query
             first_key = key_start if rules.window is None else key_start + max(0, seen - rules.window + 1)
             keys = slice(first_key, key_start + seen + end - start)
             for kv_head in range(num_kv_heads):
-                yield _Block(queries=slice(start, end), keys=keys, kv_head=kv_head, is_kept=is_kept)
+                yield _Block(queries=slice(start, end), keys=keys, kv_head=kv_head)
         document_start = document_end
 
 
-def _rows_of(tensor_THD: Tensor, block: _Block, num_kv_heads: int) -> Tensor:
-    """(Q, S, D): a block's part of a tensor that has all heads."""
+def _heads_of_block(tensor_THD: Tensor, block: _Block, num_kv_heads: int) -> Tensor:
+    """(Q, S, D): a block's part of a tensor with all heads."""
     shared = tensor_THD.shape[1] // num_kv_heads
     return tensor_THD[block.queries, block.kv_head * shared : (block.kv_head + 1) * shared]
 
 
 def _parts(block: _Block, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A block's queries as R = Q x S rows (R, D), and its keys and values (K, D)."""
-    query_RD = _rows_of(query, block, key.shape[1]).reshape(-1, query.shape[2])
+    query_RD = _heads_of_block(query, block, key.shape[1]).reshape(-1, query.shape[2])
     return query_RD, key[block.keys, block.kv_head], value[block.keys, block.kv_head]
 
 
@@ -196,50 +179,52 @@ def _as_heads(tensor_RD: Tensor, block: _Block) -> Tensor:
     return tensor_RD.view(block.queries.stop - block.queries.start, -1, tensor_RD.shape[1])
 
 
-def _shares(block: _Block, query_RD: Tensor, key_KD: Tensor, rules: ScoreRules) -> tuple[Tensor, Tensor | None]:
-    """The softmax of a block's scores, (R, K) in the dtype of its queries, and the slope of a soft cap if there is one.
+def _attention_weights(
+    block: _Block, query_RD: Tensor, key_KD: Tensor, rules: ScoreRules
+) -> tuple[Tensor, Tensor | None]:
+    """A block's attention weights (R, K) in the dtype of its queries, and the derivative of the soft cap if it has one.
 
     Both are computed in at least fp32.
     """
     exact = torch.promote_types(query_RD.dtype, torch.float32)
     scores_RK = mm(converted(query_RD, exact), converted(key_KD, exact).t())
-    share_RK = (kept_like if block.is_kept else empty_like)(scores_RK, dtype=query_RD.dtype)
+    weight_RK = empty_like(scores_RK, dtype=query_RD.dtype)
     num_queries = block.queries.stop - block.queries.start
     seen_before = len(key_KD) - num_queries
     if on_cpu(query_RD) and rules.softcap is None:
         num_shared = len(query_RD) // num_queries
         window = len(key_KD) if rules.window is None else rules.window
-        causal_softmax(array_of(scores_RK), rules.scale, num_shared, seen_before, window, array_of(share_RK))
-        return share_RK, None
+        causal_softmax(array_of(scores_RK), rules.scale, num_shared, seen_before, window, array_of(weight_RK))
+        return weight_RK, None
     scores_RK, slope_RK = scores_RK.mul_(rules.scale), None
     if rules.softcap is not None:
         scores_RK = scores_RK.div_(rules.softcap).tanh_()
         slope_RK = 1 - scores_RK.square()
         scores_RK = scores_RK.mul_(rules.softcap)
-    hidden_QK = _hidden((num_queries, len(key_KD)), seen_before, rules.window, like=scores_RK)
+    mask_QK = _mask((num_queries, len(key_KD)), seen_before, rules.window, like=scores_RK)
     by_query_QSK = scores_RK.view(num_queries, -1, len(key_KD))
-    by_query_QSK += hidden_QK[:, None]
-    return share_RK.copy_(torch.softmax(scores_RK, -1)), slope_RK
+    by_query_QSK += mask_QK[:, None]
+    return weight_RK.copy_(torch.softmax(scores_RK, -1)), slope_RK
 
 
-def _scores_backward(share_RK: Tensor, dshare_RK: Tensor, slope_RK: Tensor | None, rules: ScoreRules) -> Tensor:
-    """The gradient of q k^T from that of the shares, in their dtype."""
-    dscore_RK = empty_like(share_RK)
-    if on_cpu(share_RK) and slope_RK is None:
-        softmax_backward(array_of(share_RK), array_of(dshare_RK), rules.scale, array_of(dscore_RK))
+def _scores_backward(weight_RK: Tensor, dweight_RK: Tensor, slope_RK: Tensor | None, rules: ScoreRules) -> Tensor:
+    """The gradient of q k^T from that of the attention weights, in their dtype."""
+    dscore_RK = empty_like(weight_RK)
+    if on_cpu(weight_RK) and slope_RK is None:
+        softmax_backward(array_of(weight_RK), array_of(dweight_RK), rules.scale, array_of(dscore_RK))
         return dscore_RK
-    exact = torch.promote_types(share_RK.dtype, torch.float32)
-    share_RK, dshare_RK = share_RK.to(exact), dshare_RK.to(exact)
-    exact_RK = share_RK * (dshare_RK - (share_RK * dshare_RK).sum(-1, keepdim=True)) * rules.scale
+    exact = torch.promote_types(weight_RK.dtype, torch.float32)
+    weight_RK, dweight_RK = weight_RK.to(exact), dweight_RK.to(exact)
+    exact_RK = weight_RK * (dweight_RK - (weight_RK * dweight_RK).sum(-1, keepdim=True)) * rules.scale
     return dscore_RK.copy_(exact_RK if slope_RK is None else exact_RK * slope_RK)
 
 
-def _hidden(shape: tuple[int, int], seen_before: int, window: int | None, *, like: Tensor) -> Tensor:
-    """(Q, K): -inf where a query may not see a key, because it is later or out of the window; elsewhere 0."""
-    hidden_QK = like.new_full(shape, -math.inf).triu_(seen_before + 1)
+def _mask(shape: tuple[int, int], seen_before: int, window: int | None, *, like: Tensor) -> Tensor:
+    """(Q, K): -inf where a key is later than the query or outside its window, elsewhere 0."""
+    mask_QK = like.new_full(shape, -math.inf).triu_(seen_before + 1)
     if window is not None and shape[1] > window:
-        hidden_QK += like.new_full(shape, -math.inf).tril_(seen_before - window)
-    return hidden_QK
+        mask_QK += like.new_full(shape, -math.inf).tril_(seen_before - window)
+    return mask_QK
 
 
 def attend_per_document(
@@ -254,21 +239,19 @@ def attend_per_document(
     sliding_window: int | None = None,
     softcap: float | None = None,
     prefix: tuple[Tensor, Tensor] | None = None,
-    recipes: tuple[Recipe, Recipe] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """`attend_documents` with the interface of transformers: (B, T, H, D) and no weights. Padding positions are zero.
+    """`attend_documents` with the interface of transformers: (B, T, H, D) and None. Padding positions are zero.
 
-    `prefix`: keys and values (P, G, D) that come before those of each document. `recipes`: how the queries (B, T, H, D)
-    and the keys (B, T, G, D) come about.
+    `prefix`: keys and values (P, G, D) that come before those of each document.
     """
     check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, options={})
     scale = scaling if scaling is not None else query_BHTD.shape[-1] ** -0.5
     rules = ScoreRules(scale=scale, window=sliding_window, softcap=softcap)
     inputs = (query_BHTD, key_BGTD, value_BGTD)
-    if len(document_lengths) == 1:  # no copy that puts rows together, in either direction
+    if len(document_lengths) == 1:  # spares the copy of torch.stack and its backward
         query_THD, key_TGD, value_TGD = (tensor.squeeze(0).transpose(0, 1) for tensor in inputs)
-        out_THD = attend_documents(query_THD, key_TGD, value_TGD, document_lengths[0], rules, prefix, recipes)
+        out_THD = attend_documents(query_THD, key_TGD, value_TGD, document_lengths[0], rules, prefix)
         return out_THD.unsqueeze(0), None
     rows = []
     for row, lengths in zip(zip(*(tensor.unbind() for tensor in inputs), strict=True), document_lengths, strict=True):

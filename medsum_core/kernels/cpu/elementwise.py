@@ -1,13 +1,12 @@
-"""What a CPU computes element by element, each in one pass over memory: compiled by numba, a loop each.
+"""Element-wise operations for CPUs, each a loop compiled by numba that passes over memory once.
 
-Letters: R rows, H features, T tokens, N heads, D head size, S query heads that share a key-value head, Q queries,
-K keys, W words.
+Letters: R rows, H features, S query heads that share a key-value head, K keys, W words.
 
-PyTorch's operators would pass over memory five to ten times for one of these, and each call costs some 5 microseconds
-beside a matrix product of 500: that was a third of a training step. Numbers are read, computed in fp32 (fp64 where the
-input has that) and rounded once, or where transformers rounds in between. bf16 comes as the int16 of the same bits,
-which is what numpy can hold. A kernel runs on the thread that calls it and lets other threads go on. They lie in one
-file: numba's cache on disk notices changes of the file that it compiles, not of others.
+PyTorch's operators would pass over memory five to ten times for one of these, and each call costs about 5 microseconds
+next to a matrix product of 500: a third of a training step. Values are computed in fp32 (fp64 where the input is) and
+rounded once, or where transformers rounds in between. numpy has no bf16, so bf16 is passed as int16 with the same bits.
+A kernel runs on the calling thread and releases the GIL. All are in this file because numba's cache on disk notices
+changes in the file that it compiles, not in files imported there.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ Array = npt.NDArray[Any]
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """A kernel, compiled at its first call and kept on disk where numba finds a folder that it may write to."""
-    # Sums may be taken in any order and a product added without a rounding, or nothing would run side by side.
+    """A kernel, compiled at its first call and cached on disk where numba may write to a folder."""
+    # Without leave to reorder sums and fuse multiply-adds the compiler could not vectorise the loops.
     options: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
     try:
         return njit(cache=True, **options)(function)
@@ -37,23 +36,23 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def array_of(x: Tensor) -> Array:
-    """The memory of a CPU tensor as numpy has it; bf16 and fp16 as int16 of the same bits."""
+    """A numpy view of a CPU tensor; bf16 and fp16 as int16 with the same bits."""
     x = x.detach()
     return x.view(torch.int16).numpy() if x.dtype.itemsize == 2 else x.numpy()
 
 
 def rows_of(x: Tensor) -> Array:
-    """The same of a tensor (..., H) as (R, H)."""
+    """The same of a tensor (..., H) reshaped to (R, H); a copy where it is not contiguous."""
     return array_of(x.reshape(-1, x.shape[-1]).contiguous())
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether there are kernels for a tensor: main memory, a dtype that a CPU trains in."""
+    """Whether these kernels can compute with `x`: on the CPU and not fp16."""
     return x.device.type == "cpu" and x.dtype != torch.float16
 
 
 def _same_bits(source: Any, target: Any) -> Any:
-    """A function for compiled code that takes the bits of a `source` for those of a `target`."""
+    """A function for compiled code that reinterprets the bits of a `source` as a `target`."""
 
     def typed(_: Any, value: Any) -> Any:
         def cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -69,27 +68,27 @@ bits_of_float = _same_bits(types.float32, types.uint32)
 
 
 def wide(x: Any) -> Any:
-    """An element as the number that is computed with: fp32 of bf16. Like the next four for compiled code only."""
+    """An element in the type of the computation: bf16 becomes fp32. Like the next four for compiled code only."""
     raise NotImplementedError
 
 
 def narrow(value: Any, like: Any) -> Any:
-    """A number as an element of the type of `like`: bf16 is rounded to the nearest, halves to even."""
+    """A number in the type of `like`; bf16 is rounded to nearest, ties to even."""
     raise NotImplementedError
 
 
 def rank(x: Any) -> Any:
-    """An element's bits as an integer that grows with it, of which the largest is found side by side, unlike floats."""
+    """An integer with the same order as the elements: its maximum can be vectorised, that of floats cannot."""
     raise NotImplementedError
 
 
 def of_rank(number: Any, like: Any) -> Any:
-    """The element of the type of `like` with that rank."""
+    """The element with that `rank`, in the type of `like`."""
     raise NotImplementedError
 
 
 def exponential(x: Any) -> Any:
-    """exp(x); fp32 within 2 units in the last place from -87 to 88, beyond which it stays what it is there."""
+    """exp(x); fp32 within 2 units in the last place, with x clamped to [-87, 88]."""
     raise NotImplementedError
 
 
@@ -108,7 +107,7 @@ def _narrow(value: Any, like: Any) -> Any:
             bits = bits_of_float(np.float32(value))
             odd = (bits >> np.uint32(16)) & np.uint32(1)
             nearest = (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
-            return np.int16(nearest if value == value else np.uint32(0x7FC0))  # a NaN stays one
+            return np.int16(nearest if value == value else np.uint32(0x7FC0))  # NaN stays NaN
 
         return rounded
     if like == types.float32:
@@ -141,7 +140,7 @@ def _exponential(x: Any) -> Any:
     if x == types.float64:
         return lambda x: math.exp(x)
 
-    def by_polynomial(x: Any) -> Any:  # Cephes' expf: 2^k times a polynomial of what is left of x
+    def by_polynomial(x: Any) -> Any:  # Cephes' expf: 2^k times a polynomial of the remainder
         x = np.float32(-87.0) if x < np.float32(-87.0) else x
         x = np.float32(88.0) if x > np.float32(88.0) else x
         k = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
@@ -168,7 +167,7 @@ def rms_inverse(x_RH: Array, eps: float, inverse_R: Array) -> None:
 
 @compiled
 def rms_scaled(x_RH: Array, inverse_R: Array, scale_H: Array, rounds_first: bool, y_RH: Array) -> None:
-    """y = x * inverse * scale; `rounds_first`: to the type of x before it is scaled."""
+    """y = x * inverse * scale. `rounds_first`: x * inverse is rounded to the type of x before it is scaled."""
     for r in range(x_RH.shape[0]):
         inverse = inverse_R[r]
         for h in range(x_RH.shape[1]):
@@ -179,21 +178,11 @@ def rms_scaled(x_RH: Array, inverse_R: Array, scale_H: Array, rounds_first: bool
 
 
 @compiled
-def rms_added(x_RH: Array, inverse_R: Array, scale_H: Array, to_RH: Array, y_RH: Array) -> None:
-    """y = to + x * inverse * scale, the norm rounded before it is added."""
-    for r in range(x_RH.shape[0]):
-        inverse = inverse_R[r]
-        for h in range(x_RH.shape[1]):
-            normed = narrow(wide(x_RH[r, h]) * inverse * scale_H[h], y_RH[r, h])
-            y_RH[r, h] = narrow(wide(to_RH[r, h]) + wide(normed), y_RH[r, h])
-
-
-@compiled
 def rms_backward(dy_RH: Array, x_RH: Array, inverse_R: Array, scale_H: Array, dx_RH: Array) -> None:
     """The gradient of x from that of y."""
     for r in range(x_RH.shape[0]):
         inverse = inverse_R[r]
-        along = inverse - inverse  # a zero of its type
+        along = inverse - inverse  # zero, in its type
         for h in range(x_RH.shape[1]):
             along += wide(dy_RH[r, h]) * wide(scale_H[h]) * wide(x_RH[r, h])
         along = along * inverse * inverse / type(inverse)(x_RH.shape[1])
@@ -203,50 +192,8 @@ def rms_backward(dy_RH: Array, x_RH: Array, inverse_R: Array, scale_H: Array, dx
 
 
 @compiled
-def rms_rotated(x_TND: Array, inverse_TN: Array, scale_D: Array, cos_TD: Array, sin_TD: Array, y_TND: Array) -> None:
-    """y = n cos + rotate_half(n) sin of the norm n, each product and sum rounded as transformers does."""
-    half = x_TND.shape[2] // 2
-    for t in range(x_TND.shape[0]):
-        for n in range(x_TND.shape[1]):
-            x_D, y_D, inverse = x_TND[t, n], y_TND[t, n], inverse_TN[t, n]
-            for d in range(half):
-                first = wide(narrow(wide(x_D[d]) * inverse * scale_D[d], y_D[d]))
-                second = wide(narrow(wide(x_D[d + half]) * inverse * scale_D[d + half], y_D[d]))
-                along = narrow(first * wide(cos_TD[t, d]), y_D[d])
-                across = narrow(second * wide(sin_TD[t, d]), y_D[d])
-                y_D[d] = narrow(wide(along) - wide(across), y_D[d])
-                along = narrow(second * wide(cos_TD[t, d + half]), y_D[d])
-                across = narrow(first * wide(sin_TD[t, d + half]), y_D[d])
-                y_D[d + half] = narrow(wide(along) + wide(across), y_D[d])
-
-
-@compiled
-def rms_rotated_backward(
-    dy_TND: Array, x_TND: Array, inverse_TN: Array, scale_D: Array, cos_TD: Array, sin_TD: Array, dx_TND: Array
-) -> None:
-    """The gradient of x from that of y: the opposite rotation, then back through the norm."""
-    size = x_TND.shape[2]
-    half = size // 2
-    dnormed_D = np.empty(size, inverse_TN.dtype)
-    for t in range(x_TND.shape[0]):
-        for n in range(x_TND.shape[1]):
-            x_D, dy_D, dx_D, inverse = x_TND[t, n], dy_TND[t, n], dx_TND[t, n], inverse_TN[t, n]
-            for d in range(half):
-                first, second = wide(dy_D[d]), wide(dy_D[d + half])
-                dnormed_D[d] = first * wide(cos_TD[t, d]) + second * wide(sin_TD[t, d + half])
-                dnormed_D[d + half] = second * wide(cos_TD[t, d + half]) - first * wide(sin_TD[t, d])
-            along = inverse - inverse  # a zero of its type
-            for d in range(size):
-                dnormed_D[d] *= scale_D[d]
-                along += dnormed_D[d] * wide(x_D[d])
-            along = along * inverse * inverse / type(inverse)(size)
-            for d in range(size):
-                dx_D[d] = narrow((dnormed_D[d] - wide(x_D[d]) * along) * inverse, dx_D[d])
-
-
-@compiled
 def gated(gate: Array, up: Array, slope: float, cube: float, y: Array) -> None:
-    """y = g sigmoid(z) * up, z = slope (g + cube g^3): SiLU, and GELU with its tanh, which is a sigmoid of twice that.
+    """y = g sigmoid(z) * up with z = slope (g + cube g^3): SiLU, or GELU by tanh(z / 2) = 2 sigmoid(z) - 1.
 
     The activation is rounded before the product. Flat arrays.
     """
@@ -262,7 +209,7 @@ def gated(gate: Array, up: Array, slope: float, cube: float, y: Array) -> None:
 def gated_backward(
     gate: Array, up: Array, dproduct: Array, slope: float, cube: float, dgate: Array, dup: Array
 ) -> None:
-    """The gradients of gate and up from that of the product."""
+    """The gradients of gate and up from that of their product."""
     slope_, cube_ = type(wide(gate[0]))(slope), type(wide(gate[0]))(cube)
     one, three = type(wide(gate[0]))(1), type(wide(gate[0]))(3)
     for i in range(gate.size):
@@ -276,17 +223,17 @@ def gated_backward(
 
 @compiled
 def causal_softmax(
-    scores_RK: Array, scale: float, num_shared: int, seen_before: int, window: int, share_RK: Array
+    scores_RK: Array, scale: float, num_shared: int, seen_before: int, window: int, weight_RK: Array
 ) -> None:
-    """The softmax of scale * scores over the keys that a row's query may see, 0 elsewhere; the scores are overwritten.
+    """weight = softmax(scale * scores) over the keys that a row's query may see, 0 elsewhere; overwrites the scores.
 
-    Row r is query r // S; it sees the keys up to its own, `seen_before` + its number, the last `window` of them.
+    Row r is query r // S. It sees keys up to number `seen_before` + r // S, the last `window` of them.
     """
     factor = type(scores_RK[0, 0])(scale)
     for r in range(scores_RK.shape[0]):
         last = seen_before + r // num_shared
         first = max(0, last - window + 1)
-        seen_k, share_k = scores_RK[r, first : last + 1], share_RK[r, first : last + 1]
+        seen_k, weight_k = scores_RK[r, first : last + 1], weight_RK[r, first : last + 1]
         top = rank(seen_k[0])
         for k in range(seen_k.size):
             top = max(top, rank(seen_k[k]))
@@ -297,21 +244,21 @@ def causal_softmax(
             total += seen_k[k]
         inverse = type(factor)(1) / total
         for k in range(seen_k.size):
-            share_k[k] = narrow(seen_k[k] * inverse, share_k[k])
-        share_RK[r, :first] = 0
-        share_RK[r, last + 1 :] = 0
+            weight_k[k] = narrow(seen_k[k] * inverse, weight_k[k])
+        weight_RK[r, :first] = 0
+        weight_RK[r, last + 1 :] = 0
 
 
 @compiled
-def softmax_backward(share_RK: Array, dshare_RK: Array, scale: float, dscore_RK: Array) -> None:
-    """The gradient of the scores before they were scaled, from that of the shares."""
-    for r in range(share_RK.shape[0]):
-        along = wide(share_RK[r, 0]) * wide(dshare_RK[r, 0])
+def softmax_backward(weight_RK: Array, dweight_RK: Array, scale: float, dscore_RK: Array) -> None:
+    """The gradient of the scores before scaling, from that of the attention weights."""
+    for r in range(weight_RK.shape[0]):
+        along = wide(weight_RK[r, 0]) * wide(dweight_RK[r, 0])
         factor = type(along)(scale)
-        for k in range(1, share_RK.shape[1]):
-            along += wide(share_RK[r, k]) * wide(dshare_RK[r, k])
-        for k in range(share_RK.shape[1]):
-            dscore = (wide(dshare_RK[r, k]) - along) * wide(share_RK[r, k]) * factor
+        for k in range(1, weight_RK.shape[1]):
+            along += wide(weight_RK[r, k]) * wide(dweight_RK[r, k])
+        for k in range(weight_RK.shape[1]):
+            dscore = (wide(dweight_RK[r, k]) - along) * wide(weight_RK[r, k]) * factor
             dscore_RK[r, k] = narrow(dscore, dscore_RK[r, k])
 
 
@@ -319,11 +266,11 @@ def softmax_backward(share_RK: Array, dshare_RK: Array, scale: float, dscore_RK:
 def running_softmax(
     logits_RW: Array, columns_R: Array, largest_R: Array, total_R: Array, wanted_R: Array, earlier_R: Array
 ) -> None:
-    """Take a tile of logits into the softmax of its rows; the tile becomes the words' shares of what was seen so far.
+    """Add a tile of logits to the running softmax of its rows; overwrites it with the probabilities among words so far.
 
-    `largest`, `total` of exp(logit - largest) and the target's logit `wanted` are brought up to date. A row's target is
-    word `columns` of the tile, if there is one of that number, and its share is set to 0. `earlier`: what the shares of
-    the tiles before are to be multiplied by.
+    Updates `largest`, the `total` of exp(logit - largest) and the target's logit `wanted`. A row's target is word
+    `columns` of the tile, if the tile has that word; its probability is set to 0. `earlier` becomes the factor that
+    the probabilities of earlier tiles must be multiplied by.
     """
     powers_W = np.empty(logits_RW.shape[1], largest_R.dtype)
     for r in range(logits_RW.shape[0]):

@@ -1,4 +1,4 @@
-"""Setting random elements to zero on a CPU, compiled by numba: uniform numbers, geometric steps and the walk in one."""
+"""Dropout on a CPU, compiled by numba: random numbers, geometric steps and writing zeros in one loop."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from medsum_core.kernels.cpu.elementwise import Array, bits_of_float, compiled, 
 
 
 def logarithm(x: Any) -> Any:
-    """log(x) of fp32 in (0, 1], within 2 units in the last place."""
-    raise NotImplementedError("compiled code only")
+    """log(x) of an fp32 x in (0, 1], within 2 units in the last place. For compiled code only."""
+    raise NotImplementedError
 
 
 @overload(logarithm, strict=False)
@@ -47,21 +47,21 @@ def _mixed(state: Any) -> Any:
 
 @compiled
 def zero_some(x: Array, seed: np.uint64, steepness: float) -> None:
-    """Set elements of a flat array to zero: from one to the next it is 1 + floor(log(u) * steepness) steps.
+    """Set elements of a flat array to zero, each 1 + floor(log(u) * steepness) places after the one before.
 
-    u: uniform in (0, 1], 24 bits of SplitMix64 from `seed` (uint64). Which elements is a function of seed and steepness
-    (fp32), whatever the array's size.
+    u: uniform in (0, 1], 24 bits of SplitMix64 from `seed` (uint64). Which elements depends on seed and steepness
+    (fp32) alone, not on the array's size.
     """
     golden = np.uint64(0x9E3779B97F4A7C15)
-    steps = np.empty(256, np.int64)  # those of a batch are computed side by side
+    steps = np.empty(256, np.int64)  # computed in batches, so that the loop is vectorised
     furthest = np.float32(x.size)
     state, place = _mixed(seed), -1
     while True:
         for j in range(steps.size):
             bits = _mixed(state + np.uint64(j) * golden) >> np.uint64(40)
             u = (np.float32(np.int32(bits)) + np.float32(1)) * np.float32(2.0**-24)
-            kept = np.floor(logarithm(u) * steepness)
-            steps[j] = np.int64(kept if kept < furthest else furthest) + 1
+            skipped = np.floor(logarithm(u) * steepness)
+            steps[j] = np.int64(skipped if skipped < furthest else furthest) + 1
         state += np.uint64(steps.size) * golden
         for j in range(steps.size):
             place += steps[j]

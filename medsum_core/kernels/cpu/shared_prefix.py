@@ -1,12 +1,12 @@
-"""What all rows of a window begin with goes through the model once, not once a row.
+"""The common prefix of a window's rows is computed once a window, not once a row.
 
 Letters: B rows, T positions, P tokens of the prefix, G key-value heads, D head size.
 
-Every prompt begins with the same instruction. Causal attention computes the same for it in every row, so its keys and
-values are computed once a window, and each micro-batch attends to them. The way back comes in two parts: micro-batches
-give the gradient of these keys and values, their sum then goes through the prefix. It is the chain rule and no
-approximation: the window's gradient is what rows of their own give (prompt caching, applied to training). With dropout
-the rows of a window share the prefix's mask, as they share the prefix: each row's loss is drawn by the same law.
+Every prompt begins with the same instruction. With causal attention its keys and values are the same in every row, so
+they are computed once a window and every micro-batch attends to them (prompt caching, applied to training). The
+backward pass has two parts: each micro-batch gives a gradient of these keys and values, and their sum is propagated
+through the prefix. By the chain rule this is the exact gradient of the window. With dropout the rows of a window share
+the prefix's masks; the distribution of each row's loss is unchanged.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ KeyValue = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedPrefix:
-    """Each layer's rotated keys and its values of the prefix, (P, G, D).
+    """The prefix's rotated keys and its values in each layer, (P, G, D).
 
-    `computed` are in the prefix's own graph; `leaves` hold the same numbers, at least in fp32 so that gradients add up
-    there, and begin the graphs of the micro-batches.
+    `computed` belong to the prefix's autograd graph. `leaves` are detached copies, the leaves of the micro-batches'
+    graphs, at least fp32 because their gradients are summed over micro-batches.
     """
 
     computed: tuple[Tensor, ...]  # key, value, key, value, ...
@@ -50,7 +50,7 @@ class SharedPrefix:
         return self.leaves[2 * number], self.leaves[2 * number + 1]
 
     def back(self, gradients: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """The gradient of `tensors` from that of the leaves. None: not reached."""
+        """The gradient of `tensors` from that of the leaves. None: does not depend on it."""
         reached = [(c, g.to(c.dtype)) for c, g in zip(self.computed, gradients, strict=True) if g is not None]
         if not reached:
             return [None] * len(tensors)
@@ -59,17 +59,18 @@ class SharedPrefix:
 
 
 def prefix_states(model: PeftModel | PreTrainedModel, batch: MicroBatch) -> SharedPrefix:
-    """Keys and values of a prefix, a batch of one document; call it within `document_attention`."""
+    """Keys and values of a prefix, given as a batch of one document. Call it within `document_attention`."""
     layers: list[KeyValue] = []
     hidden_states(model, batch, read_M=batch.read_M, keys_and_values=layers)
     return SharedPrefix.of(layers)
 
 
 def split_prefix(micro_batches: Sequence[MicroBatch]) -> tuple[MicroBatch | None, list[MicroBatch]]:
-    """What all documents of a window begin with, as a micro-batch without targets, and the micro-batches without it.
+    """The common prefix of a window's documents, as a micro-batch without targets, and the micro-batches without it.
 
-    The prefix ends before the first position with a target, and leaves each document a token. None where there is
-    nothing to share: a single document, no common beginning, or rows of a micro-batch that would end up unequal.
+    The prefix ends before the first position with a target and leaves at least a token of each document. None where
+    there is nothing to share: a single document, no common prefix, or a micro-batch whose rows would get different
+    lengths.
     """
     documents = [document for batch in micro_batches for document in _documents(batch)]
     is_even = all(len({len(lengths) for lengths in batch.document_lengths}) == 1 for batch in micro_batches)
@@ -108,7 +109,7 @@ def _common_length(documents: Sequence[tuple[Tensor, Tensor]]) -> int:
 
 
 def _without(batch: MicroBatch, length: int) -> MicroBatch:
-    """The micro-batch without the first `length` tokens of each document; positions go on counting them."""
+    """The micro-batch without the first `length` tokens of each document; position ids are unchanged."""
     is_left_BT = batch.position_ids_BT >= length
     lengths = tuple(tuple(whole - length for whole in row) for row in batch.document_lengths)
     return batch.with_tensors(

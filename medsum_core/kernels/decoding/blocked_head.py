@@ -1,4 +1,4 @@
-"""The LM head as products with blocks of its words: no (rows x vocabulary) matrix of logits on a CPU.
+"""The LM head in blocks of words, so that a CPU never holds the whole (rows x vocabulary) matrix of logits.
 
 Letters: M rows, H hidden size, V vocabulary, k candidates.
 """
@@ -14,13 +14,13 @@ from medsum_core.generation.banned_tokens import Ban
 from medsum_core.generation.candidates import GROUP_WORDS, Candidates, best_and_total, join
 from medsum_core.kernels.decoding.packed_weights import Product, block_products
 
-# A product with so many words at a time; of its logits so many values at a time stay in a CPU's cache.
+# Words of a matrix product, and logits of it to process at a time: those fit in a CPU's cache.
 CPU_BLOCK_WORDS = 32768
 CPU_CACHED_VALUES = 1 << 19
 
 
 class Head:
-    """The LM head (V, H) as products with blocks of its words."""
+    """The LM head (V, H), in blocks of words on a CPU."""
 
     def __init__(self, weight_VH: Tensor, *, softcap: float | None = None) -> None:
         num_words = len(weight_VH)
@@ -42,7 +42,7 @@ class Head:
         return join(torch.cat(best, -1), torch.cat(tokens, -1), torch.stack(totals, -1).logsumexp(-1), num_candidates)
 
     def _logits(self, hidden_MH: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """fp32 logits of consecutive words, and the first word's number."""
+        """The first word's number and the fp32 logits of consecutive words."""
         words = CPU_CACHED_VALUES // len(hidden_MH) // GROUP_WORDS * GROUP_WORDS
         for start, product in zip(self._starts, self._products, strict=True):
             for part in product(hidden_MH).split(max(GROUP_WORDS, words), dim=1):

@@ -1,12 +1,12 @@
-"""The decoder layers of Gemma 1 to 3 and Llama written out for decoding: the same sums as transformers' modules.
+"""Decoding forward of the decoder layers of Gemma 1 to 3 and Llama, equal to transformers' modules up to rounding.
 
 Letters: T tokens of a packed forward pass, M of them read, H hidden size, A query heads, G key-value heads, D head
 size.
 
-A step of few tokens is short: in the modules of transformers half of it went into small operations around the products.
-Here products that share their input are one, norms and rotations stay in fp32 until the next product, and the last
-layer computes only the tokens that the head will read. Weights are packed for the time of decoding; the model itself is
-not touched. Other model types run their own modules.
+A step of few tokens is short: transformers' modules spend half of it in small operations around the products. Here
+products that share their input are one, norms and rotations stay in fp32 until the next product, and the last layer
+computes only the tokens that the head reads. Weights are packed while decoding; the model itself is not changed. Other
+model types run their own modules.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from medsum_core.model.forward import head_softcap, head_weight
 
 Forward = Callable[..., Candidates]
 
-# How transformers' and oneDNN's names of an activation go together.
+# oneDNN's name and algorithm of each of transformers' activations.
 FUSED_ACTIVATIONS = {"gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", "")}
 
 
 @contextmanager
 def packed_decoder(causal: PreTrainedModel) -> Iterator[Forward]:
     """The forward pass of decoding with packed weights; see `generation.generate.Forward`."""
-    return_free_blocks()  # what training left: cache and packed weights take their own memory
+    return_free_blocks()  # those of training: the cache and the packed weights do not use them
     stack, head = DecoderStack(causal), Head(head_weight(causal), softcap=head_softcap(causal))
 
     def forward(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
@@ -57,7 +57,7 @@ def packed_decoder(causal: PreTrainedModel) -> Iterator[Forward]:
 
 
 class DecoderStack:
-    """All layers and the last norm, over a key-value cache."""
+    """All layers and the last norm, with a key-value cache."""
 
     def __init__(self, causal: PreTrainedModel) -> None:
         self._decoder: Any = causal.get_decoder()
@@ -118,7 +118,7 @@ class _Layer:
     def __call__(
         self, x_TH: Tensor, read_M: Tensor | None, rotation: tuple[Tensor, Tensor], cache: KVCache, step: Step
     ) -> Tensor:
-        """The layer's output, of all tokens or of those in `read_M`; all keys and values are kept."""
+        """The layer's output, of all tokens or of those in `read_M`; all keys and values go to the cache."""
         norms = self._norms
         normed_TH = norms[0](x_TH).to(x_TH.dtype)
         attended = self._attend(normed_TH, read_M, rotation, cache, step)
@@ -145,7 +145,7 @@ class _Layer:
 
 
 class _Norm:
-    """RMSNorm, out in fp32. Gemma's weights are kept as their distance from 1."""
+    """RMSNorm with an fp32 output. Gemma stores its weights minus 1."""
 
     def __init__(self, norm: Any) -> None:
         is_gemma = hasattr(norm, "eps")
@@ -160,7 +160,7 @@ class _Norm:
 
 
 def _head_norm(attention: Any, counts: tuple[int, int]) -> _Norm:
-    """The norms of query and key heads as one, with a weight a head."""
+    """The norms of query and key heads as one, with a weight for each head."""
     query, key = _Norm(attention.q_norm), _Norm(attention.k_norm)
     if query.eps != key.eps:
         raise ValueError("query and key norms with a different epsilon are not supported")
@@ -169,7 +169,7 @@ def _head_norm(attention: Any, counts: tuple[int, int]) -> _Norm:
 
 
 class _FusedMlp:
-    """The activation and the product of both branches happen before a result leaves the core."""
+    """oneDNN applies the activation and the product of both branches within the matrix products."""
 
     def __init__(self, mlp: Any, dtype: torch.dtype, activation: str, algorithm: str) -> None:
         gate = dense_weight(mlp.gate_proj, dtype)
@@ -205,7 +205,7 @@ def _mlp(mlp: Any, packed_dtype: torch.dtype | None) -> _FusedMlp | _Mlp:
 
 
 def _rotated(x_TAD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """x cos + (-x2, x1) sin, the minus being in sin already."""
+    """x cos + (-x2, x1) sin, with the minus already in sin."""
     cos_T1D, sin_T1D = rotation
     first, second = x_TAD.chunk(2, -1)
     return torch.addcmul(x_TAD * cos_T1D, torch.cat((second, first), -1), sin_T1D)

@@ -1,10 +1,10 @@
-"""Frozen weights in the layout that a CPU reads fastest, for the time of decoding.
+"""Frozen weights in the layout that a CPU reads fastest, while decoding.
 
 Letters: T tokens, K input features, N output features, r rank.
 
-A product of few rows is bound by the time to read its weight. oneDNN rearranges a plain weight in each call; arranged
-once, the same product takes half the time or less up to 16 rows (figures: benchmarks/README.md). The values are the
-same. The operators are torch's own (its compiler uses them on frozen models), but not a public interface.
+A product of few rows is bound by reading its weight. oneDNN reorders a plain weight in each call; reordered once, the
+same product takes half the time or less up to 16 rows (figures: benchmarks/README.md), with the same values. The
+operators are torch's own (its compiler uses them on frozen models), but not a public interface.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Product = Callable[[Tensor], Tensor]
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether packed products of `dtype` exist on `device`, and are fast there."""
+    """Whether packed products of `dtype` exist on `device` and are fast there."""
     is_fast = dtype in (torch.float32, torch.bfloat16) and arithmetic_dtype(device, dtype) == dtype
     return device.type == "cpu" and is_fast and torch.backends.mkldnn.is_available()
 
 
 def fits(num_bytes: int) -> bool:
-    """Whether a copy of so many bytes leaves a reserve of free memory."""
+    """Whether a copy of `num_bytes` leaves a reserve of free memory."""
     return num_bytes <= find_device().usable_bytes
 
 
 def packed_product(
     weight_NK: Tensor, bias_N: Tensor | None = None, *, activation: str = "none", algorithm: str = ""
 ) -> Product:
-    """x -> activation(x W^T + b) for x (T, K) of the weight's dtype; keeps a copy, so the weight must not change."""
+    """x -> activation(x W^T + b) for x (T, K) of the weight's dtype; it copies the weight, which must not change."""
     packed = _pack(weight_NK)
     return lambda x_TK: torch.ops.mkldnn._linear_pointwise(x_TK, packed, bias_N, activation, [], algorithm)
 
@@ -50,7 +50,7 @@ def packed_product_times(weight_NK: Tensor, bias_N: Tensor | None = None) -> Cal
 
 
 def block_products(weight_NK: Tensor, block: int) -> list[Product]:
-    """Products with `block` rows of a weight each, together all of them; packed where that is possible and fits."""
+    """Products with consecutive blocks of `block` rows of a weight; packed where that is possible and fits."""
     compute = arithmetic_dtype(weight_NK.device, weight_NK.dtype)
     blocks = weight_NK.detach().split(block)
     if can_pack(weight_NK.device, compute) and fits(weight_NK.numel() * compute.itemsize):
@@ -59,9 +59,9 @@ def block_products(weight_NK: Tensor, block: int) -> list[Product]:
 
 
 class Projection:
-    """x (T, K) -> the outputs of linear layers side by side, (T, N + N + ...), each with its adapter as it was trained.
+    """x (T, K) -> the concatenated outputs of linear layers, (T, N + N + ...), each with its adapter, if active.
 
-    Packed in `packed_dtype`; without one, or where a layer is of a kind unknown here, the layers themselves are called.
+    Packed in `packed_dtype`; if that is None, or a layer is of an unknown kind, the layers themselves are called.
     """
 
     def __init__(self, layers: Sequence[Any], packed_dtype: torch.dtype | None) -> None:
@@ -105,19 +105,19 @@ def is_known(layer: Any) -> bool:
 
 
 def has_adapter(layer: Any) -> bool:
-    """Whether an adapter adds to the layer's output now."""
+    """Whether the layer has an adapter that is not disabled."""
     return isinstance(layer, LoraLayer) and not layer.disable_adapters
 
 
 def linear_of(layer: Any) -> nn.Linear:
-    """The linear layer, under its adapter if it has one."""
+    """The linear layer itself, without its adapter."""
     found: Any = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
     linear_layer: nn.Linear = found
     return linear_layer
 
 
 def dense_weight(layer: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """The frozen weight (N, K) and bias (N,), NF4 unpacked to the same bits as at each use."""
+    """The frozen weight (N, K) and bias (N,), NF4 dequantised to the same bits as in training."""
     linear_layer = linear_of(layer)
     bias = linear_layer.bias
     weight_NK = FrozenWeight(linear_layer, keep_dense=False).dense(dtype)

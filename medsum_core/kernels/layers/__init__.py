@@ -1,4 +1,4 @@
-"""The decoder's layers as functions that save little for the backward pass, put in the place of the modules' own."""
+"""Decoder layers whose forward saves little for the backward pass, in place of transformers' and PEFT's own."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from medsum_core.kernels.layers.decoder_layer import use_training_layers
 from medsum_core.kernels.layers.dropout import recompute_contexts
 from medsum_core.kernels.layers.gated_mlp import use_gated_mlps
 from medsum_core.kernels.layers.lora_linear import FusedLinear, fuse_lora_layers
-from medsum_core.kernels.layers.rms_norm import use_lean_norms
+from medsum_core.kernels.layers.rms_norm import use_fast_norms
 from medsum_core.model import forward
 
 
 def apply_fast_layers(model: PeftModel, *, keep_dense: bool) -> None:
     """Replace the forward of LoRA layers, MLPs, norms and decoder layers of a known class.
 
-    `keep_dense`: an NF4 weight is dequantised at its first use and stays so, the same numbers in more memory.
+    `keep_dense`: an NF4 weight is dequantised once, at its first use: the same values in more memory.
     """
     fuse_lora_layers(model, keep_dense=keep_dense)
     use_gated_mlps(model)
-    use_lean_norms(model)
+    use_fast_norms(model)
     use_training_layers(forward.inner_model(model))
 
 
 def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch, **layer_options: Any) -> Tensor:
-    """`forward.hidden_states` with NaN at positions that no target asks for: the last layer does not compute them."""
+    """`forward.hidden_states` with NaN at positions without a target, which the last layer does not compute."""
     return forward.hidden_states(model, batch, read_M=batch.read_M, **layer_options)
 
 
 def recompute_activations(model: PeftModel, *, longer_than: int = 0) -> None:
     """`forward.recompute_activations` with the dropout masks of the forward pass.
 
-    Weights' gradients then get memory apart from the activations, which live shorter.
+    The gradients of the weights get an arena of their own, because they outlive the activations of their layer.
     """
     forward.recompute_activations(model, longer_than=longer_than, context_fn=recompute_contexts)
     for module in model.modules():
         if isinstance(module.forward, FusedLinear):
-            module.forward.gradient_slab = GRADIENTS
+            module.forward.gradient_arena = GRADIENTS

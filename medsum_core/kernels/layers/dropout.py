@@ -1,7 +1,7 @@
-"""Which elements dropout sets to zero: drawn from a seed, so that nothing is kept for the way back.
+"""Dropout masks drawn from a seed, so that none is saved for the backward pass.
 
-Few elements are dropped, so on a CPU their places are drawn rather than a number for every element: from one to the
-next it is a geometric number of steps, floor(log(u) / log(1 - rate)) for a uniform u (Devroye 1986, X.2).
+Few elements are dropped, so on a CPU their positions are drawn instead of a number for every element: the distances
+between them are geometric, floor(log(u) / log(1 - rate)) for a uniform u (Devroye 1986, X.2).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _block_seed: ContextVar[int | None] = ContextVar("seed of the dropout within a b
 
 
 def draw_seeds(count: int) -> list[int]:
-    """Seeds from torch's generator, whose state a checkpoint keeps."""
+    """Seeds from torch's generator, whose state is in every checkpoint."""
     return [int(torch.randint(SEED_BOUND, ())) for _ in range(count)]
 
 
 @contextmanager
 def dropout_seed(seed: int) -> Iterator[None]:
-    """Within the block a layer's draws depend on `seed` and the layer alone, in this thread, forward and backward.
+    """Within the block a layer's masks depend on `seed` and the layer alone, in this thread, forward and backward.
 
-    So neither the order of micro-batches nor another thread changes them, and recomputed activations repeat them
+    So neither the order of micro-batches nor another thread changes them, and recomputed activations get the same ones
     (`recompute_contexts`).
     """
     token = _block_seed.set(seed)
@@ -45,23 +45,23 @@ def dropout_seed(seed: int) -> Iterator[None]:
 def recompute_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """`context_fn` of `torch.utils.checkpoint`: the recomputation has the seed of the forward pass, in any thread.
 
-    On CUDA autograd recomputes layers in a thread of its own, which sees none of this thread's context variables
-    (pytorch/pytorch#191777): it would draw other masks, and the gradient would be another function's.
+    On CUDA autograd recomputes layers in a thread of its own, which does not see this thread's context variables
+    (pytorch/pytorch#191777): it would draw other masks, and the gradient would be wrong.
     """
     seed = _block_seed.get()
     return nullcontext(), nullcontext() if seed is None else dropout_seed(seed)
 
 
 def layer_seed(number: int) -> int:
-    """The seed of a model's layer `number` within `dropout_seed`; elsewhere one from torch's generator."""
+    """The seed of layer `number` within `dropout_seed`; elsewhere a new one from torch's generator."""
     seed = _block_seed.get()
     return draw_seeds(1)[0] if seed is None else seed + number
 
 
 class DroppedElements:
-    """A draw: each of `num_elements` is dropped with probability `rate`, independently; a function of its arguments.
+    """A mask that drops each of `num_elements` independently with probability `rate`; determined by its arguments.
 
-    `rate` is met to 1 part in 16 million. What a seed gives differs between CPU and GPU.
+    `rate` is exact to 1 part in 16 million. The same seed gives different masks on CPU and GPU.
     """
 
     def __init__(self, num_elements: int, *, rate: float, seed: int, device: torch.device) -> None:

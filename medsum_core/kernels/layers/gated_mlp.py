@@ -1,10 +1,10 @@
-"""The gated MLP of Gemma and Llama without its two widest tensors kept for the way back.
+"""The gated MLP of Gemma and Llama, without saving its two widest tensors for the backward pass.
 
     y = down(act(gate) * up)
 
-Autograd would keep gate, act(gate), up and the product; here act(gate) and the product are computed again from gate
-and up: an elementwise pass more on the way back. The product is rounded where the modules round it.
-Modules, names and weights stay those of transformers and PEFT; only the forward of the MLP is replaced.
+Autograd would save gate, act(gate), up and their product. Here only gate and up are saved; the backward pass computes
+the rest again, one more element-wise pass. The product is rounded where transformers rounds it. Modules, names and
+weights stay those of transformers and PEFT; only the forward of the MLP is replaced.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from medsum_core.kernels.layers.lora_linear import FusedLinear, LoraProduct
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Activation:
-    """g sigmoid(z), z = slope (g + cube g^3): its numbers, and torch's own functions for devices without kernels."""
+    """g sigmoid(z) with z = slope (g + cube g^3): its constants, and torch's functions for devices without kernels."""
 
     slope: float
     cube: float
     forward: Callable[[Tensor], Tensor]
-    backward: Callable[[Tensor, Tensor], Tensor]  # the gradient of g from that of the result, and from g
+    backward: Callable[[Tensor, Tensor], Tensor]  # (gradient of the result, g) -> gradient of g
 
 
 _GELU = Activation(  # 0.5 g (1 + tanh(z / 2))
@@ -41,11 +41,15 @@ _GELU = Activation(  # 0.5 g (1 + tanh(z / 2))
     backward=partial(torch.ops.aten.gelu_backward, approximate="tanh"),
 )
 _SILU = Activation(slope=1.0, cube=0.0, forward=torch.ops.aten.silu, backward=torch.ops.aten.silu_backward)
-ACTIVATIONS = {"GELUTanh": _GELU, "SiLUActivation": _SILU, "SiLU": _SILU}  # by the class of transformers' module
+ACTIVATION_FUNCTIONS = {
+    "GELUTanh": _GELU,
+    "SiLUActivation": _SILU,
+    "SiLU": _SILU,
+}  # by the class of transformers' module
 
 
 def use_gated_mlps(model: nn.Module) -> int:
-    """Replace the forward of each gated MLP whose way down is a fused LoRA layer; returns how many were replaced."""
+    """Replace the forward of each gated MLP whose down projection is a fused LoRA layer; returns how many."""
     mlps: list[Any] = [module for module in model.modules() if _is_known(module)]
     for mlp in mlps:
         mlp.forward = partial(_forward, mlp)
@@ -53,9 +57,9 @@ def use_gated_mlps(model: nn.Module) -> int:
 
 
 def gated_down(mlp: Any, gate: Tensor, up: Tensor) -> Tensor:
-    """What such an MLP gives from its gate and up projections' outputs."""
-    down, activation = mlp.down_proj.forward, ACTIVATIONS.get(type(mlp.act_fn).__name__)
-    # PEFT may have taken the layer off again (`merge_and_unload`), merged it, or switched its adapter off.
+    """The output of such an MLP from the outputs of its gate and up projections."""
+    down, activation = mlp.down_proj.forward, ACTIVATION_FUNCTIONS.get(type(mlp.act_fn).__name__)
+    # PEFT may have removed the LoRA layer (`merge_and_unload`), merged it, or disabled its adapter.
     if activation is None or not isinstance(down, FusedLinear) or not down.adds:
         return mlp.down_proj(mlp.act_fn(gate) * up)  # type: ignore[no-any-return]
     y: Tensor = _GatedDown.apply(gate, up, *down.adapter, down.draw(), activation)
@@ -65,7 +69,7 @@ def gated_down(mlp: Any, gate: Tensor, up: Tensor) -> Tensor:
 def _is_known(module: Any) -> bool:
     if not all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return False
-    return isinstance(module.down_proj.forward, FusedLinear) and type(module.act_fn).__name__ in ACTIVATIONS
+    return isinstance(module.down_proj.forward, FusedLinear) and type(module.act_fn).__name__ in ACTIVATION_FUNCTIONS
 
 
 def _forward(mlp: Any, x: Tensor) -> Tensor:

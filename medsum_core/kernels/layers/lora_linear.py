@@ -1,10 +1,10 @@
-"""One projection with its LoRA branch as a single differentiable function: fewer copies, casts and random numbers.
+"""A projection and its LoRA branch as one differentiable function, with fewer copies, casts and random numbers.
 
 Letters: T tokens, K input features, N output features, r rank.
 
-    y = x W^T + s (m * x) A^T B^T        m: dropout mask over 1 - p, s: LoRA's scaling
+    y = x W^T + s (m * x) A^T B^T        m: dropout mask / (1 - p), s: LoRA's scaling
 
-The adapter's modules, names and files stay PEFT's; only the forward of its layers is replaced. The mask is not kept
+The adapter's modules, names and files stay PEFT's; only the forward of its layers is replaced. The mask is not saved
 for the backward pass but drawn again from its seed (`dropout.py`). DoRA and layers that are not linear keep PEFT's own
 forward.
 """
@@ -21,15 +21,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from medsum_core.device import arithmetic_dtype
-from medsum_core.kernels.cpu.arena import ACTIVATIONS, Slab, converted, empty, kept, lasting_copy, mm
+from medsum_core.kernels.cpu.arena import ACTIVATIONS, Arena, converted, empty, empty_for_backward, lasting_copy, mm
 from medsum_core.kernels.layers.dropout import DroppedElements, layer_seed
 
 
 class FrozenWeight:
-    """The (N, K) weight of a frozen projection. NF4 is dequantised at each use, or at the first if `keep_dense`.
+    """The (N, K) weight of a frozen projection. NF4 is dequantised at each use, or once with `keep_dense`.
 
-    Dequantising gives the same bits each time, so both ways train alike. Keeping costs 2 or 4 bytes a weight; the layer
-    then holds the dense weight in the place of its blocks, a plain linear layer from there on.
+    Dequantising gives the same bits each time, so the choice changes no result. A dense weight takes 2 or 4 bytes an
+    element; it replaces the NF4 blocks, and the layer becomes a plain linear layer.
     """
 
     def __init__(self, layer: nn.Linear, *, keep_dense: bool) -> None:
@@ -46,7 +46,9 @@ class FrozenWeight:
 
         weight_NK: Tensor = dequantize_4bit(weight.data, quant_state)
         if self._keep_dense:
-            weight_NK = weight_NK.to(torch.promote_types(weight_NK.dtype, dtype))  # loses no bit for another dtype
+            weight_NK = weight_NK.to(
+                torch.promote_types(weight_NK.dtype, dtype)
+            )  # exact also for a later use in another dtype
             weight_NK = lasting_copy(weight_NK)
             self._layer.weight = nn.Parameter(weight_NK, requires_grad=False)
             self._layer.__class__ = nn.Linear
@@ -63,25 +65,25 @@ def fuse_lora_layers(model: nn.Module, *, keep_dense: bool) -> int:
 
 
 class FusedLinear:
-    """The forward that takes the place of a LoRA layer's own.
+    """The forward that replaces a LoRA layer's own.
 
-    `output_is_kept`: whether whoever takes its output keeps it for the way back (`buffers.kept`). `gradient_slab`:
-    where the gradients of A and B lie until the whole way back has ended.
+    `output_is_saved`: the function that takes the output saves it for the backward pass, so it comes from an arena.
+    `gradient_arena`: memory for the gradients of A and B, which live until the end of the backward pass.
     """
 
     def __init__(self, layer: Any, weight: FrozenWeight, *, number: int) -> None:
         self.layer, self.weight, self._number = layer, weight, number
-        self.output_is_kept = False
-        self.gradient_slab = ACTIVATIONS
+        self.output_is_saved = False
+        self.gradient_arena = ACTIVATIONS
         (self._name,) = layer.lora_A.keys()
 
     @property
     def adapter(self) -> tuple[Tensor, Tensor]:
-        """The weights (r, K) and (N, r) that train."""
+        """The trainable weights A (r, K) and B (N, r)."""
         return self.layer.lora_A[self._name].weight, self.layer.lora_B[self._name].weight
 
     def draw(self) -> LoraProduct:
-        """The layer's product, with a dropout mask of its own while it trains."""
+        """The layer's product for one use, with a new dropout mask in training mode."""
         rate = float(getattr(self.layer.lora_dropout[self._name], "p", 0.0)) if self.layer.training else 0.0
         return LoraProduct(
             weight=self.weight,
@@ -89,19 +91,19 @@ class FusedLinear:
             scaling=self.layer.scaling[self._name],
             rate=rate,
             seed=layer_seed(self._number) if rate > 0 else 0,
-            output_is_kept=self.output_is_kept,
-            gradient_slab=self.gradient_slab,
+            output_is_saved=self.output_is_saved,
+            gradient_arena=self.gradient_arena,
         )
 
     @property
     def adds(self) -> bool:
-        """Whether the adapter adds to the layer's output now."""
+        """Whether the adapter is active: neither merged nor disabled."""
         return not (self.layer.merged or self.layer.disable_adapters)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., K) to (..., N). Raises RuntimeError if the adapter is merged into its base."""
         if self.layer.merged:
-            raise RuntimeError("the adapter is merged into its base already: it would be added twice")
+            raise RuntimeError("the adapter is merged into its base and would be added twice: unmerge it first")
         if self.layer.disable_adapters:
             wide = x.to(arithmetic_dtype(x.device, x.dtype))
             return _base_output(wide, self.weight, self.layer.get_base_layer().bias).to(x.dtype)
@@ -111,28 +113,29 @@ class FusedLinear:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoraProduct:
-    """One use of a layer: y = x W^T + b + s (m * x) A^T B^T, and its gradients. The mask m is drawn from `seed`."""
+    """One use of a layer: y = x W^T + b + s (m * x) A^T B^T and its gradients. The mask m is drawn from `seed`."""
 
     weight: FrozenWeight
     bias_N: Tensor | None
     scaling: float
     rate: float
     seed: int
-    output_is_kept: bool
-    gradient_slab: Slab
+    output_is_saved: bool
+    gradient_arena: Arena
 
     def forward(self, x: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor) -> tuple[Tensor, Tensor]:
-        """y (..., N) in the dtype of x (..., K), and (m * x) A^T (T, r), which the way back needs."""
-        x_TK = _rows(x)
+        """y (..., N) in the dtype of x (..., K), and (m * x) A^T (T, r), to save for the backward pass."""
+        x_TK = _flattened(x)
         dtype = x_TK.dtype
         weight_NK = self.weight.dense(dtype)
-        y_TN = (kept if self.output_is_kept else empty)((len(x_TK), len(weight_NK)), dtype=dtype, device=x_TK.device)
+        allocate = empty_for_backward if self.output_is_saved else empty
+        y_TN = allocate((len(x_TK), len(weight_NK)), dtype=dtype, device=x_TK.device)
         if self.bias_N is None:
             torch.mm(x_TK, weight_NK.t(), out=y_TN)
         else:
             torch.addmm(self.bias_N.to(dtype), x_TK, weight_NK.t(), out=y_TN)
         dropped_TK = x_TK if self.rate == 0 else self._drawn(x_TK).without(x_TK)
-        low_Tr = kept((len(x_TK), len(lora_A_rK)), dtype=dtype, device=x_TK.device)
+        low_Tr = empty_for_backward((len(x_TK), len(lora_A_rK)), dtype=dtype, device=x_TK.device)
         torch.mm(dropped_TK, lora_A_rK.to(dtype).t(), out=low_Tr)
         y_TN.addmm_(low_Tr, lora_B_Nr.to(dtype).t(), alpha=self._scale)
         return y_TN.to(x.dtype).view(*x.shape[:-1], y_TN.shape[1]), low_Tr
@@ -150,10 +153,10 @@ class LoraProduct:
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """The gradients of x, A and B from that of y.
 
-        That of x is (T, K) in the dtype that products are computed in, None where it is not needed, and added to
-        `others_TK`, what other layers give x, where that is there.
+        That of x is (T, K) in the dtype that products are computed in, or None where it is not needed. `others_TK`:
+        the sum of other layers' gradients of x, to which it is added in place.
         """
-        x_TK = _rows(x)
+        x_TK = _flattened(x)
         dtype = x_TK.dtype
         dy_TN = dy.reshape(-1, dy.shape[-1]).to(dtype)
         dropped = self._drawn(x_TK) if self.rate > 0 else None
@@ -168,15 +171,16 @@ class LoraProduct:
                 dx_TK.addmm_(dlow_Tr, lora_A_rK.to(dtype))
             else:
                 dx_TK += dropped.zero_(mm(dlow_Tr, lora_A_rK.to(dtype)))
-        return dx_TK, self._kept(dA_rK, lora_A_rK.dtype), self._kept(dB_Nr, lora_B_Nr.dtype)
+        return dx_TK, self._in_arena(dA_rK, lora_A_rK.dtype), self._in_arena(dB_Nr, lora_B_Nr.dtype)
 
     @property
     def _scale(self) -> float:
-        """LoRA's scaling, and what makes up for the elements that dropout sets to zero."""
+        """LoRA's scaling with dropout's 1 / (1 - rate)."""
         return self.scaling if self.rate == 0 else self.scaling / (1 - self.rate)
 
-    def _kept(self, gradient: Tensor, dtype: torch.dtype) -> Tensor:
-        return kept(gradient.shape, dtype=dtype, device=gradient.device, slab=self.gradient_slab).copy_(gradient)
+    def _in_arena(self, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+        copy = empty_for_backward(gradient.shape, dtype=dtype, device=gradient.device, arena=self.gradient_arena)
+        return copy.copy_(gradient)
 
     def _drawn(self, x_TK: Tensor) -> DroppedElements:
         return DroppedElements(x_TK.numel(), rate=self.rate, seed=self.seed, device=x_TK.device)
@@ -207,6 +211,6 @@ def _base_output(x: Tensor, weight: FrozenWeight, bias_N: Tensor | None) -> Tens
     return linear(x, weight.dense(x.dtype), None if bias_N is None else bias_N.to(x.dtype))
 
 
-def _rows(x: Tensor) -> Tensor:
-    """(T, K) in the dtype that its products are computed in."""
+def _flattened(x: Tensor) -> Tensor:
+    """(T, K) in the dtype that products are computed in."""
     return x.reshape(-1, x.shape[-1]).to(arithmetic_dtype(x.device, x.dtype))

@@ -1,9 +1,9 @@
-"""A norm and the projections behind it as one differentiable function: the norm's output is computed again, once.
+"""A norm and the projections after it as one differentiable function, which does not save the norm's output.
 
 Letters: T tokens, K input features, r rank.
 
-For the way back the norm's input is kept, or what a recipe makes it from; the norm's output and the input's gradient
-are computed once for all projections.
+The norm's input is saved. The backward pass computes the norm's output again, and sums the projections' gradients of it
+before it goes through the norm, once for all projections.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from torch.autograd.function import once_differentiable
 
 from medsum_core.kernels.cpu.arena import converted
 from medsum_core.kernels.layers.lora_linear import FusedLinear, LoraProduct
-from medsum_core.kernels.layers.rms_norm import RMSNorm
-from medsum_core.kernels.recompute import Recipe
+from medsum_core.kernels.layers.rms_norm import RMSNorm, frozen_rms_norm
 
 
-def normed_projections(norm: Any, projections: Sequence[Any], x: Tensor, recipe: Recipe) -> tuple[Tensor, ...]:
-    """`projection(norm(x))` of each projection, the norm a lean one. `recipe`: how x comes about."""
+def normed_projections(norm: Any, projections: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
+    """`projection(norm(x))` of each projection. `norm`: a module whose forward `use_fast_norms` has replaced."""
     fused = [projection.forward for projection in projections]
     if not all(isinstance(one, FusedLinear) and one.adds for one in fused):
         normed = norm(x)
         return tuple(projection(normed) for projection in projections)
     adapters = [weight for one in fused for weight in one.adapter]
     outputs: tuple[Tensor, ...] = _NormedProjections.apply(
-        x, recipe, norm.forward.norm(), [one.draw() for one in fused], *adapters
+        x, frozen_rms_norm(norm), [one.draw() for one in fused], *adapters
     )
     return outputs
 
@@ -37,22 +36,21 @@ def normed_projections(norm: Any, projections: Sequence[Any], x: Tensor, recipe:
 class _NormedProjections(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, recipe: Recipe, norm: RMSNorm, products: list[LoraProduct], *adapters: Tensor
+        ctx: Any, x: Tensor, norm: RMSNorm, products: list[LoraProduct], *adapters: Tensor
     ) -> tuple[Tensor, ...]:
-        normed, inverse = norm.forward(x)
+        normed, inverse_rms = norm.forward(x)
         both = [product.forward(normed, *adapters[2 * n : 2 * n + 2]) for n, product in enumerate(products)]
-        ctx.save_for_backward(*recipe.tensors, inverse, *(low_Tr for _, low_Tr in both), *adapters)
-        ctx.compute, ctx.norm, ctx.products = recipe.compute, norm, products
+        ctx.save_for_backward(x, inverse_rms, *(low_Tr for _, low_Tr in both), *adapters)
+        ctx.norm, ctx.products = norm, products
         return tuple(y for y, _ in both)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         saved, count = ctx.saved_tensors, len(ctx.products)
-        *made_from, inverse = saved[: -3 * count]
+        x, inverse_rms = saved[:2]
         lows, adapters = saved[-3 * count : -2 * count], saved[-2 * count :]
-        x = ctx.compute(*made_from)
-        normed, dnormed_TK, dadapters = ctx.norm.again(x, inverse), None, []
+        normed, dnormed_TK, dadapters = ctx.norm.output(x, inverse_rms), None, []
         needs_dx = ctx.needs_input_grad[0]
         for n, (product, dy, low_Tr) in enumerate(zip(ctx.products, gradients, lows, strict=True)):
             dnormed_TK, *both = product.backward(
@@ -61,5 +59,5 @@ class _NormedProjections(torch.autograd.Function):
             dadapters += both
         dx = None
         if dnormed_TK is not None:
-            dx = ctx.norm.backward(converted(dnormed_TK, normed.dtype).view(x.shape), x, inverse)
-        return dx, None, None, None, *dadapters
+            dx = ctx.norm.backward(converted(dnormed_TK, normed.dtype).view(x.shape), x, inverse_rms)
+        return dx, None, None, *dadapters

@@ -1,0 +1,117 @@
+"""Concurrent micro-batches: worker threads, each with its part of a CPU's cores.
+
+Between two matrix products a micro-batch leaves all cores but one waiting for Python and memory; a second micro-batch
+uses them. Which worker computes which micro-batch is decided beforehand, and sums are taken in a fixed order: the same
+window gives the same bits each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Barrier
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from medsum_core.data.collator import MicroBatch
+
+Result = TypeVar("Result")
+
+
+class Workers:
+    """`count` threads that live as long as this object; with 1, the calling thread and all cores."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool = _pool(count) if count > 1 else None
+
+    def map(self, work: Callable[..., Result], *shares: Sequence[Any]) -> list[Result]:
+        """The results of `work`, called with each worker's share, in order. Raises its error once all have stopped."""
+        if self._pool is None:
+            return list(map(work, *shares))
+        futures = [self._pool.submit(work, *share) for share in zip(*shares, strict=True)]
+        wait(futures)
+        return [future.result() for future in futures]
+
+
+class GradientSum:
+    """A summed loss, float32, and the summed gradient of each parameter (None: the loss does not depend on it)."""
+
+    def __init__(self, num_parameters: int, device: torch.device) -> None:
+        self.nll = torch.zeros((), device=device)
+        self.gradients: list[Tensor | None] = [None] * num_parameters
+
+    def add(self, nll: Tensor, gradients: Sequence[Tensor | None]) -> None:
+        """Add another loss and its gradients, which stay unchanged and unshared."""
+        self.nll = self.nll + nll.detach()
+        for place, new in enumerate(gradients):
+            total = self.gradients[place]
+            if new is not None:  # the first is copied: autograd may return one tensor for two parameters
+                self.gradients[place] = new.clone() if total is None else total.add_(new)
+
+
+def share_out(
+    micro_batches: Sequence[MicroBatch], num_workers: int, *, pack_tokens: int
+) -> tuple[list[int], list[list[int]]]:
+    """Indices of the micro-batches that run alone on all cores, and those of each worker, in the order it takes them.
+
+    A row longer than `pack_tokens` (0: none) runs alone: two at once could exceed the memory estimate.
+    The others are divided into about equal work: heaviest first, each to the worker with the least so far, then
+    exchanges that even out the busiest and the least_busy. Every second worker begins with its lightest, so that the
+    heaviest of two workers do not run at the same time.
+    """
+    work = [_work(batch) for batch in micro_batches]
+    if num_workers == 1:
+        return [], [list(range(len(work)))]
+    alone = [place for place, batch in enumerate(micro_batches) if 0 < pack_tokens < batch.num_tokens]
+    heaviest_first = sorted(set(range(len(work))) - set(alone), key=lambda place: (-work[place], place))
+    shares: list[list[int]] = [[] for _ in range(num_workers)]
+    for place in heaviest_first:
+        min(shares, key=lambda share: sum(work[index] for index in share)).append(place)
+    while _exchange(shares, work):
+        pass
+    ranked = sorted(sorted(heaviest_first.index(place) for place in share) for share in shares)
+    ordered = [[heaviest_first[rank] for rank in share] for share in ranked]
+    return alone, [share if number % 2 == 0 else share[::-1] for number, share in enumerate(ordered)]
+
+
+def _pool(count: int) -> ThreadPoolExecutor:
+    """The threads, each with its part of the cores. torch sets a thread's number of cores from within it."""
+    num_cores = torch.get_num_threads()
+    pool, all_started = ThreadPoolExecutor(count, thread_name_prefix="worker"), Barrier(count)
+
+    def start() -> None:
+        all_started.wait()  # or the first thread would also run the second one's call
+        torch.get_num_threads()  # the first call in a thread resets it to the process's number
+        torch.set_num_threads(max(1, num_cores // count))
+
+    wait([pool.submit(start) for _ in range(count)])
+    torch.set_num_threads(num_cores)  # the last call also decides for threads started later
+    return pool
+
+
+def _exchange(shares: list[list[int]], work: Sequence[float]) -> bool:
+    """Move a micro-batch from the busiest worker to the least_busy, or swap it for one; False if nothing helps."""
+    loads = [sum(work[place] for place in share) for share in shares]
+    busiest, least_busy = shares[loads.index(max(loads))], shares[loads.index(min(loads))]
+    half_gap = (max(loads) - min(loads)) / 2
+    swaps: list[tuple[int, ...]] = [(), *((place,) for place in least_busy)]
+    moves = [(given, back, work[given] - sum(work[place] for place in back)) for given in busiest for back in swaps]
+    given, back, moved = min(moves, key=lambda move: abs(half_gap - move[2]), default=(0, (), 0.0))
+    if abs(half_gap - moved) > half_gap - 1:  # less than a token's time
+        return False
+    busiest.remove(given)
+    busiest.extend(back)
+    least_busy[:] = [place for place in least_busy if place not in back] + [given]
+    return True
+
+
+def _work(batch: MicroBatch) -> float:
+    """Estimated time of a micro-batch, in prompt tokens: note tokens also pass the head, attention is quadratic.
+
+    Fitted to times of the embedded model on a CPU. The constant is the time that every micro-batch takes.
+    """
+    pairs = sum(length**2 for lengths in batch.document_lengths for length in lengths)
+    return 140 + batch.num_tokens + 1.3 * batch.num_targets + pairs / 3000
