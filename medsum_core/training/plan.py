@@ -48,6 +48,7 @@ class Plan:
     size: ModelSize
     base_config: PretrainedConfig
     renderer: PromptRenderer
+    build_renderer: BuildRenderer  # that made it
     dataset: Dataset
     checkpoint: Checkpoint | None
     lock: FolderLock  # held from here on where the folder exists already, from `build_run` on otherwise
@@ -153,6 +154,7 @@ def _plan(config: RunConfig, accelerator: Accelerator, lock: FolderLock, build_r
         size=size,
         base_config=base_config,
         renderer=renderer,
+        build_renderer=build_renderer,
         dataset=load_dataset(data, renderer, offline=model.offline),
         checkpoint=checkpoint,
         lock=lock,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,16 +29,18 @@ from medsum_core.config.run_folder import (
     make_run_folder,
     write_run_config,
 )
+from medsum_core.data.collator import Collate, split_window
 from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
 from medsum_core.files import PART_NAME, sweep
-from medsum_core.kernels import Accumulate, Kernels, choose
+from medsum_core.kernels import FAST, Accumulate, Kernels, choose
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, trainable_parameters
 from medsum_core.training.auto_settings import RESOLVED
 from medsum_core.training.distributed import print_main
 from medsum_core.training.family_check import check_family
+from medsum_core.training.loss import Objective, note_nll
 from medsum_core.training.metrics import MetricsLog, cut_back, records_until
 from medsum_core.training.optimizer import build_optimizer as build_named_optimizer
 from medsum_core.training.optimizer_state import check_names
@@ -66,11 +68,14 @@ class BuildOptimizer(Protocol):
 def build_run(
     plan: Plan,
     *,
+    objective: Objective = note_nll,
+    collate: Collate = split_window,
     build_optimizer: BuildOptimizer | None = None,
     prepare_model: Callable[[PeftModel], None] | None = None,
 ) -> tuple[Run, Progress]:
     """Load the base, attach the adapter, make the run folder; put the checkpoint back where there is one.
 
+    `objective`, `collate`: what the loop will be given; a resumed run must be given the same.
     `build_optimizer`: in the place of `--optim`. `prepare_model`: called once with the model, its adapter and kernels
     in place, before the first update; what it changes of the weights would not be undone when a run is resumed.
     """
@@ -109,7 +114,15 @@ def build_run(
     if model.config.model_type not in PACKABLE_MODEL_TYPES:
         check_family(model, run.rows, kernels=kernels, attention=run.attention)
     check_names(run.optimizer, [name for name, _ in parameters])
-    run.fingerprints = _fingerprints(plan, run)
+    given: dict[str, Callable[..., Any] | None] = {
+        "objective": objective,
+        "collate": collate,
+        "build_renderer": plan.build_renderer,
+        "build_optimizer": build_optimizer,
+        "prepare_model": prepare_model,
+    }
+    functions = {role: function for role, function in given.items() if function is not None}
+    run.fingerprints = _fingerprints(plan, run, functions)
     return run, _start(plan, run)
 
 
@@ -203,9 +216,12 @@ def _sweep_leftovers(run: Run) -> None:
         sweep(folder, PART_NAME)
 
 
-def _fingerprints(plan: Plan, run: Run) -> dict[str, Any]:
+def _fingerprints(plan: Plan, run: Run, functions: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
     environment = environment_fingerprint(
-        device=plan.accelerator.device, attention=run.attention, world_size=plan.accelerator.num_processes
+        device=plan.accelerator.device,
+        attention=run.attention,
+        world_size=plan.accelerator.num_processes,
+        uses_numba=run.kernels.name == FAST,
     )
     return run_fingerprints(
         settings=plan.config.fixed_on_resume(),
@@ -216,4 +232,5 @@ def _fingerprints(plan: Plan, run: Run) -> dict[str, Any]:
         parameters={name: parameter.shape for name, parameter in run.parameters},
         num_steps=run.num_windows,
         environment=environment,
+        functions=functions,
     )
