@@ -14,6 +14,7 @@ from torch import nn
 
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.checkpoint.fingerprints import (
+    PARTS,
     base_fingerprint,
     check_compatible,
     environment_fingerprint,
@@ -38,7 +39,7 @@ from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, trainable_parameters
 from medsum_core.training.auto_settings import RESOLVED
-from medsum_core.training.distributed import print_main
+from medsum_core.training.distributed import differing_process, print_main, together
 from medsum_core.training.family_check import check_family
 from medsum_core.training.loss import Objective, note_nll
 from medsum_core.training.metrics import MetricsLog, cut_back, records_until
@@ -79,7 +80,22 @@ def build_run(
     `build_optimizer`: in the place of `--optim`. `prepare_model`: called once with the model, its adapter and kernels
     in place, before the first update; what it changes of the weights would not be undone when a run is resumed.
     """
+    given: dict[str, Callable[..., Any] | None] = {
+        "objective": objective,
+        "collate": collate,
+        "build_renderer": plan.build_renderer,
+        "build_optimizer": build_optimizer,
+        "prepare_model": prepare_model,
+    }
+    functions = {role: function for role, function in given.items() if function is not None}
+    run = together(lambda: _build(plan, functions), plan.accelerator)
+    return run, _start(plan, run)
+
+
+def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
+    """The run, before a checkpoint is put back into it."""
     config, accelerator = plan.config, plan.accelerator
+    prepare_model, build_optimizer = functions.get("prepare_model"), functions.get("build_optimizer")
     model_settings, train = config.model, config.train
     model, kernels = _model(config, accelerator.device)
     if prepare_model is not None:
@@ -114,16 +130,8 @@ def build_run(
     if model.config.model_type not in PACKABLE_MODEL_TYPES:
         check_family(model, run.rows, kernels=kernels, attention=run.attention)
     check_names(run.optimizer, [name for name, _ in parameters])
-    given: dict[str, Callable[..., Any] | None] = {
-        "objective": objective,
-        "collate": collate,
-        "build_renderer": plan.build_renderer,
-        "build_optimizer": build_optimizer,
-        "prepare_model": prepare_model,
-    }
-    functions = {role: function for role, function in given.items() if function is not None}
     run.fingerprints = _fingerprints(plan, run, functions)
-    return run, _start(plan, run)
+    return run
 
 
 def _model(config: RunConfig, device: torch.device) -> tuple[PeftModel, Kernels]:
@@ -169,22 +177,33 @@ def _accumulate(
 
 def _start(plan: Plan, run: Run) -> Progress:
     """The place to begin: the checkpoint's, if it fits this run. From here on the run folder is written to."""
-    progress = Progress(step=0, epoch=0, window=0)
-    if plan.checkpoint is not None:
-        allow = run.config.output.allow_inexact_resume
-        saved = plan.checkpoint.fingerprints
-        saved = {**saved, "settings": with_later_settings(saved["settings"])}
-        notes = check_compatible(saved, run.fingerprints, allow_inexact=allow)
-        progress = restore_run(run, plan.checkpoint)
-        for note in [f"resuming after update {progress.step} of {run.num_windows}", *notes]:
-            print_main(note, run.accelerator)
-    if run.accelerator.is_main_process:
-        run.folder = _claim_folder(plan)
-        try:
-            run.log = _begin_folder(plan, run, progress)
-        except OSError as error:
-            raise InputError(f"--output_dir {run.folder}: can't be written to ({error.strerror})") from error
+    progress = together(lambda: _restore(plan, run), run.accelerator)
+    parts = {PARTS.get(name, name): value for name, value in run.fingerprints.items() if name != "environment"}
+    if difference := differing_process({**parts, "the place to begin": vars(progress)}, run.accelerator):
+        raise InputError(f"{difference}: start all processes with the same command line, files and versions")
+    together(lambda: _begin(plan, run, progress) if run.accelerator.is_main_process else None, run.accelerator)
     return progress
+
+
+def _restore(plan: Plan, run: Run) -> Progress:
+    if plan.checkpoint is None:
+        return Progress(step=0, epoch=0, window=0)
+    allow = run.config.output.allow_inexact_resume
+    saved = plan.checkpoint.fingerprints
+    saved = {**saved, "settings": with_later_settings(saved["settings"])}
+    notes = check_compatible(saved, run.fingerprints, allow_inexact=allow)
+    progress = restore_run(run, plan.checkpoint)
+    for note in [f"resuming after update {progress.step} of {run.num_windows}", *notes]:
+        print_main(note, run.accelerator)
+    return progress
+
+
+def _begin(plan: Plan, run: Run, progress: Progress) -> None:
+    run.folder = _claim_folder(plan)
+    try:
+        run.log = _begin_folder(plan, run, progress)
+    except OSError as error:
+        raise InputError(f"--output_dir {run.folder}: can't be written to ({error.strerror})") from error
 
 
 def _claim_folder(plan: Plan) -> Path:
