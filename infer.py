@@ -10,9 +10,12 @@ review; facts that the dialogue does not say are marked.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +24,15 @@ from typing import TYPE_CHECKING, Any
 from medsum_core.config.infer_arguments import parse_options
 from medsum_core.data.records import Record, normalise_dialogue, read_records
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
+from medsum_core.process import keep_files_private, send_nothing_unasked
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
-    from medsum_core.data.prompt import BuildRenderer
+    from medsum_core.data.prompt import BuildRenderer, PromptRenderer
+    from medsum_core.generation.note_files import EarlierNotes
+    from medsum_core.generation.notes import FittedRows, TokenBudget
+    from medsum_core.generation.part_file import PartFile
     from medsum_core.generation.search import Search
+    from medsum_core.kernels import Kernels
 
 TEST1_NOTICE = "note: the challenge of test1 did not give the header; this prompt does, so scores are not its board's"
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
@@ -32,19 +40,14 @@ RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 @dataclass(frozen=True, kw_only=True)
 class Writer:
-    """A model that is ready to write, and the budget of its prompts."""
+    """All that decides the notes, checked; only the weights are not loaded yet."""
 
-    model: Any
-    renderer: Any
-    max_prompt_tokens: int
+    load_model: Callable[[], Any]  # takes seconds to minutes
+    renderer: PromptRenderer
+    budget: TokenBudget
     decoding: dict[str, Any]  # arguments of `generate` that decide its notes
     forward: dict[str, Any]  # those that are functions: decoder and search
     description: dict[str, Any]  # what else decides its notes
-
-    @property
-    def max_new_tokens(self) -> int:
-        """The longest note."""
-        return int(self.decoding["max_new_tokens"])
 
 
 def main(
@@ -61,19 +64,17 @@ def main(
     args = parse_options(sys.argv[1:] if argv is None else argv)
     if search is not None and args.num_beams != 1:
         raise InputError("--num_beams: belongs to beam search; leave it out with a decoding rule of your own")
-    from medsum_core.process import keep_files_private
-
     keep_files_private()
-    load = partial(load_writer, args, search=search, build_renderer=build_renderer)
+    prepare = partial(prepare_writer, args, search=search, build_renderer=build_renderer)
     if args.dialogue_file is not None:
         dialogue = _read_dialogue(args.dialogue_file)
-        write_one(load(), dialogue, args)
+        write_one(prepare(), dialogue, args)
         return
     out = _checked_output(args)
-    write_file(_read_rows(args), out, args, load=load)
+    write_file(_read_rows(args), out, args, prepare=prepare)
 
 
-def load_writer(
+def prepare_writer(
     args: argparse.Namespace,
     *,
     search: Callable[[frozenset[int]], Search] | None = None,
@@ -85,15 +86,16 @@ def load_writer(
     from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
     from medsum_core.data.prompt import build_renderer as own_renderer
     from medsum_core.device import choose_precision, find_device
-    from medsum_core.files import file_sha256
-    from medsum_core.model.adapter_files import WEIGHTS_NAME, adapter_base_name, load_adapter
-    from medsum_core.model.base import load_base, load_config, load_tokenizer
+    from medsum_core.generation.notes import TokenBudget
+    from medsum_core.model.adapter_files import adapter_base_name, adapter_sha256
+    from medsum_core.model.base import load_config, load_tokenizer
 
     model, data = ModelArguments(model_name_or_path=args.model_name_or_path or "", load_in_4bit=False), DataArguments()
+    adapter = None
     if args.run is not None:
         config = read_run_config(args.run)
-        model, data = config.model, config.data
-        if adapter_base_name(Path(args.run) / ADAPTER_FOLDER) != model.model_name_or_path:
+        model, data, adapter = config.model, config.data, Path(args.run) / ADAPTER_FOLDER
+        if adapter_base_name(adapter) != model.model_name_or_path:
             raise InputError(f"--run {args.run}: its adapter is for another base than {model.model_name_or_path}")
     name, device = model.model_name_or_path, find_device()
     source: dict[str, Any] = {"revision": model.model_revision, "offline": args.offline or model.offline}
@@ -102,20 +104,16 @@ def load_writer(
     chosen = kernels.resolve(args.kernels, device_kind=device.kind, model_type=base_config.model_type)
     chosen_kernels = kernels.choose(chosen, device.kind)
     renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), style=data.prompt_style)
-    loaded: Any = load_base(
-        name, precision=precision, load_in_4bit=model.load_in_4bit, device=device.torch_device, **source
-    )
-    adapter_sha256 = None
-    if args.run is not None:
-        adapter = Path(args.run) / ADAPTER_FOLDER
-        loaded = load_adapter(loaded, adapter, base_name=name)
-        chosen_kernels.apply(loaded, keep_dense=model.dequantize == "on")
-        adapter_sha256 = file_sha256(adapter / WEIGHTS_NAME)
+    base: dict[str, Any] = {"precision": precision, "load_in_4bit": model.load_in_4bit, "device": device.torch_device}
     no_repeat = args.no_repeat_ngram_size
     return Writer(
-        model=loaded,
+        load_model=partial(_load_model, name, base | source, adapter, chosen_kernels, model.dequantize == "on"),
         renderer=renderer,
-        max_prompt_tokens=data.max_length - data.max_new_tokens,
+        budget=TokenBudget(
+            max_prompt_tokens=data.max_length - data.max_new_tokens,
+            max_new_tokens=args.max_new_tokens or data.max_new_tokens,
+            num_positions=getattr(base_config.get_text_config(), "max_position_embeddings", None),
+        ),
         decoding={
             "max_new_tokens": args.max_new_tokens or data.max_new_tokens,
             "no_repeat_ngram_size": data.no_repeat_ngram_size if no_repeat is None else no_repeat,
@@ -124,54 +122,109 @@ def load_writer(
         },
         forward={"decoder": chosen_kernels.decoder, "search": search},
         description={
-            "adapter": adapter_sha256,
+            "adapter": None if adapter is None else adapter_sha256(adapter),
             "model": name,
             "precision": precision,
-            **({} if search is None else {"search": getattr(search, "__qualname__", repr(search))}),
+            "load_in_4bit": model.load_in_4bit,
+            "kernels": chosen,
+            "prompt": _prompt_sha256(renderer, data.max_length - data.max_new_tokens),
+            **_named(search=search, build_renderer=build_renderer),
         },
     )
 
 
-def write_file(records: Sequence[Any], out: Path, args: argparse.Namespace, *, load: Callable[[], Writer]) -> None:
+def _load_model(name: str, base: dict[str, Any], adapter: Path | None, kernels: Kernels, keep_dense: bool) -> Any:
+    from medsum_core.model.adapter_files import load_adapter
+    from medsum_core.model.base import load_base
+
+    model: Any = load_base(name, **base)
+    if adapter is not None:
+        model = load_adapter(model, adapter, base_name=name)
+        kernels.apply(model, keep_dense=keep_dense)
+    return model
+
+
+def _prompt_sha256(renderer: PromptRenderer, max_prompt_tokens: int) -> str:
+    """Of what every prompt has: its fixed pieces and its greatest length."""
+    pieces = [renderer.head_ids, renderer.middle_ids, renderer.tail_ids, renderer.stop_token_ids, max_prompt_tokens]
+    return hashlib.sha256(json.dumps(pieces).encode()).hexdigest()
+
+
+def _named(**functions: Any) -> dict[str, str]:
+    """The names of the functions that are given."""
+    given = {name: function for name, function in functions.items() if function is not None}
+    return {name: getattr(function, "__qualname__", repr(function)) for name, function in given.items()}
+
+
+def write_file(
+    records: Sequence[Record], out: Path, args: argparse.Namespace, *, prepare: Callable[[], Writer]
+) -> None:
     """Notes for all records; each is kept as it is finished, so that an interruption loses none."""
+    from medsum_core.generation.made_from import MadeFrom, row_sha256
+    from medsum_core.generation.note_files import write_notes
+    from medsum_core.generation.part_file import PartFile, part_path, saving_notes
+
+    rows = {row_sha256(record): record for record in records}
+    earlier = _earlier_notes(out)
+    if earlier is not None:
+        earlier.check_rows(rows)
+    writer = prepare()
+    made_from = MadeFrom(settings={**writer.description, **writer.decoding}, rows=tuple(rows))
+    if earlier is not None:
+        earlier.check_settings(made_from.settings)
+    fitted = _fitted(rows, writer)
+    with closing(PartFile(part_path(out), made_from, {} if earlier is None else earlier.notes)) as part:
+        _write_missing(writer, rows, fitted, part, batch_size=args.batch_size)
+    with saving_notes(out):
+        write_notes(
+            out,
+            rows,
+            part.notes,
+            made_from,
+            set_aside=fitted.set_aside,
+            output_format=args.output_format,
+            with_evidence=args.evidence,
+        )
+    part.path.unlink()
+    cut = sum(note.hit_limit for note in part.notes.values())
+    print(
+        f"{len(fitted.prompts)} notes in {out}; {cut} ran into the limit of {writer.budget.max_new_tokens} tokens",
+        file=sys.stderr,
+    )
+
+
+def _write_missing(
+    writer: Writer, rows: Mapping[str, Record], fitted: FittedRows, part: PartFile, *, batch_size: int
+) -> None:
+    """The notes that `part` lacks, each appended as it is finished. Raises StoppedBySignal on SIGTERM and Ctrl-C."""
     from tqdm import tqdm
 
     from medsum_core.generation.generate import generate
-    from medsum_core.generation.note_files import PartFile, part_path, part_settings, read_finished, write_notes
     from medsum_core.generation.notes import generated_note
 
-    finished = read_finished(out) if out.exists() else {}
-    writer = load()
-    settings = part_settings(records, **writer.description, **writer.decoding)
-    prompts = _prompts(writer, records)
-    part = PartFile(part_path(out), settings)
-    kept = finished | part.done
-    todo = [record for record in records if record.id not in kept]
+    todo = [row for row in fitted.prompts if row not in part.notes]
+    if not todo:
+        return
     signal.signal(signal.SIGTERM, _interrupt)
-    with tqdm(total=len(records), initial=len(records) - len(todo), desc="notes", unit="note") as bar:
+    with tqdm(total=len(fitted.prompts), initial=len(fitted.prompts) - len(todo), desc="notes", unit="note") as bar:
 
         def keep(index: int, generation: Any) -> None:
-            part.add(generated_note(todo[index].id, generation, writer.renderer))
+            row = todo[index]
+            part.add(row, generated_note(rows[row].id, generation, writer.renderer))
             bar.update()
 
         try:
             generate(
-                writer.model,
-                [prompts[record.id] for record in todo],
+                writer.load_model(),
+                [fitted.prompts[row] for row in todo],
                 stop_token_ids=writer.renderer.stop_token_ids,
-                batch_size=args.batch_size,
+                batch_size=batch_size,
                 on_finished=keep,
                 **writer.decoding,
                 **writer.forward,
             )
         except KeyboardInterrupt:
-            part.close()
-            raise StoppedBySignal(f"{len(part.done)} notes are kept in {part.path}; go on with --resume") from None
-    notes = finished | part.done
-    write_notes(out, records, notes, output_format=args.output_format, with_evidence=args.evidence)
-    part.remove()
-    cut = sum(notes[record.id].hit_limit for record in records)
-    print(f"{len(records)} notes in {out}; {cut} ran into the limit of {writer.max_new_tokens} tokens", file=sys.stderr)
+            raise StoppedBySignal(f"{len(part.notes)} notes are kept in {part.path}; go on with --resume") from None
 
 
 def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
@@ -191,9 +244,11 @@ def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
             print(text[len(shown) :], end="", flush=True)
             shown = text
 
+    record = Record(id="1", section_header=args.section, dialogue=dialogue, note="")
+    prompts = list(_fitted({"": record}, writer).prompts.values())
     (generation,) = generate(
-        writer.model,
-        list(_prompts(writer, [Record(id="1", section_header=args.section, dialogue=dialogue, note="")]).values()),
+        writer.load_model(),
+        prompts,
         stop_token_ids=writer.renderer.stop_token_ids,
         on_token=show if args.num_beams == 1 and writer.forward["search"] is None else None,
         **writer.decoding,
@@ -202,7 +257,7 @@ def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
     note = writer.renderer.decode(list(generation.token_ids))
     print(note[len(shown) :])
     if generation.hit_limit:
-        print(f"(cut at the limit of {writer.max_new_tokens} tokens)", file=sys.stderr)
+        print(f"(cut at the limit of {writer.budget.max_new_tokens} tokens)", file=sys.stderr)
     spans = unsupported_spans(note, dialogue)
     if spans:
         print(f"\nNot said in the dialogue ({len(spans)}):\n{_marked(note, spans)}")
@@ -212,27 +267,16 @@ def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
         print(f"sentence at {support.start}-{support.end}: turns {turns} (score {support.score:.2f}){flag}")
 
 
-def _prompts(writer: Writer, records: Sequence[Record]) -> dict[str, list[int]]:
-    """Prompts by id, truncated as in training; says which were. Raises InputError where no turn of a dialogue fits."""
-    from medsum_core.data.truncation import prompt_within
+def _fitted(rows: Mapping[str, Record], writer: Writer) -> FittedRows:
+    """Prompts, truncated as in training; says what was truncated or set aside. Raises InputError if no row is left."""
+    from medsum_core.generation.notes import fit_rows
 
-    budget, prompts = writer.max_prompt_tokens, {}
-    truncated, unfit = [], []
-    for record in records:
-        prompt = prompt_within(record, writer.renderer, max_prompt_tokens=budget)
-        prompts[record.id] = prompt.ids
-        if not prompt.has_dialogue or len(prompt.ids) > budget:
-            unfit.append(record.id)
-        elif prompt.num_turns_dropped:
-            truncated.append(record.id)
-    if unfit:
-        raise InputError(
-            f"no turn of {len(unfit)} dialogues (ids {', '.join(unfit[:5])}) fits a prompt of {budget} tokens: split "
-            "their turns, or train with a greater --max_length"
-        )
-    if truncated:
-        print(f"{len(truncated)} dialogues lost turns to fit the prompt: ids {', '.join(truncated)}", file=sys.stderr)
-    return prompts
+    fitted = fit_rows(rows, writer.renderer, writer.budget)
+    if not fitted.prompts:
+        raise InputError("no row is left to write a note for:\n" + "\n".join(fitted.lines(rows)))
+    for line in fitted.lines(rows):
+        print(line, file=sys.stderr)
+    return fitted
 
 
 def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:
@@ -256,7 +300,7 @@ def _read_rows(args: argparse.Namespace) -> list[Any]:
 
 def _checked_output(args: argparse.Namespace) -> Path:
     """Where the notes go. Raises InputError for what would be overwritten or can't be written."""
-    from medsum_core.generation.note_files import part_path
+    from medsum_core.generation.part_file import holds_notes, part_path
 
     out = Path(args.output_file)
     if out.suffix.lower() != ".csv":
@@ -265,9 +309,19 @@ def _checked_output(args: argparse.Namespace) -> Path:
         raise InputError(f"--output_file {out}: there is no folder {out.parent}")
     if out.exists() and not args.resume:
         raise InputError(f"--output_file {out}: exists already; name another, or keep its rows with --resume")
-    if part_path(out).exists() and not args.resume:
+    if holds_notes(part_path(out)) and not args.resume:
         raise InputError(f"{part_path(out)} holds finished notes: go on with --resume, or delete it to start anew")
     return out
+
+
+def _earlier_notes(out: Path) -> EarlierNotes | None:
+    """The notes of a call that was interrupted, which include those of the OUT that it found, or else those of OUT."""
+    from medsum_core.generation.note_files import read_finished
+    from medsum_core.generation.part_file import part_path, read_part
+
+    if part_path(out).exists():
+        return read_part(part_path(out))
+    return read_finished(out) if out.exists() else None
 
 
 def _interrupt(_number: int, _frame: Any) -> None:
@@ -287,4 +341,5 @@ def _read_dialogue(source: str) -> str:
 
 
 if __name__ == "__main__":
+    send_nothing_unasked()
     raise SystemExit(run_as_script(main))

@@ -17,9 +17,11 @@ from collections.abc import Callable, Sequence
 from medsum_core.config.run_config import RunConfig, parse_run
 from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script, value_or_exit
 from medsum_core.kernels import set_up_process
+from medsum_core.process import keep_files_private, send_nothing_unasked, set_arithmetic
 
 if __name__ == "__main__":
     set_up_process()  # before numpy and torch start threads
+    send_nothing_unasked()
     config = value_or_exit(lambda: parse_run(sys.argv[1:]))  # --help and a wrong setting: before the slow imports
 
 import torch
@@ -29,11 +31,11 @@ from tqdm import tqdm
 
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.data.collator import Collate, MicroBatch, split_window
+from medsum_core.data.disclosure import show_ids
 from medsum_core.data.masking import Example
 from medsum_core.data.prompt import BuildRenderer, build_renderer
 from medsum_core.model.attention import document_attention
 from medsum_core.model.forward import autocast, head_softcap, head_weight, hidden_states, no_adapter_casts
-from medsum_core.process import keep_files_private, set_arithmetic
 from medsum_core.report.finish import write_results
 from medsum_core.training.distributed import any_process, local_rows, sum_gradients, sum_over_processes
 from medsum_core.training.loss import Objective, note_nll, with_arithmetic
@@ -182,7 +184,7 @@ def skipped_message(progress: Progress, window: Sequence[Example]) -> str:
     """Why the run stops, with the ids of the last window's rows and no text of theirs."""
     return (
         f"{progress.windows_in_a_row_skipped} windows in a row had no target or a non-finite loss or gradient; nothing "
-        f"was updated by them. Rows of the last one: {', '.join(example.id for example in window)}. "
+        f"was updated by them. Rows of the last one: {show_ids(example.id for example in window)}. "
         "Try --precision fp32 or bf16, a lower --learning_rate, or look at the rows: python -m medsum_core.preview"
     )
 

@@ -56,9 +56,15 @@ def run_as_script(main: Callable[[], object]) -> int:
     try:
         main()
     except MedsumError as error:
-        print(f"{'error' if error.exit_code != 75 else 'stopped'}: {error}", file=sys.stderr)
+        message = f"{'error' if error.exit_code != 75 else 'stopped'}: {error}"
+        print("".join(map(_harmless, message)), file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _harmless(character: str) -> str:
+    """A control character as its Python escape: names of files and flags may hold what a terminal would obey."""
+    return character if character.isprintable() or character == "\n" else repr(character)[1:-1]
 
 
 def value_or_exit(function: Callable[[], Value]) -> Value:

@@ -15,6 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from medsum_core.process import send_nothing_unasked
+
+if __name__ == "__main__":
+    send_nothing_unasked()  # before the libraries are imported
+
+from medsum_core.data.disclosure import escape, show_id
 from medsum_core.data.masking import IGNORE_INDEX, Example, build_examples
 from medsum_core.data.prompt import PROMPT_STYLES, PromptRenderer, build_renderer, control_token_ids
 from medsum_core.data.records import Columns, Record, read_records
@@ -61,7 +67,7 @@ def broken_laws(example: Example, record: Record, renderer: PromptRenderer, *, m
 def show_example(example: Example, record: Record, renderer: PromptRenderer, *, colour: bool) -> str:
     """The row as text: a headline, its tokens in order, the positions around the first and last target."""
     headline = (
-        f"row id {example.id}, section {record.section_header}: {example.num_tokens} tokens, of which "
+        f"row id {show_id(example.id)}, section {escape(record.section_header)}: {example.num_tokens} tokens, of which "
         f"{example.num_prompt_tokens} prompt and {example.num_targets} trained on (note and stop token); "
         f"{example.num_turns_dropped} turns dropped"
     )
@@ -95,7 +101,7 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
         record = by_id[example.id]
         budget = values.max_length - values.max_new_tokens
         laws = broken_laws(example, record, renderer, max_prompt_tokens=budget)
-        broken += [f"row id {example.id} breaks a law: {law}" for law in laws]
+        broken += [f"row id {show_id(example.id)} breaks a law: {law}" for law in laws]
         print(show_example(example, record, renderer, colour=colour), file=out)
     for line in report.lines():
         print(line, file=out)

@@ -14,6 +14,12 @@ def keep_files_private() -> None:
     os.umask(0o077)
 
 
+def send_nothing_unasked() -> None:
+    """Turn off the telemetry and the update check of the hub's client; it reads this when it is first imported."""
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_UPDATE_CHECK"):
+        os.environ[name] = "1"
+
+
 def set_arithmetic(device: Device, *, precision: str) -> None:
     """TF32 as `uses_tf32` says, and on a GPU the same order of sums each time; on a CPU nothing changes.
 

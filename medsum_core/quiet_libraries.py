@@ -1,8 +1,9 @@
-"""Hide the libraries' own progress bars and log lines, so that the program's own messages stand out."""
+"""What libraries do unasked: progress bars, log lines and Python warnings; and native code from a hub at an import."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,11 +34,20 @@ def quiet_libraries() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def refuse_hub_kernels() -> None:
+    """Make the package `kernels` absent to this process, whether it is installed, imported already or a plain folder.
+
+    bitsandbytes asks a hub for native code through it while it is imported, and transformers imports it wherever it is
+    found. Nothing here uses it. None in `sys.modules` is Python's own way to say that a module can't be imported.
+    """
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+
+
 def hide_missing_kernels_line() -> None:
     """Hide bitsandbytes' advice, at its import on CPUs with AVX512-BF16, to `pip install kernels`; nothing else of it.
 
-    That package would download native code from the hub at every import, so it is left out on purpose; and the kernel
-    in question is never used here (`model.base.keep_4bit_differentiable`). Any other reason of a failure is shown.
+    That package would download native code from the hub at every import, so it is refused (`refuse_hub_kernels`); and
+    the kernel in question is never used here (`keep_4bit_differentiable`). Any other reason why it failed is shown.
     """
     logging.getLogger(KERNELS_LOGGER).addFilter(_is_not_the_missing_kernels_line)  # a second time changes nothing
 

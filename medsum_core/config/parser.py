@@ -28,6 +28,8 @@ SECTIONS: dict[str, Any] = {
     "output": OutputArguments,
 }
 DEFAULT_PRESET = "gemma-2b"
+SETTING_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+MAX_VALUE_CHARACTERS = 60
 NULLS = ("", "~", "null", "None")
 
 
@@ -154,16 +156,29 @@ def _gather(sources: list[tuple[str, list[str]]], parser: argparse.ArgumentParse
             if unknown:
                 problems.append(f"{place}: {_explain_unknown(unknown[0], parser)}")
         except _RejectedError as error:
-            problems.append(f"{place}: {re.sub('^argument [^ ]+: ', '', str(error))}")
+            problems.append(f"{place}: {_shorten_values(re.sub('^argument [^ ]+: ', '', str(error)), tokens)}")
     return SettingsSource(values=values, problems=problems)
 
 
 def _explain_unknown(token: str, parser: argparse.ArgumentParser) -> str:
     if not token.startswith("-"):
-        return f"unexpected value {token!r}"
+        return _shorten_values(f"unexpected value {token!r}", [token])
     known = [option for action in parser._actions for option in action.option_strings[:1]]
     close = get_close_matches(token.split("=")[0], known, n=1)
     return "there is no such setting" + (f"; did you mean {close[0]}?" if close else "; see --help")
+
+
+def _show_key(key: str) -> str:
+    """A key of a settings file for a message. Another kind of file may have been named: its text is not repeated."""
+    return key if SETTING_NAME.fullmatch(key) else "a name that no setting has"
+
+
+def _shorten_values(message: str, tokens: list[str]) -> str:
+    """The message with quoted values of more than 60 characters cut."""
+    for value in (token.partition("=")[2] if token.startswith("--") else token for token in tokens):
+        if len(value) > MAX_VALUE_CHARACTERS:
+            message = message.replace(repr(value), f"{value[:MAX_VALUE_CHARACTERS]!r}...")
+    return message
 
 
 def _read_text(text: str, *, where: str, is_json: bool) -> SettingsSource:
@@ -210,7 +225,7 @@ def _yaml_pairs(text: str, where: str) -> tuple[list[tuple[str, str, Any]], list
     pending = list(root.value)
     while pending:
         key, node = pending.pop(0)
-        place = f"{where}, line {key.start_mark.line + 1}, {key.value}"
+        place = f"{where}, line {key.start_mark.line + 1}, {_show_key(key.value)}"
         if isinstance(node, yaml.MappingNode) and key.value in SECTIONS:
             pending = list(node.value) + pending
         elif isinstance(node, yaml.ScalarNode):
@@ -233,15 +248,16 @@ def _json_pairs(text: str, where: str) -> tuple[list[tuple[str, str, Any]], list
     pairs: list[tuple[str, str, Any]] = []
     problems: list[str] = []
     pending = list(root)
+    words = {True: "true", False: "false", None: "null"}
     while pending:
         key, value = pending.pop(0)
-        words = {True: "true", False: "false", None: "null"}
+        place = f"{where}, {_show_key(key)}"
         if key in SECTIONS and isinstance(value, list) and all(isinstance(item, tuple) for item in value):
             pending = value + pending
         elif isinstance(value, (str, bool, type(None))):
-            pairs.append((f"{where}, {key}", key, value if isinstance(value, str) else words[value]))
+            pairs.append((place, key, value if isinstance(value, str) else words[value]))
         elif isinstance(value, list) and all(isinstance(item, str) for item in value):
-            pairs.append((f"{where}, {key}", key, value))
+            pairs.append((place, key, value))
         else:
-            problems.append(f"{where}, {key}: expected a value or a list of values; groups are {', '.join(SECTIONS)}")
+            problems.append(f"{place}: expected a value or a list of values; groups are {', '.join(SECTIONS)}")
     return pairs, problems

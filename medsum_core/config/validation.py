@@ -42,7 +42,7 @@ def setting_problems(
     """What is wrong with the values and their combinations, whatever the machine and its files."""
     values = {name: value for section in (model, lora, data, train, output) for name, value in vars(section).items()}
     checks = _data_checks(data) + _model_checks(model, lora) + _cadence_checks(train, output)
-    checks += _packing_checks(train, data)
+    checks += _packing_checks(train, data) + _tracker_checks(model, output)
     if data.validation_file is None and data.dataset_name is None:
         checks += _no_validation_checks(train, output)
     return _range_problems(values) + [text for wrong, text in checks if wrong]
@@ -133,6 +133,19 @@ def _model_checks(model: ModelArguments, lora: LoraArguments) -> list[tuple[bool
             any("," in name for name in lora.lora_target_modules),
             "--lora_target_modules: separate the names by spaces, not commas",
         ),
+    ]
+
+
+def _tracker_checks(model: ModelArguments, output: OutputArguments) -> list[tuple[bool, str]]:
+    sends = output.report_to == "trackio" or (
+        output.report_to == "wandb" and os.environ.get("WANDB_MODE") not in ("offline", "disabled")
+    )
+    return [
+        (
+            model.offline and sends,
+            f"--report_to {output.report_to}: may use the network, which --offline forbids; use tensorboard, or wandb "
+            "with WANDB_MODE=offline in the environment",
+        )
     ]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from medsum_core.data.disclosure import MAX_IDS, show_id, show_ids
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.data.truncation import prompt_within
@@ -79,24 +80,26 @@ class BuildReport:
         lines = []
         if self.num_turns_dropped:
             lines.append(
-                f"{len(self.num_turns_dropped)} dialogues lost whole turns: ids {_join(self.num_turns_dropped)}"
+                f"{len(self.num_turns_dropped)} dialogues lost whole turns: ids {show_ids(self.num_turns_dropped)}"
             )
         if self.beyond_reserve:
             lines.append(
                 f"of these, {len(self.beyond_reserve)} are shorter than in decoding, to make room for a note "
-                f"longer than --max_new_tokens: ids {_join(self.beyond_reserve)}"
+                f"longer than --max_new_tokens: ids {show_ids(self.beyond_reserve)}"
             )
         if self.inexact:
             lines.append(
                 f"{len(self.inexact)} notes hold characters that this model's vocabulary lacks; they are learnt "
-                f"without them: ids {_join(self.inexact)}"
+                f"without them: ids {show_ids(self.inexact)}"
             )
-        for row in self.set_aside:
+        for row in self.set_aside[:MAX_IDS]:
             reason = "its note alone does not fit" if row.note_alone else "no turn of its dialogue fits with its note"
             lines.append(
-                f"row id {row.id} is set aside: {reason} ({row.num_note_tokens} tokens); "
+                f"row id {show_id(row.id)} is set aside: {reason} ({row.num_note_tokens} tokens); "
                 f"--max_length {row.num_tokens_needed} would use it whole"
             )
+        if len(self.set_aside) > MAX_IDS:
+            lines.append(f"and {len(self.set_aside) - MAX_IDS} more rows are set aside")
         return lines
 
 
@@ -160,7 +163,7 @@ def _build(
 ) -> Example | SetAside:
     note_ids = renderer.note_ids(record.note)
     if len(note_ids) == 1:
-        raise InputError(f"row id {record.id} has no note to train on")
+        raise InputError(f"row id {show_id(record.id)} has no note to train on")
     prompt = in_decoding = prompt_within(record, renderer, max_prompt_tokens=max_length - max_new_tokens)
     if len(prompt.ids) + len(note_ids) > max_length:
         prompt = prompt_within(record, renderer, max_prompt_tokens=max_length - len(note_ids))
@@ -192,7 +195,3 @@ def _overlapping(renderer: PromptRenderer, note: str, spans: Sequence[Span]) -> 
         return []
     offsets = renderer.note_offsets(note)
     return [i for i, (start, end) in enumerate(offsets) if any(start < stop and end > begin for begin, stop in spans)]
-
-
-def _join(ids: Sequence[str] | Mapping[str, int]) -> str:
-    return ", ".join(ids)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsum_core.data.tables import Row, Table, load_table, raise_problems
+from medsum_core.data.tables import Row, Table, formula_problems, load_table, raise_problems
 from medsum_core.errors import InputError
 
 SECTION_NAMES: dict[str, str] = {
@@ -81,7 +81,7 @@ def read_records(path: str | Path, *, columns: Columns = DEFAULT_COLUMNS, requir
 
     With `require_note=False` (inference) the note's column or cells may be absent or empty. "None" in a cell is text.
     Raises InputError that names all problems of the file by row and column: see `load_table`, and absent columns,
-    empty cells, values that are not text, duplicate ids.
+    empty cells, values that are not text, duplicate ids, ids and headers that a spreadsheet would run.
     """
     return records_from_table(load_table(path), columns=columns, require_note=require_note)
 
@@ -206,4 +206,4 @@ def _row_problems(row: Row, record: Record, names: dict[str, str], *, require_no
             problems.append(f"{row.place}, column {name!r}: {kind}, not text")
         elif part in required and not required[part]:
             problems.append(f"{row.place}, column {name!r}: empty")
-    return problems
+    return problems + formula_problems([row], (names.get("id"), names.get("section_header")))

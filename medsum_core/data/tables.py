@@ -9,18 +9,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medsum_core.data.disclosure import describe_columns, runs_in_spreadsheet, show_column
 from medsum_core.errors import InputError, raise_all
 
 MAX_PROBLEMS_SHOWN = 20
 SUFFIXES = (".csv", ".jsonl", ".json")
-# A file without column names has patient text in their place: only what looks like a name may be repeated in a message.
-PLAIN_NAME = re.compile(r"(?=.{1,30}$)[A-Za-z_][\w-]*(?: [\w-]+){0,2}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +51,8 @@ class Table:
         return next((column for column in self.columns if column.casefold() == name.casefold()), None)
 
     def describe_columns(self) -> str:
-        """A clause that says which columns there are, or that the first row does not look like column names."""
-        if all(PLAIN_NAME.fullmatch(column) for column in self.columns):
-            return f"the file has: {', '.join(self.columns)}"
-        return "the first row does not look like column names"
+        """A clause that counts the columns and names those with a known name: see `disclosure.describe_columns`."""
+        return describe_columns(self.columns)
 
 
 def read_table(path: str | Path) -> list[dict[str, str]]:
@@ -107,6 +103,18 @@ def raise_problems(source: str, problems: Sequence[str]) -> None:
     if len(problems) > MAX_PROBLEMS_SHOWN:
         shown.append(f"{source}: and {len(problems) - MAX_PROBLEMS_SHOWN} more problems")
     raise_all(shown)
+
+
+def formula_problems(rows: Iterable[Row], columns: Iterable[str | None]) -> list[str]:
+    """A message for each cell of these columns (None: absent) that `runs_in_spreadsheet`, naming row and column."""
+    names = [name for name in columns if name is not None]
+    return [
+        f"{row.place}, column {name!r}: begins like a formula (=, +, -, @ or a tab), which a spreadsheet would run; "
+        "change it"
+        for row in rows
+        for name in names
+        if runs_in_spreadsheet(row.cells[name])
+    ]
 
 
 def _read_text(path: Path) -> str:
@@ -213,9 +221,13 @@ def _rows_of_objects(objects: Iterator[tuple[int, int, Any]], problems: list[str
         if set(entry) != set(columns):
             problems.append(f"{place}: {len(entry)} keys that are not the {len(columns)} keys of the first row")
             continue
-        broken = [name for name, value in entry.items() if not _encodable(value)]
+        broken = [
+            show_column(name, number)
+            for number, (name, value) in enumerate(entry.items(), start=1)
+            if not (_encodable(name) and _encodable(value))
+        ]
         if broken:
-            problems.append(f"{place}: column {', '.join(map(repr, broken))} holds half a character (a lone surrogate)")
+            problems.append(f"{place}: column {', '.join(broken)} holds half a character (a lone surrogate)")
             continue
         not_text = {name: type(value).__name__ for name, value in entry.items() if not isinstance(value, str)}
         cells = {name: _as_text(value) for name, value in entry.items()}

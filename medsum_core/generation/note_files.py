@@ -1,24 +1,26 @@
-"""The files of notes: finished rows are appended to `OUT.part.jsonl`; OUT is written atomically at the end.
+"""The file of notes, OUT, and beside it `OUT.made_from.json`: hashes of what OUT holds and what it was made from.
 
-Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (and `evidence` where asked for), in the
-order of the input; or the MEDIQA challenge's submission, `TestID, SystemOutput1, SystemOutput2`.
+Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (`evidence` where asked for) and
+`set_aside`, the reason why a row has no note; rows in the order of the input. Or the MEDIQA challenge's submission:
+`TestID, SystemOutput1, SystemOutput2`.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medsum_core.data.records import Record, records_fingerprint
+from medsum_core.data.records import Record
 from medsum_core.data.tables import read_table
 from medsum_core.errors import InputError
-from medsum_core.files import PRIVATE_MODE, write_text_atomic
+from medsum_core.files import PRIVATE_MODE, file_sha256, write_text_atomic
+from medsum_core.generation.made_from import MadeFrom
 from medsum_core.grounding.check import unsupported_spans
 from medsum_core.grounding.evidence import evidence
 
@@ -33,96 +35,101 @@ class GeneratedNote:
     hit_limit: bool  # True: it did not stop by itself
 
 
-class PartFile:
-    """`OUT.part.jsonl`: a line with the settings, then a line for each finished note, written at once."""
+@dataclass(frozen=True, kw_only=True)
+class EarlierNotes:
+    """The notes of an earlier call to the same OUT, by the hash of their row, and what they were made from."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Continue an existing file or start one. Raises InputError if it was made with other settings or rows."""
-        self.path = path
-        self.done: dict[str, GeneratedNote] = {}
-        known = path.exists()
-        if known:
-            self._read(dict(settings))
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_MODE)
-        if not known:
-            self._append({"settings": dict(settings)})
+    path: Path  # the file that holds them: OUT, or its part file
+    made_from: MadeFrom
+    notes: dict[str, GeneratedNote] = field(repr=False)
 
-    def add(self, note: GeneratedNote) -> None:
-        """Append a finished note."""
-        self.done[note.id] = note
-        self._append(asdict(note))
+    def check_rows(self, rows: Collection[str]) -> None:
+        """Raise InputError if the earlier call, or one of its notes, had a row that is not among `rows`."""
+        self.made_from.check_rows(rows, path=self.path)
+        if not self.notes.keys() <= set(rows):
+            raise InputError(f"{self.path}: holds notes of rows that are not in this input; give the former input back")
 
-    def close(self) -> None:
-        """Close the file and leave it for a later `--resume`."""
-        os.close(self._descriptor)
-
-    def remove(self) -> None:
-        """Delete the file, once OUT is written."""
-        self.close()
-        self.path.unlink()
-
-    def _append(self, values: Mapping[str, Any]) -> None:
-        os.write(self._descriptor, (json.dumps(values) + "\n").encode())
-
-    def _read(self, settings: dict[str, Any]) -> None:
-        whole = self.path.read_bytes().rpartition(b"\n")[0]  # drops a last line that an interruption cut short
-        try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-            same = lines[0]["settings"] == settings
-        except (ValueError, LookupError, TypeError) as error:
-            raise InputError(f"{self.path}: not what an interrupted call leaves; delete it to start anew") from error
-        if not same:
-            raise InputError(
-                f"{self.path}: made with other settings or rows; give the former ones back, or delete it to start anew"
-            )
-        self.done = {line["id"]: GeneratedNote(**line) for line in lines[1:]}
-        os.truncate(self.path, len(whole) + 1)
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raise InputError if the earlier call wrote its notes with other settings."""
+        self.made_from.check_settings(settings, path=self.path)
 
 
-def part_path(path: Path) -> Path:
-    """The file that holds OUT's finished notes until all are done."""
-    return path.with_name(path.name + ".part.jsonl")
+def made_from_path(path: Path) -> Path:
+    """The file that says what OUT was made from."""
+    return path.with_name(path.name + ".made_from.json")
 
 
-def part_settings(records: Sequence[Record], **settings: Any) -> dict[str, Any]:
-    """All that determines the notes: the rows and the settings of decoding."""
-    return {"rows": records_fingerprint(records), **settings}
+def read_finished(path: Path) -> EarlierNotes:
+    """The notes of a complete OUT (csv format), if it is what infer.py wrote and says what it was made from.
 
-
-def read_finished(path: Path) -> dict[str, GeneratedNote]:
-    """The notes of a complete OUT (csv format), by id. Raises InputError for any other file."""
-    rows = read_table(path)
+    Raises InputError for any other file: its notes can't be matched with rows.
+    """
+    record = made_from_path(path)
+    remedy = "so --resume can't tell which rows its notes belong to; write to another --output_file"
     try:
-        return {
-            row["id"]: GeneratedNote(
-                id=row["id"], note=row["note"], num_tokens=int(row["num_tokens"]), hit_limit=row["hit_limit"] == "true"
-            )
-            for row in rows
-        }
+        values = json.loads(record.read_text(encoding="utf-8"))
+        made_from, output_sha256 = MadeFrom.from_json(values["made_from"]), values["output_sha256"]
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: {record.name}, which says what it was made from, is missing, {remedy}") from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{record}: can't be read, or not what infer.py wrote, {remedy}") from error
+    if file_sha256(path) != output_sha256:
+        raise InputError(f"{path}: was changed since infer.py wrote it, {remedy}")
+    try:
+        rows = zip(made_from.rows, read_table(path), strict=True)
+        notes = {row: _from_cells(cells) for row, cells in rows if not cells["set_aside"]}
     except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a file of notes that infer.py wrote; name another --output_file") from error
+        raise InputError(f"{path}: not in the csv format of infer.py; write to another --output_file") from error
+    return EarlierNotes(path=path, made_from=made_from, notes=notes)
+
+
+def _from_cells(cells: Mapping[str, str]) -> GeneratedNote:
+    return GeneratedNote(
+        id=cells["id"],
+        note=cells["note"],
+        num_tokens=int(cells["num_tokens"]),
+        hit_limit=cells["hit_limit"] == "true",
+    )
 
 
 def write_notes(
     path: Path,
-    records: Sequence[Record],
+    records: Mapping[str, Record],
     notes: Mapping[str, GeneratedNote],
+    made_from: MadeFrom,
     *,
+    set_aside: Mapping[str, str],
     output_format: str,
     with_evidence: bool,
 ) -> None:
-    """Write OUT atomically, readable by its owner only, in the order of the records."""
-    rows = [_row(record, notes[record.id], output_format, with_evidence=with_evidence) for record in records]
+    """Write OUT in the order of the records, and beside it what it was made from; both for their owner only.
+
+    `records`, `notes` and `set_aside` (row -> reason, in the place of a note) are by the hash of their row. Each file
+    is written atomically, OUT last: the part file must stay until this returns.
+    """
+    rows: list[dict[str, Any]] = []
+    for row, record in records.items():
+        note = notes.get(row) or GeneratedNote(id=record.id, note="", num_tokens=0, hit_limit=False)
+        if output_format == "mediqa":
+            rows.append(_mediqa_row(record, note))
+        else:
+            cells = _row(record, note, with_evidence=with_evidence)
+            rows.append(cells | {"set_aside": set_aside.get(row, "")})
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    output_sha256 = hashlib.sha256(text.getvalue().encode("utf-8")).hexdigest()
+    origin = {"output_sha256": output_sha256, "made_from": made_from.to_json()}
+    write_text_atomic(made_from_path(path), json.dumps(origin, indent=1) + "\n", mode=PRIVATE_MODE)
     write_text_atomic(path, text.getvalue(), mode=PRIVATE_MODE)
 
 
-def _row(record: Record, note: GeneratedNote, output_format: str, *, with_evidence: bool) -> dict[str, Any]:
-    if output_format == "mediqa":
-        return {"TestID": record.id, "SystemOutput1": record.section_header, "SystemOutput2": note.note}
+def _mediqa_row(record: Record, note: GeneratedNote) -> dict[str, Any]:
+    return {"TestID": record.id, "SystemOutput1": record.section_header, "SystemOutput2": note.note}
+
+
+def _row(record: Record, note: GeneratedNote, *, with_evidence: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": record.id,
         "section_header": record.section_header,

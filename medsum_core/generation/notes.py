@@ -1,18 +1,80 @@
-"""Generate notes for records, with training's prompt budget and a progress bar."""
+"""Generate notes for records, and which records fit, with training's prompt budget and a progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm.auto import tqdm
 
+from medsum_core.data.disclosure import show_ids
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
-from medsum_core.data.truncation import prompt_within
+from medsum_core.data.truncation import Prompt, prompt_within
 from medsum_core.generation.generate import Decoder, generate
 from medsum_core.generation.note_files import GeneratedNote
 from medsum_core.generation.search import Generation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBudget:
+    """How many tokens a prompt and its note may have."""
+
+    max_prompt_tokens: int  # as in training
+    max_new_tokens: int
+    num_positions: int | None  # those that the model was made for; None where its configuration names no bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedRows:
+    """The prompts of the rows that fit, and why the others are set aside; all by the rows' keys."""
+
+    prompts: dict[str, list[int]]
+    truncated: tuple[str, ...]  # rows whose dialogue lost turns
+    set_aside: dict[str, str]  # row -> reason
+
+    def lines(self, rows: Mapping[str, Record]) -> list[str]:
+        """What a person must know, by id; empty where every row fits whole."""
+        reasons: dict[str, list[str]] = {}
+        for row, reason in self.set_aside.items():
+            reasons.setdefault(reason, []).append(rows[row].id)
+        lines = [
+            f"{len(ids)} of {len(rows)} rows set aside (ids {show_ids(ids)}): {reason}"
+            for reason, ids in reasons.items()
+        ]
+        if self.truncated:
+            ids = [rows[row].id for row in self.truncated]
+            lines.append(f"{len(ids)} dialogues lost turns to fit the prompt: ids {show_ids(ids)}")
+        return lines
+
+
+def fit_rows(rows: Mapping[str, Record], renderer: PromptRenderer, budget: TokenBudget) -> FittedRows:
+    """Each row's prompt, truncated as in training. A row of which no turn fits is set aside, the others go on."""
+    prompts, truncated, set_aside = {}, [], {}
+    for row, record in rows.items():
+        prompt = prompt_within(record, renderer, max_prompt_tokens=budget.max_prompt_tokens)
+        if reason := _misfit(prompt, budget):
+            set_aside[row] = reason
+            continue
+        prompts[row] = prompt.ids
+        if prompt.num_turns_dropped:
+            truncated.append(row)
+    return FittedRows(prompts=prompts, truncated=tuple(truncated), set_aside=set_aside)
+
+
+def _misfit(prompt: Prompt, budget: TokenBudget) -> str | None:
+    if not prompt.has_dialogue or len(prompt.ids) > budget.max_prompt_tokens:
+        return (
+            f"no turn of the dialogue fits a prompt of {budget.max_prompt_tokens} tokens; split its turns, or train "
+            "with a greater --max_length"
+        )
+    if budget.num_positions is not None and len(prompt.ids) + budget.max_new_tokens > budget.num_positions:
+        return (
+            f"prompt and note could exceed the {budget.num_positions} tokens that this model has room for; lower "
+            "--max_new_tokens, or shorten the dialogue"
+        )
+    return None
 
 
 def generated_note(id: str, generation: Generation, renderer: PromptRenderer) -> GeneratedNote:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medsum_core.data.tables import Table, load_table
+from medsum_core.data.disclosure import show_ids
+from medsum_core.data.tables import Table, formula_problems, load_table, raise_problems
 from medsum_core.errors import InputError
 from medsum_core.grounding.check import Fact, check_note, count_unsupported
 from medsum_core.score.bootstrap import rate_estimate
@@ -52,8 +53,7 @@ def _joined(source: str, ids: Sequence[str], dialogues: str | Path) -> list[str]
     by_id = dict(zip(_ids(table), (row.cells[column] for row in table.rows), strict=True))
     absent = [id_ for id_ in ids if id_ not in by_id]
     if absent:
-        shown = ", ".join(absent[:10])
-        raise InputError(f"{source}: {len(absent)} ids have no dialogue in {table.source}: {shown}")
+        raise InputError(f"{source}: {len(absent)} ids have no dialogue in {table.source}: {show_ids(absent)}")
     return [by_id[id_] for id_ in ids]
 
 
@@ -65,12 +65,13 @@ def _column(table: Table, name: str) -> str:
 
 
 def _ids(table: Table) -> list[str]:
-    """The ids, or row numbers from 1 where there is no id column. Raises InputError for repeated ones."""
+    """The ids, or row numbers from 1 where there is no id column. Raises InputError for repeated and unsafe ones."""
     name = table.find_column("id")
     ids = [row.cells[name].strip() if name else str(row.number) for row in table.rows]
     doubled = [id_ for id_, count in Counter(ids).items() if count > 1]
     if doubled:
-        raise InputError(f"{table.source}: {len(doubled)} ids occur in several rows: {', '.join(doubled[:10])}")
+        raise InputError(f"{table.source}: {len(doubled)} ids occur in several rows: {show_ids(doubled)}")
+    raise_problems(table.source, formula_problems(table.rows, [name]))
     return ids
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from medsum_core.errors import InputError
-from medsum_core.files import write_bytes_atomic, write_text_atomic
+from medsum_core.files import file_sha256, write_bytes_atomic, write_text_atomic
 from medsum_core.model.lora import LoraSettings, attach_lora, check_target_modules
 
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -99,6 +99,16 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, base_name: str) -
     load_adapter_tensors(model, tensors)
     model.requires_grad_(False)
     return model.eval()
+
+
+def adapter_sha256(folder: Path) -> str:
+    """The sha256 (hex) of the adapter's weights. Raises InputError if they can't be read."""
+    try:
+        return file_sha256(folder / WEIGHTS_NAME)
+    except OSError as error:
+        raise InputError(
+            f"{folder / WEIGHTS_NAME}: can't be read ({error.strerror}); is the adapter complete?"
+        ) from error
 
 
 def adapter_base_name(folder: str | Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsum_core.config.run_folder import CURVE_NAME
+from medsum_core.data.disclosure import show_id
 from medsum_core.data.masking import BuildReport
 from medsum_core.files import write_text_atomic
 from medsum_core.report.comparison import Comparison
@@ -114,7 +115,8 @@ def _data(data: DataFacts) -> str:
 def _build_lines(name: str, build: BuildReport) -> str:
     truncated = list(build.num_turns_dropped)
     set_aside = [
-        f"{code(row.id)} (note of {row.num_note_tokens} tokens; fits whole into `--max_length {row.num_tokens_needed}`)"
+        f"{code(show_id(row.id))} (note of {row.num_note_tokens} tokens; "
+        f"fits whole into `--max_length {row.num_tokens_needed}`)"
         for row in build.set_aside
     ]
     lines = [

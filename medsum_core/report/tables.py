@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from medsum_core.data.disclosure import show_id
 from medsum_core.report.comparison import Comparison, Side
 from medsum_core.report.run_summary import RunSummary
 from medsum_core.score.bootstrap import Estimate, mean_difference, mean_estimate, rate_difference, rate_estimate
@@ -96,7 +97,7 @@ def id_list(ids: Sequence[str]) -> str:
     """Row ids as code, separated by commas; `none` for none."""
     if not ids:
         return "none"
-    shown = ", ".join(code(id) for id in ids[:MAX_IDS])
+    shown = ", ".join(code(show_id(id)) for id in ids[:MAX_IDS])
     return shown if len(ids) <= MAX_IDS else f"{shown} and {len(ids) - MAX_IDS} more"
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import Record, normalise_dialogue, normalise_text
-from medsum_core.data.tables import Row, Table, load_table, raise_problems
+from medsum_core.data.tables import Row, Table, formula_problems, load_table, raise_problems
 from medsum_core.errors import InputError
 
 ID_COLUMNS = ("id", "TestID")
 NOTE_COLUMNS = ("section_text", "note", "SystemOutput2")
 HEADER_COLUMNS = ("section_header", "SystemOutput1")
-MAX_IDS_SHOWN = 5
 
 
 def read_notes(path: Path, *, allow_empty: bool) -> list[Record]:
     """Notes to score, as records: id and note as written; header and dialogue where the file has them, else "".
 
     Raises InputError as `load_table` does, and for absent or ambiguous columns, cells that are not text, repeated
-    or empty ids, and empty notes unless `allow_empty` (a system may predict an empty note).
+    or empty ids, ids and headers that a spreadsheet would run, and empty notes unless `allow_empty` (a system may
+    predict an empty note).
     """
     table = load_table(path)
     names = {
@@ -42,6 +43,7 @@ def read_notes(path: Path, *, allow_empty: bool) -> list[Record]:
             problems.append(f"{row.place}, column {names['note']!r}: {not_text}, not text")
         elif "id" in empty or ("note" in empty and not allow_empty):
             problems.append(f"{row.place}, column {names[empty[0]]!r}: empty")
+        problems.extend(formula_problems([row], (names["id"], names["section_header"])))
         notes.append(note)
     raise_problems(table.source, problems)
     return notes
@@ -57,8 +59,7 @@ def align(references: Sequence[Record], predictions: Sequence[Record], *, source
         ([prediction.id for prediction in predictions if prediction.id not in wanted], "predictions have no reference"),
     ):
         if ids:
-            shown = ", ".join(ids[:MAX_IDS_SHOWN]) + (", ..." if len(ids) > MAX_IDS_SHOWN else "")
-            problems.append(f"{len(ids)} {what} (ids {shown}); rows are matched by id")
+            problems.append(f"{len(ids)} {what} (ids {show_ids(ids)}); rows are matched by id")
     raise_problems(source, problems)
     return [by_id[reference.id] for reference in references]
 

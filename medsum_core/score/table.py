@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from medsum_core.data.records import SECTION_NAMES, section_name
 from medsum_core.score.rouge import METRICS
 
 LABELS = {"rouge1": "R-1", "rouge2": "R-2", "rougeL": "R-L", "rougeLsum": "R-Lsum"}
@@ -33,7 +34,7 @@ def format_scores(result: dict[str, Any]) -> str:
         lines.extend(["", _line("difference to --compare, paired", result["compare"], signed=True)])
     if result["sections"]:
         lines.append("")
-        lines.extend(_line(f"section {header}", scores) for header, scores in result["sections"].items())
+        lines.extend(_section_lines(result["sections"]))
     lines.extend(_absent(result))
     return "\n".join(lines)
 
@@ -45,6 +46,14 @@ def _run_lines(result: dict[str, Any]) -> Iterator[str]:
         yield _line(f"  run ...{run.get('predictions', '')[-RUN_NAME_CHARACTERS:]}", {**run, "count": result["count"]})
     spread = {metric: result[f"{metric}_spread"] for metric in METRICS}
     yield _line(f"  standard deviation over {len(result['runs'])} runs", {**spread, "count": result["count"]})
+
+
+def _section_lines(sections: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each section that has one of MTS-Dialog's names; another header may hold text: those are counted."""
+    known = {header: scores for header, scores in sections.items() if section_name(header) in SECTION_NAMES.values()}
+    yield from (_line(f"section {header}", scores) for header, scores in known.items())
+    if others := len(sections) - len(known):
+        yield f"{others} headers are not MTS-Dialog's and are not shown here: their scores are in the file of --json"
 
 
 def _line(name: str, scores: dict[str, Any], *, signed: bool = False) -> str:

@@ -42,8 +42,9 @@ def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
     if unknown := sorted(set(saved) - set(RESOLVED)):
         raise InputError(f"{where} may not name {', '.join(map(repr, unknown))}: resume from another checkpoint")
     settings = config.settings()
-    if saved:
-        saved = {name: value for name, value in DEFAULTS_BEFORE.items() if name in RESOLVED} | dict(saved)
+    if not saved:  # a new run
+        return config
+    saved = {name: value for name, value in DEFAULTS_BEFORE.items() if name in RESOLVED} | dict(saved)
     chosen = config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
     try:
         RunConfig.from_json(config.with_resolved(**saved).to_json())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from medsum_core.config.arguments import DataArguments
+from medsum_core.data.disclosure import show_id, show_ids
 from medsum_core.data.download import hub_warning, load_hub_records, mts_dialog_file
 from medsum_core.data.masking import BuildReport, Example, build_examples
 from medsum_core.data.prompt import PromptRenderer
@@ -15,7 +16,6 @@ from medsum_core.errors import InputError
 from medsum_core.grounding.check import Fact, check_note, count_unsupported, merge_unsupported
 
 OFFICIAL = "mts-dialog"
-IDS_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,8 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
     repeated, shared = tuple(find_repeats(train)), tuple(find_shared(train, validation))
     if repeated or shared:
         notices.append(
-            f"warning: {len(repeated)} training rows repeat a dialogue (ids {_ids(repeated)}), {len(shared)} "
-            f"validation rows have a dialogue of the training rows (ids {_ids(shared)}); they are kept, and "
+            f"warning: {len(repeated)} training rows repeat a dialogue (ids {show_ids(repeated)}), {len(shared)} "
+            f"validation rows have a dialogue of the training rows (ids {show_ids(shared)}); they are kept, and "
             "scores are also given without them"
         )
     note_facts = {record.id: check_note(record.note, record.dialogue) for record in train}
@@ -117,7 +117,9 @@ def audit_targets(
     `choice`: what is done about these rows, for the record.
     """
     unsupported = {id: count_unsupported(facts) for id, facts in note_facts.items()}
-    rows: list[dict[str, object]] = [{"id": id, "unsupported": count} for id, count in unsupported.items() if count]
+    rows: list[dict[str, object]] = [
+        {"id": show_id(id), "unsupported": count} for id, count in unsupported.items() if count
+    ]
     audit = TargetAudit(
         choice=choice,
         num_notes=len(note_facts),
@@ -158,7 +160,3 @@ def _source(data: DataArguments) -> str:
 def _report_lines(which: str, report: BuildReport) -> list[str]:
     head = f"{which}: {report.num_used} of {report.num_rows} rows used"
     return [head, *(f"{which}: {line}" for line in report.lines())]
-
-
-def _ids(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:IDS_SHOWN]) + (", ..." if len(ids) > IDS_SHOWN else "") if ids else "none"

@@ -289,3 +289,25 @@ def test_settings_of_an_earlier_version_are_what_it_did() -> None:
     older = {name: value for name, value in now.items() if name not in ("kernels", "parallel_micro_batches")}
     assert with_later_settings(older) == now
     assert with_later_settings(now | {"kernels": "reference"})["kernels"] == "reference"
+
+
+def test_another_kind_of_file_given_as_settings_is_not_quoted(rows: Path, tmp_path: Path) -> None:
+    text = "Anna Zebrafinch: has a cough\nlora_r: " + "Zebrafinch " * 20
+    for name, content in (
+        ("visit.yaml", text),
+        ("visit.json", json.dumps({"Anna Zebrafinch": "Zebrafinch", "lora_r": "cough " * 20 + "Zebrafinch"})),
+    ):
+        path = tmp_path / name
+        path.write_text(content)
+        message = problems_of(["--train_file", str(rows), "--config", str(path)])
+        assert "a name that no setting has" in message and "lora_r: invalid int value" in message
+        assert "Anna" not in message and len(message) < 700
+
+
+def test_a_tracker_that_sends_is_refused_offline(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    argv = ["--train_file", str(rows), "--offline", "true", "--report_to"]
+    for tracker in ("wandb", "trackio"):
+        assert f"--report_to {tracker}: may use the network" in problems_of([*argv, tracker])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert parse_run([*argv, "wandb"]).model.offline and parse_run([*argv, "tensorboard"]).model.offline

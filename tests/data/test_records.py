@@ -63,7 +63,10 @@ BAD_CSV = {
     "empty id": (HEAD + f",CC,{CANARY},b\n", ["'ID'", "empty"]),
     "doubled id": (HEAD + f"{CANARY},CC,a,b\n1,CC,a,c\n{CANARY},CC,a,d\n", ["row 3 (line 4)", "'ID'", "row 1"]),
     "doubled column": (f"ID,section_header,section_text,dialogue,id\n0,CC,{CANARY},b,1\n", ["columns 5"]),
-    "no dialogue column": (f"ID,section_header,section_text,talk\n0,CC,a,{CANARY}\n", ["'dialogue'", "talk"]),
+    "no dialogue column": (
+        f"ID,section_header,section_text,talk\n0,CC,a,{CANARY}\n",
+        ["'dialogue'", "4 columns", "section_text"],
+    ),
     "no column names": (
         f"0,GENHX,The patient has {CANARY},Doctor: hello there\n1,a,b,c\n",
         ["'dialogue'", "first row"],

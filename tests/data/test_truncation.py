@@ -140,22 +140,22 @@ def test_rows_are_used_or_reported_and_only_a_long_note_costs_more_turns(rendere
     rows = [
         Record(id="whole", section_header=SECTION, dialogue=dialogue_of([2, 2]), note="Rest."),
         Record(id="truncated", section_header=SECTION, dialogue=dialogue_of([5] * 30), note="Rest."),
-        Record(id="long note", section_header=SECTION, dialogue=dialogue_of([5] * 30), note="Rest. " * 40),
-        Record(id="long note, short talk", section_header=SECTION, dialogue="Doctor: Hi.", note="Rest. " * 20),
-        Record(id="one turn", section_header=SECTION, dialogue=dialogue_of([300]), note="Rest."),
-        Record(id="note alone", section_header=SECTION, dialogue="Doctor: Hi.", note="Rest. " * 200),
+        Record(id="long-note", section_header=SECTION, dialogue=dialogue_of([5] * 30), note="Rest. " * 40),
+        Record(id="long-note-short-talk", section_header=SECTION, dialogue="Doctor: Hi.", note="Rest. " * 20),
+        Record(id="one-turn", section_header=SECTION, dialogue=dialogue_of([300]), note="Rest."),
+        Record(id="note-alone", section_header=SECTION, dialogue="Doctor: Hi.", note="Rest. " * 200),
     ]
     examples, report = build_examples(rows, renderer, max_length=400, max_new_tokens=60)
-    assert [example.id for example in examples] == ["whole", "truncated", "long note", "long note, short talk"]
+    assert [example.id for example in examples] == ["whole", "truncated", "long-note", "long-note-short-talk"]
     assert report.num_rows == 6 == report.num_used + len(report.set_aside)
-    assert set(report.num_turns_dropped) == {"truncated", "long note"}
-    assert report.beyond_reserve == ("long note",)
-    assert [(row.id, row.note_alone) for row in report.set_aside] == [("one turn", False), ("note alone", True)]
+    assert set(report.num_turns_dropped) == {"truncated", "long-note"}
+    assert report.beyond_reserve == ("long-note",)
+    assert [(row.id, row.note_alone) for row in report.set_aside] == [("one-turn", False), ("note-alone", True)]
     assert [line.split(":")[0] for line in report.lines()] == [
         "2 dialogues lost whole turns",
         "of these, 1 are shorter than in decoding, to make room for a note longer than --max_new_tokens",
-        "row id one turn is set aside",
-        "row id note alone is set aside",
+        "row id one-turn is set aside",
+        "row id note-alone is set aside",
     ]
     for row in report.set_aside:  # the remedy is true, to the token
         [record] = [record for record in rows if record.id == row.id]

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from notes_command import read, write
 from support import tiny_tokenizer
 from tuned_run import DIALOGUES
 
 import infer
 from medsum_core.data.prompt import build_renderer
-from medsum_core.errors import InputError, StoppedBySignal
+from medsum_core.errors import InputError
 from medsum_core.generation.generate import generate
 from medsum_core.model.base import load_base
 
 ROOT = Path(__file__).parents[2]
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
-
-
-def write(run: Path, dialogues: Path, out: Path, *more: str) -> list[dict[str, str]]:
-    infer.main(["--run", str(run), "--input_file", str(dialogues), "--output_file", str(out), *more])
-    return read(out)
-
-
 def test_columns_order_and_notes(run: Path, base: Path, dialogues: Path, tmp_path: Path) -> None:
     rows = write(run, dialogues, tmp_path / "notes.csv", "--batch_size", "2")
-    assert list(rows[0]) == ["id", "section_header", "note", "num_tokens", "hit_limit", "unsupported"]
+    assert list(rows[0]) == ["id", "section_header", "note", "num_tokens", "hit_limit", "unsupported", "set_aside"]
     assert [(row["id"], row["section_header"]) for row in rows] == [(i, section) for i, section, _ in DIALOGUES]
     assert {row["hit_limit"] for row in rows} <= {"true", "false"}
     assert not (tmp_path / "notes.csv.part.jsonl").exists()
@@ -98,60 +83,6 @@ def test_one_dialogue_streams_the_note_of_the_file(
     capsys.readouterr()
 
 
-def test_interrupted_call_loses_no_note_and_resumes(
-    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = write(run, dialogues, tmp_path / "whole.csv")
-    out, part = tmp_path / "notes.csv", tmp_path / "notes.csv.part.jsonl"
-    from medsum_core.generation.note_files import PartFile
-
-    add = PartFile.add
-
-    def add_two(self: PartFile, note: Any) -> None:
-        add(self, note)
-        if len(self.done) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(PartFile, "add", add_two)
-    with pytest.raises(StoppedBySignal, match="2 notes"):
-        write(run, dialogues, out, "--batch_size", "1")
-    monkeypatch.undo()
-    assert not out.exists() and len(part.read_text().splitlines()) == 3
-    with part.open("a") as file:
-        file.write('{"id": "1", "no')  # killed while writing
-    with pytest.raises(InputError, match="--resume"):
-        write(run, dialogues, out)
-    with pytest.raises(InputError, match="other settings"):
-        write(run, dialogues, out, "--resume", "--max_new_tokens", "5")
-    kept = [json.loads(line)["note"] for line in part.read_text().splitlines()[1:3]]
-    assert write(run, dialogues, out, "--resume") == whole
-    assert set(kept) <= {row["note"] for row in whole}
-    assert not part.exists()
-    with pytest.raises(InputError, match="exists already"):
-        write(run, dialogues, out)
-    assert write(run, dialogues, out, "--resume") == whole
-
-
-def test_a_killed_process_exits_with_75(run: Path, dialogues: Path, tmp_path: Path) -> None:
-    """Enough notes that the signal comes in between; what was finished is in the part file."""
-    rows = "".join(f'{i},CC,"Doctor: Hello.\nPatient: My knee hurts, number {i}."\n' for i in range(300))
-    dialogues.write_text("ID,section_header,dialogue\n" + rows)
-    out = tmp_path / "notes.csv"
-    command = [sys.executable, "infer.py", "--run", str(run), "--input_file", str(dialogues), "--output_file", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "--offline"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    part, deadline = tmp_path / "notes.csv.part.jsonl", time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        if part.exists() and part.read_bytes().count(b"\n") > 3:
-            process.send_signal(signal.SIGTERM)
-            break
-        time.sleep(0.05)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 75, errors[-500:]
-    assert "Traceback" not in errors and "--resume" in errors
-    assert part.read_bytes().endswith(b"\n") and not out.exists()
-
-
 def test_bad_input_is_one_message(run: Path, base: Path, dialogues: Path, tmp_path: Path) -> None:
     out, empty = str(tmp_path / "o.csv"), tmp_path / "empty.txt"
     empty.write_text(" \n")
@@ -188,13 +119,6 @@ def test_no_adapter_or_one_for_another_base(run: Path, dialogues: Path, tmp_path
     (copy / "adapter" / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="another base"):
         infer.main(flags)
-    assert not (tmp_path / "o.csv.part.jsonl").exists()
-
-
-def test_a_dialogue_of_which_no_turn_fits_is_named(run: Path, dialogues: Path, tmp_path: Path) -> None:
-    dialogues.write_text("ID,section_header,dialogue\nx9,CC,Doctor: " + "cough " * 2000 + "\n")
-    with pytest.raises(InputError, match="x9"):
-        write(run, dialogues, tmp_path / "o.csv")
     assert not (tmp_path / "o.csv.part.jsonl").exists()
 
 

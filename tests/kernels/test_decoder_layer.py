@@ -87,12 +87,11 @@ def test_no_normed_hidden_state_is_saved_for_the_backward_pass() -> None:
     attention, num_layers = layer.self_attn, len(inner.layers)
     expected: Counter[int] = Counter()
     for count, features in (
-        (
-            3 * num_layers - 1,
-            attention.q_proj.out_features,
-        ),  # queries before their norm and rotated, attention's output
+        # queries before their norm and rotated, attention's output
+        (3 * num_layers - 1, attention.q_proj.out_features),
         (3 * num_layers, attention.k_proj.out_features),  # keys before their norm and rotated, values
-        (4 * num_layers - 3, inner.config.hidden_size),  # the inputs of the four norms; the last layer: read positions
+        # the inputs of the norms but for the sum before the MLP, which is computed again; the last layer: read positions
+        (3 * num_layers - 2, inner.config.hidden_size),
         (2 * num_layers - 2, layer.mlp.up_proj.out_features),  # gate and up
         (1, inner.config.hidden_size),  # the last norm's input
         (4, attention.head_dim),  # cos and sin of both kinds of layer

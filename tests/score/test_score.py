@@ -152,7 +152,9 @@ def test_columns_that_cannot_be_told_are_refused(references: Path, predictions: 
     no_id = write(tmp_path / "no_id.csv", "number,note", ("0", "a"))
     assert "no column 'id' or 'TestID'" in refusal("--references", references, "--predictions", no_id)
     no_note = write(tmp_path / "no_note.csv", "id,text", ("0", "a"))
-    assert "'SystemOutput2'; the file has: id, text" in refusal("--references", references, "--predictions", no_note)
+    assert "'SystemOutput2'; the file has 2 columns, of which known here: id" in refusal(
+        "--references", references, "--predictions", no_note
+    )
     empty = write(tmp_path / "empty.csv", "id,note", ("0", "a"), ("1", " "))
     assert "row 2 (line 3), column 'note': empty" in refusal("--references", empty, "--predictions", predictions)
     null = tmp_path / "null.jsonl"
@@ -241,3 +243,13 @@ def test_command_line_prints_no_text_and_exits_2(references: Path, predictions: 
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
     assert call("--reference", references, "--predictions", predictions).returncode == 2
+
+
+def test_headers_of_other_names_are_counted_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [("1", f"Anna {CANARY}", "Cough."), ("2", "ROS", "Fever."), ("3", "Review of systems", "Fever.")]
+    path = write(tmp_path / "notes.csv", "id,section_header,note", *rows)
+    run("--references", path, "--predictions", path, "--json", tmp_path / "out.json")
+    screen = capsys.readouterr().out
+    assert CANARY not in screen and "1 headers are not MTS-Dialog's" in screen
+    assert "section ROS" in screen and "section Review of systems" in screen
+    assert f"Anna {CANARY}" in json.loads((tmp_path / "out.json").read_text())["sections"]

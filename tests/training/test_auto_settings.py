@@ -234,6 +234,15 @@ def test_the_largest_micro_batch_and_the_longest_row_beyond_the_packing_budget()
     assert micro_batch_tokens(0, 2, 1024)["num_tokens"] == 2048
 
 
+def test_a_checkpoint_from_before_the_choice_of_kernels_goes_on_with_the_fast_ones_and_a_new_run_chooses() -> None:
+    config = parse_run(["--preset", "demo"])
+    assert with_saved(config, {}).model.kernels == "auto"
+    assert with_saved(config, {"precision": "bf16"}).model.kernels == "fast"
+    assert with_saved(config, {"kernels": "reference"}).model.kernels == "reference"
+    asked = parse_run(["--preset", "demo", "--kernels", "reference"])
+    assert with_saved(asked, {"precision": "bf16"}).model.kernels == "reference"  # and is then refused as a change
+
+
 SAVED = {
     "kernels": "reference",
     "precision": "fp32",
@@ -283,12 +292,3 @@ def test_a_checkpoint_sets_nothing_but_the_resolved_settings_and_those_in_range(
     with pytest.raises(InputError, match=named):  # even where the user has decided
         argv = ["--pack_tokens", "1024", "--precision", "fp32", "--attention", "sdpa", "--parallel_micro_batches", "1"]
         with_saved(parse_run(["--preset", "demo", *argv]), SAVED | planted)
-
-
-def test_a_checkpoint_from_before_the_choice_of_kernels_goes_on_with_the_fast_ones_and_a_new_run_chooses() -> None:
-    config = parse_run(["--preset", "demo"])
-    assert with_saved(config, {}).model.kernels == "auto"
-    assert with_saved(config, {"precision": "bf16"}).model.kernels == "fast"
-    assert with_saved(config, {"kernels": "reference"}).model.kernels == "reference"
-    asked = parse_run(["--preset", "demo", "--kernels", "reference"])
-    assert with_saved(asked, {"precision": "bf16"}).model.kernels == "reference"  # and is then refused as a change

@@ -59,7 +59,7 @@ def share_out(
 
     A row longer than `pack_tokens` (0: none) runs alone: two at once could exceed the memory estimate.
     The others are divided into about equal work: heaviest first, each to the worker with the least so far, then
-    exchanges that even out the busiest and the least_busy. Every second worker begins with its lightest, so that the
+    exchanges that even out the busiest and the least busy. Every second worker begins with its lightest, so that the
     heaviest of two workers do not run at the same time.
     """
     work = [_work(batch) for batch in micro_batches]
@@ -93,7 +93,7 @@ def _pool(count: int) -> ThreadPoolExecutor:
 
 
 def _exchange(shares: list[list[int]], work: Sequence[float]) -> bool:
-    """Move a micro-batch from the busiest worker to the least_busy, or swap it for one; False if nothing helps."""
+    """Move a micro-batch from the busiest worker to the least busy, or swap it for one; False if nothing helps."""
     loads = [sum(work[place] for place in share) for share in shares]
     busiest, least_busy = shares[loads.index(max(loads))], shares[loads.index(min(loads))]
     half_gap = (max(loads) - min(loads)) / 2

@@ -25,7 +25,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from medsum_core.kernels.cpu.shared_prefix import KeyValue, SharedPrefix
 from medsum_core.kernels.layers.gated_mlp import gated_down
 from medsum_core.kernels.layers.lora_linear import FusedLinear
-from medsum_core.kernels.layers.norm_linear import normed_projections
+from medsum_core.kernels.layers.norm_linear import ResidualSum, normed_projections
+from medsum_core.kernels.layers.rms_norm import frozen_rms_norm
 
 TWO_NORMS = ("GemmaDecoderLayer", "LlamaDecoderLayer")
 FOUR_NORMS = ("Gemma2DecoderLayer", "Gemma3DecoderLayer")  # they also norm the output of attention and MLP
@@ -49,9 +50,7 @@ def _mark_saved_outputs(layer: Any) -> None:
     attention, mlp = layer.self_attn, layer.mlp
     norms_outputs = type(layer).__name__ in FOUR_NORMS
     is_saved = {
-        attention.q_proj: hasattr(
-            attention, "q_norm"
-        ),  # the norm saves its input; else only the rotated heads are saved
+        attention.q_proj: hasattr(attention, "q_norm"),  # a norm saves its input; else only rotated heads are saved
         attention.k_proj: hasattr(attention, "k_norm"),
         attention.v_proj: True,
         attention.o_proj: norms_outputs,  # else only the residual sum is saved
@@ -87,12 +86,13 @@ def _output(layer: Any, x: Tensor, read_M: Tensor | None = None, **settings: Any
     if type(layer).__name__ in TWO_NORMS:
         x = x + attended
         return x + _mlp(layer.mlp, layer.post_attention_layernorm, x)
+    summed = ResidualSum(x=x, y=attended, norm=frozen_rms_norm(layer.post_attention_layernorm))
     x = x + layer.post_attention_layernorm(attended)
-    return x + layer.post_feedforward_layernorm(_mlp(layer.mlp, layer.pre_feedforward_layernorm, x))
+    return x + layer.post_feedforward_layernorm(_mlp(layer.mlp, layer.pre_feedforward_layernorm, x, summed))
 
 
-def _mlp(mlp: Any, norm: Any, x: Tensor) -> Tensor:
-    return gated_down(mlp, *normed_projections(norm, (mlp.gate_proj, mlp.up_proj), x))
+def _mlp(mlp: Any, norm: Any, x: Tensor, summed: ResidualSum | None = None) -> Tensor:
+    return gated_down(mlp, *normed_projections(norm, (mlp.gate_proj, mlp.up_proj), x, summed))
 
 
 def _attention(

@@ -2,13 +2,14 @@
 
 Letters: T tokens, K input features, r rank.
 
-The norm's input is saved. The backward pass computes the norm's output again, and sums the projections' gradients of it
-before it goes through the norm, once for all projections.
+The norm's input is saved, or what it is the sum of (`ResidualSum`). The backward pass computes the norm's output again,
+and sums the projections' gradients of it before it goes through the norm, once for all projections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,15 +21,29 @@ from medsum_core.kernels.layers.lora_linear import FusedLinear, LoraProduct
 from medsum_core.kernels.layers.rms_norm import RMSNorm, frozen_rms_norm
 
 
-def normed_projections(norm: Any, projections: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
-    """`projection(norm(x))` of each projection. `norm`: a module whose forward `use_fast_norms` has replaced."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ResidualSum:
+    """x + norm(y): the backward pass computes the same bits again from x and y, which other functions save anyway."""
+
+    x: Tensor
+    y: Tensor
+    norm: RMSNorm
+
+
+def normed_projections(
+    norm: Any, projections: Sequence[Any], x: Tensor, summed: ResidualSum | None = None
+) -> tuple[Tensor, ...]:
+    """`projection(norm(x))` of each projection. `norm`: a module whose forward `use_fast_norms` has replaced.
+
+    `summed`: what x is the sum of, to be saved in its place.
+    """
     fused = [projection.forward for projection in projections]
     if not all(isinstance(one, FusedLinear) and one.adds for one in fused):
         normed = norm(x)
         return tuple(projection(normed) for projection in projections)
     adapters = [weight for one in fused for weight in one.adapter]
     outputs: tuple[Tensor, ...] = _NormedProjections.apply(
-        x, frozen_rms_norm(norm), [one.draw() for one in fused], *adapters
+        x, summed, frozen_rms_norm(norm), [one.draw() for one in fused], *adapters
     )
     return outputs
 
@@ -36,11 +51,13 @@ def normed_projections(norm: Any, projections: Sequence[Any], x: Tensor) -> tupl
 class _NormedProjections(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, norm: RMSNorm, products: list[LoraProduct], *adapters: Tensor
+        ctx: Any, x: Tensor, summed: ResidualSum | None, norm: RMSNorm, products: list[LoraProduct], *adapters: Tensor
     ) -> tuple[Tensor, ...]:
         normed, inverse_rms = norm.forward(x)
         both = [product.forward(normed, *adapters[2 * n : 2 * n + 2]) for n, product in enumerate(products)]
-        ctx.save_for_backward(x, inverse_rms, *(low_Tr for _, low_Tr in both), *adapters)
+        inputs = (x,) if summed is None else (summed.x, summed.y)
+        ctx.save_for_backward(*inputs, inverse_rms, *(low_Tr for _, low_Tr in both), *adapters)
+        ctx.sum_norm = None if summed is None else summed.norm
         ctx.norm, ctx.products = norm, products
         return tuple(y for y, _ in both)
 
@@ -48,7 +65,8 @@ class _NormedProjections(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         saved, count = ctx.saved_tensors, len(ctx.products)
-        x, inverse_rms = saved[:2]
+        *inputs, inverse_rms = saved[: -3 * count]
+        x = inputs[0] if ctx.sum_norm is None else inputs[0] + ctx.sum_norm.forward(inputs[1])[0]
         lows, adapters = saved[-3 * count : -2 * count], saved[-2 * count :]
         normed, dnormed_TK, dadapters = ctx.norm.output(x, inverse_rms), None, []
         needs_dx = ctx.needs_input_grad[0]
@@ -60,4 +78,4 @@ class _NormedProjections(torch.autograd.Function):
         dx = None
         if dnormed_TK is not None:
             dx = ctx.norm.backward(converted(dnormed_TK, normed.dtype).view(x.shape), x, inverse_rms)
-        return dx, None, None, *dadapters
+        return dx, None, None, None, *dadapters

@@ -1,0 +1,111 @@
+"""Messages name rows and columns without repeating text, and no cell of ours is run by a spreadsheet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medsum_core.data.disclosure import (
+    MAX_CHARACTERS,
+    MAX_IDS,
+    describe_columns,
+    escape,
+    runs_in_spreadsheet,
+    show_id,
+    show_ids,
+)
+from medsum_core.data.records import read_records
+from medsum_core.errors import InputError, run_as_script
+from medsum_core.grounding.report import check_file
+from medsum_core.score.files import read_notes
+
+NAME = "Anna Zebrafinch"
+
+
+@pytest.mark.parametrize("id", ["0", "D2N001", "train-1:a/b.c#7", "Ä9", "x" * MAX_CHARACTERS])
+def test_an_id_that_looks_like_one_is_shown_as_it_is(id: str) -> None:
+    assert show_id(id) == id
+
+
+@pytest.mark.parametrize("id", [NAME, "Doctor: Hi\nPatient: Hello", "x" * (MAX_CHARACTERS + 1), "a\u2028b", ""])
+def test_an_id_that_may_be_text_is_described(id: str) -> None:
+    assert show_id(id) == f"<id of {len(id)} characters>"
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x07", "\x00", "\x7f", "\x9b", "\u202e", "\u200b", "\ud800"])
+def test_no_control_or_invisible_character_reaches_a_terminal(character: str) -> None:
+    for shown in (show_id(f"a{character}b"), escape(f"a{character}b")):
+        assert shown.isprintable() and shown.startswith("a\\") and shown.endswith("b")
+
+
+def test_few_ids_are_shown_and_the_others_counted() -> None:
+    assert show_ids([]) == "none"
+    assert show_ids(["1", NAME]) == "1, <id of 15 characters>"
+    assert show_ids(map(str, range(MAX_IDS + 3))) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 3 more"
+
+
+def test_columns_are_counted_and_only_known_names_shown() -> None:
+    assert describe_columns(["Id", NAME, "DIALOGUE"]) == "the file has 3 columns, of which known here: Id, DIALOGUE"
+    for header in ([NAME], ["Zebrafinch", "Anna", "cough"]):
+        message = describe_columns(header)
+        assert f"{len(header)} column" in message and "first row" in message
+        assert not any(name in message for name in header)
+
+
+FORMULAS = ["=1", "=cmd|' /C calc'!A0", "+1", "@SUM(A1)", "-1+1", "-x", "\t=1", "\tx", "\r=1", "  =1", "＝1", "－x"]
+
+
+@pytest.mark.parametrize("cell", FORMULAS)
+def test_formulas_are_recognised(cell: str) -> None:
+    assert runs_in_spreadsheet(cell)
+
+
+@pytest.mark.parametrize("cell", ["", "-", "-1", "-1.5", "- 2,000".replace(" ", ""), "1=1", "a@b", "CC", "x+y"])
+def test_other_cells_are_not(cell: str) -> None:
+    assert not runs_in_spreadsheet(cell)
+
+
+def read_for_scoring(path: Path) -> None:
+    read_notes(path, allow_empty=True)
+
+
+def read_for_grounding(path: Path) -> None:
+    check_file(path, note_column="section_text")
+
+
+@pytest.mark.parametrize("read", [read_records, read_for_scoring, read_for_grounding])
+def test_an_id_that_a_spreadsheet_would_run_is_refused_naming_the_row(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("ID,section_header,section_text,dialogue\n1,CC,=note,=talk\n@x,CC,a,b\n-3,CC,a,b\n")
+    with pytest.raises(InputError, match=r"row 2 \(line 3\), column 'ID': begins like a formula") as caught:
+        read(path)
+    assert "row 1" not in str(caught.value) and "row 3" not in str(caught.value)  # notes and numbers are left alone
+
+
+@pytest.mark.parametrize("read", [read_records, read_for_scoring])
+def test_a_header_that_a_spreadsheet_would_run_is_refused_naming_the_row(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('ID,section_header,section_text,dialogue\n1,CC,a,b\n2,"=HYPERLINK(1)",a,b\n')
+    with pytest.raises(InputError, match=r"row 2 \(line 3\), column 'section_header': begins like a formula"):
+        read(path)
+
+
+def test_the_text_of_notes_and_dialogues_is_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("ID,section_header,section_text,dialogue\n1,CC,=2+2,@all: hi\n")
+    [record] = read_records(path)
+    assert (record.note, record.dialogue) == ("=2+2", "@all: hi")
+
+
+def test_a_message_holds_no_control_character(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise InputError("no such file: a\x1b[31mb\rc\nand more")
+
+    assert run_as_script(fail) == 2
+    assert capsys.readouterr().err == "error: no such file: a\\x1b[31mb\\rc\nand more\n"
