@@ -79,7 +79,13 @@ def main(
     set_arithmetic(plan.device, precision=plan.config.model.precision)
     with plan.lock:
         with stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
-            run, progress = build_run(plan, build_optimizer=build_optimizer, prepare_model=prepare_model)
+            run, progress = build_run(
+                plan,
+                objective=objective,
+                collate=collate,
+                build_optimizer=build_optimizer,
+                prepare_model=prepare_model,
+            )
             progress = train(run, progress, stop=stop, objective=objective, collate=collate)
         write_results(plan, run, progress)
 

@@ -32,6 +32,7 @@ DRAFT_TOKEN_BYTES = 4
 MANIFEST_FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
+PART_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # of `write_bytes_atomic`
 READ_PAUSES = (0.1, 0.3, 1.0)  # seconds between the attempts to read: a disk or a network may be back by then
 # The name leads to nothing or to something else than was written: trying again would not change that.
 WRONG_KIND = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -149,11 +150,18 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def sweep_drafts(parent: Path, name: re.Pattern[str]) -> None:
-    """Delete the folders in `parent` that are called `.tmp-` and `name`; other files are not ours to delete."""
-    for path in parent.glob(f"{DRAFT_PREFIX}*"):
-        if name.fullmatch(path.name.removeprefix(DRAFT_PREFIX)):
+def sweep(folder: Path, name: re.Pattern[str]) -> None:
+    """Delete what killed processes left in `folder`: the files and folders whose whole name is as `name` says.
+
+    Only for drafts of one writer, who holds a lock: another process's draft would go as well.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if name.fullmatch(path.name) is None:
+            continue
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:

@@ -1,22 +1,27 @@
 """Fingerprints of what determines a run, and which of them may differ between a checkpoint and the run that resumes it.
 
-Three kinds. What decides the updates (data, base, tokenizer, adapter's shapes, settings): a change is refused. What
-decides only their last bits (versions, threads, processor, attention kernel, number of processes): a change is refused
-unless the user accepts it with --allow_inexact_resume. What decides neither (logging, saving, more epochs) may change.
+Three kinds. What decides the updates (data, base, tokenizer, adapter's shapes, settings, objective and collator): a
+change is refused. What decides only their last bits (versions, threads, processor, attention kernel, number of
+processes), or may (another prompt, optimiser or prepared model of the user's own): a change is refused unless the user
+accepts it with --allow_inexact_resume. What decides neither (logging, saving, more epochs) may change.
+What an earlier version did not record is not compared; that is said once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medsum_core import __version__
+from medsum_core.checkpoint.code_identity import code_identity, is_own
 from medsum_core.errors import InputError
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "numpy")
@@ -27,6 +32,20 @@ PARTS = {
     "base": "the base model's weights",
     "tokenizer": "the tokenizer or its chat template",
 }
+DECISIVE_FUNCTIONS = ("objective", "collate")  # of `train_loop.main`; the others can be accepted
+# Each changes which kernels a library takes for its products, and so their last bits.
+CPU_VARIABLES = (
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "OPENBLAS_CORETYPE",
+)
+CUDA_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG")
+CPU_IDENTITY = ("vendor_id", "cpu family", "model", "stepping")
+ARM_IDENTITY = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision")
 
 
 def run_fingerprints(
@@ -39,11 +58,13 @@ def run_fingerprints(
     parameters: Mapping[str, Iterable[int]],
     num_steps: int,
     environment: Mapping[str, Any],
+    functions: Mapping[str, Callable[..., Any]],
 ) -> dict[str, Any]:
     """The record that a checkpoint stores; writing it as JSON and reading it back gives an equal record.
 
-    `settings`: flag -> value of those that decide the updates (`RunConfig.fixed_on_resume`); `parameters`: name ->
-    shape of the trained parameters; `num_steps`: updates of the whole run; the others are fingerprints of content.
+    `settings`: flag -> value of those that decide the updates (`RunConfig.fixed_on_resume`); `parameters`: name to
+    shape of the trained parameters; `num_steps`: updates of the whole run; `functions`: those of `train_loop.main`, by
+    the names of its arguments; the others are fingerprints of content.
     """
     record = {
         "settings": dict(settings),
@@ -54,25 +75,34 @@ def run_fingerprints(
         "parameters": {name: list(shape) for name, shape in parameters.items()},
         "num_steps": num_steps,
         "environment": dict(environment),
+        "functions": {role: code_identity(function) for role, function in functions.items()},
     }
     return json.loads(json.dumps(record))
 
 
-def environment_fingerprint(*, device: torch.device, attention: str, world_size: int) -> dict[str, Any]:
-    """What can change the last bits of a sum: package versions, processor, threads, kernels, number of processes."""
+def environment_fingerprint(
+    *, device: torch.device, attention: str, world_size: int, uses_numba: bool = False
+) -> dict[str, Any]:
+    """What can change the last bits of a sum: versions, processor, threads, kernels, number of processes.
+
+    `uses_numba`: its version and the processor that it compiles for count as well.
+    """
     found: dict[str, Any] = {f"{name} version": _version(name) for name in PACKAGES}
+    found["medsum-core version"] = __version__
     found["attention kernel"] = attention
     found["number of processes"] = world_size
     found["device"] = device.type
     found["fp32 matmul precision"] = torch.get_float32_matmul_precision()
+    if uses_numba:
+        found |= _numba_target()
     if device.type == "cuda":
         found["GPU"] = torch.cuda.get_device_name(device)
         found["CUDA version"] = torch.version.cuda
-        return found
-    found["CPU"] = _cpu_model()
+        return found | {name: os.environ.get(name) for name in CUDA_VARIABLES}
+    found |= _processor()
     found["CPU capability"] = torch.backends.cpu.get_cpu_capability()
     found["CPU threads"] = torch.get_num_threads()
-    return found
+    return found | {name: os.environ.get(name) for name in CPU_VARIABLES}
 
 
 def base_fingerprint(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
@@ -104,6 +134,8 @@ def check_compatible(saved: Mapping[str, Any], current: Mapping[str, Any], *, al
     problems = [f"{what} changed" for key, what in PARTS.items() if saved[key] != current[key]]
     problems += _parameter_problems(saved["parameters"], current["parameters"])
     problems += [f"--{change}" for change in _changes(saved["settings"], current["settings"])]
+    refused, changes = _function_changes(saved.get("functions"), current["functions"])
+    problems += refused
     notes: list[str] = []
     if current["num_steps"] < saved["num_steps"]:
         problems.append(f"the run has {current['num_steps']} updates, it was started for {saved['num_steps']}")
@@ -115,7 +147,16 @@ def check_compatible(saved: Mapping[str, Any], current: Mapping[str, Any], *, al
     if problems:
         remedy = "give the former values back, or start a new run with another --output_dir"
         raise InputError(f"cannot resume: {'; '.join(problems)}. Remedy: {remedy}")
-    changes = _changes(saved["environment"], current["environment"])
+    known, now = saved["environment"], current["environment"]
+    changes += _changes({**now, **known}, {**known, **now})  # what one of them lacks can't be compared
+    unknown = [
+        *sorted(set(now) - set(known)),
+        *(["the functions of train_loop.main"] if "functions" not in saved else []),
+    ]
+    if unknown:
+        notes.append(
+            f"the checkpoint is of an earlier version and does not tell, so not compared: {', '.join(unknown)}"
+        )
     if changes and not allow_inexact:
         raise InputError(
             f"cannot resume to the last bit: {'; '.join(changes)}. Remedy: resume where it was started, or pass "
@@ -124,6 +165,24 @@ def check_compatible(saved: Mapping[str, Any], current: Mapping[str, Any], *, al
     if changes:
         notes.append(f"resuming inexactly, as asked: {'; '.join(changes)}")
     return notes
+
+
+def _function_changes(
+    saved: Mapping[str, Mapping[str, str]] | None, current: Mapping[str, Mapping[str, str]]
+) -> tuple[list[str], list[str]]:
+    """What is refused always, and what can be accepted: functions of the user's own, or of another version of these."""
+    refused: list[str] = []
+    acceptable: list[str] = []
+    for role in sorted({*saved, *current}) if saved is not None else ():
+        before, now = (saved or {}).get(role), current.get(role)
+        if before == now:
+            continue
+        names = [one["name"] if one is not None else "not given" for one in (before, now)]
+        same_name = names[0] == names[1]
+        text = f"the source of {role}, {names[0]}, changed" if same_name else f"{role} was {names[0]}, is {names[1]}"
+        own = same_name and now is not None and is_own(now)
+        (refused if role in DECISIVE_FUNCTIONS and not own else acceptable).append(text)
+    return refused, acceptable
 
 
 def _parameter_problems(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
@@ -151,11 +210,27 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_model() -> str:
-    """Matrix libraries choose kernels by maker and model, not only by instruction set."""
+def _numba_target() -> dict[str, Any]:
+    import numba  # slow to import, and not everybody has it
+    from numba.core.registry import cpu_target
+
+    _, name, features = cpu_target.target_context.codegen().magic_tuple()
+    return {"numba version": numba.__version__, "numba CPU": str(name), "numba CPU features": _short(str(features))}
+
+
+def _processor() -> dict[str, Any]:
+    """Matrix libraries choose kernels by family, model and flags; one marketing name can stand for several."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+            first = file.read().split("\n\n")[0]
     except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+        return {"CPU": platform.processor() or platform.machine()}
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    identity = [f"{key} {found[key]}" for key in (*CPU_IDENTITY, *ARM_IDENTITY) if key in found]
+    flags = sorted(found.get("flags", found.get("Features", "")).split())
+    return {"CPU family and model": ", ".join(identity) or platform.machine(), "CPU flags": _short(" ".join(flags))}
+
+
+def _short(text: str) -> str:
+    """Enough of a sha256 to tell long lists apart in a message."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

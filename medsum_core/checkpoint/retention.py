@@ -7,16 +7,17 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from medsum_core.files import (
+    DRAFT_PREFIX,
     WRONG_KIND,
     ReadFailedError,
     looks_complete,
     read_patiently,
     remove_folder,
-    sweep_drafts,
+    sweep,
 )
 
 FOLDER_NAME = re.compile(r"step-(\d{6,})(?:-(\d+))?")
-DRAFT_NAME = re.compile(rf"(?:removed-)?{FOLDER_NAME.pattern}-\d+")
+DRAFT_NAME = re.compile(rf"{re.escape(DRAFT_PREFIX)}(?:removed-)?{FOLDER_NAME.pattern}-\d+")
 
 
 def list_checkpoints(checkpoints_dir: Path) -> list[Path]:
@@ -83,4 +84,4 @@ def delete_superseded(
 
 def sweep_checkpoint_drafts(checkpoints_dir: Path) -> None:
     """Delete what crashed saves and deletions left. A run folder has one writer: all drafts in it are stale."""
-    sweep_drafts(checkpoints_dir, DRAFT_NAME)
+    sweep(checkpoints_dir, DRAFT_NAME)

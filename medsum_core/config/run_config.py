@@ -34,7 +34,7 @@ LATER_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"kernels": "fast"},
     "data": {"no_repeat_ngram_size": 0},
     "train": {"parallel_micro_batches": 1},
-    "output": {"overwrite_later_checkpoints": False},
+    "output": {"save_minutes": 0.0, "overwrite_later_checkpoints": False},
 }
 
 

@@ -65,16 +65,19 @@ class FolderLock:
         """Whether `take` has succeeded and the block has not ended."""
         return self._lock is not None
 
-    def take(self, folder: Path) -> None:
-        """Lock the folder, which must exist. Raises InputError when another process has it, or the system refuses."""
+    def take(self, folder: Path, *, lock_file: Path | None = None) -> None:
+        """Lock the folder. Raises InputError when another process has it, or the system refuses.
+
+        `lock_file`: elsewhere than in the folder, which must exist otherwise.
+        """
         if self.held:
             return
-        lock = FileLock(folder / LOCK_NAME, mode=PRIVATE_MODE)
+        lock = FileLock(lock_file or folder / LOCK_NAME, mode=PRIVATE_MODE)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise InputError(
-                f"--output_dir {folder}: another process is writing this run; wait until it has ended, or name another"
+                f"--output_dir {folder}: another process is writing there; wait until it has ended, or name another"
             ) from error
         except OSError as error:
             raise InputError(f"--output_dir {folder}: can't be locked ({error.strerror})") from error

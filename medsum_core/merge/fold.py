@@ -5,7 +5,9 @@ Never into 4 bits: the sum would have to be quantised again, which changes the m
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,12 +20,15 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.errors import InputError
+from medsum_core.files import sweep
 from medsum_core.merge.parity import NoteLogits, Parity, ParityError, compare_logits
 from medsum_core.model.base import load_base
 from medsum_core.quiet_libraries import quiet_libraries
 
+CONFIG_NAME = "config.json"  # of the model: without it transformers loads no folder
 REASON_4BIT = (
     "an adapter is merged into 16-bit weights only: a sum kept in 4 bits would be quantised anew, and that changes the "
     "model by more than the merge does"
@@ -63,25 +68,48 @@ def save_if_equal(
     on the CPU. Raises ParityError beyond the bounds of `parity.py`, InputError if the system refuses to write; in both
     cases no file remains.
     """
-    device, draft = merged.device, None
+    device, draft, lock = merged.device, None, FolderLock()
     nn.Module.to(merged, "cpu")  # a small GPU has no room for this model and the one that is loaded to compare
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        lock.take(output, lock_file=output.with_name(f".{output.name}.lock"))
+        sweep(output.parent, re.compile(rf"\.{re.escape(output.name)}\.[a-z0-9_]{{8}}\.part"))  # as mkdtemp names them
         draft = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
         _save(merged, draft, renderer=renderer, max_new_tokens=max_new_tokens)
         parity = compare_logits(load_base(str(draft), precision="bf16", offline=True, device=device), expected)
         if not parity.holds:
             raise ParityError(f"{parity.line()}; the merged model is not what base and adapter are, so it was removed")
-        with suppress(FileNotFoundError):
-            output.rmdir()  # the user may have made an empty folder
-        os.rename(draft, output)
+        _rename_or_move(draft, output)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--output_dir {output}: can't be written ({reason})") from error
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
+        lock.release()
     return parity
+
+
+def _rename_or_move(draft: Path, output: Path) -> None:
+    """Put the folder in its place; where an empty one stays there, such as a mount point, move the files into it.
+
+    The configuration comes last: nothing loads the folder before it is complete.
+    """
+    try:
+        with suppress(FileNotFoundError):
+            output.rmdir()  # the user may have made an empty folder
+        return os.rename(draft, output)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EACCES, errno.EPERM):
+            raise
+    moved = [output / path.name for path in sorted(draft.iterdir(), key=lambda path: path.name == CONFIG_NAME)]
+    try:
+        for path in moved:
+            shutil.move(draft / path.name, path)
+    except BaseException:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _save(merged: PreTrainedModel, folder: Path, *, renderer: PromptRenderer, max_new_tokens: int) -> None:

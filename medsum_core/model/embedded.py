@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from medsum_core.errors import InputError
-from medsum_core.files import BLOCK_BYTES, cache_folder, file_sha256, make_cache_folder
+from medsum_core.files import BLOCK_BYTES, cache_folder, file_sha256, make_cache_folder, sweep
 
 EMBEDDED_PREFIX = "embedded:"
 EMBEDDED_NAME = "embedded:gemma3-270m"
@@ -26,6 +27,7 @@ GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
 NUM_CHUNKS = 4
 RECORD_NAME = "conversion.json"
 DRAFT_PREFIX = ".converting-"
+DRAFT_NAME = re.compile(rf"{re.escape(DRAFT_PREFIX)}[a-z0-9_]{{8}}")  # as mkdtemp names them
 CONVERSION = 1  # raise it when the conversion changes, so that an older folder is not used
 
 
@@ -107,8 +109,7 @@ def _chunk_paths() -> list[Path]:
 
 
 def _convert(chunks: list[Path], target: Path) -> None:
-    for draft in target.parent.glob(f"{DRAFT_PREFIX}*"):  # of a killed process: whoever gets here holds the lock
-        shutil.rmtree(draft, ignore_errors=True)
+    sweep(target.parent, DRAFT_NAME)  # the caller holds the lock: nobody else is converting
     work = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=target.parent))
     try:
         _assemble(chunks, work / GGUF_NAME)

@@ -40,9 +40,7 @@ def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
     """
     where = "cannot resume: the checkpoint's resolved settings"
     if unknown := sorted(set(saved) - set(RESOLVED)):
-        raise InputError(
-            f"{where} may not name {', '.join(map(repr, unknown))}; it is not this program's: name another"
-        )
+        raise InputError(f"{where} may not name {', '.join(map(repr, unknown))}: resume from another checkpoint")
     settings = config.settings()
     if not saved:  # a new run
         return config

@@ -102,27 +102,47 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return [_record(line, number, path) for number, line in enumerate(lines, start=1)]
 
 
+def records_until(path: str | Path, *, step: int) -> list[dict[str, Any]]:
+    """The records up to `step`, that one's included, in order; none where there is no file.
+
+    What a crash left unfinished beyond them, the last line or a torn one in between, is no reason to stop: a resumed
+    run does those updates again. InputError for a line that is no record and has records up to `step` after it.
+    """
+    if not Path(path).exists():
+        return []
+    lines = Path(path).read_bytes().split(b"\n")[:-1]  # empty after a complete last line, else half-written
+    found = [_parse(line) for line in lines]
+    wanted = [index for index, record in enumerate(found) if record is not None and record["step"] <= step]
+    last = wanted[-1] if wanted else -1
+    return [_record(lines[index], index + 1, path) for index in range(last + 1) if index in wanted or not found[index]]
+
+
 def cut_back(path: str | Path, *, step: int) -> int:
-    """Drop what lies beyond `step`, and a half-written last line; return how many records are left.
+    """Drop what lies beyond `step` (`records_until`); return how many records are left.
 
     The file is replaced atomically; a missing one counts as empty. Records of `step` itself stay: a
     loop that evaluates, then saves, has logged both before its checkpoint.
     """
     path = Path(path)
-    if not path.exists():
-        return 0
-    remaining = [record for record in read_metrics(path) if record["step"] <= step]
-    text = "".join(json.dumps(record) + "\n" for record in remaining)
-    write_bytes_atomic(path, text.encode(), mode=PRIVATE_MODE)
-    return len(remaining)
+    kept = records_until(path, step=step)
+    if path.exists():
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_bytes_atomic(path, text.encode(), mode=PRIVATE_MODE)
+    return len(kept)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The record in a line; None where it holds none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and type(record.get("step")) is int else None
 
 
 def _record(line: bytes, number: int, path: str | Path) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+    record = _parse(line)
+    if record is None:
         raise InputError(f"{path}, line {number}: not a metrics record; remove the line or the file")
     return record
 

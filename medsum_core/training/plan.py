@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -25,8 +24,16 @@ from medsum_core.errors import InputError
 from medsum_core.kernels import REFERENCE
 from medsum_core.model.base import load_config, load_tokenizer
 from medsum_core.model.lora import LoraSettings
-from medsum_core.training.auto_settings import resolve_arithmetic, resolve_memory, run_shape, with_saved
+from medsum_core.training.auto_settings import (
+    AUTO,
+    RESOLVED,
+    resolve_arithmetic,
+    resolve_memory,
+    run_shape,
+    with_saved,
+)
 from medsum_core.training.dataset import Dataset, load_dataset
+from medsum_core.training.distributed import gather_json, together
 from medsum_core.training.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 
 LAUNCHER_ECHO_SECONDS = 2.0
@@ -48,6 +55,7 @@ class Plan:
     size: ModelSize
     base_config: PretrainedConfig
     renderer: PromptRenderer
+    build_renderer: BuildRenderer  # that made it
     dataset: Dataset
     checkpoint: Checkpoint | None
     lock: FolderLock  # held from here on where the folder exists already, from `build_run` on otherwise
@@ -118,7 +126,9 @@ def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_rendere
     """
     accelerator, lock = _accelerator(config), FolderLock()
     try:
-        plan = _plan(config, accelerator, lock, build_renderer)
+        checkpoint = _checkpoint(config, accelerator, lock)
+        plan = together(lambda: _plan(config, accelerator, checkpoint, lock, build_renderer), accelerator)
+        plan = _with_first_choices(plan, asked=config)
     except BaseException:
         lock.release()
         raise
@@ -128,12 +138,21 @@ def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_rendere
     return plan
 
 
-def _plan(config: RunConfig, accelerator: Accelerator, lock: FolderLock, build_renderer: BuildRenderer) -> Plan:
-    folder = Path(config.output.output_dir or default_folder(config.preset))
-    if accelerator.is_main_process and config.output.resume_from_checkpoint and not config.output.dry_run:
-        with suppress(FileNotFoundError):
-            lock.take(folder.resolve(strict=True))  # nobody may write or delete a checkpoint while it is chosen
-    checkpoint = _checkpoint(config)
+def _with_first_choices(plan: Plan, *, asked: RunConfig) -> Plan:
+    """Each `auto` as the first process resolved it: free memory differs between them, what they compute must not."""
+    chosen, settings = plan.config.settings(), asked.settings()
+    first = gather_json({name: chosen[name] for name in RESOLVED}, plan.accelerator)[0]
+    shared = {name: value for name, value in first.items() if settings[name] in AUTO}
+    return replace(plan, config=plan.config.with_resolved(**shared))
+
+
+def _plan(
+    config: RunConfig,
+    accelerator: Accelerator,
+    checkpoint: Checkpoint | None,
+    lock: FolderLock,
+    build_renderer: BuildRenderer,
+) -> Plan:
     model, data = config.model, config.data
     source: dict[str, Any] = {"revision": model.model_revision, "offline": model.offline}
     base_config = load_config(model.model_name_or_path, **source)
@@ -147,12 +166,13 @@ def _plan(config: RunConfig, accelerator: Accelerator, lock: FolderLock, build_r
     renderer = build_renderer(tokenizer, style=config.data.prompt_style)
     return Plan(
         config=config.with_resolved(prompt_style=renderer.style),
-        folder=folder,
+        folder=Path(config.output.output_dir or default_folder(config.preset)),
         accelerator=accelerator,
         device=device,
         size=size,
         base_config=base_config,
         renderer=renderer,
+        build_renderer=build_renderer,
         dataset=load_dataset(data, renderer, offline=model.offline),
         checkpoint=checkpoint,
         lock=lock,
@@ -177,14 +197,24 @@ def _accelerator(config: RunConfig) -> Accelerator:
     return accelerator
 
 
-def _checkpoint(config: RunConfig) -> Checkpoint | None:
+def _checkpoint(config: RunConfig, accelerator: Accelerator, lock: FolderLock) -> Checkpoint | None:
+    """The first process chooses, all read the same one: another's listing of the folder may be stale."""
+    found = together(lambda: _choice(config, lock) if accelerator.is_main_process else None, accelerator)
+    path = gather_json(found, accelerator)[0]
+    return together(lambda: load_checkpoint(path) if path is not None else None, accelerator)
+
+
+def _choice(config: RunConfig, lock: FolderLock) -> str | None:
+    """The checkpoint's folder; the run's is locked first: nobody may write or delete one while it is chosen."""
     choice, folder = config.output.resume_from_checkpoint, config.output.output_dir
     if choice is None:
         return None
     if choice == "auto" and folder is None:
         raise InputError("--resume_from_checkpoint auto looks in --output_dir: name the run's folder")
+    if folder is not None and Path(folder).is_dir() and not config.output.dry_run:
+        lock.take(Path(folder).resolve())
     found = find_checkpoint(Path(folder or ".") / CHECKPOINTS_FOLDER, choice)
     if found is None:
         print("no checkpoint to resume from: starting fresh", file=sys.stderr)
         return None
-    return load_checkpoint(found)
+    return str(found.resolve())

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
-
-import torch
 
 from medsum_core.checkpoint.checkpoint import (
     Checkpoint,
@@ -20,7 +17,7 @@ from medsum_core.config.run_folder import CHECKPOINTS_FOLDER
 from medsum_core.errors import FinalSaveError
 from medsum_core.files import SaveError
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
-from medsum_core.training.distributed import any_process, print_main
+from medsum_core.training.distributed import any_process, differing_process, gather_json, print_main
 from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 from medsum_core.training.run import Run
 
@@ -30,10 +27,12 @@ RNG_BYTES = 1 << 17  # room for one process's random state as JSON, when it is g
 def save_run(run: Run, progress: Progress, *, final: bool) -> None:
     """Write a checkpoint from the first process. If that fails, earlier ones stay and training goes on.
 
-    Raises FinalSaveError when the last save of a run fails.
+    Raises FinalSaveError when the last save of a run fails, and when the processes are not at the same place.
     """
     started = time.perf_counter()
-    rng = _gather_rng(run)
+    if difference := differing_process({**vars(progress), "fingerprints": run.fingerprints}, run.accelerator):
+        raise FinalSaveError(f"not saved: {difference}; resume with --resume_from_checkpoint auto")
+    rng = gather_json(capture_rng(), run.accelerator)
     problem = _write(run, progress, rng) if run.accelerator.is_main_process else None
     run.saved_at = time.monotonic()  # a failed save counts too: the next try comes after as long
     failed = any_process(problem is not None, run.accelerator)
@@ -100,14 +99,3 @@ def _write(run: Run, progress: Progress, rng: list[dict[str, Any]]) -> str | Non
         return str(error)
     run.course.add(path.name)
     return None
-
-
-def _gather_rng(run: Run) -> list[dict[str, Any]]:
-    """Every process's random state, in the order of the processes; as bytes: nothing that runs code when it is read."""
-    state = capture_rng()
-    if run.accelerator.num_processes == 1:
-        return [state]
-    text = json.dumps(state).encode().ljust(RNG_BYTES)
-    own = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(run.accelerator.device)
-    everyone = run.accelerator.gather(own).cpu().view(run.accelerator.num_processes, -1)
-    return [json.loads(bytes(row.tolist())) for row in everyone]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,24 +14,36 @@ from torch import nn
 
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.checkpoint.fingerprints import (
+    PARTS,
     base_fingerprint,
     check_compatible,
     environment_fingerprint,
     run_fingerprints,
 )
+from medsum_core.checkpoint.retention import sweep_checkpoint_drafts
 from medsum_core.config.run_config import RunConfig, with_later_settings
-from medsum_core.config.run_folder import LOCK_NAME, METRICS_NAME, make_run_folder, write_run_config
+from medsum_core.config.run_folder import (
+    ADAPTER_FOLDER,
+    CHECKPOINTS_FOLDER,
+    LOCK_NAME,
+    METRICS_NAME,
+    make_run_folder,
+    write_run_config,
+)
+from medsum_core.data.collator import Collate, split_window
 from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
-from medsum_core.kernels import Accumulate, Kernels, choose
+from medsum_core.files import PART_NAME, sweep
+from medsum_core.kernels import FAST, Accumulate, Kernels, choose
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, trainable_parameters
 from medsum_core.model.recorded_files import BASE_FILES, base_files
 from medsum_core.training.auto_settings import RESOLVED
-from medsum_core.training.distributed import print_main
+from medsum_core.training.distributed import differing_process, print_main, together
 from medsum_core.training.family_check import check_family
-from medsum_core.training.metrics import MetricsLog, cut_back
+from medsum_core.training.loss import Objective, note_nll
+from medsum_core.training.metrics import MetricsLog, cut_back, records_until
 from medsum_core.training.optimizer import build_optimizer as build_named_optimizer
 from medsum_core.training.optimizer_state import check_names
 from medsum_core.training.plan import Plan, lora_settings
@@ -58,15 +70,33 @@ class BuildOptimizer(Protocol):
 def build_run(
     plan: Plan,
     *,
+    objective: Objective = note_nll,
+    collate: Collate = split_window,
     build_optimizer: BuildOptimizer | None = None,
     prepare_model: Callable[[PeftModel], None] | None = None,
 ) -> tuple[Run, Progress]:
     """Load the base, attach the adapter, make the run folder; put the checkpoint back where there is one.
 
+    `objective`, `collate`: what the loop will be given; a resumed run must be given the same.
     `build_optimizer`: in the place of `--optim`. `prepare_model`: called once with the model, its adapter and kernels
     in place, before the first update; what it changes of the weights would not be undone when a run is resumed.
     """
+    given: dict[str, Callable[..., Any] | None] = {
+        "objective": objective,
+        "collate": collate,
+        "build_renderer": plan.build_renderer,
+        "build_optimizer": build_optimizer,
+        "prepare_model": prepare_model,
+    }
+    functions = {role: function for role, function in given.items() if function is not None}
+    run = together(lambda: _build(plan, functions), plan.accelerator)
+    return run, _start(plan, run)
+
+
+def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
+    """The run, before a checkpoint is put back into it."""
     config, accelerator = plan.config, plan.accelerator
+    prepare_model, build_optimizer = functions.get("prepare_model"), functions.get("build_optimizer")
     model_settings, train = config.model, config.train
     model, kernels = _model(config, accelerator.device)
     if prepare_model is not None:
@@ -101,8 +131,8 @@ def build_run(
     if model.config.model_type not in PACKABLE_MODEL_TYPES:
         check_family(model, run.rows, kernels=kernels, attention=run.attention)
     check_names(run.optimizer, [name for name, _ in parameters])
-    run.fingerprints = _fingerprints(plan, run)
-    return run, _start(plan, run)
+    run.fingerprints = _fingerprints(plan, run, functions)
+    return run
 
 
 def _model(config: RunConfig, device: torch.device) -> tuple[PeftModel, Kernels]:
@@ -148,22 +178,33 @@ def _accumulate(
 
 def _start(plan: Plan, run: Run) -> Progress:
     """The place to begin: the checkpoint's, if it fits this run. From here on the run folder is written to."""
-    progress = Progress(step=0, epoch=0, window=0)
-    if plan.checkpoint is not None:
-        allow = run.config.output.allow_inexact_resume
-        saved = plan.checkpoint.fingerprints
-        saved = {**saved, "settings": with_later_settings(saved["settings"])}
-        notes = check_compatible(saved, run.fingerprints, allow_inexact=allow)
-        progress = restore_run(run, plan.checkpoint)
-        for note in [f"resuming after update {progress.step} of {run.num_windows}", *notes]:
-            print_main(note, run.accelerator)
-    if run.accelerator.is_main_process:
-        run.folder = _claim_folder(plan)
-        try:
-            run.log = _begin_folder(plan, run, progress)
-        except OSError as error:
-            raise InputError(f"--output_dir {run.folder}: can't be written to ({error.strerror})") from error
+    progress = together(lambda: _restore(plan, run), run.accelerator)
+    parts = {PARTS.get(name, name): value for name, value in run.fingerprints.items() if name != "environment"}
+    if difference := differing_process({**parts, "the place to begin": vars(progress)}, run.accelerator):
+        raise InputError(f"{difference}: start all processes with the same command line, files and versions")
+    together(lambda: _begin(plan, run, progress) if run.accelerator.is_main_process else None, run.accelerator)
     return progress
+
+
+def _restore(plan: Plan, run: Run) -> Progress:
+    if plan.checkpoint is None:
+        return Progress(step=0, epoch=0, window=0)
+    allow = run.config.output.allow_inexact_resume
+    saved = plan.checkpoint.fingerprints
+    saved = {**saved, "settings": with_later_settings(saved["settings"])}
+    notes = check_compatible(saved, run.fingerprints, allow_inexact=allow)
+    progress = restore_run(run, plan.checkpoint)
+    for note in [f"resuming after update {progress.step} of {run.num_windows}", *notes]:
+        print_main(note, run.accelerator)
+    return progress
+
+
+def _begin(plan: Plan, run: Run, progress: Progress) -> None:
+    run.folder = _claim_folder(plan)
+    try:
+        run.log = _begin_folder(plan, run, progress)
+    except OSError as error:
+        raise InputError(f"--output_dir {run.folder}: can't be written to ({error.strerror})") from error
 
 
 def _claim_folder(plan: Plan) -> Path:
@@ -178,6 +219,10 @@ def _claim_folder(plan: Plan) -> Path:
 
 
 def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:
+    """Settings and metrics as of here. The last check, of the metrics, comes before the first write."""
+    metrics, step = run.folder / METRICS_NAME, -1 if plan.checkpoint is None else progress.step
+    records_until(metrics, step=step)
+    _sweep_leftovers(run)
     model = run.config.model
     facts = {
         "versions": plan.versions,
@@ -186,15 +231,23 @@ def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:
         BASE_FILES: base_files(model.model_name_or_path, revision=model.model_revision, offline=model.offline),
     }
     write_run_config(run.folder, run.config, facts)
-    metrics = run.folder / METRICS_NAME
-    if metrics.exists():
-        cut_back(metrics, step=-1 if plan.checkpoint is None else progress.step)
+    cut_back(metrics, step=step)
     return MetricsLog(metrics)
 
 
-def _fingerprints(plan: Plan, run: Run) -> dict[str, Any]:
+def _sweep_leftovers(run: Run) -> None:
+    """The drafts that a killed process left where this run writes; the lock says that no other process is at work."""
+    sweep_checkpoint_drafts(run.folder / CHECKPOINTS_FOLDER)
+    for folder in (run.folder, run.folder / ADAPTER_FOLDER):
+        sweep(folder, PART_NAME)
+
+
+def _fingerprints(plan: Plan, run: Run, functions: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
     environment = environment_fingerprint(
-        device=plan.accelerator.device, attention=run.attention, world_size=plan.accelerator.num_processes
+        device=plan.accelerator.device,
+        attention=run.attention,
+        world_size=plan.accelerator.num_processes,
+        uses_numba=run.kernels.name == FAST,
     )
     return run_fingerprints(
         settings=plan.config.fixed_on_resume(),
@@ -205,4 +258,5 @@ def _fingerprints(plan: Plan, run: Run) -> dict[str, Any]:
         parameters={name: parameter.shape for name, parameter in run.parameters},
         num_steps=run.num_windows,
         environment=environment,
+        functions=functions,
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from medsum_core.checkpoint.checkpoint import FILES, Progress, save_checkpoint
-from medsum_core.files import MANIFEST
+from medsum_core.checkpoint.checkpoint import FILES, STATE, Progress, save_checkpoint
+from medsum_core.files import MANIFEST, read_sealed, write_sealed
 from medsum_core.model.base import keep_4bit_differentiable
 
 ALL_FILES = (*FILES, MANIFEST)
@@ -56,6 +59,15 @@ def fail_to_read(monkeypatch: pytest.MonkeyPatch, name: str, *, times: int) -> l
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(time, "sleep", pauses.append)
     return pauses
+
+
+def rewrite_state(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the state of a checkpoint and seal it anew, as somebody else could."""
+    found = read_sealed(path, FILES)
+    state = json.loads(found[STATE])
+    change(state)
+    shutil.rmtree(path)
+    write_sealed(path, {**found, STATE: json.dumps(state).encode()})
 
 
 def nf4_model(base_folder: Path) -> PeftModel:

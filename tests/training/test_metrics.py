@@ -63,6 +63,18 @@ def test_a_bad_line_before_the_last_is_named(tmp_path: Path) -> None:
         read_metrics(path)
 
 
+@pytest.mark.parametrize("torn", [b'{"st', b"\0\0\0", b"[1]", b'{"step": "3"}', b"\xff", b"[" * 100_000])
+def test_a_torn_line_is_cut_where_all_that_counts_comes_before_it(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + torn + b'\n{"step": 4}\n')
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="line 3"):
+        cut_back(path, step=4)
+    assert path.read_bytes() == before
+    assert cut_back(path, step=3) == 2
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+
+
 def test_no_file_is_nothing_to_cut(tmp_path: Path) -> None:
     assert cut_back(tmp_path / "metrics.jsonl", step=3) == 0
 

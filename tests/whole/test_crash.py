@@ -120,8 +120,10 @@ def test_a_run_with_an_optimiser_of_the_users_own_resumes_to_the_byte_and_refuse
         shutil.rmtree(tmp_path / "halted" / "checkpoints" / f"step-{later:06d}")
     shutil.copytree(tmp_path / "halted", tmp_path / "other")
     check_equal(train(inputs, tmp_path / "halted", *flags, build_optimizer=sgd), expected)
-    with pytest.raises(InputError, match=r"torch\.optim\.sgd\.SGD, this run's is paged_adamw_8bit"):
+    with pytest.raises(InputError, match=r"build_optimizer was test_crash\.sgd, is not given"):
         train(inputs, tmp_path / "other", *flags)
+    with pytest.raises(InputError, match=r"torch\.optim\.sgd\.SGD, this run's is paged_adamw_8bit"):
+        train(inputs, tmp_path / "other", *flags, "--allow_inexact_resume", "true")
 
 
 def test_a_run_that_stopped_early_does_not_train_on_when_resumed(inputs: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import ALL_FILES, save
+from checkpoints import ALL_FILES, rewrite_state, save
 from tiny_run import contents, exit_code, flags, make_canary_inputs
 
-from medsum_core.checkpoint.checkpoint import FILES, STATE, find_checkpoint, load_checkpoint
+from medsum_core.checkpoint.checkpoint import find_checkpoint, load_checkpoint
 from medsum_core.errors import InputError
-from medsum_core.files import read_sealed, write_sealed
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,15 +65,6 @@ def test_planted_code_under_our_names_is_damage(tmp_path: Path, name: str) -> No
     with pytest.raises(InputError, match="damaged"):
         load_checkpoint(path)
     assert not marker.exists()
-
-
-def rewrite_state(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the state of a checkpoint and seal it anew, as somebody else could."""
-    found = read_sealed(path, FILES)
-    state = json.loads(found[STATE])
-    change(state)
-    shutil.rmtree(path)
-    write_sealed(path, {**found, STATE: json.dumps(state).encode()})
 
 
 def test_a_planted_setting_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
