@@ -110,7 +110,7 @@ def _chunk_paths() -> list[Path]:
 
 def _convert(chunks: list[Path], target: Path) -> None:
     sweep(target.parent, DRAFT_NAME)  # the caller holds the lock: nobody else is converting
-    work = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=target.parent))
+    work, replaced = (Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=target.parent)) for _ in range(2))
     try:
         _assemble(chunks, work / GGUF_NAME)
         _dequantise(work)
@@ -119,10 +119,10 @@ def _convert(chunks: list[Path], target: Path) -> None:
         record = {"source_sha256": GGUF_SHA256, "conversion": CONVERSION, "files": hashes}
         (work / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
         if target.exists():
-            os.rename(target, target.parent / f"{DRAFT_PREFIX}replaced-{os.getpid()}")
+            os.rename(target, replaced / target.name)
         os.rename(work, target)
     finally:
-        for draft in target.parent.glob(f"{DRAFT_PREFIX}*"):
+        for draft in (work, replaced):
             shutil.rmtree(draft, ignore_errors=True)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from medsum_core.errors import InputError
+from medsum_core.errors import InputError, MedsumError
 
 Row = TypeVar("Row")
 Value = TypeVar("Value")
@@ -97,3 +98,17 @@ def print_main(text: str, accelerator: Accelerator) -> None:
     """A line for the person, above the progress bar, once over all processes."""
     if accelerator.is_main_process:
         tqdm.write(text, file=sys.stderr)
+
+
+@contextmanager
+def leave_together(accelerator: Accelerator) -> Iterator[None]:
+    """A block that all processes leave by the same error closes their connections before the interpreter ends.
+
+    Otherwise one that ends a moment later would be aborted by the other's closed connection (SIGABRT), and its exit
+    code lost.
+    """
+    try:
+        yield
+    except MedsumError:
+        accelerator.end_training()
+        raise

@@ -58,12 +58,9 @@ def run(script: str, site: Path, **more: str) -> subprocess.CompletedProcess[str
 
 ORDERS = [
     "import medsum_core, bitsandbytes",
-    "import medsum_core, peft",
     "import medsum_core, transformers.integrations.hub_kernels, bitsandbytes",
-    "import medsum_core.model.base",
     "import train_loop",
-    "import infer, medsum_core.merge.__main__",
-    "import medsum_core.preview, medsum_core.score.__main__, medsum_core.grounding.__main__",
+    "import infer, medsum_core.merge.__main__, medsum_core.preview, medsum_core.score.__main__",
 ]
 
 

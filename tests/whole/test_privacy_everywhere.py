@@ -73,10 +73,30 @@ def test_a_run_leaves_the_name_nowhere(files: Path, tmp_path: Path, capfd: pytes
 Main = Callable[[list[str]], object]
 # What each command is told, `{...}` being a path; its exit code; the files that may hold text.
 CASES: dict[str, tuple[Main, str, int, list[str]]] = {
-    "train, headerless": (train_loop.main, "--train_file {files}/headerless.csv --output_dir {out}/run", 2, []),
-    "train, ragged": (train_loop.main, "--train_file {files}/ragged.csv --output_dir {out}/run", 2, []),
-    "train, broken": (train_loop.main, "--train_file {files}/broken.jsonl --output_dir {out}/run", 2, []),
-    "train, doubled": (train_loop.main, "--train_file {files}/doubled.csv --output_dir {out}/run", 2, []),
+    "train, headerless": (
+        train_loop.main,
+        "--train_file {files}/headerless.csv --model_name_or_path {files}/model --output_dir {out}/run",
+        2,
+        [],
+    ),
+    "train, ragged": (
+        train_loop.main,
+        "--train_file {files}/ragged.csv --model_name_or_path {files}/model --output_dir {out}/run",
+        2,
+        [],
+    ),
+    "train, broken": (
+        train_loop.main,
+        "--train_file {files}/broken.jsonl --model_name_or_path {files}/model --output_dir {out}/run",
+        2,
+        [],
+    ),
+    "train, doubled": (
+        train_loop.main,
+        "--train_file {files}/doubled.csv --model_name_or_path {files}/model --output_dir {out}/run",
+        2,
+        [],
+    ),
     "train, no row fits": (
         train_loop.main,
         "--train_file {files}/long.csv --model_name_or_path {files}/model --output_dir {out}/run --max_length 200 "
@@ -86,7 +106,7 @@ CASES: dict[str, tuple[Main, str, int, list[str]]] = {
     ),
     "train, rows as settings": (
         train_loop.main,
-        "--config {files}/train.csv --train_file {files}/train.csv --output_dir {out}/run",
+        "--config {files}/train.csv --train_file {files}/train.csv --model_name_or_path {files}/model --output_dir {out}/run",
         2,
         [],
     ),
