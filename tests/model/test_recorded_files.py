@@ -220,7 +220,7 @@ def test_a_damaged_conversion_is_said_once_and_made_anew(
     assert capsys.readouterr().err == ""
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     damage(folder)
-    (folder.parent / ".converting-killed").mkdir()
+    (folder.parent / ".converting-killed_1").mkdir()
     for _ in range(2):
         assert embedded_folder() == folder
     assert capsys.readouterr().err.count("converted anew") == 1 and len(conversions) == 2
