@@ -38,13 +38,8 @@ from medsum_core.data.prompt import BuildRenderer, build_renderer
 from medsum_core.model.attention import document_attention
 from medsum_core.model.forward import autocast, head_softcap, head_weight, hidden_states, no_adapter_casts
 from medsum_core.report.finish import write_results
-from medsum_core.training.distributed import (
-    any_process,
-    leave_together,
-    local_rows,
-    sum_gradients,
-    sum_over_processes,
-)
+from medsum_core.training.agreement import leave_together
+from medsum_core.training.distributed import any_process, local_rows, sum_gradients, sum_over_processes
 from medsum_core.training.loss import Objective, note_nll, with_arithmetic
 from medsum_core.training.metrics import StepStats
 from medsum_core.training.optimizer import set_lr

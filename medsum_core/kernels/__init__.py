@@ -53,6 +53,7 @@ class Kernels:
     head: Any = None  # a `training.loss.HeadArithmetic`
     decoder: Callable[..., AbstractContextManager[Any]] | None = None  # (model) -> its forward pass while decoding
     accumulator: Callable[..., Accumulate] | None = None
+    saved_attention_tokens: int = 0  # attention weights of documents up to this length are saved for the backward pass
     warm_up: Callable[..., None] | None = None  # compiles what a run will call
 
 
@@ -122,7 +123,7 @@ def _reference() -> Kernels:
 
 def _fast(device_kind: str) -> Kernels:
     from medsum_core.kernels.accumulate import FastAccumulator
-    from medsum_core.kernels.cpu.document_attention import attend_per_document
+    from medsum_core.kernels.cpu.document_attention import SAVED_TOKENS, attend_per_document
     from medsum_core.kernels.cpu.head import CpuHead
     from medsum_core.kernels.cpu.warm_up import compile_kernels
     from medsum_core.kernels.decoding.decoder_layers import packed_decoder
@@ -138,5 +139,6 @@ def _fast(device_kind: str) -> Kernels:
         head=CpuHead() if on_cpu else None,
         decoder=packed_decoder,
         accumulator=FastAccumulator,
+        saved_attention_tokens=SAVED_TOKENS,
         warm_up=compile_kernels if on_cpu else None,
     )

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from medsum_core.config.run_config import LATER_SETTINGS, RunConfig
 from medsum_core.device import Device, choose_precision
 from medsum_core.errors import InputError
-from medsum_core.kernels import FAST
+from medsum_core.kernels import FAST, choose
 from medsum_core.kernels import resolve as resolve_kernels
 from medsum_core.model.attention import DOCUMENT_ATTENTION, OWN_ATTENTION, PACKABLE_MODEL_TYPES, is_registered
 from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
@@ -126,6 +126,7 @@ def run_shape(config: RunConfig, device: Device) -> RunShape:
         gradient_checkpointing=train.gradient_checkpointing == "on",
         recompute_alone=train.gradient_checkpointing in ("on", "long"),
         concurrent=train.parallel_micro_batches or 1,
+        saved_attention_tokens=choose(model.kernels, device.kind).saved_attention_tokens,
         device_kind=device.kind,
         emulated=model.kernels == FAST
         and model.precision != "fp32"

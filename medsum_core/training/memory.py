@@ -90,6 +90,7 @@ class RunShape:
     gradient_checkpointing: bool = False
     recompute_alone: bool = False  # the activations of a longer row
     concurrent: int = 1  # micro-batches computed at a time
+    saved_attention_tokens: int = 0  # attention weights of documents up to this length are saved (`kernels.Kernels`)
     device_kind: str = "cpu"
     emulated: bool = False
 
@@ -156,7 +157,7 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
 
 def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
     """What is saved for the backward pass, and the widest layer's working set in it."""
-    saved = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored)
+    saved = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored, computed=computed)
     if run.gradient_checkpointing:
         saved = saved / size.num_layers + stored * size.num_layers * size.hidden * run.num_tokens
     return int(saved) + 3 * computed * size.widest * run.num_tokens
@@ -178,10 +179,15 @@ def _resident_bytes(size: ModelSize, run: RunShape) -> float:
     return sum(num_bytes * (HEAP_FACTOR if num_bytes < MMAP_BYTES else 1) for num_bytes in sizes)
 
 
-def _score_bytes(size: ModelSize, run: RunShape, *, stored: int) -> int:
-    """What a layer saves for each pair of tokens: a mask with `sdpa`, all scores with `eager`, else nothing."""
+def _score_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
+    """What a layer saves for each pair of tokens: a mask with `sdpa`, all scores with `eager`, some by the kernels."""
     pairs = run.num_tokens**2
-    by_kernel = {"sdpa": stored * pairs, "eager": (4 + stored) * size.num_heads * pairs}
+    saved_pairs = run.num_tokens * min(run.num_tokens, run.saved_attention_tokens) * 3 // 4  # a quarter is masked
+    by_kernel = {
+        "sdpa": stored * pairs,
+        "eager": (4 + stored) * size.num_heads * pairs,
+        "per_document": computed * size.num_heads * saved_pairs,
+    }
     return by_kernel.get(run.attention, 0)
 
 

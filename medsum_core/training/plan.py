@@ -24,6 +24,7 @@ from medsum_core.errors import InputError
 from medsum_core.kernels import REFERENCE
 from medsum_core.model.base import load_config, load_tokenizer
 from medsum_core.model.lora import LoraSettings
+from medsum_core.training.agreement import gather_json, together
 from medsum_core.training.auto_settings import (
     AUTO,
     RESOLVED,
@@ -33,7 +34,6 @@ from medsum_core.training.auto_settings import (
     with_saved,
 )
 from medsum_core.training.dataset import Dataset, load_dataset
-from medsum_core.training.distributed import gather_json, together
 from medsum_core.training.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 
 LAUNCHER_ECHO_SECONDS = 2.0

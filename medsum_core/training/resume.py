@@ -17,7 +17,8 @@ from medsum_core.config.run_folder import CHECKPOINTS_FOLDER
 from medsum_core.errors import FinalSaveError
 from medsum_core.files import SaveError
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
-from medsum_core.training.distributed import any_process, differing_process, gather_json, print_main
+from medsum_core.training.agreement import differing_process, gather_json
+from medsum_core.training.distributed import any_process, print_main
 from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 from medsum_core.training.run import Run
 

@@ -39,8 +39,9 @@ from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, trainable_parameters
 from medsum_core.model.recorded_files import BASE_FILES, base_files
+from medsum_core.training.agreement import differing_process, together
 from medsum_core.training.auto_settings import RESOLVED
-from medsum_core.training.distributed import differing_process, print_main, together
+from medsum_core.training.distributed import print_main
 from medsum_core.training.family_check import check_family
 from medsum_core.training.loss import Objective, note_nll
 from medsum_core.training.metrics import MetricsLog, cut_back, records_until

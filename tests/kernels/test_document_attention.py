@@ -1,4 +1,4 @@
-"""The compiled attention: equal to a dense mask, in blocks of queries, and no attention weights are saved."""
+"""The compiled attention: equal to a dense mask, in blocks of queries, and those of long documents save no attention weights."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ BOUND = 1e-5
     "options", [{}, {"sliding_window": 6}, {"softcap": 2.0}, {"sliding_window": 5, "softcap": 2.0}]
 )
 @pytest.mark.parametrize("block_queries", [4, 256])  # documents of 1 to 17 tokens: up to 5 blocks, or 1
+@pytest.mark.parametrize("saved_tokens", [0, 8, 512])  # attention weights of none, some, all documents
 def test_documents_of_several_blocks_equal_the_dense_mask(
-    options: dict[str, Any], block_queries: int, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], saved_tokens: int, block_queries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("medsum_core.kernels.cpu.document_attention.SAVED_TOKENS", saved_tokens)
     monkeypatch.setattr("medsum_core.kernels.cpu.document_attention.BLOCK_QUERIES", block_queries)
     found, gradients = attend(attend_per_document, **options)
     expected, expected_gradients = attend(attend_block_mask, eager=True, **options)
@@ -31,7 +33,10 @@ def test_documents_of_several_blocks_equal_the_dense_mask(
         assert relative(gradient, reference) <= BOUND
 
 
-def test_only_queries_keys_and_values_are_saved_for_the_backward_pass() -> None:
+def test_long_documents_save_only_queries_keys_and_values_for_the_backward_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("medsum_core.kernels.cpu.document_attention.SAVED_TOKENS", 0)
     heads = [part.requires_grad_() for part in make_heads()]
     saved: list[Tensor] = []
 

@@ -133,7 +133,7 @@ def test_optimizer_bytes_are_those_of_a_real_state(optim):
 
 
 def test_each_choice_moves_its_part(size_2b):
-    run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024)
+    run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024, saved_attention_tokens=512)
     plain = estimate_memory(size_2b, run)
 
     def changed(**choices):
@@ -148,7 +148,9 @@ def test_each_choice_moves_its_part(size_2b):
     assert plain.weights - dense.weights == pytest.approx(size_2b.adapted * NF4_BYTES, abs=1)
     assert changed(emulated=True).logits - plain.logits == 4 * CPU_TILE[1] * size_2b.hidden
     varlen, sdpa, eager = (changed(attention=kernel).activations for kernel in ("varlen", "sdpa", "eager"))
-    assert plain.activations == varlen < sdpa < eager
+    assert varlen < sdpa < eager and varlen < plain.activations < eager
+    weights = 18 * 8 * 2 * 1024 * 512 * 3 // 4  # layers x heads x bytes x queries x keys, two blocks of 256
+    assert plain.activations - varlen == pytest.approx(weights, abs=18)
     assert sdpa - varlen == 18 * 2 * 1024**2  # layers x bytes x queries x keys: the mask
     short = changed(num_tokens=256).activations
     assert changed(num_tokens=256, alone_tokens=1024).activations == plain.activations  # which runs alone
@@ -164,7 +166,7 @@ def test_each_choice_moves_its_part(size_2b):
 
 def test_small_tensors_take_more_of_a_cpus_heap(size_2b):
     """glibc gives tensors from 32 MiB on pages of their own; CUDA's allocator has no such gaps."""
-    shape: dict[str, Any] = {"precision": "bf16", "load_in_4bit": True}
+    shape: dict[str, Any] = {"precision": "bf16", "load_in_4bit": True, "saved_attention_tokens": 512}
     small, large = (RunShape(**shape, num_tokens=tokens) for tokens in (256, 2048))
     saved = {run.num_tokens: sum(size_2b.saved_tensors) * run.num_tokens for run in (small, large)}
     in_heap, on_pages = (estimate_memory(size_2b, run).activations / saved[run.num_tokens] for run in (small, large))

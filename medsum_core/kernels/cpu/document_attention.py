@@ -11,8 +11,8 @@ expanded.
 A block computes only the keys from the first of its sliding window to its own last. Scores are products in fp32, also
 of 16-bit queries and keys: the exponential would turn their rounding error into a relative error of the weights.
 
-Only q, k and v are saved for the backward pass, which computes the weights again: memory grows with the tokens, not
-with their square.
+Saved for the backward pass are q, k and v, and the weights of documents up to SAVED_TOKENS. Those of longer ones are
+computed again: memory grows with the tokens, not with their square.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from medsum_core.device import arithmetic_dtype
-from medsum_core.kernels.cpu.arena import converted, empty_for_backward, empty_like, mm
+from medsum_core.kernels.cpu.arena import converted, empty, empty_for_backward, empty_like, mm
 from medsum_core.kernels.cpu.elementwise import array_of, causal_softmax, on_cpu, softmax_backward
 from medsum_core.model.attention import check_lengths
 
 BLOCK_QUERIES = (
     256  # fewer: products too small to be fast; more: wasted work on keys that the first queries may not see
 )
+SAVED_TOKENS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +48,15 @@ class ScoreRules:
 
 @dataclass(frozen=True, kw_only=True)
 class _Block:
-    """Some queries of a row and the keys that they may see, of one key-value head."""
+    """Some queries of a row and the keys that they may see, of one key-value head.
+
+    `is_saved`: whether the attention weights are saved for the backward pass.
+    """
 
     queries: slice
     keys: slice
     kv_head: int
+    is_saved: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,19 +112,21 @@ class _DocumentAttention(torch.autograd.Function):
         key, value = (
             _with_prefix(*both, lengths, dtype) for both in ((key_TGD, prefix_key), (value_TGD, prefix_value))
         )
+        saved_weights = []
         out_THD = empty_for_backward(query_THD.shape, dtype=query_THD.dtype, device=query_THD.device).zero_()
         for block in _blocks(lengths, rules, num_kv_heads=key.shape[1], num_prefix=_length(prefix_key)):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
             weight_RK = _attention_weights(block, query_RD, key_KD, rules)[0]
+            saved_weights += [weight_RK] if block.is_saved else []
             _heads_of_block(out_THD, block, key.shape[1]).copy_(_as_heads(mm(weight_RK, value_KD), block))
         saved = (query_THD, key_TGD) if recomputed is None else recomputed.tensors
-        ctx.save_for_backward(*saved, value_TGD, prefix_key, prefix_value)
+        ctx.save_for_backward(*saved, value_TGD, prefix_key, prefix_value, *saved_weights)
         return out_THD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query_THD, key_TGD, value_TGD, prefix_key, prefix_value = ctx.saved_tensors
+        query_THD, key_TGD, value_TGD, prefix_key, prefix_value, *saved_weights = ctx.saved_tensors
         if ctx.compute is not None:
             query_THD, key_TGD = (heads_1TND[0] for heads_1TND in ctx.compute(query_THD, key_TGD))
         dtype = arithmetic_dtype(query_THD.device, query_THD.dtype)
@@ -134,7 +141,11 @@ class _DocumentAttention(torch.autograd.Function):
         for block in _blocks(ctx.lengths, ctx.rules, num_kv_heads=key.shape[1], num_prefix=_length(prefix_key)):
             query_RD, key_KD, value_KD = _parts(block, query, key, value)
             dout_RD = _heads_of_block(dout, block, key.shape[1]).reshape(query_RD.shape)
-            weight_RK, slope_RK = _attention_weights(block, query_RD, key_KD, ctx.rules)
+            weight_RK, slope_RK = (
+                (saved_weights.pop(0), None)
+                if block.is_saved
+                else _attention_weights(block, query_RD, key_KD, ctx.rules)
+            )
             dvalue[block.keys, block.kv_head] += converted(mm(weight_RK.t(), dout_RD), exact)
             dscore_RK = _scores_backward(weight_RK, mm(dout_RD, value_KD.t()), slope_RK, ctx.rules)
             _heads_of_block(dquery, block, key.shape[1]).copy_(_as_heads(mm(dscore_RK, key_KD), block))
@@ -171,13 +182,15 @@ def _blocks(lengths: Sequence[int], rules: ScoreRules, *, num_kv_heads: int, num
     document_start = 0
     for number, length in enumerate(lengths):
         document_end, key_start = document_start + length, document_start + number * num_prefix
+        # With a soft cap its derivative would have to be saved too.
+        is_saved = num_prefix + length <= SAVED_TOKENS and rules.softcap is None
         for start in range(document_start, document_end, BLOCK_QUERIES):
             end = min(start + BLOCK_QUERIES, document_end)
             seen = num_prefix + start - document_start  # tokens before the first query
             first_key = key_start if rules.window is None else key_start + max(0, seen - rules.window + 1)
             keys = slice(first_key, key_start + seen + end - start)
             for kv_head in range(num_kv_heads):
-                yield _Block(queries=slice(start, end), keys=keys, kv_head=kv_head)
+                yield _Block(queries=slice(start, end), keys=keys, kv_head=kv_head, is_saved=is_saved)
         document_start = document_end
 
 
@@ -206,7 +219,8 @@ def _attention_weights(
     """
     exact = torch.promote_types(query_RD.dtype, torch.float32)
     scores_RK = mm(converted(query_RD, exact), converted(key_KD, exact).t())
-    weight_RK = empty_like(scores_RK, dtype=query_RD.dtype)
+    allocate = empty_for_backward if block.is_saved else empty
+    weight_RK = allocate(scores_RK.shape, dtype=query_RD.dtype, device=query_RD.device)
     num_queries = block.queries.stop - block.queries.start
     seen_before = len(key_KD) - num_queries
     if on_cpu(query_RD) and rules.softcap is None:

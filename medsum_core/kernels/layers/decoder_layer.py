@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from medsum_core.kernels.cpu.document_attention import Recomputed
 from medsum_core.kernels.cpu.shared_prefix import KeyValue, SharedPrefix
@@ -28,6 +27,7 @@ from medsum_core.kernels.layers.gated_mlp import gated_down
 from medsum_core.kernels.layers.lora_linear import FusedLinear
 from medsum_core.kernels.layers.norm_linear import ResidualSum, normed_projections
 from medsum_core.kernels.layers.rms_norm import frozen_rms_norm
+from medsum_core.kernels.layers.rotation import rotate
 
 TWO_NORMS = ("GemmaDecoderLayer", "LlamaDecoderLayer")
 FOUR_NORMS = ("Gemma2DecoderLayer", "Gemma3DecoderLayer")  # they also norm the output of attention and MLP
@@ -117,11 +117,11 @@ def _attention(
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     outputs = normed_projections(norm, projections, x_BTH)
     query, key, value = (output.unflatten(-1, (-1, attention.head_dim)) for output in outputs)
-    rotate = partial(_rotated, attention, position_embeddings)
+    prepare = partial(_normed_and_rotated, attention, position_embeddings)
     options: dict[str, Any] = {} if prefix is None else {"prefix": prefix.of_layer(attention.layer_idx)}
     if hasattr(attention, "q_norm"):  # the norms save their inputs, from which the rotated heads are computed again
-        options["recomputed"] = Recomputed(tensors=(query, key), compute=rotate)
-    query, key = rotate(query, key)
+        options["recomputed"] = Recomputed(tensors=(query, key), compute=prepare)
+    query, key = prepare(query, key)
     if keys_and_values is not None:
         keys_and_values.append((key[0], value[0]))
     out_BTND, _ = AttentionInterface()[attention.config._attn_implementation](
@@ -138,11 +138,10 @@ def _attention(
     return heads_BTA
 
 
-def _rotated(
+def _normed_and_rotated(
     attention: Any, position_embeddings: tuple[Tensor, Tensor], query_BTND: Tensor, key_BTND: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Queries and keys after their norms, where the family has some, and their rotation."""
     if hasattr(attention, "q_norm"):
         query_BTND, key_BTND = attention.q_norm(query_BTND), attention.k_norm(key_BTND)
-    query_BTND, key_BTND = apply_rotary_pos_emb(query_BTND, key_BTND, *position_embeddings, unsqueeze_dim=2)
-    return query_BTND, key_BTND
+    return rotate(query_BTND, *position_embeddings), rotate(key_BTND, *position_embeddings)

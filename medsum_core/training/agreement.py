@@ -1,0 +1,74 @@
+"""How the processes of a run agree: errors, values and their end are the same on all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+
+from medsum_core.errors import InputError, MedsumError
+
+Value = TypeVar("Value")
+
+
+def gather_json(value: Any, accelerator: Accelerator) -> list[Any]:
+    """The value of every process, in their order. It travels as JSON: nothing that runs code when it is read."""
+    if accelerator.num_processes == 1:
+        return [value]
+    data = json.dumps(value).encode()
+    sizes = accelerator.gather(torch.tensor([len(data)], device=accelerator.device)).tolist()
+    padded = torch.frombuffer(bytearray(data.ljust(max(sizes))), dtype=torch.uint8).to(accelerator.device)
+    rows = accelerator.gather(padded).cpu().view(accelerator.num_processes, -1)
+    return [json.loads(bytes(row[:size].tolist())) for row, size in zip(rows, sizes, strict=True)]
+
+
+def together(function: Callable[[], Value], accelerator: Accelerator) -> Value:
+    """What `function` returns here, once it has returned on every process. It must not communicate itself.
+
+    An InputError on one process becomes one on all of them: none is left waiting for the others.
+    """
+    problem: str | None = None
+    try:
+        value = function()
+    except InputError as error:
+        problem = str(error)
+        gather_json(problem, accelerator)
+        raise
+    problems = gather_json(problem, accelerator)
+    found = [f"process {index}: {text}" for index, text in enumerate(problems) if text is not None]
+    if found:
+        raise InputError("; ".join(found))
+    return value
+
+
+def differing_process(values: Mapping[str, Any], accelerator: Accelerator) -> str | None:
+    """The first process whose values are not the first one's, and the names of those; None where all agree."""
+    digests = {name: _digest(value) for name, value in values.items()}
+    first, *others = gather_json(digests, accelerator)
+    for index, other in enumerate(others, start=1):
+        if names := sorted(name for name in {*first, *other} if first.get(name) != other.get(name)):
+            return f"process {index} differs from process 0 in {', '.join(names)}"
+    return None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def leave_together(accelerator: Accelerator) -> Iterator[None]:
+    """A block that all processes leave by the same error closes their connections before the interpreter ends.
+
+    Otherwise one that ends a moment later would be aborted by the other's closed connection (SIGABRT), and its exit
+    code lost.
+    """
+    try:
+        yield
+    except MedsumError:
+        accelerator.end_training()
+        raise
