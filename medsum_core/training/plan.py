@@ -24,7 +24,7 @@ from medsum_core.errors import InputError
 from medsum_core.kernels import REFERENCE
 from medsum_core.model.base import load_config, load_tokenizer
 from medsum_core.model.lora import LoraSettings
-from medsum_core.training.agreement import gather_json, together
+from medsum_core.training.agreement import gather_json, leave_together, together
 from medsum_core.training.auto_settings import (
     AUTO,
     RESOLVED,
@@ -126,9 +126,10 @@ def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_rendere
     """
     accelerator, lock = _accelerator(config), FolderLock()
     try:
-        checkpoint = _checkpoint(config, accelerator, lock)
-        plan = together(lambda: _plan(config, accelerator, checkpoint, lock, build_renderer), accelerator)
-        plan = _with_first_choices(plan, asked=config)
+        with leave_together(accelerator):
+            checkpoint = _checkpoint(config, accelerator, lock)
+            plan = together(lambda: _plan(config, accelerator, checkpoint, lock, build_renderer), accelerator)
+            plan = _with_first_choices(plan, asked=config)
     except BaseException:
         lock.release()
         raise
