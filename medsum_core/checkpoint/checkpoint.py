@@ -1,4 +1,6 @@
-"""Checkpoints: all that a bit-identical continuation needs, in safetensors and JSON, written whole or not at all.
+"""Checkpoints: the state of a run, in safetensors and JSON, written whole or not at all.
+
+With the same data, base and environment, whose fingerprints it holds, a run goes on to the same bits.
 
 `step-NNNNNN/` holds `adapter_model.safetensors` and `adapter_config.json` (PEFT's own format), `optimizer.safetensors`,
 `state.json` (progress, random states, scaler, fingerprints, resolved settings) and `manifest.json` (size and sha256 of

@@ -1,4 +1,4 @@
-"""Rotary position embedding as one function: transformers' formula autograd step by step takes twice the time.
+"""Rotary position embedding as one differentiable function: transformers' several operations take twice the time.
 
 Letters: B rows, T tokens of a row, N heads, D head size.
 """
