@@ -34,3 +34,11 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     tiny_model().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a tiny run (`tiny_run.make_canary_inputs`), a module's own."""
+    from tiny_run import make_canary_inputs
+
+    return make_canary_inputs(tmp_path_factory.mktemp("inputs"))

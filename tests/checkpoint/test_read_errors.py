@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from checkpoints import fail_to_read, names, save
-from tiny_run import contents, exit_code, flags, make_canary_inputs
+from tiny_run import contents, exit_code, flags
 
 from medsum_core.checkpoint.checkpoint import find_checkpoint, load_checkpoint
 from medsum_core.errors import InputError
@@ -59,11 +59,6 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monk
     monkeypatch.setattr(Path, "iterdir", refuse(Path.iterdir, "checkpoints"))
     with pytest.raises(InputError, match="checkpoints cannot be read"):
         find_checkpoint(tmp_path / "checkpoints", "auto")
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_canary_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 EVERY_STEP = ("--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9", "--eval_strategy", "no")

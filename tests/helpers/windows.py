@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,6 +143,19 @@ def reference_gradient(model: PeftModel, window: Sequence[Example]) -> tuple[flo
     loss = nll / sum(row.num_targets for row in window)
     parameters = [parameter for _, parameter in trainable_parameters(model)]
     return loss.item(), list(torch.autograd.grad(loss, parameters))
+
+
+@contextmanager
+def tensors_saved() -> Iterator[list[Tensor]]:
+    """The list to which every tensor is added that the block's operations save for their backward pass."""
+    saved: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
 
 
 def relative(found: Tensor | Sequence[Tensor], expected: Tensor | Sequence[Tensor]) -> float:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from attention_heads import DOCUMENTS, attend, make_heads
-from torch import Tensor, nn
-from windows import relative
+from torch import nn
+from windows import relative, tensors_saved
 
 from medsum_core.kernels.cpu.document_attention import attend_per_document
 from medsum_core.model.attention import attend_block_mask
@@ -38,13 +37,7 @@ def test_long_documents_save_only_queries_keys_and_values_for_the_backward_pass(
 ) -> None:
     monkeypatch.setattr("medsum_core.kernels.cpu.document_attention.SAVED_TOKENS", 0)
     heads = [part.requires_grad_() for part in make_heads()]
-    saved: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with tensors_saved() as saved:
         attend_per_document(nn.Module(), *heads, None, document_lengths=DOCUMENTS)
     assert {tensor.data_ptr() for tensor in saved} <= {
         part.data_ptr() for tensor in heads for part in tensor.unbind()

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from windows import randomise_adapter, relative
+from windows import randomise_adapter, relative, tensors_saved
 
 from medsum_core.kernels.layers.lora_linear import fuse_lora_layers
 from medsum_core.kernels.layers.norm_linear import normed_projections
@@ -73,13 +73,7 @@ def test_output_and_gradients_equal_the_modules_own(norm_class: Any, dtype: torc
 def test_the_norms_output_is_not_saved() -> None:
     model, x = make(Gemma3RMSNorm), make_input()
     use_fast_norms(model)
-    saved: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with tensors_saved() as saved:
         outputs(model, x)
     assert {tensor.data_ptr() for tensor in saved if tensor.numel() == x.numel()} == {x.data_ptr()}
 

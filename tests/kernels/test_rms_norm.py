@@ -11,7 +11,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from windows import relative
+from windows import relative, tensors_saved
 
 from medsum_core.kernels.layers.rms_norm import frozen_rms_norm, use_fast_norms
 
@@ -50,13 +50,7 @@ def test_output_and_gradient_are_those_of_transformers(
 def test_only_the_input_and_one_number_a_token_are_saved(norm_class: Any) -> None:
     model, x, _ = make_norm(norm_class, torch.bfloat16)
     use_fast_norms(model)
-    saved: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with tensors_saved() as saved:
         model(x)
     large = [tensor for tensor in saved if tensor.numel() >= x.numel()]
     assert [tensor.data_ptr() for tensor in large] == [x.data_ptr()]

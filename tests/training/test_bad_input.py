@@ -12,16 +12,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from tiny_run import CANARY, HEADER, contents, exit_code, flags, make_canary_inputs
+from tiny_run import CANARY, HEADER, contents, exit_code, flags
 
 from medsum_core.training import setup
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_canary_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from checkpoints import rewrite_state
-from tiny_run import contents, exit_code, flags, make_canary_inputs
+from tiny_run import contents, exit_code, flags
 
 from medsum_core.data.collator import split_window
 from medsum_core.data.prompt import build_renderer
@@ -33,11 +33,6 @@ def another_renderer(*arguments: Any, **settings: Any) -> Any:
 
 def leave_alone(_model: Any) -> None:
     """Prepares nothing."""
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_canary_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

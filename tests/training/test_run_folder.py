@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import contents, exit_code, flags, make_canary_inputs
+from tiny_run import contents, exit_code, flags
 
 import train_loop
 from medsum_core.config.run_folder import LOCK_NAME, FolderLock, make_run_folder
@@ -30,11 +30,6 @@ with FolderLock() as lock:
     print("held", flush=True)
     sys.stdin.read()
 """
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_canary_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import HEADER, contents, exit_code, flags, make_canary_inputs, metrics
+from tiny_run import HEADER, contents, exit_code, flags, metrics
 
 import train_loop
 from benchmarks.crash import outcome
@@ -26,11 +26,6 @@ from medsum_core.training.run import Run
 from medsum_core.training.validation import EvalResult
 
 EVERY_STEP = ("--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps", "--save_steps", "1")
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_canary_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,10 @@ from typing import NoReturn
 
 import pytest
 from peft import PeftModel
-from tiny_run import CANARY, flags, make_canary_inputs, metrics
+from tiny_run import CANARY, flags, metrics
 from transformers import AutoModelForCausalLM
 
 import train_loop
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_canary_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from checkpoints import names
 from support import tiny_model, tiny_tokenizer
-from tiny_run import contents, exit_code, flags, make_canary_inputs
+from tiny_run import contents, exit_code, flags
 
 from medsum_core.data.prompt import build_renderer
 from medsum_core.errors import InputError
@@ -23,11 +23,6 @@ from medsum_core.model import embedded
 
 ROOT = Path(__file__).parents[2]
 OTHERS = (".tmp-mine", ".tmp-step-1", ".notes.part", ".report.md.0123456.part", ".converting-by-hand", ".out.mine.part")
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_canary_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 EVERY_STEP = ("--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no")

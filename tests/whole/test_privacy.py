@@ -11,17 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import CANARY, HEADER, contents, exit_code, flags, make_canary_inputs, metrics
+from tiny_run import CANARY, HEADER, contents, exit_code, flags, metrics
 
 import train_loop
 from medsum_core.training.loss import note_nll
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_canary_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def holding(folder: Path) -> list[str]:

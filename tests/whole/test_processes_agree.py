@@ -11,16 +11,11 @@ from pathlib import Path
 
 import pytest
 from checkpoints import names
-from tiny_run import contents, flags, make_canary_inputs, metrics
+from tiny_run import contents, flags, metrics
 
 ROOT = Path(__file__).parents[2]
 SHORT = ("--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no", "--save_total_limit", "9")
 HALF = ("--gradient_accumulation_steps", "2")
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_canary_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def run_two(first: list[str], second: list[str], fault: str = "none") -> tuple[list[int], list[str]]:
