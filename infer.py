@@ -92,6 +92,7 @@ def prepare_writer(
     from medsum_core import kernels
     from medsum_core.data.prompt import build_renderer as own_renderer
     from medsum_core.device import choose_precision, find_device
+    from medsum_core.generation.generate import num_positions
     from medsum_core.generation.made_from import function_names, prompt_sha256
     from medsum_core.generation.notes import TokenBudget
     from medsum_core.model.adapter_files import adapter_hashes
@@ -118,9 +119,9 @@ def prepare_writer(
         "length_penalty": args.length_penalty,
     }
     budget = TokenBudget(
-        max_prompt_tokens=data.max_length - data.max_new_tokens,
+        max_prompt_tokens=data.max_prompt_tokens,
         max_new_tokens=decoding["max_new_tokens"],
-        num_positions=getattr(base_config.get_text_config(), "max_position_embeddings", None),
+        num_positions=num_positions(base_config),
     )
     return Writer(
         load_model=partial(_load_model, name, base | source, adapter, chosen_kernels, model.dequantize == "on"),

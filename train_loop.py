@@ -57,6 +57,7 @@ MEMORY_REMEDY = (
 )
 
 
+@leave_together()
 def main(
     argv: Sequence[str] | RunConfig | None = None,
     *,
@@ -78,7 +79,7 @@ def main(
         print("\n".join(plan.card_lines()))
         return
     set_arithmetic(plan.device, precision=plan.config.model.precision)
-    with plan.lock, leave_together(plan.accelerator):
+    with plan.lock:
         with stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
             run, progress = build_run(
                 plan,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 MAX_REASON = 120  # characters of a library's own words
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -59,6 +59,11 @@ def raise_all(problems: list[str]) -> None:
         raise InputError(problems[0])
     if problems:
         raise InputError(f"{len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def differing_names(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names, sorted, whose values differ between two records; one that a record lacks counts as None there."""
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 @contextmanager

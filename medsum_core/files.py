@@ -18,10 +18,14 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medsum_core.errors import InputError, MedsumError
+
+if TYPE_CHECKING:  # the start of a script must stay quick
+    from filelock import BaseFileLock
 
 PUBLIC_MODE = 0o644
 PRIVATE_MODE = 0o600  # for the files that hold patient text
@@ -162,6 +166,13 @@ def sweep(folder: Path, name: re.Pattern[str]) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def release_lock(lock: BaseFileLock) -> None:
+    """Let others lock it, and leave no lock file behind."""
+    with suppress(OSError):  # Windows deletes no open file; filelock does it there on release
+        Path(lock.lock_file).unlink()  # before the release: whoever waits for this file finds it gone, makes another
+    lock.release()
 
 
 def cache_folder() -> Path:

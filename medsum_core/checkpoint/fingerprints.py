@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from medsum_core import __version__
 from medsum_core.checkpoint.code_identity import code_identity, is_own
-from medsum_core.errors import InputError
+from medsum_core.errors import InputError, differing_names
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "numpy")
 
@@ -188,13 +188,13 @@ def _function_changes(
 def _parameter_problems(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     if saved == current:
         return []
-    differing = sorted(name for name in {*saved, *current} if saved.get(name) != current.get(name))
+    differing = differing_names(saved, current)
     return [f"{len(differing)} trained parameters differ in name or shape, such as {differing[0]}"]
 
 
 def _changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    differing = [name for name in sorted({*saved, *current}) if saved.get(name) != current.get(name)]
-    return [f"{name} was {saved.get(name)}, is {current.get(name)}" for name in differing]
+    names = differing_names(saved, current)
+    return [f"{name} was {saved.get(name)}, is {current.get(name)}" for name in names]
 
 
 def _add_tensor(digest: Any, name: str, tensor: Tensor) -> None:

@@ -123,6 +123,11 @@ class DataArguments:
         "notes with a number, dose or date that the dialogue lacks: keep, drop the row, or mask the fact",
     )
 
+    @property
+    def max_prompt_tokens(self) -> int:
+        """What a prompt may have, in training as in decoding: the rest is reserved for the note."""
+        return self.max_length - self.max_new_tokens
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments:

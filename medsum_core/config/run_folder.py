@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from medsum_core.config.run_config import RunConfig
 from medsum_core.errors import InputError
-from medsum_core.files import PRIVATE_MODE, read_plain_file, write_text_atomic
+from medsum_core.files import PRIVATE_MODE, read_plain_file, release_lock, write_text_atomic
 
 CONFIG_NAME = "config.json"
 ADAPTER_FOLDER = "adapter"
@@ -86,9 +86,7 @@ class FolderLock:
     def release(self) -> None:
         """Let the folder go, and leave no lock file in it."""
         if self._lock is not None:
-            with suppress(OSError):  # in this order nobody can lock a file that is about to go
-                Path(self._lock.lock_file).unlink()
-            self._lock.release()
+            release_lock(self._lock)
             self._lock = None
 
     def __enter__(self) -> FolderLock:

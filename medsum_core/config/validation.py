@@ -110,7 +110,7 @@ def _range_problems(values: dict[str, Any]) -> list[str]:
 
 
 def _data_checks(data: DataArguments) -> list[tuple[bool, str]]:
-    prompt_tokens = data.max_length - data.max_new_tokens
+    prompt_tokens = data.max_prompt_tokens
     has_file, has_dataset = data.train_file is not None, data.dataset_name is not None
     return [
         (not has_file and not has_dataset, "no training data: give --train_file or --dataset_name"),

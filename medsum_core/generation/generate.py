@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from medsum_core.errors import InputError
 from medsum_core.generation.banned_tokens import Ban, BanRules, repeating_tokens
@@ -70,7 +70,7 @@ def generate(
     """
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(causal, PreTrainedModel)
-    notes = _notes(prompts, max_new_tokens, min_new_tokens, _room(causal))
+    notes = _notes(prompts, max_new_tokens, min_new_tokens, num_positions(causal.config))
     if num_beams < 1 or batch_size < 1 or no_repeat_ngram_size < 0:
         raise ValueError("num_beams and batch_size must be at least 1, no_repeat_ngram_size at least 0")
     if num_beams > 1 and on_token is not None:
@@ -216,6 +216,6 @@ def _notes(
     return notes
 
 
-def _room(causal: PreTrainedModel) -> int | None:
-    """The most tokens that the model has positions for; None where its configuration names no limit."""
-    return getattr(causal.config.get_text_config(), "max_position_embeddings", None)
+def num_positions(config: PretrainedConfig) -> int | None:
+    """The most tokens that a model has positions for; None where its configuration names no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsum_core.data.records import Record
-from medsum_core.errors import InputError
+from medsum_core.errors import InputError, differing_names
 
 if TYPE_CHECKING:  # it imports transformers, for which a wrong flag need not wait
     from medsum_core.data.prompt import PromptRenderer
@@ -58,9 +58,7 @@ class MadeFrom:
     def check_settings(self, settings: Mapping[str, Any], *, path: Path) -> None:
         """Raise InputError that names the settings in which this call differs from the one that `path` was made by."""
         current = json.loads(json.dumps(dict(settings)))
-        names = sorted({*self.settings, *current})
-        differing = [name for name in names if self.settings.get(name) != current.get(name)]
-        if differing:
+        if differing := differing_names(self.settings, current):
             raise InputError(
                 f"{path}: made with other settings ({', '.join(differing)}). Give the former ones back, or write to "
                 "another --output_file"

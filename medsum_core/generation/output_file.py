@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from medsum_core.errors import InputError
-from medsum_core.files import PRIVATE_MODE, drafts_of
+from medsum_core.files import PRIVATE_MODE, drafts_of, release_lock
 from medsum_core.generation.note_files import EarlierNotes, made_from_path, read_finished
 from medsum_core.generation.part_file import holds_notes, part_path, read_part
 
@@ -30,8 +30,7 @@ def locked_output(out: Path) -> Iterator[None]:
 
     Deletes the drafts of a killed process, and in the end its own lock file.
     """
-    lock_file = out.with_name(f".{out.name}.lock")
-    lock = FileLock(lock_file, mode=PRIVATE_MODE)
+    lock = FileLock(out.with_name(f".{out.name}.lock"), mode=PRIVATE_MODE)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
@@ -44,9 +43,7 @@ def locked_output(out: Path) -> Iterator[None]:
                 draft.unlink(missing_ok=True)
         yield
     finally:
-        with suppress(OSError):  # Windows deletes no open file; filelock does it there on release
-            lock_file.unlink()  # before the release: whoever waits for this file finds it gone and makes another
-        lock.release()
+        release_lock(lock)
 
 
 def refuse_overwriting(out: Path, *, resume: bool) -> None:

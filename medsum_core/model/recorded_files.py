@@ -15,7 +15,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from transformers.utils.hub import cached_file
 
 from medsum_core.config.run_folder import ADAPTER_FOLDER, ADAPTER_RECORD_NAME, read_run_facts
-from medsum_core.errors import InputError
+from medsum_core.errors import InputError, differing_names
 from medsum_core.files import file_sha256, write_text_atomic
 from medsum_core.model.adapter_files import adapter_hashes
 from medsum_core.model.embedded import embedded_identity, is_embedded
@@ -81,13 +81,13 @@ def check_run(
             file=sys.stderr,
         )
     if recorded_adapter is not None and (
-        names := _differing(recorded_adapter, adapter_hashes(folder / ADAPTER_FOLDER))
+        names := differing_names(recorded_adapter, adapter_hashes(folder / ADAPTER_FOLDER))
     ):
         raise InputError(
             f"{folder / ADAPTER_FOLDER}: {', '.join(names)} is not as training wrote it: damaged, or of another run. "
             f"Restore it, or delete {ADAPTER_RECORD_NAME} if you changed it yourself"
         )
-    names = [] if recorded_base is None else _differing(recorded_base, current_base)
+    names = [] if recorded_base is None else differing_names(recorded_base, current_base)
     if names and not allow_other_base:
         raise InputError(
             f"the base {base_name} is not the one that {folder} was trained over: {', '.join(names)} differs (sha256). "
@@ -95,10 +95,6 @@ def check_run(
         )
     if names:
         print(f"another base than the run's, as allowed: {', '.join(names)} differs", file=sys.stderr)
-
-
-def _differing(recorded: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    return [name for name in sorted({*recorded, *current}) if recorded.get(name) != current.get(name)]
 
 
 def _adapter_record(folder: Path) -> dict[str, str] | None:

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from medsum_core.device import arithmetic_dtype, find_device
-
-HALVES = (torch.bfloat16, torch.float16)
+from medsum_core.model.forward import HALF_DTYPES
 
 
 @contextmanager
@@ -25,9 +24,9 @@ def widened_weights(model: nn.Module, *, widen: bool = False) -> Iterator[None]:
     time. With `widen` a CPU with 16-bit units computes in fp32 as well, for comparisons that the rounding of
     activations should not disturb.
     """
-    halves = [parameter for parameter in model.parameters() if parameter.dtype in HALVES]
+    halves = [parameter for parameter in model.parameters() if parameter.dtype in HALF_DTYPES]
     slow = [p for p in halves if arithmetic_dtype(p.device, p.dtype) != p.dtype or (widen and p.device.type == "cpu")]
-    quantised = [m for m in model.modules() if slow and getattr(m, "compute_dtype", None) in HALVES]
+    quantised = [m for m in model.modules() if slow and getattr(m, "compute_dtype", None) in HALF_DTYPES]
     if not slow or 2 * sum(p.nbytes for p in slow) > find_device().usable_bytes:
         yield
         return

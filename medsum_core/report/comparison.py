@@ -165,7 +165,3 @@ def _reference_side(renderer: PromptRenderer, records: Sequence[Record]) -> Side
         num_facts=num_facts,
         num_unsupported=num_unsupported,
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 
-from medsum_core.errors import InputError, MedsumError
+from medsum_core.errors import InputError, MedsumError, differing_names
 
 Value = TypeVar("Value")
 
@@ -51,7 +51,7 @@ def differing_process(values: Mapping[str, Any], accelerator: Accelerator) -> st
     digests = {name: _digest(value) for name, value in values.items()}
     first, *others = gather_json(digests, accelerator)
     for index, other in enumerate(others, start=1):
-        if names := sorted(name for name in {*first, *other} if first.get(name) != other.get(name)):
+        if names := differing_names(first, other):
             return f"process {index} differs from process 0 in {', '.join(names)}"
     return None
 
@@ -61,14 +61,15 @@ def _digest(value: Any) -> str:
 
 
 @contextmanager
-def leave_together(accelerator: Accelerator) -> Iterator[None]:
-    """A block that all processes leave by the same error closes their connections before the interpreter ends.
+def leave_together() -> Iterator[None]:
+    """A function or block that all processes leave by the same error closes their connections at once.
 
-    Otherwise one that ends a moment later would be aborted by the other's closed connection (SIGABRT), and its exit
-    code lost.
+    Left to the end of the interpreter, one that ends a moment later would be aborted by the other's closed connection
+    (SIGABRT), and its exit code lost.
     """
     try:
         yield
     except MedsumError:
-        accelerator.end_training()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
         raise

@@ -11,12 +11,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from medsum_core.config.arguments import TrainArguments
+
 Row = TypeVar("Row")
 
 
 def local_rows(rows: Sequence[Row], accelerator: Accelerator) -> Sequence[Row]:
     """This process's share of the rows; the shares may differ in size."""
     return rows[accelerator.process_index :: accelerator.num_processes]
+
+
+def window_rows(train: TrainArguments, accelerator: Accelerator) -> int:
+    """Rows of one update, over all processes."""
+    return train.per_device_train_batch_size * train.gradient_accumulation_steps * accelerator.num_processes
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:

@@ -24,7 +24,7 @@ from medsum_core.errors import InputError
 from medsum_core.kernels import REFERENCE
 from medsum_core.model.base import load_config, load_tokenizer
 from medsum_core.model.lora import LoraSettings
-from medsum_core.training.agreement import gather_json, leave_together, together
+from medsum_core.training.agreement import gather_json, together
 from medsum_core.training.auto_settings import (
     AUTO,
     RESOLVED,
@@ -34,6 +34,7 @@ from medsum_core.training.auto_settings import (
     with_saved,
 )
 from medsum_core.training.dataset import Dataset, load_dataset
+from medsum_core.training.distributed import print_main, window_rows
 from medsum_core.training.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 
 LAUNCHER_ECHO_SECONDS = 2.0
@@ -80,7 +81,7 @@ class Plan:
     def lines(self) -> list[str]:
         """The run in a few lines: device, rows, updates, what trains, and the memory that it will need, by part."""
         train, model = self.config.train, self.config.model
-        rows = train.per_device_train_batch_size * train.gradient_accumulation_steps * self.accelerator.num_processes
+        rows = window_rows(train, self.accelerator)
         windows = math.ceil(len(self.dataset.train) / rows)
         estimate = estimate_memory(self.size, run_shape(self.config, self.device))
         return [
@@ -126,16 +127,13 @@ def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_rendere
     """
     accelerator, lock = _accelerator(config), FolderLock()
     try:
-        with leave_together(accelerator):
-            checkpoint = _checkpoint(config, accelerator, lock)
-            plan = together(lambda: _plan(config, accelerator, checkpoint, lock, build_renderer), accelerator)
-            plan = _with_first_choices(plan, asked=config)
+        checkpoint = _checkpoint(config, accelerator, lock)
+        plan = together(lambda: _plan(config, accelerator, checkpoint, lock, build_renderer), accelerator)
+        plan = _with_first_choices(plan, asked=config)
     except BaseException:
         lock.release()
         raise
-    if accelerator.is_main_process:
-        for line in [*plan.dataset.notices, *plan.lines()]:
-            print(line, file=sys.stderr)
+    print_main("\n".join([*plan.dataset.notices, *plan.lines()]), accelerator)
     return plan
 
 

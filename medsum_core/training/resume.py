@@ -22,8 +22,6 @@ from medsum_core.training.distributed import any_process, print_main
 from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 from medsum_core.training.run import Run
 
-RNG_BYTES = 1 << 17  # room for one process's random state as JSON, when it is gathered
-
 
 def save_run(run: Run, progress: Progress, *, final: bool) -> None:
     """Write a checkpoint from the first process. If that fails, earlier ones stay and training goes on.

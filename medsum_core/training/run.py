@@ -22,7 +22,7 @@ from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.data.sampler import window_indices
 from medsum_core.kernels import Accumulate, Kernels
-from medsum_core.training.distributed import any_process, print_main
+from medsum_core.training.distributed import any_process, print_main, window_rows
 from medsum_core.training.metrics import MetricsLog, StepStats
 from medsum_core.training.optimizer import lr_at
 
@@ -82,9 +82,7 @@ class Run:
     @property
     def window_rows(self) -> int:
         """Rows of one update, over all processes."""
-        train = self.config.train
-        per_process = train.per_device_train_batch_size * train.gradient_accumulation_steps
-        return per_process * self.accelerator.num_processes
+        return window_rows(self.config.train, self.accelerator)
 
     @property
     def windows_per_epoch(self) -> int:

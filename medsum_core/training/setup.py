@@ -126,7 +126,7 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
         attention=model_settings.attention,
         pack_tokens=train.pack_tokens or 0,
         kernels=kernels,
-        accumulate=_accumulate(config, kernels, model, scaler),
+        accumulate=_accumulate(config, kernels, model, scaler, [parameter for _, parameter in parameters]),
         resolved={name: config.settings()[name] for name in RESOLVED},
     )
     if model.config.model_type not in PACKABLE_MODEL_TYPES:
@@ -161,14 +161,18 @@ def _model(config: RunConfig, device: torch.device) -> tuple[PeftModel, Kernels]
 
 
 def _accumulate(
-    config: RunConfig, kernels: Kernels, model: PeftModel, scaler: torch.amp.GradScaler
+    config: RunConfig,
+    kernels: Kernels,
+    model: PeftModel,
+    scaler: torch.amp.GradScaler,
+    parameters: Sequence[nn.Parameter],
 ) -> Accumulate | None:
     """The fast kernels' way to a window's gradient; None on the reference path, where train_loop.py holds it."""
     if kernels.accumulator is None:
         return None
     return kernels.accumulator(
         model,
-        [parameter for _, parameter in trainable_parameters(model)],
+        parameters,
         device=model.device,
         scaler=scaler,
         attention=config.model.attention,
