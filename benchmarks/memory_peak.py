@@ -69,6 +69,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         dequantize=options.dequantize,
         gradient_checkpointing=options.gradient_checkpointing,
         concurrent=options.concurrent,
+        saved_attention_tokens=choose(options.kernels).saved_attention_tokens,
         emulated=options.kernels == "fast" and options.precision != "fp32" and not cpu_has_bf16_units(),
     )
     size = measure_model(config, lora, precision=options.precision, kernels=options.kernels)
