@@ -23,7 +23,7 @@ from medsum_core.config.infer_arguments import parse_options
 from medsum_core.data.records import Record, normalise_dialogue, read_records
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
 from medsum_core.files import read_plain_file
-from medsum_core.process import keep_compiled_code_private, keep_files_private, send_nothing_unasked
+from medsum_core.process import keep_files_private, prepare_script
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
     from medsum_core.config.arguments import DataArguments, ModelArguments
@@ -326,6 +326,5 @@ def _read_dialogue(source: str) -> str:
 
 
 if __name__ == "__main__":
-    send_nothing_unasked()
-    keep_compiled_code_private()
+    prepare_script()
     raise SystemExit(run_as_script(main, memory_remedy=MEMORY_REMEDY))

@@ -13,6 +13,13 @@ if TYPE_CHECKING:  # the start of a script must stay quick: torch is imported wh
     from medsum_core.device import Device
 
 
+def prepare_script() -> None:
+    """Set what libraries read when they are imported: to be called by a script before it imports numpy or torch."""
+    send_nothing_unasked()
+    keep_compiled_code_private()
+    sleep_while_waiting()
+
+
 def keep_files_private() -> None:
     """What this process writes is readable by its owner only: it stems from patients."""
     os.umask(0o077)
@@ -32,6 +39,15 @@ def send_nothing_unasked() -> None:
     """Turn off the telemetry and the update check of the hub's client; it reads this when it is first imported."""
     for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_UPDATE_CHECK"):
         os.environ[name] = "1"
+
+
+def sleep_while_waiting() -> None:
+    """Have OpenMP's idle threads sleep instead of spin, unless the environment says otherwise.
+
+    Spinning threads take the processor from those that compute as soon as anything else runs on the machine: figures in
+    benchmarks/LOG.md, 2026-11-28. OpenMP reads this when torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def set_arithmetic(device: Device, *, precision: str) -> None:
