@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,14 @@ from medsum_core.files import cache_folder
 
 if TYPE_CHECKING:  # the start of a script must stay quick: torch is imported where it is used
     from medsum_core.device import Device
+
+
+def start_script() -> None:
+    """What every script wants before it imports the libraries, which takes seconds: no traceback for Ctrl-C either."""
+    send_nothing_unasked()
+    keep_compiled_code_private()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in the background of a shell's script
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def keep_files_private() -> None:
