@@ -10,7 +10,6 @@ review; facts that the dialogue does not say are marked.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -23,7 +22,7 @@ from medsum_core.config.infer_arguments import parse_options
 from medsum_core.data.records import Record, normalise_dialogue, read_records
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
 from medsum_core.files import read_plain_file
-from medsum_core.process import keep_files_private, prepare_script
+from medsum_core.process import keep_files_private, start_script
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
     from medsum_core.config.arguments import DataArguments, ModelArguments
@@ -59,7 +58,8 @@ def main(
     """The inference script, with another decoding rule or prompt where one is given (examples/extend.md).
 
     `search(stop_token_ids)` gives a rule in the place of greedy search and beams. Raises the errors of
-    `medsum_core.errors`, which carry the exit codes.
+    `medsum_core.errors`, which carry the exit codes. Ctrl-C, and the other signals under `run_as_script`, raise
+    StoppedBySignal where a file of notes is written; one note to the screen has nothing to resume, and ends by them.
     """
     args = parse_options(sys.argv[1:] if argv is None else argv)
     if search is not None and args.num_beams != 1:
@@ -73,13 +73,12 @@ def main(
         write_one(prepare(), dialogue, args)
         return
     out = output_path(args.output_file)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         with locked_output(out):
             refuse_overwriting(out, resume=args.resume)
             write_file(_read_rows(args), out, args, prepare=prepare)
     except KeyboardInterrupt:
-        raise StoppedBySignal(f"{out} is not written; notes that were finished are kept, go on with --resume") from None
+        raise StoppedBySignal(f"notes that were finished are kept; --resume goes on, and writes {out}") from None
 
 
 def prepare_writer(
@@ -184,7 +183,9 @@ def write_file(
     if earlier is not None:
         earlier.check_settings(made_from.settings)
     fitted = _fitted(rows, writer)
-    with closing(PartFile(part_path(out), made_from, {} if earlier is None else earlier.notes)) as part:
+    with saving_notes(out):
+        part = PartFile(part_path(out), made_from, {} if earlier is None else earlier.notes)
+    with closing(part):
         _write_missing(writer, rows, fitted, part, batch_size=args.batch_size)
     with saving_notes(out):
         write_notes(
@@ -212,6 +213,7 @@ def _write_missing(
 
     from medsum_core.generation.generate import generate
     from medsum_core.generation.notes import generated_note
+    from medsum_core.generation.part_file import saving_notes
 
     todo = [row for row in fitted.prompts if row not in part.notes]
     if not todo:
@@ -220,7 +222,9 @@ def _write_missing(
 
         def keep(index: int, generation: Any) -> None:
             row = todo[index]
-            part.add(row, generated_note(rows[row].id, generation, writer.renderer))
+            note = generated_note(rows[row].id, generation, writer.renderer)
+            with saving_notes(part.path):
+                part.add(row, note)
             bar.update()
 
         try:
@@ -308,10 +312,6 @@ def _read_rows(args: argparse.Namespace) -> list[Any]:
     return read_records(path, require_note=False)
 
 
-def _interrupt(_number: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def _read_dialogue(source: str) -> str:
     try:
         data = sys.stdin.buffer.read() if source == "-" else read_plain_file(source)
@@ -326,5 +326,5 @@ def _read_dialogue(source: str) -> str:
 
 
 if __name__ == "__main__":
-    prepare_script()
+    start_script()
     raise SystemExit(run_as_script(main, memory_remedy=MEMORY_REMEDY))

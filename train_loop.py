@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from medsum_core.config.run_config import RunConfig, parse_run
 from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script, value_or_exit
 from medsum_core.kernels import set_up_process
-from medsum_core.process import keep_files_private, prepare_script, set_arithmetic
+from medsum_core.process import keep_files_private, set_arithmetic, start_script
 
 if __name__ == "__main__":
     set_up_process()  # before numpy and torch start threads
-    prepare_script()
+    start_script()
     config = value_or_exit(lambda: parse_run(sys.argv[1:]))  # --help and a wrong setting: before the slow imports
 
 import torch
@@ -78,17 +78,16 @@ def main(
         print("\n".join(plan.card_lines()))
         return
     set_arithmetic(plan.device, precision=plan.config.model.precision)
-    with plan.lock:
-        with stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
-            run, progress = build_run(
-                plan,
-                objective=objective,
-                collate=collate,
-                build_optimizer=build_optimizer,
-                prepare_model=prepare_model,
-            )
-            progress = train(run, progress, stop=stop, objective=objective, collate=collate)
-        write_results(plan, run, progress)
+    with plan.lock, stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
+        run, progress = build_run(
+            plan,
+            objective=objective,
+            collate=collate,
+            build_optimizer=build_optimizer,
+            prepare_model=prepare_model,
+        )
+        progress = train(run, progress, stop=stop, objective=objective, collate=collate)
+        write_results(plan, run, progress, stop=stop)
 
 
 def train(

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from medsum_core.process import prepare_script
+from medsum_core.process import start_script
 
 if __name__ == "__main__":
-    prepare_script()  # before the libraries are imported
+    start_script()  # before the libraries are imported
 
 from medsum_core.data.disclosure import escape, show_id
 from medsum_core.data.masking import IGNORE_INDEX, Example, build_examples

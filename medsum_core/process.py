@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,13 @@ if TYPE_CHECKING:  # the start of a script must stay quick: torch is imported wh
     from medsum_core.device import Device
 
 
-def prepare_script() -> None:
-    """Set what libraries read when they are imported: to be called by a script before it imports numpy or torch."""
+def start_script() -> None:
+    """What every script wants before it imports the libraries, which takes seconds: no traceback for Ctrl-C either."""
     send_nothing_unasked()
     keep_compiled_code_private()
     sleep_while_waiting()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in the background of a shell's script
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def keep_files_private() -> None:

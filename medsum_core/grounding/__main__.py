@@ -11,6 +11,11 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from medsum_core.process import start_script
+
+if __name__ == "__main__":
+    start_script()  # before the other imports
+
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.files import write_text_atomic
 from medsum_core.grounding.report import check_file, table_lines, to_json

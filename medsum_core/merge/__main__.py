@@ -13,10 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from medsum_core.process import prepare_script
+from medsum_core.process import start_script
 
 if __name__ == "__main__":
-    prepare_script()  # before the libraries are imported
+    start_script()  # before the libraries are imported
 
 from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
 from medsum_core.data.prompt import build_renderer

@@ -13,6 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medsum_core.process import start_script
+
+if __name__ == "__main__":
+    start_script()  # before the other imports
+
 from medsum_core.data.records import read_records
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.files import write_text_atomic
