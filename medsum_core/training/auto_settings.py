@@ -47,8 +47,11 @@ def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
         return config
     saved = {name: value for name, value in DEFAULTS_BEFORE.items() if name in RESOLVED} | dict(saved)
     chosen = config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
-    if chosen.train.gradient_checkpointing == "long" and not has_long_rows(chosen):  # by another --pack_tokens
-        chosen = chosen.with_resolved(gradient_checkpointing=settings["gradient_checkpointing"])
+    ruled_out = {  # by what is asked for now
+        "gradient_checkpointing": chosen.train.gradient_checkpointing == "long" and not has_long_rows(chosen),
+        "dequantize": chosen.model.dequantize == "on" and not config.model.load_in_4bit,
+    }
+    chosen = chosen.with_resolved(**{name: settings[name] for name, holds in ruled_out.items() if holds})
     try:
         RunConfig.from_json(config.with_resolved(**saved).to_json())
         return RunConfig.from_json(chosen.to_json())
