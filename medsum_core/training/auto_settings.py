@@ -46,17 +46,16 @@ def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
     if not saved:  # a new run
         return config
     saved = {name: value for name, value in DEFAULTS_BEFORE.items() if name in RESOLVED} | dict(saved)
+    try:  # whether the base is in 4 bits now is asked later
+        RunConfig.from_json(config.with_resolved(**saved, load_in_4bit=True).to_json())
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     chosen = config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
     ruled_out = {  # by what is asked for now
         "gradient_checkpointing": chosen.train.gradient_checkpointing == "long" and not has_long_rows(chosen),
         "dequantize": chosen.model.dequantize == "on" and not config.model.load_in_4bit,
     }
-    chosen = chosen.with_resolved(**{name: settings[name] for name, holds in ruled_out.items() if holds})
-    try:
-        RunConfig.from_json(config.with_resolved(**saved).to_json())
-        return RunConfig.from_json(chosen.to_json())
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+    return chosen.with_resolved(**{name: settings[name] for name, holds in ruled_out.items() if holds})
 
 
 def _or_anew(choose: Callable[[Any], Choice], chosen: Any, *, asked: Any) -> Choice:
