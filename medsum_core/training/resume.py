@@ -54,14 +54,18 @@ def restore_run(run: Run, checkpoint: Checkpoint) -> Progress:
     load_optimizer_state(run.optimizer, names, checkpoint.optimizer_tensors, checkpoint.optimizer_scalars)
     if checkpoint.scaler is not None:
         run.scaler.load_state_dict(checkpoint.scaler)
-    process = run.accelerator.process_index
-    if process < len(checkpoint.rng):
-        restore_rng(checkpoint.rng[process])
-    else:  # another process's state would give both the same dropout masks
-        start_rng(run.config.train.seed, checkpoint.progress.step, process)
+    restore_random_state(checkpoint, seed=run.config.train.seed, process=run.accelerator.process_index)
     run.resumed_at = run.windows_done(checkpoint.progress)
     _begin_course(run, checkpoint)
     return checkpoint.progress
+
+
+def restore_random_state(checkpoint: Checkpoint, *, seed: int, process: int) -> None:
+    """Put this process's random state back; one that the checkpoint holds none for begins its own."""
+    if process < len(checkpoint.rng):
+        restore_rng(checkpoint.rng[process])
+    else:  # another process's state would give both the same dropout masks
+        start_rng(seed, checkpoint.progress.step, process)
 
 
 def random_state_notes(checkpoint: Checkpoint, accelerator: Accelerator) -> list[str]:

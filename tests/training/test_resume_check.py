@@ -13,11 +13,13 @@ from checkpoints import save
 
 from medsum_core.checkpoint.checkpoint import load_checkpoint
 from medsum_core.checkpoint.fingerprints import environment_fingerprint, run_fingerprints
+from medsum_core.checkpoint.rng import capture_rng
 from medsum_core.config.on_resume import Rule, rule_of
 from medsum_core.config.run_config import parse_run
 from medsum_core.data.collator import split_window
 from medsum_core.errors import InputError
 from medsum_core.training.loss import note_nll
+from medsum_core.training.resume import restore_random_state
 from medsum_core.training.resume_check import check_compatible, saved_record
 
 
@@ -230,3 +232,19 @@ def test_an_earlier_versions_record_is_read_in_todays_terms(tmp_path: Path) -> N
         check_compatible(found, now | {"base": "other"}, allow_inexact=True)
     with pytest.raises(InputError, match="does not tell settings, train_data"):
         saved_record(load_checkpoint(save(tmp_path, 2)))
+
+
+def test_each_process_that_a_checkpoint_does_not_know_draws_masks_of_its_own(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    checkpoint = load_checkpoint(save(tmp_path, 4, rng=[capture_rng()]))
+    expected, draws = torch.rand(8), []
+    for process in (0, 1, 2, 1):
+        torch.manual_seed(9)
+        restore_random_state(checkpoint, seed=42, process=process)
+        draws.append(torch.rand(8))
+    assert torch.equal(draws[0], expected)
+    assert torch.equal(draws[1], draws[3])
+    assert not torch.equal(draws[1], draws[0]) and not torch.equal(draws[1], draws[2])
+    later = load_checkpoint(save(tmp_path, 5, rng=[capture_rng()]))
+    restore_random_state(later, seed=42, process=1)
+    assert not torch.equal(torch.rand(8), draws[1])

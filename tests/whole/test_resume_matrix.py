@@ -1,6 +1,6 @@
 """The matrix of what a resumed run may change: exact, noted, with consent, or refused; each row once an epoch.
 
-Every case resumes the same run, inside its first epoch, after update 2 of 6 (windows of 4, 4 and 2 rows, two epochs).
+Every case resumes a run inside of an epoch, mostly after update 2 of 6 (two epochs with windows of 4, 4 and 2 rows).
 The reference is the run that nobody broke. Dropout is off, so that what differs in the last digits differs in no more.
 """
 
@@ -21,23 +21,11 @@ from two_scripts import record_rows, recorded_rows, run_two
 import train_loop
 from medsum_core.config.on_resume import Rule
 
-RUN = [
-    "--save_strategy",
-    "steps",
-    "--save_steps",
-    "1",
-    "--eval_strategy",
-    "no",
-    "--save_total_limit",
-    "9",
-    "--num_train_epochs",
-    "2",
-    "--lora_dropout",
-    "0",
-    "--optim",
-    "adamw_torch",
-]
-DONE, WINDOWS = 2, 3  # updates before the break, and an epoch's
+# fmt: off
+RUN = ["--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no", "--save_total_limit", "9",
+       "--num_train_epochs", "2", "--lora_dropout", "0", "--optim", "adamw_torch"]
+# fmt: on
+WINDOWS = 3  # an epoch's
 ADAPTER = "adapter/adapter_model.safetensors"
 HALF = "--gradient_accumulation_steps 2"
 
@@ -54,7 +42,8 @@ class Case:
     threads: int = 2  # of the resumed run
     threads_before: int = 2
     processes: int = 1
-    processes_before: int = 1
+    begins_with: str = ""  # the case whose run it resumes; none: the one that nobody broke
+    done: int = 2  # updates before the break
 
 
 EXACT, NOTED, CONSENT, REFUSED = Rule.EXACT, Rule.NOTED, Rule.CONSENT, Rule.REFUSED
@@ -74,8 +63,10 @@ MATRIX = (
     Case(name="1 core -> 2", rule=CONSENT, threads_before=1, says="CPU threads was 1, is 2"),
     Case(name="the reference path", rule=CONSENT, flags="--kernels reference", says="--kernels was fast, is reference"),
     Case(name="another attention function", rule=CONSENT, flags="--attention sdpa", says="was per_document, is sdpa"),
-    Case(name="1 process -> 2", rule=CONSENT, flags=HALF, processes=2, says="number of processes was 1, is 2"),
-    Case(name="2 processes -> 1", rule=CONSENT, processes_before=2, says="number of processes was 2, is 1"),
+    Case(name="1 process -> 2", rule=CONSENT, flags=HALF, processes=2,
+         says="random states are restored on the first 1 of 2 processes; the others begin one"),
+    Case(name="2 processes -> 1", rule=CONSENT, begins_with="1 process -> 2", done=4,
+         says="number of processes was 2, is 1"),
     Case(name="another window", rule=REFUSED, flags=HALF, says="rows: give --gradient_accumulation_steps 4"),
     Case(name="precision", rule=REFUSED, flags="--precision bf16", says="--precision was fp32, is bf16"),
     Case(name="16-bit base", rule=REFUSED, flags="--load_in_4bit false", says="--load_in_4bit was True, is False"),
@@ -87,11 +78,12 @@ MATRIX = (
 
 
 @dataclass(frozen=True)
-class Started:
-    """A run that went through, and its rows, window by window."""
+class Went:
+    """A run that went to its end: its rows, window by window, and what it said on stderr."""
 
     folder: Path
     rows: list[list[str]]
+    said: str
 
 
 @pytest.fixture(autouse=True)
@@ -114,13 +106,13 @@ def bases(inputs: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def started(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Started]:
-    """Unbroken runs, by processes and threads: made when a case asks for them."""
+def went() -> dict[str, Went]:
+    """What is resumed or compared with more than once, by name: made when a case asks for it."""
     return {}
 
 
 def run(argv: list[str], rows: Path, *, processes: int, threads: int) -> tuple[int, str]:
-    """Exit code, and what was written to stderr by another process than this one."""
+    """Exit code, and what was written to stderr by other processes than this one."""
     rows.mkdir()
     if processes == 2:
         codes, messages = run_two(argv, argv, rows=rows)
@@ -132,56 +124,90 @@ def run(argv: list[str], rows: Path, *, processes: int, threads: int) -> tuple[i
         return exit_code(argv), ""
 
 
-def unbroken(inputs: Path, case: Case, started: dict[tuple[int, int], Started], folder: Path) -> Started:
-    key = (case.processes_before, case.threads_before)
-    if key not in started:
-        argv = flags(inputs, folder / "run", *RUN, *(HALF.split() if case.processes_before == 2 else ()))
-        code, error = run(argv, folder / "rows", processes=case.processes_before, threads=case.threads_before)
-        assert code == 0, error
-        started[key] = Started(folder / "run", recorded_rows(folder / "rows"))
-    return started[key]
+def unbroken(bases: Path, went: dict[str, Went], folder: Path, *, threads: int) -> Went:
+    name = f"unbroken on {threads}"
+    if name not in went:
+        code, _ = run(flags(bases, folder / "run", *RUN), folder / "rows", processes=1, threads=threads)
+        assert code == 0
+        went[name] = Went(folder / "run", recorded_rows(folder / "rows"), "")
+    return went[name]
+
+
+def broken(before: Went, folder: Path, *, done: int) -> dict[str, bytes]:
+    """A copy of the run as if it had been killed after so many updates; its files."""
+    shutil.copytree(before.folder, folder)
+    for step in range(done + 1, 2 * WINDOWS + 1):
+        shutil.rmtree(folder / "checkpoints" / f"step-{step:06d}")
+    shutil.rmtree(folder / "adapter")
+    return contents(folder)
+
+
+def command_line(case: Case, bases: Path, folder: Path) -> list[str]:
+    argv = [*flags(bases, folder, *RUN), "--resume_from_checkpoint", "auto", *case.flags.split()]
+    return [str(bases / case.base) if flag == str(bases / "model") else flag for flag in argv]
+
+
+def resumed(case: Case, before: Went, bases: Path, folder: Path) -> tuple[int, Went]:
+    """The exit code and the rest of the case's run, with consent where it is needed."""
+    consent = ("--allow_inexact_resume", "true") if case.rule in (REFUSED, CONSENT) else ()
+    argv, rows = [*command_line(case, bases, folder), *consent], folder.with_name("rows")
+    code, said = run(argv, rows, processes=case.processes, threads=case.threads)
+    taken = recorded_rows(rows) if code == 0 else []
+    return code, Went(folder, before.rows[: case.done] + taken, said)
 
 
 @pytest.mark.parametrize("case", MATRIX, ids=lambda case: case.name)
 def test_a_resumed_run(
     bases: Path,
-    started: dict[tuple[int, int], Started],
+    went: dict[str, Went],
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     capfd: pytest.CaptureFixture[str],
     case: Case,
 ) -> None:
-    before = unbroken(bases, case, started, tmp_path_factory.mktemp("unbroken"))
-    folder = tmp_path / "run"
-    shutil.copytree(before.folder, folder)
-    for step in range(DONE + 1, 2 * WINDOWS + 1):
-        shutil.rmtree(folder / "checkpoints" / f"step-{step:06d}")
-    shutil.rmtree(folder / "adapter")
-    kept = contents(folder)
-    resume = ("--resume_from_checkpoint", "auto", *case.flags.split())
-    argv = [str(bases / case.base) if flag == str(bases / "model") else flag for flag in flags(bases, folder, *RUN)]
-    where = {"processes": case.processes, "threads": case.threads}
-    capfd.readouterr()
-
-    needs_two_tries = case.rule in (REFUSED, CONSENT) and case.processes == 1
-    if needs_two_tries:  # a launch of two processes takes its time: what they say without consent is told elsewhere
-        code, _ = run([*argv, *resume], tmp_path / "refused", **where)
+    straight = unbroken(bases, went, tmp_path_factory.mktemp("unbroken"), threads=case.threads_before)
+    before, folder = straight, tmp_path / "run"
+    if case.begins_with:
+        before = two_processes(bases, went, straight, tmp_path_factory.mktemp("two"))
+    if case.processes == 2:
+        result, code, said = two_processes(bases, went, straight, tmp_path_factory.mktemp("two")), 0, ""
+    else:
+        kept = broken(before, folder, done=case.done)
+        if case.rule in (REFUSED, CONSENT):
+            check_refusal(case, command_line(case, bases, folder), tmp_path / "none", capfd)
+            assert contents(folder) == kept
+        capfd.readouterr()
+        code, result = resumed(case, before, bases, folder)
         said = capfd.readouterr().err
-        assert code == 2 and case.says in said and "Traceback" not in said
-        assert ("--allow_inexact_resume true" in said) is (case.rule is CONSENT)
-        assert contents(folder) == kept
-    consent = ("--allow_inexact_resume", "true") if case.rule in (REFUSED, CONSENT) else ()
-    code, said = run([*argv, *resume, *consent], tmp_path / "rows", **where)
-    said += capfd.readouterr().err
+    said += result.said
     assert case.says in said
     if case.rule is REFUSED:
         assert code == 2 and contents(folder) == kept
         return
     assert code == 0, said
-    check_rows(before.rows[:DONE] + recorded_rows(tmp_path / "rows"), before.rows)
     assert ("inexactly, as asked" in said) is (case.rule is CONSENT)
     assert ("last digits may differ" in said) is (case.rule is NOTED)
-    check_result(case, folder, before.folder)
+    check_rows(result.rows, straight.rows)
+    check_result(case, result.folder, straight.folder)
+
+
+def two_processes(bases: Path, went: dict[str, Went], before: Went, folder: Path) -> Went:
+    """The case of two processes: a launch of them takes long, so that there is one."""
+    (case,) = (case for case in MATRIX if case.processes == 2)
+    if case.name not in went:
+        broken(before, folder / "run", done=case.done)
+        code, went[case.name] = resumed(case, before, bases, folder / "run")
+        assert code == 0, went[case.name].said
+    return went[case.name]
+
+
+def check_refusal(case: Case, argv: list[str], rows: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without consent, and where none helps: what to do is said."""
+    capfd.readouterr()
+    code, _ = run(argv, rows, processes=1, threads=case.threads)
+    said = capfd.readouterr().err
+    assert code == 2 and case.says in said and "Traceback" not in said
+    assert ("--allow_inexact_resume true" in said) is (case.rule is CONSENT)
 
 
 def check_rows(taken: list[list[str]], unbroken_rows: list[list[str]]) -> None:
