@@ -51,8 +51,8 @@ from medsum_core.training.validation import evaluate
 
 MAX_SKIPPED_IN_A_ROW = 3
 MEMORY_REMEDY = (
-    "--gradient_checkpointing on, a lower --pack_tokens, --max_length or --per_device_train_batch_size, or "
-    "--parallel_micro_batches 1 needs less; --dry_run true estimates it. Nothing was saved since the last checkpoint"
+    "--gradient_checkpointing on, a lower --pack_tokens or --per_device_train_batch_size, --parallel_micro_batches 1 "
+    "or, in a new run, a lower --max_length needs less (--dry_run true). Nothing was saved since the last checkpoint"
 )
 
 

@@ -21,18 +21,6 @@ REFUSED_LORA_INITS = {
     "corda": "CorDA rewrites the base weights after a pass over the data",
 }
 
-# A resumed run may change these: they decide how long it runs, where it writes and what it logs, never its updates.
-# The files of rows are compared by content elsewhere, not by path.
-# fmt: off
-FREE_ON_RESUME = frozenset({
-    "offline", "train_file", "validation_file", "dataset_name", "id_column", "dialogue_column", "note_column",
-    "section_column", "num_train_epochs", "max_steps", "eval_strategy", "eval_steps", "eval_generate",
-    "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end", "output_dir", "save_strategy",
-    "save_steps", "save_minutes", "save_total_limit", "logging_steps", "report_to", "report_rows", "examples_file",
-    "resume_from_checkpoint", "overwrite_later_checkpoints", "allow_inexact_resume", "dry_run", "no_repeat_ngram_size",
-})
-# fmt: on
-
 
 def _setting(default: Any, help: str, *, metavar: str | None = None) -> Any:
     """A field with its help text, as `HfArgumentParser` wants it."""
@@ -215,5 +203,7 @@ class OutputArguments:
     overwrite_later_checkpoints: bool = _setting(
         False, "when resumed from an earlier checkpoint, delete the later ones once a new one is written"
     )
-    allow_inexact_resume: bool = _setting(False, "resume although library versions, threads or kernels differ")
+    allow_inexact_resume: bool = _setting(
+        False, "resume although versions, processor, threads, kernels or the number of processes differ"
+    )
     dry_run: bool = _setting(False, "check everything, show steps and a memory estimate, write nothing and stop")

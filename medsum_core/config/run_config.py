@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args, get_type_hints
 
 from medsum_core.config.arguments import (
-    FREE_ON_RESUME,
     DataArguments,
     LoraArguments,
     ModelArguments,
     OutputArguments,
     TrainArguments,
 )
+from medsum_core.config.on_resume import Rule, rule_of
 from medsum_core.config.parser import (
     DEFAULT_PRESET,
     SECTIONS,
@@ -67,9 +67,9 @@ class RunConfig:
         """Every setting by its flag name, without the sections."""
         return {name: value for section in SECTIONS for name, value in asdict(getattr(self, section)).items()}
 
-    def fixed_on_resume(self) -> dict[str, Any]:
-        """The settings that a resumed run must share, because another value would change its updates."""
-        return {name: value for name, value in self.settings().items() if name not in FREE_ON_RESUME}
+    def compared_on_resume(self) -> dict[str, Any]:
+        """The settings that a resumed run is compared by, because another value would change its updates' bits."""
+        return {name: value for name, value in self.settings().items() if rule_of(name) is not Rule.EXACT}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by section, for `json.dumps`; `from_json` gives the same configuration back."""
@@ -123,9 +123,10 @@ def parse_run(argv: list[str]) -> RunConfig:
 
 
 def with_later_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`fixed_on_resume` as an earlier version saved it, with what that did where a setting was added since."""
+    """`compared_on_resume` as of now, from what an earlier version saved: with what that did where a setting was added
+    since, and without those that are not compared any more."""
     later = {name: value for section in LATER_SETTINGS.values() for name, value in section.items()}
-    return {name: value for name, value in later.items() if name not in FREE_ON_RESUME} | dict(settings)
+    return {name: value for name, value in {**later, **settings}.items() if rule_of(name) is not Rule.EXACT}
 
 
 def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:

@@ -157,11 +157,11 @@ def _plan(
     base_config = load_config(model.model_name_or_path, **source)
     tokenizer = load_tokenizer(model.model_name_or_path, **source)
     device = find_device(accelerator.local_process_index)
-    config = config if checkpoint is None else with_saved(config, checkpoint.resolved)
-    config = resolve_arithmetic(config, base_config, device)
+    asked, config = config, config if checkpoint is None else with_saved(config, checkpoint.resolved)
+    config = resolve_arithmetic(config, base_config, device, asked=asked)
     arithmetic = {"precision": config.model.precision, "kernels": config.model.kernels}
     size = measure_model(base_config, lora_settings(config), **arithmetic)
-    config = resolve_memory(config, base_config.model_type, device, size)
+    config = resolve_memory(config, base_config.model_type, device, size, asked=asked)
     renderer = build_renderer(tokenizer, style=config.data.prompt_style)
     return Plan(
         config=config.with_resolved(prompt_style=renderer.style),

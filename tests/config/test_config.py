@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from medsum_core.config.arguments import FREE_ON_RESUME, TrainArguments
+from medsum_core.config.arguments import TrainArguments
+from medsum_core.config.on_resume import SETTINGS as ON_RESUME
 from medsum_core.config.parser import SECTIONS, preset_names, read_preset
 from medsum_core.config.run_config import RunConfig, parse_run, with_later_settings
 from medsum_core.errors import InputError
@@ -238,10 +239,11 @@ def test_resolved_values_make_a_new_configuration():
 
 def test_what_a_resumed_run_may_change():
     names = {field.name for section in SECTIONS.values() for field in fields(section)}
-    assert names >= FREE_ON_RESUME
-    fixed = parse_run([]).fixed_on_resume()
-    assert {"learning_rate", "seed", "lora_r", "max_length", "optim", "precision", "pack_tokens"} <= set(fixed)
-    assert not {"num_train_epochs", "logging_steps", "output_dir", "report_to"} & set(fixed)
+    judged = [name for names_of_rule in ON_RESUME.values() for name in names_of_rule]
+    assert names >= set(judged) and len(set(judged)) == len(judged)
+    compared = parse_run([]).compared_on_resume()
+    assert {"learning_rate", "seed", "lora_r", "max_length", "optim", "precision", "pack_tokens"} <= set(compared)
+    assert not {"num_train_epochs", "logging_steps", "output_dir", "model_name_or_path"} & set(compared)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +288,7 @@ def test_other_data_than_the_presets_bring_the_recipes_rate_back(tmp_path: Path)
 
 def test_settings_of_an_earlier_version_are_what_it_did() -> None:
     """A checkpoint from before --kernels and --parallel_micro_batches compares as what these runs did then."""
-    now = parse_run(["--preset", "demo"]).with_resolved(kernels="fast", parallel_micro_batches=1).fixed_on_resume()
+    now = parse_run(["--preset", "demo"]).with_resolved(kernels="fast", parallel_micro_batches=1).compared_on_resume()
     older = {name: value for name, value in now.items() if name not in ("kernels", "parallel_micro_batches")}
     assert with_later_settings(older) == now
     assert with_later_settings(now | {"kernels": "reference"})["kernels"] == "reference"
