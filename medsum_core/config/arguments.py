@@ -34,7 +34,9 @@ class ModelArguments:
     _argument_group_name = "model"
 
     model_name_or_path: str = _setting(
-        "google/gemma-2b-it", "hub id, folder, or embedded:gemma3-270m (weights from a package)", metavar="NAME"
+        "google/gemma-2b-it",
+        "hub id, folder, or embedded:gemma3-270m, embedded:smollm2-135m-it (weights from a package)",
+        metavar="NAME",
     )
     model_revision: str | None = _setting(None, "branch, tag or commit of a hub model", metavar="REV")
     load_in_4bit: bool = _setting(True, "hold the frozen base in NF4 with double quantisation")

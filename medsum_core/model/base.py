@@ -1,4 +1,4 @@
-"""The frozen base model: a hub id, a folder or `embedded:gemma3-270m`, in fp32, bf16, fp16 or NF4."""
+"""The frozen base model: a hub id, a folder or an embedded model, in fp32, bf16, fp16 or NF4."""
 
 from __future__ import annotations
 
@@ -130,5 +130,5 @@ def _load(factory: Any, name_or_path: str, *, revision: str | None, offline: boo
             raise InputError(
                 f"--model_name_or_path {name_or_path}: neither a folder nor a model that the hub gives out here "
                 "(check the name, the network, and for gated models such as Gemma that you accepted the terms and ran "
-                "'hf auth login'), or use embedded:gemma3-270m"
+                "'hf auth login'), or use embedded:gemma3-270m or embedded:smollm2-135m-it"
             ) from failure

@@ -39,7 +39,7 @@ BASE_FILES = "base_files"  # its name among the run's facts
 def base_files(name: str, *, revision: str | None = None, offline: bool = False) -> dict[str, str]:
     """File name -> sha256 (hex) of the base's weights, configuration and tokenizer.
 
-    name: a hub id, a folder or `embedded:...`, as in `load_base`; the embedded model is known by what it was converted
+    name: a hub id, a folder or `embedded:...`, as in `load_base`; an embedded model is known by what it was converted
     from. Weights that are not here yet are downloaded, unless `offline`. Raises InputError if a file can't be read.
     """
     if is_embedded(name):

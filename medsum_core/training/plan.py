@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def base_revision(self) -> str | None:
-        """The hub commit of the base; None for a folder or the embedded model."""
+        """The hub commit of the base; None for a folder or an embedded model."""
         return getattr(self.base_config, "_commit_hash", None)
 
     @property
