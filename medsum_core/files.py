@@ -17,10 +17,10 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from medsum_core.errors import InputError, MedsumError
 
@@ -202,6 +202,21 @@ def read_plain_file(path: str | Path) -> bytes:
 
     A pipe would be waited for without end, and a device such as /dev/zero read without end: OSError, at once.
     """
+    with _open_plain_file(path) as file:
+        return file.read()
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 (hex) of a regular file, read in blocks of 1 MiB. Raises OSError as `read_plain_file` does."""
+    digest = hashlib.sha256()
+    with _open_plain_file(path) as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _open_plain_file(path: str | Path) -> Iterator[BinaryIO]:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
@@ -209,16 +224,7 @@ def read_plain_file(path: str | Path) -> bytes:
             raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(path))
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
-        return file.read()
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 (hex) of a file, read in blocks of 1 MiB. Raises OSError as the system does."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        yield file
 
 
 def _write_file(path: Path, data: bytes, *, mode: int) -> None:
