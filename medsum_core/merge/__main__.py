@@ -28,6 +28,7 @@ from medsum_core.merge.fold import REASON_4BIT, fold, refuse_quantised, save_if_
 from medsum_core.merge.parity import MAX_PROMPTS, note_logits
 from medsum_core.model.adapter_files import load_adapter
 from medsum_core.model.base import load_base, load_config, load_tokenizer
+from medsum_core.model.local_files import text_files
 from medsum_core.model.recorded_files import base_files, check_run
 
 MEMORY_REMEDY = "on a CPU (CUDA_VISIBLE_DEVICES= in the environment) the merge needs no GPU; nothing was written"
@@ -62,7 +63,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load_adapter(base, Path(args.run) / ADAPTER_FOLDER, base_name=name)
     expected = note_logits(model, prompts, renderer)
     merged = fold(model)
-    parity = save_if_equal(merged, expected, output, renderer=renderer, max_new_tokens=data.max_new_tokens)
+    parity = save_if_equal(
+        merged,
+        expected,
+        output,
+        renderer=renderer,
+        max_new_tokens=data.max_new_tokens,
+        text_files=text_files(name, **source),
+    )
     print(parity.line())
     if config.model.load_in_4bit:
         print("the run trained over this base in 4 bits; the merged model holds it, and was compared with it, in bf16")

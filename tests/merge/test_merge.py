@@ -178,7 +178,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     renderer = build_renderer(tiny_tokenizer())
     monkeypatch.setattr(renderer.tokenizer, "save_pretrained", fail)
     with pytest.raises(KeyboardInterrupt):
-        save_if_equal(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8)
+        save_if_equal(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8, text_files={})
     assert not list(tmp_path.iterdir())
 
 
@@ -198,7 +198,7 @@ def test_a_full_disk_is_bad_input_and_leaves_nothing(
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", fail)
     renderer = build_renderer(tiny_tokenizer())
     with pytest.raises(InputError, match=r"--output_dir .*can't be written .*No space left"):
-        save_if_equal(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8)
+        save_if_equal(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8, text_files={})
     assert not list(tmp_path.iterdir())
 
 
