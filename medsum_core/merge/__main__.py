@@ -18,7 +18,6 @@ from medsum_core.process import send_nothing_unasked
 if __name__ == "__main__":
     send_nothing_unasked()  # before the libraries are imported
 
-from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import read_records
 from medsum_core.data.truncation import prompt_within
@@ -27,9 +26,10 @@ from medsum_core.errors import InputError, run_as_script
 from medsum_core.merge.fold import REASON_4BIT, fold, refuse_quantised, save_if_equal
 from medsum_core.merge.parity import MAX_PROMPTS, note_logits
 from medsum_core.model.adapter_files import load_adapter
+from medsum_core.model.adapter_source import find_adapter
 from medsum_core.model.base import load_base, load_config, load_tokenizer
 from medsum_core.model.local_files import text_files
-from medsum_core.model.recorded_files import base_files, check_run
+from medsum_core.model.recorded_files import base_files
 
 MEMORY_REMEDY = "on a CPU (CUDA_VISIBLE_DEVICES= in the environment) the merge needs no GPU; nothing was written"
 
@@ -47,20 +47,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = Path(args.output_dir)
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise InputError(f"--output_dir {output}: exists and is not an empty folder; name another")
-    config = read_run_config(args.run)
+    source = find_adapter(args.run, base=args.model_name_or_path)
     sample = files("medsum_core") / "data" / "sample" / "demo_valid.csv"
     records = read_records(args.input_file or str(sample), require_note=False)[: args.num_prompts]
-    name, data = config.model.model_name_or_path, config.data
-    source: dict[str, Any] = {
-        "revision": config.model.model_revision,
-        "offline": args.offline or config.model.offline,
+    name, data = source.model.model_name_or_path, source.data
+    place: dict[str, Any] = {
+        "revision": source.model.model_revision,
+        "offline": args.offline or source.model.offline,
     }
-    refuse_quantised(name, load_config(name, **source))
-    check_run(args.run, base_files(name, **source), base_name=name, allow_other_base=args.allow_other_base)
-    renderer = build_renderer(load_tokenizer(name, **source), style=data.prompt_style)
+    refuse_quantised(name, load_config(name, **place))
+    source.check(base_files(name, **place), allow_other_base=args.allow_other_base)
+    renderer = build_renderer(load_tokenizer(name, **place), style=data.prompt_style)
     prompts = [prompt_within(one, renderer, max_prompt_tokens=data.max_prompt_tokens).ids for one in records]
-    base = load_base(name, precision="bf16", device=find_device().torch_device, **source)
-    model = load_adapter(base, Path(args.run) / ADAPTER_FOLDER, base_name=name)
+    base = load_base(name, precision="bf16", device=find_device().torch_device, **place)
+    model = load_adapter(base, source.folder, base_name=source.trained_over)
     expected = note_logits(model, prompts, renderer)
     merged = fold(model)
     parity = save_if_equal(
@@ -69,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         output,
         renderer=renderer,
         max_new_tokens=data.max_new_tokens,
-        text_files=text_files(name, **source),
+        text_files=text_files(name, **place),
     )
     print(parity.line())
-    if config.model.load_in_4bit:
+    if source.model.load_in_4bit:
         print("the run trained over this base in 4 bits; the merged model holds it, and was compared with it, in bf16")
     print(f"merged model in {output}")
 
@@ -81,7 +81,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m medsum_core.merge", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help="the run whose adapter is merged")
+    parser.add_argument(
+        "--run", required=True, metavar="DIR", help="the run whose adapter is merged; or a checkpoint, or an adapter"
+    )
+    parser.add_argument("--model_name_or_path", metavar="NAME", help="where the run's base lies now, if it was moved")
     parser.add_argument("--output_dir", required=True, metavar="OUT", help="a new folder, or an empty one")
     parser.add_argument("--num_prompts", type=int, default=4, metavar="N", help="prompts to compare on (%(default)s)")
     parser.add_argument("--input_file", metavar="F", help="CSV or JSONL with their dialogues (default: the sample)")

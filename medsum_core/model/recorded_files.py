@@ -56,27 +56,35 @@ def record_adapter(run_folder: Path, hashes: Mapping[str, str]) -> None:
 
 
 def check_run(
-    run_folder: str | Path, current_base: Mapping[str, str], *, base_name: str, allow_other_base: bool
+    run_folder: str | Path,
+    current_base: Mapping[str, str],
+    *,
+    base_name: str,
+    allow_other_base: bool,
+    with_adapter: bool = True,
+    moved: bool = False,
 ) -> None:
     """Compare base and adapter with the hashes that the run recorded.
 
-    current_base: `base_files` of the base as it is now. Raises InputError naming each file that differs; with
-    `allow_other_base` one of the base is only said. What an older version did not record is said in one line.
+    current_base: `base_files` of the base as it is now. with_adapter: False for a checkpoint, which has hashes of its
+    own. moved: the base is not where the run says, so that its hashes are all that it is known by. Raises InputError
+    naming each file that differs; with `allow_other_base` one of the base is only said. What an older version did not
+    record is said in one line.
     """
     folder = Path(run_folder)
-    recorded_base, recorded_adapter = read_run_facts(folder).get(BASE_FILES), _adapter_record(folder)
-    unknown = [what for what, hashes in (("base", recorded_base), ("adapter", recorded_adapter)) if hashes is None]
+    recorded_base = read_run_facts(folder).get(BASE_FILES)
+    unknown = ["base"] * (recorded_base is None)
+    if with_adapter and not _adapter_is_recorded(folder):
+        unknown.append("adapter")
     if unknown:
         print(
             f"{folder}: made by an older version, which recorded no hash of its {' and '.join(unknown)}; not checked",
             file=sys.stderr,
         )
-    if recorded_adapter is not None and (
-        names := differing_names(recorded_adapter, adapter_hashes(folder / ADAPTER_FOLDER))
-    ):
+    if recorded_base is None and moved and not allow_other_base:
         raise InputError(
-            f"{folder / ADAPTER_FOLDER}: {', '.join(names)} is not as training wrote it: damaged, or of another run. "
-            f"Restore it, or delete {ADAPTER_RECORD_NAME} if you changed it yourself"
+            f"--model_name_or_path {base_name}: {folder} has no hash to know its base by. Pass --allow_other_base if "
+            "this is it"
         )
     names = [] if recorded_base is None else differing_names(_that_are_read(recorded_base), current_base)
     if names and not allow_other_base:
@@ -86,6 +94,17 @@ def check_run(
         )
     if names:
         print(f"another base than the run's, as allowed: {', '.join(names)} differs", file=sys.stderr)
+
+
+def _adapter_is_recorded(folder: Path) -> bool:
+    """Compare the run's adapter with its record; False without one. Raises InputError where they differ."""
+    recorded = _adapter_record(folder)
+    if recorded is not None and (names := differing_names(recorded, adapter_hashes(folder / ADAPTER_FOLDER))):
+        raise InputError(
+            f"{folder / ADAPTER_FOLDER}: {', '.join(names)} is not as training wrote it: damaged, or of another run. "
+            f"Restore it, or delete {ADAPTER_RECORD_NAME} if you changed it yourself"
+        )
+    return recorded is not None
 
 
 def _that_are_read(files: Mapping[str, Value]) -> dict[str, Value]:
