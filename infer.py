@@ -98,10 +98,11 @@ def prepare_writer(
     from medsum_core.model.adapter_files import adapter_hashes
     from medsum_core.model.adapter_source import base_alone, find_adapter
     from medsum_core.model.base import load_config, load_tokenizer
+    from medsum_core.model.quantised import is_quantised
     from medsum_core.model.recorded_files import base_files
 
-    tuned = None if args.run is None else find_adapter(args.run, base=args.model_name_or_path)
-    model, data = base_alone(args.model_name_or_path) if tuned is None else (tuned.model, tuned.data)
+    tuned = find_adapter(args.run, base=args.model_name_or_path) if args.run is not None else None
+    model, data = (tuned.model, tuned.data) if tuned is not None else base_alone(args.model_name_or_path)
     name, device = model.model_name_or_path, find_device()
     source: dict[str, Any] = {"revision": model.model_revision, "offline": args.offline or model.offline}
     base_config = load_config(name, **source)
@@ -112,7 +113,7 @@ def prepare_writer(
     files = base_files(name, **source)
     if tuned is not None:
         tuned.check(files, allow_other_base=args.allow_other_base)
-    base: dict[str, Any] = {"precision": precision, "load_in_4bit": model.load_in_4bit, "device": device.torch_device}
+    held = {"precision": precision, "load_in_4bit": model.load_in_4bit or is_quantised(base_config)}
     no_repeat = args.no_repeat_ngram_size
     decoding = {
         "max_new_tokens": args.max_new_tokens or data.max_new_tokens,
@@ -126,16 +127,15 @@ def prepare_writer(
         num_positions=num_positions(base_config),
     )
     return Writer(
-        load_model=partial(_load_model, name, base | source, tuned, chosen_kernels, model.dequantize == "on"),
+        load_model=partial(_load_model, name, source | held, tuned, chosen_kernels, model.dequantize == "on"),
         renderer=renderer,
         budget=budget,
         decoding=decoding,
         forward={"decoder": chosen_kernels.decoder, "search": search},
         description={
-            "adapter": None if tuned is None else adapter_hashes(tuned.folder),
+            "adapter": tuned and adapter_hashes(tuned.folder),
             "base": files,
-            "precision": precision,
-            "load_in_4bit": model.load_in_4bit,
+            **held,
             "kernels": chosen,
             "prompt": prompt_sha256(renderer, budget.max_prompt_tokens),
             **function_names(search=search, build_renderer=build_renderer),
@@ -146,10 +146,11 @@ def prepare_writer(
 def _load_model(
     name: str, base: dict[str, Any], tuned: AdapterSource | None, kernels: Kernels, keep_dense: bool
 ) -> Any:
+    from medsum_core.device import find_device
     from medsum_core.model.adapter_files import load_adapter
     from medsum_core.model.base import load_base
 
-    model: Any = load_base(name, **base)
+    model: Any = load_base(name, **base, device=find_device().torch_device)
     if tuned is not None:
         model = load_adapter(model, tuned.folder, base_name=tuned.trained_over)
         kernels.apply(model, keep_dense=keep_dense)

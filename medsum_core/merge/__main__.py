@@ -2,7 +2,8 @@
 
     python -m medsum_core.merge --run DIR --output_dir OUT [--num_prompts N --input_file F.csv]
 
-A run over an NF4 base is merged into the same base, unquantised. What is compared, and the bounds: `parity.py`.
+A run over an NF4 base is merged into the same base, unquantised; if its files are in 4 bits, `--base` names that one.
+What is compared, and the bounds: `parity.py`.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ from medsum_core.process import send_nothing_unasked
 if __name__ == "__main__":
     send_nothing_unasked()  # before the libraries are imported
 
+from transformers import PreTrainedModel
+
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import read_records
 from medsum_core.data.truncation import prompt_within
 from medsum_core.device import find_device
 from medsum_core.errors import InputError, run_as_script
-from medsum_core.merge.fold import REASON_4BIT, fold, refuse_quantised, save_if_equal
+from medsum_core.merge.fold import REASON_4BIT, fold, save_if_equal
 from medsum_core.merge.parity import MAX_PROMPTS, note_logits
 from medsum_core.model.adapter_files import load_adapter
 from medsum_core.model.adapter_source import find_adapter
 from medsum_core.model.base import load_base, load_config, load_tokenizer
-from medsum_core.model.local_files import text_files
+from medsum_core.model.local_files import SENTENCEPIECE, text_files
+from medsum_core.model.quantised import check_same_model, is_quantised
 from medsum_core.model.recorded_files import base_files
 
 MEMORY_REMEDY = "on a CPU (CUDA_VISIBLE_DEVICES= in the environment) the merge needs no GPU; nothing was written"
@@ -55,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "revision": source.model.model_revision,
         "offline": args.offline or source.model.offline,
     }
-    refuse_quantised(name, load_config(name, **place))
+    _check_bits(name, is_quantised(load_config(name, **place)), args.base)
     source.check(base_files(name, **place), allow_other_base=args.allow_other_base)
     renderer = build_renderer(load_tokenizer(name, **place), style=data.prompt_style)
     prompts = [prompt_within(one, renderer, max_prompt_tokens=data.max_prompt_tokens).ids for one in records]
-    base = load_base(name, precision="bf16", device=find_device().torch_device, **place)
+    base = _dense_base(name, args.base, place)
     model = load_adapter(base, source.folder, base_name=source.trained_over)
     expected = note_logits(model, prompts, renderer)
     merged = fold(model)
@@ -69,12 +73,43 @@ def main(argv: Sequence[str] | None = None) -> None:
         output,
         renderer=renderer,
         max_new_tokens=data.max_new_tokens,
-        text_files=text_files(name, **place),
+        text_files=_text_files(name, args.base, place),
     )
     print(parity.line())
-    if source.model.load_in_4bit:
+    if source.model.load_in_4bit or args.base is not None:
         print("the run trained over this base in 4 bits; the merged model holds it, and was compared with it, in bf16")
     print(f"merged model in {output}")
+
+
+def _check_bits(name: str, is_quantised: bool, dense: str | None) -> None:
+    if is_quantised and dense is None:
+        raise InputError(
+            f"{name}: this base is itself quantised; {REASON_4BIT}. Name the same model in 16 bits with --base"
+        )
+    if dense is not None and not is_quantised:
+        raise InputError(
+            f"--base {dense}: the run's own base {name} is in 16 bits, so it is merged into that; if it was moved, "
+            "--model_name_or_path names its place"
+        )
+
+
+def _dense_base(name: str, dense: str | None, place: dict[str, Any]) -> PreTrainedModel:
+    """The base to merge into, in bf16: the run's, or `dense` where that is in 4 bits, checked to be the same model."""
+    device = find_device().torch_device
+    if dense is None:
+        return load_base(name, precision="bf16", device=device, **place)
+    if is_quantised(load_config(dense, offline=place["offline"])):
+        raise InputError(f"--base {dense}: is in 4 bits as well; {REASON_4BIT}")
+    base = load_base(dense, precision="bf16", device=device, offline=place["offline"])
+    check_same_model(base, load_base(name, precision="bf16", **place), names=(dense, name))
+    return base
+
+
+def _text_files(name: str, dense: str | None, place: dict[str, Any]) -> dict[str, Path]:
+    """Tokenizer and processors of the base that was trained over, and `tokenizer.model` if only `dense` has one."""
+    found = text_files(name, **place)
+    others = {} if dense is None else text_files(dense, offline=place["offline"])
+    return {file: path for file, path in others.items() if file == SENTENCEPIECE} | found
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -88,6 +123,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output_dir", required=True, metavar="OUT", help="a new folder, or an empty one")
     parser.add_argument("--num_prompts", type=int, default=4, metavar="N", help="prompts to compare on (%(default)s)")
     parser.add_argument("--input_file", metavar="F", help="CSV or JSONL with their dialogues (default: the sample)")
+    parser.add_argument("--base", metavar="NAME", help="the same model in 16 bits, where the run's base is in 4")
     parser.add_argument("--load_in_4bit", action="store_true", help="refused: merging is for 16-bit weights")
     parser.add_argument(
         "--allow_other_base", action="store_true", help="merge into a base whose files are not those of the training"

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from safetensors import SafetensorError
@@ -36,12 +35,6 @@ REASON_4BIT = (
     "an adapter is merged into 16-bit weights only: a sum kept in 4 bits would be quantised anew, and that changes the "
     "model by more than the merge does"
 )
-
-
-def refuse_quantised(name: str, config: Any) -> None:
-    """Raise InputError for a base whose own files are quantised."""
-    if getattr(config, "quantization_config", None) is not None:
-        raise InputError(f"{name}: this base is itself quantised; {REASON_4BIT}")
 
 
 def fold(model: PeftModel) -> PreTrainedModel:

@@ -14,6 +14,7 @@ from medsum_core.errors import InputError
 from medsum_core.kernels import FAST, choose
 from medsum_core.kernels import resolve as resolve_kernels
 from medsum_core.model.attention import DOCUMENT_ATTENTION, OWN_ATTENTION, PACKABLE_MODEL_TYPES, is_registered
+from medsum_core.model.quantised import is_quantised
 from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
 
 AUTO = ("auto", None)
@@ -54,7 +55,7 @@ def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
 
 
 def resolve_arithmetic(config: RunConfig, base_config: PretrainedConfig, device: Device) -> RunConfig:
-    """Kernels, precision and attention. Raises InputError where the device can't do what was asked for."""
+    """Kernels, precision, 4 bits and attention. Raises InputError where the device can't do what was asked for."""
     model_type = base_config.model_type
     kernels = resolve_kernels(config.model.kernels, device_kind=device.kind, model_type=model_type)
     precision = choose_precision(config.model.precision, device, model_type=model_type)
@@ -63,7 +64,8 @@ def resolve_arithmetic(config: RunConfig, base_config: PretrainedConfig, device:
         attention = OWN_ATTENTION  # its packing is not tested: one document a row
     else:
         attention = choose_attention(config.model.attention, device, precision=precision, soft_capped=soft_capped)
-    return config.with_resolved(kernels=kernels, precision=precision, attention=attention)
+    load_in_4bit = config.model.load_in_4bit or is_quantised(base_config)
+    return config.with_resolved(kernels=kernels, precision=precision, attention=attention, load_in_4bit=load_in_4bit)
 
 
 def resolve_memory(config: RunConfig, model_type: str, device: Device, size: ModelSize) -> RunConfig:
