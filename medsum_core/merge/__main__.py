@@ -35,6 +35,7 @@ from medsum_core.model.local_files import SENTENCEPIECE, text_files
 from medsum_core.model.quantised import check_same_model, is_quantised
 from medsum_core.model.recorded_files import base_files
 
+ONLY_SENTENCEPIECE = ("gemma", "gemma2")  # the converter takes no other vocabulary of these
 MEMORY_REMEDY = "on a CPU (CUDA_VISIBLE_DEVICES= in the environment) the merge needs no GPU; nothing was written"
 
 
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(parity.line())
     if source.model.load_in_4bit or args.base is not None:
         print("the run trained over this base in 4 bits; the merged model holds it, and was compared with it, in bf16")
+    if merged.config.model_type in ONLY_SENTENCEPIECE and not (output / SENTENCEPIECE).exists():
+        print(f"the base has no {SENTENCEPIECE}: llama.cpp's converter needs that of the original model in the folder")
     print(f"merged model in {output}")
 
 

@@ -26,8 +26,9 @@ from medsum_core.errors import InputError
 from medsum_core.files import sweep
 from medsum_core.merge.both_spellings import spell_config, spell_tokenizer_config
 from medsum_core.merge.parity import NoteLogits, Parity, ParityError, compare_logits
+from medsum_core.merge.sentencepiece_file import sentencepiece_bytes
 from medsum_core.model.base import load_base, load_tokenizer
-from medsum_core.model.local_files import TOKENIZER_JSON
+from medsum_core.model.local_files import SENTENCEPIECE, TOKENIZER_JSON
 from medsum_core.quiet_libraries import quiet_libraries
 
 CONFIG_NAME = "config.json"  # of the model: without it transformers loads no folder
@@ -127,13 +128,16 @@ def _save(merged: PreTrainedModel, folder: Path, *, renderer: PromptRenderer, ma
 def _save_text_files(folder: Path, renderer: PromptRenderer, files: Mapping[str, Path]) -> None:
     """The base's own files: this transformers would leave out `tokenizer.model` and write what older ones can't read.
 
-    Where the base has no `tokenizer.json` the tokenizer that was made from the others is written as well.
+    A Gemma's `tokenizer.model` that the base lacks is made from its `tokenizer.json`. Where the base has none of the
+    latter, the tokenizer that was made of its other files is written as well.
     """
     if TOKENIZER_JSON not in files:
         with quiet_libraries():
             renderer.tokenizer.save_pretrained(folder)
     for name, path in files.items():
         shutil.copyfile(path, folder / name)
+    if SENTENCEPIECE not in files and (pieces := sentencepiece_bytes(folder)) is not None:
+        (folder / SENTENCEPIECE).write_bytes(pieces)
     spell_tokenizer_config(folder)
     written, own = load_tokenizer(str(folder), offline=True), renderer.tokenizer
     if tokenizer_fingerprint(written) != tokenizer_fingerprint(own):
