@@ -16,9 +16,14 @@ class _Parser(argparse.ArgumentParser):
 def parse_options(argv: list[str]) -> argparse.Namespace:
     """The flags. Raises InputError for wrong ones, and for those that do not go together."""
     parser = _Parser(description="write notes with a tuned model", allow_abbrev=False)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths")
-    source.add_argument("--model_name_or_path", metavar="NAME", help="a base alone: hub id, folder, embedded:...")
+    parser.add_argument(
+        "--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths; or a checkpoint, or an adapter"
+    )
+    parser.add_argument(
+        "--model_name_or_path",
+        metavar="NAME",
+        help="a base alone: hub id, folder, embedded:...; with --run: where its base lies now",
+    )
     rows = parser.add_mutually_exclusive_group(required=True)
     rows.add_argument("--input_file", metavar="FILE", help="CSV or JSONL with dialogue, section_header and, if any, ID")
     rows.add_argument("--dataset_name", choices=["mts-dialog"], help="the official files, with --split")
@@ -46,6 +51,8 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--offline", action="store_true", help="never use the network")
     args = parser.parse_args(argv)
     problems = {
+        "--run names a run, or --model_name_or_path a base: give one": args.run is None
+        and args.model_name_or_path is None,
         "--section names the section of --dialogue_file: give both": (args.section is None)
         != (args.dialogue_file is None),
         "--split names the part of --dataset_name: give both": (args.split is None) != (args.dataset_name is None),
