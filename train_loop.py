@@ -79,7 +79,7 @@ def main(
         print("\n".join(plan.card_lines()))
         return
     set_arithmetic(plan.device, precision=plan.config.model.precision)
-    with plan.lock:
+    with plan.lock, plan.trackers:
         with stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
             run, progress = build_run(
                 plan,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TRACKERS = ("tensorboard", "wandb", "trackio")
 LORA_INITS = ("default", "gaussian")
 REFUSED_LORA_INITS = {
     "pissa": "PiSSA rewrites the base weights, so the saved adapter would not fit the plain base",
@@ -200,7 +201,13 @@ class OutputArguments:
     )
     save_total_limit: int = _setting(2, "newest checkpoints to keep, at least 2 (and the best one)", metavar="N")
     logging_steps: int = _setting(1, "updates between lines of metrics.jsonl", metavar="N")
-    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = _setting("none", "tracker, through accelerate")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={
+            "help": f"trackers that get what metrics.jsonl gets: none, or some of {', '.join(TRACKERS)}",
+            "metavar": "NAME",
+        },
+    )
     report_rows: int = _setting(
         -1, "validation rows that the final base-against-tuned report writes notes for (-1: all, 0: none)", metavar="N"
     )
@@ -217,3 +224,8 @@ class OutputArguments:
     )
     allow_inexact_resume: bool = _setting(False, "resume although library versions, threads or kernels differ")
     dry_run: bool = _setting(False, "check everything, show steps and a memory estimate, write nothing and stop")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `--report_to`, each once; empty for none."""
+        return tuple(dict.fromkeys(name for name in self.report_to if name != "none"))

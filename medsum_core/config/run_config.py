@@ -85,6 +85,8 @@ class RunConfig:
             if not isinstance(part, Mapping):
                 continue
             part = LATER_SETTINGS.get(name, {}) | dict(part)
+            if isinstance(part.get("report_to"), str):  # runs of earlier versions name one tracker
+                part["report_to"] = [part["report_to"]]
             found = _section_problems(part, section, name)
             sections[name] = None if found else section(**part)
             problems += found

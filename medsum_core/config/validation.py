@@ -13,6 +13,7 @@ from typing import Any
 from medsum_core.config.arguments import (
     LORA_INITS,
     REFUSED_LORA_INITS,
+    TRACKERS,
     DataArguments,
     LoraArguments,
     ModelArguments,
@@ -141,15 +142,21 @@ def _model_checks(model: ModelArguments, lora: LoraArguments) -> list[tuple[bool
 
 
 def _tracker_checks(model: ModelArguments, output: OutputArguments) -> list[tuple[bool, str]]:
-    sends = output.report_to == "trackio" or (
-        output.report_to == "wandb" and os.environ.get("WANDB_MODE") not in ("offline", "disabled")
-    )
+    names = output.report_to
+    unknown = [name for name in names if name not in ("none", *TRACKERS)]
+    elsewhere = [name for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL") if os.environ.get(name)]
     return [
         (
-            model.offline and sends,
-            f"--report_to {output.report_to}: may use the network, which --offline forbids; use tensorboard, or wandb "
-            "with WANDB_MODE=offline in the environment",
-        )
+            bool(unknown),
+            f"--report_to {' '.join(unknown)}: choose from {', '.join(TRACKERS)}, by their names"
+            + (": what happens to be installed decides nothing here" if "all" in unknown else ""),
+        ),
+        ("none" in names and len(names) > 1, "--report_to none: not with the name of a tracker"),
+        (
+            model.offline and "trackio" in names and bool(elsewhere),
+            f"--report_to trackio: {', '.join(elsewhere)} in the environment sends to another machine, which --offline "
+            "forbids; unset it",
+        ),
     ]
 
 
