@@ -91,6 +91,7 @@ def prepare_writer(
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
     from medsum_core import kernels
     from medsum_core.data.prompt import build_renderer as own_renderer
+    from medsum_core.data.prompt import refuse_open_thinking
     from medsum_core.device import choose_precision, find_device
     from medsum_core.generation.generate import num_positions
     from medsum_core.generation.made_from import function_names, prompt_sha256
@@ -106,7 +107,9 @@ def prepare_writer(
     precision = choose_precision(args.precision or model.precision, device, model_type=base_config.model_type)
     chosen = kernels.resolve(args.kernels, device_kind=device.kind, model_type=base_config.model_type)
     chosen_kernels = kernels.choose(chosen, device.kind)
-    renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), style=data.prompt_style)
+    renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), **data.prompt_settings)
+    if args.run is None:
+        refuse_open_thinking(renderer)
     files = base_files(name, **source)
     if args.run is not None:
         check_run(args.run, files, base_name=name, allow_other_base=args.allow_other_base)
@@ -148,7 +151,8 @@ def _settings(args: argparse.Namespace) -> tuple[ModelArguments, DataArguments, 
     from medsum_core.model.adapter_files import adapter_base_name
 
     if args.run is None:
-        return ModelArguments(model_name_or_path=args.model_name_or_path, load_in_4bit=False), DataArguments(), None
+        data = DataArguments(chat_template_kwargs=args.chat_template_kwargs)
+        return ModelArguments(model_name_or_path=args.model_name_or_path, load_in_4bit=False), data, None
     config, adapter = read_run_config(args.run), Path(args.run) / ADAPTER_FOLDER
     if adapter_base_name(adapter) != config.model.model_name_or_path:
         raise InputError(f"--run {args.run}: its adapter is for another base than {config.model.model_name_or_path}")

@@ -6,6 +6,7 @@ recipe, which `presets/gemma-2b.yaml` spells out. A value `auto` is resolved onc
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -114,6 +115,11 @@ class DataArguments:
     prompt_style: Literal["auto", "chat", "plain"] = _setting(
         "auto", "chat: the model's own turns; plain: text for a base model; auto: chat where there is a template"
     )
+    chat_template_kwargs: str | None = _setting(
+        None,
+        "variables for the model's chat template, as JSON: '{\"enable_thinking\": false}' closes the thinking of some",
+        metavar="JSON",
+    )
     max_length: int = _setting(1024, "longest row, prompt and note together (tokens)", metavar="N")
     max_new_tokens: int = _setting(256, "room for the note, in training and decoding alike (tokens)", metavar="N")
     no_repeat_ngram_size: int = _setting(
@@ -128,6 +134,12 @@ class DataArguments:
     def max_prompt_tokens(self) -> int:
         """What a prompt may have, in training as in decoding: the rest is reserved for the note."""
         return self.max_length - self.max_new_tokens
+
+    @property
+    def prompt_settings(self) -> dict[str, Any]:
+        """What `build_renderer` is given, beside the tokenizer."""
+        variables = {"template_kwargs": json.loads(self.chat_template_kwargs)} if self.chat_template_kwargs else {}
+        return {"style": self.prompt_style, **variables}
 
 
 @dataclass(frozen=True, kw_only=True)

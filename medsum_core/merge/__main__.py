@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     refuse_quantised(name, load_config(name, **source))
     check_run(args.run, base_files(name, **source), base_name=name, allow_other_base=args.allow_other_base)
-    renderer = build_renderer(load_tokenizer(name, **source), style=data.prompt_style)
+    renderer = build_renderer(load_tokenizer(name, **source), **data.prompt_settings)
     prompts = [prompt_within(one, renderer, max_prompt_tokens=data.max_prompt_tokens).ids for one in records]
     base = load_base(name, precision="bf16", device=find_device().torch_device, **source)
     model = load_adapter(base, Path(args.run) / ADAPTER_FOLDER, base_name=name)

@@ -18,7 +18,7 @@ from medsum_core.checkpoint.checkpoint import Checkpoint, find_checkpoint, load_
 from medsum_core.checkpoint.fingerprints import PACKAGES, tokenizer_fingerprint
 from medsum_core.config.run_config import RunConfig
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER, FolderLock, default_folder
-from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer
+from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer, refuse_open_thinking
 from medsum_core.device import Device, describe, find_device
 from medsum_core.errors import InputError
 from medsum_core.kernels import REFERENCE
@@ -167,7 +167,9 @@ def _plan(
     arithmetic = {"precision": config.model.precision, "kernels": config.model.kernels}
     size = measure_model(base_config, lora_settings(config), **arithmetic)
     config = resolve_memory(config, base_config.model_type, device, size)
-    renderer = build_renderer(tokenizer, style=config.data.prompt_style)
+    renderer = build_renderer(tokenizer, **config.data.prompt_settings)
+    if checkpoint is None:  # one of an earlier version goes on as it began
+        refuse_open_thinking(renderer)
     return Plan(
         config=config.with_resolved(prompt_style=renderer.style),
         folder=Path(config.output.output_dir or default_folder(config.preset)),
