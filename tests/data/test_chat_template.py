@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from support import GEMMA_TEMPLATE, tiny_tokenizer
@@ -20,7 +21,7 @@ from medsum_core.config.run_config import parse_run, with_later_settings
 from medsum_core.config.run_folder import read_run_config
 from medsum_core.data.prompt import PromptRenderer, build_renderer, refuse_open_thinking
 from medsum_core.errors import InputError
-from medsum_core.merge.__main__ import build_renderer as renderer_of_merge
+from medsum_core.merge import __main__ as merge
 from medsum_core.training.plan import plan_run
 
 DIALOGUE = "Doctor: What brings you in?\nPatient: A cough."
@@ -146,7 +147,7 @@ def test_no_text_from_outside_makes_a_tag_of_thinking() -> None:
 
 
 def test_a_run_and_what_reads_it_share_the_variables(
-    thinking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    thinking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, argv = tmp_path / "run", flags(thinking, tmp_path / "run", "--eval_strategy", "no", "--max_steps", "1")
     assert exit_code(argv) == 2 and not run.exists()
@@ -165,7 +166,16 @@ def test_a_run_and_what_reads_it_share_the_variables(
         parse_options([*of_run, *CLOSED])
     settings = read_run_config(run).data.prompt_settings
     assert settings == {"style": "chat", "template_kwargs": OFF}
-    assert renderer_of_merge(thinking_tokenizer(), **settings).tail_ids == prompt.tail_ids
+    given: list[dict[str, object]] = []
+
+    def stop(_: PreTrainedTokenizerFast, **settings: object) -> NoReturn:
+        given.append(settings)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(merge, "build_renderer", stop)
+    with pytest.raises(InputError, match="far enough"):
+        merge.main(["--run", str(run), "--output_dir", str(tmp_path / "merged")])
+    assert given == [settings]
 
 
 def test_a_resumed_run_has_the_variables_of_its_beginning(
