@@ -90,6 +90,7 @@ def prepare_writer(
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
     from medsum_core import kernels
     from medsum_core.data.prompt import build_renderer as own_renderer
+    from medsum_core.data.prompt import refuse_open_thinking
     from medsum_core.device import choose_precision, find_device
     from medsum_core.generation.generate import num_positions
     from medsum_core.generation.made_from import function_names, prompt_sha256
@@ -101,14 +102,20 @@ def prepare_writer(
     from medsum_core.model.recorded_files import base_files
 
     tuned = find_adapter(args.run, base=args.model_name_or_path) if args.run is not None else None
-    model, data = (tuned.model, tuned.data) if tuned is not None else base_alone(args.model_name_or_path)
+    model, data = (
+        (tuned.model, tuned.data)
+        if tuned is not None
+        else base_alone(args.model_name_or_path, args.chat_template_kwargs)
+    )
     name, device = model.model_name_or_path, find_device()
     source: dict[str, Any] = {"revision": model.model_revision, "offline": args.offline or model.offline}
     base_config = load_config(name, **source)
     precision = choose_precision(args.precision or model.precision, device, model_type=base_config.model_type)
     chosen = kernels.resolve(args.kernels, device_kind=device.kind, model_type=base_config.model_type)
     chosen_kernels = kernels.choose(chosen, device.kind)
-    renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), style=data.prompt_style)
+    renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), **data.prompt_settings)
+    if args.run is None:
+        refuse_open_thinking(renderer)
     files = base_files(name, **source)
     if tuned is not None:
         tuned.check(files, allow_other_base=args.allow_other_base)

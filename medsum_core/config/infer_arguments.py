@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
+from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.errors import InputError, raise_all
 
 
@@ -42,6 +43,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         type=int,
         help="no sequence of so many tokens twice in a note (the run's if not given)",
     )
+    parser.add_argument("--chat_template_kwargs", metavar="JSON", help="as in training, for a base alone")
     parser.add_argument("--batch_size", type=int, default=16, help="notes being written at a time")
     parser.add_argument("--kernels", choices=["auto", "reference", "fast"], default="auto", help="as in training")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="the run's if not given")
@@ -62,7 +64,11 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         )
         < 1,
         "--allow_other_base is about the base of --run: give both": args.allow_other_base and args.run is None,
+        "--chat_template_kwargs is for --model_name_or_path: a run has those of its training": (
+            args.chat_template_kwargs is not None and args.run is not None
+        ),
         "--no_repeat_ngram_size must be at least 0": (args.no_repeat_ngram_size or 0) < 0,
     }
-    raise_all([text for text, is_wrong in problems.items() if is_wrong])
+    wrong = [text for text, is_wrong in problems.items() if is_wrong]
+    raise_all(wrong + template_kwargs_problems(args.chat_template_kwargs))
     return args

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     _check_bits(name, is_quantised(load_config(name, **place)), args.base)
     source.check(base_files(name, **place), allow_other_base=args.allow_other_base)
-    renderer = build_renderer(load_tokenizer(name, **place), style=data.prompt_style)
+    renderer = build_renderer(load_tokenizer(name, **place), **data.prompt_settings)
     prompts = [prompt_within(one, renderer, max_prompt_tokens=data.max_prompt_tokens).ids for one in records]
     base = _dense_base(name, args.base, place)
     model = load_adapter(base, source.folder, base_name=source.trained_over)

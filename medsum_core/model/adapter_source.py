@@ -75,9 +75,10 @@ def find_adapter(run: str | Path, *, base: str | None = None) -> AdapterSource:
     return found
 
 
-def base_alone(name: str) -> tuple[ModelArguments, DataArguments]:
-    """The settings of a base without an adapter: not quantised here, prompt and lengths are the defaults."""
-    return ModelArguments(model_name_or_path=name, load_in_4bit=False), DataArguments()
+def base_alone(name: str, chat_template_kwargs: str | None = None) -> tuple[ModelArguments, DataArguments]:
+    """The settings of a base without an adapter: not quantised here, the rest of the prompt and lengths are defaults."""
+    data = DataArguments(chat_template_kwargs=chat_template_kwargs)
+    return ModelArguments(model_name_or_path=name, load_in_4bit=False), data
 
 
 def _of_run(folder: Path) -> AdapterSource:
