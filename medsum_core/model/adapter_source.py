@@ -76,7 +76,7 @@ def find_adapter(run: str | Path, *, base: str | None = None) -> AdapterSource:
 
 
 def base_alone(name: str, chat_template_kwargs: str | None = None) -> tuple[ModelArguments, DataArguments]:
-    """The settings of a base without an adapter: not quantised here, the rest of the prompt and lengths are defaults."""
+    """The settings of a base without an adapter: not quantised here, with the default prompt and lengths."""
     data = DataArguments(chat_template_kwargs=chat_template_kwargs)
     return ModelArguments(model_name_or_path=name, load_in_4bit=False), data
 
