@@ -25,12 +25,13 @@ from medsum_core.files import read_plain_file
 from medsum_core.process import keep_files_private, start_script
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
-    from medsum_core.config.arguments import DataArguments, ModelArguments
+    from medsum_core.config.arguments import DataArguments
     from medsum_core.data.prompt import BuildRenderer, PromptRenderer
     from medsum_core.generation.notes import FittedRows, TokenBudget
     from medsum_core.generation.part_file import PartFile
     from medsum_core.generation.search import Search
     from medsum_core.kernels import Kernels
+    from medsum_core.model.adapter_source import AdapterSource
 
 TEST1_NOTICE = "note: the challenge of test1 did not give the header; this prompt does, so scores are not its board's"
 MEMORY_REMEDY = "lower --batch_size, --num_beams or --max_new_tokens; finished notes are kept: go on with --resume"
@@ -90,49 +91,49 @@ def prepare_writer(
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
     from medsum_core import kernels
     from medsum_core.data.prompt import build_renderer as own_renderer
+    from medsum_core.data.prompt import refuse_open_thinking
     from medsum_core.device import choose_precision, find_device
     from medsum_core.generation.generate import num_positions
     from medsum_core.generation.made_from import function_names, prompt_sha256
     from medsum_core.generation.notes import TokenBudget
     from medsum_core.model.adapter_files import adapter_hashes
+    from medsum_core.model.adapter_source import base_alone, find_adapter
     from medsum_core.model.base import load_config, load_tokenizer
-    from medsum_core.model.recorded_files import base_files, check_run
+    from medsum_core.model.quantised import is_quantised
+    from medsum_core.model.recorded_files import base_files
 
-    model, data, adapter = _settings(args)
+    tuned = find_adapter(args.run, base=args.model_name_or_path) if args.run is not None else None
+    alone = base_alone(args.model_name_or_path, args.chat_template_kwargs)
+    model, data = alone if tuned is None else (tuned.model, tuned.data)
     name, device = model.model_name_or_path, find_device()
     source: dict[str, Any] = {"revision": model.model_revision, "offline": args.offline or model.offline}
     base_config = load_config(name, **source)
     precision = choose_precision(args.precision or model.precision, device, model_type=base_config.model_type)
     chosen = kernels.resolve(args.kernels, device_kind=device.kind, model_type=base_config.model_type)
     chosen_kernels = kernels.choose(chosen, device.kind)
-    renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), style=data.prompt_style)
+    renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), **data.prompt_settings)
+    if args.run is None:
+        refuse_open_thinking(renderer)
     files = base_files(name, **source)
-    if args.run is not None:
-        check_run(args.run, files, base_name=name, allow_other_base=args.allow_other_base)
-    base: dict[str, Any] = {"precision": precision, "load_in_4bit": model.load_in_4bit, "device": device.torch_device}
-    no_repeat = args.no_repeat_ngram_size
-    decoding = {
-        "max_new_tokens": args.max_new_tokens or data.max_new_tokens,
-        "no_repeat_ngram_size": data.no_repeat_ngram_size if no_repeat is None else no_repeat,
-        "num_beams": args.num_beams,
-        "length_penalty": args.length_penalty,
-    }
+    if tuned is not None:
+        tuned.check(files, allow_other_base=args.allow_other_base)
+    held = {"precision": precision, "load_in_4bit": model.load_in_4bit or is_quantised(base_config)}
+    decoding = _decoding(args, data)
     budget = TokenBudget(
         max_prompt_tokens=data.max_prompt_tokens,
         max_new_tokens=decoding["max_new_tokens"],
         num_positions=num_positions(base_config),
     )
     return Writer(
-        load_model=partial(_load_model, name, base | source, adapter, chosen_kernels, model.dequantize == "on"),
+        load_model=partial(_load_model, name, source | held, tuned, chosen_kernels, model.dequantize == "on"),
         renderer=renderer,
         budget=budget,
         decoding=decoding,
         forward={"decoder": chosen_kernels.decoder, "search": search},
         description={
-            "adapter": None if adapter is None else adapter_hashes(adapter),
+            "adapter": tuned and adapter_hashes(tuned.folder),
             "base": files,
-            "precision": precision,
-            "load_in_4bit": model.load_in_4bit,
+            **held,
             "kernels": chosen,
             "prompt": prompt_sha256(renderer, budget.max_prompt_tokens),
             **function_names(search=search, build_renderer=build_renderer),
@@ -140,27 +141,27 @@ def prepare_writer(
     )
 
 
-def _settings(args: argparse.Namespace) -> tuple[ModelArguments, DataArguments, Path | None]:
-    """Base and data settings of the run and the folder of its adapter, or a base alone with the defaults."""
-    from medsum_core.config.arguments import DataArguments, ModelArguments
-    from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
-    from medsum_core.model.adapter_files import adapter_base_name
-
-    if args.run is None:
-        return ModelArguments(model_name_or_path=args.model_name_or_path, load_in_4bit=False), DataArguments(), None
-    config, adapter = read_run_config(args.run), Path(args.run) / ADAPTER_FOLDER
-    if adapter_base_name(adapter) != config.model.model_name_or_path:
-        raise InputError(f"--run {args.run}: its adapter is for another base than {config.model.model_name_or_path}")
-    return config.model, config.data, adapter
+def _decoding(args: argparse.Namespace, data: DataArguments) -> dict[str, Any]:
+    """Arguments of `generate`: the flags', and the run's where a flag was not given."""
+    no_repeat = args.no_repeat_ngram_size
+    return {
+        "max_new_tokens": args.max_new_tokens or data.max_new_tokens,
+        "no_repeat_ngram_size": data.no_repeat_ngram_size if no_repeat is None else no_repeat,
+        "num_beams": args.num_beams,
+        "length_penalty": args.length_penalty,
+    }
 
 
-def _load_model(name: str, base: dict[str, Any], adapter: Path | None, kernels: Kernels, keep_dense: bool) -> Any:
+def _load_model(
+    name: str, base: dict[str, Any], tuned: AdapterSource | None, kernels: Kernels, keep_dense: bool
+) -> Any:
+    from medsum_core.device import find_device
     from medsum_core.model.adapter_files import load_adapter
     from medsum_core.model.base import load_base
 
-    model: Any = load_base(name, **base)
-    if adapter is not None:
-        model = load_adapter(model, adapter, base_name=name)
+    model: Any = load_base(name, **base, device=find_device().torch_device)
+    if tuned is not None:
+        model = load_adapter(model, tuned.folder, base_name=tuned.trained_over)
         kernels.apply(model, keep_dense=keep_dense)
     return model
 

@@ -6,11 +6,13 @@ recipe, which `presets/gemma-2b.yaml` spells out. A value `auto` is resolved onc
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TRACKERS = ("tensorboard", "wandb", "trackio")
 LORA_INITS = ("default", "gaussian")
 REFUSED_LORA_INITS = {
     "pissa": "PiSSA rewrites the base weights, so the saved adapter would not fit the plain base",
@@ -103,6 +105,11 @@ class DataArguments:
     prompt_style: Literal["auto", "chat", "plain"] = _setting(
         "auto", "chat: the model's own turns; plain: text for a base model; auto: chat where there is a template"
     )
+    chat_template_kwargs: str | None = _setting(
+        None,
+        "variables for the model's chat template, as JSON: '{\"enable_thinking\": false}' closes the thinking of some",
+        metavar="JSON",
+    )
     max_length: int = _setting(1024, "longest row, prompt and note together (tokens)", metavar="N")
     max_new_tokens: int = _setting(256, "room for the note, in training and decoding alike (tokens)", metavar="N")
     no_repeat_ngram_size: int = _setting(
@@ -117,6 +124,12 @@ class DataArguments:
     def max_prompt_tokens(self) -> int:
         """What a prompt may have, in training as in decoding: the rest is reserved for the note."""
         return self.max_length - self.max_new_tokens
+
+    @property
+    def prompt_settings(self) -> dict[str, Any]:
+        """What `build_renderer` is given, beside the tokenizer."""
+        variables = {"template_kwargs": json.loads(self.chat_template_kwargs)} if self.chat_template_kwargs else {}
+        return {"style": self.prompt_style, **variables}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +203,13 @@ class OutputArguments:
     )
     save_total_limit: int = _setting(2, "newest checkpoints to keep, at least 2 (and the best one)", metavar="N")
     logging_steps: int = _setting(1, "updates between lines of metrics.jsonl", metavar="N")
-    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = _setting("none", "tracker, through accelerate")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={
+            "help": f"trackers that get what metrics.jsonl gets: none, or some of {', '.join(TRACKERS)}",
+            "metavar": "NAME",
+        },
+    )
     report_rows: int = _setting(
         -1, "validation rows that the final base-against-tuned report writes notes for (-1: all, 0: none)", metavar="N"
     )
@@ -209,3 +228,8 @@ class OutputArguments:
         False, "resume although versions, processor, threads, kernels or the number of processes differ"
     )
     dry_run: bool = _setting(False, "check everything, show steps and a memory estimate, write nothing and stop")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `--report_to`, each once; empty for none."""
+        return tuple(dict.fromkeys(name for name in self.report_to if name != "none"))

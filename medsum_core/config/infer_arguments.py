@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
+from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.errors import InputError, raise_all
 
 
@@ -16,9 +17,14 @@ class _Parser(argparse.ArgumentParser):
 def parse_options(argv: list[str]) -> argparse.Namespace:
     """The flags. Raises InputError for wrong ones, and for those that do not go together."""
     parser = _Parser(description="write notes with a tuned model", allow_abbrev=False)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths")
-    source.add_argument("--model_name_or_path", metavar="NAME", help="a base alone: hub id, folder, embedded:...")
+    parser.add_argument(
+        "--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths; or a checkpoint, or an adapter"
+    )
+    parser.add_argument(
+        "--model_name_or_path",
+        metavar="NAME",
+        help="a base alone: hub id, folder, embedded:...; with --run: where its base lies now",
+    )
     rows = parser.add_mutually_exclusive_group(required=True)
     rows.add_argument("--input_file", metavar="FILE", help="CSV or JSONL with dialogue, section_header and, if any, ID")
     rows.add_argument("--dataset_name", choices=["mts-dialog"], help="the official files, with --split")
@@ -37,6 +43,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         type=int,
         help="no sequence of so many tokens twice in a note (the run's if not given)",
     )
+    parser.add_argument("--chat_template_kwargs", metavar="JSON", help="as in training, for a base alone")
     parser.add_argument("--batch_size", type=int, default=16, help="notes being written at a time")
     parser.add_argument("--kernels", choices=["auto", "reference", "fast"], default="auto", help="as in training")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="the run's if not given")
@@ -46,6 +53,8 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--offline", action="store_true", help="never use the network")
     args = parser.parse_args(argv)
     problems = {
+        "--run names a run, or --model_name_or_path a base: give one": args.run is None
+        and args.model_name_or_path is None,
         "--section names the section of --dialogue_file: give both": (args.section is None)
         != (args.dialogue_file is None),
         "--split names the part of --dataset_name: give both": (args.split is None) != (args.dataset_name is None),
@@ -55,7 +64,11 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         )
         < 1,
         "--allow_other_base is about the base of --run: give both": args.allow_other_base and args.run is None,
+        "--chat_template_kwargs is for --model_name_or_path: a run has those of its training": (
+            args.chat_template_kwargs is not None and args.run is not None
+        ),
         "--no_repeat_ngram_size must be at least 0": (args.no_repeat_ngram_size or 0) < 0,
     }
-    raise_all([text for text, is_wrong in problems.items() if is_wrong])
+    wrong = [text for text, is_wrong in problems.items() if is_wrong]
+    raise_all(wrong + template_kwargs_problems(args.chat_template_kwargs))
     return args

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args, get_type_hints
@@ -32,7 +33,7 @@ DATA_SOURCES = ("train_file", "validation_file", "dataset_name")
 # Settings that runs of earlier versions lack, each with the value that describes what those did.
 LATER_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"kernels": "fast"},
-    "data": {"no_repeat_ngram_size": 0},
+    "data": {"no_repeat_ngram_size": 0, "chat_template_kwargs": None},
     "train": {"parallel_micro_batches": 1},
     "output": {"save_minutes": 0.0, "overwrite_later_checkpoints": False},
 }
@@ -85,6 +86,8 @@ class RunConfig:
             if not isinstance(part, Mapping):
                 continue
             part = LATER_SETTINGS.get(name, {}) | dict(part)
+            if isinstance(part.get("report_to"), str):  # runs of earlier versions name one tracker
+                part["report_to"] = [part["report_to"]]
             found = _section_problems(part, section, name)
             sections[name] = None if found else section(**part)
             problems += found
@@ -141,8 +144,18 @@ def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:
     for name in ("train_file", "validation_file"):
         if merged.get(name) is not None:
             merged[name] = bundled_path(merged[name])
+    if merged.get("chat_template_kwargs") is not None:
+        merged["chat_template_kwargs"] = _one_spelling(merged["chat_template_kwargs"])
     defaults = {name: section() for name, section in SECTIONS.items()}
     return RunConfig(preset=preset, **defaults).with_resolved(**merged)
+
+
+def _one_spelling(text: str) -> str:
+    """Equal JSON as equal text: resuming compares it. What is no JSON stays, for the check that says so."""
+    try:
+        return json.dumps(json.loads(text), sort_keys=True)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _name_problems(values: Mapping[str, Any], expected: set[str], where: str) -> list[str]:

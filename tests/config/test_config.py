@@ -307,13 +307,26 @@ def test_another_kind_of_file_given_as_settings_is_not_quoted(rows: Path, tmp_pa
         assert "Anna" not in message and len(message) < 700
 
 
+def test_names_of_trackers(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["--train_file", str(rows), "--report_to"]
+    assert parse_run(argv[:2]).output.trackers == parse_run([*argv, "none"]).output.trackers == ()
+    assert parse_run([*argv, "wandb", "tensorboard", "wandb"]).output.trackers == ("wandb", "tensorboard")
+    (tmp_path / "run.yaml").write_text("report_to: tensorboard\n")
+    assert parse_run([*argv[:2], "--config", str(tmp_path / "run.yaml")]).output.trackers == ("tensorboard",)
+    assert "--report_to all: choose from tensorboard, wandb, trackio" in problems_of([*argv, "all"])
+    assert "--report_to mlflow: choose from" in problems_of([*argv, "wandb", "mlflow"])
+    assert "--report_to none: not with" in problems_of([*argv, "none", "wandb"])
+    values = parse_run(argv[:2]).to_json()
+    earlier = values | {"output": values["output"] | {"report_to": "wandb"}}  # a run of a version with one tracker
+    assert RunConfig.from_json(earlier).output.report_to == ["wandb"]
+
+
 def test_a_tracker_that_sends_is_refused_offline(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    argv = ["--train_file", str(rows), "--offline", "true", "--report_to"]
-    for tracker in ("wandb", "trackio"):
-        assert f"--report_to {tracker}: may use the network" in problems_of([*argv, tracker])
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert parse_run([*argv, "wandb"]).model.offline and parse_run([*argv, "tensorboard"]).model.offline
+    argv = ["--train_file", str(rows), "--offline", "true", "--report_to", "trackio"]
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "hospital/space")
+    assert "TRACKIO_SPACE_ID in the environment sends to another machine" in problems_of(argv)
+    monkeypatch.delenv("TRACKIO_SPACE_ID")
+    assert parse_run(argv).output.trackers == ("trackio",)
 
 
 NESTED = 100_000

@@ -16,7 +16,7 @@ from support import GEMMA_TEMPLATE, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from medsum_core.data import prompt
+from medsum_core.data import chat_template
 from medsum_core.data.masking import IGNORE_INDEX, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
@@ -307,7 +307,7 @@ def test_empty_section_is_refused(section: str) -> None:
 def test_a_template_that_never_ends_or_fails_is_refused(
     monkeypatch: pytest.MonkeyPatch, template: str, message: str
 ) -> None:
-    monkeypatch.setattr(prompt, "TEMPLATE_SECONDS", 0.2)
+    monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.2)
     trace = sys.gettrace()
     with pytest.raises(InputError, match=message):
         build_renderer(chat_with(template))
