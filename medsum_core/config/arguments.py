@@ -41,7 +41,9 @@ class ModelArguments:
         metavar="NAME",
     )
     model_revision: str | None = _setting(None, "branch, tag or commit of a hub model", metavar="REV")
-    load_in_4bit: bool = _setting(True, "hold the frozen base in NF4 with double quantisation")
+    load_in_4bit: bool = _setting(
+        True, "hold the frozen base in NF4 with double quantisation; one whose files are NF4 is held as they are"
+    )
     kernels: Literal["auto", "reference", "fast"] = _setting(
         "auto",
         "reference: transformers' and PEFT's own modules; fast: functions for a CPU in their place (extra `cpu`); "
