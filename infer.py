@@ -19,8 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsum_core.config.column_flags import column_settings
 from medsum_core.config.infer_arguments import parse_options
-from medsum_core.data.records import Record, normalise_dialogue, read_records
+from medsum_core.data.columns import columns_of
+from medsum_core.data.records import Record, normalise_dialogue, read_records, read_source
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
 from medsum_core.files import read_plain_file
 from medsum_core.process import keep_compiled_code_private, keep_files_private, send_nothing_unasked
@@ -69,6 +71,9 @@ def main(
     keep_files_private()
     prepare = partial(prepare_writer, args, search=search, build_renderer=build_renderer)
     if args.dialogue_file is not None:
+        args.section = column_settings(args, run=args.run).section
+        if args.section is None:
+            raise InputError("--section: say which section of a note to write; the run has none of its own")
         dialogue = _read_dialogue(args.dialogue_file)
         write_one(prepare(), dialogue, args)
         return
@@ -302,10 +307,15 @@ def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:
 def _read_rows(args: argparse.Namespace) -> list[Any]:
     from medsum_core.data.download import mts_dialog_file
 
-    path = args.input_file or mts_dialog_file(args.split, offline=args.offline)
     if args.split == "test1":
         print(TEST1_NOTICE, file=sys.stderr)
-    return read_records(path, require_note=False)
+    if args.split is not None:
+        return read_records(mts_dialog_file(args.split, offline=args.offline), require_note=False)
+    columns = columns_of(column_settings(args, run=args.run))
+    source = read_source(args.input_file, columns=columns, require_note=False)
+    for notice in source.notices:
+        print(notice, file=sys.stderr)
+    return source.records
 
 
 def _interrupt(_number: int, _frame: Any) -> None:

@@ -19,6 +19,7 @@ if __name__ == "__main__":
     send_nothing_unasked()  # before the libraries are imported
 
 from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
+from medsum_core.data.columns import DEFAULT_COLUMNS, columns_of
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import read_records
 from medsum_core.data.truncation import prompt_within
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--output_dir {output}: exists and is not an empty folder; name another")
     config = read_run_config(args.run)
     sample = files("medsum_core") / "data" / "sample" / "demo_valid.csv"
-    records = read_records(args.input_file or str(sample), require_note=False)[: args.num_prompts]
+    columns = columns_of(config.data) if args.input_file else DEFAULT_COLUMNS
+    records = read_records(args.input_file or str(sample), columns=columns, require_note=False)[: args.num_prompts]
     name, data = config.model.model_name_or_path, config.data
     source: dict[str, Any] = {
         "revision": config.model.model_revision,

@@ -18,9 +18,10 @@ from medsum_core.checkpoint.checkpoint import Checkpoint, find_checkpoint, load_
 from medsum_core.checkpoint.fingerprints import PACKAGES, tokenizer_fingerprint
 from medsum_core.config.run_config import RunConfig
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER, FolderLock, default_folder
+from medsum_core.config.validation import no_validation_problems
 from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer
 from medsum_core.device import Device, describe, find_device
-from medsum_core.errors import InputError
+from medsum_core.errors import InputError, raise_all
 from medsum_core.kernels import REFERENCE
 from medsum_core.model.base import load_config, load_tokenizer
 from medsum_core.model.lora import LoraSettings
@@ -163,6 +164,9 @@ def _plan(
     size = measure_model(base_config, lora_settings(config), **arithmetic)
     config = resolve_memory(config, base_config.model_type, device, size)
     renderer = build_renderer(tokenizer, style=config.data.prompt_style)
+    dataset = load_dataset(data, renderer, offline=model.offline)
+    if not dataset.validation:  # known of files before; of a data set only now
+        raise_all(no_validation_problems(config.train, config.output))
     return Plan(
         config=config.with_resolved(prompt_style=renderer.style),
         folder=Path(config.output.output_dir or default_folder(config.preset)),
@@ -172,7 +176,7 @@ def _plan(
         base_config=base_config,
         renderer=renderer,
         build_renderer=build_renderer,
-        dataset=load_dataset(data, renderer, offline=model.offline),
+        dataset=dataset,
         checkpoint=checkpoint,
         lock=lock,
         tokenizer_sha256=tokenizer_fingerprint(tokenizer),
