@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 from medsum_core.data.disclosure import count_known
 from medsum_core.data.rows import Row
@@ -50,17 +51,14 @@ def parse_csv(text: str) -> ParsedRows:
 
 
 def find_separator(text: str) -> str:
-    """Comma, semicolon or tab: whichever finds the most known names, then the most names, in the line of names.
+    """Comma, semicolon or tab: whichever finds the most known names in a line, then the most names in the first.
 
-    The first line, and not all: the cells below are text, in which any of the three may be more frequent.
+    The frequency in all lines says little: the cells are text, in which any of the three may be frequent.
     """
 
     def score(separator: str) -> tuple[int, int]:
-        lines = _fields(text, separator)
-        names, below = next(lines, []), next(lines, [])
-        if len(names) == 1 and count_known(below) > 1:  # a title above the names
-            names = below
-        return count_known(names), len(names)
+        lines = list(islice(_fields(text, separator), LINES_OF_TITLE))
+        return max(map(count_known, lines), default=0), len(lines[0]) if lines else 0
 
     return max(SEPARATORS, key=score)
 

@@ -9,11 +9,11 @@ from itertools import combinations
 from pathlib import Path
 
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns
-from medsum_core.data.disclosure import MAX_CHARACTERS, runs_in_spreadsheet
+from medsum_core.data.disclosure import runs_in_spreadsheet
 from medsum_core.data.records import Record, SourceRows, dialogue_key, read_source
 from medsum_core.errors import InputError, raise_all
 
-MAX_LABEL = MAX_CHARACTERS // 2
+MAX_LABEL = 24
 
 
 def read_sources(
@@ -46,7 +46,8 @@ def join_sources(sources: Sequence[SourceRows]) -> tuple[list[Record], list[str]
         for record in source.records
     ]
     doubled = sum(count > 1 for count in counts.values())
-    return records, [f"{doubled} ids occur in several files: every id has its file's name in front, as {labels[0]}:ID"]
+    shown = ", ".join(f"{label}:ID" for label in labels)
+    return records, [f"{doubled} ids occur in several files, so all have their file's name in front: {shown}"]
 
 
 def describe_sources(train: Sequence[SourceRows], validation: Sequence[SourceRows]) -> list[str]:

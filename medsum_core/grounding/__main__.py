@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 
 from medsum_core.config.column_flags import add_column_flags, column_settings
@@ -30,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.run is None and options.note_column is None:
         raise InputError("--note_column: say which column holds the notes")
     columns = columns_of(column_settings(options, run=options.run))
-    notes = check_file(options.input_file, columns=columns, dialogues=options.dialogues)
+    checked = check_file(options.input_file, columns=columns, dialogues=options.dialogues)
+    for notice in checked.notices:
+        print(notice, file=sys.stderr)
+    notes = checked.notes
     result = to_json(notes)
     if options.json:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns
+from medsum_core.data.dirt import describe_dirt
 from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import dialogue_of, number_doubled
 from medsum_core.data.rows import Table, formula_problems, not_text_problem, raise_problems
@@ -31,9 +32,17 @@ class CheckedNote:
         return count_unsupported(self.facts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckedFile:
+    """A file's notes, checked; `notices`: how it was read and what looks wrong, no text."""
+
+    notes: list[CheckedNote]
+    notices: tuple[str, ...]
+
+
 def check_file(
     notes: str | Path, *, columns: Columns = DEFAULT_COLUMNS, dialogues: str | Path | None = None
-) -> list[CheckedNote]:
+) -> CheckedFile:
     """Check the notes of a file against its own dialogues or, if it has none, those of `dialogues`, joined by id.
 
     Raises InputError for an unreadable file, absent columns, cells that are not text, repeated ids, and ids without a
@@ -54,7 +63,11 @@ def check_file(
     else:
         texts = _joined(table.source, ids, dialogues, columns)
     rows = zip(ids, table.rows, texts, strict=True)
-    return [CheckedNote(id=id_, facts=tuple(check_note(row.cells[note_name], text))) for id_, row, text in rows]
+    dirt = describe_dirt(table.rows, {"note": note_name} | ({"dialogue": own} if own else {}))
+    return CheckedFile(
+        notes=[CheckedNote(id=id_, facts=tuple(check_note(row.cells[note_name], text))) for id_, row, text in rows],
+        notices=tuple(f"{table.source}: {line}" for line in (*table.notices, *dirt)),
+    )
 
 
 def _joined(source: str, ids: Sequence[str], dialogues: str | Path, columns: Columns) -> list[str]:

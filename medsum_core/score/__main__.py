@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +40,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read, score, print a table, write the JSON. Raises InputError for bad input, before anything is written."""
     arguments = _parse(argv)
     columns = arguments.columns
-    references = read_references(arguments.references, columns=columns)
+    source = read_references(arguments.references, columns=columns)
     systems = (*arguments.predictions, arguments.compare)
     read = {path: read_predictions(path, columns=columns) for path in systems if path}
-    aligned = {path: align(references, notes, source=str(path)) for path, notes in read.items()}
+    for notice in [line for one in (source, *read.values()) for line in one.notices]:
+        print(notice, file=sys.stderr)
+    references = source.records
+    aligned = {path: align(references, notes.records, source=notes.name) for path, notes in read.items()}
     training = read_records(arguments.train_file, columns=columns) if arguments.train_file else None
     result = evaluate(
         references,

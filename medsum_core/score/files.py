@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns
+from medsum_core.data.dirt import describe_dirt
 from medsum_core.data.disclosure import show_ids
-from medsum_core.data.records import Record, dialogue_of, normalise_text, number_doubled_ids
+from medsum_core.data.records import Record, SourceRows, dialogue_of, normalise_text, number_doubled_ids
 from medsum_core.data.rows import Row, Table, formula_problems, not_text_problem, raise_problems
 from medsum_core.data.tables import load_table
 from medsum_core.errors import InputError
@@ -20,17 +21,18 @@ CANDIDATES: dict[str, Sequence[str]] = {  # the usual names, by part of a record
 }
 
 
-def read_references(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> list[Record]:
-    """Reference notes as records; a column that `columns` names otherwise than by default is that one and no other.
+def read_references(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> SourceRows:
+    """Reference notes as records: id and note as written; header and dialogue where the file has them, else "".
 
-    Raises InputError as `load_table` does, and for absent or ambiguous columns, cells that are not text, repeated
-    or empty ids, ids and headers that a spreadsheet would run, and empty notes.
+    A column that `columns` names otherwise than by default is that one and no other. Raises InputError as `load_table`
+    does, and for absent or ambiguous columns, cells that are not text, repeated or empty ids, ids and headers that a
+    spreadsheet would run, and empty notes.
     """
     named = {part: (name,) for part, name in _own_names(columns).items()}
     return _read_notes(path, candidates=CANDIDATES | named, columns=columns, allow_empty=False)
 
 
-def read_predictions(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> list[Record]:
+def read_predictions(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> SourceRows:
     """A system's notes as records, as `read_references`; notes may be empty, as a system may predict.
 
     `columns` only counts where the file has none of the usual names: those of the references are rarely a system's.
@@ -51,7 +53,7 @@ def _own_names(columns: Columns) -> dict[str, str]:
 
 def _read_notes(
     path: Path, *, candidates: Mapping[str, Sequence[str]], columns: Columns, allow_empty: bool
-) -> list[Record]:
+) -> SourceRows:
     table = load_table(path)
     names = {part: _one_column(table, candidates[part], required=part in ("id", "note")) for part in CANDIDATES}
     problems: list[str] = []
@@ -77,7 +79,9 @@ def _read_notes(
                 f"{row.place}, column {names['id']!r}: the same id as row {first} (--number_rows tells them apart)"
             )
     raise_problems(table.source, problems)
-    return notes
+    dirt = describe_dirt(table.rows, {part: name for part, name in names.items() if name})
+    notices = tuple(f"{table.source}: {line}" for line in (*table.notices, *dirt))
+    return SourceRows(name=table.source, records=notes, notices=notices)
 
 
 def align(references: Sequence[Record], predictions: Sequence[Record], *, source: str) -> list[str]:

@@ -33,7 +33,7 @@ def test_one_row_that_does_not_fit_leaves_the_others_their_notes(
     assert first["set_aside"] == last["set_aside"] == ""
     dialogues.write_text(ROWS.replace(f"x9,CC,{LONG}\n", ""))
     assert write(run, dialogues, tmp_path / "fitting.csv", "--evidence") == [first, last]
-    assert [note.id for note in read_predictions(out)] == ["x1", "x9", "x2"]
+    assert [note.id for note in read_predictions(out).records] == ["x1", "x9", "x2"]
 
 
 def test_a_row_set_aside_is_an_empty_note_of_a_submission(run: Path, dialogues: Path, tmp_path: Path) -> None:
