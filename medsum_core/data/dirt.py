@@ -37,9 +37,9 @@ def _is_mojibake(text: str) -> bool:
 
 
 KINDS: tuple[tuple[str, Callable[[str], bool]], ...] = (
-    ("_x000D_, a line break as Excel writes it into XML", _holds("_x000[dDaA]_")),
-    (r"\n as two characters, where a line break may be meant", _holds(r"\\n")),
-    ("<br>, where a line break may be meant", _holds(r"<[bB][rR]\s*/?>")),
+    ("`_x000D_`, a line break as Excel writes it into XML", _holds("_x000[dDaA]_")),
+    (r"`\n` as two characters, where a line break may be meant", _holds(r"\\n")),
+    ("`<br>`, where a line break may be meant", _holds(r"<[bB][rR]\s*/?>")),
     ("line breaks other than newlines (U+2028, U+2029, U+0085, vertical tab, form feed), which end no turn here",
      _holds("[\u2028\u2029\u0085\v\f]")),
     ("control characters, NUL or others", _holds("[\0-\b\x0e-\x1f\x7f]")),

@@ -17,7 +17,7 @@ DIRTY = {
     f"{CANARY}_x000D_\nb": "_x000D_",
     f"{CANARY}\0": "control characters",
     f"{CANARY}\x1b[31m": "control characters",
-    f"Doctor: {CANARY}\\nPatient: no": r"\n as two characters",
+    f"Doctor: {CANARY}\\nPatient: no": r"`\n` as two characters",
     f"{CANARY}<br>b": "<br>",
     f"{CANARY}<BR />b": "<br>",
     f"{CANARY}\u2028b": "U+2028",
