@@ -38,6 +38,14 @@ def restore_rng(state: dict[str, Any]) -> None:
         raise InputError(f"the checkpoint's random state cannot be restored ({error}): choose another one") from error
 
 
+def start_rng(*numbers: int) -> None:
+    """Begin every generator anew; other numbers, such as those of a run and of a process, give other draws."""
+    (seed,) = np.random.SeedSequence(numbers).generate_state(1)
+    random.seed(int(seed))
+    np.random.seed(int(seed))
+    torch.manual_seed(int(seed))  # CUDA's too
+
+
 def _to_hex(state: torch.Tensor) -> str:
     return bytes(state.tolist()).hex()
 

@@ -6,11 +6,13 @@ recipe, which `presets/gemma-2b.yaml` spells out. A value `auto` is resolved onc
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TRACKERS = ("tensorboard", "wandb", "trackio")
 LORA_INITS = ("default", "gaussian")
 REFUSED_LORA_INITS = {
     "pissa": "PiSSA rewrites the base weights, so the saved adapter would not fit the plain base",
@@ -21,18 +23,7 @@ REFUSED_LORA_INITS = {
     "corda": "CorDA rewrites the base weights after a pass over the data",
 }
 
-# A resumed run may change these: they decide how long it runs, where it writes and what it logs, never its updates.
-# The files of rows are compared by content elsewhere, not by path.
-# fmt: off
-FREE_ON_RESUME = frozenset({
-    "offline", "train_file", "validation_file", "dataset_name", "dataset_config_name", "train_split",
-    "validation_split", "id_column", "dialogue_column", "note_column", "section_column", "section", "number_rows",
-    "num_train_epochs", "max_steps", "eval_strategy", "eval_steps", "eval_generate",
-    "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end", "output_dir", "save_strategy",
-    "save_steps", "save_minutes", "save_total_limit", "logging_steps", "report_to", "report_rows", "examples_file",
-    "resume_from_checkpoint", "overwrite_later_checkpoints", "allow_inexact_resume", "dry_run", "no_repeat_ngram_size",
-})
-# fmt: on
+
 # What belongs to a data set by name, and says nothing about files.
 SPLIT_SETTINGS = ("dataset_config_name", "train_split", "validation_split")
 
@@ -49,7 +40,9 @@ class ModelArguments:
     _argument_group_name = "model"
 
     model_name_or_path: str = _setting(
-        "google/gemma-2b-it", "hub id, folder, or embedded:gemma3-270m (weights from a package)", metavar="NAME"
+        "google/gemma-2b-it",
+        "hub id, folder, or embedded:gemma3-270m, embedded:smollm2-135m-it (weights from a package)",
+        metavar="NAME",
     )
     model_revision: str | None = _setting(None, "branch, tag or commit of a hub model", metavar="REV")
     load_in_4bit: bool = _setting(True, "hold the frozen base in NF4 with double quantisation")
@@ -133,6 +126,11 @@ class DataArguments:
     prompt_style: Literal["auto", "chat", "plain"] = _setting(
         "auto", "chat: the model's own turns; plain: text for a base model; auto: chat where there is a template"
     )
+    chat_template_kwargs: str | None = _setting(
+        None,
+        "variables for the model's chat template, as JSON: '{\"enable_thinking\": false}' closes the thinking of some",
+        metavar="JSON",
+    )
     max_length: int = _setting(1024, "longest row, prompt and note together (tokens)", metavar="N")
     max_new_tokens: int = _setting(256, "room for the note, in training and decoding alike (tokens)", metavar="N")
     no_repeat_ngram_size: int = _setting(
@@ -147,6 +145,12 @@ class DataArguments:
     def max_prompt_tokens(self) -> int:
         """What a prompt may have, in training as in decoding: the rest is reserved for the note."""
         return self.max_length - self.max_new_tokens
+
+    @property
+    def prompt_settings(self) -> dict[str, Any]:
+        """What `build_renderer` is given, beside the tokenizer."""
+        variables = {"template_kwargs": json.loads(self.chat_template_kwargs)} if self.chat_template_kwargs else {}
+        return {"style": self.prompt_style, **variables}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +224,13 @@ class OutputArguments:
     )
     save_total_limit: int = _setting(2, "newest checkpoints to keep, at least 2 (and the best one)", metavar="N")
     logging_steps: int = _setting(1, "updates between lines of metrics.jsonl", metavar="N")
-    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = _setting("none", "tracker, through accelerate")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={
+            "help": f"trackers that get what metrics.jsonl gets: none, or some of {', '.join(TRACKERS)}",
+            "metavar": "NAME",
+        },
+    )
     report_rows: int = _setting(
         -1, "validation rows that the final base-against-tuned report writes notes for (-1: all, 0: none)", metavar="N"
     )
@@ -235,5 +245,12 @@ class OutputArguments:
     overwrite_later_checkpoints: bool = _setting(
         False, "when resumed from an earlier checkpoint, delete the later ones once a new one is written"
     )
-    allow_inexact_resume: bool = _setting(False, "resume although library versions, threads or kernels differ")
+    allow_inexact_resume: bool = _setting(
+        False, "resume although versions, processor, threads, kernels or the number of processes differ"
+    )
     dry_run: bool = _setting(False, "check everything, show steps and a memory estimate, write nothing and stop")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `--report_to`, each once; empty for none."""
+        return tuple(dict.fromkeys(name for name in self.report_to if name != "none"))

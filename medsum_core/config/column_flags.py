@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from medsum_core.config.arguments import DataArguments
-from medsum_core.config.run_folder import read_run_config
+from medsum_core.config.run_folder import read_run_config, run_of
 from medsum_core.errors import InputError
 
 COLUMN_FLAGS = ("id_column", "dialogue_column", "note_column", "section_column", "section", "number_rows")
@@ -28,13 +28,13 @@ def column_settings(values: argparse.Namespace, *, run: str | None = None) -> Da
     """The data settings of the run, or the defaults, with those of `COLUMN_FLAGS` that were given.
 
     A section and a section's column exclude each other, so the one that is given takes the place of the run's other.
-    Raises InputError where both are given, and where `run` is no run folder.
+    Raises InputError where both are given, and where `run` is no run folder, nor its checkpoint or adapter.
     """
     flags = {name: getattr(values, name, None) for name in COLUMN_FLAGS}
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     if "section" in given and "section_column" in given:
         raise InputError("--section and --section_column both say where the section comes from: give one")
-    data = DataArguments() if run is None else read_run_config(run).data
+    data = DataArguments() if run is None else read_run_config(run_of(run) or run).data
     if "section" in given:
         given["section_column"] = DataArguments().section_column
     elif "section_column" in given:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args, get_type_hints
 
 from medsum_core.config.arguments import (
-    FREE_ON_RESUME,
     SPLIT_SETTINGS,
     DataArguments,
     LoraArguments,
@@ -15,6 +15,7 @@ from medsum_core.config.arguments import (
     OutputArguments,
     TrainArguments,
 )
+from medsum_core.config.on_resume import Rule, rule_of
 from medsum_core.config.parser import (
     DEFAULT_PRESET,
     SECTIONS,
@@ -36,6 +37,7 @@ LATER_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"kernels": "fast"},
     "data": {
         "no_repeat_ngram_size": 0,
+        "chat_template_kwargs": None,
         "dataset_config_name": None,
         "train_split": "train",
         "validation_split": None,
@@ -76,9 +78,9 @@ class RunConfig:
         """Every setting by its flag name, without the sections."""
         return {name: value for section in SECTIONS for name, value in asdict(getattr(self, section)).items()}
 
-    def fixed_on_resume(self) -> dict[str, Any]:
-        """The settings that a resumed run must share, because another value would change its updates."""
-        return {name: value for name, value in self.settings().items() if name not in FREE_ON_RESUME}
+    def compared_on_resume(self) -> dict[str, Any]:
+        """The settings that a resumed run is compared by, because another value would change its updates' bits."""
+        return {name: value for name, value in self.settings().items() if rule_of(name) is not Rule.EXACT}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by section, for `json.dumps`; `from_json` gives the same configuration back."""
@@ -94,6 +96,8 @@ class RunConfig:
             if not isinstance(part, Mapping):
                 continue
             part = LATER_SETTINGS.get(name, {}) | _with_lists(part)
+            if isinstance(part.get("report_to"), str):  # runs of earlier versions name one tracker
+                part["report_to"] = [part["report_to"]]
             found = _section_problems(part, section, name)
             sections[name] = None if found else section(**part)
             problems += found
@@ -132,9 +136,10 @@ def parse_run(argv: list[str]) -> RunConfig:
 
 
 def with_later_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`fixed_on_resume` as an earlier version saved it, with what that did where a setting was added since."""
+    """`compared_on_resume` as of now, from what an earlier version saved: with what that did where a setting was added
+    since, and without those that are not compared any more."""
     later = {name: value for section in LATER_SETTINGS.values() for name, value in section.items()}
-    return {name: value for name, value in later.items() if name not in FREE_ON_RESUME} | dict(settings)
+    return {name: value for name, value in {**later, **settings}.items() if rule_of(name) is not Rule.EXACT}
 
 
 def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:
@@ -149,6 +154,8 @@ def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:
     for name in FILES_OF_ROWS:
         if merged.get(name) is not None:
             merged[name] = [bundled_path(path) for path in merged[name]]
+    if merged.get("chat_template_kwargs") is not None:
+        merged["chat_template_kwargs"] = _one_spelling(merged["chat_template_kwargs"])
     defaults = {name: section() for name, section in SECTIONS.items()}
     return RunConfig(preset=preset, **defaults).with_resolved(**merged)
 
@@ -158,6 +165,14 @@ def _with_lists(part: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: [value] if name in FILES_OF_ROWS and isinstance(value, str) else value for name, value in part.items()
     }
+
+
+def _one_spelling(text: str) -> str:
+    """Equal JSON as equal text: resuming compares it. What is no JSON stays, for the check that says so."""
+    try:
+        return json.dumps(json.loads(text), sort_keys=True)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _name_problems(values: Mapping[str, Any], expected: set[str], where: str) -> list[str]:

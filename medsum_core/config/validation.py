@@ -5,6 +5,7 @@ Every function returns a list of messages and raises nothing, so that the user s
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from medsum_core.config.arguments import (
     LORA_INITS,
     REFUSED_LORA_INITS,
     SPLIT_SETTINGS,
+    TRACKERS,
     DataArguments,
     LoraArguments,
     ModelArguments,
@@ -45,12 +47,11 @@ def setting_problems(
     values = {name: value for section in (model, lora, data, train, output) for name, value in vars(section).items()}
     checks = _data_checks(data) + _model_checks(model, lora) + _cadence_checks(train, output)
     checks += _packing_checks(train, data) + _tracker_checks(model, output)
-    without = data.validation_file is None and data.dataset_name is None
-    return (
-        _range_problems(values)
-        + [text for wrong, text in checks if wrong]
-        + (no_validation_problems(train, output) if without else [])
-    )
+    problems = _range_problems(values) + template_kwargs_problems(data.chat_template_kwargs)
+    problems += [text for wrong, text in checks if wrong]
+    if data.validation_file is None and data.dataset_name is None:
+        problems += no_validation_problems(train, output)
+    return problems
 
 
 def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
@@ -93,6 +94,22 @@ def examples_file_problems(examples_file: str | Path) -> list[str]:
     return problems + [f"--examples_file {path}: {reason}" for reason in _folder_problems(folder)]
 
 
+def template_kwargs_problems(text: str | None) -> list[str]:
+    """Why the value of `--chat_template_kwargs` can't be used."""
+    if text is None:
+        return []
+    try:
+        if isinstance(values := json.loads(text, parse_constant=_refuse), dict) and values:
+            return []
+    except (ValueError, RecursionError):
+        pass
+    return ["--chat_template_kwargs: expected names and values as JSON, such as '{\"enable_thinking\": false}'"]
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def _range_problems(values: dict[str, Any]) -> list[str]:
     problems = []
     rules = (
@@ -121,6 +138,10 @@ def _data_checks(data: DataArguments) -> list[tuple[bool, str]]:
     has_file, has_dataset = data.train_file is not None, data.dataset_name is not None
     return [
         (not has_file and not has_dataset, "no training data: give --train_file or --dataset_name"),
+        (
+            data.chat_template_kwargs is not None and data.prompt_style == "plain",
+            "--chat_template_kwargs has no effect with --prompt_style plain: leave one of them out",
+        ),
         (has_file and has_dataset, "--train_file and --dataset_name both name training data: give one"),
         *_split_checks(data),
         (
@@ -165,15 +186,21 @@ def _model_checks(model: ModelArguments, lora: LoraArguments) -> list[tuple[bool
 
 
 def _tracker_checks(model: ModelArguments, output: OutputArguments) -> list[tuple[bool, str]]:
-    sends = output.report_to == "trackio" or (
-        output.report_to == "wandb" and os.environ.get("WANDB_MODE") not in ("offline", "disabled")
-    )
+    names = output.report_to
+    unknown = [name for name in names if name not in ("none", *TRACKERS)]
+    elsewhere = [name for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL") if os.environ.get(name)]
     return [
         (
-            model.offline and sends,
-            f"--report_to {output.report_to}: may use the network, which --offline forbids; use tensorboard, or wandb "
-            "with WANDB_MODE=offline in the environment",
-        )
+            bool(unknown),
+            f"--report_to {' '.join(unknown)}: choose from {', '.join(TRACKERS)}, by their names"
+            + (": what happens to be installed decides nothing here" if "all" in unknown else ""),
+        ),
+        ("none" in names and len(names) > 1, "--report_to none: not with the name of a tracker"),
+        (
+            model.offline and "trackio" in names and bool(elsewhere),
+            f"--report_to trackio: {', '.join(elsewhere)} in the environment sends to another machine, which --offline "
+            "forbids; unset it",
+        ),
     ]
 
 

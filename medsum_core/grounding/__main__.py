@@ -12,6 +12,11 @@ import json
 import sys
 from collections.abc import Sequence
 
+from medsum_core.process import start_script
+
+if __name__ == "__main__":
+    start_script()  # before the other imports
+
 from medsum_core.config.column_flags import add_column_flags, column_settings
 from medsum_core.data.columns import columns_of
 from medsum_core.errors import InputError, run_as_script

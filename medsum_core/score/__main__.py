@@ -14,6 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medsum_core.process import start_script
+
+if __name__ == "__main__":
+    start_script()  # before the other imports
+
 from medsum_core.config.column_flags import add_column_flags, column_settings
 from medsum_core.data.columns import Columns, columns_of
 from medsum_core.data.records import read_records

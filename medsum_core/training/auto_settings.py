@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PretrainedConfig
@@ -14,8 +14,10 @@ from medsum_core.errors import InputError
 from medsum_core.kernels import FAST, choose
 from medsum_core.kernels import resolve as resolve_kernels
 from medsum_core.model.attention import DOCUMENT_ATTENTION, OWN_ATTENTION, PACKABLE_MODEL_TYPES, is_registered
+from medsum_core.model.quantised import is_quantised
 from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
 
+Choice = TypeVar("Choice")
 AUTO = ("auto", None)
 MAX_PACKED_ROWS = 8  # beyond 8 x max_length tokens a micro-batch no longer gets faster
 # What runs of earlier versions did, where those did not have the setting.
@@ -45,29 +47,67 @@ def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
     if not saved:  # a new run
         return config
     saved = {name: value for name, value in DEFAULTS_BEFORE.items() if name in RESOLVED} | dict(saved)
-    chosen = config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
-    try:
-        RunConfig.from_json(config.with_resolved(**saved).to_json())
-        return RunConfig.from_json(chosen.to_json())
+    try:  # whether the base is in 4 bits now is asked later
+        RunConfig.from_json(config.with_resolved(**saved, load_in_4bit=True).to_json())
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+    chosen = config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
+    ruled_out = {  # by what is asked for now
+        "gradient_checkpointing": chosen.train.gradient_checkpointing == "long" and not has_long_rows(chosen),
+        "dequantize": chosen.model.dequantize == "on" and not config.model.load_in_4bit,
+    }
+    return chosen.with_resolved(**{name: settings[name] for name, holds in ruled_out.items() if holds})
 
 
-def resolve_arithmetic(config: RunConfig, base_config: PretrainedConfig, device: Device) -> RunConfig:
-    """Kernels, precision and attention. Raises InputError where the device can't do what was asked for."""
+def _or_anew(choose: Callable[[Any], Choice], chosen: Any, *, asked: Any) -> Choice:
+    """`choose(chosen)`; where a checkpoint's choice can't be had here, what `auto` comes to if that was `asked`."""
+    try:
+        return choose(chosen)
+    except InputError:
+        if asked not in AUTO:
+            raise
+        return choose(asked)
+
+
+def resolve_arithmetic(
+    config: RunConfig, base_config: PretrainedConfig, device: Device, *, asked: RunConfig
+) -> RunConfig:
+    """Kernels, precision, 4 bits and attention. Raises InputError where the device can't do what was asked for.
+
+    `asked`: `config` before a checkpoint's choices were put in the place of each `auto`. One of those that this machine
+    can't do is decided anew.
+    """
     model_type = base_config.model_type
-    kernels = resolve_kernels(config.model.kernels, device_kind=device.kind, model_type=model_type)
-    precision = choose_precision(config.model.precision, device, model_type=model_type)
+    kernels = _or_anew(
+        lambda choice: resolve_kernels(choice, device_kind=device.kind, model_type=model_type),
+        config.model.kernels,
+        asked=asked.model.kernels,
+    )
+    precision = _or_anew(
+        lambda choice: choose_precision(choice, device, model_type=model_type),
+        config.model.precision,
+        asked=asked.model.precision,
+    )
     soft_capped = getattr(base_config.get_text_config(), "attn_logit_softcapping", None) is not None
     if config.model.attention == "auto" and model_type not in PACKABLE_MODEL_TYPES:
         attention = OWN_ATTENTION  # its packing is not tested: one document a row
     else:
-        attention = choose_attention(config.model.attention, device, precision=precision, soft_capped=soft_capped)
-    return config.with_resolved(kernels=kernels, precision=precision, attention=attention)
+        attention = _or_anew(
+            lambda choice: choose_attention(choice, device, precision=precision, soft_capped=soft_capped),
+            config.model.attention,
+            asked=asked.model.attention,
+        )
+    load_in_4bit = config.model.load_in_4bit or is_quantised(base_config)
+    return config.with_resolved(kernels=kernels, precision=precision, attention=attention, load_in_4bit=load_in_4bit)
 
 
-def resolve_memory(config: RunConfig, model_type: str, device: Device, size: ModelSize) -> RunConfig:
-    """What depends on free memory: packing, recomputed activations, a dense base, concurrent micro-batches."""
+def resolve_memory(
+    config: RunConfig, model_type: str, device: Device, size: ModelSize, *, asked: RunConfig
+) -> RunConfig:
+    """What depends on free memory: packing, recomputed activations, a dense base, concurrent micro-batches.
+
+    `asked`: as in `resolve_arithmetic`.
+    """
     packable = model_type in PACKABLE_MODEL_TYPES
     lean = {"dequantize": "off", "gradient_checkpointing": "off", "parallel_micro_batches": 1}
 
@@ -86,7 +126,7 @@ def resolve_memory(config: RunConfig, model_type: str, device: Device, size: Mod
         train.gradient_checkpointing,
         device,
         needed_bytes=lambda choice: needed(pack_tokens=pack_tokens, gradient_checkpointing=choice),
-        has_long_rows=0 < pack_tokens < data.max_length,
+        has_long_rows=has_long_rows(config.with_resolved(pack_tokens=pack_tokens)),
     )
     chosen: dict[str, Any] = {"pack_tokens": pack_tokens, "gradient_checkpointing": recompute}
     dense = choose_dequantize(
@@ -96,14 +136,23 @@ def resolve_memory(config: RunConfig, model_type: str, device: Device, size: Mod
         needed_bytes=needed(**chosen, dequantize="on"),
     )
     chosen["dequantize"] = "on" if dense else "off"
-    concurrent = choose_parallel_micro_batches(
+    concurrent = _or_anew(
+        lambda choice: choose_parallel_micro_batches(
+            choice,
+            device,
+            kernels=config.model.kernels,
+            needed_bytes=lambda count: needed(**chosen, parallel_micro_batches=count),
+            ordered_draws=config.lora.use_dora and config.lora.lora_dropout > 0,
+        ),
         train.parallel_micro_batches,
-        device,
-        kernels=config.model.kernels,
-        needed_bytes=lambda count: needed(**chosen, parallel_micro_batches=count),
-        ordered_draws=config.lora.use_dora and config.lora.lora_dropout > 0,
+        asked=asked.train.parallel_micro_batches,
     )
     return config.with_resolved(**chosen, parallel_micro_batches=concurrent)
+
+
+def has_long_rows(config: RunConfig) -> bool:
+    """Whether there can be rows too long to pack, which run alone."""
+    return 0 < (config.train.pack_tokens or 0) < config.data.max_length
 
 
 def micro_batch_tokens(pack_tokens: int, batch_size: int, max_length: int) -> dict[str, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from accelerate import Accelerator
+
 from medsum_core.checkpoint.checkpoint import (
     Checkpoint,
     Progress,
@@ -12,7 +14,7 @@ from medsum_core.checkpoint.checkpoint import (
     later_checkpoints,
     save_checkpoint,
 )
-from medsum_core.checkpoint.rng import capture_rng, restore_rng
+from medsum_core.checkpoint.rng import capture_rng, restore_rng, start_rng
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER
 from medsum_core.errors import FinalSaveError
 from medsum_core.files import SaveError
@@ -52,10 +54,29 @@ def restore_run(run: Run, checkpoint: Checkpoint) -> Progress:
     load_optimizer_state(run.optimizer, names, checkpoint.optimizer_tensors, checkpoint.optimizer_scalars)
     if checkpoint.scaler is not None:
         run.scaler.load_state_dict(checkpoint.scaler)
-    restore_rng(checkpoint.rng[min(run.accelerator.process_index, len(checkpoint.rng) - 1)])
+    restore_random_state(checkpoint, seed=run.config.train.seed, process=run.accelerator.process_index)
     run.resumed_at = run.windows_done(checkpoint.progress)
     _begin_course(run, checkpoint)
     return checkpoint.progress
+
+
+def restore_random_state(checkpoint: Checkpoint, *, seed: int, process: int) -> None:
+    """Put this process's random state back; one that the checkpoint holds none for begins its own."""
+    if process < len(checkpoint.rng):
+        restore_rng(checkpoint.rng[process])
+    else:  # another process's state would give both the same dropout masks
+        start_rng(seed, checkpoint.progress.step, process)
+
+
+def random_state_notes(checkpoint: Checkpoint, accelerator: Accelerator) -> list[str]:
+    """What becomes of the random states, which draw the dropout masks, where the number of processes differs."""
+    saved, now = len(checkpoint.rng), accelerator.num_processes
+    if saved == now:
+        return []
+    kept = f"random states are restored on the first {min(saved, now)} of {now} processes"
+    if saved < now:
+        return [f"{kept}; the others begin one from --seed, the number of updates done and their own number"]
+    return [f"{kept}; those of {saved - now} more that the checkpoint holds are left unused"]
 
 
 def _begin_course(run: Run, checkpoint: Checkpoint) -> None:

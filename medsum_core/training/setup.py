@@ -14,14 +14,13 @@ from torch import nn
 
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.checkpoint.fingerprints import (
-    PARTS,
     base_fingerprint,
-    check_compatible,
+    config_fingerprint,
     environment_fingerprint,
     run_fingerprints,
 )
 from medsum_core.checkpoint.retention import sweep_checkpoint_drafts
-from medsum_core.config.run_config import RunConfig, with_later_settings
+from medsum_core.config.run_config import RunConfig
 from medsum_core.config.run_folder import (
     ADAPTER_FOLDER,
     CHECKPOINTS_FOLDER,
@@ -48,8 +47,10 @@ from medsum_core.training.metrics import MetricsLog, cut_back, records_until
 from medsum_core.training.optimizer import build_optimizer as build_named_optimizer
 from medsum_core.training.optimizer_state import check_names
 from medsum_core.training.plan import Plan, lora_settings
-from medsum_core.training.resume import restore_run
+from medsum_core.training.resume import random_state_notes, restore_run
+from medsum_core.training.resume_check import PARTS, check_compatible, saved_record
 from medsum_core.training.run import Run
+from medsum_core.training.tracker import RunStart, shown_settings
 
 
 class BuildOptimizer(Protocol):
@@ -99,7 +100,7 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
     config, accelerator = plan.config, plan.accelerator
     prepare_model, build_optimizer = functions.get("prepare_model"), functions.get("build_optimizer")
     model_settings, train = config.model, config.train
-    model, kernels = _model(config, accelerator.device)
+    model, kernels, base_weights = _model(config, accelerator.device)
     if prepare_model is not None:
         prepare_model(model)
     set_seed(train.seed + accelerator.process_index)  # dropout is drawn by each process for itself
@@ -128,16 +129,17 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
         kernels=kernels,
         accumulate=_accumulate(config, kernels, model, scaler, [parameter for _, parameter in parameters]),
         resolved={name: config.settings()[name] for name in RESOLVED},
+        trackers=plan.trackers,
     )
     if model.config.model_type not in PACKABLE_MODEL_TYPES:
         check_family(model, run.rows, kernels=kernels, attention=run.attention)
     check_names(run.optimizer, [name for name, _ in parameters])
-    run.fingerprints = _fingerprints(plan, run, functions)
+    run.fingerprints = _fingerprints(plan, run, functions, base_weights)
     return run
 
 
-def _model(config: RunConfig, device: torch.device) -> tuple[PeftModel, Kernels]:
-    """The base with its adapter, as the kernels that were chosen run it."""
+def _model(config: RunConfig, device: torch.device) -> tuple[PeftModel, Kernels, str]:
+    """The base with its adapter, as the kernels that were chosen run it; and the fingerprint of the base as loaded."""
     model_settings, train = config.model, config.train
     set_seed(train.seed)  # the adapter starts alike on every process
     base = load_base(
@@ -149,6 +151,7 @@ def _model(config: RunConfig, device: torch.device) -> tuple[PeftModel, Kernels]
         device=device,
     )
     model = attach_lora(base, lora_settings(config), base_name=model_settings.model_name_or_path)
+    base_weights = base_fingerprint(model.named_parameters())
     kernels = choose(model_settings.kernels, device.type)
     kernels.apply(model, keep_dense=model_settings.dequantize == "on")
     if kernels.warm_up is not None:
@@ -157,7 +160,7 @@ def _model(config: RunConfig, device: torch.device) -> tuple[PeftModel, Kernels]
     if train.gradient_checkpointing != "off":
         longer_than = train.pack_tokens if train.gradient_checkpointing == "long" else None
         kernels.recompute(model, longer_than=longer_than or 0)
-    return model, kernels
+    return model, kernels, base_weights
 
 
 def _accumulate(
@@ -195,9 +198,11 @@ def _restore(plan: Plan, run: Run) -> Progress:
     if plan.checkpoint is None:
         return Progress(step=0, epoch=0, window=0)
     allow = run.config.output.allow_inexact_resume
-    saved = plan.checkpoint.fingerprints
-    saved = {**saved, "settings": with_later_settings(saved["settings"])}
-    notes = check_compatible(saved, run.fingerprints, allow_inexact=allow)
+    saved, current = saved_record(plan.checkpoint), run.fingerprints
+    if "base_weights" not in saved:  # an earlier version hashed them as they are held after the kernels are applied
+        current = {**current, "base": base_fingerprint(run.model.named_parameters())}
+    notes = check_compatible(saved, current, allow_inexact=allow)
+    notes += random_state_notes(plan.checkpoint, run.accelerator)
     progress = restore_run(run, plan.checkpoint)
     for note in [f"resuming after update {progress.step} of {run.num_windows}", *notes]:
         print_main(note, run.accelerator)
@@ -224,11 +229,14 @@ def _claim_folder(plan: Plan) -> Path:
 
 
 def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:
-    """Settings and metrics as of here. The last check, of the metrics, comes before the first write."""
+    """Settings and metrics as of here. The last checks, of metrics and trackers, come before the first write."""
     metrics, step = run.folder / METRICS_NAME, -1 if plan.checkpoint is None else progress.step
     records_until(metrics, step=step)
-    _sweep_leftovers(run)
     model = run.config.model
+    resumed_step = None if plan.checkpoint is None else progress.step
+    shown = shown_settings(run.config)
+    run.trackers.start(RunStart(folder=run.folder, settings=shown, step=resumed_step, offline=model.offline))
+    _sweep_leftovers(run)
     facts = {
         "versions": plan.versions,
         "base_revision": plan.base_revision,
@@ -247,18 +255,20 @@ def _sweep_leftovers(run: Run) -> None:
         sweep(folder, PART_NAME)
 
 
-def _fingerprints(plan: Plan, run: Run, functions: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
+def _fingerprints(
+    plan: Plan, run: Run, functions: Mapping[str, Callable[..., Any]], base_weights: str
+) -> dict[str, Any]:
     environment = environment_fingerprint(
         device=plan.accelerator.device,
-        attention=run.attention,
         world_size=plan.accelerator.num_processes,
         uses_numba=run.kernels.name == FAST,
     )
     return run_fingerprints(
-        settings=plan.config.fixed_on_resume(),
+        settings=plan.config.compared_on_resume(),
         train_data=plan.dataset.train_sha256,
         validation_data=plan.dataset.validation_sha256,
-        base=base_fingerprint(run.model.named_parameters()),
+        base_weights=base_weights,
+        base_config=config_fingerprint(plan.base_config),
         tokenizer=plan.tokenizer_sha256,
         parameters={name: parameter.shape for name, parameter in run.parameters},
         num_steps=run.num_windows,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from medsum_core.config.arguments import FREE_ON_RESUME, TrainArguments
+from medsum_core.config.arguments import TrainArguments
+from medsum_core.config.on_resume import SETTINGS as ON_RESUME
 from medsum_core.config.parser import SECTIONS, preset_names, read_preset
 from medsum_core.config.run_config import RunConfig, parse_run, with_later_settings
 from medsum_core.errors import InputError
@@ -238,10 +239,11 @@ def test_resolved_values_make_a_new_configuration():
 
 def test_what_a_resumed_run_may_change():
     names = {field.name for section in SECTIONS.values() for field in fields(section)}
-    assert names >= FREE_ON_RESUME
-    fixed = parse_run([]).fixed_on_resume()
-    assert {"learning_rate", "seed", "lora_r", "max_length", "optim", "precision", "pack_tokens"} <= set(fixed)
-    assert not {"num_train_epochs", "logging_steps", "output_dir", "report_to"} & set(fixed)
+    judged = [name for names_of_rule in ON_RESUME.values() for name in names_of_rule]
+    assert names >= set(judged) and len(set(judged)) == len(judged)
+    compared = parse_run([]).compared_on_resume()
+    assert {"learning_rate", "seed", "lora_r", "max_length", "optim", "precision", "pack_tokens"} <= set(compared)
+    assert not {"num_train_epochs", "logging_steps", "output_dir", "model_name_or_path"} & set(compared)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +288,7 @@ def test_other_data_than_the_presets_bring_the_recipes_rate_back(tmp_path: Path)
 
 def test_settings_of_an_earlier_version_are_what_it_did() -> None:
     """A checkpoint from before --kernels and --parallel_micro_batches compares as what these runs did then."""
-    now = parse_run(["--preset", "demo"]).with_resolved(kernels="fast", parallel_micro_batches=1).fixed_on_resume()
+    now = parse_run(["--preset", "demo"]).with_resolved(kernels="fast", parallel_micro_batches=1).compared_on_resume()
     older = {name: value for name, value in now.items() if name not in ("kernels", "parallel_micro_batches")}
     assert with_later_settings(older) == now
     assert with_later_settings(now | {"kernels": "reference"})["kernels"] == "reference"
@@ -305,13 +307,26 @@ def test_another_kind_of_file_given_as_settings_is_not_quoted(rows: Path, tmp_pa
         assert "Anna" not in message and len(message) < 700
 
 
+def test_names_of_trackers(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["--train_file", str(rows), "--report_to"]
+    assert parse_run(argv[:2]).output.trackers == parse_run([*argv, "none"]).output.trackers == ()
+    assert parse_run([*argv, "wandb", "tensorboard", "wandb"]).output.trackers == ("wandb", "tensorboard")
+    (tmp_path / "run.yaml").write_text("report_to: tensorboard\n")
+    assert parse_run([*argv[:2], "--config", str(tmp_path / "run.yaml")]).output.trackers == ("tensorboard",)
+    assert "--report_to all: choose from tensorboard, wandb, trackio" in problems_of([*argv, "all"])
+    assert "--report_to mlflow: choose from" in problems_of([*argv, "wandb", "mlflow"])
+    assert "--report_to none: not with" in problems_of([*argv, "none", "wandb"])
+    values = parse_run(argv[:2]).to_json()
+    earlier = values | {"output": values["output"] | {"report_to": "wandb"}}  # a run of a version with one tracker
+    assert RunConfig.from_json(earlier).output.report_to == ["wandb"]
+
+
 def test_a_tracker_that_sends_is_refused_offline(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    argv = ["--train_file", str(rows), "--offline", "true", "--report_to"]
-    for tracker in ("wandb", "trackio"):
-        assert f"--report_to {tracker}: may use the network" in problems_of([*argv, tracker])
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert parse_run([*argv, "wandb"]).model.offline and parse_run([*argv, "tensorboard"]).model.offline
+    argv = ["--train_file", str(rows), "--offline", "true", "--report_to", "trackio"]
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "hospital/space")
+    assert "TRACKIO_SPACE_ID in the environment sends to another machine" in problems_of(argv)
+    monkeypatch.delenv("TRACKIO_SPACE_ID")
+    assert parse_run(argv).output.trackers == ("trackio",)
 
 
 NESTED = 100_000

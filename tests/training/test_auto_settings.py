@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from support import tiny_config
 
 from medsum_core import device as device_module
 from medsum_core.config.run_config import parse_run
 from medsum_core.device import GIB, Device, choose_precision, describe, find_device
 from medsum_core.errors import InputError
 from medsum_core.kernels.cpu import malloc
+from medsum_core.model.lora import LoraSettings
 from medsum_core.process import set_arithmetic, uses_tf32
 from medsum_core.training.auto_settings import (
     choose_attention,
@@ -22,8 +24,11 @@ from medsum_core.training.auto_settings import (
     choose_pack_tokens,
     choose_parallel_micro_batches,
     micro_batch_tokens,
+    resolve_arithmetic,
+    resolve_memory,
     with_saved,
 )
+from medsum_core.training.memory import measure_model
 
 
 def gpu(capability: tuple[int, int], *, free_gib: float = 16) -> Device:
@@ -240,7 +245,7 @@ def test_a_checkpoint_from_before_the_choice_of_kernels_goes_on_with_the_fast_on
     assert with_saved(config, {"precision": "bf16"}).model.kernels == "fast"
     assert with_saved(config, {"kernels": "reference"}).model.kernels == "reference"
     asked = parse_run(["--preset", "demo", "--kernels", "reference"])
-    assert with_saved(asked, {"precision": "bf16"}).model.kernels == "reference"  # and is then refused as a change
+    assert with_saved(asked, {"precision": "bf16"}).model.kernels == "reference"  # and then needs consent
 
 
 SAVED = {
@@ -258,6 +263,41 @@ SAVED = {
 def test_a_resumed_run_takes_the_checkpoints_choices_where_none_is_asked_for() -> None:
     found = with_saved(parse_run(["--preset", "demo", "--precision", "bf16"]), SAVED).settings()
     assert {name: found[name] for name in SAVED} == SAVED | {"precision": "bf16"}
+
+
+def test_a_checkpoints_choice_gives_way_to_what_is_asked_for_now() -> None:
+    """Or the remedy for running out of memory, less packing, would be refused for a choice that nobody asked for."""
+    saved = SAVED | {"gradient_checkpointing": "long", "pack_tokens": 512, "dequantize": "on"}
+    unpacked = with_saved(parse_run(["--preset", "demo", "--pack_tokens", "0"]), saved)
+    assert (unpacked.train.pack_tokens, unpacked.train.gradient_checkpointing) == (0, "auto")
+    dense = with_saved(parse_run(["--preset", "demo", "--load_in_4bit", "false"]), saved)
+    assert (dense.model.dequantize, dense.train.gradient_checkpointing) == ("auto", "long")
+
+
+@pytest.mark.parametrize(
+    ("asked", "saved", "expected"),
+    [
+        ([], {"attention": "varlen", "precision": "bf16"}, ("per_document", "bf16", 1)),
+        ([], {"attention": "eager", "precision": "fp16"}, ("eager", "fp32", 1)),
+        ([], {"parallel_micro_batches": 7, "kernels": "fast"}, ("sdpa", "fp32", 1)),
+        (["--kernels", "reference"], {"parallel_micro_batches": 2, "kernels": "fast"}, ("sdpa", "fp32", 1)),
+    ],
+)
+def test_a_checkpoints_choice_that_this_machine_cant_do_is_decided_anew(
+    monkeypatch: pytest.MonkeyPatch, asked: list[str], saved: dict[str, Any], expected: tuple[str, str, int]
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    config = parse_run(["--preset", "demo", *asked])
+    found = with_saved(config, SAVED | saved)
+    device = cpu()
+    found = resolve_arithmetic(found, tiny_config(), device, asked=config)
+    size = measure_model(tiny_config(), LoraSettings(), precision="fp32", kernels="reference")
+    found = resolve_memory(found, "gemma", device, size, asked=config)
+    chosen = (found.model.attention, found.model.precision, found.train.parallel_micro_batches)
+    assert chosen == expected
+    insistent = parse_run(["--preset", "demo", "--attention", "varlen"])
+    with pytest.raises(InputError, match="--attention varlen"):
+        resolve_arithmetic(with_saved(insistent, SAVED), tiny_config(), device, asked=insistent)
 
 
 def test_a_checkpoint_from_before_a_setting_existed_means_what_runs_did_then() -> None:

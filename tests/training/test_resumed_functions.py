@@ -101,9 +101,12 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(
 ) -> None:
     def make_old(state: dict[str, Any]) -> None:
         record = state["fingerprints"]
-        del record["functions"]
-        kept = ("torch version", "attention kernel", "device", "CPU capability", "CPU threads", "number of processes")
-        record["environment"] = {name: record["environment"][name] for name in kept} | {"CPU": "a marketing name"}
+        del record["functions"], record["base_config"]
+        record["base"] = record.pop("base_weights")
+        kept = ("torch version", "device", "CPU capability", "CPU threads", "number of processes")
+        environment = {"CPU": "a marketing name", "attention kernel": record["settings"]["attention"]}
+        record["environment"] = {name: record["environment"][name] for name in kept} | environment
+        record["settings"]["model_name_or_path"] = str(inputs / "model")
         for name in ("kernels", "parallel_micro_batches"):
             del state["resolved"][name], record["settings"][name]
 

@@ -69,8 +69,11 @@ def test_notes_are_written_with_the_columns_of_the_run(
     files: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "notes.csv"
-    argv = ["--run", str(run), "--input_file", str(files / "held_out.csv"), "--output_file", str(out)]
-    infer.main([*argv, "--max_new_tokens", "3"])
+    argv = ["--input_file", str(files / "held_out.csv"), "--output_file", str(out), "--max_new_tokens", "3"]
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    infer.main(["--run", str(checkpoint), *argv])
+    out.unlink()
+    infer.main(["--run", str(run), *argv])
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["id"], row["section_header"]) for row in rows] == [("V4#1", "GENHX"), ("V4#2", "GENHX")]

@@ -160,9 +160,9 @@ def test_two_merges_do_not_share_an_output(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_conversion_sweeps_those_that_were_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(embedded, "_chunk_paths", lambda: [])
-    monkeypatch.setattr(embedded, "_assemble", lambda chunks, path: path.write_bytes(b""))
-    monkeypatch.setattr(embedded, "_dequantise", lambda work: (work / "model.safetensors").write_bytes(b""))
+    monkeypatch.setattr(embedded, "_part_paths", lambda model: [])
+    monkeypatch.setattr(embedded, "_assemble", lambda model, parts, path: path.write_bytes(b""))
+    monkeypatch.setattr(embedded, "_dequantise", lambda model, work: (work / "model.safetensors").write_bytes(b""))
     plant(tmp_path / "medsum", ".converting-ab_01234")
     folder = embedded.embedded_folder()
     assert set(names(tmp_path / "medsum")) >= {folder.name, *OTHERS}

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from checkpoints import names
 from tiny_run import contents, flags, metrics
+from two_scripts import run_two
 
-ROOT = Path(__file__).parents[2]
 SHORT = ("--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no", "--save_total_limit", "9")
 HALF = ("--gradient_accumulation_steps", "2")
-
-
-def run_two(first: list[str], second: list[str], fault: str = "none") -> tuple[list[int], list[str]]:
-    """Exit codes and messages of two processes of one run, started with these flags."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    processes = []
-    for rank, argv in enumerate((first, second)):
-        launch = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        launch |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        environment = {**os.environ, **launch, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'helpers'}"}
-        command = [sys.executable, str(ROOT / "tests" / "helpers" / "two_scripts.py"), fault, *argv]
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        processes.append(subprocess.Popen(command, env=environment, text=True, **pipes))  # type: ignore[call-overload]
-    try:
-        messages = [process.communicate(timeout=240)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all("Traceback" not in message for message in messages), messages
-    return [process.returncode for process in processes], messages
 
 
 def test_another_training_file_on_one_process_is_refused(inputs: Path, tmp_path: Path) -> None:
