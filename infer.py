@@ -109,11 +109,8 @@ def prepare_writer(
     from medsum_core.model.recorded_files import base_files
 
     tuned = find_adapter(args.run, base=args.model_name_or_path) if args.run is not None else None
-    model, data = (
-        (tuned.model, tuned.data)
-        if tuned is not None
-        else base_alone(args.model_name_or_path, args.chat_template_kwargs)
-    )
+    alone = base_alone(args.model_name_or_path, args.chat_template_kwargs)
+    model, data = alone if tuned is None else (tuned.model, tuned.data)
     name, device = model.model_name_or_path, find_device()
     source: dict[str, Any] = {"revision": model.model_revision, "offline": args.offline or model.offline}
     base_config = load_config(name, **source)
@@ -127,13 +124,7 @@ def prepare_writer(
     if tuned is not None:
         tuned.check(files, allow_other_base=args.allow_other_base)
     held = {"precision": precision, "load_in_4bit": model.load_in_4bit or is_quantised(base_config)}
-    no_repeat = args.no_repeat_ngram_size
-    decoding = {
-        "max_new_tokens": args.max_new_tokens or data.max_new_tokens,
-        "no_repeat_ngram_size": data.no_repeat_ngram_size if no_repeat is None else no_repeat,
-        "num_beams": args.num_beams,
-        "length_penalty": args.length_penalty,
-    }
+    decoding = _decoding(args, data)
     budget = TokenBudget(
         max_prompt_tokens=data.max_prompt_tokens,
         max_new_tokens=decoding["max_new_tokens"],
@@ -154,6 +145,17 @@ def prepare_writer(
             **function_names(search=search, build_renderer=build_renderer),
         },
     )
+
+
+def _decoding(args: argparse.Namespace, data: DataArguments) -> dict[str, Any]:
+    """Arguments of `generate`: the flags', and the run's where a flag was not given."""
+    no_repeat = args.no_repeat_ngram_size
+    return {
+        "max_new_tokens": args.max_new_tokens or data.max_new_tokens,
+        "no_repeat_ngram_size": data.no_repeat_ngram_size if no_repeat is None else no_repeat,
+        "num_beams": args.num_beams,
+        "length_penalty": args.length_penalty,
+    }
 
 
 def _load_model(
