@@ -52,7 +52,7 @@ def run(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--validation_file",
         str(files / "held_out.csv"),
     )
-    more = ("--section", "GENHX", "--number_rows", "--max_steps", "1", "--report_rows", "1")
+    more = ("--section", "GENHX", "--number_rows", "--max_steps", "1")
     train_loop.main(flags(files, folder, *rows, *COLUMNS, *more))
     return folder
 
