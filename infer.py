@@ -18,8 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsum_core.config.column_flags import column_settings
 from medsum_core.config.infer_arguments import parse_options
-from medsum_core.data.records import Record, normalise_dialogue, read_records
+from medsum_core.config.run_folder import run_of
+from medsum_core.data.columns import columns_of
+from medsum_core.data.records import Record, normalise_dialogue, read_records, read_source
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
 from medsum_core.files import read_plain_file
 from medsum_core.process import keep_files_private, start_script
@@ -70,6 +73,9 @@ def main(
     keep_files_private()
     prepare = partial(prepare_writer, args, search=search, build_renderer=build_renderer)
     if args.dialogue_file is not None:
+        args.section = args.section or _row_settings(args).section
+        if args.section is None:
+            raise InputError("--section: say which section of a note to write; the run has none of its own")
         dialogue = _read_dialogue(args.dialogue_file)
         write_one(prepare(), dialogue, args)
         return
@@ -307,10 +313,20 @@ def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:
 def _read_rows(args: argparse.Namespace) -> list[Any]:
     from medsum_core.data.download import mts_dialog_file
 
-    path = args.input_file or mts_dialog_file(args.split, offline=args.offline)
     if args.split == "test1":
         print(TEST1_NOTICE, file=sys.stderr)
-    return read_records(path, require_note=False)
+    if args.split is not None:
+        return read_records(mts_dialog_file(args.split, offline=args.offline), require_note=False)
+    source = read_source(args.input_file, columns=columns_of(_row_settings(args)), require_note=False)
+    for notice in source.notices:
+        print(notice, file=sys.stderr)
+    return source.records
+
+
+def _row_settings(args: argparse.Namespace) -> DataArguments:
+    """How files are read: as the run's were, unless flags say otherwise. An adapter without a run has the defaults."""
+    run = None if args.run is None or (Path(args.run).is_dir() and run_of(args.run) is None) else args.run
+    return column_settings(args, run=run)
 
 
 def _read_dialogue(source: str) -> str:

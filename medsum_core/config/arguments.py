@@ -24,6 +24,10 @@ REFUSED_LORA_INITS = {
 }
 
 
+# What belongs to a data set by name, and says nothing about files.
+SPLIT_SETTINGS = ("dataset_config_name", "train_split", "validation_split")
+
+
 def _setting(default: Any, help: str, *, metavar: str | None = None) -> Any:
     """A field with its help text, as `HfArgumentParser` wants it."""
     return field(default=default, metadata={"help": help} | ({"metavar": metavar} if metavar else {}))
@@ -91,19 +95,36 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    train_file: str | None = _setting(
-        None, "CSV or JSONL to train on; replaces the data (validation file too) of the preset", metavar="FILE"
+    train_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "CSV, TSV, JSONL or JSON to train on (also .gz), one or several; replaces the data (validation "
+            "too) of the preset",
+            "metavar": "FILE",
+        },
     )
-    validation_file: str | None = _setting(
-        None, "CSV or JSONL to evaluate on; takes the place of a data set's own validation split", metavar="FILE"
+    validation_file: list[str] | None = field(
+        default=None,
+        metadata={"help": "to evaluate on; takes the place of a data set's own validation split", "metavar": "FILE"},
     )
     dataset_name: str | None = _setting(
         None, "mts-dialog (the official files) or a hub data set, instead of --train_file", metavar="NAME"
+    )
+    dataset_config_name: str | None = _setting(None, "which configuration of --dataset_name", metavar="NAME")
+    train_split: str = _setting("train", "split of --dataset_name to train on", metavar="NAME")
+    validation_split: str | None = _setting(
+        None,
+        "split of --dataset_name to evaluate on, or none; not given: its validation, valid, val or dev",
+        metavar="NAME",
     )
     id_column: str = _setting("ID", "column with the row's id (optional in the file)", metavar="COLUMN")
     dialogue_column: str = _setting("dialogue", "column with the dialogue", metavar="COLUMN")
     note_column: str = _setting("section_text", "column with the note section", metavar="COLUMN")
     section_column: str = _setting("section_header", "column with the section's header", metavar="COLUMN")
+    section: str | None = _setting(
+        None, "one section for all rows, in the place of a column: an MTS-Dialog code or a name", metavar="NAME"
+    )
+    number_rows: bool = _setting(False, "rows that share an id are told apart by a number: ID#1, ID#2")
     prompt_style: Literal["auto", "chat", "plain"] = _setting(
         "auto", "chat: the model's own turns; plain: text for a base model; auto: chat where there is a template"
     )

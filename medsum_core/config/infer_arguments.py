@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
+from medsum_core.config.column_flags import COLUMN_FLAGS, add_column_flags
 from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.errors import InputError, raise_all
 
@@ -26,11 +27,11 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         help="a base alone: hub id, folder, embedded:...; with --run: where its base lies now",
     )
     rows = parser.add_mutually_exclusive_group(required=True)
-    rows.add_argument("--input_file", metavar="FILE", help="CSV or JSONL with dialogue, section_header and, if any, ID")
+    rows.add_argument("--input_file", metavar="FILE", help="CSV, TSV, JSONL or JSON (also .gz) with dialogues")
     rows.add_argument("--dataset_name", choices=["mts-dialog"], help="the official files, with --split")
     rows.add_argument("--dialogue_file", metavar="FILE|-", help="one dialogue as text, to the screen; with --section")
     parser.add_argument("--split", choices=["valid", "test1", "test2"], help="of --dataset_name")
-    parser.add_argument("--section", metavar="NAME", help="section of --dialogue_file: MTS code or full name")
+    add_column_flags(parser)  # --section is that of --dialogue_file too
     parser.add_argument("--output_file", metavar="FILE", help="notes of --input_file or --dataset_name")
     parser.add_argument("--output_format", choices=["csv", "mediqa"], default="csv", help="mediqa: submission file")
     parser.add_argument("--resume", action="store_true", help="keep rows that are finished already")
@@ -52,11 +53,21 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--offline", action="store_true", help="never use the network")
     args = parser.parse_args(argv)
+    raise_all(_problems(args))
+    return args
+
+
+def _problems(args: argparse.Namespace) -> list[str]:
+    """Flags that do not go together, and values out of range."""
+    about_files = [name for name in COLUMN_FLAGS if name != "section" or args.dialogue_file is None]
+    columns = [f"--{name}" for name in about_files if getattr(args, name) is not None]
     problems = {
         "--run names a run, or --model_name_or_path a base: give one": args.run is None
         and args.model_name_or_path is None,
-        "--section names the section of --dialogue_file: give both": (args.section is None)
-        != (args.dialogue_file is None),
+        "--section: say which section of a note --dialogue_file is for": args.dialogue_file is not None
+        and args.section is None
+        and args.run is None,
+        f"{', '.join(columns)}: about the columns of --input_file: give both": bool(columns) and not args.input_file,
         "--split names the part of --dataset_name: give both": (args.split is None) != (args.dataset_name is None),
         "--output_file is where the notes of a file go: give it": args.dialogue_file is None and not args.output_file,
         "--num_beams, --batch_size and --max_new_tokens must be at least 1": min(
@@ -70,5 +81,4 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         "--no_repeat_ngram_size must be at least 0": (args.no_repeat_ngram_size or 0) < 0,
     }
     wrong = [text for text, is_wrong in problems.items() if is_wrong]
-    raise_all(wrong + template_kwargs_problems(args.chat_template_kwargs))
-    return args
+    return wrong + template_kwargs_problems(args.chat_template_kwargs)

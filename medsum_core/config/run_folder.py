@@ -104,6 +104,16 @@ def read_run_config(folder: str | Path) -> RunConfig:
         raise _not_a_run(folder) from error
 
 
+def run_of(folder: str | Path) -> Path | None:
+    """The run folder itself, or that of one of its checkpoints or of its adapter; None: it belongs to no run."""
+    place = Path(folder).resolve()
+    if place.name == ADAPTER_FOLDER:
+        place = place.parent
+    elif place.parent.name == CHECKPOINTS_FOLDER:
+        place = place.parents[1]
+    return place if (place / CONFIG_NAME).exists() else None
+
+
 def read_run_facts(folder: str | Path) -> dict[str, Any]:
     """What the run was made with, as `write_run_config` was given it; empty for a run that recorded nothing.
 

@@ -14,6 +14,7 @@ from typing import Any
 from medsum_core.config.arguments import (
     LORA_INITS,
     REFUSED_LORA_INITS,
+    SPLIT_SETTINGS,
     TRACKERS,
     DataArguments,
     LoraArguments,
@@ -46,10 +47,11 @@ def setting_problems(
     values = {name: value for section in (model, lora, data, train, output) for name, value in vars(section).items()}
     checks = _data_checks(data) + _model_checks(model, lora) + _cadence_checks(train, output)
     checks += _packing_checks(train, data) + _tracker_checks(model, output)
-    if data.validation_file is None and data.dataset_name is None:
-        checks += _no_validation_checks(train, output)
     problems = _range_problems(values) + template_kwargs_problems(data.chat_template_kwargs)
-    return problems + [text for wrong, text in checks if wrong]
+    problems += [text for wrong, text in checks if wrong]
+    if data.validation_file is None and data.dataset_name is None:
+        problems += no_validation_problems(train, output)
+    return problems
 
 
 def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
@@ -58,9 +60,12 @@ def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
     Only the first process of a launch looks at the run folder: it may have begun to write when the others come.
     """
     problems = []
-    for flag, path in (("--train_file", data.train_file), ("--validation_file", data.validation_file)):
-        if path is not None and not Path(path).is_file():
-            problems.append(f"{flag} {path}: there is no such file")
+    for flag, paths in (("--train_file", data.train_file), ("--validation_file", data.validation_file)):
+        for path in paths or ():
+            if not Path(path).is_file():
+                problems.append(f"{flag} {path}: there is no such file")
+        if len({Path(path).resolve() for path in paths or ()}) < len(paths or ()):
+            problems.append(f"{flag}: names a file twice")
     if os.environ.get("RANK", "0") == "0":
         problems += _output_problems(output)
     return problems
@@ -138,10 +143,27 @@ def _data_checks(data: DataArguments) -> list[tuple[bool, str]]:
             "--chat_template_kwargs has no effect with --prompt_style plain: leave one of them out",
         ),
         (has_file and has_dataset, "--train_file and --dataset_name both name training data: give one"),
+        *_split_checks(data),
         (
             prompt_tokens < PROMPT_MINIMUM,
             f"--max_length {data.max_length} less --max_new_tokens {data.max_new_tokens} leaves {prompt_tokens} tokens "
             f"for the prompt: at least {PROMPT_MINIMUM} are needed",
+        ),
+    ]
+
+
+def _split_checks(data: DataArguments) -> list[tuple[bool, str]]:
+    defaults = DataArguments()
+    chosen = [f"--{name}" for name in SPLIT_SETTINGS if getattr(data, name) != getattr(defaults, name)]
+    return [
+        (bool(chosen) and data.dataset_name is None, f"{', '.join(chosen)}: a choice within --dataset_name: give it"),
+        (
+            data.validation_split is not None and data.validation_file is not None,
+            "--validation_split and --validation_file both name validation data: give one",
+        ),
+        (
+            data.section is not None and data.section_column != defaults.section_column,
+            "--section and --section_column both say where the section comes from: give one",
         ),
     ]
 
@@ -225,7 +247,8 @@ def _cadence_checks(train: TrainArguments, output: OutputArguments) -> list[tupl
     ]
 
 
-def _no_validation_checks(train: TrainArguments, output: OutputArguments) -> list[tuple[bool, str]]:
+def no_validation_problems(train: TrainArguments, output: OutputArguments) -> list[str]:
+    """The settings that make no sense in a run without validation rows; a data set may turn out to have none."""
     wanted = {
         "--eval_strategy steps": train.eval_strategy == "steps",
         "--eval_generate": train.eval_generate > 0,
@@ -233,7 +256,7 @@ def _no_validation_checks(train: TrainArguments, output: OutputArguments) -> lis
         "--early_stopping_patience": train.early_stopping_patience > 0,
         "--examples_file": output.examples_file is not None,
     }
-    return [(wrong, f"{flag}: needs validation rows: give --validation_file") for flag, wrong in wanted.items()]
+    return [f"{flag}: needs validation rows: give --validation_file" for flag, wrong in wanted.items() if wrong]
 
 
 def _output_problems(output: OutputArguments) -> list[str]:

@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 from transformers import PreTrainedModel
 
+from medsum_core.data.columns import DEFAULT_COLUMNS, columns_of
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import read_records
 from medsum_core.data.truncation import prompt_within
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--output_dir {output}: exists and is not an empty folder; name another")
     source = find_adapter(args.run, base=args.model_name_or_path)
     sample = files("medsum_core") / "data" / "sample" / "demo_valid.csv"
-    records = read_records(args.input_file or str(sample), require_note=False)[: args.num_prompts]
+    columns = columns_of(source.data) if args.input_file else DEFAULT_COLUMNS
+    records = read_records(args.input_file or str(sample), columns=columns, require_note=False)[: args.num_prompts]
     name, data = source.model.model_name_or_path, source.data
     place: dict[str, Any] = {
         "revision": source.model.model_revision,

@@ -129,7 +129,7 @@ def _saved_config(checkpoint: Checkpoint, base: str) -> RunConfig:
     try:
         settings = with_later_settings(checkpoint.fingerprints["settings"]) | checkpoint.resolved
         # A configuration must name its data, of which a checkpoint knows the content only.
-        places = {"model_name_or_path": base, "train_file": "unknown"}
+        places = {"model_name_or_path": base, "train_file": ["unknown"]}
         return RunConfig.from_json(default.with_resolved(**settings | places).to_json())
     except (KeyError, TypeError, InputError) as error:
         raise InputError(f"--run {checkpoint.path}: its settings are not those of a run ({error})") from error

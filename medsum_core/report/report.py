@@ -108,6 +108,7 @@ def _data(data: DataFacts) -> str:
     ]
     if dropped:
         lines.append(f"- Training rows left out by `--ungrounded drop` ({len(dropped)}): {id_list(dropped)}")
+    lines += [f"- {line}" for line in data.notes]
     parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

@@ -18,9 +18,10 @@ from medsum_core.checkpoint.checkpoint import Checkpoint, find_checkpoint, load_
 from medsum_core.checkpoint.fingerprints import PACKAGES, tokenizer_fingerprint
 from medsum_core.config.run_config import RunConfig
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER, FolderLock, default_folder
+from medsum_core.config.validation import no_validation_problems
 from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer, refuse_open_thinking
 from medsum_core.device import Device, describe, find_device
-from medsum_core.errors import InputError
+from medsum_core.errors import InputError, raise_all
 from medsum_core.kernels import REFERENCE
 from medsum_core.model.base import load_config, load_tokenizer
 from medsum_core.model.lora import LoraSettings
@@ -170,6 +171,9 @@ def _plan(
     renderer = build_renderer(tokenizer, **config.data.prompt_settings)
     if checkpoint is None:  # one of an earlier version goes on as it began
         refuse_open_thinking(renderer)
+    dataset = load_dataset(data, renderer, offline=model.offline)
+    if not dataset.validation:  # known of files before; of a data set only now
+        raise_all(no_validation_problems(config.train, config.output))
     return Plan(
         config=config.with_resolved(prompt_style=renderer.style),
         folder=Path(config.output.output_dir or default_folder(config.preset)),
@@ -179,7 +183,7 @@ def _plan(
         base_config=base_config,
         renderer=renderer,
         build_renderer=build_renderer,
-        dataset=load_dataset(data, renderer, offline=model.offline),
+        dataset=dataset,
         checkpoint=checkpoint,
         lock=lock,
         trackers=Trackers(trackers),

@@ -66,7 +66,7 @@ def test_presets_are_valid(name):
 def test_demo_uses_the_embedded_model_and_the_bundled_rows():
     values = read_preset("demo").values
     assert values["model_name_or_path"] == "embedded:gemma3-270m" and values["load_in_4bit"] is True
-    assert values["train_file"] == "bundled:demo_train.csv" and values["report_rows"] == 30
+    assert values["train_file"] == ["bundled:demo_train.csv"] and values["report_rows"] == 30
     assert TrainArguments().gradient_accumulation_steps == values["gradient_accumulation_steps"]
 
 
@@ -102,9 +102,9 @@ def test_a_file_can_empty_a_preset_value(tmp_path, rows):
 
 def test_train_file_replaces_all_data_of_the_preset(rows):
     config = parse_run(["--preset", "demo", "--train_file", str(rows)])
-    assert config.data.train_file == str(rows) and config.data.validation_file is None
+    assert config.data.train_file == [str(rows)] and config.data.validation_file is None
     config = parse_run(["--train_file", str(rows), "--validation_file", str(rows)])
-    assert config.data.dataset_name is None and config.data.validation_file == str(rows)
+    assert config.data.dataset_name is None and config.data.validation_file == [str(rows)]
 
 
 def test_all_faults_are_reported_together(tmp_path):
