@@ -85,7 +85,7 @@ def main(
             refuse_overwriting(out, resume=args.resume)
             write_file(_read_rows(args), out, args, prepare=prepare)
     except KeyboardInterrupt:
-        raise StoppedBySignal(f"notes that were finished are kept; --resume goes on, and writes {out}") from None
+        raise StoppedBySignal(f"notes that were finished are kept; go on with --resume, which writes {out}") from None
 
 
 def prepare_writer(
