@@ -91,7 +91,7 @@ def holds_notes(path: Path) -> bool:
 
 
 def read_part(path: Path) -> EarlierNotes | None:
-    """What an interrupted call left; None where not even the first line is whole. Says which line it drops.
+    """What an interrupted call left; None where no note was finished. Says which line it drops.
 
     Raises InputError for a file of an older version, for any other content, and if it can't be read.
     """
@@ -115,7 +115,7 @@ def read_part(path: Path) -> EarlierNotes | None:
         notes = {line.pop("row"): GeneratedNote(**line) for line in rest}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not what an interrupted call leaves; delete it to start anew") from error
-    return EarlierNotes(path=path, made_from=made_from, notes=notes)
+    return EarlierNotes(path=path, made_from=made_from, notes=notes) if notes else None
 
 
 def _note_line(row: str, note: GeneratedNote) -> bytes:

@@ -187,6 +187,19 @@ def test_a_file_that_may_not_be_written_is_bad_input(
         write(run, dialogues, tmp_path / "notes.csv")
 
 
+NO_NOTE = json.dumps({"made_from": MadeFrom(settings={"num_beams": 9}, rows=("x",)).to_json()}).encode() + b"\n"
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume"]], ids=["fresh", "resumed"])
+def test_what_a_call_was_to_be_made_from_binds_no_later_one_until_a_note_is_finished(
+    run: Path, dialogues: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    """A call that was killed while it loaded the model."""
+    part_path(tmp_path / "notes.csv").write_bytes(NO_NOTE)
+    assert len(write(run, dialogues, tmp_path / "notes.csv", *flags)) == 4
+    assert not part_path(tmp_path / "notes.csv").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b'{"made_from": {"for'], ids=["empty", "torn"])
 def test_a_part_file_without_a_whole_line_starts_anew(
     run: Path, dialogues: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes

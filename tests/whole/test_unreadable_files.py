@@ -77,7 +77,9 @@ def folder(run: Path, tmp_path: Path) -> Path:
         shutil.copy(path, folder)
     (folder / METRICS_NAME).write_text('{"step": 1}\n')
     made_from = MadeFrom(settings={}, rows=())
-    part_path(folder / "notes.csv").write_text(json.dumps({"made_from": made_from.to_json()}) + "\n")
+    note = {"row": "r", "id": "1", "note": "Hi.", "num_tokens": 1, "hit_limit": False}
+    lines = [{"made_from": made_from.to_json()}, note]
+    part_path(folder / "notes.csv").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "conversion.json").write_text('{"files": {}}')
     return folder
 
