@@ -10,7 +10,6 @@ review; facts that the dialogue does not say are marked.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -19,19 +18,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsum_core.config.column_flags import column_settings
 from medsum_core.config.infer_arguments import parse_options
-from medsum_core.data.records import Record, normalise_dialogue, read_records
+from medsum_core.config.run_folder import run_of
+from medsum_core.data.columns import columns_of
+from medsum_core.data.records import Record, normalise_dialogue, read_records, read_source
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
 from medsum_core.files import read_plain_file
-from medsum_core.process import keep_compiled_code_private, keep_files_private, send_nothing_unasked
+from medsum_core.process import keep_files_private, start_script
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
-    from medsum_core.config.arguments import DataArguments, ModelArguments
+    from medsum_core.config.arguments import DataArguments
     from medsum_core.data.prompt import BuildRenderer, PromptRenderer
     from medsum_core.generation.notes import FittedRows, TokenBudget
     from medsum_core.generation.part_file import PartFile
     from medsum_core.generation.search import Search
     from medsum_core.kernels import Kernels
+    from medsum_core.model.adapter_source import AdapterSource
 
 TEST1_NOTICE = "note: the challenge of test1 did not give the header; this prompt does, so scores are not its board's"
 MEMORY_REMEDY = "lower --batch_size, --num_beams or --max_new_tokens; finished notes are kept: go on with --resume"
@@ -59,7 +62,8 @@ def main(
     """The inference script, with another decoding rule or prompt where one is given (examples/extend.md).
 
     `search(stop_token_ids)` gives a rule in the place of greedy search and beams. Raises the errors of
-    `medsum_core.errors`, which carry the exit codes.
+    `medsum_core.errors`, which carry the exit codes. Ctrl-C, and the other signals under `run_as_script`, raise
+    StoppedBySignal where a file of notes is written; one note to the screen has nothing to resume, and ends by them.
     """
     args = parse_options(sys.argv[1:] if argv is None else argv)
     if search is not None and args.num_beams != 1:
@@ -69,17 +73,19 @@ def main(
     keep_files_private()
     prepare = partial(prepare_writer, args, search=search, build_renderer=build_renderer)
     if args.dialogue_file is not None:
+        args.section = args.section or _row_settings(args).section
+        if args.section is None:
+            raise InputError("--section: say which section of a note to write; the run has none of its own")
         dialogue = _read_dialogue(args.dialogue_file)
         write_one(prepare(), dialogue, args)
         return
     out = output_path(args.output_file)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         with locked_output(out):
             refuse_overwriting(out, resume=args.resume)
             write_file(_read_rows(args), out, args, prepare=prepare)
     except KeyboardInterrupt:
-        raise StoppedBySignal(f"{out} is not written; notes that were finished are kept, go on with --resume") from None
+        raise StoppedBySignal(f"notes that were finished are kept; --resume goes on, and writes {out}") from None
 
 
 def prepare_writer(
@@ -91,49 +97,49 @@ def prepare_writer(
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
     from medsum_core import kernels
     from medsum_core.data.prompt import build_renderer as own_renderer
+    from medsum_core.data.prompt import refuse_open_thinking
     from medsum_core.device import choose_precision, find_device
     from medsum_core.generation.generate import num_positions
     from medsum_core.generation.made_from import function_names, prompt_sha256
     from medsum_core.generation.notes import TokenBudget
     from medsum_core.model.adapter_files import adapter_hashes
+    from medsum_core.model.adapter_source import base_alone, find_adapter
     from medsum_core.model.base import load_config, load_tokenizer
-    from medsum_core.model.recorded_files import base_files, check_run
+    from medsum_core.model.quantised import is_quantised
+    from medsum_core.model.recorded_files import base_files
 
-    model, data, adapter = _settings(args)
+    tuned = find_adapter(args.run, base=args.model_name_or_path) if args.run is not None else None
+    alone = base_alone(args.model_name_or_path, args.chat_template_kwargs)
+    model, data = alone if tuned is None else (tuned.model, tuned.data)
     name, device = model.model_name_or_path, find_device()
     source: dict[str, Any] = {"revision": model.model_revision, "offline": args.offline or model.offline}
     base_config = load_config(name, **source)
     precision = choose_precision(args.precision or model.precision, device, model_type=base_config.model_type)
     chosen = kernels.resolve(args.kernels, device_kind=device.kind, model_type=base_config.model_type)
     chosen_kernels = kernels.choose(chosen, device.kind)
-    renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), style=data.prompt_style)
+    renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), **data.prompt_settings)
+    if args.run is None:
+        refuse_open_thinking(renderer)
     files = base_files(name, **source)
-    if args.run is not None:
-        check_run(args.run, files, base_name=name, allow_other_base=args.allow_other_base)
-    base: dict[str, Any] = {"precision": precision, "load_in_4bit": model.load_in_4bit, "device": device.torch_device}
-    no_repeat = args.no_repeat_ngram_size
-    decoding = {
-        "max_new_tokens": args.max_new_tokens or data.max_new_tokens,
-        "no_repeat_ngram_size": data.no_repeat_ngram_size if no_repeat is None else no_repeat,
-        "num_beams": args.num_beams,
-        "length_penalty": args.length_penalty,
-    }
+    if tuned is not None:
+        tuned.check(files, allow_other_base=args.allow_other_base)
+    held = {"precision": precision, "load_in_4bit": model.load_in_4bit or is_quantised(base_config)}
+    decoding = _decoding(args, data)
     budget = TokenBudget(
         max_prompt_tokens=data.max_prompt_tokens,
         max_new_tokens=decoding["max_new_tokens"],
         num_positions=num_positions(base_config),
     )
     return Writer(
-        load_model=partial(_load_model, name, base | source, adapter, chosen_kernels, model.dequantize == "on"),
+        load_model=partial(_load_model, name, source | held, tuned, chosen_kernels, model.dequantize == "on"),
         renderer=renderer,
         budget=budget,
         decoding=decoding,
         forward={"decoder": chosen_kernels.decoder, "search": search},
         description={
-            "adapter": None if adapter is None else adapter_hashes(adapter),
+            "adapter": tuned and adapter_hashes(tuned.folder),
             "base": files,
-            "precision": precision,
-            "load_in_4bit": model.load_in_4bit,
+            **held,
             "kernels": chosen,
             "prompt": prompt_sha256(renderer, budget.max_prompt_tokens),
             **function_names(search=search, build_renderer=build_renderer),
@@ -141,27 +147,27 @@ def prepare_writer(
     )
 
 
-def _settings(args: argparse.Namespace) -> tuple[ModelArguments, DataArguments, Path | None]:
-    """Base and data settings of the run and the folder of its adapter, or a base alone with the defaults."""
-    from medsum_core.config.arguments import DataArguments, ModelArguments
-    from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
-    from medsum_core.model.adapter_files import adapter_base_name
-
-    if args.run is None:
-        return ModelArguments(model_name_or_path=args.model_name_or_path, load_in_4bit=False), DataArguments(), None
-    config, adapter = read_run_config(args.run), Path(args.run) / ADAPTER_FOLDER
-    if adapter_base_name(adapter) != config.model.model_name_or_path:
-        raise InputError(f"--run {args.run}: its adapter is for another base than {config.model.model_name_or_path}")
-    return config.model, config.data, adapter
+def _decoding(args: argparse.Namespace, data: DataArguments) -> dict[str, Any]:
+    """Arguments of `generate`: the flags', and the run's where a flag was not given."""
+    no_repeat = args.no_repeat_ngram_size
+    return {
+        "max_new_tokens": args.max_new_tokens or data.max_new_tokens,
+        "no_repeat_ngram_size": data.no_repeat_ngram_size if no_repeat is None else no_repeat,
+        "num_beams": args.num_beams,
+        "length_penalty": args.length_penalty,
+    }
 
 
-def _load_model(name: str, base: dict[str, Any], adapter: Path | None, kernels: Kernels, keep_dense: bool) -> Any:
+def _load_model(
+    name: str, base: dict[str, Any], tuned: AdapterSource | None, kernels: Kernels, keep_dense: bool
+) -> Any:
+    from medsum_core.device import find_device
     from medsum_core.model.adapter_files import load_adapter
     from medsum_core.model.base import load_base
 
-    model: Any = load_base(name, **base)
-    if adapter is not None:
-        model = load_adapter(model, adapter, base_name=name)
+    model: Any = load_base(name, **base, device=find_device().torch_device)
+    if tuned is not None:
+        model = load_adapter(model, tuned.folder, base_name=tuned.trained_over)
         kernels.apply(model, keep_dense=keep_dense)
     return model
 
@@ -184,7 +190,9 @@ def write_file(
     if earlier is not None:
         earlier.check_settings(made_from.settings)
     fitted = _fitted(rows, writer)
-    with closing(PartFile(part_path(out), made_from, {} if earlier is None else earlier.notes)) as part:
+    with saving_notes(out):
+        part = PartFile(part_path(out), made_from, {} if earlier is None else earlier.notes)
+    with closing(part):
         _write_missing(writer, rows, fitted, part, batch_size=args.batch_size)
     with saving_notes(out):
         write_notes(
@@ -212,6 +220,7 @@ def _write_missing(
 
     from medsum_core.generation.generate import generate
     from medsum_core.generation.notes import generated_note
+    from medsum_core.generation.part_file import saving_notes
 
     todo = [row for row in fitted.prompts if row not in part.notes]
     if not todo:
@@ -220,7 +229,9 @@ def _write_missing(
 
         def keep(index: int, generation: Any) -> None:
             row = todo[index]
-            part.add(row, generated_note(rows[row].id, generation, writer.renderer))
+            note = generated_note(rows[row].id, generation, writer.renderer)
+            with saving_notes(part.path):
+                part.add(row, note)
             bar.update()
 
         try:
@@ -302,14 +313,20 @@ def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:
 def _read_rows(args: argparse.Namespace) -> list[Any]:
     from medsum_core.data.download import mts_dialog_file
 
-    path = args.input_file or mts_dialog_file(args.split, offline=args.offline)
     if args.split == "test1":
         print(TEST1_NOTICE, file=sys.stderr)
-    return read_records(path, require_note=False)
+    if args.split is not None:
+        return read_records(mts_dialog_file(args.split, offline=args.offline), require_note=False)
+    source = read_source(args.input_file, columns=columns_of(_row_settings(args)), require_note=False)
+    for notice in source.notices:
+        print(notice, file=sys.stderr)
+    return source.records
 
 
-def _interrupt(_number: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
+def _row_settings(args: argparse.Namespace) -> DataArguments:
+    """How files are read: as the run's were, unless flags say otherwise. An adapter without a run has the defaults."""
+    run = None if args.run is None or (Path(args.run).is_dir() and run_of(args.run) is None) else args.run
+    return column_settings(args, run=run)
 
 
 def _read_dialogue(source: str) -> str:
@@ -326,6 +343,5 @@ def _read_dialogue(source: str) -> str:
 
 
 if __name__ == "__main__":
-    send_nothing_unasked()
-    keep_compiled_code_private()
+    start_script()
     raise SystemExit(run_as_script(main, memory_remedy=MEMORY_REMEDY))

@@ -17,12 +17,11 @@ from collections.abc import Callable, Sequence
 from medsum_core.config.run_config import RunConfig, parse_run
 from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script, value_or_exit
 from medsum_core.kernels import set_up_process
-from medsum_core.process import keep_compiled_code_private, keep_files_private, send_nothing_unasked, set_arithmetic
+from medsum_core.process import keep_files_private, set_arithmetic, start_script
 
 if __name__ == "__main__":
     set_up_process()  # before numpy and torch start threads
-    send_nothing_unasked()
-    keep_compiled_code_private()
+    start_script()
     config = value_or_exit(lambda: parse_run(sys.argv[1:]))  # --help and a wrong setting: before the slow imports
 
 import torch
@@ -32,7 +31,6 @@ from tqdm import tqdm
 
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.data.collator import Collate, MicroBatch, split_window
-from medsum_core.data.disclosure import show_ids
 from medsum_core.data.masking import Example
 from medsum_core.data.prompt import BuildRenderer, build_renderer
 from medsum_core.model.attention import document_attention
@@ -40,6 +38,7 @@ from medsum_core.model.forward import autocast, head_softcap, head_weight, hidde
 from medsum_core.report.finish import write_results
 from medsum_core.training.agreement import leave_together
 from medsum_core.training.distributed import any_process, local_rows, sum_gradients, sum_over_processes
+from medsum_core.training.divergence import diverged_message
 from medsum_core.training.loss import Objective, note_nll, with_arithmetic
 from medsum_core.training.metrics import StepStats
 from medsum_core.training.optimizer import set_lr
@@ -79,17 +78,16 @@ def main(
         print("\n".join(plan.card_lines()))
         return
     set_arithmetic(plan.device, precision=plan.config.model.precision)
-    with plan.lock:
-        with stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
-            run, progress = build_run(
-                plan,
-                objective=objective,
-                collate=collate,
-                build_optimizer=build_optimizer,
-                prepare_model=prepare_model,
-            )
-            progress = train(run, progress, stop=stop, objective=objective, collate=collate)
-        write_results(plan, run, progress)
+    with plan.lock, plan.trackers, stop_on_signals(echo_seconds=plan.echo_seconds) as stop:
+        run, progress = build_run(
+            plan,
+            objective=objective,
+            collate=collate,
+            build_optimizer=build_optimizer,
+            prepare_model=prepare_model,
+        )
+        progress = train(run, progress, stop=stop, objective=objective, collate=collate)
+        write_results(plan, run, progress, stop=stop)
 
 
 def train(
@@ -127,7 +125,7 @@ def train(
             bar.update()
             bar.set_postfix(loss=f"{stats.loss:.3f}", lr=f"{rate:.1e}", tok_s=f"{stats.num_tokens / stats.seconds:.0f}")
             if progress.windows_in_a_row_skipped >= MAX_SKIPPED_IN_A_ROW:
-                raise DivergedError(skipped_message(progress, window))
+                raise DivergedError(diverged_message(run, progress, window))
 
 
 def train_step(
@@ -185,15 +183,6 @@ def accumulate_gradients(
             run.scaler.scale(nll / num_targets).backward()
             total_nll += nll.detach()
     return total_nll
-
-
-def skipped_message(progress: Progress, window: Sequence[Example]) -> str:
-    """Why the run stops, with the ids of the last window's rows and no text of theirs."""
-    return (
-        f"{progress.windows_in_a_row_skipped} windows in a row had no target or a non-finite loss or gradient; nothing "
-        f"was updated by them. Rows of the last one: {show_ids(example.id for example in window)}. "
-        "Try --precision fp32 or bf16, a lower --learning_rate, or look at the rows: python -m medsum_core.preview"
-    )
 
 
 if __name__ == "__main__":

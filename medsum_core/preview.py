@@ -15,17 +15,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from medsum_core.process import send_nothing_unasked
+from medsum_core.process import start_script
 
 if __name__ == "__main__":
-    send_nothing_unasked()  # before the libraries are imported
+    start_script()  # before the libraries are imported
 
+from medsum_core.config.arguments import DataArguments
+from medsum_core.config.column_flags import add_column_flags, column_settings
+from medsum_core.config.validation import template_kwargs_problems
+from medsum_core.data.columns import columns_of
 from medsum_core.data.disclosure import escape, show_id
 from medsum_core.data.masking import IGNORE_INDEX, Example, build_examples
-from medsum_core.data.prompt import PROMPT_STYLES, PromptRenderer, build_renderer, control_token_ids
-from medsum_core.data.records import Columns, Record, read_records
+from medsum_core.data.prompt import (
+    PROMPT_STYLES,
+    PromptRenderer,
+    build_renderer,
+    control_token_ids,
+    refuse_open_thinking,
+)
+from medsum_core.data.records import Record, read_source
 from medsum_core.data.truncation import prompt_within
-from medsum_core.errors import InputError, run_as_script
+from medsum_core.errors import InputError, raise_all, run_as_script
 
 LAWS = (
     "the prompt is the one that decoding builds",
@@ -78,19 +88,18 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
     """Print the first rows of a file. Raises InputError for input that training would refuse, or if a law is broken."""
     out = out or sys.stdout
     values = _parse(argv)
-    if values.num_examples < 1:
-        raise InputError(f"--num_examples {values.num_examples}: at least 1")
-    columns = Columns(
-        id=values.id_column,
-        dialogue=values.dialogue_column,
-        note=values.note_column,
-        section_header=values.section_column,
-    )
-    records = read_records(values.train_file, columns=columns)[: values.num_examples]
+    problems = [] if values.num_examples >= 1 else [f"--num_examples {values.num_examples}: at least 1"]
+    raise_all(problems + template_kwargs_problems(values.chat_template_kwargs))
+    source = read_source(values.train_file, columns=columns_of(column_settings(values, run=values.run)))
+    for notice in source.notices:
+        print(notice, file=out)
+    records = source.records[: values.num_examples]
     from medsum_core.model.base import load_tokenizer  # takes seconds: only after the file is known to be good
 
     tokenizer = load_tokenizer(values.model_name_or_path, revision=values.model_revision, offline=values.offline)
-    renderer = build_renderer(tokenizer, style=values.prompt_style)
+    prompt = DataArguments(prompt_style=values.prompt_style, chat_template_kwargs=values.chat_template_kwargs)
+    renderer = build_renderer(tokenizer, **prompt.prompt_settings)
+    refuse_open_thinking(renderer)
     examples, report = build_examples(
         records, renderer, max_length=values.max_length, max_new_tokens=values.max_new_tokens
     )
@@ -158,11 +167,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model_revision", metavar="REV", help="commit or tag on the hub")
     parser.add_argument("--offline", action="store_true", help="never download")
     parser.add_argument("--prompt_style", choices=PROMPT_STYLES, default="auto", help="as in train_loop.py")
+    parser.add_argument("--chat_template_kwargs", metavar="JSON", help="as in train_loop.py")
     parser.add_argument("--max_length", type=int, default=1024, metavar="N", help="as in train_loop.py")
     parser.add_argument("--max_new_tokens", type=int, default=256, metavar="N", help="as in train_loop.py")
-    for name, column in vars(Columns()).items():
-        flag = "section_column" if name == "section_header" else f"{name}_column"
-        parser.add_argument(f"--{flag}", default=column, metavar="COLUMN", help="as in train_loop.py")
+    parser.add_argument("--run", metavar="DIR", help="a run folder: its columns and section, unless others are given")
+    add_column_flags(parser)
     return parser.parse_args(argv)
 
 

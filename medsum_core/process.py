@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,15 @@ from medsum_core.files import cache_folder
 
 if TYPE_CHECKING:  # the start of a script must stay quick: torch is imported where it is used
     from medsum_core.device import Device
+
+
+def start_script() -> None:
+    """What every script wants before it imports the libraries, which takes seconds: no traceback for Ctrl-C either."""
+    send_nothing_unasked()
+    keep_compiled_code_private()
+    sleep_while_waiting()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in the background of a shell's script
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def keep_files_private() -> None:
@@ -32,6 +42,15 @@ def send_nothing_unasked() -> None:
     """Turn off the telemetry and the update check of the hub's client; it reads this when it is first imported."""
     for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_UPDATE_CHECK"):
         os.environ[name] = "1"
+
+
+def sleep_while_waiting() -> None:
+    """Have OpenMP's idle threads sleep instead of spin, unless the environment says otherwise.
+
+    Spinning threads take the processor from those that compute as soon as anything else runs on the machine: figures in
+    benchmarks/LOG.md, 2026-11-28. OpenMP reads this when torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def set_arithmetic(device: Device, *, precision: str) -> None:

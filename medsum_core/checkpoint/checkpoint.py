@@ -127,28 +127,37 @@ def find_checkpoint(
     """
     if str(choice) != "auto":
         return load_checkpoint(choice).path
-    warn, checkpoints_dir = warn or _to_stderr, Path(checkpoints_dir)
     try:
-        paths = list_checkpoints(checkpoints_dir)
-        for path in reversed(paths):
-            if (damage := _damage(path)) is None:
-                return path
-            warn(f"warning: checkpoint {path.name} is damaged ({damage}): passed over")
+        found, num_damaged = newest_valid(checkpoints_dir, warn=warn)
     except ReadFailedError as error:
         raise InputError(
             f"--resume_from_checkpoint auto: {error}; try again, or name an older checkpoint's folder"
         ) from error
-    if paths:
+    if found is None and num_damaged:
         raise InputError(
-            f"--resume_from_checkpoint auto: {checkpoints_dir} holds {len(paths)} damaged and no valid "
+            f"--resume_from_checkpoint auto: {checkpoints_dir} holds {num_damaged} damaged and no valid "
             "checkpoints; bring one back from a copy, or move that folder away to start anew"
         )
-    return None
+    return found
+
+
+def newest_valid(checkpoints_dir: str | Path, *, warn: Callable[[str], None] | None = None) -> tuple[Path | None, int]:
+    """The newest checkpoint whose every byte is as it was written, and how many newer ones are damaged.
+
+    Those are named through `warn` (stderr if not given). Raises ReadFailedError when the system refuses to read one.
+    """
+    num_damaged = 0
+    for path in reversed(list_checkpoints(Path(checkpoints_dir))):
+        if (damage := _damage(path)) is None:
+            return path, num_damaged
+        (warn or _to_stderr)(f"warning: checkpoint {path.name} is damaged ({damage}): passed over")
+        num_damaged += 1
+    return None, num_damaged
 
 
 def _damage(path: Path) -> str | None:
     try:
-        step = _load(path).progress.step
+        step = read_checkpoint(path).progress.step
     except DamagedError as error:
         return str(error)
     return None if step == numbers(path)[0] else f"it holds step {step}"
@@ -182,7 +191,7 @@ def course_of(checkpoint: Checkpoint, checkpoints_dir: str | Path) -> set[str]:
 def _run_of(checkpoint: Checkpoint | Path) -> dict[str, Any] | None:
     """What makes it one of a certain run; None where it can't be read."""
     try:
-        found = _load(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+        found = read_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     except (DamagedError, ReadFailedError):
         return None
     return {**found.fingerprints, "num_steps": None}  # a run may be extended
@@ -194,7 +203,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not folder.is_dir():
         raise InputError(f"--resume_from_checkpoint {path}: there is no such folder; `auto` takes the newest valid one")
     try:
-        return _load(folder.resolve())
+        return read_checkpoint(folder.resolve())
     except DamagedError as error:
         raise InputError(
             f"--resume_from_checkpoint {path}: damaged ({error}); name another folder, "
@@ -204,7 +213,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(f"--resume_from_checkpoint {path}: {error}; try again, or name another folder") from error
 
 
-def _load(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read and verify one. Raises DamagedError, and ReadFailedError when the system refuses to read it."""
     files = read_sealed(folder, FILES)
     try:
         state = json.loads(files[STATE])

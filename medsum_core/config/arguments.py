@@ -6,11 +6,13 @@ recipe, which `presets/gemma-2b.yaml` spells out. A value `auto` is resolved onc
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TRACKERS = ("tensorboard", "wandb", "trackio")
 LORA_INITS = ("default", "gaussian")
 REFUSED_LORA_INITS = {
     "pissa": "PiSSA rewrites the base weights, so the saved adapter would not fit the plain base",
@@ -20,6 +22,10 @@ REFUSED_LORA_INITS = {
     "eva": "EVA needs a pass over the data before training",
     "corda": "CorDA rewrites the base weights after a pass over the data",
 }
+
+
+# What belongs to a data set by name, and says nothing about files.
+SPLIT_SETTINGS = ("dataset_config_name", "train_split", "validation_split")
 
 
 def _setting(default: Any, help: str, *, metavar: str | None = None) -> Any:
@@ -34,10 +40,14 @@ class ModelArguments:
     _argument_group_name = "model"
 
     model_name_or_path: str = _setting(
-        "google/gemma-2b-it", "hub id, folder, or embedded:gemma3-270m (weights from a package)", metavar="NAME"
+        "google/gemma-2b-it",
+        "hub id, folder, or embedded:gemma3-270m, embedded:smollm2-135m-it (weights from a package)",
+        metavar="NAME",
     )
     model_revision: str | None = _setting(None, "branch, tag or commit of a hub model", metavar="REV")
-    load_in_4bit: bool = _setting(True, "hold the frozen base in NF4 with double quantisation")
+    load_in_4bit: bool = _setting(
+        True, "hold the frozen base in NF4 with double quantisation; one whose files are NF4 is held as they are"
+    )
     kernels: Literal["auto", "reference", "fast"] = _setting(
         "auto",
         "reference: transformers' and PEFT's own modules; fast: functions for a CPU in their place (extra `cpu`); "
@@ -85,21 +95,43 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    train_file: str | None = _setting(
-        None, "CSV or JSONL to train on; replaces the data (validation file too) of the preset", metavar="FILE"
+    train_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "CSV, TSV, JSONL or JSON to train on (also .gz), one or several; replaces the data (validation "
+            "too) of the preset",
+            "metavar": "FILE",
+        },
     )
-    validation_file: str | None = _setting(
-        None, "CSV or JSONL to evaluate on; takes the place of a data set's own validation split", metavar="FILE"
+    validation_file: list[str] | None = field(
+        default=None,
+        metadata={"help": "to evaluate on; takes the place of a data set's own validation split", "metavar": "FILE"},
     )
     dataset_name: str | None = _setting(
         None, "mts-dialog (the official files) or a hub data set, instead of --train_file", metavar="NAME"
+    )
+    dataset_config_name: str | None = _setting(None, "which configuration of --dataset_name", metavar="NAME")
+    train_split: str = _setting("train", "split of --dataset_name to train on", metavar="NAME")
+    validation_split: str | None = _setting(
+        None,
+        "split of --dataset_name to evaluate on, or none; not given: its validation, valid, val or dev",
+        metavar="NAME",
     )
     id_column: str = _setting("ID", "column with the row's id (optional in the file)", metavar="COLUMN")
     dialogue_column: str = _setting("dialogue", "column with the dialogue", metavar="COLUMN")
     note_column: str = _setting("section_text", "column with the note section", metavar="COLUMN")
     section_column: str = _setting("section_header", "column with the section's header", metavar="COLUMN")
+    section: str | None = _setting(
+        None, "one section for all rows, in the place of a column: an MTS-Dialog code or a name", metavar="NAME"
+    )
+    number_rows: bool = _setting(False, "rows that share an id are told apart by a number: ID#1, ID#2")
     prompt_style: Literal["auto", "chat", "plain"] = _setting(
         "auto", "chat: the model's own turns; plain: text for a base model; auto: chat where there is a template"
+    )
+    chat_template_kwargs: str | None = _setting(
+        None,
+        "variables for the model's chat template, as JSON: '{\"enable_thinking\": false}' closes the thinking of some",
+        metavar="JSON",
     )
     max_length: int = _setting(1024, "longest row, prompt and note together (tokens)", metavar="N")
     max_new_tokens: int = _setting(256, "room for the note, in training and decoding alike (tokens)", metavar="N")
@@ -115,6 +147,12 @@ class DataArguments:
     def max_prompt_tokens(self) -> int:
         """What a prompt may have, in training as in decoding: the rest is reserved for the note."""
         return self.max_length - self.max_new_tokens
+
+    @property
+    def prompt_settings(self) -> dict[str, Any]:
+        """What `build_renderer` is given, beside the tokenizer."""
+        variables = {"template_kwargs": json.loads(self.chat_template_kwargs)} if self.chat_template_kwargs else {}
+        return {"style": self.prompt_style, **variables}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +226,13 @@ class OutputArguments:
     )
     save_total_limit: int = _setting(2, "newest checkpoints to keep, at least 2 (and the best one)", metavar="N")
     logging_steps: int = _setting(1, "updates between lines of metrics.jsonl", metavar="N")
-    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = _setting("none", "tracker, through accelerate")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={
+            "help": f"trackers that get what metrics.jsonl gets: none, or some of {', '.join(TRACKERS)}",
+            "metavar": "NAME",
+        },
+    )
     report_rows: int = _setting(
         -1, "validation rows that the final base-against-tuned report writes notes for (-1: all, 0: none)", metavar="N"
     )
@@ -207,3 +251,8 @@ class OutputArguments:
         False, "resume although versions, processor, threads, kernels or the number of processes differ"
     )
     dry_run: bool = _setting(False, "check everything, show steps and a memory estimate, write nothing and stop")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `--report_to`, each once; empty for none."""
+        return tuple(dict.fromkeys(name for name in self.report_to if name != "none"))

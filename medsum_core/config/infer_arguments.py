@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
+from medsum_core.config.column_flags import COLUMN_FLAGS, add_column_flags
+from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.errors import InputError, raise_all
 
 
@@ -16,15 +18,20 @@ class _Parser(argparse.ArgumentParser):
 def parse_options(argv: list[str]) -> argparse.Namespace:
     """The flags. Raises InputError for wrong ones, and for those that do not go together."""
     parser = _Parser(description="write notes with a tuned model", allow_abbrev=False)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths")
-    source.add_argument("--model_name_or_path", metavar="NAME", help="a base alone: hub id, folder, embedded:...")
+    parser.add_argument(
+        "--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths; or a checkpoint, or an adapter"
+    )
+    parser.add_argument(
+        "--model_name_or_path",
+        metavar="NAME",
+        help="a base alone: hub id, folder, embedded:...; with --run: where its base lies now",
+    )
     rows = parser.add_mutually_exclusive_group(required=True)
-    rows.add_argument("--input_file", metavar="FILE", help="CSV or JSONL with dialogue, section_header and, if any, ID")
+    rows.add_argument("--input_file", metavar="FILE", help="CSV, TSV, JSONL or JSON (also .gz) with dialogues")
     rows.add_argument("--dataset_name", choices=["mts-dialog"], help="the official files, with --split")
     rows.add_argument("--dialogue_file", metavar="FILE|-", help="one dialogue as text, to the screen; with --section")
     parser.add_argument("--split", choices=["valid", "test1", "test2"], help="of --dataset_name")
-    parser.add_argument("--section", metavar="NAME", help="section of --dialogue_file: MTS code or full name")
+    add_column_flags(parser)  # --section is that of --dialogue_file too
     parser.add_argument("--output_file", metavar="FILE", help="notes of --input_file or --dataset_name")
     parser.add_argument("--output_format", choices=["csv", "mediqa"], default="csv", help="mediqa: submission file")
     parser.add_argument("--resume", action="store_true", help="keep rows that are finished already")
@@ -37,6 +44,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         type=int,
         help="no sequence of so many tokens twice in a note (the run's if not given)",
     )
+    parser.add_argument("--chat_template_kwargs", metavar="JSON", help="as in training, for a base alone")
     parser.add_argument("--batch_size", type=int, default=16, help="notes being written at a time")
     parser.add_argument("--kernels", choices=["auto", "reference", "fast"], default="auto", help="as in training")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="the run's if not given")
@@ -45,9 +53,21 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--offline", action="store_true", help="never use the network")
     args = parser.parse_args(argv)
+    raise_all(_problems(args))
+    return args
+
+
+def _problems(args: argparse.Namespace) -> list[str]:
+    """Flags that do not go together, and values out of range."""
+    about_files = [name for name in COLUMN_FLAGS if name != "section" or args.dialogue_file is None]
+    columns = [f"--{name}" for name in about_files if getattr(args, name) is not None]
     problems = {
-        "--section names the section of --dialogue_file: give both": (args.section is None)
-        != (args.dialogue_file is None),
+        "--run names a run, or --model_name_or_path a base: give one": args.run is None
+        and args.model_name_or_path is None,
+        "--section: say which section of a note --dialogue_file is for": args.dialogue_file is not None
+        and args.section is None
+        and args.run is None,
+        f"{', '.join(columns)}: about the columns of --input_file: give both": bool(columns) and not args.input_file,
         "--split names the part of --dataset_name: give both": (args.split is None) != (args.dataset_name is None),
         "--output_file is where the notes of a file go: give it": args.dialogue_file is None and not args.output_file,
         "--num_beams, --batch_size and --max_new_tokens must be at least 1": min(
@@ -55,7 +75,10 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         )
         < 1,
         "--allow_other_base is about the base of --run: give both": args.allow_other_base and args.run is None,
+        "--chat_template_kwargs is for --model_name_or_path: a run has those of its training": (
+            args.chat_template_kwargs is not None and args.run is not None
+        ),
         "--no_repeat_ngram_size must be at least 0": (args.no_repeat_ngram_size or 0) < 0,
     }
-    raise_all([text for text, is_wrong in problems.items() if is_wrong])
-    return args
+    wrong = [text for text, is_wrong in problems.items() if is_wrong]
+    return wrong + template_kwargs_problems(args.chat_template_kwargs)

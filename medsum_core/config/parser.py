@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from medsum_core.config.arguments import DataArguments, LoraArguments, ModelArguments, OutputArguments, TrainArguments
+from medsum_core.config.counterparts import counterpart, with_equal_value
 from medsum_core.errors import InputError
 from medsum_core.files import read_plain_file
 
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Any] = {
 DEFAULT_PRESET = "gemma-2b"
 SETTING_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 MAX_VALUE_CHARACTERS = 60
+LIKENESS = 0.75  # difflib's ratio: `max_lenght` is like `max_length`, `lora_rank` not like `lora_dropout`
 NULLS = ("", "~", "null", "None")
 
 
@@ -152,7 +154,7 @@ def _gather(sources: list[tuple[str, list[str]]], parser: argparse.ArgumentParse
     problems = []
     for place, tokens in sources:
         try:
-            given, unknown = parser.parse_known_args(tokens)
+            given, unknown = parser.parse_known_args(with_equal_value(tokens))
             values.update(vars(given))
             if unknown:
                 problems.append(f"{place}: {_explain_unknown(unknown[0], parser)}")
@@ -164,9 +166,12 @@ def _gather(sources: list[tuple[str, list[str]]], parser: argparse.ArgumentParse
 def _explain_unknown(token: str, parser: argparse.ArgumentParser) -> str:
     if not token.startswith("-"):
         return _shorten_values(f"unexpected value {token!r}", [token])
-    known = [option for action in parser._actions for option in action.option_strings[:1]]
-    close = get_close_matches(token.split("=")[0], known, n=1)
-    return "there is no such setting" + (f"; did you mean {close[0]}?" if close else "; see --help")
+    name = token.partition("=")[0].lstrip("-").replace("-", "_")
+    if instead := counterpart(name):
+        return f"there is no such setting: {instead}"
+    known = [option[2:] for action in parser._actions for option in action.option_strings[:1]]
+    close = get_close_matches(name, known, n=1, cutoff=LIKENESS)
+    return "there is no such setting" + (f"; did you mean --{close[0]}?" if close else "; see --help")
 
 
 def _show_key(key: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args, get_type_hints
 
 from medsum_core.config.arguments import (
+    SPLIT_SETTINGS,
     DataArguments,
     LoraArguments,
     ModelArguments,
@@ -28,11 +30,20 @@ from medsum_core.errors import InputError, raise_all
 
 # A preset tunes these to the data that it names: other data gets the defaults.
 SAMPLE_SETTINGS = ("learning_rate", "max_new_tokens")
-DATA_SOURCES = ("train_file", "validation_file", "dataset_name")
+DATA_SOURCES = ("train_file", "validation_file", "dataset_name", *SPLIT_SETTINGS)
+FILES_OF_ROWS = ("train_file", "validation_file")  # each a single path, not a list, in runs of earlier versions
 # Settings that runs of earlier versions lack, each with the value that describes what those did.
 LATER_SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"kernels": "fast"},
-    "data": {"no_repeat_ngram_size": 0},
+    "data": {
+        "no_repeat_ngram_size": 0,
+        "chat_template_kwargs": None,
+        "dataset_config_name": None,
+        "train_split": "train",
+        "validation_split": None,
+        "section": None,
+        "number_rows": False,
+    },
     "train": {"parallel_micro_batches": 1},
     "output": {"save_minutes": 0.0, "overwrite_later_checkpoints": False},
 }
@@ -84,7 +95,9 @@ class RunConfig:
             part = values.get(name)
             if not isinstance(part, Mapping):
                 continue
-            part = LATER_SETTINGS.get(name, {}) | dict(part)
+            part = LATER_SETTINGS.get(name, {}) | _with_lists(part)
+            if isinstance(part.get("report_to"), str):  # runs of earlier versions name one tracker
+                part["report_to"] = [part["report_to"]]
             found = _section_problems(part, section, name)
             sections[name] = None if found else section(**part)
             problems += found
@@ -138,11 +151,28 @@ def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:
         if "train_file" in values or "dataset_name" in values:
             merged = {name: value for name, value in merged.items() if name not in DATA_SOURCES}
         merged.update(values)
-    for name in ("train_file", "validation_file"):
+    for name in FILES_OF_ROWS:
         if merged.get(name) is not None:
-            merged[name] = bundled_path(merged[name])
+            merged[name] = [bundled_path(path) for path in merged[name]]
+    if merged.get("chat_template_kwargs") is not None:
+        merged["chat_template_kwargs"] = _one_spelling(merged["chat_template_kwargs"])
     defaults = {name: section() for name, section in SECTIONS.items()}
     return RunConfig(preset=preset, **defaults).with_resolved(**merged)
+
+
+def _with_lists(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A section of a saved configuration with its files of rows as lists."""
+    return {
+        name: [value] if name in FILES_OF_ROWS and isinstance(value, str) else value for name, value in part.items()
+    }
+
+
+def _one_spelling(text: str) -> str:
+    """Equal JSON as equal text: resuming compares it. What is no JSON stays, for the check that says so."""
+    try:
+        return json.dumps(json.loads(text), sort_keys=True)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _name_problems(values: Mapping[str, Any], expected: set[str], where: str) -> list[str]:

@@ -5,6 +5,7 @@ Every function returns a list of messages and raises nothing, so that the user s
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 from medsum_core.config.arguments import (
     LORA_INITS,
     REFUSED_LORA_INITS,
+    SPLIT_SETTINGS,
+    TRACKERS,
     DataArguments,
     LoraArguments,
     ModelArguments,
@@ -44,9 +47,11 @@ def setting_problems(
     values = {name: value for section in (model, lora, data, train, output) for name, value in vars(section).items()}
     checks = _data_checks(data) + _model_checks(model, lora) + _cadence_checks(train, output)
     checks += _packing_checks(train, data) + _tracker_checks(model, output)
+    problems = _range_problems(values) + template_kwargs_problems(data.chat_template_kwargs)
+    problems += [text for wrong, text in checks if wrong]
     if data.validation_file is None and data.dataset_name is None:
-        checks += _no_validation_checks(train, output)
-    return _range_problems(values) + [text for wrong, text in checks if wrong]
+        problems += no_validation_problems(train, output)
+    return problems
 
 
 def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
@@ -55,9 +60,12 @@ def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
     Only the first process of a launch looks at the run folder: it may have begun to write when the others come.
     """
     problems = []
-    for flag, path in (("--train_file", data.train_file), ("--validation_file", data.validation_file)):
-        if path is not None and not Path(path).is_file():
-            problems.append(f"{flag} {path}: there is no such file")
+    for flag, paths in (("--train_file", data.train_file), ("--validation_file", data.validation_file)):
+        for path in paths or ():
+            if not Path(path).is_file():
+                problems.append(f"{flag} {path}: there is no such file")
+        if len({Path(path).resolve() for path in paths or ()}) < len(paths or ()):
+            problems.append(f"{flag}: names a file twice")
     if os.environ.get("RANK", "0") == "0":
         problems += _output_problems(output)
     return problems
@@ -84,6 +92,22 @@ def examples_file_problems(examples_file: str | Path) -> list[str]:
     if not folder.is_dir():
         return [*problems, f"--examples_file: there is no folder {path.parent}; make it first"]
     return problems + [f"--examples_file {path}: {reason}" for reason in _folder_problems(folder)]
+
+
+def template_kwargs_problems(text: str | None) -> list[str]:
+    """Why the value of `--chat_template_kwargs` can't be used."""
+    if text is None:
+        return []
+    try:
+        if isinstance(values := json.loads(text, parse_constant=_refuse), dict) and values:
+            return []
+    except (ValueError, RecursionError):
+        pass
+    return ["--chat_template_kwargs: expected names and values as JSON, such as '{\"enable_thinking\": false}'"]
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _range_problems(values: dict[str, Any]) -> list[str]:
@@ -114,11 +138,32 @@ def _data_checks(data: DataArguments) -> list[tuple[bool, str]]:
     has_file, has_dataset = data.train_file is not None, data.dataset_name is not None
     return [
         (not has_file and not has_dataset, "no training data: give --train_file or --dataset_name"),
+        (
+            data.chat_template_kwargs is not None and data.prompt_style == "plain",
+            "--chat_template_kwargs has no effect with --prompt_style plain: leave one of them out",
+        ),
         (has_file and has_dataset, "--train_file and --dataset_name both name training data: give one"),
+        *_split_checks(data),
         (
             prompt_tokens < PROMPT_MINIMUM,
             f"--max_length {data.max_length} less --max_new_tokens {data.max_new_tokens} leaves {prompt_tokens} tokens "
             f"for the prompt: at least {PROMPT_MINIMUM} are needed",
+        ),
+    ]
+
+
+def _split_checks(data: DataArguments) -> list[tuple[bool, str]]:
+    defaults = DataArguments()
+    chosen = [f"--{name}" for name in SPLIT_SETTINGS if getattr(data, name) != getattr(defaults, name)]
+    return [
+        (bool(chosen) and data.dataset_name is None, f"{', '.join(chosen)}: a choice within --dataset_name: give it"),
+        (
+            data.validation_split is not None and data.validation_file is not None,
+            "--validation_split and --validation_file both name validation data: give one",
+        ),
+        (
+            data.section is not None and data.section_column != defaults.section_column,
+            "--section and --section_column both say where the section comes from: give one",
         ),
     ]
 
@@ -141,15 +186,21 @@ def _model_checks(model: ModelArguments, lora: LoraArguments) -> list[tuple[bool
 
 
 def _tracker_checks(model: ModelArguments, output: OutputArguments) -> list[tuple[bool, str]]:
-    sends = output.report_to == "trackio" or (
-        output.report_to == "wandb" and os.environ.get("WANDB_MODE") not in ("offline", "disabled")
-    )
+    names = output.report_to
+    unknown = [name for name in names if name not in ("none", *TRACKERS)]
+    elsewhere = [name for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL") if os.environ.get(name)]
     return [
         (
-            model.offline and sends,
-            f"--report_to {output.report_to}: may use the network, which --offline forbids; use tensorboard, or wandb "
-            "with WANDB_MODE=offline in the environment",
-        )
+            bool(unknown),
+            f"--report_to {' '.join(unknown)}: choose from {', '.join(TRACKERS)}, by their names"
+            + (": what happens to be installed decides nothing here" if "all" in unknown else ""),
+        ),
+        ("none" in names and len(names) > 1, "--report_to none: not with the name of a tracker"),
+        (
+            model.offline and "trackio" in names and bool(elsewhere),
+            f"--report_to trackio: {', '.join(elsewhere)} in the environment sends to another machine, which --offline "
+            "forbids; unset it",
+        ),
     ]
 
 
@@ -196,7 +247,8 @@ def _cadence_checks(train: TrainArguments, output: OutputArguments) -> list[tupl
     ]
 
 
-def _no_validation_checks(train: TrainArguments, output: OutputArguments) -> list[tuple[bool, str]]:
+def no_validation_problems(train: TrainArguments, output: OutputArguments) -> list[str]:
+    """The settings that make no sense in a run without validation rows; a data set may turn out to have none."""
     wanted = {
         "--eval_strategy steps": train.eval_strategy == "steps",
         "--eval_generate": train.eval_generate > 0,
@@ -204,7 +256,7 @@ def _no_validation_checks(train: TrainArguments, output: OutputArguments) -> lis
         "--early_stopping_patience": train.early_stopping_patience > 0,
         "--examples_file": output.examples_file is not None,
     }
-    return [(wrong, f"{flag}: needs validation rows: give --validation_file") for flag, wrong in wanted.items()]
+    return [f"{flag}: needs validation rows: give --validation_file" for flag, wrong in wanted.items() if wrong]
 
 
 def _output_problems(output: OutputArguments) -> list[str]:

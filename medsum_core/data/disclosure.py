@@ -15,7 +15,8 @@ MAX_CHARACTERS = 40
 # fmt: off
 KNOWN_COLUMNS = frozenset({
     "id", "testid", "encounter_id", "dialogue", "section_header", "section_text", "note", "num_tokens", "hit_limit",
-    "unsupported", "evidence", "dataset", "systemoutput", "systemoutput1", "systemoutput2",
+    "unsupported", "evidence", "dataset", "systemoutput", "systemoutput1", "systemoutput2", "messages", "conversations",
+    "prompt", "completion", "instruction", "input", "output",
 })
 # fmt: on
 # What a spreadsheet runs when it opens a CSV; it reads the full-width forms alike, and skips space in front.
@@ -44,14 +45,24 @@ def show_ids(ids: Iterable[str]) -> str:
     return ", ".join(map(show_id, ids[:MAX_IDS])) + more if ids else "none"
 
 
+def fold_column(name: str) -> str:
+    """What two spellings of a column's name have in common: neither case nor spaces for underscores count."""
+    return "_".join(name.casefold().replace("_", " ").split())
+
+
+def count_known(names: Iterable[str]) -> int:
+    """How many of the names are those of known columns."""
+    return sum(fold_column(name) in KNOWN_COLUMNS for name in names)
+
+
 def show_column(name: str, number: int) -> str:
     """A column's name in quotes where it is a known one, else its number from 1."""
-    return repr(name) if name.casefold() in KNOWN_COLUMNS else str(number)
+    return repr(name) if fold_column(name) in KNOWN_COLUMNS else str(number)
 
 
 def describe_columns(columns: Sequence[str]) -> str:
     """A clause that counts the columns of a file and names those that have a known name; the others may be text."""
-    known = [column for column in columns if column.casefold() in KNOWN_COLUMNS]
+    known = [column for column in columns if fold_column(column) in KNOWN_COLUMNS]
     count = f"the file has {len(columns)} column{'' if len(columns) == 1 else 's'}"
     if not known:
         return f"{count}, none with a name that is known here: is its first row the column names?"

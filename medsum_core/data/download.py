@@ -1,25 +1,18 @@
-"""Downloads: MTS-Dialog's four official files at a pinned commit, and data sets of the Hugging Face hub.
+"""MTS-Dialog's four official files at a pinned commit.
 
-The official files are cached in the user's cache folder and checked against their sha256 before each use. A hub data
-set leaves no Arrow copy behind: `datasets` works in a private folder that is deleted when its rows have been read.
+They are cached in the user's cache folder and checked against their sha256 before each use.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
-from medsum_core.data.records import DEFAULT_COLUMNS, Columns, Record, read_records, records_from_table
-from medsum_core.data.tables import table_from_objects
 from medsum_core.errors import InputError
 from medsum_core.files import cache_folder, file_sha256, make_cache_folder, write_bytes_atomic
 
-MTS_DIALOG = "mts-dialog"
 MTS_COMMIT = "3ff0801933608d6f570468c13125125fb5cabdea"
 MTS_SOURCE = f"https://raw.githubusercontent.com/abachaa/MTS-Dialog/{MTS_COMMIT}/Main-Dataset/"
 MTS_FILES = {
@@ -40,7 +33,6 @@ MTS_FILES = {
         "226644466ed3af82382b327a3e684aab70aa605b96cfd93b04f584f1826ab1a6",
     ),
 }
-REWRITTEN_MIRROR = "har1/MTS_Dialogue-Clinical_Note"
 TIMEOUT_SECONDS = 30
 MAX_FILE_BYTES = 16 << 20  # the largest official file has about 1 MiB
 
@@ -74,40 +66,6 @@ def mts_dialog_file(split: str, *, offline: bool = False) -> Path:
     return path
 
 
-def load_hub_records(
-    name: str,
-    split: str,
-    *,
-    columns: Columns = DEFAULT_COLUMNS,
-    require_note: bool = True,
-    offline: bool = False,
-) -> list[Record]:
-    """The records of `mts-dialog` or of a hub data set (also a local folder in that layout), rules as `read_records`.
-
-    Raises InputError when it cannot be loaded, for whatever reason; messages never quote its rows. See `hub_warning`.
-    """
-    if name == MTS_DIALOG:
-        return read_records(mts_dialog_file(split, offline=offline), columns=columns, require_note=require_note)
-    if offline and not Path(name).is_dir():
-        raise InputError(
-            f"--dataset_name {name} needs the network and --offline forbids it: download the data set's file and "
-            "name it with --train_file"
-        )
-    rows = _load_hub_rows(name, split)
-    table = table_from_objects(f"{name}, split {split}", rows)
-    return records_from_table(table, columns=columns, require_note=require_note)
-
-
-def hub_warning(name: str) -> str | None:
-    """A warning about the data set of this name, for the user; None for most."""
-    if name.casefold() != REWRITTEN_MIRROR.casefold():
-        return None
-    return (
-        f"{name} is a rewritten copy of MTS-Dialog: its notes are not the official ones and it holds the official "
-        "validation rows, so scores with it are not MTS-Dialog scores. The official files: --dataset_name mts-dialog"
-    )
-
-
 def _download(url: str, *, remedy: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
@@ -118,37 +76,3 @@ def _download(url: str, *, remedy: str) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"{url}: more than {MAX_FILE_BYTES >> 20} MiB came, so it is not the pinned file: {remedy}")
     return data
-
-
-def _load_hub_rows(name: str, split: str) -> list[dict[str, Any]]:
-    """All rows of one split as dicts. Nothing that `datasets` wrote is left when this returns or raises."""
-    import datasets
-
-    from medsum_core.quiet_libraries import quiet_libraries
-
-    bars_were_off = datasets.are_progress_bars_disabled()
-    private = Path(tempfile.mkdtemp(prefix="medsum-data-"))
-    datasets.disable_progress_bars()
-    try:
-        with quiet_libraries():
-            builder = datasets.load_dataset_builder(name, cache_dir=str(private))
-            if hasattr(builder.config, "keep_default_na"):
-                builder.config.keep_default_na = False  # pandas would make nulls of cells such as "None" and "N/A"
-            builder.download_and_prepare()
-        splits = [str(known) for known in builder.info.splits or {}]
-        if split not in splits:
-            raise InputError(f"{name} has no split {split!r}: it has {', '.join(splits)}")
-        rows: list[dict[str, Any]] = builder.as_dataset(split=split).to_list()
-        return rows
-    except InputError:
-        raise
-    except Exception as error:  # whatever a hub, a network or a file format can raise; its text may quote rows
-        kind = type(error).__name__
-        raise InputError(
-            f"--dataset_name {name}: cannot be loaded ({kind}); check the name, the network and your access, or "
-            "download its file and name it with --train_file"
-        ) from None
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
-        if not bars_were_off:
-            datasets.enable_progress_bars()

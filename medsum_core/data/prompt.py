@@ -12,14 +12,15 @@ style) split anyway; with another tokenizer, training and decoding still use ide
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from medsum_core.data.disclosure import escape
+from medsum_core.data.chat_template import FLAG, check_template_kwargs, open_thinking, render, thinking_names
 from medsum_core.data.records import section_name
-from medsum_core.data.time_limit import time_limit
 from medsum_core.errors import InputError
 
 INSTRUCTION = (
@@ -29,12 +30,9 @@ INSTRUCTION = (
 SECTION_LABEL = "Section:"
 DIALOGUE_LABEL = "Dialogue:"
 NOTE_LABEL = "Note:"
-TEMPLATE_SECONDS = 20.0  # the first use compiles it; milliseconds on a quiet machine
-MAX_REASON = 200  # characters of a template's own error
 PROMPT_STYLES = ("auto", "chat", "plain")
 
 _SECTION_SLOT, _DIALOGUE_SLOT, _NOTE_SLOT = "SECTIONSLOT", "DIALOGUESLOT", "NOTESLOT"
-_FIXED_DATE = "26 Jul 2024"  # Llama 3's template writes today's date unless given one: no prompt may depend on the day
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,8 @@ class PromptRenderer:
     """Turns dialogue, section and note into token ids. Made by `build_renderer`, one for a run.
 
     `stop_token_id` is trained on: the first token after the note. `stop_token_ids` end decoding: it and `<eos>`.
-    `pad_token_id` may be one of them: padding is recognised by length, never by id.
+    `pad_token_id` may be one of them: padding is recognised by length, never by id. `cut_names`: tokens that are not
+    marked as special, so that the tokenizer would make them of their names in any text; text from outside is cut there.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -53,6 +52,7 @@ class PromptRenderer:
     stop_token_id: int
     stop_token_ids: tuple[int, ...]
     pad_token_id: int
+    cut_names: tuple[str, ...] = ()
 
     def prompt_ids(self, dialogue: str, section_header: str) -> list[int]:
         """The prompt's ids, from the template's own BOS (none where it writes none) to the token before the note.
@@ -76,19 +76,29 @@ class PromptRenderer:
         """
         if not self.tokenizer.is_fast:
             raise InputError("this model's tokenizer has no character offsets: facts can't be left out of the loss")
-        encoding = self._encode(note.strip(), return_offsets_mapping=True)
-        skipped = len(note) - len(note.lstrip())
-        return [(start + skipped, end + skipped) for start, end in encoding["offset_mapping"]]
+        before, offsets = len(note) - len(note.lstrip()), []
+        for piece in self._pieces(note.strip()):
+            encoding = self._encode(piece, return_offsets_mapping=True)
+            offsets += [(start + before, end + before) for start, end in encoding["offset_mapping"]]
+            before += len(piece)
+        return offsets
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a text from outside: without BOS; the name of a control token in it is tokenized as plain text."""
-        return list(self._encode(text)["input_ids"])
+        return [token for piece in self._pieces(text) for token in self._encode(piece)["input_ids"]]
 
     def decode(self, ids: list[int] | tuple[int, ...]) -> str:
         """The note that the ids spell: everything before the first stop token, without the space around it."""
         length = next((i for i, token in enumerate(ids) if token in self.stop_token_ids), len(ids))
         text = self.tokenizer.decode(list(ids[:length]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text).strip()
+
+    def _pieces(self, text: str) -> list[str]:
+        """The text, cut after the first character of each of `cut_names`."""
+        if not any(name in text for name in self.cut_names):
+            return [text]
+        inside = (f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})" for name in self.cut_names)
+        return re.split("|".join(inside), text)
 
     def _encode(self, text: str, **options: Any) -> Any:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False, **options)
@@ -97,30 +107,43 @@ class PromptRenderer:
 class BuildRenderer(Protocol):
     """Another prompt: pass one to `train_loop.main` and to `infer.main`."""
 
-    def __call__(self, tokenizer: PreTrainedTokenizerBase, *, style: str) -> PromptRenderer:
-        """The renderer for a tokenizer; `style` is `--prompt_style`."""
+    def __call__(
+        self, tokenizer: PreTrainedTokenizerBase, *, style: str, template_kwargs: Mapping[str, Any] | None = None
+    ) -> PromptRenderer:
+        """The renderer for a tokenizer; `style` is `--prompt_style`.
+
+        `template_kwargs`: what `--chat_template_kwargs` names; a function that is never used with it need not take it.
+        """
         ...
 
 
 def build_renderer(
-    tokenizer: PreTrainedTokenizerBase, *, style: str = "auto", instruction: str = INSTRUCTION
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    style: str = "auto",
+    instruction: str = INSTRUCTION,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> PromptRenderer:
     """The renderer for a tokenizer. `auto` is `chat` where it has a chat template, and `plain` where it has none.
 
     chat: the model's own turns; the note ends with the token that its template writes after an assistant's message.
     plain: BOS (if it has one), instruction and dialogue as text; the note ends with `<eos>`: a pretrained base was
-    never trained on turn tokens. `instruction`: what the prompt begins with. Raises InputError where the tokenizer or
-    its template can't be used this way.
+    never trained on turn tokens. `instruction`: what the prompt begins with. `template_kwargs`: variables for the chat
+    template. Raises InputError where the tokenizer or its template can't be used this way.
     """
+    variables = template_kwargs or {}
     if style not in PROMPT_STYLES:
         raise InputError(f"--prompt_style {style}: choose one of {', '.join(PROMPT_STYLES)}")
     if style == "auto":
         style = "chat" if tokenizer.chat_template else "plain"
     if style == "chat" and not tokenizer.chat_template:
         raise InputError("--prompt_style chat: this model's tokenizer has no chat template; use plain (or auto)")
-    pieces = _chat_pieces if style == "chat" else _plain_pieces
-    head, middle, tail = pieces(tokenizer, instruction)
-    stop_ids = _stop_ids(tokenizer, style=style)
+    if style == "plain" and variables:
+        raise InputError(f"{FLAG}: a plain prompt uses no chat template; leave it out")
+    head, middle, tail = (
+        _chat_pieces(tokenizer, instruction, variables) if style == "chat" else _plain_pieces(tokenizer, instruction)
+    )
+    stop_ids = _stop_ids(tokenizer, style=style, template_kwargs=variables)
     pad_id = tokenizer.pad_token_id
     renderer = PromptRenderer(
         tokenizer=tokenizer,
@@ -131,9 +154,21 @@ def build_renderer(
         stop_token_id=stop_ids[0],
         stop_token_ids=stop_ids,
         pad_token_id=stop_ids[0] if pad_id is None else int(pad_id),
+        cut_names=tuple(sorted(thinking_names(head + middle + tail))),
     )
     _refuse_forgeable(renderer, head + middle + tail)
     return renderer
+
+
+def refuse_open_thinking(renderer: PromptRenderer) -> None:
+    """Raise InputError if the prompt ends inside a block of thinking: a note would be learnt, and read, as thoughts."""
+    tail = renderer.tokenizer.decode(list(renderer.tail_ids), clean_up_tokenization_spaces=False)
+    if name := open_thinking(str(tail)):
+        raise InputError(
+            f"this model's prompt ends inside a block of thinking ({name}), where a note would be read as thoughts: "
+            f"give {FLAG} '{{\"enable_thinking\": false}}', or the name that its template reads instead, or "
+            "--prompt_style plain"
+        )
 
 
 def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -150,23 +185,12 @@ def _plain_pieces(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple
     return _split_at_slots(f"{tokenizer.bos_token or ''}{_content(instruction)}\n\n{NOTE_LABEL}\n")
 
 
-def _chat_pieces(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[str, str, str]:
+def _chat_pieces(
+    tokenizer: PreTrainedTokenizerBase, instruction: str, template_kwargs: Mapping[str, Any]
+) -> tuple[str, str, str]:
     messages = [{"role": "user", "content": _content(instruction)}]
-    return _split_at_slots(_render(tokenizer, messages, add_generation_prompt=True))
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool = False
-) -> str:
-    try:
-        with time_limit(TEMPLATE_SECONDS):
-            text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=_FIXED_DATE
-            )
-    except Exception as error:  # a template is a program that came with the model: it can raise anything
-        reason = escape(str(error))[:MAX_REASON] or type(error).__name__
-        raise InputError(f"this model's chat template can't be used ({reason}): use --prompt_style plain") from error
-    return str(text)
+    check_template_kwargs(tokenizer, messages, template_kwargs)
+    return _split_at_slots(render(tokenizer, messages, template_kwargs=template_kwargs, add_generation_prompt=True))
 
 
 def _split_at_slots(text: str) -> tuple[str, str, str]:
@@ -177,9 +201,9 @@ def _split_at_slots(text: str) -> tuple[str, str, str]:
     return head, middle, tail
 
 
-def _stop_ids(tokenizer: PreTrainedTokenizerBase, *, style: str) -> tuple[int, ...]:
+def _stop_ids(tokenizer: PreTrainedTokenizerBase, *, style: str, template_kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     """What ends decoding, by name; first the one that is trained on (the turn's end for chat, `<eos>` for plain)."""
-    turn_end, eos = _turn_end(tokenizer), tokenizer.eos_token
+    turn_end, eos = _turn_end(tokenizer, template_kwargs), tokenizer.eos_token
     if style == "chat" and turn_end is None:
         raise InputError("this model's chat template writes no control token after a message: use --prompt_style plain")
     if style == "plain" and eos is None:
@@ -188,11 +212,11 @@ def _stop_ids(tokenizer: PreTrainedTokenizerBase, *, style: str) -> tuple[int, .
     return tuple(dict.fromkeys(_named_id(tokenizer, name) for name in names if name is not None))
 
 
-def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def _turn_end(tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any]) -> str | None:
     """The control token that the chat template writes right after an assistant's message; None where it writes none."""
     messages = [{"role": "user", "content": _content()}, {"role": "assistant", "content": _NOTE_SLOT}]
     try:
-        rendered = _render(tokenizer, messages) if tokenizer.chat_template else ""
+        rendered = render(tokenizer, messages, template_kwargs=template_kwargs) if tokenizer.chat_template else ""
     except InputError:  # `_chat_pieces` reports it where the template is needed
         return None
     ids = _fixed_ids(tokenizer, rendered.rpartition(_NOTE_SLOT)[2].lstrip())

@@ -1,4 +1,4 @@
-"""Rows of dialogue and note as typed records, from MTS-Dialog's files or any CSV, JSONL or JSON with such columns.
+"""Rows of dialogue and note as typed records, from MTS-Dialog's files or any table with such columns.
 
 Newlines, byte-order marks and speaker tags are normalised, so that a CRLF and an LF copy of a file give the same
 records (MTS-Dialog's training file has CRLF inside its dialogues, the other three have LF). One message names
@@ -10,12 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medsum_core.data.tables import Row, Table, formula_problems, load_table, raise_problems
-from medsum_core.errors import InputError
+from medsum_core.data.columns import DEFAULT_COLUMNS, Columns, resolve_columns
+from medsum_core.data.dirt import describe_dirt
+from medsum_core.data.rows import ABSENT, Row, Table, formula_problems, not_text_problem, raise_problems
+from medsum_core.data.tables import load_table
+from medsum_core.data.turns import TurnError, join_turns
 
 SECTION_NAMES: dict[str, str] = {
     "ALLERGY": "Allergies",
@@ -64,43 +68,67 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Which column holds what, case ignored. A file without the default id column has its rows numbered from 1."""
+class SourceRows:
+    """The records of one file or data set, in its order; `notices`: how it was read and what looks wrong, no text."""
 
-    id: str = "ID"
-    dialogue: str = "dialogue"
-    note: str = "section_text"
-    section_header: str = "section_header"
-
-
-DEFAULT_COLUMNS = Columns()
+    name: str
+    records: list[Record]
+    notices: tuple[str, ...]
 
 
 def read_records(path: str | Path, *, columns: Columns = DEFAULT_COLUMNS, require_note: bool = True) -> list[Record]:
-    """The records of a .csv, .jsonl or .json file, in its order; every row is a record or the file is refused.
+    """The records of a table's file, in its order; every row is a record or the file is refused.
 
     With `require_note=False` (inference) the note's column or cells may be absent or empty. "None" in a cell is text.
     Raises InputError that names all problems of the file by row and column: see `load_table`, and absent columns,
     empty cells, values that are not text, duplicate ids, ids and headers that a spreadsheet would run.
     """
-    return records_from_table(load_table(path), columns=columns, require_note=require_note)
+    return read_source(path, columns=columns, require_note=require_note).records
 
 
-def records_from_table(table: Table, *, columns: Columns = DEFAULT_COLUMNS, require_note: bool = True) -> list[Record]:
-    """`read_records` for a table that is read already. Raises InputError with all problems of its rows."""
-    names = _resolve_columns(table, columns, require_note=require_note)
+def read_source(path: str | Path, *, columns: Columns = DEFAULT_COLUMNS, require_note: bool = True) -> SourceRows:
+    """`read_records` with what a person should know of the file."""
+    return source_from_table(load_table(path), columns=columns, require_note=require_note)
+
+
+def source_from_table(table: Table, *, columns: Columns = DEFAULT_COLUMNS, require_note: bool = True) -> SourceRows:
+    """`read_source` for a table that is read already. Raises InputError with all problems of its rows."""
+    table, names = resolve_columns(table, columns, require_note=require_note)
     problems: list[str] = []
-    seen: dict[str, int] = {}
-    records: list[Record] = []
+    records = []
     for row in table.rows:
-        record = _to_record(row, names)
-        problems.extend(_row_problems(row, record, names, require_note=require_note))
+        record, wrong = _to_record(row, names, section=columns.section)
+        problems += wrong or _row_problems(row, record, names, require_note=require_note)
+        records.append(record)
+    if columns.number_rows:
+        records = number_doubled_ids(records)
+    seen: dict[str, int] = {}
+    for row, record in zip(table.rows, records, strict=True):
         first = seen.setdefault(record.id, row.number)
         if first != row.number and record.id:
-            problems.append(f"{row.place}, column {names['id']!r}: the same id as row {first}")
-        records.append(record)
+            problems.append(
+                f"{row.place}, column {names['id']!r}: the same id as row {first} (--number_rows tells them apart)"
+            )
     raise_problems(table.source, problems)
-    return records
+    notices = (*table.notices, *describe_dirt(table.rows, names))
+    return SourceRows(name=table.source, records=records, notices=tuple(f"{table.source}: {line}" for line in notices))
+
+
+def number_doubled(ids: Sequence[str]) -> list[str]:
+    """The ids with a number behind each that occurs several times: V7, V7 -> V7#1, V7#2. Empty ones stay."""
+    counts = Counter(ids)
+    given: Counter[str] = Counter()
+    numbered = []
+    for name in ids:
+        given[name] += 1
+        numbered.append(name + f"#{given[name]}" if name and counts[name] > 1 else name)
+    return numbered
+
+
+def number_doubled_ids(records: Sequence[Record]) -> list[Record]:
+    """The records with their ids as `number_doubled` has them."""
+    ids = number_doubled([record.id for record in records])
+    return [replace(record, id=new) for record, new in zip(records, ids, strict=True)]
 
 
 def normalise_text(text: str) -> str:
@@ -115,6 +143,19 @@ def normalise_dialogue(text: str) -> str:
     """
     lines = (line.strip() for line in normalise_text(text).split("\n"))
     return "\n".join(TAG.sub(_spell_tag, line, count=1) if TAG.match(line) else line for line in lines if line)
+
+
+def dialogue_of(row: Row, column: str | None) -> tuple[str, list[str]]:
+    """The dialogue of a row, normalised, a list of turns as lines; and what is wrong with such a list."""
+    if column is None:
+        return "", []
+    text = row.cells[column]
+    if row.not_text.get(column) == "list":
+        try:
+            text = join_turns(text)
+        except TurnError as error:
+            return "", [f"{row.place}, column {column!r}: {error}"]
+    return normalise_dialogue(text), []
 
 
 def section_name(header: str) -> str:
@@ -162,37 +203,20 @@ def _spell_tag(match: re.Match[str]) -> str:
     return f"{TAG_SPELLINGS[match[1]]}{number}: "
 
 
-def _resolve_columns(table: Table, columns: Columns, *, require_note: bool) -> dict[str, str]:
-    """The file's spelling of each column that it has; raises InputError for those it must have."""
-    wanted = {
-        "id": columns.id,
-        "dialogue": columns.dialogue,
-        "note": columns.note,
-        "section_header": columns.section_header,
-    }
-    optional = {"id"} if columns.id == DEFAULT_COLUMNS.id else set()
-    if not require_note and columns.note == DEFAULT_COLUMNS.note:
-        optional.add("note")
-    found = {part: table.find_column(name) for part, name in wanted.items()}
-    absent = [repr(wanted[part]) for part, name in found.items() if name is None and part not in optional]
-    if absent:
-        raise InputError(
-            f"{table.source}: no column {', '.join(absent)}; {table.describe_columns()}. "
-            "Rename the columns or say which ones to read"
-        )
-    return {part: name for part, name in found.items() if name is not None}
+def _to_record(row: Row, names: dict[str, str], *, section: str | None) -> tuple[Record, list[str]]:
+    """The record of a row, and what is wrong with a dialogue that is a list of turns."""
 
-
-def _to_record(row: Row, names: dict[str, str]) -> Record:
     def cell(part: str) -> str:
         return row.cells[names[part]] if part in names else ""
 
-    return Record(
+    dialogue, problems = dialogue_of(row, names["dialogue"])
+    record = Record(
         id=normalise_text(cell("id")) if "id" in names else str(row.number),
-        section_header=normalise_text(cell("section_header")),
-        dialogue=normalise_dialogue(cell("dialogue")),
+        section_header=normalise_text(cell("section_header") if section is None else section),
+        dialogue=dialogue,
         note=normalise_text(cell("note")),
     )
+    return record, problems
 
 
 def _row_problems(row: Row, record: Record, names: dict[str, str], *, require_note: bool) -> list[str]:
@@ -202,8 +226,10 @@ def _row_problems(row: Row, record: Record, names: dict[str, str], *, require_no
     problems = []
     for part, name in names.items():
         kind = row.not_text.get(name)
-        if kind not in (None, "NoneType") and not (part == "id" and kind == "int"):
-            problems.append(f"{row.place}, column {name!r}: {kind}, not text")
+        is_fit = (part, kind) in (("id", "int"), ("dialogue", "list")) or (part not in required and kind == ABSENT)
+        problem = None if is_fit else not_text_problem(row, name, null_is_empty=True)
+        if problem is not None:
+            problems.append(problem)
         elif part in required and not required[part]:
             problems.append(f"{row.place}, column {name!r}: empty")
     return problems + formula_problems([row], (names.get("id"), names.get("section_header")))

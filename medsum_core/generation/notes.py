@@ -13,7 +13,9 @@ from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.data.truncation import Prompt, prompt_within
 from medsum_core.generation.generate import Decoder, generate
+from medsum_core.generation.made_from import row_sha256
 from medsum_core.generation.note_files import GeneratedNote
+from medsum_core.generation.part_file import PartFile
 from medsum_core.generation.search import Generation
 
 
@@ -101,22 +103,30 @@ def generate_notes(
     label: str = "notes",
     show_progress: bool = True,
     decoder: Decoder | None = None,
+    part: PartFile | None = None,
 ) -> list[GeneratedNote]:
     """A note for each record, in the records' order, decoded greedily or by beams under the training's prompt budget.
 
     The prompt gets `max_length - max_new_tokens` tokens, as in training; a dialogue that does not fit loses whole
-    turns. Leaves each module in its training or evaluation mode.
+    turns. Leaves each module in its training or evaluation mode. Notes that `part` holds are taken from there, the
+    others are appended to it as they end; OSError if they can't be.
     """
-    budget = max_length - max_new_tokens
-    prompts = [prompt_within(record, renderer, max_prompt_tokens=budget).ids for record in records]
-    with tqdm(total=len(records), desc=label, unit="note", disable=not show_progress) as bar:
+    rows, budget = [row_sha256(record) for record in records], max_length - max_new_tokens
+    notes = {} if part is None else dict(part.notes)
+    todo = [index for index, row in enumerate(rows) if row not in notes]
+    num_found = len(rows) - len(todo)
+    with tqdm(total=len(rows), initial=num_found, desc=label, unit="note", disable=not show_progress) as bar:
 
-        def advance(index: int, generation: Generation) -> None:
+        def keep(place: int, generation: Generation) -> None:
+            index = todo[place]
+            note = notes[rows[index]] = generated_note(records[index].id, generation, renderer)
+            if part is not None:
+                part.add(rows[index], note)
             bar.update()
 
-        generations = generate(
+        generate(
             model,
-            prompts,
+            [prompt_within(records[index], renderer, max_prompt_tokens=budget).ids for index in todo],
             stop_token_ids=renderer.stop_token_ids,
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
@@ -124,8 +134,6 @@ def generate_notes(
             no_repeat_ngram_size=no_repeat_ngram_size,
             batch_size=batch_size,
             decoder=decoder,
-            on_finished=advance,
+            on_finished=keep,
         )
-    return [
-        generated_note(record.id, generation, renderer) for record, generation in zip(records, generations, strict=True)
-    ]
+    return [notes[row] for row in rows]

@@ -1,4 +1,4 @@
-"""`OUT.part.jsonl`: the notes that are finished while the others are still being written.
+"""`OUT.part.jsonl`: the notes that are finished while the others are still being written; a run's report has them too.
 
 Its first line is what they are made from, then comes a line for each note with the hash of its row.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medsum_core.errors import FinalSaveError, InputError
-from medsum_core.files import PRIVATE_MODE, write_bytes_atomic
+from medsum_core.files import PRIVATE_MODE, read_plain_file, write_bytes_atomic
 from medsum_core.generation.made_from import MadeFrom
 from medsum_core.generation.note_files import EarlierNotes, GeneratedNote
 
@@ -31,30 +31,33 @@ class PartFile:
     """The part file of a call, open for appending. `notes`: those that are finished, by the hash of their row."""
 
     def __init__(self, path: Path, made_from: MadeFrom, notes: Mapping[str, GeneratedNote]) -> None:
-        """Start the file with the notes of an earlier call. One that exists is replaced at once and whole."""
+        """Start the file with the notes of an earlier call. One that exists is replaced at once and whole.
+
+        Raises OSError as the system does, as `add` does too: see `saving_notes`.
+        """
         self.path = path
         self.notes = dict(notes)
         lines = [_line({"made_from": made_from.to_json()}), *(_note_line(row, note) for row, note in notes.items())]
-        with saving_notes(path):
-            write_bytes_atomic(path, b"".join(lines), mode=PRIVATE_MODE)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
+        write_bytes_atomic(path, b"".join(lines), mode=PRIVATE_MODE)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
         self._size = sum(map(len, lines))
 
     def add(self, row: str, note: GeneratedNote) -> None:
-        """Append a finished note: it is on the disk, or nothing of it is in the file and NoteSaveError is raised."""
+        """Append a finished note: it is on the disk, or nothing of it is in the file and OSError is raised."""
         line = _note_line(row, note)
-        with saving_notes(self.path):
-            try:
-                self._append(line)
-            except BaseException:  # a signal's KeyboardInterrupt too
-                os.ftruncate(self._descriptor, self._size)
-                raise
+        try:
+            self._append(line)
+        except BaseException:  # a signal's KeyboardInterrupt too
+            os.ftruncate(self._descriptor, self._size)
+            raise
         self._size += len(line)
         self.notes[row] = note
 
     def close(self) -> None:
-        """Close the file and leave it for a later `--resume`."""
+        """Close the file and leave it for a later call, if it holds a note."""
         os.close(self._descriptor)
+        if not self.notes:
+            self.path.unlink(missing_ok=True)
 
     def _append(self, line: bytes) -> None:
         rest = memoryview(line)
@@ -83,8 +86,8 @@ def part_path(path: Path) -> Path:
 
 
 def holds_notes(path: Path) -> bool:
-    """Whether there is a part file that is not empty."""
-    return path.exists() and path.stat().st_size > 0
+    """Whether there is a part file with a note in it, behind the line that says what they are made from."""
+    return path.exists() and read_plain_file(path).count(b"\n") > 1
 
 
 def read_part(path: Path) -> EarlierNotes | None:
@@ -93,7 +96,7 @@ def read_part(path: Path) -> EarlierNotes | None:
     Raises InputError for a file of an older version, for any other content, and if it can't be read.
     """
     try:
-        whole, _, torn = path.read_bytes().rpartition(b"\n")
+        whole, _, torn = read_plain_file(path).rpartition(b"\n")
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror}); its notes are left as they are") from error
     if torn:

@@ -9,8 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 
+from medsum_core.process import start_script
+
+if __name__ == "__main__":
+    start_script()  # before the other imports
+
+from medsum_core.config.column_flags import add_column_flags, column_settings
+from medsum_core.data.columns import columns_of
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.files import write_text_atomic
 from medsum_core.grounding.report import check_file, table_lines, to_json
@@ -20,11 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Raises InputError for bad files or columns; nothing is written then."""
     parser = argparse.ArgumentParser(prog="python -m medsum_core.grounding", description=__doc__, allow_abbrev=False)
     parser.add_argument("--input_file", required=True, help="CSV, JSONL or JSON with id, note and (mostly) dialogue")
-    parser.add_argument("--note_column", required=True, help="the column that holds the notes")
+    parser.add_argument("--run", metavar="DIR", help="a run folder: its columns, unless others are given")
+    add_column_flags(parser, leave_out=("section", "section_column"))
     parser.add_argument("--dialogues", help="a file with id and dialogue, joined by id where the notes' file has none")
     parser.add_argument("--json", help="write the result there: rates, and every row's facts as offsets")
     options = parser.parse_args(arguments)
-    notes = check_file(options.input_file, note_column=options.note_column, dialogues=options.dialogues)
+    if options.run is None and options.note_column is None:
+        raise InputError("--note_column: say which column holds the notes")
+    columns = columns_of(column_settings(options, run=options.run))
+    checked = check_file(options.input_file, columns=columns, dialogues=options.dialogues)
+    for notice in checked.notices:
+        print(notice, file=sys.stderr)
+    notes = checked.notes
     result = to_json(notes)
     if options.json:
         try:

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medsum_core.data.columns import DEFAULT_COLUMNS, Columns
+from medsum_core.data.dirt import describe_dirt
 from medsum_core.data.disclosure import show_ids
-from medsum_core.data.tables import Table, formula_problems, load_table, raise_problems
+from medsum_core.data.records import dialogue_of, number_doubled
+from medsum_core.data.rows import Table, formula_problems, not_text_problem, raise_problems
+from medsum_core.data.tables import load_table
 from medsum_core.errors import InputError
 from medsum_core.grounding.check import Fact, check_note, count_unsupported
 from medsum_core.score.bootstrap import rate_estimate
@@ -28,33 +32,65 @@ class CheckedNote:
         return count_unsupported(self.facts)
 
 
-def check_file(notes: str | Path, *, note_column: str, dialogues: str | Path | None = None) -> list[CheckedNote]:
+@dataclass(frozen=True, kw_only=True)
+class CheckedFile:
+    """A file's notes, checked; `notices`: how it was read and what looks wrong, no text."""
+
+    notes: list[CheckedNote]
+    notices: tuple[str, ...]
+
+
+def check_file(
+    notes: str | Path, *, columns: Columns = DEFAULT_COLUMNS, dialogues: str | Path | None = None
+) -> CheckedFile:
     """Check the notes of a file against its own dialogues or, if it has none, those of `dialogues`, joined by id.
 
-    Raises InputError for an unreadable file, absent columns, repeated ids, and ids without a dialogue.
+    Raises InputError for an unreadable file, absent columns, cells that are not text, repeated ids, and ids without a
+    dialogue.
     """
     table = load_table(notes)
-    note_name = _column(table, note_column)
-    ids = _ids(table)
-    own = table.find_column("dialogue")
+    note_name = _column(table, columns.note)
+    raise_problems(table.source, [problem for row in table.rows if (problem := not_text_problem(row, note_name))])
+    ids = _ids(table, columns)
+    own = table.find_column(columns.dialogue)
     if own is not None:
-        texts = [row.cells[own] for row in table.rows]
+        texts = _dialogues(table, own)
     elif dialogues is None:
-        raise InputError(f"{table.source}: no column 'dialogue'; give the dialogues' file with --dialogues F.csv")
+        raise InputError(
+            f"{table.source}: no column {columns.dialogue!r}; name it with --dialogue_column, or give the dialogues' "
+            "file with --dialogues F.csv"
+        )
     else:
-        texts = _joined(table.source, ids, dialogues)
+        texts = _joined(table.source, ids, dialogues, columns)
     rows = zip(ids, table.rows, texts, strict=True)
-    return [CheckedNote(id=id_, facts=tuple(check_note(row.cells[note_name], text))) for id_, row, text in rows]
+    dirt = describe_dirt(table.rows, {"note": note_name} | ({"dialogue": own} if own else {}))
+    return CheckedFile(
+        notes=[CheckedNote(id=id_, facts=tuple(check_note(row.cells[note_name], text))) for id_, row, text in rows],
+        notices=tuple(f"{table.source}: {line}" for line in (*table.notices, *dirt)),
+    )
 
 
-def _joined(source: str, ids: Sequence[str], dialogues: str | Path) -> list[str]:
+def _joined(source: str, ids: Sequence[str], dialogues: str | Path, columns: Columns) -> list[str]:
     table = load_table(dialogues)
-    column = _column(table, "dialogue")
-    by_id = dict(zip(_ids(table), (row.cells[column] for row in table.rows), strict=True))
+    texts = _dialogues(table, _column(table, columns.dialogue))
+    by_id = dict(zip(_ids(table, columns), texts, strict=True))
     absent = [id_ for id_ in ids if id_ not in by_id]
     if absent:
         raise InputError(f"{source}: {len(absent)} ids have no dialogue in {table.source}: {show_ids(absent)}")
     return [by_id[id_] for id_ in ids]
+
+
+def _dialogues(table: Table, column: str) -> list[str]:
+    """Text as it is in the file; a list of turns as lines. Raises InputError for other values."""
+    texts, problems = [], []
+    for row in table.rows:
+        is_list = row.not_text.get(column) == "list"
+        problem = None if is_list else not_text_problem(row, column)
+        text, wrong = dialogue_of(row, column) if is_list else (row.cells[column], [problem] if problem else [])
+        texts.append(text)
+        problems += wrong
+    raise_problems(table.source, problems)
+    return texts
 
 
 def _column(table: Table, name: str) -> str:
@@ -64,13 +100,19 @@ def _column(table: Table, name: str) -> str:
     return found
 
 
-def _ids(table: Table) -> list[str]:
+def _ids(table: Table, columns: Columns) -> list[str]:
     """The ids, or row numbers from 1 where there is no id column. Raises InputError for repeated and unsafe ones."""
-    name = table.find_column("id")
+    name = table.find_column(columns.id)
+    if name is None and columns.id != DEFAULT_COLUMNS.id:
+        name = _column(table, columns.id)
     ids = [row.cells[name].strip() if name else str(row.number) for row in table.rows]
+    ids = number_doubled(ids) if columns.number_rows else ids
     doubled = [id_ for id_, count in Counter(ids).items() if count > 1]
     if doubled:
-        raise InputError(f"{table.source}: {len(doubled)} ids occur in several rows: {show_ids(doubled)}")
+        raise InputError(
+            f"{table.source}: {len(doubled)} ids occur in several rows: {show_ids(doubled)} (--number_rows tells them "
+            "apart)"
+        )
     raise_problems(table.source, formula_problems(table.rows, [name]))
     return ids
 

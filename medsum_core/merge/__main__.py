@@ -2,7 +2,8 @@
 
     python -m medsum_core.merge --run DIR --output_dir OUT [--num_prompts N --input_file F.csv]
 
-A run over an NF4 base is merged into the same base, unquantised. What is compared, and the bounds: `parity.py`.
+A run over an NF4 base is merged into the same base, unquantised; if its files are in 4 bits, `--base` names that one.
+What is compared, and the bounds: `parity.py`.
 """
 
 from __future__ import annotations
@@ -13,23 +14,29 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from medsum_core.process import send_nothing_unasked
+from medsum_core.process import start_script
 
 if __name__ == "__main__":
-    send_nothing_unasked()  # before the libraries are imported
+    start_script()  # before the libraries are imported
 
-from medsum_core.config.run_folder import ADAPTER_FOLDER, read_run_config
+from transformers import PreTrainedModel
+
+from medsum_core.data.columns import DEFAULT_COLUMNS, columns_of
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import read_records
 from medsum_core.data.truncation import prompt_within
 from medsum_core.device import find_device
 from medsum_core.errors import InputError, run_as_script
-from medsum_core.merge.fold import REASON_4BIT, fold, refuse_quantised, save_if_equal
+from medsum_core.merge.fold import REASON_4BIT, fold, save_if_equal
 from medsum_core.merge.parity import MAX_PROMPTS, note_logits
 from medsum_core.model.adapter_files import load_adapter
+from medsum_core.model.adapter_source import find_adapter
 from medsum_core.model.base import load_base, load_config, load_tokenizer
-from medsum_core.model.recorded_files import base_files, check_run
+from medsum_core.model.local_files import SENTENCEPIECE, text_files
+from medsum_core.model.quantised import check_same_model, is_quantised
+from medsum_core.model.recorded_files import base_files
 
+ONLY_SENTENCEPIECE = ("gemma", "gemma2")  # the converter takes no other vocabulary of these
 MEMORY_REMEDY = "on a CPU (CUDA_VISIBLE_DEVICES= in the environment) the merge needs no GPU; nothing was written"
 
 
@@ -46,37 +53,82 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = Path(args.output_dir)
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise InputError(f"--output_dir {output}: exists and is not an empty folder; name another")
-    config = read_run_config(args.run)
+    source = find_adapter(args.run, base=args.model_name_or_path)
     sample = files("medsum_core") / "data" / "sample" / "demo_valid.csv"
-    records = read_records(args.input_file or str(sample), require_note=False)[: args.num_prompts]
-    name, data = config.model.model_name_or_path, config.data
-    source: dict[str, Any] = {
-        "revision": config.model.model_revision,
-        "offline": args.offline or config.model.offline,
+    columns = columns_of(source.data) if args.input_file else DEFAULT_COLUMNS
+    records = read_records(args.input_file or str(sample), columns=columns, require_note=False)[: args.num_prompts]
+    name, data = source.model.model_name_or_path, source.data
+    place: dict[str, Any] = {
+        "revision": source.model.model_revision,
+        "offline": args.offline or source.model.offline,
     }
-    refuse_quantised(name, load_config(name, **source))
-    check_run(args.run, base_files(name, **source), base_name=name, allow_other_base=args.allow_other_base)
-    renderer = build_renderer(load_tokenizer(name, **source), style=data.prompt_style)
+    _check_bits(name, is_quantised(load_config(name, **place)), args.base)
+    source.check(base_files(name, **place), allow_other_base=args.allow_other_base)
+    renderer = build_renderer(load_tokenizer(name, **place), **data.prompt_settings)
     prompts = [prompt_within(one, renderer, max_prompt_tokens=data.max_prompt_tokens).ids for one in records]
-    base = load_base(name, precision="bf16", device=find_device().torch_device, **source)
-    model = load_adapter(base, Path(args.run) / ADAPTER_FOLDER, base_name=name)
+    base = _dense_base(name, args.base, place)
+    model = load_adapter(base, source.folder, base_name=source.trained_over)
     expected = note_logits(model, prompts, renderer)
     merged = fold(model)
-    parity = save_if_equal(merged, expected, output, renderer=renderer, max_new_tokens=data.max_new_tokens)
+    parity = save_if_equal(
+        merged,
+        expected,
+        output,
+        renderer=renderer,
+        max_new_tokens=data.max_new_tokens,
+        text_files=_text_files(name, args.base, place),
+    )
     print(parity.line())
-    if config.model.load_in_4bit:
+    if source.model.load_in_4bit or args.base is not None:
         print("the run trained over this base in 4 bits; the merged model holds it, and was compared with it, in bf16")
+    if merged.config.model_type in ONLY_SENTENCEPIECE and not (output / SENTENCEPIECE).exists():
+        print(f"the base has no {SENTENCEPIECE}: llama.cpp's converter needs that of the original model in the folder")
     print(f"merged model in {output}")
+
+
+def _check_bits(name: str, is_quantised: bool, dense: str | None) -> None:
+    if is_quantised and dense is None:
+        raise InputError(
+            f"{name}: this base is itself quantised; {REASON_4BIT}. Name the same model in 16 bits with --base"
+        )
+    if dense is not None and not is_quantised:
+        raise InputError(
+            f"--base {dense}: the run's own base {name} is in 16 bits, so it is merged into that; if it was moved, "
+            "--model_name_or_path names its place"
+        )
+
+
+def _dense_base(name: str, dense: str | None, place: dict[str, Any]) -> PreTrainedModel:
+    """The base to merge into, in bf16: the run's, or `dense` where that is in 4 bits, checked to be the same model."""
+    device = find_device().torch_device
+    if dense is None:
+        return load_base(name, precision="bf16", device=device, **place)
+    if is_quantised(load_config(dense, offline=place["offline"])):
+        raise InputError(f"--base {dense}: is in 4 bits as well; {REASON_4BIT}")
+    base = load_base(dense, precision="bf16", device=device, offline=place["offline"])
+    check_same_model(base, load_base(name, precision="bf16", **place), names=(dense, name))
+    return base
+
+
+def _text_files(name: str, dense: str | None, place: dict[str, Any]) -> dict[str, Path]:
+    """Tokenizer and processors of the base that was trained over, and `tokenizer.model` if only `dense` has one."""
+    found = text_files(name, **place)
+    others = {} if dense is None else text_files(dense, offline=place["offline"])
+    return {file: path for file, path in others.items() if file == SENTENCEPIECE} | found
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m medsum_core.merge", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help="the run whose adapter is merged")
+    parser.add_argument(
+        "--run", required=True, metavar="DIR", help="the run whose adapter is merged; or a checkpoint, or an adapter"
+    )
+    parser.add_argument("--model_name_or_path", metavar="NAME", help="where the run's base lies now, if it was moved")
     parser.add_argument("--output_dir", required=True, metavar="OUT", help="a new folder, or an empty one")
     parser.add_argument("--num_prompts", type=int, default=4, metavar="N", help="prompts to compare on (%(default)s)")
     parser.add_argument("--input_file", metavar="F", help="CSV or JSONL with their dialogues (default: the sample)")
+    parser.add_argument("--base", metavar="NAME", help="the same model in 16 bits, where the run's base is in 4")
     parser.add_argument("--load_in_4bit", action="store_true", help="refused: merging is for 16-bit weights")
     parser.add_argument(
         "--allow_other_base", action="store_true", help="merge into a base whose files are not those of the training"

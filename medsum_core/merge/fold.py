@@ -10,22 +10,25 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from medsum_core.checkpoint.fingerprints import tokenizer_fingerprint
 from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.errors import InputError
-from medsum_core.files import sweep
+from medsum_core.files import sweep, system_errors
+from medsum_core.merge.both_spellings import spell_config, spell_tokenizer_config
 from medsum_core.merge.parity import NoteLogits, Parity, ParityError, compare_logits
-from medsum_core.model.base import load_base
+from medsum_core.merge.sentencepiece_file import sentencepiece_bytes
+from medsum_core.model.base import load_base, load_tokenizer
+from medsum_core.model.local_files import SENTENCEPIECE, TOKENIZER_JSON
 from medsum_core.quiet_libraries import quiet_libraries
 
 CONFIG_NAME = "config.json"  # of the model: without it transformers loads no folder
@@ -33,12 +36,6 @@ REASON_4BIT = (
     "an adapter is merged into 16-bit weights only: a sum kept in 4 bits would be quantised anew, and that changes the "
     "model by more than the merge does"
 )
-
-
-def refuse_quantised(name: str, config: Any) -> None:
-    """Raise InputError for a base whose own files are quantised."""
-    if getattr(config, "quantization_config", None) is not None:
-        raise InputError(f"{name}: this base is itself quantised; {REASON_4BIT}")
 
 
 def fold(model: PeftModel) -> PreTrainedModel:
@@ -60,13 +57,15 @@ def save_if_equal(
     *,
     renderer: PromptRenderer,
     max_new_tokens: int,
+    text_files: Mapping[str, Path],
 ) -> Parity:
     """Save to a temporary folder, load the model from it, compare its logits with `expected`, then rename the folder.
 
-    The folder holds bf16 safetensors, the tokenizer with its chat template, and a generation configuration with this
-    project's stop tokens. Only its owner can read it: weights can remember what they were trained on. Leaves `merged`
-    on the CPU. Raises ParityError beyond the bounds of `parity.py`, InputError if the system refuses to write; in both
-    cases no file remains.
+    The folder holds bf16 safetensors, the base's own `text_files` of tokenizer and processors, and a generation
+    configuration with this project's stop tokens; transformers 4.57 reads it too (`both_spellings.py`). Only its owner
+    can read it: weights can remember what they were trained on. Leaves `merged` on the CPU. Raises ParityError beyond
+    the bounds of `parity.py` or for a tokenizer that is not `renderer`'s, InputError if the system refuses to write; in
+    each case no file remains.
     """
     device, draft, lock = merged.device, None, FolderLock()
     nn.Module.to(merged, "cpu")  # a small GPU has no room for this model and the one that is loaded to compare
@@ -76,6 +75,7 @@ def save_if_equal(
         sweep(output.parent, re.compile(rf"\.{re.escape(output.name)}\.[a-z0-9_]{{8}}\.part"))  # as mkdtemp names them
         draft = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
         _save(merged, draft, renderer=renderer, max_new_tokens=max_new_tokens)
+        _save_text_files(draft, renderer, text_files)
         parity = compare_logits(load_base(str(draft), precision="bf16", offline=True, device=device), expected)
         if not parity.holds:
             raise ParityError(f"{parity.line()}; the merged model is not what base and adapter are, so it was removed")
@@ -120,6 +120,25 @@ def _save(merged: PreTrainedModel, folder: Path, *, renderer: PromptRenderer, ma
         eos_token_id=list(renderer.stop_token_ids),
         pad_token_id=renderer.pad_token_id,
     )
-    with quiet_libraries():
+    with quiet_libraries(), system_errors():
         merged.save_pretrained(folder)
-        renderer.tokenizer.save_pretrained(folder)
+    spell_config(folder)
+
+
+def _save_text_files(folder: Path, renderer: PromptRenderer, files: Mapping[str, Path]) -> None:
+    """The base's own files: this transformers would leave out `tokenizer.model` and write what older ones can't read.
+
+    A Gemma's `tokenizer.model` that the base lacks is made from its `tokenizer.json`. Where the base has none of the
+    latter, the tokenizer that was made of its other files is written as well.
+    """
+    if TOKENIZER_JSON not in files:
+        with quiet_libraries():
+            renderer.tokenizer.save_pretrained(folder)
+    for name, path in files.items():
+        shutil.copyfile(path, folder / name)
+    if SENTENCEPIECE not in files and (pieces := sentencepiece_bytes(folder)) is not None:
+        (folder / SENTENCEPIECE).write_bytes(pieces)
+    spell_tokenizer_config(folder)
+    written, own = load_tokenizer(str(folder), offline=True), renderer.tokenizer
+    if tokenizer_fingerprint(written) != tokenizer_fingerprint(own):
+        raise ParityError("the tokenizer read from the merged folder is not the base's, so the folder was removed")

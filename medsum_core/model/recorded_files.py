@@ -10,28 +10,19 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file
 
 from medsum_core.config.run_folder import ADAPTER_FOLDER, ADAPTER_RECORD_NAME, read_run_facts
 from medsum_core.errors import InputError, differing_names
-from medsum_core.files import file_sha256, write_text_atomic
+from medsum_core.files import file_sha256, read_plain_file, write_text_atomic
 from medsum_core.model.adapter_files import adapter_hashes
 from medsum_core.model.embedded import embedded_identity, is_embedded
-from medsum_core.quiet_libraries import quiet_libraries
+from medsum_core.model.local_files import SENTENCEPIECE, TOKENIZER_FILES, TOKENIZER_JSON, local_file
 
-SMALL_FILES = (
-    CONFIG_NAME,
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
+Value = TypeVar("Value")
+SMALL_FILES = (CONFIG_NAME, *TOKENIZER_FILES)
 BYTES_WORTH_A_LINE = 1 << 30  # hashing takes about a second a GiB
 BASE_FILES = "base_files"  # its name among the run's facts
 
@@ -39,15 +30,15 @@ BASE_FILES = "base_files"  # its name among the run's facts
 def base_files(name: str, *, revision: str | None = None, offline: bool = False) -> dict[str, str]:
     """File name -> sha256 (hex) of the base's weights, configuration and tokenizer.
 
-    name: a hub id, a folder or `embedded:...`, as in `load_base`; the embedded model is known by what it was converted
+    name: a hub id, a folder or `embedded:...`, as in `load_base`; an embedded model is known by what it was converted
     from. Weights that are not here yet are downloaded, unless `offline`. Raises InputError if a file can't be read.
     """
     if is_embedded(name):
         return embedded_identity(name)
     try:
-        paths = {file: _local(name, file, revision) for file in SMALL_FILES}
+        paths = {file: local_file(name, file, revision=revision) for file in SMALL_FILES}
         paths |= _weights(name, revision, offline=offline)
-        found = {file: path for file, path in paths.items() if path is not None}
+        found = _that_are_read({file: path for file, path in paths.items() if path is not None})
         size = sum(path.stat().st_size for path in found.values())
         if size > BYTES_WORTH_A_LINE:
             print(f"{name}: hashing {size / 2**30:.1f} GiB, to know this base again", file=sys.stderr)
@@ -65,29 +56,37 @@ def record_adapter(run_folder: Path, hashes: Mapping[str, str]) -> None:
 
 
 def check_run(
-    run_folder: str | Path, current_base: Mapping[str, str], *, base_name: str, allow_other_base: bool
+    run_folder: str | Path,
+    current_base: Mapping[str, str],
+    *,
+    base_name: str,
+    allow_other_base: bool,
+    with_adapter: bool = True,
+    moved: bool = False,
 ) -> None:
     """Compare base and adapter with the hashes that the run recorded.
 
-    current_base: `base_files` of the base as it is now. Raises InputError naming each file that differs; with
-    `allow_other_base` one of the base is only said. What an older version did not record is said in one line.
+    current_base: `base_files` of the base as it is now. with_adapter: False for a checkpoint, which has hashes of its
+    own. moved: the base is not where the run says, so that its hashes are all that it is known by. Raises InputError
+    naming each file that differs; with `allow_other_base` one of the base is only said. What an older version did not
+    record is said in one line.
     """
     folder = Path(run_folder)
-    recorded_base, recorded_adapter = read_run_facts(folder).get(BASE_FILES), _adapter_record(folder)
-    unknown = [what for what, hashes in (("base", recorded_base), ("adapter", recorded_adapter)) if hashes is None]
+    recorded_base = read_run_facts(folder).get(BASE_FILES)
+    unknown = ["base"] * (recorded_base is None)
+    if with_adapter and not _adapter_is_recorded(folder):
+        unknown.append("adapter")
     if unknown:
         print(
             f"{folder}: made by an older version, which recorded no hash of its {' and '.join(unknown)}; not checked",
             file=sys.stderr,
         )
-    if recorded_adapter is not None and (
-        names := differing_names(recorded_adapter, adapter_hashes(folder / ADAPTER_FOLDER))
-    ):
+    if recorded_base is None and moved and not allow_other_base:
         raise InputError(
-            f"{folder / ADAPTER_FOLDER}: {', '.join(names)} is not as training wrote it: damaged, or of another run. "
-            f"Restore it, or delete {ADAPTER_RECORD_NAME} if you changed it yourself"
+            f"--model_name_or_path {base_name}: {folder} has no hash to know its base by. Pass --allow_other_base if "
+            "this is it"
         )
-    names = [] if recorded_base is None else differing_names(recorded_base, current_base)
+    names = [] if recorded_base is None else differing_names(_that_are_read(recorded_base), current_base)
     if names and not allow_other_base:
         raise InputError(
             f"the base {base_name} is not the one that {folder} was trained over: {', '.join(names)} differs (sha256). "
@@ -97,14 +96,35 @@ def check_run(
         print(f"another base than the run's, as allowed: {', '.join(names)} differs", file=sys.stderr)
 
 
+def _adapter_is_recorded(folder: Path) -> bool:
+    """Compare the run's adapter with its record; False without one. Raises InputError where they differ."""
+    recorded = _adapter_record(folder)
+    if recorded is not None and (names := differing_names(recorded, adapter_hashes(folder / ADAPTER_FOLDER))):
+        raise InputError(
+            f"{folder / ADAPTER_FOLDER}: {', '.join(names)} is not as training wrote it: damaged, or of another run. "
+            f"Restore it, or delete {ADAPTER_RECORD_NAME} if you changed it yourself"
+        )
+    return recorded is not None
+
+
+def _that_are_read(files: Mapping[str, Value]) -> dict[str, Value]:
+    """Without the sentencepiece model beside a `tokenizer.json`: transformers reads the latter only.
+
+    A merge may bring the former into the hub's cache, long after the run was recorded.
+    """
+    return {name: value for name, value in files.items() if name != SENTENCEPIECE or TOKENIZER_JSON not in files}
+
+
 def _adapter_record(folder: Path) -> dict[str, str] | None:
     path = folder / ADAPTER_RECORD_NAME
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_plain_file(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: can't be read, or is damaged; restore it") from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is damaged; restore it") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: not the hashes of an adapter; restore it")
     return values
@@ -113,26 +133,11 @@ def _adapter_record(folder: Path) -> dict[str, str] | None:
 def _weights(name: str, revision: str | None, *, offline: bool) -> dict[str, Path | None]:
     """The one file, or the index and its shards, as transformers chooses between them."""
     for may_ask in (False,) if offline or Path(name).is_dir() else (False, True):
-        if whole := _local(name, SAFE_WEIGHTS_NAME, revision, may_ask=may_ask):
+        if whole := local_file(name, SAFE_WEIGHTS_NAME, revision=revision, may_ask=may_ask):
             return {SAFE_WEIGHTS_NAME: whole}
-        if index := _local(name, SAFE_WEIGHTS_INDEX_NAME, revision, may_ask=may_ask):
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            found = {shard: _local(name, shard, revision, may_ask=may_ask) for shard in shards}
+        if index := local_file(name, SAFE_WEIGHTS_INDEX_NAME, revision=revision, may_ask=may_ask):
+            shards = sorted(set(json.loads(read_plain_file(index))["weight_map"].values()))
+            found = {shard: local_file(name, shard, revision=revision, may_ask=may_ask) for shard in shards}
             if all(found.values()):
                 return {SAFE_WEIGHTS_INDEX_NAME: index, **found}
     return {}
-
-
-def _local(name: str, file: str, revision: str | None, *, may_ask: bool = False) -> Path | None:
-    """A file of the base in its folder or in the hub's cache; None if it is not there."""
-    with quiet_libraries():
-        path = cached_file(
-            name,
-            file,
-            revision=revision or "main",
-            local_files_only=not may_ask,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    return None if path is None else Path(path)

@@ -6,8 +6,8 @@ holds ids and numbers but no text, so that the report and the model card cannot 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,12 @@ from medsum_core.data.records import Record
 from medsum_core.generation.generate import Decoder
 from medsum_core.generation.note_files import GeneratedNote
 from medsum_core.generation.notes import generate_notes
+from medsum_core.generation.part_file import PartFile
 from medsum_core.grounding.check import check_note, count_unsupported
 from medsum_core.score.evaluate import strip_tags
 from medsum_core.score.rouge import METRICS, score_rows
+
+SIDES = ("base", "tuned")  # in the order in which their notes are written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +96,16 @@ def compare_base_and_tuned(
     batch_size: int = 16,
     show_progress: bool = True,
     decoder: Decoder | None = None,
+    open_part: Callable[[str], AbstractContextManager[PartFile | None]] = lambda side: nullcontext(),
 ) -> tuple[Comparison, list[GeneratedNote], list[GeneratedNote]]:
     """Generate the notes of `records` with the PeftModel's adapter off and on: (numbers, base notes, tuned notes).
 
     Facts are looked up in the whole dialogue, even where the prompt held a truncated one. The two lists hold text and
-    are meant for `write_blind_sheet` only.
+    are meant for `write_blind_sheet` only. `open_part("base")` and `open_part("tuned")` keep notes as they end.
     """
     notes: dict[str, list[GeneratedNote]] = {}
-    for name in ("base", "tuned"):
-        with model.disable_adapter() if name == "base" else nullcontext():
+    for name in SIDES:
+        with open_part(name) as part, model.disable_adapter() if name == "base" else nullcontext():
             notes[name] = generate_notes(
                 model,
                 renderer,
@@ -115,6 +119,7 @@ def compare_base_and_tuned(
                 label=f"{name} notes",
                 show_progress=show_progress,
                 decoder=decoder,
+                part=part,
             )
     comparison = Comparison(
         ids=tuple(record.id for record in records),

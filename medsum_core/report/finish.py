@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +17,13 @@ from medsum_core.config.run_folder import (
     METRICS_NAME,
     REPORT_NAME,
 )
-from medsum_core.errors import FinalSaveError, InputError
+from medsum_core.errors import FinalSaveError, InputError, explain_out_of_memory
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors, save_adapter
 from medsum_core.model.recorded_files import record_adapter
 from medsum_core.report.blind_sheet import write_blind_sheet
 from medsum_core.report.comparison import Comparison, compare_base_and_tuned
+from medsum_core.report.interrupted import remove_parts, report_notes, stopping_between_tokens
 from medsum_core.report.loss_curve import draw_loss_curve
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
@@ -30,12 +32,19 @@ from medsum_core.training.distributed import print_main
 from medsum_core.training.metrics import read_metrics
 from medsum_core.training.plan import Plan
 from medsum_core.training.run import Run
+from medsum_core.training.signals import StopFlag
+
+MEMORY_REMEDY = (
+    "in the report; the adapter is saved. --resume_from_checkpoint auto goes on with the report where more memory is "
+    "free, and with --report_rows 0 ends the run without its notes"
+)
 
 
-def write_results(plan: Plan, run: Run, progress: Progress) -> None:
+def write_results(plan: Plan, run: Run, progress: Progress, *, stop: StopFlag) -> None:
     """Write the adapter (the best one with `--load_best_model_at_end`), then the curve, the report and the card.
 
-    Raises FinalSaveError when one of them can't be written; the checkpoints are unaffected.
+    Raises FinalSaveError when one of them can't be written, and StoppedBySignal when `stop` is requested while notes
+    are being written; the checkpoints are unaffected. A resumed run goes on with the notes of an interrupted report.
     """
     # The rest takes the first process minutes: the others must not wait in a collective, which would time out.
     run.accelerator.wait_for_everyone()
@@ -46,16 +55,18 @@ def write_results(plan: Plan, run: Run, progress: Progress) -> None:
     try:
         hashes = save_adapter(run.folder / ADAPTER_FOLDER, adapter_tensors(run.model), adapter_config(run.model))
         record_adapter(run.folder, hashes)
-        _describe(plan, run, progress)
+        with explain_out_of_memory(MEMORY_REMEDY):
+            _describe(plan, run, progress, adapter=hashes, stop=stop)
+        remove_parts(run.folder)
     except OSError as error:
         raise FinalSaveError(f"not everything could be written to {run.folder}: {error}") from error
 
 
-def _describe(plan: Plan, run: Run, progress: Progress) -> None:
+def _describe(plan: Plan, run: Run, progress: Progress, *, adapter: Mapping[str, str], stop: StopFlag) -> None:
     draw_loss_curve(run.folder / METRICS_NAME, run.folder / CURVE_NAME)
     audit_lines = "".join(json.dumps(row) + "\n" for row in plan.dataset.audit_rows)
     write_text_atomic(run.folder / AUDIT_NAME, audit_lines, mode=PRIVATE_MODE)
-    comparison = _compare(plan, run)
+    comparison = _compare(plan, run, adapter=adapter, stop=stop)
     summary = _run_summary(plan, run, progress)
     about: dict[str, Any] = {"summary": summary, "data": plan.dataset.facts, "audit": plan.dataset.audit}
     write_report(run.folder / REPORT_NAME, comparison=comparison, **about)
@@ -80,7 +91,7 @@ def _keep_best(run: Run, progress: Progress) -> None:
         raise FinalSaveError(f"the best adapter can't be read back: {error}") from error
 
 
-def _compare(plan: Plan, run: Run) -> Comparison | None:
+def _compare(plan: Plan, run: Run, *, adapter: Mapping[str, str], stop: StopFlag) -> Comparison | None:
     output, data = run.config.output, run.config.data
     records = plan.dataset.validation_records
     records = records if output.report_rows < 0 else records[: output.report_rows]
@@ -95,7 +106,8 @@ def _compare(plan: Plan, run: Run) -> Comparison | None:
         max_length=data.max_length,
         max_new_tokens=data.max_new_tokens,
         no_repeat_ngram_size=data.no_repeat_ngram_size,
-        decoder=run.kernels.decoder,
+        decoder=stopping_between_tokens(run.kernels.decoder, stop),
+        open_part=report_notes(run, records, adapter=adapter).open_part,
     )
     run.seconds["report"] = time.perf_counter() - started
     if output.examples_file:

@@ -8,12 +8,11 @@ from typing import Any
 
 from medsum_core.files import write_text_atomic
 from medsum_core.report.comparison import Comparison
-from medsum_core.report.run_summary import EMBEDDED_LABEL, RunSummary
+from medsum_core.report.run_summary import RunSummary
 from medsum_core.report.tables import PROTOCOL, code, fact_differences, fact_table, loss_table, score_table
 from medsum_core.training.dataset import DataFacts, TargetAudit
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-EMBEDDED_HUB_ID = "google/gemma-3-270m"
 GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
 DATA_TEXTS = {
     "mts-dialog": """\
@@ -95,8 +94,8 @@ def _front_matter(summary: RunSummary) -> str:
 
 def _hub_id(summary: RunSummary) -> str | None:
     """The base's name on the hub; None for a folder, whose path may name a person or a project."""
-    if summary.is_embedded:
-        return EMBEDDED_HUB_ID
+    if summary.embedded:
+        return summary.embedded.hub_id
     is_hub_id = HUB_ID.fullmatch(summary.base_name) and not Path(summary.base_name).exists()
     return summary.base_name if is_hub_id else None
 
@@ -121,7 +120,7 @@ def _data(data: DataFacts, audit: TargetAudit | None) -> str:
 
 
 def _scores(summary: RunSummary, comparison: Comparison | None) -> str:
-    parts = [f"**{EMBEDDED_LABEL}**"] if summary.is_embedded else []
+    parts = [f"**{summary.embedded.label}**"] if summary.embedded else []
     parts.append(loss_table(summary))
     if comparison is None:
         return "\n\n".join([*parts, "No notes were generated for this card: ROUGE and unsupported rate are not known."])
@@ -142,7 +141,8 @@ def _scores(summary: RunSummary, comparison: Comparison | None) -> str:
 
 def _licence(summary: RunSummary) -> str:
     if not summary.is_gemma:
-        return "Use is subject to the licence of the base model and to that of the training data."
+        named = f" ({summary.embedded.licence})" if summary.embedded else ""
+        return f"Use is subject to the licence of the base model{named} and to that of the training data."
     return (
         f"Gemma is provided under and subject to the [Gemma Terms of Use]({GEMMA_TERMS}), which hold for this adapter "
         "too, and with it the Gemma Prohibited Use Policy. The licence of the training data holds besides."
@@ -150,7 +150,7 @@ def _licence(summary: RunSummary) -> str:
 
 
 def _loading(summary: RunSummary) -> str:
-    if summary.is_embedded:
+    if summary.embedded:
         return f"With the program that made it: `python infer.py --run DIR`; its base is {code(summary.base_name)}."
     base = _hub_id(summary) or "the base model's folder"
     revision = f" at revision {code(summary.base_revision)}" if summary.base_revision else ""

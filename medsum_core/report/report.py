@@ -9,7 +9,7 @@ from medsum_core.data.disclosure import show_id
 from medsum_core.data.masking import BuildReport
 from medsum_core.files import write_text_atomic
 from medsum_core.report.comparison import Comparison
-from medsum_core.report.run_summary import EMBEDDED_LABEL, RunSummary
+from medsum_core.report.run_summary import RunSummary
 from medsum_core.report.tables import (
     PROTOCOL,
     code,
@@ -51,8 +51,8 @@ def write_report(
 def _head(summary: RunSummary) -> str:
     revision = f" at {code(summary.base_revision)}" if summary.base_revision else ""
     lines = ["# Run report", f"Base: {code(summary.base_name)}{revision}, {summary.precision_text}."]
-    if summary.is_embedded:
-        lines.append(f"**{EMBEDDED_LABEL}**")
+    if summary.embedded:
+        lines.append(f"**{summary.embedded.label}**")
     skipped = f"{summary.num_skipped_windows} windows skipped" if summary.num_skipped_windows else "no window skipped"
     lines.append(f"{summary.num_updates} updates, {skipped}.")
     return "\n\n".join([*lines, f"![training and validation loss by update]({CURVE_NAME})"])
@@ -108,6 +108,7 @@ def _data(data: DataFacts) -> str:
     ]
     if dropped:
         lines.append(f"- Training rows left out by `--ungrounded drop` ({len(dropped)}): {id_list(dropped)}")
+    lines += [f"- {line}" for line in data.notes]
     parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from medsum_core.model.embedded import is_embedded
+from medsum_core.model.embedded import EmbeddedModel, embedded_model, is_embedded
 
-EMBEDDED_LABEL = "weights: dequantised Q4_K_M of Gemma 3 270M, not official Gemma scores"
 GEMMA_TYPES = ("gemma", "gemma2", "gemma3", "gemma3_text")  # model types under the Gemma Terms of Use
 
 
@@ -16,7 +15,7 @@ GEMMA_TYPES = ("gemma", "gemma2", "gemma3", "gemma3_text")  # model types under 
 class RunSummary:
     """A finished run. Losses are nats per note token over the whole evaluation set; None where not evaluated."""
 
-    base_name: str  # as in the flags: a hub id, a folder or embedded:gemma3-270m
+    base_name: str  # as in the flags: a hub id, a folder or embedded:...
     base_type: str  # config.model_type, e.g. gemma2
     base_revision: str | None = None
     precision: str  # fp32, bf16 or fp16
@@ -33,9 +32,9 @@ class RunSummary:
     settings: Mapping[str, Any] = field(default_factory=dict)  # resolved; may be nested by section
 
     @property
-    def is_embedded(self) -> bool:
-        """Whether the base is the embedded one, whose scores are not those of the official weights."""
-        return is_embedded(self.base_name)
+    def embedded(self) -> EmbeddedModel | None:
+        """The embedded base, whose scores are not those of the official weights; None for any other base."""
+        return embedded_model(self.base_name) if is_embedded(self.base_name) else None
 
     @property
     def is_gemma(self) -> bool:
@@ -45,4 +44,4 @@ class RunSummary:
     @property
     def precision_text(self) -> str:
         """How the base was stored and computed with, in words."""
-        return f"NF4 base (double quantisation), {self.precision} computation" if self.load_in_4bit else self.precision
+        return f"NF4 base, {self.precision} computation" if self.load_in_4bit else self.precision

@@ -1,23 +1,32 @@
 """Score notes against references in the official MEDIQA setting: `python -m medsum_core.score --help`.
 
 Rows are matched by id. Reads MTS-Dialog columns (ID, section_text), the columns that infer.py writes (id, note) and the
-MEDIQA submission format (TestID, SystemOutput2). Besides the score: what short references, single sections and rows
-that training has seen do to it, and two floors that any model should clear.
+MEDIQA submission format (TestID, SystemOutput2); flags name other columns of the references. Besides the score: what
+short references, single sections and rows that training has seen do to it, and two floors that any model should clear.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medsum_core.process import start_script
+
+if __name__ == "__main__":
+    start_script()  # before the other imports
+
+from medsum_core.config.column_flags import add_column_flags, column_settings
+from medsum_core.config.locks import locked_file
+from medsum_core.data.columns import Columns, columns_of
 from medsum_core.data.records import read_records
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.files import write_text_atomic
 from medsum_core.score.evaluate import evaluate
-from medsum_core.score.files import align, read_notes
+from medsum_core.score.files import align, read_predictions, read_references
 from medsum_core.score.table import format_scores
 
 
@@ -30,15 +39,21 @@ class ScoreArguments:
     compare: Path | None
     train_file: Path | None
     json: Path | None
+    columns: Columns  # of the references and the training rows
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read, score, print a table, write the JSON. Raises InputError for bad input, before anything is written."""
     arguments = _parse(argv)
-    references = read_notes(arguments.references, allow_empty=False)
-    read = {path: read_notes(path, allow_empty=True) for path in (*arguments.predictions, arguments.compare) if path}
-    aligned = {path: align(references, notes, source=str(path)) for path, notes in read.items()}
-    training = read_records(arguments.train_file) if arguments.train_file else None
+    columns = arguments.columns
+    source = read_references(arguments.references, columns=columns)
+    systems = (*arguments.predictions, arguments.compare)
+    read = {path: read_predictions(path, columns=columns) for path in systems if path}
+    for notice in [line for one in (source, *read.values()) for line in one.notices]:
+        print(notice, file=sys.stderr)
+    references = source.records
+    aligned = {path: align(references, notes.records, source=notes.name) for path, notes in read.items()}
+    training = read_records(arguments.train_file, columns=columns) if arguments.train_file else None
     result = evaluate(
         references,
         [aligned[path] for path in arguments.predictions],
@@ -49,10 +64,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         run["predictions"] = str(path)
     print(format_scores(result))
     if arguments.json:
+        _write(arguments.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    with locked_file(path, flag="--json"):
         try:
-            write_text_atomic(arguments.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
+            write_text_atomic(path, text)
         except OSError as error:
-            raise InputError(f"--json {arguments.json}: cannot be written ({error.strerror})") from None
+            raise InputError(f"--json {path}: cannot be written ({error.strerror})") from None
 
 
 def _parse(argv: Sequence[str] | None) -> ScoreArguments:
@@ -72,8 +92,17 @@ def _parse(argv: Sequence[str] | None) -> ScoreArguments:
         "--train_file", type=Path, metavar="T", help="training rows: a floor, and the score without leaked rows"
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything here, row scores too (no text)")
+    parser.add_argument("--run", metavar="DIR", help="a run folder: its columns and section, unless others are given")
+    add_column_flags(parser)
     values = parser.parse_args(argv)
-    arguments = ScoreArguments(**{**vars(values), "predictions": tuple(values.predictions)})
+    arguments = ScoreArguments(
+        references=values.references,
+        predictions=tuple(values.predictions),
+        compare=values.compare,
+        train_file=values.train_file,
+        json=values.json,
+        columns=columns_of(column_settings(values, run=values.run)),
+    )
     doubled = len({path.resolve() for path in arguments.predictions}) < len(arguments.predictions)
     if doubled:
         raise InputError("--predictions names a file twice; each file stands for one seed")

@@ -2,51 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medsum_core.data.columns import DEFAULT_COLUMNS, Columns
+from medsum_core.data.dirt import describe_dirt
 from medsum_core.data.disclosure import show_ids
-from medsum_core.data.records import Record, normalise_dialogue, normalise_text
-from medsum_core.data.tables import Row, Table, formula_problems, load_table, raise_problems
+from medsum_core.data.records import Record, SourceRows, dialogue_of, normalise_text, number_doubled_ids
+from medsum_core.data.rows import Row, Table, formula_problems, not_text_problem, raise_problems
+from medsum_core.data.tables import load_table
 from medsum_core.errors import InputError
 
-ID_COLUMNS = ("id", "TestID")
-NOTE_COLUMNS = ("section_text", "note", "SystemOutput2")
-HEADER_COLUMNS = ("section_header", "SystemOutput1")
+CANDIDATES: dict[str, Sequence[str]] = {  # the usual names, by part of a record
+    "id": ("id", "TestID"),
+    "note": ("section_text", "note", "SystemOutput2"),
+    "section_header": ("section_header", "SystemOutput1"),
+    "dialogue": ("dialogue",),
+}
 
 
-def read_notes(path: Path, *, allow_empty: bool) -> list[Record]:
-    """Notes to score, as records: id and note as written; header and dialogue where the file has them, else "".
+def read_references(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> SourceRows:
+    """Reference notes as records: id and note as written; header and dialogue where the file has them, else "".
 
-    Raises InputError as `load_table` does, and for absent or ambiguous columns, cells that are not text, repeated
-    or empty ids, ids and headers that a spreadsheet would run, and empty notes unless `allow_empty` (a system may
-    predict an empty note).
+    A column that `columns` names otherwise than by default is that one and no other. Raises InputError as `load_table`
+    does, and for absent or ambiguous columns, cells that are not text, repeated or empty ids, ids and headers that a
+    spreadsheet would run, and empty notes.
+    """
+    named = {part: (name,) for part, name in _own_names(columns).items()}
+    return _read_notes(path, candidates=CANDIDATES | named, columns=columns, allow_empty=False)
+
+
+def read_predictions(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> SourceRows:
+    """A system's notes as records, as `read_references`; notes may be empty, as a system may predict.
+
+    `columns` only counts where the file has none of the usual names: those of the references are rarely a system's.
     """
     table = load_table(path)
-    names = {
-        "id": _one_column(table, ID_COLUMNS, required=True),
-        "note": _one_column(table, NOTE_COLUMNS, required=True),
-        "section_header": _one_column(table, HEADER_COLUMNS, required=False),
-        "dialogue": _one_column(table, ("dialogue",), required=False),
-    }
+    candidates = dict(CANDIDATES)
+    for part, name in _own_names(columns).items():
+        if not any(map(table.find_column, CANDIDATES[part])):
+            candidates[part] = (name,)
+    return _read_notes(path, candidates=candidates, columns=columns, allow_empty=True)
+
+
+def _own_names(columns: Columns) -> dict[str, str]:
+    """The columns that are named otherwise than by default, by part of a record."""
+    named = {part: getattr(columns, part) for part in CANDIDATES}
+    return {part: name for part, name in named.items() if name != getattr(DEFAULT_COLUMNS, part)}
+
+
+def _read_notes(
+    path: Path, *, candidates: Mapping[str, Sequence[str]], columns: Columns, allow_empty: bool
+) -> SourceRows:
+    table = load_table(path)
+    names = {part: _one_column(table, candidates[part], required=part in ("id", "note")) for part in CANDIDATES}
     problems: list[str] = []
-    seen: dict[str, int] = {}
     notes = []
     for row in table.rows:
-        note = _to_note(row, names)
-        first = seen.setdefault(note.id, row.number)
-        if first != row.number:
-            problems.append(f"{row.place}, column {names['id']!r}: the same id as row {first}")
+        note, wrong = _to_note(row, names, columns)
+        problems += wrong
         empty = [part for part, text in (("id", note.id), ("note", note.note)) if not text.strip()]
-        not_text = row.not_text.get(names["note"] or "")
+        not_text = not_text_problem(row, str(names["note"]))
         if not_text:
-            problems.append(f"{row.place}, column {names['note']!r}: {not_text}, not text")
+            problems.append(not_text)
         elif "id" in empty or ("note" in empty and not allow_empty):
             problems.append(f"{row.place}, column {names[empty[0]]!r}: empty")
         problems.extend(formula_problems([row], (names["id"], names["section_header"])))
         notes.append(note)
+    if columns.number_rows:
+        notes = number_doubled_ids(notes)
+    seen: dict[str, int] = {}
+    for row, note in zip(table.rows, notes, strict=True):
+        first = seen.setdefault(note.id, row.number)
+        if first != row.number:
+            problems.append(
+                f"{row.place}, column {names['id']!r}: the same id as row {first} (--number_rows tells them apart)"
+            )
     raise_problems(table.source, problems)
-    return notes
+    dirt = describe_dirt(table.rows, {part: name for part, name in names.items() if name})
+    notices = tuple(f"{table.source}: {line}" for line in (*table.notices, *dirt))
+    return SourceRows(name=table.source, records=notes, notices=notices)
 
 
 def align(references: Sequence[Record], predictions: Sequence[Record], *, source: str) -> list[str]:
@@ -73,11 +108,14 @@ def _one_column(table: Table, candidates: Sequence[str], *, required: bool) -> s
     return found[0] if found else None
 
 
-def _to_note(row: Row, names: dict[str, str | None]) -> Record:
+def _to_note(row: Row, names: Mapping[str, str | None], columns: Columns) -> tuple[Record, list[str]]:
+    """A row as a record, and what is wrong with its dialogue."""
     cells = {part: row.cells[name] if name else "" for part, name in names.items()}
-    return Record(
+    dialogue, problems = dialogue_of(row, names["dialogue"])
+    note = Record(
         id=normalise_text(cells["id"]),
         note=cells["note"],
-        section_header=normalise_text(cells["section_header"]),
-        dialogue=normalise_dialogue(cells["dialogue"]),
+        section_header=normalise_text(cells["section_header"] if columns.section is None else columns.section),
+        dialogue=dialogue,
     )
+    return note, problems

@@ -17,7 +17,7 @@ NAMES = {
 }
 NAME_WIDTH = 44
 RUN_NAME_CHARACTERS = 32  # the end of a path tells runs apart, its beginning rarely does
-CELL_WIDTH = 20
+CELL_WIDTH = 23  # "100.00 [100.0, 100.0]", and two blanks
 
 
 def format_scores(result: dict[str, Any]) -> str:

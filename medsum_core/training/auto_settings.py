@@ -14,6 +14,7 @@ from medsum_core.errors import InputError
 from medsum_core.kernels import FAST, choose
 from medsum_core.kernels import resolve as resolve_kernels
 from medsum_core.model.attention import DOCUMENT_ATTENTION, OWN_ATTENTION, PACKABLE_MODEL_TYPES, is_registered
+from medsum_core.model.quantised import is_quantised
 from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
 
 Choice = TypeVar("Choice")
@@ -71,7 +72,7 @@ def _or_anew(choose: Callable[[Any], Choice], chosen: Any, *, asked: Any) -> Cho
 def resolve_arithmetic(
     config: RunConfig, base_config: PretrainedConfig, device: Device, *, asked: RunConfig
 ) -> RunConfig:
-    """Kernels, precision and attention. Raises InputError where the device can't do what was asked for.
+    """Kernels, precision, 4 bits and attention. Raises InputError where the device can't do what was asked for.
 
     `asked`: `config` before a checkpoint's choices were put in the place of each `auto`. One of those that this machine
     can't do is decided anew.
@@ -96,7 +97,8 @@ def resolve_arithmetic(
             config.model.attention,
             asked=asked.model.attention,
         )
-    return config.with_resolved(kernels=kernels, precision=precision, attention=attention)
+    load_in_4bit = config.model.load_in_4bit or is_quantised(base_config)
+    return config.with_resolved(kernels=kernels, precision=precision, attention=attention, load_in_4bit=load_in_4bit)
 
 
 def resolve_memory(

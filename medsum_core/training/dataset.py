@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from functools import partial
 
 from medsum_core.config.arguments import DataArguments
+from medsum_core.data.columns import columns_of
 from medsum_core.data.disclosure import show_id, show_ids
-from medsum_core.data.download import hub_warning, load_hub_records, mts_dialog_file
+from medsum_core.data.download import mts_dialog_file
+from medsum_core.data.hub import NO_SPLIT, load_hub
 from medsum_core.data.masking import BuildReport, Example, build_examples
 from medsum_core.data.prompt import PromptRenderer
-from medsum_core.data.records import Columns, Record, find_repeats, find_shared, read_records, records_fingerprint
+from medsum_core.data.records import (
+    Record,
+    SourceRows,
+    find_repeats,
+    find_shared,
+    records_fingerprint,
+)
+from medsum_core.data.sources import describe_sources, join_sources, read_sources
 from medsum_core.errors import InputError
 from medsum_core.grounding.check import Fact, check_note, count_unsupported, merge_unsupported
 
@@ -25,6 +34,7 @@ class DataFacts:
     source: str  # mts-dialog, sample (the one in the package) or own
     train: BuildReport
     validation: BuildReport | None = None
+    notes: tuple[str, ...] = ()  # how the files were read, and what looks wrong in their rows
     repeated_ids: tuple[str, ...] = ()  # training rows whose dialogue an earlier row has
     shared_ids: tuple[str, ...] = ()  # validation rows whose dialogue the training data has
     ungrounded_dropped_ids: tuple[str, ...] = ()  # training rows left out by --ungrounded drop
@@ -70,7 +80,8 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
 
     Raises InputError for bad files, naming rows and columns, and where `--ungrounded drop` leaves no row.
     """
-    train, validation, notices = _read(data, offline=offline)
+    rows = _read(data, offline=offline)
+    train, validation, notices = rows.train, rows.validation, rows.notices + rows.notes
     repeated, shared = tuple(find_repeats(train)), tuple(find_shared(train, validation))
     if repeated or shared:
         notices.append(
@@ -91,6 +102,7 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
     notices += _report_lines("training", report) + (_report_lines("validation", valid_report) if valid_report else [])
     facts = DataFacts(
         source=_source(data),
+        notes=tuple(rows.notes),
         train=report,
         validation=valid_report,
         repeated_ids=repeated,
@@ -130,31 +142,56 @@ def audit_targets(
     return audit, rows
 
 
-def _read(data: DataArguments, *, offline: bool) -> tuple[list[Record], list[Record], list[str]]:
-    columns = Columns(
-        id=data.id_column, dialogue=data.dialogue_column, note=data.note_column, section_header=data.section_column
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """The rows of a run before they are tokenised. `notes` are for the report, `notices` for the screen alone."""
+
+    train: list[Record]
+    validation: list[Record]
+    notes: list[str]
+    notices: list[str]
+
+
+def _read(data: DataArguments, *, offline: bool) -> _Rows:
+    columns = columns_of(data)
     notices: list[str] = []
-    validation: list[Record] = []
+    validation: list[SourceRows] = []
     if data.train_file is not None:
-        train = read_records(data.train_file, columns=columns)
+        train = read_sources(data.train_file, columns=columns)
     elif data.dataset_name == OFFICIAL:
-        train = read_records(mts_dialog_file("train", offline=offline))
-        validation = read_records(mts_dialog_file("valid", offline=offline))
+        if data.dataset_config_name is not None:
+            raise InputError(f"--dataset_config_name: {OFFICIAL} has no configurations; leave it out")
+        splits = [data.train_split, data.validation_split or "valid"]
+        files = [mts_dialog_file(split, offline=offline) for split in splits if split != NO_SPLIT]
+        sources = read_sources(files, columns=columns)
+        train, validation = sources[:1], sources[1:]
     else:
         assert data.dataset_name is not None
-        train = load_hub_records(data.dataset_name, "train", columns=columns, offline=offline)
-        warning = hub_warning(data.dataset_name)
-        notices += [f"warning: {warning}"] if warning else []
+        hub = load_hub(
+            data.dataset_name,
+            columns=columns,
+            config_name=data.dataset_config_name,
+            train_split=data.train_split,
+            validation_split=data.validation_split,
+            offline=offline,
+        )
+        train, validation = [hub.train], [hub.validation] if hub.validation else []
+        notices += hub.notices
     if data.validation_file is not None:
-        validation = read_records(data.validation_file, columns=columns)
-    return train, validation, notices
+        validation = read_sources(data.validation_file, columns=columns)
+    train_records, train_ids = join_sources(train)
+    validation_records, validation_ids = join_sources(validation)
+    notes = describe_sources(train, validation)
+    notes += [f"training: {line}" for line in train_ids] + [f"validation: {line}" for line in validation_ids]
+    notes += [line for source in (*train, *validation) for line in source.notices]
+    return _Rows(train=train_records, validation=validation_records, notes=notes, notices=notices)
 
 
 def _source(data: DataArguments) -> str:
     if data.train_file is None:
         return OFFICIAL if data.dataset_name == OFFICIAL else "own"
-    return "sample" if "medsum_core" in data.train_file and data.train_file.endswith("demo_train.csv") else "own"
+    is_sample = all("medsum_core" in path and path.endswith("demo_train.csv") for path in data.train_file)
+    return "sample" if is_sample else "own"
 
 
 def _report_lines(which: str, report: BuildReport) -> list[str]:

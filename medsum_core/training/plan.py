@@ -18,9 +18,10 @@ from medsum_core.checkpoint.checkpoint import Checkpoint, find_checkpoint, load_
 from medsum_core.checkpoint.fingerprints import PACKAGES, tokenizer_fingerprint
 from medsum_core.config.run_config import RunConfig
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER, FolderLock, default_folder
-from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer
+from medsum_core.config.validation import no_validation_problems
+from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer, refuse_open_thinking
 from medsum_core.device import Device, describe, find_device
-from medsum_core.errors import InputError
+from medsum_core.errors import InputError, raise_all
 from medsum_core.kernels import REFERENCE
 from medsum_core.model.base import load_config, load_tokenizer
 from medsum_core.model.lora import LoraSettings
@@ -36,6 +37,7 @@ from medsum_core.training.auto_settings import (
 from medsum_core.training.dataset import Dataset, load_dataset
 from medsum_core.training.distributed import print_main, window_rows
 from medsum_core.training.memory import ModelSize, estimate_memory, fitting_settings, measure_model
+from medsum_core.training.tracker import Trackers, check_trackers
 
 LAUNCHER_ECHO_SECONDS = 2.0
 SHARDED = {
@@ -60,6 +62,7 @@ class Plan:
     dataset: Dataset
     checkpoint: Checkpoint | None
     lock: FolderLock  # held from here on where the folder exists already, from `build_run` on otherwise
+    trackers: Trackers  # started by `build_run`
     tokenizer_sha256: str
     versions: dict[str, str]
 
@@ -70,7 +73,7 @@ class Plan:
 
     @property
     def base_revision(self) -> str | None:
-        """The hub commit of the base; None for a folder or the embedded model."""
+        """The hub commit of the base; None for a folder or an embedded model."""
         return getattr(self.base_config, "_commit_hash", None)
 
     @property
@@ -123,9 +126,10 @@ def lora_settings(config: RunConfig) -> LoraSettings:
 def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_renderer) -> Plan:
     """Check everything that can be checked without weights. Raises InputError; nothing of the run is written yet.
 
-    `build_renderer`: another prompt than the project's own. Enter `Plan.lock` for as long as the run folder is written.
+    `build_renderer`: another prompt than the project's own. Enter `Plan.lock`, then `Plan.trackers`, for as long as
+    the run folder is written.
     """
-    accelerator, lock = _accelerator(config), FolderLock()
+    accelerator, lock = _accelerator(), FolderLock()
     try:
         checkpoint = _checkpoint(config, accelerator, lock)
         plan = together(lambda: _plan(config, accelerator, checkpoint, lock, build_renderer), accelerator)
@@ -153,6 +157,8 @@ def _plan(
     build_renderer: BuildRenderer,
 ) -> Plan:
     model, data = config.model, config.data
+    trackers = config.output.trackers if accelerator.is_main_process else ()
+    check_trackers(trackers)
     source: dict[str, Any] = {"revision": model.model_revision, "offline": model.offline}
     base_config = load_config(model.model_name_or_path, **source)
     tokenizer = load_tokenizer(model.model_name_or_path, **source)
@@ -162,7 +168,12 @@ def _plan(
     arithmetic = {"precision": config.model.precision, "kernels": config.model.kernels}
     size = measure_model(base_config, lora_settings(config), **arithmetic)
     config = resolve_memory(config, base_config.model_type, device, size, asked=asked)
-    renderer = build_renderer(tokenizer, style=config.data.prompt_style)
+    renderer = build_renderer(tokenizer, **config.data.prompt_settings)
+    if checkpoint is None:  # one of an earlier version goes on as it began
+        refuse_open_thinking(renderer)
+    dataset = load_dataset(data, renderer, offline=model.offline)
+    if not dataset.validation:  # known of files before; of a data set only now
+        raise_all(no_validation_problems(config.train, config.output))
     return Plan(
         config=config.with_resolved(prompt_style=renderer.style),
         folder=Path(config.output.output_dir or default_folder(config.preset)),
@@ -172,28 +183,25 @@ def _plan(
         base_config=base_config,
         renderer=renderer,
         build_renderer=build_renderer,
-        dataset=load_dataset(data, renderer, offline=model.offline),
+        dataset=dataset,
         checkpoint=checkpoint,
         lock=lock,
+        trackers=Trackers(trackers),
         tokenizer_sha256=tokenizer_fingerprint(tokenizer),
         versions={package: metadata.version(package) for package in PACKAGES},
     )
 
 
-def _accelerator(config: RunConfig) -> Accelerator:
+def _accelerator() -> Accelerator:
     """One device a process. Precision is written out in the model's dtypes, so accelerate gets to do none of it."""
     for variable, name in SHARDED.items():
         if os.environ.get(variable, "").lower() in ("1", "true"):
             raise InputError(f"{name} is not supported: start with plain `accelerate launch --num_processes N`")
-    tracker = None if config.output.report_to == "none" else config.output.report_to
-    accelerator = Accelerator(
+    return Accelerator(
         cpu=not torch.cuda.is_available(),  # accelerate would take Apple's GPU, which bitsandbytes does not know
         gradient_accumulation_steps=1,
         mixed_precision="no",
-        log_with=tracker,
-        project_dir=config.output.output_dir or ".",
     )
-    return accelerator
 
 
 def _checkpoint(config: RunConfig, accelerator: Accelerator, lock: FolderLock) -> Checkpoint | None:

@@ -25,6 +25,7 @@ from medsum_core.kernels import Accumulate, Kernels
 from medsum_core.training.distributed import any_process, print_main, window_rows
 from medsum_core.training.metrics import MetricsLog, StepStats
 from medsum_core.training.optimizer import lr_at
+from medsum_core.training.tracker import Trackers
 
 
 @dataclass(kw_only=True, eq=False)
@@ -53,6 +54,7 @@ class Run:
     resolved: dict[str, Any]  # what each `auto` came to
     fingerprints: dict[str, Any] = field(default_factory=dict)
     log: MetricsLog | None = None  # of the first process only
+    trackers: Trackers = field(default_factory=Trackers)
     resumed_at: int | None = None  # windows done when the run was resumed
     course: set[str] = field(default_factory=set)  # names of the checkpoints that retention may delete
     save_failures: list[str] = field(default_factory=list)
@@ -191,12 +193,11 @@ class Run:
         return replace(progress, unlogged_nll=0.0, unlogged_targets=0)
 
     def write_metrics(self, progress: Progress, values: dict[str, float]) -> None:
-        """A line of metrics.jsonl, and the tracker's if one was asked for."""
-        epoch = self.windows_done(progress) / self.windows_per_epoch
+        """A line of metrics.jsonl, and the same for the trackers."""
+        values = {"epoch": round(self.windows_done(progress) / self.windows_per_epoch, 4), **values}
         if self.log is not None:
-            self.log.append({"step": progress.step, "epoch": round(epoch, 4), **values})
-        if self.config.output.report_to != "none":
-            self.accelerator.log(values, step=progress.step)
+            self.log.append({"step": progress.step, **values})
+        self.trackers.log(values, step=progress.step)
 
 
 def after_window(progress: Progress, *, windows_per_epoch: int, skipped: bool) -> Progress:

@@ -50,6 +50,7 @@ from medsum_core.training.plan import Plan, lora_settings
 from medsum_core.training.resume import random_state_notes, restore_run
 from medsum_core.training.resume_check import PARTS, check_compatible, saved_record
 from medsum_core.training.run import Run
+from medsum_core.training.tracker import RunStart, shown_settings
 
 
 class BuildOptimizer(Protocol):
@@ -128,6 +129,7 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
         kernels=kernels,
         accumulate=_accumulate(config, kernels, model, scaler, [parameter for _, parameter in parameters]),
         resolved={name: config.settings()[name] for name in RESOLVED},
+        trackers=plan.trackers,
     )
     if model.config.model_type not in PACKABLE_MODEL_TYPES:
         check_family(model, run.rows, kernels=kernels, attention=run.attention)
@@ -227,11 +229,14 @@ def _claim_folder(plan: Plan) -> Path:
 
 
 def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:
-    """Settings and metrics as of here. The last check, of the metrics, comes before the first write."""
+    """Settings and metrics as of here. The last checks, of metrics and trackers, come before the first write."""
     metrics, step = run.folder / METRICS_NAME, -1 if plan.checkpoint is None else progress.step
     records_until(metrics, step=step)
-    _sweep_leftovers(run)
     model = run.config.model
+    resumed_step = None if plan.checkpoint is None else progress.step
+    shown = shown_settings(run.config)
+    run.trackers.start(RunStart(folder=run.folder, settings=shown, step=resumed_step, offline=model.offline))
+    _sweep_leftovers(run)
     facts = {
         "versions": plan.versions,
         "base_revision": plan.base_revision,

@@ -66,7 +66,7 @@ def test_presets_are_valid(name):
 def test_demo_uses_the_embedded_model_and_the_bundled_rows():
     values = read_preset("demo").values
     assert values["model_name_or_path"] == "embedded:gemma3-270m" and values["load_in_4bit"] is True
-    assert values["train_file"] == "bundled:demo_train.csv" and values["report_rows"] == 30
+    assert values["train_file"] == ["bundled:demo_train.csv"] and values["report_rows"] == 30
     assert TrainArguments().gradient_accumulation_steps == values["gradient_accumulation_steps"]
 
 
@@ -102,9 +102,9 @@ def test_a_file_can_empty_a_preset_value(tmp_path, rows):
 
 def test_train_file_replaces_all_data_of_the_preset(rows):
     config = parse_run(["--preset", "demo", "--train_file", str(rows)])
-    assert config.data.train_file == str(rows) and config.data.validation_file is None
+    assert config.data.train_file == [str(rows)] and config.data.validation_file is None
     config = parse_run(["--train_file", str(rows), "--validation_file", str(rows)])
-    assert config.data.dataset_name is None and config.data.validation_file == str(rows)
+    assert config.data.dataset_name is None and config.data.validation_file == [str(rows)]
 
 
 def test_all_faults_are_reported_together(tmp_path):
@@ -307,13 +307,26 @@ def test_another_kind_of_file_given_as_settings_is_not_quoted(rows: Path, tmp_pa
         assert "Anna" not in message and len(message) < 700
 
 
+def test_names_of_trackers(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["--train_file", str(rows), "--report_to"]
+    assert parse_run(argv[:2]).output.trackers == parse_run([*argv, "none"]).output.trackers == ()
+    assert parse_run([*argv, "wandb", "tensorboard", "wandb"]).output.trackers == ("wandb", "tensorboard")
+    (tmp_path / "run.yaml").write_text("report_to: tensorboard\n")
+    assert parse_run([*argv[:2], "--config", str(tmp_path / "run.yaml")]).output.trackers == ("tensorboard",)
+    assert "--report_to all: choose from tensorboard, wandb, trackio" in problems_of([*argv, "all"])
+    assert "--report_to mlflow: choose from" in problems_of([*argv, "wandb", "mlflow"])
+    assert "--report_to none: not with" in problems_of([*argv, "none", "wandb"])
+    values = parse_run(argv[:2]).to_json()
+    earlier = values | {"output": values["output"] | {"report_to": "wandb"}}  # a run of a version with one tracker
+    assert RunConfig.from_json(earlier).output.report_to == ["wandb"]
+
+
 def test_a_tracker_that_sends_is_refused_offline(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    argv = ["--train_file", str(rows), "--offline", "true", "--report_to"]
-    for tracker in ("wandb", "trackio"):
-        assert f"--report_to {tracker}: may use the network" in problems_of([*argv, tracker])
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert parse_run([*argv, "wandb"]).model.offline and parse_run([*argv, "tensorboard"]).model.offline
+    argv = ["--train_file", str(rows), "--offline", "true", "--report_to", "trackio"]
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "hospital/space")
+    assert "TRACKIO_SPACE_ID in the environment sends to another machine" in problems_of(argv)
+    monkeypatch.delenv("TRACKIO_SPACE_ID")
+    assert parse_run(argv).output.trackers == ("trackio",)
 
 
 NESTED = 100_000

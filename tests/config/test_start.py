@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,27 @@ def test_nothing_slow_is_imported_for_help_or_a_refusal(tmp_path: Path, argument
     assert done.returncode == code
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert {"argparse"} <= imported and not imported & SLOW
+
+
+TORCH_THAT_TELLS = "import os\nraise SystemExit(os.environ.get('OMP_WAIT_POLICY'))\n"
+
+
+@pytest.mark.parametrize("given,found", [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [str(ROOT / "train_loop.py"), "--preset", "demo"],
+        [str(ROOT / "infer.py"), "--run", "r", "--dialogue_file", "visit.txt", "--section", "GENHX"],
+        ["-m", "medsum_core.merge", "--help"],
+    ],
+)
+def test_idle_threads_are_told_to_sleep_before_torch_is_imported(
+    tmp_path: Path, arguments: list[str], given: dict[str, str], found: str
+) -> None:
+    (tmp_path / "torch.py").write_text(TORCH_THAT_TELLS)
+    (tmp_path / "visit.txt").write_text("Doctor: Any cough?")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT)])
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == found

@@ -20,7 +20,7 @@ from medsum_core.data.disclosure import (
 from medsum_core.data.records import read_records
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.grounding.report import check_file
-from medsum_core.score.files import read_notes
+from medsum_core.score.files import read_predictions
 
 NAME = "Anna Zebrafinch"
 
@@ -69,11 +69,11 @@ def test_other_cells_are_not(cell: str) -> None:
 
 
 def read_for_scoring(path: Path) -> None:
-    read_notes(path, allow_empty=True)
+    read_predictions(path)
 
 
 def read_for_grounding(path: Path) -> None:
-    check_file(path, note_column="section_text")
+    check_file(path)
 
 
 @pytest.mark.parametrize("read", [read_records, read_for_scoring, read_for_grounding])

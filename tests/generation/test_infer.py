@@ -96,7 +96,7 @@ def test_bad_input_is_one_message(run: Path, base: Path, dialogues: Path, tmp_pa
         (["--run", str(tmp_path / "none"), *rows, out], "run folder"),
         (["--run", str(run), *rows, str(tmp_path / "o.txt")], "csv"),
         (["--run", str(run), *rows, str(tmp_path / "no" / "o.csv")], "no folder"),
-        (["--run", str(run), "--model_name_or_path", str(base), *rows, out], "not allowed"),
+        (["--run", str(run), "--model_name_or_path", str(base), *rows, out], "no hash to know its base by"),
         (["--run", str(run), "--dataset_name", "mts-dialog", "--output_file", out], "--split"),
         (["--run", str(run), *rows, out, "--num_beams", "0"], "at least 1"),
         (["--model_name_or_path", str(tmp_path / "none"), *rows, out], "no folder"),

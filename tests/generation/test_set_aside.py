@@ -10,7 +10,7 @@ from notes_command import write
 
 import infer
 from medsum_core.errors import InputError, run_as_script
-from medsum_core.score.files import read_notes
+from medsum_core.score.files import read_predictions
 
 LONG = "Doctor: " + "cough " * 2000
 ROWS = f"ID,section_header,dialogue\nx1,CC,Doctor: Hi.\nx9,CC,{LONG}\nx2,PLAN,Doctor: Rest.\n"
@@ -33,7 +33,7 @@ def test_one_row_that_does_not_fit_leaves_the_others_their_notes(
     assert first["set_aside"] == last["set_aside"] == ""
     dialogues.write_text(ROWS.replace(f"x9,CC,{LONG}\n", ""))
     assert write(run, dialogues, tmp_path / "fitting.csv", "--evidence") == [first, last]
-    assert [note.id for note in read_notes(out, allow_empty=True)] == ["x1", "x9", "x2"]
+    assert [note.id for note in read_predictions(out).records] == ["x1", "x9", "x2"]
 
 
 def test_a_row_set_aside_is_an_empty_note_of_a_submission(run: Path, dialogues: Path, tmp_path: Path) -> None:

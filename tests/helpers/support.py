@@ -7,8 +7,10 @@ tensors of exactly 4,096 elements, the size from which bitsandbytes stores its s
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -22,6 +24,8 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from medsum_core.model.embedded import embedded_model
 
 GEMMA_SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 GEMMA_TEMPLATE = (
@@ -109,3 +113,10 @@ def tiny_model(
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(tiny_config(kind, initializer_range=0.08, **overrides))
     return model.to(dtype).eval()
+
+
+def needs_package(name: str) -> pytest.MarkDecorator:
+    """Skip a test of an embedded model whose package is not installed; the reason names the command."""
+    model = embedded_model(name)
+    absent = any(find_spec(module) is None for module, _ in model.parts)
+    return pytest.mark.skipif(absent, reason=f"needs {model.package}: {model.install}")

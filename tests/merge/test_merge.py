@@ -20,7 +20,7 @@ from medsum_core.errors import InputError, run_as_script
 from medsum_core.generation.generate import generate
 from medsum_core.merge import __main__ as command
 from medsum_core.merge.__main__ import main
-from medsum_core.merge.fold import fold, refuse_quantised, save_if_equal
+from medsum_core.merge.fold import fold, save_if_equal
 from medsum_core.merge.parity import Parity, compare_logits, note_logits
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter, save_adapter
 from medsum_core.model.base import load_base
@@ -178,7 +178,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     renderer = build_renderer(tiny_tokenizer())
     monkeypatch.setattr(renderer.tokenizer, "save_pretrained", fail)
     with pytest.raises(KeyboardInterrupt):
-        save_if_equal(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8)
+        save_if_equal(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8, text_files={})
     assert not list(tmp_path.iterdir())
 
 
@@ -198,7 +198,7 @@ def test_a_full_disk_is_bad_input_and_leaves_nothing(
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", fail)
     renderer = build_renderer(tiny_tokenizer())
     with pytest.raises(InputError, match=r"--output_dir .*can't be written .*No space left"):
-        save_if_equal(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8)
+        save_if_equal(tiny_model(), [], tmp_path / "out", renderer=renderer, max_new_tokens=8, text_files={})
     assert not list(tmp_path.iterdir())
 
 
@@ -216,8 +216,6 @@ def test_4_bits_are_refused_however_they_come(base: Path, run: Path, tmp_path: P
         main(["--run", str(run), "--output_dir", str(tmp_path / "out"), "--load_in_4bit"])
     with pytest.raises(InputError, match="16-bit"):
         fold(adapted(base, run, precision="fp32", load_in_4bit=True))
-    with pytest.raises(InputError, match="itself quantised"):
-        refuse_quantised("some/base", load_base(str(base), precision="fp32", load_in_4bit=True).config)
     assert not list(tmp_path.iterdir())
 
 

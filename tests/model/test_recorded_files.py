@@ -21,7 +21,7 @@ import train_loop
 from medsum_core.errors import InputError
 from medsum_core.merge.__main__ import main as merge
 from medsum_core.model import embedded, recorded_files
-from medsum_core.model.embedded import EMBEDDED_NAME, embedded_folder
+from medsum_core.model.embedded import EMBEDDED_NAME, EmbeddedModel, embedded_folder
 from medsum_core.model.recorded_files import base_files
 
 ROOT = Path(__file__).parents[2]
@@ -190,13 +190,13 @@ def conversions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made: list[Path] = []
 
-    def write_files(work: Path) -> None:
+    def write_files(model: EmbeddedModel, work: Path) -> None:
         made.append(work)
         (work / "model.safetensors").write_bytes(b"weights" * 100)
         (work / "config.json").write_text("{}")
 
-    monkeypatch.setattr(embedded, "_chunk_paths", lambda: [])
-    monkeypatch.setattr(embedded, "_assemble", lambda _, path: path.write_bytes(b""))
+    monkeypatch.setattr(embedded, "_part_paths", lambda model: [])
+    monkeypatch.setattr(embedded, "_assemble", lambda model, parts, path: path.write_bytes(b""))
     monkeypatch.setattr(embedded, "_dequantise", write_files)
     return made
 

@@ -24,7 +24,7 @@ from medsum_core.generation.notes import generate_notes
 from medsum_core.report.comparison import Comparison, Side, compare_base_and_tuned
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
-from medsum_core.report.run_summary import EMBEDDED_LABEL, RunSummary
+from medsum_core.report.run_summary import RunSummary
 from medsum_core.report.tables import code, duration, estimate, fact_table, figure, id_list, score_table, table
 from medsum_core.score.bootstrap import mean_difference, mean_estimate, rate_difference, rate_estimate
 from medsum_core.score.rouge import METRICS
@@ -250,7 +250,7 @@ def test_the_report_accounts_for_every_row(tmp_path):
         "an earlier row has (1, kept): `t4`",
         "(1, kept): `row-4`",
         "3 of 20 facts (15.0 %), in 2 of 11 notes",
-        "NF4 base (double quantisation), bf16 computation",
+        "NF4 base, bf16 computation",
         "75 updates, no window skipped",
         "1 h 02 min",
         "| `learning_rate` | `0.0002` |",
@@ -259,7 +259,7 @@ def test_the_report_accounts_for_every_row(tmp_path):
         assert piece in text
     without = text.split("## Without rows shared with training")[1]
     assert "`row-4`. Rows left: 2." in without and "ROUGE-1" in without
-    assert EMBEDDED_LABEL not in text
+    assert "dequantised" not in text
 
 
 def test_no_generation_report_is_said(tmp_path):
@@ -269,14 +269,22 @@ def test_no_generation_report_is_said(tmp_path):
     assert "No notes were generated" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["embedded:gemma3-270m", "google/gemma-2b-it"])
-def test_embedded_scores_are_labelled(tmp_path, name):
-    summary = replace(SUMMARY, base_name=name)
+@pytest.mark.parametrize(
+    "name,base_type,label",
+    [
+        ("embedded:gemma3-270m", "gemma3_text", "dequantised Q4_K_M of Gemma 3 270M, not official Gemma scores"),
+        ("embedded:smollm2-135m-it", "llama", "dequantised Q4_1 of SmolLM2 135M Instruct, not official SmolLM2 scores"),
+        ("google/gemma-2b-it", "gemma", None),
+    ],
+)
+def test_embedded_scores_are_labelled(tmp_path, name, base_type, label):
+    summary = replace(SUMMARY, base_name=name, base_type=base_type)
     write_report(tmp_path / "report.md", summary=summary, data=DATA, comparison=compared()[0])
     write_model_card(tmp_path, summary=summary, data=DATA, comparison=compared()[0])
     for file in ("report.md", "README.md"):
-        labelled = EMBEDDED_LABEL in (tmp_path / file).read_text(encoding="utf-8")
-        assert labelled == name.startswith("embedded:")
+        text = (tmp_path / file).read_text(encoding="utf-8")
+        assert label in text if label else "dequantised" not in text
+    assert ("licence of the base model (Apache 2.0)" in text) == (base_type == "llama")  # Gemma's terms stand elsewhere
 
 
 def front_matter(folder: Path) -> dict:

@@ -142,3 +142,15 @@ def test_the_process_itself_ends_with_2(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: 2 problems:") and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_set_without_validation_rows_is_no_match_for_settings_that_need_them(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "train.csv").write_bytes((inputs / "train.csv").read_bytes())
+    argv = [*flags(inputs, tmp_path / "run", "--dataset_name", str(tmp_path / "rows"), "--eval_generate", "1")]
+    for flag in ("--train_file", "--validation_file"):
+        del argv[argv.index(flag) : argv.index(flag) + 2]
+    assert "--eval_generate: needs validation rows" in refusal(argv, capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from medsum_core.training.signals import STOP_SIGNALS, stop_on_signals
+from medsum_core.errors import STOP_SIGNALS
+from medsum_core.training.signals import stop_on_signals
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +69,7 @@ def test_an_echo_of_the_first_signal_is_the_same_request() -> None:
 def start(echo_seconds: float) -> subprocess.Popen[str]:
     script = f"""
         import time
-        from medsum_core.training.signals import STOP_SIGNALS, stop_on_signals
+        from medsum_core.training.signals import stop_on_signals
         with stop_on_signals(echo_seconds={echo_seconds}) as flag:
             print("ready", flush=True)
             while not flag.requested:
@@ -101,4 +102,4 @@ def test_second_signal_ends_the_process_at_once(first: str, second: str, echo_se
         assert process.wait(timeout=10) == -signal.Signals[second]
     finally:
         process.kill()
-    assert f"{first}: stopping after this window" in process.stderr.read()
+    assert f"{first}: stopping as soon as all is saved" in process.stderr.read()

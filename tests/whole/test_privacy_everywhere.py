@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,6 +46,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "doubled.csv", [row(1), row(1)])
     write_rows(folder / "headerless.csv", [row(1), row(2)], columns=None)
     write_rows(folder / "ragged.csv", [row(1), row(2)[:3]])
+    dirty = (f"Doctor: {CANARY}<br>b", f"{CANARY}_x000D_")
+    write_rows(folder / "dirty.csv", [row(1, dialogue=dirty[0], note=dirty[1]), row(2, note="nan")])
+    turns = json.dumps({"ID": f"{NAME} 1", "dialogue": [{"role": NAME, "text": CANARY}], "section_text": CANARY})
+    (folder / "dirty.jsonl").write_text(turns + "\n" + json.dumps({NAME: "", **json.loads(turns), "ID": "2"}))
+    (folder / "messages.jsonl").write_text(json.dumps({"messages": [{"role": NAME, "content": CANARY}] * 2}))
     (folder / "broken.jsonl").write_text(f'{{"{NAME}": "{CANARY}", "{NAME}": 1}}\n{{"{CANARY}\n"{NAME}"\n')
     return folder
 
@@ -97,6 +103,21 @@ CASES: dict[str, tuple[Main, str, int, list[str]]] = {
         2,
         [],
     ),
+    "train, dirty rows of two files": (
+        train_loop.main,
+        "--train_file {files}/dirty.csv {files}/dirty.jsonl --section GENHX --model_name_or_path {files}/model "
+        "--output_dir {out}/run --dry_run",
+        0,
+        [],
+    ),
+    "train, messages of two turns": (
+        train_loop.main,
+        "--train_file {files}/messages.jsonl --section GENHX --model_name_or_path {files}/model --output_dir {out}/run",
+        2,
+        [],
+    ),
+    "score, dirty": (score.main, "--references {files}/dirty.csv --predictions {files}/dirty.csv", 0, []),
+    "grounding, dirty": (grounding.main, "--input_file {files}/dirty.csv --note_column section_text", 0, []),
     "train, no row fits": (
         train_loop.main,
         "--train_file {files}/long.csv --model_name_or_path {files}/model --output_dir {out}/run --max_length 200 "

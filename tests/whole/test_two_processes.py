@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_wandb import calls, install_fake_wandb
 from safetensors.torch import load_file
 from tiny_run import WINDOW, contents, exit_code, flags, make_canary_inputs, metrics
 
@@ -23,9 +24,10 @@ def test_the_script_on_two_processes_does_what_one_does(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     assert exit_code(flags(inputs, one, *options)) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    site = install_fake_wandb(tmp_path / "site")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{site}", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*command, str(ROOT / "train_loop.py"), *flags(inputs, two, *options, *half)],
+        [*command, str(ROOT / "train_loop.py"), *flags(inputs, two, *options, *half, "--report_to", "wandb")],
         env=environment,
         capture_output=True,
         text=True,
@@ -33,7 +35,8 @@ def test_the_script_on_two_processes_does_what_one_does(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "number of processes" in (two / "config.json").read_text()
-    assert contents(two).keys() == contents(one).keys()
+    assert len(calls(two, "init")) == len(calls(two, "finish")) == 1 and calls(two, "log") == metrics(two)
+    assert {name for name in contents(two) if not name.startswith("wandb/")} == contents(one).keys()
     found, expected = metrics(two), metrics(one)
     for name in ("step", "epoch", "learning_rate"):
         assert [line.get(name) for line in found] == [line.get(name) for line in expected]

@@ -29,6 +29,7 @@ from medsum_core.kernels.layers.norm_linear import ResidualSum, normed_projectio
 from medsum_core.kernels.layers.rms_norm import frozen_rms_norm
 from medsum_core.kernels.layers.rotation import rotate
 
+CACHE_ARGUMENTS = ("cache", "past_key_values")  # from transformers 5.24 on, and before
 TWO_NORMS = ("GemmaDecoderLayer", "LlamaDecoderLayer")
 FOUR_NORMS = ("Gemma2DecoderLayer", "Gemma3DecoderLayer")  # they also norm the output of attention and MLP
 
@@ -103,7 +104,6 @@ def _attention(
     *,
     position_embeddings: tuple[Tensor, Tensor],
     attention_mask: Tensor | None = None,
-    past_key_values: None = None,
     prefix: SharedPrefix | None = None,
     keys_and_values: list[KeyValue] | None = None,
     **settings: Any,
@@ -112,7 +112,7 @@ def _attention(
 
     `prefix`: keys and values before each document. `keys_and_values`: a list to which those of the first row are added.
     """
-    if past_key_values is not None:
+    if any(settings.pop(name, None) is not None for name in CACHE_ARGUMENTS):
         raise ValueError("read_M is for training, where no key-value cache is in use: pass one of them only")
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     outputs = normed_projections(norm, projections, x_BTH)

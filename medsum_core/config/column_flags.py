@@ -1,0 +1,42 @@
+"""The flags that say how a file's columns are read, for the commands beside `train_loop.py`; the run's by default."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from dataclasses import fields, replace
+from typing import Any
+
+from medsum_core.config.arguments import DataArguments
+from medsum_core.config.run_folder import read_run_config, run_of
+from medsum_core.errors import InputError
+
+COLUMN_FLAGS = ("id_column", "dialogue_column", "note_column", "section_column", "section", "number_rows")
+
+
+def add_column_flags(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = ()) -> None:
+    """Add the flags of `COLUMN_FLAGS` as `train_loop.py` has them; one that is not given is None."""
+    for field in fields(DataArguments):
+        if field.name not in COLUMN_FLAGS or field.name in leave_out:
+            continue
+        how: dict[str, Any] = {"help": field.metadata["help"], "default": None}
+        how |= {"action": "store_true"} if field.default is False else {"metavar": field.metadata["metavar"]}
+        parser.add_argument(f"--{field.name}", **how)
+
+
+def column_settings(values: argparse.Namespace, *, run: str | None = None) -> DataArguments:
+    """The data settings of the run, or the defaults, with those of `COLUMN_FLAGS` that were given.
+
+    A section and a section's column exclude each other, so the one that is given takes the place of the run's other.
+    Raises InputError where both are given, and where `run` is no run folder, nor its checkpoint or adapter.
+    """
+    flags = {name: getattr(values, name, None) for name in COLUMN_FLAGS}
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    if "section" in given and "section_column" in given:
+        raise InputError("--section and --section_column both say where the section comes from: give one")
+    data = DataArguments() if run is None else read_run_config(run_of(run) or run).data
+    if "section" in given:
+        given["section_column"] = DataArguments().section_column
+    elif "section_column" in given:
+        given["section"] = None
+    return replace(data, **given)

@@ -1,0 +1,153 @@
+"""A dialogue that a file holds as a list of turns, and rows that it holds as messages, as the text of our columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from medsum_core.data.rows import ABSENT, Row, Table, raise_problems
+
+SPEAKER_KEYS = ("speaker", "role", "from")
+TEXT_KEYS = ("text", "content", "value", "utterance")
+USER_ROLES = ("user", "human")
+ASSISTANT_ROLES = ("assistant", "gpt", "model")
+SYSTEM_ROLES = ("system", "developer")
+
+
+class TurnError(ValueError):
+    """A value that is no list of turns; the message says why and holds no text."""
+
+
+def join_turns(value: str) -> str:
+    """A JSON list of turns as lines, "Speaker: text" where a turn names its speaker.
+
+    A turn is a string or an object with its text (`text`, `content`, `value` or `utterance`) and, if known, who speaks
+    (`speaker`, `role` or `from`; a tag in small letters gets a capital, as MTS-Dialog's have). A turn is one line:
+    newlines inside of it become spaces. Raises TurnError for anything else.
+    """
+    return "\n".join(_turn_line(turn, number) for number, turn in enumerate(json.loads(value), start=1))
+
+
+def with_our_columns(table: Table, *, dialogue: str, note: str) -> Table:
+    """The table with the columns of a dialogue and its note, taken from a form in which chat models are trained.
+
+    The forms: `messages`, `conversations`, `prompt` with `completion`, `instruction` with `input` and `output`. What
+    became of them is a notice. A table that has either column, or none of the forms, is returned as it is. Raises
+    InputError for rows that are not one question and one answer.
+    """
+    if table.find_column(dialogue) or table.find_column(note):
+        return table
+    for columns, (convert, notice) in FORMS.items():
+        names = [table.find_column(column) for column in columns]
+        if None in names:
+            continue
+        return _converted(table, [str(name) for name in names], convert, notice, (dialogue, note))
+    return table
+
+
+def _converted(table: Table, names: list[str], convert: Convert, notice: str, new: tuple[str, str]) -> Table:
+    rows, problems = [], []
+    for row in table.rows:
+        try:
+            texts = convert([_value(row, name) for name in names])
+        except TurnError as error:
+            problems.append(
+                f"{row.place}: {error}; write the dialogue and the note into columns of their own ({new[0]}, {new[1]})"
+            )
+            continue
+        rows.append(replace(row, cells={**row.cells, **dict(zip(new, texts, strict=True))}))
+    raise_problems(table.source, problems)
+    return replace(table, columns=(*table.columns, *new), rows=tuple(rows), notices=(*table.notices, notice))
+
+
+def _value(row: Row, name: str) -> Any:
+    """The cell as JSON has it; in a CSV, what the text says if it is a list (as pandas and datasets write messages)."""
+    text, kind = row.cells[name], row.not_text.get(name)
+    if kind == "list":
+        return json.loads(text)
+    if kind not in (None, "NoneType", ABSENT):
+        raise TurnError(f"{kind}, not text")
+    if name not in row.not_text and text.lstrip().startswith("[{"):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise TurnError("a list that is not JSON") from None
+    return text
+
+
+def _turn_line(turn: Any, number: int) -> str:
+    if isinstance(turn, str):
+        return _one_line(turn)
+    if not isinstance(turn, Mapping):
+        raise TurnError(f"turn {number} is {type(turn).__name__}, neither text nor an object")
+    text, speaker = _first(turn, TEXT_KEYS), _first(turn, SPEAKER_KEYS)
+    if not isinstance(text, str) or not isinstance(speaker, str | None):
+        raise TurnError(f"turn {number} has no text under one of the keys {', '.join(TEXT_KEYS)}")
+    tag = "" if not speaker else f"{speaker[:1].upper()}{speaker[1:]}: "
+    return tag + _one_line(text)
+
+
+def _first(turn: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((turn[key] for key in keys if turn.get(key) is not None), None)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines())
+
+
+def _from_messages(values: Sequence[Any]) -> tuple[str, str]:
+    """One user turn and the assistant's answer to it, with any number of system turns before."""
+    (messages,) = values
+    return _one_answer(messages if isinstance(messages, list) else [])
+
+
+def _from_pair(values: Sequence[Any]) -> tuple[str, str]:
+    """A prompt and its completion, each as text or as messages."""
+    prompt, completion = values
+    if isinstance(prompt, list) or isinstance(completion, list):
+        return _one_answer([*_as_messages(prompt, "user"), *_as_messages(completion, "assistant")])
+    return prompt, completion
+
+
+def _from_instruction(values: Sequence[Any]) -> tuple[str, str]:
+    _, dialogue, note = values
+    if not isinstance(dialogue, str) or not isinstance(note, str):
+        raise TurnError("input or output is no text")
+    return dialogue, note
+
+
+def _as_messages(value: Any, role: str) -> list[Any]:
+    return value if isinstance(value, list) else [{"role": role, "content": value}]
+
+
+def _one_answer(messages: Sequence[Any]) -> tuple[str, str]:
+    if not all(isinstance(message, Mapping) for message in messages):
+        raise TurnError("a message is no object with a role and its content")
+    turns = [(_first(message, SPEAKER_KEYS), _first(message, TEXT_KEYS)) for message in messages]
+    rest = [turn for turn in turns if turn[0] not in SYSTEM_ROLES]
+    plain = len(rest) == 2 and rest[0][0] in USER_ROLES and rest[1][0] in ASSISTANT_ROLES
+    if not plain or not all(isinstance(text, str) for _, text in rest):
+        raise TurnError(f"its {len(rest)} messages are not one of a user and one of the assistant, both text")
+    return rest[0][1], rest[1][1]
+
+
+Convert = Callable[[Sequence[Any]], tuple[str, str]]
+FORMS: dict[tuple[str, ...], tuple[Convert, str]] = {
+    ("messages",): (
+        _from_messages,
+        "of messages, the user's is the dialogue and the assistant's the note; system messages are left out, as the "
+        "prompt has its own instruction",
+    ),
+    ("conversations",): (
+        _from_messages,
+        "of conversations, the human's turn is the dialogue and the model's the note; system turns are left out, as "
+        "the prompt has its own instruction",
+    ),
+    ("prompt", "completion"): (_from_pair, "the prompt is the dialogue, the completion the note"),
+    ("instruction", "input", "output"): (
+        _from_instruction,
+        "the input is the dialogue, the output the note; the instruction is left out, as the prompt has its own",
+    ),
+}

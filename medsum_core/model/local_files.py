@@ -1,0 +1,59 @@
+"""Where a file of a base lies on this machine: its folder, the hub's cache, or the embedded model's conversion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers.utils.hub import cached_file
+
+from medsum_core.model.embedded import embedded_folder, is_embedded
+from medsum_core.quiet_libraries import quiet_libraries
+
+TOKENIZER_JSON, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
+TOKENIZER_FILES = (
+    TOKENIZER_JSON,
+    SENTENCEPIECE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+PROCESSOR_FILES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+)
+
+
+def local_file(name: str, file: str, *, revision: str | None = None, may_ask: bool = False) -> Path | None:
+    """A file of the base in its folder or in the hub's cache; None if it is not there.
+
+    `may_ask`: the hub, which then puts it into the cache.
+    """
+    with quiet_libraries():
+        path = cached_file(
+            name,
+            file,
+            revision=revision or "main",
+            local_files_only=not may_ask,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    return None if path is None else Path(path)
+
+
+def text_files(name: str, *, revision: str | None = None, offline: bool = False) -> dict[str, Path]:
+    """File name -> path of what the base has of tokenizer and processors; asks the hub for the rest, if it is one's.
+
+    name: a hub id, a folder or `embedded:...`. Raises OSError as the system does.
+    """
+    if is_embedded(name):
+        name = str(embedded_folder(name))
+    may_ask = not offline and not Path(name).is_dir()
+    names = (*TOKENIZER_FILES, *PROCESSOR_FILES)
+    found = {file: local_file(name, file, revision=revision, may_ask=may_ask) for file in names}
+    return {file: path for file, path in found.items() if path is not None}

@@ -1,0 +1,87 @@
+"""A base whose own files are in 4 bits: NF4 of bitsandbytes, as the ungated copies of gated models often are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from medsum_core.errors import InputError
+
+# Codes that differ, as a share of all: rounding to bf16 before quantising moves a weight over a border of two codes in
+# 0.3 % of cases, a processor's own arithmetic in fewer.
+MAX_OTHER_CODES = 0.01
+NEAR_CODE = 0.01  # of the block's largest weight: the same code with a scale that was itself rounded to 8 bits
+NEAR_VALUE = 2**-7  # relative: a weight that went through 16 bits once more
+
+
+def is_quantised(config: PretrainedConfig) -> bool:
+    """Whether the base's own files are in 4 bits. Raises InputError for another quantisation than NF4."""
+    found: Any = getattr(config, "quantization_config", None)
+    if found is None:
+        return False
+    values = found if isinstance(found, dict) else found.to_dict()
+    method, kind = values.get("quant_method"), values.get("bnb_4bit_quant_type")
+    if method != "bitsandbytes" or not values.get("load_in_4bit") or kind != "nf4":
+        told = kind if values.get("load_in_4bit") else "8 bits" if values.get("load_in_8bit") else method
+        raise InputError(
+            f"--model_name_or_path {config.name_or_path}: its files are quantised ({told}), of which only NF4 of "
+            "bitsandbytes is supported; name the base in 16 bits, --load_in_4bit quantises it here"
+        )
+    return True
+
+
+def set_precision(model: nn.Module, dtype: torch.dtype) -> None:
+    """Hold and compute in `dtype` what is not in 4 bits: transformers takes it from the files of such a base."""
+    for module in model.modules():
+        if hasattr(module, "compute_type_is_set"):
+            setattr(module, "compute_dtype", dtype)  # noqa: B010 - bitsandbytes has no types
+            setattr(module, "compute_type_is_set", True)  # noqa: B010
+    for parameter in model.parameters():
+        state: Any = getattr(parameter, "quant_state", None)
+        if state is not None:
+            state.dtype = dtype  # of the dequantised weights
+        elif parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+
+
+def check_same_model(dense: PreTrainedModel, quantised: PreTrainedModel, *, names: tuple[str, str]) -> None:
+    """Raise InputError unless `quantised` is what NF4 makes of `dense`.
+
+    names: of both, for the message. Weights that stay in 16 bits must be equal, and 4-bit ones have the codes and
+    scales that quantising the dense ones gives, up to rounding. A fine-tuned model of the same kind differs in both.
+    """
+    own, other = dict(dense.named_parameters()), dict(quantised.named_parameters())
+    differing = sorted(own.keys() ^ other.keys())
+    differing += [name for name in sorted(own.keys() & other.keys()) if not _same(own[name], other[name])]
+    if differing:
+        raise InputError(
+            f"--base {names[0]}: not the model that {names[1]} is in 4 bits: {len(differing)} of {len(own)} weights "
+            f"differ, such as {differing[0]}"
+        )
+
+
+def _same(dense: Tensor, quantised: Tensor) -> bool:
+    state: Any = getattr(quantised, "quant_state", None)
+    if state is None:
+        if dense.shape != quantised.shape:
+            return False
+        one, other = dense.detach().cpu().float(), quantised.detach().cpu().float()
+        return bool(((one - other).abs() <= NEAR_VALUE * one.abs() + torch.finfo(torch.float16).tiny).all())
+    if dense.shape != state.shape:
+        return False
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    packed, expected = quantize_4bit(
+        dense.detach().to(quantised.device, state.dtype),
+        blocksize=state.blocksize,
+        compress_statistics=state.nested,
+        quant_type=state.quant_type,
+    )
+    one, other = dequantize_4bit(packed, expected).float(), dequantize_4bit(quantised.data, state).float()
+    blocks = one.numel() // state.blocksize if one.numel() % state.blocksize == 0 else 1
+    one, other = one.reshape(blocks, -1), other.reshape(blocks, -1)
+    near = (one - other).abs() <= NEAR_CODE * one.abs().amax(dim=1, keepdim=True)
+    return bool((~near).float().mean() <= MAX_OTHER_CODES)

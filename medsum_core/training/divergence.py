@@ -1,0 +1,35 @@
+"""What a person is told when a run stops on windows that can't be learnt from: which rows, and what is still good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medsum_core.checkpoint.checkpoint import Progress, find_checkpoint, load_checkpoint
+from medsum_core.config.run_folder import CHECKPOINTS_FOLDER
+from medsum_core.data.disclosure import show_ids
+from medsum_core.data.masking import Example
+from medsum_core.errors import InputError
+from medsum_core.training.run import Run
+
+
+def diverged_message(run: Run, progress: Progress, window: Sequence[Example]) -> str:
+    """Why the run stops, with the ids of the last window's rows and no text of theirs, and which checkpoint is good."""
+    return (
+        f"{progress.windows_in_a_row_skipped} windows in a row had no target or a non-finite loss or gradient; nothing "
+        f"was updated by them. Rows of the last one: {show_ids(example.id for example in window)}. {_still_good(run)}. "
+        "Try a new run with --precision fp32 or bf16 or a lower --learning_rate, or look at the rows: "
+        "python -m medsum_core.preview"
+    )
+
+
+def _still_good(run: Run) -> str:
+    """Each checkpoint holds the weights after an update, and no update had a loss or gradient that was not finite."""
+    if not run.accelerator.is_main_process:
+        return "The first process names the checkpoint that is still good"
+    try:
+        path = find_checkpoint(run.folder / CHECKPOINTS_FOLDER, "auto")
+        if path is None:
+            return "No checkpoint had been written"
+        return f"Still good is {path}, the adapter as of update {load_checkpoint(path).progress.step}"
+    except InputError as error:
+        return f"No checkpoint can be read ({error})"

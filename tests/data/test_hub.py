@@ -1,0 +1,138 @@
+"""Data sets by name or folder: configurations and splits as asked for, no copy left behind, failures are one message."""
+
+from __future__ import annotations
+
+import json
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from medsum_core.data.hub import NO_SPLIT, hub_warning, load_hub
+from medsum_core.errors import InputError
+
+CANARY = "CANARYTEXT"
+CONTENT = f"ID,section_header,section_text,dialogue\r\n0,CC,None,Doctor: {CANARY}\r\n1,ROS,N/A,Doctor: x\r\n".encode()
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set in the hub's layout, and a temporary folder of the test's own to look for leftovers in."""
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    (folder / "train.csv").write_bytes(CONTENT)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return folder
+
+
+def files_with_canary(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+def test_hub_rows_are_text_and_leave_no_copy(hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    mkdtemp = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **options: made.append(mkdtemp(**options)) or made[-1])
+    records = load_hub(str(hub_folder), offline=True).train.records
+    assert [(record.id, record.note) for record in records] == [("0", "None"), ("1", "N/A")]
+    assert made and not any(Path(folder).exists() for folder in made)
+    assert files_with_canary(tmp_path) == [hub_folder / "train.csv"]
+
+
+def test_hub_failures_are_one_message_without_text(hub_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no split 'dev': it has train"):
+        load_hub(str(hub_folder), train_split="dev")
+    (hub_folder / "train.csv").write_bytes(CONTENT + f'2,CC,a,"{CANARY}\r\n3,"x"{CANARY},,,,,\r\n'.encode())
+    with pytest.raises(InputError, match=r"cannot be loaded \(\w+\)") as caught:
+        load_hub(str(hub_folder))
+    assert CANARY not in str(caught.value)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_hub_rows_are_checked_like_a_file(hub_folder: Path) -> None:
+    (hub_folder / "train.csv").write_bytes(CONTENT + f"0,CC,{CANARY},\r\n".encode())
+    with pytest.raises(InputError, match=r"(?s)row 3, column 'dialogue': empty.*the same id as row 1") as caught:
+        load_hub(str(hub_folder))
+    assert CANARY not in str(caught.value)
+
+
+def test_offline_hub_name_never_opens_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(InputError, match=r"--offline forbids.*--train_file"):
+        load_hub("some-owner/some-data", offline=True)
+
+
+def test_warning_for_the_rewritten_mirror() -> None:
+    warning = hub_warning("har1/MTS_Dialogue-Clinical_Note")
+    assert warning and "rewritten" in warning and "validation rows" in warning
+    assert hub_warning("mts-dialog") is None
+
+
+def write_split(path: Path, *numbers: int) -> Path:
+    """JSON lines with these ids."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row = {"section_header": "CC", "section_text": "A cough.", "dialogue": "Doctor: Hi."}
+    path.write_text("".join(json.dumps({"ID": str(number), **row}) + "\n" for number in numbers))
+    return path
+
+
+def ids(source: object) -> list[str]:
+    return [record.id for record in source.records]  # type: ignore[attr-defined]
+
+
+def test_the_data_sets_own_validation_split_is_read_and_said(tmp_path: Path) -> None:
+    write_split(tmp_path / "train.jsonl", 1, 2)
+    write_split(tmp_path / "validation.jsonl", 3)
+    rows = load_hub(str(tmp_path))
+    assert rows.validation is not None
+    assert (ids(rows.train), ids(rows.validation)) == (["1", "2"], ["3"])
+    assert "trained on split train, validated on split validation" in rows.notices[0]
+    assert load_hub(str(tmp_path), validation_split=NO_SPLIT).validation is None
+    other = load_hub(str(tmp_path), train_split="validation", validation_split="train")
+    assert other.validation is not None and (ids(other.train), ids(other.validation)) == (["3"], ["1", "2"])
+    with pytest.raises(InputError, match="both 'train'"):
+        load_hub(str(tmp_path), validation_split="train")
+
+
+def test_a_data_set_without_a_validation_split_says_which_it_has(tmp_path: Path) -> None:
+    write_split(tmp_path / "train.jsonl", 1)
+    write_split(tmp_path / "test.jsonl", 2)
+    rows = load_hub(str(tmp_path))
+    assert rows.validation is None
+    assert "no validation split (of train, test): nothing to evaluate on" in rows.notices[0]
+    assert "--validation_split" in rows.notices[0]
+    chosen = load_hub(str(tmp_path), validation_split="test").validation
+    assert chosen is not None and ids(chosen) == ["2"]
+    with pytest.raises(InputError, match=r"--validation_split: .* no split 'dev': it has train, test"):
+        load_hub(str(tmp_path), validation_split="dev")
+
+
+def test_of_several_configurations_one_must_be_named(tmp_path: Path) -> None:
+    write_split(tmp_path / "one.jsonl", 1)
+    write_split(tmp_path / "two.jsonl", 2)
+    configs = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}.jsonl\n" for name in ("one", "two")
+    )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    for name in (None, "three"):
+        with pytest.raises(InputError, match=r"--dataset_config_name: .* 2 configurations, choose one: one, two"):
+            load_hub(str(tmp_path), config_name=name)
+    assert ids(load_hub(str(tmp_path), config_name="two").train) == ["2"]
+
+
+def test_a_folder_that_was_saved_to_disk_is_read(tmp_path: Path) -> None:
+    import datasets
+
+    row = {"ID": "1", "section_header": "CC", "section_text": "A cough.", "dialogue": "Doctor: Hi."}
+    part = datasets.Dataset.from_list([row])
+    part.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": part, "validation": part}).save_to_disk(str(tmp_path / "both"))
+    assert ids(load_hub(str(tmp_path / "one"), offline=True).train) == ["1"]
+    assert load_hub(str(tmp_path / "both"), offline=True).validation is not None
+    with pytest.raises(InputError, match=r"--dataset_config_name: .*saved to disk"):
+        load_hub(str(tmp_path / "both"), config_name="a")
