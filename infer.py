@@ -42,7 +42,7 @@ RED, PLAIN = "\x1b[31m", "\x1b[0m"
 class Writer:
     """All that decides the notes, checked; only the weights are not loaded yet."""
 
-    load_model: Callable[[], Any]  # takes seconds to minutes
+    load_model: Callable[[Sequence[Sequence[int]]], Any]  # (prompts); takes seconds to minutes
     renderer: PromptRenderer
     budget: TokenBudget
     decoding: dict[str, Any]  # arguments of `generate` that decide its notes
@@ -155,7 +155,16 @@ def _settings(args: argparse.Namespace) -> tuple[ModelArguments, DataArguments, 
     return config.model, config.data, adapter
 
 
-def _load_model(name: str, base: dict[str, Any], adapter: Path | None, kernels: Kernels, keep_dense: bool) -> Any:
+def _load_model(
+    name: str,
+    base: dict[str, Any],
+    adapter: Path | None,
+    kernels: Kernels,
+    keep_dense: bool,
+    prompts: Sequence[Sequence[int]],
+) -> Any:
+    """The model that writes the notes; one of an untested family only if it begins two of them as its own code does."""
+    from medsum_core.generation.decoding_check import check_decoding, is_tested
     from medsum_core.model.adapter_files import load_adapter
     from medsum_core.model.base import load_base
 
@@ -163,6 +172,8 @@ def _load_model(name: str, base: dict[str, Any], adapter: Path | None, kernels: 
     if adapter is not None:
         model = load_adapter(model, adapter, base_name=name)
         kernels.apply(model, keep_dense=keep_dense)
+    if not is_tested(model):
+        check_decoding(model, prompts, decoder=kernels.decoder)
     return model
 
 
@@ -224,9 +235,10 @@ def _write_missing(
             bar.update()
 
         try:
+            prompts = [fitted.prompts[row] for row in todo]
             generate(
-                writer.load_model(),
-                [fitted.prompts[row] for row in todo],
+                writer.load_model(prompts),
+                prompts,
                 stop_token_ids=writer.renderer.stop_token_ids,
                 batch_size=batch_size,
                 on_finished=keep,
@@ -257,7 +269,7 @@ def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
     record = Record(id="1", section_header=args.section, dialogue=dialogue, note="")
     prompts = list(_fitted({"": record}, writer).prompts.values())
     (generation,) = generate(
-        writer.load_model(),
+        writer.load_model(prompts),
         prompts,
         stop_token_ids=writer.renderer.stop_token_ids,
         on_token=show if args.num_beams == 1 and writer.forward["search"] is None else None,

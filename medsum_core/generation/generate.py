@@ -28,7 +28,9 @@ from medsum_core.generation.beam import BeamRules, BeamSearch, EarlyStopping
 from medsum_core.generation.candidates import Candidates, candidates_of_logits
 from medsum_core.generation.greedy import GreedySearch
 from medsum_core.generation.kv_cache import KVCache, Step, cached_attention
+from medsum_core.generation.own_cache import OwnCaches, one_by_one
 from medsum_core.generation.search import Generation, Note, Search
+from medsum_core.model.families import CACHED_MODEL_TYPES
 from medsum_core.model.forward import autocast, evaluation_mode, no_adapter_casts
 from medsum_core.model.widened_weights import widened_weights
 
@@ -89,8 +91,12 @@ def generate(
         rule = BeamSearch(rules, stops, num_slots=num_slots, max_new_tokens=longest, device=causal.device)
     bans = BanRules(stop_token_ids=stops, no_repeat_ngram_size=no_repeat_ngram_size)
     generations: dict[int, Generation] = {}
-    with evaluation_mode(causal), torch.no_grad(), (decoder or own_modules)(causal) as forward:
-        for index, generation in _decode(forward, notes, rule, bans, num_slots=num_slots, device=causal.device):
+    packs = decoder is not None or causal.config.get_text_config().model_type in CACHED_MODEL_TYPES
+    decoder, cache_type = decoder or (own_modules if packs else one_by_one), KVCache if packs else OwnCaches
+    with evaluation_mode(causal), torch.no_grad(), decoder(causal) as forward:
+        for index, generation in _decode(
+            forward, notes, rule, bans, cache_type, num_slots=num_slots, device=causal.device
+        ):
             generations[index] = generation
             if on_finished is not None:
                 on_finished(index, generation)
@@ -102,6 +108,7 @@ def _decode(
     notes: list[Note],
     search: Search,
     bans: BanRules,
+    cache_type: type[KVCache],
     *,
     num_slots: int,
     device: torch.device,
@@ -109,7 +116,7 @@ def _decode(
     """Yield each note as it ends. `active[slot]` is being written; the slots in use have no gaps."""
     beams = search.num_beams
     capacity = max(len(note.prompt) + beams * (note.max_new - 1) for note in notes)
-    cache = KVCache(num_slots, beams, capacity, device=device)
+    cache = cache_type(num_slots, beams, capacity, device=device)
     waiting = deque(sorted(notes, key=lambda note: -len(note.prompt)))
     active: list[Note] = []
     tokens_RK = torch.zeros(0, beams, dtype=torch.int64, device=device)

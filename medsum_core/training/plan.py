@@ -35,6 +35,7 @@ from medsum_core.training.auto_settings import (
 )
 from medsum_core.training.dataset import Dataset, load_dataset
 from medsum_core.training.distributed import print_main, window_rows
+from medsum_core.training.limits import check_positions, check_token_ids
 from medsum_core.training.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 
 LAUNCHER_ECHO_SECONDS = 2.0
@@ -92,7 +93,7 @@ class Plan:
             f"dequantised once: {model.dequantize}, activations recomputed: {train.gradient_checkpointing}, "
             f"concurrent micro-batches: {train.parallel_micro_batches}",
             f"{train.num_updates(windows)} updates of {rows} rows, {windows} an epoch; "
-            f"{self.size.adapter:,} trainable parameters",
+            f"{self.size.adapter:,} trainable parameters in {' '.join(self.size.targets)}",
             "estimated peak memory, by part:",
             *(f"  {line}" for line in estimate.lines()),
         ]
@@ -160,9 +161,13 @@ def _plan(
     config = config if checkpoint is None else with_saved(config, checkpoint.resolved)
     config = resolve_arithmetic(config, base_config, device)
     arithmetic = {"precision": config.model.precision, "kernels": config.model.kernels}
+    check_positions(data.max_length, base_config)
     size = measure_model(base_config, lora_settings(config), **arithmetic)
+    config = config.with_resolved(lora_target_modules=list(size.targets))
     config = resolve_memory(config, base_config.model_type, device, size)
     renderer = build_renderer(tokenizer, style=config.data.prompt_style)
+    dataset = load_dataset(data, renderer, offline=model.offline)
+    check_token_ids([*dataset.train, *dataset.validation], renderer.stop_token_ids, base_config)
     return Plan(
         config=config.with_resolved(prompt_style=renderer.style),
         folder=Path(config.output.output_dir or default_folder(config.preset)),
@@ -172,7 +177,7 @@ def _plan(
         base_config=base_config,
         renderer=renderer,
         build_renderer=build_renderer,
-        dataset=load_dataset(data, renderer, offline=model.offline),
+        dataset=dataset,
         checkpoint=checkpoint,
         lock=lock,
         tokenizer_sha256=tokenizer_fingerprint(tokenizer),
