@@ -118,8 +118,8 @@ def head_weight(model: PeftModel | PreTrainedModel) -> Tensor:
     head = causal_model(model).get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
         raise InputError(
-            f"--model_name_or_path: the head of {model.config.model_type} is not a linear layer without a bias, which the "
-            "loss here needs"
+            f"--model_name_or_path: the head of {model.config.model_type} is not a linear layer without a bias, which "
+            "the loss here needs"
         )
     return head.weight.detach()
 

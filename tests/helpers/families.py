@@ -24,11 +24,11 @@ SHAPE: dict[str, Any] = {
     "bos_token_id": 2,
 }
 # A model's own dropout would make two passes differ.
-DROPOUTS = dict.fromkeys(
-    "attention_dropout dropout activation_dropout hidden_dropout residual_dropout resid_pdrop embd_pdrop attn_pdrop "
-    "hidden_dropout_prob attention_probs_dropout_prob router_jitter_noise input_jitter_noise".split(),
-    0.0,
-)
+DROPOUTS = {
+    **dict.fromkeys(("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "activation_dropout"), 0.0),
+    **dict.fromkeys(("hidden_dropout", "hidden_dropout_prob", "residual_dropout", "resid_pdrop", "embd_pdrop"), 0.0),
+    **dict.fromkeys(("dropout", "router_jitter_noise", "input_jitter_noise"), 0.0),
+}
 SLIDING: dict[str, Any] = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 EXPERTS = dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4)
 EXPERTS |= {"num_experts_per_tok": 2, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 64}
@@ -62,6 +62,11 @@ class Family:
     settings: dict[str, Any] = field(default_factory=dict)
     text: dict[str, Any] | None = None  # of a multimodal class: its text model's, whose SHAPE it is
     unset: tuple[str, ...] = ()  # of SHAPE, what the configuration does not take
+
+    @property
+    def text_type(self) -> str:
+        """The model type of its text model, which differs from its own where it is multimodal."""
+        return str(self.config().get_text_config().model_type)
 
     def config(self) -> PretrainedConfig:
         """Its tiny configuration."""
