@@ -17,6 +17,7 @@ from medsum_core.errors import InputError, is_out_of_memory, reason
 from medsum_core.generation.generate import Decoder, generate
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.forward import autocast, causal_model, evaluation_mode, no_adapter_casts
+from medsum_core.quiet_libraries import quiet_libraries
 
 NUM_PROMPTS = 2
 NUM_TOKENS = 4
@@ -75,14 +76,14 @@ def failing_as_input_error(causal: PreTrainedModel, purpose: str) -> Iterator[No
 def _own_choices(causal: PreTrainedModel, prompt: Sequence[int]) -> torch.Tensor:
     """(S, V): the log-probabilities from which the model's own greedy search chooses, step by step."""
     ids = torch.tensor([prompt], device=causal.device)
-    plain = GenerationConfig(do_sample=False, max_new_tokens=NUM_TOKENS, pad_token_id=0)
-    options: dict[str, Any] = {"output_logits": True, "return_dict_in_generate": True}
+    wanted: dict[str, Any] = {"output_logits": True, "return_dict_in_generate": True}
+    plain = GenerationConfig(do_sample=False, max_new_tokens=NUM_TOKENS, pad_token_id=0, **wanted)
     before: Any = causal.generation_config
     causal.generation_config = plain  # what a model's makers set, such as a penalty, is no part of this comparison
     try:
-        with evaluation_mode(causal), no_adapter_casts(causal), autocast(causal):
-            generate: Any = causal.generate
-            output = generate(ids, attention_mask=torch.ones_like(ids), generation_config=plain, **options)
+        with evaluation_mode(causal), no_adapter_casts(causal), autocast(causal), quiet_libraries():
+            own_generate: Any = causal.generate
+            output = own_generate(ids, attention_mask=torch.ones_like(ids), generation_config=plain)
     finally:
         causal.generation_config = before
     return torch.cat(output.logits).float().log_softmax(-1)

@@ -13,7 +13,7 @@ A note does not depend on the batch's other notes or on their order, up to the r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -73,6 +73,7 @@ def generate(
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(causal, PreTrainedModel)
     notes = _notes(prompts, max_new_tokens, min_new_tokens, num_positions(causal.config))
+    check_token_ids((token for prompt in prompts for token in prompt), causal.config)
     if num_beams < 1 or batch_size < 1 or no_repeat_ngram_size < 0:
         raise ValueError("num_beams and batch_size must be at least 1, no_repeat_ngram_size at least 0")
     if num_beams > 1 and on_token is not None:
@@ -221,6 +222,16 @@ def _notes(
                 f"model has room for {room}: lower --max_new_tokens, or shorten the dialogue"
             )
     return notes
+
+
+def check_token_ids(tokens: Iterable[int], config: PretrainedConfig) -> None:
+    """Raise InputError where a token is beyond the model's embedding."""
+    num_embeddings = config.get_text_config().vocab_size
+    if (largest := max(tokens, default=0)) >= num_embeddings:
+        raise InputError(
+            f"--model_name_or_path: the tokenizer gives the id {largest}, but the model has {num_embeddings} "
+            "embeddings; is this tokenizer the model's own?"
+        )
 
 
 def num_positions(config: PretrainedConfig) -> int | None:

@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 
 from medsum_core.data.masking import Example
 from medsum_core.errors import InputError
-from medsum_core.generation.generate import num_positions
+from medsum_core.generation.generate import check_token_ids, num_positions
 
 
 def check_positions(max_length: int, config: PretrainedConfig) -> None:
@@ -21,12 +21,6 @@ def check_positions(max_length: int, config: PretrainedConfig) -> None:
         raise InputError(f"--max_length {max_length}: this model has room for {room} tokens; give at most that many")
 
 
-def check_token_ids(rows: Iterable[Example], stop_token_ids: Sequence[int], config: PretrainedConfig) -> None:
+def check_rows(rows: Iterable[Example], stop_token_ids: Sequence[int], config: PretrainedConfig) -> None:
     """Raise InputError where a row or a stop has a token that the model's embedding lacks."""
-    num_embeddings = config.get_text_config().vocab_size
-    largest = max((max(row.input_ids) for row in rows), default=0)
-    if (largest := max(largest, *stop_token_ids)) >= num_embeddings:
-        raise InputError(
-            f"--model_name_or_path: the tokenizer gives the id {largest}, but the model has {num_embeddings} "
-            "embeddings; is this tokenizer the model's own?"
-        )
+    check_token_ids([*stop_token_ids, *(max(row.input_ids) for row in rows)], config)

@@ -35,7 +35,7 @@ from medsum_core.training.auto_settings import (
 )
 from medsum_core.training.dataset import Dataset, load_dataset
 from medsum_core.training.distributed import print_main, window_rows
-from medsum_core.training.limits import check_positions, check_token_ids
+from medsum_core.training.limits import check_positions, check_rows
 from medsum_core.training.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 
 LAUNCHER_ECHO_SECONDS = 2.0
@@ -167,7 +167,7 @@ def _plan(
     config = resolve_memory(config, base_config.model_type, device, size)
     renderer = build_renderer(tokenizer, style=config.data.prompt_style)
     dataset = load_dataset(data, renderer, offline=model.offline)
-    check_token_ids([*dataset.train, *dataset.validation], renderer.stop_token_ids, base_config)
+    check_rows([*dataset.train, *dataset.validation], renderer.stop_token_ids, base_config)
     return Plan(
         config=config.with_resolved(prompt_style=renderer.style),
         folder=Path(config.output.output_dir or default_folder(config.preset)),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
-from transformers import CONFIG_MAPPING, PretrainedConfig
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoModel, PretrainedConfig
 
 VOCAB = 128
 SHAPE: dict[str, Any] = {
@@ -102,7 +106,16 @@ FAMILIES = (
         text=GEMMA4,
         settings={"vision_config": {**VISION, "num_key_value_heads": 2, "head_dim": 32}, "audio_config": None},
     ),
-    Family(name="gemma3n, multimodal", model_type="gemma3n", text=GEMMA3N),
+    Family(
+        name="gemma3n, multimodal",
+        model_type="gemma3n",
+        text=GEMMA3N,
+        settings={
+            "vision_config": {"hidden_size": 64, "vocab_size": 8, "vocab_offset": 112},
+            "audio_config": {"hidden_size": 64, "conf_num_hidden_layers": 1, "conf_num_attention_heads": 2}
+            | {"vocab_size": 8, "vocab_offset": 120, "input_feat_size": 16, "sscp_conv_channel_size": (8, 8)},
+        },
+    ),
     *_families(
         llama={},
         llama4_text={**EXPERTS, "intermediate_size_mlp": 128, "intermediate_size": 64},
@@ -183,3 +196,25 @@ FAMILIES = (
         unset=("head_dim",),
     ),
 )
+
+
+class StandInTower(nn.Module):
+    """In the place of Gemma 3n's vision tower, for which transformers needs the package timm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(64, 64)
+
+
+@contextmanager
+def without_timm() -> Iterator[None]:
+    """Within the block a Gemma 3n is built with a stand-in for its vision tower; text never reaches it."""
+    plain = AutoModel.from_config
+
+    class Towers:
+        @staticmethod
+        def from_config(config: Any) -> nn.Module:
+            return StandInTower() if config.model_type == "gemma3n_vision" else plain(config)
+
+    with patch("transformers.models.gemma3n.modeling_gemma3n.AutoModel", Towers):
+        yield

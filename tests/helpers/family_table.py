@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from decoding_models import reference
-from families import FAMILIES, VOCAB, Family
+from families import FAMILIES, VOCAB, Family, without_timm
 from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -48,14 +48,9 @@ class Outcome:
 
 
 def make_folder(family: Family, folder: Path) -> Path:
-    """A model folder of the family with random weights; without them where a package for the class is absent."""
-    config = family.config()
+    """A model folder of the family with random weights."""
     torch.manual_seed(0)
-    try:
-        model = AutoModelForCausalLM.from_config(config)
-    except ImportError:
-        config.save_pretrained(folder)
-        return folder
+    model = AutoModelForCausalLM.from_config(family.config())
     with quiet_libraries():
         model.save_pretrained(folder)
     return folder
@@ -89,8 +84,9 @@ def _refused(refusal: InputError, folder: Path) -> Outcome:
 
 def row(family: Family, folder: Path) -> str:
     """The family's line of the table."""
-    make_folder(family, folder)
-    fp32, nf4 = outcomes(folder)
+    with without_timm():
+        make_folder(family, folder)
+        fp32, nf4 = outcomes(folder)
     decodes = "our cache, packed" if family.text_type in CACHED_MODEL_TYPES else "its own cache, one by one"
     if EQUAL not in (fp32.text, nf4.text):
         decodes = "-"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, Family
+from families import FAMILIES, Family, without_timm
 from family_table import EQUAL, HEAD, LIKEWISE, ROWS, SETTINGS, make_folder, row
 from support import tiny_config, tiny_model
 from transformers import MistralForCausalLM
@@ -41,8 +41,6 @@ def table() -> dict[str, str]:
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_loss_gradient_and_notes_are_transformers_own_or_the_family_is_refused(family: Family, tmp_path: Path) -> None:
     """If a row is right and the page stale: `python tests/helpers/family_table.py` prints the table."""
-    if family.model_type == "gemma3n" and find_spec("timm"):
-        pytest.skip("the page's row is that of an environment without timm")
     found = row(family, tmp_path)
     assert found == table()[family.name]
     assert all(cell in (EQUAL, LIKEWISE) or cell.startswith("refused: ") for cell in found.split(" | ")[2:4])
@@ -54,6 +52,17 @@ def test_the_page_has_a_row_for_each_family_and_no_other() -> None:
     assert sum(row.count(f"| {EQUAL} |") > 0 for row in rows.values()) >= 25
     packed = {BY_NAME[name].text_type for name, line in rows.items() if "our cache" in line}
     assert set(CACHED_MODEL_TYPES) == packed  # no family decodes with our cache that no row has tested
+
+
+@pytest.mark.skipif(find_spec("timm") is not None, reason="the package that is absent elsewhere")
+def test_a_class_that_needs_an_absent_package_is_refused_naming_it(tmp_path: Path) -> None:
+    config = BY_NAME["gemma3n, multimodal"].config()
+    with pytest.raises(InputError, match="requires the timm library"):
+        measure_model(config, SETTINGS, precision="fp32", kernels="reference")
+    with without_timm():
+        folder = make_folder(BY_NAME["gemma3n, multimodal"], tmp_path)
+    with pytest.raises(InputError, match="requires the timm library"):
+        load_base(str(folder), precision="fp32")
 
 
 @pytest.fixture
