@@ -80,16 +80,31 @@ def differing_names(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch or one of CUDA's libraries says so."""
+    first_line = str(error).partition("\n")[0]
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and any(words in first_line for words in OUT_OF_MEMORY))
+
+
+def reason(error: BaseException) -> str:
+    """A library's own words in one line of at most MAX_REASON characters, with the error's name where it says more."""
+    words = " ".join(str(error).split())
+    text = (
+        words if isinstance(error, OSError | ValueError | ImportError) and words else f"{type(error).__name__}: {words}"
+    )
+    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 3] + "..."
+
+
 @contextmanager
 def explain_out_of_memory(remedy: str) -> Iterator[None]:
     """Raise `OutOfMemory` for the errors by which Python, torch and CUDA's libraries say so. `remedy`: what to do."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        first_line = str(error).partition("\n")[0]
-        named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        if not named and not any(words in first_line for words in OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
+        first_line = str(error).partition("\n")[0]
         raise OutOfMemory(f"out of memory ({first_line[:MAX_REASON] or 'on this machine'}): {remedy}") from error
 
 

@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 
 from medsum_core.errors import InputError
 from medsum_core.files import file_sha256, read_plain_file, write_bytes_atomic
-from medsum_core.model.lora import LoraSettings, attach_lora, check_target_modules
+from medsum_core.model.families import TOWERS, check_target_modules
+from medsum_core.model.lora import LoraSettings, attach_lora
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
@@ -32,6 +33,7 @@ PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FREE_SETTINGS = {
     "base_model_name_or_path",
     "target_modules",
+    "exclude_modules",
     "r",
     "lora_alpha",
     "lora_dropout",
@@ -164,6 +166,9 @@ def _read_settings(folder: Path, base_name: str) -> LoraSettings:
         or not all(isinstance(one, str) and one.isidentifier() for one in targets)
     ):
         raise InputError(f"{path}: target_modules is not a list of layer names")
+    excluded = config.get("exclude_modules") or None
+    if excluded is not None and not (isinstance(excluded, str) and TOWERS.fullmatch(excluded)):
+        raise InputError(f"{path}: exclude_modules is not what this project writes for the towers of a multimodal base")
     if type(rank) is not int or not 0 < rank <= MAX_RANK:
         raise InputError(f"{path}: r must be a whole number from 1 to {MAX_RANK}")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or abs(alpha) > MAX_ALPHA or alpha % 1:
@@ -173,6 +178,7 @@ def _read_settings(folder: Path, base_name: str) -> LoraSettings:
         alpha=int(alpha),
         dropout=0.0,
         target_modules=tuple(targets),
+        excluded=excluded,
         use_rslora=bool(config.get("use_rslora")),
         use_dora=bool(config.get("use_dora")),
     )
