@@ -22,9 +22,9 @@ from medsum_core.config.column_flags import column_settings
 from medsum_core.config.infer_arguments import parse_options
 from medsum_core.config.run_folder import run_of
 from medsum_core.data.columns import columns_of
-from medsum_core.data.records import Record, normalise_dialogue, read_records, read_source
+from medsum_core.data.dialogue_file import read_dialogue
+from medsum_core.data.records import Record, read_records, read_source
 from medsum_core.errors import InputError, StoppedBySignal, run_as_script
-from medsum_core.files import read_plain_file
 from medsum_core.process import keep_files_private, start_script
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
@@ -45,7 +45,7 @@ RED, PLAIN = "\x1b[31m", "\x1b[0m"
 class Writer:
     """All that decides the notes, checked; only the weights are not loaded yet."""
 
-    load_model: Callable[[], Any]  # takes seconds to minutes
+    load_model: Callable[[Sequence[Sequence[int]]], Any]  # (prompts); takes seconds to minutes
     renderer: PromptRenderer
     budget: TokenBudget
     decoding: dict[str, Any]  # arguments of `generate` that decide its notes
@@ -76,7 +76,7 @@ def main(
         args.section = args.section or _row_settings(args).section
         if args.section is None:
             raise InputError("--section: say which section of a note to write; the run has none of its own")
-        dialogue = _read_dialogue(args.dialogue_file)
+        dialogue = read_dialogue(args.dialogue_file)
         write_one(prepare(), dialogue, args)
         return
     out = output_path(args.output_file)
@@ -85,7 +85,7 @@ def main(
             refuse_overwriting(out, resume=args.resume)
             write_file(_read_rows(args), out, args, prepare=prepare)
     except KeyboardInterrupt:
-        raise StoppedBySignal(f"notes that were finished are kept; --resume goes on, and writes {out}") from None
+        raise StoppedBySignal(f"notes that were finished are kept; go on with --resume, which writes {out}") from None
 
 
 def prepare_writer(
@@ -159,9 +159,16 @@ def _decoding(args: argparse.Namespace, data: DataArguments) -> dict[str, Any]:
 
 
 def _load_model(
-    name: str, base: dict[str, Any], tuned: AdapterSource | None, kernels: Kernels, keep_dense: bool
+    name: str,
+    base: dict[str, Any],
+    tuned: AdapterSource | None,
+    kernels: Kernels,
+    keep_dense: bool,
+    prompts: Sequence[Sequence[int]],
 ) -> Any:
+    """The model that writes the notes; one of an untested family only if it begins two of them as its own code does."""
     from medsum_core.device import find_device
+    from medsum_core.generation.decoding_check import check_decoding, is_tested
     from medsum_core.model.adapter_files import load_adapter
     from medsum_core.model.base import load_base
 
@@ -169,6 +176,8 @@ def _load_model(
     if tuned is not None:
         model = load_adapter(model, tuned.folder, base_name=tuned.trained_over)
         kernels.apply(model, keep_dense=keep_dense)
+    if not is_tested(model):
+        check_decoding(model, prompts, decoder=kernels.decoder)
     return model
 
 
@@ -235,9 +244,10 @@ def _write_missing(
             bar.update()
 
         try:
+            prompts = [fitted.prompts[row] for row in todo]
             generate(
-                writer.load_model(),
-                [fitted.prompts[row] for row in todo],
+                writer.load_model(prompts),
+                prompts,
                 stop_token_ids=writer.renderer.stop_token_ids,
                 batch_size=batch_size,
                 on_finished=keep,
@@ -268,7 +278,7 @@ def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
     record = Record(id="1", section_header=args.section, dialogue=dialogue, note="")
     prompts = list(_fitted({"": record}, writer).prompts.values())
     (generation,) = generate(
-        writer.load_model(),
+        writer.load_model(prompts),
         prompts,
         stop_token_ids=writer.renderer.stop_token_ids,
         on_token=show if args.num_beams == 1 and writer.forward["search"] is None else None,
@@ -327,19 +337,6 @@ def _row_settings(args: argparse.Namespace) -> DataArguments:
     """How files are read: as the run's were, unless flags say otherwise. An adapter without a run has the defaults."""
     run = None if args.run is None or (Path(args.run).is_dir() and run_of(args.run) is None) else args.run
     return column_settings(args, run=run)
-
-
-def _read_dialogue(source: str) -> str:
-    try:
-        data = sys.stdin.buffer.read() if source == "-" else read_plain_file(source)
-        text = data.decode("utf-8-sig")  # whatever the locale
-    except OSError as error:
-        raise InputError(f"--dialogue_file {source}: can't be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"--dialogue_file {source}: not UTF-8 text") from error
-    if not text.strip():
-        raise InputError(f"--dialogue_file {source}: the dialogue is empty")
-    return normalise_dialogue(text)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ with `--fresh N` the first N kills of either kind hit a newly started interprete
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -25,23 +24,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a process with idle threads must not be forked
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-NUM_TRAIN_ROWS, WINDOW_ROWS, NUM_EPOCHS = 10, 4, 2  # windows of 4, 4 and 2 rows
+from benchmarks.forked_runs import fork, make_inputs, preload, wait
+
+WINDOW_ROWS, NUM_EPOCHS = 4, 2  # windows of 4, 4 and 2 rows
 FAULTY_CALLS = ("mkdir", "open", "write", "fsync", "rename", "replace", "unlink", "rmdir")
-HUNG_SECONDS = 300.0
 FRESH_SECONDS = 8.0  # that a new interpreter needs to import the libraries
 # Resumable; before the handler is in place; or too late to matter.
 SIGTERM_CODES = (75, -signal.SIGTERM, 0)
@@ -58,21 +53,6 @@ class Kill:
     call: int | None = None
     stage: str = "before"
     fresh: bool = False  # in a newly started interpreter
-
-
-def make_inputs(folder: Path) -> None:
-    """A model folder with its tokenizer and two made-up data files."""
-    from support import tiny_model, tiny_tokenizer
-
-    tiny_model("gemma").save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
-    for name, count, first in (("train.csv", NUM_TRAIN_ROWS, 0), ("valid.csv", 3, 100)):
-        with open(folder / name, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["ID", "section_header", "dialogue", "section_text"])
-            for number in range(first, first + count):
-                turns = [f"Doctor: Any cough on day {day}?\nPatient: No." for day in range(number % 4 + 1)]
-                writer.writerow([f"r{number}", "ROS", "\n".join(turns), f"No cough on visit {number}."])
 
 
 def arguments(inputs: Path, output_dir: Path, *, kernels: str = "fast") -> list[str]:
@@ -94,45 +74,12 @@ def attempt(argv: list[str], log: Path, *, kill: Kill | None = None, counted: Pa
             command = [sys.executable, str(Path(__file__).resolve()), "--attempt", order]
             pid = subprocess.Popen(command, stdout=file, stderr=file).pid
     else:
-        pid = os.fork()
-        if pid == 0:
-            with open(log, "ab") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            be_the_run(argv, kill, counted)
-    started = time.monotonic()
-    deadline = None if kill is None or kill.seconds is None else started + kill.seconds
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if kill is not None and deadline is not None and time.monotonic() >= deadline:
-            os.kill(pid, kill.number)
-            deadline = None
-        if time.monotonic() - started > HUNG_SECONDS:
-            os.kill(pid, signal.SIGABRT)  # a code that nothing here expects
-        time.sleep(0.002)
+        pid = fork(lambda: be_the_run(argv, kill, counted), log)
+    return wait(pid) if kill is None else wait(pid, seconds=kill.seconds, number=kill.number)
 
 
-def preload() -> None:
-    """Import once, before forking, what each attempt would import again."""
-    import matplotlib.backends.backend_agg  # noqa: F401
-    import rouge_score.rouge_scorer  # noqa: F401
-    import torch
-    from tqdm import tqdm
-
-    import train_loop  # noqa: F401
-    from medsum_core.report import finish  # noqa: F401
-    from medsum_core.training import setup  # noqa: F401
-
-    torch.set_num_threads(1)
-    # A progress bar's lock is shared by forked processes: one that is killed while it holds it would stop all others.
-    tqdm.set_lock(threading.RLock())
-    tqdm.monitor_interval = 0
-
-
-def be_the_run(argv: list[str], kill: Kill | None, counted: Path | None) -> NoReturn:
-    """The attempt itself: the program's own `main`, with the faults planted underneath it."""
+def be_the_run(argv: list[str], kill: Kill | None, counted: Path | None = None) -> int:
+    """The attempt itself: the program's own `main`, with the faults planted underneath it. Returns the exit code."""
     import torch
 
     import train_loop
@@ -140,15 +87,10 @@ def be_the_run(argv: list[str], kill: Kill | None, counted: Path | None) -> NoRe
 
     torch.set_num_threads(1)
     calls = plant_faults(kill)
-    code = 1
-    try:
-        code = run_as_script(lambda: train_loop.main(argv))
-        if counted is not None:
-            counted.write_text(json.dumps(calls))
-    except BaseException:
-        traceback.print_exc()
-    sys.stderr.flush()
-    os._exit(code)
+    code = run_as_script(lambda: train_loop.main(argv))
+    if counted is not None:
+        counted.write_text(json.dumps(calls))
+    return code
 
 
 def plant_faults(kill: Kill | None) -> Counter[str]:
@@ -257,7 +199,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.attempt:
         order = json.loads(options.attempt)
-        be_the_run(order["argv"], Kill(call=order["call"], stage=order["stage"]), None)
+        raise SystemExit(be_the_run(order["argv"], Kill(call=order["call"], stage=order["stage"])))
     preload()
     with tempfile.TemporaryDirectory() as folder:
         crash(Path(folder), kernels=options.kernels, kills=options.kills, seed=options.seed, num_fresh=options.fresh)

@@ -7,6 +7,7 @@ nothing to resume the signal itself ends the process (130 in a shell after Ctrl-
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import select
@@ -21,6 +22,12 @@ from typing import Any, NoReturn, TextIO, TypeVar
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 MAX_REASON = 120  # characters of a library's own words
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# What the system says when it is not the program's fault: a failed or full disk, a network folder that has gone.
+FAILED_DEVICE = tuple(
+    getattr(errno, name)
+    for name in ("EIO", "ENOSPC", "EDQUOT", "EROFS", "ESTALE", "ENODEV", "ETIMEDOUT", "EREMOTEIO")
+    if hasattr(errno, name)
+)
 Value = TypeVar("Value")
 
 
@@ -73,17 +80,44 @@ def differing_names(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch or one of CUDA's libraries says so."""
+    first_line = str(error).partition("\n")[0]
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and any(words in first_line for words in OUT_OF_MEMORY))
+
+
+def reason(error: BaseException) -> str:
+    """A library's own words in one line of at most MAX_REASON characters, with the error's name where it says more."""
+    words = " ".join(str(error).split())
+    text = (
+        words if isinstance(error, OSError | ValueError | ImportError) and words else f"{type(error).__name__}: {words}"
+    )
+    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 3] + "..."
+
+
 @contextmanager
 def explain_out_of_memory(remedy: str) -> Iterator[None]:
     """Raise `OutOfMemory` for the errors by which Python, torch and CUDA's libraries say so. `remedy`: what to do."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        first_line = str(error).partition("\n")[0]
-        named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        if not named and not any(words in first_line for words in OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
+        first_line = str(error).partition("\n")[0]
         raise OutOfMemory(f"out of memory ({first_line[:MAX_REASON] or 'on this machine'}): {remedy}") from error
+
+
+@contextmanager
+def explain_failed_device() -> Iterator[None]:
+    """Raise `InputError` for a disk or a network that failed where nothing closer has said what that means."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FAILED_DEVICE:
+            raise
+        where = "a file" if error.filename is None else error.filename
+        raise InputError(f"{where}: {error.strerror}; try again once the disk or the network is back") from error
 
 
 def print_any_text() -> None:
@@ -96,11 +130,11 @@ def print_any_text() -> None:
 def run_as_script(main: Callable[[], object], *, memory_remedy: str = "use a smaller model or shorter rows") -> int:
     """Run `main`, print a `MedsumError` as one message on stderr and return its exit code (0 without an error).
 
-    An error by which memory has run out becomes `OutOfMemory` with `memory_remedy`. What a terminal can't show is
-    printed as an escape. The first of `STOP_SIGNALS` reaches `main` as a KeyboardInterrupt, if `main` has no handlers
-    of its own; if it comes out again, that signal ends the process, without a traceback. So does SIGPIPE where the
-    reader of stdout has gone away (`| head`); messages that nobody can read any more are dropped. Raises ValueError
-    outside the main thread, as Python's `signal` does.
+    An error by which memory has run out becomes `OutOfMemory` with `memory_remedy`, one of a failed disk `InputError`.
+    What a terminal can't show is printed as an escape. The first of `STOP_SIGNALS` reaches `main` as a
+    KeyboardInterrupt, if `main` has no handlers of its own; if it comes out again, that signal ends the process,
+    without a traceback. So does SIGPIPE where the reader of stdout has gone away (`| head`); messages that nobody can
+    read any more are dropped. Raises ValueError outside the main thread, as Python's `signal` does.
     """
     print_any_text()
     with redirect_stderr(_Messages(sys.stderr)):  # type: ignore[type-var]
@@ -119,7 +153,7 @@ def run_as_script(main: Callable[[], object], *, memory_remedy: str = "use a sma
 
 def _exit_code(main: Callable[[], object], memory_remedy: str) -> int:
     try:
-        with explain_out_of_memory(memory_remedy):
+        with explain_out_of_memory(memory_remedy), explain_failed_device():
             main()
         sys.stdout.flush()  # here a pipe without a reader is still told from other errors
     except MedsumError as error:

@@ -17,15 +17,12 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from medsum_core.errors import InputError, MedsumError
-
-if TYPE_CHECKING:  # the start of a script must stay quick
-    from filelock import BaseFileLock
 
 PUBLIC_MODE = 0o644
 PRIVATE_MODE = 0o600  # for the files that hold patient text
@@ -40,6 +37,9 @@ PART_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # of `write_bytes_atomic`
 READ_PAUSES = (0.1, 0.3, 1.0)  # seconds between the attempts to read: a disk or a network may be back by then
 # The name leads to nothing or to something else than was written: trying again would not change that.
 WRONG_KIND = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+# Nor this: no permission, a pipe or a device, a link where O_NOFOLLOW allows none, a name that no file can have.
+REFUSED = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG)
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 Value = TypeVar("Value")
 
@@ -56,23 +56,36 @@ class ReadFailedError(InputError):
     """The system did not let a file be read, several times in a row; this says nothing about what the file holds."""
 
 
-def read_patiently(path: Path, read: Callable[[], Value]) -> Value:
+def patiently(read: Callable[[], Value]) -> Value:
     """What `read` returns, tried again after short pauses when the system refuses to read.
 
-    Raises ReadFailedError naming `path` in the end; errors of the classes in `WRONG_KIND` pass through at once.
+    Raises the last OSError; one that no other attempt would change (`WRONG_KIND`, `REFUSED`) at once.
     """
-    for pause in (*READ_PAUSES, None):
+    for pause in READ_PAUSES:
         try:
             return read()
         except WRONG_KIND:
             raise
         except OSError as error:
-            if error.errno == errno.ELOOP:  # a link where O_NOFOLLOW allows none
+            if error.errno in REFUSED:
                 raise
-            if pause is None:
-                raise ReadFailedError(f"{path} cannot be read: {error.strerror or error}") from error
             time.sleep(pause)
-    raise AssertionError("the last attempt returns or raises")
+    return read()
+
+
+def read_patiently(path: Path, read: Callable[[], Value]) -> Value:
+    """`patiently` for what may be damaged, which a refusal is not: it becomes ReadFailedError, naming `path`.
+
+    What the name leads to (`WRONG_KIND`, a link where none is allowed) still passes through as the system's error.
+    """
+    try:
+        return patiently(read)
+    except WRONG_KIND:
+        raise
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise
+        raise ReadFailedError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def write_bytes_atomic(path: str | Path, data: bytes, *, mode: int = PUBLIC_MODE) -> None:
@@ -168,13 +181,6 @@ def sweep(folder: Path, name: re.Pattern[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def release_lock(lock: BaseFileLock) -> None:
-    """Let others lock it, and leave no lock file behind."""
-    with suppress(OSError):  # Windows deletes no open file; filelock does it there on release
-        Path(lock.lock_file).unlink()  # before the release: whoever waits for this file finds it gone, makes another
-    lock.release()
-
-
 def cache_folder() -> Path:
     """The user's cache folder for this project, `$XDG_CACHE_HOME/medsum` or `~/.cache/medsum`; it may not exist yet.
 
@@ -198,27 +204,56 @@ def make_cache_folder(folder: Path) -> None:
 
 
 def read_plain_file(path: str | Path) -> bytes:
-    """The bytes of a regular file, or of what a link to one names. Raises OSError as the system does.
+    """The bytes of a regular file, or of what a link to one names. Raises OSError as the system does, `patiently`.
 
     A pipe would be waited for without end, and a device such as /dev/zero read without end: OSError, at once.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(path))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
-        return file.read()
+
+    def read() -> bytes:
+        with _open_plain_file(path) as file:
+            return file.read()
+
+    return patiently(read)
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 (hex) of a file, read in blocks of 1 MiB. Raises OSError as the system does."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    """The sha256 (hex) of a file, read in blocks of 1 MiB. Raises OSError as `read_plain_file` does."""
+
+    def read() -> str:
+        digest = hashlib.sha256()
+        with _open_plain_file(path) as file:
+            while block := file.read(BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
+    return patiently(read)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise OSError for the errors of their own by which safetensors and tokenizers pass on the system's.
+
+    They are written in Rust, whose words end in `(os error 28)`; tokenizers raises a bare Exception with them.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if (found := RUST_ERROR.search(str(error))) is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+
+
+def _open_plain_file(path: str | Path) -> BinaryIO:
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(path))
+    raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
 
 
 def _write_file(path: Path, data: bytes, *, mode: int) -> None:

@@ -45,7 +45,9 @@ class ModelArguments:
         metavar="NAME",
     )
     model_revision: str | None = _setting(None, "branch, tag or commit of a hub model", metavar="REV")
-    load_in_4bit: bool = _setting(True, "hold the frozen base in NF4 with double quantisation")
+    load_in_4bit: bool = _setting(
+        True, "hold the frozen base in NF4 with double quantisation; one whose files are NF4 is held as they are"
+    )
     kernels: Literal["auto", "reference", "fast"] = _setting(
         "auto",
         "reference: transformers' and PEFT's own modules; fast: functions for a CPU in their place (extra `cpu`); "
@@ -79,8 +81,13 @@ class LoraArguments:
     )
     lora_dropout: float = _setting(0.05, "probability of dropping an adapter input", metavar="P")
     lora_target_modules: list[str] = field(
-        default_factory=lambda: list(LORA_PROJECTIONS),
-        metadata={"help": "names of the projections that get an adapter, separated by spaces", "metavar": "NAME"},
+        default_factory=lambda: ["auto"],
+        metadata={
+            "help": "names of the projections that get an adapter, separated by spaces; auto: q_proj k_proj v_proj "
+            "o_proj gate_proj up_proj down_proj where the model has them all, else all-linear; all-linear: every "
+            "linear layer of the text model but its head",
+            "metavar": "NAME",
+        },
     )
     use_rslora: bool = _setting(False, "rank-stabilised scale")
     use_dora: bool = _setting(False, "weight-decomposed LoRA")

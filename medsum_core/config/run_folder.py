@@ -9,13 +9,15 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
+from medsum_core.config.locks import release_lock, take_lock
 from medsum_core.config.run_config import RunConfig
 from medsum_core.errors import InputError
-from medsum_core.files import PRIVATE_MODE, read_plain_file, release_lock, write_text_atomic
+from medsum_core.files import WRONG_KIND, read_plain_file, write_text_atomic
+
+if TYPE_CHECKING:  # the start of a script must stay quick
+    from filelock import BaseFileLock
 
 CONFIG_NAME = "config.json"
 ADAPTER_FOLDER = "adapter"
@@ -58,7 +60,7 @@ class FolderLock:
     """Makes this process the only writer of a folder, from `take` to the end of the `with` block."""
 
     def __init__(self) -> None:
-        self._lock: FileLock | None = None
+        self._lock: BaseFileLock | None = None
 
     @property
     def held(self) -> bool:
@@ -70,18 +72,8 @@ class FolderLock:
 
         `lock_file`: elsewhere than in the folder, which must exist otherwise.
         """
-        if self.held:
-            return
-        lock = FileLock(lock_file or folder / LOCK_NAME, mode=PRIVATE_MODE)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InputError(
-                f"--output_dir {folder}: another process is writing there; wait until it has ended, or name another"
-            ) from error
-        except OSError as error:
-            raise InputError(f"--output_dir {folder}: can't be locked ({error.strerror})") from error
-        self._lock = lock
+        if not self.held:
+            self._lock = take_lock(lock_file or folder / LOCK_NAME, name=f"--output_dir {folder}")
 
     def release(self) -> None:
         """Let the folder go, and leave no lock file in it."""
@@ -106,12 +98,10 @@ def write_run_config(folder: Path, config: RunConfig, facts: Mapping[str, Any]) 
 
 def read_run_config(folder: str | Path) -> RunConfig:
     """The settings of a finished or interrupted run, as resolved. Raises InputError if the folder holds none."""
-    path = Path(folder) / CONFIG_NAME
     try:
-        values = json.loads(read_plain_file(path))
-        return RunConfig.from_json(values["settings"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: missing, or not the settings of a run; is {folder} a run folder?") from error
+        return RunConfig.from_json(_read_config(folder)["settings"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _not_a_run(folder) from error
 
 
 def run_of(folder: str | Path) -> Path | None:
@@ -129,8 +119,22 @@ def read_run_facts(folder: str | Path) -> dict[str, Any]:
 
     Raises InputError if the folder holds no run.
     """
+    try:
+        return dict(_read_config(folder).get("facts", {}))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _not_a_run(folder) from error
+
+
+def _read_config(folder: str | Path) -> Any:
     path = Path(folder) / CONFIG_NAME
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")).get("facts", {}))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: missing, or not the facts of a run; is {folder} a run folder?") from error
+        return json.loads(read_plain_file(path))
+    except WRONG_KIND as error:
+        raise _not_a_run(folder) from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+
+
+def _not_a_run(folder: str | Path) -> InputError:
+    path = Path(folder) / CONFIG_NAME
+    return InputError(f"{path}: missing, or not the settings of a run; is {folder} a run folder?")

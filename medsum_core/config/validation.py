@@ -179,6 +179,10 @@ def _model_checks(model: ModelArguments, lora: LoraArguments) -> list[tuple[bool
         (init not in LORA_INITS, f"--init_lora_weights {init}: {reason}; choose from {', '.join(LORA_INITS)}"),
         (not lora.lora_target_modules, "--lora_target_modules: name at least one projection"),
         (
+            len(lora.lora_target_modules) > 1 and not {"auto", "all-linear"}.isdisjoint(lora.lora_target_modules),
+            "--lora_target_modules: auto and all-linear stand alone",
+        ),
+        (
             any("," in name for name in lora.lora_target_modules),
             "--lora_target_modules: separate the names by spaces, not commas",
         ),

@@ -13,7 +13,7 @@ A note does not depend on the batch's other notes or on their order, up to the r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -28,7 +28,9 @@ from medsum_core.generation.beam import BeamRules, BeamSearch, EarlyStopping
 from medsum_core.generation.candidates import Candidates, candidates_of_logits
 from medsum_core.generation.greedy import GreedySearch
 from medsum_core.generation.kv_cache import KVCache, Step, cached_attention
+from medsum_core.generation.own_cache import OwnCaches, one_by_one
 from medsum_core.generation.search import Generation, Note, Search
+from medsum_core.model.families import CACHED_MODEL_TYPES
 from medsum_core.model.forward import autocast, evaluation_mode, no_adapter_casts
 from medsum_core.model.widened_weights import widened_weights
 
@@ -71,6 +73,7 @@ def generate(
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(causal, PreTrainedModel)
     notes = _notes(prompts, max_new_tokens, min_new_tokens, num_positions(causal.config))
+    check_token_ids((token for prompt in prompts for token in prompt), causal.config)
     if num_beams < 1 or batch_size < 1 or no_repeat_ngram_size < 0:
         raise ValueError("num_beams and batch_size must be at least 1, no_repeat_ngram_size at least 0")
     if num_beams > 1 and on_token is not None:
@@ -89,8 +92,12 @@ def generate(
         rule = BeamSearch(rules, stops, num_slots=num_slots, max_new_tokens=longest, device=causal.device)
     bans = BanRules(stop_token_ids=stops, no_repeat_ngram_size=no_repeat_ngram_size)
     generations: dict[int, Generation] = {}
-    with evaluation_mode(causal), torch.no_grad(), (decoder or own_modules)(causal) as forward:
-        for index, generation in _decode(forward, notes, rule, bans, num_slots=num_slots, device=causal.device):
+    packs = decoder is not None or causal.config.get_text_config().model_type in CACHED_MODEL_TYPES
+    decoder, cache_type = decoder or (own_modules if packs else one_by_one), KVCache if packs else OwnCaches
+    with evaluation_mode(causal), torch.no_grad(), decoder(causal) as forward:
+        for index, generation in _decode(
+            forward, notes, rule, bans, cache_type, num_slots=num_slots, device=causal.device
+        ):
             generations[index] = generation
             if on_finished is not None:
                 on_finished(index, generation)
@@ -102,6 +109,7 @@ def _decode(
     notes: list[Note],
     search: Search,
     bans: BanRules,
+    cache_type: type[KVCache],
     *,
     num_slots: int,
     device: torch.device,
@@ -109,7 +117,7 @@ def _decode(
     """Yield each note as it ends. `active[slot]` is being written; the slots in use have no gaps."""
     beams = search.num_beams
     capacity = max(len(note.prompt) + beams * (note.max_new - 1) for note in notes)
-    cache = KVCache(num_slots, beams, capacity, device=device)
+    cache = cache_type(num_slots, beams, capacity, device=device)
     waiting = deque(sorted(notes, key=lambda note: -len(note.prompt)))
     active: list[Note] = []
     tokens_RK = torch.zeros(0, beams, dtype=torch.int64, device=device)
@@ -214,6 +222,16 @@ def _notes(
                 f"model has room for {room}: lower --max_new_tokens, or shorten the dialogue"
             )
     return notes
+
+
+def check_token_ids(tokens: Iterable[int], config: PretrainedConfig) -> None:
+    """Raise InputError where a token is beyond the model's embedding."""
+    num_embeddings = config.get_text_config().vocab_size
+    if (largest := max(tokens, default=0)) >= num_embeddings:
+        raise InputError(
+            f"--model_name_or_path: the tokenizer gives the id {largest}, but the model has {num_embeddings} "
+            "embeddings; is this tokenizer the model's own?"
+        )
 
 
 def num_positions(config: PretrainedConfig) -> int | None:

@@ -122,9 +122,10 @@ class KVCache:
     def write(self, layer: int, key_TGD: Tensor, value_TGD: Tensor, step: Step) -> None:
         """Store the keys and values of this forward pass."""
         if layer not in self.keys:
-            shape = (len(self.position_SC), self.capacity, *key_TGD.shape[1:])
+            shape = (len(self.position_SC), self.capacity)
             # Zeros instead of uninitialised memory: a masked key has weight 0, and 0 times a stray NaN would be NaN.
-            self.keys[layer], self.values[layer] = key_TGD.new_zeros(shape), value_TGD.new_zeros(shape)
+            self.keys[layer] = key_TGD.new_zeros(*shape, *key_TGD.shape[1:])
+            self.values[layer] = value_TGD.new_zeros(*shape, *value_TGD.shape[1:])
         for cached_SCGD, new_TGD in ((self.keys[layer], key_TGD), (self.values[layer], value_TGD)):
             decoded = new_TGD[: step.num_decoded].unflatten(0, (step.num_rows, step.num_beams))
             cached_SCGD[step.row_R1, step.columns_RK] = decoded
@@ -263,8 +264,8 @@ def _attend_slots(
         key, value = (cached[layer][part, first:last].transpose(1, 2) for cached in (cache.keys, cache.values))
         mask = mask_R1QL[part, :, :, first:last]
         pieces.append(_attend_part(query_RGQD[part], key, value, mask, scaling=scaling, softcap=softcap))
-    out = torch.cat(pieces).view(rows, num_groups, beams, group, size).transpose(1, 2)
-    return out.reshape(rows * beams, num_groups * group, size)
+    out = torch.cat(pieces).view(rows, num_groups, beams, group, -1).transpose(1, 2)  # values may be narrower than keys
+    return out.reshape(rows * beams, num_groups * group, -1)
 
 
 def _row_parts(num_rows: int, device: torch.device) -> list[slice]:

@@ -19,7 +19,7 @@ from typing import Any
 from medsum_core.data.records import Record
 from medsum_core.data.tables import read_table
 from medsum_core.errors import InputError
-from medsum_core.files import PRIVATE_MODE, file_sha256, write_text_atomic
+from medsum_core.files import PRIVATE_MODE, file_sha256, read_plain_file, write_text_atomic
 from medsum_core.generation.made_from import MadeFrom
 from medsum_core.grounding.check import unsupported_spans
 from medsum_core.grounding.evidence import evidence
@@ -67,12 +67,14 @@ def read_finished(path: Path) -> EarlierNotes:
     record = made_from_path(path)
     remedy = "so --resume can't tell which rows its notes belong to; write to another --output_file"
     try:
-        values = json.loads(record.read_text(encoding="utf-8"))
+        values = json.loads(read_plain_file(record))
         made_from, is_whole = MadeFrom.from_json(values["made_from"]), file_sha256(path) == values["output_sha256"]
     except FileNotFoundError as error:
         raise InputError(f"{path}: {record.name}, which says what it was made from, is missing, {remedy}") from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{path} or {record.name}: can't be read, or not what infer.py wrote, {remedy}") from error
+    except OSError as error:
+        raise InputError(f"{path} or {record.name}: can't be read ({error.strerror})") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{record}: not what infer.py wrote, {remedy}") from error
     if not is_whole:
         raise InputError(f"{path}: was changed since infer.py wrote it, {remedy}")
     try:

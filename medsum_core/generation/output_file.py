@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from medsum_core.config.locks import locked_file
 from medsum_core.errors import InputError
-from medsum_core.files import PRIVATE_MODE, drafts_of, release_lock
 from medsum_core.generation.note_files import EarlierNotes, made_from_path, read_finished
 from medsum_core.generation.part_file import holds_notes, part_path, read_part
 
@@ -24,26 +21,9 @@ def output_path(name: str) -> Path:
     return out
 
 
-@contextmanager
-def locked_output(out: Path) -> Iterator[None]:
-    """Keep other processes from writing OUT meanwhile. Raises InputError if one is.
-
-    Deletes the drafts of a killed process, and in the end its own lock file.
-    """
-    lock = FileLock(out.with_name(f".{out.name}.lock"), mode=PRIVATE_MODE)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise InputError(f"--output_file {out}: another process is writing it; wait for it, or name another") from error
-    except OSError as error:
-        raise InputError(f"--output_file {out}: can't be written ({error.strerror}); name another") from error
-    try:
-        for path in (out, part_path(out), made_from_path(out)):
-            for draft in drafts_of(path):
-                draft.unlink(missing_ok=True)
-        yield
-    finally:
-        release_lock(lock)
+def locked_output(out: Path) -> AbstractContextManager[None]:
+    """`locked_file` for OUT and what belongs to it."""
+    return locked_file(out, part_path(out), made_from_path(out), flag="--output_file")
 
 
 def refuse_overwriting(out: Path, *, resume: bool) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medsum_core.errors import FinalSaveError, InputError
-from medsum_core.files import PRIVATE_MODE, write_bytes_atomic
+from medsum_core.files import PRIVATE_MODE, read_plain_file, write_bytes_atomic
 from medsum_core.generation.made_from import MadeFrom
 from medsum_core.generation.note_files import EarlierNotes, GeneratedNote
 
@@ -54,8 +54,10 @@ class PartFile:
         self.notes[row] = note
 
     def close(self) -> None:
-        """Close the file and leave it for a later call."""
+        """Close the file and leave it for a later call, if it holds a note."""
         os.close(self._descriptor)
+        if not self.notes:
+            self.path.unlink(missing_ok=True)
 
     def _append(self, line: bytes) -> None:
         rest = memoryview(line)
@@ -84,17 +86,17 @@ def part_path(path: Path) -> Path:
 
 
 def holds_notes(path: Path) -> bool:
-    """Whether there is a part file that is not empty."""
-    return path.exists() and path.stat().st_size > 0
+    """Whether there is a part file with a note in it, behind the line that says what they are made from."""
+    return path.exists() and read_plain_file(path).count(b"\n") > 1
 
 
 def read_part(path: Path) -> EarlierNotes | None:
-    """What an interrupted call left; None where not even the first line is whole. Says which line it drops.
+    """What an interrupted call left; None where no note was finished. Says which line it drops.
 
     Raises InputError for a file of an older version, for any other content, and if it can't be read.
     """
     try:
-        whole, _, torn = path.read_bytes().rpartition(b"\n")
+        whole, _, torn = read_plain_file(path).rpartition(b"\n")
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror}); its notes are left as they are") from error
     if torn:
@@ -113,7 +115,7 @@ def read_part(path: Path) -> EarlierNotes | None:
         notes = {line.pop("row"): GeneratedNote(**line) for line in rest}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not what an interrupted call leaves; delete it to start anew") from error
-    return EarlierNotes(path=path, made_from=made_from, notes=notes)
+    return EarlierNotes(path=path, made_from=made_from, notes=notes) if notes else None
 
 
 def _note_line(row: str, note: GeneratedNote) -> bytes:

@@ -23,7 +23,7 @@ from medsum_core.checkpoint.fingerprints import tokenizer_fingerprint
 from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.errors import InputError
-from medsum_core.files import sweep
+from medsum_core.files import sweep, system_errors
 from medsum_core.merge.both_spellings import spell_config, spell_tokenizer_config
 from medsum_core.merge.parity import NoteLogits, Parity, ParityError, compare_logits
 from medsum_core.merge.sentencepiece_file import sentencepiece_bytes
@@ -120,7 +120,7 @@ def _save(merged: PreTrainedModel, folder: Path, *, renderer: PromptRenderer, ma
         eos_token_id=list(renderer.stop_token_ids),
         pad_token_id=renderer.pad_token_id,
     )
-    with quiet_libraries():
+    with quiet_libraries(), system_errors():
         merged.save_pretrained(folder)
     spell_config(folder)
 

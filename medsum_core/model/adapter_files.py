@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 
 from medsum_core.errors import InputError
 from medsum_core.files import file_sha256, read_plain_file, write_bytes_atomic
-from medsum_core.model.lora import LoraSettings, attach_lora, check_target_modules
+from medsum_core.model.families import TOWERS, check_target_modules
+from medsum_core.model.lora import LoraSettings, attach_lora
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
@@ -32,6 +33,7 @@ PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FREE_SETTINGS = {
     "base_model_name_or_path",
     "target_modules",
+    "exclude_modules",
     "r",
     "lora_alpha",
     "lora_dropout",
@@ -104,8 +106,12 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, base_name: str) -
     check_target_modules(base, settings.target_modules)
     try:
         tensors = load(read_plain_file(folder / WEIGHTS_NAME))
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder / WEIGHTS_NAME}: can't be read as safetensors; is the adapter complete?") from error
+    except OSError as error:
+        raise InputError(
+            f"{folder / WEIGHTS_NAME}: can't be read ({error.strerror}); is the adapter complete?"
+        ) from error
+    except SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS_NAME}: not safetensors; is the adapter complete?") from error
     model = attach_lora(base, settings, base_name=base_name)
     load_adapter_tensors(model, tensors)
     model.requires_grad_(False)
@@ -134,8 +140,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_NAME
     try:
         config = json.loads(read_plain_file(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: missing, or not JSON") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: missing") from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise InputError(f"{path}: not a LoRA adapter's configuration")
     return config
@@ -156,6 +166,9 @@ def _read_settings(folder: Path, base_name: str) -> LoraSettings:
         or not all(isinstance(one, str) and one.isidentifier() for one in targets)
     ):
         raise InputError(f"{path}: target_modules is not a list of layer names")
+    excluded = config.get("exclude_modules") or None
+    if excluded is not None and not (isinstance(excluded, str) and TOWERS.fullmatch(excluded)):
+        raise InputError(f"{path}: exclude_modules is not what this project writes for the towers of a multimodal base")
     if type(rank) is not int or not 0 < rank <= MAX_RANK:
         raise InputError(f"{path}: r must be a whole number from 1 to {MAX_RANK}")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or abs(alpha) > MAX_ALPHA or alpha % 1:
@@ -165,6 +178,7 @@ def _read_settings(folder: Path, base_name: str) -> LoraSettings:
         alpha=int(alpha),
         dropout=0.0,
         target_modules=tuple(targets),
+        excluded=excluded,
         use_rslora=bool(config.get("use_rslora")),
         use_dora=bool(config.get("use_dora")),
     )

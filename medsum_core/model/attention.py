@@ -113,7 +113,7 @@ def attend_documents(
             mask = block_mask([[query_1HLD.shape[2]]], query_1HLD.shape[2], window=window, device=query_1HLD.device)
         out = _attend_masked(query_1HLD, key_1GLD, value_1GLD, mask, scaling=scaling, softcap=softcap)
         outputs.append(out[0].transpose(0, 1))
-    return torch.cat([*outputs, query_THD.new_zeros(num_padding, *query_THD.shape[1:])])
+    return torch.cat([*outputs, query_THD.new_zeros(num_padding, query_THD.shape[1], value_TGD.shape[2])])
 
 
 def attend_block_mask(

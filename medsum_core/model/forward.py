@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from medsum_core.data.collator import MicroBatch
 from medsum_core.errors import InputError
 from medsum_core.model.attention import IMPLEMENTATION_PREFIX, is_registered
+from medsum_core.model.families import logit_factor, logit_softcap, text_decoder
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 ContextPair = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
@@ -27,6 +28,8 @@ ContextPair = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 
 def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch, **layer_options: Any) -> Tensor:
     """The last layer's normed output, (B, T, H), by the model's own modules; call it within `document_attention`.
+
+    Where a family scales its logits (Granite, Cohere) this output is scaled instead: the head's product is the same.
 
     No key-value cache and no mask: either would let a packed document see the one before it (with transformers' default
     cache the logits of a second document moved by 6.4). `layer_options` go to the decoder's layers as they are.
@@ -39,7 +42,8 @@ def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch, **layer
         raise ValueError("the model's own attention takes one document a row: use --pack_tokens 0")
     outputs = inner(input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False, **layer_options)
     hidden_BTH: Tensor = outputs.last_hidden_state
-    return hidden_BTH
+    factor = logit_factor(causal_model(model).config)
+    return hidden_BTH if factor == 1 else hidden_BTH * factor
 
 
 def autocast(model: PeftModel | PreTrainedModel) -> AbstractContextManager[Any]:
@@ -98,8 +102,7 @@ def recompute_activations(
 
 def inner_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
     """The stack of layers without the LM head; its output's `last_hidden_state` is (B, T, H)."""
-    inner: PreTrainedModel = causal_model(model).get_decoder()
-    return inner
+    return text_decoder(causal_model(model))
 
 
 def causal_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
@@ -114,10 +117,13 @@ def head_weight(model: PeftModel | PreTrainedModel) -> Tensor:
     """The LM head's frozen weight, (V, H)."""
     head = causal_model(model).get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
-        raise InputError("the LM head must be a plain linear layer without bias and without an adapter")
+        raise InputError(
+            f"--model_name_or_path: the head of {model.config.model_type} is not a linear layer without a bias, which "
+            "the loss here needs"
+        )
     return head.weight.detach()
 
 
 def head_softcap(model: PeftModel | PreTrainedModel) -> float | None:
     """The bound that Gemma 2 puts on its logits by tanh; None for other models."""
-    return getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return logit_softcap(causal_model(model).config)

@@ -6,8 +6,7 @@ Gemma 2B).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,7 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from medsum_core.errors import InputError
+from medsum_core.config.arguments import LORA_PROJECTIONS
+from medsum_core.model.families import adapter_targets, check_target_modules, excluded_towers
 from medsum_core.quiet_libraries import quiet_libraries
 
 
@@ -26,10 +26,20 @@ class LoraSettings:
     r: int = 16
     alpha: int = 32
     dropout: float = 0.05
-    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    target_modules: tuple[str, ...] = LORA_PROJECTIONS
+    excluded: str | None = None  # a regular expression of names that get none, as PEFT's `exclude_modules`
     use_rslora: bool = False
     use_dora: bool = False
     init: Literal["default", "gaussian"] = "default"
+
+
+def fit_to(base: PreTrainedModel, settings: LoraSettings) -> LoraSettings:
+    """The settings with layer names of this base for `auto` or `all-linear`, and without its vision or audio towers.
+
+    Raises InputError when a target module matches nothing.
+    """
+    targets = adapter_targets(base, settings.target_modules)
+    return replace(settings, target_modules=targets, excluded=excluded_towers(base, targets))
 
 
 def attach_lora(base: PreTrainedModel, settings: LoraSettings, *, base_name: str) -> PeftModel:
@@ -71,6 +81,7 @@ def lora_config(settings: LoraSettings, *, base_name: str) -> LoraConfig:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=list(settings.target_modules),
+        exclude_modules=settings.excluded,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
         init_lora_weights="gaussian" if settings.init == "gaussian" else True,
@@ -78,18 +89,6 @@ def lora_config(settings: LoraSettings, *, base_name: str) -> LoraConfig:
         bias="none",
         task_type="CAUSAL_LM",
     )
-
-
-def check_target_modules(model: nn.Module, target_modules: Iterable[str]) -> None:
-    """Raise InputError unless every target names at least one linear layer other than the head."""
-    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)} - {
-        "lm_head"
-    }
-    if missing := [target for target in target_modules if target not in names]:
-        raise InputError(
-            f"--lora_target_modules: {', '.join(missing)} matches no linear layer; "
-            f"this model has {', '.join(sorted(names))}"
-        )
 
 
 def check_only_adapter_trains(model: nn.Module) -> None:

@@ -16,7 +16,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 
 from medsum_core.config.run_folder import ADAPTER_FOLDER, ADAPTER_RECORD_NAME, read_run_facts
 from medsum_core.errors import InputError, differing_names
-from medsum_core.files import file_sha256, write_text_atomic
+from medsum_core.files import file_sha256, read_plain_file, write_text_atomic
 from medsum_core.model.adapter_files import adapter_hashes
 from medsum_core.model.embedded import embedded_identity, is_embedded
 from medsum_core.model.local_files import SENTENCEPIECE, TOKENIZER_FILES, TOKENIZER_JSON, local_file
@@ -118,11 +118,13 @@ def _that_are_read(files: Mapping[str, Value]) -> dict[str, Value]:
 def _adapter_record(folder: Path) -> dict[str, str] | None:
     path = folder / ADAPTER_RECORD_NAME
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_plain_file(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: can't be read, or is damaged; restore it") from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is damaged; restore it") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: not the hashes of an adapter; restore it")
     return values
@@ -134,7 +136,7 @@ def _weights(name: str, revision: str | None, *, offline: bool) -> dict[str, Pat
         if whole := local_file(name, SAFE_WEIGHTS_NAME, revision=revision, may_ask=may_ask):
             return {SAFE_WEIGHTS_NAME: whole}
         if index := local_file(name, SAFE_WEIGHTS_INDEX_NAME, revision=revision, may_ask=may_ask):
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            shards = sorted(set(json.loads(read_plain_file(index))["weight_map"].values()))
             found = {shard: local_file(name, shard, revision=revision, may_ask=may_ask) for shard in shards}
             if all(found.values()):
                 return {SAFE_WEIGHTS_INDEX_NAME: index, **found}

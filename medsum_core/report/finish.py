@@ -17,7 +17,7 @@ from medsum_core.config.run_folder import (
     METRICS_NAME,
     REPORT_NAME,
 )
-from medsum_core.errors import FinalSaveError, InputError
+from medsum_core.errors import FinalSaveError, InputError, explain_out_of_memory
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors, save_adapter
 from medsum_core.model.recorded_files import record_adapter
@@ -33,6 +33,11 @@ from medsum_core.training.metrics import read_metrics
 from medsum_core.training.plan import Plan
 from medsum_core.training.run import Run
 from medsum_core.training.signals import StopFlag
+
+MEMORY_REMEDY = (
+    "in the report; the adapter is saved. --resume_from_checkpoint auto goes on with the report where more memory is "
+    "free, and with --report_rows 0 ends the run without its notes"
+)
 
 
 def write_results(plan: Plan, run: Run, progress: Progress, *, stop: StopFlag) -> None:
@@ -50,7 +55,8 @@ def write_results(plan: Plan, run: Run, progress: Progress, *, stop: StopFlag) -
     try:
         hashes = save_adapter(run.folder / ADAPTER_FOLDER, adapter_tensors(run.model), adapter_config(run.model))
         record_adapter(run.folder, hashes)
-        _describe(plan, run, progress, adapter=hashes, stop=stop)
+        with explain_out_of_memory(MEMORY_REMEDY):
+            _describe(plan, run, progress, adapter=hashes, stop=stop)
         remove_parts(run.folder)
     except OSError as error:
         raise FinalSaveError(f"not everything could be written to {run.folder}: {error}") from error

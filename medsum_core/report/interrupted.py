@@ -24,6 +24,8 @@ from medsum_core.report.comparison import SIDES
 from medsum_core.training.run import Run
 from medsum_core.training.signals import StopFlag
 
+DECISIVE = ("base_weights", "base_config", "environment", "functions")  # of the run's fingerprints
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportNotes:
@@ -48,11 +50,10 @@ def report_notes(run: Run, records: Sequence[Record], *, adapter: Mapping[str, s
     """The part files of this run's report. `adapter`: hashes of the one in the run folder."""
     data, model = run.config.data, run.config.model
     settings = {
-        "base": run.fingerprints["base"],
+        **{name: run.fingerprints[name] for name in DECISIVE},
         "precision": model.precision,
+        "dequantize": model.dequantize,
         "kernels": run.kernels.name,
-        "environment": run.fingerprints["environment"],
-        "functions": run.fingerprints["functions"],  # another prompt or a changed model
         "prompt": prompt_sha256(run.renderer, data.max_prompt_tokens),
         "max_new_tokens": data.max_new_tokens,
         "no_repeat_ngram_size": data.no_repeat_ngram_size,

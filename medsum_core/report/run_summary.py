@@ -44,4 +44,4 @@ class RunSummary:
     @property
     def precision_text(self) -> str:
         """How the base was stored and computed with, in words."""
-        return f"NF4 base (double quantisation), {self.precision} computation" if self.load_in_4bit else self.precision
+        return f"NF4 base, {self.precision} computation" if self.load_in_4bit else self.precision

@@ -20,6 +20,7 @@ if __name__ == "__main__":
     start_script()  # before the other imports
 
 from medsum_core.config.column_flags import add_column_flags, column_settings
+from medsum_core.config.locks import locked_file
 from medsum_core.data.columns import Columns, columns_of
 from medsum_core.data.records import read_records
 from medsum_core.errors import InputError, run_as_script
@@ -63,10 +64,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         run["predictions"] = str(path)
     print(format_scores(result))
     if arguments.json:
+        _write(arguments.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    with locked_file(path, flag="--json"):
         try:
-            write_text_atomic(arguments.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
+            write_text_atomic(path, text)
         except OSError as error:
-            raise InputError(f"--json {arguments.json}: cannot be written ({error.strerror})") from None
+            raise InputError(f"--json {path}: cannot be written ({error.strerror})") from None
 
 
 def _parse(argv: Sequence[str] | None) -> ScoreArguments:

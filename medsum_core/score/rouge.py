@@ -8,7 +8,9 @@ Letters: N rows, M metrics.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +60,8 @@ def score_rows(references: Sequence[str], predictions: Sequence[str]) -> RougeRo
     """
     if not references:
         raise ValueError("no rows to score")
-    from rouge_score.rouge_scorer import RougeScorer
+    with _home_folder_named():
+        from rouge_score.rouge_scorer import RougeScorer
     from tqdm import tqdm
 
     scorer = RougeScorer(list(METRICS), use_stemmer=False)
@@ -72,6 +75,22 @@ def score_rows(references: Sequence[str], predictions: Sequence[str]) -> RougeRo
     )
     scores = [scorer.score(reference, prediction) for reference, prediction in pairs]
     return RougeRows(**{metric: tuple(float(score[metric].fmeasure) for score in scores) for metric in METRICS})
+
+
+@contextmanager
+def _home_folder_named() -> Iterator[None]:
+    """Name a home folder for a user without one, as in a container: rouge-score imports nltk, which insists on a name.
+
+    It would keep downloads there; nothing here makes it download.
+    """
+    if os.path.expanduser("~") != "~":
+        yield
+        return
+    os.environ["HOME"] = os.devnull
+    try:
+        yield
+    finally:
+        del os.environ["HOME"]
 
 
 def average_runs(runs: Sequence[RougeRows]) -> RougeRows:

@@ -13,13 +13,16 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
+from transformers import AttentionInterface, PretrainedConfig
 
+from medsum_core.errors import is_out_of_memory
 from medsum_core.kernels import FAST, choose
-from medsum_core.model.base import DTYPES
-from medsum_core.model.forward import inner_model
-from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
+from medsum_core.model.base import DTYPES, empty_model
+from medsum_core.model.families import decoder_name
+from medsum_core.model.forward import head_weight, inner_model
+from medsum_core.model.lora import LoraSettings, attach_lora, fit_to, trainable_parameters
 from medsum_core.training.loss import tile_shape
 from medsum_core.training.optimizer import OPTIMIZERS, PAGED_ADAMW_8BIT, SMALL_TENSOR
 
@@ -50,6 +53,7 @@ class ModelSize:
     hidden: int
     widest: int  # features of the widest projection
     saved_tensors: tuple[float, ...]  # bytes a token of each tensor saved for the backward pass, attention scores aside
+    targets: tuple[str, ...]  # the names of the layers that carry an adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +106,20 @@ def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: st
     Raises InputError when a target module matches nothing.
     """
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision]).requires_grad_(False)
+        base = empty_model(config, precision=precision).requires_grad_(False)
         head = base.get_output_embeddings()
         linears = {
             name: layer for name, layer in base.named_modules() if isinstance(layer, nn.Linear) and layer is not head
         }
+        head_weight(base)  # refuses a head of another kind before any weight is loaded
+        lora, decoder = fit_to(base, lora), decoder_name(base)
         num_weights = sum(parameter.numel() for parameter in base.parameters())
         projections = sum(layer.weight.numel() for layer in linears.values())
-        adapted = [layer for name, layer in linears.items() if name.rsplit(".", 1)[-1] in lora.target_modules]
+        adapted = [
+            layer
+            for name, layer in linears.items()
+            if name.startswith(decoder) and name.rsplit(".", 1)[-1] in lora.target_modules
+        ]
         # The fast kernels save no dropout mask. On the reference path autocast has the adapter compute in 16 bits.
         model = attach_lora(base, replace(lora, dropout=0.0) if kernels == FAST else lora, base_name="")
         choose(kernels).apply(model, keep_dense=False)
@@ -127,10 +137,11 @@ def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: st
         adapter=sum(trained),
         adapter_small=sum(size for size in trained if size < SMALL_TENSOR),
         num_layers=text.num_hidden_layers,
-        num_heads=text.num_attention_heads,
+        num_heads=getattr(text, "num_attention_heads", 1),  # a state space has none
         hidden=text.hidden_size,
         widest=max(max(layer.in_features, layer.out_features) for layer in linears.values()),
         saved_tensors=tuple(num_bytes / PROBE_TOKENS for num_bytes in _saved_bytes(model, kernels)),
+        targets=lora.target_modules,
     )
 
 
@@ -191,8 +202,27 @@ def _score_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) 
     return by_kernel.get(run.attention, 0)
 
 
-def _saved_bytes(model: nn.Module, kernels: str) -> list[int]:
-    """The size of each tensor that a forward pass over PROBE_TOKENS saves for its backward pass, without parameters."""
+def _saved_bytes(model: PeftModel, kernels: str) -> list[float]:
+    """The size of each tensor that a forward pass over PROBE_TOKENS saves for its backward pass, without parameters.
+
+    A family that does not run without weights gets the rule of thumb of Korthikanti et al. 2022 (section 4.1): 34 bytes
+    a token, layer and hidden feature in 16 bits, attention scores aside.
+    """
+    inner = inner_model(model)
+    dtype, grouped = inner.dtype, any(name.split(".")[-2:-1] == ["experts"] for name, _ in inner.named_parameters())
+    if grouped:  # without weights torch's grouped product takes 16 bits only
+        model.to(torch.bfloat16)
+    try:
+        saved = _probe(model, kernels)
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError) as error:
+        if kernels == FAST or is_out_of_memory(error):
+            raise
+        text = inner.config.get_text_config()
+        return [34 * text.hidden_size * text.num_hidden_layers * PROBE_TOKENS * dtype.itemsize / 2]
+    return [num_bytes * dtype.itemsize / inner.dtype.itemsize for num_bytes in saved] if grouped else [*saved]
+
+
+def _probe(model: PeftModel, kernels: str) -> list[int]:
     parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     saved: dict[int, tuple[int, Tensor]] = {}
 
@@ -202,7 +232,7 @@ def _saved_bytes(model: nn.Module, kernels: str) -> list[int]:
             saved[storage._cdata] = (storage.nbytes(), tensor)
         return tensor
 
-    inner = inner_model(model)  # type: ignore[arg-type]
+    inner = inner_model(model)
     AttentionInterface.register(PROBE_ATTENTION, _probe_attention)
     inner.config._attn_implementation = PROBE_ATTENTION
     tokens_1T = torch.zeros(1, PROBE_TOKENS, dtype=torch.int64, device="meta")

@@ -19,7 +19,7 @@ from typing import Any
 
 from medsum_core.data.masking import Example
 from medsum_core.errors import InputError
-from medsum_core.files import PRIVATE_MODE, write_bytes_atomic
+from medsum_core.files import PRIVATE_MODE, read_plain_file, write_bytes_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class MetricsLog:
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """All records, in order. A half-written last line is left out; InputError for any other line that is no record."""
-    lines = Path(path).read_bytes().split(b"\n")
+    lines = read_plain_file(path).split(b"\n")
     lines.pop()  # half-written, or empty after a complete last line
     return [_record(line, number, path) for number, line in enumerate(lines, start=1)]
 
@@ -110,7 +110,7 @@ def records_until(path: str | Path, *, step: int) -> list[dict[str, Any]]:
     """
     if not Path(path).exists():
         return []
-    lines = Path(path).read_bytes().split(b"\n")[:-1]  # empty after a complete last line, else half-written
+    lines = read_plain_file(path).split(b"\n")[:-1]  # empty after a complete last line, else half-written
     found = [_parse(line) for line in lines]
     wanted = [index for index, record in enumerate(found) if record is not None and record["step"] <= step]
     last = wanted[-1] if wanted else -1

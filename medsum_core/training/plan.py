@@ -36,6 +36,7 @@ from medsum_core.training.auto_settings import (
 )
 from medsum_core.training.dataset import Dataset, load_dataset
 from medsum_core.training.distributed import print_main, window_rows
+from medsum_core.training.limits import check_positions, check_rows
 from medsum_core.training.memory import ModelSize, estimate_memory, fitting_settings, measure_model
 from medsum_core.training.tracker import Trackers, check_trackers
 
@@ -95,7 +96,7 @@ class Plan:
             f"dequantised once: {model.dequantize}, activations recomputed: {train.gradient_checkpointing}, "
             f"concurrent micro-batches: {train.parallel_micro_batches}",
             f"{train.num_updates(windows)} updates of {rows} rows, {windows} an epoch; "
-            f"{self.size.adapter:,} trainable parameters",
+            f"{self.size.adapter:,} trainable parameters in {' '.join(self.size.targets)}",
             "estimated peak memory, by part:",
             *(f"  {line}" for line in estimate.lines()),
         ]
@@ -166,7 +167,9 @@ def _plan(
     asked, config = config, config if checkpoint is None else with_saved(config, checkpoint.resolved)
     config = resolve_arithmetic(config, base_config, device, asked=asked)
     arithmetic = {"precision": config.model.precision, "kernels": config.model.kernels}
+    check_positions(data.max_length, base_config)
     size = measure_model(base_config, lora_settings(config), **arithmetic)
+    config = config.with_resolved(lora_target_modules=list(size.targets))
     config = resolve_memory(config, base_config.model_type, device, size, asked=asked)
     renderer = build_renderer(tokenizer, **config.data.prompt_settings)
     if checkpoint is None:  # one of an earlier version goes on as it began
@@ -174,6 +177,7 @@ def _plan(
     dataset = load_dataset(data, renderer, offline=model.offline)
     if not dataset.validation:  # known of files before; of a data set only now
         raise_all(no_validation_problems(config.train, config.output))
+    check_rows([*dataset.train, *dataset.validation], renderer.stop_token_ids, base_config)
     return Plan(
         config=config.with_resolved(prompt_style=renderer.style),
         folder=Path(config.output.output_dir or default_folder(config.preset)),

@@ -33,10 +33,10 @@ from medsum_core.data.collator import Collate, split_window
 from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
 from medsum_core.files import PART_NAME, sweep
+from medsum_core.generation.decoding_check import is_tested
 from medsum_core.kernels import FAST, Accumulate, Kernels, choose
-from medsum_core.model.attention import PACKABLE_MODEL_TYPES
 from medsum_core.model.base import DTYPES, load_base
-from medsum_core.model.lora import attach_lora, trainable_parameters
+from medsum_core.model.lora import attach_lora, fit_to, trainable_parameters
 from medsum_core.model.recorded_files import BASE_FILES, base_files
 from medsum_core.training.agreement import differing_process, together
 from medsum_core.training.auto_settings import RESOLVED
@@ -131,7 +131,7 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
         resolved={name: config.settings()[name] for name in RESOLVED},
         trackers=plan.trackers,
     )
-    if model.config.model_type not in PACKABLE_MODEL_TYPES:
+    if not is_tested(model):
         check_family(model, run.rows, kernels=kernels, attention=run.attention)
     check_names(run.optimizer, [name for name, _ in parameters])
     run.fingerprints = _fingerprints(plan, run, functions, base_weights)
@@ -150,7 +150,7 @@ def _model(config: RunConfig, device: torch.device) -> tuple[PeftModel, Kernels,
         offline=model_settings.offline,
         device=device,
     )
-    model = attach_lora(base, lora_settings(config), base_name=model_settings.model_name_or_path)
+    model = attach_lora(base, fit_to(base, lora_settings(config)), base_name=model_settings.model_name_or_path)
     base_weights = base_fingerprint(model.named_parameters())
     kernels = choose(model_settings.kernels, device.type)
     kernels.apply(model, keep_dense=model_settings.dequantize == "on")

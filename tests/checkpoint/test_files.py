@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 import pytest
 
 from medsum_core import files
-from medsum_core.errors import InputError
+from medsum_core.errors import InputError, run_as_script
 from medsum_core.files import PRIVATE_MODE, write_bytes_atomic, write_text_atomic
 
 
@@ -57,6 +58,24 @@ def test_only_plain_files_are_read_and_links_to_them(tmp_path):
             files.read_plain_file(path)
     with pytest.raises(IsADirectoryError):
         files.read_plain_file(tmp_path)
+
+
+def test_what_rust_passes_on_is_an_error_of_the_system():
+    with pytest.raises(OSError, match="No space left") as caught, files.system_errors():
+        raise Exception("No space left on device (os error 28)")  # as tokenizers does
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(ValueError, match="another"), files.system_errors():
+        raise ValueError("another")
+
+
+def test_a_failed_disk_is_one_message_and_other_errors_stay_unexpected(tmp_path, capsys):
+    def fail(number):
+        raise OSError(number, os.strerror(number), str(tmp_path / "file"))
+
+    assert run_as_script(lambda: fail(errno.EIO)) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'file'}: Input/output error; try again")
+    with pytest.raises(FileNotFoundError):
+        run_as_script(lambda: fail(errno.ENOENT))
 
 
 def test_a_cache_folder_that_cannot_be_had_is_bad_input(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def test_the_recipe_is_the_default():
     assert config.preset == "gemma-2b"
     assert config.model.model_name_or_path == "google/gemma-2b-it" and config.model.load_in_4bit
     assert (config.lora.lora_r, config.lora.lora_alpha, config.lora.lora_dropout) == (16, 32, 0.05)
-    assert len(config.lora.lora_target_modules) == 7
+    assert config.lora.lora_target_modules == ["auto"]  # Gemma's seven projections: tests/model/test_families.py
     assert (config.train.per_device_train_batch_size, config.train.gradient_accumulation_steps) == (1, 16)
     assert (config.train.learning_rate, config.train.optim) == (2e-4, "paged_adamw_8bit")
     assert (config.train.num_train_epochs, config.data.max_length, config.data.max_new_tokens) == (1, 1024, 256)

@@ -187,7 +187,7 @@ def test_a_resumed_run_has_the_variables_of_its_beginning(
     assert exit_code([*argv, *more]) == 2
     assert "--chat_template_kwargs was" in capsys.readouterr().err
     assert exit_code([*argv, *more, "--chat_template_kwargs", '{ "enable_thinking":false}']) == 0
-    now = parse_run(["--preset", "demo"]).fixed_on_resume()
+    now = parse_run(["--preset", "demo"]).compared_on_resume()
     earlier = {name: value for name, value in now.items() if name != "chat_template_kwargs"}
     assert with_later_settings(earlier)["chat_template_kwargs"] is None is now["chat_template_kwargs"]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import fail_to_read
 from notes_command import write
 
 import infer
@@ -151,7 +152,8 @@ def test_a_fault_at_any_write_loses_no_finished_note(
         if code != 0:
             part = part_path(out)
             lines = part.read_bytes().splitlines(keepends=True) if part.exists() else []
-            assert len(lines) == min(at, 6) - 1  # the start and each note that was finished before; nothing torn
+            finished = max(0, min(at, 6) - 2)  # before the fault
+            assert len(lines) == (1 + finished if finished else 0)  # what they are made from and each note; none torn
             assert all(line.endswith(b"\n") and json.loads(line) for line in lines)
         infer.write_file(records, out, args, prepare=lambda: writer)
         assert out.read_bytes() == expected.read_bytes()
@@ -160,6 +162,18 @@ def test_a_fault_at_any_write_loses_no_finished_note(
             "notes.csv.made_from.json",
         ]
         out.unlink()
+
+
+def test_a_call_that_finished_no_note_leaves_no_file(
+    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise InputError("no weights")
+
+    monkeypatch.setattr(infer, "_load_model", fail)
+    with pytest.raises(InputError, match="no weights"):
+        write(run, dialogues, tmp_path / "notes.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["dialogues.csv"]
 
 
 def test_a_file_that_may_not_be_written_is_bad_input(
@@ -171,6 +185,19 @@ def test_a_file_that_may_not_be_written_is_bad_input(
     monkeypatch.setattr(part_file, "write_bytes_atomic", refuse)
     with pytest.raises(InputError, match=r"Permission denied.*another --output_file"):
         write(run, dialogues, tmp_path / "notes.csv")
+
+
+NO_NOTE = json.dumps({"made_from": MadeFrom(settings={"num_beams": 9}, rows=("x",)).to_json()}).encode() + b"\n"
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume"]], ids=["fresh", "resumed"])
+def test_what_a_call_was_to_be_made_from_binds_no_later_one_until_a_note_is_finished(
+    run: Path, dialogues: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    """A call that was killed while it loaded the model."""
+    part_path(tmp_path / "notes.csv").write_bytes(NO_NOTE)
+    assert len(write(run, dialogues, tmp_path / "notes.csv", *flags)) == 4
+    assert not part_path(tmp_path / "notes.csv").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b'{"made_from": {"for'], ids=["empty", "torn"])
@@ -199,15 +226,9 @@ def test_a_disk_that_takes_a_few_bytes_at_a_time_tears_no_line(tmp_path: Path, m
 def test_a_part_file_that_cannot_be_read_is_left_as_it_is(
     run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part, read_bytes = part_path(tmp_path / "notes.csv"), Path.read_bytes
+    part = part_path(tmp_path / "notes.csv")
     part.write_text("kept")
-
-    def fail(path: Path) -> bytes:
-        if path == part:
-            raise OSError(errno.EIO, "Input/output error")
-        return read_bytes(path)
-
     with monkeypatch.context() as disk, pytest.raises(InputError, match="Input/output error"):
-        disk.setattr(Path, "read_bytes", fail)
+        fail_to_read(disk, part, times=99)
         write(run, dialogues, tmp_path / "notes.csv", "--resume")
     assert part.read_text() == "kept"

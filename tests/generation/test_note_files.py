@@ -96,7 +96,7 @@ def edit_note(out: Path) -> None:
     ("change", "message"),
     [
         (lambda out: made_from_path(out).unlink(), "is missing"),
-        (spoil_record, "can't be read"),
+        (spoil_record, "not what infer.py wrote"),
         (edit_note, "was changed since"),
     ],
 )

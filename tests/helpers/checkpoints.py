@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -46,17 +47,25 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def fail_to_read(monkeypatch: pytest.MonkeyPatch, name: str, *, times: int) -> list[float]:
-    """The first `times` attempts to open a file in a folder called `name` fail. Returns the pauses that are asked for."""
-    real_open, left, pauses = os.open, [times], []
+def fail_to_read(monkeypatch: pytest.MonkeyPatch, name: str | Path, *, times: int) -> list[float]:
+    """The first `times` attempts to open a file in a folder called `name`, or the file of that path, fail with EIO.
 
-    def refuse(path: Any, flags: int, *arguments: Any, **keywords: Any) -> int:
-        if Path(path).parent.name == name and not flags & os.O_CREAT and left[0] > 0:
-            left[0] -= 1
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real_open(path, flags, *arguments, **keywords)
+    Returns the pauses that are asked for.
+    """
+    real, left, pauses = {os: os.open, io: io.open}, [times], []
 
-    monkeypatch.setattr(os, "open", refuse)
+    def refusing(module: Any) -> Callable[..., Any]:
+        def call(path: Any, how: Any = "r", *arguments: Any, **keywords: Any) -> Any:
+            reads = how[0] == "r" if isinstance(how, str) else not how & os.O_CREAT
+            if not isinstance(path, int) and name in (Path(path), Path(path).parent.name) and reads and left[0] > 0:
+                left[0] -= 1
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return real[module](path, how, *arguments, **keywords)
+
+        return call
+
+    for module in real if isinstance(name, Path) else (os,):
+        monkeypatch.setattr(module, "open", refusing(module))
     monkeypatch.setattr(time, "sleep", pauses.append)
     return pauses
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import train_loop
-from benchmarks.crash import make_inputs
+from benchmarks.forked_runs import make_inputs
 from medsum_core.errors import run_as_script
 
 CANARY = "Zebrafinch"

@@ -250,7 +250,7 @@ def test_the_report_accounts_for_every_row(tmp_path):
         "an earlier row has (1, kept): `t4`",
         "(1, kept): `row-4`",
         "3 of 20 facts (15.0 %), in 2 of 11 notes",
-        "NF4 base (double quantisation), bf16 computation",
+        "NF4 base, bf16 computation",
         "75 updates, no window skipped",
         "1 h 02 min",
         "| `learning_rate` | `0.0002` |",

@@ -107,7 +107,7 @@ def test_the_folder_is_locked_through_the_whole_run(
     more = ("--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps", "1")
     assert exit_code(flags(inputs, folder, *more)) == 0
     assert codes == [(place, 2) for place in ("window", "report", "end") for _ in range(2)]
-    assert capsys.readouterr().err.count("another process is writing there") == 3
+    assert capsys.readouterr().err.count("another process is writing it") == 3
     assert LOCK_NAME not in contents(folder)
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 import train_loop
-from benchmarks.crash import NUM_EPOCHS, NUM_TRAIN_ROWS, WINDOW_ROWS, arguments, make_inputs, outcome
+from benchmarks.crash import NUM_EPOCHS, WINDOW_ROWS, arguments, outcome
+from benchmarks.forked_runs import NUM_TRAIN_ROWS, make_inputs
 from medsum_core import files
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.data.masking import Example

@@ -23,7 +23,7 @@ from test_crash import train as train_by_script
 from torch import Tensor
 from windows import make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
-from benchmarks.crash import make_inputs
+from benchmarks.forked_runs import make_inputs
 from medsum_core.device import AMPERE, find_device
 from medsum_core.generation.generate import generate
 from medsum_core.kernels import FAST_MODEL_TYPES, choose

@@ -14,6 +14,7 @@ import pytest
 from checkpoints import names
 from support import tiny_model, tiny_tokenizer
 from tiny_run import contents, exit_code, flags
+from transformers import PreTrainedTokenizerFast
 
 from medsum_core.data.prompt import build_renderer
 from medsum_core.errors import InputError
@@ -167,6 +168,25 @@ def test_a_conversion_sweeps_those_that_were_killed(tmp_path: Path, monkeypatch:
     folder = embedded.embedded_folder()
     assert set(names(tmp_path / "medsum")) >= {folder.name, *OTHERS}
     assert ".converting-ab_01234" not in names(tmp_path / "medsum")
+    assert not [name for name in names(tmp_path / "medsum") if name.endswith(".lock")]
+
+
+def refuse_to_save(*_: Any, **__: Any) -> None:
+    raise Exception("No space left on device (os error 28)")  # what the package tokenizers raises
+
+
+def test_a_disk_that_is_full_when_the_tokenizer_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PreTrainedTokenizerFast, "_save_pretrained", refuse_to_save)
+    with pytest.raises(InputError, match=r"--output_dir.*No space left"):
+        merge_into(tmp_path / "out")
+    assert names(tmp_path) == []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(embedded, "_chunk_paths", lambda: [])
+    monkeypatch.setattr(embedded, "_assemble", lambda chunks, path: path.write_bytes(b""))
+    monkeypatch.setattr(embedded, "_dequantise", tiny_tokenizer().save_pretrained)
+    with pytest.raises(InputError, match=r"embedded:gemma3-270m.*No space left"):
+        embedded.embedded_folder()
+    assert names(tmp_path / "medsum") == []
 
 
 KILLED = """

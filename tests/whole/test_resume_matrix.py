@@ -57,7 +57,7 @@ MATRIX = (
          flags=f"--pack_tokens 0 --per_device_train_batch_size 2 {HALF}",
          says="--per_device_train_batch_size was 1, is 2"),
     Case(name="checkpointing", rule=NOTED, flags="--gradient_checkpointing on", says="was off, is on"),
-    Case(name="fewer lanes", rule=NOTED, flags="--parallel_micro_batches 1", says="was 2, is 1"),
+    Case(name="one micro-batch at a time", rule=NOTED, flags="--parallel_micro_batches 1", says="was 2, is 1"),
     Case(name="a base in 4 bits", rule=NOTED, flags="--dequantize off", says="--dequantize was on, is off"),
     Case(name="2 cores -> 1", rule=CONSENT, threads=1, says="--parallel_micro_batches was 2, is 1"),
     Case(name="1 core -> 2", rule=CONSENT, threads_before=1, says="CPU threads was 1, is 2"),

@@ -20,6 +20,7 @@ from medsum_core import kernels, preview
 from medsum_core.errors import InputError, run_as_script
 from medsum_core.grounding import __main__ as grounding
 from medsum_core.merge import __main__ as merge
+from medsum_core.report import finish
 from medsum_core.score import __main__ as score
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +132,37 @@ def test_out_of_memory_is_exit_code_5_and_names_flags(
     assert not (tmp_path / "run" / "adapter").exists() and not list((tmp_path / "run").glob("checkpoints/*"))
 
 
+def test_out_of_memory_in_the_report_leaves_the_adapter_and_says_how_to_end(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compare(*_: Any, **__: Any) -> None:
+        raise ERRORS["torch"]
+
+    monkeypatch.setattr(finish, "compare_base_and_tuned", compare)
+    argv = [
+        *flags(inputs, tmp_path / "run", "--eval_strategy", "no", "--resume_from_checkpoint", "auto"),
+        "--report_rows",
+    ]
+    assert exit_code([*argv, "2"]) == 5
+    message = capsys.readouterr().err.rpartition("\nerror: ")[2]
+    assert "in the report; the adapter is saved" in message and "--report_rows 0" in message
+    assert list((tmp_path / "run" / "adapter").iterdir())
+    assert exit_code([*argv, "0"]) == 0
+
+
+def test_out_of_memory_while_notes_are_written_names_flags(
+    run: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: Any) -> None:
+        raise ERRORS["torch"]
+
+    monkeypatch.setattr(infer, "_load_model", load)
+    argv = ["--run", str(run), "--input_file", str(inputs / "rows.csv"), "--output_file", str(tmp_path / "notes.csv")]
+    assert run_as_script(lambda: infer.main(argv), memory_remedy=infer.MEMORY_REMEDY) == 5
+    message = capsys.readouterr().err.rpartition("error: ")[2]
+    assert "--batch_size" in message and "--resume" in message and not (tmp_path / "notes.csv").exists()
+
+
 def test_a_real_request_for_too_much_memory_is_recognised() -> None:
     assert run_as_script(lambda: torch.empty(1 << 60, dtype=torch.uint8)) == 5
 
@@ -142,6 +174,17 @@ def test_other_errors_are_not_taken_for_it(inputs: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(train_loop, "train_step", step)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         exit_code(flags(inputs, tmp_path / "run", "--eval_strategy", "no"))
+
+
+def test_a_user_without_a_home_can_score(inputs: Path, tmp_path: Path) -> None:
+    """As in a container that runs under a number which is no user of it."""
+    (tmp_path / "sitecustomize.py").write_text("import pwd\npwd.getpwuid = {}.__getitem__\n")
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("HOME")}
+    environment |= {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "medsum_core.score", *["--references", str(inputs / "rows.csv")]]
+    command += ["--predictions", str(inputs / "rows.csv")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "[100.0, 100.0]" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("name", ["train_loop.py", "infer.py"])
