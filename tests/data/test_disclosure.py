@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from medsum_core.data.disclosure import (
     describe_columns,
     escape,
     runs_in_spreadsheet,
+    show_column,
     show_id,
     show_ids,
 )
@@ -53,6 +55,18 @@ def test_columns_are_counted_and_only_known_names_shown() -> None:
         message = describe_columns(header)
         assert f"{len(header)} column" in message and "first row" in message
         assert not any(name in message for name in header)
+
+
+def test_a_column_whose_name_may_be_text_is_shown_by_its_number(tmp_path: Path) -> None:
+    assert [show_column(name, 3) for name in ("Dialogue", "Section Text", NAME)] == [
+        "'Dialogue'",
+        "'Section Text'",
+        "3",
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"ID": "1", NAME: "half a character: \ud83d"}))
+    with pytest.raises(InputError, match=r"row 1 \(line 1\): column 2 holds half a character"):
+        read_records(path)
 
 
 FORMULAS = ["=1", "=cmd|' /C calc'!A0", "+1", "@SUM(A1)", "-1+1", "-x", "\t=1", "\tx", "\r=1", "  =1", "＝1", "－x"]

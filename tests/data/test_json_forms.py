@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from medsum_core.data.columns import Columns
 from medsum_core.data.records import Record, read_records, read_source
+from medsum_core.data.tables import table_from_objects
 from medsum_core.data.turns import join_turns
 from medsum_core.errors import InputError
 
@@ -53,6 +54,11 @@ def test_objects_over_several_lines_have_their_lines_in_messages(tmp_path: Path)
     assert "row 2 (line 8), column 'dialogue': int, not text" in refusal(tmp_path / "f.jsonl")
 
 
+def test_two_spellings_of_one_key_in_a_data_sets_row_are_refused() -> None:
+    with pytest.raises(InputError, match="row 2: a key occurs twice"):
+        table_from_objects("x", [{"ID": "1"}, {"ID": "1", "id": "2"}])
+
+
 def test_a_table_by_columns_or_by_id_is_said_to_be_one(tmp_path: Path) -> None:
     message = refusal(write(tmp_path / "f.json", {name: {"0": f"{CANARY} {text}"} for name, text in ROW.items()}))
     assert "one object of objects" in message and 'to_json(orient="records")' in message
@@ -87,8 +93,10 @@ def test_a_list_of_turns_is_a_dialogue(tmp_path: Path, turns: list[Any]) -> None
 
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",))), min_size=1))
 def test_each_turn_is_one_line(turns: list[str]) -> None:
-    lines = join_turns(json.dumps(turns)).split("\n")
-    assert lines == [" ".join(part.strip() for part in turn.splitlines()) for turn in turns]
+    lines = [" ".join(part.strip() for part in turn.splitlines()) for turn in turns]
+    assert join_turns(json.dumps(turns)).split("\n") == lines
+    spoken = [{"speaker": "nurse", "text": turn} for turn in turns]
+    assert join_turns(json.dumps(spoken)).split("\n") == [f"Nurse: {line}" for line in lines]
 
 
 @pytest.mark.parametrize("turn", [5, None, [CANARY], {"speaker": CANARY}, {"text": 5}, {"speaker": 5, "text": CANARY}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -266,3 +267,9 @@ def test_a_full_disk_is_said(
     monkeypatch.setattr(score, "write_text_atomic", fail)
     message = refusal("--references", references, "--predictions", predictions, "--json", tmp_path / "out.json")
     assert "cannot be written (No space left on device)" in message
+
+
+def test_the_widest_cells_of_the_table_stand_apart(references: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("--references", references, "--predictions", references)
+    shown = capsys.readouterr().out
+    assert "100.00 [100.0, 100.0]" in shown and re.search(r"\]\d", shown) is None
