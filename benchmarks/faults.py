@@ -34,7 +34,6 @@ from benchmarks.faulty_calls import CHANGING, FAULTS, READING, Fault, FaultyCall
 from benchmarks.faulty_commands import COMMANDS, Command, lay_out, outcome, prepare
 from benchmarks.forked_runs import fork, preload, wait
 
-SHOWN_FAILURES = 20
 LOG_CHARACTERS = 1500
 
 
@@ -173,7 +172,7 @@ def problem(bench: Bench, point: Point, expected: dict[str, bytes]) -> tuple[int
     if code != 0 or found.keys() != expected.keys():
         again = bench.attempt(point.command, again=True)
         log = bench.log.read_text(errors="replace")
-        if again != 0:
+        if again not in point.command.again_codes:
             return code, f"exit code {code}, given again {again}\n{log[-LOG_CHARACTERS:]}"
         found = outcome(bench.work)
     differing = [name for name in expected if name in found and expected[name] != found[name]]
@@ -198,9 +197,8 @@ def try_command(bench: Bench, command: Command, *, sample: int | None, chance: r
     """Try its points and print the counts. Returns how many, and the failures."""
     started = time.monotonic()
     expected = undisturbed(bench, command)
-    points = bench.points(command)
-    num_calls = points[-1].fault.call
-    points = points if sample is None or sample >= len(points) else chance.sample(points, sample)
+    every = bench.points(command)
+    points = every if sample is None or sample >= len(every) else chance.sample(every, sample)
     ended: dict[str, Counter[int]] = {}
     failures = []
     for point in points:
@@ -210,7 +208,7 @@ def try_command(bench: Bench, command: Command, *, sample: int | None, chance: r
             failures.append(f"{point}: {message}")
             print(failures[-1], flush=True)
     print(
-        f"{command.name}: {num_calls} calls, {len(points)} points, {len(failures)} failed, "
+        f"{command.name}: {every[-1].fault.call} calls, {len(points)} of {len(every)} points, {len(failures)} failed, "
         f"{time.monotonic() - started:.0f} s"
     )
     for kind, codes in ended.items():

@@ -31,6 +31,7 @@ class Command:
     again: Callable[[Path], object]
     resumable: bool = True  # a signal ends it with 75
     save_code: int = 2  # when a result can't be written
+    again_codes: tuple[int, ...] = (0,)
     rename: Mapping[str, str] = field(default_factory=dict)  # of those files
 
 
@@ -125,7 +126,14 @@ COMMANDS = (
         save_code=4,
     ),
     Command(name="score --json", files=("valid.csv", "notes.csv"), run=score, again=score, resumable=False),
-    Command(name="merge", files=("model", "valid.csv", "run"), run=merge, again=merge, resumable=False),
+    Command(
+        name="merge",
+        files=("model", "valid.csv", "run"),
+        run=merge,
+        again=merge,
+        again_codes=(0, 2),  # 2: it was done but for its last call, and nothing is overwritten
+        resumable=False,
+    ),
     Command(
         name="conversion",
         files=tuple(f"chunk{number}" for number in range(CHUNKS)),

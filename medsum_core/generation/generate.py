@@ -82,9 +82,7 @@ def generate(
         return []
     stops, num_slots = frozenset(stop_token_ids), min(batch_size, len(notes))
     if search is not None and (num_beams > 1 or on_token is not None):
-        raise ValueError(
-            "num_beams and on_token belong to the built-in rules: leave them out with a search of your own"
-        )
+        raise ValueError("num_beams and on_token belong to the built-in rules: leave them out with one of your own")
     rule: Search = GreedySearch(stops, on_token) if search is None else search(stops)
     if num_beams > 1:
         rules = BeamRules(num_beams=num_beams, length_penalty=length_penalty, early_stopping=early_stopping)

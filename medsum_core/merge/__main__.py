@@ -21,13 +21,14 @@ if __name__ == "__main__":
 
 from transformers import PreTrainedModel
 
+from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.columns import DEFAULT_COLUMNS, columns_of
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import read_records
 from medsum_core.data.truncation import prompt_within
 from medsum_core.device import find_device
 from medsum_core.errors import InputError, run_as_script
-from medsum_core.merge.fold import REASON_4BIT, fold, save_if_equal
+from medsum_core.merge.fold import REASON_4BIT, fold, lock_path, save_if_equal
 from medsum_core.merge.parity import MAX_PROMPTS, note_logits
 from medsum_core.model.adapter_files import load_adapter
 from medsum_core.model.adapter_source import find_adapter
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--num_prompts {args.num_prompts}: from 1 to {MAX_PROMPTS}")
     output = Path(args.output_dir)
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+        if lock_path(output).exists():  # of one at work, or of one that was killed when all but this was done
+            with FolderLock() as lock:
+                lock.take(output, lock_file=lock_path(output))
         raise InputError(f"--output_dir {output}: exists and is not an empty folder; name another")
     source = find_adapter(args.run, base=args.model_name_or_path)
     sample = files("medsum_core") / "data" / "sample" / "demo_valid.csv"

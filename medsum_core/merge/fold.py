@@ -50,6 +50,11 @@ def fold(model: PeftModel) -> PreTrainedModel:
     return merged.eval()
 
 
+def lock_path(output: Path) -> Path:
+    """The file that is locked while `output` is written."""
+    return output.with_name(f".{output.name}.lock")
+
+
 def save_if_equal(
     merged: PreTrainedModel,
     expected: Sequence[NoteLogits],
@@ -71,7 +76,7 @@ def save_if_equal(
     nn.Module.to(merged, "cpu")  # a small GPU has no room for this model and the one that is loaded to compare
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        lock.take(output, lock_file=output.with_name(f".{output.name}.lock"))
+        lock.take(output, lock_file=lock_path(output))
         sweep(output.parent, re.compile(rf"\.{re.escape(output.name)}\.[a-z0-9_]{{8}}\.part"))  # as mkdtemp names them
         draft = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
         _save(merged, draft, renderer=renderer, max_new_tokens=max_new_tokens)

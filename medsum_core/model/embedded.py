@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -119,13 +120,15 @@ def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
     """
     model = embedded_model(name)
     target = cache_folder() / f"{name.removeprefix(EMBEDDED_PREFIX)}-v{model.conversion}"
+    lock_file = target.with_suffix(".lock")
     if _is_whole(target):
+        _sweep_leftovers(lock_file)
         return target
     parts = _part_paths(model)
     from safetensors import SafetensorError
 
     make_cache_folder(target.parent)
-    lock = take_lock(target.with_suffix(".lock"), name=str(target), wait=True)
+    lock = take_lock(lock_file, name=str(target), wait=True)
     try:
         if not _is_whole(target):
             if target.exists():
@@ -140,6 +143,18 @@ def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
     finally:
         release_lock(lock)
     return target
+
+
+def _sweep_leftovers(lock_file: Path) -> None:
+    """What a process left that was killed after its last rename; nothing where one is at work, or may not write."""
+    if not lock_file.exists():
+        return
+    with suppress(InputError):
+        lock = take_lock(lock_file, name=str(lock_file))
+        try:
+            sweep(lock_file.parent, DRAFT_NAME)
+        finally:
+            release_lock(lock)
 
 
 def _is_whole(folder: Path) -> bool:

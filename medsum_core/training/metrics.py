@@ -74,20 +74,24 @@ class MetricsLog:
         finite = {name: None if _not_finite(value) else value for name, value in record.items()}
         self._pending += (json.dumps(finite) + "\n").encode()
         try:
-            while self._pending:
-                self._pending = self._pending[os.write(self._descriptor, self._pending) :]
+            self._write_pending()
         except OSError as error:
             self._warn(error)
 
     def sync(self) -> None:
         """Flush to disk: before a checkpoint, so that no power cut loses lines that a resumed run will not redo."""
         try:
+            self._write_pending()
             os.fsync(self._descriptor)
         except OSError as error:
             self._warn(error)
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+    def _write_pending(self) -> None:
+        while self._pending:
+            self._pending = self._pending[os.write(self._descriptor, self._pending) :]
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:

@@ -226,3 +226,13 @@ def test_a_folder_that_is_no_run_and_a_wrong_number_are_refused(run: Path, tmp_p
     with pytest.raises(InputError, match="--num_prompts 0"):
         main(["--run", str(run), "--output_dir", str(out), "--num_prompts", "0"])
     assert not out.exists()
+
+
+def test_the_lock_of_a_merge_that_was_killed_at_its_end_does_not_stay(run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "config.json").write_text("whole")
+    (tmp_path / ".out.lock").write_text("")
+    with pytest.raises(InputError, match="not an empty folder"):
+        main(["--run", str(run), "--output_dir", str(output)])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -114,3 +114,20 @@ def test_full_disk_is_said_once_and_made_good_later(
         log.append({"step": 3})
     assert [record["step"] for record in read_metrics(path)] == [1, 2, 3]
     assert capsys.readouterr().err.count("No space left") == 1
+
+
+def test_the_last_line_of_a_run_is_made_good_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No later line follows it: the next chance is the sync before the last checkpoint."""
+    path, write_some, failures = tmp_path / "metrics.jsonl", os.write, [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def fail_once(descriptor: int, data: bytes) -> int:
+        if failures:
+            raise failures.pop()
+        return write_some(descriptor, data)
+
+    with MetricsLog(path) as log:
+        monkeypatch.setattr(os, "write", fail_once)
+        log.append({"step": 1})
+        assert path.read_bytes() == b"" and not failures
+        log.sync()
+        assert [record["step"] for record in read_metrics(path)] == [1]

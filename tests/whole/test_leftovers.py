@@ -169,6 +169,11 @@ def test_a_conversion_sweeps_those_that_were_killed(tmp_path: Path, monkeypatch:
     assert set(names(tmp_path / "medsum")) >= {folder.name, *OTHERS}
     assert ".converting-ab_01234" not in names(tmp_path / "medsum")
     assert not [name for name in names(tmp_path / "medsum") if name.endswith(".lock")]
+    left = [tmp_path / "medsum" / ".converting-ab_01234", folder.with_suffix(".lock")]  # killed after the last rename
+    left[0].mkdir()
+    left[1].touch()
+    assert embedded.embedded_folder() == folder
+    assert not any(path.exists() for path in left)
 
 
 def refuse_to_save(*_: Any, **__: Any) -> None:

@@ -140,5 +140,5 @@ def test_a_model_folder_that_cannot_be_listed(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr("time.sleep", pauses.append)
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(InputError, match="work cannot be read: Input/output error"):
-        check_model_folder(folder, with_weights=True)
+        check_model_folder(folder, "weights")
     assert len(pauses) == 3
