@@ -122,7 +122,7 @@ def _compare(plan: Plan, run: Run, *, adapter: Mapping[str, str], stop: StopFlag
 
 
 def _run_summary(plan: Plan, run: Run, progress: Progress) -> RunSummary:
-    model = run.config.model
+    model, variables = run.config.model, run.config.data.chat_template_kwargs
     evaluations = [line for line in read_metrics(run.folder / METRICS_NAME) if line.get("eval_loss") is not None]
     saved_step = progress.step  # of the adapter in the run folder
     if run.config.train.load_best_model_at_end and progress.best_step is not None:
@@ -135,7 +135,7 @@ def _run_summary(plan: Plan, run: Run, progress: Progress) -> RunSummary:
         base_revision=plan.base_revision,
         precision=model.precision,
         load_in_4bit=model.load_in_4bit,
-        prompt_style=run.renderer.style,
+        prompt_style=f"{run.renderer.style} with {variables}" if variables else run.renderer.style,
         num_updates=progress.step,
         num_skipped_windows=progress.windows_skipped,
         eval_loss_before=before.get("eval_loss"),

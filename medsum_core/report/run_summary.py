@@ -20,7 +20,7 @@ class RunSummary:
     base_revision: str | None = None
     precision: str  # fp32, bf16 or fp16
     load_in_4bit: bool
-    prompt_style: str  # chat or plain
+    prompt_style: str  # chat or plain; with the template's variables where there are some
     num_updates: int
     num_skipped_windows: int = 0
     eval_loss_before: float | None = None

@@ -158,8 +158,8 @@ def _plan(
     build_renderer: BuildRenderer,
 ) -> Plan:
     model, data = config.model, config.data
-    trackers = config.output.trackers if accelerator.is_main_process else ()
-    check_trackers(trackers)
+    if accelerator.is_main_process:  # the only one that will start them
+        check_trackers(config.output.trackers)
     source: dict[str, Any] = {"revision": model.model_revision, "offline": model.offline}
     base_config = load_config(model.model_name_or_path, **source)
     tokenizer = load_tokenizer(model.model_name_or_path, **source)
@@ -190,7 +190,7 @@ def _plan(
         dataset=dataset,
         checkpoint=checkpoint,
         lock=lock,
-        trackers=Trackers(trackers),
+        trackers=Trackers(config.output.trackers),
         tokenizer_sha256=tokenizer_fingerprint(tokenizer),
         versions={package: metadata.version(package) for package in PACKAGES},
     )

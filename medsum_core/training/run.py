@@ -32,8 +32,8 @@ from medsum_core.training.tracker import Trackers
 class Run:
     """One process's part of a run, which the loop reads.
 
-    Updates change the weights of `model`, the state of `optimizer` and `scaler`; logging changes `log`, `unlogged`,
-    `seconds`, `saved_at` and `save_failures`, saving `course`. The other fields stay as `build_run` set them.
+    Updates change the weights of `model`, the state of `optimizer` and `scaler`; logging changes `log`, `trackers`,
+    `unlogged`, `seconds`, `saved_at` and `save_failures`, saving `course`. The others stay as `build_run` set them.
     """
 
     config: RunConfig
@@ -54,7 +54,7 @@ class Run:
     resolved: dict[str, Any]  # what each `auto` came to
     fingerprints: dict[str, Any] = field(default_factory=dict)
     log: MetricsLog | None = None  # of the first process only
-    trackers: Trackers = field(default_factory=Trackers)
+    trackers: Trackers = field(default_factory=Trackers)  # running on the first process only
     resumed_at: int | None = None  # windows done when the run was resumed
     course: set[str] = field(default_factory=set)  # names of the checkpoints that retention may delete
     save_failures: list[str] = field(default_factory=list)

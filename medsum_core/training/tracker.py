@@ -156,6 +156,7 @@ class _Wandb:
     def __init__(self, start: RunStart) -> None:
         earlier = sorted((start.folder / "wandb").glob("*run-*")) if start.step is not None else []
         ids = [found[1] for path in earlier if (found := WANDB_RUN.fullmatch(path.name))]
+        os.environ["WANDB_ERROR_REPORTING"] = "false"  # it reports to its makers otherwise, offline too
         self._run = import_module("wandb").init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=start.folder.name,

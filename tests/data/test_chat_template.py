@@ -153,6 +153,7 @@ def test_a_run_and_what_reads_it_share_the_variables(
     assert exit_code(argv) == 2 and not run.exists()
     assert "inside a block of thinking (<think>)" in capsys.readouterr().err
     assert exit_code([*argv, *CLOSED]) == 0
+    assert 'chat with {"enable_thinking": false}' in (run / "adapter" / "README.md").read_text()
     prompt = plan_run(parse_run([*argv[:-2], *CLOSED, "--resume_from_checkpoint", "auto"])).renderer
     assert prompt.prompt_ids(DIALOGUE, "CC")[-len(prompt.tail_ids) :] == list(prompt.tail_ids)
     assert text_of(prompt, list(prompt.tail_ids)).endswith("<think>\n\n</think>\n\n")

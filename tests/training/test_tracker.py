@@ -35,10 +35,9 @@ import os, socket, sys
 os.environ["HF_TOKEN"] = "hf_madeup"
 real = socket.socket.connect
 def connect(self, address):
-    assert self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1"), f"used the network: {address}"
-    return real(self, address)
+    return real(self, address) if self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1") else refuse()
 def refuse(*_, **__):
-    raise AssertionError("looked up a name")
+    os._exit(99)  # an error could be caught
 socket.socket.connect, socket.getaddrinfo = connect, refuse
 """
 
