@@ -87,9 +87,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return named or (isinstance(error, RuntimeError) and any(words in first_line for words in OUT_OF_MEMORY))
 
 
-def reason(error: BaseException) -> str:
-    """A library's own words in one line of at most MAX_REASON characters, with the error's name where it says more."""
+def reason(error: BaseException, *, folder: str = "") -> str:
+    """A library's own words in one line of at most MAX_REASON characters, with the error's name where it says more.
+
+    `folder`: a path that the reader knows already, which would take the place of what is wrong.
+    """
     words = " ".join(str(error).split())
+    words = words.replace(f"{folder}/", "").replace(folder, "it") if folder else words
     text = (
         words if isinstance(error, OSError | ValueError | ImportError) and words else f"{type(error).__name__}: {words}"
     )

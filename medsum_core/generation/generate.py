@@ -72,8 +72,7 @@ def generate(
     """
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(causal, PreTrainedModel)
-    notes = _notes(prompts, max_new_tokens, min_new_tokens, num_positions(causal.config))
-    check_token_ids((token for prompt in prompts for token in prompt), causal.config)
+    notes = _notes(prompts, max_new_tokens, min_new_tokens, causal.config)
     if num_beams < 1 or batch_size < 1 or no_repeat_ngram_size < 0:
         raise ValueError("num_beams and batch_size must be at least 1, no_repeat_ngram_size at least 0")
     if num_beams > 1 and on_token is not None:
@@ -203,8 +202,13 @@ def _spread(candidates: Candidates, step: Step) -> Candidates:
 
 
 def _notes(
-    prompts: Sequence[Sequence[int]], max_new: int | Sequence[int], min_new: int | Sequence[int], room: int | None
+    prompts: Sequence[Sequence[int]],
+    max_new: int | Sequence[int],
+    min_new: int | Sequence[int],
+    config: PretrainedConfig,
 ) -> list[Note]:
+    room = num_positions(config)
+    check_token_ids((token for prompt in prompts for token in prompt), config)
     maxima = [max_new] * len(prompts) if isinstance(max_new, int) else list(max_new)
     minima = [min_new] * len(prompts) if isinstance(min_new, int) else list(min_new)
     notes = [

@@ -174,4 +174,4 @@ def _refuse(name: str, error: Exception) -> NoReturn:
     """Raise InputError with the library's own words, which are about files and settings; out of memory stays that."""
     if is_out_of_memory(error):
         raise error
-    raise InputError(f"--model_name_or_path {name}: can't be loaded: {reason(error)}") from error
+    raise InputError(f"--model_name_or_path {name}: can't be loaded: {reason(error, folder=name)}") from error
