@@ -42,14 +42,15 @@ def peft(base: str, adapter: str, out: str) -> None:
 
 
 def gguf(folder: str, path: str, out: str) -> None:
-    """The model of a GGUF file: transformers' reader where it knows the family, Gemma 1 rebuilt from its tensors.
+    """The model of a GGUF file: Gemma 1 rebuilt from its tensors and keys, others as transformers reads their tensors.
 
-    Raises AssertionError where the file's tokens are not those of the folder's sentencepiece model, or where that has
-    other ids for a text than the folder's tokenizer.
+    Those get the folder's configuration: the format leaves out what llama.cpp knows by family, such as which layers
+    slide. Raises AssertionError where the file's tokens are not those of the folder's sentencepiece model, or where
+    that has other ids for a text than the folder's tokenizer.
     """
     from gguf import GGUFReader
     from sentencepiece import SentencePieceProcessor
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     reader = GGUFReader(path)
     tokens = reader.fields["tokenizer.ggml.tokens"].contents()
@@ -63,7 +64,10 @@ def gguf(folder: str, path: str, out: str) -> None:
         file = Path(path)
         options: Any = {"dtype": torch.float32, "attn_implementation": "eager"}
         options |= {"gguf_file": file.name, "quantization_config": GgufConfig(dequantize=True)}
-        model = AutoModelForCausalLM.from_pretrained(file.parent, **options)
+        tensors = AutoModelForCausalLM.from_pretrained(file.parent, **options).state_dict()
+        config = AutoConfig.from_pretrained(folder, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        model.load_state_dict(tensors)
     _write(model, out)
 
 

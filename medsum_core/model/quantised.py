@@ -24,7 +24,7 @@ def is_quantised(config: PretrainedConfig) -> bool:
         return False
     values = found if isinstance(found, dict) else found.to_dict()
     method, kind = values.get("quant_method"), values.get("bnb_4bit_quant_type")
-    if method != "bitsandbytes" or not values.get("load_in_4bit") or kind != "nf4":
+    if not values.get("load_in_4bit") or kind != "nf4":
         told = kind if values.get("load_in_4bit") else "8 bits" if values.get("load_in_8bit") else method
         raise InputError(
             f"--model_name_or_path {config.name_or_path}: its files are quantised ({told}), of which only NF4 of "

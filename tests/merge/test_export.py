@@ -132,7 +132,7 @@ def test_sliding_layers_have_the_name_of_their_own(tmp_path: Path) -> None:
     assert (values["rope_theta"], values["rope_local_base_freq"]) == (1_000_000.0, 10_000.0)
     assert values["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
     assert AutoConfig.from_pretrained(tmp_path).rope_parameters == config.rope_parameters
-    inside = with_old_rope_names({"text_config": values, "vision_config": {"hidden_size": 8}})
+    inside = with_old_rope_names({"text_config": config.to_dict(), "vision_config": {"hidden_size": 8}})
     assert inside["text_config"]["rope_local_base_freq"] == 10_000.0 and "rope_theta" not in inside["vision_config"]
 
 

@@ -112,7 +112,7 @@ def test_another_dense_model_is_refused(made: Path, tmp_path: Path, name: str, s
     ("quantisation", "told"),
     [
         ({"quant_method": "gptq", "bits": 4}, "gptq"),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "8 bits"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True, "bnb_4bit_quant_type": "nf4"}, "8 bits"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, "fp4"),
     ],
 )
