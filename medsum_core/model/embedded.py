@@ -38,6 +38,7 @@ EMBEDDED_PREFIX = "embedded:"
 EMBEDDED_NAME = "embedded:gemma3-270m"
 SMOLLM2_NAME = "embedded:smollm2-135m-it"
 RECORD_NAME = "conversion.json"
+LOCK_NAME = "converting.lock"  # one for all models: whoever holds it may sweep any draft
 DRAFT_PREFIX = ".converting-"
 DRAFT_NAME = re.compile(rf"{re.escape(DRAFT_PREFIX)}[a-z0-9_]{{8}}")  # as mkdtemp names them
 
@@ -120,7 +121,7 @@ def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
     """
     model = embedded_model(name)
     target = cache_folder() / f"{name.removeprefix(EMBEDDED_PREFIX)}-v{model.conversion}"
-    lock_file = target.with_suffix(".lock")
+    lock_file = target.with_name(LOCK_NAME)
     if _is_whole(target):
         _sweep_leftovers(lock_file)
         return target
@@ -166,7 +167,7 @@ def _is_whole(folder: Path) -> bool:
     except WRONG_KIND:
         return False
     except OSError as error:
-        raise InputError(f"{EMBEDDED_NAME}: {folder} can't be read ({error.strerror})") from error
+        raise InputError(f"{folder}: can't be read ({error.strerror})") from error
 
 
 @lru_cache

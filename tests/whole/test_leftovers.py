@@ -169,7 +169,7 @@ def test_a_conversion_sweeps_those_that_were_killed(tmp_path: Path, monkeypatch:
     assert set(names(tmp_path / "medsum")) >= {folder.name, *OTHERS}
     assert ".converting-ab_01234" not in names(tmp_path / "medsum")
     assert not [name for name in names(tmp_path / "medsum") if name.endswith(".lock")]
-    left = [tmp_path / "medsum" / ".converting-ab_01234", folder.with_suffix(".lock")]  # killed after the last rename
+    left = [tmp_path / "medsum" / ".converting-ab_01234", folder.with_name("converting.lock")]  # killed after the last rename
     left[0].mkdir()
     left[1].touch()
     assert embedded.embedded_folder() == folder
