@@ -144,7 +144,6 @@ class FaultyCalls:
         """The calls in which libraries of other languages open a file by its path."""
         import safetensors
         import safetensors.torch
-        from tokenizers import Tokenizer
         from transformers import PreTrainedTokenizerFast
 
         def save_file(tensors: Any, filename: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -161,7 +160,6 @@ class FaultyCalls:
         _replace_everywhere(real_save, save_file)
         _replace_everywhere(safetensors.safe_open, self._wrapped(safetensors.safe_open, "load"))
         PreTrainedTokenizerFast._save_pretrained = save_tokenizer
-        assert Tokenizer  # its `from_file` belongs to a class that can't be changed
 
     def _as_other_error(self, name: str, path: str, kind: type[Exception]) -> None:
         """Rust's libraries raise errors of their own, with the system's words in them."""

@@ -22,6 +22,7 @@ from medsum_core.config.arguments import (
     OutputArguments,
     TrainArguments,
 )
+from medsum_core.config.report_parts import report_was_interrupted
 
 LARGEST = 4_000_000_000  # numpy's seeds end at 2 ** 32, and each process adds its number to the run's
 PROMPT_MINIMUM = 64  # tokens: the instruction alone takes some 40
@@ -77,16 +78,17 @@ def key_path(examples_file: str | Path) -> Path:
     return path.with_name(f"{path.stem}.key.csv")
 
 
-def examples_file_problems(examples_file: str | Path) -> list[str]:
+def examples_file_problems(examples_file: str | Path, *, may_exist: bool = False) -> list[str]:
     """Why a blinded sheet can't be written there: its folder is absent, or a sheet or key exists.
 
-    An existing sheet is never replaced: somebody may have filled it in.
+    An existing sheet is never replaced: somebody may have filled it in. `may_exist`: a report that was interrupted may
+    have written it; then it is compared with what would be written.
     """
     path = Path(examples_file)
     problems = [
         f"--examples_file: {taken} exists already; name another file or move it away"
         for taken in (path, key_path(path))
-        if taken.exists()
+        if taken.exists() and not may_exist
     ]
     folder = path.absolute().parent
     if not folder.is_dir():
@@ -270,7 +272,8 @@ def _output_problems(output: OutputArguments) -> list[str]:
     if resume not in (None, "auto") and not Path(resume).is_dir():
         problems.append(f"--resume_from_checkpoint {resume}: there is no such folder")
     if output.examples_file is not None:
-        problems += examples_file_problems(output.examples_file)
+        interrupted = output.output_dir is not None and report_was_interrupted(Path(output.output_dir))
+        problems += examples_file_problems(output.examples_file, may_exist=interrupted)
     run_path = output.output_dir or "runs"
     problems += [f"--output_dir {run_path}: {reason}" for reason in _folder_problems(Path(run_path))]
     run_folder = Path(output.output_dir) if output.output_dir else None

@@ -137,7 +137,7 @@ def _save_text_files(folder: Path, renderer: PromptRenderer, files: Mapping[str,
     latter, the tokenizer that was made of its other files is written as well.
     """
     if TOKENIZER_JSON not in files:
-        with quiet_libraries():
+        with quiet_libraries(), system_errors():
             renderer.tokenizer.save_pretrained(folder)
     for name, path in files.items():
         shutil.copyfile(path, folder / name)

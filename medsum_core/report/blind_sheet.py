@@ -14,8 +14,8 @@ from pathlib import Path
 
 from medsum_core.config.validation import key_path
 from medsum_core.data.records import Record
-from medsum_core.errors import InputError
-from medsum_core.files import PRIVATE_MODE, write_text_atomic
+from medsum_core.errors import FinalSaveError, InputError
+from medsum_core.files import PRIVATE_MODE, read_plain_file, write_text_atomic
 from medsum_core.generation.note_files import GeneratedNote
 
 SHEET_COLUMNS = ("id", "dialogue", "reference", "note_a", "note_b")
@@ -34,7 +34,8 @@ def write_blind_sheet(
 
     In half of the rows, drawn by `seed`, the tuned note comes first (one more or fewer for an odd number): a reader who
     prefers one position favours neither model. Both files are written atomically, readable by the owner only (0600),
-    the key first. Raises InputError where the three lists are not about the same rows.
+    the key first. Raises InputError where the three lists are not about the same rows, and FinalSaveError where a file
+    of another content exists: somebody may have filled it in.
     """
     ids = [record.id for record in records]
     if [note.id for note in base_notes] != ids or [note.id for note in tuned_notes] != ids:
@@ -46,8 +47,12 @@ def write_blind_sheet(
         notes = (tuned.note, base.note) if tuned_first else (base.note, tuned.note)
         sheet.append((record.id, record.dialogue, record.note, *notes))
         key.append((record.id, *(("tuned", "base") if tuned_first else ("base", "tuned"))))
-    write_text_atomic(key_path(examples_file), _csv(KEY_COLUMNS, key), mode=PRIVATE_MODE)
-    write_text_atomic(Path(examples_file), _csv(SHEET_COLUMNS, sheet), mode=PRIVATE_MODE)
+    texts = {key_path(examples_file): _csv(KEY_COLUMNS, key), Path(examples_file): _csv(SHEET_COLUMNS, sheet)}
+    for path, text in texts.items():
+        if path.exists() and read_plain_file(path) != text.encode():
+            raise FinalSaveError(f"{path} exists already and holds something else: move it away, then resume the run")
+    for path, text in texts.items():
+        write_text_atomic(path, text, mode=PRIVATE_MODE)
 
 
 def _draw_sides(num_rows: int, *, seed: int) -> list[bool]:

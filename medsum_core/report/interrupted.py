@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medsum_core.config.report_parts import part_path
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError, StoppedBySignal, differing_names
 from medsum_core.generation.generate import Decoder, Forward, own_modules
@@ -60,11 +61,6 @@ def report_notes(run: Run, records: Sequence[Record], *, adapter: Mapping[str, s
     }
     rows = tuple(row_sha256(record) for record in records)
     return ReportNotes(folder=run.folder, rows=rows, settings=settings, adapter=adapter)
-
-
-def part_path(folder: Path, side: str) -> Path:
-    """Where a run folder holds the notes of a side while its report is being written."""
-    return folder / f"{side}_notes.part.jsonl"
 
 
 def remove_parts(folder: Path) -> None:

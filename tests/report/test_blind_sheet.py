@@ -8,9 +8,11 @@ import stat
 
 import pytest
 
-from medsum_core.config.validation import examples_file_problems, key_path
+from medsum_core.config.arguments import OutputArguments
+from medsum_core.config.report_parts import part_path
+from medsum_core.config.validation import _output_problems, examples_file_problems, key_path
 from medsum_core.data.records import Record
-from medsum_core.errors import InputError
+from medsum_core.errors import FinalSaveError, InputError
 from medsum_core.generation.note_files import GeneratedNote
 from medsum_core.report.blind_sheet import write_blind_sheet
 
@@ -54,19 +56,35 @@ def test_sheet_and_key_belong_together(tmp_path):
             assert line[side] == f"{owners[side]} of {record.id}"
 
 
+def test_an_interrupted_report_finds_its_own_sheet_and_no_other_is_replaced(tmp_path):
+    folder, path = tmp_path / "run", tmp_path / "sheet.csv"
+    folder.mkdir()
+    write(path)
+    flags = {"output_dir": str(folder), "examples_file": str(path), "resume_from_checkpoint": "auto"}
+    assert [p for p in _output_problems(OutputArguments(**flags)) if "exists already" in p]
+    part_path(folder, "tuned").write_text("")
+    assert not [p for p in _output_problems(OutputArguments(**flags)) if "exists already" in p]
+    write(path)  # the same again
+    filled_in = path.read_text() + "a rater's word"
+    path.write_text(filled_in)
+    with pytest.raises(FinalSaveError, match="holds something else"):
+        write(path)
+    assert path.read_text() == filled_in
+
+
 @pytest.mark.parametrize("count", [1, 20, 21])
 def test_each_side_has_half_of_the_tuned_notes(tmp_path, count):
     for seed in range(5):
-        write(tmp_path / "sheet.csv", count, seed)
-        tuned_first = sum(line["note_a"] == "tuned" for line in read(tmp_path / "sheet.key.csv"))
+        write(tmp_path / f"{seed}.csv", count, seed)
+        tuned_first = sum(line["note_a"] == "tuned" for line in read(tmp_path / f"{seed}.key.csv"))
         assert tuned_first in (count // 2, (count + 1) // 2)
 
 
 def test_the_seed_draws_the_sides(tmp_path):
     orders = []
-    for seed in (1, 1, 2, 3):
-        write(tmp_path / "sheet.csv", seed=seed)
-        orders.append([line["note_a"] for line in read(tmp_path / "sheet.key.csv")])
+    for place, seed in enumerate((1, 1, 2, 3)):
+        write(tmp_path / f"{place}.csv", seed=seed)
+        orders.append([line["note_a"] for line in read(tmp_path / f"{place}.key.csv")])
     assert orders[0] == orders[1]
     assert orders[1] != orders[2] and orders[2] != orders[3]
 

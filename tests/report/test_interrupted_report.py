@@ -17,6 +17,7 @@ import pytest
 from terminal import Terminal
 from tiny_run import CANARY, contents, exit_code, flags, metrics
 
+from medsum_core.config.report_parts import part_path
 from medsum_core.generation.note_files import GeneratedNote
 from medsum_core.generation.part_file import PartFile
 from medsum_core.report import interrupted
@@ -200,6 +201,6 @@ def test_notes_of_other_settings_are_written_anew(
 
 def test_a_report_that_is_not_wanted_any_more_leaves_no_notes(inputs: Path, trained: Path) -> None:
     for side in interrupted.SIDES:
-        interrupted.part_path(trained, side).write_text("{}\n")
+        part_path(trained, side).write_text("{}\n")
     assert exit_code([*report_flags(inputs, trained), "--report_rows", "0"]) == 0
     assert kept(trained) == []

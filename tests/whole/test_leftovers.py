@@ -96,7 +96,7 @@ def test_a_refused_resume_rewrites_nothing(inputs: Path, trained: Path, tmp_path
 
 def merge_into(output: Path) -> None:
     renderer = build_renderer(tiny_tokenizer(), style="chat")
-    fold.save_if_equal(tiny_model(), [], output, renderer=renderer, max_new_tokens=8)
+    fold.save_if_equal(tiny_model(), [], output, renderer=renderer, max_new_tokens=8, text_files={})
 
 
 @pytest.fixture
@@ -169,7 +169,10 @@ def test_a_conversion_sweeps_those_that_were_killed(tmp_path: Path, monkeypatch:
     assert set(names(tmp_path / "medsum")) >= {folder.name, *OTHERS}
     assert ".converting-ab_01234" not in names(tmp_path / "medsum")
     assert not [name for name in names(tmp_path / "medsum") if name.endswith(".lock")]
-    left = [tmp_path / "medsum" / ".converting-ab_01234", folder.with_name("converting.lock")]  # killed after the last rename
+    left = [
+        tmp_path / "medsum" / ".converting-ab_01234",
+        folder.with_name("converting.lock"),
+    ]  # killed after the last rename
     left[0].mkdir()
     left[1].touch()
     assert embedded.embedded_folder() == folder
@@ -186,9 +189,9 @@ def test_a_disk_that_is_full_when_the_tokenizer_is_written(tmp_path: Path, monke
         merge_into(tmp_path / "out")
     assert names(tmp_path) == []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(embedded, "_chunk_paths", lambda: [])
-    monkeypatch.setattr(embedded, "_assemble", lambda chunks, path: path.write_bytes(b""))
-    monkeypatch.setattr(embedded, "_dequantise", tiny_tokenizer().save_pretrained)
+    monkeypatch.setattr(embedded, "_part_paths", lambda model: [])
+    monkeypatch.setattr(embedded, "_assemble", lambda model, parts, path: path.write_bytes(b""))
+    monkeypatch.setattr(embedded, "_dequantise", lambda model, folder: tiny_tokenizer().save_pretrained(folder))
     with pytest.raises(InputError, match=r"embedded:gemma3-270m.*No space left"):
         embedded.embedded_folder()
     assert names(tmp_path / "medsum") == []
