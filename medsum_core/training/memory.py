@@ -251,7 +251,8 @@ class _FusedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query_BHTD: Tensor, key: Tensor, value: Tensor) -> Tensor:
         ctx.save_for_backward(query_BHTD, key, value)
-        return torch.empty_like(query_BHTD.transpose(1, 2), memory_format=torch.contiguous_format)
+        batch, heads, num_tokens, _ = query_BHTD.shape
+        return value.new_empty(batch, num_tokens, heads, value.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

@@ -145,6 +145,7 @@ def test_all_faults_are_reported_together(tmp_path):
         ("--init_lora_weights loftq", "LoftQ rewrites the base"),
         ("--init_lora_weights eva", "EVA needs a pass over the data"),
         ("--lora_target_modules q_proj,v_proj", "separate the names by spaces"),
+        ("--lora_target_modules all-linear q_proj", "auto and all-linear stand alone"),
         ("--eval_strategy steps", "give --eval_steps"),
         ("--save_strategy steps", "give --save_steps"),
         ("--save_steps 5", "no effect with --save_strategy epoch"),

@@ -142,6 +142,23 @@ def test_a_penalty_of_the_models_makers_is_no_part_of_the_check(mistral: Path) -
     assert base.generation_config.repetition_penalty == 5.0
 
 
+@pytest.mark.parametrize("name", ["llama", "mixtral", "deepseek_v3"])
+def test_memory_is_measured_where_experts_or_narrow_values_are(name: str) -> None:
+    """torch's grouped product takes 16 bits only where there are no weights; a tensor in fp32 is twice one in 16 bits."""
+    fp32, bf16 = (
+        measure_model(BY_NAME[name].config(), SETTINGS, precision=precision, kernels="reference").saved_tensors
+        for precision in ("fp32", "bf16")
+    )
+    assert len(fp32) > 20
+    assert 1.5 <= sum(fp32) / sum(bf16) <= 2.0
+
+
+def test_memory_of_a_family_that_does_not_run_without_weights_is_the_rule_of_thumbs() -> None:
+    config = BY_NAME["falcon"].config()
+    size = measure_model(config, SETTINGS, precision="bf16", kernels="reference")
+    assert size.saved_tensors == (34 * config.hidden_size * config.num_hidden_layers,)
+
+
 # ---- where an adapter sits -------------------------------------------------------------------------------------------
 
 
