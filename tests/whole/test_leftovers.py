@@ -95,7 +95,7 @@ def test_a_refused_resume_rewrites_nothing(inputs: Path, trained: Path, tmp_path
 
 def merge_into(output: Path) -> None:
     renderer = build_renderer(tiny_tokenizer(), style="chat")
-    fold.save_if_equal(tiny_model(), [], output, renderer=renderer, max_new_tokens=8)
+    fold.save_if_equal(tiny_model(), [], output, renderer=renderer, max_new_tokens=8, text_files={})
 
 
 @pytest.fixture
