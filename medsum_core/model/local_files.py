@@ -10,14 +10,13 @@ from medsum_core.model.embedded import embedded_folder, is_embedded
 from medsum_core.quiet_libraries import quiet_libraries
 
 TOKENIZER_JSON, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
+INSTEAD_OF_JSON = (SENTENCEPIECE, "vocab.json", "merges.txt")
 TOKENIZER_FILES = (
     TOKENIZER_JSON,
-    SENTENCEPIECE,
+    *INSTEAD_OF_JSON,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
     "chat_template.jinja",
 )
 PROCESSOR_FILES = (

@@ -19,7 +19,7 @@ from medsum_core.errors import InputError, differing_names
 from medsum_core.files import file_sha256, read_plain_file, write_text_atomic
 from medsum_core.model.adapter_files import adapter_hashes
 from medsum_core.model.embedded import embedded_identity, is_embedded
-from medsum_core.model.local_files import SENTENCEPIECE, TOKENIZER_FILES, TOKENIZER_JSON, local_file
+from medsum_core.model.local_files import INSTEAD_OF_JSON, TOKENIZER_FILES, TOKENIZER_JSON, local_file
 
 Value = TypeVar("Value")
 SMALL_FILES = (CONFIG_NAME, *TOKENIZER_FILES)
@@ -108,11 +108,12 @@ def _adapter_is_recorded(folder: Path) -> bool:
 
 
 def _that_are_read(files: Mapping[str, Value]) -> dict[str, Value]:
-    """Without the sentencepiece model beside a `tokenizer.json`: transformers reads the latter only.
+    """Without what stands for the tokenizer beside a `tokenizer.json`: transformers reads that alone.
 
-    A merge may bring the former into the hub's cache, long after the run was recorded.
+    A merge, or another program, may bring the others into the hub's cache long after the run was recorded.
     """
-    return {name: value for name, value in files.items() if name != SENTENCEPIECE or TOKENIZER_JSON not in files}
+    unread = INSTEAD_OF_JSON if TOKENIZER_JSON in files else ()
+    return {name: value for name, value in files.items() if name not in unread}
 
 
 def _adapter_record(folder: Path) -> dict[str, str] | None:

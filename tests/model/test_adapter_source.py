@@ -126,10 +126,13 @@ def test_a_moved_base_is_named_and_known_by_its_hashes(made: Path, dialogues: Pa
         notes(run, dialogues, *there)
 
 
-def test_a_sentencepiece_model_that_comes_later_is_no_other_base(made: Path, dialogues: Path, tmp_path: Path) -> None:
-    """transformers reads `tokenizer.json`; a merge may bring the other into the hub's cache."""
+def test_files_that_are_not_read_beside_tokenizer_json_are_no_other_base(
+    made: Path, dialogues: Path, tmp_path: Path
+) -> None:
+    """A merge may bring the sentencepiece model into the hub's cache; a download of the whole repository, all three."""
     shutil.copytree(made / "model", tmp_path / "moved")
-    (tmp_path / "moved" / "tokenizer.model").write_bytes(b"pieces")
+    for name in ("tokenizer.model", "vocab.json", "merges.txt"):
+        (tmp_path / "moved" / name).write_bytes(b"{}")
     there = ["--model_name_or_path", str(tmp_path / "moved")]
     assert notes(made / "run", dialogues, *there) == notes(made / "run", dialogues)
     (tmp_path / "moved" / "added_tokens.json").write_text("{}")
