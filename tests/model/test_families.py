@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from decoding_models import reference
 from families import FAMILIES, Family, without_timm
-from family_table import EQUAL, HEAD, LIKEWISE, ROWS, SETTINGS, make_folder, row
+from family_table import EQUAL, HEAD, LIKEWISE, ROWS, SETTINGS, STOP, make_folder, row
 from support import tiny_config, tiny_model
 from transformers import MistralForCausalLM
 
@@ -17,6 +18,7 @@ import infer
 from medsum_core.config.arguments import LORA_PROJECTIONS
 from medsum_core.errors import InputError
 from medsum_core.generation import kv_cache
+from medsum_core.generation.generate import generate
 from medsum_core.kernels import choose
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter, save_adapter
 from medsum_core.model.attention import OWN_ATTENTION
@@ -157,6 +159,17 @@ def test_memory_of_a_family_that_does_not_run_without_weights_is_the_rule_of_thu
     config = BY_NAME["falcon"].config()
     size = measure_model(config, SETTINGS, precision="bf16", kernels="reference")
     assert size.saved_tensors == (34 * config.hidden_size * config.num_hidden_layers,)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_notes_by_a_models_own_cache_are_those_of_each_prompt_alone(num_beams: int, tmp_path: Path) -> None:
+    """Notes end at different times, so that others move to their slots and new ones start beside them."""
+    model: Any = load_base(str(make_folder(BY_NAME["lfm2"], tmp_path)), precision="fp32")
+    prompts, lengths = [list(row.prompt_ids[:length]) for row in ROWS for length in (3, 6, 9)], [2, 7, 4, 6, 3, 5]
+    found = generate(model, prompts, stop_token_ids=(STOP,), max_new_tokens=lengths, num_beams=num_beams, batch_size=3)
+    for prompt, length, note in zip(prompts, lengths, found, strict=True):
+        own = reference(model, prompt, stops=(STOP,), max_new_tokens=length, num_beams=num_beams)
+        assert note.token_ids == own.token_ids
 
 
 # ---- where an adapter sits -------------------------------------------------------------------------------------------

@@ -126,9 +126,9 @@ CONFIGS: dict[str, tuple[str, str]] = {
     "a value of another kind": ('{"model_type": "llama", "vocab_size": "x"}', "'vocab_size'"),
     "an unknown function": ('{"model_type": "llama", "hidden_act": "nonesuch", "vocab_size": 8}', "nonesuch"),
     "no causal model": ('{"model_type": "t5"}', "t5 is no causal language model"),
-    "a quantisation that needs a package": (
+    "another quantisation": (
         '{"model_type": "llama", "vocab_size": 8, "quantization_config": {"quant_method": "gptq", "bits": 4}}',
-        "requires",
+        "its files are quantised (gptq)",
     ),
 }
 
