@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,7 +61,7 @@ def test_the_environment_names_what_changes_last_bits(monkeypatch: pytest.Monkey
     after = environment_fingerprint(device=torch.device("cpu"), world_size=2)
     differing = {key for key in before if before[key] != after[key]}
     assert differing == {"number of processes", "CPU capability", "CPU threads"}
-    assert before["torch version"] == torch.__version__
+    assert before["torch version"] == metadata.version("torch")
 
 
 def test_the_base_fingerprint_sees_codes_and_scales_and_not_the_adapter(base_folder: Path) -> None:

@@ -192,7 +192,8 @@ def test_a_row_longer_than_a_packed_one_runs_first_and_alone_on_all_cores(monkey
     assert calls[0] == (30, threading.current_thread().name, torch.get_num_threads())
     assert sorted(tokens for tokens, _, _ in calls[1:]) == [17, 18]
     cores = max(1, torch.get_num_threads() // 2)
-    assert {(name, threads) for _, name, threads in calls[1:]} == {("worker_0", cores), ("worker_1", cores)}
+    assert {threads for _, _, threads in calls[1:]} == {cores}
+    assert {name for _, name, _ in calls[1:]} <= {"worker_0", "worker_1"}  # a quick one may take both
 
 
 def test_the_pool_starts_all_its_threads() -> None:
