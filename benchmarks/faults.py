@@ -112,7 +112,7 @@ def journal_finished(journal: Path) -> None:
 
     def add_and_tell(part: PartFile, row: str, *arguments: Any) -> None:
         add(part, row, *arguments)
-        os.write(descriptor, f"{row}\n".encode())
+        os.write(descriptor, f"{part.path.name} {row}\n".encode())
 
     def save_and_tell(*arguments: Any, **keywords: Any) -> Path:
         path = save(*arguments, **keywords)
@@ -131,15 +131,17 @@ def lost(bench: Bench, before: dict[str, bytes]) -> str | None:
     """What was finished and is not there: a note, or the newest checkpoint."""
     from medsum_core.checkpoint.checkpoint import find_checkpoint
 
-    finished = bench.journal.read_text().split()
+    lines = bench.journal.read_text().splitlines()
     part, out = bench.work / "notes.csv.part.jsonl", bench.work / "notes.csv"
-    notes = [name for name in finished if not name.startswith("step-")]
-    earlier = before.get(part.name, b"").count(b"\n") - 1
-    if (notes or earlier > 0) and not out.exists():
-        kept = part.read_text() if part.exists() else ""
-        if not all(row in kept for row in notes) or kept.count("\n") - 1 < earlier:
+    for name, row in (line.split() for line in lines if not line.startswith("step-")):
+        of_out = name == part.name
+        held, written = (part, out) if of_out else (bench.work / "run" / name, bench.work / "run" / "report.md")
+        if not written.exists() and row not in (held.read_text() if held.exists() else ""):
             return "a finished note is lost"
-    steps = [name for name in finished if name.startswith("step-")]
+    earlier = before.get(part.name, b"").count(b"\n") - 1
+    if earlier > 0 and not out.exists() and (not part.exists() or part.read_text().count("\n") - 1 < earlier):
+        return "a finished note is lost"
+    steps = [line for line in lines if line.startswith("step-")]
     steps += [name.split("/")[2] for name in before if name.startswith("run/checkpoints/step-")]
     if steps:
         newest = find_checkpoint(bench.work / "run" / "checkpoints", "auto")

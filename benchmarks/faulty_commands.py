@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,11 @@ def convert(folder: Path) -> None:
 
     paths = [folder / f"chunk{number}" for number in range(CHUNKS)]
     stub: Any = embedded
-    stub._chunk_paths = lambda: paths
-    stub.GGUF_SHA256 = hashlib.sha256(b"".join(map(chunk, range(CHUNKS)))).hexdigest()
-    stub._dequantise = dequantise
+    gguf_sha256 = hashlib.sha256(b"".join(map(chunk, range(CHUNKS)))).hexdigest()
+    made_up = replace(embedded.embedded_model(embedded.EMBEDDED_NAME), gguf_sha256=gguf_sha256)
+    stub.embedded_model = lambda _: made_up
+    stub._part_paths = lambda _: paths
+    stub._dequantise = lambda _, work: dequantise(work)
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     embedded.embedded_folder()
 

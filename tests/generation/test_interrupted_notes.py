@@ -119,8 +119,8 @@ class Faults:
 
 def with_its_model(writer: infer.Writer) -> infer.Writer:
     """The model is loaded once for many calls."""
-    model = writer.load_model()
-    return replace(writer, load_model=lambda: model)
+    model = writer.load_model([])
+    return replace(writer, load_model=lambda _: model)
 
 
 @pytest.mark.parametrize(
