@@ -24,8 +24,8 @@ from medsum_core.config.run_folder import run_of
 from medsum_core.data.columns import columns_of
 from medsum_core.data.dialogue_file import read_dialogue
 from medsum_core.data.records import Record, read_records, read_source
-from medsum_core.errors import InputError, StoppedBySignal, run_as_script
-from medsum_core.process import keep_files_private, start_script
+from medsum_core.errors import InputError, StoppedBySignal
+from medsum_core.process import keep_files_private, run_as_script, start_script
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
     from medsum_core.config.arguments import DataArguments

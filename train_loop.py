@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from medsum_core.config.run_config import RunConfig, parse_run
-from medsum_core.errors import DivergedError, StoppedBySignal, run_as_script, value_or_exit
+from medsum_core.errors import DivergedError, StoppedBySignal
 from medsum_core.kernels import set_up_process
-from medsum_core.process import keep_files_private, set_arithmetic, start_script
+from medsum_core.process import keep_files_private, run_as_script, set_arithmetic, start_script, value_or_exit
 
 if __name__ == "__main__":
     set_up_process()  # before numpy and torch start threads

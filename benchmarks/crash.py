@@ -83,7 +83,7 @@ def be_the_run(argv: list[str], kill: Kill | None, counted: Path | None = None) 
     import torch
 
     import train_loop
-    from medsum_core.errors import run_as_script
+    from medsum_core.process import run_as_script
 
     torch.set_num_threads(1)
     calls = plant_faults(kill)

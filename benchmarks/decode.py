@@ -20,10 +20,11 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import read_records
-from medsum_core.errors import InputError, run_as_script
+from medsum_core.errors import InputError
 from medsum_core.generation.generate import Decoder, generate
 from medsum_core.kernels import choose, resolve
 from medsum_core.model.base import load_base, load_tokenizer
+from medsum_core.process import run_as_script
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,7 @@ class Bench:
         import torch
 
         from medsum_core import files
-        from medsum_core.errors import run_as_script
+        from medsum_core.process import run_as_script
 
         torch.set_num_threads(1)
         files.READ_PAUSES = (0.0,) * len(files.READ_PAUSES)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from medsum_core.process import start_script
+from medsum_core.process import run_as_script, start_script
 
 if __name__ == "__main__":
     start_script()  # before the libraries are imported
@@ -35,7 +35,7 @@ from medsum_core.data.prompt import (
 )
 from medsum_core.data.records import Record, read_source
 from medsum_core.data.truncation import prompt_within
-from medsum_core.errors import InputError, raise_all, run_as_script
+from medsum_core.errors import InputError, raise_all
 
 LAWS = (
     "the prompt is the one that decoding builds",

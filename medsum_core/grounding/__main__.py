@@ -12,14 +12,14 @@ import json
 import sys
 from collections.abc import Sequence
 
-from medsum_core.process import start_script
+from medsum_core.process import run_as_script, start_script
 
 if __name__ == "__main__":
     start_script()  # before the other imports
 
 from medsum_core.config.column_flags import add_column_flags, column_settings
 from medsum_core.data.columns import columns_of
-from medsum_core.errors import InputError, run_as_script
+from medsum_core.errors import InputError
 from medsum_core.files import write_text_atomic
 from medsum_core.grounding.report import check_file, table_lines, to_json
 

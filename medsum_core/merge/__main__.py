@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from medsum_core.process import start_script
+from medsum_core.process import run_as_script, start_script
 
 if __name__ == "__main__":
     start_script()  # before the libraries are imported
@@ -27,7 +27,7 @@ from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import read_records
 from medsum_core.data.truncation import prompt_within
 from medsum_core.device import find_device
-from medsum_core.errors import InputError, run_as_script
+from medsum_core.errors import InputError
 from medsum_core.merge.fold import REASON_4BIT, fold, lock_path, save_if_equal
 from medsum_core.merge.parity import MAX_PROMPTS, note_logits
 from medsum_core.model.adapter_files import load_adapter

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsum_core.process import start_script
+from medsum_core.process import run_as_script, start_script
 
 if __name__ == "__main__":
     start_script()  # before the other imports
@@ -23,7 +23,7 @@ from medsum_core.config.column_flags import add_column_flags, column_settings
 from medsum_core.config.locks import locked_file
 from medsum_core.data.columns import Columns, columns_of
 from medsum_core.data.records import read_records
-from medsum_core.errors import InputError, run_as_script
+from medsum_core.errors import InputError
 from medsum_core.files import write_text_atomic
 from medsum_core.score.evaluate import evaluate
 from medsum_core.score.files import align, read_predictions, read_references

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from medsum_core.errors import handled_signals, restore_defaults
+from medsum_core.process import handled_signals, restore_defaults
 
 
 class StopFlag:

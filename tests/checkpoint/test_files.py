@@ -9,8 +9,9 @@ import stat
 import pytest
 
 from medsum_core import files
-from medsum_core.errors import InputError, run_as_script
+from medsum_core.errors import InputError
 from medsum_core.files import PRIVATE_MODE, write_bytes_atomic, write_text_atomic
+from medsum_core.process import run_as_script
 
 
 def test_what_is_written_is_what_is_read(tmp_path):

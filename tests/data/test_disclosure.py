@@ -20,8 +20,9 @@ from medsum_core.data.disclosure import (
     show_ids,
 )
 from medsum_core.data.records import read_records
-from medsum_core.errors import InputError, run_as_script
+from medsum_core.errors import InputError
 from medsum_core.grounding.report import check_file
+from medsum_core.process import run_as_script
 from medsum_core.score.files import read_predictions
 
 NAME = "Anna Zebrafinch"

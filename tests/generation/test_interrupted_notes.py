@@ -21,11 +21,12 @@ from notes_command import write
 import infer
 from medsum_core.config.infer_arguments import parse_options
 from medsum_core.data.records import read_records
-from medsum_core.errors import InputError, StoppedBySignal, run_as_script
+from medsum_core.errors import InputError, StoppedBySignal
 from medsum_core.generation import part_file
 from medsum_core.generation.made_from import MadeFrom
 from medsum_core.generation.note_files import GeneratedNote
 from medsum_core.generation.part_file import PartFile, part_path
+from medsum_core.process import run_as_script
 
 NUM_WRITES = 1 + 4 + 2  # the part file's start, its four notes, OUT and what it was made from
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,8 @@ import pytest
 from notes_command import write
 
 import infer
-from medsum_core.errors import InputError, run_as_script
+from medsum_core.errors import InputError
+from medsum_core.process import run_as_script
 from medsum_core.score.files import read_predictions
 
 LONG = "Doctor: " + "cough " * 2000

@@ -8,7 +8,7 @@ from typing import Any
 
 import train_loop
 from benchmarks.forked_runs import make_inputs
-from medsum_core.errors import run_as_script
+from medsum_core.process import run_as_script
 
 CANARY = "Zebrafinch"
 WINDOW = 4

@@ -18,7 +18,7 @@ from typing import Any
 
 import train_loop
 from medsum_core.checkpoint import checkpoint as checkpoints
-from medsum_core.errors import run_as_script
+from medsum_core.process import run_as_script
 
 ROOT = Path(__file__).parents[2]
 

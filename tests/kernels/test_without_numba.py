@@ -36,7 +36,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def script(module: str, *argv: str) -> subprocess.CompletedProcess[str]:
     code = f"""
 import json, runpy
-from medsum_core.errors import run_as_script
+from medsum_core.process import run_as_script
 sys.argv = [{module!r}, *json.loads(sys.argv[1])]
 runpy.run_module({module!r}, run_name="__main__")
 """

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from medsum_core.data.prompt import build_renderer
-from medsum_core.errors import InputError, run_as_script
+from medsum_core.errors import InputError
 from medsum_core.generation.generate import generate
 from medsum_core.merge import __main__ as command
 from medsum_core.merge.__main__ import main
@@ -25,6 +25,7 @@ from medsum_core.merge.parity import Parity, compare_logits, note_logits
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter, save_adapter
 from medsum_core.model.base import load_base
 from medsum_core.model.lora import LoraSettings, attach_lora
+from medsum_core.process import run_as_script
 
 PROMPTS = [[2, 40, 41, 42, 43], [2, 60, 61]]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from medsum_core.errors import STOP_SIGNALS
+from medsum_core.process import STOP_SIGNALS
 from medsum_core.training.signals import stop_on_signals
 
 ROOT = Path(__file__).parents[2]

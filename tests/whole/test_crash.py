@@ -22,7 +22,8 @@ from benchmarks.forked_runs import NUM_TRAIN_ROWS, make_inputs
 from medsum_core import files
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.data.masking import Example
-from medsum_core.errors import InputError, run_as_script
+from medsum_core.errors import InputError
+from medsum_core.process import run_as_script
 from medsum_core.training.run import Run
 
 ROOT = Path(__file__).parents[2]

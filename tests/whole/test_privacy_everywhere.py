@@ -13,9 +13,9 @@ from tiny_run import contents, flags, make_canary_inputs
 import infer
 import train_loop
 from medsum_core import preview
-from medsum_core.errors import run_as_script
 from medsum_core.grounding import __main__ as grounding
 from medsum_core.merge import __main__ as merge
+from medsum_core.process import run_as_script
 from medsum_core.score import __main__ as score
 
 NAME = "Anna Zebrafinch"

@@ -16,11 +16,11 @@ from notes_command import write
 from tiny_run import HEADER
 
 import infer
-from medsum_core import errors
-from medsum_core.errors import STOP_SIGNALS, run_as_script
+from medsum_core import process
 from medsum_core.generation import note_files
 from medsum_core.merge import __main__ as merge
 from medsum_core.merge import fold
+from medsum_core.process import STOP_SIGNALS, run_as_script
 from medsum_core.score import __main__ as score
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
         found.append(number)
         raise EndedError
 
-    monkeypatch.setattr(errors, "_end_by", end)
+    monkeypatch.setattr(process, "_end_by", end)
     return found
 
 
@@ -168,7 +168,7 @@ def started(script: str) -> subprocess.Popen[str]:
 def test_what_has_nothing_to_resume_cleans_up_and_ends_by_the_signal(number: signal.Signals) -> None:
     process = started("""
         import time
-        from medsum_core.errors import run_as_script
+        from medsum_core.process import run_as_script
         def main():
             try:
                 print("ready", flush=True)
@@ -187,7 +187,7 @@ def test_what_has_nothing_to_resume_cleans_up_and_ends_by_the_signal(number: sig
 def test_the_second_signal_ends_a_script_at_once() -> None:
     process = started("""
         import time
-        from medsum_core.errors import run_as_script
+        from medsum_core.process import run_as_script
         def main():
             try:
                 print("ready", flush=True)

@@ -17,9 +17,10 @@ from tiny_run import exit_code, flags, make_canary_inputs
 import infer
 import train_loop
 from medsum_core import kernels, preview
-from medsum_core.errors import InputError, run_as_script
+from medsum_core.errors import InputError
 from medsum_core.grounding import __main__ as grounding
 from medsum_core.merge import __main__ as merge
+from medsum_core.process import run_as_script
 from medsum_core.report import finish
 from medsum_core.score import __main__ as score
 
