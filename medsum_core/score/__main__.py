@@ -43,7 +43,7 @@ class ScoreArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read, score, print a table, write the JSON. Raises InputError for bad input, before anything is written."""
+    """Read, score, write the JSON, print a table. Raises InputError for bad input, before anything is written."""
     arguments = _parse(argv)
     columns = arguments.columns
     source = read_references(arguments.references, columns=columns)
@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for path, run in zip(arguments.predictions, result.get("runs", []), strict=False):
         run["predictions"] = str(path)
-    print(format_scores(result))
-    if arguments.json:
+    if arguments.json:  # before anything is printed, for a reader such as `head` may end this process then
         _write(arguments.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    print(format_scores(result))
 
 
 def _write(path: Path, text: str) -> None:

@@ -273,3 +273,17 @@ def test_the_widest_cells_of_the_table_stand_apart(references: Path, capsys: pyt
     run("--references", references, "--predictions", references)
     shown = capsys.readouterr().out
     assert "100.00 [100.0, 100.0]" in shown and re.search(r"\]\d", shown) is None
+
+
+def test_the_json_is_written_before_anything_is_printed(
+    references: Path, predictions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A closed pipe ends the command when it prints; the scores are safe by then."""
+
+    def reader_has_gone(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", reader_has_gone)
+    with pytest.raises(BrokenPipeError):
+        run("--references", references, "--predictions", predictions, "--json", tmp_path / "scores.json")
+    assert "rouge1" in json.loads((tmp_path / "scores.json").read_text())
