@@ -1,6 +1,6 @@
 """`--report_to`: the first process hands each line of metrics.jsonl to TensorBoard, wandb or trackio as well.
 
-What they write lies in the run folder, in a folder of the tracker's name. They get figures and settings, no text of the
+What they write is in the run folder, in a folder of the tracker's name. They get figures and settings, no text of the
 rows and no path. A tracker that fails ends no run: metrics.jsonl has every value.
 """
 
@@ -176,7 +176,7 @@ class _Wandb:
 
 
 class _Trackio:
-    """Its database lies in the run folder, unless TRACKIO_DIR names another place. A resumed run adds to its points."""
+    """Its database is in the run folder, unless TRACKIO_DIR names another place. A resumed run adds to its points."""
 
     def __init__(self, start: RunStart) -> None:
         trackio = _import_trackio(start.folder / "trackio")
