@@ -27,6 +27,7 @@ from medsum_core.errors import InputError
 from medsum_core.files import write_text_atomic
 from medsum_core.score.evaluate import evaluate
 from medsum_core.score.files import align, read_predictions, read_references
+from medsum_core.score.letters import OFFICIAL, UNICODE, check_letters
 from medsum_core.score.table import format_scores
 
 
@@ -40,6 +41,7 @@ class ScoreArguments:
     train_file: Path | None
     json: Path | None
     columns: Columns  # of the references and the training rows
+    tokenizer: str
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,12 +55,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(notice, file=sys.stderr)
     references = source.records
     aligned = {path: align(references, notes.records, source=notes.name) for path, notes in read.items()}
+    if arguments.tokenizer == OFFICIAL:
+        for path, texts in {arguments.references: [record.note for record in references], **aligned}.items():
+            if said := check_letters(texts, source=str(path)):
+                print(said, file=sys.stderr)
     training = read_records(arguments.train_file, columns=columns) if arguments.train_file else None
     result = evaluate(
         references,
         [aligned[path] for path in arguments.predictions],
         compare=aligned[arguments.compare] if arguments.compare else None,
         training=training,
+        with_unicode=arguments.tokenizer == UNICODE,
     )
     for path, run in zip(arguments.predictions, result.get("runs", []), strict=False):
         run["predictions"] = str(path)
@@ -92,6 +99,12 @@ def _parse(argv: Sequence[str] | None) -> ScoreArguments:
         "--train_file", type=Path, metavar="T", help="training rows: a floor, and the score without leaked rows"
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything here, row scores too (no text)")
+    parser.add_argument(
+        "--tokenizer",
+        choices=[OFFICIAL, UNICODE],
+        default=OFFICIAL,
+        help="unicode: besides the official scores, which keep a to z, those with letters of any script",
+    )
     parser.add_argument("--run", metavar="DIR", help="a run folder: its columns and section, unless others are given")
     add_column_flags(parser)
     values = parser.parse_args(argv)
@@ -102,6 +115,7 @@ def _parse(argv: Sequence[str] | None) -> ScoreArguments:
         train_file=values.train_file,
         json=values.json,
         columns=columns_of(column_settings(values, run=values.run)),
+        tokenizer=values.tokenizer,
     )
     doubled = len({path.resolve() for path in arguments.predictions}) < len(arguments.predictions)
     if doubled:

@@ -16,6 +16,7 @@ import numpy as np
 
 from medsum_core.data.records import Record, find_shared, section_name
 from medsum_core.score.bootstrap import RESAMPLES, SEED, mean_difference
+from medsum_core.score.letters import UnicodeTokenizer
 from medsum_core.score.rouge import METRICS, RougeRows, average_runs, score_rows, summarise
 
 SHORT_WORDS = 3
@@ -54,11 +55,13 @@ def evaluate(
     *,
     compare: Sequence[str] | None = None,
     training: Sequence[Record] | None = None,
+    with_unicode: bool = False,
 ) -> dict[str, Any]:
     """All scores of notes against their references, ready for JSON: ids and numbers, no text.
 
     `runs` holds one list of notes for each seed, in the order of the references: scores are means over seeds with their
     standard deviation as `rouge1_spread` (n - 1; only for two runs or more). Differences are `runs` minus `compare`.
+    `with_unicode`: under `unicode` the scores with letters of any script as well, which are not official.
     """
     texts = [reference.note for reference in references]
     by_run = [score_rows(texts, run) for run in runs]
@@ -69,6 +72,9 @@ def evaluate(
         spreads = means_RM.std(axis=0, ddof=1).tolist()
         result.update({f"{metric}_spread": spread for metric, spread in zip(METRICS, spreads, strict=True)})
         result["runs"] = [run.means() for run in by_run]
+    if with_unicode:
+        kept = [score_rows(texts, run, tokenizer=UnicodeTokenizer()) for run in runs]
+        result["unicode"] = summarise(average_runs(kept))
     result["strata"] = _strata(references, rows)
     result["sections"] = _sections(references, rows)
     result["floors"] = {name: summarise(floor) for name, floor in floors(references, training=training).items()}

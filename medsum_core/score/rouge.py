@@ -53,10 +53,11 @@ def rows_of_matrix(matrix_NM: Floats) -> RougeRows:
     return RougeRows(**dict(zip(METRICS, columns, strict=True)))
 
 
-def score_rows(references: Sequence[str], predictions: Sequence[str]) -> RougeRows:
+def score_rows(references: Sequence[str], predictions: Sequence[str], *, tokenizer: Any = None) -> RougeRows:
     """The F-measures of each prediction against its reference; an empty prediction scores 0 and counts.
 
-    Raises ValueError when the lengths differ or there is no row.
+    `tokenizer`: in the place of the official one, such as `letters.UnicodeTokenizer`. Raises ValueError when the
+    lengths differ or there is no row.
     """
     if not references:
         raise ValueError("no rows to score")
@@ -64,7 +65,7 @@ def score_rows(references: Sequence[str], predictions: Sequence[str]) -> RougeRo
         from rouge_score.rouge_scorer import RougeScorer
     from tqdm import tqdm
 
-    scorer = RougeScorer(list(METRICS), use_stemmer=False)
+    scorer = RougeScorer(list(METRICS), use_stemmer=False, tokenizer=tokenizer)
     pairs = tqdm(
         zip(references, predictions, strict=True),
         total=len(references),

@@ -15,7 +15,7 @@ NAMES = {
     "copied_dialogue": "floor: the dialogue copied, tags stripped",
     "commonest_training_text": "floor: commonest training text of the header",
 }
-NAME_WIDTH = 44
+NAME_WIDTH = 46
 RUN_NAME_CHARACTERS = 32  # the end of a path tells runs apart, its beginning rarely does
 CELL_WIDTH = 23  # "100.00 [100.0, 100.0]", and two blanks
 
@@ -25,6 +25,8 @@ def format_scores(result: dict[str, Any]) -> str:
     lines = [result["protocol"], "Points from 0 to 100; [95 % interval].", ""]
     lines.append("".join([f"{'':{NAME_WIDTH}}{'rows':>5}", *(f"{LABELS[metric]:>{CELL_WIDTH}}" for metric in METRICS)]))
     lines.append(_line("all rows", result))
+    if "unicode" in result:
+        lines.append(_line("all rows, letters of any script, not official", result["unicode"]))
     lines.extend(_run_lines(result))
     lines.extend(_line(NAMES[name], scores) for name, scores in result["strata"].items())
     if "without_shared_dialogues" in result:
