@@ -58,7 +58,7 @@ def write_results(plan: Plan, run: Run, progress: Progress, *, stop: StopFlag) -
         with explain_out_of_memory(MEMORY_REMEDY):
             _describe(plan, run, progress, adapter=hashes, stop=stop)
         remove_parts(run.folder)
-    except OSError as error:
+    except (OSError, InputError) as error:  # by now it is no input that is bad: metrics that can't be read back
         raise FinalSaveError(f"not everything could be written to {run.folder}: {error}") from error
 
 

@@ -18,9 +18,10 @@ from terminal import Terminal
 from tiny_run import CANARY, contents, exit_code, flags, metrics
 
 from medsum_core.config.report_parts import part_path
+from medsum_core.errors import InputError
 from medsum_core.generation.note_files import GeneratedNote
 from medsum_core.generation.part_file import PartFile
-from medsum_core.report import interrupted
+from medsum_core.report import interrupted, loss_curve
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("base_notes.part.jsonl", "tuned_notes.part.jsonl")
@@ -197,6 +198,21 @@ def test_notes_of_other_settings_are_written_anew(
     assert written.count(tuned) == NUM_ROWS and written.count(base) == (0 if change == "adapter" else NUM_ROWS)
     assert shown.count("written anew") == (1 if change == "adapter" else 2)
     assert another_rule or files_of(trained) == files_of(straight)
+
+
+def test_metrics_that_can_not_be_read_back_are_a_failed_save_and_no_bad_input(
+    inputs: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that fails then: the adapter is written before, and the same command makes the report."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loss_curve, "read_metrics", refuse_to_read)
+        assert exit_code(report_flags(inputs, trained)) == 4
+    assert "not everything could be written" in capsys.readouterr().err
+    assert exit_code(report_flags(inputs, trained)) == 0
+
+
+def refuse_to_read(_: object) -> None:
+    raise InputError("cannot read the metrics file: Input/output error")
 
 
 def test_a_report_that_is_not_wanted_any_more_leaves_no_notes(inputs: Path, trained: Path) -> None:
