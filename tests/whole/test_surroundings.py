@@ -59,7 +59,7 @@ COMMANDS: dict[str, tuple[Main, str, int]] = {
     "train": (train_loop.main, "", 0),
     "infer": (infer.main, "--run {run} --dialogue_file {out}/visit.txt --section CC --max_new_tokens 9", 0),
     "preview": (preview.main, "--train_file {files}/rows.csv --model_name_or_path {files}/model", 0),
-    "score": (score.main, "--references {files}/rows.csv --predictions {files}/rows.csv", 0),
+    "score": (score.main, "--references {files}/rows.csv --predictions {files}/rows.csv --tokenizer unicode", 0),
     "score, refused": (score.main, "--references {files}/rows.csv --predictions {files}/valid.csv", 2),
     "grounding": (grounding.main, "--input_file {files}/rows.csv --note_column section_text", 0),
     "grounding, refused": (grounding.main, "--input_file {files}/doubled.csv --note_column section_text", 2),
@@ -183,7 +183,7 @@ def test_a_user_without_a_home_can_score(inputs: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.endswith("HOME")}
     environment |= {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     command = [sys.executable, "-m", "medsum_core.score", *["--references", str(inputs / "rows.csv")]]
-    command += ["--predictions", str(inputs / "rows.csv")]
+    command += ["--predictions", str(inputs / "rows.csv"), "--tokenizer", "unicode"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "[100.0, 100.0]" in done.stdout, done.stderr
 
