@@ -109,8 +109,7 @@ def prepare_writer(
     from medsum_core.model.recorded_files import base_files
 
     tuned = find_adapter(args.run, base=args.model_name_or_path) if args.run is not None else None
-    alone = base_alone(args.model_name_or_path, args.chat_template_kwargs)
-    model, data = alone if tuned is None else (tuned.model, tuned.data)
+    model, data = (tuned.model, tuned.data) if tuned else base_alone(args.model_name_or_path, args.chat_template_kwargs)
     name, device = model.model_name_or_path, find_device()
     source: dict[str, Any] = {"revision": model.model_revision, "offline": args.offline or model.offline}
     base_config = load_config(name, **source)
@@ -124,6 +123,7 @@ def prepare_writer(
     if tuned is not None:
         tuned.check(files, allow_other_base=args.allow_other_base)
     held = {"precision": precision, "load_in_4bit": model.load_in_4bit or is_quantised(base_config)}
+    loading = source | held | {"device": device.torch_device}
     decoding = _decoding(args, data)
     budget = TokenBudget(
         max_prompt_tokens=data.max_prompt_tokens,
@@ -131,7 +131,7 @@ def prepare_writer(
         num_positions=num_positions(base_config),
     )
     return Writer(
-        load_model=partial(_load_model, name, source | held, tuned, chosen_kernels, model.dequantize == "on"),
+        load_model=partial(_load_model, name, loading, tuned, chosen_kernels, model.dequantize == "on"),
         renderer=renderer,
         budget=budget,
         decoding=decoding,
@@ -167,12 +167,11 @@ def _load_model(
     prompts: Sequence[Sequence[int]],
 ) -> Any:
     """The model that writes the notes; one of an untested family only if it begins two of them as its own code does."""
-    from medsum_core.device import find_device
     from medsum_core.generation.decoding_check import check_decoding, is_tested
     from medsum_core.model.adapter_files import load_adapter
     from medsum_core.model.base import load_base
 
-    model: Any = load_base(name, **base, device=find_device().torch_device)
+    model: Any = load_base(name, **base)
     if tuned is not None:
         model = load_adapter(model, tuned.folder, base_name=tuned.trained_over)
         kernels.apply(model, keep_dense=keep_dense)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_run import make_canary_inputs
 
     return make_canary_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def signals_that_are_not_ignored() -> Iterator[None]:
+    """A shell in the background ignores SIGINT, `nohup` SIGHUP; children inherit it, and would never stop."""
+    from medsum_core.process import STOP_SIGNALS
+
+    defaults = dict.fromkeys(STOP_SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
+    former = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+AUTO_TARGETS, ALL_LINEAR = "auto", "all-linear"
 TRACKERS = ("tensorboard", "wandb", "trackio")
 LORA_INITS = ("default", "gaussian")
 REFUSED_LORA_INITS = {
@@ -22,7 +23,6 @@ REFUSED_LORA_INITS = {
     "eva": "EVA needs a pass over the data before training",
     "corda": "CorDA rewrites the base weights after a pass over the data",
 }
-
 
 # What belongs to a data set by name, and says nothing about files.
 SPLIT_SETTINGS = ("dataset_config_name", "train_split", "validation_split")
@@ -81,7 +81,7 @@ class LoraArguments:
     )
     lora_dropout: float = _setting(0.05, "probability of dropping an adapter input", metavar="P")
     lora_target_modules: list[str] = field(
-        default_factory=lambda: ["auto"],
+        default_factory=lambda: [AUTO_TARGETS],
         metadata={
             "help": "names of the projections that get an adapter, separated by spaces; auto: q_proj k_proj v_proj "
             "o_proj gate_proj up_proj down_proj where the model has them all, else all-linear; all-linear: every "

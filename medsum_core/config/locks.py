@@ -35,9 +35,8 @@ def take_lock(path: Path, *, name: str, wait: bool = False) -> BaseFileLock:
 def release_lock(lock: BaseFileLock) -> None:
     """Let others lock it, and leave no lock file behind."""
     with suppress(OSError):  # Windows deletes no open file; filelock does it there on release
-        patiently(
-            Path(lock.lock_file).unlink
-        )  # before the release: whoever waits for this file finds it gone, makes another
+        # Before the release: whoever waits for this file finds it gone, and makes another.
+        patiently(Path(lock.lock_file).unlink)
     lock.release()
 
 

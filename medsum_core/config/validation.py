@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from medsum_core.config.arguments import (
+    ALL_LINEAR,
+    AUTO_TARGETS,
     LORA_INITS,
     REFUSED_LORA_INITS,
     SPLIT_SETTINGS,
@@ -181,7 +183,7 @@ def _model_checks(model: ModelArguments, lora: LoraArguments) -> list[tuple[bool
         (init not in LORA_INITS, f"--init_lora_weights {init}: {reason}; choose from {', '.join(LORA_INITS)}"),
         (not lora.lora_target_modules, "--lora_target_modules: name at least one projection"),
         (
-            len(lora.lora_target_modules) > 1 and not {"auto", "all-linear"}.isdisjoint(lora.lora_target_modules),
+            len(lora.lora_target_modules) > 1 and not {AUTO_TARGETS, ALL_LINEAR}.isdisjoint(lora.lora_target_modules),
             "--lora_target_modules: auto and all-linear stand alone",
         ),
         (

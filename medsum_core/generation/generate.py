@@ -18,8 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from medsum_core.errors import InputError
@@ -31,7 +30,7 @@ from medsum_core.generation.kv_cache import KVCache, Step, cached_attention
 from medsum_core.generation.own_cache import OwnCaches, one_by_one
 from medsum_core.generation.search import Generation, Note, Search
 from medsum_core.model.families import CACHED_MODEL_TYPES
-from medsum_core.model.forward import autocast, evaluation_mode, no_adapter_casts
+from medsum_core.model.forward import autocast, causal_model, evaluation_mode, no_adapter_casts
 from medsum_core.model.widened_weights import widened_weights
 
 # Most prompt tokens in one forward pass: with more, matrix products get no faster while activations grow.
@@ -42,7 +41,7 @@ Decoder = Callable[[PreTrainedModel], AbstractContextManager[Forward]]
 
 
 def generate(
-    model: nn.Module,
+    model: PeftModel | PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     *,
     stop_token_ids: Sequence[int],
@@ -70,7 +69,7 @@ def generate(
     search(stop_token_ids): builds another decoding rule, used instead of greedy and beam search.
     Raises InputError for a prompt that leaves no room for its note, ValueError for arguments that make no sense.
     """
-    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    causal = causal_model(model)
     assert isinstance(causal, PreTrainedModel)
     notes = _notes(prompts, max_new_tokens, min_new_tokens, causal.config)
     if num_beams < 1 or batch_size < 1 or no_repeat_ngram_size < 0:

@@ -15,7 +15,7 @@ from medsum_core.checkpoint.checkpoint import ADAPTER_CONFIG, STATE, Checkpoint,
 from medsum_core.config.arguments import DataArguments, ModelArguments
 from medsum_core.config.parser import SECTIONS
 from medsum_core.config.run_config import RunConfig, with_later_settings
-from medsum_core.config.run_folder import ADAPTER_FOLDER, CHECKPOINTS_FOLDER, CONFIG_NAME, read_run_config
+from medsum_core.config.run_folder import ADAPTER_FOLDER, CHECKPOINTS_FOLDER, CONFIG_NAME, read_run_config, run_of
 from medsum_core.errors import InputError
 from medsum_core.files import DamagedError
 from medsum_core.model.adapter_files import adapter_base_name
@@ -109,9 +109,7 @@ def _of_checkpoint(folder: Path) -> AdapterSource:
         raise InputError(
             f"--run {folder}: a damaged checkpoint ({error}); name another, or the run's folder"
         ) from error
-    run: Path | None = folder.parents[1] if folder.parent.name == CHECKPOINTS_FOLDER else None
-    run = run if run is not None and (run / CONFIG_NAME).exists() else None
-    trained_over = adapter_base_name(folder)
+    run, trained_over = run_of(folder), adapter_base_name(folder)
     config = read_run_config(run) if run is not None else _saved_config(checkpoint, trained_over)
     return AdapterSource(
         folder=folder,
@@ -136,8 +134,8 @@ def _saved_config(checkpoint: Checkpoint, base: str) -> RunConfig:
 
 
 def _of_adapter(folder: Path) -> AdapterSource:
-    if folder.name == ADAPTER_FOLDER and (folder.parent / CONFIG_NAME).exists():
-        return _of_run(folder.parent)
+    if folder.name == ADAPTER_FOLDER and (run := run_of(folder)) is not None:
+        return _of_run(run)
     name = adapter_base_name(folder)
     print(f"{folder}: an adapter by itself; prompt and lengths are the defaults", file=sys.stderr)
     model, data = base_alone(name)

@@ -14,11 +14,10 @@ from typing import Any
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from medsum_core.config.arguments import LORA_PROJECTIONS
+from medsum_core.config.arguments import ALL_LINEAR, AUTO_TARGETS, LORA_PROJECTIONS
 from medsum_core.errors import InputError
 
 TOWERS = re.compile(r"\(\.\*\\\.\)\?\(\w+(\|\w+)*\)\\\.\.\*")  # what `excluded_towers` gives
-AUTO, ALL_LINEAR = "auto", "all-linear"
 # What PEFT takes for the stacked weights of experts, which are no linear layers and take no dropout.
 EXPERT_NAMES = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
@@ -84,7 +83,7 @@ def adapter_targets(model: PreTrainedModel, asked: Sequence[str]) -> tuple[str, 
     the language model but its head, gates of one output and the experts of a mixture.
     """
     fitting = _linear_names(model)
-    if list(asked) == [AUTO]:
+    if list(asked) == [AUTO_TARGETS]:
         return LORA_PROJECTIONS if fitting.issuperset(LORA_PROJECTIONS) else _some(model, fitting)
     if list(asked) == [ALL_LINEAR]:
         return _some(model, fitting)
@@ -110,7 +109,7 @@ def excluded_towers(model: PreTrainedModel, targets: Iterable[str]) -> str | Non
     decoder, names = decoder_name(model), set(targets)
     towers = set()
     for name, _ in model.named_modules():
-        if name.rsplit(".", 1)[-1] in names and not _inside(name, decoder):
+        if name.rsplit(".", 1)[-1] in names and not is_inside(name, decoder):
             towers.add(_tower(name, decoder))
     return rf"(.*\.)?({'|'.join(sorted(towers))})\..*" if towers else None
 
@@ -155,7 +154,8 @@ def _some(model: PreTrainedModel, names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _inside(name: str, parent: str) -> bool:
+def is_inside(name: str, parent: str) -> bool:
+    """Whether a module's name is that of a part of another; everything is inside of the model itself, ""."""
     return not parent or name.startswith(parent + ".")
 
 

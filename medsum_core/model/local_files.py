@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from transformers.utils.hub import cached_file
 
+from medsum_core.files import read_plain_file
 from medsum_core.model.embedded import embedded_folder, is_embedded
 from medsum_core.quiet_libraries import quiet_libraries
 
@@ -43,6 +45,15 @@ def local_file(name: str, file: str, *, revision: str | None = None, may_ask: bo
             _raise_exceptions_for_connection_errors=False,
         )
     return None if path is None else Path(path)
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files of weights that an index names, sorted.
+
+    Raises OSError as the system does, and ValueError, LookupError, TypeError, AttributeError or RecursionError for a
+    file that is no index.
+    """
+    return sorted({str(name) for name in json.loads(read_plain_file(index))["weight_map"].values()})
 
 
 def text_files(name: str, *, revision: str | None = None, offline: bool = False) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from medsum_core.errors import InputError, differing_names
 from medsum_core.files import file_sha256, read_plain_file, write_text_atomic
 from medsum_core.model.adapter_files import adapter_hashes
 from medsum_core.model.embedded import embedded_identity, is_embedded
-from medsum_core.model.local_files import INSTEAD_OF_JSON, TOKENIZER_FILES, TOKENIZER_JSON, local_file
+from medsum_core.model.local_files import INSTEAD_OF_JSON, TOKENIZER_FILES, TOKENIZER_JSON, local_file, shard_names
 
 Value = TypeVar("Value")
 SMALL_FILES = (CONFIG_NAME, *TOKENIZER_FILES)
@@ -137,7 +137,7 @@ def _weights(name: str, revision: str | None, *, offline: bool) -> dict[str, Pat
         if whole := local_file(name, SAFE_WEIGHTS_NAME, revision=revision, may_ask=may_ask):
             return {SAFE_WEIGHTS_NAME: whole}
         if index := local_file(name, SAFE_WEIGHTS_INDEX_NAME, revision=revision, may_ask=may_ask):
-            shards = sorted(set(json.loads(read_plain_file(index))["weight_map"].values()))
+            shards = shard_names(index)
             found = {shard: local_file(name, shard, revision=revision, may_ask=may_ask) for shard in shards}
             if all(found.values()):
                 return {SAFE_WEIGHTS_INDEX_NAME: index, **found}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,9 +10,11 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from medsum_core.errors import InputError, reason
-from medsum_core.files import read_patiently, read_plain_file
+from medsum_core.files import read_patiently
+from medsum_core.model.local_files import shard_names
 
 FolderPart = Literal["config", "tokenizer", "weights"]
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -21,7 +22,6 @@ READ_SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt")
 TOKENIZER_FILES = re.compile(
     r"tokenizer\.json|tekken\.json|vocab\.(json|txt)|.*\.model|.*\.tiktoken|.*\.vocab|spiece\.model|added_tokens\.json"
 )
-INDEX_NAME = "model.safetensors.index.json"
 CODE_CARRIERS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 # Weights of a folder that a text model leaves aside: towers for images and sound, extra prediction layers, and
 # constants that old versions of transformers saved.
@@ -107,14 +107,14 @@ def _dtypes(path: Path) -> set[str]:
 
 def _absent_shards(folder: Path) -> list[str]:
     """The files that the index names and the folder lacks."""
-    index = folder / INDEX_NAME
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
     if not index.is_file():
         return []
     try:
-        names = {str(value) for value in json.loads(read_plain_file(index))["weight_map"].values()}
+        names = shard_names(index)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"--model_name_or_path {folder}: {INDEX_NAME} is no index of weights") from error
-    return sorted(name for name in names if not (folder / Path(name).name).is_file())
+        raise InputError(f"--model_name_or_path {folder}: {SAFE_WEIGHTS_INDEX_NAME} is no index of weights") from error
+    return [name for name in names if not (folder / Path(name).name).is_file()]
 
 
 def _quantised_of_another_shape(model: nn.Module) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:

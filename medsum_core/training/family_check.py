@@ -37,8 +37,7 @@ def check_family(model: PeftModel, rows: Sequence[Example], *, kernels: Kernels,
     if not abs(ours - theirs) <= BOUNDS.get(causal_model(model).dtype, 1e-3) * theirs:
         raise InputError(
             f"--model_name_or_path: {model.config.model_type} is no tested family, and this loop's loss on "
-            f"{len(shortest)} rows is {ours:.4f} where the model's own is {theirs:.4f}: it can't be "
-            "trained here"
+            f"{len(shortest)} rows is {ours:.4f} where the model's own is {theirs:.4f}: it can't be trained here"
         )
     check_decoding(model, [row.prompt_ids for row in shortest], decoder=kernels.decoder)
 

@@ -20,7 +20,7 @@ from transformers import AttentionInterface, PretrainedConfig
 from medsum_core.errors import is_out_of_memory
 from medsum_core.kernels import FAST, choose
 from medsum_core.model.base import DTYPES, empty_model
-from medsum_core.model.families import decoder_name
+from medsum_core.model.families import decoder_name, is_inside
 from medsum_core.model.forward import head_weight, inner_model
 from medsum_core.model.lora import LoraSettings, attach_lora, fit_to, trainable_parameters
 from medsum_core.training.loss import tile_shape
@@ -118,7 +118,7 @@ def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: st
         adapted = [
             layer
             for name, layer in linears.items()
-            if name.startswith(decoder) and name.rsplit(".", 1)[-1] in lora.target_modules
+            if is_inside(name, decoder) and name.rsplit(".", 1)[-1] in lora.target_modules
         ]
         # The fast kernels save no dropout mask. On the reference path autocast has the adapter compute in 16 bits.
         model = attach_lora(base, replace(lora, dropout=0.0) if kernels == FAST else lora, base_name="")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,8 @@ import pytest
 from medsum_core.process import STOP_SIGNALS
 from medsum_core.training.signals import stop_on_signals
 
+pytestmark = pytest.mark.usefixtures("signals_that_are_not_ignored")
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def signals_that_are_not_ignored() -> Iterator[None]:
-    """A shell in the background ignores SIGINT, `nohup` SIGHUP; children inherit it, and would never stop."""
-    defaults = dict.fromkeys(STOP_SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
-    former = {number: signal.signal(number, handler) for number, handler in defaults.items()}
-    yield
-    for number, handler in former.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)

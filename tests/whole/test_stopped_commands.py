@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,18 +23,9 @@ from medsum_core.merge import fold
 from medsum_core.process import STOP_SIGNALS, run_as_script
 from medsum_core.score import __main__ as score
 
+pytestmark = pytest.mark.usefixtures("signals_that_are_not_ignored")
 ROOT = Path(__file__).parents[2]
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-
-
-@pytest.fixture(autouse=True)
-def signals_that_are_not_ignored() -> Iterator[None]:
-    """A shell in the background ignores SIGINT, `nohup` SIGHUP; children inherit it, and would never stop."""
-    defaults = dict.fromkeys(STOP_SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
-    former = {number: signal.signal(number, handler) for number, handler in defaults.items()}
-    yield
-    for number, handler in former.items():
-        signal.signal(number, handler)
 
 
 class Interrupting:

@@ -1,0 +1,61 @@
+"""Settings files that can't be used: one short message, which quotes nothing of a file that holds something else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from medsum_core.config.run_config import parse_run
+from medsum_core.errors import InputError
+
+NESTED = 100_000
+UNUSABLE = {
+    "an alias of itself": ("yaml", "model: &m\n  model: *m\n", "line 2, model: expected a value"),
+    "a list of itself": ("yaml", "lora_target_modules: &m [*m]\n", "line 1, lora_target_modules: expected a value"),
+    "deep YAML": ("yaml", "lora_r: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+    "deep JSON": ("json", '{"lora_r": ' + "[" * NESTED + "]" * NESTED + "}", "nested too deeply"),
+    "a list as a name": ("yaml", "? [a, b]\n: 1\n", "line 1, a name that no setting has"),
+    "a number of 400 digits": ("yaml", f"lora_alpha: {10**400}\n", "--lora_alpha: must be at most 4,000,000,000"),
+    "a number of 5,000 digits": ("json", '{"seed": 1' + "0" * 5000 + "}", "seed: invalid int value"),
+    "a rate beyond float32": ("yaml", "learning_rate: 1e300\n", "--learning_rate: must be at most"),
+    "no finite number": ("yaml", "weight_decay: 1e400\n", "--weight_decay inf: must be a finite number"),
+}
+
+
+def problems_of(settings: Path) -> str:
+    rows = settings.parent / "rows.csv"
+    rows.write_text("ID,section_header,dialogue,section_text\n")
+    with pytest.raises(InputError) as caught:
+        parse_run(["--train_file", str(rows), "--config", str(settings)])
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_another_kind_of_file_given_as_settings_is_not_quoted(tmp_path: Path) -> None:
+    text = "Anna Zebrafinch: has a cough\nlora_r: " + "Zebrafinch " * 20
+    for name, content in (
+        ("visit.yaml", text),
+        ("visit.json", json.dumps({"Anna Zebrafinch": "Zebrafinch", "lora_r": "cough " * 20 + "Zebrafinch"})),
+    ):
+        path = tmp_path / name
+        path.write_text(content)
+        message = problems_of(path)
+        assert "a name that no setting has" in message and "lora_r: invalid int value" in message
+        assert "Anna" not in message and len(message) < 700
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_settings_that_loop_nest_or_overflow_are_refused_shortly(tmp_path: Path, case: str) -> None:
+    suffix, text, expected = UNUSABLE[case]
+    path = tmp_path / f"settings.{suffix}"
+    path.write_text(text)
+    message = problems_of(path)
+    assert expected in message and len(message) < 600
+
+
+def test_a_pipe_given_as_settings_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "a pipe or a device" in problems_of(tmp_path / "pipe.yaml")
