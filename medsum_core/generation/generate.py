@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
