@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from medsum_core.data.records import Record
 from medsum_core.grounding.facts.reading import read_mentions
 from medsum_core.grounding.facts.subjects import note_subject
 from medsum_core.grounding.facts.talk import read_talk
 from medsum_core.grounding.facts.verdicts import Verdict, judge
+from medsum_core.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,11 @@ def check_note(note: str, dialogue: str) -> list[Fact]:
         for start, end, verdict, turn in judge(mention, scan, talk, claims):
             facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
     return facts
+
+
+def check_record(note: str, record: Record, task: Task) -> list[Fact]:
+    """`check_note` against the part of a record that its task names for it; no facts where it names none."""
+    return [] if task.facts_from is None else check_note(note, record.parts[task.facts_from])
 
 
 def count_unsupported(facts: Iterable[Fact]) -> int:
