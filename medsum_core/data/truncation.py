@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
+from medsum_core.data.turns import read_turns
 
 GAP = "[...]"  # replaces dropped turns: a question must not seem answered by a later turn
-_SPEAKER_TAG = re.compile(r"\s*[^\W\d][\w .'/&()-]{0,40}:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +32,9 @@ def prompt_within(record: Record, renderer: PromptRenderer, *, max_prompt_tokens
 
 
 def split_turns(dialogue: str) -> list[str]:
-    """The turns. Each begins at a line with a speaker's tag (`Doctor: ...`); where no line has one, at each line."""
-    lines = _lines(dialogue)
-    tagged = [i for i, line in enumerate(lines) if _SPEAKER_TAG.match(line)]
-    starts = sorted({0, *tagged}) if tagged else list(range(len(lines)))
-    return ["\n".join(lines[start:end]) for start, end in zip(starts, [*starts[1:], len(lines)], strict=False)]
+    """The turns of `read_turns` as text, without empty lines."""
+    pieces = [dialogue[turn.start : turn.end].split("\n") for turn in read_turns(dialogue)]
+    return ["\n".join(line.rstrip() for line in lines if line.strip()) for lines in pieces]
 
 
 def truncate_source(parts: Mapping[str, str], renderer: PromptRenderer, *, max_prompt_tokens: int) -> tuple[str, int]:

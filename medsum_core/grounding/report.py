@@ -15,7 +15,7 @@ from medsum_core.data.records import dialogue_of, number_doubled
 from medsum_core.data.rows import Table, formula_problems, not_text_problem, raise_problems
 from medsum_core.data.tables import load_table
 from medsum_core.errors import InputError
-from medsum_core.grounding.check import Fact, check_note, count_unsupported
+from medsum_core.grounding.check import Fact, check_note, count_checked, count_unsupported
 from medsum_core.score.bootstrap import rate_estimate
 
 
@@ -124,13 +124,15 @@ def _ids(table: Table, columns: Columns) -> list[str]:
 def to_json(notes: Sequence[CheckedNote]) -> dict[str, Any]:
     """The result as plain data: `facts, unsupported, unsupported_rate`, its interval, and every row's facts.
 
-    The interval is None, and the rate 0, where no note has a fact.
+    `not_checked`: facts of texts that are not English; `facts` and the rate are without them. The interval is None, and
+    the rate 0, where no note has a fact.
     """
-    facts = [len(note.facts) for note in notes]
+    facts = [count_checked(note.facts) for note in notes]
     unsupported = [note.num_unsupported for note in notes]
     rate = rate_estimate(unsupported, facts)
     return {
         "facts": sum(facts),
+        "not_checked": sum(len(note.facts) for note in notes) - sum(facts),
         "unsupported": sum(unsupported),
         "unsupported_rate": rate.value if sum(facts) else 0.0,
         "unsupported_rate_interval": [rate.low, rate.high] if sum(facts) else None,
@@ -150,6 +152,8 @@ def table_lines(notes: Sequence[CheckedNote], result: Mapping[str, Any]) -> list
     for kind in sorted({kind for kind, _ in counts}):
         said, absent, other = (counts[kind, verdict] for verdict in ("supported", "not_found", "contradicted"))
         total = said + absent + other
+        if not total:
+            continue
         lines.append(f"{kind:<12}{total:>8}{said:>11}{absent:>11}{other:>14}{(absent + other) / total:>13.1%}")
     interval = result["unsupported_rate_interval"]
     spread = f" [{interval[0]:.1%}, {interval[1]:.1%}]" if interval else ""
@@ -158,4 +162,6 @@ def table_lines(notes: Sequence[CheckedNote], result: Mapping[str, Any]) -> list
         f"{result['unsupported']} of {result['facts']} facts are not supported: "
         f"{result['unsupported_rate']:.1%}{spread}; in {rows} of {len(notes)} notes"
     )
+    if result["not_checked"]:
+        lines.append(f"{result['not_checked']} facts are not checked: their note or dialogue is not English")
     return lines

@@ -6,7 +6,6 @@ any model should clear.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from medsum_core.data.records import Record, find_shared
+from medsum_core.data.turns import read_turns
 from medsum_core.score.bootstrap import RESAMPLES, SEED, mean_difference
 from medsum_core.score.letters import UnicodeTokenizer
 from medsum_core.score.rouge import METRICS, RougeRows, average_runs, score_rows, summarise
 from medsum_core.tasks.section_names import section_name
 
 SHORT_WORDS = 3
-SPEAKER_TAG = re.compile(r"^[A-Za-z]\w*(?: \d+)? ?:\s*", re.MULTILINE)
 
 
 def floors(records: Sequence[Record], *, training: Sequence[Record] | None = None) -> dict[str, RougeRows]:
@@ -46,8 +45,8 @@ def floors(records: Sequence[Record], *, training: Sequence[Record] | None = Non
 
 
 def strip_tags(dialogue: str) -> str:
-    """The dialogue as running text: the speaker's tag at the start of each line removed, lines joined by a space."""
-    return SPEAKER_TAG.sub("", dialogue).replace("\n", " ")
+    """The dialogue as running text: its turns (`read_turns`) without their tags, lines joined by a space."""
+    return " ".join(turn.text.replace("\n", " ") for turn in read_turns(dialogue))
 
 
 def evaluate(
