@@ -255,6 +255,11 @@ class OutputArguments:
     report_rows: int = _setting(
         -1, "validation rows that the final base-against-tuned report writes notes for (-1: all, 0: none)", metavar="N"
     )
+    baseline_file: str | None = _setting(
+        None,
+        "another system's notes of the validation rows, scored beside base and tuned in the report",
+        metavar="FILE",
+    )
     examples_file: str | None = _setting(
         None,
         "blinded sheet of base and tuned notes, its key beside it (both hold patient text)",

@@ -47,7 +47,7 @@ LATER_SETTINGS: dict[str, dict[str, Any]] = {
         "task": DEFAULT_TASK,
     },
     "train": {"parallel_micro_batches": 1},
-    "output": {"save_minutes": 0.0, "overwrite_later_checkpoints": False},
+    "output": {"save_minutes": 0.0, "overwrite_later_checkpoints": False, "baseline_file": None},
 }
 # Before there were tasks, a run saved the names of its columns also where they are those of its task, now None.
 FORMER_COLUMNS = {

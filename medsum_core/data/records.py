@@ -21,6 +21,7 @@ from medsum_core.data.rows import ABSENT, Row, Table, formula_problems, not_text
 from medsum_core.data.tables import load_table
 from medsum_core.data.turns import TurnError, join_turns
 from medsum_core.tasks.divisions import DIVISIONS, join_divisions, split_divisions
+from medsum_core.tasks.task import Task
 
 NOT_DISCUSSED = "Not discussed."  # what a visit without a division teaches: nothing is left to invent
 
@@ -162,6 +163,11 @@ def join_records(records: Sequence[Record], notes: Sequence[str]) -> tuple[list[
         visits.append(replace(rows[0], id=visit, parts=parts, note=_joined([row.note for row in rows])))
         joined.append(_joined(notes[start : start + len(DIVISIONS)]))
     return visits, joined
+
+
+def whole_records(records: Sequence[Record], task: Task) -> list[Record]:
+    """The records as a person knows them: the divisions of a visit joined."""
+    return join_records(records, [record.note for record in records])[0] if task.divide else list(records)
 
 
 def _joined(texts: Sequence[str]) -> str:

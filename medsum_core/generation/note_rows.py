@@ -51,26 +51,41 @@ def note_rows(
     rows: Sequence[WrittenRow], task: Task, *, output_format: str, with_evidence: bool
 ) -> list[dict[str, Any]]:
     """The cells of OUT by column. The divisions of a visit become one row."""
-    rows = _visits(rows) if task.divide else rows
+    rows = _visits(rows, task) if task.divide else rows
     if output_format == "mediqa":
         return [_mediqa_row(row, task) for row in rows]
     return [_csv_row(row, task, with_evidence=with_evidence) | {"set_aside": row.set_aside} for row in rows]
 
 
-def _visits(rows: Sequence[WrittenRow]) -> list[WrittenRow]:
-    records, texts = join_records([row.record for row in rows], [row.note.note for row in rows])
-    visits = []
-    for number, (record, text) in enumerate(zip(records, texts, strict=True)):
-        parts = rows[number * len(DIVISIONS) : (number + 1) * len(DIVISIONS)]
-        note = GeneratedNote(
-            id=record.id,
-            note=text,
-            num_tokens=sum(part.note.num_tokens for part in parts),
-            hit_limit=any(part.note.hit_limit for part in parts),
+def whole_notes(
+    records: Sequence[Record], notes: Sequence[GeneratedNote], task: Task
+) -> tuple[list[Record], list[GeneratedNote]]:
+    """Records and answers as they are read and scored: the divisions of a visit joined to one note."""
+    if not task.divide:
+        return list(records), list(notes)
+    visits, texts = join_records(records, [note.note for note in notes])
+    joined = []
+    for number, (visit, text) in enumerate(zip(visits, texts, strict=True)):
+        parts = notes[number * len(DIVISIONS) : (number + 1) * len(DIVISIONS)]
+        joined.append(
+            GeneratedNote(
+                id=visit.id,
+                note=text,
+                num_tokens=sum(part.num_tokens for part in parts),
+                hit_limit=any(part.hit_limit for part in parts),
+            )
         )
-        reasons = dict.fromkeys(part.set_aside for part in parts if part.set_aside)
-        visits.append(WrittenRow(record=record, note=note, set_aside="; ".join(reasons)))
-    return visits
+    return visits, joined
+
+
+def _visits(rows: Sequence[WrittenRow], task: Task) -> list[WrittenRow]:
+    records, notes = whole_notes([row.record for row in rows], [row.note for row in rows], task)
+    reasons = [row.set_aside for row in rows]
+    by_visit = [reasons[start : start + len(DIVISIONS)] for start in range(0, len(reasons), len(DIVISIONS))]
+    return [
+        WrittenRow(record=record, note=note, set_aside="; ".join(dict.fromkeys(filter(None, why))))
+        for record, note, why in zip(records, notes, by_visit, strict=True)
+    ]
 
 
 def _mediqa_row(row: WrittenRow, task: Task) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from medsum_core.files import write_text_atomic
 from medsum_core.report.comparison import Comparison
+from medsum_core.report.markdown import code
 from medsum_core.report.run_summary import RunSummary
-from medsum_core.report.tables import PROTOCOL, code, fact_differences, fact_table, loss_table, score_table
+from medsum_core.report.tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table
 from medsum_core.training.dataset import DataFacts, TargetAudit
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")

@@ -25,6 +25,7 @@ from medsum_core.errors import InputError, raise_all
 from medsum_core.kernels import REFERENCE
 from medsum_core.model.base import load_config, load_tokenizer
 from medsum_core.model.lora import LoraSettings
+from medsum_core.score.baseline import read_baseline
 from medsum_core.training.agreement import gather_json, together
 from medsum_core.training.auto_settings import (
     AUTO,
@@ -61,6 +62,7 @@ class Plan:
     renderer: PromptRenderer
     build_renderer: BuildRenderer  # that made it
     dataset: Dataset
+    baseline: dict[str, str] | None  # another system's notes by row id, for the report
     checkpoint: Checkpoint | None
     lock: FolderLock  # held from here on where the folder exists already, from `build_run` on otherwise
     trackers: Trackers  # started by `build_run`
@@ -177,6 +179,7 @@ def _plan(
     dataset = load_dataset(data, renderer, offline=model.offline)
     if not dataset.validation:  # known of files before; of a data set only now
         raise_all(no_validation_problems(config.train, config.output))
+    other = config.output.baseline_file
     check_rows([*dataset.train, *dataset.validation], renderer.stop_token_ids, base_config)
     return Plan(
         config=config.with_resolved(prompt_style=renderer.style),
@@ -188,6 +191,7 @@ def _plan(
         renderer=renderer,
         build_renderer=build_renderer,
         dataset=dataset,
+        baseline=None if other is None else read_baseline(other, dataset.validation_records, renderer.task),
         checkpoint=checkpoint,
         lock=lock,
         trackers=Trackers(config.output.trackers),

@@ -21,10 +21,11 @@ from medsum_core.generation import notes as notes_module
 from medsum_core.generation.generate import generate
 from medsum_core.generation.notes import generate_notes
 from medsum_core.report.comparison import Comparison, Side, compare_base_and_tuned
+from medsum_core.report.markdown import code, duration, estimate, figure, id_list, table
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
 from medsum_core.report.run_summary import RunSummary
-from medsum_core.report.tables import code, duration, estimate, fact_table, figure, id_list, score_table, table
+from medsum_core.report.tables import fact_table, score_table
 from medsum_core.score.bootstrap import mean_difference, mean_estimate, rate_difference, rate_estimate
 from medsum_core.score.rouge import METRICS
 from medsum_core.training.dataset import DataFacts, TargetAudit
