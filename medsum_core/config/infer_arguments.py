@@ -59,14 +59,12 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
 
 def _problems(args: argparse.Namespace) -> list[str]:
     """Flags that do not go together, and values out of range."""
-    about_files = [name for name in COLUMN_FLAGS if name != "section" or args.dialogue_file is None]
+    of_dialogue = ("section", "task")
+    about_files = [name for name in COLUMN_FLAGS if name not in of_dialogue or args.dialogue_file is None]
     columns = [f"--{name}" for name in about_files if getattr(args, name) is not None]
     problems = {
         "--run names a run, or --model_name_or_path a base: give one": args.run is None
         and args.model_name_or_path is None,
-        "--section: say which section of a note --dialogue_file is for": args.dialogue_file is not None
-        and args.section is None
-        and args.run is None,
         f"{', '.join(columns)}: about the columns of --input_file: give both": bool(columns) and not args.input_file,
         "--split names the part of --dataset_name: give both": (args.split is None) != (args.dataset_name is None),
         "--output_file is where the notes of a file go: give it": args.dialogue_file is None and not args.output_file,
@@ -75,6 +73,9 @@ def _problems(args: argparse.Namespace) -> list[str]:
         )
         < 1,
         "--allow_other_base is about the base of --run: give both": args.allow_other_base and args.run is None,
+        "--task is for --model_name_or_path: a run has that of its training": (
+            args.task is not None and args.run is not None
+        ),
         "--chat_template_kwargs is for --model_name_or_path: a run has those of its training": (
             args.chat_template_kwargs is not None and args.run is not None
         ),

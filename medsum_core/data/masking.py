@@ -142,7 +142,7 @@ def build_examples(
     settings = {"max_length": max_length, "max_new_tokens": max_new_tokens}
     built = [_build(record, renderer, **settings, ignored_spans=spans.get(record.id, ())) for record in records]
     examples = [row for row in built if isinstance(row, Example)]
-    notes = {record.id: record.note.strip() for record in records}
+    notes = {record.id: record.answer.strip() for record in records}
     report = BuildReport(
         num_rows=len(records),
         num_used=len(examples),
@@ -161,22 +161,24 @@ def build_examples(
 def _build(
     record: Record, renderer: PromptRenderer, *, max_length: int, max_new_tokens: int, ignored_spans: Sequence[Span]
 ) -> Example | SetAside:
-    note_ids = renderer.note_ids(record.note)
+    note_ids = renderer.note_ids(record.answer)
     if len(note_ids) == 1:
         raise InputError(f"row id {show_id(record.id)} has no note to train on")
     prompt = in_decoding = prompt_within(record, renderer, max_prompt_tokens=max_length - max_new_tokens)
     if len(prompt.ids) + len(note_ids) > max_length:
         prompt = prompt_within(record, renderer, max_prompt_tokens=max_length - len(note_ids))
-    if not prompt.has_dialogue:
+    if not prompt.has_dialogue or len(prompt.ids) + len(note_ids) > max_length:
         reserve = max(len(note_ids), max_new_tokens)
         return SetAside(
             id=record.id,
             num_note_tokens=len(note_ids) - 1,
-            num_tokens_needed=len(renderer.prompt_ids(record.dialogue, record.section_header)) + reserve,
+            num_tokens_needed=len(renderer.prompt_ids(record.parts)) + reserve,
             note_alone=len(prompt.ids) + len(note_ids) > max_length,
         )
     targets = [IGNORE_INDEX] * (len(prompt.ids) - 1) + note_ids + [IGNORE_INDEX]
-    for index in _overlapping(renderer, record.note, ignored_spans):
+    before = len(record.answer) - len(record.note)  # spans count from the note's beginning, behind a choice
+    spans = [(start + before, end + before) for start, end in ignored_spans]
+    for index in _overlapping(renderer, record.answer, spans):
         targets[len(prompt.ids) - 1 + index] = IGNORE_INDEX
     return Example(
         id=record.id,

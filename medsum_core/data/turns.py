@@ -1,13 +1,15 @@
-"""A dialogue that a file holds as a list of turns, and rows that it holds as messages, as the text of our columns."""
+"""The turns of a dialogue: read from its text, or joined to it where a file holds them as a list or as messages."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from medsum_core.data.rows import ABSENT, Row, Table, raise_problems
+from medsum_core.data.speaker_tags import find_tags, is_clinician
 
 SPEAKER_KEYS = ("speaker", "role", "from")
 TEXT_KEYS = ("text", "content", "value", "utterance")
@@ -18,6 +20,51 @@ SYSTEM_ROLES = ("system", "developer")
 
 class TurnError(ValueError):
     """A value that is no list of turns; the message says why and holds no text."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one speaker says at characters `[start, end)` of the dialogue; `text` is `[text_start, end)`, without tag.
+
+    `speaker`: the tag's name as written ("Guest_family_2"); "" where the dialogue has none. Neither the span nor the
+    text has white space at its ends.
+    """
+
+    speaker: str
+    text: str
+    start: int
+    end: int
+    text_start: int
+
+    @property
+    def is_clinician(self) -> bool:
+        """Whether the tag names somebody who treats; False without a tag."""
+        return is_clinician(self.speaker)
+
+
+def read_turns(dialogue: str) -> list[Turn]:
+    """The turns of a dialogue in order, in any of the styles of `speaker_tags`; offsets are into `dialogue` as given.
+
+    Lines without a tag belong to the turn before them; where no line has a tag, each line is a turn. Text before the
+    first tag is a turn without speaker.
+    """
+    tags = [(tag.start, tag.end, tag.name) for tag in find_tags(dialogue)]
+    if not tags:
+        offset = 0
+        for line in dialogue.split("\n"):
+            tags.append((offset, offset, ""))
+            offset += len(line) + 1
+    elif dialogue[: tags[0][0]].strip():
+        tags.insert(0, (0, 0, ""))
+    turns = []
+    for (start, text_start, name), (end, _, _) in pairwise([*tags, (len(dialogue), 0, "")]):
+        text = dialogue[text_start:end]
+        trimmed = text.strip()
+        begin = end - len(text.lstrip()) if trimmed else text_start
+        first = start + len(dialogue[start:end]) - len(dialogue[start:end].lstrip())
+        if name or trimmed:
+            turns.append(Turn(name, trimmed, first, begin + len(trimmed), begin))
+    return turns
 
 
 def join_turns(value: str) -> str:

@@ -14,7 +14,7 @@ from medsum_core.data.records import Record
 from medsum_core.data.truncation import Prompt, prompt_within
 from medsum_core.generation.generate import Decoder, generate
 from medsum_core.generation.made_from import row_sha256
-from medsum_core.generation.note_files import GeneratedNote
+from medsum_core.generation.note_rows import GeneratedNote
 from medsum_core.generation.part_file import PartFile
 from medsum_core.generation.search import Generation
 

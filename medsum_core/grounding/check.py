@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from medsum_core.data.records import Record
+from medsum_core.grounding.facts.language import is_english
 from medsum_core.grounding.facts.reading import read_mentions
 from medsum_core.grounding.facts.subjects import note_subject
 from medsum_core.grounding.facts.talk import read_talk
 from medsum_core.grounding.facts.verdicts import Verdict, judge
+from medsum_core.tasks.task import Task
+
+UNSUPPORTED = ("not_found", "contradicted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +24,8 @@ class Fact:
     """A checkable fact of a note at its characters `[start, end)`.
 
     `kind`: number, age, date, duration, dose, measurement, temperature, percent, frequency, pressure, laterality or
-    code (L4, G2). `turn`: the turn of the dialogue that says it, from 0; None unless supported.
+    code (L4, G2). `turn`: the turn of the dialogue that says it, from 0; None unless supported. `verdict`: not_checked
+    where the note or the dialogue is not English.
     """
 
     start: int
@@ -30,8 +36,13 @@ class Fact:
 
     @property
     def is_supported(self) -> bool:
-        """False for facts that are not found or contradicted."""
+        """Whether the dialogue says it; False for facts that are not found, contradicted or not checked."""
         return self.verdict == "supported"
+
+    @property
+    def is_unsupported(self) -> bool:
+        """Whether it is not found or contradicted."""
+        return self.verdict in UNSUPPORTED
 
 
 def check_note(note: str, dialogue: str) -> list[Fact]:
@@ -42,6 +53,8 @@ def check_note(note: str, dialogue: str) -> list[Fact]:
     scan, stated = read_mentions(note, spoken=False)
     if not stated:
         return []
+    if not is_english(note) or not is_english(dialogue):
+        return [Fact(start=m.start, end=m.end, kind=m.kind, verdict="not_checked", turn=None) for m in stated]
     talk = read_talk(dialogue)
     claims = [(mention, note_subject(scan, mention)) for mention in stated]
     facts = []
@@ -51,9 +64,19 @@ def check_note(note: str, dialogue: str) -> list[Fact]:
     return facts
 
 
+def check_record(note: str, record: Record, task: Task) -> list[Fact]:
+    """`check_note` against the part of a record that its task names for it; no facts where it names none."""
+    return [] if task.facts_from is None else check_note(note, record.parts[task.facts_from])
+
+
 def count_unsupported(facts: Iterable[Fact]) -> int:
     """How many of the facts are not found or contradicted."""
-    return sum(not fact.is_supported for fact in facts)
+    return sum(fact.is_unsupported for fact in facts)
+
+
+def count_checked(facts: Iterable[Fact]) -> int:
+    """How many of the facts have been looked up: all but those of texts that are not English."""
+    return sum(fact.verdict != "not_checked" for fact in facts)
 
 
 def unsupported_spans(note: str, dialogue: str) -> list[tuple[int, int]]:
@@ -65,7 +88,7 @@ def merge_unsupported(facts: Iterable[Fact]) -> list[tuple[int, int]]:
     """Characters `[start, end)` of the unsupported ones among the facts of a note, overlapping ones merged."""
     spans: list[tuple[int, int]] = []
     for fact in facts:
-        if fact.is_supported:
+        if not fact.is_unsupported:
             continue
         if spans and fact.start < spans[-1][1]:
             spans[-1] = (spans[-1][0], max(spans[-1][1], fact.end))

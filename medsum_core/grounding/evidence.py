@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 
+from medsum_core.data.turns import read_turns
 from medsum_core.grounding.check import Fact, check_note
 from medsum_core.grounding.facts.anatomy import STOPWORDS, stem
-from medsum_core.grounding.facts.tokens import bag, turn_starts
+from medsum_core.grounding.facts.tokens import bag
 
 LOW_SUPPORT = 0.3  # share of a sentence's weight found in its best turns; below it a person should look
 MAX_TURNS = 3
@@ -46,10 +46,10 @@ class Support:
 
 def evidence(note: str, dialogue: str) -> list[Support]:
     """For each sentence of `note` up to three turns of `dialogue` that support it best. Offsets are into `note`."""
-    starts = turn_starts(dialogue)
-    turns = [_stems(dialogue[start:end]) for start, end in pairwise([*starts, len(dialogue)])]
+    said = read_turns(dialogue)
+    turns = [_stems(turn.text) for turn in said]
     weights = _weights(turns)
-    asks = [dialogue[start:end].rstrip().endswith("?") for start, end in pairwise([*starts, len(dialogue)])]
+    asks = [turn.text.endswith("?") for turn in said]
     facts = check_note(note, dialogue)
     found = [_support(note, span, turns, weights, facts, asks) for span in sentences(note)]
     return [replace(support, turns=_with_answers(support.turns, asks)) for support in found]

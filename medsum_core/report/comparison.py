@@ -14,7 +14,7 @@ from typing import Any
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.generation.generate import Decoder
-from medsum_core.generation.note_files import GeneratedNote
+from medsum_core.generation.note_rows import GeneratedNote
 from medsum_core.generation.notes import generate_notes
 from medsum_core.generation.part_file import PartFile
 from medsum_core.grounding.check import check_note, count_unsupported
@@ -124,7 +124,7 @@ def compare_base_and_tuned(
     comparison = Comparison(
         ids=tuple(record.id for record in records),
         shared_ids=frozenset(record.id for record in records if record.id in shared_ids),
-        copied_dialogue=_rouge(records, [strip_tags(record.dialogue) for record in records]),
+        copied_dialogue=_rouge(records, [strip_tags(record.source_text) for record in records]),
         references=_reference_side(renderer, records),
         base=_model_side(records, notes["base"]),
         tuned=_model_side(records, notes["tuned"]),
@@ -145,7 +145,7 @@ def _rouge(records: Sequence[Record], notes: Sequence[str]) -> dict[str, tuple[f
 
 
 def _facts(notes: Sequence[str], records: Sequence[Record]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    facts = [check_note(note, record.dialogue) for note, record in zip(notes, records, strict=True)]
+    facts = [check_note(note, record.source_text) for note, record in zip(notes, records, strict=True)]
     return tuple(len(row) for row in facts), tuple(count_unsupported(row) for row in facts)
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from medsum_core.data.records import section_name
 from medsum_core.score.bootstrap import Estimate, Floats, mean_estimate, sums_estimate
+from medsum_core.tasks.section_names import section_name
 
 
 @dataclass(frozen=True, kw_only=True)

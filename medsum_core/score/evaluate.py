@@ -6,7 +6,6 @@ any model should clear.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -14,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from medsum_core.data.records import Record, find_shared, section_name
+from medsum_core.data.records import Record, find_shared
+from medsum_core.data.turns import read_turns
 from medsum_core.score.bootstrap import RESAMPLES, SEED, mean_difference
 from medsum_core.score.letters import UnicodeTokenizer
 from medsum_core.score.rouge import METRICS, RougeRows, average_runs, score_rows, summarise
+from medsum_core.tasks.section_names import section_name
 
 SHORT_WORDS = 3
-SPEAKER_TAG = re.compile(r"^[A-Za-z]\w*(?: \d+)? ?:\s*", re.MULTILINE)
 
 
 def floors(records: Sequence[Record], *, training: Sequence[Record] | None = None) -> dict[str, RougeRows]:
@@ -31,8 +31,8 @@ def floors(records: Sequence[Record], *, training: Sequence[Record] | None = Non
     """
     references = [record.note for record in records]
     found: dict[str, RougeRows] = {}
-    if all(record.dialogue for record in records):
-        found["copied_dialogue"] = score_rows(references, [strip_tags(record.dialogue) for record in records])
+    if all(record.source_text for record in records):
+        found["copied_dialogue"] = score_rows(references, [strip_tags(record.source_text) for record in records])
     if training and all(record.section_header for record in records):
         overall = Counter(record.note for record in training)
         by_section: dict[str, Counter[str]] = {}
@@ -45,8 +45,8 @@ def floors(records: Sequence[Record], *, training: Sequence[Record] | None = Non
 
 
 def strip_tags(dialogue: str) -> str:
-    """The dialogue as running text: the speaker's tag at the start of each line removed, lines joined by a space."""
-    return SPEAKER_TAG.sub("", dialogue).replace("\n", " ")
+    """The dialogue as running text: its turns (`read_turns`) without their tags, lines joined by a space."""
+    return " ".join(turn.text.replace("\n", " ") for turn in read_turns(dialogue))
 
 
 def evaluate(
@@ -78,7 +78,7 @@ def evaluate(
     result["strata"] = _strata(references, rows)
     result["sections"] = _sections(references, rows)
     result["floors"] = {name: summarise(floor) for name, floor in floors(references, training=training).items()}
-    if training and all(reference.dialogue for reference in references):
+    if training and all(reference.source_text for reference in references):
         result["without_shared_dialogues"] = _without_shared(references, rows, training)
     if compare is not None:
         result["compare"] = _compare(rows, score_rows(texts, compare))

@@ -65,7 +65,7 @@ def read_predictions(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> Score
 def _own_names(columns: Columns) -> dict[str, str]:
     """The columns that are named otherwise than by default, by part of a record."""
     named = {part: getattr(columns, part) for part in CANDIDATES}
-    return {part: name for part, name in named.items() if name != getattr(DEFAULT_COLUMNS, part)}
+    return {part: name for part, name in named.items() if name is not None}
 
 
 def _read_notes(
@@ -190,7 +190,9 @@ def _to_note(row: Row, names: Mapping[str, str | None], columns: Columns) -> tup
     note = Record(
         id=normalise_text(cells["id"]) if names["id"] else str(row.number),
         note=cells["note"],
-        section_header=normalise_text(cells["section_header"] if columns.section is None else columns.section),
-        dialogue=dialogue,
+        parts={
+            "section_header": normalise_text(cells["section_header"] if columns.section is None else columns.section),
+            "dialogue": dialogue,
+        },
     )
     return note, problems

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from medsum_core.data.records import SECTION_NAMES, section_name
 from medsum_core.score.rouge import METRICS
+from medsum_core.tasks.section_names import SECTION_NAMES, section_name
 
 LABELS = {"rouge1": "R-1", "rouge2": "R-2", "rougeL": "R-L", "rougeLsum": "R-Lsum"}
 NAMES = {

@@ -22,7 +22,7 @@ from medsum_core.data.records import (
 )
 from medsum_core.data.sources import describe_sources, join_sources, read_sources
 from medsum_core.errors import InputError
-from medsum_core.grounding.check import Fact, check_note, count_unsupported, merge_unsupported
+from medsum_core.grounding.check import Fact, check_record, count_unsupported, merge_unsupported
 
 OFFICIAL = "mts-dialog"
 
@@ -89,7 +89,7 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
             f"validation rows have a dialogue of the training rows (ids {show_ids(shared)}); they are kept, and "
             "scores are also given without them"
         )
-    note_facts = {record.id: check_note(record.note, record.dialogue) for record in train}
+    note_facts = {record.id: check_record(record.note, record, renderer.task) for record in train}
     audit, audit_rows = audit_targets(note_facts, choice=data.ungrounded)
     spans = {id: merge_unsupported(facts) for id, facts in note_facts.items()}
     dropped = [record.id for record in train if spans[record.id]] if data.ungrounded == "drop" else []

@@ -107,7 +107,8 @@ def generation_scores(
     `decoding` are the keyword arguments of `generate_notes`. The keys start with `eval_`, as in metrics.jsonl.
     """
     notes = generate_notes(model, renderer, records, **{"label": "evaluation notes", **decoding})
-    rouge = score_rows([record.note for record in records], [note.note for note in notes])
+    texts = [renderer.task.answer.split(note.note)[1] for note in notes]
+    rouge = score_rows([record.note for record in records], texts)
     return {
         **{f"eval_{name}": _mean(getattr(rouge, name)) for name in METRICS},
         "eval_note_tokens": _mean([note.num_tokens for note in notes]),

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import section_record
 
 from medsum_core.data.columns import Columns
-from medsum_core.data.records import Record, read_records, read_source
+from medsum_core.data.records import read_records, read_source
 from medsum_core.data.tables import table_from_objects
 from medsum_core.data.turns import join_turns
 from medsum_core.errors import InputError
 
 ROW = {"ID": "1", "section_header": "GENHX", "section_text": "A cough.", "dialogue": "Doctor: Hi.\nPatient: Cough."}
-RECORD = Record(id="1", section_header="GENHX", note="A cough.", dialogue=ROW["dialogue"])
+RECORD = section_record(id="1", section_header="GENHX", note="A cough.", dialogue=ROW["dialogue"])
 CANARY = "CANARYTEXT"
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medsum_core.grounding.facts.reading import read_mentions
 from medsum_core.grounding.facts.spoken_numbers import read_numbers
-from medsum_core.grounding.facts.tokens import tokenize, turn_starts
+from medsum_core.grounding.facts.tokens import tokenize
 
 ONES = [
     "zero",
@@ -201,13 +201,3 @@ def test_any_text_is_read_without_fault_and_offsets_hold(text: str) -> None:
         for mention in read_mentions(text, spoken=spoken)[1]:
             assert 0 <= mention.start < mention.end <= len(text)
             assert text[mention.start : mention.end].strip() == text[mention.start : mention.end]
-
-
-def test_turns_begin_where_training_splits_them() -> None:
-    from medsum_core.data.truncation import split_turns
-
-    text = "Intro\nDoctor: Hi.\n\nmore of it\nPatient: Hello: you.\n  Guest_family: Yes."
-    starts = turn_starts(text)
-    pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
-    flat = ["\n".join(line.rstrip() for line in piece.split("\n") if line.strip()) for piece in pieces]
-    assert flat == split_turns(text)

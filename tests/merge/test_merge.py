@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from support import tiny_model, tiny_tokenizer
+from support import section_parts, tiny_model, tiny_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -113,7 +113,7 @@ def test_the_command_writes_a_model_for_plain_transformers(
     assert model.dtype == torch.bfloat16
     assert model.generation_config.eos_token_id == list(renderer.stop_token_ids) and len(renderer.stop_token_ids) == 2
     assert tokenizer.chat_template == renderer.tokenizer.chat_template
-    prompt = build_renderer(tokenizer).prompt_ids("Doctor: Any fever?\nPatient: No.", "CC")
+    prompt = build_renderer(tokenizer).prompt_ids(section_parts("Doctor: Any fever?\nPatient: No.", "CC"))
     model, merged, ids = model.float(), fold(adapted(base, mild_run)).float(), torch.tensor([prompt])
     for module in merged.modules():
         vars(module).pop("forward", None)  # those of training: the kernels of norms round otherwise

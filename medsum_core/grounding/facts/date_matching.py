@@ -25,36 +25,45 @@ class Calendar:
     days: dict[int, Mention]  # of an unnamed month: "the twenty third"
     month_days: dict[tuple[int, int], Mention]
     decades: dict[int, Mention]
+    weekdays: dict[int, Mention]  # 1 is Monday; said, or counted from one that is said: "Monday ... two days later"
 
 
 def calendar_of(scan: Scan, said: Sequence[Mention]) -> Calendar:
     """Collect dates and their parts from the mentions of a dialogue; the first mention of each is stored."""
-    calendar = Calendar(full={}, years={}, months={}, days={}, month_days={}, decades={})
+    calendar = Calendar(full={}, years={}, months={}, days={}, month_days={}, decades={}, weekdays={})
     for mention in said:
         if mention.dim == "date":
             _add_date(calendar, mention)
+        elif mention.dim == "weekday":
+            calendar.weekdays.setdefault(int(mention.values[0]), mention)  # type: ignore[arg-type]
         elif mention.dim == "" and "ordinal" in mention.marks and mention.raw[0] <= 31:
             calendar.days.setdefault(int(mention.raw[0]), mention)
         elif mention.dim == "" and len(mention.raw) == 3 and mention.raw[1] <= 12 and 1 <= mention.raw[2] <= 31:
             calendar.month_days.setdefault((int(mention.raw[1]), int(mention.raw[2])), mention)  # "eleven twenty three"
-    if calendar.month_days:
-        _add_relative_dates(calendar, _steps(scan, said))
+    if calendar.month_days or calendar.weekdays:
+        steps = _steps(scan, said)
+        _add_relative_dates(calendar, steps)
+        _add_relative_weekdays(calendar, steps)
     return calendar
 
 
+def _add_relative_weekdays(calendar: Calendar, steps: set[int]) -> None:
+    for day, mention in list(calendar.weekdays.items()):
+        for step in steps:
+            calendar.weekdays.setdefault((day + step - 1) % 7 + 1, mention)
+
+
 def _steps(scan: Scan, said: Sequence[Mention]) -> set[int]:
-    """The numbers of days that a dialogue adds to a date: "the next day", "three days after"."""
-    steps = {
-        round(value)
-        for mention in said
-        if mention.dim == "time" and mention.unit in ("day", "week") and scan.word(mention.last) in ("after", "later")
-        for value in mention.values
-        if isinstance(value, float) and 1 <= value <= MAX_STEP
-    }
+    """The days that a dialogue adds to a date, or takes from it: "the next day", "three days after", "a day before"."""
+    steps: set[int] = set()
     for mention in said:
-        one_day = mention.dim == "time" and mention.unit == "day" and mention.values == (1.0,)
-        if one_day and scan.word(mention.first - 1) in ("next", "following"):
-            steps.add(1)
+        if mention.dim != "time" or mention.unit not in ("day", "week"):
+            continue
+        after, before = scan.word(mention.last), scan.word(mention.first - 1)
+        sign = 1 if after in ("after", "later") or before in ("next", "following") else 0
+        sign = -1 if after in ("before", "earlier", "prior") or before == "previous" else sign
+        days = [round(value) for value in mention.values if isinstance(value, float) and 1 <= value <= MAX_STEP]
+        steps.update(sign * day for day in days if sign)
     return steps
 
 

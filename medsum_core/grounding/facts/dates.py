@@ -11,7 +11,7 @@ from medsum_core.grounding.facts.mention import Date, Mention, Scan
 from medsum_core.grounding.facts.quantities import pair_mentions, plain_at
 from medsum_core.grounding.facts.spoken_numbers import Number
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.facts.words import MONTHS, WEEKDAYS
+from medsum_core.grounding.facts.words import MONTHS, WEEKDAYS, units
 
 BEFORE_DATE = bag(
     "on in since of from dated until till by through last around early late before after back mid and year during to"
@@ -19,6 +19,7 @@ BEFORE_DATE = bag(
 BEFORE_YEAR = frozenset(("in", "since", "of", "from", "until", "till", "back", "late", "early"))
 AMBIGUOUS_MONTHS = frozenset(("may", "march", "mar", "jan", "dec", "sep", "august"))
 SCORE_WORDS = bag("pain scale strength murmur systolic score intensity severity motor")
+SHORTHAND = {"7": "day", "52": "week", "12": "month"}
 FRACTION_TEXTS = {"1/2": 0.5, "1/4": 0.25, "3/4": 0.75, "1/3": 1 / 3, "2/3": 2 / 3}
 
 
@@ -99,6 +100,23 @@ def _slash(scan: Scan, i: int) -> Reading:
     top, bottom = float(left), float(right)
     if scan.text[scan.tokens[i].start : scan.tokens[i].end] in FRACTION_TEXTS:
         return _fraction(scan, i)
+    whole = top == int(top) and bottom == int(bottom)
+    if whole and right in SHORTHAND and not left.startswith("0") and not scan.spoken:
+        return _shorthand(scan, i, top, SHORTHAND[right])
+    return written_ratio(scan, i)
+
+
+def _shorthand(scan: Scan, i: int, count: float, name: str) -> Reading:
+    """British "3/7", "2/52", "6/12": three days, two weeks, six months."""
+    values = (count * units()[name].factor,)
+    marks = frozenset({"shorthand"})
+    return [scan.mention(i, i + 1, "duration", "time", values, raw=(count,), unit=name, marks=marks)], i + 1
+
+
+def written_ratio(scan: Scan, i: int) -> Reading:
+    """A date, a pressure or a score such as 9/03, 130/80, 3/10 at token i."""
+    left, right = (part.strip() for part in scan.tokens[i].text.split("/"))
+    top, bottom = float(left), float(right)
     whole = top == int(top) and bottom == int(bottom)
     if whole and 1 <= top <= 12 and 1850 <= bottom <= 2049:
         return [_date(scan, i, i + 1, [(int(bottom), int(top), None)])], i + 1

@@ -102,6 +102,12 @@ def _spoken(tokens: Sequence[Token], i: int) -> list[Number]:
         return []
     numbers = _combine(groups)
     decimals, last = _decimals(tokens, last)
+    apart = _decimal_apart(tokens, last) if not decimals else None
+    if apart is not None:
+        whole = numbers[-1].values[0]
+        readings = (float(f"{int(whole)}.{int(apart.value)}"), *numbers[-1].values, apart.value)
+        numbers[-1] = Number(numbers[-1].first, apart.last, readings, readings[:1], True)
+        return numbers
     fraction, last = _and_a_fraction(tokens, last) if not decimals else (0.0, last)
     if decimals or fraction:
         whole = numbers[-1].values[0]
@@ -205,6 +211,16 @@ def _combine(groups: Sequence[Group]) -> list[Number]:
         numbers.append(Number(chosen[0].first, chosen[-1].last, readings, parts, True, ordinal))
         k += size
     return numbers
+
+
+def _decimal_apart(tokens: Sequence[Token], i: int) -> Group | None:
+    """The number after a point that stands alone at token i, as transcribers set it: "two [. five] milligrams".
+
+    It may end a sentence as well, so that the numbers on both sides stay readings: "I am thirty . two years ago ...".
+    """
+    apart = tokens[i].text == "." and tokens[i].gap == " " and tokens[i + 1].gap == " "
+    part = small_at(tokens, i + 1) if apart else None
+    return part if part is not None and not part.ordinal and part.value == int(part.value) else None
 
 
 def _decimals(tokens: Sequence[Token], i: int) -> tuple[float, int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.anatomy import KIN, stem
 from medsum_core.grounding.facts.answers import Turns, with_roles
 from medsum_core.grounding.facts.attributes import attribute
@@ -14,17 +16,20 @@ from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
 from medsum_core.grounding.facts.sides import other_sides
 from medsum_core.grounding.facts.subjects import Subjects, subjects_of_talk
-from medsum_core.grounding.facts.tokens import bag, turn_starts
+from medsum_core.grounding.facts.tokens import bag
 
 DENIALS = frozenset(("no", "nope", "nah", "actually"))
 CORRECTIONS = bag("i mean sorry no or rather wait uh um oh")
 OPEN_QUESTIONS = bag("how what when which where who why any what's how's did do does have has")
-TAG_TOKENS = 6  # longest speaker's tag: "Guest_family_2:"
+NO_SPEAKER = "speaker"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Talk:
-    """A dialogue, read once: its mentions with their subjects, the offsets of its turns, its dates."""
+    """A dialogue, read once: its mentions with their subjects, its turns, its dates.
+
+    `scan` and the mentions are of its text with one style of tags, in which turn k begins at `starts[k]`.
+    """
 
     scan: Scan
     said: Sequence[Mention]
@@ -35,7 +40,7 @@ class Talk:
     openings: Sequence[int]
 
     def turn(self, offset: int) -> int:
-        """The turn, from 0, of a character of the dialogue."""
+        """The turn, from 0, of a character of the scan."""
         return max(bisect_right(self.starts, offset) - 1, 0)
 
     def one_side_only(self, k: int) -> bool:
@@ -51,9 +56,9 @@ class Talk:
 
 def read_talk(dialogue: str) -> Talk:
     """Read a dialogue. What a question offers and its answer denies ("Was it three weeks?" "No, four.") is left out."""
-    scan, mentions = read_mentions(dialogue, spoken=True)
-    starts = turn_starts(dialogue)
-    turns = _turns(scan, starts)
+    text, starts, begins = _retagged(read_turns(dialogue))
+    scan, mentions = read_mentions(text, spoken=True)
+    turns = _turns(scan, starts, begins)
     openings = turns.begins
     mentions = with_roles(scan, [*mentions, *other_sides(scan, mentions)], turns)
     said = [mention for mention in mentions if not _denied(scan, mention, mentions, openings)]
@@ -71,17 +76,27 @@ def read_talk(dialogue: str) -> Talk:
     )
 
 
-def _turns(scan: Scan, starts: Sequence[int]) -> Turns:
+def _retagged(turns: Sequence[Turn]) -> tuple[str, list[int], list[int]]:
+    """The text of the turns as lines "Speaker: text", where each begins, and where its words do.
+
+    The readers of facts then see one style only, in which a newline ends a turn and a colon a tag.
+    """
+    lines, starts, begins = [], [], []
+    offset = 0
+    for turn in turns:
+        tag = " ".join(re.sub(r"[\W\d_]+", " ", turn.speaker).split()) or NO_SPEAKER
+        lines.append(f"{tag}: {turn.text}")
+        starts.append(offset)
+        begins.append(offset + len(tag) + 1)
+        offset += len(lines[-1]) + 1
+    return "\n".join(lines), starts, begins
+
+
+def _turns(scan: Scan, starts: Sequence[int], begins: Sequence[int]) -> Turns:
     """The tokens of each turn, after the speaker's tag."""
-    begins, firsts = [], []
-    k = 0
-    for start in starts:
-        while scan.tokens[k].start < start:
-            k += 1
-        tag = next((j for j in range(k, min(k + TAG_TOKENS, len(scan.tokens))) if scan.word(j) == ":"), k - 1)
-        firsts.append(k)
-        begins.append(tag + 1)
-    return Turns(begins=begins, ends=[*firsts[1:], len(scan.tokens)])
+    offsets = [token.start for token in scan.tokens]
+    firsts = [bisect_left(offsets, start) for start in starts]
+    return Turns(begins=[bisect_left(offsets, begin) for begin in begins], ends=[*firsts[1:], len(scan.tokens)])
 
 
 def _denied(scan: Scan, mention: Mention, mentions: Sequence[Mention], openings: Sequence[int]) -> bool:

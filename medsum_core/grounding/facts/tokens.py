@@ -1,4 +1,4 @@
-"""Text -> tokens with offsets, and dialogue -> turns. Written numeric forms (dates, ratios, heights) are one token.
+"""Text -> tokens with offsets. Written numeric forms (dates, ratios, heights) are one token.
 
 A hyphen is not a token: "seventy-six-year-old" is four words whose `gap` is "-".
 """
@@ -59,22 +59,3 @@ def tokenize(text: str) -> list[Token]:
         last_end = end
     tokens.append(Token("end", "", len(text), len(text), text[last_end:], False))
     return tokens
-
-
-@lru_cache(maxsize=1)
-def _speaker_tag() -> re.Pattern[str]:
-    return re.compile(r"[^\S\n]*[^\W\d][\w .'/&()-]{0,40}:")
-
-
-def turn_starts(dialogue: str) -> list[int]:
-    """Where each turn begins (as in `data.truncation.split_turns`); the first begins at its first line."""
-    lines = []
-    offset = 0
-    for line in dialogue.split("\n"):
-        if line.strip():
-            lines.append((offset, _speaker_tag().match(line) is not None))
-        offset += len(line) + 1
-    tagged = [start for start, has_tag in lines if has_tag] or [start for start, _ in lines]
-    if lines and tagged[0] != lines[0][0]:
-        tagged.insert(0, lines[0][0])
-    return tagged

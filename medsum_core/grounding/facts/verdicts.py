@@ -8,6 +8,7 @@ from typing import Literal
 from medsum_core.grounding.facts.anatomy import body_parts, stem
 from medsum_core.grounding.facts.attributes import attribute, context
 from medsum_core.grounding.facts.date_matching import date_finding
+from medsum_core.grounding.facts.dates import written_ratio
 from medsum_core.grounding.facts.matching import near_part, supports
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.polarity import denied_there
@@ -15,7 +16,7 @@ from medsum_core.grounding.facts.roles import Claim, comparable, supporting_ment
 from medsum_core.grounding.facts.talk import Talk
 from medsum_core.grounding.facts.tokens import bag
 
-Verdict = Literal["supported", "not_found", "contradicted"]
+Verdict = Literal["supported", "not_found", "contradicted", "not_checked"]
 Judged = tuple[int, int, Verdict, int | None]  # start, end, verdict, turn
 OF_PRESSURE = bag("systolic diastolic pressure systolics diastolics")
 ONE_OF_ITS_KIND = frozenset(("pressure", "temperature", "age", "frequency"))  # another value of these contradicts
@@ -23,9 +24,13 @@ ONE_OF_ITS_KIND = frozenset(("pressure", "temperature", "age", "frequency"))  # 
 
 def judge(fact: Mention, note: Scan, talk: Talk, claims: Sequence[Claim]) -> list[Judged]:
     """The verdict on a fact; two for a date without its year. `claims`: the note's facts, each with its subject."""
+    if "shorthand" in fact.marks:
+        return _judge_shorthand(fact, note, talk, claims)
     if fact.dim == "date":
         return _judge_date(fact, note, talk)
     pairs = [mention for mention in talk.said if supports(fact, mention)]
+    if fact.dim == "weekday" and not pairs and fact.values[0] in talk.calendar.weekdays:
+        pairs = [talk.calendar.weekdays[int(fact.values[0])]]
     if fact.dim == "" and not context(note, fact) & OF_PRESSURE:
         pairs = [mention for mention in pairs if mention.dim != "pressure"]
     if not pairs:
@@ -36,6 +41,17 @@ def judge(fact: Mention, note: Scan, talk: Talk, claims: Sequence[Claim]) -> lis
     if place is None or (fact.dim == "side" and denied_there(fact, note, pairs, talk.scan, talk.said)):
         return [(fact.start, fact.end, "contradicted", None)]
     return [(fact.start, fact.end, "supported", talk.turn(place.start))]
+
+
+def _judge_shorthand(fact: Mention, note: Scan, talk: Talk, claims: Sequence[Claim]) -> list[Judged]:
+    """The verdict on "6/12" as six months; where that is not supported, as the date or the score that it may be."""
+    subject = next(word for mention, word in claims if mention is fact)
+    as_time = fact._replace(marks=fact.marks - {"shorthand"})
+    judged = judge(as_time, note, talk, [*claims, (as_time, subject)])
+    (written,), _ = written_ratio(note, fact.first)
+    other = judge(written, note, talk, [*claims, (written, "")])
+    supported = all(verdict == "supported" for _, _, verdict, _ in other)
+    return other if supported and judged[0][2] != "supported" else judged
 
 
 def _judge_date(fact: Mention, note: Scan, talk: Talk) -> list[Judged]:
