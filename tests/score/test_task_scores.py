@@ -108,6 +108,8 @@ def test_a_division_that_both_notes_lack_scores_1_as_the_official_script_has_it(
         ["PHYSICAL EXAM__lf1____lf1__Knee warm.__lf1____lf1__"], ["EXAM__lf1____lf1__Knee warm.__lf1____lf1__"]
     )
     assert scores["rouge1"] == pytest.approx((kept["rouge1"] + 1) / 2)
+    plain = by_hand(["PHYSICAL EXAM Knee warm."], ["EXAM Knee warm."])["rouge1"]
+    assert scores["plain"]["rouge1"] == pytest.approx(plain)  # of the one note that should have it
     without = write(tmp_path / "p.csv", "encounter_id,note", ("D1", KNEE_GIVEN), ("D2", COUGH_GIVEN))
     assert score(tmp_path, "visit", visits, without)["divisions"]["objective_exam"]["rouge1"] == 0.0
 
