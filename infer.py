@@ -23,7 +23,8 @@ from medsum_core.config.infer_arguments import parse_options
 from medsum_core.config.run_folder import run_of
 from medsum_core.data.columns import columns_of
 from medsum_core.data.dialogue_file import read_dialogue
-from medsum_core.data.records import Record, read_records, read_source
+from medsum_core.data.named.registry import named_table
+from medsum_core.data.records import Record, SourceRows, read_source, source_from_table
 from medsum_core.errors import InputError, StoppedBySignal
 from medsum_core.process import keep_files_private, run_as_script, start_script
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:  # torch is imported after the flags were read
     from medsum_core.kernels import Kernels
     from medsum_core.model.adapter_source import AdapterSource
 
-TEST1_NOTICE = "note: the challenge of test1 did not give the header; this prompt does, so scores are not its board's"
 MEMORY_REMEDY = "lower --batch_size, --num_beams or --max_new_tokens; finished notes are kept: go on with --resume"
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
@@ -320,16 +320,22 @@ def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:
 
 
 def _read_rows(args: argparse.Namespace) -> list[Any]:
-    from medsum_core.data.download import mts_dialog_file
-
-    if args.split == "test1":
-        print(TEST1_NOTICE, file=sys.stderr)
-    if args.split is not None:
-        return read_records(mts_dialog_file(args.split, offline=args.offline), require_note=False)
-    source = read_source(args.input_file, columns=columns_of(_row_settings(args)), require_note=False)
+    settings = _row_settings(args)
+    if args.dataset_name is None:
+        source = read_source(args.input_file, columns=columns_of(settings), require_note=False)
+    else:
+        source = _named_split(args, settings)
     for notice in source.notices:
         print(notice, file=sys.stderr)
     return source.records
+
+
+def _named_split(args: argparse.Namespace, settings: DataArguments) -> SourceRows:
+    """A split of a named data set; of the run's own configuration, as another may hold its training rows."""
+    own = settings.dataset_config_name if settings.dataset_name == args.dataset_name else None
+    config = args.dataset_config_name or own
+    table = named_table(args.dataset_name, args.split, config_name=config, offline=args.offline)
+    return source_from_table(table, columns=columns_of(settings), require_note=False)
 
 
 def _row_settings(args: argparse.Namespace) -> DataArguments:
