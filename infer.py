@@ -21,7 +21,8 @@ from medsum_core.config.infer_arguments import parse_options
 from medsum_core.config.run_folder import run_of
 from medsum_core.data.columns import Columns, columns_of
 from medsum_core.data.dialogue_file import read_dialogue
-from medsum_core.data.records import read_records, read_source
+from medsum_core.data.named.registry import named_table
+from medsum_core.data.records import SourceRows, read_source, source_from_table
 from medsum_core.errors import InputError, StoppedBySignal
 from medsum_core.process import keep_files_private, run_as_script, start_script
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:  # torch is imported after the flags were read
     from medsum_core.kernels import Kernels
     from medsum_core.model.adapter_source import AdapterSource
 
-TEST1_NOTICE = "note: the challenge of test1 did not give the header; this prompt does, so scores are not its board's"
 MEMORY_REMEDY = "lower --batch_size, --num_beams or --max_new_tokens; finished notes are kept: go on with --resume"
 
 
@@ -172,16 +172,22 @@ def _load_model(
 
 
 def _read_rows(args: argparse.Namespace, columns: Columns) -> list[Any]:
-    from medsum_core.data.download import mts_dialog_file
-
-    if args.split == "test1":
-        print(TEST1_NOTICE, file=sys.stderr)
-    if args.split is not None:
-        return read_records(mts_dialog_file(args.split, offline=args.offline), require_note=False)
-    source = read_source(args.input_file, columns=columns, require_note=False)
+    if args.dataset_name is None:
+        source = read_source(args.input_file, columns=columns, require_note=False)
+    else:
+        source = _named_split(args, columns)
     for notice in source.notices:
         print(notice, file=sys.stderr)
     return source.records
+
+
+def _named_split(args: argparse.Namespace, columns: Columns) -> SourceRows:
+    """A split of a named data set; of the run's own configuration, as another may hold its training rows."""
+    settings = _row_settings(args)
+    own = settings.dataset_config_name if settings.dataset_name == args.dataset_name else None
+    config = args.dataset_config_name or own
+    table = named_table(args.dataset_name, args.split, config_name=config, offline=args.offline)
+    return source_from_table(table, columns=columns, require_note=False)
 
 
 def _row_settings(args: argparse.Namespace) -> DataArguments:

@@ -115,7 +115,9 @@ class DataArguments:
         metadata={"help": "to evaluate on; takes the place of a data set's own validation split", "metavar": "FILE"},
     )
     dataset_name: str | None = _setting(
-        None, "mts-dialog (the official files) or a hub data set, instead of --train_file", metavar="NAME"
+        None,
+        "a named data set (official files, examples/data.md) or a hub one, instead of --train_file",
+        metavar="NAME",
     )
     dataset_config_name: str | None = _setting(None, "which configuration of --dataset_name", metavar="NAME")
     train_split: str = _setting("train", "split of --dataset_name to train on", metavar="NAME")

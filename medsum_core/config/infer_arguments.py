@@ -28,9 +28,10 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     )
     rows = parser.add_mutually_exclusive_group(required=True)
     rows.add_argument("--input_file", metavar="FILE", help="CSV, TSV, JSONL or JSON (also .gz) with dialogues")
-    rows.add_argument("--dataset_name", choices=["mts-dialog"], help="the official files, with --split")
+    rows.add_argument("--dataset_name", metavar="NAME", help="official files (examples/data.md), with --split")
     rows.add_argument("--dialogue_file", metavar="FILE|-", help="one dialogue as text, to the screen; with --section")
-    parser.add_argument("--split", choices=["valid", "test1", "test2"], help="of --dataset_name")
+    parser.add_argument("--dataset_config_name", metavar="NAME", help="of --dataset_name (that of --run if not given)")
+    parser.add_argument("--split", metavar="NAME", help="of --dataset_name, such as valid, test or test1")
     add_column_flags(parser)  # --section is that of --dialogue_file too
     parser.add_argument("--output_file", metavar="FILE", help="notes of --input_file or --dataset_name")
     parser.add_argument("--output_format", choices=["csv", "mediqa"], default="csv", help="mediqa: submission file")
@@ -65,7 +66,10 @@ def _problems(args: argparse.Namespace) -> list[str]:
     problems = {
         "--run names a run, or --model_name_or_path a base: give one": args.run is None
         and args.model_name_or_path is None,
-        f"{', '.join(columns)}: about the columns of --input_file: give both": bool(columns) and not args.input_file,
+        f"{', '.join(columns)}: about the columns of a file: give --input_file or --dataset_name": bool(columns)
+        and args.dialogue_file is not None,
+        "--dataset_config_name is a choice within --dataset_name: give it": args.dataset_config_name is not None
+        and args.dataset_name is None,
         "--split names the part of --dataset_name: give both": (args.split is None) != (args.dataset_name is None),
         "--output_file is where the notes of a file go: give it": args.dialogue_file is None and not args.output_file,
         "--num_beams, --batch_size and --max_new_tokens must be at least 1": min(
