@@ -52,6 +52,13 @@ class Writer:
     forward: dict[str, Any]  # those that are functions: decoder and search
     description: dict[str, Any]  # what else decides its notes
 
+    def options(self, dialogues: Sequence[str]) -> dict[str, Any]:
+        """Arguments of `generate` for prompts of these dialogues."""
+        from medsum_core.generation.notes import grounding_in
+
+        grounding = grounding_in(dialogues, self.renderer) if "grounded" in self.description else None
+        return {**self.decoding, **self.forward, "stop_token_ids": self.renderer.stop_token_ids, "grounding": grounding}
+
 
 def main(
     argv: list[str] | None = None,
@@ -142,6 +149,7 @@ def prepare_writer(
             **held,
             "kernels": chosen,
             "prompt": prompt_sha256(renderer, budget.max_prompt_tokens),
+            **({"grounded": True} if args.grounded else {}),
             **function_names(search=search, build_renderer=build_renderer),
         },
     )
@@ -247,11 +255,9 @@ def _write_missing(
             generate(
                 writer.load_model(prompts),
                 prompts,
-                stop_token_ids=writer.renderer.stop_token_ids,
                 batch_size=batch_size,
                 on_finished=keep,
-                **writer.decoding,
-                **writer.forward,
+                **writer.options([rows[row].dialogue for row in todo]),
             )
         except KeyboardInterrupt:
             raise StoppedBySignal(f"{len(part.notes)} notes are kept in {part.path}; go on with --resume") from None
@@ -279,15 +285,15 @@ def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
     (generation,) = generate(
         writer.load_model(prompts),
         prompts,
-        stop_token_ids=writer.renderer.stop_token_ids,
-        on_token=show if args.num_beams == 1 and writer.forward["search"] is None else None,
-        **writer.decoding,
-        **writer.forward,
+        on_token=show if args.num_beams == 1 and writer.forward["search"] is None and not args.grounded else None,
+        **writer.options([dialogue]),
     )
     note = writer.renderer.decode(list(generation.token_ids))
     print(note[len(shown) :])
     if generation.hit_limit:
         print(f"(cut at the limit of {writer.budget.max_new_tokens} tokens)", file=sys.stderr)
+    if generation.left_out:
+        print(f"(left out {generation.left_out} times what the dialogue does not support)", file=sys.stderr)
     spans = unsupported_spans(note, dialogue)
     if spans:
         print(f"\nNot said in the dialogue ({len(spans)}):\n{_marked(note, spans)}")

@@ -1,8 +1,8 @@
 """The file of notes, OUT, and beside it `OUT.made_from.json`: hashes of what OUT holds and what it was made from.
 
-Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (`evidence` where asked for) and
-`set_aside`, the reason why a row has no note; rows in the order of the input. Or the MEDIQA challenge's submission:
-`TestID, SystemOutput1, SystemOutput2`.
+Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (where asked for `evidence`, and
+`left_out` of grounded decoding) and `set_aside`, the reason why a row has no note; rows in the order of the input.
+Or the MEDIQA challenge's submission: `TestID, SystemOutput1, SystemOutput2`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class GeneratedNote:
     note: str = field(repr=False)
     num_tokens: int  # without the stop token
     hit_limit: bool  # True: it did not stop by itself
+    left_out: int = 0  # how often grounded decoding left something out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,7 @@ def _from_cells(cells: Mapping[str, str]) -> GeneratedNote:
         note=cells["note"],
         num_tokens=int(cells["num_tokens"]),
         hit_limit=cells["hit_limit"] == "true",
+        left_out=int(cells.get("left_out", 0)),
     )
 
 
@@ -116,6 +118,7 @@ def write_notes(
             rows.append(_mediqa_row(record, note))
         else:
             cells = _row(record, note, with_evidence=with_evidence)
+            cells |= {"left_out": note.left_out} if made_from.settings.get("grounded") else {}
             rows.append(cells | {"set_aside": set_aside.get(row, "")})
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
