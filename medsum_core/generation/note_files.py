@@ -1,8 +1,8 @@
 """The file of notes, OUT, and beside it `OUT.made_from.json`: hashes of what OUT holds and what it was made from.
 
-Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (`evidence` where asked for) and
-`set_aside`, the reason why a row has no note; rows in the order of the input. Other tasks have other columns, and the
-MEDIQA challenge's submission its own: see `note_rows.py`.
+Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (where asked for `evidence`, and
+`left_out` of grounded decoding) and `set_aside`, the reason why a row has no note; rows in the order of the input.
+Other tasks have other columns, and the MEDIQA challenge's submission its own: see `note_rows.py`.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def _from_cells(cells: Mapping[str, str]) -> GeneratedNote:
         note=cells["note"],
         num_tokens=int(cells["num_tokens"]),
         hit_limit=cells["hit_limit"] == "true",
+        left_out=int(cells.get("left_out", 0)),
     )
 
 
@@ -112,7 +113,8 @@ def write_notes(
         )
         for row, record in records.items()
     ]
-    rows = note_rows(written, task, output_format=output_format, with_evidence=with_evidence)
+    how: dict[str, Any] = {"output_format": output_format, "with_evidence": with_evidence}
+    rows = note_rows(written, task, grounded=bool(made_from.settings.get("grounded")), **how)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

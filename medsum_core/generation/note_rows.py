@@ -24,6 +24,7 @@ class GeneratedNote:
     note: str = field(repr=False)  # the whole answer, its choice included
     num_tokens: int  # without the stop token
     hit_limit: bool  # True: it did not stop by itself
+    left_out: int = 0  # how often grounded decoding left something out
     choice: str = ""  # the likeliest option, where a task scores its choice so
 
 
@@ -38,7 +39,7 @@ class WrittenRow:
 
 def check_format(output_format: str, task: Task) -> None:
     """Raise InputError for a submission file that a task has not."""
-    if output_format == "mediqa" and not (task.divide or task.section_part or _names_section(task)):
+    if output_format == "mediqa" and not (task.divide or task.section_part or task.names_section):
         raise InputError(f"--output_format mediqa: the task {task.name} has no such submission; use csv")
 
 
@@ -48,13 +49,16 @@ def can_go_on(task: Task) -> bool:
 
 
 def note_rows(
-    rows: Sequence[WrittenRow], task: Task, *, output_format: str, with_evidence: bool
+    rows: Sequence[WrittenRow], task: Task, *, output_format: str, with_evidence: bool, grounded: bool
 ) -> list[dict[str, Any]]:
     """The cells of OUT by column. The divisions of a visit become one row."""
     rows = _visits(rows, task) if task.divide else rows
     if output_format == "mediqa":
         return [_mediqa_row(row, task) for row in rows]
-    return [_csv_row(row, task, with_evidence=with_evidence) | {"set_aside": row.set_aside} for row in rows]
+    return [
+        _csv_row(row, task, with_evidence=with_evidence, grounded=grounded) | {"set_aside": row.set_aside}
+        for row in rows
+    ]
 
 
 def whole_notes(
@@ -73,6 +77,7 @@ def whole_notes(
                 note=text,
                 num_tokens=sum(part.num_tokens for part in parts),
                 hit_limit=any(part.hit_limit for part in parts),
+                left_out=sum(part.left_out for part in parts),
             )
         )
     return visits, joined
@@ -93,16 +98,16 @@ def _mediqa_row(row: WrittenRow, task: Task) -> dict[str, Any]:
     if task.divide:
         return {"TestID": row.record.id, "SystemOutput": row.note.note}
     choice, text = task.answer.split(row.note.note)
-    header = section_code(choice) if _names_section(task) else row.record.section_header
+    header = section_code(choice) if task.names_section else row.record.section_header
     return {"TestID": row.record.id, "SystemOutput1": header, "SystemOutput2": text}
 
 
-def _csv_row(row: WrittenRow, task: Task, *, with_evidence: bool) -> dict[str, Any]:
+def _csv_row(row: WrittenRow, task: Task, *, with_evidence: bool, grounded: bool) -> dict[str, Any]:
     choice, text = task.answer.split(row.note.note)
     cells: dict[str, Any] = {"encounter_id" if task.divide else "id": row.record.id}
     if task.section_part is not None:
         cells["section_header"] = row.record.section_header
-    if _names_section(task):
+    if task.names_section:
         cells["section_header"] = section_code(choice)
     elif task.answer.choice is not None:
         cells |= {"answer": row.note.choice or choice, "generated_answer": choice}
@@ -112,8 +117,6 @@ def _csv_row(row: WrittenRow, task: Task, *, with_evidence: bool) -> dict[str, A
         cells["unsupported"] = json.dumps(merge_unsupported(check_record(text, row.record, task)))
     if with_evidence:
         cells["evidence"] = json.dumps([asdict(support) for support in evidence(text, row.record.source_text)])
+    if grounded:
+        cells["left_out"] = row.note.left_out
     return cells
-
-
-def _names_section(task: Task) -> bool:
-    return task.answer.choice is not None and task.answer.choice.is_section

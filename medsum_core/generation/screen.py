@@ -19,13 +19,12 @@ def show_note(writer: Writer, records: Sequence[Record], *, with_evidence: bool)
     shown = _Shown(writer)
     prompts = list(fit({record.id: record for record in records}, writer).prompts.values())
     as_they_come = len(records) == 1 and writer.decoding["num_beams"] == 1 and writer.forward["search"] is None
+    as_they_come = as_they_come and "grounded" not in writer.description  # it may take back what it wrote
     generations = generate(
         writer.load_model(prompts),
         prompts,
-        stop_token_ids=writer.renderer.stop_token_ids,
         on_token=shown.add if as_they_come else None,
-        **writer.decoding,
-        **writer.forward,
+        **writer.options(records),
     )
     task, texts = writer.renderer.task, [writer.renderer.decode(list(one.token_ids)) for one in generations]
     record, note = records[0], texts[0]
@@ -34,6 +33,8 @@ def show_note(writer: Writer, records: Sequence[Record], *, with_evidence: bool)
     print(note[len(shown.text) :])
     if any(generation.hit_limit for generation in generations):
         print(f"(cut at the limit of {writer.budget.max_new_tokens} tokens)", file=sys.stderr)
+    if left_out := sum(generation.left_out for generation in generations):
+        print(f"(left out {left_out} times what the dialogue does not support)", file=sys.stderr)
     spans = merge_unsupported(check_record(note, record, task))
     if spans:
         print(f"\nNot said in the dialogue ({len(spans)}):\n{_marked(note, spans)}")

@@ -18,7 +18,7 @@ from medsum_core.generation.generate import generate
 from medsum_core.generation.likelihood import likeliest_options
 from medsum_core.generation.made_from import MadeFrom, row_sha256
 from medsum_core.generation.note_files import write_notes
-from medsum_core.generation.notes import FittedRows, TokenBudget, fit_rows, generated_note
+from medsum_core.generation.notes import FittedRows, TokenBudget, fit_rows, generated_note, grounding_in
 from medsum_core.generation.output_file import earlier_notes
 from medsum_core.generation.part_file import PartFile, part_path, saving_notes
 
@@ -33,6 +33,11 @@ class Writer:
     decoding: dict[str, Any]  # arguments of `generate` that decide its notes
     forward: dict[str, Any]  # those that are functions: decoder and search
     description: dict[str, Any]  # what else decides its notes
+
+    def options(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Arguments of `generate` for these records. Raises InputError where their facts can't be looked up."""
+        grounding = grounding_in(records, self.renderer) if "grounded" in self.description else None
+        return {**self.decoding, **self.forward, "stop_token_ids": self.renderer.stop_token_ids, "grounding": grounding}
 
 
 def write_file(
@@ -111,11 +116,9 @@ def _write_missing(
             generate(
                 model,
                 prompts,
-                stop_token_ids=writer.renderer.stop_token_ids,
                 batch_size=batch_size,
                 on_finished=keep,
-                **writer.decoding,
-                **writer.forward,
+                **writer.options([rows[row] for row in todo]),
             )
         except KeyboardInterrupt:
             raise StoppedBySignal(f"{len(part.notes)} notes are kept in {part.path}; go on with --resume") from None

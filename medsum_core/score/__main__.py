@@ -22,12 +22,11 @@ if __name__ == "__main__":
     start_script()  # before the other imports
 
 from medsum_core.config.locks import locked_file
-from medsum_core.data.columns import DEFAULT_COLUMNS
 from medsum_core.data.records import read_records
 from medsum_core.errors import InputError
 from medsum_core.files import write_text_atomic
 from medsum_core.score.answers import evaluate_answers, format_answers, read_answers, read_decisions
-from medsum_core.score.arguments import PUBMEDQA, SECTION_WITH_HEADER, VISIT, ScoreArguments, parse_arguments
+from medsum_core.score.arguments import ScoreArguments, parse_arguments, scores_answers
 from medsum_core.score.choices import header_scores
 from medsum_core.score.evaluate import evaluate
 from medsum_core.score.files import align, check_headers, read_predictions, read_references
@@ -39,10 +38,11 @@ from medsum_core.score.visits import division_scores
 def main(argv: Sequence[str] | None = None) -> None:
     """Read, score, write the JSON, print a table. Raises InputError for bad input, before anything is written."""
     arguments = parse_arguments(argv, description=(__doc__ or "").split("\n\n")[1])
-    result = _score_answers(arguments) if arguments.task == PUBMEDQA else _score_notes(arguments)
+    of_choices = scores_answers(arguments.task)
+    result = _score_answers(arguments) if of_choices else _score_notes(arguments)
     if arguments.json:  # before anything is printed, for a reader such as `head` may end this process then
         _write(arguments.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
-    print(format_answers(result) if arguments.task == PUBMEDQA else format_scores(result))
+    print(format_answers(result) if of_choices else format_scores(result))
 
 
 def _score_notes(arguments: ScoreArguments) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _score_notes(arguments: ScoreArguments) -> dict[str, Any]:
     source = read_references(arguments.references, columns=columns)
     systems = (*arguments.predictions, arguments.compare)
     read = {path: read_predictions(path, columns=columns) for path in systems if path}
-    if arguments.task == SECTION_WITH_HEADER:
+    if arguments.task.names_section:
         check_headers(source, *read.values())
     _say([line for rows in (source, *read.values()) for line in rows.notices])
     references = source.records
@@ -71,18 +71,17 @@ def _score_notes(arguments: ScoreArguments) -> dict[str, Any]:
     )
     for path, run in zip(arguments.predictions, result.get("runs", []), strict=False):
         run["predictions"] = str(path)
-    if arguments.task == VISIT:
+    if arguments.task.divide:
         result["divisions"] = division_scores([record.note for record in references], runs)
-    if arguments.task == SECTION_WITH_HEADER:
+    if arguments.task.names_section:
         headers = [[record.section_header for record in aligned[path]] for path in arguments.predictions]
         result |= header_scores([record.section_header for record in references], headers)
     return result
 
 
 def _score_answers(arguments: ScoreArguments) -> dict[str, Any]:
-    own_id = arguments.columns.id if arguments.columns.id != DEFAULT_COLUMNS.id else None
-    references = read_decisions(arguments.references, id_column=own_id)
-    predictions = read_answers(arguments.predictions[0])
+    references = read_decisions(arguments.references, arguments.task, id_column=arguments.columns.id)
+    predictions = read_answers(arguments.predictions[0], arguments.task)
     result, matched = evaluate_answers(references, predictions)
     _say([*references.notices, *predictions.notices, *matched])
     return result

@@ -11,21 +11,14 @@ from medsum_core.config.column_flags import COLUMN_FLAGS, add_column_flags, colu
 from medsum_core.data.columns import Columns, columns_of
 from medsum_core.errors import InputError
 from medsum_core.score.letters import OFFICIAL, UNICODE
-
-SECTION, SECTION_WITH_HEADER, VISIT, PUBMEDQA, MEDQUAD = TASKS = (
-    "section",
-    "section-with-header",
-    "visit",
-    "pubmedqa",
-    "medquad",
-)
+from medsum_core.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreArguments:
     """The command line, parsed."""
 
-    task: str
+    task: Task
     references: Path
     predictions: tuple[Path, ...]
     compare: Path | None
@@ -38,7 +31,6 @@ class ScoreArguments:
 def parse_arguments(argv: Sequence[str] | None, *, description: str) -> ScoreArguments:
     """The flags, checked against each other. Raises InputError for those that exclude each other or the task."""
     parser = argparse.ArgumentParser(prog="python -m medsum_core.score", description=description, allow_abbrev=False)
-    parser.add_argument("--task", choices=TASKS, default=SECTION, help="what was predicted, and so which scores")
     parser.add_argument("--references", type=Path, required=True, metavar="R", help="the references (CSV, JSONL, JSON)")
     parser.add_argument(
         "--predictions", type=Path, required=True, nargs="+", metavar="P", help="a system's output; several: seeds"
@@ -59,19 +51,18 @@ def parse_arguments(argv: Sequence[str] | None, *, description: str) -> ScoreArg
     parser.add_argument("--run", metavar="DIR", help="a run folder: its columns and section, unless others are given")
     add_column_flags(parser)
     values = parser.parse_args(argv)
-    _check_task(values)
+    columns = columns_of(column_settings(values, run=values.run))
+    _check_task(values, columns.task)
     arguments = ScoreArguments(
-        task=values.task,
+        task=columns.task,
         references=values.references,
         predictions=tuple(values.predictions),
         compare=values.compare,
         train_file=values.train_file,
         json=values.json,
-        columns=columns_of(column_settings(values, run=values.run)),
+        columns=columns,
         tokenizer=values.tokenizer,
     )
-    if arguments.task == SECTION_WITH_HEADER and arguments.columns.section is not None:
-        raise InputError(f"--section (or the run's): with --task {SECTION_WITH_HEADER} headers come from a column")
     doubled = len({path.resolve() for path in arguments.predictions}) < len(arguments.predictions)
     if doubled:
         raise InputError("--predictions names a file twice; each file stands for one seed")
@@ -88,13 +79,19 @@ def _check_output(path: Path, arguments: ScoreArguments) -> None:
         raise InputError(f"--json {path}: this is one of the input files")
 
 
-def _check_task(values: argparse.Namespace) -> None:
-    if values.task != PUBMEDQA:
+def scores_answers(task: Task) -> bool:
+    """Whether the choice that an answer begins with is what is scored first; a section's header is no such choice."""
+    return task.answer.choice is not None and not task.names_section
+
+
+def _check_task(values: argparse.Namespace, task: Task) -> None:
+    if not scores_answers(task):
         return
     given = [name for name in ("compare", "train_file") if getattr(values, name) is not None]
-    given += [name for name in COLUMN_FLAGS if name != "id_column" and getattr(values, name) is not None]
+    allowed = ("task", "id_column")
+    given += [name for name in COLUMN_FLAGS if name not in allowed and getattr(values, name) is not None]
     given += ["tokenizer"] if values.tokenizer != OFFICIAL else []
     if given:
-        raise InputError(f"{', '.join(f'--{name}' for name in given)}: not with --task {PUBMEDQA}; leave it out")
+        raise InputError(f"{', '.join(f'--{name}' for name in given)}: not with --task {task.name}; leave it out")
     if len(values.predictions) > 1:
-        raise InputError(f"--predictions: --task {PUBMEDQA} scores one file at a time")
+        raise InputError(f"--predictions: --task {task.name} scores one file at a time")

@@ -13,6 +13,7 @@ from medsum_core.data.records import Record, dialogue_of, normalise_text, number
 from medsum_core.data.rows import Row, Table, formula_problems, not_text_problem, raise_problems
 from medsum_core.data.tables import load_table
 from medsum_core.errors import InputError
+from medsum_core.tasks.task import Task
 
 ID_COLUMNS = ("id", "TestID", "encounter_id", "pubid")
 CANDIDATES: dict[str, Sequence[str]] = {  # the usual names, by part of a record
@@ -46,7 +47,7 @@ def read_references(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> Scored
     spreadsheet would run, and empty notes.
     """
     named = {part: (name,) for part, name in _own_names(columns).items()}
-    return _read_notes(path, candidates=CANDIDATES | named, columns=columns, allow_empty=False)
+    return _read_notes(path, candidates=_usual_names(columns.task) | named, columns=columns, allow_empty=False)
 
 
 def read_predictions(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> ScoredRows:
@@ -55,9 +56,9 @@ def read_predictions(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> Score
     `columns` only counts where the file has none of the usual names: those of the references are rarely a system's.
     """
     table = load_table(path)
-    candidates = dict(CANDIDATES)
+    candidates = _usual_names(columns.task)
     for part, name in _own_names(columns).items():
-        if not any(map(table.find_column, CANDIDATES[part])):
+        if not any(map(table.find_column, candidates[part])):
             candidates[part] = (name,)
     return _read_notes(path, candidates=candidates, columns=columns, allow_empty=True)
 
@@ -68,12 +69,20 @@ def _own_names(columns: Columns) -> dict[str, str]:
     return {part: name for part, name in named.items() if name is not None}
 
 
+def _usual_names(task: Task) -> dict[str, Sequence[str]]:
+    """`CANDIDATES`, and the columns of a user's own task where they are others."""
+    source = next(part for part in task.parts if part.name == task.source)
+    own = {"id": task.id_columns, "note": task.answer.columns, "dialogue": source.columns}
+    known = {name.casefold() for names in CANDIDATES.values() for name in names}
+    more = {part: tuple(name for name in names if name.casefold() not in known) for part, names in own.items()}
+    return {part: (*names, *more.get(part, ())) for part, names in CANDIDATES.items()}
+
+
 def _read_notes(
     path: Path, *, candidates: Mapping[str, Sequence[str]], columns: Columns, allow_empty: bool
 ) -> ScoredRows:
     table = load_table(path)
-    own_id = columns.id != DEFAULT_COLUMNS.id
-    required = {"note", "id"} if own_id else {"note"}
+    required = {"note", "id"} if columns.id is not None else {"note"}
     names = {part: one_column(table, candidates[part], required=part in required) for part in CANDIDATES}
     problems: list[str] = []
     notes = []

@@ -111,6 +111,11 @@ class Task:
         return self.truncate.part if self.truncate else self.parts[-1].name
 
     @property
+    def names_section(self) -> bool:
+        """Whether the answer begins with the name of a section."""
+        return self.answer.choice is not None and self.answer.choice.is_section
+
+    @property
     def section_part(self) -> Part | None:
         """The part that names a section; None for most tasks."""
         return next((part for part in self.parts if part.is_section), None)
