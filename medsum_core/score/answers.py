@@ -23,7 +23,10 @@ from medsum_core.score.files import BY_ORDER, ID_COLUMNS, match_rows, one_column
 from medsum_core.score.rouge import score_rows, summarise
 from medsum_core.tasks.task import Choice, Task
 
-PROTOCOL = f"accuracy and macro F1 over the options, as PubMedQA's evaluation.py; 95 % percentile bootstrap over rows, {RESAMPLES:,} resamples, seed {SEED}"
+PROTOCOL = (
+    "accuracy and macro F1 over the options, as PubMedQA's evaluation.py; "
+    f"95 % percentile bootstrap over rows, {RESAMPLES:,} resamples, seed {SEED}"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
