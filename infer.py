@@ -86,7 +86,7 @@ def prepare_writer(
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
     from medsum_core import kernels
     from medsum_core.data.prompt import build_renderer as own_renderer
-    from medsum_core.data.prompt import refuse_open_thinking
+    from medsum_core.data.prompt import prompt_faults, refuse_prompt_faults
     from medsum_core.device import choose_precision, find_device
     from medsum_core.generation.generate import num_positions
     from medsum_core.generation.made_from import function_names, prompt_sha256
@@ -99,8 +99,7 @@ def prepare_writer(
     from medsum_core.model.recorded_files import base_files
 
     tuned = find_adapter(args.run, base=args.model_name_or_path) if args.run is not None else None
-    about_base = {"chat_template_kwargs": args.chat_template_kwargs, "task": _row_settings(args).task}
-    model, data = (tuned.model, tuned.data) if tuned else base_alone(args.model_name_or_path, **about_base)
+    model, data = (tuned.model, tuned.data) if tuned else base_alone(args.model_name_or_path, **_of_base_alone(args))
     name, device = model.model_name_or_path, find_device()
     source: dict[str, Any] = {"revision": model.model_revision, "offline": args.offline or model.offline}
     base_config = load_config(name, **source)
@@ -109,7 +108,9 @@ def prepare_writer(
     chosen_kernels = kernels.choose(chosen, device.kind)
     renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), **data.prompt_settings)
     if args.run is None:
-        refuse_open_thinking(renderer)
+        refuse_prompt_faults(renderer)
+    for fault in prompt_faults(renderer):  # of a run that began in an earlier version
+        print(fault.notice, file=sys.stderr)
     files = base_files(name, **source)
     if tuned is not None:
         tuned.check(files, allow_other_base=args.allow_other_base)
@@ -137,6 +138,12 @@ def prepare_writer(
             **function_names(search=search, build_renderer=build_renderer),
         },
     )
+
+
+def _of_base_alone(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of its prompt, which a run has from its training."""
+    variables, style = args.chat_template_kwargs, args.prompt_style or "auto"
+    return {"chat_template_kwargs": variables, "prompt_style": style, "task": _row_settings(args).task}
 
 
 def _decoding(args: argparse.Namespace, data: DataArguments) -> dict[str, Any]:

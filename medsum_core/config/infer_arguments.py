@@ -46,6 +46,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         type=int,
         help="no sequence of so many tokens twice in a note (the run's if not given)",
     )
+    parser.add_argument("--prompt_style", choices=["auto", "chat", "plain"], help="as in training, for a base alone")
     parser.add_argument("--chat_template_kwargs", metavar="JSON", help="as in training, for a base alone")
     parser.add_argument("--batch_size", type=int, default=16, help="notes being written at a time")
     parser.add_argument("--kernels", choices=["auto", "reference", "fast"], default="auto", help="as in training")
@@ -78,6 +79,9 @@ def _problems(args: argparse.Namespace) -> list[str]:
         )
         < 1,
         "--allow_other_base is about the base of --run: give both": args.allow_other_base and args.run is None,
+        "--prompt_style is for --model_name_or_path: a run has that of its training": (
+            args.prompt_style is not None and args.run is not None
+        ),
         "--task is for --model_name_or_path: a run has that of its training": (
             args.task is not None and args.run is not None
         ),

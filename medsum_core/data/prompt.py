@@ -19,8 +19,17 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from medsum_core.data.chat_template import FLAG, check_template_kwargs, open_thinking, render, thinking_names
-from medsum_core.errors import InputError
+from medsum_core.data.chat_template import (
+    FLAG,
+    PromptFault,
+    check_template_kwargs,
+    day_fault,
+    open_thinking,
+    render,
+    template_text,
+    thinking_names,
+)
+from medsum_core.errors import InputError, raise_all
 from medsum_core.tasks.built_in.section import TASK as SECTION
 from medsum_core.tasks.section_names import section_name
 from medsum_core.tasks.task import Part, Task
@@ -39,6 +48,7 @@ class PromptRenderer:
     `stop_token_id` is trained on: the first token after the note. `stop_token_ids` end decoding: it and `<eos>`.
     `pad_token_id` may be one of them: padding is recognised by length, never by id. `cut_names`: tokens that are not
     marked as special, so that the tokenizer would make them of their names in any text; text from outside is cut there.
+    `fixed_texts`: what `fixed_ids` are the ids of. `day_fault`: the prompt depends on the day.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -49,6 +59,8 @@ class PromptRenderer:
     stop_token_ids: tuple[int, ...]
     pad_token_id: int
     cut_names: tuple[str, ...] = ()
+    fixed_texts: tuple[str, ...] = ()
+    day_fault: PromptFault | None = None
 
     @property
     def all_fixed_ids(self) -> list[int]:
@@ -156,7 +168,7 @@ def build_renderer(
         raise InputError(f"--prompt_style {style}: choose one of {', '.join(PROMPT_STYLES)}")
     if style == "auto":
         style = "chat" if tokenizer.chat_template else "plain"
-    if style == "chat" and not tokenizer.chat_template:
+    if style == "chat" and not template_text(tokenizer):
         raise InputError("--prompt_style chat: this model's tokenizer has no chat template; use plain (or auto)")
     if style == "plain" and variables:
         raise InputError(f"{FLAG}: a plain prompt uses no chat template; leave it out")
@@ -172,20 +184,33 @@ def build_renderer(
         stop_token_ids=stop_ids,
         pad_token_id=stop_ids[0] if pad_id is None else int(pad_id),
         cut_names=tuple(sorted(thinking_names("".join(pieces)))),
+        fixed_texts=tuple(pieces),
+        day_fault=day_fault(tokenizer, _messages(task), variables) if style == "chat" else None,
     )
     _refuse_forgeable(renderer, "".join(pieces))
     return renderer
 
 
-def refuse_open_thinking(renderer: PromptRenderer) -> None:
-    """Raise InputError if the prompt ends inside a block of thinking: a note would be learnt, and read, as thoughts."""
+def prompt_faults(renderer: PromptRenderer) -> list[PromptFault]:
+    """Why no new run may begin with this prompt: it depends on the day, or it ends inside a block of thinking, where a
+    note would be learnt, and read, as thoughts."""
     tail = renderer.tokenizer.decode(list(renderer.fixed_ids[-1]), clean_up_tokenization_spaces=False)
+    faults = [] if renderer.day_fault is None else [renderer.day_fault]
     if name := open_thinking(str(tail)):
-        raise InputError(
-            f"this model's prompt ends inside a block of thinking ({name}), where a note would be read as thoughts: "
-            f"give {FLAG} '{{\"enable_thinking\": false}}', or the name that its template reads instead, or "
-            "--prompt_style plain"
+        faults.append(
+            PromptFault(
+                what=f"this model's prompt ends inside a block of thinking ({name}), where a note would be read as "
+                "thoughts",
+                remedy=f"give {FLAG} '{{\"enable_thinking\": false}}', or the name that its template reads instead, or "
+                "--prompt_style plain",
+            )
         )
+    return faults
+
+
+def refuse_prompt_faults(renderer: PromptRenderer) -> None:
+    """Raise InputError with all of `prompt_faults`."""
+    raise_all(list(map(str, prompt_faults(renderer))))
 
 
 def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -204,12 +229,16 @@ def _content(task: Task) -> str:
     return "\n\n".join([task.instruction, *parts])
 
 
+def _messages(task: Task) -> list[dict[str, str]]:
+    return [{"role": "user", "content": _content(task)}]
+
+
 def _plain_pieces(tokenizer: PreTrainedTokenizerBase, task: Task) -> list[str]:
     return _split_at_slots(f"{tokenizer.bos_token or ''}{_content(task)}\n\n{task.answer.label}\n", task)
 
 
 def _chat_pieces(tokenizer: PreTrainedTokenizerBase, task: Task, template_kwargs: Mapping[str, Any]) -> list[str]:
-    messages = [{"role": "user", "content": _content(task)}]
+    messages = _messages(task)
     check_template_kwargs(tokenizer, messages, template_kwargs)
     rendered = render(tokenizer, messages, template_kwargs=template_kwargs, add_generation_prompt=True)
     return _split_at_slots(rendered, task)
@@ -243,7 +272,7 @@ def _stop_ids(
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase, task: Task, template_kwargs: Mapping[str, Any]) -> str | None:
     """The control token that the chat template writes right after an assistant's message; None where it writes none."""
-    messages = [{"role": "user", "content": _content(task)}, {"role": "assistant", "content": _NOTE_SLOT}]
+    messages = [*_messages(task), {"role": "assistant", "content": _NOTE_SLOT}]
     try:
         rendered = render(tokenizer, messages, template_kwargs=template_kwargs) if tokenizer.chat_template else ""
     except InputError:  # `_chat_pieces` reports it where the template is needed
