@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_primock57_says_what_both_speakers_say() -> None:
         lines = row.cells["dialogue"].split("\n")
         assert sorted(word for line in lines for word in line.split()[1:]) == sorted(spoken)
         tags = [line.split()[0] for line in lines]
-        assert set(tags) == {"Doctor:", "Patient:"} and all(a != b for a, b in zip(tags, tags[1:], strict=False))
+        assert set(tags) == {"Doctor:", "Patient:"} and all(a != b for a, b in pairwise(tags))
 
 
 def test_medquads_answers_and_entities() -> None:
