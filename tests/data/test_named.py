@@ -237,7 +237,8 @@ def test_medquad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         [
             document("1_A_QA", "Gout", ("What is gout ?", "A &amp; b.\n      \n  c  "), ("Why ?", ""), ("Who ?", "  ")),
             document("2_B_QA", "gout", ("What is  gout ?", "A &amp; B. c"), ("What is gout ?", "Other.")),
-            *(document(f"{number}_QA", f"F{number}", (f"Q{number}", "x")) for number in range(10, 410)),
+            *(document(f"{number}_QA", f"The F{number}", (f"Q{number}", "x")) for number in range(10, 210)),
+            *(document(f"{number}_QB", f"the  f{number}", (f"P{number}", "x")) for number in range(10, 210)),
         ]
     )
     serve(monkeypatch, tmp_path, "medquad", files)
@@ -248,9 +249,11 @@ def test_medquad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["1-0000001-1"] == ("What is gout ?", "A & b.\n\n  c", "Gout", "information", "S")
     train, valid = (set(column("medquad", split, "id")) for split in ("train", "valid"))
     assert not train & valid and len(train | valid) == len(table.rows) == 402
-    assert 8 <= len(valid) <= 32  # of 401 entities; 20 are expected
-    gout = {"1-0000001-1", "2-0000001-2"}
-    assert gout <= train or gout <= valid  # one entity, two spellings
+    entities = [
+        {row[2].casefold().replace("  ", " ") for id, row in rows.items() if id in part} for part in (train, valid)
+    ]
+    assert not entities[0] & entities[1]  # each has two spellings
+    assert 3 <= len(entities[1]) <= 20  # of 201; 10 are expected
 
 
 @pytest.mark.parametrize(
