@@ -79,10 +79,10 @@ def generate(
     notes = _notes(prompts, max_new_tokens, min_new_tokens, causal.config)
     if num_beams < 1 or batch_size < 1 or no_repeat_ngram_size < 0:
         raise ValueError("num_beams and batch_size must be at least 1, no_repeat_ngram_size at least 0")
-    if on_token is not None and (num_beams > 1 or grounding is not None):
-        raise ValueError("beams, and what grounding takes back, are only known at a note's end: leave on_token out")
-    if search is not None and (num_beams > 1 or on_token is not None):
-        raise ValueError("num_beams and on_token belong to the built-in rules: leave them out with one of your own")
+    if on_token is not None and (num_beams > 1 or grounding is not None or search is not None):
+        raise ValueError("on_token is for plain greedy notes: those of beams, grounding and other rules may change")
+    if search is not None and num_beams > 1:
+        raise ValueError("num_beams belongs to the built-in rules: leave it out with one of your own")
     if not notes:
         return []
     stops, num_slots = frozenset(stop_token_ids), min(batch_size, len(notes))
@@ -91,9 +91,8 @@ def generate(
     rule: Search = GreedySearch(stops, on_token) if search is None else search(stops)
     if num_beams > 1:
         rules = BeamRules(num_beams=num_beams, length_penalty=length_penalty, early_stopping=early_stopping)
-        longest = max(note.max_new for note in notes)
-        room: dict[str, Any] = {"num_slots": num_slots, "max_new_tokens": longest, "device": causal.device}
-        rule = BeamSearch(rules, stops, **room, goes_back=grounding is not None)
+        room = {"num_slots": num_slots, "max_new_tokens": max(note.max_new for note in notes)}
+        rule = BeamSearch(rules, stops, **room, device=causal.device, goes_back=grounding is not None)
     grounded = None if grounding is None else _grounded(grounding, rule, stops, causal.config, can_go_back=packs)
     bans = BanRules(stop_token_ids=stops, no_repeat_ngram_size=no_repeat_ngram_size)
     generations: dict[int, Generation] = {}
