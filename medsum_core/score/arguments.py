@@ -7,38 +7,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsum_core.config.column_flags import COLUMN_FLAGS, add_column_flags, column_settings
+from medsum_core.config.column_flags import add_column_flags, column_settings
 from medsum_core.data.columns import Columns, columns_of
 from medsum_core.errors import InputError
 from medsum_core.score.letters import OFFICIAL, UNICODE
-
-SECTION, SECTION_WITH_HEADER, VISIT, PUBMEDQA, MEDQUAD = TASKS = (
-    "section",
-    "section-with-header",
-    "visit",
-    "pubmedqa",
-    "medquad",
-)
+from medsum_core.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreArguments:
     """The command line, parsed."""
 
-    task: str
     references: Path
     predictions: tuple[Path, ...]
     compare: Path | None
     train_file: Path | None
     json: Path | None
-    columns: Columns  # of the references and the training rows
+    columns: Columns  # of the references and the training rows; they know the task
     tokenizer: str
 
 
 def parse_arguments(argv: Sequence[str] | None, *, description: str) -> ScoreArguments:
     """The flags, checked against each other. Raises InputError for those that exclude each other or the task."""
     parser = argparse.ArgumentParser(prog="python -m medsum_core.score", description=description, allow_abbrev=False)
-    parser.add_argument("--task", choices=TASKS, default=SECTION, help="what was predicted, and so which scores")
     parser.add_argument("--references", type=Path, required=True, metavar="R", help="the references (CSV, JSONL, JSON)")
     parser.add_argument(
         "--predictions", type=Path, required=True, nargs="+", metavar="P", help="a system's output; several: seeds"
@@ -56,12 +47,12 @@ def parse_arguments(argv: Sequence[str] | None, *, description: str) -> ScoreArg
         default=OFFICIAL,
         help="unicode: besides the official scores, which keep a to z, those with letters of any script",
     )
-    parser.add_argument("--run", metavar="DIR", help="a run folder: its columns and section, unless others are given")
+    parser.add_argument(
+        "--run", metavar="DIR", help="a run folder: its task, columns and section, unless others are given"
+    )
     add_column_flags(parser)
     values = parser.parse_args(argv)
-    _check_task(values)
     arguments = ScoreArguments(
-        task=values.task,
         references=values.references,
         predictions=tuple(values.predictions),
         compare=values.compare,
@@ -70,8 +61,8 @@ def parse_arguments(argv: Sequence[str] | None, *, description: str) -> ScoreArg
         columns=columns_of(column_settings(values, run=values.run)),
         tokenizer=values.tokenizer,
     )
-    if arguments.task == SECTION_WITH_HEADER and arguments.columns.section is not None:
-        raise InputError(f"--section (or the run's): with --task {SECTION_WITH_HEADER} headers come from a column")
+    if scores_choices(arguments.columns.task):
+        _check_choices(values, arguments)
     doubled = len({path.resolve() for path in arguments.predictions}) < len(arguments.predictions)
     if doubled:
         raise InputError("--predictions names a file twice; each file stands for one seed")
@@ -88,13 +79,16 @@ def _check_output(path: Path, arguments: ScoreArguments) -> None:
         raise InputError(f"--json {path}: this is one of the input files")
 
 
-def _check_task(values: argparse.Namespace) -> None:
-    if values.task != PUBMEDQA:
-        return
-    given = [name for name in ("compare", "train_file") if getattr(values, name) is not None]
-    given += [name for name in COLUMN_FLAGS if name != "id_column" and getattr(values, name) is not None]
+def scores_choices(task: Task) -> bool:
+    """Whether a task is scored by the choice of its answers, such as yes or no, and not by its notes."""
+    return task.answer.choice is not None and not task.answer.choice.is_section
+
+
+def _check_choices(values: argparse.Namespace, arguments: ScoreArguments) -> None:
+    given = [name for name in ("compare", "train_file", "dialogue_column") if getattr(values, name) is not None]
     given += ["tokenizer"] if values.tokenizer != OFFICIAL else []
+    task = arguments.columns.task.name
     if given:
-        raise InputError(f"{', '.join(f'--{name}' for name in given)}: not with --task {PUBMEDQA}; leave it out")
-    if len(values.predictions) > 1:
-        raise InputError(f"--predictions: --task {PUBMEDQA} scores one file at a time")
+        raise InputError(f"{', '.join(f'--{name}' for name in given)}: not with --task {task}; leave it out")
+    if len(arguments.predictions) > 1:
+        raise InputError(f"--predictions: --task {task} scores one file at a time")
