@@ -26,7 +26,7 @@ from medsum_core.data.records import read_records
 from medsum_core.errors import InputError
 from medsum_core.files import write_text_atomic
 from medsum_core.score.answers import evaluate_answers, format_answers, read_answers, read_decisions
-from medsum_core.score.arguments import ScoreArguments, parse_arguments, scores_answers
+from medsum_core.score.arguments import ScoreArguments, parse_arguments, scores_choices
 from medsum_core.score.choices import header_scores
 from medsum_core.score.evaluate import evaluate
 from medsum_core.score.files import align, check_headers, read_predictions, read_references
@@ -38,19 +38,19 @@ from medsum_core.score.visits import division_scores
 def main(argv: Sequence[str] | None = None) -> None:
     """Read, score, write the JSON, print a table. Raises InputError for bad input, before anything is written."""
     arguments = parse_arguments(argv, description=(__doc__ or "").split("\n\n")[1])
-    of_choices = scores_answers(arguments.task)
-    result = _score_answers(arguments) if of_choices else _score_notes(arguments)
+    choices = scores_choices(arguments.columns.task)
+    result = _score_answers(arguments) if choices else _score_notes(arguments)
     if arguments.json:  # before anything is printed, for a reader such as `head` may end this process then
         _write(arguments.json, json.dumps(result, indent=2, allow_nan=False) + "\n")
-    print(format_answers(result) if of_choices else format_scores(result))
+    print(format_answers(result) if choices else format_scores(result))
 
 
 def _score_notes(arguments: ScoreArguments) -> dict[str, Any]:
-    columns = arguments.columns
+    columns, task = arguments.columns, arguments.columns.task
     source = read_references(arguments.references, columns=columns)
     systems = (*arguments.predictions, arguments.compare)
     read = {path: read_predictions(path, columns=columns) for path in systems if path}
-    if arguments.task.names_section:
+    if task.answer.choice is not None:
         check_headers(source, *read.values())
     _say([line for rows in (source, *read.values()) for line in rows.notices])
     references = source.records
@@ -71,18 +71,18 @@ def _score_notes(arguments: ScoreArguments) -> dict[str, Any]:
     )
     for path, run in zip(arguments.predictions, result.get("runs", []), strict=False):
         run["predictions"] = str(path)
-    if arguments.task.divide:
+    if task.divide:
         result["divisions"] = division_scores([record.note for record in references], runs)
-    if arguments.task.names_section:
+    if task.answer.choice is not None:
         headers = [[record.section_header for record in aligned[path]] for path in arguments.predictions]
         result |= header_scores([record.section_header for record in references], headers)
     return result
 
 
 def _score_answers(arguments: ScoreArguments) -> dict[str, Any]:
-    references = read_decisions(arguments.references, arguments.task, id_column=arguments.columns.id)
-    predictions = read_answers(arguments.predictions[0], arguments.task)
-    result, matched = evaluate_answers(references, predictions)
+    references = read_decisions(arguments.references, columns=arguments.columns)
+    predictions = read_answers(arguments.predictions[0], task=arguments.columns.task)
+    result, matched = evaluate_answers(references, predictions, task=arguments.columns.task)
     _say([*references.notices, *predictions.notices, *matched])
     return result
 

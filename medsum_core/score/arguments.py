@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsum_core.config.column_flags import COLUMN_FLAGS, add_column_flags, column_settings
+from medsum_core.config.column_flags import add_column_flags, column_settings
 from medsum_core.data.columns import Columns, columns_of
 from medsum_core.errors import InputError
 from medsum_core.score.letters import OFFICIAL, UNICODE
@@ -18,13 +18,12 @@ from medsum_core.tasks.task import Task
 class ScoreArguments:
     """The command line, parsed."""
 
-    task: Task
     references: Path
     predictions: tuple[Path, ...]
     compare: Path | None
     train_file: Path | None
     json: Path | None
-    columns: Columns  # of the references and the training rows
+    columns: Columns  # of the references and the training rows; they know the task
     tokenizer: str
 
 
@@ -48,13 +47,12 @@ def parse_arguments(argv: Sequence[str] | None, *, description: str) -> ScoreArg
         default=OFFICIAL,
         help="unicode: besides the official scores, which keep a to z, those with letters of any script",
     )
-    parser.add_argument("--run", metavar="DIR", help="a run folder: its columns and section, unless others are given")
+    parser.add_argument(
+        "--run", metavar="DIR", help="a run folder: its task, columns and section, unless others are given"
+    )
     add_column_flags(parser)
     values = parser.parse_args(argv)
-    columns = columns_of(column_settings(values, run=values.run))
-    _check_task(values, columns.task)
     arguments = ScoreArguments(
-        task=columns.task,
         references=values.references,
         predictions=tuple(values.predictions),
         compare=values.compare,
@@ -63,6 +61,8 @@ def parse_arguments(argv: Sequence[str] | None, *, description: str) -> ScoreArg
         columns=columns,
         tokenizer=values.tokenizer,
     )
+    if scores_choices(arguments.columns.task):
+        _check_choices(values, arguments)
     doubled = len({path.resolve() for path in arguments.predictions}) < len(arguments.predictions)
     if doubled:
         raise InputError("--predictions names a file twice; each file stands for one seed")
@@ -79,19 +79,16 @@ def _check_output(path: Path, arguments: ScoreArguments) -> None:
         raise InputError(f"--json {path}: this is one of the input files")
 
 
-def scores_answers(task: Task) -> bool:
-    """Whether the choice that an answer begins with is what is scored first; a section's header is no such choice."""
-    return task.answer.choice is not None and not task.names_section
+def scores_choices(task: Task) -> bool:
+    """Whether a task is scored by the choice of its answers, such as yes or no, and not by its notes."""
+    return task.answer.choice is not None and not task.answer.choice.is_section
 
 
-def _check_task(values: argparse.Namespace, task: Task) -> None:
-    if not scores_answers(task):
-        return
-    given = [name for name in ("compare", "train_file") if getattr(values, name) is not None]
-    allowed = ("task", "id_column")
-    given += [name for name in COLUMN_FLAGS if name not in allowed and getattr(values, name) is not None]
+def _check_choices(values: argparse.Namespace, arguments: ScoreArguments) -> None:
+    given = [name for name in ("compare", "train_file", "dialogue_column") if getattr(values, name) is not None]
     given += ["tokenizer"] if values.tokenizer != OFFICIAL else []
+    task = arguments.columns.task.name
     if given:
-        raise InputError(f"{', '.join(f'--{name}' for name in given)}: not with --task {task.name}; leave it out")
-    if len(values.predictions) > 1:
-        raise InputError(f"--predictions: --task {task.name} scores one file at a time")
+        raise InputError(f"{', '.join(f'--{name}' for name in given)}: not with --task {task}; leave it out")
+    if len(arguments.predictions) > 1:
+        raise InputError(f"--predictions: --task {task} scores one file at a time")

@@ -40,7 +40,7 @@ class ChoiceScores:
 
 
 def choice_scores(references: Sequence[str], predictions: Sequence[str], *, options: Sequence[str]) -> ChoiceScores:
-    """Each prediction against its reference, compared as they stand: see `normalise_choice`.
+    """Each prediction against its reference, compared as they stand.
 
     Raises ValueError when the lengths differ, there is no row, or a reference is no option.
     """
@@ -64,11 +64,6 @@ def choice_scores(references: Sequence[str], predictions: Sequence[str], *, opti
 def commonest_choice(references: Sequence[str]) -> str:
     """What answers most rows rightly without being read: of equally frequent references, the first in their order."""
     return Counter(references).most_common(1)[0][0]
-
-
-def normalise_choice(text: str) -> str:
-    """An answer without case, white space at its ends and a full stop: " Yes." is "yes"."""
-    return text.strip().removesuffix(".").casefold()
 
 
 def header_scores(references: Sequence[str], runs: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from medsum_core.errors import InputError
 from medsum_core.tasks.task import Task
 
 ID_COLUMNS = ("id", "TestID", "encounter_id", "pubid")
-CANDIDATES: dict[str, Sequence[str]] = {  # the usual names, by part of a record
+CANDIDATES: dict[str, tuple[str, ...]] = {  # the usual names, by part of a record, beside those of the task
     "id": ID_COLUMNS,
-    "note": ("section_text", "note", "answer", "SystemOutput", "SystemOutput2"),
+    "note": ("section_text", "note", "SystemOutput", "SystemOutput2"),
     "section_header": ("section_header", "SystemOutput1"),
     "dialogue": ("dialogue",),
 }
@@ -46,7 +46,7 @@ def read_references(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> Scored
     does, and for absent or ambiguous columns, cells that are not text, repeated or empty ids, ids and headers that a
     spreadsheet would run, and empty notes.
     """
-    named = {part: (name,) for part, name in _own_names(columns).items()}
+    named: dict[str, tuple[str, ...]] = {part: (name,) for part, name in _own_names(columns).items()}
     return _read_notes(path, candidates=_usual_names(columns.task) | named, columns=columns, allow_empty=False)
 
 
@@ -61,6 +61,12 @@ def read_predictions(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> Score
         if not any(map(table.find_column, candidates[part])):
             candidates[part] = (name,)
     return _read_notes(path, candidates=candidates, columns=columns, allow_empty=True)
+
+
+def _usual_names(task: Task) -> dict[str, tuple[str, ...]]:
+    source = next(part.columns for part in task.parts if part.name == task.source)
+    of_task = {"id": task.id_columns, "note": task.answer.columns, "dialogue": source}
+    return {part: tuple(dict.fromkeys(names + of_task.get(part, ()))) for part, names in CANDIDATES.items()}
 
 
 def _own_names(columns: Columns) -> dict[str, str]:
@@ -82,7 +88,7 @@ def _read_notes(
     path: Path, *, candidates: Mapping[str, Sequence[str]], columns: Columns, allow_empty: bool
 ) -> ScoredRows:
     table = load_table(path)
-    required = {"note", "id"} if columns.id is not None else {"note"}
+    required = {"note"} if columns.id is None else {"note", "id"}
     names = {part: one_column(table, candidates[part], required=part in required) for part in CANDIDATES}
     problems: list[str] = []
     notes = []
@@ -184,7 +190,7 @@ def _match_by_order(
 
 def one_column(table: Table, candidates: Sequence[str], *, required: bool) -> str | None:
     """The file's own spelling of one of these columns. Raises InputError where several or, `required`, none exist."""
-    found = [column for column in map(table.find_column, candidates) if column]
+    found = list(dict.fromkeys(column for column in map(table.find_column, candidates) if column))
     if len(found) > 1:
         raise InputError(f"{table.source}: columns {', '.join(found)} could all be meant; keep one of them")
     if required and not found:

@@ -172,7 +172,9 @@ def test_files_without_headers_are_refused(tmp_path: Path) -> None:
         tmp_path, "section-with-header", truth, given
     )
     assert f"{truth}: 1 rows have no section header (ids 1)" in refusal(tmp_path, "section-with-header", truth, truth)
-    assert "knows no sections" in refusal(tmp_path, "section-with-header", truth, truth, "--section", "CC")
+    assert "the task section-with-header knows no sections" in refusal(
+        tmp_path, "section-with-header", truth, truth, "--section", "CC"
+    )
 
 
 DECISIONS = "pubid,final_decision,long_answer"
@@ -201,7 +203,7 @@ def test_answers_are_scored_with_the_generated_ones_beside_them(
     assert {metric: result["long_answer"][metric] for metric in METRICS} == pytest.approx(long, abs=5e-7)
     assert result["rows"] == [{"id": "7", "correct": True}, {"id": "8", "correct": True}, {"id": "9", "correct": False}]
     screen = capsys.readouterr()
-    assert "1 generated answers are none of yes, no, maybe, and count as wrong." in screen.out
+    assert "1 generated answers are none of the options, and count as wrong." in screen.out
     assert "floor: the references' commonest answer" in screen.out
     assert CANARY not in screen.out + screen.err + (tmp_path / "scores.json").read_text()
 
@@ -235,17 +237,56 @@ def test_answer_files_that_cannot_be_scored_are_refused(decisions: Path, tmp_pat
 
 def test_flags_that_answers_have_no_use_for_are_refused(decisions: Path, tmp_path: Path) -> None:
     message = refusal(
-        tmp_path, "pubmedqa", decisions, decisions, "--number_rows", "--tokenizer", "unicode", "--compare", decisions
+        tmp_path,
+        "pubmedqa",
+        decisions,
+        decisions,
+        "--dialogue_column",
+        "x",
+        "--tokenizer",
+        "unicode",
+        "--compare",
+        decisions,
     )
-    assert "--compare, --number_rows, --tokenizer: not with --task pubmedqa" in message
+    assert "--compare, --dialogue_column, --tokenizer: not with --task pubmedqa" in message
     second = write(tmp_path / "second.csv", DECISIONS, ("7", "yes", "a"))
     assert "one file at a time" in refusal(tmp_path, "pubmedqa", decisions, decisions, second)
     own = write(tmp_path / "own.csv", "key,final_decision", ("7", "yes"), ("8", "no"), ("9", "maybe"))
     assert score(tmp_path, "pubmedqa", own, decisions, "--id_column", "key")["accuracy"] == 1.0
 
 
-def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError) as caught:
-        main(["--task", "poem", "--references", "r.csv", "--predictions", "p.csv"])
-    said = str(caught.value)
+def test_a_task_of_ones_own_is_scored_by_its_options(tmp_path: Path) -> None:
+    """Its columns, its options, its id; a generated answer counts by what it begins with, as in decoding."""
+    task = tmp_path / "triage.yaml"
+    task.write_text(
+        "instruction: How urgent is it?\n"
+        "parts: [{name: letter, label: 'Letter:', columns: [letter]}]\n"
+        "answer: {label: 'Answer:', columns: [why], choice: {columns: [urgency], options: [urgent, can wait]}}\n"
+        "id_columns: [case]\nmetrics: [accuracy, macro_f1]\n"
+    )
+    truth = write(tmp_path / "r.csv", "case,urgency,why", ("a", "Urgent", "Pain."), ("b", "can wait", "None."))
+    given = write(
+        tmp_path / "p.csv",
+        "id,answer,generated_answer",
+        ("b", "soon", "Can wait: no pain."),
+        ("a", "urgent", "Perhaps urgent"),
+    )
+    result = score(tmp_path, str(task), truth, given)
+    assert [row["correct"] for row in result["rows"]] == [True, False]
+    assert (result["invalid"], result["generated"]["invalid"], result["generated"]["accuracy"]) == (1, 1, 0.5)
+    assert "over urgent, can wait" in result["protocol"]
+
+
+def test_medquad_is_scored_by_rouge(tmp_path: Path) -> None:
+    truth = write(
+        tmp_path / "r.csv", "id,question,answer", ("1", "What is it?", "A rash."), ("2", "Why?", "Rest helps.")
+    )
+    given = write(tmp_path / "p.csv", "id,note", ("2", "Rest."), ("1", "A red rash."))
+    expected = by_hand(["A rash.", "Rest helps."], ["A red rash.", "Rest."])
+    result = score(tmp_path, "medquad", truth, given)
+    assert {metric: result[metric] for metric in METRICS} == pytest.approx(expected, abs=5e-7)
+
+
+def test_an_unknown_task_is_refused_with_the_known_ones(visits: Path, tmp_path: Path) -> None:
+    said = refusal(tmp_path, "poem", visits, visits)
     assert all(task in said for task in ("section", "section-with-header", "visit", "pubmedqa", "medquad"))
