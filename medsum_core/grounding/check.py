@@ -1,4 +1,4 @@
-"""Does a note say only what its dialogue says? Numbers, dates, doses, frequencies and sides are looked up.
+"""Does a note say only what its dialogue says? Its numbers, dates, doses and sides, its findings are looked up.
 
 Deterministic, without a model or the network.
 """
@@ -10,22 +10,31 @@ from dataclasses import dataclass
 
 from medsum_core.data.records import Record
 from medsum_core.grounding.facts.language import is_english
+from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
 from medsum_core.grounding.facts.subjects import note_subject
 from medsum_core.grounding.facts.talk import read_talk
 from medsum_core.grounding.facts.verdicts import Verdict, judge
+from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
+from medsum_core.grounding.findings.reading import FindingScan, scan_findings
+from medsum_core.grounding.findings.verdicts import KIND_OF, judge_findings
 from medsum_core.tasks.task import Task
 
 UNSUPPORTED = ("not_found", "contradicted")
+NUMERIC_KINDS = (
+    "number", "age", "date", "duration", "dose", "measurement", "temperature", "percent", "frequency", "pressure",
+    "laterality", "code",
+)  # fmt: skip
+FINDING_KINDS = ("medication", "allergy", "symptom", "condition", "procedure", "substance", "relative")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
     """A checkable fact of a note at its characters `[start, end)`.
 
-    `kind`: number, age, date, duration, dose, measurement, temperature, percent, frequency, pressure, laterality or
-    code (L4, G2). `turn`: the turn of the dialogue that says it, from 0; None unless supported. `verdict`: not_checked
-    where the note or the dialogue is not English.
+    `kind`: one of NUMERIC_KINDS (a code is L4, G2) or of FINDING_KINDS. `turn`: the turn of the dialogue, from 0, that
+    says it or, of a finding, contradicts it; None where no one turn does. `verdict`: not_checked where the note or the
+    dialogue is not English.
     """
 
     start: int
@@ -45,16 +54,32 @@ class Fact:
         return self.verdict in UNSUPPORTED
 
 
-def check_note(note: str, dialogue: str) -> list[Fact]:
+def check_note(note: str, dialogue: str, *, lexicon: str | None = None) -> list[Fact]:
     """The checkable facts of `note` in order, each looked up in `dialogue`. Offsets are into `note` as given.
 
-    "contradicted": the dialogue gives the same kind, unit or attribute another value; "not_found": it gives none.
+    "contradicted": the dialogue gives the same kind, unit or attribute another value, or says the opposite of a
+    finding; "not_found": it says nothing of it. `lexicon`: a file with more findings, see `findings.lexicon`. Raises
+    InputError for a file that is none.
     """
     scan, stated = read_mentions(note, spoken=False)
+    known = load_lexicon(lexicon)
+    named = scan_findings(note, None, known)
+    if not is_english(note) or not is_english(dialogue):
+        spans = [(mention.start, mention.end, mention.kind) for mention in stated]
+        spans += [(finding.start, finding.end, KIND_OF.get(finding.kind, finding.kind)) for finding in named.findings]
+        return [Fact(start=a, end=b, kind=kind, verdict="not_checked", turn=None) for a, b, kind in sorted(spans)]
+    facts = [*_numeric(scan, stated, dialogue), *_findings(named, dialogue, known)]
+    return sorted(facts, key=lambda fact: (fact.start, fact.end))
+
+
+def _findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[Fact]:
+    judged = judge_findings(note, dialogue, lexicon)
+    return [Fact(start=j.start, end=j.end, kind=j.kind, verdict=j.verdict, turn=j.turn) for j in judged]
+
+
+def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
     if not stated:
         return []
-    if not is_english(note) or not is_english(dialogue):
-        return [Fact(start=m.start, end=m.end, kind=m.kind, verdict="not_checked", turn=None) for m in stated]
     talk = read_talk(dialogue)
     claims = [(mention, note_subject(scan, mention)) for mention in stated]
     facts = []

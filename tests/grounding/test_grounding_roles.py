@@ -8,9 +8,7 @@ recall of unsupported), before anything was changed for the set: 1000 even 0.94,
 from __future__ import annotations
 
 import pytest
-from labelled_facts import outcomes, read_cases
-
-from medsum_core.grounding.check import check_note
+from labelled_facts import numeric_facts, outcomes, read_cases
 
 SETS = {
     "1000 even": lambda number: number < 2000 and number % 2 == 0,
@@ -36,7 +34,7 @@ def flagged(note: str, *turns: str) -> list[str]:
     """The unsupported facts of `note`; turns alternate, the doctor begins."""
     speakers = ("Doctor", "Patient")
     dialogue = "\n".join(f"{speakers[k % 2]}: {turn}" for k, turn in enumerate(turns))
-    return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.verdict != "supported"]
+    return [note[fact.start : fact.end] for fact in numeric_facts(note, dialogue) if fact.verdict != "supported"]
 
 
 def test_a_bare_answer_counts_what_the_question_asks_for() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsum_core.grounding.check import check_note
+from medsum_core.grounding.check import NUMERIC_KINDS, Fact, check_note
 
 MARK = re.compile(r"\[\[(\w+)\|([+!-])\|(.*?)\]\]")
 FOLDER = Path(__file__).parents[1] / "grounding" / "cases"
@@ -52,9 +52,14 @@ def _case(row: dict[str, str]) -> Case:
     return Case(number=int(row["case"]), dialogue=row["dialogue"], note=note, facts=tuple(facts))
 
 
+def numeric_facts(note: str, dialogue: str) -> list[Fact]:
+    """The facts of the kinds that these files label: all but findings."""
+    return [fact for fact in check_note(note, dialogue) if fact.kind in NUMERIC_KINDS]
+
+
 def outcomes(case: Case) -> Iterator[tuple[str, str, int, int]]:
     """(kind, hit | missed | false | passed, start, end): each label, and each flag that overlaps no label."""
-    flags = [fact for fact in check_note(case.note, case.dialogue) if fact.verdict != "supported"]
+    flags = [fact for fact in numeric_facts(case.note, case.dialogue) if fact.verdict != "supported"]
     for label in case.facts:
         flagged = any(flag.start < label.end and label.start < flag.end for flag in flags)
         names = {(True, True): "hit", (True, False): "missed", (False, True): "false", (False, False): "passed"}

@@ -244,6 +244,9 @@ def _year(scan: Scan, number: Number) -> Reading | None:
         if values
         else False
     )
+    if not full and before in ("'", "’") and not number.spelled and values and 0 <= values[0] <= 99:
+        dates: list[Date] = [(year, None, None) for year in years_of(values[0])]  # "in '06"
+        return [_date(scan, number.first, number.last, dates)], number.last
     if not full and not short:
         return None
     if full and not led and not number.decade and not _stands_alone(scan, number):

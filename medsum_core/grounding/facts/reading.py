@@ -15,7 +15,7 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import MONTHS, WEEKDAYS, units
 
 SINGLES = {"yesterday": 1.0, "overnight": 1.0, "tomorrow": 1.0}
-WELL_KNOWN_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2")
+WELL_KNOWN_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2 a1c hba1c")
 LISTED = bag("problem issue complaint concern thing point reason")
 SCALE_WORDS = bag("scale being analog vas")
 ROMAN = {"ii": 2.0, "iii": 3.0, "iv": 4.0}

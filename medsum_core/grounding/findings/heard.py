@@ -1,0 +1,163 @@
+"""A dialogue prepared for looking findings up: its findings by concept, its words by turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import cached_property
+from typing import Literal
+
+from medsum_core.data.turns import Turn, read_turns
+from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.lexicon import Lexicon
+from medsum_core.grounding.findings.reading import Finding, FindingScan, scan_findings
+from medsum_core.grounding.findings.relatives import kin_of
+from medsum_core.grounding.findings.replies import asks_openly, read_reply
+from medsum_core.grounding.findings.scope import Sentence, read_scopes
+from medsum_core.grounding.findings.stems import stem
+
+Polarity = Literal["yes", "no", "neutral"]
+PREFIX = 5  # letters that related words share: "arthritis", "arthritic"
+ALIKE = 0.82  # share of letters in common, for a misspelt drug
+SPELT = 5  # letters; shorter words must be spelt alike
+GENERIC = bag(  # words of a concept's name that do not tell it from another
+    "pain disease disorder condition problem syndrome chronic acute test surgery therapy treatment blood heart history "
+    "medication medicine abnormal low high loss failure infection left right use change difficulty severe mild general "
+    "bilateral lower upper type exam examination study scan evaluation symptom system"
+)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A dialogue with the findings named in it."""
+
+    turns: Sequence[Turn]
+    scan: FindingScan
+    lexicon: Lexicon
+
+    @cached_property
+    def by_name(self) -> dict[str, list[Finding]]:
+        """The findings by each of their names and of the names broader than these."""
+        found: dict[str, list[Finding]] = {}
+        for finding in self.scan.findings:
+            for name in frozenset().union(*(self.lexicon.ancestors[own] for own in finding.names)):
+                found.setdefault(name, []).append(finding)
+        return found
+
+    @cached_property
+    def turns_of(self) -> dict[str, set[int]]:
+        """The turns in which each stem occurs."""
+        found: dict[str, set[int]] = {}
+        for number, (first, last) in enumerate(self.scan.turns):
+            for word in self.scan.words[first:last]:
+                found.setdefault(word.stem, set()).add(number)
+        return found
+
+    @cached_property
+    def prefixes(self) -> frozenset[str]:
+        """The first letters of the words."""
+        return frozenset(word[:PREFIX] for word in self.turns_of)
+
+    @cached_property
+    def kin(self) -> frozenset[str]:
+        """The relatives named or speaking."""
+        speaking = {kin_of(part) for turn in self.turns for part in turn.speaker.replace("_", " ").split()}
+        return frozenset({kin_of(word.text) for word in self.scan.words} | speaking) - {""}
+
+    @cached_property
+    def sentences_of(self) -> dict[int, list[Sentence]]:
+        """The sentences of each turn."""
+        found: dict[int, list[Sentence]] = {}
+        for sentence in self.scan.sentences:
+            found.setdefault(sentence.turn, []).append(sentence)
+        return found
+
+    def named(self, names: Iterable[str]) -> list[Finding]:
+        """The findings of these concepts or of narrower ones, in order."""
+        found = {(f.first, f.last): f for name in names for f in self.by_name.get(name, ())}
+        return [found[key] for key in sorted(found)]
+
+    def exact(self, names: Iterable[str]) -> list[Finding]:
+        """The findings that have one of these names."""
+        wanted = frozenset(names)
+        return [finding for finding in self.scan.findings if wanted & set(finding.names)]
+
+    def loosely(self, names: Iterable[str], part: str) -> list[tuple[int, Polarity]]:
+        """The turns that may speak of a concept in other words, and whether they affirm it."""
+        part_stems = self._part_stems(part)
+        found: list[tuple[int, Polarity]] = []
+        for name in names:
+            for stems in self.lexicon.concepts[name].loose if name in self.lexicon.concepts else ():
+                for number in self._windows(stems):
+                    if not part_stems or any(
+                        self.turns_of.get(word, set()) & {number, number + 1} for word in part_stems
+                    ):
+                        found.append((number, self._polarity(number, stems)))
+        return found
+
+    def _part_stems(self, part: str) -> set[str]:
+        concept = self.lexicon.concepts.get(part)
+        return {stem(part), *(word for stems in concept.loose for word in stems)} if concept else set()
+
+    def _windows(self, stems: frozenset[str]) -> list[int]:
+        """The turns that together with the one after them have all of these stems."""
+        places = [self.turns_of.get(word) for word in stems]
+        if not all(places):
+            return []
+        rarest = min((place for place in places if place), key=len)
+        starts = {start for number in rarest for start in (number - 1, number)} if len(stems) > 1 else rarest
+        return sorted(
+            start for start in starts if all(place and (start in place or start + 1 in place) for place in places)
+        )
+
+    def _polarity(self, number: int, stems: frozenset[str]) -> Polarity:
+        """Whether the turn, or the answer to it, affirms the words: "no" where each place denies them."""
+        said: list[Polarity] = []
+        for turn in (number, number + 1):
+            for sentence in self.sentences_of.get(turn, ()):
+                places = [i for i in range(sentence.first, sentence.last) if self.scan.words[i].stem in stems]
+                if places:
+                    said.append(self._polarity_of(sentence, places))
+        if "yes" in said:
+            return "yes"
+        return "no" if said and all(polarity == "no" for polarity in said) else "neutral"
+
+    def _polarity_of(self, sentence: Sentence, places: Sequence[int]) -> Polarity:
+        words = self.scan.words
+        if sentence.asks and sentence.turn + 1 < len(self.scan.turns):
+            if asks_openly(words, sentence):
+                return "neutral"
+            reply, _ = read_reply(words, *self.scan.turns[sentence.turn + 1])
+            return {"yes": "yes", "no": "no"}.get(reply, "neutral")  # type: ignore[return-value]
+        scopes = read_scopes(words, sentence, spoken=True)
+        if all(i in scopes.denied for i in places):
+            return "no"
+        return "neutral" if any(i in scopes.denied or i in scopes.neutral for i in places) else "yes"
+
+    def has_words_like(self, text: str) -> bool:
+        """Whether most content words of a name occur, inflected or as parts of other words."""
+        stems = [stem(word) for word in text.lower().replace("-", " ").split()]
+        content = [word for word in stems if len(word) > 3 and word not in GENERIC]
+        if not content:
+            return False
+        hits = [word in self.turns_of or (len(word) >= PREFIX and word[:PREFIX] in self.prefixes) for word in content]
+        return hits[-1] or sum(hits) >= 2
+
+    def has_misspelt(self, text: str) -> bool:
+        """Whether a word of the dialogue is spelt nearly like `text`."""
+        word = text.lower()
+        if len(word) < SPELT:
+            return False
+        return any(
+            other[0] == word[0]
+            and abs(len(other) - len(word)) <= 3
+            and SequenceMatcher(None, word, other).ratio() >= ALIKE
+            for other in {w.text for w in self.scan.words if len(w.text) >= SPELT}
+        )
+
+
+def hear(dialogue: str, lexicon: Lexicon) -> Heard:
+    """Read a dialogue's findings."""
+    turns = read_turns(dialogue)
+    return Heard(turns, scan_findings(dialogue, turns, lexicon), lexicon)

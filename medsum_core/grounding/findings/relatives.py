@@ -1,0 +1,119 @@
+"""Whose finding is it? The patient's or a relative's, in notes and in dialogues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medsum_core.grounding.facts.anatomy import KIN, stem
+from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.scope import Sentence
+from medsum_core.grounding.findings.stems import Word
+
+PATIENT, UNKNOWN, FAMILY = "patient", "", "family"
+GROUPS = {
+    "parent": bag("mother father"),
+    "sibling": bag("brother sister twin"),
+    "child": bag("son daughter twin"),
+    "spouse": bag("husband wife partner"),
+    "partner": bag("husband wife spouse"),
+    "grandparent": bag("grandmother grandfather"),
+    "grandchild": bag("grandson granddaughter"),
+    "uncle": bag("brother sibling"),  # "my father and his brother"
+    "aunt": bag("sister sibling"),
+    "grandmother": bag("mother"),  # "my mother's mother"
+    "grandfather": bag("father"),
+}
+KINDRED = KIN | bag("spouse grandparent family relative neighbor neighbour friend coworker roommate")
+SPELLED = {
+    "grandparents": "grandparent", "spouse": "spouse", "families": "family", "familial": "family",
+    "relatives": "family", "relative": "family", "maternal": "family", "paternal": "family", "folks": "parent",
+    "mommy": "mother", "momma": "mother", "hereditary": "family", "boyfriend": "partner", "girlfriend": "partner", "fiance": "partner",
+    "siblings": "sibling", "kids": "child", "boy": "son", "girl": "daughter", "granny": "grandmother",
+}  # fmt: skip
+TELLING = bag(  # a relative who tells or helps is not the one who has it
+    "says said reports reported states stated notes noted denies denied describes described thinks thought brought "
+    "brings gave gives told tells accompanied worries believes feels came helps noticed witnessed admits called asked "
+    "concerned wants is who's present here"
+)
+BY = bag("with by to for from per lives and")
+SELF = bag("i i'm i've i'd my me myself i'll mine")
+THIRD = bag("he she his her he's she's him they their hers")
+PATIENT_WORDS = bag("patient pt he she his her they i my")
+BIRTH = bag("pregnant pregnancy delivered")
+NEAR = 8
+
+
+def kin_of(text: str) -> str:
+    """The relative that a word names, in the singular: "mom's" -> "mother"; "" for other words."""
+    text = text.replace("’", "'").removesuffix("'s")
+    if text in SPELLED:
+        return SPELLED[text]
+    word = stem(text)
+    return SPELLED.get(word, word if word in KINDRED else "")
+
+
+def same_person(a: str, b: str) -> bool:
+    """Whether two relatives may be the same person or of one group."""
+    if a == b or FAMILY in (a, b) or UNKNOWN in (a, b):
+        return True
+    return b in GROUPS.get(a, ()) or a in GROUPS.get(b, ())
+
+
+def relatives_in(words: Sequence[Word], first: int, last: int) -> list[tuple[int, str]]:
+    """The relatives named among words `[first, last)`."""
+    return [(i, kin) for i in range(first, last) if (kin := kin_of(words[i].text))]
+
+
+def subject_in_note(words: Sequence[Word], sentence: Sentence, first: int, kin: Sequence[tuple[int, str]]) -> str:
+    """The person that a note's finding at word `first` is of: a relative before it in the sentence, or after it."""
+    holders = [(i, name) for i, name in kin if not _tells(words, i, sentence)]
+    before = [name for i, name in holders if i < first]
+    if before:
+        return before[-1]
+    if kin and not holders:
+        return UNKNOWN
+    after = [(i, name) for i, name in holders if i > first]
+    if after and after[0][0] - first <= NEAR:
+        between = {word.text for word in words[first : after[0][0]]}
+        if between & {"in", "of", "by"} and not between & {".", ";", "and", ","}:
+            return after[0][1]
+        return UNKNOWN
+    begins = {word.text for word in words[sentence.first : first]}
+    return PATIENT if begins & PATIENT_WORDS else UNKNOWN
+
+
+def subject_in_talk(
+    words: Sequence[Word], sentence: Sentence, first: int, kin: Sequence[tuple[int, str]], topic: str, speaker: str
+) -> str:
+    """The person that a finding of a dialogue is of.
+
+    `topic`: the relative named in the turn before; `speaker`: the relative who speaks, "" for others.
+    """
+    holders = [(i, name) for i, name in kin if not _tells(words, i, sentence)]
+    before = [name for i, name in holders if i < first]
+    texts = {word.text for word in words[sentence.first : sentence.last]}
+    if before and not (texts & SELF and _self_after(words, sentence, first, holders)):
+        return before[-1]
+    after = [(i, name) for i, name in holders if i > first and i - first <= NEAR]
+    if after:
+        between = {word.text for word in words[first : after[0][0]]}
+        if between & {"in", "of", "on"} and not between & {".", ";"}:
+            return after[0][1]
+    if texts & SELF:
+        return speaker or PATIENT
+    return topic if texts & THIRD else UNKNOWN
+
+
+def _self_after(words: Sequence[Word], sentence: Sentence, first: int, holders: Sequence[tuple[int, str]]) -> bool:
+    """Whether "I" comes between the last relative before word `first` and it: "since dad died [I] have headaches"."""
+    last_kin = max(i for i, _ in holders if i < first)
+    return any(words[k].text in ("i", "i'm", "i've") for k in range(last_kin + 1, first))
+
+
+def _tells(words: Sequence[Word], i: int, sentence: Sentence) -> bool:
+    after = words[i + 1].text if i + 1 < sentence.last else ""
+    before = words[i - 1].text if i > sentence.first else ""
+    earlier = words[i - 2].text if i > sentence.first + 1 else ""
+    possessive = before in ("his", "her", "the", "their", "my", "a")
+    with_her = (earlier if possessive else before) in ("with", "by", "to", "from", "per", "told", "for")
+    return (after in TELLING and after not in ("is",)) or (with_her and "family" not in words[i].text)

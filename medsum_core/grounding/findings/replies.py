@@ -1,0 +1,186 @@
+"""Questions and their answers: "Any fever or chills?" "No." denies two; "No, the right one." denies none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.scope import Sentence
+from medsum_core.grounding.findings.stems import Word
+
+Reply = Literal["yes", "no", "corrected", "unknown", "other"]
+
+LEADS = bag(
+    "um uh oh well ah hmm so and but , . okay ok i mean you know actually honestly let me see hm er god doctor sir"
+)
+SELDOM = bag("hardly rarely seldom barely occasionally sometimes")
+YES = bag(
+    "yes yeah yep yup yea ya mm uh-huh uhhuh correct right sure definitely absolutely exactly "
+    "always often constantly certainly indeed mhm aye affirmative plenty lots terrible terribly quite very some little "
+    "couple once twice both same too pretty mostly usually unfortunately"
+)
+NO = bag("no nope nah never none nothing neither negative nobody not without don't haven't didn't nor none")
+NO_VERBS = bag(
+    "don't haven't didn't doesn't hasn't isn't wasn't can't couldn't won't hadn't aren't weren't not never wouldn't"
+)
+YES_VERBS = bag("do have did am was does has is can would could feel get got had think guess believe take suppose")
+UNKNOWN = bag("know sure remember recall idea")
+FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
+SIDES = bag("the left right other just only it's its this that upper lower my")
+OPEN = bag("how what when where which who why what's how's where's")
+ABOUT = bag("about of")
+AGREES = bag("yes yeah yep yup correct right exactly sure mm mhm yea true")
+TURNED = bag("take tolerate eat use handle")  # "Can you take aspirin?" "Sure.": no allergy
+ASKING = bag("do does did have has had are is was were can could")
+DEFINITE = bag("the this that your his her these those")
+NEAR = 6
+SHORT_QUESTION = 8  # words
+
+
+def is_question(words: Sequence[Word], sentence: Sentence, *, is_clinician: bool) -> bool:
+    """Whether a sentence asks; a clinician's "Any fevers." does without a question mark."""
+    if sentence.asks:
+        return True
+    if not is_clinician:
+        return False
+    first, second = words[sentence.first].text, words[min(sentence.first + 1, sentence.last - 1)].text
+    asked = first in ASKING and second in ("you", "he", "she", "they", "your", "any", "there", "it", "the", "your")
+    return asked or (first in ("any", "how", "what") and sentence.last - sentence.first <= SHORT_QUESTION)
+
+
+def asks_openly(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a question asks how, what, when, so that "No." would deny none of its words; not "what about"."""
+    for i in range(sentence.first, min(sentence.first + 4, sentence.last)):
+        if words[i].text in OPEN:
+            after = words[i + 1].text if i + 1 < sentence.last else ""
+            return after not in ABOUT
+        if words[i].text not in LEADS:
+            return False
+    return False
+
+
+def presupposes(words: Sequence[Word], sentence: Sentence, first: int) -> bool:
+    """Whether a question takes its finding at word `first` for granted: "Is the [pain] there at night?"."""
+    before = words[first - 1].text if first > sentence.first else ""
+    earlier = words[first - 2].text if first > sentence.first + 1 else ""
+    return before in DEFINITE and earlier not in ("have", "had", "got", "get", "has")
+
+
+def offers(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a question offers alternatives: "From gallstones or from drink?", "Is it dull or sharp?"."""
+    texts = [word.text for word in words[sentence.first : sentence.last]]
+    led = texts[0] in ("from", "with", "after") or (
+        texts[0] in ("is", "was", "are") and texts[1:2] in (["it"], ["that"], ["they"])
+    )
+    return led and "or" in texts
+
+
+def asks_tolerance(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a question asks if something can be taken: "Can you take aspirin?"."""
+    texts = [word.text for word in words[sentence.first : sentence.last]]
+    return any(a in ("can", "could") and b in TURNED for a, b in zip(texts, texts[2:], strict=False))
+
+
+def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, bool]:
+    """What the turn of words `[first, last)` answers; and whether it only agrees ("Right.").
+
+    "corrected": "No, the right one.", which denies a detail and no finding.
+    """
+    i = first
+    while (
+        i < last
+        and words[i].text in LEADS
+        and not (words[i].text in ("i", "okay", "ok", "so", "you") and i + 1 == last)
+    ):
+        i += 1
+    if i >= last:
+        return ("yes", True) if first < last and words[first].text in ("okay", "ok") else ("other", False)
+    text = words[i].text
+    start_i = i - 1 if i > first and words[i - 1].text == "i" else i
+    near = [words[k].text for k in range(start_i, min(start_i + NEAR, last))]
+    if text in SELDOM:
+        return "unknown", False
+    if text in NO:
+        return _negative(words, i, last, near), False
+    if words[start_i].text in (
+        "i",
+        "it",
+        "he",
+        "she",
+        "they",
+        "we",
+        "that",
+        "there",
+        "it's",
+        "that's",
+        "i'm",
+        "he's",
+        "she's",
+        "i've",
+        "they're",
+    ):
+        return _by_verb(words, start_i, last)
+    if text in AGREES:
+        return "yes", text in AGREES
+    if text == "a" and i + 1 < last and words[i + 1].text in ("little", "bit", "lot", "few", "couple", "ton", "while"):
+        return "yes", False
+    if text in ("of", "all", "every", "kind", "sort", "at") and i + 1 < last and words[i + 1].text in (
+        "course", "time", "the", "day", "night", "of", "times", "least",
+    ):  # fmt: skip
+        return "yes", False
+    if text in YES:
+        return "yes", False
+    if text in ("not", "maybe", "possibly", "perhaps"):
+        return "unknown", False
+    return ("no", False) if set(near[:4]) & FINE and not set(near[:4]) & NO else ("other", False)
+
+
+def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> Reply:
+    text, after = words[i].text, words[i + 1].text if i + 1 < last else ""
+    if text == "not" and after in UNKNOWN:
+        return "unknown"
+    if text == "not" and after in ("only", "just", "too", "much", "bad", "great", "good", "well"):
+        return "other"
+    if text in ("no", "nope") and after == "," and i + 2 < last:
+        further = {word.text for word in words[i + 2 : min(i + 7, last)]}
+        begins = words[i + 2].text
+        if begins in ("the", "it's", "just", "only", "its", "on") and further & {
+            "one",
+            "left",
+            "right",
+            "other",
+            "side",
+        }:
+            return "corrected"
+        if begins in ("it's", "its", "they're") and not further & FINE and not further & NO:
+            return "corrected"
+    return "no"
+
+
+def _by_verb(words: Sequence[Word], i: int, last: int) -> tuple[Reply, bool]:
+    """The answer of "I do.", "I haven't.", "It's fine.", "I'm not sure."."""
+    near = [words[k].text for k in range(i, min(i + NEAR, last)) if words[k].text != ","]
+    end = next((k for k, text in enumerate(near) if text in (".", "?", "!", ";", "but")), len(near))
+    near = near[:end]
+    if {"know", "sure", "remember", "recall"} & set(near) and set(near) & NO_VERBS:
+        return "unknown", False
+    if any(text in NO_VERBS or text in NO for text in near[:4]):
+        return "no", False
+    if set(near) & FINE:
+        return "no", False
+    if len(near) > 1 and near[1] in YES_VERBS and len(near) <= 3:
+        return "yes", False
+    if near[0] == "i've":
+        return "yes", False
+    if near[0] == "that's" and set(near) & AGREES:
+        return "yes", True
+    if len(near) > 2 and near[1] in ("think", "guess", "believe", "suppose") and near[2] == "so":
+        return "yes", False
+    if (
+        len(near) > 2
+        and near[1] in YES_VERBS
+        and near[2] in ("that", "it", "some", "them", "those", "too", "both", "had", "been")
+    ):
+        return "yes", False
+    return "other", False

@@ -1,0 +1,102 @@
+"""Words of a text as the lexicon compares them: inflections and British spellings folded, spelled letters joined."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from medsum_core.grounding.facts.tokens import bag
+
+IRREGULAR = {
+    "swollen": "swell", "bled": "bleed", "threw": "throw", "thrown": "throw", "felt": "feel", "broke": "break",
+    "broken": "break", "ate": "eat", "eaten": "eat", "lost": "lose", "loss": "lose", "losing": "lose", "woke": "wake",
+    "woken": "wake", "fell": "fall", "fallen": "fall", "drank": "drink", "drunk": "drink", "took": "take",
+    "taken": "take", "gave": "give", "given": "give", "went": "go", "gone": "go", "teeth": "tooth", "feet": "foot",
+    "calves": "calf", "kidneys": "kidney", "came": "come", "stung": "sting", "shook": "shake", "spat": "spit",
+    "got": "get", "gotten": "get", "kept": "keep", "quit": "quit", "blew": "blow", "blown": "blow", "was": "be",
+    "is": "be", "are": "be", "were": "be", "been": "be", "has": "have", "had": "have", "having": "have", "did": "do",
+    "does": "do", "done": "do", "wet": "wet", "bit": "bite", "bitten": "bite", "tore": "tear", "torn": "tear",
+    "saw": "see", "seen": "see", "slept": "sleep", "ran": "run", "runny": "runny", "lying": "lie", "dying": "die",
+    "anaesthesia": "anesthesia", "fibre": "fiber", "this": "this", "his": "his", "pus": "pus", "aids": "aids",
+    "diabetes": "diabetes", "herpes": "herpes", "news": "news", "hives": "hive", "rabies": "rabies",
+    "scabies": "scabies", "mono": "mono", "using": "use", "worse": "worse", "bleeding": "bleed", "feeding": "feed",
+    "something": "something", "anything": "anything", "nothing": "nothing", "everything": "everything",
+    "evening": "evening", "morning": "morning", "during": "during", "pills": "pill", "need": "need",
+}  # fmt: skip
+BRITISH = (
+    ("rrhoea", "rrhea"), ("haem", "hem"), ("aemi", "emi"), ("oedema", "edema"), ("oesoph", "esoph"), ("paed", "ped"),
+    ("tumour", "tumor"), ("colour", "color"), ("gynaec", "gynec"), ("orthopae", "orthope"), ("anaesth", "anesth"),
+    ("faec", "fec"), ("dyspnoe", "dyspne"), ("apnoe", "apne"), ("isation", "ization"), ("leuk", "leuk"),
+    ("caesar", "cesar"), ("foet", "fet"),
+)  # fmt: skip
+NO_PLURAL = ("ss", "us", "is", "as", "os")
+KEEP_DOUBLE = ("ll", "ss", "zz", "ff")
+
+
+class Word(NamedTuple):
+    """A word or a mark at `[start, end)`. `stem`: what the lexicon compares; `text`: as written, in small letters."""
+
+    stem: str
+    text: str
+    start: int
+    end: int
+    capital: bool  # all letters are capitals, as in an abbreviation
+
+
+@lru_cache(maxsize=1)
+def _pattern() -> re.Pattern[str]:
+    return re.compile(
+        r"(?P<spelled>\b[A-Z](?:\.?[ ][A-Z]\b)+\.?(?!['’\w-])|\b(?:[A-Z]\.){2,})"
+        r"|(?P<word>[^\W_]+(?:['’][A-Za-z]+)*)|(?P<mark>[.,;:?!()\n])"
+    )
+
+
+def words_of(text: str) -> list[Word]:
+    """The words and marks of a text in order. "E K G" and "E.K.G." are the word "ekg"; hyphens separate words."""
+    words = []
+    for match in _pattern().finditer(text):
+        start, end = match.span()
+        piece = match[0]
+        if match.lastgroup == "mark":
+            words.append(Word(piece, piece, start, end, False))
+            continue
+        if match.lastgroup == "spelled":
+            joined = piece.replace(" ", "").replace(".", "").lower()
+            words.append(Word(joined, joined, start, end, True))
+            continue
+        low = piece.lower().replace("’", "'")
+        words.append(Word(stem(low), low, start, end, piece.isupper() and len(piece) > 1))
+    return words
+
+
+@lru_cache(maxsize=65536)
+def stem(word: str) -> str:
+    """The form of a word in small letters that its inflections share: "coughing", "coughs" -> "cough"."""
+    if word.endswith("'s"):
+        word = word[:-2]
+    if word in IRREGULAR:
+        return IRREGULAR[word]
+    if len(word) <= 3 or "'" in word or not word.isalpha():
+        return word
+    for british, american in BRITISH:
+        if british in word:
+            word = word.replace(british, american)
+    if word.endswith("ies") and len(word) > 4:
+        word = word[:-3] + "y"
+    elif word.endswith(("xes", "ches", "shes", "sses", "zes")):
+        word = word[:-2]
+    elif word.endswith("s") and not word.endswith(NO_PLURAL):
+        word = word[:-1]
+    for ending, least in (("ing", 6), ("ness", 7), ("ed", 5)):
+        if word.endswith(ending) and len(word) >= least and not word.endswith("eed"):
+            word = word[: -len(ending)]
+            if word[-1] == word[-2] and word[-2:] not in KEEP_DOUBLE:
+                word = word[:-1]
+            break
+    if word.endswith("e") and len(word) > 4:
+        word = word[:-1]
+    return word[:-1] + "i" if word.endswith("y") and len(word) > 4 else word
+
+
+FILLERS = bag("of the a an my your his her their in on to any some with from at s both that this really very so")

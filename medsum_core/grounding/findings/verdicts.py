@@ -1,0 +1,180 @@
+"""The verdict on each finding of a note: is it said in the dialogue, and with the same assertion, of the same person?
+
+Precision comes first. A finding is not found only where neither its concept, nor a synonym, nor a narrower name, nor
+words like its own occur; contradicted only where everything that the dialogue says of it is the opposite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.heard import Heard, hear
+from medsum_core.grounding.findings.lexicon import Lexicon
+from medsum_core.grounding.findings.reading import Finding, FindingScan
+from medsum_core.grounding.findings.relatives import FAMILY, PATIENT, UNKNOWN, same_person
+
+Verdict = Literal["supported", "not_found", "contradicted"]
+ROOTS = bag("medication symptom condition procedure surgery substance allergy allergen food vitamin injection imaging")
+ROOTS |= {"laboratory tests", "pet dander", "over the counter", "physical examination", "general anesthesia", "topical"}
+ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
+           "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
+STOPPED = bag(
+    "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
+    "avoid avoided avoids hardly rarely seldom longer held no not"
+)
+NEAR = 6  # words
+CHILDLIKE = bag("son daughter child baby infant grandson granddaughter grandchild twin family")
+
+
+class Judged(NamedTuple):
+    """The verdict on a note's finding and the turn that supports or contradicts it, None if no one turn does."""
+
+    verdict: Verdict
+    turn: int | None
+
+
+class JudgedFact(NamedTuple):
+    """A checked finding of a note at `[start, end)`; `kind`: as facts name it."""
+
+    start: int
+    end: int
+    kind: str
+    verdict: Verdict
+    turn: int | None
+
+
+SUPPORTED = Judged("supported", None)
+NOT_FOUND = Judged("not_found", None)
+KIND_OF = {"allergen": "allergy"}
+
+
+def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[JudgedFact]:
+    """The verdicts on the findings of a note, in order. Names of whole kinds ("medication") are no facts."""
+    named = [finding for finding in note.findings if not ROOTS.issuperset(finding.names)]
+    named = [finding for finding in named if finding.kind != "allergen" or finding.allergy]
+    if not named:
+        return []
+    heard = hear(dialogue, lexicon)
+    facts = []
+    for finding in named:
+        verdict, turn = judge_finding(finding, note, heard)
+        facts.append(JudgedFact(finding.start, finding.end, KIND_OF.get(finding.kind, finding.kind), verdict, turn))
+    return facts
+
+
+def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
+    """Look one finding of the note up in the dialogue."""
+    said = _of_part(finding, heard.named(finding.names), heard)
+    if said:
+        return _by_assertion(finding, said, note)
+    wider = _of_part(finding, heard.exact(_broader(finding, heard)), heard)
+    denied = finding.assertion == "denied"
+    if wider:
+        agreeing = [other for other in wider if (other.assertion == "denied") == denied]
+        statements = [other for other in agreeing if other.assertion != "asked"]
+        if statements and (denied or finding.kind in ("symptom", "condition")):
+            return Judged("supported", _turn_of(statements))
+        if not denied and all(other.assertion == "denied" for other in wider):
+            return Judged("contradicted", wider[0].turn)
+    if not denied and (turn := _part_is_good(finding, heard)) is not None:
+        return Judged("contradicted", turn)
+    return _loosely(finding, note, heard)
+
+
+def _turn_of(said: Sequence[Finding]) -> int:
+    """The turn of the first statement among the findings, else of the first question."""
+    return min(said, key=lambda other: (other.reply is not None, other.turn)).turn
+
+
+def _broader(finding: Finding, heard: Heard) -> frozenset[str]:
+    names = {up for name in finding.names for up in heard.lexicon.ancestors[name]}
+    return frozenset(names - ROOTS - set(finding.names))
+
+
+def _of_part(finding: Finding, said: Sequence[Finding], heard: Heard) -> list[Finding]:
+    """The findings of the same body part, or, where there are none, of no named part."""
+    if not finding.part:
+        return list(said)
+    ancestors = heard.lexicon.ancestors
+    near = [s for s in said if s.part and (s.part in ancestors[finding.part] or finding.part in ancestors[s.part])]
+    return near or [s for s in said if not s.part]
+
+
+def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan) -> Judged:
+    denied = [other for other in said if other.assertion == "denied"]
+    if finding.assertion == "denied":
+        return _denied(finding, said, denied, note)
+    affirmed = [other for other in said if other.assertion != "denied"]
+    if not affirmed:
+        return Judged("supported" if _is_over(finding, note) else "contradicted", denied[-1].turn)
+    return _of_person(finding, affirmed)
+
+
+def _is_over(finding: Finding, note: FindingScan) -> bool:
+    """Whether the note says that it stopped: "quit smoking", "the pain has resolved"."""
+    return any(word.text in STOPPED for word in note.words[max(finding.first - NEAR, 0) : finding.last + NEAR])
+
+
+def _denied(finding: Finding, said: Sequence[Finding], denied: Sequence[Finding], note: FindingScan) -> Judged:
+    if denied:
+        return Judged("supported", _turn_of(denied))
+    history = any(
+        word.text in ("history", "hx", "ever") for word in note.words[max(finding.first - 8, 0) : finding.first]
+    )
+    strong = ("present", "past_or_stopped") if history else ("present",)
+    of_patient = [other for other in said if other.subject in (PATIENT, UNKNOWN)]
+    if of_patient and all(other.assertion in strong for other in said) and finding.subject in (PATIENT, UNKNOWN):
+        return Judged("contradicted", of_patient[0].turn)
+    return Judged("supported", _turn_of(said))
+
+
+def _of_person(finding: Finding, affirmed: Sequence[Finding]) -> Judged:
+    """Supported if the person may be the same; "Father had diabetes" is not where only the mother has it."""
+    statements = [other for other in affirmed if other.assertion != "asked"] or list(affirmed)
+    subject = finding.subject
+    if subject in (UNKNOWN, FAMILY):
+        return Judged("supported", _turn_of(statements))
+    if subject == PATIENT:
+        own = [other for other in statements if other.subject in (PATIENT, UNKNOWN) or other.subject in CHILDLIKE]
+        return Judged("supported", _turn_of(own)) if own else Judged("contradicted", statements[0].turn)
+    own = [other for other in statements if same_person(subject, other.subject)]
+    if own:
+        return Judged("supported", _turn_of(own))
+    others = [other for other in statements if other.subject not in (PATIENT, UNKNOWN, FAMILY)]
+    return Judged("contradicted", others[0].turn) if others else Judged("supported", _turn_of(statements))
+
+
+def _part_is_good(finding: Finding, heard: Heard) -> int | None:
+    """The turn that calls the body part of a finding fine; None if none does."""
+    pairs = [pair for pair, name in heard.lexicon.composed.items() if name in finding.names]
+    parts = {part for _, part in pairs} | ({finding.part} if finding.part else set())
+    return next((turn for part, turn in heard.scan.good if part in parts), None)
+
+
+def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
+    denied = finding.assertion == "denied"
+    places = heard.loosely(finding.names, finding.part)
+    if places:
+        agreeing = [turn for turn, polarity in places if polarity != ("yes" if denied else "no")]
+        if agreeing:
+            return Judged("supported", agreeing[0])
+        if denied:
+            return SUPPORTED
+    text = " ".join(word.text for word in note.words[finding.first : finding.last])
+    if finding.kind == "medication" and heard.has_misspelt(text):
+        return SUPPORTED
+    if finding.kind != "medication" and heard.has_words_like(text):
+        return SUPPORTED
+    if denied and _generic_denial(finding, heard):
+        return SUPPORTED
+    return Judged("contradicted", places[0][0]) if places else NOT_FOUND
+
+
+def _generic_denial(finding: Finding, heard: Heard) -> bool:
+    """Whether the dialogue denies all of a kind: "Any other problems?" "No."."""
+    roots = ROOT_OF[finding.kind]
+    if any(other.assertion == "denied" for other in heard.exact(roots)):
+        return True
+    return any(polarity == "no" for _, polarity in heard.loosely(roots, ""))
