@@ -46,7 +46,7 @@ def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
             continue
         found, i = _at(scan, i)
         mentions += found
-    return scan, mentions if spoken else [mention for mention in mentions if _is_fact(scan, mention)]
+    return scan, mentions if spoken else [mention for mention in mentions if is_fact(scan, mention)]
 
 
 def _at(scan: Scan, i: int) -> Reading:
@@ -153,7 +153,7 @@ def _list_marks(scan: Scan) -> frozenset[int]:
     return frozenset(marks)
 
 
-def _is_fact(scan: Scan, mention: Mention) -> bool:
+def is_fact(scan: Scan, mention: Mention) -> bool:
     """Whether a mention of a note is a fact: not the pronoun "one", the ends of a scale, "first" or "half" alone."""
     if mention.dim:
         return True
