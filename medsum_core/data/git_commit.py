@@ -82,21 +82,21 @@ def _read(folder: Path, commit: str, patterns: Sequence[str]) -> dict[str, bytes
     if listing.returncode:
         return {}
     entries = [line.split("\t", 1) for line in listing.stdout.decode("utf-8", "replace").split("\0") if line]
-    ids = {
+    blobs = {
         path: about.split()[2]
         for about, path in entries
         if about.startswith(REGULAR_FILE) and any(fnmatchcase(path, pattern) for pattern in patterns)
     }
-    batch = _git(folder, "cat-file", "--batch", stdin="".join(f"{id}\n" for id in ids.values()).encode())
+    batch = _git(folder, "cat-file", "--batch", stdin="".join(f"{blob}\n" for blob in blobs.values()).encode())
     files: dict[str, bytes] = {}
     position = 0
-    for path, id in ids.items():
-        start = batch.stdout.find(b"\n", position) + 1  # behind "ID blob SIZE"
+    for path, blob in blobs.items():
+        start = batch.stdout.find(b"\n", position) + 1  # behind "HASH blob SIZE"
         head = batch.stdout[position : start - 1].split()
         if len(head) != 3:
             return {}
         data = batch.stdout[start : start + int(head[2])]
-        if hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() != id:
+        if hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() != blob:
             return {}
         files[path] = data
         position = start + len(data) + 1

@@ -33,7 +33,6 @@ class AnswerRows:
     """
 
     name: str
-    options: tuple[str, ...]
     ids: list[str] | None
     answers: list[str]
     generated: list[str] | None
@@ -74,7 +73,7 @@ def evaluate_answers(
     options = _choice(task).options
     order = match_rows(_side(references), _side(predictions), names=(references.name, predictions.name))
     notices = [] if references.ids else [f"{predictions.name}: {BY_ORDER} {references.name}"]
-    truth, options = references.answers, references.options
+    truth = references.answers
     given = [predictions.answers[index] for index in order]
     result = {"protocol": _protocol(options), **choice_scores(truth, given, options=options).summary()}
     if predictions.generated is not None:
@@ -86,7 +85,6 @@ def evaluate_answers(
     commonest = [commonest_choice(truth)] * len(truth)
     result["floors"] = {"commonest_reference_answer": choice_scores(truth, commonest, options=options).summary()}
     names = references.ids or [str(number) for number in range(1, len(truth) + 1)]
-    result["options"] = list(options)
     result["rows"] = [
         {"id": name, "correct": answer == right} for name, answer, right in zip(names, given, truth, strict=True)
     ]

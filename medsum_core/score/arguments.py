@@ -58,7 +58,7 @@ def parse_arguments(argv: Sequence[str] | None, *, description: str) -> ScoreArg
         compare=values.compare,
         train_file=values.train_file,
         json=values.json,
-        columns=columns,
+        columns=columns_of(column_settings(values, run=values.run)),
         tokenizer=values.tokenizer,
     )
     if scores_choices(arguments.columns.task):

@@ -75,15 +75,6 @@ def _own_names(columns: Columns) -> dict[str, str]:
     return {part: name for part, name in named.items() if name is not None}
 
 
-def _usual_names(task: Task) -> dict[str, Sequence[str]]:
-    """`CANDIDATES`, and the columns of a user's own task where they are others."""
-    source = next(part for part in task.parts if part.name == task.source)
-    own = {"id": task.id_columns, "note": task.answer.columns, "dialogue": source.columns}
-    known = {name.casefold() for names in CANDIDATES.values() for name in names}
-    more = {part: tuple(name for name in names if name.casefold() not in known) for part, names in own.items()}
-    return {part: (*names, *more.get(part, ())) for part, names in CANDIDATES.items()}
-
-
 def _read_notes(
     path: Path, *, candidates: Mapping[str, Sequence[str]], columns: Columns, allow_empty: bool
 ) -> ScoredRows:
