@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,36 +19,22 @@ from typing import TYPE_CHECKING, Any
 from medsum_core.config.column_flags import column_settings
 from medsum_core.config.infer_arguments import parse_options
 from medsum_core.config.run_folder import run_of
-from medsum_core.data.columns import columns_of
+from medsum_core.data.columns import Columns, columns_of
 from medsum_core.data.dialogue_file import read_dialogue
-from medsum_core.data.records import Record, read_records, read_source
+from medsum_core.data.named.registry import named_table
+from medsum_core.data.records import SourceRows, read_source, source_from_table
 from medsum_core.errors import InputError, StoppedBySignal
 from medsum_core.process import keep_files_private, run_as_script, start_script
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
     from medsum_core.config.arguments import DataArguments
-    from medsum_core.data.prompt import BuildRenderer, PromptRenderer
-    from medsum_core.generation.notes import FittedRows, TokenBudget
-    from medsum_core.generation.part_file import PartFile
+    from medsum_core.data.prompt import BuildRenderer
     from medsum_core.generation.search import Search
+    from medsum_core.generation.writer import Writer
     from medsum_core.kernels import Kernels
     from medsum_core.model.adapter_source import AdapterSource
 
-TEST1_NOTICE = "note: the challenge of test1 did not give the header; this prompt does, so scores are not its board's"
 MEMORY_REMEDY = "lower --batch_size, --num_beams or --max_new_tokens; finished notes are kept: go on with --resume"
-RED, PLAIN = "\x1b[31m", "\x1b[0m"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Writer:
-    """All that decides the notes, checked; only the weights are not loaded yet."""
-
-    load_model: Callable[[Sequence[Sequence[int]]], Any]  # (prompts); takes seconds to minutes
-    renderer: PromptRenderer
-    budget: TokenBudget
-    decoding: dict[str, Any]  # arguments of `generate` that decide its notes
-    forward: dict[str, Any]  # those that are functions: decoder and search
-    description: dict[str, Any]  # what else decides its notes
 
 
 def main(
@@ -68,22 +52,27 @@ def main(
     args = parse_options(sys.argv[1:] if argv is None else argv)
     if search is not None and args.num_beams != 1:
         raise InputError("--num_beams: belongs to beam search; leave it out with a decoding rule of your own")
+    from medsum_core.generation.note_rows import check_format
     from medsum_core.generation.output_file import locked_output, output_path, refuse_overwriting
 
     keep_files_private()
     prepare = partial(prepare_writer, args, search=search, build_renderer=build_renderer)
+    columns = columns_of(_row_settings(args))
+    check_format(args.output_format, columns.task)
     if args.dialogue_file is not None:
-        args.section = args.section or _row_settings(args).section
-        if args.section is None:
-            raise InputError("--section: say which section of a note to write; the run has none of its own")
-        dialogue = read_dialogue(args.dialogue_file)
-        write_one(prepare(), dialogue, args)
+        from medsum_core.generation.screen import show_note
+
+        records = read_dialogue(args.dialogue_file, columns=columns)
+        show_note(prepare(), records, with_evidence=args.evidence)
         return
     out = output_path(args.output_file)
+    from medsum_core.generation.writer import write_file
+
+    how: dict[str, Any] = {"batch_size": args.batch_size, "output_format": args.output_format}
     try:
         with locked_output(out):
             refuse_overwriting(out, resume=args.resume)
-            write_file(_read_rows(args), out, args, prepare=prepare)
+            write_file(_read_rows(args, columns), out, prepare=prepare, with_evidence=args.evidence, **how)
     except KeyboardInterrupt:
         raise StoppedBySignal(f"notes that were finished are kept; go on with --resume, which writes {out}") from None
 
@@ -97,11 +86,12 @@ def prepare_writer(
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
     from medsum_core import kernels
     from medsum_core.data.prompt import build_renderer as own_renderer
-    from medsum_core.data.prompt import refuse_open_thinking
+    from medsum_core.data.prompt import prompt_faults, refuse_prompt_faults
     from medsum_core.device import choose_precision, find_device
     from medsum_core.generation.generate import num_positions
     from medsum_core.generation.made_from import function_names, prompt_sha256
     from medsum_core.generation.notes import TokenBudget
+    from medsum_core.generation.writer import Writer
     from medsum_core.model.adapter_files import adapter_hashes
     from medsum_core.model.adapter_source import base_alone, find_adapter
     from medsum_core.model.base import load_config, load_tokenizer
@@ -109,7 +99,7 @@ def prepare_writer(
     from medsum_core.model.recorded_files import base_files
 
     tuned = find_adapter(args.run, base=args.model_name_or_path) if args.run is not None else None
-    model, data = (tuned.model, tuned.data) if tuned else base_alone(args.model_name_or_path, args.chat_template_kwargs)
+    model, data = (tuned.model, tuned.data) if tuned else base_alone(args.model_name_or_path, **_of_base_alone(args))
     name, device = model.model_name_or_path, find_device()
     source: dict[str, Any] = {"revision": model.model_revision, "offline": args.offline or model.offline}
     base_config = load_config(name, **source)
@@ -118,7 +108,9 @@ def prepare_writer(
     chosen_kernels = kernels.choose(chosen, device.kind)
     renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), **data.prompt_settings)
     if args.run is None:
-        refuse_open_thinking(renderer)
+        refuse_prompt_faults(renderer)
+    for fault in prompt_faults(renderer):  # of a run that began in an earlier version
+        print(fault.notice, file=sys.stderr)
     files = base_files(name, **source)
     if tuned is not None:
         tuned.check(files, allow_other_base=args.allow_other_base)
@@ -142,9 +134,16 @@ def prepare_writer(
             **held,
             "kernels": chosen,
             "prompt": prompt_sha256(renderer, budget.max_prompt_tokens),
+            **({"grounded": True} if args.grounded else {}),
             **function_names(search=search, build_renderer=build_renderer),
         },
     )
+
+
+def _of_base_alone(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of its prompt, which a run has from its training."""
+    variables, style = args.chat_template_kwargs, args.prompt_style or "auto"
+    return {"chat_template_kwargs": variables, "prompt_style": style, "task": _row_settings(args).task}
 
 
 def _decoding(args: argparse.Namespace, data: DataArguments) -> dict[str, Any]:
@@ -180,156 +179,23 @@ def _load_model(
     return model
 
 
-def write_file(
-    records: Sequence[Record], out: Path, args: argparse.Namespace, *, prepare: Callable[[], Writer]
-) -> None:
-    """Notes for all records; each is kept as it is finished, so that an interruption loses none."""
-    from medsum_core.generation.made_from import MadeFrom, row_sha256
-    from medsum_core.generation.note_files import write_notes
-    from medsum_core.generation.output_file import earlier_notes
-    from medsum_core.generation.part_file import PartFile, part_path, saving_notes
-
-    rows = {row_sha256(record): record for record in records}
-    earlier = earlier_notes(out)
-    if earlier is not None:
-        earlier.check_rows(rows)
-    writer = prepare()
-    made_from = MadeFrom(settings={**writer.description, **writer.decoding}, rows=tuple(rows))
-    if earlier is not None:
-        earlier.check_settings(made_from.settings)
-    fitted = _fitted(rows, writer)
-    with saving_notes(out):
-        part = PartFile(part_path(out), made_from, {} if earlier is None else earlier.notes)
-    with closing(part):
-        _write_missing(writer, rows, fitted, part, batch_size=args.batch_size)
-    with saving_notes(out):
-        write_notes(
-            out,
-            rows,
-            part.notes,
-            made_from,
-            set_aside=fitted.set_aside,
-            output_format=args.output_format,
-            with_evidence=args.evidence,
-        )
-        part.path.unlink()
-    cut = sum(note.hit_limit for note in part.notes.values())
-    print(
-        f"{len(fitted.prompts)} notes in {out}; {cut} ran into the limit of {writer.budget.max_new_tokens} tokens",
-        file=sys.stderr,
-    )
-
-
-def _write_missing(
-    writer: Writer, rows: Mapping[str, Record], fitted: FittedRows, part: PartFile, *, batch_size: int
-) -> None:
-    """The notes that `part` lacks, each appended as it is finished. Raises StoppedBySignal when interrupted."""
-    from tqdm import tqdm
-
-    from medsum_core.generation.generate import generate
-    from medsum_core.generation.notes import generated_note
-    from medsum_core.generation.part_file import saving_notes
-
-    todo = [row for row in fitted.prompts if row not in part.notes]
-    if not todo:
-        return
-    with tqdm(total=len(fitted.prompts), initial=len(fitted.prompts) - len(todo), desc="notes", unit="note") as bar:
-
-        def keep(index: int, generation: Any) -> None:
-            row = todo[index]
-            note = generated_note(rows[row].id, generation, writer.renderer)
-            with saving_notes(part.path):
-                part.add(row, note)
-            bar.update()
-
-        try:
-            prompts = [fitted.prompts[row] for row in todo]
-            generate(
-                writer.load_model(prompts),
-                prompts,
-                stop_token_ids=writer.renderer.stop_token_ids,
-                batch_size=batch_size,
-                on_finished=keep,
-                **writer.decoding,
-                **writer.forward,
-            )
-        except KeyboardInterrupt:
-            raise StoppedBySignal(f"{len(part.notes)} notes are kept in {part.path}; go on with --resume") from None
-
-
-def write_one(writer: Writer, dialogue: str, args: argparse.Namespace) -> None:
-    """One note to the screen, token by token; then what of it the dialogue does not say, and the evidence if asked."""
-    from medsum_core.generation.generate import generate
-    from medsum_core.grounding.check import unsupported_spans
-    from medsum_core.grounding.evidence import evidence
-
-    ids: list[int] = []
-    shown = ""
-
-    def show(_: int, token: int) -> None:
-        nonlocal shown
-        ids.append(token)
-        text = writer.renderer.decode(ids)
-        if not text.endswith("\ufffd"):  # half of a character: wait for the rest
-            print(text[len(shown) :], end="", flush=True)
-            shown = text
-
-    record = Record(id="1", section_header=args.section, dialogue=dialogue, note="")
-    prompts = list(_fitted({"": record}, writer).prompts.values())
-    (generation,) = generate(
-        writer.load_model(prompts),
-        prompts,
-        stop_token_ids=writer.renderer.stop_token_ids,
-        on_token=show if args.num_beams == 1 and writer.forward["search"] is None else None,
-        **writer.decoding,
-        **writer.forward,
-    )
-    note = writer.renderer.decode(list(generation.token_ids))
-    print(note[len(shown) :])
-    if generation.hit_limit:
-        print(f"(cut at the limit of {writer.budget.max_new_tokens} tokens)", file=sys.stderr)
-    spans = unsupported_spans(note, dialogue)
-    if spans:
-        print(f"\nNot said in the dialogue ({len(spans)}):\n{_marked(note, spans)}")
-    for support in evidence(note, dialogue) if args.evidence else ():
-        turns = ", ".join(str(turn + 1) for turn in support.turns) or "none"
-        flag = "  <- little support" if support.low_support else ""
-        print(f"sentence at {support.start}-{support.end}: turns {turns} (score {support.score:.2f}){flag}")
-
-
-def _fitted(rows: Mapping[str, Record], writer: Writer) -> FittedRows:
-    """Prompts, truncated as in training; says what was truncated or set aside. Raises InputError if no row is left."""
-    from medsum_core.generation.notes import fit_rows
-
-    fitted = fit_rows(rows, writer.renderer, writer.budget)
-    if not fitted.prompts:
-        raise InputError("no row is left to write a note for:\n" + "\n".join(fitted.lines(rows)))
-    for line in fitted.lines(rows):
-        print(line, file=sys.stderr)
-    return fitted
-
-
-def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:
-    """The note with its unsupported facts in red on a terminal, in brackets elsewhere."""
-    before, after = (RED, PLAIN) if sys.stdout.isatty() else ("[[", "]]")
-    pieces, end = [], 0
-    for start, stop in spans:
-        pieces += [note[end:start], before, note[start:stop], after]
-        end = stop
-    return "".join([*pieces, note[end:]])
-
-
-def _read_rows(args: argparse.Namespace) -> list[Any]:
-    from medsum_core.data.download import mts_dialog_file
-
-    if args.split == "test1":
-        print(TEST1_NOTICE, file=sys.stderr)
-    if args.split is not None:
-        return read_records(mts_dialog_file(args.split, offline=args.offline), require_note=False)
-    source = read_source(args.input_file, columns=columns_of(_row_settings(args)), require_note=False)
+def _read_rows(args: argparse.Namespace, columns: Columns) -> list[Any]:
+    if args.dataset_name is None:
+        source = read_source(args.input_file, columns=columns, require_note=False)
+    else:
+        source = _named_split(args, columns)
     for notice in source.notices:
         print(notice, file=sys.stderr)
     return source.records
+
+
+def _named_split(args: argparse.Namespace, columns: Columns) -> SourceRows:
+    """A split of a named data set; of the run's own configuration, as another may hold its training rows."""
+    settings = _row_settings(args)
+    own = settings.dataset_config_name if settings.dataset_name == args.dataset_name else None
+    config = args.dataset_config_name or own
+    table = named_table(args.dataset_name, args.split, config_name=config, offline=args.offline)
+    return source_from_table(table, columns=columns, require_note=False)
 
 
 def _row_settings(args: argparse.Namespace) -> DataArguments:

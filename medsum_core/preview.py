@@ -31,7 +31,7 @@ from medsum_core.data.prompt import (
     PromptRenderer,
     build_renderer,
     control_token_ids,
-    refuse_open_thinking,
+    refuse_prompt_faults,
 )
 from medsum_core.data.records import Record, read_source
 from medsum_core.data.truncation import prompt_within
@@ -57,7 +57,7 @@ def broken_laws(example: Example, record: Record, renderer: PromptRenderer, *, m
     than in decoding, and is exempt from the first law.
     """
     prompt = prompt_within(record, renderer, max_prompt_tokens=max_prompt_tokens)
-    fixed = renderer.head_ids + renderer.middle_ids + renderer.tail_ids
+    fixed = renderer.all_fixed_ids
     bos = renderer.tokenizer.bos_token_id
     ids, targets, border = example.input_ids, example.targets, example.num_prompt_tokens
     trained_on = [target for target in targets if target != IGNORE_INDEX]
@@ -69,7 +69,7 @@ def broken_laws(example: Example, record: Record, renderer: PromptRenderer, *, m
         and not controls.intersection(example.note_ids[:-1]),
         targets == (*[IGNORE_INDEX] * (border - 1), *ids[border:], IGNORE_INDEX),
         trained_on.count(renderer.stop_token_id) == 1 and trained_on[-1] == renderer.stop_token_id,
-        renderer.decode(trained_on) == record.note.strip(),
+        renderer.decode(trained_on) == record.answer.strip(),
     )
     return [law for law, is_kept in zip(LAWS, holds, strict=True) if not is_kept]
 
@@ -77,11 +77,16 @@ def broken_laws(example: Example, record: Record, renderer: PromptRenderer, *, m
 def show_example(example: Example, record: Record, renderer: PromptRenderer, *, colour: bool) -> str:
     """The row as text: a headline, its tokens in order, the positions around the first and last target."""
     headline = (
-        f"row id {show_id(example.id)}, section {escape(record.section_header)}: {example.num_tokens} tokens, of which "
+        f"row id {show_id(example.id)}, {_about(record)}{example.num_tokens} tokens, of which "
         f"{example.num_prompt_tokens} prompt and {example.num_targets} trained on (note and stop token); "
         f"{example.num_turns_dropped} turns dropped"
     )
     return f"{headline}\n\n{_tokens(example, renderer, colour=colour)}\n\n{_border(example, renderer)}\n"
+
+
+def _about(record: Record) -> str:
+    section = record.section_header or record.parts.get("division", "")
+    return f"section {escape(section)}: " if section else ""
 
 
 def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> None:
@@ -99,7 +104,7 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
     tokenizer = load_tokenizer(values.model_name_or_path, revision=values.model_revision, offline=values.offline)
     prompt = DataArguments(prompt_style=values.prompt_style, chat_template_kwargs=values.chat_template_kwargs)
     renderer = build_renderer(tokenizer, **prompt.prompt_settings)
-    refuse_open_thinking(renderer)
+    refuse_prompt_faults(renderer)
     examples, report = build_examples(
         records, renderer, max_length=values.max_length, max_new_tokens=values.max_new_tokens
     )

@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from medsum_core.tasks.find import DEFAULT_TASK, find_task, task_names
+
 LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 AUTO_TARGETS, ALL_LINEAR = "auto", "all-linear"
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -113,7 +115,9 @@ class DataArguments:
         metadata={"help": "to evaluate on; takes the place of a data set's own validation split", "metavar": "FILE"},
     )
     dataset_name: str | None = _setting(
-        None, "mts-dialog (the official files) or a hub data set, instead of --train_file", metavar="NAME"
+        None,
+        "a named data set (official files, examples/data.md) or a hub one, instead of --train_file",
+        metavar="NAME",
     )
     dataset_config_name: str | None = _setting(None, "which configuration of --dataset_name", metavar="NAME")
     train_split: str = _setting("train", "split of --dataset_name to train on", metavar="NAME")
@@ -122,10 +126,21 @@ class DataArguments:
         "split of --dataset_name to evaluate on, or none; not given: its validation, valid, val or dev",
         metavar="NAME",
     )
-    id_column: str = _setting("ID", "column with the row's id (optional in the file)", metavar="COLUMN")
-    dialogue_column: str = _setting("dialogue", "column with the dialogue", metavar="COLUMN")
-    note_column: str = _setting("section_text", "column with the note section", metavar="COLUMN")
-    section_column: str = _setting("section_header", "column with the section's header", metavar="COLUMN")
+    task: str = _setting(
+        DEFAULT_TASK,
+        f"what is read and written: {', '.join(task_names())}, or your own as FILE.yaml",
+        metavar="NAME|FILE.yaml",
+    )
+    id_column: str | None = _setting(
+        None, "column with the row's id, optional in the file (the task's own: ID, encounter_id)", metavar="COLUMN"
+    )
+    dialogue_column: str | None = _setting(
+        None, "column with the text to write from (the task's own: dialogue, context)", metavar="COLUMN"
+    )
+    note_column: str | None = _setting(
+        None, "column with the text to write (the task's own: section_text, note)", metavar="COLUMN"
+    )
+    section_column: str | None = _setting(None, "column with the section's header (section_header)", metavar="COLUMN")
     section: str | None = _setting(
         None, "one section for all rows, in the place of a column: an MTS-Dialog code or a name", metavar="NAME"
     )
@@ -157,7 +172,8 @@ class DataArguments:
     def prompt_settings(self) -> dict[str, Any]:
         """What `build_renderer` is given, beside the tokenizer."""
         variables = {"template_kwargs": json.loads(self.chat_template_kwargs)} if self.chat_template_kwargs else {}
-        return {"style": self.prompt_style, **variables}
+        task = {} if self.task == DEFAULT_TASK else {"task": find_task(self.task)}
+        return {"style": self.prompt_style, **variables, **task}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +256,11 @@ class OutputArguments:
     )
     report_rows: int = _setting(
         -1, "validation rows that the final base-against-tuned report writes notes for (-1: all, 0: none)", metavar="N"
+    )
+    baseline_file: str | None = _setting(
+        None,
+        "another system's notes of the validation rows, scored beside base and tuned in the report",
+        metavar="FILE",
     )
     examples_file: str | None = _setting(
         None,

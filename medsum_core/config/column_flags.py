@@ -10,8 +10,9 @@ from typing import Any
 from medsum_core.config.arguments import DataArguments
 from medsum_core.config.run_folder import read_run_config, run_of
 from medsum_core.errors import InputError
+from medsum_core.tasks.find import task_text
 
-COLUMN_FLAGS = ("id_column", "dialogue_column", "note_column", "section_column", "section", "number_rows")
+COLUMN_FLAGS = ("task", "id_column", "dialogue_column", "note_column", "section_column", "section", "number_rows")
 
 
 def add_column_flags(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = ()) -> None:
@@ -34,9 +35,11 @@ def column_settings(values: argparse.Namespace, *, run: str | None = None) -> Da
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     if "section" in given and "section_column" in given:
         raise InputError("--section and --section_column both say where the section comes from: give one")
+    if "task" in given:
+        given["task"] = task_text(given["task"])
     data = DataArguments() if run is None else read_run_config(run_of(run) or run).data
     if "section" in given:
-        given["section_column"] = DataArguments().section_column
+        given["section_column"] = None
     elif "section_column" in given:
         given["section"] = None
     return replace(data, **given)

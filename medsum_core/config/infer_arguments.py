@@ -28,14 +28,16 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     )
     rows = parser.add_mutually_exclusive_group(required=True)
     rows.add_argument("--input_file", metavar="FILE", help="CSV, TSV, JSONL or JSON (also .gz) with dialogues")
-    rows.add_argument("--dataset_name", choices=["mts-dialog"], help="the official files, with --split")
+    rows.add_argument("--dataset_name", metavar="NAME", help="official files (examples/data.md), with --split")
     rows.add_argument("--dialogue_file", metavar="FILE|-", help="one dialogue as text, to the screen; with --section")
-    parser.add_argument("--split", choices=["valid", "test1", "test2"], help="of --dataset_name")
+    parser.add_argument("--dataset_config_name", metavar="NAME", help="of --dataset_name (that of --run if not given)")
+    parser.add_argument("--split", metavar="NAME", help="of --dataset_name, such as valid, test or test1")
     add_column_flags(parser)  # --section is that of --dialogue_file too
     parser.add_argument("--output_file", metavar="FILE", help="notes of --input_file or --dataset_name")
     parser.add_argument("--output_format", choices=["csv", "mediqa"], default="csv", help="mediqa: submission file")
     parser.add_argument("--resume", action="store_true", help="keep rows that are finished already")
     parser.add_argument("--evidence", action="store_true", help="for each sentence the turns that support it best")
+    parser.add_argument("--grounded", action="store_true", help="write no fact that the dialogue does not support")
     parser.add_argument("--num_beams", type=int, default=1, help="1: greedy")
     parser.add_argument("--length_penalty", type=float, default=1.0, help="of beam search, as in transformers")
     parser.add_argument("--max_new_tokens", type=int, help="longest note (the run's reserve if not given)")
@@ -44,6 +46,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         type=int,
         help="no sequence of so many tokens twice in a note (the run's if not given)",
     )
+    parser.add_argument("--prompt_style", choices=["auto", "chat", "plain"], help="as in training, for a base alone")
     parser.add_argument("--chat_template_kwargs", metavar="JSON", help="as in training, for a base alone")
     parser.add_argument("--batch_size", type=int, default=16, help="notes being written at a time")
     parser.add_argument("--kernels", choices=["auto", "reference", "fast"], default="auto", help="as in training")
@@ -59,15 +62,16 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
 
 def _problems(args: argparse.Namespace) -> list[str]:
     """Flags that do not go together, and values out of range."""
-    about_files = [name for name in COLUMN_FLAGS if name != "section" or args.dialogue_file is None]
+    of_dialogue = ("section", "task")
+    about_files = [name for name in COLUMN_FLAGS if name not in of_dialogue or args.dialogue_file is None]
     columns = [f"--{name}" for name in about_files if getattr(args, name) is not None]
     problems = {
         "--run names a run, or --model_name_or_path a base: give one": args.run is None
         and args.model_name_or_path is None,
-        "--section: say which section of a note --dialogue_file is for": args.dialogue_file is not None
-        and args.section is None
-        and args.run is None,
-        f"{', '.join(columns)}: about the columns of --input_file: give both": bool(columns) and not args.input_file,
+        f"{', '.join(columns)}: about the columns of a file: give --input_file or --dataset_name": bool(columns)
+        and args.dialogue_file is not None,
+        "--dataset_config_name is a choice within --dataset_name: give it": args.dataset_config_name is not None
+        and args.dataset_name is None,
         "--split names the part of --dataset_name: give both": (args.split is None) != (args.dataset_name is None),
         "--output_file is where the notes of a file go: give it": args.dialogue_file is None and not args.output_file,
         "--num_beams, --batch_size and --max_new_tokens must be at least 1": min(
@@ -75,6 +79,12 @@ def _problems(args: argparse.Namespace) -> list[str]:
         )
         < 1,
         "--allow_other_base is about the base of --run: give both": args.allow_other_base and args.run is None,
+        "--prompt_style is for --model_name_or_path: a run has that of its training": (
+            args.prompt_style is not None and args.run is not None
+        ),
+        "--task is for --model_name_or_path: a run has that of its training": (
+            args.task is not None and args.run is not None
+        ),
         "--chat_template_kwargs is for --model_name_or_path: a run has those of its training": (
             args.chat_template_kwargs is not None and args.run is not None
         ),

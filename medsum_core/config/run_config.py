@@ -27,6 +27,7 @@ from medsum_core.config.parser import (
 )
 from medsum_core.config.validation import path_problems, setting_problems
 from medsum_core.errors import InputError, raise_all
+from medsum_core.tasks.find import DEFAULT_TASK, task_text
 
 # A preset tunes these to the data that it names: other data gets the defaults.
 SAMPLE_SETTINGS = ("learning_rate", "max_new_tokens")
@@ -43,9 +44,17 @@ LATER_SETTINGS: dict[str, dict[str, Any]] = {
         "validation_split": None,
         "section": None,
         "number_rows": False,
+        "task": DEFAULT_TASK,
     },
     "train": {"parallel_micro_batches": 1},
-    "output": {"save_minutes": 0.0, "overwrite_later_checkpoints": False},
+    "output": {"save_minutes": 0.0, "overwrite_later_checkpoints": False, "baseline_file": None},
+}
+# Before there were tasks, a run saved the names of its columns also where they are those of its task, now None.
+FORMER_COLUMNS = {
+    "id_column": "ID",
+    "dialogue_column": "dialogue",
+    "note_column": "section_text",
+    "section_column": "section_header",
 }
 
 
@@ -96,6 +105,8 @@ class RunConfig:
             if not isinstance(part, Mapping):
                 continue
             part = LATER_SETTINGS.get(name, {}) | _with_lists(part)
+            if "task" not in values[name]:
+                part = {key: None if FORMER_COLUMNS.get(key) == value else value for key, value in part.items()}
             if isinstance(part.get("report_to"), str):  # runs of earlier versions name one tracker
                 part["report_to"] = [part["report_to"]]
             found = _section_problems(part, section, name)
@@ -156,6 +167,8 @@ def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:
             merged[name] = [bundled_path(path) for path in merged[name]]
     if merged.get("chat_template_kwargs") is not None:
         merged["chat_template_kwargs"] = _one_spelling(merged["chat_template_kwargs"])
+    if "task" in merged:
+        merged["task"] = _task_kept(merged["task"])
     defaults = {name: section() for name, section in SECTIONS.items()}
     return RunConfig(preset=preset, **defaults).with_resolved(**merged)
 
@@ -173,6 +186,14 @@ def _one_spelling(text: str) -> str:
         return json.dumps(json.loads(text), sort_keys=True)
     except (ValueError, RecursionError):
         return text
+
+
+def _task_kept(task: str) -> str:
+    """The task as a run keeps it; a file that is wrong stays, for the check that says so."""
+    try:
+        return task_text(task)
+    except InputError:
+        return task
 
 
 def _name_problems(values: Mapping[str, Any], expected: set[str], where: str) -> list[str]:

@@ -25,6 +25,8 @@ from medsum_core.config.arguments import (
     TrainArguments,
 )
 from medsum_core.config.report_parts import report_was_interrupted
+from medsum_core.errors import InputError
+from medsum_core.tasks.find import find_task, task_text
 
 LARGEST = 4_000_000_000  # numpy's seeds end at 2 ** 32, and each process adds its number to the run's
 PROMPT_MINIMUM = 64  # tokens: the instruction alone takes some 40
@@ -51,6 +53,7 @@ def setting_problems(
     checks = _data_checks(data) + _model_checks(model, lora) + _cadence_checks(train, output)
     checks += _packing_checks(train, data) + _tracker_checks(model, output)
     problems = _range_problems(values) + template_kwargs_problems(data.chat_template_kwargs)
+    problems += _task_problems(data)
     problems += [text for wrong, text in checks if wrong]
     if data.validation_file is None and data.dataset_name is None:
         problems += no_validation_problems(train, output)
@@ -156,6 +159,14 @@ def _data_checks(data: DataArguments) -> list[tuple[bool, str]]:
     ]
 
 
+def _task_problems(data: DataArguments) -> list[str]:
+    try:
+        find_task(task_text(data.task))
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
 def _split_checks(data: DataArguments) -> list[tuple[bool, str]]:
     defaults = DataArguments()
     chosen = [f"--{name}" for name in SPLIT_SETTINGS if getattr(data, name) != getattr(defaults, name)]
@@ -166,7 +177,7 @@ def _split_checks(data: DataArguments) -> list[tuple[bool, str]]:
             "--validation_split and --validation_file both name validation data: give one",
         ),
         (
-            data.section is not None and data.section_column != defaults.section_column,
+            data.section is not None and data.section_column is not None,
             "--section and --section_column both say where the section comes from: give one",
         ),
     ]

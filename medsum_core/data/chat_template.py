@@ -1,13 +1,18 @@
-"""A model's chat template: rendering it, the arguments that a user gives it, and thinking that it leaves open."""
+"""A model's chat template: rendering it, the arguments that a user gives it, and what no new run may begin with."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
 from medsum_core.data.disclosure import escape
 from medsum_core.data.time_limit import time_limit
@@ -17,6 +22,8 @@ FLAG = "--chat_template_kwargs"
 TEMPLATE_SECONDS = 20.0  # the first use compiles it; milliseconds on a quiet machine
 MAX_REASON = 200  # characters of a template's own error
 _FIXED_DATE = "26 Jul 2024"  # Llama 3's template writes today's date unless given one: no prompt may depend on the day
+_DATE_NAME = re.compile(r"\b(?!strftime_now\b)\w*(?:date|day|time)\w*\b")  # of a variable that may hold a date
+_DAYS = (datetime(2001, 2, 3, 4, 5, 6), datetime(2022, 11, 14, 17, 38, 49))  # different however a date is written
 
 # How a block of thinking begins and ends: by tags in most families; Gemma 4, Command A, Magistral and Kimi have names
 # of their own.
@@ -29,6 +36,36 @@ _OWN_NAMES = (
 )
 _BEGINNING = re.compile("|".join([f"<{_TAG}", *(re.escape(beginning) for beginning, _ in _OWN_NAMES)]))
 _END = re.compile("|".join([f"</{_TAG}", *(re.escape(end) for _, end in _OWN_NAMES)]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptFault:
+    """Why no new run may begin with a prompt, and what to do. One that began so in an earlier version goes on."""
+
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.remedy}"
+
+    @property
+    def notice(self) -> str:
+        """What a run that began with such a prompt is told."""
+        return f"{self.what}; this run began with such a prompt, and keeps it"
+
+
+def template_text(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The chat template of a tokenizer; None where it has none. Raises InputError for several without a default."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        if "default" not in template:
+            names = escape(", ".join(map(str, template)))[:MAX_REASON]
+            raise InputError(
+                f"this model has chat templates by name ({names}) and no `default` among them: use --prompt_style "
+                "plain, or name one of them `default` in its tokenizer_config.json"
+            )
+        template = template["default"]
+    return None if template is None else str(template)
 
 
 def render(
@@ -61,13 +98,55 @@ def check_template_kwargs(
     idle = []
     for name in template_kwargs:
         others = {other: value for other, value in template_kwargs.items() if other != name}
-        if render(tokenizer, messages, template_kwargs=others, add_generation_prompt=True) == prompt:
-            idle.append(name)
+        with suppress(InputError):  # a template that fails without it reads it
+            if render(tokenizer, messages, template_kwargs=others, add_generation_prompt=True) == prompt:
+                idle.append(name)
     if idle:
         raise InputError(
             f"{FLAG}: {escape(', '.join(idle))}: changes nothing in this model's prompt (its template does not read "
             "that name, or does the same without it): leave it out"
         )
+
+
+def day_fault(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], template_kwargs: Mapping[str, Any]
+) -> PromptFault | None:
+    """The fault of a template that asks for the day: the prompt of these messages, rendered on two days, differs."""
+
+    def is_fixed(variables: Mapping[str, Any]) -> bool:
+        prompts = set()
+        for day in _DAYS:
+            with _clock_at(day), suppress(InputError):
+                prompts.add(render(tokenizer, messages, template_kwargs=variables, add_generation_prompt=True))
+        return len(prompts) == 1
+
+    if is_fixed(template_kwargs):
+        return None
+    names = sorted(set(_DATE_NAME.findall(template_text(tokenizer) or "")))
+    fixed = next((dated for name in names if is_fixed(dated := {**template_kwargs, name: _FIXED_DATE})), None)
+    plain = "--prompt_style plain"
+    return PromptFault(
+        what="this model's chat template writes today's date, so that tomorrow's prompt would not be the one of today",
+        remedy=f"give {FLAG} '{json.dumps(fixed)}', or {plain}" if fixed else f"use {plain}",
+    )
+
+
+@contextmanager
+def _clock_at(day: datetime) -> Iterator[None]:
+    """Templates have one clock, `strftime_now`, which asks this module of transformers for the time."""
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return day
+
+    names = vars(chat_template_utils)
+    own = names["datetime"]
+    names["datetime"] = Stopped
+    try:
+        yield
+    finally:
+        names["datetime"] = own
 
 
 def thinking_names(text: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,19 +10,24 @@ from medsum_core.data.disclosure import runs_in_spreadsheet
 from medsum_core.data.rows import Table
 from medsum_core.data.turns import with_our_columns
 from medsum_core.errors import InputError
+from medsum_core.tasks.built_in.section import TASK as SECTION
+from medsum_core.tasks.find import find_task
+from medsum_core.tasks.task import Task
 
 
 class ColumnSettings(Protocol):
     """The settings of a run that say how its files are read (`DataArguments` has them)."""
 
     @property
-    def id_column(self) -> str: ...
+    def task(self) -> str: ...
     @property
-    def dialogue_column(self) -> str: ...
+    def id_column(self) -> str | None: ...
     @property
-    def note_column(self) -> str: ...
+    def dialogue_column(self) -> str | None: ...
     @property
-    def section_column(self) -> str: ...
+    def note_column(self) -> str | None: ...
+    @property
+    def section_column(self) -> str | None: ...
     @property
     def section(self) -> str | None: ...
     @property
@@ -30,23 +36,46 @@ class ColumnSettings(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which column holds what: case, and spaces for underscores, ignored.
+    """Which column holds what of a task, None: the task's own; case, and spaces for underscores, are ignored.
 
-    A file without the default id column has its rows numbered from 1. `section`: the section of all rows, in the place
-    of a column. `number_rows`: rows that share an id get a number each, `ID#1, ID#2, ...`; others keep theirs. Raises
-    InputError for a `section` that is empty or that a spreadsheet would run.
+    `dialogue` holds the text that the note is written from, whatever the task calls it. A file without the task's id
+    column has its rows numbered from 1. `section`: the section of all rows, in the place of a column. `number_rows`:
+    rows that share an id get a number each, `ID#1, ID#2, ...`; others keep theirs. Raises InputError for a `section`
+    that is empty or that a spreadsheet would run, and for one of a task that knows none.
     """
 
-    id: str = "ID"
-    dialogue: str = "dialogue"
-    note: str = "section_text"
-    section_header: str = "section_header"
+    task: Task = SECTION
+    id: str | None = None
+    dialogue: str | None = None
+    note: str | None = None
+    section_header: str | None = None
     section: str | None = None
     number_rows: bool = False
 
     def __post_init__(self) -> None:
         if self.section is not None and (not self.section.strip() or runs_in_spreadsheet(self.section)):
             raise InputError("--section: empty, or begins like a formula (=, +, -, @), which a spreadsheet would run")
+        if self.task.section_part is None and (self.section or self.section_header):
+            raise InputError(f"--section, --section_column: the task {self.task.name} knows no sections; leave it out")
+
+    def candidates(self) -> dict[str, tuple[str, ...]]:
+        """The columns that may hold each part of a record (`id`, the task's parts, `choice`, `note`), the first counts.
+
+        Without the section where `section` is given, and without what the task makes itself.
+        """
+        task, found = self.task, {"id": _own(self.id, self.task.id_columns)}
+        found[task.source] = ()  # the order in which absent columns are named: what every task has comes first
+        if task.answer.columns:
+            found["note"] = _own(self.note, task.answer.columns)
+        named = {task.source: self.dialogue} | (
+            {task.section_part.name: self.section_header} if task.section_part else {}
+        )
+        for part in task.parts:
+            if part.columns and not (part.is_section and self.section is not None):
+                found[part.name] = _own(named.get(part.name), part.columns)
+        if task.answer.choice is not None:
+            found["choice"] = task.answer.choice.columns
+        return found
 
 
 DEFAULT_COLUMNS = Columns()
@@ -55,6 +84,7 @@ DEFAULT_COLUMNS = Columns()
 def columns_of(settings: ColumnSettings) -> Columns:
     """The columns that a run's settings name."""
     return Columns(
+        task=find_task(settings.task),
         id=settings.id_column,
         dialogue=settings.dialogue_column,
         note=settings.note_column,
@@ -64,29 +94,44 @@ def columns_of(settings: ColumnSettings) -> Columns:
     )
 
 
+def find_first(table: Table, candidates: Sequence[str]) -> str | None:
+    """The table's spelling of the first of these columns that it has."""
+    return next((column for column in map(table.find_column, candidates) if column), None)
+
+
 def resolve_columns(table: Table, columns: Columns, *, require_note: bool) -> tuple[Table, dict[str, str]]:
-    """The table and, by part of a record (id, dialogue, note, section_header), its spelling of each column it has.
+    """The table and, by part of a record (see `Columns.candidates`), its spelling of each column it has.
 
     Rows in a form of chat models get our columns: see `with_our_columns`. Raises InputError for absent columns.
     """
-    if (columns.dialogue, columns.note) == (DEFAULT_COLUMNS.dialogue, DEFAULT_COLUMNS.note):
-        table = with_our_columns(table, dialogue=columns.dialogue, note=columns.note)
-    wanted = {"id": columns.id, "dialogue": columns.dialogue, "note": columns.note}
-    if columns.section is None:
-        wanted["section_header"] = columns.section_header
-    optional = {"id"} if columns.id == DEFAULT_COLUMNS.id else set()
+    task, wanted = columns.task, columns.candidates()
+    if columns.dialogue is None and columns.note is None and task.answer.choice is None:
+        table = with_our_columns(table, dialogue=wanted[task.source][0], note=wanted["note"][0])
+    found = {part: find_first(table, names) for part, names in wanted.items()}
+    optional = {"id"} if columns.id is None else set()
     if not require_note:
+        optional |= {"note", "choice"}
+    elif task.answer.choice is not None:
         optional.add("note")
-    found = {part: table.find_column(name) for part, name in wanted.items()}
-    absent = {part: repr(wanted[part]) for part, name in found.items() if name is None and part not in optional}
+    absent = [part for part, name in found.items() if name is None and part not in optional]
     if absent:
-        remedy = " (or one section for all rows: --section NAME)" if "section_header" in absent else ""
         raise InputError(
-            f"{table.source}: no column {', '.join(absent.values())}; {table.describe_columns()}. "
-            f"Rename the columns or say which ones to read: {', '.join(map(_flag, absent))}{remedy}"
+            f"{table.source}: no column {', '.join(' or '.join(map(repr, wanted[part])) for part in absent)}; "
+            f"{table.describe_columns()}. {_remedy(task, absent)}"
         )
     return table, {part: name for part, name in found.items() if name is not None}
 
 
-def _flag(part: str) -> str:
-    return f"--{part.removesuffix('_header')}_column NAME"
+def _own(named: str | None, names: tuple[str, ...]) -> tuple[str, ...]:
+    return names if named is None else (named,)
+
+
+def _remedy(task: Task, absent: Sequence[str]) -> str:
+    """The flags that name other columns, where there are some: a task file names the others."""
+    flags = {"id": "--id_column NAME", "note": "--note_column NAME", task.source: "--dialogue_column NAME"}
+    if task.section_part is not None:
+        flags[task.section_part.name] = "--section_column NAME (or one section for all rows: --section NAME)"
+    known = [flags[part] for part in absent if part in flags]
+    if not known:
+        return f"Rename the columns, or describe yours in a task file (--task FILE.yaml), as {task.name} needs them"
+    return f"Rename the columns or say which ones to read: {', '.join(known)}"

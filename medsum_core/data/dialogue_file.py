@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import sys
 
-from medsum_core.data.records import normalise_dialogue
+from medsum_core.data.columns import Columns
+from medsum_core.data.records import Record, divide_records, normalise_dialogue
 from medsum_core.errors import InputError
 from medsum_core.files import read_plain_file
 
 
-def read_dialogue(source: str) -> str:
-    """The dialogue in a text file, or on standard input for `-`, in UTF-8 whatever the locale; normalised.
+def read_dialogue(source: str, *, columns: Columns) -> list[Record]:
+    """The record of the dialogue in a text file, or on standard input for `-`; its four divisions, for a visit.
 
-    Raises InputError for a file that can't be read, is no UTF-8 text or holds nothing.
+    UTF-8 whatever the locale. Raises InputError for a file that can't be read, is no UTF-8 text or holds nothing, and
+    for a task whose prompt has more than a dialogue and a section.
     """
+    task, section = columns.task, columns.task.section_part
+    others = [part.name for part in task.parts if part.columns and part.name != task.source and part is not section]
+    if others:
+        raise InputError(f"--dialogue_file: the task {task.name} also reads {', '.join(others)}: use --input_file")
+    if section is not None and columns.section is None:
+        raise InputError("--section: say which section of a note to write; the run has none of its own")
+    parts = {part.name: columns.section or "" for part in task.parts} | {task.source: _read(source)}
+    record = Record(id="1", parts=parts, source=task.source)
+    return divide_records([record]) if task.divide else [record]
+
+
+def _read(source: str) -> str:
     try:
         data = sys.stdin.buffer.read() if source == "-" else read_plain_file(source)
         text = data.decode("utf-8-sig")

@@ -1,4 +1,4 @@
-"""MTS-Dialog's four official files at a pinned commit.
+"""Single files of public repositories, pinned by commit and sha256.
 
 They are cached in the user's cache folder and checked against their sha256 before each use.
 """
@@ -8,54 +8,48 @@ from __future__ import annotations
 import hashlib
 import urllib.error
 import urllib.request
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from medsum_core.errors import InputError
 from medsum_core.files import cache_folder, file_sha256, make_cache_folder, write_bytes_atomic
 
-MTS_COMMIT = "3ff0801933608d6f570468c13125125fb5cabdea"
-MTS_SOURCE = f"https://raw.githubusercontent.com/abachaa/MTS-Dialog/{MTS_COMMIT}/Main-Dataset/"
-MTS_FILES = {
-    "train": (
-        "MTS-Dialog-TrainingSet.csv",
-        "65a28681dd59fc159681ea026e44610f2af7bc64a0e7f892d763eb03d9f503dc",
-    ),
-    "valid": (
-        "MTS-Dialog-ValidationSet.csv",
-        "227206520c4534381c0d7fba6d3f09319a9af5a6d9603a93c0341af1198e3958",
-    ),
-    "test1": (
-        "MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv",
-        "b4d38dd2c99b2e9860099abcf653f1e0f3e9b69f9fcc45be2a2699b37a4d2f37",
-    ),
-    "test2": (
-        "MTS-Dialog-TestSet-2-MEDIQA-Sum-2023.csv",
-        "226644466ed3af82382b327a3e684aab70aa605b96cfd93b04f584f1826ab1a6",
-    ),
-}
+SOURCE = "https://raw.githubusercontent.com/"
 TIMEOUT_SECONDS = 30
-MAX_FILE_BYTES = 16 << 20  # the largest official file has about 1 MiB
+MAX_FILE_BYTES = 16 << 20  # the largest pinned file has 3 MiB
 
 
-def mts_dialog_file(split: str, *, offline: bool = False) -> Path:
-    """The path of an official MTS-Dialog file (`train`, `valid`, `test1` or `test2`), downloaded on its first use.
+@dataclass(frozen=True, kw_only=True)
+class PinnedFile:
+    """A file of a GitHub repository (`owner/name`) at a commit, and the only content that is taken for it."""
 
-    Raises InputError for an unknown split, a file that is absent or damaged while `offline`, an unreachable source and
-    a download that is not the pinned file. The file appears in the cache whole or not at all.
+    repository: str
+    commit: str
+    path: str
+    sha256: str
+
+    @property
+    def url(self) -> str:
+        return f"{SOURCE}{self.repository}/{self.commit}/{self.path}"
+
+
+def pinned_file(pin: PinnedFile, *, offline: bool = False) -> Path:
+    """The path of the file in the cache, downloaded on its first use.
+
+    Raises InputError for a file that is absent or damaged while `offline`, an unreachable source and a download that is
+    not the pinned file. The file appears in the cache whole or not at all.
     """
-    if split not in MTS_FILES:
-        raise InputError(f"MTS-Dialog has no split {split!r}: choose one of {', '.join(MTS_FILES)}")
-    name, sha256 = MTS_FILES[split]
-    path = cache_folder() / "mts-dialog" / MTS_COMMIT[:12] / name
-    if path.is_file() and file_sha256(path) == sha256:
+    name = PurePosixPath(pin.path).name
+    path = commit_folder(pin.repository, pin.commit) / name
+    if path.is_file() and file_sha256(path) == pin.sha256:
         return path
-    remedy = f"run once with a network and without --offline, or get {MTS_SOURCE}{name} and name it as a file"
+    remedy = f"run once with a network and without --offline, or get {pin.url} and name it as a file"
     if offline:
         state = "damaged" if path.is_file() else "not in the cache"
-        raise InputError(f"{name} of MTS-Dialog is {state} ({path}) and --offline forbids the download: {remedy}")
-    data = _download(MTS_SOURCE + name, remedy=remedy)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise InputError(f"{MTS_SOURCE}{name}: the download is not the pinned file (sha256 differs); it was discarded")
+        raise InputError(f"{name} of {pin.repository} is {state} ({path}) and --offline forbids the download: {remedy}")
+    data = _download(pin.url, remedy=remedy)
+    if hashlib.sha256(data).hexdigest() != pin.sha256:
+        raise InputError(f"{pin.url}: the download is not the pinned file (sha256 differs); it was discarded")
     make_cache_folder(path.parent)
     try:
         write_bytes_atomic(path, data)
@@ -64,6 +58,11 @@ def mts_dialog_file(split: str, *, offline: bool = False) -> Path:
             f"{path}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
         ) from None
     return path
+
+
+def commit_folder(repository: str, commit: str) -> Path:
+    """Where the cache keeps what comes from a commit; it may not exist yet."""
+    return cache_folder() / repository.rpartition("/")[2].lower() / commit[:12]
 
 
 def _download(url: str, *, remedy: str) -> bytes:

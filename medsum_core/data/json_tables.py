@@ -1,4 +1,4 @@
-"""JSON text to rows of exact cells: one array, `{"data": [...]}`, or one object after another (JSON lines)."""
+"""JSON text to rows of exact cells: an array, `{"data": [...]}`, an object by id, or JSON lines."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from medsum_core.data.rows import ABSENT, Row
 
 Numbered = tuple[int, int, Any]  # number of the row, its line (0: unknown), its value
 SPACES = re.compile(r"\s*")
+ID_COLUMN = "id"  # of an object of rows by id
 SEVERAL_VALUES = "Extra data"  # the decoder's words for a second value after the first
 
 
@@ -85,20 +86,33 @@ def _load(text: str) -> tuple[Any, Exception | None]:
 
 
 def _rows_of_whole(whole: Any, problems: list[str]) -> list[Numbered]:
-    """The rows of one JSON value: an array, the array under `data`, or one row alone."""
+    """The rows of one JSON value: an array, the array under `data`, an object of rows by id, or one row alone."""
     data = whole.get("data") if isinstance(whole, dict) else whole
     if isinstance(data, list):
         return [(number, 0, entry) for number, entry in enumerate(data, start=1)]
     if not isinstance(whole, dict):
         problems.append("not an array of objects")
     elif whole and all(isinstance(value, dict) for value in whole.values()):
-        problems.append(
-            "one object of objects, as of a table by columns or by id: write an array of rows, as pandas does with "
-            'to_json(orient="records")'
-        )
+        return _rows_by_id(whole, problems)
     else:
         return [(1, 0, whole)]
     return []
+
+
+def _rows_by_id(whole: dict[str, dict[str, Any]], problems: list[str]) -> list[Numbered]:
+    """The rows of an object by id, as PubMedQA's official file is one: the key becomes the column `id`."""
+    if all(key.isdecimal() for row in whole.values() for key in row):
+        problems.append(
+            'one object of columns, as pandas writes a table: write an array of rows, with to_json(orient="records")'
+        )
+        return []
+    rows: list[Numbered] = []
+    for number, (key, row) in enumerate(whole.items(), start=1):
+        if any(name.casefold() == ID_COLUMN for name in row):
+            problems.append(f"row {number}: has a key {ID_COLUMN!r} of its own beside the one that it stands under")
+        else:
+            rows.append((number, 0, {ID_COLUMN: key, **row}))
+    return rows
 
 
 def _rows_of_lines(text: str, problems: list[str], notices: list[str]) -> list[Numbered]:

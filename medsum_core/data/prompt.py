@@ -1,69 +1,92 @@
 """The text of the prompt and a model's turns. Training and decoding build their prompts with the same function.
 
-A prompt is five pieces of ids, concatenated:
+A prompt is pieces of ids, concatenated; for a section of a note:
 
-    head | " " + section name | middle | dialogue | tail        then the note and its stop token
+    fixed | " " + section name | fixed | dialogue | fixed        then the note and its stop token
 
-Head, middle and tail are ours (and the chat template's): they are tokenized once, with control ids. Section name and
-dialogue come from outside: they are tokenized as plain text, so that "<end_of_turn>" in a dialogue is eleven letters
-and never a control token. The pieces join at newlines or before a space, where the tokenizers tried (Gemma, GPT-2
-style) split anyway; with another tokenizer, training and decoding still use identical ids.
+The fixed pieces are the task's (instruction, labels) and the chat template's: they are tokenized once, with control
+ids. The parts come from outside: they are tokenized as plain text, so that "<end_of_turn>" in a dialogue is eleven
+letters and never a control token. The pieces join at newlines or before a space, where the tokenizers tried (Gemma,
+GPT-2 style) split anyway; with another tokenizer, training and decoding still use identical ids.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from medsum_core.data.chat_template import FLAG, check_template_kwargs, open_thinking, render, thinking_names
-from medsum_core.data.records import section_name
-from medsum_core.errors import InputError
-
-INSTRUCTION = (
-    "Write one section of a clinical note from the dialogue below. "
-    "State only facts that are said in the dialogue, and leave out what is not said."
+from medsum_core.data.chat_template import (
+    FLAG,
+    PromptFault,
+    check_template_kwargs,
+    day_fault,
+    open_thinking,
+    render,
+    template_text,
+    thinking_names,
 )
-SECTION_LABEL = "Section:"
-DIALOGUE_LABEL = "Dialogue:"
-NOTE_LABEL = "Note:"
+from medsum_core.errors import InputError, raise_all
+from medsum_core.tasks.built_in.section import TASK as SECTION
+from medsum_core.tasks.section_names import section_name
+from medsum_core.tasks.task import Part, Task
+
 PROMPT_STYLES = ("auto", "chat", "plain")
 
-_SECTION_SLOT, _DIALOGUE_SLOT, _NOTE_SLOT = "SECTIONSLOT", "DIALOGUESLOT", "NOTESLOT"
+NEWLINE = "\n"
+_NOTE_SLOT = "NOTESLOT"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRenderer:
-    """Turns dialogue, section and note into token ids. Made by `build_renderer`, one for a run.
+    """Turns the parts of a record and its answer into token ids. Made by `build_renderer`, one for a run.
 
+    `fixed_ids`: what stands before each part of the task, and after the last.
     `stop_token_id` is trained on: the first token after the note. `stop_token_ids` end decoding: it and `<eos>`.
     `pad_token_id` may be one of them: padding is recognised by length, never by id. `cut_names`: tokens that are not
     marked as special, so that the tokenizer would make them of their names in any text; text from outside is cut there.
+    `fixed_texts`: what `fixed_ids` are the ids of. `day_fault`: the prompt depends on the day.
     """
 
     tokenizer: PreTrainedTokenizerBase
+    task: Task
     style: str
-    head_ids: tuple[int, ...]
-    middle_ids: tuple[int, ...]
-    tail_ids: tuple[int, ...]
+    fixed_ids: tuple[tuple[int, ...], ...]
     stop_token_id: int
     stop_token_ids: tuple[int, ...]
     pad_token_id: int
     cut_names: tuple[str, ...] = ()
+    fixed_texts: tuple[str, ...] = ()
+    day_fault: PromptFault | None = None
 
-    def prompt_ids(self, dialogue: str, section_header: str) -> list[int]:
-        """The prompt's ids, from the template's own BOS (none where it writes none) to the token before the note.
+    @property
+    def all_fixed_ids(self) -> list[int]:
+        """The fixed pieces, joined: every control token of a prompt is among them."""
+        return [token for piece in self.fixed_ids for token in piece]
 
-        Raises InputError for an empty section header.
+    def prompt_ids(self, parts: Mapping[str, str]) -> list[int]:
+        """The prompt's ids, from the template's own BOS (none where it writes none) to the token before the answer.
+
+        `parts`: texts by the names of the task's parts. Raises InputError for an empty one that stands on a line.
         """
-        section = " ".join(section_name(section_header).split())
-        if not section:
+        ids = list(self.fixed_ids[0])
+        for part, after in zip(self.task.parts, self.fixed_ids[1:], strict=True):
+            ids += self._part_ids(part, parts[part.name])
+            ids += after
+        return ids
+
+    def _part_ids(self, part: Part, text: str) -> list[int]:
+        if part.form == "block":
+            return self.text_ids(text.strip())
+        line = " ".join((section_name(text) if part.is_section else text).split())
+        if line:
+            return self.text_ids(f" {line}")
+        if part.is_section:
             raise InputError("a section header is empty: give an MTS code (GENHX) or a name (Family history)")
-        section_ids = self.text_ids(f" {section}")
-        return [*self.head_ids, *section_ids, *self.middle_ids, *self.text_ids(dialogue.strip()), *self.tail_ids]
+        raise InputError(f"the part {part.name!r} of a row is empty")
 
     def note_ids(self, note: str) -> list[int]:
         """The note's ids without the space around it, then `stop_token_id`."""
@@ -108,11 +131,17 @@ class BuildRenderer(Protocol):
     """Another prompt: pass one to `train_loop.main` and to `infer.main`."""
 
     def __call__(
-        self, tokenizer: PreTrainedTokenizerBase, *, style: str, template_kwargs: Mapping[str, Any] | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        style: str,
+        template_kwargs: Mapping[str, Any] | None = None,
+        task: Task = SECTION,
     ) -> PromptRenderer:
         """The renderer for a tokenizer; `style` is `--prompt_style`.
 
-        `template_kwargs`: what `--chat_template_kwargs` names; a function that is never used with it need not take it.
+        `template_kwargs`: what `--chat_template_kwargs` names, `task` what `--task` does; a function that is never used
+        with one of them need not take it.
         """
         ...
 
@@ -121,54 +150,67 @@ def build_renderer(
     tokenizer: PreTrainedTokenizerBase,
     *,
     style: str = "auto",
-    instruction: str = INSTRUCTION,
+    task: Task = SECTION,
+    instruction: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> PromptRenderer:
     """The renderer for a tokenizer. `auto` is `chat` where it has a chat template, and `plain` where it has none.
 
     chat: the model's own turns; the note ends with the token that its template writes after an assistant's message.
     plain: BOS (if it has one), instruction and dialogue as text; the note ends with `<eos>`: a pretrained base was
-    never trained on turn tokens. `instruction`: what the prompt begins with. `template_kwargs`: variables for the chat
-    template. Raises InputError where the tokenizer or its template can't be used this way.
+    never trained on turn tokens. `instruction`: what the prompt begins with, in place of the task's.
+    `template_kwargs`: variables for the chat template. Raises InputError where the tokenizer or its template can't be
+    used this way.
     """
     variables = template_kwargs or {}
+    task = task if instruction is None else replace(task, instruction=instruction)
     if style not in PROMPT_STYLES:
         raise InputError(f"--prompt_style {style}: choose one of {', '.join(PROMPT_STYLES)}")
     if style == "auto":
         style = "chat" if tokenizer.chat_template else "plain"
-    if style == "chat" and not tokenizer.chat_template:
+    if style == "chat" and not template_text(tokenizer):
         raise InputError("--prompt_style chat: this model's tokenizer has no chat template; use plain (or auto)")
     if style == "plain" and variables:
         raise InputError(f"{FLAG}: a plain prompt uses no chat template; leave it out")
-    head, middle, tail = (
-        _chat_pieces(tokenizer, instruction, variables) if style == "chat" else _plain_pieces(tokenizer, instruction)
-    )
-    stop_ids = _stop_ids(tokenizer, style=style, template_kwargs=variables)
+    pieces = _chat_pieces(tokenizer, task, variables) if style == "chat" else _plain_pieces(tokenizer, task)
+    stop_ids = _stop_ids(tokenizer, task, style=style, template_kwargs=variables)
     pad_id = tokenizer.pad_token_id
     renderer = PromptRenderer(
         tokenizer=tokenizer,
+        task=task,
         style=style,
-        head_ids=_fixed_ids(tokenizer, head),
-        middle_ids=_fixed_ids(tokenizer, middle),
-        tail_ids=_fixed_ids(tokenizer, tail),
+        fixed_ids=tuple(_fixed_ids(tokenizer, piece) for piece in pieces),
         stop_token_id=stop_ids[0],
         stop_token_ids=stop_ids,
         pad_token_id=stop_ids[0] if pad_id is None else int(pad_id),
-        cut_names=tuple(sorted(thinking_names(head + middle + tail))),
+        cut_names=tuple(sorted(thinking_names("".join(pieces)))),
+        fixed_texts=tuple(pieces),
+        day_fault=day_fault(tokenizer, _messages(task), variables) if style == "chat" else None,
     )
-    _refuse_forgeable(renderer, head + middle + tail)
+    _refuse_forgeable(renderer, "".join(pieces))
     return renderer
 
 
-def refuse_open_thinking(renderer: PromptRenderer) -> None:
-    """Raise InputError if the prompt ends inside a block of thinking: a note would be learnt, and read, as thoughts."""
-    tail = renderer.tokenizer.decode(list(renderer.tail_ids), clean_up_tokenization_spaces=False)
+def prompt_faults(renderer: PromptRenderer) -> list[PromptFault]:
+    """Why no new run may begin with this prompt: it depends on the day, or it ends inside a block of thinking, where a
+    note would be learnt, and read, as thoughts."""
+    tail = renderer.tokenizer.decode(list(renderer.fixed_ids[-1]), clean_up_tokenization_spaces=False)
+    faults = [] if renderer.day_fault is None else [renderer.day_fault]
     if name := open_thinking(str(tail)):
-        raise InputError(
-            f"this model's prompt ends inside a block of thinking ({name}), where a note would be read as thoughts: "
-            f"give {FLAG} '{{\"enable_thinking\": false}}', or the name that its template reads instead, or "
-            "--prompt_style plain"
+        faults.append(
+            PromptFault(
+                what=f"this model's prompt ends inside a block of thinking ({name}), where a note would be read as "
+                "thoughts",
+                remedy=f"give {FLAG} '{{\"enable_thinking\": false}}', or the name that its template reads instead, or "
+                "--prompt_style plain",
+            )
         )
+    return faults
+
+
+def refuse_prompt_faults(renderer: PromptRenderer) -> None:
+    """Raise InputError with all of `prompt_faults`."""
+    raise_all(list(map(str, prompt_faults(renderer))))
 
 
 def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -176,34 +218,50 @@ def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
-def _content(instruction: str = INSTRUCTION) -> str:
-    dialogue = f"{DIALOGUE_LABEL}\n{_DIALOGUE_SLOT}"
-    return f"{instruction}\n\n{SECTION_LABEL} {_SECTION_SLOT}\n\n{dialogue}"
+def _slot(part: Part) -> str:
+    """What stands for the part while the chat template is rendered: no template changes or repeats it."""
+    return f"{part.name.upper().replace('_', '')}SLOT"
 
 
-def _plain_pieces(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[str, str, str]:
-    return _split_at_slots(f"{tokenizer.bos_token or ''}{_content(instruction)}\n\n{NOTE_LABEL}\n")
+def _content(task: Task) -> str:
+    """The user's message of a task, with a slot for each part."""
+    parts = (f"{part.label}{' ' if part.form == 'line' else NEWLINE}{_slot(part)}" for part in task.parts)
+    return "\n\n".join([task.instruction, *parts])
 
 
-def _chat_pieces(
-    tokenizer: PreTrainedTokenizerBase, instruction: str, template_kwargs: Mapping[str, Any]
-) -> tuple[str, str, str]:
-    messages = [{"role": "user", "content": _content(instruction)}]
+def _messages(task: Task) -> list[dict[str, str]]:
+    return [{"role": "user", "content": _content(task)}]
+
+
+def _plain_pieces(tokenizer: PreTrainedTokenizerBase, task: Task) -> list[str]:
+    return _split_at_slots(f"{tokenizer.bos_token or ''}{_content(task)}\n\n{task.answer.label}\n", task)
+
+
+def _chat_pieces(tokenizer: PreTrainedTokenizerBase, task: Task, template_kwargs: Mapping[str, Any]) -> list[str]:
+    messages = _messages(task)
     check_template_kwargs(tokenizer, messages, template_kwargs)
-    return _split_at_slots(render(tokenizer, messages, template_kwargs=template_kwargs, add_generation_prompt=True))
+    rendered = render(tokenizer, messages, template_kwargs=template_kwargs, add_generation_prompt=True)
+    return _split_at_slots(rendered, task)
 
 
-def _split_at_slots(text: str) -> tuple[str, str, str]:
-    if text.count(_SECTION_SLOT) != 1 or text.count(_DIALOGUE_SLOT) != 1:
-        raise InputError("this model's chat template changes or repeats the user's message: use --prompt_style plain")
-    head, rest = text.split(f" {_SECTION_SLOT}")
-    middle, tail = rest.split(_DIALOGUE_SLOT)
-    return head, middle, tail
+def _split_at_slots(text: str, task: Task) -> list[str]:
+    """The text before each part, and after the last; the space before a part on a line is tokenized with the part."""
+    pieces = []
+    for part in task.parts:
+        before, slot, text = text.partition(f" {_slot(part)}" if part.form == "line" else _slot(part))
+        if not slot or _slot(part) in text:
+            raise InputError(
+                "this model's chat template changes or repeats the user's message: use --prompt_style plain"
+            )
+        pieces.append(before)
+    return [*pieces, text]
 
 
-def _stop_ids(tokenizer: PreTrainedTokenizerBase, *, style: str, template_kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+def _stop_ids(
+    tokenizer: PreTrainedTokenizerBase, task: Task, *, style: str, template_kwargs: Mapping[str, Any]
+) -> tuple[int, ...]:
     """What ends decoding, by name; first the one that is trained on (the turn's end for chat, `<eos>` for plain)."""
-    turn_end, eos = _turn_end(tokenizer, template_kwargs), tokenizer.eos_token
+    turn_end, eos = _turn_end(tokenizer, task, template_kwargs), tokenizer.eos_token
     if style == "chat" and turn_end is None:
         raise InputError("this model's chat template writes no control token after a message: use --prompt_style plain")
     if style == "plain" and eos is None:
@@ -212,9 +270,9 @@ def _stop_ids(tokenizer: PreTrainedTokenizerBase, *, style: str, template_kwargs
     return tuple(dict.fromkeys(_named_id(tokenizer, name) for name in names if name is not None))
 
 
-def _turn_end(tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any]) -> str | None:
+def _turn_end(tokenizer: PreTrainedTokenizerBase, task: Task, template_kwargs: Mapping[str, Any]) -> str | None:
     """The control token that the chat template writes right after an assistant's message; None where it writes none."""
-    messages = [{"role": "user", "content": _content()}, {"role": "assistant", "content": _NOTE_SLOT}]
+    messages = [*_messages(task), {"role": "assistant", "content": _NOTE_SLOT}]
     try:
         rendered = render(tokenizer, messages, template_kwargs=template_kwargs) if tokenizer.chat_template else ""
     except InputError:  # `_chat_pieces` reports it where the template is needed

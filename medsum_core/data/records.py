@@ -1,4 +1,4 @@
-"""Rows of dialogue and note as typed records, from MTS-Dialog's files or any table with such columns.
+"""Rows of a file as typed records: the parts of a task's prompt by name, and the answer that is learnt.
 
 Newlines, byte-order marks and speaker tags are normalised, so that a CRLF and an LF copy of a file give the same
 records (MTS-Dialog's training file has CRLF inside its dialogues, the other three have LF). One message names
@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,29 +20,10 @@ from medsum_core.data.dirt import describe_dirt
 from medsum_core.data.rows import ABSENT, Row, Table, formula_problems, not_text_problem, raise_problems
 from medsum_core.data.tables import load_table
 from medsum_core.data.turns import TurnError, join_turns
+from medsum_core.tasks.divisions import DIVISIONS, join_divisions, split_divisions
+from medsum_core.tasks.task import Task
 
-SECTION_NAMES: dict[str, str] = {
-    "ALLERGY": "Allergies",
-    "ASSESSMENT": "Assessment",
-    "CC": "Chief complaint",
-    "DIAGNOSIS": "Diagnosis",
-    "DISPOSITION": "Disposition",
-    "EDCOURSE": "Emergency department course",
-    "EXAM": "Physical examination",
-    "FAM/SOCHX": "Family and social history",
-    "GENHX": "History of present illness",
-    "GYNHX": "Gynecologic history",
-    "IMAGING": "Imaging",
-    "IMMUNIZATIONS": "Immunizations",
-    "LABS": "Laboratory results",
-    "MEDICATIONS": "Medications",
-    "OTHER_HISTORY": "Other history",
-    "PASTMEDICALHX": "Past medical history",
-    "PASTSURGICAL": "Past surgical history",
-    "PLAN": "Plan",
-    "PROCEDURES": "Procedures",
-    "ROS": "Review of systems",
-}
+NOT_DISCUSSED = "Not discussed."  # what a visit without a division teaches: nothing is left to invent
 
 # The tags of MTS-Dialog and the misspellings that its files hold.
 TAG_SPELLINGS = {
@@ -59,12 +40,32 @@ TAG = re.compile(rf"({'|'.join(TAG_SPELLINGS)})(?:_?(\d+))?\s*:\s*")
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One dialogue and, for training and scoring, the note section written from it ("" when there is none)."""
+    """One row of a task: what its prompt is made of and, for training and scoring, what is written from it.
+
+    For the task `section`, `parts` holds `section_header` and `dialogue`. `note` is "" where there is none; `choice` is
+    the first line of the answer, where a task has one. `source`: the part that the note is written from.
+    """
 
     id: str
-    section_header: str
-    dialogue: str
-    note: str
+    parts: Mapping[str, str]
+    note: str = ""
+    choice: str = ""
+    source: str = "dialogue"
+
+    @property
+    def source_text(self) -> str:
+        """The text that the note is written from: a dialogue, in most tasks."""
+        return self.parts.get(self.source, "")
+
+    @property
+    def answer(self) -> str:
+        """All that is learnt: the choice on the first line, then the note."""
+        return "\n".join(text for text in (self.choice, self.note) if text)
+
+    @property
+    def section_header(self) -> str:
+        """The section that the row is about; "" where its task has none."""
+        return self.parts.get("section_header", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +98,8 @@ def source_from_table(table: Table, *, columns: Columns = DEFAULT_COLUMNS, requi
     problems: list[str] = []
     records = []
     for row in table.rows:
-        record, wrong = _to_record(row, names, section=columns.section)
-        problems += wrong or _row_problems(row, record, names, require_note=require_note)
+        record, wrong = _to_record(row, names, columns)
+        problems += wrong or _row_problems(row, record, names, columns, require_note=require_note)
         records.append(record)
     if columns.number_rows:
         records = number_doubled_ids(records)
@@ -110,7 +111,9 @@ def source_from_table(table: Table, *, columns: Columns = DEFAULT_COLUMNS, requi
                 f"{row.place}, column {names['id']!r}: the same id as row {first} (--number_rows tells them apart)"
             )
     raise_problems(table.source, problems)
-    notices = (*table.notices, *describe_dirt(table.rows, names))
+    texts = {part: names[part] for part in (columns.task.source, "note") if part in names}
+    notices = (*table.notices, *describe_dirt(table.rows, texts))
+    records = divide_records(records) if columns.task.divide else records
     return SourceRows(name=table.source, records=records, notices=tuple(f"{table.source}: {line}" for line in notices))
 
 
@@ -129,6 +132,47 @@ def number_doubled_ids(records: Sequence[Record]) -> list[Record]:
     """The records with their ids as `number_doubled` has them."""
     ids = number_doubled([record.id for record in records])
     return [replace(record, id=new) for record, new in zip(records, ids, strict=True)]
+
+
+def divide_records(records: Sequence[Record]) -> list[Record]:
+    """Each visit as four records, one for each division of its note; of an empty one, the note is `NOT_DISCUSSED`."""
+    return [
+        replace(
+            record,
+            id=record.id + "/" + division,
+            parts={**record.parts, "division": division.replace("_", " ")},
+            note=(text.strip() or NOT_DISCUSSED) if record.note else "",
+        )
+        for record in records
+        for division, text in split_divisions(record.note).items()
+    ]
+
+
+def join_records(records: Sequence[Record], notes: Sequence[str]) -> tuple[list[Record], list[str]]:
+    """The visits of divided records, with their whole notes, and what was written for them, joined alike.
+
+    The inverse of `divide_records` up to empty lines; every visit's divisions must be there, next to each other.
+    """
+    visits, joined = [], []
+    for start in range(0, len(records), len(DIVISIONS)):
+        rows = records[start : start + len(DIVISIONS)]
+        visit = rows[0].id.removesuffix("/" + DIVISIONS[0])
+        if [row.id for row in rows] != [visit + "/" + division for division in DIVISIONS]:
+            raise ValueError("the divisions of a visit are not complete, or not in their order")
+        parts = {name: text for name, text in rows[0].parts.items() if name != "division"}
+        visits.append(replace(rows[0], id=visit, parts=parts, note=_joined([row.note for row in rows])))
+        joined.append(_joined(notes[start : start + len(DIVISIONS)]))
+    return visits, joined
+
+
+def whole_records(records: Sequence[Record], task: Task) -> list[Record]:
+    """The records as a person knows them: the divisions of a visit joined."""
+    return join_records(records, [record.note for record in records])[0] if task.divide else list(records)
+
+
+def _joined(texts: Sequence[str]) -> str:
+    said = ("" if text.strip() == NOT_DISCUSSED else text for text in texts)
+    return join_divisions(dict(zip(DIVISIONS, said, strict=True)))
 
 
 def normalise_text(text: str) -> str:
@@ -158,29 +202,21 @@ def dialogue_of(row: Row, column: str | None) -> tuple[str, list[str]]:
     return normalise_dialogue(text), []
 
 
-def section_name(header: str) -> str:
-    """The full name of a section: from an MTS-Dialog code or a full name in any case; another header verbatim."""
-    header = header.strip()
-    if header.upper() in SECTION_NAMES:
-        return SECTION_NAMES[header.upper()]
-    return next((name for name in SECTION_NAMES.values() if name.casefold() == header.casefold()), header)
-
-
 def records_fingerprint(records: Sequence[Record]) -> str:
-    """A sha256 (hex) of ids, headers, dialogues and notes in their order, after normalisation."""
+    """A sha256 (hex) of ids, parts, choices and notes in their order, after normalisation."""
     digest = hashlib.sha256()
     for record in records:
-        fields = [record.id, record.section_header, record.dialogue, record.note]
+        fields = [record.id, *record.parts.values(), *([record.choice] if record.choice else []), record.note]
         digest.update(json.dumps(fields).encode("ascii") + b"\n")
     return digest.hexdigest()
 
 
 def find_repeats(records: Sequence[Record]) -> list[str]:
     """Ids of the records whose dialogue an earlier one has too, compared without regard to newlines and spaces."""
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     repeats = []
     for record in records:
-        key = dialogue_key(record.dialogue)
+        key = _content_key(record)
         if key in seen:
             repeats.append(record.id)
         seen.add(key)
@@ -189,8 +225,13 @@ def find_repeats(records: Sequence[Record]) -> list[str]:
 
 def find_shared(train: Sequence[Record], valid: Sequence[Record]) -> list[str]:
     """Ids of the records of `valid` whose dialogue `train` has too, compared without regard to newlines and spaces."""
-    known = {dialogue_key(record.dialogue) for record in train}
-    return [record.id for record in valid if dialogue_key(record.dialogue) in known]
+    known = {_content_key(record) for record in train}
+    return [record.id for record in valid if _content_key(record) in known]
+
+
+def _content_key(record: Record) -> tuple[str, str]:
+    """The four divisions of a visit share its dialogue, and repeat nothing."""
+    return dialogue_key(record.source_text), record.parts.get("division", "")
 
 
 def dialogue_key(dialogue: str) -> str:
@@ -203,33 +244,55 @@ def _spell_tag(match: re.Match[str]) -> str:
     return f"{TAG_SPELLINGS[match[1]]}{number}: "
 
 
-def _to_record(row: Row, names: dict[str, str], *, section: str | None) -> tuple[Record, list[str]]:
-    """The record of a row, and what is wrong with a dialogue that is a list of turns."""
+def _to_record(row: Row, names: dict[str, str], columns: Columns) -> tuple[Record, list[str]]:
+    """The record of a row, and what is wrong with a text that is a list."""
+    task, problems, parts = columns.task, [], {}
 
     def cell(part: str) -> str:
-        return row.cells[names[part]] if part in names else ""
+        return normalise_text(row.cells[names[part]]) if part in names else ""
 
-    dialogue, problems = dialogue_of(row, names["dialogue"])
+    for part in task.parts:
+        if part.form == "block":
+            parts[part.name], wrong = dialogue_of(row, names.get(part.name))
+            problems += wrong
+        else:
+            parts[part.name] = cell(part.name)
+    if columns.section is not None and task.section_part is not None:
+        parts[task.section_part.name] = normalise_text(columns.section)
+    choice = task.answer.choice.option(cell("choice")) if task.answer.choice else None
     record = Record(
-        id=normalise_text(cell("id")) if "id" in names else str(row.number),
-        section_header=normalise_text(cell("section_header") if section is None else section),
-        dialogue=dialogue,
-        note=normalise_text(cell("note")),
+        id=cell("id") if "id" in names else str(row.number),
+        parts=parts,
+        note=cell("note"),
+        choice=choice or "",
+        source=task.source,
     )
     return record, problems
 
 
-def _row_problems(row: Row, record: Record, names: dict[str, str], *, require_note: bool) -> list[str]:
-    required = {"id": record.id, "dialogue": record.dialogue, "section_header": record.section_header}
+def _row_problems(
+    row: Row, record: Record, names: dict[str, str], columns: Columns, *, require_note: bool
+) -> list[str]:
+    required = {"id": record.id, **record.parts}
     if require_note:
-        required["note"] = record.note
+        required |= {"note": record.note} if columns.task.answer.choice is None else {"choice": record.choice}
+    blocks = {part.name for part in columns.task.parts if part.form == "block"}
     problems = []
     for part, name in names.items():
         kind = row.not_text.get(name)
-        is_fit = (part, kind) in (("id", "int"), ("dialogue", "list")) or (part not in required and kind == ABSENT)
+        is_fit = (part == "id" and kind == "int") or (part in blocks and kind == "list")
+        is_fit = is_fit or (part not in required and kind == ABSENT)
         problem = None if is_fit else not_text_problem(row, name, null_is_empty=True)
         if problem is not None:
             problems.append(problem)
         elif part in required and not required[part]:
-            problems.append(f"{row.place}, column {name!r}: empty")
-    return problems + formula_problems([row], (names.get("id"), names.get("section_header")))
+            problems.append(f"{row.place}, column {name!r}: {_emptiness(row.cells[name], part, columns)}")
+    section = columns.task.section_part
+    return problems + formula_problems([row], (names.get("id"), names.get(section.name) if section else None))
+
+
+def _emptiness(cell: str, part: str, columns: Columns) -> str:
+    choice = columns.task.answer.choice
+    if part != "choice" or choice is None or not cell.strip():
+        return "empty"
+    return f"none of the {len(choice.options)} options, {', '.join(choice.options[:5])}"

@@ -59,8 +59,8 @@ def describe_sources(train: Sequence[SourceRows], validation: Sequence[SourceRow
         for purpose, sources in (("training", train), ("validation", validation))
         if sources
     ]
-    keys = [(source.name, {dialogue_key(record.dialogue) for record in source.records}) for source in train]
-    keys += [(source.name, {dialogue_key(record.dialogue) for record in source.records}) for source in validation]
+    keys = [(source.name, {dialogue_key(record.source_text) for record in source.records}) for source in train]
+    keys += [(source.name, {dialogue_key(record.source_text) for record in source.records}) for source in validation]
     shared = [(one, other, len(mine & theirs)) for (one, mine), (other, theirs) in combinations(keys, 2)]
     return lines + [f"{count} dialogues of {other} are in {one} too" for one, other, count in shared if count]
 

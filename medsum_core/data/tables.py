@@ -12,6 +12,7 @@ from typing import Any
 
 from medsum_core.data.csv_tables import ParsedRows, parse_csv
 from medsum_core.data.json_tables import parse_json, rows_of_objects
+from medsum_core.data.paragraphs import with_context
 from medsum_core.data.rows import Row, Table, raise_problems
 from medsum_core.data.text_files import read_text_file
 
@@ -39,15 +40,16 @@ def load_table(path: str | Path) -> Table:
         parsed = ParsedRows(problems=["holds JSON, not CSV: let its name end in .jsonl (a line a row) or .json"])
     else:
         parsed = parse_csv(file.text) if file.format == "csv" else parse_json(file.text, format=file.format)
-    return _table(str(path), parsed)
+    return with_context(table_of(str(path), parsed))
 
 
 def table_from_objects(source: str, objects: Iterable[Any]) -> Table:
     """A table of dicts, under the same rules as a JSON file's; `source` is its name in messages."""
-    return _table(source, rows_of_objects((number, 0, entry) for number, entry in enumerate(objects, start=1)))
+    return table_of(source, rows_of_objects((number, 0, entry) for number, entry in enumerate(objects, start=1)))
 
 
-def _table(source: str, parsed: ParsedRows) -> Table:
+def table_of(source: str, parsed: ParsedRows) -> Table:
+    """The table of what a parser found. Raises InputError with all problems, and where there are no rows."""
     problems = [*parsed.problems, *(problem for row in parsed.rows for problem in _size_problems(row, parsed.columns))]
     if not parsed.rows and not problems:
         problems.append("has column names but no rows" if parsed.columns else "holds no rows")

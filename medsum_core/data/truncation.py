@@ -1,8 +1,8 @@
-"""Truncation: a dialogue that does not fit loses whole turns, the same ones in training and in decoding."""
+"""Truncation: a dialogue that does not fit loses whole turns, the same in training and in decoding."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medsum_core.data.prompt import PromptRenderer
@@ -14,23 +14,23 @@ GAP = "[...]"  # replaces dropped turns: a question must not seem answered by a 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A record's prompt as ids, and what its dialogue lost to fit."""
+    """A record's prompt as ids, and what its source lost to fit: turns of a dialogue, or paragraphs."""
 
     ids: list[int]
     num_turns_dropped: int
+    num_tokens_dropped: int
     has_dialogue: bool  # False: no turn of the dialogue fits; the prompt without any may then still be too long
 
 
 def prompt_within(record: Record, renderer: PromptRenderer, *, max_prompt_tokens: int) -> Prompt:
-    """The prompt of a record, its dialogue truncated to at most `max_prompt_tokens` (see `truncate_dialogue`).
+    """The prompt of a record, its source truncated to at most `max_prompt_tokens` (see `truncate_source`).
 
     Training and decoding build every prompt with this function. Raises InputError for an empty section header.
     """
-    dialogue, num_dropped = truncate_dialogue(
-        record.dialogue, record.section_header, renderer, max_prompt_tokens=max_prompt_tokens
-    )
-    ids = renderer.prompt_ids(dialogue, record.section_header)
-    return Prompt(ids=ids, num_turns_dropped=num_dropped, has_dialogue=bool(dialogue))
+    text, num_dropped = truncate_source(record.parts, renderer, max_prompt_tokens=max_prompt_tokens)
+    ids = renderer.prompt_ids({**record.parts, renderer.task.source: text})
+    num_tokens = len(renderer.prompt_ids(record.parts)) - len(ids) if num_dropped else 0
+    return Prompt(ids=ids, num_turns_dropped=num_dropped, num_tokens_dropped=num_tokens, has_dialogue=bool(text))
 
 
 def split_turns(dialogue: str) -> list[str]:
@@ -39,31 +39,35 @@ def split_turns(dialogue: str) -> list[str]:
     return ["\n".join(line.rstrip() for line in lines if line.strip()) for lines in pieces]
 
 
-def truncate_dialogue(
-    dialogue: str, section_header: str, renderer: PromptRenderer, *, max_prompt_tokens: int
-) -> tuple[str, int]:
-    """Drop whole turns until the prompt has at most `max_prompt_tokens`; returns the text and how many were dropped.
+def truncate_source(parts: Mapping[str, str], renderer: PromptRenderer, *, max_prompt_tokens: int) -> tuple[str, int]:
+    """Drop whole turns (or paragraphs) of the task's source until the prompt has at most `max_prompt_tokens`.
 
-    The first and the last turns are kept, taken alternately from both ends while they fit; a line `[...]` replaces the
-    turns dropped in between. A dialogue that fits is returned unchanged. The text is "" when no turn fits; the prompt
-    may then still be too long: the caller must check.
+    Returns the text and how many were dropped. The first and the last turns are kept, taken alternately from both ends
+    while they fit; a line `[...]` replaces the turns dropped in between. A source that fits is returned unchanged. The
+    text is "" when no turn fits, or where the task allows no truncation; the prompt may then still be too long: the
+    caller must check.
     """
-    excess = len(renderer.prompt_ids(dialogue, section_header)) - max_prompt_tokens
-    if excess <= 0:
-        return dialogue, 0
-    turns = split_turns(dialogue)
+    name, rule = renderer.task.source, renderer.task.truncate
+    excess = len(renderer.prompt_ids(parts)) - max_prompt_tokens
+    if excess <= 0 or rule is None:
+        return parts[name], 0
+    turns = split_turns(parts[name]) if rule.unit == "turns" else _lines(parts[name])
     lengths = [len(renderer.text_ids(f"{turn}\n")) for turn in turns]  # an estimate for the joined text
-    budget = max_prompt_tokens - len(renderer.prompt_ids("", section_header)) - len(renderer.text_ids(GAP))
+    budget = max_prompt_tokens - len(renderer.prompt_ids({**parts, name: ""})) - len(renderer.text_ids(GAP))
     while True:
         head, tail = _keep_ends(lengths, budget)
         if head + tail == 0:
             return "", len(turns)
         dropped = len(turns) - head - tail
         text = "\n".join([*turns[:head], *([GAP] if dropped else []), *turns[head + dropped :]])
-        excess = len(renderer.prompt_ids(text, section_header)) - max_prompt_tokens
+        excess = len(renderer.prompt_ids({**parts, name: text})) - max_prompt_tokens
         if excess <= 0:
             return text, dropped
         budget -= excess
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.split("\n") if line.strip()]
 
 
 def _keep_ends(lengths: Sequence[int], budget: int) -> tuple[int, int]:

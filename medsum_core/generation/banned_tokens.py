@@ -6,8 +6,8 @@ Letters: M rows of candidates, V vocabulary, P pairs of a row and a token.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,26 +26,38 @@ class BanRules:
 
 @dataclass(frozen=True, kw_only=True)
 class Ban:
-    """Pairs of a row and a token that may not come next in it. Log-probabilities are computed before the ban."""
+    """Pairs of a row and a token that may not come next in it; the only tokens that may, for some other rows.
+
+    Log-probabilities are computed before the ban.
+    """
 
     tokens: tuple[int, ...]  # of the pairs, in ascending order
     rows_P: Tensor
     tokens_P: Tensor
+    only: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[int, int]], *, device: torch.device) -> Ban | None:
-        """The ban of those (row, token) pairs; None without any."""
-        ordered = sorted(pairs, key=lambda pair: pair[1])
-        if not ordered:
+    def of(
+        cls, pairs: Iterable[tuple[int, int]], only: Mapping[int, frozenset[int]] | None = None, *, device: torch.device
+    ) -> Ban | None:
+        """The ban of those (row, token) pairs, and of all but `only` in its rows, pairs or not; None without any."""
+        only = only or {}
+        ordered = sorted((pair for pair in pairs if pair[0] not in only), key=lambda pair: pair[1])
+        if not ordered and not only:
             return None
-        rows_P, tokens_P = torch.tensor(ordered, device=device).unbind(1)
-        return cls(tokens=tuple(token for _, token in ordered), rows_P=rows_P, tokens_P=tokens_P)
+        rows_P, tokens_P = torch.tensor(ordered, dtype=torch.int64, device=device).view(-1, 2).unbind(1)
+        return cls(tokens=tuple(token for _, token in ordered), rows_P=rows_P, tokens_P=tokens_P, only=only)
 
     def apply(self, logits_MV: Tensor, *, start: int = 0) -> None:
         """Set the banned logits to -inf, in place. `logits_MV` covers the vocabulary from `start` on."""
         here = slice(bisect_left(self.tokens, start), bisect_left(self.tokens, start + logits_MV.shape[1]))
         if here.start < here.stop:
             logits_MV[self.rows_P[here], self.tokens_P[here] - start] = float("-inf")
+        for row, tokens in self.only.items():
+            inside = [token - start for token in sorted(tokens) if start <= token < start + logits_MV.shape[1]]
+            allowed = logits_MV[row, inside]  # a copy
+            logits_MV[row] = float("-inf")
+            logits_MV[row, inside] = allowed
 
 
 def repeating_tokens(tokens: list[int], size: int) -> set[int]:

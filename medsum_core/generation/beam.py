@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from medsum_core.generation.candidates import Candidates
-from medsum_core.generation.search import Generation, Note, finish
+from medsum_core.generation.search import Generation, Note, Trail, finish
 
 NEVER = -1.0e9  # as in transformers: a score that no real beam reaches
 EarlyStopping = Literal["never"] | bool
@@ -32,6 +32,14 @@ class BeamRules:
     early_stopping: EarlyStopping = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class _BeamStep:
+    """What a step left of a note: the beams that its beams continue, and its row of every tensor of the state."""
+
+    parents: list[int]
+    state: tuple[Tensor, ...]
+
+
 class BeamSearch:
     """The beams of all notes being written, by slot. `advance` takes one step with all of them."""
 
@@ -43,8 +51,12 @@ class BeamSearch:
         num_slots: int,
         max_new_tokens: int,
         device: torch.device,
+        goes_back: bool = False,
     ) -> None:
+        """`goes_back`: keep every step of every note being written, for `go_back`."""
         self.rules = rules
+        self._goes_back = goes_back
+        self._steps: dict[int, list[_BeamStep]] = {}  # by the note's index
         self.num_beams = rules.num_beams
         self.num_candidates = max(2, 1 + len(stop_token_ids)) * rules.num_beams
         self._stop_token_ids = stop_token_ids
@@ -59,15 +71,12 @@ class BeamSearch:
 
     def move_slot(self, source: int, target: int) -> None:
         """See `Search`."""
-        for tensor in (
-            self.running_SKT,
-            self.running_scores_SK,
-            self.finished_SKT,
-            self.finished_lengths_SK,
-            self.finished_scores_SK,
-            self.is_finished_SK,
-        ):
+        for tensor in self._state():
             tensor[target] = tensor[source]
+
+    def _state(self) -> tuple[Tensor, ...]:
+        finished = (self.finished_SKT, self.finished_lengths_SK, self.finished_scores_SK, self.is_finished_SK)
+        return (self.running_SKT, self.running_scores_SK, *finished)
 
     def advance(self, notes: Sequence[Note], candidates: Candidates) -> tuple[Tensor, Tensor, list[bool]]:
         """See `Search`. No note's outcome depends on another's."""
@@ -90,7 +99,12 @@ class BeamSearch:
         self.running_scores_SK[:num_rows] = live_scores_RK
         self._merge_finished(written_RcT, scores_Rc, ends_Rc, lengths_R)
         done_R = self._done(lengths_R, limits_R) | ends_Rc.all(1)
-        return tokens_Rc.gather(1, live_RK), parents_Rc.gather(1, live_RK), done_R.tolist()
+        parents_RK = parents_Rc.gather(1, live_RK)
+        if self._goes_back:
+            for slot, (note, parents) in enumerate(zip(notes, parents_RK.tolist(), strict=True)):
+                state = tuple(tensor[slot].clone() for tensor in self._state())
+                self._steps.setdefault(note.index, []).append(_BeamStep(parents=parents, state=state))
+        return tokens_Rc.gather(1, live_RK), parents_RK, done_R.tolist()
 
     def written(self, notes: Sequence[Note]) -> list[list[int]]:
         """See `Search`."""
@@ -99,9 +113,33 @@ class BeamSearch:
 
     def result(self, note: Note, slot: int) -> Generation:
         """See `Search`: the best finished beam."""
+        self._steps.pop(note.index, None)
         length = int(self.finished_lengths_SK[slot, 0])
         tokens = self.finished_SKT[slot, 0, :length].tolist()
         return finish(tokens, float(self.finished_scores_SK[slot, 0]), self._stop_token_ids)
+
+    def hypotheses(self, note: Note, slot: int, *, is_done: bool) -> list[tuple[list[int], bool]]:
+        """See `ReversibleSearch`."""
+        length = note.num_written
+        ended_K = self.is_finished_SK[slot] & (self.finished_lengths_SK[slot] == length)
+        found = [(tokens, True) for tokens in self.finished_SKT[slot, ended_K, :length].tolist()]
+        if not is_done:
+            is_live_K = self.running_scores_SK[slot] > NEVER / 2
+            found += [(tokens, False) for tokens in self.running_SKT[slot, is_live_K, :length].tolist()]
+        return found
+
+    def go_back(self, note: Note, slot: int, num_tokens: int) -> Trail:
+        """See `ReversibleSearch`. `advance` starts a note anew that has no token."""
+        steps = self._steps[note.index]
+        del steps[num_tokens:]
+        note.num_written = num_tokens
+        if steps:
+            for tensor, before in zip(self._state(), steps[-1].state, strict=True):
+                tensor[slot] = before
+        beams_KT = [[beam] * min(num_tokens, 1) for beam in range(self.num_beams)]
+        for step in reversed(steps[1:]):
+            beams_KT = [[step.parents[beams[0]], *beams] for beams in beams_KT]
+        return Trail(tokens_KT=self.running_SKT[slot, :, :num_tokens].tolist(), beams_KT=beams_KT)
 
     def _start(self, slot: int) -> None:
         self.running_scores_SK[slot] = NEVER

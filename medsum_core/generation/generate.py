@@ -27,9 +27,11 @@ from medsum_core.generation.banned_tokens import Ban, BanRules, repeating_tokens
 from medsum_core.generation.beam import BeamRules, BeamSearch, EarlyStopping
 from medsum_core.generation.candidates import Candidates, candidates_of_logits
 from medsum_core.generation.greedy import GreedySearch
+from medsum_core.generation.grounded import GroundedNotes
+from medsum_core.generation.grounded_rules import Grounding
 from medsum_core.generation.kv_cache import KVCache, Step, cached_attention
 from medsum_core.generation.own_cache import OwnCaches, one_by_one
-from medsum_core.generation.search import Generation, Note, Search
+from medsum_core.generation.search import Generation, Note, ReversibleSearch, Search
 from medsum_core.model.families import CACHED_MODEL_TYPES
 from medsum_core.model.forward import autocast, causal_model, evaluation_mode, no_adapter_casts
 from medsum_core.model.widened_weights import widened_weights
@@ -57,6 +59,7 @@ def generate(
     on_token: Callable[[int, int], None] | None = None,
     decoder: Decoder | None = None,
     search: Callable[[frozenset[int]], Search] | None = None,
+    grounding: Grounding | None = None,
 ) -> list[Generation]:
     """A note for each prompt (token ids), in the prompts' order; greedy with one beam, as in transformers.
 
@@ -68,6 +71,7 @@ def generate(
     on_token(index, token): called for each token of a greedy note, the stop token excluded, as it is chosen.
     decoder: how the forward pass is computed, such as the fast kernels'; not given: by the model's own modules.
     search(stop_token_ids): builds another decoding rule, used instead of greedy and beam search.
+    grounding: no note has a fact that its verifier refuses (`grounded.py`), where the rule and the cache can go back.
     Raises InputError for a prompt that leaves no room for its note, ValueError for arguments that make no sense.
     """
     causal = causal_model(model)
@@ -75,30 +79,47 @@ def generate(
     notes = _notes(prompts, max_new_tokens, min_new_tokens, causal.config)
     if num_beams < 1 or batch_size < 1 or no_repeat_ngram_size < 0:
         raise ValueError("num_beams and batch_size must be at least 1, no_repeat_ngram_size at least 0")
-    if num_beams > 1 and on_token is not None:
-        raise ValueError("beams are only known at a note's end: on_token needs num_beams 1")
+    if on_token is not None and (num_beams > 1 or grounding is not None or search is not None):
+        raise ValueError("on_token is for plain greedy notes: those of beams, grounding and other rules may change")
+    if search is not None and num_beams > 1:
+        raise ValueError("num_beams belongs to the built-in rules: leave it out with one of your own")
     if not notes:
         return []
     stops, num_slots = frozenset(stop_token_ids), min(batch_size, len(notes))
-    if search is not None and (num_beams > 1 or on_token is not None):
-        raise ValueError("num_beams and on_token belong to the built-in rules: leave them out with one of your own")
+    packs = decoder is not None or causal.config.get_text_config().model_type in CACHED_MODEL_TYPES
+    decoder, cache_type = decoder or (own_modules if packs else one_by_one), KVCache if packs else OwnCaches
     rule: Search = GreedySearch(stops, on_token) if search is None else search(stops)
     if num_beams > 1:
         rules = BeamRules(num_beams=num_beams, length_penalty=length_penalty, early_stopping=early_stopping)
-        longest = max(note.max_new for note in notes)
-        rule = BeamSearch(rules, stops, num_slots=num_slots, max_new_tokens=longest, device=causal.device)
+        room = {"num_slots": num_slots, "max_new_tokens": max(note.max_new for note in notes)}
+        rule = BeamSearch(rules, stops, **room, device=causal.device, goes_back=grounding is not None)
+    grounded = None if grounding is None else _grounded(grounding, rule, stops, causal.config, can_go_back=packs)
     bans = BanRules(stop_token_ids=stops, no_repeat_ngram_size=no_repeat_ngram_size)
     generations: dict[int, Generation] = {}
-    packs = decoder is not None or causal.config.get_text_config().model_type in CACHED_MODEL_TYPES
-    decoder, cache_type = decoder or (own_modules if packs else one_by_one), KVCache if packs else OwnCaches
     with evaluation_mode(causal), torch.no_grad(), decoder(causal) as forward:
-        for index, generation in _decode(
-            forward, notes, rule, bans, cache_type, num_slots=num_slots, device=causal.device
-        ):
+        cache = cache_type(num_slots, rule.num_beams, _capacity(notes, rule.num_beams), device=causal.device)
+        for index, generation in _decode(forward, notes, rule, bans, cache, num_slots=num_slots, grounded=grounded):
             generations[index] = generation
             if on_finished is not None:
                 on_finished(index, generation)
     return [generations[index] for index in range(len(notes))]
+
+
+def _grounded(
+    grounding: Grounding, rule: Search, stops: frozenset[int], config: PretrainedConfig, *, can_go_back: bool
+) -> GroundedNotes:
+    if not can_go_back:
+        raise InputError(
+            f"--grounded: {config.model_type} keeps more than keys and values, which can't be taken back: leave it out"
+        )
+    if not isinstance(rule, ReversibleSearch):
+        raise ValueError("grounding: this decoding rule can't go back; give it the methods of ReversibleSearch")
+    return GroundedNotes(grounding, rule, stops)
+
+
+def _capacity(notes: Sequence[Note], num_beams: int) -> int:
+    """The most keys of a note."""
+    return max(len(note.prompt) + num_beams * (note.max_new - 1) for note in notes)
 
 
 def _decode(
@@ -106,29 +127,32 @@ def _decode(
     notes: list[Note],
     search: Search,
     bans: BanRules,
-    cache_type: type[KVCache],
+    cache: KVCache,
     *,
     num_slots: int,
-    device: torch.device,
+    grounded: GroundedNotes | None,
 ) -> Iterator[tuple[int, Generation]]:
     """Yield each note as it ends. `active[slot]` is being written; the slots in use have no gaps."""
-    beams = search.num_beams
-    capacity = max(len(note.prompt) + beams * (note.max_new - 1) for note in notes)
-    cache = cache_type(num_slots, beams, capacity, device=device)
+    beams, device = search.num_beams, cache.visible_SKC.device
     waiting = deque(sorted(notes, key=lambda note: -len(note.prompt)))
     active: list[Note] = []
     tokens_RK = torch.zeros(0, beams, dtype=torch.int64, device=device)
     while waiting or active:
         starting = _admit(waiting, num_slots - len(active))
         step, tokens_T, positions_T = _packed_inputs(cache, active, starting, tokens_RK)
-        ban = _ban(active, starting, search, bans, device=device)
+        ban = _ban(active, starting, search, bans, grounded, device=device)
         candidates = _spread(forward(cache, step, tokens_T, positions_T, search.num_candidates, ban), step)
         active += starting
         tokens_RK, parents_RK, done = search.advance(active, candidates)
         if parents_RK is not None:
             cache.reorder_beams(parents_RK)
+        for slot, trail in () if grounded is None else grounded.review(active, done):
+            prompt = active[slot].prompt
+            cache.go_back(slot, len(prompt), trail.beams_KT)
+            tokens_RK[slot] = torch.tensor([[*prompt, *tokens][-1] for tokens in trail.tokens_KT], device=device)
         for slot in reversed([slot for slot, is_done in enumerate(done) if is_done]):
-            yield active[slot].index, search.result(active[slot], slot)
+            generation = search.result(active[slot], slot)
+            yield active[slot].index, generation if grounded is None else grounded.finish(active[slot], generation)
             last = len(active) - 1
             if slot != last:
                 cache.move_slot(last, slot, active[last].num_keys(beams))
@@ -157,7 +181,9 @@ def _packed_inputs(
     """One packed row for the model, tokens and positions (T,): the newest of R x K beams, then N prompts from 0 on."""
     positions = [len(note.prompt) + note.num_written - 1 for note in active]
     columns = [note.num_keys(cache.num_beams) for note in active]
-    step = cache.begin_step(positions, columns, [len(note.prompt) for note in starting])
+    went_back_whole = [note.num_written == 0 for note in active]
+    lengths = [len(note.prompt) for note in starting]
+    step = cache.begin_step(positions, columns, lengths, one_column=went_back_whole)
     device = tokens_RK.device
     prompt_tokens = torch.tensor([token for note in starting for token in note.prompt], device=device).long()
     prompt_positions = torch.tensor([t for note in starting for t in range(len(note.prompt))], device=device).long()
@@ -167,7 +193,13 @@ def _packed_inputs(
 
 
 def _ban(
-    active: Sequence[Note], starting: Sequence[Note], search: Search, rules: BanRules, *, device: torch.device
+    active: Sequence[Note],
+    starting: Sequence[Note],
+    search: Search,
+    rules: BanRules,
+    grounded: GroundedNotes | None,
+    *,
+    device: torch.device,
 ) -> Ban | None:
     """What may not come next in each row: a row for each beam being written, then one for each prompt that starts."""
     rows = [*(note for note in active for _ in range(search.num_beams)), *starting]
@@ -176,7 +208,8 @@ def _ban(
     if rules.no_repeat_ngram_size:
         for row, written in enumerate(search.written(active)):
             pairs += [(row, token) for token in repeating_tokens(written, rules.no_repeat_ngram_size)]
-    return Ban.of(pairs, device=device)
+    unsupported, only = ([], {}) if grounded is None else grounded.bans(active)
+    return Ban.of(pairs + unsupported, only, device=device)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medsum_core.generation.candidates import Candidates
-from medsum_core.generation.search import Generation, Note, finish
+from medsum_core.generation.search import Generation, Note, Trail, finish
 
 
 class GreedySearch:
@@ -45,10 +45,21 @@ class GreedySearch:
     def move_slot(self, source: int, target: int) -> None:
         """See `Search`. Greedy search has no state by slot."""
 
+    def hypotheses(self, note: Note, slot: int, *, is_done: bool) -> list[tuple[list[int], bool]]:
+        """See `ReversibleSearch`."""
+        return [(note.tokens, is_done)]
+
+    def go_back(self, note: Note, slot: int, num_tokens: int) -> Trail:
+        """See `ReversibleSearch`."""
+        del note.tokens[num_tokens:], note.scores[num_tokens:]
+        note.num_written, note.score = num_tokens, note.scores[-1] if num_tokens else 0.0
+        return Trail(tokens_KT=[note.tokens], beams_KT=[[0] * num_tokens])
+
     def _append(self, note: Note, token: float, log_prob: float) -> bool:
         note.tokens.append(int(token))
         note.num_written += 1
         note.score += log_prob
+        note.scores.append(note.score)
         stopped = note.tokens[-1] in self._stop_token_ids
         if self._on_token is not None and not stopped:
             self._on_token(note.index, note.tokens[-1])

@@ -80,14 +80,24 @@ class KVCache:
         self.visible_SKC = torch.zeros(num_slots, num_beams, capacity, dtype=torch.bool, device=device)
         self._beam_K = torch.arange(num_beams, device=device)
 
-    def begin_step(self, positions: Sequence[int], columns: Sequence[int], prompt_lengths: Sequence[int]) -> Step:
+    def begin_step(
+        self,
+        positions: Sequence[int],
+        columns: Sequence[int],
+        prompt_lengths: Sequence[int],
+        *,
+        one_column: Sequence[bool],
+    ) -> Step:
         """Prepare one forward pass: each note's newest tokens stand at its position and are stored from its column on.
 
         A beam attends to its own new token and what it attended to before; all beams of a note attend to its prompt.
+        Where `one_column`, the token is the prompt's last one for all beams, and is stored once.
         """
         device, num_rows = self.position_SC.device, len(positions)
         positions_R = torch.tensor(positions, dtype=torch.int64, device=device)
-        columns_RK = torch.tensor(columns, dtype=torch.int64, device=device)[:, None] + self._beam_K
+        spread_R = torch.tensor([not shared for shared in one_column], dtype=torch.int64, device=device)
+        columns_RK = torch.tensor(columns, dtype=torch.int64, device=device)[:, None]
+        columns_RK = columns_RK + self._beam_K * spread_R[:, None]
         row_R1 = torch.arange(num_rows, device=device)[:, None]
         self.position_SC[row_R1, columns_RK] = positions_R[:, None]
         self.visible_SKC[row_R1, self._beam_K, columns_RK] = True
@@ -111,6 +121,20 @@ class KVCache:
         visible_RKC = self.visible_SKC[: len(parents_RK)]
         index_RKC = parents_RK[:, :, None].expand_as(visible_RKC)
         self.visible_SKC[: len(parents_RK)] = visible_RKC.gather(1, index_RKC)
+
+    def go_back(self, slot: int, num_prompt_tokens: int, beams_KT: Sequence[Sequence[int]]) -> None:
+        """Forget what a note's beams wrote but T tokens, the newest of which the next forward pass adds once more.
+
+        `beams_KT`: see `Trail`. Without any token, the newest is the prompt's last one.
+        """
+        num_kept = len(beams_KT[0]) - 1
+        self.visible_SKC[slot] = False
+        self.visible_SKC[slot, :, : num_prompt_tokens + min(num_kept, 0)] = True
+        if num_kept > 0:
+            device = self.visible_SKC.device
+            beams_KN = torch.tensor([beams[:num_kept] for beams in beams_KT], device=device)
+            columns_KN = num_prompt_tokens + torch.arange(num_kept, device=device) * self.num_beams + beams_KN
+            self.visible_SKC[slot].scatter_(1, columns_KN, True)
 
     def move_slot(self, source: int, target: int, num_keys: int) -> None:
         """Move a note, which has `num_keys` keys, into another slot."""

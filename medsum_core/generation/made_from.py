@@ -66,14 +66,14 @@ class MadeFrom:
 
 
 def row_sha256(record: Record) -> str:
-    """The sha256 (hex) of what a note is written from: id, section and dialogue."""
-    fields = [record.id, record.section_header, record.dialogue]
+    """The sha256 (hex) of what a note is written from: the id and the parts of the prompt."""
+    fields = [record.id, *record.parts.values()]
     return hashlib.sha256(json.dumps(fields).encode("ascii")).hexdigest()
 
 
 def prompt_sha256(renderer: PromptRenderer, max_prompt_tokens: int) -> str:
     """The sha256 (hex) of what all prompts share: their fixed pieces and their greatest length."""
-    pieces = [renderer.head_ids, renderer.middle_ids, renderer.tail_ids, renderer.stop_token_ids, max_prompt_tokens]
+    pieces = [*renderer.fixed_ids, renderer.stop_token_ids, max_prompt_tokens]
     return hashlib.sha256(json.dumps(pieces).encode("ascii")).hexdigest()
 
 

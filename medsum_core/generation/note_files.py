@@ -1,8 +1,8 @@
 """The file of notes, OUT, and beside it `OUT.made_from.json`: hashes of what OUT holds and what it was made from.
 
-Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (`evidence` where asked for) and
-`set_aside`, the reason why a row has no note; rows in the order of the input. Or the MEDIQA challenge's submission:
-`TestID, SystemOutput1, SystemOutput2`.
+Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (where asked for `evidence`, and
+`left_out` of grounded decoding) and `set_aside`, the reason why a row has no note; rows in the order of the input.
+Other tasks have other columns, and the MEDIQA challenge's submission its own: see `note_rows.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,8 @@ from medsum_core.data.tables import read_table
 from medsum_core.errors import InputError
 from medsum_core.files import PRIVATE_MODE, file_sha256, read_plain_file, write_text_atomic
 from medsum_core.generation.made_from import MadeFrom
-from medsum_core.grounding.check import unsupported_spans
-from medsum_core.grounding.evidence import evidence
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratedNote:
-    """A note that a model wrote. The text is left out of `repr`, and so out of logs and tracebacks."""
-
-    id: str
-    note: str = field(repr=False)
-    num_tokens: int  # without the stop token
-    hit_limit: bool  # True: it did not stop by itself
+from medsum_core.generation.note_rows import GeneratedNote, WrittenRow, can_go_on, note_rows
+from medsum_core.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +65,10 @@ def read_finished(path: Path) -> EarlierNotes:
         raise InputError(f"{path} or {record.name}: can't be read ({error.strerror})") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{record}: not what infer.py wrote, {remedy}") from error
+    if not values.get("can_go_on", True):
+        raise InputError(
+            f"{path}: is complete, and rows of its task can't be added to it; write to another --output_file"
+        )
     if not is_whole:
         raise InputError(f"{path}: was changed since infer.py wrote it, {remedy}")
     try:
@@ -91,6 +85,7 @@ def _from_cells(cells: Mapping[str, str]) -> GeneratedNote:
         note=cells["note"],
         num_tokens=int(cells["num_tokens"]),
         hit_limit=cells["hit_limit"] == "true",
+        left_out=int(cells.get("left_out", 0)),
     )
 
 
@@ -100,6 +95,7 @@ def write_notes(
     notes: Mapping[str, GeneratedNote],
     made_from: MadeFrom,
     *,
+    task: Task,
     set_aside: Mapping[str, str],
     output_format: str,
     with_evidence: bool,
@@ -109,37 +105,21 @@ def write_notes(
     `records`, `notes` and `set_aside` (row -> reason, in the place of a note) are by the hash of their row. Each file
     is written atomically, OUT last: the part file must stay until this returns.
     """
-    rows: list[dict[str, Any]] = []
-    for row, record in records.items():
-        note = notes.get(row) or GeneratedNote(id=record.id, note="", num_tokens=0, hit_limit=False)
-        if output_format == "mediqa":
-            rows.append(_mediqa_row(record, note))
-        else:
-            cells = _row(record, note, with_evidence=with_evidence)
-            rows.append(cells | {"set_aside": set_aside.get(row, "")})
+    written = [
+        WrittenRow(
+            record=record,
+            note=notes.get(row) or GeneratedNote(id=record.id, note="", num_tokens=0, hit_limit=False),
+            set_aside=set_aside.get(row, ""),
+        )
+        for row, record in records.items()
+    ]
+    how: dict[str, Any] = {"output_format": output_format, "with_evidence": with_evidence}
+    rows = note_rows(written, task, grounded=bool(made_from.settings.get("grounded")), **how)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     output_sha256 = hashlib.sha256(text.getvalue().encode("utf-8")).hexdigest()
-    origin = {"output_sha256": output_sha256, "made_from": made_from.to_json()}
+    origin = {"output_sha256": output_sha256, "can_go_on": can_go_on(task), "made_from": made_from.to_json()}
     write_text_atomic(made_from_path(path), json.dumps(origin, indent=1) + "\n", mode=PRIVATE_MODE)
     write_text_atomic(path, text.getvalue(), mode=PRIVATE_MODE)
-
-
-def _mediqa_row(record: Record, note: GeneratedNote) -> dict[str, Any]:
-    return {"TestID": record.id, "SystemOutput1": record.section_header, "SystemOutput2": note.note}
-
-
-def _row(record: Record, note: GeneratedNote, *, with_evidence: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": record.id,
-        "section_header": record.section_header,
-        "note": note.note,
-        "num_tokens": note.num_tokens,
-        "hit_limit": "true" if note.hit_limit else "false",
-        "unsupported": json.dumps(unsupported_spans(note.note, record.dialogue)),
-    }
-    if with_evidence:
-        row["evidence"] = json.dumps([asdict(support) for support in evidence(note.note, record.dialogue)])
-    return row

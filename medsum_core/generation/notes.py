@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -12,11 +13,14 @@ from medsum_core.data.disclosure import show_ids
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.data.truncation import Prompt, prompt_within
+from medsum_core.errors import InputError
 from medsum_core.generation.generate import Decoder, generate
+from medsum_core.generation.grounded_rules import Grounding
 from medsum_core.generation.made_from import row_sha256
-from medsum_core.generation.note_files import GeneratedNote
+from medsum_core.generation.note_rows import GeneratedNote
 from medsum_core.generation.part_file import PartFile
 from medsum_core.generation.search import Generation
+from medsum_core.grounding.check import unsupported_spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,23 @@ def generated_note(id: str, generation: Generation, renderer: PromptRenderer) ->
         note=renderer.decode(list(generation.token_ids)),
         num_tokens=len(generation.token_ids),
         hit_limit=generation.hit_limit,
+        left_out=generation.left_out,
+    )
+
+
+def grounding_in(records: Sequence[Record], renderer: PromptRenderer) -> Grounding:
+    """What keeps each note to the facts that its record's text supports (`grounding/check.py`), a record a prompt.
+
+    Raises InputError for a task without a text to look facts up in.
+    """
+    name = renderer.task.facts_from
+    if name is None:
+        raise InputError(f"--grounded: the task {renderer.task.name} gives no text that facts could be looked up in")
+    last = renderer.text_ids("it.")[-1]
+    return Grounding(
+        verifiers=[partial(unsupported_spans, dialogue=record.parts[name]) for record in records],
+        decode=renderer.decode,
+        full_stops=frozenset({last} if renderer.decode([last]) == "." else ()),
     )
 
 
@@ -104,12 +125,14 @@ def generate_notes(
     show_progress: bool = True,
     decoder: Decoder | None = None,
     part: PartFile | None = None,
+    grounded: bool = False,
 ) -> list[GeneratedNote]:
     """A note for each record, in the records' order, decoded greedily or by beams under the training's prompt budget.
 
     The prompt gets `max_length - max_new_tokens` tokens, as in training; a dialogue that does not fit loses whole
     turns. Leaves each module in its training or evaluation mode. Notes that `part` holds are taken from there, the
     others are appended to it as they end; OSError if they can't be.
+    `grounded`: no note has a fact that its dialogue does not support (`grounded.py`).
     """
     rows, budget = [row_sha256(record) for record in records], max_length - max_new_tokens
     notes = {} if part is None else dict(part.notes)
@@ -124,9 +147,10 @@ def generate_notes(
                 part.add(rows[index], note)
             bar.update()
 
+        rows_todo = [records[index] for index in todo]
         generate(
             model,
-            [prompt_within(records[index], renderer, max_prompt_tokens=budget).ids for index in todo],
+            [prompt_within(record, renderer, max_prompt_tokens=budget).ids for record in rows_todo],
             stop_token_ids=renderer.stop_token_ids,
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
@@ -135,5 +159,6 @@ def generate_notes(
             batch_size=batch_size,
             decoder=decoder,
             on_finished=keep,
+            grounding=grounding_in(rows_todo, renderer) if grounded else None,
         )
     return [notes[row] for row in rows]

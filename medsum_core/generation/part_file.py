@@ -18,7 +18,8 @@ from typing import Any
 from medsum_core.errors import FinalSaveError, InputError
 from medsum_core.files import PRIVATE_MODE, read_plain_file, write_bytes_atomic
 from medsum_core.generation.made_from import MadeFrom
-from medsum_core.generation.note_files import EarlierNotes, GeneratedNote
+from medsum_core.generation.note_files import EarlierNotes
+from medsum_core.generation.note_rows import GeneratedNote
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -19,12 +19,14 @@ class Generation:
     """A note's tokens without the stop token; whether it was cut off by its limit.
 
     `score`: the sum of the tokens' log-probabilities (nats, the stop token's included); with beams divided by the
-    number of tokens, stop token included, to the power of the length penalty.
+    number of tokens, stop token included, to the power of the length penalty; nan for a note that grounding cut.
+    `left_out`: how often grounding left something out (`grounded.py`).
     """
 
     token_ids: tuple[int, ...]
     hit_limit: bool
     score: float
+    left_out: int = 0
 
 
 @dataclass(kw_only=True)
@@ -38,10 +40,14 @@ class Note:
     num_written: int = 0
     tokens: list[int] = field(default_factory=list)
     score: float = 0.0
+    scores: list[float] = field(default_factory=list)  # `score` after each token
 
     def num_keys(self, num_beams: int) -> int:
-        """Keys in its slot: those of all tokens but the newest, which the next forward pass adds."""
-        return len(self.prompt) + max(0, self.num_written - 1) * num_beams
+        """Keys in its slot: those of all tokens but the newest, which the next forward pass adds.
+
+        A note that went back to its beginning has the prompt's last token for its newest.
+        """
+        return len(self.prompt) - 1 if self.num_written == 0 else len(self.prompt) + (self.num_written - 1) * num_beams
 
 
 class Search(Protocol):
@@ -71,6 +77,33 @@ class Search(Protocol):
 
     def move_slot(self, source: int, target: int) -> None:
         """Move a note from slot `source` to slot `target`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trail:
+    """The tokens that the beams of a note have written, and whence: token j of beam k by beam `beams_KT[k][j]`.
+
+    Beams change their places as they are reordered, and keys stay where they were written.
+    """
+
+    tokens_KT: list[list[int]]
+    beams_KT: list[list[int]]
+
+
+@runtime_checkable
+class ReversibleSearch(Search, Protocol):
+    """A decoding rule that can go back to an earlier step of a note."""
+
+    def hypotheses(self, note: Note, slot: int, *, is_done: bool) -> list[tuple[list[int], bool]]:
+        """The tokens of each beam that may still become the note, and whether it ended, with this step.
+
+        Beams that ended before are left out, and live ones where the note `is_done`.
+        """
+        ...
+
+    def go_back(self, note: Note, slot: int, num_tokens: int) -> Trail:
+        """Forget all but the first `num_tokens` tokens of every beam: all is as it was when there were so many."""
         ...
 
 

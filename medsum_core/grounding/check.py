@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from medsum_core.data.records import Record
 from medsum_core.grounding.facts.language import is_english
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
@@ -17,6 +18,7 @@ from medsum_core.grounding.facts.verdicts import Verdict, judge
 from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
 from medsum_core.grounding.findings.reading import FindingScan, scan_findings
 from medsum_core.grounding.findings.verdicts import KIND_OF, judge_findings
+from medsum_core.tasks.task import Task
 
 UNSUPPORTED = ("not_found", "contradicted")
 NUMERIC_KINDS = (
@@ -85,6 +87,11 @@ def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
         for start, end, verdict, turn in judge(mention, scan, talk, claims):
             facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
     return facts
+
+
+def check_record(note: str, record: Record, task: Task) -> list[Fact]:
+    """`check_note` against the part of a record that its task names for it; no facts where it names none."""
+    return [] if task.facts_from is None else check_note(note, record.parts[task.facts_from])
 
 
 def count_unsupported(facts: Iterable[Fact]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medsum_core.data.columns import DEFAULT_COLUMNS, Columns
+from medsum_core.data.columns import DEFAULT_COLUMNS, Columns, find_first
 from medsum_core.data.dirt import describe_dirt
 from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import dialogue_of, number_doubled
@@ -49,16 +49,17 @@ def check_file(
     dialogue.
     """
     table = load_table(notes)
-    note_name = _column(table, columns.note)
+    names = columns.candidates()
+    note_name = _column(table, names["note"])
     raise_problems(table.source, [problem for row in table.rows if (problem := not_text_problem(row, note_name))])
     ids = _ids(table, columns)
-    own = table.find_column(columns.dialogue)
+    own = find_first(table, names[columns.task.source])
     if own is not None:
         texts = _dialogues(table, own)
     elif dialogues is None:
         raise InputError(
-            f"{table.source}: no column {columns.dialogue!r}; name it with --dialogue_column, or give the dialogues' "
-            "file with --dialogues F.csv"
+            f"{table.source}: no column {_either(names[columns.task.source])}; name it with --dialogue_column, or give "
+            "the dialogues' file with --dialogues F.csv"
         )
     else:
         texts = _joined(table.source, ids, dialogues, columns)
@@ -72,7 +73,7 @@ def check_file(
 
 def _joined(source: str, ids: Sequence[str], dialogues: str | Path, columns: Columns) -> list[str]:
     table = load_table(dialogues)
-    texts = _dialogues(table, _column(table, columns.dialogue))
+    texts = _dialogues(table, _column(table, columns.candidates()[columns.task.source]))
     by_id = dict(zip(_ids(table, columns), texts, strict=True))
     absent = [id_ for id_ in ids if id_ not in by_id]
     if absent:
@@ -93,18 +94,21 @@ def _dialogues(table: Table, column: str) -> list[str]:
     return texts
 
 
-def _column(table: Table, name: str) -> str:
-    found = table.find_column(name)
+def _column(table: Table, names: Sequence[str]) -> str:
+    found = find_first(table, names)
     if found is None:
-        raise InputError(f"{table.source}: no column {name!r}; {table.describe_columns()}")
+        raise InputError(f"{table.source}: no column {_either(names)}; {table.describe_columns()}")
     return found
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(map(repr, names))
 
 
 def _ids(table: Table, columns: Columns) -> list[str]:
     """The ids, or row numbers from 1 where there is no id column. Raises InputError for repeated and unsafe ones."""
-    name = table.find_column(columns.id)
-    if name is None and columns.id != DEFAULT_COLUMNS.id:
-        name = _column(table, columns.id)
+    names = columns.candidates()["id"]
+    name = find_first(table, names) if columns.id is None else _column(table, names)
     ids = [row.cells[name].strip() if name else str(row.number) for row in table.rows]
     ids = number_doubled(ids) if columns.number_rows else ids
     doubled = [id_ for id_, count in Counter(ids).items() if count > 1]

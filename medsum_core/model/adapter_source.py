@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from medsum_core.checkpoint.checkpoint import ADAPTER_CONFIG, STATE, Checkpoint, newest_valid, read_checkpoint
 from medsum_core.config.arguments import DataArguments, ModelArguments
@@ -75,9 +76,12 @@ def find_adapter(run: str | Path, *, base: str | None = None) -> AdapterSource:
     return found
 
 
-def base_alone(name: str, chat_template_kwargs: str | None = None) -> tuple[ModelArguments, DataArguments]:
-    """The settings of a base without an adapter: not quantised here, with the default prompt and lengths."""
-    data = DataArguments(chat_template_kwargs=chat_template_kwargs)
+def base_alone(name: str, **prompt: Any) -> tuple[ModelArguments, DataArguments]:
+    """The settings of a base without an adapter: not quantised here, with the default prompt and lengths.
+
+    `prompt`: settings of `DataArguments` that say otherwise.
+    """
+    data = DataArguments(**prompt)
     return ModelArguments(model_name_or_path=name, load_in_4bit=False), data
 
 

@@ -16,7 +16,7 @@ from medsum_core.config.validation import key_path
 from medsum_core.data.records import Record
 from medsum_core.errors import FinalSaveError, InputError
 from medsum_core.files import PRIVATE_MODE, read_plain_file, write_text_atomic
-from medsum_core.generation.note_files import GeneratedNote
+from medsum_core.generation.note_rows import GeneratedNote
 
 SHEET_COLUMNS = ("id", "dialogue", "reference", "note_a", "note_b")
 KEY_COLUMNS = ("id", "note_a", "note_b")
@@ -45,7 +45,7 @@ def write_blind_sheet(
         records, base_notes, tuned_notes, _draw_sides(len(ids), seed=seed), strict=True
     ):
         notes = (tuned.note, base.note) if tuned_first else (base.note, tuned.note)
-        sheet.append((record.id, record.dialogue, record.note, *notes))
+        sheet.append((record.id, record.source_text, record.note, *notes))
         key.append((record.id, *(("tuned", "base") if tuned_first else ("base", "tuned"))))
     texts = {key_path(examples_file): _csv(KEY_COLUMNS, key), Path(examples_file): _csv(SHEET_COLUMNS, sheet)}
     for path, text in texts.items():

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.generation.generate import Decoder
-from medsum_core.generation.note_files import GeneratedNote
+from medsum_core.generation.note_rows import GeneratedNote, whole_notes
 from medsum_core.generation.notes import generate_notes
 from medsum_core.generation.part_file import PartFile
-from medsum_core.grounding.check import check_note, count_unsupported
+from medsum_core.grounding.check import check_record, count_unsupported
+from medsum_core.report.choices import Choices, likeliest_choices, written_choices
 from medsum_core.score.evaluate import strip_tags
 from medsum_core.score.rouge import METRICS, score_rows
+from medsum_core.score.visits import division_scores
+from medsum_core.tasks.task import Task
 
 SIDES = ("base", "tuned")  # in the order in which their notes are written
+Rouge = Mapping[str, tuple[float, ...]]  # F-measures from 0 to 1 by ROUGE name, a number a row; empty: not measured
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
     """Measurements of the notes of the references, the base or the tuned model, in the order of `Comparison.ids`."""
 
-    rouge: Mapping[str, tuple[float, ...]]  # F-measures from 0 to 1 by ROUGE name; empty for the references
+    rouge: Rouge  # empty for the references
     num_tokens: tuple[int, ...]
     hit_limit: tuple[bool, ...]  # all False for the references
     num_facts: tuple[int, ...]
@@ -47,17 +51,24 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """References, base and tuned over the same rows; no text."""
+    """References, base and tuned over the same rows, which for visits are whole notes; no text.
+
+    `divisions`: by division of a visit's note, the scores of each side as `division_scores` has them.
+    """
 
     ids: tuple[str, ...]
     shared_ids: frozenset[str]  # rows whose dialogue is also in the training data
-    copied_dialogue: Mapping[str, tuple[float, ...]]  # ROUGE of the dialogue itself, tags stripped: a floor
+    copied_dialogue: Rouge  # ROUGE of the dialogue itself, tags stripped: a floor
     references: Side
     base: Side
     tuned: Side
     max_new_tokens: int
     num_beams: int
     no_repeat_ngram_size: int = 0
+    checks_facts: bool = True  # False: the task has no text to look facts up in
+    baseline: Rouge = field(default_factory=dict)  # of another system's notes of the same rows
+    choices: Choices | None = None
+    divisions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def decoding(self) -> str:
@@ -67,19 +78,30 @@ class Comparison:
         return search + rule
 
     def without_shared(self) -> Comparison:
-        """The comparison without the rows in `shared_ids`."""
+        """The comparison without the rows in `shared_ids`, and without the scores by division."""
         rows = [row for row, id in enumerate(self.ids) if id not in self.shared_ids]
-        return Comparison(
+        return replace(
+            self,
             ids=tuple(self.ids[row] for row in rows),
             shared_ids=frozenset(),
             copied_dialogue=_select(self.copied_dialogue, rows),
             references=self.references.select(rows),
             base=self.base.select(rows),
             tuned=self.tuned.select(rows),
-            max_new_tokens=self.max_new_tokens,
-            num_beams=self.num_beams,
-            no_repeat_ngram_size=self.no_repeat_ngram_size,
+            baseline=_select(self.baseline, rows),
+            choices=self.choices and self.choices.select(rows),
+            divisions={},
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A comparison, and what it is made of: whole records and notes, which hold text, for the blinded sheet only."""
+
+    comparison: Comparison
+    records: list[Record] = field(repr=False)
+    base_notes: list[GeneratedNote] = field(repr=False)
+    tuned_notes: list[GeneratedNote] = field(repr=False)
 
 
 def compare_base_and_tuned(
@@ -88,6 +110,7 @@ def compare_base_and_tuned(
     records: Sequence[Record],
     *,
     shared_ids: Collection[str] = (),
+    baseline: Mapping[str, str] | None = None,
     max_length: int,
     max_new_tokens: int,
     num_beams: int = 1,
@@ -97,13 +120,14 @@ def compare_base_and_tuned(
     show_progress: bool = True,
     decoder: Decoder | None = None,
     open_part: Callable[[str], AbstractContextManager[PartFile | None]] = lambda side: nullcontext(),
-) -> tuple[Comparison, list[GeneratedNote], list[GeneratedNote]]:
-    """Generate the notes of `records` with the PeftModel's adapter off and on: (numbers, base notes, tuned notes).
+) -> Compared:
+    """Generate the notes of `records` with the PeftModel's adapter off and on, and measure them.
 
-    Facts are looked up in the whole dialogue, even where the prompt held a truncated one. The two lists hold text and
-    are meant for `write_blind_sheet` only. `open_part("base")` and `open_part("tuned")` keep notes as they end.
+    Facts are looked up in the whole dialogue, even where the prompt held a truncated one. `baseline`: another system's
+    notes by id. `open_part("base")` and `open_part("tuned")` keep notes as they end.
     """
     notes: dict[str, list[GeneratedNote]] = {}
+    likeliest: dict[str, tuple[str, ...]] = {}
     for name in SIDES:
         with open_part(name) as part, model.disable_adapter() if name == "base" else nullcontext():
             notes[name] = generate_notes(
@@ -121,21 +145,55 @@ def compare_base_and_tuned(
                 decoder=decoder,
                 part=part,
             )
+            budget = max_length - max_new_tokens
+            likeliest |= likeliest_choices(
+                model, renderer, records, side=name, max_prompt_tokens=budget, decoder=decoder
+            )
+    task = renderer.task
+    visits, base_notes = whole_notes(records, notes["base"], task)
+    _, tuned_notes = whole_notes(records, notes["tuned"], task)
+    _, references = whole_notes(records, [_as_note(record, renderer) for record in records], task)
+    shared = {id.partition("/")[0] if task.divide else id for id in shared_ids}
+    choices = written_choices(renderer, records, notes)
     comparison = Comparison(
-        ids=tuple(record.id for record in records),
-        shared_ids=frozenset(record.id for record in records if record.id in shared_ids),
-        copied_dialogue=_rouge(records, [strip_tags(record.dialogue) for record in records]),
-        references=_reference_side(renderer, records),
-        base=_model_side(records, notes["base"]),
-        tuned=_model_side(records, notes["tuned"]),
+        ids=tuple(visit.id for visit in visits),
+        shared_ids=frozenset(visit.id for visit in visits if visit.id in shared),
+        copied_dialogue=_copied(visits, task),
+        references=replace(_side(visits, references, task), rouge={}),
+        base=_side(visits, base_notes, task),
+        tuned=_side(visits, tuned_notes, task),
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
         no_repeat_ngram_size=no_repeat_ngram_size,
+        checks_facts=task.facts_from is not None,
+        baseline={} if baseline is None else _rouge(visits, [baseline[visit.id] for visit in visits]),
+        choices=choices and replace(choices, given={**likeliest, **choices.given}),
+        divisions=_divisions(visits, {"base": base_notes, "tuned": tuned_notes}) if task.divide else {},
     )
-    return comparison, notes["base"], notes["tuned"]
+    return Compared(comparison=comparison, records=visits, base_notes=base_notes, tuned_notes=tuned_notes)
 
 
-def _select(rouge: Mapping[str, tuple[float, ...]], rows: Sequence[int]) -> dict[str, tuple[float, ...]]:
+def _as_note(record: Record, renderer: PromptRenderer) -> GeneratedNote:
+    num_tokens = len(renderer.note_ids(record.answer)) - 1
+    return GeneratedNote(id=record.id, note=record.answer, num_tokens=num_tokens, hit_limit=False)
+
+
+def _copied(records: Sequence[Record], task: Task) -> Rouge:
+    if "copied_source" not in task.floors:
+        return {}
+    return _rouge(records, [strip_tags(record.source_text) for record in records])
+
+
+def _divisions(
+    visits: Sequence[Record], notes: Mapping[str, Sequence[GeneratedNote]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """By division and side; the two are turned round, as the report has a line for each division."""
+    truth = [visit.note for visit in visits]
+    by_side = {side: division_scores(truth, [[note.note for note in rows]]) for side, rows in notes.items()}
+    return {name: {side: scores[name] for side, scores in by_side.items()} for name in by_side["base"]}
+
+
+def _select(rouge: Rouge, rows: Sequence[int]) -> dict[str, tuple[float, ...]]:
     return {name: tuple(values[row] for row in rows) for name, values in rouge.items()}
 
 
@@ -144,29 +202,13 @@ def _rouge(records: Sequence[Record], notes: Sequence[str]) -> dict[str, tuple[f
     return {name: tuple(getattr(rows, name)) for name in METRICS}
 
 
-def _facts(notes: Sequence[str], records: Sequence[Record]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    facts = [check_note(note, record.dialogue) for note, record in zip(notes, records, strict=True)]
-    return tuple(len(row) for row in facts), tuple(count_unsupported(row) for row in facts)
-
-
-def _model_side(records: Sequence[Record], notes: Sequence[GeneratedNote]) -> Side:
-    texts = [note.note for note in notes]
-    num_facts, num_unsupported = _facts(texts, records)
+def _side(records: Sequence[Record], notes: Sequence[GeneratedNote], task: Task) -> Side:
+    texts = [task.answer.split(note.note)[1] for note in notes]
+    facts = [check_record(text, record, task) for text, record in zip(texts, records, strict=True)]
     return Side(
-        rouge=_rouge(records, texts),
+        rouge=_rouge(records, texts) if "rouge" in task.metrics else {},
         num_tokens=tuple(note.num_tokens for note in notes),
         hit_limit=tuple(note.hit_limit for note in notes),
-        num_facts=num_facts,
-        num_unsupported=num_unsupported,
-    )
-
-
-def _reference_side(renderer: PromptRenderer, records: Sequence[Record]) -> Side:
-    num_facts, num_unsupported = _facts([record.note for record in records], records)
-    return Side(
-        rouge={},
-        num_tokens=tuple(len(renderer.note_ids(record.note)) - 1 for record in records),
-        hit_limit=(False,) * len(records),
-        num_facts=num_facts,
-        num_unsupported=num_unsupported,
+        num_facts=tuple(len(row) for row in facts),
+        num_unsupported=tuple(count_unsupported(row) for row in facts),
     )

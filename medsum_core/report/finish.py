@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from medsum_core.report.loss_curve import draw_loss_curve
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
 from medsum_core.report.run_summary import RunSummary
+from medsum_core.tasks.divisions import DIVISIONS
 from medsum_core.training.distributed import print_main
 from medsum_core.training.metrics import read_metrics
 from medsum_core.training.plan import Plan
@@ -94,15 +95,17 @@ def _keep_best(run: Run, progress: Progress) -> None:
 def _compare(plan: Plan, run: Run, *, adapter: Mapping[str, str], stop: StopFlag) -> Comparison | None:
     output, data = run.config.output, run.config.data
     records = plan.dataset.validation_records
-    records = records if output.report_rows < 0 else records[: output.report_rows]
+    rows_of_note = len(DIVISIONS) if run.renderer.task.divide else 1
+    records = records if output.report_rows < 0 else records[: output.report_rows * rows_of_note]
     if not records:
         return None
     started = time.perf_counter()
-    comparison, base_notes, tuned_notes = compare_base_and_tuned(
+    compared = compare_base_and_tuned(
         run.model,
         run.renderer,
         records,
         shared_ids=plan.dataset.facts.shared_ids,
+        baseline=plan.baseline,
         max_length=data.max_length,
         max_new_tokens=data.max_new_tokens,
         no_repeat_ngram_size=data.no_repeat_ngram_size,
@@ -113,12 +116,12 @@ def _compare(plan: Plan, run: Run, *, adapter: Mapping[str, str], stop: StopFlag
     if output.examples_file:
         write_blind_sheet(
             output.examples_file,
-            records=records,
-            base_notes=base_notes,
-            tuned_notes=tuned_notes,
+            records=compared.records,
+            base_notes=compared.base_notes,
+            tuned_notes=compared.tuned_notes,
             seed=run.config.train.seed,
         )
-    return comparison
+    return compared.comparison
 
 
 def _run_summary(plan: Plan, run: Run, progress: Progress) -> RunSummary:
@@ -157,10 +160,23 @@ def _closing_lines(run: Run, summary: RunSummary, comparison: Comparison | None)
             "nats per note token"
         )
     if comparison is not None:
-        base, tuned = (_mean_rouge1(side.rouge["rouge1"]) for side in (comparison.base, comparison.tuned))
-        lines.append(f"ROUGE-1 on {len(comparison.ids)} validation notes: base {base:.4f}, tuned {tuned:.4f}")
+        lines += _closing_scores(comparison)
     return "\n".join([*lines, *(f"not saved: {failure}" for failure in run.save_failures)])
 
 
-def _mean_rouge1(values: tuple[float, ...]) -> float:
+def _closing_scores(comparison: Comparison) -> list[str]:
+    lines = []
+    if comparison.base.rouge:
+        base, tuned = (_mean(side.rouge["rouge1"]) for side in (comparison.base, comparison.tuned))
+        lines.append(f"ROUGE-1 on {len(comparison.ids)} validation notes: base {base:.4f}, tuned {tuned:.4f}")
+    if (choices := comparison.choices) is not None:
+        shares = {
+            name: _mean([given == right for given, right in zip(answers, choices.references, strict=True)])
+            for name, answers in choices.given.items()
+        }
+        lines.append("accuracy: " + "; ".join(f"{name} {share:.4f}" for name, share in shares.items()))
+    return lines
+
+
+def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)

@@ -19,7 +19,7 @@ from medsum_core.data.records import Record
 from medsum_core.errors import InputError, StoppedBySignal, differing_names
 from medsum_core.generation.generate import Decoder, Forward, own_modules
 from medsum_core.generation.made_from import MadeFrom, prompt_sha256, row_sha256
-from medsum_core.generation.note_files import GeneratedNote
+from medsum_core.generation.note_rows import GeneratedNote
 from medsum_core.generation.part_file import PartFile, read_part
 from medsum_core.report.comparison import SIDES
 from medsum_core.training.run import Run

@@ -6,20 +6,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+from medsum_core.data.named.registry import named_datasets
 from medsum_core.files import write_text_atomic
 from medsum_core.report.comparison import Comparison
+from medsum_core.report.markdown import code
 from medsum_core.report.run_summary import RunSummary
-from medsum_core.report.tables import PROTOCOL, code, fact_differences, fact_table, loss_table, score_table
+from medsum_core.report.tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table
 from medsum_core.training.dataset import DataFacts, TargetAudit
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
 DATA_TEXTS = {
-    "mts-dialog": """\
-MTS-Dialog (Ben Abacha, Yim, Fan and Lin: *An Empirical Study of Clinical Note Generation from Doctor-Patient
-Encounters*, EACL 2023; [github.com/abachaa/MTS-Dialog](https://github.com/abachaa/MTS-Dialog)), licensed CC BY 4.0:
-credit its authors when you pass this adapter on. Its notes came first and its dialogues were written from them: they
-are no recordings.""",
     "sample": "The sample that comes with the program: dialogues and notes of fictional patients, written for it.",
     "own": """\
 Files of the user's own, about which this program knows nothing: whoever passes this adapter on has to state here their
@@ -110,7 +107,7 @@ def _data(data: DataFacts, audit: TargetAudit | None) -> str:
         rows += f", validated on {data.validation.num_used} of {data.validation.num_rows}"
     if data.shared_ids:
         rows += f" (validation rows whose dialogue the training data also has: {len(data.shared_ids)})"
-    text = f"{DATA_TEXTS[data.source]}\n\n{rows}."
+    text = f"{DATA_TEXTS.get(data.source) or named_datasets()[data.source].credit}\n\n{rows}."
     if audit is None or not audit.num_facts:
         return text
     return (

@@ -5,22 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsum_core.config.run_folder import CURVE_NAME
+from medsum_core.data.build_report import BuildReport
 from medsum_core.data.disclosure import show_id
-from medsum_core.data.masking import BuildReport
 from medsum_core.files import write_text_atomic
+from medsum_core.report.choices import choice_differences, choice_table
 from medsum_core.report.comparison import Comparison
+from medsum_core.report.markdown import code, duration, flatten, id_list, table
 from medsum_core.report.run_summary import RunSummary
 from medsum_core.report.tables import (
     PROTOCOL,
-    code,
-    duration,
+    division_table,
     fact_differences,
     fact_table,
-    flatten,
-    id_list,
     loss_table,
+    others_table,
     score_table,
-    table,
 )
 from medsum_core.training.dataset import DataFacts, TargetAudit
 
@@ -66,10 +65,19 @@ def _scores(summary: RunSummary, comparison: Comparison | None) -> str:
         f"Both sides wrote the notes of the same {len(comparison.ids)} validation rows: same weights and precision, "
         f"same prompt ({summary.prompt_style}), {comparison.decoding}; for the base the adapter was off. {PROTOCOL}"
     )
-    return "\n\n".join([*parts, score_table(comparison), same])
+    parts += [score_table(comparison), same]
+    if others := others_table(comparison):
+        parts += ["### Beside notes that neither of the two wrote", others]
+    if comparison.choices is not None:
+        parts += ["### Choices", choice_table(comparison.choices), choice_differences(comparison.choices)]
+    if comparison.divisions:
+        parts += ["### By division, over the visits whose reference has it", division_table(comparison)]
+    return "\n\n".join(parts)
 
 
 def _grounding(comparison: Comparison) -> str:
+    if not comparison.checks_facts:
+        return "## Facts\n\nNot checked: the task gives the model no text to take its facts from."
     explanation = (
         "Numbers, ages, dates, durations, doses, frequencies, pressures and sides in a note, looked up in the whole "
         "dialogue. ROUGE is blind to them: a note can gain ROUGE by inventing as its references do."

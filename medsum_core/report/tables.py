@@ -1,15 +1,13 @@
-"""What the report and the model card share: tables of base against tuned, and the Markdown they are made of."""
+"""What the report and the model card share: tables of base against tuned."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from medsum_core.data.disclosure import show_id
 from medsum_core.report.comparison import Comparison, Side
+from medsum_core.report.markdown import NOT_MEASURED, estimate, figure, table
 from medsum_core.report.run_summary import RunSummary
-from medsum_core.score.bootstrap import Estimate, mean_difference, mean_estimate, rate_difference, rate_estimate
+from medsum_core.score.bootstrap import mean_difference, mean_estimate, rate_difference, rate_estimate
 
 ROUGE_TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 PROTOCOL = (
@@ -17,8 +15,6 @@ PROTOCOL = (
     "brackets: 95 % percentile-bootstrap intervals, 10,000 resamples of rows, seed 0; differences are paired (each "
     "resample takes the same rows of both sides). An interval of a difference that holds 0 shows no difference."
 )
-NOT_MEASURED = "–"
-MAX_IDS = 1000  # beyond this only the number of the others is given
 COLUMNS = ("", "base", "tuned", "tuned − base")
 
 Row = tuple[str, str, str, str]
@@ -37,15 +33,47 @@ def score_table(comparison: Comparison) -> str:
     """ROUGE, beside it that of the copied dialogue; note length; share of notes that stopped by themselves."""
     base, tuned = comparison.base, comparison.tuned
     rows = []
-    for name, title in ROUGE_TITLES.items():
-        floor = figure(mean_estimate(comparison.copied_dialogue[name]).value)
-        rows.append(_mean_row(f"{title} (copied dialogue: {floor})", base.rouge[name], tuned.rouge[name]))
+    for name, title in ROUGE_TITLES.items() if base.rouge else ():
+        if comparison.copied_dialogue:
+            title += f" (copied dialogue: {figure(mean_estimate(comparison.copied_dialogue[name]).value)})"
+        rows.append(_mean_row(title, base.rouge[name], tuned.rouge[name]))
     reference_length = estimate(mean_estimate(comparison.references.num_tokens), digits=1)
     length_title = f"note length, mean tokens (references: {reference_length})"
     rows.append(_mean_row(length_title, base.num_tokens, tuned.num_tokens, digits=1))
     stop_title = f"notes that stopped by themselves ({comparison.max_new_tokens} new tokens allowed)"
     rows.append(_mean_row(stop_title, _stopped(base), _stopped(tuned), digits=1, percent=True))
     return table(COLUMNS, rows)
+
+
+def others_table(comparison: Comparison) -> str:
+    """ROUGE of notes that neither model wrote, and what the tuned model's have more; "" where there are none."""
+    others = {"copied dialogue": comparison.copied_dialogue, "another system's file": comparison.baseline}
+    measured = {name: rouge for name, rouge in others.items() if rouge}
+    if not measured or not comparison.tuned.rouge:
+        return ""
+    rows = []
+    for name, title in ROUGE_TITLES.items():
+        row = [title]
+        for rouge in measured.values():
+            difference = mean_difference(comparison.tuned.rouge[name], rouge[name])
+            row += [estimate(mean_estimate(rouge[name])), estimate(difference, signed=True)]
+        rows.append(row)
+    header = [cell for name in measured for cell in (name, f"tuned − {name}")]
+    return table(("", *header), rows)
+
+
+def division_table(comparison: Comparison) -> str:
+    """ROUGE of each division of a visit's note, over the rows whose reference has it."""
+    rows: list[tuple[str, ...]] = []
+    for name, sides in comparison.divisions.items():
+        plain = {side: scores.get("plain") for side, scores in sides.items()}
+        base, tuned = plain["base"], plain["tuned"]
+        if base is None or tuned is None:
+            continue
+        cells = [figure(scores[metric]) for metric in ("rouge1", "rougeLsum") for scores in (base, tuned)]
+        rows.append((name.replace("_", " "), str(base["count"]), *cells))
+    titles = [f"{title}, {side}" for title in ("ROUGE-1", "ROUGE-Lsum") for side in ("base", "tuned")]
+    return table(("division", "rows", *titles), rows)
 
 
 def fact_table(comparison: Comparison) -> str:
@@ -68,58 +96,6 @@ def fact_differences(comparison: Comparison) -> str:
         for name, other in (("tuned − base", comparison.base), ("tuned − references", comparison.references))
     ]
     return f"Differences of the unsupported rate, in percentage points, paired: {'; '.join(parts)}."
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, first column left-aligned, the others right-aligned. Cells are escaped."""
-    lines = [_row(header), "|" + "|".join([" :--- ", *[" ---: "] * (len(header) - 1)]) + "|"]
-    return "\n".join([*lines, *(_row(row) for row in rows)])
-
-
-def figure(value: float | None, *, digits: int = 3, signed: bool = False) -> str:
-    """A number with fixed decimals and a true minus sign; a dash for None and NaN."""
-    if value is None or math.isnan(value):
-        return NOT_MEASURED
-    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def estimate(value: Estimate, *, digits: int = 3, signed: bool = False, percent: bool = False) -> str:
-    """A value and, in brackets, its 95 % interval; as percentages if asked for."""
-    if math.isnan(value.value):
-        return NOT_MEASURED
-    value = value.scaled(100) if percent else value
-    middle, low, high = (figure(part, digits=digits, signed=signed) for part in (value.value, value.low, value.high))
-    return f"{middle}{' %' if percent else ''} [{low}, {high}]"
-
-
-def id_list(ids: Sequence[str]) -> str:
-    """Row ids as code, separated by commas; `none` for none."""
-    if not ids:
-        return "none"
-    shown = ", ".join(code(show_id(id)) for id in ids[:MAX_IDS])
-    return shown if len(ids) <= MAX_IDS else f"{shown} and {len(ids) - MAX_IDS} more"
-
-
-def code(text: object) -> str:
-    """A value as Markdown code, on one line."""
-    return "`" + " ".join(str(text).replace("`", "'").split()) + "`"
-
-
-def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings as one level: {"train": {"seed": 1}} -> {"seed": 1}."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat.update(flatten(value) if isinstance(value, Mapping) else {name: value})
-    return flat
-
-
-def duration(seconds: float) -> str:
-    """Seconds in readable units: 8.4 s, 3 min 20 s, 2 h 05 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _rate_difference(one: Side, other: Side) -> str:
@@ -153,7 +129,3 @@ def _stopped(side: Side) -> list[float]:
 
 def _flagged(side: Side) -> str:
     return f"{sum(count > 0 for count in side.num_unsupported)} of {len(side.num_unsupported)}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"

@@ -7,7 +7,7 @@ Letters: N rows, R resamples, M columns (metrics).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +76,18 @@ def rate_difference(
     differences_R = rates_R - minus_R
     low, high = _percentiles(differences_R[~np.isnan(differences_R)])
     return Estimate(value=sum(counts) / sum(totals) - sum(minus_counts) / sum(minus_totals), low=low, high=high)
+
+
+def sums_estimate(matrix_NM: Floats, statistic: Callable[[Floats], Floats]) -> Estimate:
+    """A statistic of the sums over rows, such as an F1 of counts: `statistic` maps sums [R, M] to values [R].
+
+    Every column sees the same resamples. Raises ValueError for no rows.
+    """
+    if not len(matrix_NM):
+        raise ValueError("no rows to resample")
+    draws = _draw_rows(len(matrix_NM), resamples=RESAMPLES, seed=SEED)
+    low, high = _percentiles(np.concatenate([statistic(matrix_NM[rows_RN].sum(axis=1)) for rows_RN in draws]))
+    return Estimate(value=float(statistic(matrix_NM.sum(axis=0)[None])[0]), low=low, high=high)
 
 
 def bootstrap_interval(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[float, float]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from medsum_core.data.records import Record, find_shared, section_name
+from medsum_core.data.records import Record, find_shared
 from medsum_core.data.turns import read_turns
 from medsum_core.score.bootstrap import RESAMPLES, SEED, mean_difference
 from medsum_core.score.letters import UnicodeTokenizer
 from medsum_core.score.rouge import METRICS, RougeRows, average_runs, score_rows, summarise
+from medsum_core.tasks.section_names import section_name
 
 SHORT_WORDS = 3
 
@@ -30,8 +31,8 @@ def floors(records: Sequence[Record], *, training: Sequence[Record] | None = Non
     """
     references = [record.note for record in records]
     found: dict[str, RougeRows] = {}
-    if all(record.dialogue for record in records):
-        found["copied_dialogue"] = score_rows(references, [strip_tags(record.dialogue) for record in records])
+    if all(record.source_text for record in records):
+        found["copied_dialogue"] = score_rows(references, [strip_tags(record.source_text) for record in records])
     if training and all(record.section_header for record in records):
         overall = Counter(record.note for record in training)
         by_section: dict[str, Counter[str]] = {}
@@ -77,7 +78,7 @@ def evaluate(
     result["strata"] = _strata(references, rows)
     result["sections"] = _sections(references, rows)
     result["floors"] = {name: summarise(floor) for name, floor in floors(references, training=training).items()}
-    if training and all(reference.dialogue for reference in references):
+    if training and all(reference.source_text for reference in references):
         result["without_shared_dialogues"] = _without_shared(references, rows, training)
     if compare is not None:
         result["compare"] = _compare(rows, score_rows(texts, compare))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from medsum_core.data.records import SECTION_NAMES, section_name
 from medsum_core.score.rouge import METRICS
+from medsum_core.tasks.section_names import SECTION_NAMES, section_name
 
 LABELS = {"rouge1": "R-1", "rouge2": "R-2", "rougeL": "R-L", "rougeLsum": "R-Lsum"}
 NAMES = {
@@ -32,6 +32,10 @@ def format_scores(result: dict[str, Any]) -> str:
     if "without_shared_dialogues" in result:
         lines.append(_line("without dialogues that training has", result["without_shared_dialogues"]))
     lines.extend(_line(NAMES[name], scores) for name, scores in result["floors"].items())
+    if "header_accuracy" in result:
+        lines.extend(["", *_header_lines(result)])
+    if "divisions" in result:
+        lines.extend(["", *_division_lines(result["divisions"])])
     if "compare" in result:
         lines.extend(["", _line("difference to --compare, paired", result["compare"], signed=True)])
     if result["sections"]:
@@ -48,6 +52,20 @@ def _run_lines(result: dict[str, Any]) -> Iterator[str]:
         yield _line(f"  run ...{run.get('predictions', '')[-RUN_NAME_CHARACTERS:]}", {**run, "count": result["count"]})
     spread = {metric: result[f"{metric}_spread"] for metric in METRICS}
     yield _line(f"  standard deviation over {len(result['runs'])} runs", {**spread, "count": result["count"]})
+
+
+def _header_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    low, high = (100 * bound for bound in result["header_accuracy_interval"])
+    yield f"section headers right: {100 * result['header_accuracy']:.2f} [{low:.1f}, {high:.1f}]"
+    yield f"  floor: the references' commonest header in every row: {100 * result['header_floor']:.2f}"
+
+
+def _division_lines(divisions: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each as the official script scores it, and one for its text as it is."""
+    for name, scores in divisions.items():
+        yield _line(f"division {name}", scores)
+        if "plain" in scores:
+            yield _line("  where the reference has it, line breaks kept", scores["plain"])
 
 
 def _section_lines(sections: Mapping[str, Any]) -> Iterator[str]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from medsum_core.config.arguments import DataArguments
+from medsum_core.data.build_report import BuildReport
 from medsum_core.data.columns import columns_of
 from medsum_core.data.disclosure import show_id, show_ids
-from medsum_core.data.download import mts_dialog_file
-from medsum_core.data.hub import NO_SPLIT, load_hub
-from medsum_core.data.masking import BuildReport, Example, build_examples
+from medsum_core.data.hub import load_hub
+from medsum_core.data.masking import Example, build_examples
+from medsum_core.data.named.registry import load_named, named_datasets
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import (
     Record,
@@ -22,16 +23,14 @@ from medsum_core.data.records import (
 )
 from medsum_core.data.sources import describe_sources, join_sources, read_sources
 from medsum_core.errors import InputError
-from medsum_core.grounding.check import Fact, check_note, count_unsupported, merge_unsupported
-
-OFFICIAL = "mts-dialog"
+from medsum_core.grounding.check import Fact, check_record, count_unsupported, merge_unsupported
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
     """Where the rows came from and what happened to them."""
 
-    source: str  # mts-dialog, sample (the one in the package) or own
+    source: str  # the name of a named data set, sample (the one in the package) or own
     train: BuildReport
     validation: BuildReport | None = None
     notes: tuple[str, ...] = ()  # how the files were read, and what looks wrong in their rows
@@ -89,7 +88,7 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
             f"validation rows have a dialogue of the training rows (ids {show_ids(shared)}); they are kept, and "
             "scores are also given without them"
         )
-    note_facts = {record.id: check_note(record.note, record.dialogue) for record in train}
+    note_facts = {record.id: check_record(record.note, record, renderer.task) for record in train}
     audit, audit_rows = audit_targets(note_facts, choice=data.ungrounded)
     spans = {id: merge_unsupported(facts) for id, facts in note_facts.items()}
     dropped = [record.id for record in train if spans[record.id]] if data.ungrounded == "drop" else []
@@ -158,16 +157,10 @@ def _read(data: DataArguments, *, offline: bool) -> _Rows:
     validation: list[SourceRows] = []
     if data.train_file is not None:
         train = read_sources(data.train_file, columns=columns)
-    elif data.dataset_name == OFFICIAL:
-        if data.dataset_config_name is not None:
-            raise InputError(f"--dataset_config_name: {OFFICIAL} has no configurations; leave it out")
-        splits = [data.train_split, data.validation_split or "valid"]
-        files = [mts_dialog_file(split, offline=offline) for split in splits if split != NO_SPLIT]
-        sources = read_sources(files, columns=columns)
-        train, validation = sources[:1], sources[1:]
     else:
         assert data.dataset_name is not None
-        hub = load_hub(
+        load = load_named if data.dataset_name in named_datasets() else load_hub
+        hub = load(
             data.dataset_name,
             columns=columns,
             config_name=data.dataset_config_name,
@@ -189,7 +182,8 @@ def _read(data: DataArguments, *, offline: bool) -> _Rows:
 
 def _source(data: DataArguments) -> str:
     if data.train_file is None:
-        return OFFICIAL if data.dataset_name == OFFICIAL else "own"
+        named = data.dataset_name
+        return named if named is not None and named in named_datasets() else "own"
     is_sample = all("medsum_core" in path and path.endswith("demo_train.csv") for path in data.train_file)
     return "sample" if is_sample else "own"
 

@@ -19,12 +19,13 @@ from medsum_core.checkpoint.fingerprints import PACKAGES, tokenizer_fingerprint
 from medsum_core.config.run_config import RunConfig
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER, FolderLock, default_folder
 from medsum_core.config.validation import no_validation_problems
-from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer, refuse_open_thinking
+from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer, prompt_faults, refuse_prompt_faults
 from medsum_core.device import Device, describe, find_device
 from medsum_core.errors import InputError, raise_all
 from medsum_core.kernels import REFERENCE
 from medsum_core.model.base import load_config, load_tokenizer
 from medsum_core.model.lora import LoraSettings
+from medsum_core.score.baseline import read_baseline
 from medsum_core.training.agreement import gather_json, together
 from medsum_core.training.auto_settings import (
     AUTO,
@@ -61,6 +62,7 @@ class Plan:
     renderer: PromptRenderer
     build_renderer: BuildRenderer  # that made it
     dataset: Dataset
+    baseline: dict[str, str] | None  # another system's notes by row id, for the report
     checkpoint: Checkpoint | None
     lock: FolderLock  # held from here on where the folder exists already, from `build_run` on otherwise
     trackers: Trackers  # started by `build_run`
@@ -172,11 +174,14 @@ def _plan(
     config = config.with_resolved(lora_target_modules=list(size.targets))
     config = resolve_memory(config, base_config.model_type, device, size, asked=asked)
     renderer = build_renderer(tokenizer, **config.data.prompt_settings)
-    if checkpoint is None:  # one of an earlier version goes on as it began
-        refuse_open_thinking(renderer)
+    if checkpoint is None:
+        refuse_prompt_faults(renderer)
+    for fault in prompt_faults(renderer):  # of a run that began in an earlier version
+        print_main(fault.notice, accelerator)
     dataset = load_dataset(data, renderer, offline=model.offline)
     if not dataset.validation:  # known of files before; of a data set only now
         raise_all(no_validation_problems(config.train, config.output))
+    other = config.output.baseline_file
     check_rows([*dataset.train, *dataset.validation], renderer.stop_token_ids, base_config)
     return Plan(
         config=config.with_resolved(prompt_style=renderer.style),
@@ -188,6 +193,7 @@ def _plan(
         renderer=renderer,
         build_renderer=build_renderer,
         dataset=dataset,
+        baseline=None if other is None else read_baseline(other, dataset.validation_records, renderer.task),
         checkpoint=checkpoint,
         lock=lock,
         trackers=Trackers(config.output.trackers),

@@ -21,6 +21,7 @@ from medsum_core.data.collator import MicroBatch, split_window
 from medsum_core.data.masking import IGNORE_INDEX, Example
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
+from medsum_core.generation.note_rows import whole_notes
 from medsum_core.generation.notes import generate_notes
 from medsum_core.kernels import Kernels
 from medsum_core.model.attention import document_attention
@@ -107,7 +108,9 @@ def generation_scores(
     `decoding` are the keyword arguments of `generate_notes`. The keys start with `eval_`, as in metrics.jsonl.
     """
     notes = generate_notes(model, renderer, records, **{"label": "evaluation notes", **decoding})
-    rouge = score_rows([record.note for record in records], [note.note for note in notes])
+    records, whole = whole_notes(records, notes, renderer.task)
+    texts = [renderer.task.answer.split(note.note)[1] for note in whole]
+    rouge = score_rows([record.note for record in records], texts)
     return {
         **{f"eval_{name}": _mean(getattr(rouge, name)) for name in METRICS},
         "eval_note_tokens": _mean([note.num_tokens for note in notes]),

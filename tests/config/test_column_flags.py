@@ -37,7 +37,7 @@ def run_with(rows: Path, *more: str) -> Path:
 def test_flags_win_over_the_run_over_the_defaults(rows: Path) -> None:
     run = run_with(rows, "--note_column", "note", "--id_column", "key", "--section", "PLAN", "--number_rows")
     defaults = settings("")
-    assert defaults["note_column"] == "section_text" and defaults["section"] is None
+    assert defaults["note_column"] is None and defaults["section"] is None
     its = {"note_column": "note", "id_column": "key", "section": "PLAN", "number_rows": True}
     assert settings("", run) == defaults | its
     assert settings("--note_column n", run) == defaults | its | {"note_column": "n"}

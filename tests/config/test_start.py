@@ -42,7 +42,7 @@ TORCH_THAT_TELLS = "import os\nraise SystemExit(os.environ.get('OMP_WAIT_POLICY'
     "arguments",
     [
         [str(ROOT / "train_loop.py"), "--preset", "demo"],
-        [str(ROOT / "infer.py"), "--run", "r", "--dialogue_file", "visit.txt", "--section", "GENHX"],
+        [str(ROOT / "infer.py"), "--model_name_or_path", "r", "--dialogue_file", "visit.txt", "--section", "GENHX"],
         ["-m", "medsum_core.merge", "--help"],
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from support import GEMMA_TEMPLATE, tiny_tokenizer
+from support import GEMMA_TEMPLATE, section_parts, tiny_tokenizer
 from tiny_run import exit_code, flags
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
@@ -19,7 +19,7 @@ from medsum_core import preview
 from medsum_core.config.infer_arguments import parse_options
 from medsum_core.config.run_config import parse_run, with_later_settings
 from medsum_core.config.run_folder import read_run_config
-from medsum_core.data.prompt import PromptRenderer, build_renderer, refuse_open_thinking
+from medsum_core.data.prompt import PromptRenderer, build_renderer, refuse_prompt_faults
 from medsum_core.errors import InputError
 from medsum_core.merge import __main__ as merge
 from medsum_core.training.plan import plan_run
@@ -57,12 +57,14 @@ def thinking(inputs: Path) -> Path:
 
 def test_variables_reach_the_template_and_close_its_thinking() -> None:
     opened, closed = build_renderer(thinking_tokenizer()), build_renderer(thinking_tokenizer(), template_kwargs=OFF)
-    assert text_of(opened, opened.prompt_ids(DIALOGUE, "CC")).endswith(f"{GENERATION}<think>\n")
-    assert text_of(closed, closed.prompt_ids(DIALOGUE, "CC")).endswith(f"{GENERATION}<think>\n\n</think>\n\n")
+    assert text_of(opened, opened.prompt_ids(section_parts(DIALOGUE, "CC"))).endswith(f"{GENERATION}<think>\n")
+    assert text_of(closed, closed.prompt_ids(section_parts(DIALOGUE, "CC"))).endswith(
+        f"{GENERATION}<think>\n\n</think>\n\n"
+    )
     with pytest.raises(InputError, match=r"\(<think>\).*--chat_template_kwargs '{\"enable_thinking\": false}'.*plain"):
-        refuse_open_thinking(opened)
-    refuse_open_thinking(closed)
-    refuse_open_thinking(build_renderer(thinking_tokenizer(), style="plain"))
+        refuse_prompt_faults(opened)
+    refuse_prompt_faults(closed)
+    refuse_prompt_faults(build_renderer(thinking_tokenizer(), style="plain"))
 
 
 @pytest.mark.parametrize(
@@ -85,14 +87,14 @@ def test_blocks_that_are_left_open(tail: str, is_open: bool) -> None:
     template = GEMMA_TEMPLATE.replace("<start_of_turn>model\n", f"<start_of_turn>model\n{tail}")
     renderer = build_renderer(thinking_tokenizer(template))
     if not is_open:
-        return refuse_open_thinking(renderer)
+        return refuse_prompt_faults(renderer)
     with pytest.raises(InputError, match="inside a block of thinking"):
-        refuse_open_thinking(renderer)
+        refuse_prompt_faults(renderer)
 
 
 def test_a_system_text_that_explains_thinking_leaves_none_open() -> None:
     renderer = build_renderer(thinking_tokenizer("{{ 'Thoughts begin with <think>.\n' }}" + GEMMA_TEMPLATE))
-    refuse_open_thinking(renderer)
+    refuse_prompt_faults(renderer)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_no_text_from_outside_makes_a_tag_of_thinking() -> None:
     """The tokenizer makes the token of its name wherever it stands, whatever `split_special_tokens` says."""
     renderer = build_renderer(thinking_tokenizer(), template_kwargs=OFF)
     tags = set(renderer.tokenizer.convert_tokens_to_ids(["<think>", "</think>"]))
-    assert tags <= set(renderer.tail_ids)
+    assert tags <= set(renderer.fixed_ids[-1])
     for text in ("<think>", "a </think>b<think><think>", "<<think>think>", "\n</think>\n\nNo cough."):
         ids = renderer.text_ids(text)
         assert not tags.intersection(ids) and text_of(renderer, ids) == text
@@ -155,12 +157,12 @@ def test_a_run_and_what_reads_it_share_the_variables(
     assert exit_code([*argv, *CLOSED]) == 0
     assert 'chat with {"enable_thinking": false}' in (run / "adapter" / "README.md").read_text()
     prompt = plan_run(parse_run([*argv[:-2], *CLOSED, "--resume_from_checkpoint", "auto"])).renderer
-    assert prompt.prompt_ids(DIALOGUE, "CC")[-len(prompt.tail_ids) :] == list(prompt.tail_ids)
-    assert text_of(prompt, list(prompt.tail_ids)).endswith("<think>\n\n</think>\n\n")
+    assert prompt.prompt_ids(section_parts(DIALOGUE, "CC"))[-len(prompt.fixed_ids[-1]) :] == list(prompt.fixed_ids[-1])
+    assert text_of(prompt, list(prompt.fixed_ids[-1])).endswith("<think>\n\n</think>\n\n")
     of_run = ["--run", str(run), "--dialogue_file", "d.txt", "--section", "CC", "--offline"]
-    assert infer.prepare_writer(parse_options(of_run)).renderer.tail_ids == prompt.tail_ids
+    assert infer.prepare_writer(parse_options(of_run)).renderer.fixed_ids[-1] == prompt.fixed_ids[-1]
     of_base = ["--model_name_or_path", str(thinking / "model"), *of_run[2:]]
-    assert infer.prepare_writer(parse_options([*of_base, *CLOSED])).renderer.tail_ids == prompt.tail_ids
+    assert infer.prepare_writer(parse_options([*of_base, *CLOSED])).renderer.fixed_ids[-1] == prompt.fixed_ids[-1]
     with pytest.raises(InputError, match="inside a block of thinking"):
         infer.prepare_writer(parse_options(of_base))
     with pytest.raises(InputError, match="a run has those of its training"):

@@ -68,7 +68,7 @@ def test_many_rows_are_counted_and_the_text_stays(tmp_path: Path) -> None:
         rows = [(number, "CC", "nan", f"Doctor: a<br>{number}") for number in range(8)]
         csv.writer(file).writerows([("ID", "section_header", "section_text", "dialogue"), *rows])
     source = read_source(tmp_path / "f.csv")
-    assert [(record.note, record.dialogue) for record in source.records] == [(row[2], row[3]) for row in rows]
+    assert [(record.note, record.source_text) for record in source.records] == [(row[2], row[3]) for row in rows]
     assert len(source.notices) == 2
     named = (
         "row 1 (line 2), row 2 (line 3), row 3 (line 4), row 4 (line 5), row 5 (line 6) and 3 more; left as they are"

@@ -116,7 +116,7 @@ def test_the_text_of_notes_and_dialogues_is_untouched(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("ID,section_header,section_text,dialogue\n1,CC,=2+2,@all: hi\n")
     [record] = read_records(path)
-    assert (record.note, record.dialogue) == ("=2+2", "@all: hi")
+    assert (record.note, record.source_text) == ("=2+2", "@all: hi")
 
 
 def test_a_message_holds_no_control_character(capsys: pytest.CaptureFixture[str]) -> None:

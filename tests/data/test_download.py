@@ -8,91 +8,98 @@ from pathlib import Path
 
 import pytest
 
-from medsum_core.data import download as hub_data
-from medsum_core.data.download import MTS_FILES, mts_dialog_file
-from medsum_core.data.records import read_records
+from medsum_core.data import download
+from medsum_core.data.download import PinnedFile, pinned_file
+from medsum_core.data.named.registry import named_datasets
 from medsum_core.errors import InputError
 
-CANARY = "CANARYTEXT"
-CONTENT = f"ID,section_header,section_text,dialogue\r\n0,CC,None,Doctor: {CANARY}\r\n1,ROS,N/A,Doctor: x\r\n".encode()
-REAL = Path(__file__).parents[3] / "shared" / "data" / "mts-dialog"
+CONTENT = b"ID,section_header,section_text,dialogue\r\n0,CC,None,Doctor: x\r\n"
+PIN = PinnedFile(
+    repository="owner/Some-Name",
+    commit="0123456789" * 4,
+    path="folder/f.csv",
+    sha256=hashlib.sha256(CONTENT).hexdigest(),
+)
+REAL = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands in for the repository, holding a `train` file with the pinned hash; an empty cache."""
-    folder = tmp_path / "source"
-    folder.mkdir()
-    name = MTS_FILES["train"][0]
-    (folder / name).write_bytes(CONTENT)
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The pinned file in a folder that stands in for the source; an empty cache."""
+    file = tmp_path / "source" / PIN.repository / PIN.commit / PIN.path
+    file.parent.mkdir(parents=True)
+    file.write_bytes(CONTENT)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(hub_data, "MTS_SOURCE", folder.as_uri() + "/")
-    monkeypatch.setitem(hub_data.MTS_FILES, "train", (name, hashlib.sha256(CONTENT).hexdigest()))
-    return folder
+    monkeypatch.setattr(download, "SOURCE", (tmp_path / "source").as_uri() + "/")
+    return file
 
 
 def cached_files(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
-def test_download_once_then_offline(source: Path, tmp_path: Path) -> None:
-    path = mts_dialog_file("train")
+def test_download_once_then_offline(served: Path, tmp_path: Path) -> None:
+    path = pinned_file(PIN)
     assert path.read_bytes() == CONTENT
     assert cached_files(tmp_path) == [path]
-    (source / path.name).unlink()
-    assert mts_dialog_file("train", offline=True) == path
-    records = read_records(path)
-    assert [record.note for record in records] == ["None", "N/A"]
+    assert path == tmp_path / "cache" / "medsum" / "some-name" / "012345678901" / "f.csv"
+    served.unlink()
+    assert pinned_file(PIN, offline=True) == path
 
 
-def test_damaged_cache_is_replaced_or_refused(source: Path) -> None:
-    path = mts_dialog_file("train")
+def test_damaged_cache_is_replaced_or_refused(served: Path) -> None:
+    path = pinned_file(PIN)
     path.write_bytes(CONTENT[:-5])
     with pytest.raises(InputError, match=r"damaged.*without --offline"):
-        mts_dialog_file("train", offline=True)
-    assert mts_dialog_file("train").read_bytes() == CONTENT
+        pinned_file(PIN, offline=True)
+    assert pinned_file(PIN).read_bytes() == CONTENT
 
 
-def test_wrong_download_is_not_kept(source: Path, tmp_path: Path) -> None:
-    (source / MTS_FILES["train"][0]).write_bytes(CONTENT + b"2,CC,a,b\r\n")
+def test_wrong_download_is_not_kept(served: Path, tmp_path: Path) -> None:
+    served.write_bytes(CONTENT + b"2,CC,a,b\r\n")
     with pytest.raises(InputError, match="not the pinned file"):
-        mts_dialog_file("train")
+        pinned_file(PIN)
     assert cached_files(tmp_path) == []
 
 
-def test_endless_download_is_cut(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_data, "MAX_FILE_BYTES", 20)
+def test_endless_download_is_cut(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "MAX_FILE_BYTES", 20)
     with pytest.raises(InputError, match="MiB came"):
-        mts_dialog_file("train")
+        pinned_file(PIN)
     assert cached_files(tmp_path) == []
 
 
-def test_absent_offline_unreachable_and_unknown(source: Path, tmp_path: Path) -> None:
+def test_absent_offline_and_unreachable(served: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not in the cache.*without --offline"):
-        mts_dialog_file("train", offline=True)
-    (source / MTS_FILES["train"][0]).unlink()
+        pinned_file(PIN, offline=True)
+    served.unlink()
     with pytest.raises(InputError, match="cannot be reached"):
-        mts_dialog_file("train")
-    with pytest.raises(InputError, match=r"no split 'dev'.*test2"):
-        mts_dialog_file("dev")
+        pinned_file(PIN)
     assert cached_files(tmp_path) == []
 
 
-def test_cache_that_cannot_be_written(source: Path, tmp_path: Path) -> None:
+def test_cache_that_cannot_be_written(served: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(InputError, match=r"the cache folder can't be made .*XDG_CACHE_HOME"):
-        mts_dialog_file("train")
+        pinned_file(PIN)
 
 
-def test_pinned_source() -> None:
-    assert re.fullmatch(
-        r"https://raw\.githubusercontent\.com/abachaa/MTS-Dialog/[0-9a-f]{40}/Main-Dataset/", hub_data.MTS_SOURCE
-    )
-    assert set(MTS_FILES) == {"train", "valid", "test1", "test2"}
+@pytest.mark.parametrize("name", sorted(named_datasets()))
+def test_every_split_is_of_pinned_files(name: str) -> None:
+    dataset = named_datasets()[name]
+    assert re.fullmatch(r"[\w-]+/[\w-]+", dataset.repository) and re.fullmatch(r"[0-9a-f]{40}", dataset.commit)
+    paths = {path for splits in dataset.configs.values() for split in splits.values() for path in split}
+    if dataset.sha256:
+        assert paths == set(dataset.sha256)
+        assert len({Path(path).name for path in paths}) == len(paths)  # one folder of the cache holds all
+    assert all(re.fullmatch(r"[0-9a-f]{64}", sha256) for sha256 in dataset.sha256.values())
+    assert all(dataset.validation_split in splits and "train" in splits for splits in dataset.configs.values())
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="MTS-Dialog is not beside the checkout (../shared/data)")
-@pytest.mark.parametrize("split", ["train", "valid"])
-def test_pinned_hashes_are_those_of_the_official_files(split: str) -> None:
-    name, sha256 = MTS_FILES[split]
-    assert hashlib.sha256((REAL / name).read_bytes()).hexdigest() == sha256
+@pytest.mark.skipif(not REAL.is_dir(), reason="the official files are not beside the checkout (../shared/data)")
+def test_pins_are_those_of_the_official_files() -> None:
+    files = {path.name: path for path in REAL.rglob("*.csv")}
+    pins = {Path(path).name: pin for set in named_datasets().values() for path, pin in set.sha256.items()}
+    both = sorted(files.keys() & pins.keys())
+    assert [hashlib.sha256(files[name].read_bytes()).hexdigest() for name in both] == [pins[name] for name in both]
+    assert len(both) == 5  # training and validation of MTS-Dialog and of ACI-Bench, one augmented file

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import section_record
 
 from medsum_core.data.columns import Columns
-from medsum_core.data.records import Record, read_records, read_source
-from medsum_core.data.tables import table_from_objects
+from medsum_core.data.records import read_records, read_source
+from medsum_core.data.tables import load_table, table_from_objects
 from medsum_core.data.turns import join_turns
 from medsum_core.errors import InputError
 
 ROW = {"ID": "1", "section_header": "GENHX", "section_text": "A cough.", "dialogue": "Doctor: Hi.\nPatient: Cough."}
-RECORD = Record(id="1", section_header="GENHX", note="A cough.", dialogue=ROW["dialogue"])
+RECORD = section_record(id="1", section_header="GENHX", note="A cough.", dialogue=ROW["dialogue"])
 CANARY = "CANARYTEXT"
 
 
@@ -59,9 +60,41 @@ def test_two_spellings_of_one_key_in_a_data_sets_row_are_refused() -> None:
         table_from_objects("x", [{"ID": "1"}, {"ID": "1", "id": "2"}])
 
 
-def test_a_table_by_columns_or_by_id_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_table_by_columns_is_said_to_be_one(tmp_path: Path) -> None:
     message = refusal(write(tmp_path / "f.json", {name: {"0": f"{CANARY} {text}"} for name, text in ROW.items()}))
-    assert "one object of objects" in message and 'to_json(orient="records")' in message
+    assert "one object of columns" in message and 'to_json(orient="records")' in message
+
+
+def test_an_object_by_id_is_a_table_whose_ids_are_its_keys(tmp_path: Path) -> None:
+    rest = {name: text for name, text in ROW.items() if name != "ID"}
+    path = write(tmp_path / "f.json", {"V2": rest, "V1": rest})
+    assert [record.id for record in read_records(path)] == ["V2", "V1"]
+    message = refusal(write(tmp_path / "f.json", {"V2": rest, "V1": {**ROW, "section_text": CANARY}}))
+    assert message.endswith("row 2: has a key 'id' of its own beside the one that it stands under")
+
+
+def test_pubmedqas_official_file_has_its_contexts_as_paragraphs(tmp_path: Path) -> None:
+    rows = {
+        "10001": {"QUESTION": "Is it?", "CONTEXTS": ["One\n part.", "Two: parts."], "LABELS": ["AIM", "RESULT"]},
+        "10002": {"QUESTION": "Was it?", "CONTEXTS": []},
+    }
+    table = load_table(write(tmp_path / "f.json", rows))
+    assert [row.cells["context"] for row in table.rows] == ["One part.\nTwo: parts.", ""]
+    assert [row.cells["id"] for row in table.rows] == ["10001", "10002"] and table.find_column("question")
+    assert all("context" not in row.not_text for row in table.rows)
+    for contexts in (CANARY, [CANARY, 5], [{"text": CANARY}], None):
+        with pytest.raises(InputError, match=r"row 1, column 'CONTEXTS': (no|a) list of") as caught:
+            load_table(write(tmp_path / "f.json", {"1": {"CONTEXTS": contexts}}))
+        assert CANARY not in str(caught.value)
+    own = load_table(write(tmp_path / "f.json", [{"contexts": "text", "context": "mine"}]))
+    assert own.rows[0].cells["context"] == "mine"
+
+
+def test_aci_benchs_json_is_read_with_column_flags(tmp_path: Path) -> None:
+    row = {"src": "[doctor] hi\n[patient] hello", "tgt": "A note.", "file": "D2N001-virtassist"}
+    columns = Columns(id="file", dialogue="src", note="tgt", section="Visit note")
+    (record,) = read_records(write(tmp_path / "f.json", {"data": [row]}), columns=columns)
+    assert record == section_record(id=row["file"], section_header="Visit note", dialogue=row["src"], note="A note.")
 
 
 def test_keys_that_nobody_reads_may_be_absent_and_others_not(tmp_path: Path) -> None:

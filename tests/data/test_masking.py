@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example as example_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import tiny_tokenizer
+from support import section_record, tiny_tokenizer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -22,6 +22,7 @@ from medsum_core.data.masking import IGNORE_INDEX, build_example, build_examples
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError
+from medsum_core.tasks.built_in.section import TASK as SECTION
 
 WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", "<ask>", "<talk>", "<note>", "</turn>", "\n", "Plan"]
 WORDS += [" Plan", "Cough", ".", "Rest", " three", " days", "\u00e9t\u00e9", " Cough"]
@@ -36,9 +37,8 @@ def toy_renderer(*, pad_token_id: int = 0) -> PromptRenderer:
     return PromptRenderer(
         tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>"),
         style="chat",
-        head_ids=(2, 4),
-        middle_ids=(5,),
-        tail_ids=(6,),
+        task=SECTION,
+        fixed_ids=((2, 4), (5,), (6,)),
         stop_token_id=7,
         stop_token_ids=(7, 1),
         pad_token_id=pad_token_id,
@@ -46,7 +46,7 @@ def toy_renderer(*, pad_token_id: int = 0) -> PromptRenderer:
 
 
 def record(note: str, *, dialogue: str = "Cough.", section_header: str = "Plan", id: str = "1") -> Record:
-    return Record(id=id, section_header=section_header, dialogue=dialogue, note=note)
+    return section_record(id=id, section_header=section_header, dialogue=dialogue, note=note)
 
 
 def build(row: Record, renderer: PromptRenderer, **options):
@@ -113,7 +113,9 @@ def test_note_longer_than_the_limit_is_set_aside_never_cut() -> None:
         True,
     )
     assert report.lines() == [
-        "row id b is set aside: its note alone does not fit (31 tokens); --max_length 39 would use it whole"
+        "1 of 3 notes are longer than --max_new_tokens 8, at which decoding would cut them: 32 fits 95 % of them, 32 "
+        "all; ids, the longest first: b",
+        "row id b is set aside: its note alone does not fit (31 tokens); --max_length 39 would use it whole",
     ]
     assert build(rows[1], toy_renderer(), max_length=38, max_new_tokens=8) is None
     assert build(rows[1], toy_renderer(), max_length=39, max_new_tokens=8).num_tokens == 39

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import tiny_tokenizer
+from support import section_parts, section_record, tiny_tokenizer
 
 from medsum_core.data.masking import IGNORE_INDEX, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
@@ -18,7 +18,9 @@ from medsum_core.errors import InputError
 from medsum_core.model import base as model
 from medsum_core.preview import LAWS, broken_laws, main, show_example
 
-RECORD = Record(id="7", section_header="PLAN", dialogue="Doctor: Any cough?\nPatient: No.", note="No cough.\n\u6f22.")
+RECORD = section_record(
+    id="7", section_header="PLAN", dialogue="Doctor: Any cough?\nPatient: No.", note="No cough.\n\u6f22."
+)
 BUDGET = 512 - 64
 
 
@@ -61,7 +63,7 @@ def test_border_shows_positions_and_shifted_targets(renderer: PromptRenderer, ex
 
 
 def test_a_row_cannot_send_commands_to_the_terminal(renderer: PromptRenderer) -> None:
-    record = replace(RECORD, dialogue="Doctor: \x1b[2J\x07 \u202e", note="No \x1b]0;x\x07.")
+    record = replace(RECORD, parts=section_parts("Doctor: \x1b[2J\x07 \u202e", "PLAN"), note="No \x1b]0;x\x07.")
     example = build_example(record, renderer, max_length=512, max_new_tokens=64)
     shown = show_example(example, record, renderer, colour=False)
     assert not any(char != "\n" and not char.isprintable() for char in shown)

@@ -12,14 +12,14 @@ from functools import lru_cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import GEMMA_TEMPLATE, tiny_tokenizer
+from support import GEMMA_TEMPLATE, section_parts, section_record, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from medsum_core.data import chat_template
 from medsum_core.data.masking import IGNORE_INDEX, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
-from medsum_core.data.records import Record
+from medsum_core.data.served_template import served_template
 from medsum_core.errors import InputError
 from medsum_core.model.embedded import EMBEDDED_NAME, SMOLLM2_NAME, embedded_folder
 
@@ -97,14 +97,16 @@ def text_of(renderer: PromptRenderer, ids: list[int]) -> str:
 
 def test_prompt_is_this_text(name: str, renderer: PromptRenderer) -> None:
     assert renderer.style == name.split()[1]
-    ids = renderer.prompt_ids(DIALOGUE, "GENHX")
+    ids = renderer.prompt_ids(section_parts(DIALOGUE, "GENHX"))
     assert text_of(renderer, ids) == EXPECTED_PROMPTS[name]
-    assert renderer.prompt_ids(f"\n {DIALOGUE} \n", "History of present\nillness") == ids  # code or name, space or not
+    assert (
+        renderer.prompt_ids(section_parts(f"\n {DIALOGUE} \n", "History of present\nillness")) == ids
+    )  # code or name, space or not
 
 
 def test_runs_laid_end_to_end_equal_the_joint_encoding(name: str, renderer: PromptRenderer) -> None:
     joint = renderer.tokenizer(EXPECTED_PROMPTS[name], add_special_tokens=False)["input_ids"]
-    assert renderer.prompt_ids(DIALOGUE, "GENHX") == joint
+    assert renderer.prompt_ids(section_parts(DIALOGUE, "GENHX")) == joint
     if renderer.style == "chat":
         messages = [{"role": "user", "content": BODY}]
         rendered = renderer.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
@@ -112,6 +114,14 @@ def test_runs_laid_end_to_end_equal_the_joint_encoding(name: str, renderer: Prom
     with_note = EXPECTED_PROMPTS[name] + "Dry cough.\n\n2 mg." + STOPS[name][0]
     note_ids = renderer.note_ids("Dry cough.\n\n2 mg.")
     assert joint + note_ids == renderer.tokenizer(with_note, add_special_tokens=False)["input_ids"]
+
+
+def test_a_server_with_our_template_builds_the_same_prompt(name: str, renderer: PromptRenderer) -> None:
+    joint = renderer.tokenizer(EXPECTED_PROMPTS[name], add_special_tokens=False)["input_ids"]
+    served = copy(renderer.tokenizer)
+    served.chat_template = served_template(renderer)
+    message = [{"role": "user", "content": f"{DIALOGUE}\n"}]
+    assert served.apply_chat_template(message, section="GENHX", add_generation_prompt=True, return_dict=False) == joint
 
 
 def test_stop_tokens_by_name(name: str, renderer: PromptRenderer) -> None:
@@ -122,7 +132,7 @@ def test_stop_tokens_by_name(name: str, renderer: PromptRenderer) -> None:
 
 
 def test_the_templates_bos_and_no_more(name: str, renderer: PromptRenderer) -> None:
-    ids = renderer.prompt_ids("<bos> <|im_start|>", "<bos>")
+    ids = renderer.prompt_ids(section_parts("<bos> <|im_start|>", "<bos>"))
     bos = renderer.tokenizer.bos_token_id
     assert ids[0] == bos and ids[1] != bos
     assert ids.count(bos) == EXPECTED_PROMPTS[name].count(renderer.tokenizer.bos_token)  # 1; SmolLM2: its three turns
@@ -132,15 +142,15 @@ def test_the_templates_bos_and_no_more(name: str, renderer: PromptRenderer) -> N
 @settings(deadline=None, max_examples=60)
 def test_laws_of_every_row(renderer: PromptRenderer, dialogue: str, section: str, note: str) -> None:
     dialogue = f"Doctor: {dialogue}"
-    record = Record(id="1", section_header=section, dialogue=dialogue, note=note)
+    record = section_record(id="1", section_header=section, dialogue=dialogue, note=note)
     example = build_example(record, renderer, max_length=100_000, max_new_tokens=1000)
     prompt = list(example.input_ids[: example.num_prompt_tokens])
-    assert prompt == renderer.prompt_ids(dialogue, section)
+    assert prompt == renderer.prompt_ids(section_parts(dialogue, section))
     targets = [target for target in example.targets if target != IGNORE_INDEX]
     assert renderer.decode(targets) == note.strip()
     assert targets[-1] == renderer.stop_token_id
     assert not set(targets[:-1]) & controls_of(renderer)
-    fixed = renderer.head_ids + renderer.middle_ids + renderer.tail_ids
+    fixed = tuple(renderer.all_fixed_ids)
     assert control_counts(renderer, prompt) == control_counts(renderer, fixed)
 
 
@@ -217,7 +227,7 @@ def test_plain_prompt_of_a_chat_model_ends_in_eos_and_stops_at_turns_too() -> No
     renderer = build_renderer(tiny_tokenizer(), style="plain")
     names = renderer.tokenizer.convert_ids_to_tokens(list(renderer.stop_token_ids))
     assert names == ["<eos>", "<end_of_turn>"]
-    assert text_of(renderer, renderer.prompt_ids(DIALOGUE, "GENHX")) == EXPECTED_PROMPTS["tiny plain"]
+    assert text_of(renderer, renderer.prompt_ids(section_parts(DIALOGUE, "GENHX"))) == EXPECTED_PROMPTS["tiny plain"]
 
 
 @pytest.mark.parametrize("style", ["chat", "plain"])
@@ -248,14 +258,14 @@ def test_templates_that_cannot_be_used(template: str, message: str) -> None:
 
 def test_template_without_bos_gets_none() -> None:
     renderer = build_renderer(chat_with("{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<eos>{% endfor %}"))
-    assert renderer.tokenizer.bos_token_id not in renderer.prompt_ids(DIALOGUE, "GENHX")
+    assert renderer.tokenizer.bos_token_id not in renderer.prompt_ids(section_parts(DIALOGUE, "GENHX"))
 
 
 def test_no_prompt_depends_on_the_day() -> None:
     """Llama 3.2's template: without a date it would write today's, and decoding tomorrow would see another prompt."""
     date = "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }}"
     renderer = build_renderer(chat_with(date + "{% for m in messages %}{{ m['content'] }}<eos>{% endfor %}"))
-    assert text_of(renderer, renderer.prompt_ids(DIALOGUE, "GENHX")).startswith("26 Jul 2024")
+    assert text_of(renderer, renderer.prompt_ids(section_parts(DIALOGUE, "GENHX"))).startswith("26 Jul 2024")
 
 
 def test_stop_token_that_is_no_token_is_refused() -> None:
@@ -291,7 +301,7 @@ def test_tokenizer_that_lets_a_dialogue_forge_turns_is_refused() -> None:
 @pytest.mark.parametrize("section", ["", " \n "])
 def test_empty_section_is_refused(section: str) -> None:
     with pytest.raises(InputError, match="section header is empty"):
-        build_renderer(tiny_tokenizer()).prompt_ids(DIALOGUE, section)
+        build_renderer(tiny_tokenizer()).prompt_ids(section_parts(DIALOGUE, section))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import section_record
 
 from medsum_core.data.records import (
-    SECTION_NAMES,
     Columns,
     Record,
     find_repeats,
@@ -23,11 +23,11 @@ from medsum_core.data.records import (
     normalise_text,
     read_records,
     records_fingerprint,
-    section_name,
 )
 from medsum_core.data.rows import MAX_PROBLEMS_SHOWN
 from medsum_core.data.tables import read_table
 from medsum_core.errors import InputError
+from medsum_core.tasks.section_names import SECTION_NAMES, section_name
 
 HEAD = "ID,section_header,section_text,dialogue\n"
 CANARY = "CANARYTEXT"
@@ -157,7 +157,7 @@ def test_crlf_bom_and_lf_copies_give_the_same_records(tmp_path: Path) -> None:
     read = [read_records(write(tmp_path, copy, f"{number}.csv")) for number, copy in enumerate(copies)]
     assert all(records == read[0] for records in read)
     assert len({records_fingerprint(records) for records in read}) == 1
-    assert read[0][0].dialogue.split("\n") == [
+    assert read[0][0].source_text.split("\n") == [
         "Doctor: Hi",
         "Patient: Yo",
         "Guest_clinician: x",
@@ -175,7 +175,7 @@ def test_other_peoples_tags_and_colons_stay() -> None:
 
 def test_byte_order_marks_inside_a_file_are_no_text(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD + "\ufeff7,\ufeffCC,\ufeffNone.,\ufeffDoctor: hi\n")
-    assert read_records(path) == [Record(id="7", section_header="CC", dialogue="Doctor: hi", note="None.")]
+    assert read_records(path) == [section_record(id="7", section_header="CC", dialogue="Doctor: hi", note="None.")]
 
 
 @given(st.text())
@@ -210,7 +210,7 @@ def test_columns_any_case_any_name_and_numbered_rows(tmp_path: Path) -> None:
     assert [record.id for record in read_records(path)] == ["1", "2"]
     path = write(tmp_path, "talk,part,key\nDoctor: hi,CC,k1\n")
     columns = Columns(id="Key", dialogue="TALK", section_header="Part")
-    expected = Record(id="k1", section_header="CC", dialogue="Doctor: hi", note="")
+    expected = section_record(id="k1", section_header="CC", dialogue="Doctor: hi", note="")
     assert read_records(path, columns=columns, require_note=False) == [expected]
     assert "'section_text'" in refusal(path, columns=columns)
     assert "'uid'" in refusal(path, columns=Columns(id="uid", dialogue="talk", section_header="part", note="talk"))
@@ -230,7 +230,7 @@ def test_section_names() -> None:
 
 
 def record(number: int, dialogue: str, **changes: str) -> Record:
-    return Record(**{"id": str(number), "section_header": "CC", "dialogue": dialogue, "note": "n", **changes})
+    return section_record(**{"id": str(number), "section_header": "CC", "dialogue": dialogue, "note": "n", **changes})
 
 
 def test_repeats_and_overlap_ignore_newlines_and_spaces() -> None:
@@ -261,8 +261,8 @@ def test_official_files() -> None:
     assert {row.section_header for row in train} == set(SECTION_NAMES)
     assert len(find_repeats(train)) == 2
     assert find_shared(train, valid) == ["4", "58"]
-    assert not any("\r" in row.dialogue + row.note for row in [*train, *valid])
-    tags = {line.split(":")[0] for row in [*train, *valid] for line in row.dialogue.split("\n") if ":" in line[:20]}
+    assert not any("\r" in row.source_text + row.note for row in [*train, *valid])
+    tags = {line.split(":")[0] for row in [*train, *valid] for line in row.source_text.split("\n") if ":" in line[:20]}
     known = {"Doctor", "Patient", "Guest_family", "Guest_clinician", "Doctor_2", "Guest_family_1", "Guest_family_2"}
     assert tags == known
 

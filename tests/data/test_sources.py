@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import section_record
 
 from medsum_core.data.columns import Columns
 from medsum_core.data.records import Record, SourceRows, number_doubled, read_records
@@ -30,7 +31,9 @@ def row(id: str, *, section: str = "CC", dialogue: str = "") -> tuple[str, ...]:
 
 def source(name: str, *ids: str, dialogues: Sequence[str] = ()) -> SourceRows:
     texts = dialogues or [f"{name} {id}" for id in ids]
-    records = [Record(id=id, section_header="CC", dialogue=text, note="n") for id, text in zip(ids, texts, strict=True)]
+    records = [
+        section_record(id=id, section_header="CC", dialogue=text, note="n") for id, text in zip(ids, texts, strict=True)
+    ]
     return SourceRows(name=name, records=records, notices=())
 
 

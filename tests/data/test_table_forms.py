@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import section_record
 
 from medsum_core.data import tables
 from medsum_core.data.columns import Columns
 from medsum_core.data.csv_tables import find_separator
-from medsum_core.data.records import Record, read_records, read_source
+from medsum_core.data.records import read_records, read_source
 from medsum_core.data.tables import load_table
 from medsum_core.errors import InputError
 
 NAMES = ["ID", "section_header", "section_text", "dialogue"]
 ROW = ["1", "GENHX", "A cough, dry; for 3 days.", "Doctor: Since when?\nPatient: Three days, maybe four."]
-RECORD = Record(id="1", section_header="GENHX", note=ROW[2], dialogue=ROW[3])
+RECORD = section_record(id="1", section_header="GENHX", note=ROW[2], dialogue=ROW[3])
 CANARY = "CANARYTEXT"
 
 
@@ -205,4 +206,6 @@ def test_other_names_are_asked_for_by_flag(tmp_path: Path) -> None:
     message = refusal(path)
     assert "--dialogue_column NAME, --note_column NAME, --section_column NAME (or one section" in message
     columns = Columns(id="number", dialogue="talk", note="summary", section="PLAN")
-    assert read_records(path, columns=columns) == [Record(id="1", section_header="PLAN", dialogue="a", note="b")]
+    assert read_records(path, columns=columns) == [
+        section_record(id="1", section_header="PLAN", dialogue="a", note="b")
+    ]

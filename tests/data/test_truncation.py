@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import tiny_tokenizer
+from support import section_parts, section_record, tiny_tokenizer
 
 from medsum_core.data.masking import build_examples
 from medsum_core.data.prompt import PromptRenderer, build_renderer
-from medsum_core.data.records import Record
-from medsum_core.data.truncation import GAP, split_turns, truncate_dialogue
+from medsum_core.data.truncation import GAP, split_turns, truncate_source
 
 SECTION = "Plan"
 
@@ -26,7 +25,7 @@ def dialogue_of(lengths: list[int]) -> str:
 
 
 def length_of(renderer: PromptRenderer, dialogue: str) -> int:
-    return len(renderer.prompt_ids(dialogue, SECTION))
+    return len(renderer.prompt_ids(section_parts(dialogue, SECTION)))
 
 
 def test_a_turn_begins_at_a_speakers_tag() -> None:
@@ -48,30 +47,38 @@ def test_a_turn_begins_at_a_speakers_tag() -> None:
 def test_a_dialogue_that_fits_is_returned_untouched(renderer: PromptRenderer) -> None:
     dialogue = "  Doctor: Hi.\n\n\nPatient:   Hi.  "
     exact = length_of(renderer, dialogue)
-    assert truncate_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=exact) == (dialogue, 0)
-    assert truncate_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=exact - 1)[1] > 0
+    assert truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=exact) == (dialogue, 0)
+    assert truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=exact - 1)[1] > 0
 
 
 def test_the_middle_is_dropped_and_marked(renderer: PromptRenderer) -> None:
     dialogue = dialogue_of([2, 2, 2, 30, 2, 2])
     turns = split_turns(dialogue)
     wanted = "\n".join([*turns[:3], GAP, *turns[4:]])
-    assert truncate_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=length_of(renderer, wanted)) == (wanted, 1)
+    assert truncate_source(
+        section_parts(dialogue, SECTION), renderer, max_prompt_tokens=length_of(renderer, wanted)
+    ) == (wanted, 1)
     # One token less: the last turn that was taken, the head's third, goes too.
     wanted_less = "\n".join([*turns[:2], GAP, *turns[4:]])
     budget = length_of(renderer, wanted) - 1
-    assert truncate_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=budget) == (wanted_less, 2)
+    assert truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=budget) == (wanted_less, 2)
 
 
 def test_blank_lines_go_before_any_turn_does(renderer: PromptRenderer) -> None:
     dialogue = "Doctor: Hi." + "\n" * 200 + "Patient: Hi."
-    assert truncate_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=200) == ("Doctor: Hi.\nPatient: Hi.", 0)
+    assert truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=200) == (
+        "Doctor: Hi.\nPatient: Hi.",
+        0,
+    )
 
 
 def test_one_turn_that_is_too_long_is_never_cut(renderer: PromptRenderer) -> None:
-    assert truncate_dialogue(dialogue_of([200]), SECTION, renderer, max_prompt_tokens=150) == ("", 1)
+    assert truncate_source(section_parts(dialogue_of([200]), SECTION), renderer, max_prompt_tokens=150) == ("", 1)
     dialogue = dialogue_of([200, 1])
-    assert truncate_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=150) == (f"{GAP}\nPatient: cough 1.", 1)
+    assert truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=150) == (
+        f"{GAP}\nPatient: cough 1.",
+        1,
+    )
 
 
 @given(lengths=st.lists(st.integers(0, 25), min_size=1, max_size=25), budget=st.integers(90, 400))
@@ -79,7 +86,7 @@ def test_one_turn_that_is_too_long_is_never_cut(renderer: PromptRenderer) -> Non
 def test_kept_are_whole_turns_of_both_ends(renderer: PromptRenderer, lengths: list[int], budget: int) -> None:
     dialogue = dialogue_of(lengths)
     turns = split_turns(dialogue)
-    text, num_dropped = truncate_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=budget)
+    text, num_dropped = truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=budget)
     if num_dropped in (0, len(turns)):
         assert text == (dialogue if num_dropped == 0 else "")
         return
@@ -96,7 +103,7 @@ def test_nothing_is_dropped_needlessly(renderer: PromptRenderer, lengths: list[i
     """Neither the next turn of the head nor the next of the tail would have fitted as well."""
     dialogue = dialogue_of(lengths)
     turns = split_turns(dialogue)
-    text, num_dropped = truncate_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=budget)
+    text, num_dropped = truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=budget)
     if num_dropped in (0, 1, len(turns)):
         return
     head = len(split_turns(text.split(GAP)[0]))
@@ -121,7 +128,7 @@ def test_the_joint_text_counts_even_where_turns_alone_have_other_lengths(
     monkeypatch.setattr(PromptRenderer, "text_ids", text_ids)
     dialogue = dialogue_of([5] * 30)
     for budget in range(200, 500, 7):
-        text, num_dropped = truncate_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=budget)
+        text, num_dropped = truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=budget)
         assert length_of(renderer, text) <= budget
         assert 0 < num_dropped < 30
 
@@ -131,19 +138,19 @@ def test_each_turn_is_tokenised_once(renderer: PromptRenderer, monkeypatch: pyte
     encode = PromptRenderer.text_ids
     monkeypatch.setattr(PromptRenderer, "text_ids", lambda self, text: calls.append(len(text)) or encode(self, text))
     dialogue = dialogue_of([5] * 400)
-    truncate_dialogue(dialogue, SECTION, renderer, max_prompt_tokens=500)
+    truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=500)
     assert len(calls) < 400 + 20
     assert sum(calls) < 4 * len(dialogue)
 
 
 def test_rows_are_used_or_reported_and_only_a_long_note_costs_more_turns(renderer: PromptRenderer) -> None:
     rows = [
-        Record(id="whole", section_header=SECTION, dialogue=dialogue_of([2, 2]), note="Rest."),
-        Record(id="truncated", section_header=SECTION, dialogue=dialogue_of([5] * 30), note="Rest."),
-        Record(id="long-note", section_header=SECTION, dialogue=dialogue_of([5] * 30), note="Rest. " * 40),
-        Record(id="long-note-short-talk", section_header=SECTION, dialogue="Doctor: Hi.", note="Rest. " * 20),
-        Record(id="one-turn", section_header=SECTION, dialogue=dialogue_of([300]), note="Rest."),
-        Record(id="note-alone", section_header=SECTION, dialogue="Doctor: Hi.", note="Rest. " * 200),
+        section_record(id="whole", section_header=SECTION, dialogue=dialogue_of([2, 2]), note="Rest."),
+        section_record(id="truncated", section_header=SECTION, dialogue=dialogue_of([5] * 30), note="Rest."),
+        section_record(id="long-note", section_header=SECTION, dialogue=dialogue_of([5] * 30), note="Rest. " * 40),
+        section_record(id="long-note-short-talk", section_header=SECTION, dialogue="Doctor: Hi.", note="Rest. " * 20),
+        section_record(id="one-turn", section_header=SECTION, dialogue=dialogue_of([300]), note="Rest."),
+        section_record(id="note-alone", section_header=SECTION, dialogue="Doctor: Hi.", note="Rest. " * 200),
     ]
     examples, report = build_examples(rows, renderer, max_length=400, max_new_tokens=60)
     assert [example.id for example in examples] == ["whole", "truncated", "long-note", "long-note-short-talk"]
@@ -151,8 +158,11 @@ def test_rows_are_used_or_reported_and_only_a_long_note_costs_more_turns(rendere
     assert set(report.num_turns_dropped) == {"truncated", "long-note"}
     assert report.beyond_reserve == ("long-note",)
     assert [(row.id, row.note_alone) for row in report.set_aside] == [("one-turn", False), ("note-alone", True)]
+    lost = list(report.num_tokens_dropped.values())
     assert [line.split(":")[0] for line in report.lines()] == [
-        "2 dialogues lost whole turns",
+        "3 of 6 notes are longer than --max_new_tokens 60, at which decoding would cut them",
+        f"2 dialogues lost whole turns (median {sum(report.num_turns_dropped.values()) / 2:g}, worst "
+        f"{max(report.num_turns_dropped.values())}; in tokens {sum(lost) / 2:g} and {max(lost)})",
         "of these, 1 are shorter than in decoding, to make room for a note longer than --max_new_tokens",
         "row id one-turn is set aside",
         "row id note-alone is set aside",
@@ -166,8 +176,8 @@ def test_rows_are_used_or_reported_and_only_a_long_note_costs_more_turns(rendere
 
 def test_training_sees_the_prompt_that_decoding_builds(renderer: PromptRenderer) -> None:
     for lengths in ([3], [5] * 30, [0, 60, 0]):
-        row = Record(id="1", section_header=SECTION, dialogue=dialogue_of(lengths), note="Rest.")
+        row = section_record(id="1", section_header=SECTION, dialogue=dialogue_of(lengths), note="Rest.")
         [example], _ = build_examples([row], renderer, max_length=300, max_new_tokens=64)
-        text, dropped = truncate_dialogue(row.dialogue, SECTION, renderer, max_prompt_tokens=300 - 64)
-        assert list(example.input_ids[: example.num_prompt_tokens]) == renderer.prompt_ids(text, SECTION)
+        text, dropped = truncate_source(section_parts(row.source_text, SECTION), renderer, max_prompt_tokens=300 - 64)
+        assert list(example.input_ids[: example.num_prompt_tokens]) == renderer.prompt_ids(section_parts(text, SECTION))
         assert example.num_turns_dropped == dropped

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from notes_command import read, write
-from support import tiny_tokenizer
+from support import section_parts, tiny_tokenizer
 from tuned_run import DIALOGUES
 
 import infer
@@ -34,7 +34,7 @@ def test_columns_order_and_notes(run: Path, base: Path, dialogues: Path, tmp_pat
     from medsum_core.model.adapter_files import load_adapter
 
     model = load_adapter(load_base(str(base), precision="fp32"), run / "adapter", base_name=str(base))
-    prompts = [renderer.prompt_ids(text, section) for _, section, text in DIALOGUES]
+    prompts = [renderer.prompt_ids(section_parts(text, section)) for _, section, text in DIALOGUES]
     expected = generate(model, prompts, stop_token_ids=renderer.stop_token_ids, max_new_tokens=24)
     assert [row["note"] for row in rows] == [renderer.decode(note.token_ids) for note in expected]
     assert [row["num_tokens"] for row in rows] == [str(len(note.token_ids)) for note in expected]

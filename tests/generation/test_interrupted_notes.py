@@ -26,6 +26,7 @@ from medsum_core.generation import part_file
 from medsum_core.generation.made_from import MadeFrom
 from medsum_core.generation.note_files import GeneratedNote
 from medsum_core.generation.part_file import PartFile, part_path
+from medsum_core.generation.writer import Writer, write_file
 from medsum_core.process import run_as_script
 
 NUM_WRITES = 1 + 4 + 2  # the part file's start, its four notes, OUT and what it was made from
@@ -118,7 +119,10 @@ class Faults:
         self.fsync(descriptor)
 
 
-def with_its_model(writer: infer.Writer) -> infer.Writer:
+HOW = {"batch_size": 16, "output_format": "csv", "with_evidence": False}
+
+
+def with_its_model(writer: Writer) -> Writer:
     """The model is loaded once for many calls."""
     model = writer.load_model([])
     return replace(writer, load_model=lambda _: model)
@@ -147,7 +151,7 @@ def test_a_fault_at_any_write_loses_no_finished_note(
         with monkeypatch.context() as disk:
             disk.setattr(os, "write", faults.faulty_write)
             disk.setattr(os, "fsync", faults.faulty_fsync)
-            ended = run_as_script(lambda: infer.write_file(records, out, args, prepare=lambda: writer))
+            ended = run_as_script(lambda: write_file(records, out, prepare=lambda: writer, **HOW))
         assert ended == code and faults.num_calls >= at
         assert ("--resume" in capsys.readouterr().err) == (code != 0)
         if code != 0:
@@ -156,7 +160,7 @@ def test_a_fault_at_any_write_loses_no_finished_note(
             finished = max(0, min(at, 6) - 2)  # before the fault
             assert len(lines) == (1 + finished if finished else 0)  # what they are made from and each note; none torn
             assert all(line.endswith(b"\n") and json.loads(line) for line in lines)
-        infer.write_file(records, out, args, prepare=lambda: writer)
+        write_file(records, out, prepare=lambda: writer, **HOW)
         assert out.read_bytes() == expected.read_bytes()
         assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "notes"))) == [
             "notes.csv",

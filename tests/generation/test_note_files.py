@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from notes_command import read, write
+from support import section_record
 from tuned_run import DIALOGUES
 
-from medsum_core.data.records import Record
 from medsum_core.errors import InputError
 from medsum_core.generation.made_from import MadeFrom, row_sha256
 from medsum_core.generation.note_files import made_from_path
@@ -130,7 +130,7 @@ def test_a_part_file_of_an_older_version_or_of_other_rows_is_refused(
     part.write_text(json.dumps({"settings": {"rows": "0"}}) + "\n" + json.dumps(line) + "\n")
     with pytest.raises(InputError, match=r"older version.*delete it"):
         write(run, dialogues, out, "--resume")
-    record = Record(id="7", section_header="GENHX", dialogue="Doctor: Another day.", note="")
+    record = section_record(id="7", section_header="GENHX", dialogue="Doctor: Another day.", note="")
     header = json.dumps({"made_from": MadeFrom(settings={}, rows=(row_sha256(record),)).to_json()})
     part.write_text(header + "\n" + json.dumps({"row": row_sha256(record), **line}) + "\n")
     with pytest.raises(InputError, match="another input"):

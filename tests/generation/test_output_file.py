@@ -11,7 +11,6 @@ import pytest
 from filelock import FileLock
 from notes_command import write
 
-import infer
 from medsum_core.errors import InputError, StoppedBySignal
 from medsum_core.files import drafts_of
 from medsum_core.generation.output_file import locked_output
@@ -58,7 +57,7 @@ def test_a_signal_before_the_first_note_is_no_traceback(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(infer, "_fitted", interrupt)
+    monkeypatch.setattr("medsum_core.generation.writer.fit", interrupt)
     with pytest.raises(StoppedBySignal, match="go on with --resume"):
         write(run, dialogues, tmp_path / "notes.csv", *flags)
     assert names(tmp_path) == {"dialogues.csv"}

@@ -25,6 +25,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from medsum_core.data.records import Record
 from medsum_core.model.embedded import embedded_model
 
 GEMMA_SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
@@ -120,3 +121,13 @@ def needs_package(name: str) -> pytest.MarkDecorator:
     model = embedded_model(name)
     absent = any(find_spec(module) is None for module, _ in model.parts)
     return pytest.mark.skipif(absent, reason=f"needs {model.package}: {model.install}")
+
+
+def section_record(*, id: str, section_header: str, dialogue: str, note: str = "") -> Record:
+    """A row of the task `section`."""
+    return Record(id=id, parts={"section_header": section_header, "dialogue": dialogue}, note=note)
+
+
+def section_parts(dialogue: str, section_header: str) -> dict[str, str]:
+    """The parts of a prompt of the task `section`."""
+    return {"section_header": section_header, "dialogue": dialogue}

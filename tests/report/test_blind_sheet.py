@@ -7,11 +7,11 @@ import os
 import stat
 
 import pytest
+from support import section_record
 
 from medsum_core.config.arguments import OutputArguments
 from medsum_core.config.report_parts import part_path
 from medsum_core.config.validation import _output_problems, examples_file_problems, key_path
-from medsum_core.data.records import Record
 from medsum_core.errors import FinalSaveError, InputError
 from medsum_core.generation.note_files import GeneratedNote
 from medsum_core.report.blind_sheet import write_blind_sheet
@@ -19,7 +19,9 @@ from medsum_core.report.blind_sheet import write_blind_sheet
 
 def rows(count):
     records = [
-        Record(id=f"r{n}", section_header="CC", dialogue=f'Doctor: "Hm, {n}?"\nPatient: yes, a, b', note=f"ref {n}")
+        section_record(
+            id=f"r{n}", section_header="CC", dialogue=f'Doctor: "Hm, {n}?"\nPatient: yes, a, b', note=f"ref {n}"
+        )
         for n in range(count)
     ]
     sides = [
@@ -50,7 +52,7 @@ def test_sheet_and_key_belong_together(tmp_path):
     assert list(sheet[0]) == ["id", "dialogue", "reference", "note_a", "note_b"]
     assert list(key[0]) == ["id", "note_a", "note_b"]
     for record, line, owners in zip(records, sheet, key, strict=True):
-        assert (line["id"], line["dialogue"], line["reference"]) == (record.id, record.dialogue, record.note)
+        assert (line["id"], line["dialogue"], line["reference"]) == (record.id, record.source_text, record.note)
         assert owners["id"] == record.id and {owners["note_a"], owners["note_b"]} == {"base", "tuned"}
         for side in ("note_a", "note_b"):
             assert line[side] == f"{owners[side]} of {record.id}"

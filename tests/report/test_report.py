@@ -13,19 +13,19 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from rouge_score import rouge_scorer
-from support import tiny_model, tiny_tokenizer
+from support import section_parts, section_record, tiny_model, tiny_tokenizer
 
-from medsum_core.data.masking import BuildReport, SetAside
+from medsum_core.data.build_report import BuildReport, SetAside
 from medsum_core.data.prompt import build_renderer
-from medsum_core.data.records import Record
 from medsum_core.generation import notes as notes_module
 from medsum_core.generation.generate import generate
 from medsum_core.generation.notes import generate_notes
 from medsum_core.report.comparison import Comparison, Side, compare_base_and_tuned
+from medsum_core.report.markdown import code, duration, estimate, figure, id_list, table
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
 from medsum_core.report.run_summary import RunSummary
-from medsum_core.report.tables import code, duration, estimate, fact_table, figure, id_list, score_table, table
+from medsum_core.report.tables import fact_table, score_table
 from medsum_core.score.bootstrap import mean_difference, mean_estimate, rate_difference, rate_estimate
 from medsum_core.score.rouge import METRICS
 from medsum_core.training.dataset import DataFacts, TargetAudit
@@ -33,7 +33,7 @@ from medsum_core.training.validation import generation_scores
 
 CANARY = "xylocanaryphone"
 RECORDS = [
-    Record(
+    section_record(
         id=f"row-{n}",
         section_header="GENHX",
         dialogue=f"Doctor: What brings you in, {CANARY}?\nPatient: A cough for {n} days.",
@@ -94,9 +94,10 @@ def renderer():
 
 @lru_cache
 def compared():
-    return compare_base_and_tuned(
+    found = compare_base_and_tuned(
         tuned_model(), renderer(), RECORDS, shared_ids=("row-4", "elsewhere"), show_progress=False, **LIMITS
     )
+    return found.comparison, found.base_notes, found.tuned_notes
 
 
 def texts_of(value) -> str:
@@ -140,10 +141,10 @@ def test_a_long_dialogue_is_truncated_as_in_training(monkeypatch):
         return generate(model, token_ids, **settings)
 
     monkeypatch.setattr(notes_module, "generate", generate_and_record)
-    long = Record(id="long", section_header="CC", dialogue="Doctor: Hm?\nPatient: No.\n" * 60, note="x")
+    long = section_record(id="long", section_header="CC", dialogue="Doctor: Hm?\nPatient: No.\n" * 60, note="x")
     notes = generate_notes(tuned_model(), renderer(), [RECORDS[0], long], show_progress=False, **LIMITS)
-    whole = renderer().prompt_ids(long.dialogue, long.section_header)
-    assert prompts[0] == renderer().prompt_ids(RECORDS[0].dialogue, RECORDS[0].section_header)
+    whole = renderer().prompt_ids(section_parts(long.source_text, long.section_header))
+    assert prompts[0] == renderer().prompt_ids(section_parts(RECORDS[0].source_text, RECORDS[0].section_header))
     assert len(whole) > 256 - 8 >= len(prompts[1]) > 200  # whole turns go, and no more than need be
     assert [note.id for note in notes] == ["row-3", "long"]
 
@@ -159,7 +160,7 @@ def test_sides_are_measured_row_by_row():
         assert side.num_tokens == tuple(note.num_tokens for note in notes)
         assert side.hit_limit == tuple(note.hit_limit for note in notes)
     for row, record in enumerate(RECORDS):
-        copied = re.sub(r"(Doctor|Patient): ", "", record.dialogue).replace("\n", " ")
+        copied = re.sub(r"(Doctor|Patient): ", "", record.source_text).replace("\n", " ")
         expected = scorer.score(record.note, copied)["rougeL"].fmeasure
         assert comparison.copied_dialogue["rougeL"][row] == pytest.approx(expected)
     references = comparison.references

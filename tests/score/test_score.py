@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import section_record
 
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError
@@ -176,7 +177,7 @@ def test_output_that_cannot_be_is_refused_before_scoring(references: Path, predi
 
 def records(*rows: tuple[str, str, str]) -> list[Record]:
     return [
-        Record(id=str(number), section_header=header, dialogue=dialogue, note=note)
+        section_record(id=str(number), section_header=header, dialogue=dialogue, note=note)
         for number, (header, dialogue, note) in enumerate(rows)
     ]
 

@@ -104,15 +104,16 @@ def test_one_dialogue_gets_the_section_of_the_run_unless_another_is_named(
 ) -> None:
     (tmp_path / "visit.txt").write_text("Doctor: Any cough?")
     sections: list[str] = []
-    monkeypatch.setattr(infer, "write_one", lambda _writer, _dialogue, args: sections.append(args.section))
+    monkeypatch.setattr(
+        "medsum_core.generation.screen.show_note", lambda _, rows, **__: sections.append(rows[0].section_header)
+    )
     for more in ([], ["--section", "ROS"]):
         infer.main(["--run", str(run), "--dialogue_file", str(tmp_path / "visit.txt"), *more])
     assert sections == ["GENHX", "ROS"]
     with pytest.raises(InputError, match="--section: say which"):
         infer.main(["--model_name_or_path", "nowhere", "--dialogue_file", str(tmp_path / "visit.txt")])
-    with pytest.raises(InputError, match=r"--note_column, --section: about the columns of --input_file"):
-        argv = ["--dataset_name", "mts-dialog", "--split", "valid", "--output_file", "x.csv"]
-        infer.main(["--run", str(run), *argv, "--note_column", "x", "--section", "CC"])
+    with pytest.raises(InputError, match=r"--note_column: about the columns of a file"):
+        infer.main(["--run", str(run), "--dialogue_file", str(tmp_path / "visit.txt"), "--note_column", "x"])
 
 
 def test_preview_grounding_and_merge_take_the_runs_columns(

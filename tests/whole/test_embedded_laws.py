@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import torch
 from peft import PeftModel
-from support import needs_package
+from support import needs_package, section_parts, section_record
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 from transformers import PreTrainedModel
@@ -15,7 +15,6 @@ from windows import Recorder, make_run, reference_gradient, relative, tuned
 
 from medsum_core.data.masking import IGNORE_INDEX, Example, build_example, build_examples
 from medsum_core.data.prompt import PromptRenderer, build_renderer
-from medsum_core.data.records import Record
 from medsum_core.data.truncation import GAP
 from medsum_core.generation.generate import generate
 from medsum_core.model.base import load_base, load_tokenizer
@@ -48,7 +47,7 @@ def renderer(name: str) -> PromptRenderer:
 def window(renderer: PromptRenderer) -> list[Example]:
     found = []
     for index, (header, dialogue, note) in enumerate(RECORDS):
-        record = Record(id=str(index), section_header=header, dialogue=dialogue, note=note)
+        record = section_record(id=str(index), section_header=header, dialogue=dialogue, note=note)
         example = build_example(record, renderer, max_length=128, max_new_tokens=32)
         assert example is not None
         found.append(example)
@@ -80,7 +79,7 @@ def test_law_2_a_row_is_the_decoders_prompt_and_exactly_the_note(
     renderer: PromptRenderer, window: list[Example]
 ) -> None:
     for (header, dialogue, note), row in zip(RECORDS, window, strict=True):
-        prompt = renderer.prompt_ids(dialogue, header)
+        prompt = renderer.prompt_ids(section_parts(dialogue, header))
         labels = [target for target in row.targets if target != IGNORE_INDEX]
         assert list(row.input_ids) == prompt + labels
         assert prompt.index(renderer.tokenizer.bos_token_id) == 0
@@ -93,10 +92,11 @@ def test_law_2_a_row_is_the_decoders_prompt_and_exactly_the_note(
 def test_law_3_the_note_stays_whole_and_the_dialogue_loses_whole_turns(renderer: PromptRenderer) -> None:
     header, _, note = RECORDS[0]
     turns = [f"{speaker}: It is {number}." for number in range(6) for speaker in ("Doctor", "Patient")]
-    kept = renderer.prompt_ids("\n".join([*turns[:2], GAP, *turns[-2:]]), header)
+    kept = renderer.prompt_ids(section_parts("\n".join([*turns[:2], GAP, *turns[-2:]]), header))
     notes = {"fits": note, "too long": "Left knee pain. " * 60}
     records = [
-        Record(id=name, section_header=header, dialogue="\n".join(turns), note=text) for name, text in notes.items()
+        section_record(id=name, section_header=header, dialogue="\n".join(turns), note=text)
+        for name, text in notes.items()
     ]
     [row], report = build_examples(records, renderer, max_length=len(kept) + 32, max_new_tokens=32)
     assert list(row.prompt_ids) == kept and list(row.note_ids) == renderer.note_ids(note)

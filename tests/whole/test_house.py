@@ -15,7 +15,7 @@ SOURCES = [*SCRIPTS, *PACKAGE, *(ROOT / "benchmarks").glob("*.py")]
 # From the ground up: a room imports from the floors below it and from itself.
 FLOORS = (
     ("errors", "quiet_libraries"),
-    ("device", "files"),
+    ("device", "files", "tasks"),
     ("process", "data", "config", "checkpoint"),
     ("model", "score"),
     ("grounding",),

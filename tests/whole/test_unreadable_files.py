@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from checkpoints import fail_to_read
-from support import tiny_model
+from support import section_record, tiny_model
 
 from medsum_core.config.run_folder import CONFIG_NAME, METRICS_NAME, read_run_config, read_run_facts
 from medsum_core.errors import InputError
@@ -86,10 +86,9 @@ def folder(run: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def notes(folder: Path) -> None:
-    from medsum_core.data.records import Record
     from medsum_core.generation.made_from import row_sha256
 
-    record = Record(id="1", section_header="CC", dialogue="Doctor: Hi.", note="")
+    record = section_record(id="1", section_header="CC", dialogue="Doctor: Hi.", note="")
     row = row_sha256(record)
     write_notes(
         folder / "notes.csv",

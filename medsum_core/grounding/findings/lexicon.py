@@ -37,8 +37,8 @@ COMMENT = "#"
 class Concept:
     """A finding that can be named.
 
-    `loose`: sets of stems that mention it in a dialogue. `parted`: a body part completes it; `needs_part`: must. `lack`: a
-    denial may state it.
+    `loose`: sets of stems that mention it in a dialogue. `parted`: a body part completes it; `needs_part`: must.
+    `lack`: a denial may state it.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Concept:
     lack: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Lexicon:
     """Concepts by name, and the trie of their phrases: stems, then under END each name with "in
     capitals", "denying", "spoken only".

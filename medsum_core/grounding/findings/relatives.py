@@ -29,7 +29,8 @@ SPELLED = {
     "grandparents": "grandparent", "spouse": "spouse", "families": "family", "familial": "family",
     "relatives": "family", "relative": "family", "maternal": "family", "paternal": "family", "folks": "parent",
     "mommy": "mother", "momma": "mother", "hereditary": "family", "boyfriend": "partner", "girlfriend": "partner",
-    "fiance": "partner",     "siblings": "sibling", "kids": "child", "boy": "son", "girl": "daughter", "granny": "grandmother",
+    "fiance": "partner", "siblings": "sibling", "kids": "child", "boy": "son", "girl": "daughter",
+    "granny": "grandmother",
 }  # fmt: skip
 TELLING = bag(  # a relative who tells or helps is not the one who has it
     "says said reports reported states stated notes noted denies denied describes described thinks thought brought "

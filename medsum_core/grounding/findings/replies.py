@@ -26,6 +26,10 @@ NO_VERBS = bag(
 )
 YES_VERBS = bag("do have did am was does has is can would could feel get got had think guess believe take suppose")
 FEELING = bag("feel feels am is are look looks seem seems do does been sleep eat")
+PRONOUNS = bag("i it he she they we that there it's that's i'm he's she's i've they're")
+CAN_STAND_ALONE = bag("i okay ok so you")
+AMOUNTS = bag("little bit lot few couple ton while")
+QUANTIFIERS, QUANTIFIED = bag("of all every kind sort at"), bag("course time the day night of times least")
 UNKNOWN = bag("know sure remember recall idea")
 FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
 SIDES = bag("the left right other just only it's its this that upper lower my")
@@ -109,58 +113,29 @@ def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, boo
     "corrected": "No, the right one.", which denies a detail and no finding.
     """
     i = first
-    while (
-        i < last
-        and words[i].text in LEADS
-        and not (words[i].text in ("i", "okay", "ok", "so", "you") and i + 1 == last)
-    ):
+    while i < last and words[i].text in LEADS and not (words[i].text in CAN_STAND_ALONE and i + 1 == last):
         i += 1
     if i >= last:
         return ("yes", True) if first < last and words[first].text in ("okay", "ok") else ("other", False)
-    text = words[i].text
-    start_i = i - 1 if i > first and words[i - 1].text == "i" else i
-    near = [words[k].text for k in range(start_i, min(start_i + NEAR, last))]
-    if text in SELDOM:
+    begin = i - 1 if i > first and words[i - 1].text == "i" else i
+    near = [words[k].text for k in range(begin, min(begin + NEAR, last))]
+    if words[i].text in SELDOM:
         return "unknown", False
-    if text in NO:
+    if words[i].text in NO:
         return _negative(words, i, last, near), False
-    if words[start_i].text in (
-        "i",
-        "it",
-        "he",
-        "she",
-        "they",
-        "we",
-        "that",
-        "there",
-        "it's",
-        "that's",
-        "i'm",
-        "he's",
-        "she's",
-        "i've",
-        "they're",
-    ):
-        return _by_verb(words, start_i, last)
-    if i + 1 < last and words[i + 1].text == "not" and text in YES:
+    if words[begin].text in PRONOUNS:
+        return _by_verb(words, begin, last)
+    return _by_first_word(words, i, last, near)
+
+
+def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> tuple[Reply, bool]:
+    text, after = words[i].text, words[i + 1].text if i + 1 < last else ""
+    if after == "not" and text in YES:
         return "no", False  # "Absolutely not."
     if text in AGREES:
         further = [words[k].text for k in range(i + 1, min(i + 4, last)) if words[k].text not in (",", ".")]
-        return "yes", further[:2] not in (
-            ["i", "do"],
-            ["i", "have"],
-            ["it", "does"],
-            ["i", "am"],
-            ["she", "does"],
-            ["he", "does"],
-        )
-    if text == "a" and i + 1 < last and words[i + 1].text in ("little", "bit", "lot", "few", "couple", "ton", "while"):
-        return "yes", False
-    if text in ("of", "all", "every", "kind", "sort", "at") and i + 1 < last and words[i + 1].text in (
-        "course", "time", "the", "day", "night", "of", "times", "least",
-    ):  # fmt: skip
-        return "yes", False
-    if text in YES:
+        return "yes", not (further[:1] and further[0] in PRONOUNS and further[1:2] and further[1] in YES_VERBS)
+    if text in YES or (text == "a" and after in AMOUNTS) or (text in QUANTIFIERS and after in QUANTIFIED):
         return "yes", False
     if "no" in near[:4]:
         return "no", False

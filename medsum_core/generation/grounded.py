@@ -1,0 +1,96 @@
+"""Grounded decoding: notes without a fact that a verifier refuses, by going back over the cache.
+
+Letters: R notes being written, K beams a note.
+
+When a sentence or line ends, or the note, its text is checked: there the text beyond no longer changes its facts. At an
+unsupported one the search goes back to where the fact began, as if the token there had been forbidden from the start.
+After some tries (`grounded_rules.py`) the sentence ends before the fact, or begins otherwise, or the note ends.
+
+Promised, whatever model and verifier:
+- No note has a fact that its verifier refuses: each is checked as a whole when it is finished.
+- Where no hypothesis that was checked held an unsupported fact, the note is the one of ordinary decoding, token for
+  token. With beams the hypotheses are those of all live beams whose sentence ends, and those that finish.
+- A note does not depend on the batch's others, as in `generate.py`.
+- It ends: at most MAX_RETURNS times does it go back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from medsum_core.generation.grounded_rules import Grounding, NoteRules, Tokens
+from medsum_core.generation.search import Generation, Note, ReversibleSearch, Trail
+
+
+class GroundedNotes:
+    """The rules of the notes being written, and the search that goes back by them."""
+
+    def __init__(self, grounding: Grounding, search: ReversibleSearch, stop_token_ids: frozenset[int]) -> None:
+        self._grounding = grounding
+        self._search = search
+        self._stops = stop_token_ids
+        self._rules: dict[int, NoteRules] = {}  # by the note's index
+        self._ended: dict[int, Tokens] = {}  # notes that went back too often: the hypothesis that they are cut from
+        self._marks: dict[int, bool] = {}
+
+    def review(self, notes: Sequence[Note], done: list[bool]) -> list[tuple[int, Trail]]:
+        """Check what was written in this step; the slots whose notes went back, and what their cache must keep.
+
+        `done` is changed: a note that goes back is not, one that has gone back too often is.
+        """
+        returned = []
+        for slot, note in enumerate(notes):
+            rules = self._of(note)
+            hypotheses = self._search.hypotheses(note, slot, is_done=done[slot])
+            faults = (rules.fault(self._spoken(tokens), ended=ended) for tokens, ended in hypotheses)
+            if (fault := next((found for found in faults if found is not None), None)) is None:
+                continue
+            target = rules.forbid(fault)
+            done[slot] = target is None
+            if target is None:
+                self._ended[note.index] = fault.tokens
+            else:
+                returned.append((slot, self._search.go_back(note, slot, target)))
+        return returned
+
+    def bans(self, notes: Sequence[Note]) -> tuple[list[tuple[int, int]], dict[int, frozenset[int]]]:
+        """Pairs of a row and a token that may not come next in it; rows and the only tokens that may.
+
+        Rows are the beams of the notes, K a note.
+        """
+        pairs: list[tuple[int, int]] = []
+        only: dict[int, frozenset[int]] = {}
+        if not any(self._of(note).banned or self._of(note).only for note in notes):
+            return pairs, only
+        for row, written in enumerate(self._search.written(notes)):
+            rules, place = self._of(notes[row // self._search.num_beams]), tuple(written)
+            pairs += [(row, token) for token in rules.banned.get(place, ())]
+            if place in rules.only:
+                only[row] = rules.only[place]
+        return pairs, only
+
+    def finish(self, note: Note, generation: Generation) -> Generation:
+        """The outcome of a note that is done, with what was left out of it; cut if it had to end."""
+        rules, ended = self._of(note), self._ended.pop(note.index, None)
+        del self._rules[note.index]
+        tokens = generation.token_ids if ended is None else ended
+        kept = rules.supported_beginning(tokens)
+        num_left_out = rules.num_left_out(kept)
+        if ended is None and kept == tokens:
+            return replace(generation, left_out=num_left_out)
+        return Generation(token_ids=kept, hit_limit=False, score=float("nan"), left_out=num_left_out + 1)
+
+    def _spoken(self, tokens: Sequence[int]) -> Sequence[int]:
+        return tokens[:-1] if tokens and tokens[-1] in self._stops else tokens
+
+    def _of(self, note: Note) -> NoteRules:
+        if note.index not in self._rules:
+            self._rules[note.index] = NoteRules(
+                verify=self._grounding.verifiers[note.index],
+                decode=self._grounding.decode,
+                full_stops=self._grounding.full_stops,
+                stops=self._stops,
+                marks=self._marks,
+            )
+        return self._rules[note.index]

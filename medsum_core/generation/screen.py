@@ -1,0 +1,86 @@
+"""The note of one dialogue on the screen, token by token; then what of it the dialogue does not say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from medsum_core.data.records import Record, join_records
+from medsum_core.data.turns import read_turns
+from medsum_core.generation.generate import generate
+from medsum_core.generation.writer import Writer, fit
+from medsum_core.grounding.check import Fact, check_record, merge_unsupported
+from medsum_core.grounding.evidence import evidence
+
+RED, PLAIN = "\x1b[31m", "\x1b[0m"
+
+
+def show_note(writer: Writer, records: Sequence[Record], *, with_evidence: bool) -> None:
+    """Write the note of one record, or of the four divisions of a visit, and print it with its unsupported facts."""
+    shown = _Shown(writer)
+    prompts = list(fit({record.id: record for record in records}, writer).prompts.values())
+    as_they_come = len(records) == 1 and writer.decoding["num_beams"] == 1 and writer.forward["search"] is None
+    as_they_come = as_they_come and "grounded" not in writer.description  # it may take back what it wrote
+    generations = generate(
+        writer.load_model(prompts),
+        prompts,
+        on_token=shown.add if as_they_come else None,
+        **writer.options(records),
+    )
+    task, texts = writer.renderer.task, [writer.renderer.decode(list(one.token_ids)) for one in generations]
+    record, note = records[0], texts[0]
+    if task.divide:
+        (record,), (note,) = join_records(records, texts)
+    print(note[len(shown.text) :])
+    if any(generation.hit_limit for generation in generations):
+        print(f"(cut at the limit of {writer.budget.max_new_tokens} tokens)", file=sys.stderr)
+    if left_out := sum(generation.left_out for generation in generations):
+        print(f"(left out {left_out} times what the dialogue does not support)", file=sys.stderr)
+    facts = check_record(note, record, task)
+    spans = merge_unsupported(facts)
+    if spans:
+        print(f"\nNot said in the dialogue ({len(spans)}):\n{_marked(note, spans)}")
+    for line in _contradictions(note, facts, record.source_text):
+        print(line)
+    for support in evidence(note, record.source_text) if with_evidence else ():
+        turns = ", ".join(str(turn + 1) for turn in support.turns) or "none"
+        flag = "  <- little support" if support.low_support else ""
+        print(f"sentence at {support.start}-{support.end}: turns {turns} (score {support.score:.2f}){flag}")
+
+
+class _Shown:
+    """The part of the note that stands on the screen already."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.text = ""
+        self._ids: list[int] = []
+        self._decode = writer.renderer.decode
+
+    def add(self, _: int, token: int) -> None:
+        self._ids.append(token)
+        text = self._decode(self._ids)
+        if not text.endswith("\ufffd"):  # half of a character: wait for the rest
+            print(text[len(self.text) :], end="", flush=True)
+            self.text = text
+
+
+def _contradictions(note: str, facts: Sequence[Fact], dialogue: str) -> list[str]:
+    """What the note says and the turn that says otherwise, with the answer where that turn asks."""
+    turns = read_turns(dialogue)
+    lines = []
+    for fact in facts:
+        if fact.verdict == "contradicted" and fact.turn is not None:
+            said = turns[fact.turn : fact.turn + (2 if turns[fact.turn].text.endswith("?") else 1)]
+            words = " / ".join(f"{turn.speaker or 'Speaker'}: {turn.text}" for turn in said)
+            lines.append(f"{note[fact.start : fact.end]}: contradicted by turn {fact.turn + 1}: {words}")
+    return lines
+
+
+def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:
+    """The note with its unsupported facts in red on a terminal, in brackets elsewhere."""
+    before, after = (RED, PLAIN) if sys.stdout.isatty() else ("[[", "]]")
+    pieces, end = [], 0
+    for start, stop in spans:
+        pieces += [note[end:start], before, note[start:stop], after]
+        end = stop
+    return "".join([*pieces, note[end:]])

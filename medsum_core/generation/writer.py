@@ -1,0 +1,124 @@
+"""What writes notes, checked before any weight is loaded, and a file of notes written with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from medsum_core.data.prompt import PromptRenderer
+from medsum_core.data.records import Record
+from medsum_core.errors import InputError, StoppedBySignal
+from medsum_core.generation.generate import generate
+from medsum_core.generation.likelihood import likeliest_options
+from medsum_core.generation.made_from import MadeFrom, row_sha256
+from medsum_core.generation.note_files import write_notes
+from medsum_core.generation.notes import FittedRows, TokenBudget, fit_rows, generated_note, grounding_in
+from medsum_core.generation.output_file import earlier_notes
+from medsum_core.generation.part_file import PartFile, part_path, saving_notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writer:
+    """All that decides the notes, checked; only the weights are not loaded yet."""
+
+    load_model: Callable[[Sequence[Sequence[int]]], Any]  # (prompts); takes seconds to minutes
+    renderer: PromptRenderer
+    budget: TokenBudget
+    decoding: dict[str, Any]  # arguments of `generate` that decide its notes
+    forward: dict[str, Any]  # those that are functions: decoder and search
+    description: dict[str, Any]  # what else decides its notes
+
+    def options(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Arguments of `generate` for these records. Raises InputError where their facts can't be looked up."""
+        grounding = grounding_in(records, self.renderer) if "grounded" in self.description else None
+        return {**self.decoding, **self.forward, "stop_token_ids": self.renderer.stop_token_ids, "grounding": grounding}
+
+
+def write_file(
+    records: Sequence[Record],
+    out: Path,
+    *,
+    prepare: Callable[[], Writer],
+    batch_size: int,
+    output_format: str,
+    with_evidence: bool,
+) -> None:
+    """Notes for all records in OUT; each is kept as it is finished, so that an interruption loses none."""
+    rows = {row_sha256(record): record for record in records}
+    earlier = earlier_notes(out)
+    if earlier is not None:
+        earlier.check_rows(rows)
+    writer = prepare()
+    made_from = MadeFrom(settings={**writer.description, **writer.decoding}, rows=tuple(rows))
+    if earlier is not None:
+        earlier.check_settings(made_from.settings)
+    fitted = fit(rows, writer)
+    with saving_notes(out):
+        part = PartFile(part_path(out), made_from, {} if earlier is None else earlier.notes)
+    with closing(part):
+        _write_missing(writer, rows, fitted, part, batch_size=batch_size)
+    with saving_notes(out):
+        write_notes(
+            out,
+            rows,
+            part.notes,
+            made_from,
+            task=writer.renderer.task,
+            set_aside=fitted.set_aside,
+            output_format=output_format,
+            with_evidence=with_evidence,
+        )
+        part.path.unlink()
+    cut = sum(note.hit_limit for note in part.notes.values())
+    print(
+        f"{len(fitted.prompts)} notes in {out}; {cut} ran into the limit of {writer.budget.max_new_tokens} tokens",
+        file=sys.stderr,
+    )
+
+
+def fit(rows: Mapping[str, Record], writer: Writer) -> FittedRows:
+    """Prompts, truncated as in training; says what was truncated or set aside. Raises InputError if no row is left."""
+    fitted = fit_rows(rows, writer.renderer, writer.budget)
+    if not fitted.prompts:
+        raise InputError("no row is left to write a note for:\n" + "\n".join(fitted.lines(rows)))
+    for line in fitted.lines(rows):
+        print(line, file=sys.stderr)
+    return fitted
+
+
+def _write_missing(
+    writer: Writer, rows: Mapping[str, Record], fitted: FittedRows, part: PartFile, *, batch_size: int
+) -> None:
+    """The notes that `part` lacks, each appended as it is finished. Raises StoppedBySignal when interrupted."""
+    todo = [row for row in fitted.prompts if row not in part.notes]
+    if not todo:
+        return
+    with tqdm(total=len(fitted.prompts), initial=len(fitted.prompts) - len(todo), desc="notes", unit="note") as bar:
+        choices: Sequence[str] = ()
+
+        def keep(index: int, generation: Any) -> None:
+            row = todo[index]
+            note = generated_note(rows[row].id, generation, writer.renderer)
+            with saving_notes(part.path):
+                part.add(row, replace(note, choice=choices[index]) if choices else note)
+            bar.update()
+
+        try:
+            prompts = [fitted.prompts[row] for row in todo]
+            model = writer.load_model(prompts)
+            choices = likeliest_options(model, writer.renderer, prompts)
+            generate(
+                model,
+                prompts,
+                batch_size=batch_size,
+                on_finished=keep,
+                **writer.options([rows[row] for row in todo]),
+            )
+        except KeyboardInterrupt:
+            raise StoppedBySignal(f"{len(part.notes)} notes are kept in {part.path}; go on with --resume") from None

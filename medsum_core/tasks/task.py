@@ -1,0 +1,155 @@
+"""What a task is: the labelled parts of its prompt, the answer that is learnt, and what is measured of it.
+
+A prompt is the instruction and the parts in their order, each behind its label; a part stands on its label's line, or
+as a block below it:
+
+    Write one section of a clinical note from the dialogue below. ...
+
+    Section: Chief complaint                <- a part on one line
+
+    Dialogue:
+    Doctor: What brings you in?             <- a block, which loses whole turns where it is too long
+    Patient: My knee.
+
+The answer is a text. It may begin with a choice, one of a few options on a line of its own (yes, no, maybe), which is
+scored by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from medsum_core.tasks.section_names import section_name
+
+METRICS = ("rouge", "accuracy", "macro_f1")
+FLOORS = ("copied_source", "majority", "without_source")
+UNITS = ("turns", "paragraphs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of the prompt. `columns`: where a file holds it, the first one found; none: it is made, not read.
+
+    `form`: `line` stands behind its label with its white space collapsed, `block` below it. `is_section`: an MTS-Dialog
+    code is written out, and `--section` may take the place of the column.
+    """
+
+    name: str
+    label: str
+    columns: tuple[str, ...]
+    form: Literal["line", "block"] = "block"
+    is_section: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The first line of an answer: one of `options`. `by_likelihood`: scored also by what the model thinks of each."""
+
+    columns: tuple[str, ...]
+    options: tuple[str, ...]
+    by_likelihood: bool = False
+    is_section: bool = False  # the options are names of sections, and files hold their codes
+
+    def option(self, value: str) -> str | None:
+        """The option that a cell names, in any case; None where it is none of them."""
+        wanted = section_name(value) if self.is_section else value.strip()
+        return next((option for option in self.options if option.casefold() == wanted.casefold()), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What is learnt: `label` stands before it in a plain prompt, `columns` hold its text."""
+
+    label: str
+    columns: tuple[str, ...]
+    choice: Choice | None = None
+
+    def split(self, answer: str) -> tuple[str, str]:
+        """Choice and text of a written answer; the choice is "" where it begins with none of the options."""
+        if self.choice is None:
+            return "", answer
+        names = "|".join(re.escape(option) for option in sorted(self.choice.options, key=len, reverse=True))
+        found = re.match(rf"\W*({names})(?!\w)[^\S\n]*[.,:;-]?\s*", answer, re.IGNORECASE)
+        if found is None:
+            return "", answer
+        return self.choice.option(found[1]) or "", answer[found.end() :]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncation:
+    """Which part loses what where a prompt is too long: whole turns of speakers, or whole paragraphs (lines)."""
+
+    part: str
+    unit: Literal["turns", "paragraphs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task; see the module. `name` is for people and the report.
+
+    `truncate`: None where nothing may be cut, so that a row that is too long is set aside. `facts_from`: the part that
+    facts of an answer are looked up in; None: they are not checked. `divide`: a row is a whole visit, which is learnt
+    and written by the four divisions of its note, joined again afterwards.
+    """
+
+    name: str
+    instruction: str
+    parts: tuple[Part, ...]
+    answer: Answer
+    id_columns: tuple[str, ...] = ("ID",)
+    truncate: Truncation | None = None
+    facts_from: str | None = None
+    metrics: tuple[str, ...] = ("rouge",)
+    floors: tuple[str, ...] = ()
+    divide: bool = False
+
+    @property
+    def source(self) -> str:
+        """The part that an answer is written from: the one that may be truncated, else the last."""
+        return self.truncate.part if self.truncate else self.parts[-1].name
+
+    @property
+    def names_section(self) -> bool:
+        """Whether the answer begins with the name of a section."""
+        return self.answer.choice is not None and self.answer.choice.is_section
+
+    @property
+    def section_part(self) -> Part | None:
+        """The part that names a section; None for most tasks."""
+        return next((part for part in self.parts if part.is_section), None)
+
+
+def task_problems(task: Task) -> list[str]:
+    """What is wrong with a task, a line each: names that stand for nothing, and metrics that it has no column for."""
+    names = [part.name for part in task.parts]
+    problems = [f"instruction, parts and their labels: {what} is empty" for what in _empty(task)]
+    if len(set(names)) < len(names):
+        problems.append("parts: two have the same name")
+    for key, name in (("truncate", task.truncate and task.truncate.part), ("facts_from", task.facts_from)):
+        if name is not None and name not in names:
+            problems.append(f"{key}: there is no part {name!r}; the parts are {', '.join(names)}")
+    blocks = {part.name for part in task.parts if part.form == "block"}
+    if task.truncate and task.truncate.part in set(names) - blocks:
+        problems.append(f"truncate: {task.truncate.part!r} stands on a line; only a block can lose turns or paragraphs")
+    for key, values, known in (("metrics", task.metrics, METRICS), ("floors", task.floors, FLOORS)):
+        problems += [
+            f"{key}: unknown {value!r}; known are {', '.join(known)}" for value in values if value not in known
+        ]
+    choice = task.answer.choice
+    if choice is None and set(task.metrics) & {"accuracy", "macro_f1"}:
+        problems.append("metrics: accuracy and macro_f1 are of a choice, and the answer has none")
+    if choice is not None and len({option.casefold() for option in choice.options}) < max(2, len(choice.options)):
+        problems.append("answer: a choice has at least two options, all different")
+    if choice is None and not task.answer.columns:
+        problems.append("answer: neither a column nor a choice")
+    return problems
+
+
+def _empty(task: Task) -> list[str]:
+    named = {"the instruction": task.instruction, "the list of parts": "".join(part.name for part in task.parts)}
+    named |= {f"the label of {part.name!r}": part.label for part in task.parts} | {
+        "the answer's label": task.answer.label
+    }
+    return [what for what, text in named.items() if not text.strip()]

@@ -1,0 +1,141 @@
+"""Every task from file to report and score: training, notes and scores by the scripts, on a tiny random model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from support import tiny_model, tiny_tokenizer
+from task_files import questions, summaries, visits, write_csv
+from tiny_run import exit_code
+
+import infer
+from medsum_core.process import run_as_script
+from medsum_core.score import __main__ as score
+from medsum_core.tasks.divisions import DIVISIONS
+
+ROOT = Path(__file__).parents[2]
+OWN = ROOT / "examples" / "patient_instructions.yaml"
+LENGTHS = "--max_length 320 --max_new_tokens 24"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model("gemma").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def train(model: Path, folder: Path, task: object, train_file: Path, validation_file: Path, *more: object) -> str:
+    """Train a run of one update; returns its report."""
+    line = f"""--model_name_or_path {model} --task {task} --train_file {train_file} --validation_file {validation_file}
+        --output_dir {folder / "run"} --offline true --precision fp32 --max_steps 1 --gradient_accumulation_steps 2
+        {LENGTHS} --no_repeat_ngram_size 3"""
+    assert exit_code([*line.split(), *map(str, more)]) == 0
+    return (folder / "run" / "report.md").read_text()
+
+
+def write_notes(folder: Path, rows: Path, *more: object) -> list[dict[str, str]]:
+    out = folder / "notes.csv"
+    out.unlink(missing_ok=True)
+    line = ["--run", folder / "run", "--input_file", rows, "--output_file", out, *more]
+    assert run_as_script(lambda: infer.main([str(word) for word in line])) == 0
+    with out.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def scores(folder: Path, task: object, references: Path) -> dict[str, object]:
+    out = folder / "scores.json"
+    line = ["--task", task, "--references", references, "--predictions", folder / "notes.csv", "--json", out]
+    score.main([str(word) for word in line])
+    found: dict[str, object] = json.loads(out.read_text())
+    return found
+
+
+def test_visits_are_learnt_by_division_and_written_whole(model: Path, tmp_path: Path) -> None:
+    valid = visits(tmp_path / "valid.csv", first=50, count=2)
+    other = write_csv(tmp_path / "other.csv", ("encounter_id", "note"), ("V51", "Rest."), ("V50", "Has a rash."))
+    report = train(
+        model, tmp_path, "visit", visits(tmp_path / "train.csv", first=0, count=4), valid, "--baseline_file", other
+    )
+    assert "16 of 16 rows used" in report and "same 2 validation rows" in report
+    for title in ("copied dialogue", "another system's file", "| assessment and plan |", "| objective results | 1 |"):
+        assert title in report.replace("| :---", "")
+    (first, second) = write_notes(tmp_path, valid)
+    assert list(first)[:2] == ["encounter_id", "note"] and [first["encounter_id"], second["encounter_id"]] == [
+        "V50",
+        "V51",
+    ]
+    assert int(first["num_tokens"]) >= len(DIVISIONS)
+    found = scores(tmp_path, "visit", valid)
+    assert found["count"] == 2 and set(found["divisions"]) == set(DIVISIONS)  # type: ignore[call-overload]
+    submission = write_notes(tmp_path, valid, "--output_format", "mediqa")
+    assert list(submission[0]) == ["TestID", "SystemOutput"]
+    assert scores(tmp_path, "visit", valid)["rouge1"] == found["rouge1"]
+
+
+def test_finished_visits_can_not_be_added_to(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    valid = visits(tmp_path / "valid.csv", first=50, count=1)
+    train(model, tmp_path, "visit", visits(tmp_path / "train.csv", first=0, count=1), valid, "--report_rows", 0)
+    write_notes(tmp_path, valid)
+    line = f"--run {tmp_path / 'run'} --input_file {valid} --output_file {tmp_path / 'notes.csv'} --resume"
+    assert run_as_script(lambda: infer.main(line.split())) == 2
+    assert "rows of its task can't be added" in capsys.readouterr().err
+
+
+def test_questions_have_choices_by_likelihood_and_as_written(model: Path, tmp_path: Path) -> None:
+    valid = questions(tmp_path / "valid.json", first=30, count=3)
+    report = train(model, tmp_path, "pubmedqa", questions(tmp_path / "train.json", first=0, count=6), valid)
+    for line in (
+        "base, likeliest option",
+        "tuned, likeliest option, without the context (floor)",
+        "always 'yes' (floor)",
+        "tuned, as written",
+    ):
+        assert f"| {line} |" in report
+    assert "Accuracy, tuned − base" in report and "copied dialogue" not in report
+    rows = write_notes(tmp_path, valid)
+    assert list(rows[0])[:4] == ["id", "answer", "generated_answer", "long_answer"]
+    assert all(row["answer"] in ("yes", "no", "maybe") for row in rows)
+    found = scores(tmp_path, "pubmedqa", valid)
+    right = sum(row["answer"] == truth for row, truth in zip(rows, ("yes", "no", "maybe"), strict=True))
+    assert found["accuracy"] == pytest.approx(right / 3) and found["generated"]["count"] == 3  # type: ignore[index]
+
+
+def test_a_section_s_header_is_written_before_it(model: Path, tmp_path: Path) -> None:
+    header = ("ID", "section_header", "dialogue", "section_text")
+    rows = [(str(n), ("CC", "ROS")[n % 2], f"Doctor: Hm {n}?\nPatient: A cough.", "Cough.") for n in range(4)]
+    data = write_csv(tmp_path / "rows.csv", header, *rows)
+    valid = write_csv(tmp_path / "valid.csv", header, ("9", "CC", "Doctor: And?\nPatient: A rash.", "Rash."))
+    report = train(model, tmp_path, "section-with-header", data, valid)
+    assert "| always 'Chief complaint' (floor) |" in report and "likeliest" not in report
+    submission = write_notes(tmp_path, valid, "--output_format", "mediqa")
+    assert list(submission[0]) == ["TestID", "SystemOutput1", "SystemOutput2"]
+    assert "header_accuracy" in scores(tmp_path, "section-with-header", valid)
+
+
+def test_a_task_of_one_s_own_goes_from_file_to_report(model: Path, tmp_path: Path) -> None:
+    """The worked example of `examples/`. The run keeps the task: its file may change or go afterwards."""
+    own = tmp_path / "own.yaml"
+    own.write_text(OWN.read_text())
+    valid = summaries(tmp_path / "valid.csv", first=30, count=2)
+    report = train(model, tmp_path, own, summaries(tmp_path / "train.csv", first=0, count=4), valid)
+    assert "4 of 4 rows used" in report and "copied dialogue" in report and "facts checked" in report
+    own.unlink()
+    rows = write_notes(tmp_path, valid)
+    assert [row["id"] for row in rows] == ["S30", "S31"] and list(rows[0])[1] == "note"
+    assert scores(tmp_path, OWN, valid)["count"] == 2
+
+
+def test_a_question_without_a_text_is_answered_and_its_facts_are_not_checked(model: Path, tmp_path: Path) -> None:
+    rows = [(str(n), f"What helps {n}?", f"Rest for {n} days.") for n in range(4)]
+    data = write_csv(tmp_path / "rows.csv", ("id", "question", "answer"), *rows)
+    valid = write_csv(tmp_path / "valid.csv", ("id", "question", "answer"), ("9", "What is rest?", "Doing nothing."))
+    report = train(model, tmp_path, "medquad", data, valid)
+    assert "Not checked: the task gives the model no text" in report and "facts checked" not in report
+    assert "unsupported" not in write_notes(tmp_path, valid)[0]
+    line = f"--run {tmp_path / 'run'} --input_file {valid} --output_file {tmp_path / 'more.csv'} --grounded"
+    assert run_as_script(lambda: infer.main(line.split())) == 2
