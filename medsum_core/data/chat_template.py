@@ -98,8 +98,9 @@ def check_template_kwargs(
     idle = []
     for name in template_kwargs:
         others = {other: value for other, value in template_kwargs.items() if other != name}
-        if render(tokenizer, messages, template_kwargs=others, add_generation_prompt=True) == prompt:
-            idle.append(name)
+        with suppress(InputError):  # a template that fails without it reads it
+            if render(tokenizer, messages, template_kwargs=others, add_generation_prompt=True) == prompt:
+                idle.append(name)
     if idle:
         raise InputError(
             f"{FLAG}: {escape(', '.join(idle))}: changes nothing in this model's prompt (its template does not read "

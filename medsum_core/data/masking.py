@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medsum_core.data.disclosure import MAX_IDS, show_id, show_ids
+from medsum_core.data.build_report import BuildReport, SetAside
+from medsum_core.data.disclosure import show_id
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.data.truncation import prompt_within
@@ -31,6 +32,7 @@ class Example:
     targets: tuple[int, ...]  # as long as input_ids, already shifted; the last is always IGNORE_INDEX
     num_prompt_tokens: int
     num_turns_dropped: int
+    num_tokens_dropped: int = 0  # of the prompt, by truncation
     beyond_reserve: bool = False  # lost more turns than in decoding, because its note is longer than the reserve
 
     @property
@@ -52,55 +54,6 @@ class Example:
     def num_tokens(self) -> int:
         """Prompt, note and stop token."""
         return len(self.input_ids)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetAside:
-    """A row that is not trained on: its note alone does not fit, or no turn of its dialogue fits with the note."""
-
-    id: str
-    num_note_tokens: int  # without the stop token
-    num_tokens_needed: int  # the --max_length that needs no truncation
-    note_alone: bool  # the note alone (with prompt and stop token, without any dialogue) is too long
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildReport:
-    """What became of the rows: `num_rows == num_used + len(set_aside)`. Ids and counts, never text."""
-
-    num_rows: int
-    num_used: int
-    num_turns_dropped: dict[str, int]  # by row id, truncated rows only
-    beyond_reserve: tuple[str, ...]  # of these, the rows with a shorter prompt than they get in decoding
-    set_aside: tuple[SetAside, ...]
-    inexact: tuple[str, ...] = ()  # rows with a note that the vocabulary can't spell: its ids decode to another text
-
-    def lines(self) -> list[str]:
-        """The report for a person; empty when every row was used whole."""
-        lines = []
-        if self.num_turns_dropped:
-            lines.append(
-                f"{len(self.num_turns_dropped)} dialogues lost whole turns: ids {show_ids(self.num_turns_dropped)}"
-            )
-        if self.beyond_reserve:
-            lines.append(
-                f"of these, {len(self.beyond_reserve)} are shorter than in decoding, to make room for a note "
-                f"longer than --max_new_tokens: ids {show_ids(self.beyond_reserve)}"
-            )
-        if self.inexact:
-            lines.append(
-                f"{len(self.inexact)} notes hold characters that this model's vocabulary lacks; they are learnt "
-                f"without them: ids {show_ids(self.inexact)}"
-            )
-        for row in self.set_aside[:MAX_IDS]:
-            reason = "its note alone does not fit" if row.note_alone else "no turn of its dialogue fits with its note"
-            lines.append(
-                f"row id {show_id(row.id)} is set aside: {reason} ({row.num_note_tokens} tokens); "
-                f"--max_length {row.num_tokens_needed} would use it whole"
-            )
-        if len(self.set_aside) > MAX_IDS:
-            lines.append(f"and {len(self.set_aside) - MAX_IDS} more rows are set aside")
-        return lines
 
 
 def build_example(
@@ -147,6 +100,9 @@ def build_examples(
         num_rows=len(records),
         num_used=len(examples),
         num_turns_dropped={row.id: row.num_turns_dropped for row in examples if row.num_turns_dropped},
+        num_tokens_dropped={row.id: row.num_tokens_dropped for row in examples if row.num_turns_dropped},
+        max_new_tokens=max_new_tokens,
+        num_note_tokens={record.id: len(renderer.note_ids(record.answer)) for record in records},
         beyond_reserve=tuple(row.id for row in examples if row.beyond_reserve),
         set_aside=tuple(row for row in built if isinstance(row, SetAside)),
         inexact=tuple(row.id for row in examples if renderer.decode(row.note_ids) != notes[row.id]),
@@ -186,6 +142,7 @@ def _build(
         targets=tuple(targets),
         num_prompt_tokens=len(prompt.ids),
         num_turns_dropped=prompt.num_turns_dropped,
+        num_tokens_dropped=prompt.num_tokens_dropped,
         beyond_reserve=prompt.num_turns_dropped > in_decoding.num_turns_dropped,
     )
 

@@ -18,6 +18,7 @@ class Prompt:
 
     ids: list[int]
     num_turns_dropped: int
+    num_tokens_dropped: int
     has_dialogue: bool  # False: no turn of the dialogue fits; the prompt without any may then still be too long
 
 
@@ -28,7 +29,8 @@ def prompt_within(record: Record, renderer: PromptRenderer, *, max_prompt_tokens
     """
     text, num_dropped = truncate_source(record.parts, renderer, max_prompt_tokens=max_prompt_tokens)
     ids = renderer.prompt_ids({**record.parts, renderer.task.source: text})
-    return Prompt(ids=ids, num_turns_dropped=num_dropped, has_dialogue=bool(text))
+    num_tokens = len(renderer.prompt_ids(record.parts)) - len(ids) if num_dropped else 0
+    return Prompt(ids=ids, num_turns_dropped=num_dropped, num_tokens_dropped=num_tokens, has_dialogue=bool(text))
 
 
 def split_turns(dialogue: str) -> list[str]:

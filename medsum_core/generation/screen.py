@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from medsum_core.data.records import Record, join_records
+from medsum_core.data.turns import read_turns
 from medsum_core.generation.generate import generate
 from medsum_core.generation.writer import Writer, fit
-from medsum_core.grounding.check import check_record, merge_unsupported
+from medsum_core.grounding.check import Fact, check_record, merge_unsupported
 from medsum_core.grounding.evidence import evidence
 
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
@@ -35,9 +36,12 @@ def show_note(writer: Writer, records: Sequence[Record], *, with_evidence: bool)
         print(f"(cut at the limit of {writer.budget.max_new_tokens} tokens)", file=sys.stderr)
     if left_out := sum(generation.left_out for generation in generations):
         print(f"(left out {left_out} times what the dialogue does not support)", file=sys.stderr)
-    spans = merge_unsupported(check_record(note, record, task))
+    facts = check_record(note, record, task)
+    spans = merge_unsupported(facts)
     if spans:
         print(f"\nNot said in the dialogue ({len(spans)}):\n{_marked(note, spans)}")
+    for line in _contradictions(note, facts, record.source_text):
+        print(line)
     for support in evidence(note, record.source_text) if with_evidence else ():
         turns = ", ".join(str(turn + 1) for turn in support.turns) or "none"
         flag = "  <- little support" if support.low_support else ""
@@ -58,6 +62,18 @@ class _Shown:
         if not text.endswith("\ufffd"):  # half of a character: wait for the rest
             print(text[len(self.text) :], end="", flush=True)
             self.text = text
+
+
+def _contradictions(note: str, facts: Sequence[Fact], dialogue: str) -> list[str]:
+    """What the note says and the turn that says otherwise, with the answer where that turn asks."""
+    turns = read_turns(dialogue)
+    lines = []
+    for fact in facts:
+        if fact.verdict == "contradicted" and fact.turn is not None:
+            said = turns[fact.turn : fact.turn + (2 if turns[fact.turn].text.endswith("?") else 1)]
+            words = " / ".join(f"{turn.speaker or 'Speaker'}: {turn.text}" for turn in said)
+            lines.append(f"{note[fact.start : fact.end]}: contradicted by turn {fact.turn + 1}: {words}")
+    return lines
 
 
 def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:

@@ -33,8 +33,9 @@ PREFIX = 5  # words match if their first letters do: "hypertension", "hypertensi
 class Support:
     """A sentence of the note at `[start, end)`: the turns (from 0) that support it, best first, and how well.
 
-    `score`: the share of the sentence's weight found in these turns, 0 to 1; 1 for a sentence without a content word.
-    `low_support`: the score is below LOW_SUPPORT.
+    `score`: the share of the sentence's weight found in these turns, 0 to 1; 1 for a sentence without a content word, 0
+    for one with an unsupported fact. `low_support`: the score is below LOW_SUPPORT. `contradicting`: the turns that
+    say otherwise, with their answers; none of them is in `turns`. `facts`: the sentence's facts, each with its turn.
     """
 
     start: int
@@ -42,6 +43,8 @@ class Support:
     turns: tuple[int, ...]
     score: float
     low_support: bool
+    contradicting: tuple[int, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
 
 def evidence(note: str, dialogue: str) -> list[Support]:
@@ -52,7 +55,13 @@ def evidence(note: str, dialogue: str) -> list[Support]:
     asks = [turn.text.endswith("?") for turn in said]
     facts = check_note(note, dialogue)
     found = [_support(note, span, turns, weights, facts, asks) for span in sentences(note)]
-    return [replace(support, turns=_with_answers(support.turns, asks)) for support in found]
+    return [_answered(support, asks) for support in found]
+
+
+def _answered(support: Support, asks: Sequence[bool]) -> Support:
+    against = _with_answers(support.contradicting, asks)
+    turns = tuple(turn for turn in _with_answers(support.turns, asks) if turn not in against)
+    return replace(support, turns=turns, contradicting=against)
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
@@ -110,17 +119,21 @@ def _support(
     asks: Sequence[bool],
 ) -> Support:
     start, end = span
-    inside = [fact for fact in facts if start <= fact.start < end]
+    own = [fact for fact in facts if start <= fact.start < end]
+    against = {fact.turn for fact in own if fact.verdict == "contradicted" and fact.turn is not None}
+    inside = [fact for fact in own if fact.turn is not None or fact.is_unsupported]  # others count by their words
     words = _stems(_without(note, span, inside))
     unseen = 1.0 + math.log(len(turns) + 1)
     total = sum(weights.get(word, unseen) for word in words) + FACT_WEIGHT * len(inside)
     found = 0.0
     chosen: list[int] = []
-    open_words, open_facts = set(words), {i for i, fact in enumerate(inside) if fact.turn is not None}
+    open_words, open_facts = set(words), {i for i, fact in enumerate(inside) if fact.is_supported}
     while len(chosen) < MAX_TURNS:
         gains = [
             sum(weights[word] for word in open_words if word in turn)
             + FACT_WEIGHT * sum(inside[i].turn == number for i in open_facts)
+            if number not in against
+            else 0.0
             for number, turn in enumerate(turns)
         ]
         best = max(range(len(gains)), key=lambda k: gains[k] - QUESTION_PENALTY * asks[k], default=-1)
@@ -131,7 +144,16 @@ def _support(
         open_words -= set(turns[best])
         open_facts = {i for i in open_facts if inside[i].turn != best}
     score = found / total if total else 1.0
-    return Support(start=start, end=end, turns=tuple(chosen), score=score, low_support=score < LOW_SUPPORT)
+    score = 0.0 if any(fact.is_unsupported for fact in own) else score  # as supported as its worst fact
+    return Support(
+        start=start,
+        end=end,
+        turns=tuple(chosen),
+        score=score,
+        low_support=score < LOW_SUPPORT,
+        contradicting=tuple(sorted(against)),
+        facts=tuple(own),
+    )
 
 
 def _with_answers(turns: Sequence[int], asks: Sequence[bool]) -> tuple[int, ...]:

@@ -9,7 +9,9 @@ What is compared, and the bounds: `parity.py`.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ if __name__ == "__main__":
 
 from transformers import PreTrainedModel
 
+from medsum_core.config.arguments import DataArguments
 from medsum_core.config.run_folder import FolderLock
-from medsum_core.data.columns import DEFAULT_COLUMNS, columns_of
-from medsum_core.data.prompt import build_renderer
-from medsum_core.data.records import read_records
+from medsum_core.data.columns import columns_of
+from medsum_core.data.prompt import PromptRenderer, build_renderer, prompt_faults
+from medsum_core.data.records import Record, read_records
+from medsum_core.data.served_template import arguments_of, refuse_unequal, served_template
 from medsum_core.data.truncation import prompt_within
 from medsum_core.device import find_device
 from medsum_core.errors import InputError
@@ -33,7 +37,7 @@ from medsum_core.merge.parity import MAX_PROMPTS, note_logits
 from medsum_core.model.adapter_files import load_adapter
 from medsum_core.model.adapter_source import find_adapter
 from medsum_core.model.base import load_base, load_config, load_tokenizer
-from medsum_core.model.local_files import SENTENCEPIECE, text_files
+from medsum_core.model.local_files import CHAT_TEMPLATE, SENTENCEPIECE, text_files
 from medsum_core.model.quantised import check_same_model, is_quantised
 from medsum_core.model.recorded_files import base_files
 
@@ -58,9 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 lock.take(output, lock_file=lock_path(output))
         raise InputError(f"--output_dir {output}: exists and is not an empty folder; name another")
     source = find_adapter(args.run, base=args.model_name_or_path)
-    sample = files("medsum_core") / "data" / "sample" / "demo_valid.csv"
-    columns = columns_of(source.data) if args.input_file else DEFAULT_COLUMNS
-    records = read_records(args.input_file or str(sample), columns=columns, require_note=False)[: args.num_prompts]
+    records = _records(args.input_file, source.data)[: args.num_prompts]
     name, data = source.model.model_name_or_path, source.data
     place: dict[str, Any] = {
         "revision": source.model.model_revision,
@@ -69,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     _check_bits(name, is_quantised(load_config(name, **place)), args.base)
     source.check(base_files(name, **place), allow_other_base=args.allow_other_base)
     renderer = build_renderer(load_tokenizer(name, **place), **data.prompt_settings)
+    for fault in prompt_faults(renderer):  # of a run that began in an earlier version
+        print(fault.notice, file=sys.stderr)
+    template = _template(renderer, records)
     prompts = [prompt_within(one, renderer, max_prompt_tokens=data.max_prompt_tokens).ids for one in records]
     base = _dense_base(name, args.base, place)
     model = load_adapter(base, source.folder, base_name=source.trained_over)
@@ -80,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         output,
         renderer=renderer,
         max_new_tokens=data.max_new_tokens,
+        no_repeat_ngram_size=data.no_repeat_ngram_size,
+        chat_template=template,
         text_files=_text_files(name, args.base, place),
     )
     print(parity.line())
@@ -88,6 +95,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     if merged.config.model_type in ONLY_SENTENCEPIECE and not (output / SENTENCEPIECE).exists():
         print(f"the base has no {SENTENCEPIECE}: llama.cpp's converter needs that of the original model in the folder")
     print(f"merged model in {output}")
+
+
+def _records(input_file: str | None, data: DataArguments) -> list[Record]:
+    """The rows of the file, or of the sample: of a task with other parts these get its texts, which serve as well."""
+    columns = columns_of(data)
+    if input_file is not None:
+        return read_records(input_file, columns=columns, require_note=False)
+    sample = files("medsum_core") / "data" / "sample" / "demo_valid.csv"
+    records = read_records(str(sample), require_note=False)
+    texts = [{"line": record.section_header, "block": record.source_text} for record in records]
+    made = [{part.name: text[part.form] for part in columns.task.parts} for text in texts]
+    return [
+        replace(record, parts=parts, source=columns.task.source) for record, parts in zip(records, made, strict=True)
+    ]
+
+
+def _template(renderer: PromptRenderer, records: Sequence[Record]) -> str | None:
+    """The chat template that writes this run's prompt; None, and why, where there can be none."""
+    try:
+        template = served_template(renderer)
+        refuse_unequal(template, renderer, [record.parts for record in records])
+    except InputError as error:
+        print(f"no {CHAT_TEMPLATE} of this run's prompt, the base's own is left: {error}", file=sys.stderr)
+        return None
+    arguments = "".join(f", {name}=..." for name in arguments_of(renderer.task))
+    print(f"{CHAT_TEMPLATE} writes this run's prompt: of a user's message ({renderer.task.source}){arguments}")
+    return template
 
 
 def _check_bits(name: str, is_quantised: bool, dense: str | None) -> None:

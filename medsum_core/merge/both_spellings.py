@@ -18,6 +18,7 @@ from transformers.utils import CONFIG_NAME
 
 from medsum_core.files import write_text_atomic
 from medsum_core.model.base import load_config
+from medsum_core.model.local_files import CHAT_TEMPLATE, OLD_CHAT_TEMPLATE
 
 OWN_KEYS = ("rope_theta", "partial_rotary_factor")  # 4.57 has them beside `rope_scaling`, not inside
 NEW_CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"  # two names of one class in 5
@@ -56,6 +57,16 @@ def spell_tokenizer_config(folder: Path) -> None:
         spelled[OLD_TOKENS] = spelled.pop(NEW_TOKENS)
     if spelled != values:
         _write(path, spelled)
+
+
+def put_chat_template(folder: Path, text: str) -> None:
+    """Make the text the only chat template of the folder: readers disagree on which of several files comes first."""
+    (folder / OLD_CHAT_TEMPLATE).unlink(missing_ok=True)
+    path = folder / TOKENIZER_CONFIG_FILE
+    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if values.pop("chat_template", None) is not None:
+        _write(path, values)
+    write_text_atomic(folder / CHAT_TEMPLATE, text)
 
 
 def with_old_rope_names(values: Mapping[str, Any]) -> dict[str, Any]:

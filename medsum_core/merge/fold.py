@@ -24,7 +24,7 @@ from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.errors import InputError
 from medsum_core.files import sweep, system_errors
-from medsum_core.merge.both_spellings import spell_config, spell_tokenizer_config
+from medsum_core.merge.both_spellings import put_chat_template, spell_config, spell_tokenizer_config
 from medsum_core.merge.parity import NoteLogits, Parity, ParityError, compare_logits
 from medsum_core.merge.sentencepiece_file import sentencepiece_bytes
 from medsum_core.model.base import load_base, load_tokenizer
@@ -63,12 +63,15 @@ def save_if_equal(
     renderer: PromptRenderer,
     max_new_tokens: int,
     text_files: Mapping[str, Path],
+    no_repeat_ngram_size: int = 0,
+    chat_template: str | None = None,
 ) -> Parity:
     """Save to a temporary folder, load the model from it, compare its logits with `expected`, then rename the folder.
 
     The folder holds bf16 safetensors, the base's own `text_files` of tokenizer and processors, and a generation
-    configuration with this project's stop tokens; transformers 4.57 reads it too (`both_spellings.py`). Only its owner
-    can read it: weights can remember what they were trained on. Leaves `merged` on the CPU. Raises ParityError beyond
+    configuration with this project's stop tokens; transformers 4.57 reads it too (`both_spellings.py`). `chat_template`
+    takes the place of the base's own (see `data/served_template.py`). Only its owner can read the folder: weights can
+    remember what they were trained on. Leaves `merged` on the CPU. Raises ParityError beyond
     the bounds of `parity.py` or for a tokenizer that is not `renderer`'s, InputError if the system refuses to write; in
     each case no file remains.
     """
@@ -79,8 +82,9 @@ def save_if_equal(
         lock.take(output, lock_file=lock_path(output))
         sweep(output.parent, re.compile(rf"\.{re.escape(output.name)}\.[a-z0-9_]{{8}}\.part"))  # as mkdtemp names them
         draft = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
-        _save(merged, draft, renderer=renderer, max_new_tokens=max_new_tokens)
-        _save_text_files(draft, renderer, text_files)
+        lengths = {"max_new_tokens": max_new_tokens, "no_repeat_ngram_size": no_repeat_ngram_size}
+        _save(merged, draft, renderer=renderer, lengths=lengths)
+        _save_text_files(draft, renderer, text_files, chat_template=chat_template)
         parity = compare_logits(load_base(str(draft), precision="bf16", offline=True, device=device), expected)
         if not parity.holds:
             raise ParityError(f"{parity.line()}; the merged model is not what base and adapter are, so it was removed")
@@ -117,10 +121,11 @@ def _rename_or_move(draft: Path, output: Path) -> None:
         raise
 
 
-def _save(merged: PreTrainedModel, folder: Path, *, renderer: PromptRenderer, max_new_tokens: int) -> None:
+def _save(merged: PreTrainedModel, folder: Path, *, renderer: PromptRenderer, lengths: Mapping[str, int]) -> None:
+    """`lengths`: those of the run's decoding; 0 stands for no rule."""
     merged.generation_config = GenerationConfig(
         do_sample=False,
-        max_new_tokens=max_new_tokens,
+        **{name: length for name, length in lengths.items() if length},
         bos_token_id=renderer.tokenizer.bos_token_id,
         eos_token_id=list(renderer.stop_token_ids),
         pad_token_id=renderer.pad_token_id,
@@ -130,7 +135,9 @@ def _save(merged: PreTrainedModel, folder: Path, *, renderer: PromptRenderer, ma
     spell_config(folder)
 
 
-def _save_text_files(folder: Path, renderer: PromptRenderer, files: Mapping[str, Path]) -> None:
+def _save_text_files(
+    folder: Path, renderer: PromptRenderer, files: Mapping[str, Path], *, chat_template: str | None
+) -> None:
     """The base's own files: this transformers would leave out `tokenizer.model` and write what older ones can't read.
 
     A Gemma's `tokenizer.model` that the base lacks is made from its `tokenizer.json`. Where the base has none of the
@@ -144,6 +151,10 @@ def _save_text_files(folder: Path, renderer: PromptRenderer, files: Mapping[str,
     if SENTENCEPIECE not in files and (pieces := sentencepiece_bytes(folder)) is not None:
         (folder / SENTENCEPIECE).write_bytes(pieces)
     spell_tokenizer_config(folder)
+    if chat_template is not None:
+        put_chat_template(folder, chat_template)
     written, own = load_tokenizer(str(folder), offline=True), renderer.tokenizer
+    if chat_template is not None:  # of several by name only the one that was used is kept
+        written.chat_template = own.chat_template
     if tokenizer_fingerprint(written) != tokenizer_fingerprint(own):
         raise ParityError("the tokenizer read from the merged folder is not the base's, so the folder was removed")

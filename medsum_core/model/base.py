@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from medsum_core.data.served_template import base_template
 from medsum_core.errors import InputError, is_out_of_memory, reason
 from medsum_core.model.embedded import embedded_folder, is_embedded
 from medsum_core.model.families import KEPT_DENSE, plain_attention
@@ -45,8 +46,9 @@ def load_config(name_or_path: str, *, revision: str | None = None, offline: bool
 
 
 def load_tokenizer(name_or_path: str, *, revision: str | None = None, offline: bool = False) -> PreTrainedTokenizerBase:
-    """The model's tokenizer. Raises InputError if it can't be had."""
+    """The model's tokenizer, of a merged model with the base's own template. Raises InputError if it can't be had."""
     tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, name_or_path, revision=revision, offline=offline)
+    tokenizer.chat_template = base_template(tokenizer.chat_template)
     if len(tokenizer) < MIN_TOKENS:
         raise InputError(
             f"--model_name_or_path {name_or_path}: its tokenizer has {len(tokenizer)} entries and no words; are the "

@@ -12,6 +12,7 @@ from medsum_core.model.embedded import embedded_folder, is_embedded
 from medsum_core.quiet_libraries import quiet_libraries
 
 TOKENIZER_JSON, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
+CHAT_TEMPLATE, OLD_CHAT_TEMPLATE = "chat_template.jinja", "chat_template.json"  # the latter: of processors
 INSTEAD_OF_JSON = (SENTENCEPIECE, "vocab.json", "merges.txt")
 TOKENIZER_FILES = (
     TOKENIZER_JSON,
@@ -19,13 +20,13 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
 )
 PROCESSOR_FILES = (
     "processor_config.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",
-    "chat_template.json",
+    OLD_CHAT_TEMPLATE,
 )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsum_core.config.run_folder import CURVE_NAME
+from medsum_core.data.build_report import BuildReport
 from medsum_core.data.disclosure import show_id
-from medsum_core.data.masking import BuildReport
 from medsum_core.files import write_text_atomic
 from medsum_core.report.choices import choice_differences, choice_table
 from medsum_core.report.comparison import Comparison

@@ -143,7 +143,7 @@ def _read(
     note_column: str | None = None,
 ) -> AnswerRows:
     id_names = (id_column,) if id_column else tuple(dict.fromkeys((*ID_COLUMNS, *task.id_columns)))
-    ids = one_column(table, id_names, required=id_column is not None)
+    id_column = one_column(table, id_names, required=id_column is not None)
     answer = find_first(table, answer_columns) or one_column(table, answer_columns, required=True)
     text = find_first(table, (note_column,) if note_column else task.answer.columns)
     generated = table.find_column(GENERATED)
@@ -153,11 +153,11 @@ def _read(
         for column in (answer, generated, text):
             if column and (wrong := not_text_problem(row, column, null_is_empty=True)):
                 problems.append(wrong)
-        name = normalise_text(row.cells[ids]) if ids else str(row.number)
+        name = normalise_text(row.cells[id_column]) if id_column else str(row.number)
         if not name:
-            problems.append(f"{row.place}, column {ids!r}: empty")
+            problems.append(f"{row.place}, column {id_column!r}: empty")
         elif (first := seen.setdefault(name, row.number)) != row.number:
-            problems.append(f"{row.place}, column {ids!r}: the same id as row {first}")
+            problems.append(f"{row.place}, column {id_column!r}: the same id as row {first}")
     raise_problems(table.source, problems)
 
     def cells(column: str | None, read: Callable[[str], str]) -> list[str] | None:
@@ -166,7 +166,7 @@ def _read(
     choice = _choice(task)
     return AnswerRows(
         name=table.source,
-        ids=list(seen) if ids else None,
+        ids=list(seen) if id_column else None,
         answers=cells(answer, lambda text: choice.option(text.strip().removesuffix(".")) or "") or [],
         generated=cells(generated, lambda text: task.answer.split(text)[0]),
         texts=cells(text, str),

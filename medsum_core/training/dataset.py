@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from medsum_core.config.arguments import DataArguments
+from medsum_core.data.build_report import BuildReport
 from medsum_core.data.columns import columns_of
 from medsum_core.data.disclosure import show_id, show_ids
 from medsum_core.data.hub import load_hub
-from medsum_core.data.masking import BuildReport, Example, build_examples
+from medsum_core.data.masking import Example, build_examples
 from medsum_core.data.named.registry import load_named, named_datasets
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import (

@@ -113,7 +113,9 @@ def test_note_longer_than_the_limit_is_set_aside_never_cut() -> None:
         True,
     )
     assert report.lines() == [
-        "row id b is set aside: its note alone does not fit (31 tokens); --max_length 39 would use it whole"
+        "1 of 3 notes are longer than --max_new_tokens 8, at which decoding would cut them: 32 fits 95 % of them, 32 "
+        "all; ids, the longest first: b",
+        "row id b is set aside: its note alone does not fit (31 tokens); --max_length 39 would use it whole",
     ]
     assert build(rows[1], toy_renderer(), max_length=38, max_new_tokens=8) is None
     assert build(rows[1], toy_renderer(), max_length=39, max_new_tokens=8).num_tokens == 39

@@ -109,7 +109,7 @@ def test_aci_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = Columns(id="encounter_id", note="note", section="Visit note")
     rows = load_named("aci-bench", columns=columns, validation_split="test3")
     assert rows.train.records[0].id == "D2N0" and rows.train.records[0].note == "a note"
-    assert rows.validation is not None and rows.validation.records[0].dialogue == "[doctor] hi\n[patient] test3"
+    assert rows.validation is not None and rows.validation.records[0].source_text == "[doctor] hi\n[patient] test3"
 
 
 def textgrid(*intervals: tuple[float, float, str]) -> bytes:

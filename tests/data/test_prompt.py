@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from medsum_core.data import chat_template
 from medsum_core.data.masking import IGNORE_INDEX, build_example
 from medsum_core.data.prompt import PromptRenderer, build_renderer
+from medsum_core.data.served_template import served_template
 from medsum_core.errors import InputError
 from medsum_core.model.embedded import EMBEDDED_NAME, SMOLLM2_NAME, embedded_folder
 
@@ -113,6 +114,14 @@ def test_runs_laid_end_to_end_equal_the_joint_encoding(name: str, renderer: Prom
     with_note = EXPECTED_PROMPTS[name] + "Dry cough.\n\n2 mg." + STOPS[name][0]
     note_ids = renderer.note_ids("Dry cough.\n\n2 mg.")
     assert joint + note_ids == renderer.tokenizer(with_note, add_special_tokens=False)["input_ids"]
+
+
+def test_a_server_with_our_template_builds_the_same_prompt(name: str, renderer: PromptRenderer) -> None:
+    joint = renderer.tokenizer(EXPECTED_PROMPTS[name], add_special_tokens=False)["input_ids"]
+    served = copy(renderer.tokenizer)
+    served.chat_template = served_template(renderer)
+    message = [{"role": "user", "content": f"{DIALOGUE}\n"}]
+    assert served.apply_chat_template(message, section="GENHX", add_generation_prompt=True, return_dict=False) == joint
 
 
 def test_stop_tokens_by_name(name: str, renderer: PromptRenderer) -> None:

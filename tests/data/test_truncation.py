@@ -158,8 +158,11 @@ def test_rows_are_used_or_reported_and_only_a_long_note_costs_more_turns(rendere
     assert set(report.num_turns_dropped) == {"truncated", "long-note"}
     assert report.beyond_reserve == ("long-note",)
     assert [(row.id, row.note_alone) for row in report.set_aside] == [("one-turn", False), ("note-alone", True)]
+    lost = list(report.num_tokens_dropped.values())
     assert [line.split(":")[0] for line in report.lines()] == [
-        "2 dialogues lost whole turns",
+        "3 of 6 notes are longer than --max_new_tokens 60, at which decoding would cut them",
+        f"2 dialogues lost whole turns (median {sum(report.num_turns_dropped.values()) / 2:g}, worst "
+        f"{max(report.num_turns_dropped.values())}; in tokens {sum(lost) / 2:g} and {max(lost)})",
         "of these, 1 are shorter than in decoding, to make room for a note longer than --max_new_tokens",
         "row id one-turn is set aside",
         "row id note-alone is set aside",

@@ -23,10 +23,11 @@ from medsum_core.merge.__main__ import main
 from medsum_core.merge.fold import fold, save_if_equal
 from medsum_core.merge.parity import Parity, compare_logits, note_logits
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter, save_adapter
-from medsum_core.model.base import load_base
+from medsum_core.model.base import load_base, load_tokenizer
 from medsum_core.model.lora import LoraSettings, attach_lora
 from medsum_core.process import run_as_script
 
+DIALOGUE = "Doctor: Any fever?\nPatient: No."
 PROMPTS = [[2, 40, 41, 42, 43], [2, 60, 61]]
 
 
@@ -112,8 +113,10 @@ def test_the_command_writes_a_model_for_plain_transformers(
     renderer = build_renderer(tiny_tokenizer())
     assert model.dtype == torch.bfloat16
     assert model.generation_config.eos_token_id == list(renderer.stop_token_ids) and len(renderer.stop_token_ids) == 2
-    assert tokenizer.chat_template == renderer.tokenizer.chat_template
-    prompt = build_renderer(tokenizer).prompt_ids(section_parts("Doctor: Any fever?\nPatient: No.", "CC"))
+    assert load_tokenizer(str(out)).chat_template == renderer.tokenizer.chat_template  # to train on top of it
+    prompt = build_renderer(load_tokenizer(str(out))).prompt_ids(section_parts(DIALOGUE, "CC"))
+    asked = {"section": "CC", "add_generation_prompt": True, "return_dict": False}
+    assert tokenizer.apply_chat_template([{"role": "user", "content": DIALOGUE}], **asked) == prompt
     model, merged, ids = model.float(), fold(adapted(base, mild_run)).float(), torch.tensor([prompt])
     for module in merged.modules():
         vars(module).pop("forward", None)  # those of training: the kernels of norms round otherwise

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from rouge_score import rouge_scorer
 from support import section_parts, section_record, tiny_model, tiny_tokenizer
 
-from medsum_core.data.masking import BuildReport, SetAside
+from medsum_core.data.build_report import BuildReport, SetAside
 from medsum_core.data.prompt import build_renderer
 from medsum_core.generation import notes as notes_module
 from medsum_core.generation.generate import generate
@@ -94,9 +94,10 @@ def renderer():
 
 @lru_cache
 def compared():
-    return compare_base_and_tuned(
+    found = compare_base_and_tuned(
         tuned_model(), renderer(), RECORDS, shared_ids=("row-4", "elsewhere"), show_progress=False, **LIMITS
     )
+    return found.comparison, found.base_notes, found.tuned_notes
 
 
 def texts_of(value) -> str:

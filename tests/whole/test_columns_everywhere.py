@@ -104,7 +104,9 @@ def test_one_dialogue_gets_the_section_of_the_run_unless_another_is_named(
 ) -> None:
     (tmp_path / "visit.txt").write_text("Doctor: Any cough?")
     sections: list[str] = []
-    monkeypatch.setattr(infer, "write_one", lambda _writer, _dialogue, args: sections.append(args.section))
+    monkeypatch.setattr(
+        "medsum_core.generation.screen.show_note", lambda _, rows, **__: sections.append(rows[0].section_header)
+    )
     for more in ([], ["--section", "ROS"]):
         infer.main(["--run", str(run), "--dialogue_file", str(tmp_path / "visit.txt"), *more])
     assert sections == ["GENHX", "ROS"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from medsum_core.data.turns import Turn, read_turns
@@ -28,7 +28,7 @@ GENERIC = bag(  # words of a concept's name that do not tell it from another
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Heard:
     """A dialogue with the findings named in it."""
 
@@ -157,6 +157,7 @@ class Heard:
         )
 
 
+@lru_cache(maxsize=16)  # decoding checks a growing note against one dialogue
 def hear(dialogue: str, lexicon: Lexicon) -> Heard:
     """Read a dialogue's findings."""
     turns = read_turns(dialogue)

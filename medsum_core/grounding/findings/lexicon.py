@@ -4,11 +4,13 @@ A row of a table: name, synonyms, broader names, separated by tabs; synonyms and
 
 - in capitals ("MI") counts only where the text has capitals,
 - after "~" counts only in a dialogue, its words anywhere in a question and its answer ("~blood stool"),
+- after "=" counts only in a dialogue ("=drink"),
 - after "!" denies the finding that it names ("!nonsmoker"),
 - as "pain@chest" is the quality `pain` of the body part `chest`.
 
 The broader name "@part" says that a body part completes the name ("pain"), "@needs" that it says nothing without one
-("discharge"). A user's table has the kind as a first field.
+("discharge"), "@lack" that a denial may state it ("I don't eat" is a loss of appetite). A user's table has the kind as
+a first field.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ KINDS = ("medication", "allergen", "symptom", "condition", "procedure", "substan
 PART = "part"
 TABLES = Path(__file__).parent / "lexicon"
 END = ""  # the key of a phrase's entries in the trie
-PARTED, NEEDS_PART = "@part", "@needs"
-LOOSE, DENYING = "~", "!"
+PARTED, NEEDS_PART, LACK = "@part", "@needs", "@lack"
+LOOSE, DENYING, SPOKEN = "~", "!", "="
 COMMENT = "#"
 
 
@@ -36,6 +38,7 @@ class Concept:
     """A finding that can be named.
 
     `loose`: sets of stems that mention it in a dialogue. `parted`: a body part completes it; `needs_part`: must.
+    `lack`: a denial may state it.
     """
 
     name: str
@@ -44,11 +47,13 @@ class Concept:
     loose: tuple[frozenset[str], ...]
     parted: bool
     needs_part: bool
+    lack: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Lexicon:
-    """Concepts by name, and the trie of their phrases: stems, then under END triples of name, "in capitals", "denying".
+    """Concepts by name, and the trie of their phrases: stems, then under END each name with "in
+    capitals", "denying", "spoken only".
 
     `composed`: the concept that a quality and a part make. `ancestors`: each name with all its broader names.
     """
@@ -123,8 +128,8 @@ def _build(rows: Sequence[_Row]) -> Lexicon:
         for text in (row.name, *row.synonyms):
             if text.startswith(LOOSE) or "@" in text:
                 continue
-            stems = [stem(word.lower()) for word in text.removeprefix(DENYING).split()]
-            _insert(trie, stems, (row.name, text.isupper(), text.startswith(DENYING)))
+            stems = [stem(word.lower()) for word in text.lstrip(DENYING + SPOKEN).split()]
+            _insert(trie, stems, (row.name, text.isupper(), text.startswith(DENYING), text.startswith(SPOKEN)))
             loose += [frozenset(stems)] if len(stems) > 1 and not text.startswith(DENYING) else []
         concepts[row.name] = Concept(
             name=row.name,
@@ -135,12 +140,13 @@ def _build(rows: Sequence[_Row]) -> Lexicon:
             loose=tuple(dict.fromkeys(loose)),
             parted=PARTED in row.broader,
             needs_part=NEEDS_PART in row.broader,
+            lack=LACK in row.broader,
         )
     ancestors = {name: _ancestors(concepts, name) for name in concepts}
     return Lexicon(concepts=concepts, trie=trie, composed=composed, ancestors=ancestors)
 
 
-def _insert(trie: dict[str, Any], stems: Sequence[str], entry: tuple[str, bool, bool]) -> None:
+def _insert(trie: dict[str, Any], stems: Sequence[str], entry: tuple[str, bool, bool, bool]) -> None:
     for word in stems:
         trie = trie.setdefault(word, {})
     if entry not in trie.setdefault(END, []):

@@ -12,6 +12,8 @@ from medsum_core.grounding.findings.stems import FILLERS, Word
 MAX_FILLERS = 2
 PART_BEFORE, PART_AFTER = 4, 7  # words between a quality and its body part
 PART_LINKS = bag("in on of to at around over under with behind down into along inside across near the my his her your")
+BACK_TO = bag("to from in at on up home then again into for")
+COMES_BACK = bag("come comes came coming go went going get got getting be been call cut put held look")
 CLAUSE_MARKS = bag(". ; : ? ! ( ) ,")
 LINKED_MARKS = CLAUSE_MARKS - {","}
 
@@ -28,25 +30,31 @@ class Named(NamedTuple):
     denying: bool = False  # "nonsmoker"
 
 
-def find_named(words: Sequence[Word], lexicon: Lexicon) -> list[Named]:
+def find_named(words: Sequence[Word], lexicon: Lexicon, *, spoken: bool) -> list[Named]:
     """All findings named in the text, in order. Body parts alone are none."""
     found: list[Named] = []
     parts: list[Named] = []
     i = 0
     while i < len(words):
-        names, last, denying = _longest(words, i, lexicon.trie)
+        names, last, denying = _longest(words, i, lexicon.trie, spoken=spoken)
         if not names:
             i += 1
             continue
         kept = tuple(name for name in names if lexicon.concepts[name].kind != PART)
         body = tuple(name for name in names if lexicon.concepts[name].kind == PART)
-        if body:
+        if body and not _is_adverb(words, i):
             parts.append(Named(i, last, body, ""))
         if kept:
             found.append(Named(i, last, kept, "", True, denying))
         i = last
     found = _with_parts(words, found, parts, lexicon) if parts else found
     return [named for named in found if named.part or not _needs_part(named, lexicon)]
+
+
+def _is_adverb(words: Sequence[Word], i: int) -> bool:
+    """Whether word i is the "back" of "back to normal", "came back"."""
+    before, after = words[i - 1].text if i else "", words[i + 1].text if i + 1 < len(words) else ""
+    return words[i].text == "back" and (after in BACK_TO or before in COMES_BACK)
 
 
 def _needs_part(named: Named, lexicon: Lexicon) -> bool:
@@ -58,7 +66,7 @@ def named_parts(words: Sequence[Word], lexicon: Lexicon) -> list[Named]:
     parts = []
     i = 0
     while i < len(words):
-        names, last, _ = _longest(words, i, lexicon.trie)
+        names, last, _ = _longest(words, i, lexicon.trie, spoken=False)
         body = tuple(name for name in names if lexicon.concepts[name].kind == PART)
         if body:
             parts.append(Named(i, last, body, ""))
@@ -66,15 +74,19 @@ def named_parts(words: Sequence[Word], lexicon: Lexicon) -> list[Named]:
     return parts
 
 
-def _longest(words: Sequence[Word], i: int, trie: Mapping[str, Any]) -> tuple[tuple[str, ...], int, bool]:
+def _longest(
+    words: Sequence[Word], i: int, trie: Mapping[str, Any], *, spoken: bool
+) -> tuple[tuple[str, ...], int, bool]:
     """The names of the longest phrase that begins at word i, the word after it, and whether it denies; () if none."""
     node = trie.get(words[i].stem)
     best: tuple[tuple[str, ...], int, bool] = ((), i, False)
     j, fillers = i + 1, 0
     while node is not None:
-        entries = [entry for entry in node.get(END, ()) if not entry[1] or words[i].capital]
+        entries = [
+            entry for entry in node.get(END, ()) if (not entry[1] or words[i].capital) and (spoken or not entry[3])
+        ]
         if entries:
-            best = (tuple(name for name, _, _ in entries), j, any(denying for _, _, denying in entries))
+            best = (tuple(entry[0] for entry in entries), j, any(entry[2] for entry in entries))
         while j < len(words) and words[j].stem not in node and words[j].stem in FILLERS and fillers < MAX_FILLERS:
             j, fillers = j + 1, fillers + 1
         node = node.get(words[j].stem) if j < len(words) else None
@@ -120,5 +132,5 @@ def _composed(named: Named, part: Named, qualities: Sequence[str], lexicon: Lexi
     first, last = min(named.first, part.first), max(named.last, part.last)
     if joined:
         others = [other for other in named.names if other not in qualities]
-        return Named(first, last, tuple(dict.fromkeys([*joined, *others])), "", False)
-    return Named(first, last, named.names, name, False)
+        return Named(first, last, tuple(dict.fromkeys([*joined, *others])), "", False, named.denying)
+    return Named(first, last, named.names, name, False, named.denying)

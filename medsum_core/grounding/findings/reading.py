@@ -12,10 +12,13 @@ from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
 from medsum_core.grounding.findings.matching import Named, find_named, named_parts
 from medsum_core.grounding.findings.relatives import kin_of, relatives_in, subject_in_note, subject_in_talk
 from medsum_core.grounding.findings.replies import (
+    asks_if_still,
     asks_openly,
     asks_tolerance,
+    is_full_question,
     is_question,
     offers,
+    opens_with_no,
     presupposes,
     read_reply,
 )
@@ -35,7 +38,8 @@ ACTED = ("medication", "procedure")  # only these are planned
 REACTIONS = bag(
     "allergi allergy allergic allergies react reaction intolerant intolerance anaphylaxis anaphylactic nkda nka"
 )
-ANSWER_SENTENCES = 3
+SETTINGS = ("on", "with", "despite", "after", "using")
+REFUSED = ("symptom", "condition", "substance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,7 @@ class Finding:
     turn: int
     reply: int | None = None
     allergy: bool = False
+    phrase: bool = True  # as the lexicon has it, not a quality with its body part
     inverted: bool = False  # "Can you take aspirin?": yes means no allergy
 
 
@@ -100,20 +105,24 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
     for sentence in sentences:
         kin = relatives_in(words, sentence.first, sentence.last)
         speaker = kin_of(turns[sentence.turn].speaker) if turns else ""
-        named = [_shift(found, sentence.first) for found in find_named(words[sentence.first : sentence.last], lexicon)]
+        named = [
+            _shift(found, sentence.first)
+            for found in find_named(words[sentence.first : sentence.last], lexicon, spoken=spoken)
+        ]
         scopes = read_scopes(words, sentence, spoken=spoken) if named else None
         asks = bool(turns) and is_question(words, sentence, is_clinician=turns[sentence.turn].is_clinician)  # type: ignore[index]
         for found in named:
+            trailing = [k for k in kin if k[0] >= named[-1].last] if found is named[-1] else []
             subject = (
-                subject_in_talk(words, sentence, found.first, kin, topic, speaker)
+                subject_in_talk(words, sentence, found.first, kin, topic, speaker, trailing)
                 if spoken
-                else subject_in_note(words, sentence, found.first, kin)
+                else subject_in_note(words, sentence, found.first, kin, kin_before=bool(topic))
             )
             assert scopes is not None
             findings.append(_finding(words, sentence, found, scopes, subject, lexicon, asks=asks))
         if spoken:
             good += _good_parts(words, sentence, lexicon)
-            topic = kin[-1][1] if kin else (topic if not asks else "")
+        topic = kin[-1][1] if kin else ("" if asks or not spoken else topic)
     scan = FindingScan(words=words, sentences=sentences, turns=bounds, findings=findings, good=good)
     return replace(scan, findings=_answered(scan, turns)) if turns else scan
 
@@ -161,6 +170,7 @@ def _finding(
         turn=sentence.turn,
         reply=-1 if asks else None,
         allergy=bool(stems & REACTIONS),
+        phrase=found.phrase,
         inverted=asks and asks_tolerance(words, sentence),
     )
 
@@ -168,9 +178,13 @@ def _finding(
 def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: Scopes, kind: str) -> Assertion:
     if found.denying:
         return "denied"
+    if besides(words, sentence, found.first):
+        return "present"
     span = range(found.first, found.last)
     own = found.phrase and any(words[i].text in NEGATIONS for i in span)  # "no appetite" names what it denies
     if not own:
+        if kind in ACTED and _is_setting(words, sentence, found):
+            span = range(0)
         if any(i in scopes.denied for i in span) or judged_good(words, found.last, sentence.last, kind):
             return "denied"
         if any(i in scopes.neutral for i in span):
@@ -180,6 +194,18 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
     if found.first in scopes.past:
         return "past_or_stopped"
     return "planned" if kind in ACTED and found.first in scopes.planned else "present"
+
+
+def _is_setting(words: Sequence[Word], sentence: Sentence, found: Named) -> bool:
+    """Whether a denial is of something else: "no snoring on [CPAP]", "negative [EKG]", "not taking [Allegra] daily"."""
+    k = found.first - 1
+    while k > sentence.first and words[k].text in ("a", "an", "the", "his", "her"):
+        k -= 1
+    near = {words[i].text for i in range(max(sentence.first, found.first - 6), found.first)}
+    after = {words[i].text for i in range(found.last, min(found.last + 3, sentence.last))}
+    linked = k > sentence.first and words[k].text in SETTINGS and words[k - 1].text not in NEGATIONS
+    judged = bool(near & {"negative", "unremarkable"}) and not near & {"denies", "denied"}
+    return linked or judged or bool(after & {"daily", "regularly", "consistently"})
 
 
 def _good_parts(words: Sequence[Word], sentence: Sentence, lexicon: Lexicon) -> list[tuple[str, int]]:
@@ -205,10 +231,24 @@ def _answered(scan: FindingScan, turns: Sequence[Turn]) -> list[Finding]:
     found = []
     for finding in scan.findings:
         if finding.reply is None:
-            found.append(finding)
+            found.append(_refused(scan, turns, finding, sentences))
             continue
         found.append(_with_reply(scan, turns, finding, sentences, by_turn))
     return found
+
+
+def _refused(
+    scan: FindingScan, turns: Sequence[Turn], finding: Finding, sentences: dict[int, list[Sentence]]
+) -> Finding:
+    """A finding that a clinician's last sentence states and the patient's "No" denies: "That, or headaches." "No."."""
+    last = sentences[finding.turn][-1]
+    number = finding.turn + 1
+    asked = any(sentence.asks for sentence in sentences[finding.turn])
+    stated = turns[finding.turn].is_clinician and not asked and finding.first >= last.first and finding.kind in REFUSED
+    if not stated or finding.assertion == "denied" or number >= len(scan.turns) or turns[number].is_clinician:
+        return finding
+    refused = read_reply(scan.words, *scan.turns[number])[0] == "no" and opens_with_no(scan.words, *scan.turns[number])
+    return replace(finding, assertion="denied", reply=number) if refused else finding
 
 
 def _with_reply(
@@ -220,6 +260,8 @@ def _with_reply(
 ) -> Finding:
     here = next(s for s in sentences[finding.turn] if s.first <= finding.first < s.last)
     later = [s for s in sentences[finding.turn] if s.first > here.first]
+    if any(is_full_question(scan.words, s) for s in later):
+        return replace(finding, assertion="asked", reply=None)
     number = finding.turn
     if later and not turns[number].speaker and not later[0].asks:
         first, last, reply = later[0].first, scan.turns[number][1], number
@@ -236,11 +278,13 @@ def _with_reply(
     kin = relatives_in(scan.words, first, min(last, first + 12))
     if besides(scan.words, here, finding.first):
         return replace(finding, assertion="present", reply=reply)
-    if own and answer != "corrected":
+    if own and answer in ("other", "unknown"):
         same = own[0]
         return replace(finding, assertion=same.assertion, subject=same.subject, reply=reply)
     if answer == "yes" and _names_another(scan, finding, here, by_turn.get(reply, ()), first):
         answer = "other"
+    if answer == "no" and asks_if_still(scan.words, here):
+        return replace(finding, assertion="past_or_stopped", reply=reply)
     assertion = "asked" if finding.inverted else _from_reply(scan, finding, here, answer, agrees=agrees)
     subject = kin[0][1] if kin and assertion in ("present", "asked") and answer == "other" else finding.subject
     if kin and answer == "other" and assertion == "asked":
@@ -261,7 +305,11 @@ def _from_reply(scan: FindingScan, finding: Finding, question: Sentence, answer:
     negated = finding.assertion == "denied"
     if answer == "no":
         words = scan.words
-        granted = presupposes(words, question, finding.first) or offers(words, question) or asks_openly(words, question)
+        granted = (
+            presupposes(words, question, finding.first, phrase=finding.phrase)
+            or offers(words, question)
+            or asks_openly(words, question)
+        )
         return "asked" if granted and not negated else "denied"
     if answer == "yes" and not asks_openly(scan.words, question):
         return "denied" if negated and agrees else "present"

@@ -10,6 +10,7 @@ from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import Word
 
 PATIENT, UNKNOWN, FAMILY = "patient", "", "family"
+AND = "+"  # between relatives named together: "my [brother and sister] have diabetes"
 GROUPS = {
     "parent": bag("mother father"),
     "sibling": bag("brother sister twin"),
@@ -27,8 +28,9 @@ KINDRED = KIN | bag("spouse grandparent family relative neighbor neighbour frien
 SPELLED = {
     "grandparents": "grandparent", "spouse": "spouse", "families": "family", "familial": "family",
     "relatives": "family", "relative": "family", "maternal": "family", "paternal": "family", "folks": "parent",
-    "mommy": "mother", "momma": "mother", "hereditary": "family", "boyfriend": "partner", "girlfriend": "partner", "fiance": "partner",
-    "siblings": "sibling", "kids": "child", "boy": "son", "girl": "daughter", "granny": "grandmother",
+    "mommy": "mother", "momma": "mother", "hereditary": "family", "boyfriend": "partner", "girlfriend": "partner",
+    "fiance": "partner", "siblings": "sibling", "kids": "child", "boy": "son", "girl": "daughter",
+    "granny": "grandmother",
 }  # fmt: skip
 TELLING = bag(  # a relative who tells or helps is not the one who has it
     "says said reports reported states stated notes noted denies denied describes described thinks thought brought "
@@ -40,6 +42,7 @@ SELF = bag("i i'm i've i'd my me myself i'll mine")
 THIRD = bag("he she his her he's she's him they their hers")
 PATIENT_WORDS = bag("patient pt he she his her they i my")
 BIRTH = bag("pregnant pregnancy delivered")
+JOINING = bag("and or , both my his her the maternal paternal")
 NEAR = 8
 
 
@@ -52,11 +55,17 @@ def kin_of(text: str) -> str:
     return SPELLED.get(word, word if word in KINDRED else "")
 
 
+def is_family(speaker: str) -> bool:
+    """Whether a speaker's tag is a relative's, who then may call the patient "my mother"."""
+    return any(kin_of(part) for part in speaker.lower().replace("_", " ").split())
+
+
 def same_person(a: str, b: str) -> bool:
     """Whether two relatives may be the same person or of one group."""
-    if a == b or FAMILY in (a, b) or UNKNOWN in (a, b):
+    if FAMILY in (a, b) or UNKNOWN in (a, b):
         return True
-    return b in GROUPS.get(a, ()) or a in GROUPS.get(b, ())
+    pairs = [(one, other) for one in a.split(AND) for other in b.split(AND)]
+    return any(one == other or other in GROUPS.get(one, ()) or one in GROUPS.get(other, ()) for one, other in pairs)
 
 
 def relatives_in(words: Sequence[Word], first: int, last: int) -> list[tuple[int, str]]:
@@ -64,44 +73,67 @@ def relatives_in(words: Sequence[Word], first: int, last: int) -> list[tuple[int
     return [(i, kin) for i in range(first, last) if (kin := kin_of(words[i].text))]
 
 
-def subject_in_note(words: Sequence[Word], sentence: Sentence, first: int, kin: Sequence[tuple[int, str]]) -> str:
-    """The person that a note's finding at word `first` is of: a relative before it in the sentence, or after it."""
+def subject_in_note(
+    words: Sequence[Word], sentence: Sentence, first: int, kin: Sequence[tuple[int, str]], *, kin_before: bool
+) -> str:
+    """The person that a note's finding at word `first` is of: a relative before it in the sentence, or after it.
+
+    `kin_before`: the sentence before names a relative, so that "he" may be him.
+    """
     holders = [(i, name) for i, name in kin if not _tells(words, i, sentence)]
-    before = [name for i, name in holders if i < first]
+    before = [(i, name) for i, name in holders if i < first]
     if before:
-        return before[-1]
-    if kin and not holders:
+        return _together(words, before)
+    if (kin and not holders) or kin_before:
         return UNKNOWN
     after = [(i, name) for i, name in holders if i > first]
     if after and after[0][0] - first <= NEAR:
         between = {word.text for word in words[first : after[0][0]]}
         if between & {"in", "of", "by"} and not between & {".", ";", "and", ","}:
-            return after[0][1]
+            return _together(words, after[::-1])
         return UNKNOWN
     begins = {word.text for word in words[sentence.first : first]}
     return PATIENT if begins & PATIENT_WORDS else UNKNOWN
 
 
 def subject_in_talk(
-    words: Sequence[Word], sentence: Sentence, first: int, kin: Sequence[tuple[int, str]], topic: str, speaker: str
+    words: Sequence[Word],
+    sentence: Sentence,
+    first: int,
+    kin: Sequence[tuple[int, str]],
+    topic: str,
+    speaker: str,
+    trailing: Sequence[tuple[int, str]] = (),
 ) -> str:
     """The person that a finding of a dialogue is of.
 
-    `topic`: the relative named in the turn before; `speaker`: the relative who speaks, "" for others.
+    `topic`: the relative named in the turn before; `speaker`: the relative who speaks, "" for others; `trailing`:
+    relatives after the last finding of the sentence ("my mom had a stroke at seventy, and my dad at eighty").
     """
     holders = [(i, name) for i, name in kin if not _tells(words, i, sentence)]
-    before = [name for i, name in holders if i < first]
+    before = [(i, name) for i, name in holders if i < first]
     texts = {word.text for word in words[sentence.first : sentence.last]}
     if before and not (texts & SELF and _self_after(words, sentence, first, holders)):
-        return before[-1]
+        return AND.join([_together(words, before), *(name for _, name in trailing)])
     after = [(i, name) for i, name in holders if i > first and i - first <= NEAR]
     if after:
         between = {word.text for word in words[first : after[0][0]]}
         if between & {"in", "of", "on"} and not between & {".", ";"}:
-            return after[0][1]
+            return _together(words, after[::-1])
     if texts & SELF:
         return speaker or PATIENT
     return topic if texts & THIRD else UNKNOWN
+
+
+def _together(words: Sequence[Word], kin: Sequence[tuple[int, str]]) -> str:
+    """The last of these relatives with those joined to it: "brother and sister" -> "brother+sister"."""
+    names = [kin[-1][1]]
+    for (a, name), (b, _) in zip(reversed(kin[:-1]), reversed(kin), strict=False):
+        between = {word.text for word in words[min(a, b) + 1 : max(a, b)]}
+        if not between <= JOINING:
+            break
+        names.append(name)
+    return AND.join(names)
 
 
 def _self_after(words: Sequence[Word], sentence: Sentence, first: int, holders: Sequence[tuple[int, str]]) -> bool:
@@ -116,4 +148,6 @@ def _tells(words: Sequence[Word], i: int, sentence: Sentence) -> bool:
     earlier = words[i - 2].text if i > sentence.first + 1 else ""
     possessive = before in ("his", "her", "the", "their", "my", "a")
     with_her = (earlier if possessive else before) in ("with", "by", "to", "from", "per", "told", "for")
+    if after == "side":
+        return True
     return (after in TELLING and after not in ("is",)) or (with_her and "family" not in words[i].text)

@@ -25,6 +25,11 @@ NO_VERBS = bag(
     "don't haven't didn't doesn't hasn't isn't wasn't can't couldn't won't hadn't aren't weren't not never wouldn't"
 )
 YES_VERBS = bag("do have did am was does has is can would could feel get got had think guess believe take suppose")
+FEELING = bag("feel feels am is are look looks seem seems do does been sleep eat")
+PRONOUNS = bag("i it he she they we that there it's that's i'm he's she's i've they're")
+CAN_STAND_ALONE = bag("i okay ok so you")
+AMOUNTS = bag("little bit lot few couple ton while")
+QUANTIFIERS, QUANTIFIED = bag("of all every kind sort at"), bag("course time the day night of times least")
 UNKNOWN = bag("know sure remember recall idea")
 FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
 SIDES = bag("the left right other just only it's its this that upper lower my")
@@ -41,12 +46,23 @@ SHORT_QUESTION = 8  # words
 def is_question(words: Sequence[Word], sentence: Sentence, *, is_clinician: bool) -> bool:
     """Whether a sentence asks; a clinician's "Any fevers." does without a question mark."""
     if sentence.asks:
-        return True
+        return words[sentence.last - 1].text not in ("okay", "ok", "alright")
     if not is_clinician:
         return False
     first, second = words[sentence.first].text, words[min(sentence.first + 1, sentence.last - 1)].text
     asked = first in ASKING and second in ("you", "he", "she", "they", "your", "any", "there", "it", "the", "your")
     return asked or (first in ("any", "how", "what") and sentence.last - sentence.first <= SHORT_QUESTION)
+
+
+def asks_if_still(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a question is about the present only, so that "No." may leave a past: "Are you still vomiting?"."""
+    texts = {word.text for word in words[sentence.first : sentence.last]}
+    return bool(texts & {"still", "anymore", "again"}) or {"any", "more"} <= texts
+
+
+def is_full_question(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a sentence is a question with a verb of its own, so that an answer is to it: "Do you need more?"."""
+    return sentence.asks and words[sentence.first].text in ASKING and sentence.last - sentence.first > 2
 
 
 def asks_openly(words: Sequence[Word], sentence: Sentence) -> bool:
@@ -60,18 +76,27 @@ def asks_openly(words: Sequence[Word], sentence: Sentence) -> bool:
     return False
 
 
-def presupposes(words: Sequence[Word], sentence: Sentence, first: int) -> bool:
+def presupposes(words: Sequence[Word], sentence: Sentence, first: int, *, phrase: bool) -> bool:
     """Whether a question takes its finding at word `first` for granted: "Is the [pain] there at night?"."""
     before = words[first - 1].text if first > sentence.first else ""
+    if before == "other":
+        return True  # "any other pain?"
     earlier = words[first - 2].text if first > sentence.first + 1 else ""
+    if before in ("your", "his", "her") and not phrase:
+        return False  # "Does your chest hurt?"
     return before in DEFINITE and earlier not in ("have", "had", "got", "get", "has")
 
 
 def offers(words: Sequence[Word], sentence: Sentence) -> bool:
     """Whether a question offers alternatives: "From gallstones or from drink?", "Is it dull or sharp?"."""
     texts = [word.text for word in words[sentence.first : sentence.last]]
-    led = texts[0] in ("from", "with", "after") or (
-        texts[0] in ("is", "was", "are") and texts[1:2] in (["it"], ["that"], ["they"])
+    either = any(
+        a in ("a", "an") and "or" in texts[k : k + 6] and "a" in texts[k + 2 : k + 7] for k, a in enumerate(texts)
+    )
+    led = (
+        either
+        or texts[0] in ("from", "with", "after")
+        or (texts[0] in ("is", "was", "are") and texts[1:2] in (["it"], ["that"], ["they"]))
     )
     return led and "or" in texts
 
@@ -88,57 +113,53 @@ def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, boo
     "corrected": "No, the right one.", which denies a detail and no finding.
     """
     i = first
-    while (
-        i < last
-        and words[i].text in LEADS
-        and not (words[i].text in ("i", "okay", "ok", "so", "you") and i + 1 == last)
-    ):
+    while i < last and words[i].text in LEADS and not (words[i].text in CAN_STAND_ALONE and i + 1 == last):
         i += 1
     if i >= last:
         return ("yes", True) if first < last and words[first].text in ("okay", "ok") else ("other", False)
-    text = words[i].text
-    start_i = i - 1 if i > first and words[i - 1].text == "i" else i
-    near = [words[k].text for k in range(start_i, min(start_i + NEAR, last))]
-    if text in SELDOM:
+    begin = i - 1 if i > first and words[i - 1].text == "i" else i
+    near = [words[k].text for k in range(begin, min(begin + NEAR, last))]
+    if words[i].text in SELDOM:
         return "unknown", False
-    if text in NO:
+    if words[i].text in NO:
         return _negative(words, i, last, near), False
-    if words[start_i].text in (
-        "i",
-        "it",
-        "he",
-        "she",
-        "they",
-        "we",
-        "that",
-        "there",
-        "it's",
-        "that's",
-        "i'm",
-        "he's",
-        "she's",
-        "i've",
-        "they're",
-    ):
-        return _by_verb(words, start_i, last)
+    if words[begin].text in PRONOUNS:
+        return _by_verb(words, begin, last)
+    return _by_first_word(words, i, last, near)
+
+
+def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> tuple[Reply, bool]:
+    text, after = words[i].text, words[i + 1].text if i + 1 < last else ""
+    if after == "not" and text in YES:
+        return "no", False  # "Absolutely not."
     if text in AGREES:
-        return "yes", text in AGREES
-    if text == "a" and i + 1 < last and words[i + 1].text in ("little", "bit", "lot", "few", "couple", "ton", "while"):
+        further = [words[k].text for k in range(i + 1, min(i + 4, last)) if words[k].text not in (",", ".")]
+        return "yes", not (further[:1] and further[0] in PRONOUNS and further[1:2] and further[1] in YES_VERBS)
+    if text in YES or (text == "a" and after in AMOUNTS) or (text in QUANTIFIERS and after in QUANTIFIED):
         return "yes", False
-    if text in ("of", "all", "every", "kind", "sort", "at") and i + 1 < last and words[i + 1].text in (
-        "course", "time", "the", "day", "night", "of", "times", "least",
-    ):  # fmt: skip
-        return "yes", False
-    if text in YES:
+    if "no" in near[:4]:
+        return "no", False
+    if {"yes", "yeah", "yep"} & set(near[:4]) or "times" in near[1:2]:
         return "yes", False
     if text in ("not", "maybe", "possibly", "perhaps"):
         return "unknown", False
     return ("no", False) if set(near[:4]) & FINE and not set(near[:4]) & NO else ("other", False)
 
 
+def opens_with_no(words: Sequence[Word], first: int, last: int) -> bool:
+    """Whether a turn opens with "No", "Nope" or "Never" after words like "oh"."""
+    i = first
+    while i < last and words[i].text in LEADS:
+        i += 1
+    problem = i + 1 < last and words[i + 1].text in ("problem", "worries", "thanks", "thank")
+    if [word.text for word in words[first:last] if word.text not in (".", "!", ",")] == ["oh", "no"]:
+        return False
+    return i < last and words[i].text in ("no", "nope", "nah", "never") and not problem
+
+
 def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> Reply:
     text, after = words[i].text, words[i + 1].text if i + 1 < last else ""
-    if text == "not" and after in UNKNOWN:
+    if (text == "not" or text in NO_VERBS) and set(near[:4]) & UNKNOWN:
         return "unknown"
     if text == "not" and after in ("only", "just", "too", "much", "bad", "great", "good", "well"):
         return "other"
@@ -153,7 +174,18 @@ def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> 
             "side",
         }:
             return "corrected"
-        if begins in ("it's", "its", "they're") and not further & FINE and not further & NO:
+        after_it = words[i + 3].text if i + 3 < last else ""
+        if begins in ("it's", "its", "they're") and after_it in (
+            "the",
+            "my",
+            "on",
+            "in",
+            "more",
+            "a",
+            "an",
+            "just",
+            "only",
+        ):
             return "corrected"
     return "no"
 
@@ -167,9 +199,11 @@ def _by_verb(words: Sequence[Word], i: int, last: int) -> tuple[Reply, bool]:
         return "unknown", False
     if any(text in NO_VERBS or text in NO for text in near[:4]):
         return "no", False
-    if set(near) & FINE:
+    feels = near[0] in ("it's", "that's", "i'm", "he's", "she's", "they're") or set(near[1:3]) & FEELING
+    if feels and set(near) & FINE:
         return "no", False
-    if len(near) > 1 and near[1] in YES_VERBS and len(near) <= 3:
+    closed = i + 2 >= last or words[i + 2].text in (",", ".", "!", ";")
+    if len(near) > 1 and near[1] in YES_VERBS and (len(near) <= 3 or closed):
         return "yes", False
     if near[0] == "i've":
         return "yes", False

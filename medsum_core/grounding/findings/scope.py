@@ -12,8 +12,8 @@ Assertion = Literal["present", "denied", "uncertain", "past_or_stopped", "planne
 
 NEGATIONS = bag(
     "no not never none nothing without denies denied deny denying negative neither nor nobody don't doesn't didn't "
-    "haven't hasn't hadn't isn't wasn't aren't weren't ain't free absent absence lack nope nah unremarkable non dont "
-    "doesnt didnt havent hasnt isnt cannot can't couldn't won't wouldn't never's"
+    "haven't hasn't hadn't isn't wasn't aren't weren't ain't free absent absence lack nope nah unaware unremarkable "
+    "non dont doesnt didnt havent hasnt isnt cannot can't couldn't won't wouldn't never's"
 )
 UNABLE = bag("cannot can't couldn't won't wouldn't")  # they deny what follows only with one of ABLE
 ABLE = bag("feel see find think say recall remember")
@@ -21,12 +21,12 @@ NEUTRAL_AFTER = bag(  # "no change in the pain": nothing is denied
     "change changes improvement relief increase increased worsening better worse help helped helping improve improved "
     "improving responding respond response resolved go going away gotten controlled control stop stopped doubt only "
     "effect benefit matter sure certain know remember recall idea question need worry worried bad much worried mind "
-    "necessarily well fully completely entirely always quite as significant significantly other new recent recently "
-    "acute additional recurrent currently further more longer until yet gone able really"
+    "necessarily well fully completely entirely always quite significant significantly other new recent recently "
+    "acute additional recurrent currently further more longer clearly treated until yet gone able really like want use"
 )
 MORE = bag("more longer further anymore")
 ENDS = bag(
-    "but however although though except besides otherwise because which until unless instead rather ; : since "
+    "but however although though except besides because which until unless instead rather ; : since "
     "secondary due despite while whereas then so therefore aside apart whose who"
 )
 SUBJECTS = bag("i he she it they we you patient there my his her i'm i've he's she's it's they're we're that's i'd the")
@@ -54,8 +54,10 @@ PLANS = bag(
 GOOD = bag(
     "fine normal okay ok good clear clean unremarkable intact negative none denied absent gone great perfect healthy"
 )
+NOT_THERE = bag("present there noted seen found implicated involved used taken reported appreciated endorsed")
 LINKS = bag(
-    "is are was were be been look looks looked feel feels felt seem seems all still just pretty now both has have not"
+    "there is are was were be been look looks looked feel feels felt seem seems all "
+    "still just pretty now both has have not"
 )
 SCOPE_SPOKEN, SCOPE_WRITTEN = 12, 60
 REACH_GOOD = 4
@@ -70,7 +72,7 @@ class Sentence(NamedTuple):
     turn: int
 
 
-ABBREVIATED = bag("dr mr mrs ms st vs no jr sr approx")
+ABBREVIATED = bag("dr mr mrs ms st vs jr sr approx")
 
 
 def split_sentences(words: Sequence[Word], first: int, last: int, turn: int) -> list[Sentence]:
@@ -154,7 +156,7 @@ def _negated(words: Sequence[Word], sentence: Sentence, reach: int, *, spoken: b
     for i in range(sentence.first, sentence.last):
         text = words[i].text.removesuffix("'s")
         after = words[i + 1].text if i + 1 < sentence.last else ""
-        if _begins(text, after, held is not None):
+        if _begins(words[i - 1].text if i else "", text, after, held is not None):
             held, since = (neutral if _denies_else(words, i, sentence.last) else denied), i
         elif held is not None and _ends(words, i, since, sentence, spoken=spoken):
             held = None
@@ -167,18 +169,36 @@ def _negated(words: Sequence[Word], sentence: Sentence, reach: int, *, spoken: b
     return denied, neutral
 
 
-def _begins(text: str, after: str, inside: bool) -> bool:
+def _begins(before: str, text: str, after: str, inside: bool) -> bool:
     if text in UNABLE:
         return after in ABLE
     if text == "free":
         return after == "of"
+    if text == "not" and before == "or":
+        return False  # "whether or not"
+    if text in ("no", "nope", "nah") and after in (
+        "i",
+        "i'm",
+        "i've",
+        "he",
+        "she",
+        "it",
+        "it's",
+        "they",
+        "we",
+        "that's",
+    ):
+        return False  # "No I have a migraine"
     return text in NEGATIONS and not (inside and text in ("nor", "or"))
 
 
 def _denies_else(words: Sequence[Word], i: int, end: int) -> bool:
     """Whether the negation at word i denies a change, a need, a degree, and not what follows."""
     near = [words[k].text for k in range(i + 1, min(i + 3, end))]
+    if words[i].text == "never" and "like" in (words[k].text for k in range(i + 1, min(i + 8, end))):
+        return True  # "I have never felt palpitations like this"
     if words[i].text in ("denies", "denied", "denying", "deny", "without", "negative", "never"):
+        near = near[1:] if near[:1] == ["any"] else near[:1]
         return bool(near) and near[0] in NEUTRAL_AFTER
     return any(text in NEUTRAL_AFTER for text in near)
 
@@ -189,12 +209,14 @@ def _ends(words: Sequence[Word], i: int, since: int, sentence: Sentence, *, spok
     if text == ":" and i - since <= 2:
         return False
     if text in ENDS:
-        return not (text in ("which", "who", "so", "then", "since") and not spoken and text == "since")
+        return True
     thinks = words[since + 1].text in ("think", "believe", "know", "recall", "remember") if since + 1 <= i else False
     if text in (",", "and", "or") and (after in AFFIRMING or after in SUBJECTS):
         further = words[i + 2].text if i + 2 < sentence.last else ""
         return not (after in ("my", "his", "her", "the") and not spoken) or further in AFFIRMING
-    if text in ("just", "only") or (text in AFFIRMING and text[-1] in "sd" and not spoken and i - since > 1):
+    if (spoken and text in ("just", "only")) or (
+        text in AFFIRMING and text[-1] in "sd" and not spoken and i - since > 1
+    ):
         return text not in ("is", "was", "has", "does", "did")
     return spoken and text in ("i", "he", "she", "i'm", "i've", "it's") and i - since > 2 and not thinks
 
@@ -204,11 +226,7 @@ def judged_good(words: Sequence[Word], last: int, end: int, kind: str) -> bool:
     for i in range(last, min(last + REACH_GOOD, end)):
         text = words[i].text
         if text == "not" and i > last:
-            return kind not in ("medication", "procedure") or words[min(i + 1, end - 1)].text in (
-                "implicated",
-                "used",
-                "taken",
-            )
+            return words[min(i + 1, end - 1)].text in NOT_THERE
         if text in GOOD and (
             kind in ("symptom", "condition") or (text in ("denied", "none", "negative") and kind != "procedure")
         ):

@@ -13,18 +13,20 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.heard import Heard, hear
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import Finding, FindingScan
-from medsum_core.grounding.findings.relatives import FAMILY, PATIENT, UNKNOWN, same_person
+from medsum_core.grounding.findings.relatives import FAMILY, PATIENT, UNKNOWN, is_family, same_person
 
 Verdict = Literal["supported", "not_found", "contradicted"]
-ROOTS = bag("medication symptom condition procedure surgery substance allergy allergen food vitamin injection imaging")
-ROOTS |= {"laboratory tests", "pet dander", "over the counter", "physical examination", "general anesthesia", "topical"}
+ROOTS = bag(
+    "medication symptom condition procedure surgery substance allergy allergen food vitamin injection imaging referral "
+    "diet exercise topical"
+) | {"laboratory tests", "pet dander", "over the counter", "physical examination", "general anesthesia"}
 ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
            "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
 STOPPED = bag(
     "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
     "avoid avoided avoids hardly rarely seldom longer held no not"
 )
-NEAR = 6  # words
+NEAR = 8  # words
 CHILDLIKE = bag("son daughter child baby infant grandson granddaughter grandchild twin family")
 
 
@@ -68,17 +70,18 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
     """Look one finding of the note up in the dialogue."""
     said = _of_part(finding, heard.named(finding.names), heard)
     if said:
-        return _by_assertion(finding, said, note)
+        return _by_assertion(finding, said, note, heard)
     wider = _of_part(finding, heard.exact(_broader(finding, heard)), heard)
     denied = finding.assertion == "denied"
+    doubtful = finding.assertion == "uncertain"
     if wider:
         agreeing = [other for other in wider if (other.assertion == "denied") == denied]
         statements = [other for other in agreeing if other.assertion != "asked"]
         if statements and (denied or finding.kind in ("symptom", "condition")):
             return Judged("supported", _turn_of(statements))
-        if not denied and all(other.assertion == "denied" for other in wider):
+        if not denied and not doubtful and all(other.assertion == "denied" for other in wider):
             return Judged("contradicted", wider[0].turn)
-    if not denied and (turn := _part_is_good(finding, heard)) is not None:
+    if not denied and not doubtful and (turn := _part_is_good(finding, heard)) is not None:
         return Judged("contradicted", turn)
     return _loosely(finding, note, heard)
 
@@ -102,14 +105,18 @@ def _of_part(finding: Finding, said: Sequence[Finding], heard: Heard) -> list[Fi
     return near or [s for s in said if not s.part]
 
 
-def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan) -> Judged:
+def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> Judged:
     denied = [other for other in said if other.assertion == "denied"]
     if finding.assertion == "denied":
         return _denied(finding, said, denied, note)
     affirmed = [other for other in said if other.assertion != "denied"]
+    if not affirmed and finding.assertion == "uncertain":
+        return Judged("supported", denied[0].turn)
+    if not affirmed and any(polarity == "yes" for _, polarity in heard.loosely(finding.names, finding.part)):
+        return Judged("supported", denied[0].turn)
     if not affirmed:
         return Judged("supported" if _is_over(finding, note) else "contradicted", denied[-1].turn)
-    return _of_person(finding, affirmed)
+    return _of_person(finding, affirmed, heard)
 
 
 def _is_over(finding: Finding, note: FindingScan) -> bool:
@@ -124,20 +131,21 @@ def _denied(finding: Finding, said: Sequence[Finding], denied: Sequence[Finding]
         word.text in ("history", "hx", "ever") for word in note.words[max(finding.first - 8, 0) : finding.first]
     )
     strong = ("present", "past_or_stopped") if history else ("present",)
-    of_patient = [other for other in said if other.subject in (PATIENT, UNKNOWN)]
-    if of_patient and all(other.assertion in strong for other in said) and finding.subject in (PATIENT, UNKNOWN):
+    of_patient = [other for other in said if other.subject in (PATIENT, UNKNOWN) and other.assertion in strong]
+    if of_patient and finding.subject in (PATIENT, UNKNOWN):
         return Judged("contradicted", of_patient[0].turn)
     return Judged("supported", _turn_of(said))
 
 
-def _of_person(finding: Finding, affirmed: Sequence[Finding]) -> Judged:
+def _of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Judged:
     """Supported if the person may be the same; "Father had diabetes" is not where only the mother has it."""
     statements = [other for other in affirmed if other.assertion != "asked"] or list(affirmed)
     subject = finding.subject
     if subject in (UNKNOWN, FAMILY):
         return Judged("supported", _turn_of(statements))
     if subject == PATIENT:
-        own = [other for other in statements if other.subject in (PATIENT, UNKNOWN) or other.subject in CHILDLIKE]
+        guests = any(is_family(turn.speaker) for turn in heard.turns)
+        own = [other for other in statements if guests or other.subject in (PATIENT, UNKNOWN, *CHILDLIKE)]
         return Judged("supported", _turn_of(own)) if own else Judged("contradicted", statements[0].turn)
     own = [other for other in statements if same_person(subject, other.subject)]
     if own:
@@ -157,10 +165,11 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
     denied = finding.assertion == "denied"
     places = heard.loosely(finding.names, finding.part)
     if places:
-        agreeing = [turn for turn, polarity in places if polarity != ("yes" if denied else "no")]
+        lack = all(heard.lexicon.concepts[name].lack for name in finding.names)
+        agreeing = [turn for turn, polarity in places if lack or polarity != ("yes" if denied else "no")]
         if agreeing:
             return Judged("supported", agreeing[0])
-        if denied:
+        if finding.assertion in ("denied", "uncertain") or finding.kind not in ("symptom", "condition", "substance"):
             return SUPPORTED
     text = " ".join(word.text for word in note.words[finding.first : finding.last])
     if finding.kind == "medication" and heard.has_misspelt(text):

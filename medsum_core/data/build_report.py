@@ -1,0 +1,86 @@
+"""What became of a run's rows as they were tokenised: which were truncated, set aside, or have notes too long to write.
+
+Ids and counts, never text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+from medsum_core.data.disclosure import MAX_IDS, show_id, show_ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetAside:
+    """A row that is not trained on: its note alone does not fit, or no turn of its dialogue fits with the note."""
+
+    id: str
+    num_note_tokens: int  # without the stop token
+    num_tokens_needed: int  # the --max_length that needs no truncation
+    note_alone: bool  # the note alone (with prompt and stop token, without any dialogue) is too long
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """What became of the rows: `num_rows == num_used + len(set_aside)`. Ids and counts, never text."""
+
+    num_rows: int
+    num_used: int
+    num_turns_dropped: dict[str, int]  # by row id, truncated rows only
+    beyond_reserve: tuple[str, ...]  # of these, the rows with a shorter prompt than they get in decoding
+    set_aside: tuple[SetAside, ...]
+    inexact: tuple[str, ...] = ()  # rows with a note that the vocabulary can't spell: its ids decode to another text
+    num_tokens_dropped: Mapping[str, int] = field(default_factory=dict)  # by row id, truncated rows only
+    max_new_tokens: int = 0
+    num_note_tokens: Mapping[str, int] = field(default_factory=dict)  # by row id, of all rows, with the stop token
+
+    def lines(self) -> list[str]:
+        """The report for a person; empty when every row was used whole and every note can be written whole."""
+        lines = [line for line in (self.long_notes(), self.truncated()) if line]
+        if self.beyond_reserve:
+            lines.append(
+                f"of these, {len(self.beyond_reserve)} are shorter than in decoding, to make room for a note "
+                f"longer than --max_new_tokens: ids {show_ids(self.beyond_reserve)}"
+            )
+        if self.inexact:
+            lines.append(
+                f"{len(self.inexact)} notes hold characters that this model's vocabulary lacks; they are learnt "
+                f"without them: ids {show_ids(self.inexact)}"
+            )
+        for row in self.set_aside[:MAX_IDS]:
+            reason = "its note alone does not fit" if row.note_alone else "no turn of its dialogue fits with its note"
+            lines.append(
+                f"row id {show_id(row.id)} is set aside: {reason} ({row.num_note_tokens} tokens); "
+                f"--max_length {row.num_tokens_needed} would use it whole"
+            )
+        if len(self.set_aside) > MAX_IDS:
+            lines.append(f"and {len(self.set_aside) - MAX_IDS} more rows are set aside")
+        return lines
+
+    def long_notes(self) -> str:
+        """How many notes decoding could not write whole, and the `--max_new_tokens` that would do; "" for none."""
+        lengths = sorted(self.num_note_tokens.values())
+        longest_first = sorted(self.num_note_tokens, key=lambda id: -self.num_note_tokens[id])
+        too_long = [id for id in longest_first if self.num_note_tokens[id] > self.max_new_tokens]
+        if not too_long:
+            return ""
+        most = lengths[math.ceil(0.95 * len(lengths)) - 1]
+        return (
+            f"{len(too_long)} of {len(lengths)} notes are longer than --max_new_tokens {self.max_new_tokens}, at which "
+            f"decoding would cut them: {most} fits 95 % of them, {lengths[-1]} all; ids, the longest first: "
+            f"{show_ids(too_long)}"
+        )
+
+    def truncated(self) -> str:
+        """What truncation lost, in turns and tokens; "" where nothing was lost."""
+        turns, tokens = self.num_turns_dropped, self.num_tokens_dropped
+        if not turns:
+            return ""
+        lost = f"median {median(turns.values()):g}, worst {max(turns.values())}"
+        if tokens:
+            lost += f"; in tokens {median(tokens.values()):g} and {max(tokens.values())}"
+        worst_first = sorted(turns, key=lambda id: (-tokens.get(id, 0), -turns[id]))
+        return f"{len(turns)} dialogues lost whole turns ({lost}): ids, the worst first: {show_ids(worst_first)}"
