@@ -17,7 +17,7 @@ KNOWN_COLUMNS = frozenset({
     "id", "testid", "encounter_id", "dialogue", "section_header", "section_text", "note", "num_tokens", "hit_limit",
     "unsupported", "evidence", "dataset", "systemoutput", "systemoutput1", "systemoutput2", "messages", "conversations",
     "prompt", "completion", "instruction", "input", "output", "question", "context", "contexts", "labels",
-    "long_answer", "final_decision", "answer", "src", "tgt", "file",
+    "long_answer", "final_decision", "answer", "src", "tgt", "file", "checked", "omitted",
 })
 # fmt: on
 # What a spreadsheet runs when it opens a CSV; it reads the full-width forms alike, and skips space in front.

@@ -1,7 +1,8 @@
 """The file of notes, OUT, and beside it `OUT.made_from.json`: hashes of what OUT holds and what it was made from.
 
-Columns of OUT: `id, section_header, note, num_tokens, hit_limit, unsupported` (where asked for `evidence`, and
-`left_out` of grounded decoding) and `set_aside`, the reason why a row has no note; rows in the order of the input.
+Columns of OUT: `id, section_header, note, num_tokens, hit_limit`; `unsupported` (characters of the note), `checked`
+(how many of its facts were looked up) and `omitted` (characters of the dialogue); where asked for `evidence`, and
+`left_out` of grounded decoding; `set_aside`, the reason why a row has no note. Rows are in the order of the input.
 Other tasks have other columns, and the MEDIQA challenge's submission its own: see `note_rows.py`.
 """
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from medsum_core.data.records import Record, join_records
 from medsum_core.errors import InputError
-from medsum_core.grounding.check import check_record, merge_unsupported
+from medsum_core.grounding.check import check_record, count_checked, merge_unsupported
 from medsum_core.grounding.evidence import evidence
+from medsum_core.grounding.omissions import has_statements, omissions_of_record
 from medsum_core.tasks.divisions import DIVISIONS
 from medsum_core.tasks.section_names import section_code
 from medsum_core.tasks.task import Task
@@ -114,7 +115,12 @@ def _csv_row(row: WrittenRow, task: Task, *, with_evidence: bool, grounded: bool
     cells["long_answer" if "answer" in cells else "note"] = text
     cells |= {"num_tokens": row.note.num_tokens, "hit_limit": "true" if row.note.hit_limit else "false"}
     if task.facts_from is not None:
-        cells["unsupported"] = json.dumps(merge_unsupported(check_record(text, row.record, task)))
+        facts = check_record(text, row.record, task)
+        cells |= {"unsupported": json.dumps(merge_unsupported(facts)), "checked": count_checked(facts)}
+    if has_statements(task):
+        has_note = bool(text) or not row.set_aside  # a row that was set aside leaves out nothing: it has no note
+        omitted = omissions_of_record(text, row.record, task).omitted if has_note else ()
+        cells["omitted"] = json.dumps([asdict(one) for one in omitted])
     if with_evidence:
         cells["evidence"] = json.dumps([asdict(support) for support in evidence(text, row.record.source_text)])
     if grounded:

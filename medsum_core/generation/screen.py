@@ -1,22 +1,26 @@
-"""The note of one dialogue on the screen, token by token; then what of it the dialogue does not say."""
+"""The note of one dialogue on the screen, token by token; then what either of the two does not say of the other."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from medsum_core.data.disclosure import escape
 from medsum_core.data.records import Record, join_records
 from medsum_core.data.turns import read_turns
 from medsum_core.generation.generate import generate
 from medsum_core.generation.writer import Writer, fit
-from medsum_core.grounding.check import Fact, check_record, merge_unsupported
+from medsum_core.grounding.check import Fact, check_record, count_checked, merge_unsupported
 from medsum_core.grounding.evidence import evidence
+from medsum_core.grounding.kinds import CHECKED_KINDS
+from medsum_core.grounding.omissions import has_statements, omissions_of_record
+from medsum_core.tasks.task import Task
 
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
 def show_note(writer: Writer, records: Sequence[Record], *, with_evidence: bool) -> None:
-    """Write the note of one record, or of the four divisions of a visit, and print it with its unsupported facts."""
+    """Write the note of one record, or of the four divisions of a visit, and print it, its faults and gaps."""
     shown = _Shown(writer)
     prompts = list(fit({record.id: record for record in records}, writer).prompts.values())
     as_they_come = len(records) == 1 and writer.decoding["num_beams"] == 1 and writer.forward["search"] is None
@@ -36,11 +40,7 @@ def show_note(writer: Writer, records: Sequence[Record], *, with_evidence: bool)
         print(f"(cut at the limit of {writer.budget.max_new_tokens} tokens)", file=sys.stderr)
     if left_out := sum(generation.left_out for generation in generations):
         print(f"(left out {left_out} times what the dialogue does not support)", file=sys.stderr)
-    facts = check_record(note, record, task)
-    spans = merge_unsupported(facts)
-    if spans:
-        print(f"\nNot said in the dialogue ({len(spans)}):\n{_marked(note, spans)}")
-    for line in _contradictions(note, facts, record.source_text):
+    for line in _checked(note, record, task):
         print(line)
     for support in evidence(note, record.source_text) if with_evidence else ():
         turns = ", ".join(str(turn + 1) for turn in support.turns) or "none"
@@ -74,6 +74,22 @@ def _contradictions(note: str, facts: Sequence[Fact], dialogue: str) -> list[str
             words = " / ".join(f"{turn.speaker or 'Speaker'}: {turn.text}" for turn in said)
             lines.append(f"{note[fact.start : fact.end]}: contradicted by turn {fact.turn + 1}: {words}")
     return lines
+
+
+def _checked(note: str, record: Record, task: Task) -> Iterator[str]:
+    """What the note says and the dialogue does not, the reverse, and how many facts were looked up for that."""
+    if task.facts_from is None:
+        return
+    facts, omissions = check_record(note, record, task), omissions_of_record(note, record, task)
+    if spans := merge_unsupported(facts):
+        yield f"\nNot said in the dialogue ({len(spans)}):\n{_marked(note, spans)}"
+    yield from _contradictions(note, facts, record.source_text)
+    if omissions.omitted:
+        dialogue = record.source_text
+        places = [f'turn {one.turn + 1} "{escape(dialogue[one.start : one.end])}"' for one in omissions.omitted]
+        yield f"\nSaid in the dialogue and not in the note ({len(places)}): {', '.join(places)}"
+    stated = f" of the note, {omissions.stated} of the dialogue" if has_statements(task) else ""
+    yield f"\nchecked {count_checked(facts)} facts{stated}: {CHECKED_KINDS}"
 
 
 def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:

@@ -1,6 +1,7 @@
 """Does a note say only what its dialogue says? Numbers, dates, doses, frequencies and sides are looked up.
 
-`python -m medsum_core.grounding --input_file notes.csv --note_column NAME [--dialogues F.csv] [--json OUT]`
+`python -m medsum_core.grounding --input_file notes.csv --note_column NAME [--dialogues F.csv]
+[--omissions] [--json OUT]`
 
 Deterministic, without a model or the network. Reports hold ids, offsets and counts, never text.
 """
@@ -31,12 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", metavar="DIR", help="a run folder: its columns, unless others are given")
     add_column_flags(parser, leave_out=("section", "section_column"))
     parser.add_argument("--dialogues", help="a file with id and dialogue, joined by id where the notes' file has none")
+    parser.add_argument("--omissions", action="store_true", help="also what the dialogue states and the note lacks")
     parser.add_argument("--json", help="write the result there: rates, and every row's facts as offsets")
     options = parser.parse_args(arguments)
     if options.run is None and options.note_column is None:
         raise InputError("--note_column: say which column holds the notes")
     columns = columns_of(column_settings(options, run=options.run))
-    checked = check_file(options.input_file, columns=columns, dialogues=options.dialogues)
+    checked = check_file(
+        options.input_file, columns=columns, dialogues=options.dialogues, with_omissions=options.omissions
+    )
     for notice in checked.notices:
         print(notice, file=sys.stderr)
     notes = checked.notes

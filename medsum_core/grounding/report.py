@@ -1,10 +1,10 @@
-"""The grounding check of a file of notes: rates with intervals, every row's facts, a table. No text."""
+"""The grounding check of a file of notes: rates with intervals, every row's facts and omissions, tables. No text."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,18 @@ from medsum_core.data.rows import Table, formula_problems, not_text_problem, rai
 from medsum_core.data.tables import load_table
 from medsum_core.errors import InputError
 from medsum_core.grounding.check import Fact, check_note, count_checked, count_unsupported
+from medsum_core.grounding.kinds import CHECKED_KINDS, INVISIBLE
+from medsum_core.grounding.omissions import Omissions, check_omissions
 from medsum_core.score.bootstrap import rate_estimate
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedNote:
-    """The facts of one row's note."""
+    """The facts of one row's note, and, where they were asked for, what it leaves out."""
 
     id: str
     facts: tuple[Fact, ...]
+    omissions: Omissions | None = None
 
     @property
     def num_unsupported(self) -> int:
@@ -41,7 +44,11 @@ class CheckedFile:
 
 
 def check_file(
-    notes: str | Path, *, columns: Columns = DEFAULT_COLUMNS, dialogues: str | Path | None = None
+    notes: str | Path,
+    *,
+    columns: Columns = DEFAULT_COLUMNS,
+    dialogues: str | Path | None = None,
+    with_omissions: bool = False,
 ) -> CheckedFile:
     """Check the notes of a file against its own dialogues or, if it has none, those of `dialogues`, joined by id.
 
@@ -66,9 +73,14 @@ def check_file(
     rows = zip(ids, table.rows, texts, strict=True)
     dirt = describe_dirt(table.rows, {"note": note_name} | ({"dialogue": own} if own else {}))
     return CheckedFile(
-        notes=[CheckedNote(id=id_, facts=tuple(check_note(row.cells[note_name], text))) for id_, row, text in rows],
+        notes=[_checked(id_, row.cells[note_name], text, with_omissions=with_omissions) for id_, row, text in rows],
         notices=tuple(f"{table.source}: {line}" for line in (*table.notices, *dirt)),
     )
+
+
+def _checked(id: str, note: str, dialogue: str, *, with_omissions: bool) -> CheckedNote:
+    omissions = check_omissions(note, dialogue) if with_omissions else None
+    return CheckedNote(id=id, facts=tuple(check_note(note, dialogue)), omissions=omissions)
 
 
 def _joined(source: str, ids: Sequence[str], dialogues: str | Path, columns: Columns) -> list[str]:
@@ -125,7 +137,8 @@ def to_json(notes: Sequence[CheckedNote]) -> dict[str, Any]:
     """The result as plain data: `facts, unsupported, unsupported_rate`, its interval, and every row's facts.
 
     `not_checked`: facts of texts that are not English; `facts` and the rate are without them. The interval is None, and
-    the rate 0, where no note has a fact.
+    the rate 0, where no note has a fact. With omissions also `omissions, stated, omission_rate`, its interval, and in
+    each row `omitted` (offsets into the dialogue) and `stated`.
     """
     facts = [count_checked(note.facts) for note in notes]
     unsupported = [note.num_unsupported for note in notes]
@@ -136,9 +149,30 @@ def to_json(notes: Sequence[CheckedNote]) -> dict[str, Any]:
         "unsupported": sum(unsupported),
         "unsupported_rate": rate.value if sum(facts) else 0.0,
         "unsupported_rate_interval": [rate.low, rate.high] if sum(facts) else None,
+        **_omission_rate([note.omissions for note in notes if note.omissions is not None]),
         "count": len(notes),
-        "rows": [{"id": note.id, "facts": [_fact(fact) for fact in note.facts]} for note in notes],
+        "rows": [_row(note) for note in notes],
     }
+
+
+def _omission_rate(rows: Sequence[Omissions]) -> dict[str, Any]:
+    if not rows:
+        return {}
+    omitted, stated = [len(row.omitted) for row in rows], [row.stated for row in rows]
+    rate = rate_estimate(omitted, stated)
+    return {
+        "omissions": sum(omitted),
+        "stated": sum(stated),
+        "omission_rate": rate.value if sum(stated) else 0.0,
+        "omission_rate_interval": [rate.low, rate.high] if sum(stated) else None,
+    }
+
+
+def _row(note: CheckedNote) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": note.id, "facts": [_fact(fact) for fact in note.facts]}
+    if note.omissions is not None:
+        row |= {"stated": note.omissions.stated, "omitted": [asdict(one) for one in note.omissions.omitted]}
+    return row
 
 
 def _fact(fact: Fact) -> Mapping[str, Any]:
@@ -155,13 +189,29 @@ def table_lines(notes: Sequence[CheckedNote], result: Mapping[str, Any]) -> list
         if not total:
             continue
         lines.append(f"{kind:<12}{total:>8}{said:>11}{absent:>11}{other:>14}{(absent + other) / total:>13.1%}")
-    interval = result["unsupported_rate_interval"]
-    spread = f" [{interval[0]:.1%}, {interval[1]:.1%}]" if interval else ""
     rows = sum(note.num_unsupported > 0 for note in notes)
     lines.append(
         f"{result['unsupported']} of {result['facts']} facts are not supported: "
-        f"{result['unsupported_rate']:.1%}{spread}; in {rows} of {len(notes)} notes"
+        f"{_rate(result, 'unsupported_rate')}; in {rows} of {len(notes)} notes"
     )
     if result["not_checked"]:
         lines.append(f"{result['not_checked']} facts are not checked: their note or dialogue is not English")
-    return lines
+    return [*lines, *_omission_lines(notes, result), f"Seen: {CHECKED_KINDS}. Not seen: {INVISIBLE}."]
+
+
+def _omission_lines(notes: Sequence[CheckedNote], result: Mapping[str, Any]) -> list[str]:
+    """How many of the stated facts are left out, and of which kinds; none where they were not asked for."""
+    if "omissions" not in result:
+        return []
+    kinds = Counter(one.kind for note in notes if note.omissions for one in note.omissions.omitted)
+    by_kind = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    rows = sum(bool(note.omissions and note.omissions.omitted) for note in notes)
+    return [
+        f"{result['omissions']} of {result['stated']} facts that the dialogues state are not in the notes: "
+        f"{_rate(result, 'omission_rate')}; in {rows} of {len(notes)} notes" + (f" ({by_kind})" if by_kind else "")
+    ]
+
+
+def _rate(result: Mapping[str, Any], name: str) -> str:
+    interval = result[f"{name}_interval"]
+    return f"{result[name]:.1%}" + (f" [{interval[0]:.1%}, {interval[1]:.1%}]" if interval else "")

@@ -27,7 +27,7 @@ from medsum_core.grounding.check import unsupported_spans
 from medsum_core.grounding.clauses import clause_end
 from medsum_core.model.base import load_base
 
-COLUMNS = ["id", "section_header", "note", "num_tokens", "hit_limit", "unsupported"]
+COLUMNS = ["id", "section_header", "note", "num_tokens", "hit_limit", "unsupported", "checked", "omitted"]
 
 
 def refuse_vowels(note: str, dialogue: str) -> list[tuple[int, int]]:

@@ -23,13 +23,19 @@ ROOT = Path(__file__).parents[2]
 
 def test_columns_order_and_notes(run: Path, base: Path, dialogues: Path, tmp_path: Path) -> None:
     rows = write(run, dialogues, tmp_path / "notes.csv", "--batch_size", "2")
-    assert list(rows[0]) == ["id", "section_header", "note", "num_tokens", "hit_limit", "unsupported", "set_aside"]
+    columns = "id section_header note num_tokens hit_limit unsupported checked omitted set_aside"
+    assert list(rows[0]) == columns.split()
     assert [(row["id"], row["section_header"]) for row in rows] == [(i, section) for i, section, _ in DIALOGUES]
     assert {row["hit_limit"] for row in rows} <= {"true", "false"}
     assert not (tmp_path / "notes.csv.part.jsonl").exists()
     assert (tmp_path / "notes.csv").stat().st_mode & 0o077 == 0
     for row in rows:
         assert all(0 <= start < end <= len(row["note"]) for start, end in json.loads(row["unsupported"]))
+        assert int(row["checked"]) >= len(json.loads(row["unsupported"]))
+    omitted = [json.loads(row["omitted"]) for row in rows]  # a random model's notes hold nothing of what was said
+    said = [[text[o["start"] : o["end"]] for o in row] for row, (_, _, text) in zip(omitted, DIALOGUES, strict=True)]
+    assert said[0] == ["cough", "three days"] and said[2] == ["fever"] and said[3] == ["knee hurts"]
+    assert [(o["turn"], o["kind"]) for o in omitted[0]] == [(1, "symptom"), (1, "duration")]
     renderer = build_renderer(tiny_tokenizer())
     from medsum_core.model.adapter_files import load_adapter
 
@@ -78,6 +84,8 @@ def test_one_dialogue_streams_the_note_of_the_file(
     infer.main(["--run", str(run), "--dialogue_file", str(tmp_path / "visit.txt"), "--section", "GENHX"])
     from_file = capsys.readouterr().out
     assert from_file.startswith(rows[0]["note"])
+    assert '\nSaid in the dialogue and not in the note (2): turn 2 "cough", turn 2 "three days"\n' in from_file
+    assert "\nchecked " in from_file and " facts of the note, 2 of the dialogue: numbers, ages" in from_file
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(DIALOGUES[0][2].encode())))
     infer.main(["--run", str(run), "--dialogue_file", "-", "--section", "history of present illness"])
     capsys.readouterr()

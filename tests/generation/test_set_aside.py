@@ -13,7 +13,7 @@ from medsum_core.errors import InputError
 from medsum_core.process import run_as_script
 from medsum_core.score.files import read_predictions
 
-LONG = "Doctor: " + "cough " * 2000
+LONG = "Patient: I have a fever and " + "cough " * 2000
 ROWS = f"ID,section_header,dialogue\nx1,CC,Doctor: Hi.\nx9,CC,{LONG}\nx2,PLAN,Doctor: Rest.\n"
 
 
@@ -31,6 +31,7 @@ def test_one_row_that_does_not_fit_leaves_the_others_their_notes(
     assert list(aside)[-1] == "set_aside" and aside["set_aside"].startswith("no turn of the dialogue fits")
     assert (aside["id"], aside["note"], aside["num_tokens"], aside["hit_limit"]) == ("x9", "", "0", "false")
     assert json.loads(aside["unsupported"]) == json.loads(aside["evidence"]) == []
+    assert (aside["checked"], json.loads(aside["omitted"])) == ("0", [])
     assert first["set_aside"] == last["set_aside"] == ""
     dialogues.write_text(ROWS.replace(f"x9,CC,{LONG}\n", ""))
     assert write(run, dialogues, tmp_path / "fitting.csv", "--evidence") == [first, last]

@@ -48,7 +48,32 @@ def test_the_interval_is_that_of_the_report_and_absent_without_a_fact() -> None:
     assert result["unsupported_rate_interval"] == [0.5, 0.5]
     nothing = to_json(silent)
     assert (nothing["unsupported_rate"], nothing["unsupported_rate_interval"]) == (0.0, None)
-    assert "0.0%; in 0 of 10 notes" in table_lines(silent, nothing)[-1]
+    assert any("0.0%; in 0 of 10 notes" in line for line in table_lines(silent, nothing))
+
+
+def test_omissions_are_counted_where_they_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes, dialogues, out = tmp_path / "notes.csv", tmp_path / "dialogues.csv", tmp_path / "out.json"
+    notes.write_text("ID,out\na,A 40-year-old.\nb,Fever.\nc,None.\n")
+    dialogues.write_text(
+        'ID,dialogue\nc,Hi.\nb,"Doctor: Fever?\nPatient: Yes, for 5 days."\na,Patient: I am turning 40.\n'
+    )
+    command = ["--input_file", str(notes), "--note_column", "out", "--dialogues", str(dialogues), "--json", str(out)]
+    main(command)
+    assert not {"omissions", "omission_rate"} & json.loads(out.read_text()).keys()
+    main([*command, "--omissions"])
+    result, screen = json.loads(out.read_text()), capsys.readouterr().out
+    assert (result["omissions"], result["stated"]) == (1, 3)
+    assert result["omission_rate"] == pytest.approx(1 / 3)
+    low, high = result["omission_rate_interval"]
+    assert 0 <= low <= 1 / 3 <= high <= 1
+    assert [(row["stated"], row["omitted"]) for row in result["rows"]] == [
+        (1, []),
+        (2, [{"turn": 1, "start": 33, "end": 39, "kind": "duration"}]),
+        (0, []),
+    ]
+    assert "1 of 3 facts that the dialogues state are not in the notes: 33.3%" in screen
+    assert "(duration 1)" in screen and "days" not in screen + out.read_text()
+    assert screen.count("Not seen: ") == 2  # each rate says what it covers
 
 
 @pytest.mark.parametrize(
