@@ -100,4 +100,4 @@ def stem(word: str) -> str:
     return word[:-1] + "i" if word.endswith("y") and len(word) > 4 else word
 
 
-FILLERS = bag("of the a an my your his her their in on to any some with from at s both that this really very so")
+FILLERS = bag("of the a an my your his her their in on to any some with from at s both that this really very so when you i he she")
