@@ -130,7 +130,7 @@ def _build(rows: Sequence[_Row]) -> Lexicon:
                 continue
             stems = [stem(word.lower()) for word in text.lstrip(DENYING + SPOKEN).split()]
             _insert(trie, stems, (row.name, text.isupper(), text.startswith(DENYING), text.startswith(SPOKEN)))
-            loose += [frozenset(stems)] if len(stems) > 1 and not text.startswith(DENYING) else []
+            loose += [frozenset(stems)] if (len(stems) > 1 or NEEDS_PART in row.broader) and text[0] != DENYING else []
         concepts[row.name] = Concept(
             name=row.name,
             kind=row.kind,

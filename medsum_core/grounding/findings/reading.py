@@ -39,6 +39,7 @@ REACTIONS = bag(
     "allergi allergy allergic allergies react reaction intolerant intolerance anaphylaxis anaphylactic nkda nka"
 )
 SETTINGS = ("on", "with", "despite", "after", "using")
+TOPIC_REACH = 25  # words in which "he" may be the relative named last
 REFUSED = ("symptom", "condition", "substance")
 
 
@@ -64,6 +65,7 @@ class Finding:
     reply: int | None = None
     allergy: bool = False
     phrase: bool = True  # as the lexicon has it, not a quality with its body part
+    tolerated: bool | None = None  # the answer to "Can you take it?"
     inverted: bool = False  # "Can you take aspirin?": yes means no allergy
 
 
@@ -101,7 +103,7 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
     ]
     findings: list[Finding] = []
     good: list[tuple[str, int]] = []
-    topic = ""
+    topic, named_last = "", 0
     for sentence in sentences:
         kin = relatives_in(words, sentence.first, sentence.last)
         speaker = kin_of(turns[sentence.turn].speaker) if turns else ""
@@ -114,7 +116,7 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
         for found in named:
             trailing = [k for k in kin if k[0] >= named[-1].last] if found is named[-1] else []
             subject = (
-                subject_in_talk(words, sentence, found.first, kin, topic, speaker, trailing)
+                subject_in_talk(words, sentence, found.first, kin, "" if asks else topic, speaker, trailing)
                 if spoken
                 else subject_in_note(words, sentence, found.first, kin, kin_before=bool(topic))
             )
@@ -122,7 +124,8 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
             findings.append(_finding(words, sentence, found, scopes, subject, lexicon, asks=asks))
         if spoken:
             good += _good_parts(words, sentence, lexicon)
-        topic = kin[-1][1] if kin else ("" if asks or not spoken else topic)
+        named_last = sentence.first if kin else named_last
+        topic = kin[-1][1] if kin else (topic if spoken and sentence.first - named_last < TOPIC_REACH else "")
     scan = FindingScan(words=words, sentences=sentences, turns=bounds, findings=findings, good=good)
     return replace(scan, findings=_answered(scan, turns)) if turns else scan
 
@@ -134,8 +137,7 @@ def _words_of_turns(text: str, turns: Sequence[Turn] | None) -> tuple[list[Word]
     words, bounds = [], []
     for turn in turns:
         first = len(words)
-        shift = turn.text_start
-        words += [word._replace(start=word.start + shift, end=word.end + shift) for word in words_of(turn.text)]
+        words += words_of(turn.text, turn.text_start)
         bounds.append((first, len(words)))
     return words, bounds
 
@@ -183,7 +185,7 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
     span = range(found.first, found.last)
     own = found.phrase and any(words[i].text in NEGATIONS for i in span)  # "no appetite" names what it denies
     if not own:
-        if kind in ACTED and _is_setting(words, sentence, found):
+        if kind in ACTED and _is_setting(words, sentence, found, kind):
             span = range(0)
         if any(i in scopes.denied for i in span) or judged_good(words, found.last, sentence.last, kind):
             return "denied"
@@ -196,7 +198,7 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
     return "planned" if kind in ACTED and found.first in scopes.planned else "present"
 
 
-def _is_setting(words: Sequence[Word], sentence: Sentence, found: Named) -> bool:
+def _is_setting(words: Sequence[Word], sentence: Sentence, found: Named, kind: str) -> bool:
     """Whether a denial is of something else: "no snoring on [CPAP]", "negative [EKG]", "not taking [Allegra] daily"."""
     k = found.first - 1
     while k > sentence.first and words[k].text in ("a", "an", "the", "his", "her"):
@@ -204,7 +206,7 @@ def _is_setting(words: Sequence[Word], sentence: Sentence, found: Named) -> bool
     near = {words[i].text for i in range(max(sentence.first, found.first - 6), found.first)}
     after = {words[i].text for i in range(found.last, min(found.last + 3, sentence.last))}
     linked = k > sentence.first and words[k].text in SETTINGS and words[k - 1].text not in NEGATIONS
-    judged = bool(near & {"negative", "unremarkable"}) and not near & {"denies", "denied"}
+    judged = kind == "procedure" and bool(near & {"negative", "unremarkable"}) and not near & {"denies", "denied"}
     return linked or judged or bool(after & {"daily", "regularly", "consistently"})
 
 
@@ -285,7 +287,9 @@ def _with_reply(
         answer = "other"
     if answer == "no" and asks_if_still(scan.words, here):
         return replace(finding, assertion="past_or_stopped", reply=reply)
-    assertion = "asked" if finding.inverted else _from_reply(scan, finding, here, answer, agrees=agrees)
+    if finding.inverted:
+        return replace(finding, assertion="asked", reply=reply, tolerated={"yes": True, "no": False}.get(answer))
+    assertion = _from_reply(scan, finding, here, answer, agrees=agrees)
     subject = kin[0][1] if kin and assertion in ("present", "asked") and answer == "other" else finding.subject
     if kin and answer == "other" and assertion == "asked":
         assertion = "present"

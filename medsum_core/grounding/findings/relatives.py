@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from medsum_core.grounding.facts.anatomy import KIN, stem
 from medsum_core.grounding.facts.tokens import bag
@@ -46,6 +47,7 @@ JOINING = bag("and or , both my his her the maternal paternal")
 NEAR = 8
 
 
+@lru_cache(maxsize=16384)
 def kin_of(text: str) -> str:
     """The relative that a word names, in the singular: "mom's" -> "mother"; "" for other words."""
     text = text.replace("’", "'").removesuffix("'s")
@@ -89,7 +91,7 @@ def subject_in_note(
     after = [(i, name) for i, name in holders if i > first]
     if after and after[0][0] - first <= NEAR:
         between = {word.text for word in words[first : after[0][0]]}
-        if between & {"in", "of", "by"} and not between & {".", ";", "and", ","}:
+        if between & {"in", "of", "by", "affects", "affecting"} and not between & {".", ";", "and", ","}:
             return _together(words, after[::-1])
         return UNKNOWN
     begins = {word.text for word in words[sentence.first : first]}

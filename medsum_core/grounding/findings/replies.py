@@ -121,7 +121,7 @@ def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, boo
     near = [words[k].text for k in range(begin, min(begin + NEAR, last))]
     if words[i].text in SELDOM:
         return "unknown", False
-    if words[i].text in NO:
+    if words[i].text.removesuffix("'s") in NO:
         return _negative(words, i, last, near), False
     if words[begin].text in PRONOUNS:
         return _by_verb(words, begin, last)

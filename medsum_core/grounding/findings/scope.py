@@ -22,7 +22,7 @@ NEUTRAL_AFTER = bag(  # "no change in the pain": nothing is denied
     "improving responding respond response resolved go going away gotten controlled control stop stopped doubt only "
     "effect benefit matter sure certain know remember recall idea question need worry worried bad much worried mind "
     "necessarily well fully completely entirely always quite significant significantly other new recent recently "
-    "acute additional recurrent currently further more longer clearly treated until yet gone able really like want use"
+    "acute additional recurrent currently further more longer clearly treated until yet gone able really like want"
 )
 MORE = bag("more longer further anymore")
 ENDS = bag(
@@ -52,7 +52,8 @@ PLANS = bag(
     "follow upcoming tomorrow next suggest suggested get"
 )
 GOOD = bag(
-    "fine normal okay ok good clear clean unremarkable intact negative none denied absent gone great perfect healthy"
+    "fine normal okay ok good clear clean unremarkable intact negative none denied absent gone spared great "
+    "perfect healthy"
 )
 NOT_THERE = bag("present there noted seen found implicated involved used taken reported appreciated endorsed")
 LINKS = bag(

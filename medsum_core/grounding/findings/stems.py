@@ -53,12 +53,15 @@ def _pattern() -> re.Pattern[str]:
     )
 
 
-def words_of(text: str) -> list[Word]:
-    """The words and marks of a text in order. "E K G" and "E.K.G." are the word "ekg"; hyphens separate words."""
+def words_of(text: str, offset: int = 0) -> list[Word]:
+    """The words and marks of a text in order. "E K G" and "E.K.G." are the word "ekg"; hyphens separate words.
+
+    `offset`: added to the places of all.
+    """
     words = []
     for match in _pattern().finditer(text):
         start, end = match.span()
-        piece = match[0]
+        start, end, piece = start + offset, end + offset, match[0]
         if match.lastgroup == "mark":
             words.append(Word(piece, piece, start, end, False))
             continue
@@ -100,4 +103,6 @@ def stem(word: str) -> str:
     return word[:-1] + "i" if word.endswith("y") and len(word) > 4 else word
 
 
-FILLERS = bag("of the a an my your his her their in on to any some with from at s both that this really very so")
+FILLERS = bag(
+    "of the a an my your his her their in on to any some with from at s both that this really very so when you i he she"
+)

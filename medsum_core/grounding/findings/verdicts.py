@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.allergies import judge_allergen, judge_no_allergies, names_allergen
+from medsum_core.grounding.findings.changes import action_in_note, actions_in_talk, is_opposed
 from medsum_core.grounding.findings.heard import Heard, hear
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import Finding, FindingScan
-from medsum_core.grounding.findings.relatives import FAMILY, PATIENT, UNKNOWN, is_family, same_person
+from medsum_core.grounding.findings.relatives import AND, FAMILY, PATIENT, UNKNOWN, is_family, same_person
 
 Verdict = Literal["supported", "not_found", "contradicted"]
 ROOTS = bag(
@@ -49,21 +51,57 @@ class JudgedFact(NamedTuple):
 
 SUPPORTED = Judged("supported", None)
 NOT_FOUND = Judged("not_found", None)
+CHANGED = ("medication", "substance")
 KIND_OF = {"allergen": "allergy"}
 
 
 def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[JudgedFact]:
     """The verdicts on the findings of a note, in order. Names of whole kinds ("medication") are no facts."""
-    named = [finding for finding in note.findings if not ROOTS.issuperset(finding.names)]
-    named = [finding for finding in named if finding.kind != "allergen" or finding.allergy]
+    named = [finding for finding in note.findings if _is_fact(finding, note)]
     if not named:
         return []
     heard = hear(dialogue, lexicon)
     facts = []
     for finding in named:
+        kind = KIND_OF.get(finding.kind, finding.kind)
+        if finding.names == ("allergy",) or names_allergen(finding, note):
+            allergy = judge_no_allergies(heard) if finding.names == ("allergy",) else judge_allergen(finding, heard)
+            facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
+            continue
         verdict, turn = judge_finding(finding, note, heard)
-        facts.append(JudgedFact(finding.start, finding.end, KIND_OF.get(finding.kind, finding.kind), verdict, turn))
+        changed = _contradicting_change(finding, note, heard) if verdict == "supported" else None
+        if changed is not None:
+            verdict, turn = "contradicted", changed
+        facts.append(JudgedFact(finding.start, finding.end, kind, verdict, turn))
     return facts
+
+
+def _is_fact(finding: Finding, note: FindingScan) -> bool:
+    """Whether a finding can be checked: no name of a whole kind ("medication"), but for "no known allergies"."""
+    if finding.names == ("allergy",):
+        return finding.assertion == "denied"
+    if ROOTS.issuperset(finding.names):
+        return False
+    return finding.kind != "allergen" or names_allergen(finding, note)
+
+
+def _contradicting_change(finding: Finding, note: FindingScan, heard: Heard) -> int | None:
+    """The turn in which a medication or habit of the note is stopped, kept, raised otherwise; None if none is."""
+    if finding.kind not in CHANGED or finding.assertion == "denied" or finding.subject not in (PATIENT, UNKNOWN):
+        return None
+    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
+    others = [o.first for o in note.findings if o.kind == finding.kind and o.first != finding.first]
+    action = action_in_note(note.words, sentence, finding.first, finding.last, others)
+    said = heard.named(finding.names)
+    if not action or not said or (finding.kind == "substance" and action != "stop"):
+        return None
+    named = [other.first for other in heard.scan.findings if other.kind == finding.kind]
+    places = [(other.first, other.last) for other in said]
+    actions = actions_in_talk(heard.scan.words, heard.scan.sentences, places, named)
+    for other in said:
+        if other.reply is not None and other.assertion in ("present", "denied", "past_or_stopped"):
+            actions.add("keep" if other.assertion == "present" else "stop")
+    return said[0].turn if is_opposed(action, actions) else None
 
 
 def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
@@ -77,6 +115,8 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
     if wider:
         agreeing = [other for other in wider if (other.assertion == "denied") == denied]
         statements = [other for other in agreeing if other.assertion != "asked"]
+        if finding.kind == "symptom" and not denied:
+            statements = statements or agreeing
         if statements and (denied or finding.kind in ("symptom", "condition")):
             return Judged("supported", _turn_of(statements))
         if not denied and not doubtful and all(other.assertion == "denied" for other in wider):
@@ -148,6 +188,10 @@ def _of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> J
         own = [other for other in statements if guests or other.subject in (PATIENT, UNKNOWN, *CHILDLIKE)]
         return Judged("supported", _turn_of(own)) if own else Judged("contradicted", statements[0].turn)
     own = [other for other in statements if same_person(subject, other.subject)]
+    guests = any(is_family(turn.speaker) for turn in heard.turns)
+    absent = [one for one in subject.split(AND) if not any(same_person(one, kin) for kin in heard.kin - {FAMILY})]
+    if absent and not guests:
+        return Judged("contradicted", statements[0].turn)
     if own:
         return Judged("supported", _turn_of(own))
     others = [other for other in statements if other.subject not in (PATIENT, UNKNOWN, FAMILY)]
