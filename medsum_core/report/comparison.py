@@ -17,7 +17,8 @@ from medsum_core.generation.generate import Decoder
 from medsum_core.generation.note_rows import GeneratedNote, whole_notes
 from medsum_core.generation.notes import generate_notes
 from medsum_core.generation.part_file import PartFile
-from medsum_core.grounding.check import check_record, count_unsupported
+from medsum_core.grounding.check import check_record, count_checked, count_unsupported
+from medsum_core.grounding.omissions import omissions_of_record
 from medsum_core.report.choices import Choices, likeliest_choices, written_choices
 from medsum_core.score.evaluate import strip_tags
 from medsum_core.score.rouge import METRICS, score_rows
@@ -35,8 +36,10 @@ class Side:
     rouge: Rouge  # empty for the references
     num_tokens: tuple[int, ...]
     hit_limit: tuple[bool, ...]  # all False for the references
-    num_facts: tuple[int, ...]
-    num_unsupported: tuple[int, ...]  # facts that the dialogue does not say, or contradicts
+    num_facts: tuple[int, ...]  # facts of the note that were looked up
+    num_unsupported: tuple[int, ...]  # of these, facts that the dialogue does not say, or contradicts
+    num_stated: tuple[int, ...]  # facts that the dialogue states; all 0 where it is no dialogue
+    num_omitted: tuple[int, ...]  # of these, facts that the note does not hold
 
     def select(self, rows: Sequence[int]) -> Side:
         """The same side for some rows, by position."""
@@ -46,6 +49,8 @@ class Side:
             hit_limit=tuple(self.hit_limit[row] for row in rows),
             num_facts=tuple(self.num_facts[row] for row in rows),
             num_unsupported=tuple(self.num_unsupported[row] for row in rows),
+            num_stated=tuple(self.num_stated[row] for row in rows),
+            num_omitted=tuple(self.num_omitted[row] for row in rows),
         )
 
 
@@ -69,6 +74,11 @@ class Comparison:
     baseline: Rouge = field(default_factory=dict)  # of another system's notes of the same rows
     choices: Choices | None = None
     divisions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def counts_omissions(self) -> bool:
+        """Whether there is a fact that a note could leave out; False where facts come from no dialogue."""
+        return any(self.references.num_stated)
 
     @property
     def decoding(self) -> str:
@@ -205,10 +215,13 @@ def _rouge(records: Sequence[Record], notes: Sequence[str]) -> dict[str, tuple[f
 def _side(records: Sequence[Record], notes: Sequence[GeneratedNote], task: Task) -> Side:
     texts = [task.answer.split(note.note)[1] for note in notes]
     facts = [check_record(text, record, task) for text, record in zip(texts, records, strict=True)]
+    omissions = [omissions_of_record(text, record, task) for text, record in zip(texts, records, strict=True)]
     return Side(
         rouge=_rouge(records, texts) if "rouge" in task.metrics else {},
         num_tokens=tuple(note.num_tokens for note in notes),
         hit_limit=tuple(note.hit_limit for note in notes),
-        num_facts=tuple(len(row) for row in facts),
+        num_facts=tuple(count_checked(row) for row in facts),
         num_unsupported=tuple(count_unsupported(row) for row in facts),
+        num_stated=tuple(row.stated for row in omissions),
+        num_omitted=tuple(len(row.omitted) for row in omissions),
     )

@@ -11,7 +11,7 @@ from medsum_core.files import write_text_atomic
 from medsum_core.report.comparison import Comparison
 from medsum_core.report.markdown import code
 from medsum_core.report.run_summary import RunSummary
-from medsum_core.report.tables import PROTOCOL, fact_differences, fact_table, loss_table, score_table
+from medsum_core.report.tables import PROTOCOL, fact_differences, fact_kinds, fact_table, loss_table, score_table
 from medsum_core.training.dataset import DataFacts, TargetAudit
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -39,7 +39,8 @@ Not for use without that review, for diagnosis, triage or treatment, for advice 
 that of the training data, or for whole notes: it was trained on single sections with the section's header given."""
 LIMITS = """\
 - It can state what nobody said, leave out what matters, and mix up sides, doses and negations. The unsupported rate
-  sees only numbers, doses, dates and sides: a rate of 0 is no proof of truth, and omissions are not counted.
+  and the omission rate see only the kinds of facts that stand beside them: a rate of 0 is no proof of truth or of
+  completeness.
 - ROUGE measures likeness of words to one reference, not correctness. Scores on one split can't be compared with scores
   on another.
 - Long dialogues lose whole turns to fit the prompt; what was said there can't be in the note.
@@ -120,13 +121,17 @@ def _scores(summary: RunSummary, comparison: Comparison | None) -> str:
     parts = [f"**{summary.embedded.label}**"] if summary.embedded else []
     parts.append(loss_table(summary))
     if comparison is None:
-        return "\n\n".join([*parts, "No notes were generated for this card: ROUGE and unsupported rate are not known."])
+        return "\n\n".join(
+            [*parts, "No notes were generated for this card: ROUGE, unsupported and omission rate are not known."]
+        )
     setting = (
         f"{len(comparison.ids)} validation rows; base and tuned with the same precision ({summary.precision_text}), "
         f"prompt and decoding ({comparison.decoding}, at most {comparison.max_new_tokens} new tokens). {PROTOCOL}"
     )
-    parts += [setting, score_table(comparison), "Facts in the notes that the dialogue does not say:"]
-    parts += [fact_table(comparison), fact_differences(comparison)]
+    parts += [setting, score_table(comparison)]
+    if comparison.checks_facts:
+        parts.append("Facts in the notes that the dialogue does not say, and what it states and the notes leave out:")
+        parts += [fact_table(comparison), fact_differences(comparison), fact_kinds(comparison)]
     if comparison.shared_ids:
         rest = comparison.without_shared()
         parts.append(

@@ -16,6 +16,7 @@ from medsum_core.report.tables import (
     PROTOCOL,
     division_table,
     fact_differences,
+    fact_kinds,
     fact_table,
     loss_table,
     others_table,
@@ -79,11 +80,10 @@ def _grounding(comparison: Comparison) -> str:
     if not comparison.checks_facts:
         return "## Facts\n\nNot checked: the task gives the model no text to take its facts from."
     explanation = (
-        "Numbers, ages, dates, durations, doses, frequencies, pressures and sides in a note, looked up in the whole "
-        "dialogue. ROUGE is blind to them: a note can gain ROUGE by inventing as its references do."
+        f"{fact_kinds(comparison)} ROUGE is blind to all that: a note can gain ROUGE by inventing as its references do."
     )
     parts = [
-        "## Facts that the dialogue does not say",
+        "## Facts that the dialogue does not say, or the note leaves out",
         fact_table(comparison),
         fact_differences(comparison),
         explanation,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from medsum_core.grounding.kinds import CHECKED_KINDS, INVISIBLE
 from medsum_core.report.comparison import Comparison, Side
 from medsum_core.report.markdown import NOT_MEASURED, estimate, figure, table
 from medsum_core.report.run_summary import RunSummary
@@ -17,7 +18,13 @@ PROTOCOL = (
 )
 COLUMNS = ("", "base", "tuned", "tuned − base")
 
+OMISSION_NOTE = (
+    "A fact that the dialogue states several times counts once; questions count with their yes or no. A note of one "
+    "section rightly leaves out what belongs to others: of such notes the omission rate only compares systems."
+)
+
 Row = tuple[str, str, str, str]
+Counts = tuple[tuple[int, ...], tuple[int, ...]]  # by row: facts that count against a side, of how many
 
 
 def loss_table(summary: RunSummary) -> str:
@@ -77,7 +84,7 @@ def division_table(comparison: Comparison) -> str:
 
 
 def fact_table(comparison: Comparison) -> str:
-    """Numbers, doses, dates and sides in the notes that the dialogue does not say: references, base and tuned."""
+    """Facts of the notes that the dialogue does not say, and the reverse: references, base and tuned."""
     sides = (comparison.references, comparison.base, comparison.tuned)
     rates = [rate_estimate(side.num_unsupported, side.num_facts) for side in sides]
     rows: list[Sequence[str]] = [
@@ -86,21 +93,43 @@ def fact_table(comparison: Comparison) -> str:
         ("notes with at least one such fact", *(_flagged(side) for side in sides)),
         ("unsupported rate", *(estimate(rate, digits=1, percent=True) for rate in rates)),
     ]
+    if comparison.counts_omissions:
+        left_out = [rate_estimate(side.num_omitted, side.num_stated) for side in sides]
+        rows += [
+            ("facts that the dialogues state", *(str(sum(side.num_stated)) for side in sides)),
+            ("not in the note", *(str(sum(side.num_omitted)) for side in sides)),
+            ("omission rate", *(estimate(rate, digits=1, percent=True) for rate in left_out)),
+        ]
     return table(("", "references", "base", "tuned"), rows)
 
 
 def fact_differences(comparison: Comparison) -> str:
-    """The unsupported rates against each other, paired, as one sentence."""
-    parts = [
-        f"{name} {_rate_difference(comparison.tuned, other)}"
-        for name, other in (("tuned − base", comparison.base), ("tuned − references", comparison.references))
-    ]
-    return f"Differences of the unsupported rate, in percentage points, paired: {'; '.join(parts)}."
+    """The unsupported rates against each other and the omission rates, paired, a sentence each."""
+    texts = [_differences("unsupported rate", comparison, _unsupported)]
+    texts += [_differences("omission rate", comparison, _omitted)] if comparison.counts_omissions else []
+    return " ".join(texts)
 
 
-def _rate_difference(one: Side, other: Side) -> str:
-    difference = rate_difference(one.num_unsupported, one.num_facts, other.num_unsupported, other.num_facts)
-    return estimate(difference.scaled(100), digits=1, signed=True)
+def fact_kinds(comparison: Comparison) -> str:
+    """Which kinds of facts the rates are of, what they can't see, and what an omission rate is of."""
+    text = f"Looked up in the whole dialogue: {CHECKED_KINDS}. Invisible to every rate here: {INVISIBLE}."
+    return f"{text} {OMISSION_NOTE}" if comparison.counts_omissions else text
+
+
+def _differences(name: str, comparison: Comparison, counts: Callable[[Side], Counts]) -> str:
+    parts = []
+    for title, other in (("tuned − base", comparison.base), ("tuned − references", comparison.references)):
+        difference = rate_difference(*counts(comparison.tuned), *counts(other)).scaled(100)
+        parts.append(f"{title} {estimate(difference, digits=1, signed=True)}")
+    return f"Differences of the {name}, in percentage points, paired: {'; '.join(parts)}."
+
+
+def _unsupported(side: Side) -> Counts:
+    return side.num_unsupported, side.num_facts
+
+
+def _omitted(side: Side) -> Counts:
+    return side.num_omitted, side.num_stated
 
 
 def _loss_row(title: str, before: float | None, after: float | None) -> Row:

@@ -20,12 +20,13 @@ from medsum_core.data.prompt import build_renderer
 from medsum_core.generation import notes as notes_module
 from medsum_core.generation.generate import generate
 from medsum_core.generation.notes import generate_notes
+from medsum_core.grounding.kinds import CHECKED_KINDS, INVISIBLE
 from medsum_core.report.comparison import Comparison, Side, compare_base_and_tuned
-from medsum_core.report.markdown import code, duration, estimate, figure, id_list, table
+from medsum_core.report.markdown import estimate
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
 from medsum_core.report.run_summary import RunSummary
-from medsum_core.report.tables import fact_table, score_table
+from medsum_core.report.tables import OMISSION_NOTE, fact_differences, fact_table, score_table
 from medsum_core.score.bootstrap import mean_difference, mean_estimate, rate_difference, rate_estimate
 from medsum_core.score.rouge import METRICS
 from medsum_core.training.dataset import DataFacts, TargetAudit
@@ -166,6 +167,7 @@ def test_sides_are_measured_row_by_row():
     references = comparison.references
     assert references.num_tokens == tuple(len(renderer().note_ids(record.note)) - 1 for record in RECORDS)
     assert references.num_unsupported == (0, 1, 0)  # the note of row 4 says 94 days
+    assert references.num_stated == (2, 2, 2) and references.num_omitted == (0, 1, 0)  # a cough, and for how long
 
 
 def test_evaluation_scores_have_the_names_of_the_metrics():
@@ -184,6 +186,7 @@ def test_rows_shared_with_training_can_be_left_out():
     for whole, part in ((comparison.references, rest.references), (comparison.tuned, rest.tuned)):
         assert part.num_tokens == (whole.num_tokens[0], whole.num_tokens[2])
         assert part.num_unsupported == (whole.num_unsupported[0], whole.num_unsupported[2])
+        assert part.num_omitted == (whole.num_omitted[0], whole.num_omitted[2])
     assert rest.base.rouge["rougeL"] == comparison.base.rouge["rougeL"][::2]
 
 
@@ -208,6 +211,8 @@ def a_side(rouge: float, *, tokens: int, stopped: bool, unsupported: int) -> Sid
         hit_limit=(not stopped, not stopped),
         num_facts=(4, 4),
         num_unsupported=(unsupported, unsupported),
+        num_stated=(5, 3),
+        num_omitted=(unsupported, 1),
     )
 
 
@@ -235,6 +240,22 @@ def test_the_score_table_says_what_the_rows_say():
     assert stopped[1:] == ["0.0 % [0.0, 0.0]", "100.0 % [100.0, 100.0]", "+100.0 [+100.0, +100.0] points"]
     rates = row_of(fact_table(two_rows()), "unsupported rate")
     assert rates[1:] == ["25.0 % [25.0, 25.0]", "75.0 % [75.0, 75.0]", "50.0 % [50.0, 50.0]"]
+    left_out = row_of(fact_table(two_rows()), "omission rate")
+    assert left_out[1:] == ["25.0 % [20.0, 33.3]", "50.0 % [33.3, 60.0]", "37.5 % [33.3, 40.0]"]
+    unsupported, omission = fact_differences(two_rows()).split(" Differences")
+    assert "unsupported rate" in unsupported and "tuned − base −25.0 [−25.0, −25.0]" in unsupported
+    assert "tuned − base −12.5 [−20.0, +0.0]; tuned − references +12.5 [+0.0, +20.0]" in omission  # paired
+
+
+@pytest.mark.parametrize("stated", [(5, 3), (0, 0)])  # (0, 0): facts come from a text that is no dialogue
+def test_each_rate_says_which_kinds_it_is_of(tmp_path: Path, stated: tuple[int, int]) -> None:
+    rows = two_rows()
+    rows = replace(rows, references=replace(rows.references, num_stated=stated))
+    write_report(tmp_path / "report.md", summary=SUMMARY, data=DATA, comparison=rows)
+    write_model_card(tmp_path, summary=SUMMARY, data=DATA, comparison=rows)
+    for text in [(tmp_path / name).read_text(encoding="utf-8") for name in ("report.md", "README.md")]:
+        assert CHECKED_KINDS in text and INVISIBLE in text
+        assert ("| omission rate" in text) == (OMISSION_NOTE in text) == any(stated)
 
 
 def test_the_report_accounts_for_every_row(tmp_path):
@@ -325,11 +346,3 @@ def test_no_text_of_a_row_reaches_report_card_or_comparison(tmp_path):
     for note in [*base, *tuned]:
         if len(note.note) > 5:
             assert note.note not in written and note.note not in repr(note)
-
-
-def test_markdown_pieces():
-    assert table(("a", "b"), [("x|y", "1\n2")]) == "| a | b |\n| :--- | ---: |\n| x\\|y | 1 2 |"
-    assert code("a`b\nc") == "`a'b c`"
-    assert id_list([]) == "none" and id_list(["1"] * 1001).endswith("and 1 more")
-    assert [figure(-0.5, digits=1), figure(None), figure(float("nan"))] == ["−0.5", "–", "–"]
-    assert [duration(8.44), duration(200), duration(7500)] == ["8.4 s", "3 min 20 s", "2 h 05 min"]
