@@ -88,7 +88,8 @@ class _Spoken:
         return not has_answer and self._is_answered_yes(number, sentence)
 
     def _is_answered_yes(self, number: int, sentence: Sentence) -> bool:
-        for later in self.scan.sentences[number + 1 :]:
+        for k in range(number + 1, len(self.scan.sentences)):
+            later = self.scan.sentences[k]
             if later.turn != sentence.turn:
                 break
             if not later.asks and later.last - later.first > SHORT:
