@@ -1,4 +1,4 @@
-"""Does a note say only what its dialogue says? Numbers, dates, doses, frequencies and sides are looked up.
+"""Does a note say only what its dialogue says? Its numbers, dates, doses and sides, its findings are looked up.
 
 `python -m medsum_core.grounding --input_file notes.csv --note_column NAME [--dialogues F.csv] [--json OUT]`
 
@@ -32,11 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_column_flags(parser, leave_out=("section", "section_column"))
     parser.add_argument("--dialogues", help="a file with id and dialogue, joined by id where the notes' file has none")
     parser.add_argument("--json", help="write the result there: rates, and every row's facts as offsets")
+    parser.add_argument(
+        "--lexicon", metavar="FILE", help="more findings: a table of kind, name, synonyms, broader names"
+    )
     options = parser.parse_args(arguments)
     if options.run is None and options.note_column is None:
         raise InputError("--note_column: say which column holds the notes")
     columns = columns_of(column_settings(options, run=options.run))
-    checked = check_file(options.input_file, columns=columns, dialogues=options.dialogues)
+    checked = check_file(options.input_file, columns=columns, dialogues=options.dialogues, lexicon=options.lexicon)
     for notice in checked.notices:
         print(notice, file=sys.stderr)
     notes = checked.notes

@@ -41,12 +41,16 @@ class CheckedFile:
 
 
 def check_file(
-    notes: str | Path, *, columns: Columns = DEFAULT_COLUMNS, dialogues: str | Path | None = None
+    notes: str | Path,
+    *,
+    columns: Columns = DEFAULT_COLUMNS,
+    dialogues: str | Path | None = None,
+    lexicon: str | None = None,
 ) -> CheckedFile:
     """Check the notes of a file against its own dialogues or, if it has none, those of `dialogues`, joined by id.
 
-    Raises InputError for an unreadable file, absent columns, cells that are not text, repeated ids, and ids without a
-    dialogue.
+    `lexicon`: a file with more findings (`findings.lexicon`). Raises InputError for an unreadable file, absent columns,
+    cells that are not text, repeated ids, and ids without a dialogue.
     """
     table = load_table(notes)
     names = columns.candidates()
@@ -66,7 +70,10 @@ def check_file(
     rows = zip(ids, table.rows, texts, strict=True)
     dirt = describe_dirt(table.rows, {"note": note_name} | ({"dialogue": own} if own else {}))
     return CheckedFile(
-        notes=[CheckedNote(id=id_, facts=tuple(check_note(row.cells[note_name], text))) for id_, row, text in rows],
+        notes=[
+            CheckedNote(id=id_, facts=tuple(check_note(row.cells[note_name], text, lexicon=lexicon)))
+            for id_, row, text in rows
+        ],
         notices=tuple(f"{table.source}: {line}" for line in (*table.notices, *dirt)),
     )
 

@@ -12,7 +12,7 @@ from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import Finding, FindingScan, scan_findings
-from medsum_core.grounding.findings.relatives import kin_of, relatives_in
+from medsum_core.grounding.findings.relatives import is_family, kin_of, relatives_in
 from medsum_core.grounding.findings.replies import asks_openly, read_reply
 from medsum_core.grounding.findings.scope import Sentence, read_scopes
 from medsum_core.grounding.findings.stems import stem
@@ -161,16 +161,28 @@ class Heard:
         hits = [word in self.turns_of or (len(word) >= PREFIX and word[:PREFIX] in self.prefixes) for word in content]
         return hits[-1] or sum(hits) >= 2
 
+    @cached_property
+    def _spelt(self) -> dict[str, set[str]]:
+        """The longer words by their first letter."""
+        found: dict[str, set[str]] = {}
+        for word in self.scan.words:
+            if len(word.text) >= SPELT:
+                found.setdefault(word.text[0], set()).add(word.text)
+        return found
+
+    @cached_property
+    def has_guests(self) -> bool:
+        """Whether a relative speaks, who then may call the patient "my mother"."""
+        return any(is_family(turn.speaker) for turn in self.turns)
+
     def has_misspelt(self, text: str) -> bool:
         """Whether a word of the dialogue is spelt nearly like `text`."""
         word = text.lower()
         if len(word) < SPELT:
             return False
         return any(
-            other[0] == word[0]
-            and abs(len(other) - len(word)) <= 3
-            and SequenceMatcher(None, word, other).ratio() >= ALIKE
-            for other in {w.text for w in self.scan.words if len(w.text) >= SPELT}
+            abs(len(other) - len(word)) <= 3 and SequenceMatcher(None, word, other).ratio() >= ALIKE
+            for other in self._spelt.get(word[0], ())
         )
 
 

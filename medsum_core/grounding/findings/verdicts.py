@@ -15,7 +15,7 @@ from medsum_core.grounding.findings.changes import action_in_note, actions_in_ta
 from medsum_core.grounding.findings.heard import Heard, hear
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import Finding, FindingScan
-from medsum_core.grounding.findings.relatives import AND, FAMILY, PATIENT, UNKNOWN, is_family, same_person
+from medsum_core.grounding.findings.relatives import AND, FAMILY, PATIENT, UNKNOWN, same_person
 
 Verdict = Literal["supported", "not_found", "contradicted"]
 ROOTS = bag(
@@ -211,12 +211,10 @@ def _of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> J
     if subject in (UNKNOWN, FAMILY):
         return Judged("supported", _turn_of(statements))
     if subject == PATIENT:
-        guests = any(is_family(turn.speaker) for turn in heard.turns)
-        own = [other for other in statements if guests or other.subject in (PATIENT, UNKNOWN, *CHILDLIKE)]
+        own = [other for other in statements if heard.has_guests or other.subject in (PATIENT, UNKNOWN, *CHILDLIKE)]
         return Judged("supported", _turn_of(own)) if own else Judged("contradicted", statements[0].turn)
     own = [other for other in statements if same_person(subject, other.subject)]
-    guests = any(is_family(turn.speaker) for turn in heard.turns)
-    if guests:
+    if heard.has_guests:
         return Judged("supported", _turn_of(own or statements))
     absent = [one for one in subject.split(AND) if not any(same_person(one, kin) for kin in heard.kin - {FAMILY})]
     if absent:
