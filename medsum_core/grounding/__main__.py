@@ -1,7 +1,7 @@
-"""Does a note say only what its dialogue says? Numbers, dates, doses, frequencies and sides are looked up.
+"""Does a note say only what its dialogue says? Its numbers, dates, doses and sides, its findings are looked up.
 
 `python -m medsum_core.grounding --input_file notes.csv --note_column NAME [--dialogues F.csv]
-[--omissions] [--json OUT]`
+[--omissions] [--lexicon FILE] [--json OUT]`
 
 Deterministic, without a model or the network. Reports hold ids, offsets and counts, never text.
 """
@@ -34,12 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dialogues", help="a file with id and dialogue, joined by id where the notes' file has none")
     parser.add_argument("--omissions", action="store_true", help="also what the dialogue states and the note lacks")
     parser.add_argument("--json", help="write the result there: rates, and every row's facts as offsets")
+    parser.add_argument(
+        "--lexicon", metavar="FILE", help="more findings: a table of kind, name, synonyms, broader names"
+    )
     options = parser.parse_args(arguments)
     if options.run is None and options.note_column is None:
         raise InputError("--note_column: say which column holds the notes")
     columns = columns_of(column_settings(options, run=options.run))
     checked = check_file(
-        options.input_file, columns=columns, dialogues=options.dialogues, with_omissions=options.omissions
+        options.input_file,
+        columns=columns,
+        dialogues=options.dialogues,
+        lexicon=options.lexicon,
+        with_omissions=options.omissions,
     )
     for notice in checked.notices:
         print(notice, file=sys.stderr)

@@ -12,6 +12,7 @@ from medsum_core.data.records import Record
 from medsum_core.grounding.facts.language import is_english
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
+from medsum_core.grounding.facts.roles import Claims
 from medsum_core.grounding.facts.subjects import note_subject
 from medsum_core.grounding.facts.talk import read_talk
 from medsum_core.grounding.facts.verdicts import Verdict, judge
@@ -81,7 +82,7 @@ def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
     if not stated:
         return []
     talk = read_talk(dialogue)
-    claims = [(mention, note_subject(scan, mention)) for mention in stated]
+    claims = Claims((mention, note_subject(scan, mention)) for mention in stated)
     facts = []
     for mention in stated:
         for start, end, verdict, turn in judge(mention, scan, talk, claims):

@@ -13,6 +13,7 @@ from medsum_core.data.records import Record
 from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.language import is_english
 from medsum_core.grounding.facts.mention import Mention
+from medsum_core.grounding.facts.roles import Claims
 from medsum_core.grounding.facts.subjects import note_subject
 from medsum_core.grounding.facts.talk import Talk, read_talk
 from medsum_core.grounding.facts.verdicts import judge
@@ -79,7 +80,9 @@ def _holds_value(note: Talk, mention: Mention, dialogue: Talk) -> bool:
     What it is given to, a drug or a symptom, is a finding and is looked up as one.
     """
     subject = note_subject(dialogue.scan, mention) if mention.dim == "side" else ""
-    return all(verdict == "supported" for _, _, verdict, _ in judge(mention, dialogue.scan, note, [(mention, subject)]))
+    return all(
+        verdict == "supported" for _, _, verdict, _ in judge(mention, dialogue.scan, note, Claims([(mention, subject)]))
+    )
 
 
 def _read_note(note: str, lexicon: Lexicon) -> Heard:

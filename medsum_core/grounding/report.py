@@ -48,12 +48,13 @@ def check_file(
     *,
     columns: Columns = DEFAULT_COLUMNS,
     dialogues: str | Path | None = None,
+    lexicon: str | None = None,
     with_omissions: bool = False,
 ) -> CheckedFile:
     """Check the notes of a file against its own dialogues or, if it has none, those of `dialogues`, joined by id.
 
-    Raises InputError for an unreadable file, absent columns, cells that are not text, repeated ids, and ids without a
-    dialogue.
+    `lexicon`: a file with more findings (`findings.lexicon`). Raises InputError for an unreadable file, absent columns,
+    cells that are not text, repeated ids, and ids without a dialogue.
     """
     table = load_table(notes)
     names = columns.candidates()
@@ -73,14 +74,17 @@ def check_file(
     rows = zip(ids, table.rows, texts, strict=True)
     dirt = describe_dirt(table.rows, {"note": note_name} | ({"dialogue": own} if own else {}))
     return CheckedFile(
-        notes=[_checked(id_, row.cells[note_name], text, with_omissions=with_omissions) for id_, row, text in rows],
+        notes=[
+            _checked(id_, row.cells[note_name], text, lexicon=lexicon, with_omissions=with_omissions)
+            for id_, row, text in rows
+        ],
         notices=tuple(f"{table.source}: {line}" for line in (*table.notices, *dirt)),
     )
 
 
-def _checked(id: str, note: str, dialogue: str, *, with_omissions: bool) -> CheckedNote:
-    omissions = check_omissions(note, dialogue) if with_omissions else None
-    return CheckedNote(id=id, facts=tuple(check_note(note, dialogue)), omissions=omissions)
+def _checked(id: str, note: str, dialogue: str, *, lexicon: str | None, with_omissions: bool) -> CheckedNote:
+    omissions = check_omissions(note, dialogue, lexicon=lexicon) if with_omissions else None
+    return CheckedNote(id=id, facts=tuple(check_note(note, dialogue, lexicon=lexicon)), omissions=omissions)
 
 
 def _joined(source: str, ids: Sequence[str], dialogues: str | Path, columns: Columns) -> list[str]:

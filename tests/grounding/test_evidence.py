@@ -81,3 +81,15 @@ def test_spans_cover_the_note_in_order_and_scores_are_shares(note: str, dialogue
         assert 0.0 <= support.score <= 1.0 + 1e-9
         assert len(support.turns) == len(set(support.turns)) <= MAX_TURNS
     assert found == evidence(note, dialogue)
+
+
+def test_a_contradicted_sentence_shows_the_turn_against_it_never_as_support() -> None:
+    talk = (
+        "Doctor: How are you?\nPatient: I do feel short of breath when I climb the stairs.\n"
+        "Doctor: Any chest pain?\nPatient: No.\nDoctor: Do you smoke?\nPatient: No, never."
+    )
+    denied, smoker = evidence("He denies chest pain and shortness of breath. He smokes.", talk)
+    assert denied.contradicting == (1,) and 1 not in denied.turns and denied.turns == (2, 3)
+    assert denied.low_support and denied.score == 0.0  # as supported as its worst fact
+    assert [(fact.verdict, fact.turn) for fact in denied.facts] == [("supported", 2), ("contradicted", 1)]
+    assert smoker.contradicting == (4, 5) and smoker.turns == ()

@@ -94,3 +94,17 @@ def test_command_names_what_is_wrong(
     with pytest.raises(InputError, match=message):
         main(["--input_file", "notes.jsonl", *arguments, "--json", "out.json"])
     assert not (tmp_path / "out.json").exists()
+
+
+def test_findings_of_a_lexicon_file_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, lexicon = tmp_path / "t.csv", tmp_path / "mine.tsv"
+    table.write_text("id,note,dialogue\n1,Takes Zentol. Denies cough.,Patient: Any cough? No cough.\n")
+    lexicon.write_text("medication\tzentol\n")
+    main(["--input_file", str(table), "--note_column", "note"])
+    assert "medication " not in capsys.readouterr().out
+    main(["--input_file", str(table), "--note_column", "note", "--lexicon", str(lexicon)])
+    screen = capsys.readouterr().out
+    assert "medication " in screen and "symptom " in screen and "1 of 2 facts are not supported" in screen
+    lexicon.write_text("zentol\n")
+    with pytest.raises(InputError, match="line 1: not kind"):
+        main(["--input_file", str(table), "--note_column", "note", "--lexicon", str(lexicon)])

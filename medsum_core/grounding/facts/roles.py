@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from medsum_core.grounding.facts.anatomy import KIN, body_parts
 from medsum_core.grounding.facts.matching import supports
@@ -12,13 +12,32 @@ from medsum_core.grounding.facts.subjects import CLAUSE, FAR, RELATED, Scope, fo
 from medsum_core.grounding.facts.talk import Talk
 
 Claim = tuple[Mention, str]  # a fact of the note, and its subject
+
+
+class Claims(list[Claim]):
+    """The facts of a note with their subjects, which are looked up once for all of them."""
+
+    @cached_property
+    def subjects(self) -> dict[int, str]:
+        """The subject of each fact, by the fact's identity."""
+        return {id(mention): word for mention, word in self}
+
+    @cached_property
+    def topics(self) -> dict[str, frozenset[str]]:
+        """The subjects of the facts of each sort."""
+        found: dict[str, set[str]] = {}
+        for other, word in self:
+            found.setdefault(SORTS.get(other.kind, "value"), set()).add(word)
+        return {sort: frozenset(words) for sort, words in found.items()}
+
+
 SORTS = {"dose": "drug", "frequency": "drug", "duration": "time", "date": "time"}
 OLDEST = 110.0
 HANDED = "handed"
 
 
 def supporting_mention(
-    fact: Mention, subject: str, pairs: Sequence[Mention], talk: Talk, claims: Sequence[Claim]
+    fact: Mention, subject: str, pairs: Sequence[Mention], talk: Talk, claims: Claims
 ) -> Mention | None:
     """The mention among `pairs` (those with its value) that supports `fact`; None if they all belong to other subjects.
 
@@ -66,13 +85,13 @@ def _another_value(fact: Mention, said: Mention) -> bool:
     return "age" in said.marks if fact.kind == "age" else comparable(fact, said)
 
 
-def _claimed(fact: Mention, said: Mention, scope: Scope, claims: Sequence[Claim]) -> bool:
+def _claimed(fact: Mention, said: Mention, scope: Scope, claims: Claims) -> bool:
     """Whether another fact of the note, with the subject of `said` (or a possible one), states the same value."""
     rivals = ((other, of) for other, of in claims if of and other is not fact)
     return any((_is_of(scope, of) or not scope.words) and supports(other, said) for other, of in rivals)
 
 
-def _better_said_by(fact: Mention, said: Mention, claims: Sequence[Claim]) -> bool:
+def _better_said_by(fact: Mention, said: Mention, claims: Claims) -> bool:
     """Whether another fact of the note has this dose in the unit said, while `fact` equals it only after conversion."""
     converted = fact.kind == "dose" and bool(said.unit) and said.unit != fact.unit
     return converted and any(other.unit == said.unit and supports(other, said) for other, _ in claims)
@@ -88,7 +107,7 @@ def _is_of(scope: Scope, subject: str) -> bool:
     return any(same_subject(subject, word) for word in scope.words)
 
 
-def _scope_of(fact: Mention, said: Mention, talk: Talk, subject: str, claims: Sequence[Claim]) -> Scope:
+def _scope_of(fact: Mention, said: Mention, talk: Talk, subject: str, claims: Claims) -> Scope:
     """The subject of a mention of the dialogue, among the subjects of the note's facts of the same sort."""
     if fact.dim == "side":
         named = said.noun if body_parts().get(said.noun) != "whole" or subject == HANDED else ""
@@ -96,8 +115,7 @@ def _scope_of(fact: Mention, said: Mention, talk: Talk, subject: str, claims: Se
     if fact.kind == "age" or (subject in KIN and not fact.noun):
         return talk.subjects.of(said, RELATED, "kin")
     sort = SORTS.get(fact.kind, "value")
-    topics = frozenset(word for other, word in claims if SORTS.get(other.kind, "value") == sort)
-    scope = talk.subjects.of(said, topics, sort)
+    scope = talk.subjects.of(said, claims.topics.get(sort, frozenset()), sort)
     counted = said.noun and (said.noun != "time" or fact.noun not in ("", "time"))
     if counted and not (scope.level == CLAUSE and subject in scope.words):
         return Scope(frozenset({fold(said.noun)}), CLAUSE)

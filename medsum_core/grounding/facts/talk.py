@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.anatomy import KIN, stem
 from medsum_core.grounding.facts.answers import Turns, with_roles
-from medsum_core.grounding.facts.attributes import attribute
+from medsum_core.grounding.facts.attributes import attribute, context
 from medsum_core.grounding.facts.date_matching import Calendar, calendar_of
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
@@ -22,6 +24,9 @@ DENIALS = frozenset(("no", "nope", "nah", "actually"))
 CORRECTIONS = bag("i mean sorry no or rather wait uh um oh")
 OPEN_QUESTIONS = bag("how what when which where who why any what's how's did do does have has")
 NO_SPEAKER = "speaker"
+FEW = 100  # mentions; so few are all compared
+SIZE = 1.1  # numbers that support each other differ by less (`matching.ACROSS_CALENDAR`)
+UNSIZED = bag("side date weekday ratio pressure clock code height rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,54 @@ class Talk:
         """The turn, from 0, of a character of the scan."""
         return max(bisect_right(self.starts, offset) - 1, 0)
 
+    @cached_property
+    def kinds(self) -> set[tuple[str, float | None]]:
+        """The kinds that are said, alone and with their numbers."""
+        numbers = {(mention.kind, mention.raw[0]) for mention in self.said if mention.raw}
+        return numbers | {(mention.kind, None) for mention in self.said}
+
+    @cached_property
+    def of_attribute(self) -> dict[str, list[Mention]]:
+        """The mentions of each attribute."""
+        found: dict[str, list[Mention]] = {}
+        for mention, about in zip(self.said, self.attributes, strict=True):
+            found.setdefault(about, []).append(mention)
+        return found
+
+    @cached_property
+    def contexts(self) -> dict[tuple[str, str], set[str]]:
+        """The content words around the mentions of each kind and dimension."""
+        found: dict[tuple[str, str], set[str]] = {}
+        for mention in self.said:
+            found.setdefault((mention.kind, mention.dim), set()).update(context(self.scan, mention))
+        return found
+
+    @cached_property
+    def _by_size(self) -> dict[int | None, list[int]]:
+        """Mentions by the logarithm of their numbers; under None those that are no plain numbers."""
+        found: dict[int | None, list[int]] = {}
+        for k, mention in enumerate(self.said):
+            sizes = {_size(value) for value in (*mention.values, *mention.raw)}
+            plain = mention.dim not in UNSIZED and not mention.marks & {"few", "decade", "upcoming", "couple"}
+            for size in sizes if plain and sizes else {None}:
+                found.setdefault(size, []).append(k)
+        return found
+
+    def near(self, fact: Mention) -> list[Mention]:
+        """The mentions that may support a fact, in order: those of about its size, where it has one."""
+        sizes = {_size(value) for value in (*fact.values, *fact.raw)}
+        if (
+            len(self.said) < FEW
+            or fact.dim in UNSIZED
+            or None in sizes
+            or not sizes
+            or fact.marks & {"decade", "couple"}
+        ):
+            return list(self.said)
+        wanted = {size + step for size in sizes if size is not None for step in (-1, 0, 1)}
+        places = {k for size in (None, *wanted) for k in self._by_size.get(size, ())}
+        return [self.said[k] for k in sorted(places)]
+
     def one_side_only(self, k: int) -> bool:
         """Whether token k is in a question that the next turn answers with one side: "Both ears?" "No, the right."."""
         turn = bisect_right(self.openings, k)
@@ -52,6 +105,11 @@ class Talk:
         inside = [m for m in self.said if m.dim == "side" and self.openings[turn] <= m.first < end]
         denied = self.scan.word(self.openings[turn]) in DENIALS or self.scan.word(self.openings[turn]) == "just"
         return denied and bool(inside) and all(m.values[0] != "both" for m in inside)
+
+
+def _size(value: object) -> int | None:
+    """The power of SIZE that a positive number has, rounded down; None for what is no number."""
+    return int(math.log(value) // math.log(SIZE)) if isinstance(value, float) and value > 0 else None
 
 
 def read_talk(dialogue: str) -> Talk:

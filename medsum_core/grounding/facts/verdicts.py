@@ -12,7 +12,7 @@ from medsum_core.grounding.facts.dates import written_ratio
 from medsum_core.grounding.facts.matching import near_part, supports
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.polarity import denied_there
-from medsum_core.grounding.facts.roles import Claim, comparable, supporting_mention
+from medsum_core.grounding.facts.roles import Claims, comparable, supporting_mention
 from medsum_core.grounding.facts.talk import Talk
 from medsum_core.grounding.facts.tokens import bag
 
@@ -22,13 +22,13 @@ OF_PRESSURE = bag("systolic diastolic pressure systolics diastolics")
 ONE_OF_ITS_KIND = frozenset(("pressure", "temperature", "age", "frequency"))  # another value of these contradicts
 
 
-def judge(fact: Mention, note: Scan, talk: Talk, claims: Sequence[Claim]) -> list[Judged]:
+def judge(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> list[Judged]:
     """The verdict on a fact; two for a date without its year. `claims`: the note's facts, each with its subject."""
     if "shorthand" in fact.marks:
         return _judge_shorthand(fact, note, talk, claims)
     if fact.dim == "date":
         return _judge_date(fact, note, talk)
-    pairs = [mention for mention in talk.said if supports(fact, mention)]
+    pairs = [mention for mention in talk.near(fact) if supports(fact, mention)]
     if fact.dim == "weekday" and not pairs and fact.values[0] in talk.calendar.weekdays:
         pairs = [talk.calendar.weekdays[int(fact.values[0])]]
     if fact.dim == "" and not context(note, fact) & OF_PRESSURE:
@@ -36,20 +36,20 @@ def judge(fact: Mention, note: Scan, talk: Talk, claims: Sequence[Claim]) -> lis
     if not pairs:
         unsupported = (fact.start, fact.end, _unsupported(fact, note, talk), None)
         return [_implied(fact, note, talk, claims) or unsupported]
-    subject = next(word for mention, word in claims if mention is fact)
+    subject = claims.subjects[id(fact)]
     place = supporting_mention(fact, subject, pairs, talk, claims) if subject else pairs[0]
     if place is None or (fact.dim == "side" and denied_there(fact, note, pairs, talk.scan, talk.said)):
         return [(fact.start, fact.end, "contradicted", None)]
     return [(fact.start, fact.end, "supported", talk.turn(place.start))]
 
 
-def _judge_shorthand(fact: Mention, note: Scan, talk: Talk, claims: Sequence[Claim]) -> list[Judged]:
+def _judge_shorthand(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> list[Judged]:
     """The verdict on "6/12" as six months; where that is not supported, as the date or the score that it may be."""
-    subject = next(word for mention, word in claims if mention is fact)
+    subject = claims.subjects[id(fact)]
     as_time = fact._replace(marks=fact.marks - {"shorthand"})
-    judged = judge(as_time, note, talk, [*claims, (as_time, subject)])
+    judged = judge(as_time, note, talk, Claims([*claims, (as_time, subject)]))
     (written,), _ = written_ratio(note, fact.first)
-    other = judge(written, note, talk, [*claims, (written, "")])
+    other = judge(written, note, talk, Claims([*claims, (written, "")]))
     supported = all(verdict == "supported" for _, _, verdict, _ in other)
     return other if supported and judged[0][2] != "supported" else judged
 
@@ -119,7 +119,7 @@ def _plural_said(fact: Mention, talk: Talk) -> int | None:
     return None
 
 
-def _implied(fact: Mention, note: Scan, talk: Talk, claims: Sequence[Claim]) -> Judged | None:
+def _implied(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> Judged | None:
     """The verdict on a fact that speech implies: one of something, both knees as "my knees"; None if it does not."""
     if fact.dim == "side" and fact.values[0] == "both" and (start := _plural_said(fact, talk)) is not None:
         return (fact.start, fact.end, "supported", talk.turn(start))
@@ -130,22 +130,25 @@ def _implied(fact: Mention, note: Scan, talk: Talk, claims: Sequence[Claim]) -> 
     if fact.dim == "" and _is_pack_years(fact, note, talk):
         return (fact.start, fact.end, "supported", 0)
     one = fact.dim == "" and fact.raw[0] == 1.0
+    if not one:
+        return None
     one_of_them = any(other is not fact and other.noun == fact.noun and other.raw != fact.raw for other, _ in claims)
-    if one and (one_of_them or not any(about == fact.noun for about in talk.attributes if about)):
+    if one_of_them or not any(about == fact.noun for about in talk.attributes if about):
         return (fact.start, fact.end, "supported", 0)
     return None
 
 
 def _unsupported(fact: Mention, note: Scan, talk: Talk) -> Literal["not_found", "contradicted"]:
     about = attribute(note, fact)
-    for mention, said_of in zip(talk.said, talk.attributes, strict=True):
-        if not comparable(fact, mention):
-            continue
-        same_number = bool(fact.raw) and bool(mention.raw) and fact.raw[0] == mention.raw[0]
-        alike = mention.kind == fact.kind and (fact.kind in ONE_OF_ITS_KIND or same_number)
-        if alike or (about and said_of == about):
-            return "contradicted"
-        if fact.dim == "side":
+    kinds = talk.kinds
+    if (fact.kind in ONE_OF_ITS_KIND and (fact.kind, None) in kinds) or (
+        fact.raw and (fact.kind, fact.raw[0]) in kinds
+    ):
+        return "contradicted"
+    if about and any(comparable(fact, mention) for mention in talk.of_attribute.get(about, ())):
+        return "contradicted"
+    for mention, said_of in zip(talk.said, talk.attributes, strict=True) if fact.dim == "side" else ():
+        if comparable(fact, mention):
             parts = body_parts()
             if not about or not said_of or parts.get(about) == parts.get(said_of):
                 return "contradicted"
@@ -154,6 +157,4 @@ def _unsupported(fact: Mention, note: Scan, talk: Talk) -> Literal["not_found", 
 
 def _same_context(fact: Mention, note: Scan, talk: Talk) -> bool:
     """Whether the dialogue has a value of the same sort with a content word in common around it."""
-    around = context(note, fact)
-    sort = [mention for mention in talk.said if mention.kind == fact.kind and mention.dim == fact.dim]
-    return bool(around) and any(around & context(talk.scan, mention) for mention in sort)
+    return bool(context(note, fact) & talk.contexts.get((fact.kind, fact.dim), set()))

@@ -18,7 +18,8 @@ Allergy = Literal["supported", "not_found", "contradicted"]
 TO = bag("to : include including of with both and , ( either")
 REACTED = bag(
     "hives rash swelling swollen itch itchy itching anaphylaxis throat wheeze allergy allergic reacted reaction broke "
-    "blisters puffed closed tight cramps vomited"
+    "blisters puffed closed tight cramps vomited problem "
+    "trouble skin sick"
 )
 CAUSING = bag("cause caused causes causing provoke provoked provokes")
 TOO_WIDE = bag("medication allergen food allergy")
@@ -92,7 +93,8 @@ def _sentences(finding: Finding, heard: Heard) -> list[Sentence]:
     own = heard.sentences_of[finding.turn]
     k = next(k for k, s in enumerate(own) if s.first <= finding.first < s.last)
     found = own[k : k + 2]
-    if own[k].asks or finding.reply is not None:
+    last_said = k == len(own) - 1 and heard.turns[finding.turn].is_clinician
+    if own[k].asks or finding.reply is not None or last_said:
         found = [own[k], *heard.sentences_of.get(finding.turn + 1, [])[:2]]
     return found
 

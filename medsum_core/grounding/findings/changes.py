@@ -41,7 +41,8 @@ PHRASES = {("go", "back", "on"): "start", ("put", "you", "on"): "start", ("put",
            ("put", "her", "on"): "start", ("go", "on", "with"): "keep",
            ("carry", "on"): "keep", ("keep", "going"): "keep",
            ("cut", "down"): "down", ("come", "off"): "stop", ("no", "longer"): "stop", ("no", "more"): "stop",
-           ("weaned", "off"): "stop", ("cut", "back"): "down", ("never", "miss"): "keep",
+           ("weaned", "off"): "stop", ("cut", "back"): "down", ("instead", "of"): "stop",
+           ("used", "to"): "stop", ("use", "to"): "stop", ("never", "miss"): "keep",
            ("give", "you"): "start"}  # fmt: skip
 PAIRED = {  # a verb and a particle with words between them: "bring the sertraline down"
     "down": (bag("bring cut come go take turn get"), bag("down")),
@@ -63,6 +64,8 @@ def action_in_note(words: Sequence[Word], sentence: Sentence, first: int, last: 
         [sentence.first, first - BEFORE, *(i + 1 for i in others if i < first and not _listed(words, i, first))]
     )
     end = min([sentence.last, last + AFTER, *(i for i in others if i >= last)])
+    begin = next((i + 1 for i in range(first - 1, begin - 1, -1) if words[i].text == "," and i + 1 < first), begin)
+    end = next((i for i in range(last, end) if words[i].text == ","), end)
     before = [words[i].text for i in range(begin, first)]
     after = [words[i].text for i in range(last, end)]
     if "unchanged" in after or "same" in after:
@@ -92,8 +95,8 @@ def actions_in_talk(
             if after.last > reach:
                 break
             texts = [words[i].text for i in range(after.first, after.last)]
-            if not after.asks and (ANAPHORA & set(texts) or len(texts) <= AFTER + BEFORE):
-                found.add(_action(texts, spoken=True))
+            if not after.asks and (len(texts) <= AFTER or ANAPHORA & set(texts)):
+                found.add(_action(texts, spoken=True, of_it=len(texts) > AFTER))
     return found - {""}
 
 
@@ -107,8 +110,8 @@ def _listed(words: Sequence[Word], i: int, first: int) -> bool:
     return all(words[k].text in (",", "and", "or") for k in range(i + 1, first))
 
 
-def _action(texts: Sequence[str], *, spoken: bool = False) -> str:
-    """The first action that the words name, reversed where they deny it; "" if none."""
+def _action(texts: Sequence[str], *, spoken: bool = False, of_it: bool = False) -> str:
+    """The first action that the words name, reversed where they deny it; "" if none. `of_it`: "it" must follow."""
     for phrase, action in PHRASES.items():
         size = len(phrase)
         if phrase[0] in texts and any(tuple(texts[k : k + size]) == phrase for k in range(len(texts))):
@@ -120,7 +123,7 @@ def _action(texts: Sequence[str], *, spoken: bool = False) -> str:
     for k, text in enumerate(texts):
         action = next((action for action, verbs in WORDS_OF.items() if text in verbs), "")
         action = "keep" if not action and spoken and text in IN_TALK else action
-        if action:
+        if action and (not of_it or ANAPHORA.intersection(texts[k : k + 4])):
             negated = bool(NEGATIONS.intersection(texts[max(k - NEGATED, 0) : k]))
             return REVERSED.get(action, "") if negated else action
     return ""

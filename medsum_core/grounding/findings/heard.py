@@ -12,13 +12,14 @@ from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import Finding, FindingScan, scan_findings
-from medsum_core.grounding.findings.relatives import kin_of
+from medsum_core.grounding.findings.relatives import is_family, kin_of, relatives_in
 from medsum_core.grounding.findings.replies import asks_openly, read_reply
 from medsum_core.grounding.findings.scope import Sentence, read_scopes
 from medsum_core.grounding.findings.stems import stem
 
 Polarity = Literal["yes", "no", "neutral"]
 PREFIX = 5  # letters that related words share: "arthritis", "arthritic"
+USED = bag("take takes taking use uses using on still smoke smoking drink")
 ALIKE = 0.82  # share of letters in common, for a misspelt drug
 SPELT = 5  # letters; shorter words must be spelt alike
 GENERIC = bag(  # words of a concept's name that do not tell it from another
@@ -72,6 +73,22 @@ class Heard:
         for sentence in self.scan.sentences:
             found.setdefault(sentence.turn, []).append(sentence)
         return found
+
+    def implied_parts(self, finding: Finding) -> set[str]:
+        """The body parts that a finding's name holds: "facial droop" is of the face."""
+        return {part for (_, part), name in self.lexicon.composed.items() if name in finding.names}
+
+    def kin_around(self, finding: Finding) -> set[str]:
+        """The relatives named in a finding's turn and the two after it."""
+        first, _ = self.scan.turns[finding.turn]
+        _, last = self.scan.turns[min(finding.turn + 2, len(self.scan.turns) - 1)]
+        return {kin for _, kin in relatives_in(self.scan.words, first, last)}
+
+    def asks_use(self, finding: Finding) -> bool:
+        """Whether a question's sentence asks if something is taken or used."""
+        sentence = next(s for s in self.sentences_of[finding.turn] if s.first <= finding.first < s.last)
+        texts = {self.scan.words[i].text for i in range(sentence.first, sentence.last)}
+        return bool(USED & texts) and not texts & {"used", "did", "ever", "last", "was", "were"}
 
     def named(self, names: Iterable[str]) -> list[Finding]:
         """The findings of these concepts or of narrower ones, in order."""
@@ -144,16 +161,28 @@ class Heard:
         hits = [word in self.turns_of or (len(word) >= PREFIX and word[:PREFIX] in self.prefixes) for word in content]
         return hits[-1] or sum(hits) >= 2
 
+    @cached_property
+    def _spelt(self) -> dict[str, set[str]]:
+        """The longer words by their first letter."""
+        found: dict[str, set[str]] = {}
+        for word in self.scan.words:
+            if len(word.text) >= SPELT:
+                found.setdefault(word.text[0], set()).add(word.text)
+        return found
+
+    @cached_property
+    def has_guests(self) -> bool:
+        """Whether a relative speaks, who then may call the patient "my mother"."""
+        return any(is_family(turn.speaker) for turn in self.turns)
+
     def has_misspelt(self, text: str) -> bool:
         """Whether a word of the dialogue is spelt nearly like `text`."""
         word = text.lower()
         if len(word) < SPELT:
             return False
         return any(
-            other[0] == word[0]
-            and abs(len(other) - len(word)) <= 3
-            and SequenceMatcher(None, word, other).ratio() >= ALIKE
-            for other in {w.text for w in self.scan.words if len(w.text) >= SPELT}
+            abs(len(other) - len(word)) <= 3 and SequenceMatcher(None, word, other).ratio() >= ALIKE
+            for other in self._spelt.get(word[0], ())
         )
 
 

@@ -116,7 +116,16 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
         for found in named:
             trailing = [k for k in kin if k[0] >= named[-1].last] if found is named[-1] else []
             subject = (
-                subject_in_talk(words, sentence, found.first, kin, "" if asks else topic, speaker, trailing)
+                subject_in_talk(
+                    words,
+                    sentence,
+                    found.first,
+                    kin,
+                    "" if asks else topic,
+                    speaker,
+                    trailing,
+                    is_symptom=lexicon.concepts[found.names[0]].kind == "symptom",
+                )
                 if spoken
                 else subject_in_note(words, sentence, found.first, kin, kin_before=bool(topic))
             )
@@ -125,7 +134,7 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
         if spoken:
             good += _good_parts(words, sentence, lexicon)
         named_last = sentence.first if kin else named_last
-        topic = kin[-1][1] if kin else (topic if spoken and sentence.first - named_last < TOPIC_REACH else "")
+        topic = kin[-1][1] if kin else (topic if sentence.first - named_last < TOPIC_REACH else "")
     scan = FindingScan(words=words, sentences=sentences, turns=bounds, findings=findings, good=good)
     return replace(scan, findings=_answered(scan, turns)) if turns else scan
 
@@ -310,7 +319,7 @@ def _from_reply(scan: FindingScan, finding: Finding, question: Sentence, answer:
     if answer == "no":
         words = scan.words
         granted = (
-            presupposes(words, question, finding.first, phrase=finding.phrase)
+            presupposes(words, question, finding.first, phrase=finding.phrase, acted=finding.kind in ACTED)
             or offers(words, question)
             or asks_openly(words, question)
         )

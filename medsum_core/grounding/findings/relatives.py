@@ -41,10 +41,13 @@ TELLING = bag(  # a relative who tells or helps is not the one who has it
 BY = bag("with by to for from per lives and")
 SELF = bag("i i'm i've i'd my me myself i'll mine")
 THIRD = bag("he she his her he's she's him they their hers")
-PATIENT_WORDS = bag("patient pt he she his her they i my")
+PATIENT_WORDS = bag("patient pt he she his her i my")
 BIRTH = bag("pregnant pregnancy delivered")
 JOINING = bag("and or , both my his her the maternal paternal")
 NEAR = 8
+CHILDREN = bag("son daughter child grandchild twin")
+OWNED = bag("my his her their our your one two three four five six and have has")
+FRAGMENT = 6  # words of an answer without a verb
 
 
 @lru_cache(maxsize=16384)
@@ -71,8 +74,13 @@ def same_person(a: str, b: str) -> bool:
 
 
 def relatives_in(words: Sequence[Word], first: int, last: int) -> list[tuple[int, str]]:
-    """The relatives named among words `[first, last)`."""
-    return [(i, kin) for i in range(first, last) if (kin := kin_of(words[i].text))]
+    """The relatives named among words `[first, last)`. "A 6-year-old girl" is the patient, "her girl" is none."""
+    found = []
+    for i in range(first, last):
+        kin = kin_of(words[i].text)
+        if kin and (kin not in CHILDREN or (i > first and words[i - 1].text in OWNED)):
+            found.append((i, kin))
+    return found
 
 
 def subject_in_note(
@@ -106,6 +114,8 @@ def subject_in_talk(
     topic: str,
     speaker: str,
     trailing: Sequence[tuple[int, str]] = (),
+    *,
+    is_symptom: bool = False,
 ) -> str:
     """The person that a finding of a dialogue is of.
 
@@ -122,9 +132,16 @@ def subject_in_talk(
         between = {word.text for word in words[first : after[0][0]]}
         if between & {"in", "of", "on"} and not between & {".", ";"}:
             return _together(words, after[::-1])
-    if texts & SELF:
+    pronoun = next(
+        (words[k].text for k in range(first - 1, sentence.first - 1, -1) if words[k].text in SELF | THIRD), ""
+    )
+    if pronoun in SELF:
         return speaker or PATIENT
-    return topic if texts & THIRD else UNKNOWN
+    if pronoun in THIRD:
+        return topic
+    if topic and sentence.last - sentence.first <= FRAGMENT and not texts & (SELF - {"me"}) and not is_symptom:
+        return topic  # "And your father?" "Prostate cancer."
+    return (speaker or PATIENT) if texts & SELF else UNKNOWN
 
 
 def _together(words: Sequence[Word], kin: Sequence[tuple[int, str]]) -> str:

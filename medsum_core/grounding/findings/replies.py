@@ -76,11 +76,14 @@ def asks_openly(words: Sequence[Word], sentence: Sentence) -> bool:
     return False
 
 
-def presupposes(words: Sequence[Word], sentence: Sentence, first: int, *, phrase: bool) -> bool:
+def presupposes(words: Sequence[Word], sentence: Sentence, first: int, *, phrase: bool, acted: bool) -> bool:
     """Whether a question takes its finding at word `first` for granted: "Is the [pain] there at night?"."""
     before = words[first - 1].text if first > sentence.first else ""
-    if before == "other":
-        return True  # "any other pain?"
+    if acted and before in ("to", "with", "from", "of", "about", "after"):
+        return True  # "any problems with metformin?"
+    later = [words[k].text for k in range(first + 1, min(first + 5, sentence.last))]
+    if before == "other" or "else" in later or "elsewhere" in later:
+        return True  # "any other pain?", "pain anywhere else?"
     earlier = words[first - 2].text if first > sentence.first + 1 else ""
     if before in ("your", "his", "her") and not phrase:
         return False  # "Does your chest hurt?"
@@ -152,7 +155,8 @@ def opens_with_no(words: Sequence[Word], first: int, last: int) -> bool:
     while i < last and words[i].text in LEADS:
         i += 1
     problem = i + 1 < last and words[i + 1].text in ("problem", "worries", "thanks", "thank")
-    if [word.text for word in words[first:last] if word.text not in (".", "!", ",")] == ["oh", "no"]:
+    opening = [word.text for word in words[first : first + 4] if word.text not in ("!", ",")]
+    if opening[:2] == ["oh", "no"] and opening[2:3] in ([], ["."]):
         return False
     return i < last and words[i].text in ("no", "nope", "nah", "never") and not problem
 

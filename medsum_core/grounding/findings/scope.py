@@ -22,7 +22,8 @@ NEUTRAL_AFTER = bag(  # "no change in the pain": nothing is denied
     "improving responding respond response resolved go going away gotten controlled control stop stopped doubt only "
     "effect benefit matter sure certain know remember recall idea question need worry worried bad much worried mind "
     "necessarily well fully completely entirely always quite significant significantly other new recent recently "
-    "acute additional recurrent currently further more longer clearly treated until yet gone able really like want"
+    "acute additional recurrent currently further more longer clearly treated affect affected "
+    "limited until yet gone able really like want"
 )
 MORE = bag("more longer further anymore")
 ENDS = bag(
@@ -51,6 +52,7 @@ PLANS = bag(
     "we'll i'll plan planned should prescribe prescribed consider advised advise need needs want like start begin "
     "follow upcoming tomorrow next suggest suggested get"
 )
+DEGREES = bag("occasional rare social some mild moderate heavy positive intermittent questionable questionably")
 GOOD = bag(
     "fine normal okay ok good clear clean unremarkable intact negative none denied absent gone spared great "
     "perfect healthy"
@@ -196,7 +198,8 @@ def _begins(before: str, text: str, after: str, inside: bool) -> bool:
 def _denies_else(words: Sequence[Word], i: int, end: int) -> bool:
     """Whether the negation at word i denies a change, a need, a degree, and not what follows."""
     near = [words[k].text for k in range(i + 1, min(i + 3, end))]
-    if words[i].text == "never" and "like" in (words[k].text for k in range(i + 1, min(i + 8, end))):
+    later = {words[k].text for k in range(i + 1, min(i + 12, end))}
+    if later & {"like", "until"}:
         return True  # "I have never felt palpitations like this"
     if words[i].text in ("denies", "denied", "denying", "deny", "without", "negative", "never"):
         near = near[1:] if near[:1] == ["any"] else near[:1]
@@ -212,6 +215,8 @@ def _ends(words: Sequence[Word], i: int, since: int, sentence: Sentence, *, spok
     if text in ENDS:
         return True
     thinks = words[since + 1].text in ("think", "believe", "know", "recall", "remember") if since + 1 <= i else False
+    if text == "," and after in DEGREES:
+        return True  # "no tobacco, occasional alcohol"
     if text in (",", "and", "or") and (after in AFFIRMING or after in SUBJECTS):
         further = words[i + 2].text if i + 2 < sentence.last else ""
         return not (after in ("my", "his", "her", "the") and not spoken) or further in AFFIRMING
@@ -232,6 +237,8 @@ def judged_good(words: Sequence[Word], last: int, end: int, kind: str) -> bool:
             kind in ("symptom", "condition") or (text in ("denied", "none", "negative") and kind != "procedure")
         ):
             return not any(words[k].text in ("isn't", "aren't", "wasn't", "never") for k in range(last, i))
+        if text == "," and i == last and i + 1 < end and words[i + 1].text in ("denies", "denied", "none", "negative"):
+            return kind != "procedure"
         if text not in LINKS and text != ":":
             return False
     return False

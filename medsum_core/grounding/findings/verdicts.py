@@ -15,7 +15,7 @@ from medsum_core.grounding.findings.changes import action_in_note, actions_in_ta
 from medsum_core.grounding.findings.heard import Heard, hear
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import Finding, FindingScan
-from medsum_core.grounding.findings.relatives import AND, FAMILY, PATIENT, UNKNOWN, is_family, same_person
+from medsum_core.grounding.findings.relatives import AND, FAMILY, PATIENT, UNKNOWN, same_person
 
 Verdict = Literal["supported", "not_found", "contradicted"]
 ROOTS = bag(
@@ -28,7 +28,7 @@ STOPPED = bag(
     "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
     "avoid avoided avoids hardly rarely seldom longer held no not"
 )
-NEAR = 8  # words
+NEAR, REACH = 8, 25  # words
 CHILDLIKE = bag("son daughter child baby infant grandson granddaughter grandchild twin family")
 
 
@@ -79,7 +79,8 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
 def _is_fact(finding: Finding, note: FindingScan) -> bool:
     """Whether a finding can be checked: no name of a whole kind ("medication"), but for "no known allergies"."""
     if finding.names == ("allergy",):
-        return finding.assertion == "denied"
+        before = note.words[finding.first - 1].text if finding.first else ""
+        return finding.assertion == "denied" and before not in ("for", "of", "with")
     if ROOTS.issuperset(finding.names):
         return False
     return finding.kind != "allergen" or names_allergen(finding, note)
@@ -99,8 +100,11 @@ def _contradicting_change(finding: Finding, note: FindingScan, heard: Heard) -> 
     places = [(other.first, other.last) for other in said]
     actions = actions_in_talk(heard.scan.words, heard.scan.sentences, places, named)
     for other in said:
-        if other.reply is not None and other.assertion in ("present", "denied", "past_or_stopped"):
+        answered = other.reply is not None and other.assertion in ("present", "denied", "past_or_stopped")
+        if answered and heard.asks_use(other):
             actions.add("keep" if other.assertion == "present" else "stop")
+    if finding.kind == "substance":
+        actions = {"keep" if action == "down" else action for action in actions}  # "I cut down": still smoking
     return said[0].turn if is_opposed(action, actions) else None
 
 
@@ -112,6 +116,8 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
     wider = _of_part(finding, heard.exact(_broader(finding, heard)), heard)
     denied = finding.assertion == "denied"
     doubtful = finding.assertion == "uncertain"
+    if wider and not denied and not doubtful and (turn := _denied_loosely(finding, heard)) is not None:
+        return Judged("contradicted", turn)
     if wider:
         agreeing = [other for other in wider if (other.assertion == "denied") == denied]
         statements = [other for other in agreeing if other.assertion != "asked"]
@@ -124,6 +130,14 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
     if not denied and not doubtful and (turn := _part_is_good(finding, heard)) is not None:
         return Judged("contradicted", turn)
     return _loosely(finding, note, heard)
+
+
+def _denied_loosely(finding: Finding, heard: Heard) -> int | None:
+    """The turn that denies a finding in other words, where none affirms it: "vertigo" and "it doesn't spin"."""
+    if finding.kind not in ("symptom", "condition") or any(heard.lexicon.concepts[n].lack for n in finding.names):
+        return None
+    places = heard.loosely(finding.names, finding.part)
+    return places[0][0] if places and all(polarity == "no" for _, polarity in places) else None
 
 
 def _turn_of(said: Sequence[Finding]) -> int:
@@ -141,14 +155,15 @@ def _of_part(finding: Finding, said: Sequence[Finding], heard: Heard) -> list[Fi
     if not finding.part:
         return list(said)
     ancestors = heard.lexicon.ancestors
-    near = [s for s in said if s.part and (s.part in ancestors[finding.part] or finding.part in ancestors[s.part])]
-    return near or [s for s in said if not s.part]
+    parts = {id(s): {s.part} if s.part else heard.implied_parts(s) for s in said}
+    near = [s for s in said if any(p in ancestors[finding.part] or finding.part in ancestors[p] for p in parts[id(s)])]
+    return near or [s for s in said if not parts[id(s)]]
 
 
 def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> Judged:
     denied = [other for other in said if other.assertion == "denied"]
     if finding.assertion == "denied":
-        return _denied(finding, said, denied, note)
+        return _denied(finding, said, denied, note, heard)
     affirmed = [other for other in said if other.assertion != "denied"]
     if not affirmed and finding.assertion == "uncertain":
         return Judged("supported", denied[0].turn)
@@ -164,14 +179,26 @@ def _is_over(finding: Finding, note: FindingScan) -> bool:
     return any(word.text in STOPPED for word in note.words[max(finding.first - NEAR, 0) : finding.last + NEAR])
 
 
-def _denied(finding: Finding, said: Sequence[Finding], denied: Sequence[Finding], note: FindingScan) -> Judged:
+def _denied(
+    finding: Finding, said: Sequence[Finding], denied: Sequence[Finding], note: FindingScan, heard: Heard
+) -> Judged:
     if denied:
         return Judged("supported", _turn_of(denied))
     history = any(
         word.text in ("history", "hx", "ever") for word in note.words[max(finding.first - 8, 0) : finding.first]
     )
     strong = ("present", "past_or_stopped") if history else ("present",)
-    of_patient = [other for other in said if other.subject in (PATIENT, UNKNOWN) and other.assertion in strong]
+    of_patient = [
+        other
+        for other in said
+        if other.subject in (PATIENT, UNKNOWN)
+        and other.assertion in strong
+        and (other.reply is not None or not heard.turns[other.turn].is_clinician)
+    ]
+    before = [word.text for word in note.words[max(finding.first - REACH, 0) : finding.first]]
+    limited = bool({"since", "prior", "previous", "previously", "before"} & set(before))
+    if (limited or any(other.assertion == "past_or_stopped" for other in said)) and not history:
+        return Judged("supported", _turn_of(said))
     if of_patient and finding.subject in (PATIENT, UNKNOWN):
         return Judged("contradicted", of_patient[0].turn)
     return Judged("supported", _turn_of(said))
@@ -184,17 +211,20 @@ def _of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> J
     if subject in (UNKNOWN, FAMILY):
         return Judged("supported", _turn_of(statements))
     if subject == PATIENT:
-        guests = any(is_family(turn.speaker) for turn in heard.turns)
-        own = [other for other in statements if guests or other.subject in (PATIENT, UNKNOWN, *CHILDLIKE)]
+        own = [other for other in statements if heard.has_guests or other.subject in (PATIENT, UNKNOWN, *CHILDLIKE)]
         return Judged("supported", _turn_of(own)) if own else Judged("contradicted", statements[0].turn)
     own = [other for other in statements if same_person(subject, other.subject)]
-    guests = any(is_family(turn.speaker) for turn in heard.turns)
+    if heard.has_guests:
+        return Judged("supported", _turn_of(own or statements))
     absent = [one for one in subject.split(AND) if not any(same_person(one, kin) for kin in heard.kin - {FAMILY})]
-    if absent and not guests:
+    if absent:
         return Judged("contradicted", statements[0].turn)
     if own:
         return Judged("supported", _turn_of(own))
-    others = [other for other in statements if other.subject not in (PATIENT, UNKNOWN, FAMILY)]
+    near = {kin for other in statements for kin in heard.kin_around(other)}
+    others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]
+    if any(same_person(subject, kin) for kin in near):
+        others = [other for other in others if other.subject != PATIENT]
     return Judged("contradicted", others[0].turn) if others else Judged("supported", _turn_of(statements))
 
 
