@@ -100,13 +100,13 @@ class Heard:
         wanted = frozenset(names)
         return [finding for finding in self.scan.findings if wanted & set(finding.names)]
 
-    def loosely(self, names: Iterable[str], part: str) -> list[tuple[int, Polarity]]:
-        """The turns that may speak of a concept in other words, and whether they affirm it."""
+    def loosely(self, names: Iterable[str], part: str, *, least: int = 1) -> list[tuple[int, Polarity]]:
+        """The turns that may speak of a concept in `least` or more other words, and whether they affirm it."""
         part_stems = self._part_stems(part)
         found: list[tuple[int, Polarity]] = []
         for name in names:
             for stems in self.lexicon.concepts[name].loose if name in self.lexicon.concepts else ():
-                for number in self._windows(stems):
+                for number in self._windows(stems) if len(stems) >= least else ():
                     if not part_stems or any(
                         self.turns_of.get(word, set()) & {number, number + 1} for word in part_stems
                     ):
