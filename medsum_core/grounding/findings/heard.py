@@ -152,14 +152,17 @@ class Heard:
             return "no"
         return "neutral" if any(i in scopes.denied or i in scopes.neutral for i in places) else "yes"
 
-    def has_words_like(self, text: str) -> bool:
-        """Whether most content words of a name occur, inflected or as parts of other words."""
+    def has_words_like(self, text: str, *, with_part: bool = False) -> bool:
+        """Whether most content words of a name occur, inflected or as parts of other words.
+
+        `with_part`: the name has a body part, and both must.
+        """
         stems = [stem(word) for word in text.lower().replace("-", " ").split()]
         content = [word for word in stems if len(word) > 3 and word not in GENERIC]
         if not content:
             return False
         hits = [word in self.turns_of or (len(word) >= PREFIX and word[:PREFIX] in self.prefixes) for word in content]
-        return hits[-1] or sum(hits) >= 2
+        return sum(hits) >= 2 or (hits[-1] and not with_part)
 
     @cached_property
     def _spelt(self) -> dict[str, set[str]]:

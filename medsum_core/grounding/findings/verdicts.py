@@ -259,7 +259,7 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
     text = " ".join(word.text for word in note.words[finding.first : finding.last])
     if finding.kind == "medication" and heard.has_misspelt(text):
         return SUPPORTED
-    if finding.kind != "medication" and heard.has_words_like(text):
+    if finding.kind != "medication" and heard.has_words_like(text, with_part=bool(finding.part)):
         return SUPPORTED
     if denied and _generic_denial(finding, heard):
         return SUPPORTED
