@@ -93,3 +93,9 @@ def test_a_contradicted_sentence_shows_the_turn_against_it_never_as_support() ->
     assert denied.low_support and denied.score == 0.0  # as supported as its worst fact
     assert [(fact.verdict, fact.turn) for fact in denied.facts] == [("supported", 2), ("contradicted", 1)]
     assert smoker.contradicting == (4, 5) and smoker.turns == ()
+
+
+def test_words_in_common_make_no_support_of_a_turn_that_says_otherwise() -> None:
+    talk = "Doctor: Hello.\nPatient: I get short of breath when I climb the stairs."
+    (denied,) = evidence("No shortness of breath when climbing the stairs.", talk)
+    assert (denied.contradicting, denied.turns) == ((1,), ())

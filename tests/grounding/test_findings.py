@@ -192,3 +192,10 @@ def test_any_text_is_read_without_fault_and_offsets_hold(note_words: list[str], 
         assert fact.turn is None or 0 <= fact.turn < len(read_turns(dialogue))
     found: list[Finding] = read_findings(dialogue, read_turns(dialogue))
     assert all(0 <= finding.start < finding.end <= len(dialogue) for finding in found)
+
+
+def test_british_spelling_and_body_parts_tell_findings_apart() -> None:
+    assert set(written("Diarrhoea, anaemia.")) == {"diarrhea", "anemia"}
+    assert flags("Ankle swelling.", "What is it?", "My face is swollen.") == [("Ankle swelling", "not_found")]
+    assert flags("Face swelling.", "What is it?", "My face is swollen.") == []
+    assert flags("She has chest pain.", "Any chest pain?", "No.") == [("chest pain", "contradicted")]

@@ -100,13 +100,13 @@ class Heard:
         wanted = frozenset(names)
         return [finding for finding in self.scan.findings if wanted & set(finding.names)]
 
-    def loosely(self, names: Iterable[str], part: str) -> list[tuple[int, Polarity]]:
-        """The turns that may speak of a concept in other words, and whether they affirm it."""
+    def loosely(self, names: Iterable[str], part: str, *, least: int = 1) -> list[tuple[int, Polarity]]:
+        """The turns that may speak of a concept in `least` or more other words, and whether they affirm it."""
         part_stems = self._part_stems(part)
         found: list[tuple[int, Polarity]] = []
         for name in names:
             for stems in self.lexicon.concepts[name].loose if name in self.lexicon.concepts else ():
-                for number in self._windows(stems):
+                for number in self._windows(stems) if len(stems) >= least else ():
                     if not part_stems or any(
                         self.turns_of.get(word, set()) & {number, number + 1} for word in part_stems
                     ):
@@ -152,14 +152,17 @@ class Heard:
             return "no"
         return "neutral" if any(i in scopes.denied or i in scopes.neutral for i in places) else "yes"
 
-    def has_words_like(self, text: str) -> bool:
-        """Whether most content words of a name occur, inflected or as parts of other words."""
+    def has_words_like(self, text: str, *, with_part: bool = False) -> bool:
+        """Whether most content words of a name occur, inflected or as parts of other words.
+
+        `with_part`: the name has a body part, and both must.
+        """
         stems = [stem(word) for word in text.lower().replace("-", " ").split()]
         content = [word for word in stems if len(word) > 3 and word not in GENERIC]
         if not content:
             return False
         hits = [word in self.turns_of or (len(word) >= PREFIX and word[:PREFIX] in self.prefixes) for word in content]
-        return hits[-1] or sum(hits) >= 2
+        return sum(hits) >= 2 or (hits[-1] and not with_part)
 
     @cached_property
     def _spelt(self) -> dict[str, set[str]]:

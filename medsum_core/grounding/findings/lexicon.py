@@ -75,12 +75,20 @@ class _Row(NamedTuple):
     broader: tuple[str, ...]
 
 
-@lru_cache(maxsize=4)
 def load_lexicon(extra: str | None = None) -> Lexicon:
     """The package's lexicon, with the rows of the file `extra` added to it.
 
     Raises InputError for a file that cannot be read or has rows that are no rows of a lexicon; no text is shown.
     """
+    try:
+        return _load(extra, Path(extra).stat().st_mtime_ns if extra else 0)
+    except OSError as error:
+        raise InputError(f"--lexicon {extra}: cannot be read ({type(error).__name__})") from None
+
+
+@lru_cache(maxsize=4)
+def _load(extra: str | None, changed: int) -> Lexicon:
+    """`changed`: when the file was written, so that a file edited since is read again."""
     rows = [
         _Row(kind, *_fields(line))
         for kind in (*KINDS, PART)

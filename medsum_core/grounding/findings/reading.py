@@ -111,6 +111,8 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
             _shift(found, sentence.first)
             for found in find_named(words[sentence.first : sentence.last], lexicon, spoken=spoken)
         ]
+        if not spoken:
+            named = [found for found in named if not _is_heading(words, found)]
         scopes = read_scopes(words, sentence, spoken=spoken) if named else None
         asks = bool(turns) and is_question(words, sentence, is_clinician=turns[sentence.turn].is_clinician)  # type: ignore[index]
         for found in named:
@@ -137,6 +139,11 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
         topic = kin[-1][1] if kin else (topic if sentence.first - named_last < TOPIC_REACH else "")
     scan = FindingScan(words=words, sentences=sentences, turns=bounds, findings=findings, good=good)
     return replace(scan, findings=_answered(scan, turns)) if turns else scan
+
+
+def _is_heading(words: Sequence[Word], found: Named) -> bool:
+    """Whether a name in capitals heads a section of the note: "MS: no joint pain"."""
+    return found.last < len(words) and words[found.last].text == ":" and words[found.first].capital
 
 
 def _words_of_turns(text: str, turns: Sequence[Turn] | None) -> tuple[list[Word], list[tuple[int, int]]]:

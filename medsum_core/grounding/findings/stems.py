@@ -23,7 +23,7 @@ IRREGULAR = {
     "scabies": "scabies", "mono": "mono", "using": "use", "worse": "worse", "bleeding": "bleed", "feeding": "feed",
     "something": "something", "anything": "anything", "nothing": "nothing", "everything": "everything",
     "evening": "evening", "morning": "morning", "during": "during", "pills": "pill", "need": "need",
-    "spine": "spine", "scale": "scale", "spite": "spite", "glasses": "glasses",
+    "spine": "spine", "scale": "scale", "weaker": "weak", "stiffer": "stiff", "spite": "spite", "glasses": "glasses",
 }  # fmt: skip
 BRITISH = (
     ("rrhoea", "rrhea"), ("haem", "hem"), ("aemi", "emi"), ("oedema", "edema"), ("oesoph", "esoph"), ("paed", "ped"),

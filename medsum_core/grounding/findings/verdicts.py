@@ -140,6 +140,15 @@ def _denied_loosely(finding: Finding, heard: Heard) -> int | None:
     return places[0][0] if places and all(polarity == "no" for _, polarity in places) else None
 
 
+def _affirmed_loosely(finding: Finding, heard: Heard) -> int | None:
+    """The turn that affirms a finding in other words, where none denies it: "melena" and "they're black as tar"."""
+    if finding.kind not in ("symptom", "condition"):
+        return None
+    places = heard.loosely(finding.names, finding.part, least=2)
+    affirmed = [turn for turn, polarity in places if polarity == "yes"]
+    return affirmed[0] if affirmed and not any(polarity == "no" for _, polarity in places) else None
+
+
 def _turn_of(said: Sequence[Finding]) -> int:
     """The turn of the first statement among the findings, else of the first question."""
     return min(said, key=lambda other: (other.reply is not None, other.turn)).turn
@@ -184,6 +193,8 @@ def _denied(
 ) -> Judged:
     if denied:
         return Judged("supported", _turn_of(denied))
+    if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, heard)) is not None:
+        return Judged("contradicted", turn)
     history = any(
         word.text in ("history", "hx", "ever") for word in note.words[max(finding.first - 8, 0) : finding.first]
     )
@@ -248,7 +259,7 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
     text = " ".join(word.text for word in note.words[finding.first : finding.last])
     if finding.kind == "medication" and heard.has_misspelt(text):
         return SUPPORTED
-    if finding.kind != "medication" and heard.has_words_like(text):
+    if finding.kind != "medication" and heard.has_words_like(text, with_part=bool(finding.part)):
         return SUPPORTED
     if denied and _generic_denial(finding, heard):
         return SUPPORTED
