@@ -58,6 +58,10 @@ LABELLED = {
         "Patient: My [[laterality|-|left]] ear and my [[laterality|+|right]] [[symptom|+|knee hurts]].",
         "Pain of the right knee.",
     ),
+    "the same side of another part is no side of it": (
+        "Patient: My [[laterality|-|left]] ear is blocked.",
+        "The left ankle is stable.",
+    ),
     "a relative's finding is not the patient's": (
         "Patient: My mother has [[condition|-|diabetes]]. I have [[condition|+|hypertension]].",
         "The patient has hypertension and his father had diabetes.",
