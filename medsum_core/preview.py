@@ -30,8 +30,8 @@ from medsum_core.data.prompt import (
     PROMPT_STYLES,
     PromptRenderer,
     build_renderer,
+    check_prompt,
     control_token_ids,
-    refuse_prompt_faults,
 )
 from medsum_core.data.records import Record, read_source
 from medsum_core.data.truncation import prompt_within
@@ -103,9 +103,15 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
     from medsum_core.model.base import load_tokenizer  # takes seconds: only after the file is known to be good
 
     tokenizer = load_tokenizer(values.model_name_or_path, revision=values.model_revision, offline=values.offline)
+<<<<<<< HEAD
     of_prompt = {"prompt_style": values.prompt_style, "chat_template_kwargs": values.chat_template_kwargs}
     renderer = build_renderer(tokenizer, **replace(data, **of_prompt).prompt_settings)
     refuse_prompt_faults(renderer)
+=======
+    prompt = DataArguments(prompt_style=values.prompt_style, chat_template_kwargs=values.chat_template_kwargs)
+    renderer = build_renderer(tokenizer, **prompt.prompt_settings)
+    check_prompt(renderer)
+>>>>>>> templates
     examples, report = build_examples(
         records, renderer, max_length=values.max_length, max_new_tokens=values.max_new_tokens
     )

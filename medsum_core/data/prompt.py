@@ -13,7 +13,8 @@ GPT-2 style) split anyway; with another tokenizer, training and decoding still u
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -208,9 +209,16 @@ def prompt_faults(renderer: PromptRenderer) -> list[PromptFault]:
     return faults
 
 
-def refuse_prompt_faults(renderer: PromptRenderer) -> None:
-    """Raise InputError with all of `prompt_faults`."""
-    raise_all(list(map(str, prompt_faults(renderer))))
+def _print_error(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def check_prompt(renderer: PromptRenderer, *, is_new: bool = True, tell: Callable[[str], None] = _print_error) -> None:
+    """Raise InputError with all of `prompt_faults`; of a run that began in an earlier version, `tell` them only."""
+    faults = prompt_faults(renderer)
+    raise_all(list(map(str, faults)) if is_new else [])
+    for fault in faults:
+        tell(fault.notice)
 
 
 def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
