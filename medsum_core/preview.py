@@ -106,7 +106,6 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
     of_prompt = {"prompt_style": values.prompt_style, "chat_template_kwargs": values.chat_template_kwargs}
     renderer = build_renderer(tokenizer, **replace(data, **of_prompt).prompt_settings)
     check_prompt(renderer)
->>>>>>> labels2
     examples, report = build_examples(
         records, renderer, max_length=values.max_length, max_new_tokens=values.max_new_tokens
     )
