@@ -54,7 +54,7 @@ def test_a_note_without_a_refused_fact_is_that_of_ordinary_decoding(num_beams: i
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-@pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "llama"])
+@pytest.mark.parametrize("kind", ["gemma3_text", "llama"])
 def test_no_refused_fact_is_written_and_the_batch_changes_nothing(kind: str, num_beams: int) -> None:
     for seed in range(2):
         model, prompts = small_model(kind, seed), some_prompts(seed, 5)
@@ -73,7 +73,7 @@ def test_no_refused_fact_is_written_and_the_batch_changes_nothing(kind: str, num
             assert any(note.token_ids for note in notes)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     flagged=st.sets(st.sampled_from([piece(token).strip() for token in range(3, VOCAB) if piece(token).strip()])),
     whole=st.booleans(),
