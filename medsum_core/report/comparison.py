@@ -174,7 +174,7 @@ def _measure(
     visits, base_notes = whole_notes(records, notes["base"], task)
     _, tuned_notes = whole_notes(records, notes["tuned"], task)
     _, references = whole_notes(records, [_as_note(record, renderer) for record in records], task)
-    shared = {id.partition("/")[0] if task.divide else id for id in shared_ids}
+    shared = {id.rpartition("/")[0] if task.divide else id for id in shared_ids}
     comparison = Comparison(
         ids=tuple(visit.id for visit in visits),
         shared_ids=frozenset(visit.id for visit in visits if visit.id in shared),
