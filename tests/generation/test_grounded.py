@@ -148,3 +148,13 @@ def test_going_back_is_decoding_from_scratch_with_the_rules(
             assert note.token_ids == tuple(tokens[:end])
             num_compared += 1
     assert num_compared > 5
+
+
+def test_beams_that_go_back_to_their_first_token_stay_within_the_cache() -> None:
+    """All read the prompt's last token anew, at its one place: a note of one token has no place for K of them."""
+    options = {**OPTIONS, "max_new_tokens": 1, "num_beams": 4}
+    plain = generate(MODEL, PROMPTS, **options)
+    refused = {decode(note.token_ids) for note in plain} - {""}
+    rules = grounding([lambda text: [(0, len(text))] if text in refused else []] * 3)
+    notes = generate(MODEL, PROMPTS, grounding=rules, **options)
+    assert refused and not refused & {decode(note.token_ids) for note in notes}
