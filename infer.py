@@ -86,7 +86,7 @@ def prepare_writer(
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
     from medsum_core import kernels
     from medsum_core.data.prompt import build_renderer as own_renderer
-    from medsum_core.data.prompt import prompt_faults, refuse_prompt_faults
+    from medsum_core.data.prompt import check_prompt
     from medsum_core.device import choose_precision, find_device
     from medsum_core.generation.generate import num_positions
     from medsum_core.generation.made_from import function_names, prompt_sha256
@@ -107,10 +107,7 @@ def prepare_writer(
     chosen = kernels.resolve(args.kernels, device_kind=device.kind, model_type=base_config.model_type)
     chosen_kernels = kernels.choose(chosen, device.kind)
     renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), **data.prompt_settings)
-    if args.run is None:
-        refuse_prompt_faults(renderer)
-    for fault in prompt_faults(renderer):  # of a run that began in an earlier version
-        print(fault.notice, file=sys.stderr)
+    check_prompt(renderer, is_new=args.run is None)
     files = base_files(name, **source)
     if tuned is not None:
         tuned.check(files, allow_other_base=args.allow_other_base)

@@ -84,7 +84,7 @@ def read_tasks(options: argparse.Namespace, renderer: PromptRenderer) -> list[Ta
     """The first rows of the file as prompts and lengths."""
     tasks = []
     for record in read_records(options.input_file)[: options.num_rows]:
-        prompt = tuple(renderer.prompt_ids(record.source_text, record.section_header))
+        prompt = tuple(renderer.prompt_ids(record.parts))
         length = len(renderer.note_ids(record.note))
         if len(prompt) + length <= options.max_length:
             tasks.append(Task(prompt=prompt, length=length))

@@ -82,9 +82,8 @@ def draw_rows(options: argparse.Namespace, model: Path, scratch: Path) -> Path:
         raise SystemExit(f"only {len(short)} of the {wanted} rows wanted have at most {options.row_tokens} tokens")
     drawn = set(random.Random(0).sample(short, wanted))
     path = scratch / "rows.jsonl"
-    names = {"id": "id", "dialogue": "dialogue", "section_header": "section_header", "section_text": "note"}
     records = [record for record in read_records(options.train_file) if record.id in drawn]
-    lines = [json.dumps({column: getattr(record, field) for column, field in names.items()}) for record in records]
+    lines = [json.dumps({"id": record.id, **record.parts, "section_text": record.note}) for record in records]
     path.write_text("".join(f"{line}\n" for line in lines))
     return path
 
@@ -127,7 +126,7 @@ def write_notes(rows: Path, run_folder: Path, scratch: Path) -> None:
 
     requests, notes, log = scratch / "requests.jsonl", scratch / "notes.csv", scratch / "infer.log"
     records = read_records(rows)[:NOTES]
-    lines = [{"id": r.id, "dialogue": r.dialogue, "section_header": r.section_header} for r in records]
+    lines = [{"id": r.id, **r.parts} for r in records]
     requests.write_text("".join(json.dumps(line) + "\n" for line in lines))
     flags = f"--run {run_folder} --input_file {requests} --output_file {notes} --max_new_tokens {NOTE_TOKENS}"
     ended = run_script([sys.executable, str(ROOT / "infer.py"), *flags.split()], log)

@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -20,7 +21,6 @@ from medsum_core.process import run_as_script, start_script
 if __name__ == "__main__":
     start_script()  # before the libraries are imported
 
-from medsum_core.config.arguments import DataArguments
 from medsum_core.config.column_flags import add_column_flags, column_settings
 from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.data.columns import columns_of
@@ -30,8 +30,8 @@ from medsum_core.data.prompt import (
     PROMPT_STYLES,
     PromptRenderer,
     build_renderer,
+    check_prompt,
     control_token_ids,
-    refuse_prompt_faults,
 )
 from medsum_core.data.records import Record, read_source
 from medsum_core.data.truncation import prompt_within
@@ -95,16 +95,17 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
     values = _parse(argv)
     problems = [] if values.num_examples >= 1 else [f"--num_examples {values.num_examples}: at least 1"]
     raise_all(problems + template_kwargs_problems(values.chat_template_kwargs))
-    source = read_source(values.train_file, columns=columns_of(column_settings(values, run=values.run)))
+    data = column_settings(values, run=values.run)
+    source = read_source(values.train_file, columns=columns_of(data))
     for notice in source.notices:
         print(notice, file=out)
     records = source.records[: values.num_examples]
     from medsum_core.model.base import load_tokenizer  # takes seconds: only after the file is known to be good
 
     tokenizer = load_tokenizer(values.model_name_or_path, revision=values.model_revision, offline=values.offline)
-    prompt = DataArguments(prompt_style=values.prompt_style, chat_template_kwargs=values.chat_template_kwargs)
-    renderer = build_renderer(tokenizer, **prompt.prompt_settings)
-    refuse_prompt_faults(renderer)
+    of_prompt = {"prompt_style": values.prompt_style, "chat_template_kwargs": values.chat_template_kwargs}
+    renderer = build_renderer(tokenizer, **replace(data, **of_prompt).prompt_settings)
+    check_prompt(renderer)
     examples, report = build_examples(
         records, renderer, max_length=values.max_length, max_new_tokens=values.max_new_tokens
     )

@@ -12,7 +12,6 @@ from typing import Any
 
 from medsum_core.data.csv_tables import ParsedRows, parse_csv
 from medsum_core.data.json_tables import parse_json, rows_of_objects
-from medsum_core.data.paragraphs import with_context
 from medsum_core.data.rows import Row, Table, raise_problems
 from medsum_core.data.text_files import read_text_file
 
@@ -40,7 +39,7 @@ def load_table(path: str | Path) -> Table:
         parsed = ParsedRows(problems=["holds JSON, not CSV: let its name end in .jsonl (a line a row) or .json"])
     else:
         parsed = parse_csv(file.text) if file.format == "csv" else parse_json(file.text, format=file.format)
-    return with_context(table_of(str(path), parsed))
+    return table_of(str(path), parsed)
 
 
 def table_from_objects(source: str, objects: Iterable[Any]) -> Table:

@@ -14,10 +14,10 @@ from typing import Protocol
 from medsum_core.grounding.clauses import clause_end
 from medsum_core.grounding.evidence import sentences
 
-MAX_SPELLINGS = 2  # at one place; then, where a blank is a token of its own, a way on without what it introduces
+MAX_SPELLINGS = 1  # banned at one place; then, where a blank is a token of its own, what goes on without a number
 MAX_TRIES = 4  # in one sentence; then its end is left out
 MAX_BEGINNINGS = 2  # of one sentence; then the note ends before it
-MAX_RETURNS = 24  # in one note, which bounds its time; then it ends before the sentence of the last fault
+MAX_RETURNS = 16  # in one note, which bounds its time; then it ends before the sentence of the last fault
 Tokens = tuple[int, ...]
 
 

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from medsum_core.config.arguments import DataArguments
 from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.columns import columns_of
-from medsum_core.data.prompt import PromptRenderer, build_renderer, prompt_faults
+from medsum_core.data.prompt import PromptRenderer, build_renderer, check_prompt
 from medsum_core.data.records import Record, read_records
 from medsum_core.data.served_template import arguments_of, refuse_unequal, served_template
 from medsum_core.data.truncation import prompt_within
@@ -71,8 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _check_bits(name, is_quantised(load_config(name, **place)), args.base)
     source.check(base_files(name, **place), allow_other_base=args.allow_other_base)
     renderer = build_renderer(load_tokenizer(name, **place), **data.prompt_settings)
-    for fault in prompt_faults(renderer):  # of a run that began in an earlier version
-        print(fault.notice, file=sys.stderr)
+    check_prompt(renderer, is_new=False)
     template = _template(renderer, records)
     prompts = [prompt_within(one, renderer, max_prompt_tokens=data.max_prompt_tokens).ids for one in records]
     base = _dense_base(name, args.base, place)

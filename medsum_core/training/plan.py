@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from medsum_core.checkpoint.fingerprints import PACKAGES, tokenizer_fingerprint
 from medsum_core.config.run_config import RunConfig
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER, FolderLock, default_folder
 from medsum_core.config.validation import no_validation_problems
-from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer, prompt_faults, refuse_prompt_faults
+from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer, check_prompt
 from medsum_core.device import Device, describe, find_device
 from medsum_core.errors import InputError, raise_all
 from medsum_core.kernels import REFERENCE
@@ -174,10 +175,7 @@ def _plan(
     config = config.with_resolved(lora_target_modules=list(size.targets))
     config = resolve_memory(config, base_config.model_type, device, size, asked=asked)
     renderer = build_renderer(tokenizer, **config.data.prompt_settings)
-    if checkpoint is None:
-        refuse_prompt_faults(renderer)
-    for fault in prompt_faults(renderer):  # of a run that began in an earlier version
-        print_main(fault.notice, accelerator)
+    check_prompt(renderer, is_new=checkpoint is None, tell=partial(print_main, accelerator=accelerator))
     dataset = load_dataset(data, renderer, offline=model.offline)
     if not dataset.validation:  # known of files before; of a data set only now
         raise_all(no_validation_problems(config.train, config.output))

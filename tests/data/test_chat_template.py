@@ -19,7 +19,7 @@ from medsum_core import preview
 from medsum_core.config.infer_arguments import parse_options
 from medsum_core.config.run_config import parse_run, with_later_settings
 from medsum_core.config.run_folder import read_run_config
-from medsum_core.data.prompt import PromptRenderer, build_renderer, refuse_prompt_faults
+from medsum_core.data.prompt import PromptRenderer, build_renderer, check_prompt
 from medsum_core.errors import InputError
 from medsum_core.merge import __main__ as merge
 from medsum_core.training.plan import plan_run
@@ -62,9 +62,9 @@ def test_variables_reach_the_template_and_close_its_thinking() -> None:
         f"{GENERATION}<think>\n\n</think>\n\n"
     )
     with pytest.raises(InputError, match=r"\(<think>\).*--chat_template_kwargs '{\"enable_thinking\": false}'.*plain"):
-        refuse_prompt_faults(opened)
-    refuse_prompt_faults(closed)
-    refuse_prompt_faults(build_renderer(thinking_tokenizer(), style="plain"))
+        check_prompt(opened)
+    check_prompt(closed)
+    check_prompt(build_renderer(thinking_tokenizer(), style="plain"))
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_blocks_that_are_left_open(tail: str, is_open: bool) -> None:
     template = GEMMA_TEMPLATE.replace("<start_of_turn>model\n", f"<start_of_turn>model\n{tail}")
     renderer = build_renderer(thinking_tokenizer(template))
     if not is_open:
-        return refuse_prompt_faults(renderer)
+        return check_prompt(renderer)
     with pytest.raises(InputError, match="inside a block of thinking"):
-        refuse_prompt_faults(renderer)
+        check_prompt(renderer)
 
 
 def test_a_system_text_that_explains_thinking_leaves_none_open() -> None:
     renderer = build_renderer(thinking_tokenizer("{{ 'Thoughts begin with <think>.\n' }}" + GEMMA_TEMPLATE))
-    refuse_prompt_faults(renderer)
+    check_prompt(renderer)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from support import section_record
 
 from medsum_core.data.columns import Columns
 from medsum_core.data.records import read_records, read_source
-from medsum_core.data.tables import load_table, table_from_objects
+from medsum_core.data.tables import table_from_objects
 from medsum_core.data.turns import join_turns
 from medsum_core.errors import InputError
+from medsum_core.tasks.find import find_task
 
 ROW = {"ID": "1", "section_header": "GENHX", "section_text": "A cough.", "dialogue": "Doctor: Hi.\nPatient: Cough."}
 RECORD = section_record(id="1", section_header="GENHX", note="A cough.", dialogue=ROW["dialogue"])
@@ -73,21 +74,18 @@ def test_an_object_by_id_is_a_table_whose_ids_are_its_keys(tmp_path: Path) -> No
     assert message.endswith("row 2: has a key 'id' of its own beside the one that it stands under")
 
 
-def test_pubmedqas_official_file_has_its_contexts_as_paragraphs(tmp_path: Path) -> None:
-    rows = {
-        "10001": {"QUESTION": "Is it?", "CONTEXTS": ["One\n part.", "Two: parts."], "LABELS": ["AIM", "RESULT"]},
-        "10002": {"QUESTION": "Was it?", "CONTEXTS": []},
-    }
-    table = load_table(write(tmp_path / "f.json", rows))
-    assert [row.cells["context"] for row in table.rows] == ["One part.\nTwo: parts.", ""]
-    assert [row.cells["id"] for row in table.rows] == ["10001", "10002"] and table.find_column("question")
-    assert all("context" not in row.not_text for row in table.rows)
-    for contexts in (CANARY, [CANARY, 5], [{"text": CANARY}], None):
-        with pytest.raises(InputError, match=r"row 1, column 'CONTEXTS': (no|a) list of") as caught:
-            load_table(write(tmp_path / "f.json", {"1": {"CONTEXTS": contexts}}))
+def test_pubmedqas_official_file_is_read_with_its_contexts_as_paragraphs(tmp_path: Path) -> None:
+    row = {"QUESTION": "Is it?", "CONTEXTS": ["One\n part.", "Two: parts."], "LABELS": ["AIM", "RESULT"]}
+    columns = Columns(task=find_task("pubmedqa"))
+    rows = {"10001": {**row, "LONG_ANSWER": "So.", "final_decision": "no"}, "10002": {**row, "final_decision": "yes"}}
+    first, second = read_records(write(tmp_path / "f.json", rows), columns=columns)
+    assert (first.id, first.choice, first.note) == ("10001", "no", "So.") and (second.id, second.note) == ("10002", "")
+    assert first.parts == {"question": "Is it?", "context": "One part.\nTwo: parts."}
+    for contexts in ([CANARY, 5], [{"said": CANARY}], 7):
+        with pytest.raises(InputError, match=r"row 1, column 'CONTEXTS': ") as caught:
+            bad = {"1": {**row, "CONTEXTS": contexts, "final_decision": "no"}}
+            read_records(write(tmp_path / "f.json", bad), columns=columns)
         assert CANARY not in str(caught.value)
-    own = load_table(write(tmp_path / "f.json", [{"contexts": "text", "context": "mine"}]))
-    assert own.rows[0].cells["context"] == "mine"
 
 
 def test_aci_benchs_json_is_read_with_column_flags(tmp_path: Path) -> None:

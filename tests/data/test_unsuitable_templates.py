@@ -17,7 +17,7 @@ from tiny_run import exit_code, flags
 import infer
 from medsum_core.config.infer_arguments import parse_options
 from medsum_core.config.run_config import parse_run
-from medsum_core.data.prompt import build_renderer, prompt_faults, refuse_prompt_faults
+from medsum_core.data.prompt import build_renderer, check_prompt, prompt_faults
 from medsum_core.errors import InputError
 from medsum_core.training import plan as planning
 
@@ -59,7 +59,7 @@ def test_a_prompt_that_depends_on_the_day_is_refused(form: str) -> None:
 def test_plain_is_the_remedy() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = DATED["granite-3"] + TURNS
-    refuse_prompt_faults(build_renderer(tokenizer, style="plain"))
+    check_prompt(build_renderer(tokenizer, style="plain"))
 
 
 def test_a_template_that_takes_the_date_by_a_name_is_refused_with_that_name() -> None:
@@ -112,7 +112,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_is_told(
     assert infer.prepare_writer(parse_options([*of_base, "--prompt_style", "plain"])).renderer.style == "plain"
 
     with monkeypatch.context() as earlier:
-        earlier.setattr(planning, "refuse_prompt_faults", lambda _: None)
+        earlier.setattr(planning, "check_prompt", lambda *_, **__: None)
         assert exit_code(argv) == 0
     capsys.readouterr()
     renderer = planning.plan_run(parse_run([*argv, "--resume_from_checkpoint", "auto"])).renderer

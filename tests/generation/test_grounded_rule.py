@@ -76,7 +76,7 @@ class ByHand:
                 self.must_end[opening] = frozenset(STOPS)
             return
         after_blank = start - 1 > sentence and piece(written[start - 1]) == " "
-        if after_blank and len(self.barred.get(str(written[:start]), set())) == 2:
+        if after_blank and str(written[:start]) in self.barred:
             start -= 1
         self.barred.setdefault(str(written[:start]), set()).add(written[start])
 

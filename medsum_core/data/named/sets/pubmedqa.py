@@ -13,15 +13,16 @@ from dataclasses import replace
 
 from medsum_core.data.json_tables import parse_json
 from medsum_core.data.named.dataset import NamedDataset, decode
-from medsum_core.data.paragraphs import with_context
-from medsum_core.data.rows import Table
+from medsum_core.data.rows import Row, Table
 from medsum_core.data.tables import table_of
+from medsum_core.data.turns import join_turns
 from medsum_core.errors import InputError
 
 QUESTIONS = "data/ori_pqal.json"
 TEST = "data/test_ground_truth.json"
 LABELS = ("yes", "no", "maybe")  # in the order of the official split
 NUM_FOLDS = 10
+OFFICIAL_COLUMNS = {"QUESTION": "question", "CONTEXTS": "context", "LONG_ANSWER": "long_answer"}
 COLUMNS = ("id", "question", "context", "long_answer", "final_decision")
 
 
@@ -30,12 +31,8 @@ def read(files: Mapping[str, bytes], *, source: str, config: str, split: str) ->
 
     Raises InputError where the split is not the official one, which the published test ids tell.
     """
-    table = with_context(table_of(source, parse_json(decode(files[QUESTIONS], source=QUESTIONS), format="json")))
-    names = {str(table.find_column(name)): name for name in COLUMNS}
-    rows = {
-        row.cells["id"]: replace(row, cells={new: row.cells[old] for old, new in names.items()}, not_text={})
-        for row in table.rows
-    }
+    table = table_of(source, parse_json(decode(files[QUESTIONS], source=QUESTIONS), format="json"))
+    rows = {row.cells["id"]: _in_columns(row) for row in table.rows}
     test, folds = official_split({id: row.cells["final_decision"] for id, row in rows.items()})
     if set(test) != set(json.loads(files[TEST])):
         raise InputError(f"{source}: the test questions are not those of {TEST}: this Python shuffles otherwise")
@@ -43,6 +40,14 @@ def read(files: Mapping[str, bytes], *, source: str, config: str, split: str) ->
     training = [id for number, fold in enumerate(folds) if number != valid for id in fold]
     ids = {"train": training, "valid": folds[valid], "test": test}[split]
     return Table(source=source, columns=COLUMNS, rows=tuple(rows[id] for id in ids))
+
+
+def _in_columns(row: Row) -> Row:
+    """The row in `COLUMNS`, the paragraphs of its abstract a line each."""
+    cells = {OFFICIAL_COLUMNS.get(name, name): text for name, text in row.cells.items()}
+    return replace(
+        row, cells={**{name: cells[name] for name in COLUMNS}, "context": join_turns(cells["context"])}, not_text={}
+    )
 
 
 def official_split(labels: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:

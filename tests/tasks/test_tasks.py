@@ -1,0 +1,225 @@
+"""Tasks: what a user's own file may say, what of it is refused and how, and answers that begin with a choice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import tiny_tokenizer
+from task_files import visit_note
+
+from medsum_core.config.run_config import parse_run
+from medsum_core.data.columns import Columns
+from medsum_core.data.masking import IGNORE_INDEX, build_example
+from medsum_core.data.prompt import build_renderer
+from medsum_core.data.records import (
+    NOT_DISCUSSED,
+    Record,
+    divide_records,
+    find_repeats,
+    find_shared,
+    join_records,
+    read_records,
+)
+from medsum_core.data.truncation import GAP, prompt_within
+from medsum_core.errors import InputError
+from medsum_core.tasks.divisions import DIVISIONS
+from medsum_core.tasks.find import find_task, read_task_file, task_names, task_text
+from medsum_core.tasks.section_names import SECTION_NAMES, section_code, section_name
+from medsum_core.tasks.task import Answer, Choice, Task
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "patient_instructions.yaml"
+SMALL = """\
+instruction: Translate.
+parts:
+  - {name: text, label: "Text:", columns: text}
+answer: {label: "Out:", columns: out}
+"""
+
+
+def own(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    return path
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    with pytest.raises(InputError) as caught:
+        read_task_file(own(tmp_path, text))
+    return str(caught.value)
+
+
+def test_the_built_in_tasks_are_the_files_of_their_folder() -> None:
+    assert task_names() == ["medquad", "pubmedqa", "section", "section-with-header", "visit"]
+    for name in task_names():
+        assert find_task(name).name == name
+    with pytest.raises(InputError, match=r"--task poem: no such task; known are medquad, .*, or FILE.yaml"):
+        find_task("poem")
+
+
+@pytest.mark.parametrize("name", ["medquad", "pubmedqa", "section", "section-with-header", "visit"])
+def test_a_task_as_a_run_keeps_it_is_the_same_task(name: str) -> None:
+    task = find_task(name)
+    assert find_task(json.dumps(dataclasses.asdict(task))) == task
+
+
+def test_the_worked_example_is_read(tmp_path: Path) -> None:
+    task = read_task_file(EXAMPLE)
+    assert task.name == "patient_instructions" and task.source == "summary" and task.id_columns == ("stay_id",)
+    assert task.parts[0].form == "line" and task.parts[1].columns == ("discharge_summary", "summary")
+    assert find_task(task_text(str(EXAMPLE))) == task
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SMALL + "metric: rouge\n", "unknown key 'metric'; known are name, instruction, parts"),
+        (SMALL.replace('label: "Text:"', "lable: x"), "parts[1]: unknown key 'lable'"),
+        (SMALL.replace("columns: text", "columns: text, form: paragraph"), "parts[1].form: expected line or block"),
+        (SMALL.replace("instruction: Translate.\n", ""), "'instruction' is missing"),
+        (SMALL + "metrics: [rouge, bleu]\n", "metrics: unknown 'bleu'; known are rouge, accuracy, macro_f1"),
+        (SMALL + "metrics: accuracy\n", "accuracy and macro_f1 are of a choice, and the answer has none"),
+        (SMALL + "floors: copy\n", "floors: unknown 'copy'"),
+        (SMALL + "truncate: {part: dialogue, unit: turns}\n", "truncate: there is no part 'dialogue'"),
+        (SMALL + "truncate: {part: text, unit: words}\n", "truncate.unit: expected turns or paragraphs"),
+        (SMALL + "facts_from: note\n", "facts_from: there is no part 'note'; the parts are text"),
+        (SMALL + "divide: maybe\n", "divide: expected true or false"),
+        (SMALL.replace("Translate.", '""'), "the instruction is empty"),
+        (
+            SMALL.replace("columns: out", "columns: out, choice: {columns: c, options: [yes, no]}"),
+            "need quotes in YAML",
+        ),
+        (SMALL.replace("columns: out", "columns: out, choice: {columns: c, options: [a, A]}"), "at least two options"),
+        ("- a\n- b\n", "expected keys and values"),
+        ("a: [b\n", "not YAML (line 2)"),
+    ],
+)
+def test_a_task_file_that_is_wrong_is_refused_by_key(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refusal(tmp_path, text)
+
+
+def test_all_faults_of_a_task_file_are_named_at_once_among_those_of_the_flags(tmp_path: Path) -> None:
+    path = own(tmp_path, SMALL + "metrics: bleu\nfloors: copy\n")
+    with pytest.raises(InputError) as caught:
+        parse_run(["--train_file", str(tmp_path / "none.csv"), "--task", str(path), "--lora_r", "0"])
+    message = str(caught.value)
+    assert all(part in message for part in ("'bleu'", "'copy'", "there is no such file", "--lora_r 0"))
+
+
+def test_columns_that_a_file_lacks_are_named_with_what_to_do(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("stay_id,summary\n1,Rest.\n")
+    with pytest.raises(InputError) as caught:
+        read_records(rows, columns=Columns(task=read_task_file(EXAMPLE)))
+    assert "no column 'patient_instructions', 'reading_level'" in str(caught.value)
+    assert "--note_column NAME" in str(caught.value)
+    with pytest.raises(InputError, match="describe yours in a task file"):
+        read_records(rows, columns=Columns(task=read_task_file(EXAMPLE)), require_note=False)
+
+
+def test_a_choice_that_is_none_of_the_options_is_refused_by_row(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("id,question,context,final_decision\n1,Q?,C.,Yes\n2,Q?,C.,perhaps\n3,Q?,C.,\n")
+    with pytest.raises(InputError) as caught:
+        read_records(rows, columns=Columns(task=find_task("pubmedqa")))
+    assert "row 2 (line 3), column 'final_decision': none of the 3 options, yes, no, maybe" in str(caught.value)
+    assert "row 3 (line 4), column 'final_decision': empty" in str(caught.value) and "perhaps" not in str(caught.value)
+    rows.write_text("id,question,context,final_decision\n1,Q?,C.,Yes\n")
+    (record,) = read_records(rows, columns=Columns(task=find_task("pubmedqa")))
+    assert record.choice == "yes" and record.answer == "yes" and record.source_text == "C."
+
+
+YES_NO = Answer(label="Answer:", columns=("a",), choice=Choice(columns=("c",), options=("yes", "no", "no data")))
+
+
+@pytest.mark.parametrize(
+    ("answer", "split"),
+    [
+        ("yes\nIt does.", ("yes", "It does.")),
+        ("Yes, it does.", ("yes", "it does.")),
+        ("**No data**: none", ("no data", "**: none")),  # the longest option counts
+        ("  no", ("no", "")),
+        ("none of them", ("", "none of them")),
+        ("It does: yes", ("", "It does: yes")),
+        ("", ("", "")),
+    ],
+)
+def test_a_written_answer_is_split_into_choice_and_text(answer: str, split: tuple[str, str]) -> None:
+    assert YES_NO.split(answer) == split
+    assert Answer(label="x", columns=("a",)).split(answer) == ("", answer)
+
+
+@given(st.sampled_from(sorted(SECTION_NAMES)), st.text(min_size=1).map(str.strip).filter(bool))
+def test_an_answer_that_was_joined_splits_again(code: str, text: str) -> None:
+    task = find_task("section-with-header")
+    record = Record(id="1", parts={"dialogue": "x"}, note=text, choice=section_name(code))
+    choice, rest = task.answer.split(record.answer)
+    assert (section_code(choice), rest) == (code, text)
+
+
+def test_choice_and_text_are_trained_on_and_ignored_characters_count_from_the_text() -> None:
+    renderer = build_renderer(tiny_tokenizer(), task=find_task("pubmedqa"))
+    record = Record(
+        id="1", parts={"question": "Why?", "context": "Four."}, note="In 4 days.", choice="yes", source="context"
+    )
+    limits = {"max_length": 512, "max_new_tokens": 64}
+    whole = build_example(record, renderer, **limits)
+    masked = build_example(record, renderer, **limits, ignored_spans=[(3, 4)])
+    assert whole is not None and masked is not None
+    assert renderer.decode(whole.note_ids) == "yes\nIn 4 days."
+    dropped = [a for a, b in zip(whole.targets, masked.targets, strict=True) if a != b and b == IGNORE_INDEX]
+    assert renderer.tokenizer.decode(dropped).strip() == "4"
+
+
+def test_an_abstract_loses_whole_paragraphs() -> None:
+    renderer = build_renderer(tiny_tokenizer(), task=find_task("pubmedqa"))
+    lines = ["Doctor: is no turn here.", *(f"Sentence {n} of it. Still the same paragraph." for n in range(8))]
+    record = Record(id="1", parts={"question": "Why?", "context": "\n".join(lines)}, source="context")
+    kept = "\n".join([lines[0], GAP, lines[-1]])
+    budget = len(renderer.prompt_ids({"question": "Why?", "context": kept}))
+    prompt = prompt_within(record, renderer, max_prompt_tokens=budget)
+    assert prompt.ids == renderer.prompt_ids({"question": "Why?", "context": kept}) and prompt.num_turns_dropped == 7
+
+
+def test_a_task_that_may_not_be_truncated_sets_a_long_row_aside() -> None:
+    renderer = build_renderer(tiny_tokenizer(), task=find_task("medquad"))
+    record = Record(id="1", parts={"question": "Why " * 80}, note="So.", source="question")
+    assert build_example(record, renderer, max_length=90, max_new_tokens=10) is None
+    assert build_example(record, renderer, max_length=600, max_new_tokens=10) is not None
+
+
+def visit(id: str, note: str) -> Record:
+    return Record(id=id, parts={"division": "", "dialogue": f"[doctor] hello {id}"}, note=note)
+
+
+def test_a_visit_becomes_four_rows_and_one_again() -> None:
+    visits = [visit("a", visit_note("a cough")), visit("b", visit_note("a rash", with_results=False))]
+    rows = divide_records(visits)
+    assert [row.id for row in rows[:4]] == [f"a/{division}" for division in DIVISIONS]
+    assert [row.parts["division"] for row in rows[:2]] == ["subjective", "objective exam"]
+    assert rows[0].note == "CHIEF COMPLAINT\n\nHas a cough." and rows[6].note == NOT_DISCUSSED
+    joined, texts = join_records(rows, [row.note for row in rows])
+    assert texts == [visit.note for visit in visits] == [record.note for record in joined]
+    assert [record.id for record in joined] == ["a", "b"]
+    with pytest.raises(ValueError, match="not complete"):
+        join_records(rows[1:5], ["x"] * 4)
+
+
+def test_the_divisions_of_a_visit_repeat_nothing_and_shared_visits_are_found() -> None:
+    rows = divide_records([visit("a", visit_note("a cough"))])
+    assert find_repeats(rows) == [] and find_shared(rows, rows) == [row.id for row in rows]
+
+
+def test_a_section_is_refused_where_a_task_knows_none() -> None:
+    with pytest.raises(InputError, match="the task visit knows no sections"):
+        Columns(task=find_task("visit"), section="CC")
+
+
+def test_tasks_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        find_task("section").name = "x"  # type: ignore[misc]
+    assert isinstance(find_task("section"), Task)
