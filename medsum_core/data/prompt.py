@@ -184,7 +184,7 @@ def build_renderer(
         stop_token_id=stop_ids[0],
         stop_token_ids=stop_ids,
         pad_token_id=stop_ids[0] if pad_id is None else int(pad_id),
-        cut_names=tuple(sorted(thinking_names("".join(pieces)))),
+        cut_names=tuple(sorted(thinking_names("".join(pieces)) | _unmarked_names(tokenizer, "".join(pieces)))),
         fixed_texts=tuple(pieces),
         day_fault=day_fault(tokenizer, _messages(task), variables) if style == "chat" else None,
     )
@@ -227,8 +227,8 @@ def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 
 def _slot(part: Part) -> str:
-    """What stands for the part while the chat template is rendered: no template changes or repeats it."""
-    return f"{part.name.upper().replace('_', '')}SLOT"
+    """What stands for the part while the chat template is rendered; one that changes letters' case changes it."""
+    return f"{part.name.title().replace('_', '')}Slot"
 
 
 def _content(task: Task) -> str:
@@ -287,6 +287,12 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase, task: Task, template_kwargs: M
         return None
     ids = _fixed_ids(tokenizer, rendered.rpartition(_NOTE_SLOT)[2].lstrip())
     return str(tokenizer.convert_ids_to_tokens(ids[0])) if ids and ids[0] in control_token_ids(tokenizer) else None
+
+
+def _unmarked_names(tokenizer: PreTrainedTokenizerBase, text: str) -> set[str]:
+    """The tokens in a template's text that are not marked as special, as DeepSeek's turns; one letter can't be cut."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if not token.special)
+    return {name for name in added if len(name.strip()) > 1 and name in text}
 
 
 def _named_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

@@ -159,12 +159,32 @@ def compare_base_and_tuned(
             likeliest |= likeliest_choices(
                 model, renderer, records, side=name, max_prompt_tokens=budget, decoder=decoder
             )
+    choices = written_choices(renderer, records, notes)
+    choices = choices and replace(choices, given={**likeliest, **choices.given})
+    decoding = {
+        "max_new_tokens": max_new_tokens,
+        "num_beams": num_beams,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+    }
+    return _measure(renderer, records, notes, shared_ids=shared_ids, baseline=baseline, choices=choices, **decoding)
+
+
+def _measure(
+    renderer: PromptRenderer,
+    records: Sequence[Record],
+    notes: Mapping[str, list[GeneratedNote]],
+    *,
+    shared_ids: Collection[str],
+    baseline: Mapping[str, str] | None,
+    choices: Choices | None,
+    **decoding: int,
+) -> Compared:
+    """The comparison of the written notes, which are whole from here on: the divisions of a visit are joined."""
     task = renderer.task
     visits, base_notes = whole_notes(records, notes["base"], task)
     _, tuned_notes = whole_notes(records, notes["tuned"], task)
     _, references = whole_notes(records, [_as_note(record, renderer) for record in records], task)
-    shared = {id.partition("/")[0] if task.divide else id for id in shared_ids}
-    choices = written_choices(renderer, records, notes)
+    shared = {id.rpartition("/")[0] if task.divide else id for id in shared_ids}
     comparison = Comparison(
         ids=tuple(visit.id for visit in visits),
         shared_ids=frozenset(visit.id for visit in visits if visit.id in shared),
@@ -172,13 +192,11 @@ def compare_base_and_tuned(
         references=replace(_side(visits, references, task), rouge={}),
         base=_side(visits, base_notes, task),
         tuned=_side(visits, tuned_notes, task),
-        max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
-        no_repeat_ngram_size=no_repeat_ngram_size,
         checks_facts=task.facts_from is not None,
         baseline={} if baseline is None else _rouge(visits, [baseline[visit.id] for visit in visits]),
-        choices=choices and replace(choices, given={**likeliest, **choices.given}),
+        choices=choices,
         divisions=_divisions(visits, {"base": base_notes, "tuned": tuned_notes}) if task.divide else {},
+        **decoding,
     )
     return Compared(comparison=comparison, records=visits, base_notes=base_notes, tuned_notes=tuned_notes)
 

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from medsum_core.data.columns import Columns
 from medsum_core.data.named.dataset import csv_table
 from medsum_core.data.named.registry import named_datasets
 from medsum_core.data.named.sets import aci_bench, mts_dialog_augmented
+from medsum_core.data.records import read_records
 from medsum_core.data.rows import Table
 from medsum_core.data.tables import load_table
+from medsum_core.tasks.find import find_task
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="the official files are not beside the checkout")
@@ -56,8 +59,10 @@ def test_medquads_answers_and_entities() -> None:
 
 
 def test_pubmedqa_as_published() -> None:
-    rows = load_table(REAL / "pubmedqa" / "ori_pqal_without_test.json").rows
-    assert len(rows) == 500 and all(row.cells["context"].strip() for row in rows)
+    path = REAL / "pubmedqa" / "ori_pqal_without_test.json"
+    records = read_records(path, columns=Columns(task=find_task("pubmedqa")))
+    assert len(records) == 500 and all(record.source_text for record in records)
+    assert {record.choice for record in records} == {"yes", "no", "maybe"}
 
 
 def test_augmented_rows_that_share_a_dialogue_with_the_validation_file() -> None:

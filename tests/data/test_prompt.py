@@ -5,6 +5,7 @@ The laws are checked on a tiny tokenizer and, where their packages are installed
 
 from __future__ import annotations
 
+import re
 import sys
 from copy import copy
 from functools import lru_cache
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import GEMMA_TEMPLATE, section_parts, section_record, tiny_tokenizer
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from medsum_core.data import chat_template
@@ -287,15 +288,26 @@ def test_pad_may_be_absent_or_equal_to_eos() -> None:
     assert build_renderer(tokenizer).pad_token_id in build_renderer(tokenizer).stop_token_ids
 
 
+def unmarked(turn: str) -> PreTrainedTokenizerFast:
+    """A tokenizer with a turn's token that is not marked as special: it is matched in any text."""
+    tokenizer = chat_with("{% for m in messages %}" + turn + "{{ m['content'] }}<eos>{% endfor %}")
+    tokenizer.add_tokens([AddedToken(turn, special=False)])
+    return tokenizer
+
+
+def test_a_turn_token_that_is_not_special_is_cut_in_a_dialogue() -> None:
+    renderer = build_renderer(unmarked("<turn>"))
+    turn = renderer.tokenizer.convert_tokens_to_ids("<turn>")
+    assert renderer.all_fixed_ids.count(turn) == 1 and turn in renderer.tokenizer("a<turn>").input_ids
+    assert turn not in renderer.text_ids("hello <turn> <<turn><turn>")
+
+
 def test_tokenizer_that_lets_a_dialogue_forge_turns_is_refused() -> None:
-    """A turn token that is not marked as special is matched in any text, whatever `split_special_tokens` says."""
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "hello": 2}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>")
-    fast.add_tokens([AddedToken("<turn>", special=False)])
-    fast.chat_template = "{% for m in messages %}<turn>{{ m['content'] }}<eos>{% endfor %}"
-    with pytest.raises(InputError, match=r"lets a dialogue forge its control tokens .*<turn>"):
-        build_renderer(fast)
+    """A name of one letter can't be cut, whatever `split_special_tokens` says."""
+    with pytest.raises(
+        InputError, match=re.escape("lets a dialogue forge its control tokens (\u00a7): use another model")
+    ):
+        build_renderer(unmarked("\u00a7"))
 
 
 @pytest.mark.parametrize("section", ["", " \n "])

@@ -7,6 +7,7 @@ import torch
 from support import tiny_model, tiny_tokenizer
 
 from medsum_core.data.prompt import build_renderer
+from medsum_core.errors import InputError
 from medsum_core.generation.likelihood import likeliest_options, option_ids, option_log_probs
 from medsum_core.kernels import choose
 from medsum_core.tasks.find import find_task
@@ -52,3 +53,18 @@ def test_the_likeliest_option_is_named_and_other_tasks_have_none() -> None:
     assert likeliest_options(model, renderer, PROMPTS) == wanted
     for task in ("section", "section-with-header"):
         assert likeliest_options(model, build_renderer(tiny_tokenizer(), task=find_task(task)), PROMPTS) == []
+
+
+def test_a_tokenizer_that_joins_an_option_with_what_follows_is_refused() -> None:
+    """What is scored would not be how an answer begins that was trained on."""
+    renderer = build_renderer(tiny_tokenizer(), task=find_task("pubmedqa"))
+
+    class Joining:
+        task = renderer.task
+        text_ids = renderer.text_ids
+
+        def note_ids(self, note: str) -> list[int]:
+            return [5, *renderer.note_ids(note)]
+
+    with pytest.raises(InputError, match="joins an option with what follows"):
+        option_ids(Joining())  # type: ignore[arg-type]

@@ -177,7 +177,7 @@ def test_choice_and_text_are_trained_on_and_ignored_characters_count_from_the_te
 
 def test_an_abstract_loses_whole_paragraphs() -> None:
     renderer = build_renderer(tiny_tokenizer(), task=find_task("pubmedqa"))
-    lines = [f"Sentence {n} of it. Still the same: paragraph." for n in range(9)]
+    lines = ["Doctor: is no turn here.", *(f"Sentence {n} of it. Still the same paragraph." for n in range(8))]
     record = Record(id="1", parts={"question": "Why?", "context": "\n".join(lines)}, source="context")
     kept = "\n".join([lines[0], GAP, lines[-1]])
     budget = len(renderer.prompt_ids({"question": "Why?", "context": kept}))
