@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from medsum_core.data.records import Record
 from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.language import is_english
+from medsum_core.grounding.facts.matching import near_part, supports
 from medsum_core.grounding.facts.mention import Mention
 from medsum_core.grounding.facts.roles import Claims
-from medsum_core.grounding.facts.subjects import note_subject
 from medsum_core.grounding.facts.talk import Talk, read_talk
 from medsum_core.grounding.facts.verdicts import judge
 from medsum_core.grounding.findings.heard import Heard, hear
@@ -79,10 +79,11 @@ def _holds_value(note: Talk, mention: Mention, dialogue: Talk) -> bool:
 
     What it is given to, a drug or a symptom, is a finding and is looked up as one.
     """
-    subject = note_subject(dialogue.scan, mention) if mention.dim == "side" else ""
-    return all(
-        verdict == "supported" for _, _, verdict, _ in judge(mention, dialogue.scan, note, Claims([(mention, subject)]))
-    )
+    if mention.dim == "side" and mention.values != ("both",):
+        same = (said for said in note.near(mention) if supports(mention, said))
+        return any(near_part(mention.noun, said.noun) for said in same)
+    judged = judge(mention, dialogue.scan, note, Claims([(mention, "")]))
+    return all(verdict == "supported" for _, _, verdict, _ in judged)
 
 
 def _read_note(note: str, lexicon: Lexicon) -> Heard:
