@@ -125,7 +125,7 @@ def test_preview_grounding_and_merge_take_the_runs_columns(
     assert "row id V4#1, section GENHX" in shown and "separated by semicolons" in shown
     grounding.main(["--run", str(run), "--input_file", held_out, "--json", str(tmp_path / "g.json")])
     result = json.loads((tmp_path / "g.json").read_text())
-    assert [row["id"] for row in result["rows"]] == ["V4#1", "V4#2"] and result["facts"] == 4
+    assert [row["id"] for row in result["rows"]] == ["V4#1", "V4#2"] and result["facts"] == 6
     assert "separated by semicolons" in capsys.readouterr().err
     with pytest.raises(InputError, match="--note_column: say which"):
         grounding.main(["--input_file", held_out])

@@ -5,6 +5,7 @@ text2num turns the words of one cardinal into its value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -29,6 +30,7 @@ ORDINALS = {
     "nineth": "nine",
 }
 ZEROS = {"oh", "o"}
+MAX_SPOKEN_DIGITS = 15  # of one number said digit by digit: a telephone's
 
 
 class Group(NamedTuple):
@@ -59,7 +61,8 @@ def group_at(tokens: Sequence[Token], i: int) -> Group | None:
         last, ceiling = _scales(tokens, last, words, ceiling)
         if words[-1] not in SCALES:
             break
-    return Group(i, last, float(_value(tuple(words))), ordinal) if words else None
+    value = _value(tuple(words)) if words else math.nan
+    return None if math.isnan(value) else Group(i, last, value, ordinal)
 
 
 def _scales(tokens: Sequence[Token], last: int, words: list[str], ceiling: int) -> tuple[int, int]:
@@ -79,17 +82,17 @@ def small_at(tokens: Sequence[Token], i: int) -> Group | None:
     if word in ZEROS:
         return Group(i, i + 1, 0.0)
     if word in ORDINALS:
-        return Group(i, i + 1, float(_value((ORDINALS[word],))), True)
+        return Group(i, i + 1, _value((ORDINALS[word],)), True)
     if word in DIGITS or word in TEENS:
-        return Group(i, i + 1, float(_value((word,))))
+        return Group(i, i + 1, _value((word,)))
     if word not in TENS:
         return None
     after = tokens[i + 1]
     if after.gap.strip(" -") == "" and after.text != "zero":
         unit = ORDINALS.get(after.text, after.text)
         if unit in DIGITS:
-            return Group(i, i + 2, float(_value((word, unit))), after.text in ORDINALS)
-    return Group(i, i + 1, float(_value((word,))))
+            return Group(i, i + 2, _value((word, unit)), after.text in ORDINALS)
+    return Group(i, i + 1, _value((word,)))
 
 
 def _cardinal_words(tokens: Sequence[Token], part: Group) -> list[str]:
@@ -98,10 +101,14 @@ def _cardinal_words(tokens: Sequence[Token], part: Group) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def _value(words: tuple[str, ...]) -> int:
+def _value(words: tuple[str, ...]) -> float:
+    """The value of number words; NaN where they are none together ("million zero")."""
     from text_to_num import text2num
 
-    return text2num(" ".join(words), "en")
+    try:
+        return float(text2num(" ".join(words), "en"))
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def joint_reading(groups: Sequence[Group]) -> tuple[int, tuple[float, ...]]:
@@ -111,7 +118,7 @@ def joint_reading(groups: Sequence[Group]) -> tuple[int, tuple[float, ...]]:
         plain += 1
     values = [int(group.value) for group in groups[:plain]]
     digits = 0
-    while digits < plain and values[digits] < 10:
+    while digits < min(plain, MAX_SPOKEN_DIGITS) and values[digits] < 10:
         digits += 1
     if plain >= 3 and values[0] in (18, 19, 20) and values[1] == 0 and values[2] < 10:  # nineteen oh five
         return 3, (values[0] * 100.0 + values[2],)

@@ -161,7 +161,7 @@ def _after_article(tokens: Sequence[Token], i: int) -> list[Number]:
         return _fraction_word(tokens, i, i + 1)
     if after in SCALES:
         numbers = _spoken(tokens, i + 1)  # "a hundred and two point four"
-        return [numbers[0]._replace(first=i), *numbers[1:]]
+        return [numbers[0]._replace(first=i), *numbers[1:]] if numbers else []
     return []
 
 

@@ -9,6 +9,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+MAX_NUMBER_CHARACTERS = 40  # a longer run of digits, as a model that runs in circles writes, says no quantity
+
 
 def bag(words: str) -> frozenset[str]:
     """The words of a text as a set."""
@@ -54,7 +56,8 @@ def tokenize(text: str) -> list[Token]:
     for match in _token_pattern().finditer(text):
         start, end = match.span()
         piece = match[0]
-        kind = "word" if match.lastgroup == "plain" else match.lastgroup or ""
+        is_word = match.lastgroup == "plain" or len(piece) > MAX_NUMBER_CHARACTERS
+        kind = "word" if is_word else match.lastgroup or ""
         tokens.append(Token(kind, piece.lower(), start, end, text[last_end:start], piece[0].isupper()))
         last_end = end
     tokens.append(Token("end", "", len(text), len(text), text[last_end:], False))

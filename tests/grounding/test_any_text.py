@@ -1,0 +1,53 @@
+"""The checker reads whatever a model writes: runs of digits and number words of any length and order raise nothing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medsum_core.grounding.check import check_note
+
+WORDS = [
+    "nine",
+    "oh",
+    "zero",
+    "million",
+    "thousand",
+    "hundred",
+    "point",
+    "and",
+    "a",
+    "half",
+    "twenty",
+    "billion",
+    "dozen",
+    "0",
+    "9",
+    "1/",
+    "2.",
+    "x",
+    "mg",
+    "years",
+    "no",
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=60), st.booleans())
+def test_number_words_in_any_order_are_read(words: list[str], glued: bool) -> None:
+    text = ("" if glued else " ").join(words)
+    for note, dialogue in ((text, f"Doctor: {text}"), ("It is 5 mg.", f"Doctor: {text}"), (text, "Doctor: No.")):
+        assert all(0 <= fact.start < fact.end <= len(note) for fact in check_note(note, dialogue))
+
+
+@pytest.mark.parametrize("word", ["9", "nine ", "nine", "1,000", "0.", "oh ", "million ", "hundred ", "point "])
+def test_runs_of_any_length_are_read(word: str) -> None:
+    """A small model that runs in circles wrote 300 digits: as a float that is infinite."""
+    text = word * 500
+    for note, dialogue in (
+        (text, f"Doctor: {text}"),
+        (f"{text} mg in {text}.", "Doctor: No."),
+        ("5 mg.", f"Dr: {text}"),
+    ):
+        check_note(note, dialogue)
