@@ -11,7 +11,7 @@ from families import FAMILIES
 from family_table import make_folder
 from notes_command import write
 from small_language import grounding
-from support import tiny_tokenizer
+from support import section_record, tiny_tokenizer
 from torch import Tensor
 from tuned_run import DIALOGUES
 
@@ -83,7 +83,8 @@ def test_resume_keeps_to_it(
 
 def test_verifiers_are_the_rows_own_dialogues() -> None:
     renderer = build_renderer(tiny_tokenizer())
-    rules = grounding_in(["Patient: I am fifty.", "Patient: I am sixty."], renderer)
+    said = ("Patient: I am fifty.", "Patient: I am sixty.")
+    rules = grounding_in([section_record(id="1", section_header="CC", dialogue=text) for text in said], renderer)
     note = "She is 60 years old."
     assert [verify(note) for verify in rules.verifiers] == [unsupported_spans(note, "Patient: I am fifty."), []]
     assert rules.verifiers[0](note)

@@ -145,7 +145,8 @@ def test_what_is_no_text_is_refused_by_the_check_as_in_training(tmp_path: Path) 
     path.write_text(json.dumps(rows[0]))
     grounding.main(["--input_file", str(path), "--note_column", "note", "--json", str(tmp_path / "g.json")])
     (row,) = json.loads((tmp_path / "g.json").read_text())["rows"]
-    assert [fact["verdict"] for fact in row["facts"]] == ["contradicted"]  # the turns were lines, not one text
+    found = {fact["kind"]: fact["verdict"] for fact in row["facts"]}
+    assert found == {"laterality": "contradicted", "symptom": "supported"}  # the turns were lines, not one text
     for bad in ({**rows[0], "dialogue": [5]}, {**rows[0], "dialogue": None}, {**rows[0], "note": None}):
         path.write_text(json.dumps(bad))
         with pytest.raises(InputError, match="row 1"):
