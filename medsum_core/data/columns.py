@@ -104,7 +104,7 @@ def resolve_columns(table: Table, columns: Columns, *, require_note: bool) -> tu
 
     Rows in a form of chat models get our columns: see `with_our_columns`. Raises InputError for absent columns.
     """
-    task, wanted = columns.task, columns.candidates()
+    task, wanted, as_given = columns.task, columns.candidates(), table.describe_columns()
     if columns.dialogue is None and columns.note is None and task.answer.choice is None:
         table = with_our_columns(table, dialogue=wanted[task.source][0], note=wanted["note"][0])
     found = {part: find_first(table, names) for part, names in wanted.items()}
@@ -117,7 +117,7 @@ def resolve_columns(table: Table, columns: Columns, *, require_note: bool) -> tu
     if absent:
         raise InputError(
             f"{table.source}: no column {', '.join(' or '.join(map(repr, wanted[part])) for part in absent)}; "
-            f"{table.describe_columns()}. {_remedy(task, absent)}"
+            f"{as_given}. {_remedy(task, absent)}"
         )
     return table, {part: name for part, name in found.items() if name is not None}
 

@@ -184,3 +184,8 @@ def test_columns_that_are_named_or_there_come_before_messages(tmp_path: Path) ->
     path = write(tmp_path / "f.jsonl", {**ROW, "messages": [USER]})
     assert read_records(path) == [RECORD] and read_source(path).notices == ()
     assert "no column 'talk'" in refusal(write(tmp_path / "f.jsonl", {"messages": [USER]}), Columns(dialogue="talk"))
+
+
+def test_a_refusal_counts_the_columns_of_the_file_not_those_made_of_messages(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path / "f.jsonl", {"messages": [USER, ASSISTANT]}))
+    assert "no column 'section_header'; the file has 1 column, of which known here: messages." in message
