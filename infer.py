@@ -131,7 +131,7 @@ def prepare_writer(
             **held,
             "kernels": chosen,
             "prompt": prompt_sha256(renderer, budget.max_prompt_tokens),
-            **({"grounded": True} if args.grounded else {}),
+            **({"grounded": True} if args.grounded or data.grounded else {}),
             **function_names(search=search, build_renderer=build_renderer),
         },
     )

@@ -158,6 +158,9 @@ class DataArguments:
     no_repeat_ngram_size: int = _setting(
         0, "decoding: no sequence of so many tokens twice in a note, dialogues may be quoted (0: no rule)", metavar="N"
     )
+    grounded: bool = _setting(
+        False, "decoding: write no fact that the dialogue does not support, in reports and --eval_generate too"
+    )
     ungrounded: Literal["keep", "drop", "mask"] = _setting(
         "keep",
         "notes with a number, dose or date that the dialogue lacks: keep, drop the row, or mask the fact",

@@ -37,7 +37,9 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--output_format", choices=["csv", "mediqa"], default="csv", help="mediqa: submission file")
     parser.add_argument("--resume", action="store_true", help="keep rows that are finished already")
     parser.add_argument("--evidence", action="store_true", help="for each sentence the turns that support it best")
-    parser.add_argument("--grounded", action="store_true", help="write no fact that the dialogue does not support")
+    parser.add_argument(
+        "--grounded", action="store_true", help="write no fact that the dialogue does not support (or as in the run)"
+    )
     parser.add_argument("--num_beams", type=int, default=1, help="1: greedy")
     parser.add_argument("--length_penalty", type=float, default=1.0, help="of beam search, as in transformers")
     parser.add_argument("--max_new_tokens", type=int, help="longest note (the run's reserve if not given)")

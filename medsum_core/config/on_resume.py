@@ -37,7 +37,7 @@ SETTINGS: dict[Rule, frozenset[str]] = {
         "eval_steps", "eval_generate", "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end",
         "output_dir", "save_strategy", "save_steps", "save_minutes", "save_total_limit", "logging_steps", "report_to",
         "report_rows", "examples_file", "baseline_file", "resume_from_checkpoint", "overwrite_later_checkpoints",
-        "allow_inexact_resume", "dry_run", "no_repeat_ngram_size",
+        "allow_inexact_resume", "dry_run", "no_repeat_ngram_size", "grounded",
     }),
     Rule.NOTED: frozenset({
         "per_device_train_batch_size", "gradient_accumulation_steps", "pack_tokens", "parallel_micro_batches",

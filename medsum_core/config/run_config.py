@@ -45,6 +45,7 @@ LATER_SETTINGS: dict[str, dict[str, Any]] = {
         "section": None,
         "number_rows": False,
         "task": DEFAULT_TASK,
+        "grounded": False,
     },
     "train": {"parallel_micro_batches": 1},
     "output": {"save_minutes": 0.0, "overwrite_later_checkpoints": False, "baseline_file": None},

@@ -161,9 +161,11 @@ def _data_checks(data: DataArguments) -> list[tuple[bool, str]]:
 
 def _task_problems(data: DataArguments) -> list[str]:
     try:
-        find_task(task_text(data.task))
+        task = find_task(task_text(data.task))
     except InputError as error:
         return [str(error)]
+    if data.grounded and task.facts_from is None:
+        return [f"--grounded: the task {task.name} gives no text that facts could be looked up in"]
     return []
 
 

@@ -70,6 +70,7 @@ class Comparison:
     max_new_tokens: int
     num_beams: int
     no_repeat_ngram_size: int = 0
+    grounded: bool = False  # decoding could write no unsupported fact
     checks_facts: bool = True  # False: the task has no text to look facts up in
     baseline: Rouge = field(default_factory=dict)  # of another system's notes of the same rows
     choices: Choices | None = None
@@ -85,7 +86,7 @@ class Comparison:
         """The decoding of both sides, in words."""
         search = f"beam search of width {self.num_beams}" if self.num_beams > 1 else "greedy decoding"
         rule = f", no {self.no_repeat_ngram_size} tokens of a note in a row twice" if self.no_repeat_ngram_size else ""
-        return search + rule
+        return search + rule + (", no fact that the dialogue does not support" if self.grounded else "")
 
     def without_shared(self) -> Comparison:
         """The comparison without the rows in `shared_ids`, and without the scores by division."""
@@ -126,6 +127,7 @@ def compare_base_and_tuned(
     num_beams: int = 1,
     length_penalty: float = 1.0,
     no_repeat_ngram_size: int = 0,
+    grounded: bool = False,
     batch_size: int = 16,
     show_progress: bool = True,
     decoder: Decoder | None = None,
@@ -149,6 +151,7 @@ def compare_base_and_tuned(
                 num_beams=num_beams,
                 length_penalty=length_penalty,
                 no_repeat_ngram_size=no_repeat_ngram_size,
+                grounded=grounded,
                 batch_size=batch_size,
                 label=f"{name} notes",
                 show_progress=show_progress,
@@ -161,10 +164,11 @@ def compare_base_and_tuned(
             )
     choices = written_choices(renderer, records, notes)
     choices = choices and replace(choices, given={**likeliest, **choices.given})
-    decoding = {
+    decoding: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "num_beams": num_beams,
         "no_repeat_ngram_size": no_repeat_ngram_size,
+        "grounded": grounded,
     }
     return _measure(renderer, records, notes, shared_ids=shared_ids, baseline=baseline, choices=choices, **decoding)
 
@@ -177,7 +181,7 @@ def _measure(
     shared_ids: Collection[str],
     baseline: Mapping[str, str] | None,
     choices: Choices | None,
-    **decoding: int,
+    **decoding: Any,
 ) -> Compared:
     """The comparison of the written notes, which are whole from here on: the divisions of a visit are joined."""
     task = renderer.task

@@ -109,6 +109,7 @@ def _compare(plan: Plan, run: Run, *, adapter: Mapping[str, str], stop: StopFlag
         max_length=data.max_length,
         max_new_tokens=data.max_new_tokens,
         no_repeat_ngram_size=data.no_repeat_ngram_size,
+        grounded=data.grounded,
         decoder=stopping_between_tokens(run.kernels.decoder, stop),
         open_part=report_notes(run, records, adapter=adapter).open_part,
     )

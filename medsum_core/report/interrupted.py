@@ -58,6 +58,7 @@ def report_notes(run: Run, records: Sequence[Record], *, adapter: Mapping[str, s
         "prompt": prompt_sha256(run.renderer, data.max_prompt_tokens),
         "max_new_tokens": data.max_new_tokens,
         "no_repeat_ngram_size": data.no_repeat_ngram_size,
+        **({"grounded": True} if data.grounded else {}),
     }
     rows = tuple(row_sha256(record) for record in records)
     return ReportNotes(folder=run.folder, rows=rows, settings=settings, adapter=adapter)

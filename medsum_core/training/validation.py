@@ -90,6 +90,7 @@ def evaluate(run: Run, progress: Progress) -> tuple[Progress, bool]:
             max_length=data.max_length,
             max_new_tokens=data.max_new_tokens,
             no_repeat_ngram_size=data.no_repeat_ngram_size,
+            grounded=data.grounded,
             show_progress=run.accelerator.is_main_process,
             decoder=run.kernels.decoder,
         )

@@ -110,6 +110,11 @@ def test_all_faults_of_a_task_file_are_named_at_once_among_those_of_the_flags(tm
     assert all(part in message for part in ("'bleu'", "'copy'", "there is no such file", "--lora_r 0"))
 
 
+def test_facts_can_not_guide_decoding_where_a_task_has_no_text_for_them(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--grounded: the task medquad gives no text"):
+        parse_run(["--train_file", str(EXAMPLE), "--task", "medquad", "--grounded"])
+
+
 def test_columns_that_a_file_lacks_are_named_with_what_to_do(tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("stay_id,summary\n1,Rest.\n")

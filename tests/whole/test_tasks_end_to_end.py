@@ -122,11 +122,13 @@ def test_a_task_of_one_s_own_goes_from_file_to_report(model: Path, tmp_path: Pat
     own = tmp_path / "own.yaml"
     own.write_text(OWN.read_text())
     valid = summaries(tmp_path / "valid.csv", first=30, count=2)
-    report = train(model, tmp_path, own, summaries(tmp_path / "train.csv", first=0, count=4), valid)
+    report = train(model, tmp_path, own, summaries(tmp_path / "train.csv", first=0, count=4), valid, "--grounded")
+    assert "greedy decoding, no 3 tokens of a note in a row twice, no fact that the dialogue does not support" in report
     assert "4 of 4 rows used" in report and "copied dialogue" in report and "facts checked" in report
     own.unlink()
     rows = write_notes(tmp_path, valid)
     assert [row["id"] for row in rows] == ["S30", "S31"] and list(rows[0])[1] == "note"
+    assert "left_out" in rows[0]  # decoding as the run's
     assert scores(tmp_path, OWN, valid)["count"] == 2
 
 
