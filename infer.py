@@ -66,10 +66,10 @@ def main(
         show_note(prepare(), records, with_evidence=args.evidence)
         return
     out = output_path(args.output_file)
-    from medsum_core.generation.writer import write_file
-
     how: dict[str, Any] = {"batch_size": args.batch_size, "output_format": args.output_format}
     try:
+        from medsum_core.generation.writer import write_file
+
         with locked_output(out):
             refuse_overwriting(out, resume=args.resume)
             write_file(_read_rows(args, columns), out, prepare=prepare, with_evidence=args.evidence, **how)

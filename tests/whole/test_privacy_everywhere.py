@@ -42,7 +42,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "train.csv", [row(number) for number in range(4)])
     write_rows(folder / "valid.csv", [row(number) for number in range(4, 6)])
     write_rows(folder / "other.csv", [row(number) for number in range(7, 9)])
-    write_rows(folder / "long.csv", [row(1, dialogue=f"Doctor: {CANARY} " * 300), row(2, note=f"{CANARY} " * 300)])
+    write_rows(folder / "long.csv", [row(1, dialogue="Doctor: " + f"{CANARY} " * 600), row(2, note=f"{CANARY} " * 300)])
     write_rows(folder / "doubled.csv", [row(1), row(1)])
     write_rows(folder / "headerless.csv", [row(1), row(2)], columns=None)
     write_rows(folder / "ragged.csv", [row(1), row(2)[:3]])

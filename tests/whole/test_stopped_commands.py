@@ -17,7 +17,7 @@ from tiny_run import HEADER
 
 import infer
 from medsum_core import process
-from medsum_core.generation import note_files
+from medsum_core.generation import note_files, writer
 from medsum_core.merge import __main__ as merge
 from medsum_core.merge import fold
 from medsum_core.process import STOP_SIGNALS, run_as_script
@@ -48,7 +48,7 @@ PHASES: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "reading the rows": (infer, "_read_rows", {}),
     "checking the run": (infer, "prepare_writer", {}),
     "loading the model": (infer, "_load_model", {}),
-    "after the last note": (infer, "_write_missing", {"before": False}),
+    "after the last note": (writer, "_write_missing", {"before": False}),
     "before OUT": (note_files, "write_text_atomic", {"call": 2}),
     "after OUT": (note_files, "write_text_atomic", {"call": 2, "before": False}),
 }

@@ -29,6 +29,7 @@ from medsum_core.model.adapter_files import (
 )
 from medsum_core.model.recorded_files import check_run, record_adapter
 from medsum_core.model.weight_files import check_model_folder
+from medsum_core.tasks.built_in.section import TASK as SECTION
 from medsum_core.training.metrics import read_metrics, records_until
 
 FOLDER = "work"
@@ -95,6 +96,7 @@ def notes(folder: Path) -> None:
         {row: record},
         {},
         MadeFrom(settings={}, rows=(row,)),
+        task=SECTION,
         set_aside={row: "too long"},
         output_format="csv",
         with_evidence=False,
