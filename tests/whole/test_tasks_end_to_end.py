@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+from public_files import serve
 from support import tiny_model, tiny_tokenizer
 from task_files import questions, summaries, visits, write_csv
 from tiny_run import exit_code
 
 import infer
+from medsum_core.data.named.sets import aci_bench
 from medsum_core.process import run_as_script
 from medsum_core.score import __main__ as score
 from medsum_core.tasks.divisions import DIVISIONS
@@ -75,6 +77,26 @@ def test_visits_are_learnt_by_division_and_written_whole(model: Path, tmp_path: 
     submission = write_notes(tmp_path, valid, "--output_format", "mediqa")
     assert list(submission[0]) == ["TestID", "SystemOutput"]
     assert scores(tmp_path, "visit", valid)["rouge1"] == found["rouge1"]
+
+
+def test_visits_by_name_are_the_same_as_by_path(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official files, mocked: every split has its own visits."""
+    splits = {
+        split: visits(tmp_path / f"{split}.csv", first=10 * n, count=2) for n, split in enumerate(aci_bench.FILES)
+    }
+    files = {path: splits[split].read_bytes() for split, path in aci_bench.FILES.items()}
+    serve(monkeypatch, tmp_path / "public", "aci-bench", files)
+    line = f"""--model_name_or_path {model} --task visit --dataset_name aci-bench --output_dir {tmp_path / "run"}
+        --precision fp32 --max_steps 1 --gradient_accumulation_steps 2 {LENGTHS} --report_rows 1"""
+    assert exit_code(line.split()) == 0
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "8 of 8 rows used" in report and "same 1 validation rows" in report
+    by_path = write_notes(tmp_path, splits["test1"])
+    out = tmp_path / "by_name.csv"
+    named = f"--run {tmp_path / 'run'} --dataset_name aci-bench --split test1 --output_file {out}"
+    assert run_as_script(lambda: infer.main(named.split())) == 0
+    with out.open(newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == by_path
 
 
 def test_finished_visits_can_not_be_added_to(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
