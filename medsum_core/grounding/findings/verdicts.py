@@ -263,6 +263,8 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         return SUPPORTED
     if denied and _generic_denial(finding, heard):
         return SUPPORTED
+    if not places and heard.hints_at(finding.names, finding.part):
+        return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND
 
 
