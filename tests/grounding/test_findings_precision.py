@@ -40,3 +40,40 @@ def test_words_of_a_hint_must_be_near_each_other() -> None:
 
 def test_hints_name_known_findings() -> None:
     assert set(load_hints()) <= set(load_lexicon().concepts)
+
+
+@pytest.mark.parametrize(
+    ("note", "lines"),
+    [
+        ("Cephalexin has been tolerated.", ("And Keflex?", "Fine too.")),
+        ("Peanut anaphylaxis.", ("Why the EpiPen?", "Two times, both peanuts.")),
+        ("Witnessed apnea is absent.", ("Does she stop breathing?", "I've sat and watched, and no.")),
+        ("History of TIA.", ("Was it a full stroke?", "No, a mini one.")),
+        ("No rash or prolonged morning stiffness.", ("Stiff in the morning?", "Yes, five minutes. No rash.")),
+        ("Sister had angioedema.", ("Any swelling of the lips?", "No, that was my sister.")),
+        ("Maternal aunt had ovarian cancer.", ("Cancer?", "My mother's sister had ovarian cancer.")),
+        ("Mother had a psychiatric illness.", ("Family?", "My son's bipolar. My mother was odd.")),
+        ("Family history of premature CAD.", ("Family?", "Dad had a stent at forty-four.")),
+        ("Levothyroxine is decreased.", ("Last time I doubled your levothyroxine.", "And now?")),
+        ("Levothyroxine 75 mcg.", ("Same dose for the thyroid, seventy-five.", "Good.")),
+        ("Elects cholecystectomy.", ("What about surgery?", "Take it out.")),
+        ("Has shoulder pain.", ("Which shoulder?", "This one, since I lifted the boat.")),
+        ("Takes naloxone.", ("And?", "I take Suboxone.")),
+    ],
+)
+def test_what_the_dialogue_leaves_open_is_no_error(note: str, lines: tuple[str, ...]) -> None:
+    assert flags(note, *lines) == []
+
+
+@pytest.mark.parametrize(
+    ("note", "lines"),
+    [
+        ("Takes atenolol.", ("And?", "I take metoprolol, the same dose.")),
+        ("Had a hysterectomy.", ("Surgery?", "They did a tonsillectomy. Took it out.")),
+        ("Father had ovarian cancer.", ("Family?", "My mother's sister had ovarian cancer. Dad is fine.")),
+        ("Levothyroxine is decreased.", ("I will double your levothyroxine.", "Fine.")),
+        ("Penicillin allergy.", ("Penicillin?", "I'm not allergic to penicillin.")),
+    ],
+)
+def test_what_the_dialogue_says_otherwise_is_an_error(note: str, lines: tuple[str, ...]) -> None:
+    assert flags(note, *lines) != []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
@@ -49,6 +50,7 @@ PAIRED = {  # a verb and a particle with words between them: "bring the sertrali
     "up": (bag("bump bring go take turn push move"), bag("up")),
     "stop": (bag("come came go went get got been done taken weaned take took"), bag("off")),
 }
+EARLIER = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "year"), ("back", "then"))
 ANAPHORA = bag("it that them those both one")
 SENTENCES_AFTER = 3
 NEGATED = 3  # words between a denial and what it denies
@@ -88,7 +90,7 @@ def actions_in_talk(
         k = bisect_left(named, first)
         begin = max(own.first, named[k - 1] if k else 0)
         end = min(own.last, next((i for i in named[k : k + 2] if i >= last), own.last))
-        if not own.asks:
+        if not own.asks and not _is_earlier(words, own):
             found.add(_action([words[i].text for i in range(begin, end)], spoken=True))
         reach = next((i for i in named[k : k + 2] if i >= own.last), len(words))
         for after in sentences[number + 1 : number + 1 + SENTENCES_AFTER]:
@@ -98,6 +100,12 @@ def actions_in_talk(
             if not after.asks and (len(texts) <= AFTER or ANAPHORA & set(texts)):
                 found.add(_action(texts, spoken=True, of_it=len(texts) > AFTER))
     return found - {""}
+
+
+def _is_earlier(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a sentence tells what was done before: "[Last time] I doubled it."."""
+    texts = [words[i].text for i in range(sentence.first, sentence.last)]
+    return any(pair in EARLIER for pair in pairwise(texts))
 
 
 def is_opposed(note: str, said: set[str]) -> bool:

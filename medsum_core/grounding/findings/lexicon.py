@@ -12,7 +12,7 @@ The broader name "@part" says that a body part completes the name ("pain"), "@ne
 ("discharge"), "@lack" that a denial may state it ("I don't eat" is a loss of appetite). A user's table has the kind as
 a first field.
 
-lay.tsv has a finding's hints, two fields a row: words that patients use of it, and of other things too ("clothes loose").
+lay.tsv has a finding's hints, two fields a row: words that patients use of it, and of other things ("clothes loose").
 """
 
 from __future__ import annotations

@@ -170,6 +170,8 @@ def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> 
     if text in ("no", "nope") and after == "," and i + 2 < last:
         further = {word.text for word in words[i + 2 : min(i + 7, last)]}
         begins = words[i + 2].text
+        if begins in ("a", "an") and "one" in further:
+            return "corrected"  # "A full stroke?" "No, a mini one."
         if begins in ("the", "it's", "just", "only", "its", "on") and further & {
             "one",
             "left",
@@ -194,6 +196,12 @@ def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> 
     return "no"
 
 
+def _ends_with_no(words: Sequence[Word], i: int, last: int) -> bool:
+    """Whether the sentence from word i on ends with "no": "I've sat and watched, and no."."""
+    end = next((k for k in range(i, last) if words[k].text in (".", "?", "!", ";")), last)
+    return words[end - 1].text == "no"
+
+
 def _by_verb(words: Sequence[Word], i: int, last: int) -> tuple[Reply, bool]:
     """The answer of "I do.", "I haven't.", "It's fine.", "I'm not sure."."""
     near = [words[k].text for k in range(i, min(i + NEAR, last)) if words[k].text != ","]
@@ -210,7 +218,7 @@ def _by_verb(words: Sequence[Word], i: int, last: int) -> tuple[Reply, bool]:
     if len(near) > 1 and near[1] in YES_VERBS and (len(near) <= 3 or closed):
         return "yes", False
     if near[0] == "i've":
-        return "yes", False
+        return ("no", False) if _ends_with_no(words, i, last) else ("yes", False)
     if near[0] == "that's" and set(near) & AGREES:
         return "yes", True
     if len(near) > 2 and near[1] in ("think", "guess", "believe", "suppose") and near[2] == "so":

@@ -29,6 +29,9 @@ STOPPED = bag(
     "avoid avoided avoids hardly rarely seldom longer held no not"
 )
 NEAR, REACH = 8, 25  # words
+DEGREES = bag("prolonged significant severe frequent persistent major serious excessive substantial marked profuse")
+BORNE = bag("tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous")
+GENERIC = ("medication", "surgery", "laboratory tests")
 CHILDLIKE = bag("son daughter child baby infant grandson granddaughter grandchild twin family")
 
 
@@ -66,14 +69,25 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
         kind = KIND_OF.get(finding.kind, finding.kind)
         if finding.names == ("allergy",) or names_allergen(finding, note):
             allergy = judge_no_allergies(heard) if finding.names == ("allergy",) else judge_allergen(finding, heard)
+            if allergy[0] == "contradicted" and _is_borne(finding, note):
+                allergy = SUPPORTED
             facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
             continue
         verdict, turn = judge_finding(finding, note, heard)
+        if verdict == "contradicted" and kind == "medication" and _is_borne(finding, note):
+            verdict, turn = SUPPORTED
         changed = _contradicting_change(finding, note, heard) if verdict == "supported" else None
         if changed is not None:
             verdict, turn = "contradicted", changed
         facts.append(JudgedFact(finding.start, finding.end, kind, verdict, turn))
     return facts
+
+
+def _is_borne(finding: Finding, note: FindingScan) -> bool:
+    """Whether the note says after a finding that it does no harm: "cephalexin was [tolerated]"."""
+    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
+    texts = [note.words[i].text for i in range(finding.last, min(finding.last + NEAR, sentence.last))]
+    return bool(BORNE.intersection(texts))
 
 
 def _is_fact(finding: Finding, note: FindingScan) -> bool:
@@ -178,9 +192,16 @@ def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, 
         return Judged("supported", denied[0].turn)
     if not affirmed and any(polarity == "yes" for _, polarity in heard.loosely(finding.names, finding.part)):
         return Judged("supported", denied[0].turn)
+    if not affirmed and finding.subject not in (PATIENT, UNKNOWN) and _is_named_near(finding, denied, heard):
+        return Judged("supported", denied[0].turn)  # "Any swelling?" "No, that was my sister."
     if not affirmed:
         return Judged("supported" if _is_over(finding, note) else "contradicted", denied[-1].turn)
     return _of_person(finding, affirmed, heard)
+
+
+def _is_named_near(finding: Finding, said: Sequence[Finding], heard: Heard) -> bool:
+    """Whether the relative of a note's finding is named where the dialogue speaks of it."""
+    return any(same_person(finding.subject, kin) for other in said for kin in heard.kin_around(other))
 
 
 def _is_over(finding: Finding, note: FindingScan) -> bool:
@@ -193,6 +214,8 @@ def _denied(
 ) -> Judged:
     if denied:
         return Judged("supported", _turn_of(denied))
+    if finding.first and note.words[finding.first - 1].text in DEGREES:
+        return Judged("supported", _turn_of(said))  # "no prolonged stiffness" leaves room for some
     if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, heard)) is not None:
         return Judged("contradicted", turn)
     history = any(
@@ -232,6 +255,9 @@ def _of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> J
         return Judged("contradicted", statements[0].turn)
     if own:
         return Judged("supported", _turn_of(own))
+    exact = [other for other in statements if set(other.names) & set(finding.names)]
+    if not exact and not absent:
+        return Judged("supported", _turn_of(statements))
     near = {kin for other in statements for kin in heard.kin_around(other)}
     others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]
     if any(same_person(subject, kin) for kin in near):
@@ -263,9 +289,18 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         return SUPPORTED
     if denied and _generic_denial(finding, heard):
         return SUPPORTED
-    if not places and heard.hints_at(finding.names, finding.part):
+    if not places and (_is_generic(finding, heard) or heard.hints_at(finding.names, finding.part)):
         return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND
+
+
+def _is_generic(finding: Finding, heard: Heard) -> bool:
+    """Whether the dialogue speaks of a kind without a name of its members: "same dose", "take it out"."""
+    ancestors = heard.lexicon.ancestors
+    kinds = [kind for kind in GENERIC for name in finding.names if kind in ancestors[name]]
+    members = (name for other in heard.scan.findings for name in other.names if name not in ROOTS)
+    named = {up for name in members for up in ancestors[name]}
+    return any(kind not in named and heard.hints_at((kind,), "") for kind in kinds)
 
 
 def _generic_denial(finding: Finding, heard: Heard) -> bool:
