@@ -83,7 +83,7 @@ def same_person(a: str, b: str) -> bool:
 
 def relatives_in(words: Sequence[Word], first: int, last: int) -> list[tuple[int, str]]:
     """The relatives named among words `[first, last)`. "A 6-year-old girl" is the patient, "her girl" is none."""
-    found = []
+    found: list[tuple[int, str]] = []
     for i in range(first, last):
         kin = kin_of(words[i].text)
         owner = kin_of(words[i - 1].text) if kin and i > first and words[i - 1].text.endswith("'s") else ""
