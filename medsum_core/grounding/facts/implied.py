@@ -139,9 +139,15 @@ def _ratio_said(fact: Mention, talk: Talk) -> Mention | None:
     return None
 
 
+def counts_pack_years(fact: Mention, note: Scan) -> bool:
+    """Whether a note's number is one of pack-years."""
+    words = note.word(fact.last), note.word(fact.last + 1)
+    return words[0] in ("pack", "pk") and words[1] in ("year", "years", "yr", "yrs")
+
+
 def _is_pack_years(fact: Mention, note: Scan, talk: Talk) -> bool:
     """Whether packs a day times years, as said, make the pack-years stated."""
-    if note.word(fact.last) not in ("pack", "pk") or note.word(fact.last + 1) not in ("year", "years", "yr", "yrs"):
+    if not counts_pack_years(fact, note):
         return False
     packs = [value for mention in talk.said if mention.noun == "pack" for value in mention.raw]
     packs = packs or [0.5 if "half" in talk.words else 1.0]

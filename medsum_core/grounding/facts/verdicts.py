@@ -8,7 +8,7 @@ from medsum_core.grounding.facts.anatomy import body_parts
 from medsum_core.grounding.facts.attributes import attribute, context
 from medsum_core.grounding.facts.date_matching import date_finding
 from medsum_core.grounding.facts.dates import written_ratio
-from medsum_core.grounding.facts.implied import implied_at
+from medsum_core.grounding.facts.implied import counts_pack_years, implied_at
 from medsum_core.grounding.facts.matching import supports
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.polarity import denied_there
@@ -33,6 +33,8 @@ def judge(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> list[Judged]
         pairs = [talk.calendar.weekdays[int(fact.values[0])]]
     if fact.dim == "" and not context(note, fact) & OF_PRESSURE:
         pairs = [mention for mention in pairs if mention.dim != "pressure"]
+    if counts_pack_years(fact, note):
+        pairs = [mention for mention in pairs if mention.unit != "year"]  # forty years of half a pack are twenty
     if not pairs:
         unsupported = (fact.start, fact.end, _unsupported(fact, note, talk), None)
         start = implied_at(fact, note, talk, claims)
