@@ -84,6 +84,9 @@ def test_what_the_dialogue_leaves_open_is_no_error(note: str, lines: tuple[str, 
         ("Had a hysterectomy.", ("Surgery?", "They did a tonsillectomy. Took it out.")),
         ("Father had ovarian cancer.", ("Family?", "My mother's sister had ovarian cancer. Dad is fine.")),
         ("Levothyroxine is decreased.", ("I will double your levothyroxine.", "Fine.")),
+        ("No snoring.", ("Does she snore?", "Like a trucker.")),
+        ("Takes etanercept.", ("And?", "I stopped the Enbrel.")),
+        ("No hematochezia.", ("And?", "I had a red streak on the paper.")),
         ("Metformin BID.", ("Metformin?", "Once a day.")),
         ("Admitted in 1997.", ("When did they admit you to hospital?", "Ninety-eight.")),
         ("An 87-year-old.", ("When did she break it?", "She was eighty-one, so four years ago.")),
@@ -93,3 +96,15 @@ def test_what_the_dialogue_leaves_open_is_no_error(note: str, lines: tuple[str, 
 )
 def test_what_the_dialogue_says_otherwise_is_an_error(note: str, lines: tuple[str, ...]) -> None:
     assert flags(note, *lines) != []
+
+
+@pytest.mark.parametrize(
+    ("note", "lines", "wanted"),
+    [
+        ("Fluoxetine was decreased.", ("I'd take the Prozac up to sixty.", "OK."), "Fluoxetine was decreased"),
+        ("Continue lisinopril.", ("And?", "I stopped the lisinopril."), "Continue lisinopril"),
+        ("The father had gout.", ("Family?", "My sister has gout."), "father had gout"),
+    ],
+)
+def test_an_error_names_what_is_done_and_who_has_it(note: str, lines: tuple[str, ...], wanted: str) -> None:
+    assert flags(note, *lines) == [(wanted, "contradicted")]

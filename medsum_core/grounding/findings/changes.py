@@ -28,6 +28,7 @@ WORDS_OF = {
     "up": bag("increase increased increasing raise raised double doubled bump bumped uptitrate"),
     "down": bag("decrease decreased decreasing reduce reduced lower lowered lowering taper tapered halve halved"),
 }
+IN_NOTE = bag("takes taking uses using treated")  # "takes it": it goes on
 IN_TALK = bag("take takes taking use uses using")  # "I take it": it goes on
 OPPOSITE = {
     "stop": bag("keep start"),
@@ -72,7 +73,7 @@ def action_in_note(words: Sequence[Word], sentence: Sentence, first: int, last: 
     after = [words[i].text for i in range(last, end)]
     if "unchanged" in after or "same" in after:
         return "same"
-    return _action(before) or _action(after)
+    return _action(before) or _action(after) or ("keep" if IN_NOTE.intersection(before) else "")
 
 
 def actions_in_talk(
@@ -106,6 +107,11 @@ def _is_earlier(words: Sequence[Word], sentence: Sentence) -> bool:
     """Whether a sentence tells what was done before: "[Last time] I doubled it."."""
     texts = [words[i].text for i in range(sentence.first, sentence.last)]
     return any(pair in EARLIER for pair in pairwise(texts))
+
+
+def is_action(text: str) -> bool:
+    """Whether a word of a note says that something is started, stopped, kept, raised or lowered."""
+    return text in IN_NOTE or any(text in verbs for verbs in WORDS_OF.values())
 
 
 def is_opposed(note: str, said: set[str]) -> bool:

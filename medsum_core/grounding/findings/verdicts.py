@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.allergies import judge_allergen, judge_no_allergies, names_allergen
-from medsum_core.grounding.findings.changes import action_in_note, actions_in_talk, is_opposed
+from medsum_core.grounding.findings.changes import action_in_note, actions_in_talk, is_action, is_opposed
 from medsum_core.grounding.findings.heard import Heard, hear
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import Finding, FindingScan
-from medsum_core.grounding.findings.relatives import AND, FAMILY, PATIENT, UNKNOWN, same_person
+from medsum_core.grounding.findings.relatives import AND, FAMILY, PATIENT, UNKNOWN, relatives_in, same_person
 
 Verdict = Literal["supported", "not_found", "contradicted"]
 ROOTS = bag(
@@ -43,7 +43,10 @@ class Judged(NamedTuple):
 
 
 class JudgedFact(NamedTuple):
-    """A checked finding of a note at `[start, end)`; `kind`: as facts name it."""
+    """A checked finding of a note at `[start, end)`; `kind`: as facts name it.
+
+    What is done otherwise, or had by another person, includes the word for it: "continue lisinopril".
+    """
 
     start: int
     end: int
@@ -79,8 +82,30 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
         changed = _contradicting_change(finding, note, heard) if verdict == "supported" else None
         if changed is not None:
             verdict, turn = "contradicted", changed
-        facts.append(JudgedFact(finding.start, finding.end, kind, verdict, turn))
+        start, end = finding.start, finding.end
+        if changed is not None:
+            start, end = _with_action(finding, note)
+        elif verdict == "contradicted" and finding.subject not in (PATIENT, UNKNOWN):
+            start = _with_relative(finding, note)
+        facts.append(JudgedFact(start, end, kind, verdict, turn))
     return facts
+
+
+def _with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
+    """The characters of a finding with the word that says what is done with it: "[continue lisinopril]"."""
+    near = range(max(finding.first - NEAR, 0), min(finding.last + NEAR, len(note.words)))
+    places = [i for i in near if is_action(note.words[i].text)]
+    if not places:
+        return finding.start, finding.end
+    word = note.words[min(places, key=lambda i: min(abs(i - finding.first), abs(i - finding.last)))]
+    return min(finding.start, word.start), max(finding.end, word.end)
+
+
+def _with_relative(finding: Finding, note: FindingScan) -> int:
+    """Where the relative begins who is said to have a finding: "[mother had asthma]"; the finding if none does."""
+    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
+    before = relatives_in(note.words, sentence.first, finding.first)
+    return note.words[before[-1][0]].start if before else finding.start
 
 
 def _is_borne(finding: Finding, note: FindingScan) -> bool:
@@ -280,6 +305,8 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         agreeing = [turn for turn, polarity in places if lack or polarity != ("yes" if denied else "no")]
         if agreeing:
             return Judged("supported", agreeing[0])
+        if denied and (turn := _affirmed_loosely(finding, heard)) is not None:
+            return Judged("contradicted", turn)
         if finding.assertion in ("denied", "uncertain") or finding.kind not in ("symptom", "condition", "substance"):
             return SUPPORTED
     text = " ".join(word.text for word in note.words[finding.first : finding.last])
