@@ -80,7 +80,7 @@ def _is_implied_rate(fact: Mention, note: Scan, talk: Talk) -> bool:
     if any(abs(value - WEEKLY) < CLOSE for value in values):
         return bool(talk.calendar.weekdays)
     before = {stem(note.word(k)) for k in range(max(fact.first - 3, 0), fact.first)}
-    return "pack" in before and "pack" in {stem(word) for word in talk.words}
+    return "pack" in before and not talk.words.isdisjoint(("pack", "packs"))
 
 
 def _is_worked_out(fact: Mention, note: Scan, talk: Talk) -> bool:

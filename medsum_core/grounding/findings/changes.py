@@ -45,7 +45,8 @@ PHRASES = {("go", "back", "on"): "start", ("put", "you", "on"): "start", ("put",
            ("cut", "down"): "down", ("come", "off"): "stop", ("no", "longer"): "stop", ("no", "more"): "stop",
            ("weaned", "off"): "stop", ("cut", "back"): "down", ("instead", "of"): "stop",
            ("used", "to"): "stop", ("use", "to"): "stop", ("never", "miss"): "keep",
-           ("never", "picked"): "stop", ("never", "filled"): "stop", ("never", "took"): "stop", ("that's", "gone"): "stop",
+           ("never", "picked"): "stop", ("never", "filled"): "stop", ("never", "took"): "stop",
+           ("that's", "gone"): "stop",
            ("quit", "working"): "stop", ("stopped", "working"): "stop", ("in", "the", "drawer"): "stop",
            ("give", "you"): "start"}  # fmt: skip
 PAIRED = {  # a verb and a particle with words between them: "bring the sertraline down"

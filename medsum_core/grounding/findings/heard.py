@@ -86,6 +86,17 @@ class Heard:
         _, last = self.scan.turns[min(finding.turn + 2, len(self.scan.turns) - 1)]
         return {kin for _, kin in relatives_in(self.scan.words, first, last)}
 
+    def broader_than(self, left_out: frozenset[str]) -> frozenset[str]:
+        """The names of the findings, but for `left_out`, with all that are broader."""
+        if left_out not in self._broader:
+            names = {name for finding in self.scan.findings for name in finding.names} - left_out
+            self._broader[left_out] = frozenset().union(*(self.lexicon.ancestors[name] for name in names))
+        return self._broader[left_out]
+
+    @cached_property
+    def _broader(self) -> dict[frozenset[str], frozenset[str]]:
+        return {}
+
     def asks_use(self, finding: Finding) -> bool:
         """Whether a question's sentence asks if something is taken or used."""
         sentence = next(s for s in self.sentences_of[finding.turn] if s.first <= finding.first < s.last)

@@ -325,8 +325,7 @@ def _is_generic(finding: Finding, heard: Heard) -> bool:
     """Whether the dialogue speaks of a kind without a name of its members: "same dose", "take it out"."""
     ancestors = heard.lexicon.ancestors
     kinds = [kind for kind in GENERIC for name in finding.names if kind in ancestors[name]]
-    members = (name for other in heard.scan.findings for name in other.names if name not in ROOTS)
-    named = {up for name in members for up in ancestors[name]}
+    named = heard.broader_than(ROOTS) if kinds else frozenset()
     return any(kind not in named and heard.hints_at((kind,), "") for kind in kinds)
 
 
