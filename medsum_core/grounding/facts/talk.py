@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.anatomy import KIN, stem
@@ -53,6 +54,29 @@ class Talk:
         """The kinds that are said, alone and with their numbers."""
         numbers = {(mention.kind, mention.raw[0]) for mention in self.said if mention.raw}
         return numbers | {(mention.kind, None) for mention in self.said}
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The words, in small letters."""
+        return frozenset(token.text for token in self.scan.tokens)
+
+    @cached_property
+    def numbers(self) -> frozenset[float]:
+        """The numbers as said, without units."""
+        return frozenset(value for mention in self.said for value in mention.raw)
+
+    @cached_property
+    def groups_in_row(self) -> list[tuple[float, float]]:
+        """Cardinals of plain numbers said one right after the other: "eleven three" is (11, 3)."""
+        cardinals = [(mention.first, mention.last, self.groups(mention)) for mention in self.said]
+        inside = [pair for _, _, groups in cardinals for pair in pairwise(groups)]
+        across = [(a[-1], b[0]) for (_, end, a), (begin, _, b) in pairwise(cardinals) if end == begin and a and b]
+        return inside + across
+
+    def groups(self, mention: Mention) -> Sequence[float]:
+        """The cardinals of a number without unit, as they were said."""
+        plain = not mention.dim and mention.first in self.scan.numbers
+        return self.scan.numbers[mention.first].groups if plain else ()
 
     @cached_property
     def of_attribute(self) -> dict[str, list[Mention]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
-from medsum_core.grounding.facts.anatomy import body_parts, stem
+from medsum_core.grounding.facts.anatomy import body_parts
 from medsum_core.grounding.facts.attributes import attribute, context
 from medsum_core.grounding.facts.date_matching import date_finding
 from medsum_core.grounding.facts.dates import written_ratio
-from medsum_core.grounding.facts.matching import near_part, supports
+from medsum_core.grounding.facts.implied import counts_pack_years, implied_at
+from medsum_core.grounding.facts.matching import supports
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.polarity import denied_there
 from medsum_core.grounding.facts.roles import Claims, comparable, supporting_mention
@@ -33,9 +33,12 @@ def judge(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> list[Judged]
         pairs = [talk.calendar.weekdays[int(fact.values[0])]]
     if fact.dim == "" and not context(note, fact) & OF_PRESSURE:
         pairs = [mention for mention in pairs if mention.dim != "pressure"]
+    if counts_pack_years(fact, note):
+        pairs = [mention for mention in pairs if mention.unit != "year"]  # forty years of half a pack are twenty
     if not pairs:
         unsupported = (fact.start, fact.end, _unsupported(fact, note, talk), None)
-        return [_implied(fact, note, talk, claims) or unsupported]
+        start = implied_at(fact, note, talk, claims)
+        return [unsupported if start is None else (fact.start, fact.end, "supported", talk.turn(start))]
     subject = claims.subjects[id(fact)]
     place = supporting_mention(fact, subject, pairs, talk, claims) if subject else pairs[0]
     if place is None or (fact.dim == "side" and denied_there(fact, note, pairs, talk.scan, talk.said)):
@@ -63,79 +66,17 @@ def _judge_date(fact: Mention, note: Scan, talk: Talk) -> list[Judged]:
             (fact.start, fact.year_start, "supported", talk.turn(place.start)),
             (fact.year_start, fact.end, "not_found", None),
         ]
+    if finding != "contradicted" and (place := _short_year_said(fact, talk)) is not None:
+        return [(fact.start, fact.end, "supported", talk.turn(place.start))]
     if finding == "contradicted" or _same_context(fact, note, talk):
         return [(fact.start, fact.end, "contradicted", None)]
     return [(fact.start, fact.end, "not_found", None)]
 
 
-def _height_said(fact: Mention, said: Sequence[Mention]) -> Mention | None:
-    """The mention of a height in feet and inches ("five ten", "five foot ten") or in inches."""
-    feet, inches = fact.raw
-    for mention in said:
-        if mention.dim == "length" and fact.values[0] in mention.values:
-            return mention
-        if feet not in mention.raw or mention.dim not in ("length", "", "height"):
-            continue
-        near = [other for other in said if mention.first <= other.first <= mention.last + 2]
-        if inches in mention.raw[1:] or any(inches in other.raw for other in near if other is not mention):
-            return mention
-    return None
-
-
-def _ratio_said(fact: Mention, talk: Talk) -> Mention | None:
-    """The mention that says both numbers of a ratio in a row: "five three twenty five" for 5/325, "twenty forty"."""
-    groups = [(value, mention) for mention in talk.said for value in _groups(mention, talk)]
-    for k, (top, mention) in enumerate(groups):
-        after = [value for value, _ in groups[k + 1 : k + 3]]
-        bottoms = [*after[:1], *([100 * after[0] + after[1]] if len(after) == 2 and after[0] < 10 else [])]
-        if any((top, bottom) in fact.values for bottom in bottoms):
-            return mention
-    return None
-
-
-def _groups(mention: Mention, talk: Talk) -> Sequence[float]:
-    """The cardinals of a number without unit, as they were said."""
-    return () if mention.dim or mention.first not in talk.scan.numbers else talk.scan.numbers[mention.first].groups
-
-
-def _is_pack_years(fact: Mention, note: Scan, talk: Talk) -> bool:
-    """Whether packs a day times years, as said, make the pack-years stated."""
-    if note.word(fact.last) not in ("pack", "pk") or note.word(fact.last + 1) not in ("year", "years", "yr", "yrs"):
-        return False
-    packs = [value for mention in talk.said if mention.noun == "pack" for value in mention.raw] + [1.0]
-    years = [value for mention in talk.said if mention.unit == "year" for value in mention.raw]
-    return any(count * span == fact.raw[0] for count in packs for span in years)
-
-
-def _plural_said(fact: Mention, talk: Talk) -> int | None:
-    """Offset of a plural that means both of a pair ("my knees hurt"), unless the answer narrows it to one; or None."""
-    parts = body_parts()
-    for k, token in enumerate(talk.scan.tokens):
-        singular = stem(token.text) if token.kind == "word" else ""
-        if singular == token.text or singular not in parts or talk.one_side_only(k):
-            continue
-        if near_part(singular, fact.noun):
-            return token.start
-    return None
-
-
-def _implied(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> Judged | None:
-    """The verdict on a fact that speech implies: one of something, both knees as "my knees"; None if it does not."""
-    if fact.dim == "side" and fact.values[0] == "both" and (start := _plural_said(fact, talk)) is not None:
-        return (fact.start, fact.end, "supported", talk.turn(start))
-    if fact.dim == "height" and (place := _height_said(fact, talk.said)) is not None:
-        return (fact.start, fact.end, "supported", talk.turn(place.start))
-    if fact.dim == "ratio" and (place := _ratio_said(fact, talk)) is not None:
-        return (fact.start, fact.end, "supported", talk.turn(place.start))
-    if fact.dim == "" and _is_pack_years(fact, note, talk):
-        return (fact.start, fact.end, "supported", 0)
-    one = fact.dim == "" and fact.raw[0] == 1.0
-    if not one:
-        return None
-    one_of_them = any(other is not fact and other.noun == fact.noun and other.raw != fact.raw for other, _ in claims)
-    if one_of_them or not any(about == fact.noun for about in talk.attributes if about):
-        return (fact.start, fact.end, "supported", 0)
-    return None
+def _short_year_said(fact: Mention, talk: Talk) -> Mention | None:
+    """The mention that gives a year alone by its last two digits: "ninety-eight"."""
+    years = {year % 100 for year, month, _ in fact.dates if year is not None and month is None} - set(range(10))
+    return next((mention for mention in talk.said if len(talk.groups(mention)) == 1 and years & set(mention.raw)), None)
 
 
 def _unsupported(fact: Mention, note: Scan, talk: Talk) -> Literal["not_found", "contradicted"]:

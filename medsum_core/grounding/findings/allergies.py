@@ -62,7 +62,7 @@ def judge_allergen(finding: Finding, heard: Heard) -> tuple[Allergy, int | None]
     allergic = [other for other in said if not _is_tolerated(other, heard)]
     if finding.assertion == "denied":
         return "supported", said[0].turn
-    if allergic and (not finding.allergy or any(stem(word) in heard.turns_of for word in REACTED)):
+    if allergic:
         return "supported", allergic[0].turn
     return "contradicted", said[-1].turn
 

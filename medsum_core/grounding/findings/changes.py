@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
@@ -27,6 +28,7 @@ WORDS_OF = {
     "up": bag("increase increased increasing raise raised double doubled bump bumped uptitrate"),
     "down": bag("decrease decreased decreasing reduce reduced lower lowered lowering taper tapered halve halved"),
 }
+IN_NOTE = bag("takes taking uses using treated")  # "takes it": it goes on
 IN_TALK = bag("take takes taking use uses using")  # "I take it": it goes on
 OPPOSITE = {
     "stop": bag("keep start"),
@@ -43,12 +45,16 @@ PHRASES = {("go", "back", "on"): "start", ("put", "you", "on"): "start", ("put",
            ("cut", "down"): "down", ("come", "off"): "stop", ("no", "longer"): "stop", ("no", "more"): "stop",
            ("weaned", "off"): "stop", ("cut", "back"): "down", ("instead", "of"): "stop",
            ("used", "to"): "stop", ("use", "to"): "stop", ("never", "miss"): "keep",
+           ("never", "picked"): "stop", ("never", "filled"): "stop", ("never", "took"): "stop",
+           ("that's", "gone"): "stop",
+           ("quit", "working"): "stop", ("stopped", "working"): "stop", ("in", "the", "drawer"): "stop",
            ("give", "you"): "start"}  # fmt: skip
 PAIRED = {  # a verb and a particle with words between them: "bring the sertraline down"
     "down": (bag("bring cut come go take turn get"), bag("down")),
     "up": (bag("bump bring go take turn push move"), bag("up")),
     "stop": (bag("come came go went get got been done taken weaned take took"), bag("off")),
 }
+EARLIER = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "year"), ("back", "then"))
 ANAPHORA = bag("it that them those both one")
 SENTENCES_AFTER = 3
 NEGATED = 3  # words between a denial and what it denies
@@ -70,7 +76,7 @@ def action_in_note(words: Sequence[Word], sentence: Sentence, first: int, last: 
     after = [words[i].text for i in range(last, end)]
     if "unchanged" in after or "same" in after:
         return "same"
-    return _action(before) or _action(after)
+    return _action(before) or _action(after) or ("keep" if IN_NOTE.intersection(before) else "")
 
 
 def actions_in_talk(
@@ -88,7 +94,7 @@ def actions_in_talk(
         k = bisect_left(named, first)
         begin = max(own.first, named[k - 1] if k else 0)
         end = min(own.last, next((i for i in named[k : k + 2] if i >= last), own.last))
-        if not own.asks:
+        if not own.asks and not _is_earlier(words, own):
             found.add(_action([words[i].text for i in range(begin, end)], spoken=True))
         reach = next((i for i in named[k : k + 2] if i >= own.last), len(words))
         for after in sentences[number + 1 : number + 1 + SENTENCES_AFTER]:
@@ -98,6 +104,17 @@ def actions_in_talk(
             if not after.asks and (len(texts) <= AFTER or ANAPHORA & set(texts)):
                 found.add(_action(texts, spoken=True, of_it=len(texts) > AFTER))
     return found - {""}
+
+
+def _is_earlier(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a sentence tells what was done before: "[Last time] I doubled it."."""
+    texts = [words[i].text for i in range(sentence.first, sentence.last)]
+    return any(pair in EARLIER for pair in pairwise(texts))
+
+
+def is_action(text: str) -> bool:
+    """Whether a word of a note says that something is started, stopped, kept, raised or lowered."""
+    return text in IN_NOTE or any(text in verbs for verbs in WORDS_OF.values())
 
 
 def is_opposed(note: str, said: set[str]) -> bool:

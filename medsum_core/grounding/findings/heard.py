@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -21,6 +22,7 @@ Polarity = Literal["yes", "no", "neutral"]
 PREFIX = 5  # letters that related words share: "arthritis", "arthritic"
 USED = bag("take takes taking use uses using on still smoke smoking drink")
 ALIKE = 0.82  # share of letters in common, for a misspelt drug
+HINT_REACH = 6  # words
 SPELT = 5  # letters; shorter words must be spelt alike
 GENERIC = bag(  # words of a concept's name that do not tell it from another
     "pain disease disorder condition problem syndrome chronic acute test surgery therapy treatment blood heart history "
@@ -84,6 +86,17 @@ class Heard:
         _, last = self.scan.turns[min(finding.turn + 2, len(self.scan.turns) - 1)]
         return {kin for _, kin in relatives_in(self.scan.words, first, last)}
 
+    def broader_than(self, left_out: frozenset[str]) -> frozenset[str]:
+        """The names of the findings, but for `left_out`, with all that are broader."""
+        if left_out not in self._broader:
+            names = {name for finding in self.scan.findings for name in finding.names} - left_out
+            self._broader[left_out] = frozenset().union(*(self.lexicon.ancestors[name] for name in names))
+        return self._broader[left_out]
+
+    @cached_property
+    def _broader(self) -> dict[frozenset[str], frozenset[str]]:
+        return {}
+
     def asks_use(self, finding: Finding) -> bool:
         """Whether a question's sentence asks if something is taken or used."""
         sentence = next(s for s in self.sentences_of[finding.turn] if s.first <= finding.first < s.last)
@@ -112,6 +125,31 @@ class Heard:
                     ):
                         found.append((number, self._polarity(number, stems)))
         return found
+
+    def hints_at(self, names: Iterable[str], part: str) -> bool:
+        """Whether the dialogue has, near each other, words that patients use of one of these concepts.
+
+        `part`: a body part that it must name, "" for none.
+        """
+        known = self.lexicon.concepts
+        if part and not self._part_stems(part) & self.turns_of.keys():
+            return False
+        return any(self._are_near(stems) for name in names if name in known for stems in known[name].hints)
+
+    @cached_property
+    def _places(self) -> dict[str, list[int]]:
+        """The words at which each stem occurs."""
+        found: dict[str, list[int]] = {}
+        for i, word in enumerate(self.scan.words):
+            found.setdefault(word.stem, []).append(i)
+        return found
+
+    def _are_near(self, stems: frozenset[str]) -> bool:
+        places = sorted((self._places.get(word, []) for word in stems), key=len)
+        return any(
+            all(bisect_left(others, i - HINT_REACH) < bisect_right(others, i + HINT_REACH) for others in places[1:])
+            for i in places[0]
+        )
 
     def _part_stems(self, part: str) -> set[str]:
         concept = self.lexicon.concepts.get(part)

@@ -11,6 +11,8 @@ A row of a table: name, synonyms, broader names, separated by tabs; synonyms and
 The broader name "@part" says that a body part completes the name ("pain"), "@needs" that it says nothing without one
 ("discharge"), "@lack" that a denial may state it ("I don't eat" is a loss of appetite). A user's table has the kind as
 a first field.
+
+lay.tsv has a finding's hints, two fields a row: words that patients use of it, and of other things ("clothes loose").
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from medsum_core.grounding.findings.stems import stem
 KINDS = ("medication", "allergen", "symptom", "condition", "procedure", "substance")
 PART = "part"
 TABLES = Path(__file__).parent / "lexicon"
+HINTS = "lay.tsv"
 END = ""  # the key of a phrase's entries in the trie
 PARTED, NEEDS_PART, LACK = "@part", "@needs", "@lack"
 LOOSE, DENYING, SPOKEN = "~", "!", "="
@@ -37,14 +40,15 @@ COMMENT = "#"
 class Concept:
     """A finding that can be named.
 
-    `loose`: sets of stems that mention it in a dialogue. `parted`: a body part completes it; `needs_part`: must.
-    `lack`: a denial may state it.
+    `loose`: sets of stems that mention it in a dialogue; `hints`: those that may. `parted`: a body part completes it;
+    `needs_part`: must. `lack`: a denial may state it.
     """
 
     name: str
     kind: str
     broader: tuple[str, ...]
     loose: tuple[frozenset[str], ...]
+    hints: tuple[frozenset[str], ...]
     parted: bool
     needs_part: bool
     lack: bool
@@ -89,13 +93,24 @@ def load_lexicon(extra: str | None = None) -> Lexicon:
 @lru_cache(maxsize=4)
 def _load(extra: str | None, changed: int) -> Lexicon:
     """`changed`: when the file was written, so that a file edited since is read again."""
-    rows = [
-        _Row(kind, *_fields(line))
-        for kind in (*KINDS, PART)
-        for line in (TABLES / f"{kind}.tsv").read_text("utf-8").splitlines()
-        if line.strip() and not line.startswith(COMMENT)
-    ]
-    return _build([*rows, *(_users_rows(extra) if extra else ())])
+    rows = [_Row(kind, *_fields(line)) for kind in (*KINDS, PART) for line in _lines(TABLES / f"{kind}.tsv")]
+    return _build([*rows, *(_users_rows(extra) if extra else ())], load_hints())
+
+
+def load_hints() -> dict[str, tuple[frozenset[str], ...]]:
+    """The sets of stems that may speak of each finding of lay.tsv."""
+    found: dict[str, tuple[frozenset[str], ...]] = {}
+    for line in _lines(TABLES / HINTS):
+        name, phrases = line.split("\t")
+        stems = {frozenset(map(stem, phrase.replace("-", " ").split())): None for phrase in phrases.split("|")}
+        found[name] = (*found.get(name, ()), *stems)
+    return found
+
+
+def _lines(table: Path) -> list[str]:
+    """The rows of a table, without comments."""
+    lines = table.read_text("utf-8").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith(COMMENT)]
 
 
 def _fields(line: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
@@ -120,7 +135,7 @@ def _users_rows(path: str) -> Iterator[_Row]:
         yield _Row(kind, *_fields("\t".join([*fields, "", ""][:3])))
 
 
-def _build(rows: Sequence[_Row]) -> Lexicon:
+def _build(rows: Sequence[_Row], hints: Mapping[str, tuple[frozenset[str], ...]]) -> Lexicon:
     merged: dict[str, _Row] = {}
     for row in rows:
         before = merged.get(row.name, _Row(row.kind, row.name, (), ()))
@@ -146,6 +161,7 @@ def _build(rows: Sequence[_Row]) -> Lexicon:
                 name for name in (*row.broader, *(quality for quality, _, _ in pairs)) if not name.startswith("@")
             ),
             loose=tuple(dict.fromkeys(loose)),
+            hints=hints.get(row.name, ()),
             parted=PARTED in row.broader,
             needs_part=NEEDS_PART in row.broader,
             lack=LACK in row.broader,

@@ -43,6 +43,14 @@ SELF = bag("i i'm i've i'd my me myself i'll mine")
 THIRD = bag("he she his her he's she's him they their hers")
 PATIENT_WORDS = bag("patient pt he she his her i my")
 BIRTH = bag("pregnant pregnancy delivered")
+COMPOUND = {  # "my mum's dad"
+    ("mother", "mother"): "grandmother", ("father", "mother"): "grandmother", ("mother", "father"): "grandfather",
+    ("father", "father"): "grandfather", ("mother", "sister"): "aunt", ("father", "sister"): "aunt",
+    ("mother", "brother"): "uncle", ("father", "brother"): "uncle", ("sister", "son"): "nephew",
+    ("brother", "son"): "nephew", ("sister", "daughter"): "niece", ("brother", "daughter"): "niece",
+    ("son", "son"): "grandson", ("daughter", "son"): "grandson", ("son", "daughter"): "granddaughter",
+    ("daughter", "daughter"): "granddaughter",
+}  # fmt: skip
 JOINING = bag("and or , both my his her the maternal paternal")
 NEAR = 8
 CHILDREN = bag("son daughter child grandchild twin")
@@ -75,10 +83,14 @@ def same_person(a: str, b: str) -> bool:
 
 def relatives_in(words: Sequence[Word], first: int, last: int) -> list[tuple[int, str]]:
     """The relatives named among words `[first, last)`. "A 6-year-old girl" is the patient, "her girl" is none."""
-    found = []
+    found: list[tuple[int, str]] = []
     for i in range(first, last):
         kin = kin_of(words[i].text)
-        if kin and (kin not in CHILDREN or (i > first and words[i - 1].text in OWNED)):
+        owner = kin_of(words[i - 1].text) if kin and i > first and words[i - 1].text.endswith("'s") else ""
+        if (owner, kin) in COMPOUND:
+            found = [place for place in found if place[0] != i - 1]
+            found.append((i, COMPOUND[owner, kin]))
+        elif kin and (kin not in CHILDREN or (i > first and words[i - 1].text in OWNED)):
             found.append((i, kin))
     return found
 

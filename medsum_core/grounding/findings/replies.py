@@ -138,6 +138,8 @@ def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]
     if text in AGREES:
         further = [words[k].text for k in range(i + 1, min(i + 4, last)) if words[k].text not in (",", ".")]
         return "yes", not (further[:1] and further[0] in PRONOUNS and further[1:2] and further[1] in YES_VERBS)
+    if text == "like" and after in ("a", "an"):
+        return "yes", False  # "Does she snore?" "Like a trucker."
     if text in YES or (text == "a" and after in AMOUNTS) or (text in QUANTIFIERS and after in QUANTIFIED):
         return "yes", False
     if "no" in near[:4]:
@@ -170,6 +172,8 @@ def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> 
     if text in ("no", "nope") and after == "," and i + 2 < last:
         further = {word.text for word in words[i + 2 : min(i + 7, last)]}
         begins = words[i + 2].text
+        if begins in ("a", "an") and "one" in further:
+            return "corrected"  # "A full stroke?" "No, a mini one."
         if begins in ("the", "it's", "just", "only", "its", "on") and further & {
             "one",
             "left",
@@ -194,6 +198,12 @@ def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> 
     return "no"
 
 
+def _ends_with_no(words: Sequence[Word], i: int, last: int) -> bool:
+    """Whether the sentence from word i on ends with "no": "I've sat and watched, and no."."""
+    end = next((k for k in range(i, last) if words[k].text in (".", "?", "!", ";")), last)
+    return words[end - 1].text == "no"
+
+
 def _by_verb(words: Sequence[Word], i: int, last: int) -> tuple[Reply, bool]:
     """The answer of "I do.", "I haven't.", "It's fine.", "I'm not sure."."""
     near = [words[k].text for k in range(i, min(i + NEAR, last)) if words[k].text != ","]
@@ -210,7 +220,7 @@ def _by_verb(words: Sequence[Word], i: int, last: int) -> tuple[Reply, bool]:
     if len(near) > 1 and near[1] in YES_VERBS and (len(near) <= 3 or closed):
         return "yes", False
     if near[0] == "i've":
-        return "yes", False
+        return ("no", False) if _ends_with_no(words, i, last) else ("yes", False)
     if near[0] == "that's" and set(near) & AGREES:
         return "yes", True
     if len(near) > 2 and near[1] in ("think", "guess", "believe", "suppose") and near[2] == "so":

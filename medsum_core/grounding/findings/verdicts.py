@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.allergies import judge_allergen, judge_no_allergies, names_allergen
-from medsum_core.grounding.findings.changes import action_in_note, actions_in_talk, is_opposed
+from medsum_core.grounding.findings.changes import action_in_note, actions_in_talk, is_action, is_opposed
 from medsum_core.grounding.findings.heard import Heard, hear
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import Finding, FindingScan
-from medsum_core.grounding.findings.relatives import AND, FAMILY, PATIENT, UNKNOWN, same_person
+from medsum_core.grounding.findings.relatives import AND, FAMILY, PATIENT, UNKNOWN, relatives_in, same_person
 
 Verdict = Literal["supported", "not_found", "contradicted"]
 ROOTS = bag(
@@ -29,6 +29,9 @@ STOPPED = bag(
     "avoid avoided avoids hardly rarely seldom longer held no not"
 )
 NEAR, REACH = 8, 25  # words
+DEGREES = bag("prolonged significant severe frequent persistent major serious excessive substantial marked profuse")
+BORNE = bag("tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous")
+GENERIC = ("medication", "surgery", "laboratory tests")
 CHILDLIKE = bag("son daughter child baby infant grandson granddaughter grandchild twin family")
 
 
@@ -40,7 +43,10 @@ class Judged(NamedTuple):
 
 
 class JudgedFact(NamedTuple):
-    """A checked finding of a note at `[start, end)`; `kind`: as facts name it."""
+    """A checked finding of a note at `[start, end)`; `kind`: as facts name it.
+
+    What is done otherwise, or had by another person, includes the word for it: "continue lisinopril".
+    """
 
     start: int
     end: int
@@ -66,14 +72,47 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
         kind = KIND_OF.get(finding.kind, finding.kind)
         if finding.names == ("allergy",) or names_allergen(finding, note):
             allergy = judge_no_allergies(heard) if finding.names == ("allergy",) else judge_allergen(finding, heard)
+            if allergy[0] == "contradicted" and _is_borne(finding, note):
+                allergy = SUPPORTED
             facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
             continue
         verdict, turn = judge_finding(finding, note, heard)
+        if verdict == "contradicted" and kind == "medication" and _is_borne(finding, note):
+            verdict, turn = SUPPORTED
         changed = _contradicting_change(finding, note, heard) if verdict == "supported" else None
         if changed is not None:
             verdict, turn = "contradicted", changed
-        facts.append(JudgedFact(finding.start, finding.end, kind, verdict, turn))
+        start, end = finding.start, finding.end
+        if changed is not None:
+            start, end = _with_action(finding, note)
+        elif verdict == "contradicted" and finding.subject not in (PATIENT, UNKNOWN):
+            start = _with_relative(finding, note)
+        facts.append(JudgedFact(start, end, kind, verdict, turn))
     return facts
+
+
+def _with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
+    """The characters of a finding with the word that says what is done with it: "[continue lisinopril]"."""
+    near = range(max(finding.first - NEAR, 0), min(finding.last + NEAR, len(note.words)))
+    places = [i for i in near if is_action(note.words[i].text)]
+    if not places:
+        return finding.start, finding.end
+    word = note.words[min(places, key=lambda i: min(abs(i - finding.first), abs(i - finding.last)))]
+    return min(finding.start, word.start), max(finding.end, word.end)
+
+
+def _with_relative(finding: Finding, note: FindingScan) -> int:
+    """Where the relative begins who is said to have a finding: "[mother had asthma]"; the finding if none does."""
+    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
+    before = relatives_in(note.words, sentence.first, finding.first)
+    return note.words[before[-1][0]].start if before else finding.start
+
+
+def _is_borne(finding: Finding, note: FindingScan) -> bool:
+    """Whether the note says after a finding that it does no harm: "cephalexin was [tolerated]"."""
+    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
+    texts = [note.words[i].text for i in range(finding.last, min(finding.last + NEAR, sentence.last))]
+    return bool(BORNE.intersection(texts))
 
 
 def _is_fact(finding: Finding, note: FindingScan) -> bool:
@@ -178,9 +217,16 @@ def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, 
         return Judged("supported", denied[0].turn)
     if not affirmed and any(polarity == "yes" for _, polarity in heard.loosely(finding.names, finding.part)):
         return Judged("supported", denied[0].turn)
+    if not affirmed and finding.subject not in (PATIENT, UNKNOWN) and _is_named_near(finding, denied, heard):
+        return Judged("supported", denied[0].turn)  # "Any swelling?" "No, that was my sister."
     if not affirmed:
         return Judged("supported" if _is_over(finding, note) else "contradicted", denied[-1].turn)
     return _of_person(finding, affirmed, heard)
+
+
+def _is_named_near(finding: Finding, said: Sequence[Finding], heard: Heard) -> bool:
+    """Whether the relative of a note's finding is named where the dialogue speaks of it."""
+    return any(same_person(finding.subject, kin) for other in said for kin in heard.kin_around(other))
 
 
 def _is_over(finding: Finding, note: FindingScan) -> bool:
@@ -193,6 +239,8 @@ def _denied(
 ) -> Judged:
     if denied:
         return Judged("supported", _turn_of(denied))
+    if finding.first and note.words[finding.first - 1].text in DEGREES:
+        return Judged("supported", _turn_of(said))  # "no prolonged stiffness" leaves room for some
     if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, heard)) is not None:
         return Judged("contradicted", turn)
     history = any(
@@ -232,6 +280,9 @@ def _of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> J
         return Judged("contradicted", statements[0].turn)
     if own:
         return Judged("supported", _turn_of(own))
+    exact = [other for other in statements if set(other.names) & set(finding.names)]
+    if not exact and not absent:
+        return Judged("supported", _turn_of(statements))
     near = {kin for other in statements for kin in heard.kin_around(other)}
     others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]
     if any(same_person(subject, kin) for kin in near):
@@ -254,6 +305,8 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         agreeing = [turn for turn, polarity in places if lack or polarity != ("yes" if denied else "no")]
         if agreeing:
             return Judged("supported", agreeing[0])
+        if denied and (turn := _affirmed_loosely(finding, heard)) is not None:
+            return Judged("contradicted", turn)
         if finding.assertion in ("denied", "uncertain") or finding.kind not in ("symptom", "condition", "substance"):
             return SUPPORTED
     text = " ".join(word.text for word in note.words[finding.first : finding.last])
@@ -263,7 +316,17 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         return SUPPORTED
     if denied and _generic_denial(finding, heard):
         return SUPPORTED
+    if not places and (_is_generic(finding, heard) or heard.hints_at(finding.names, finding.part)):
+        return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND
+
+
+def _is_generic(finding: Finding, heard: Heard) -> bool:
+    """Whether the dialogue speaks of a kind without a name of its members: "same dose", "take it out"."""
+    ancestors = heard.lexicon.ancestors
+    kinds = [kind for kind in GENERIC for name in finding.names if kind in ancestors[name]]
+    named = heard.broader_than(ROOTS) if kinds else frozenset()
+    return any(kind not in named and heard.hints_at((kind,), "") for kind in kinds)
 
 
 def _generic_denial(finding: Finding, heard: Heard) -> bool:
