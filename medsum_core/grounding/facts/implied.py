@@ -92,7 +92,8 @@ def _is_worked_out(fact: Mention, note: Scan, talk: Talk) -> bool:
     if ABOUT & {note.word(k) for k in range(max(fact.first - 3, 0), fact.first)}:
         return any(abs(other - value) <= NEARLY * value for other in numbers)
     if fact.kind == "age":
-        years = {mention.raw[0] for mention in talk.said if mention.unit == "year" and "age" not in mention.marks}
+        said = [mention for mention in talk.said if mention.unit == "year" and "age" not in mention.marks]
+        years = {mention.raw[0] for mention in said if mention.raw}
         return bool(SINCE & talk.words) and any(value - span in numbers for span in years)
     if fact.kind == "dose":
         singles = {100 * one for one in numbers} if "hundreds" in talk.words else numbers

@@ -7,7 +7,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from medsum_core.data.turns import Turn, read_turns
@@ -136,6 +136,7 @@ def _size(value: object) -> int | None:
     return int(math.log(value) // math.log(SIZE)) if isinstance(value, float) and value > 0 else None
 
 
+@lru_cache(maxsize=16)  # decoding checks a growing note against one dialogue
 def read_talk(dialogue: str) -> Talk:
     """Read a dialogue. What a question offers and its answer denies ("Was it three weeks?" "No, four.") is left out."""
     text, starts, begins = _retagged(read_turns(dialogue))
