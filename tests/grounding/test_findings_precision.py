@@ -110,3 +110,14 @@ def test_what_the_dialogue_says_otherwise_is_an_error(note: str, lines: tuple[st
 )
 def test_an_error_names_what_is_done_and_who_has_it(note: str, lines: tuple[str, ...], wanted: str) -> None:
     assert flags(note, *lines) == [(wanted, "contradicted")]
+
+
+def test_each_of_several_relatives_has_what_is_named_before_it() -> None:
+    dialogue = "Patient: My mother had breast cancer, and my father heart disease."
+    note = "Family history is significant for breast cancer in her mother and heart disease in her father."
+    assert all(fact.is_supported for fact in check_note(note, dialogue))
+
+
+def test_what_is_declined_is_not_had() -> None:
+    dialogue = "Doctor: Can I interest you in an influenza vaccine?\nPatient: No, thanks. I don't want the flu one."
+    assert all(fact.is_supported for fact in check_note("He declines the influenza vaccine.", dialogue))

@@ -7,7 +7,7 @@ from medsum_core.training.dataset import TargetAudit, audit_targets
 
 
 def test_audit_counts_facts_and_names_rows() -> None:
-    notes = {"a": "40-year-old", "b": "41-year-old, 2 falls", "c": "None."}
+    notes = {"a": "40-year-old", "b": "41-year-old, 2 dogs", "c": "None."}
     facts = {id: check_note(note, "Patient: I am forty.") for id, note in notes.items()}
     audit, rows = audit_targets(facts, choice="mask")
     assert audit == TargetAudit(choice="mask", num_notes=3, num_notes_flagged=1, num_facts=3, num_unsupported=2)

@@ -161,7 +161,7 @@ def test_what_becomes_of_facts_that_no_dialogue_says(
     rows.write_text(f"{HEADER}a,CC,Doctor: Fine?,Takes lisinopril 50 mg.\nb,CC,Doctor: Fine?,Fine.\n")
     argv = flags(inputs, tmp_path / "run", "--train_file", str(rows), "--ungrounded", choice)
     dataset = plan_run(parse_run(argv)).dataset
-    assert dataset.audit_rows == [{"id": "a", "unsupported": 1}]
+    assert dataset.audit_rows == [{"id": "a", "unsupported": 2}]  # the drug and its dose
     assert [example.id for example in dataset.train] == (["b"] if choice == "drop" else ["a", "b"])
     if choice != "drop":
         ids = [token for token in dataset.train[0].targets if token >= 0]

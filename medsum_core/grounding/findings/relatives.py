@@ -104,15 +104,13 @@ def subject_in_note(
     """
     holders = [(i, name) for i, name in kin if not _tells(words, i, sentence)]
     before = [(i, name) for i, name in holders if i < first]
+    after = [(i, name) for i, name in holders if first < i <= first + NEAR]
+    between = {word.text for word in words[first : after[0][0]]} if after else set()
+    if between & {"in", "of", "by", "affects", "affecting"} and not between & {".", ";", "and", ","}:
+        return _together(words, after[::-1])  # "cancer in her mother and stroke in her father"
     if before:
         return _together(words, before)
-    if (kin and not holders) or kin_before:
-        return UNKNOWN
-    after = [(i, name) for i, name in holders if i > first]
-    if after and after[0][0] - first <= NEAR:
-        between = {word.text for word in words[first : after[0][0]]}
-        if between & {"in", "of", "by", "affects", "affecting"} and not between & {".", ";", "and", ","}:
-            return _together(words, after[::-1])
+    if (kin and not holders) or kin_before or after:
         return UNKNOWN
     begins = {word.text for word in words[sentence.first : first]}
     return PATIENT if begins & PATIENT_WORDS else UNKNOWN

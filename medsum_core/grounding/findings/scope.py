@@ -11,9 +11,10 @@ from medsum_core.grounding.findings.stems import Word
 Assertion = Literal["present", "denied", "uncertain", "past_or_stopped", "planned"]
 
 NEGATIONS = bag(
-    "no not never none nothing without denies denied deny denying negative neither nor nobody don't doesn't didn't "
-    "haven't hasn't hadn't isn't wasn't aren't weren't ain't free absent absence lack nope nah unaware unremarkable "
-    "non dont doesnt didnt havent hasnt isnt cannot can't couldn't won't wouldn't never's"
+    "no not never none nothing without denies denied deny denying declines declined declining refuses negative "
+    "neither nor nobody don't doesn't didn't haven't hasn't hadn't isn't wasn't aren't weren't ain't free absent "
+    "absence lack nope nah unaware unremarkable non dont doesnt didnt havent hasnt isnt cannot can't couldn't won't "
+    "wouldn't never's"
 )
 UNABLE = bag("cannot can't couldn't won't wouldn't")  # they deny what follows only with one of ABLE
 ABLE = bag("feel see find think say recall remember")
