@@ -86,13 +86,18 @@ def _no_validation(splits: list[str]) -> str:
     )
 
 
+def refuse_equal_splits(train: str, validation: str | None) -> None:
+    """Raise InputError where a data set would be validated on the split that it is trained on."""
+    if train == validation:
+        raise InputError(f"--train_split and --validation_split are both {train!r}: scores would be of learnt rows")
+
+
 def _choose_splits(name: str, known: list[str], train: str, validation: str | None) -> list[str]:
     """The training split and, where there is one, the validation split."""
     for flag, split in (("--train_split", train), ("--validation_split", validation)):
         if split not in (None, NO_SPLIT, *known):
             raise InputError(f"{flag}: {name} has no split {split!r}: it has {show_ids(known)}")
-    if train == validation:
-        raise InputError(f"--train_split and --validation_split are both {train!r}: scores would be of learnt rows")
+    refuse_equal_splits(train, validation)
     own = next((split for split in VALIDATION_SPLITS if split in known and split != train), None)
     chosen = validation or own
     return [train] if chosen in (None, NO_SPLIT) else [train, str(chosen)]

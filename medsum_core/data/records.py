@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns, resolve_columns
 from medsum_core.data.dirt import describe_dirt
@@ -148,20 +149,24 @@ def divide_records(records: Sequence[Record]) -> list[Record]:
     ]
 
 
+def by_visit(rows: Sequence[Any]) -> list[Sequence[Any]]:
+    """What belongs to the divisions of each visit, of a sequence that `divide_records` has the order of."""
+    return [rows[start : start + len(DIVISIONS)] for start in range(0, len(rows), len(DIVISIONS))]
+
+
 def join_records(records: Sequence[Record], notes: Sequence[str]) -> tuple[list[Record], list[str]]:
     """The visits of divided records, with their whole notes, and what was written for them, joined alike.
 
     The inverse of `divide_records` up to empty lines; every visit's divisions must be there, next to each other.
     """
     visits, joined = [], []
-    for start in range(0, len(records), len(DIVISIONS)):
-        rows = records[start : start + len(DIVISIONS)]
+    for rows, texts in zip(by_visit(records), by_visit(notes), strict=True):
         visit = rows[0].id.removesuffix("/" + DIVISIONS[0])
         if [row.id for row in rows] != [visit + "/" + division for division in DIVISIONS]:
             raise ValueError("the divisions of a visit are not complete, or not in their order")
         parts = {name: text for name, text in rows[0].parts.items() if name != "division"}
         visits.append(replace(rows[0], id=visit, parts=parts, note=_joined([row.note for row in rows])))
-        joined.append(_joined(notes[start : start + len(DIVISIONS)]))
+        joined.append(_joined(texts))
     return visits, joined
 
 

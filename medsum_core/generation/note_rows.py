@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medsum_core.data.records import Record, join_records
+from medsum_core.data.records import Record, by_visit, join_records
 from medsum_core.errors import InputError
 from medsum_core.grounding.check import check_record, count_checked, merge_unsupported
 from medsum_core.grounding.evidence import evidence
 from medsum_core.grounding.omissions import has_statements, omissions_of_record
-from medsum_core.tasks.divisions import DIVISIONS
 from medsum_core.tasks.section_names import section_code
 from medsum_core.tasks.task import Task
 
@@ -70,8 +69,7 @@ def whole_notes(
         return list(records), list(notes)
     visits, texts = join_records(records, [note.note for note in notes])
     joined = []
-    for number, (visit, text) in enumerate(zip(visits, texts, strict=True)):
-        parts = notes[number * len(DIVISIONS) : (number + 1) * len(DIVISIONS)]
+    for visit, text, parts in zip(visits, texts, by_visit(notes), strict=True):
         joined.append(
             GeneratedNote(
                 id=visit.id,
@@ -86,11 +84,10 @@ def whole_notes(
 
 def _visits(rows: Sequence[WrittenRow], task: Task) -> list[WrittenRow]:
     records, notes = whole_notes([row.record for row in rows], [row.note for row in rows], task)
-    reasons = [row.set_aside for row in rows]
-    by_visit = [reasons[start : start + len(DIVISIONS)] for start in range(0, len(reasons), len(DIVISIONS))]
+    reasons = by_visit([row.set_aside for row in rows])
     return [
         WrittenRow(record=record, note=note, set_aside="; ".join(dict.fromkeys(filter(None, why))))
-        for record, note, why in zip(records, notes, by_visit, strict=True)
+        for record, note, why in zip(records, notes, reasons, strict=True)
     ]
 
 

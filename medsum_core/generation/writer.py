@@ -112,7 +112,7 @@ def _write_missing(
         try:
             prompts = [fitted.prompts[row] for row in todo]
             model = writer.load_model(prompts)
-            choices = likeliest_options(model, writer.renderer, prompts)
+            choices = likeliest_options(model, writer.renderer, prompts, decoder=writer.forward["decoder"])
             generate(
                 model,
                 prompts,

@@ -6,7 +6,6 @@ the rate only tells systems apart that write the same sections; of whole notes i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from medsum_core.data.records import Record
@@ -112,8 +111,3 @@ def has_statements(task: Task) -> bool:
 def omissions_of_record(note: str, record: Record, task: Task) -> Omissions:
     """`check_omissions` against the dialogue of a record; nothing is stated where its task has none."""
     return check_omissions(note, record.source_text) if has_statements(task) else NONE_STATED
-
-
-def count_omitted(rows: Iterable[Omissions]) -> int:
-    """How many facts are omitted in all."""
-    return sum(len(row.omitted) for row in rows)

@@ -25,7 +25,6 @@ from medsum_core.tasks.section_names import section_name
 
 METRICS = ("rouge", "accuracy", "macro_f1")
 FLOORS = ("copied_source", "majority", "without_source")
-UNITS = ("turns", "paragraphs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,7 +110,7 @@ def test_where_a_sentence_can_end(clause: str, kept: str) -> None:
 
 
 class WithoutReturn:
-    """A decoding rule that has no way back."""
+    """A decoding rule that can't take back a token: it is no `ReversibleSearch`."""
 
     num_beams = num_candidates = 1
 

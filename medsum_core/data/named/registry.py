@@ -9,7 +9,7 @@ from functools import cache
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns
 from medsum_core.data.download import PinnedFile, pinned_file
 from medsum_core.data.git_commit import commit_files
-from medsum_core.data.hub import NO_SPLIT, HubRows
+from medsum_core.data.hub import NO_SPLIT, HubRows, refuse_equal_splits
 from medsum_core.data.named import sets
 from medsum_core.data.named.dataset import NamedDataset
 from medsum_core.data.records import source_from_table
@@ -46,10 +46,7 @@ def load_named(
     """
     dataset = find_dataset(name)
     chosen = validation_split or dataset.validation_split
-    if train_split == chosen:
-        raise InputError(
-            f"--train_split and --validation_split are both {train_split!r}: scores would be of learnt rows"
-        )
+    refuse_equal_splits(train_split, chosen)
     splits = [train_split] + ([] if chosen == NO_SPLIT else [chosen])
     tables = [named_table(name, split, config_name=config_name, offline=offline) for split in splits]
     sources = [source_from_table(table, columns=columns) for table in tables]

@@ -15,7 +15,6 @@ PART_LINKS = bag("in on of to at around over under with behind down into along i
 BACK_TO = bag("to from in at on up home then again into for")
 COMES_BACK = bag("come comes came coming go went going get got getting be been call cut put held look")
 CLAUSE_MARKS = bag(". ; : ? ! ( ) ,")
-LINKED_MARKS = CLAUSE_MARKS - {","}
 
 
 class Named(NamedTuple):

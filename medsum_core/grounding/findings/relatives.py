@@ -42,7 +42,6 @@ BY = bag("with by to for from per lives and")
 SELF = bag("i i'm i've i'd my me myself i'll mine")
 THIRD = bag("he she his her he's she's him they their hers")
 PATIENT_WORDS = bag("patient pt he she his her i my")
-BIRTH = bag("pregnant pregnancy delivered")
 COMPOUND = {  # "my mum's dad"
     ("mother", "mother"): "grandmother", ("father", "mother"): "grandmother", ("mother", "father"): "grandfather",
     ("father", "father"): "grandfather", ("mother", "sister"): "aunt", ("father", "sister"): "aunt",

@@ -26,7 +26,6 @@ NEUTRAL_AFTER = bag(  # "no change in the pain": nothing is denied
     "acute additional recurrent currently further more longer clearly treated affect affected "
     "limited until yet gone able really like want"
 )
-MORE = bag("more longer further anymore")
 ENDS = bag(
     "but however although though except besides because which until unless instead rather ; : since "
     "secondary due despite while whereas then so therefore aside apart whose who"
