@@ -51,12 +51,8 @@ class BeamSearch:
         num_slots: int,
         max_new_tokens: int,
         device: torch.device,
-        goes_back: bool = False,
     ) -> None:
-        """`goes_back`: keep every step of every note being written, for `go_back`."""
         self.rules = rules
-        self._goes_back = goes_back
-        self._steps: dict[int, list[_BeamStep]] = {}  # by the note's index
         self.num_beams = rules.num_beams
         self.num_candidates = max(2, 1 + len(stop_token_ids)) * rules.num_beams
         self._stop_token_ids = stop_token_ids
@@ -100,10 +96,10 @@ class BeamSearch:
         self._merge_finished(written_RcT, scores_Rc, ends_Rc, lengths_R)
         done_R = self._done(lengths_R, limits_R) | ends_Rc.all(1)
         parents_RK = parents_Rc.gather(1, live_RK)
-        if self._goes_back:
-            for slot, (note, parents) in enumerate(zip(notes, parents_RK.tolist(), strict=True)):
+        for slot, note in enumerate(notes):
+            if note.verifier is not None:
                 state = tuple(tensor[slot].clone() for tensor in self._state())
-                self._steps.setdefault(note.index, []).append(_BeamStep(parents=parents, state=state))
+                note.beam_steps.append(_BeamStep(parents=parents_RK[slot].tolist(), state=state))
         return tokens_Rc.gather(1, live_RK), parents_RK, done_R.tolist()
 
     def written(self, notes: Sequence[Note]) -> list[list[int]]:
@@ -113,7 +109,6 @@ class BeamSearch:
 
     def result(self, note: Note, slot: int) -> Generation:
         """See `Search`: the best finished beam."""
-        self._steps.pop(note.index, None)
         length = int(self.finished_lengths_SK[slot, 0])
         tokens = self.finished_SKT[slot, 0, :length].tolist()
         return finish(tokens, float(self.finished_scores_SK[slot, 0]), self._stop_token_ids)
@@ -130,7 +125,7 @@ class BeamSearch:
 
     def go_back(self, note: Note, slot: int, num_tokens: int) -> Trail:
         """See `ReversibleSearch`. `advance` starts a note anew that has no token."""
-        steps = self._steps[note.index]
+        steps: list[_BeamStep] = note.beam_steps
         del steps[num_tokens:]
         note.num_written = num_tokens
         if steps:

@@ -10,25 +10,33 @@ Promised, whatever model and verifier:
 - No note has a fact that its verifier refuses: each is checked as a whole when it is finished.
 - Where no hypothesis that was checked held an unsupported fact, the note is the one of ordinary decoding, token for
   token. With beams the hypotheses are those of all live beams whose sentence ends, and those that finish.
-- A note does not depend on the batch's others, as in `generate.py`.
+- A note does not depend on the batch's others, as in `generate.py`; one without a verifier is not touched.
 - It ends: at most MAX_RETURNS times does it go back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from medsum_core.generation.grounded_rules import Grounding, NoteRules, Tokens
+from medsum_core.generation.grounded_rules import NoteRules, Tokens
 from medsum_core.generation.search import Generation, Note, ReversibleSearch, Trail
 
 
 class GroundedNotes:
-    """The rules of the notes being written, and the search that goes back by them."""
+    """The rules of the notes being written that have a verifier, and the search that goes back by them."""
 
-    def __init__(self, grounding: Grounding, search: ReversibleSearch, stop_token_ids: frozenset[int]) -> None:
-        self._grounding = grounding
+    def __init__(
+        self,
+        search: ReversibleSearch,
+        stop_token_ids: frozenset[int],
+        *,
+        decode: Callable[[list[int]], str],
+        full_stops: frozenset[int],
+    ) -> None:
+        """`decode`, `full_stops`: see `Grounding`."""
         self._search = search
+        self._decode, self._full_stops = decode, full_stops
         self._stops = stop_token_ids
         self._rules: dict[int, NoteRules] = {}  # by the note's index
         self._ended: dict[int, Tokens] = {}  # notes that went back too often: the hypothesis that they are cut from
@@ -41,6 +49,8 @@ class GroundedNotes:
         """
         returned = []
         for slot, note in enumerate(notes):
+            if note.verifier is None:
+                continue
             rules = self._of(note)
             hypotheses = self._search.hypotheses(note, slot, is_done=done[slot])
             faults = (rules.fault(self._spoken(tokens), ended=ended) for tokens, ended in hypotheses)
@@ -61,10 +71,13 @@ class GroundedNotes:
         """
         pairs: list[tuple[int, int]] = []
         only: dict[int, frozenset[int]] = {}
-        if not any(self._of(note).banned or self._of(note).only for note in notes):
+        ruled = [None if note.verifier is None else self._of(note) for note in notes]
+        if not any(rules is not None and (rules.banned or rules.only) for rules in ruled):
             return pairs, only
         for row, written in enumerate(self._search.written(notes)):
-            rules, place = self._of(notes[row // self._search.num_beams]), tuple(written)
+            rules, place = ruled[row // self._search.num_beams], tuple(written)
+            if rules is None:
+                continue
             pairs += [(row, token) for token in rules.banned.get(place, ())]
             if place in rules.only:
                 only[row] = rules.only[place]
@@ -72,8 +85,10 @@ class GroundedNotes:
 
     def finish(self, note: Note, generation: Generation) -> Generation:
         """The outcome of a note that is done, with what was left out of it; cut if it had to end."""
-        rules, ended = self._of(note), self._ended.pop(note.index, None)
-        del self._rules[note.index]
+        if note.verifier is None:
+            return generation
+        rules, ended = self._of(note), self._ended.get(note.index)
+        self.forget(note)
         tokens = generation.token_ids if ended is None else ended
         kept = rules.supported_beginning(tokens)
         num_left_out = rules.num_left_out(kept)
@@ -81,15 +96,21 @@ class GroundedNotes:
             return replace(generation, left_out=num_left_out)
         return Generation(token_ids=kept, hit_limit=False, score=float("nan"), left_out=num_left_out + 1)
 
+    def forget(self, note: Note) -> None:
+        """Keep nothing of a note that leaves."""
+        self._rules.pop(note.index, None)
+        self._ended.pop(note.index, None)
+
     def _spoken(self, tokens: Sequence[int]) -> Sequence[int]:
         return tokens[:-1] if tokens and tokens[-1] in self._stops else tokens
 
     def _of(self, note: Note) -> NoteRules:
         if note.index not in self._rules:
+            assert note.verifier is not None
             self._rules[note.index] = NoteRules(
-                verify=self._grounding.verifiers[note.index],
-                decode=self._grounding.decode,
-                full_stops=self._grounding.full_stops,
+                verify=note.verifier,
+                decode=self._decode,
+                full_stops=self._full_stops,
                 stops=self._stops,
                 marks=self._marks,
             )

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from medsum_core.generation.candidates import Candidates
+from medsum_core.generation.grounded_rules import Verifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +32,21 @@ class Generation:
 
 @dataclass(kw_only=True)
 class Note:
-    """A note being written: index in the input, prompt, limits, number of tokens so far, and greedy search's tokens."""
+    """A note being written: index in the input, prompt, limits, number of tokens so far, and greedy search's tokens.
+
+    `verifier`: the note has no fact that it refuses (`grounded.py`); None: it is written as the model has it.
+    """
 
     index: int
     prompt: tuple[int, ...]
     min_new: int
     max_new: int
+    verifier: Verifier | None = None
     num_written: int = 0
     tokens: list[int] = field(default_factory=list)
     score: float = 0.0
     scores: list[float] = field(default_factory=list)  # `score` after each token
+    beam_steps: list[Any] = field(default_factory=list)  # beam search's, of a note that may go back
 
     def num_keys(self, num_beams: int) -> int:
         """Keys in its slot: those of all tokens but the newest, which the next forward pass adds.

@@ -17,7 +17,8 @@ from typing import Any
 from medsum_core.config.report_parts import part_path
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError, StoppedBySignal, differing_names
-from medsum_core.generation.generate import Decoder, Forward, own_modules
+from medsum_core.generation.batch import Forward
+from medsum_core.generation.generate import Decoder, own_modules
 from medsum_core.generation.made_from import MadeFrom, prompt_sha256, row_sha256
 from medsum_core.generation.note_rows import GeneratedNote
 from medsum_core.generation.part_file import PartFile, read_part
