@@ -43,7 +43,7 @@ class Batch:
         grounded: GroundedNotes | None,
     ) -> None:
         self.active: list[Note] = []
-        self._starting: list[Note] = []
+        self.starting: list[Note] = []
         self._forward, self._search, self._bans, self._cache = forward, search, bans, cache
         self._num_slots, self._grounded = num_slots, grounded
         self._device = cache.visible_SKC.device
@@ -55,14 +55,14 @@ class Batch:
         As many as there are free slots, within MAX_PROMPT_TOKENS, one at least where a slot is free.
         """
         joined: list[Note] = []
-        num_free = self._num_slots - len(self.active) - len(self._starting)
-        num_tokens = sum(len(note.prompt) for note in self._starting)
+        num_free = self._num_slots - len(self.active) - len(self.starting)
+        num_tokens = sum(len(note.prompt) for note in self.starting)
         while waiting and len(joined) < num_free:
             num_tokens += len(waiting[0].prompt)
-            if (joined or self._starting) and num_tokens > MAX_PROMPT_TOKENS:
+            if (joined or self.starting) and num_tokens > MAX_PROMPT_TOKENS:
                 break
             joined.append(waiting.popleft())
-        self._starting += joined
+        self.starting += joined
         return joined
 
     def leave(self, note: Note) -> None:
@@ -79,7 +79,7 @@ class Batch:
 
         After an error the batch is of no use any more.
         """
-        starting, self._starting = self._starting, []
+        starting, self.starting = self.starting, []
         step, tokens_T, positions_T = self._packed_inputs(starting)
         ban = self._ban(starting)
         rows = self._forward(self._cache, step, tokens_T, positions_T, self._search.num_candidates, ban)
