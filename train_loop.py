@@ -39,7 +39,7 @@ from medsum_core.report.finish import write_results
 from medsum_core.training.agreement import leave_together
 from medsum_core.training.distributed import any_process, local_rows, sum_gradients, sum_over_processes
 from medsum_core.training.divergence import diverged_message
-from medsum_core.training.loss import Objective, note_nll, with_arithmetic
+from medsum_core.training.loss import Objective, note_nll, told
 from medsum_core.training.metrics import StepStats
 from medsum_core.training.optimizer import set_lr
 from medsum_core.training.plan import plan_run
@@ -148,20 +148,21 @@ def train_step(
         nll = run.accumulate(
             micro_batches,
             num_targets=num_targets,
-            objective=with_arithmetic(objective, run.kernels.head),
+            objective=told(objective, arithmetic=run.kernels.head),
             reads_targets_only=objective is note_nll,
         )
     sum_gradients(run.tensors, run.accelerator)
-    loss = sum_over_processes(nll, run.accelerator) / num_targets
+    mean_nll = sum_over_processes(nll, run.accelerator) / num_targets
     run.scaler.unscale_(run.optimizer)
-    grad_norm = torch.nn.utils.clip_grad_norm_(run.tensors, run.config.train.max_grad_norm or math.inf)
-    skipped = not (torch.isfinite(loss) and torch.isfinite(grad_norm))
+    norm = torch.nn.utils.clip_grad_norm_(run.tensors, run.config.train.max_grad_norm or math.inf)
+    loss, grad_norm = torch.stack([mean_nll, norm]).tolist()  # until here no part of a step waits for a GPU
+    skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
     if not skipped:
         set_lr(run.optimizer, learning_rate)
         run.optimizer.step()
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
-    return StepStats.of(window, started, loss=loss.item(), grad_norm=grad_norm.item(), skipped=skipped)
+    return StepStats.of(window, started, loss=loss, grad_norm=grad_norm, skipped=skipped)
 
 
 def accumulate_gradients(
@@ -179,7 +180,7 @@ def accumulate_gradients(
             batch = micro_batch.to(run.device)
             with autocast(run.model):
                 hidden_BTH = hidden_states(run.model, batch)
-            nll = objective(hidden_BTH, batch.targets_BT, head_VH, softcap=softcap)
+            nll = told(objective, read_M=batch.read_M)(hidden_BTH, batch.targets_BT, head_VH, softcap=softcap)
             run.scaler.scale(nll / num_targets).backward()
             total_nll += nll.detach()
     return total_nll

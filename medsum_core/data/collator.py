@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -37,6 +38,12 @@ class MicroBatch:
         """Indices, ascending, of the positions among the flat B x T that have a target: those that a loss may read."""
         return (self.targets_BT.flatten() != IGNORE_INDEX).nonzero()[:, 0]
 
+    @cached_property
+    def document_starts(self) -> Tensor:
+        """int32: where each document begins among the flat B x T, and B x T; a row's padding is a document too."""
+        lengths = padded_lengths(self.document_lengths, self.input_ids_BT.shape[1])
+        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+
     def with_tensors(self, change: Callable[[Tensor], Tensor], **fields: Any) -> MicroBatch:
         """A copy with `change` applied to each of its tensors, and with other values of some fields."""
         names = ("input_ids_BT", "position_ids_BT", "targets_BT")
@@ -44,9 +51,15 @@ class MicroBatch:
         return replace(self, **changed, **fields)
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same batch with its tensors on `device`."""
-        batch = self.with_tensors(lambda tensor_BT: tensor_BT.to(device))
-        batch.__dict__["read_M"] = self.read_M.to(device)  # nonzero() on a GPU would wait for all work before it
+        """The same batch with its tensors on `device`, without waiting for the work that a GPU was given before."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            pinned = tensor.pin_memory() if torch.device(device).type == "cuda" else tensor  # else the copy would wait
+            return pinned.to(device, non_blocking=True)
+
+        batch = self.with_tensors(moved)
+        for name in ("read_M", "document_starts"):  # found on the CPU: nonzero() on a GPU would wait
+            batch.__dict__[name] = moved(getattr(self, name))
         return batch
 
 
@@ -58,6 +71,14 @@ class Collate(Protocol):
     ) -> list[MicroBatch]:
         """Micro-batches that hold each of the examples once."""
         ...
+
+
+def padded_lengths(document_lengths: Sequence[Sequence[int]], num_tokens: int) -> list[int]:
+    """The rows' document lengths end to end; a row's padding becomes a document of its own."""
+    lengths: list[int] = []
+    for row in document_lengths:
+        lengths += [*row, num_tokens - sum(row)] if sum(row) < num_tokens else row
+    return lengths
 
 
 def pad_rows(examples: Sequence[Example], *, pad_token_id: int) -> MicroBatch:

@@ -98,6 +98,8 @@ class FastAccumulator:
         if not reads_targets_only:
             hidden_BTH.register_hook(lambda gradient_BTH: _refuse_unread(gradient_BTH, batch.read_M))
         head: dict[str, Any] = {"head_VH": head_weight(self._model), "softcap": head_softcap(self._model)}
+        if reads_targets_only:
+            head["read_M"] = batch.read_M
         nll = objective(hidden_BTH, batch.targets_BT, **head)
         if not (reads_targets_only or torch.isfinite(nll)):
             read_TH = torch.zeros_like(hidden_BTH).flatten(0, 1)

@@ -17,12 +17,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from inspect import signature
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
+
+from medsum_core.data.collator import padded_lengths
 
 # Model types whose packed-against-single test is in tests/model/test_attention.py; others train one row each.
 PACKABLE_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama", "qwen2", "qwen3")
@@ -31,7 +34,8 @@ OWN_ATTENTION = "model"  # the model's own function, for rows of a single docume
 
 
 # What transformers calls in each layer, by the name in `config._attn_implementation`: (module, query_BHTD, key_BGTD,
-# value_BGTD, attention_mask, *, document_lengths, scaling, sliding_window, softcap, ...) -> out_BTHD, weights or None
+# value_BGTD, attention_mask, *, document_lengths, document_starts, scaling, sliding_window, softcap, ...) -> out_BTHD,
+# weights or None. `document_starts`: the batch's, on the device; a tensor made of the lengths would wait for a GPU.
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
 
@@ -110,7 +114,7 @@ def attend_documents(
         query_1HLD, key_1GLD, value_1GLD = (tensor.transpose(0, 1)[None] for tensor in document)
         mask = None
         if softcap is not None or (window is not None and window < query_1HLD.shape[2]):
-            mask = block_mask([[query_1HLD.shape[2]]], query_1HLD.shape[2], window=window, device=query_1HLD.device)
+            mask = causal_mask(query_1HLD.shape[2], window=window, device=query_1HLD.device)
         out = _attend_masked(query_1HLD, key_1GLD, value_1GLD, mask, scaling=scaling, softcap=softcap)
         outputs.append(out[0].transpose(0, 1))
     return torch.cat([*outputs, query_THD.new_zeros(num_padding, query_THD.shape[1], value_TGD.shape[2])])
@@ -124,6 +128,7 @@ def attend_block_mask(
     attention_mask: Tensor | None,
     *,
     document_lengths: Sequence[Sequence[int]],
+    document_starts: Tensor | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -132,7 +137,10 @@ def attend_block_mask(
 ) -> tuple[Tensor, None]:
     """One call with a dense block-diagonal causal mask, SDPA or written out; returns (B, T, H, D) and no weights."""
     check_lengths(query_BHTD, key_BGTD, attention_mask, document_lengths, options=_)
-    mask_B1TT = block_mask(document_lengths, query_BHTD.shape[2], window=sliding_window, device=query_BHTD.device)
+    batch, num_tokens = query_BHTD.shape[0], query_BHTD.shape[2]
+    if document_starts is None:
+        document_starts = starts_of(document_lengths, num_tokens, device=query_BHTD.device)
+    mask_B1TT = block_mask(document_starts, (batch, num_tokens), window=sliding_window)
     out = _attend_masked(query_BHTD, key_BGTD, value_BGTD, mask_B1TT, scaling=scaling, softcap=softcap, eager=eager)
     return out.transpose(1, 2), None
 
@@ -145,6 +153,7 @@ def attend_varlen(
     attention_mask: Tensor | None,
     *,
     document_lengths: Sequence[Sequence[int]],
+    document_starts: Tensor | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -157,15 +166,13 @@ def attend_varlen(
     if softcap is not None:
         raise ValueError("the variable-length kernel has no soft-capping: use --attention eager")
     batch, heads, num_tokens, size = query_BHTD.shape
-    lengths = padded_lengths(document_lengths, num_tokens)
-    ends = torch.tensor(lengths, device=query_BHTD.device).cumsum(0, dtype=torch.int32)
-    starts = pad(ends, (1, 0))
+    if document_starts is None:
+        document_starts = starts_of(document_lengths, num_tokens, device=query_BHTD.device)
     query, key, value = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (query_BHTD, key_BGTD, value_BGTD))
     window = (sliding_window - 1 if sliding_window else -1, 0)
-    longest = max(lengths)
-    out = varlen_attn(
-        query, key, value, starts, starts, longest, longest, scale=scaling, window_size=window, **_shared_heads()
-    )
+    longest = max(padded_lengths(document_lengths, num_tokens))
+    places = (document_starts, document_starts, longest, longest)
+    out = varlen_attn(query, key, value, *places, scale=scaling, window_size=window, **_shared_heads())
     assert isinstance(out, Tensor)
     return out.view(batch, num_tokens, heads, size), None
 
@@ -178,27 +185,27 @@ def _shared_heads() -> dict[str, Any]:
     return {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
-def padded_lengths(document_lengths: Sequence[Sequence[int]], num_tokens: int) -> list[int]:
-    """The rows' document lengths end to end; a row's padding becomes a document of its own."""
-    lengths: list[int] = []
-    for row in document_lengths:
-        lengths += [*row, num_tokens - sum(row)] if sum(row) < num_tokens else row
-    return lengths
+def starts_of(document_lengths: Sequence[Sequence[int]], num_tokens: int, *, device: torch.device) -> Tensor:
+    """`MicroBatch.document_starts` where only the lengths are known; on a GPU it waits for the work before it."""
+    ends = accumulate(padded_lengths(document_lengths, num_tokens))
+    return torch.tensor([0, *ends], dtype=torch.int32, device=device)
 
 
-def block_mask(
-    document_lengths: Sequence[Sequence[int]], num_tokens: int, *, window: int | None, device: torch.device
-) -> Tensor:
+def block_mask(document_starts: Tensor, shape: tuple[int, int], *, window: int | None) -> Tensor:
     """(B, 1, T, T) bool: true where a query may see a key: same document, not later, inside the sliding window."""
-    lengths = torch.tensor(padded_lengths(document_lengths, num_tokens), device=device)
-    size = len(document_lengths) * num_tokens  # told, it need not be read back from the device
-    documents = torch.arange(len(lengths), device=device)
-    document_BT = torch.repeat_interleave(documents, lengths, output_size=size).view(-1, num_tokens)
+    places = torch.arange(shape[0] * shape[1], dtype=document_starts.dtype, device=document_starts.device)
+    document_BT = torch.searchsorted(document_starts, places, right=True).view(shape)
+    allowed_TT = causal_mask(shape[1], window=window, device=document_starts.device)
+    return (allowed_TT & (document_BT[:, :, None] == document_BT[:, None, :]))[:, None]
+
+
+def causal_mask(num_tokens: int, *, window: int | None, device: torch.device) -> Tensor:
+    """(T, T) bool: true where a query may see a key of its own document: not later, inside the sliding window."""
     position_T = torch.arange(num_tokens, device=device)
     allowed_TT = position_T[:, None] >= position_T[None, :]
     if window is not None:
         allowed_TT &= position_T[:, None] - position_T[None, :] < window
-    return (allowed_TT & (document_BT[:, :, None] == document_BT[:, None, :]))[:, None]
+    return allowed_TT
 
 
 def _attend_masked(

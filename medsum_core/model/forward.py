@@ -37,7 +37,7 @@ def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch, **layer
     inner = inner_model(model)
     name = inner.config._attn_implementation
     if name.startswith(IMPLEMENTATION_PREFIX) or is_registered(name):
-        layer_options["document_lengths"] = batch.document_lengths
+        layer_options |= {"document_lengths": batch.document_lengths, "document_starts": batch.document_starts}
     elif any(len(lengths) > 1 for lengths in batch.document_lengths):
         raise ValueError("the model's own attention takes one document a row: use --pack_tokens 0")
     outputs = inner(input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False, **layer_options)

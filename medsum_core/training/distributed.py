@@ -47,7 +47,9 @@ def sum_over_processes(value: Tensor, accelerator: Accelerator) -> Tensor:
 
 
 def any_process(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether any process says yes."""
+    """Whether any process says yes. One process alone need not ask its device, which would wait for it."""
+    if accelerator.num_processes == 1:
+        return flag
     return bool(sum_over_processes(torch.tensor(float(flag), device=accelerator.device), accelerator) > 0)
 
 

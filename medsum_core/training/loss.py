@@ -78,25 +78,25 @@ def note_nll(
     *,
     softcap: float | None = None,
     arithmetic: HeadArithmetic = TORCH,
+    read_M: Tensor | None = None,
 ) -> Tensor:
     """The sum over all targets of -log p(target): a float32 scalar, differentiable once, in the hidden states.
 
     `targets_BT[b, t]` is the token that position t predicts, or IGNORE_INDEX; without any target the sum is 0 with a
     zero gradient. `softcap` is the model's `final_logit_softcapping` (Gemma 2). float64 hidden states give float64.
+    `read_M`: the batch's, so that the targets need not be looked for, for which a GPU would be waited for.
     Raises ValueError if the head trains: its own gradient is not computed.
     """
     if head_VH.requires_grad:
         raise ValueError("the LM head must be frozen: its gradient is not computed here")
-    wanted_BT = targets_BT != IGNORE_INDEX
-    nll: Tensor = _NoteNLL.apply(hidden_BTH[wanted_BT], targets_BT[wanted_BT], head_VH, softcap, arithmetic)
+    nll: Tensor = _NoteNLL.apply(*_read(hidden_BTH, targets_BT, read_M), head_VH, softcap, arithmetic)
     return nll
 
 
-def with_arithmetic(objective: Objective, arithmetic: HeadArithmetic | None) -> Objective:
-    """`note_nll` by that arithmetic; any other objective, and `note_nll` without one, as it is."""
-    if objective is note_nll and arithmetic is not None:
-        return partial(note_nll, arithmetic=arithmetic)
-    return objective
+def told(objective: Objective, **known: Any) -> Objective:
+    """`note_nll` with what is known beforehand, `arithmetic` or `read_M`, unless None; another objective as it is."""
+    given = {name: value for name, value in known.items() if value is not None}
+    return partial(note_nll, **given) if objective is note_nll else objective
 
 
 @torch.no_grad()
@@ -107,15 +107,22 @@ def note_token_nll(
     *,
     softcap: float | None = None,
     arithmetic: HeadArithmetic = TORCH,
+    read_M: Tensor | None = None,
 ) -> Tensor:
     """(N,) -log p of each target, float32, in the order of the positions; without a gradient, for evaluation."""
-    wanted_BT = targets_BT != IGNORE_INDEX
-    hidden_NH, targets_N = hidden_BTH[wanted_BT], targets_BT[wanted_BT]
+    hidden_NH, targets_N = _read(hidden_BTH, targets_BT, read_M)
     pieces = [
         _chunk_nll(hidden_NH[chunk], targets_N[chunk], head_VH, softcap, arithmetic, needs_gradient=False)[0]
         for chunk in _slices(len(targets_N), tile_shape(hidden_NH.device.type)[0])
     ]
     return torch.cat(pieces) if pieces else hidden_NH.new_zeros(0, dtype=torch.float32)
+
+
+def _read(hidden_BTH: Tensor, targets_BT: Tensor, read_M: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(N, H), (N,): hidden states and targets of the positions that have one, in order."""
+    if read_M is None:
+        read_M = (targets_BT.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+    return hidden_BTH.flatten(0, 1).index_select(0, read_M), targets_BT.flatten().index_select(0, read_M)
 
 
 def tile_shape(device_type: str) -> tuple[int, int]:

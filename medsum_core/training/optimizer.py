@@ -28,7 +28,7 @@ State = dict[str, Any]  # of one parameter
 class OptimizerKind:
     """What differs between the optimisers that `--optim` names."""
 
-    class_name: str  # qualified
+    class_names: tuple[str, ...]  # qualified; the first is what is built
     build: Callable[..., torch.optim.Optimizer]  # (parameter groups, lr=, betas=, eps=)
     state_keys: tuple[str, ...]  # the tensors of a parameter's state that are saved
     empty_state: Callable[..., State]  # (optimizer, parameter, index of its group, index inside that group)
@@ -63,11 +63,11 @@ def build_optimizer(
 
 
 def _paged_adamw_8bit(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
-    from bitsandbytes.optim.adamw import PagedAdamW8bit
+    from medsum_core.training.flat_adamw import FlatPagedAdamW8bit
 
     # Paging moves state between a GPU and main memory. On a CPU it is in main memory already: nothing is lost there.
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
-    return PagedAdamW8bit(groups, **settings)
+    return FlatPagedAdamW8bit(groups, **settings)
 
 
 def _empty_paged_state(
@@ -89,14 +89,17 @@ def _empty_adamw_state(_: torch.optim.Optimizer, parameter: nn.Parameter, *_plac
 
 OPTIMIZERS = {
     PAGED_ADAMW_8BIT: OptimizerKind(
-        class_name="bitsandbytes.optim.adamw.PagedAdamW8bit",
+        class_names=(
+            "medsum_core.training.flat_adamw.FlatPagedAdamW8bit",
+            "bitsandbytes.optim.adamw.PagedAdamW8bit",
+        ),
         build=_paged_adamw_8bit,
         state_keys=("state1", "state2", "absmax1", "absmax2"),
         empty_state=_empty_paged_state,
         moment_bytes=lambda elements, small: int((2 + 8 / 256) * (elements - small)) + 8 * small,
     ),
     ADAMW_TORCH: OptimizerKind(
-        class_name="torch.optim.adamw.AdamW",
+        class_names=("torch.optim.adamw.AdamW",),
         build=torch.optim.AdamW,
         state_keys=("exp_avg", "exp_avg_sq"),
         empty_state=_empty_adamw_state,

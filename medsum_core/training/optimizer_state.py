@@ -87,7 +87,7 @@ def _kind(optimizer: torch.optim.Optimizer) -> str:
     class_name = _class_name(optimizer)
     if any(group.get("amsgrad") for group in optimizer.param_groups):
         return class_name
-    return next((name for name, kind in OPTIMIZERS.items() if kind.class_name == class_name), class_name)
+    return next((name for name, kind in OPTIMIZERS.items() if class_name in kind.class_names), class_name)
 
 
 def _class_name(optimizer: torch.optim.Optimizer) -> str:

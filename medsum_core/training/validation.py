@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.data.collator import MicroBatch, split_window
-from medsum_core.data.masking import IGNORE_INDEX, Example
+from medsum_core.data.masking import Example
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.generation.note_rows import whole_notes
@@ -133,19 +133,17 @@ def judge(progress: Progress, metric: float, *, lower_is_better: bool) -> tuple[
 def _batch_sums(model: PeftModel, batch: MicroBatch, kernels: Kernels) -> torch.Tensor:
     hidden_BTH = kernels.hidden_states(model, batch)
     head: dict[str, Any] = {"softcap": head_softcap(model), "arithmetic": kernels.head or TORCH}
-    nll_N = note_token_nll(hidden_BTH, batch.targets_BT, head_weight(model), **head)
-    last_N = _last_of_document(batch)
-    pieces = [nll_N, torch.ones_like(nll_N), nll_N[last_N], last_N]
+    nll_N = note_token_nll(hidden_BTH, batch.targets_BT, head_weight(model), read_M=batch.read_M, **head)
+    is_stop_N = _last_of_document(batch)
+    pieces = [nll_N, torch.ones_like(nll_N), torch.where(is_stop_N, nll_N, 0), is_stop_N]
     return torch.stack([piece.double().sum() for piece in pieces])  # on the device: no wait for it at each batch
 
 
 def _last_of_document(batch: MicroBatch) -> torch.Tensor:
     """(N,) bool over the targets in order: is it the stop token, the target of a document's last position but one?"""
-    last_BT = torch.zeros_like(batch.targets_BT, dtype=torch.bool)
-    for row, lengths in enumerate(batch.document_lengths):
-        ends = torch.tensor(lengths, device=last_BT.device).cumsum(0)
-        last_BT[row, ends - 2] = True
-    return last_BT[batch.targets_BT != IGNORE_INDEX]
+    read_N = batch.read_M.to(batch.document_starts.dtype)
+    ends_N = batch.document_starts[torch.searchsorted(batch.document_starts, read_N, right=True)]
+    return read_N == ends_N - 2
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,0 +1,112 @@
+"""Paged 8-bit AdamW in one call for all large parameters: the same bits, without a wait for the GPU after each one.
+
+bitsandbytes synchronises after every parameter, 252 times an update of Gemma 2B's adapter. Its arithmetic is by element
+and by blocks of 256, so parameters of whole blocks, end to end in one buffer, get the bits that they get one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from bitsandbytes.optim.adamw import PagedAdamW8bit
+from torch import Tensor, nn
+
+from medsum_core.training.optimizer import SMALL_TENSOR, State
+
+BLOCK = 256  # elements that share a scale
+STATE_SIZES = {"state1": 1, "state2": 1, "absmax1": BLOCK, "absmax2": BLOCK}  # elements of a parameter for one of these
+
+
+class FlatPagedAdamW8bit(PagedAdamW8bit):
+    """`PagedAdamW8bit` whose groups, states and results are the library's; only `step` makes fewer calls.
+
+    The large parameters of a group become views of one buffer. Where one has no gradient, has moved out of it or has
+    gone through another number of updates than the others, they are updated one by one, as the library does it.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
+        super().__init__(groups, **settings)
+        self._flats = [_Flat(group["params"]) for group in self.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        joined = []
+        for number, (flat, group) in enumerate(zip(self._flats, self.param_groups, strict=True)):
+            states = [self.state.get(part, {}) for part in flat.parts]
+            if flat.may_join(states):
+                self._join(flat, states, number)
+                joined.append((flat, group, group["params"]))
+                group["params"] = [flat.whole, *flat.others]
+        loss: float | None = super().step(closure)
+        for flat, group, parameters in joined:
+            group["params"] = parameters
+            flat.whole.grad = None
+            flat.keep(self.state.pop(flat.whole))
+            self.state.update({part: flat.state | views for part, views in zip(flat.parts, flat.views, strict=True)})
+        return loss
+
+    def _join(self, flat: _Flat, states: Sequence[State], number: int) -> None:
+        """Give the whole its gradient and, after the first update, its state."""
+        flat.whole.grad = torch.cat([part.grad.flatten() for part in flat.parts if part.grad is not None])
+        if not states[0]:
+            return
+        if not flat.holds(states):  # they come from a checkpoint, or from updates one by one
+            self.init_state(self.param_groups[number], flat.whole, number, 0)
+            flat.keep(self.state[flat.whole])
+            flat.fill(states)
+        self.state[flat.whole] = flat.state
+
+
+class _Flat:
+    """The large parameters of a group end to end in `whole`; `views` are their places in the state of `whole`."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parts = [p for p in parameters if p.numel() >= SMALL_TENSOR and p.numel() % BLOCK == 0]
+        self.others = [p for p in parameters if p.numel() < SMALL_TENSOR or p.numel() % BLOCK]
+        self.state: State = {}
+        self.views: list[dict[str, Tensor]] = []
+        if self.parts:
+            self.whole = nn.Parameter(torch.cat([part.detach().flatten() for part in self.parts]))
+            for part, piece in zip(self.parts, self._pieces(self.whole.detach()), strict=True):
+                part.data = piece
+        self._addresses = [part.data_ptr() for part in self.parts]
+
+    def may_join(self, states: Sequence[State]) -> bool:
+        """Whether one update of the whole is what an update of each part would be."""
+        has_gradients = all(part.grad is not None for part in self.parts)
+        in_step = len({state.get("step") for state in states}) == 1  # False without parts
+        return in_step and has_gradients and [part.data_ptr() for part in self.parts] == self._addresses
+
+    def holds(self, states: Sequence[State]) -> bool:
+        """Whether these states of the parts are the views."""
+        pairs = zip(states, self.views, strict=True)
+        return bool(self.views) and all(state[key] is view for state, views in pairs for key, view in views.items())
+
+    def keep(self, state: State) -> None:
+        """Take over the whole's state, in which each part has its views."""
+        if not self.state or state["state1"] is not self.state["state1"]:
+            pieces = {key: self._pieces(state[key], size) for key, size in STATE_SIZES.items()}
+            self.views = [{key: pieces[key][place] for key in pieces} for place in range(len(self.parts))]
+        self.state = state
+
+    def fill(self, states: Sequence[State]) -> None:
+        """Copy the parts' states into that of the whole."""
+        if self.whole.is_cuda:  # a kernel zeroes paged memory: let it end before the CPU writes
+            torch.cuda.synchronize()
+        for state, views in zip(states, self.views, strict=True):
+            for key, view in views.items():
+                view.copy_(state[key])
+        self.state["step"] = states[0]["step"]
+
+    def _pieces(self, tensor: Tensor, size: int = 1) -> list[Tensor]:
+        """Each part's place in a flat tensor of the whole; `size`: elements of a part for one of the tensor."""
+        pieces = list(tensor.split([part.numel() // size for part in self.parts]))
+        if size == 1:
+            pieces = [piece.view(part.shape) for part, piece in zip(self.parts, pieces, strict=True)]
+        if getattr(tensor, "is_paged", False):  # the library's marks of managed memory
+            for piece in pieces:
+                piece.is_paged, piece.page_deviceid = True, tensor.page_deviceid  # type: ignore[attr-defined]
+        return pieces
