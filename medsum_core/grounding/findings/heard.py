@@ -11,9 +11,10 @@ from typing import Literal
 
 from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.finding import Finding, FindingScan
+from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of
 from medsum_core.grounding.findings.lexicon import Lexicon
-from medsum_core.grounding.findings.reading import Finding, FindingScan, scan_findings
-from medsum_core.grounding.findings.relatives import is_family, kin_of, relatives_in
+from medsum_core.grounding.findings.reading import scan_findings
 from medsum_core.grounding.findings.replies import asks_openly, read_reply
 from medsum_core.grounding.findings.scope import Sentence, read_scopes
 from medsum_core.grounding.findings.stems import stem
@@ -64,9 +65,10 @@ class Heard:
 
     @cached_property
     def kin(self) -> frozenset[str]:
-        """The relatives named or speaking."""
+        """The relatives named or speaking, with those by whom they are named: "my mother's sister" names a mother."""
         speaking = {kin_of(part) for turn in self.turns for part in turn.speaker.replace("_", " ").split()}
-        return frozenset({kin_of(word.text) for word in self.scan.words} | speaking) - {""}
+        named = {name for _, name in self.scan.kin} | {kin_of(word.text) for word in self.scan.words}
+        return frozenset(named | speaking) - {"", FAMILY}
 
     @cached_property
     def sentences_of(self) -> dict[int, list[Sentence]]:
@@ -84,7 +86,7 @@ class Heard:
         """The relatives named in a finding's turn and the two after it."""
         first, _ = self.scan.turns[finding.turn]
         _, last = self.scan.turns[min(finding.turn + 2, len(self.scan.turns) - 1)]
-        return {kin for _, kin in relatives_in(self.scan.words, first, last)}
+        return {name for i, name in self.scan.kin if first <= i < last}
 
     def broader_than(self, left_out: frozenset[str]) -> frozenset[str]:
         """The names of the findings, but for `left_out`, with all that are broader."""

@@ -39,6 +39,8 @@ AGREES = bag("yes yeah yep yup correct right exactly sure mm mhm yea true")
 TURNED = bag("take tolerate eat use handle")  # "Can you take aspirin?" "Sure.": no allergy
 ASKING = bag("do does did have has had are is was were can could")
 DEFINITE = bag("the this that your his her these those")
+FAMILY_WORDS = bag("family anyone anybody relatives people relations who folks")
+PATIENT_WORDS = bag("you you're you've yourself your")
 NEAR = 6
 SHORT_QUESTION = 8  # words
 
@@ -58,6 +60,16 @@ def asks_if_still(words: Sequence[Word], sentence: Sentence) -> bool:
     """Whether a question is about the present only, so that "No." may leave a past: "Are you still vomiting?"."""
     texts = {word.text for word in words[sentence.first : sentence.last]}
     return bool(texts & {"still", "anymore", "again"}) or {"any", "more"} <= texts
+
+
+def asks_of_family(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a question asks who in the family has it: "Does anyone have asthma?"."""
+    return bool(FAMILY_WORDS & {word.text for word in words[sentence.first : sentence.last]})
+
+
+def turns_to_patient(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a question leaves a relative for the patient: "And you?"."""
+    return bool(PATIENT_WORDS & {word.text for word in words[sentence.first : sentence.last]})
 
 
 def is_full_question(words: Sequence[Word], sentence: Sentence) -> bool:
