@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import Word
 
 Assertion = Literal["present", "denied", "uncertain", "past_or_stopped", "planned", "asked"]
+# Names of whole kinds, which are no findings.
+ROOTS = bag(
+    "medication symptom condition procedure surgery substance allergy allergen food vitamin injection imaging referral "
+    "diet exercise topical"
+) | {"laboratory tests", "pet dander", "over the counter", "physical examination", "general anesthesia"}
 ACTED = ("medication", "procedure")  # only these are planned
 
 

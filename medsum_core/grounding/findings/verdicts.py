@@ -11,18 +11,14 @@ from dataclasses import replace
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.allergies import judge_allergen, judge_no_allergies, names_allergen
-from medsum_core.grounding.findings.changes import action_in_note, actions_in_talk, is_action, is_opposed
-from medsum_core.grounding.findings.finding import Finding, FindingScan
+from medsum_core.grounding.findings.changes import CHANGED, agrees, deed_in_note, deeds_in_talk, is_deed, is_opposed
+from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard, hear
 from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact, turn_of
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 
-ROOTS = bag(
-    "medication symptom condition procedure surgery substance allergy allergen food vitamin injection imaging referral "
-    "diet exercise topical"
-) | {"laboratory tests", "pet dander", "over the counter", "physical examination", "general anesthesia"}
 ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
            "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
 STOPPED = bag(
@@ -35,7 +31,6 @@ BORNE = bag("tolerated tolerates tolerating resolved outgrown outgrew removed er
 GENERIC = ("medication", "surgery", "laboratory tests")
 
 
-CHANGED = ("medication", "substance")
 KIND_OF = {"allergen": "allergy"}
 
 
@@ -56,14 +51,12 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
                 allergy = SUPPORTED
             facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
             continue
-        verdict, turn = judge_finding(finding, note, heard)
-        if verdict == "contradicted" and kind == "medication" and _is_borne(finding, note):
-            verdict, turn = SUPPORTED
-        changed = _contradicting_change(finding, note, heard) if verdict == "supported" else None
-        if changed is not None:
-            verdict, turn = "contradicted", changed
+        judged = judge_finding(finding, note, heard)
+        if judged.verdict == "contradicted" and kind == "medication" and _is_borne(finding, note):
+            judged = SUPPORTED
+        (verdict, turn), changed = _by_deed(finding, note, heard, judged)
         start, end = finding.start, finding.end
-        if changed is not None:
+        if changed:
             start, end = _with_action(finding, note)
         elif verdict == "contradicted" and finding.subject != UNKNOWN and finding.assertion != "denied":
             start = _with_relative(finding, note)
@@ -80,7 +73,7 @@ def _is_inside(fact: JudgedFact, facts: Sequence[JudgedFact]) -> bool:
 def _with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
     """The characters of a finding with the word that says what is done with it: "[continue lisinopril]"."""
     near = range(max(finding.first - NEAR, 0), min(finding.last + NEAR, len(note.words)))
-    places = [i for i in near if is_action(note.words[i].text)]
+    places = [i for i in near if is_deed(note.words[i].text)]
     if not places:
         return finding.start, finding.end
     word = note.words[min(places, key=lambda i: min(abs(i - finding.first), abs(i - finding.last)))]
@@ -117,26 +110,19 @@ def _is_fact(finding: Finding, note: FindingScan) -> bool:
     return finding.kind != "allergen" or names_allergen(finding, note)
 
 
-def _contradicting_change(finding: Finding, note: FindingScan, heard: Heard) -> int | None:
-    """The turn in which a medication or habit of the note is stopped, kept, raised otherwise; None if none is."""
-    if finding.kind not in CHANGED or finding.assertion == "denied" or finding.subject not in (PATIENT, UNKNOWN):
-        return None
-    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
-    others = [o.first for o in note.findings if o.kind == finding.kind and o.first != finding.first]
-    action = action_in_note(note.words, sentence, finding.first, finding.last, others)
-    said = heard.named(finding.names)
-    if not action or not said or (finding.kind == "substance" and action != "stop"):
-        return None
-    named = [other.first for other in heard.scan.findings if other.kind == finding.kind]
-    places = [(other.first, other.last) for other in said]
-    actions = actions_in_talk(heard.scan.words, heard.scan.sentences, places, named)
-    for other in said:
-        answered = other.reply is not None and other.assertion in ("present", "denied", "past_or_stopped")
-        if answered and heard.asks_use(other):
-            actions.add("keep" if other.assertion == "present" else "stop")
-    if finding.kind == "substance":
-        actions = {"keep" if action == "down" else action for action in actions}  # "I cut down": still smoking
-    return said[0].turn if is_opposed(action, actions) else None
+def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) -> tuple[Judged, bool]:
+    """The verdict with what note and dialogue do with a drug, a test or a habit; and whether that alone contradicts."""
+    if finding.kind not in CHANGED or finding.subject not in (PATIENT, UNKNOWN):
+        return judged, False
+    deed = deed_in_note(finding, note)
+    said = heard.named(finding.names) or heard.exact(_broader(finding, heard))
+    if deed is None or not said:
+        return judged, False
+    deeds = deeds_in_talk(said, heard)
+    if judged.verdict == "contradicted" and agrees(deed, deeds):
+        return Judged("supported", judged.turn), False
+    opposed = judged.verdict == "supported" and is_opposed(deed, deeds)
+    return (Judged("contradicted", said[0].turn), True) if opposed else (judged, False)
 
 
 def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
