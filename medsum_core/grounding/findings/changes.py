@@ -6,12 +6,12 @@ A note is contradicted where it does one thing and the dialogue only its opposit
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from itertools import pairwise
 from typing import NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.deeds import AGREE, IN_NOTE, OPPOSE, REVERSED, Deed, deeds_in
+from medsum_core.grounding.findings.deeds import AGREE, OPPOSE, REVERSED, Deed, deeds_in
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard
 from medsum_core.grounding.findings.replies import asks_openly, is_question, opens_with_no, read_reply
@@ -21,11 +21,12 @@ CHANGED = ("medication", "substance", "procedure")
 SHARED: Mapping[str, tuple[Deed, ...]] = {  # what can be done with each kind
     "medication": ("start", "stop", "keep", "use", "up", "down", "same", "plan", "declined"),
     "substance": ("start", "stop", "keep", "use", "down", "declined"),
-    "procedure": ("done", "plan", "declined", "keep"),
+    "procedure": ("done", "plan", "declined", "keep", "stop", "use"),
 }
 OF_NOTE: Mapping[str, tuple[Deed, ...]] = {
-    "medication": SHARED["medication"], "substance": ("stop",), "procedure": ("done", "plan", "declined"),
+    "medication": SHARED["medication"], "substance": ("stop",), "procedure": ("done", "plan", "declined", "stop"),
 }  # fmt: skip
+TOLD: tuple[Deed, ...] = ("stop", "up", "down")  # nobody does these without a word
 EARLIER = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "year"), ("back", "then"))
 ANAPHORA = bag("it that them those both one this some any")
 OFFERS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
@@ -51,10 +52,12 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
     words, first, last = note.words, finding.first, finding.last
     others = [o for o in note.findings if o.kind in CHANGED and o.first != first]
-    listed = [o.last for o in others if o.last <= first and not _listed(note, o.last, first)]
-    begin = max([sentence.first, first - BEFORE, *listed])
+    before_it = [o.last for o in others if o.last <= first and not _listed(note, o.last, first)]
+    begin = max([sentence.first, first - BEFORE, *before_it])
     end = min([sentence.last, last + AFTER, *(o.first for o in others if o.first >= last)])
-    begin = next((i + 1 for i in range(first - 1, begin - 1, -1) if words[i].text in ";:" and i + 1 < first), begin)
+    end = next((i for i in range(last, end) if words[i].text == ";"), end)
+    breaks = (";", ":", ",", "and", "but") if before_it and begin == max(before_it) else (";", ":")
+    begin = next((i + 1 for i in range(first - 1, begin - 1, -1) if words[i].text in breaks and i + 1 < first), begin)
     before = _of_kind(finding, [words[i].text for i in range(begin, first)])
     if NEGATIONS & {words[i].text for i in range(max(begin, first - 2), first)}:
         before = [(i, REVERSED.get(deed, deed)) for i, deed in before if deed != "stop"]  # "received no vaccine"
@@ -73,11 +76,6 @@ def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Deed]]:
     return [pair for pair in deeds_in(texts, spoken=False) if pair[1] in OF_NOTE[finding.kind]]
 
 
-def is_deed(text: str) -> bool:
-    """Whether a word of a note says what is done with something."""
-    return any(text in phrases.split("|") for deed, phrases in IN_NOTE.items() if deed != "use")
-
-
 def deeds_in_talk(said: Sequence[Finding], heard: Heard) -> list[Deed]:
     """What a dialogue does with a finding, where it is named, in the answers, and where "it" means it afterwards."""
     kind = said[0].kind
@@ -91,11 +89,11 @@ def deeds_in_talk(said: Sequence[Finding], heard: Heard) -> list[Deed]:
         if not _is_earlier(heard, own):
             found += _of_mention(other, own, named, busy, heard)
     found = [deed for deed in found if deed in SHARED[kind]]
-    firm = [deed for deed in found if deed != "plan"]
+    firm: list[Deed] = [deed for deed in found if deed != "plan"]
     return firm if firm and kind == "medication" else found
 
 
-def _is_other(finding: Finding, names: Collection[str], heard: Heard) -> bool:
+def _is_other(finding: Finding, names: Set[str], heard: Heard) -> bool:
     """Whether something else is named that can be started or done; a "cardiologist" only tells who did it."""
     told = any("referral" in heard.lexicon.ancestors[name] for name in finding.names)
     return (
@@ -148,6 +146,8 @@ def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) ->
     found = [deed for _, deed in deeds_in(texts, spoken=True) if is_near or deed not in ("declined", "done", "use")]
     if not sentence.asks:
         return found
+    if asks_openly(words, sentence):
+        return found  # "When did you stop?"
     found = [deed for deed in found if deed != "plan"]  # "Should I stop it?"
     number = sentence.turn + 1
     reply = read_reply(words, *heard.scan.turns[number])[0] if number < len(heard.turns) else "other"
@@ -196,7 +196,11 @@ def _answered(
         return ["use" if reply == "yes" else "stop"]
     if ASKED_DONE & asked and reply in ("yes", "no"):
         return ["done"] if reply == "yes" else ["declined"]
-    return [REVERSED.get(deed, deed) for deed in found] if refused else [deed for deed in found if deed != "use"]
+    return (
+        [REVERSED.get(deed, deed) for deed in found]
+        if refused
+        else [deed for deed in found if deed not in ("use", "keep")]
+    )
 
 
 def agrees(note: NoteDeed, said: Sequence[Deed]) -> bool:
@@ -205,8 +209,15 @@ def agrees(note: NoteDeed, said: Sequence[Deed]) -> bool:
 
 
 def is_opposed(note: NoteDeed, said: Sequence[Deed]) -> bool:
-    """Whether all that is said of a finding is the opposite of what the note does with it."""
-    return bool(said) and OPPOSE[note.deed].issuperset(said) and not agrees(note, said)
+    """Whether all that is said of a finding is the opposite of what the note does with it, or what one would say."""
+    if agrees(note, said):
+        return False
+    return note.deed in TOLD or (bool(said) and OPPOSE[note.deed].issuperset(said))
+
+
+def tells_of_before(said: Sequence[Finding], heard: Heard) -> bool:
+    """Whether a finding is named where the dialogue tells what was done before, so that more may have been done now."""
+    return any(_is_earlier(heard, _own(other, heard)) for other in said)
 
 
 def _is_earlier(heard: Heard, sentence: Sentence) -> bool:

@@ -93,21 +93,21 @@ def load_lexicon(extra: str | None = None) -> Lexicon:
 @lru_cache(maxsize=4)
 def _load(extra: str | None, changed: int) -> Lexicon:
     """`changed`: when the file was written, so that a file edited since is read again."""
-    rows = [_Row(kind, *_fields(line)) for kind in (*KINDS, PART) for line in _lines(TABLES / f"{kind}.tsv")]
+    rows = [_Row(kind, *_fields(line)) for kind in (*KINDS, PART) for line in lines_of(TABLES / f"{kind}.tsv")]
     return _build([*rows, *(_users_rows(extra) if extra else ())], load_hints())
 
 
 def load_hints() -> dict[str, tuple[frozenset[str], ...]]:
     """The sets of stems that may speak of each finding of lay.tsv."""
     found: dict[str, tuple[frozenset[str], ...]] = {}
-    for line in _lines(TABLES / HINTS):
+    for line in lines_of(TABLES / HINTS):
         name, phrases = line.split("\t")
         stems = {frozenset(map(stem, phrase.replace("-", " ").split())): None for phrase in phrases.split("|")}
         found[name] = (*found.get(name, ()), *stems)
     return found
 
 
-def _lines(table: Path) -> list[str]:
+def lines_of(table: Path) -> list[str]:
     """The rows of a table, without comments."""
     lines = table.read_text("utf-8").splitlines()
     return [line for line in lines if line.strip() and not line.startswith(COMMENT)]

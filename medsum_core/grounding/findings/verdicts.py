@@ -11,7 +11,15 @@ from dataclasses import replace
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.allergies import judge_allergen, judge_no_allergies, names_allergen
-from medsum_core.grounding.findings.changes import CHANGED, agrees, deed_in_note, deeds_in_talk, is_deed, is_opposed
+from medsum_core.grounding.findings.changes import (
+    CHANGED,
+    agrees,
+    deed_in_note,
+    deeds_in_talk,
+    is_opposed,
+    tells_of_before,
+)
+from medsum_core.grounding.findings.deeds import is_deed
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard, hear
 from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact, turn_of
@@ -119,6 +127,9 @@ def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) 
     if deed is None or not said:
         return judged, False
     deeds = deeds_in_talk(said, heard)
+    over = deed.deed == "stop" and any(other.assertion == "past_or_stopped" for other in said)
+    if over or (not deeds and tells_of_before(said, heard)):
+        return judged, False
     if judged.verdict == "contradicted" and agrees(deed, deeds):
         return Judged("supported", judged.turn), False
     opposed = judged.verdict == "supported" and is_opposed(deed, deeds)
