@@ -23,6 +23,7 @@ from medsum_core.grounding.findings.replies import (
 from medsum_core.grounding.findings.scope import Sentence, besides
 
 ANSWER_REACH = 20  # words of an answer in which relatives have what was asked for
+REFUSED_REACH = 8  # words from the end of a turn, which may have no full stops
 REFUSED = ("symptom", "condition", "substance")
 
 
@@ -50,7 +51,8 @@ def _refused(
     last = sentences[finding.turn][-1]
     number = finding.turn + 1
     asked = any(sentence.asks for sentence in sentences[finding.turn])
-    stated = turns[finding.turn].is_clinician and not asked and finding.first >= last.first and finding.kind in REFUSED
+    ends = finding.first >= max(last.first, last.last - REFUSED_REACH)
+    stated = turns[finding.turn].is_clinician and not asked and ends and finding.kind in REFUSED
     if not stated or finding.assertion == "denied" or number >= len(scan.turns) or turns[number].is_clinician:
         return finding
     refused = read_reply(scan.words, *scan.turns[number])[0] == "no" and opens_with_no(scan.words, *scan.turns[number])

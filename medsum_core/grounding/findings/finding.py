@@ -15,7 +15,7 @@ Assertion = Literal["present", "denied", "uncertain", "past_or_stopped", "planne
 ROOTS = bag(
     "medication symptom condition procedure surgery substance allergy allergen food vitamin injection imaging referral "
     "diet exercise topical"
-) | {"laboratory tests", "pet dander", "over the counter", "physical examination", "general anesthesia"}
+) | {"laboratory tests", "sign", "pet dander", "over the counter", "physical examination", "general anesthesia"}
 ACTED = ("medication", "procedure")  # only these are planned
 
 
@@ -59,3 +59,8 @@ class FindingScan:
     findings: Sequence[Finding]
     good: Sequence[tuple[str, int]]
     kin: Sequence[tuple[int, str]] = ()
+
+    def after(self, finding: Finding, most: int) -> Sequence[Word]:
+        """The words after a finding in its sentence, `most` at most."""
+        sentence = next(s for s in self.sentences if s.first <= finding.first < s.last)
+        return self.words[finding.last : min(finding.last + most, sentence.last)]

@@ -27,6 +27,7 @@ SPELLED = {
     "relatives": "family", "relative": "family", "folks": "parent", "mommy": "mother", "momma": "mother",
     "hereditary": "family", "boyfriend": "partner", "girlfriend": "partner", "fiance": "partner",
     "fiancee": "partner", "siblings": "sibling", "kids": "child", "boy": "son", "girl": "daughter",
+    "exhusband": "husband", "exwife": "wife",
     "granny": "grandmother", "gran": "grandmother", "nan": "grandmother", "nanna": "grandmother",
     "granddad": "grandfather", "grandad": "grandfather", "gramps": "grandfather", "grampa": "grandfather",
     "auntie": "aunt", "aunties": "aunt", "aunty": "aunt", "nephews": "nephew", "bro": "brother",

@@ -12,7 +12,8 @@ The broader name "@part" says that a body part completes the name ("pain"), "@ne
 ("discharge"), "@lack" that a denial may state it ("I don't eat" is a loss of appetite). A user's table has the kind as
 a first field.
 
-lay.tsv has a finding's hints, two fields a row: words that patients use of it, and of other things ("clothes loose").
+lay.tsv has a finding's hints, two fields a row: words that patients use of it, and of other things ("clothes loose");
+"@" stands for a word of the finding's body part ("issue @").
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def _build(rows: Sequence[_Row], hints: Mapping[str, tuple[frozenset[str], ...]]
                 continue
             stems = [stem(word.lower()) for word in text.lstrip(DENYING + SPOKEN).split()]
             _insert(trie, stems, (row.name, text.isupper(), text.startswith(DENYING), text.startswith(SPOKEN)))
-            loose += [frozenset(stems)] if (len(stems) > 1 or NEEDS_PART in row.broader) and text[0] != DENYING else []
+            weak = len(stems) > 1 or NEEDS_PART in row.broader or row.kind == PART
+            loose += [frozenset(stems)] if weak and text[0] != DENYING else []
         concepts[row.name] = Concept(
             name=row.name,
             kind=row.kind,

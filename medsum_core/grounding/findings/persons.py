@@ -12,6 +12,8 @@ from medsum_core.grounding.findings.kinship import AND, FAMILY, same_person
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 
 PATIENT_WORDS = bag("patient pt he she his her")
+SOMEONE = bag("someone somebody anyone anybody family")
+EVERYONE = bag("everyone everybody all")
 CHILDLIKE = bag("son daughter child baby infant grandson granddaughter grandchild twin family")
 
 
@@ -36,7 +38,7 @@ def is_of_family(named: Sequence[Finding], note: FindingScan, heard: Heard) -> b
     if any(word.text in PATIENT_WORDS for word in note.words):
         return False
     said = [other for finding in named for other in heard.named(finding.names) if other.assertion != "denied"]
-    return all(other.subject not in (PATIENT, UNKNOWN) for other in said)
+    return all(other.subject not in (PATIENT, UNKNOWN) or heard.tells_of(SOMEONE, other) for other in said)
 
 
 def is_named_near(finding: Finding, said: Sequence[Finding], heard: Heard) -> bool:
@@ -51,13 +53,16 @@ def of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Ju
     if subject in (UNKNOWN, FAMILY):
         return Judged("supported", turn_of(statements))
     if subject == PATIENT:
-        own = [other for other in statements if other.subject in (PATIENT, UNKNOWN, *CHILDLIKE)]
+        own = [other for other in statements if {*other.subject.split(AND)} & {PATIENT, UNKNOWN, *CHILDLIKE}]
         return Judged("supported", turn_of(own)) if own else Judged("contradicted", statements[0].turn)
     own = [other for other in statements if same_person(subject, other.subject)]
     if heard.has_guests and not own:
         own = [other for other in statements if other.subject in (PATIENT, UNKNOWN, FAMILY)]
     if own and heard.has_guests:
         return Judged("supported", turn_of(own))
+    everyone = [other for other in statements if other.subject == FAMILY and heard.tells_of(EVERYONE, other)]
+    if everyone:
+        return Judged("supported", turn_of(everyone))
     absent = [one for one in subject.split(AND) if not any(same_person(one, kin) for kin in heard.kin)]
     if absent:
         return Judged("contradicted", statements[0].turn)

@@ -33,7 +33,10 @@ from medsum_core.grounding.findings.stems import Word, words_of
 REACTIONS = bag(
     "allergi allergy allergic allergies react reaction intolerant intolerance anaphylaxis anaphylactic nkda nka"
 )
+TROUBLE = ("problem", "problems", "issue", "issues", "trouble")  # "no problem in [rehab]"
+BETWEEN = ("a", "an", "the", "his", "her", ",", "uh", "um")
 SETTINGS = ("on", "with", "despite", "after", "using")
+HEADING = 3  # words after a name in a heading: "[NERVOUS] SYSTEM:"
 TOPIC_REACH = 25  # words in which "he" may be the relative named last
 
 
@@ -71,7 +74,7 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
             for found in find_named(words[sentence.first : sentence.last], lexicon, spoken=spoken)
         ]
         if not spoken:
-            named = [found for found in named if not _is_heading(words, found)]
+            named = [found for found in named if not _is_heading(words, found, lexicon)]
         scopes = read_scopes(words, sentence, spoken=spoken) if named else None
         asks = bool(turns) and is_question(words, sentence, is_clinician=turns[sentence.turn].is_clinician)  # type: ignore[index]
         for found in named:
@@ -108,9 +111,14 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
     return replace(scan, findings=with_answers(scan, turns)) if turns else scan
 
 
-def _is_heading(words: Sequence[Word], found: Named) -> bool:
-    """Whether a name in capitals heads a section of the note: "MS: no joint pain"."""
-    return found.last < len(words) and words[found.last].text == ":" and words[found.first].capital
+def _is_heading(words: Sequence[Word], found: Named, lexicon: Lexicon) -> bool:
+    """Whether a name heads a section of the note, alone or with other words in capitals: "MS: no joint pain"."""
+    last = found.last
+    while last < min(found.last + HEADING, len(words)) and words[last].capital:
+        last += 1
+    begins = found.first == 0 or words[found.first - 1].text in (".", "\n")
+    begins = begins and lexicon.concepts[found.names[0]].kind == "procedure"  # "Gyn: two pregnancies"
+    return last < len(words) and words[last].text == ":" and (words[found.first].capital or begins)
 
 
 def _words_of_turns(text: str, turns: Sequence[Turn] | None) -> tuple[list[Word], list[tuple[int, int]]]:
@@ -173,7 +181,8 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
         if any(i in scopes.denied for i in span) or judged_good(words, found.last, sentence.last, kind):
             return "denied"
         if any(i in scopes.neutral for i in span):
-            return "uncertain"
+            before = words[found.first - 1].text if found.first > sentence.first else ""
+            return "denied" if before in NEGATIONS else "uncertain"  # "no [vision change]"
     if found.first in scopes.unsure:
         return "uncertain"
     if found.first in scopes.past:
@@ -184,11 +193,13 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
 def _is_setting(words: Sequence[Word], sentence: Sentence, found: Named, kind: str) -> bool:
     """Whether a denial is of something else: "no snoring on [CPAP]", "negative [EKG]", "not taking [Allegra] daily"."""
     k = found.first - 1
-    while k > sentence.first and words[k].text in ("a", "an", "the", "his", "her"):
+    while k > sentence.first and words[k].text in BETWEEN:
         k -= 1
     near = {words[i].text for i in range(max(sentence.first, found.first - 6), found.first)}
     after = {words[i].text for i in range(found.last, min(found.last + 3, sentence.last))}
-    linked = k > sentence.first and words[k].text in SETTINGS and words[k - 1].text not in NEGATIONS
+    before = words[k - 1].text if k > sentence.first else "no"
+    linked = words[k].text in SETTINGS and before not in NEGATIONS
+    linked = linked or (words[k].text == "in" and before in TROUBLE)
     judged = kind == "procedure" and bool(near & {"negative", "unremarkable"}) and not near & {"denies", "denied"}
     return linked or judged or bool(after & {"daily", "regularly", "consistently"})
 

@@ -51,7 +51,10 @@ def is_question(words: Sequence[Word], sentence: Sentence, *, is_clinician: bool
         return words[sentence.last - 1].text not in ("okay", "ok", "alright")
     if not is_clinician:
         return False
-    first, second = words[sentence.first].text, words[min(sentence.first + 1, sentence.last - 1)].text
+    i = sentence.first
+    while i + 1 < sentence.last and words[i].text in LEADS:
+        i += 1
+    first, second = words[i].text, words[min(i + 1, sentence.last - 1)].text
     asked = first in ASKING and second in ("you", "he", "she", "they", "your", "any", "there", "it", "the", "your")
     return asked or (first in ("any", "how", "what") and sentence.last - sentence.first <= SHORT_QUESTION)
 
@@ -184,6 +187,8 @@ def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> 
     if text in ("no", "nope") and after == "," and i + 2 < last:
         further = {word.text for word in words[i + 2 : min(i + 7, last)]}
         begins = words[i + 2].text
+        if "first" in further:
+            return "corrected"  # "Has he had one before?" "No, this is the first."
         if begins in ("a", "an") and "one" in further:
             return "corrected"  # "A full stroke?" "No, a mini one."
         if begins in ("the", "it's", "just", "only", "its", "on") and further & {

@@ -34,8 +34,12 @@ STOPPED = bag(
     "avoid avoided avoids hardly rarely seldom longer held no not"
 )
 NEAR, REACH = 8, 25  # words
-DEGREES = bag("prolonged significant severe frequent persistent major serious excessive substantial marked profuse")
+LIMITING = bag(  # a denial that leaves room: "no gross hematuria", "no chills except for the last week"
+    "prolonged significant severe frequent persistent major serious excessive substantial marked profuse gross "
+    "prescription except only elsewhere unless besides otherwise se"
+)
 BORNE = bag("tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous")
+VAGUE = frozenset(("side",))  # parts that leave open which: "weakness on the right side"
 GENERIC = ("medication", "surgery", "laboratory tests")
 
 
@@ -103,9 +107,7 @@ def _with_relative(finding: Finding, note: FindingScan) -> int:
 
 def _is_borne(finding: Finding, note: FindingScan) -> bool:
     """Whether the note says after a finding that it does no harm: "cephalexin was [tolerated]"."""
-    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
-    texts = [note.words[i].text for i in range(finding.last, min(finding.last + NEAR, sentence.last))]
-    return bool(BORNE.intersection(texts))
+    return bool(BORNE.intersection(word.text for word in note.after(finding, NEAR)))
 
 
 def _is_fact(finding: Finding, note: FindingScan) -> bool:
@@ -187,9 +189,14 @@ def _of_part(finding: Finding, said: Sequence[Finding], heard: Heard) -> list[Fi
     if not finding.part:
         return list(said)
     ancestors = heard.lexicon.ancestors
-    parts = {id(s): {s.part} if s.part else heard.implied_parts(s) for s in said}
+    vague = frozenset() if finding.assertion == "denied" else VAGUE
+    parts = {id(s): {s.part} - vague if s.part else heard.implied_parts(s) for s in said}
     near = [s for s in said if any(p in ancestors[finding.part] or finding.part in ancestors[p] for p in parts[id(s)])]
-    return near or [s for s in said if not parts[id(s)]]
+    of_none = [s for s in said if not parts[id(s)]]
+    if finding.assertion == "denied":  # pain somewhere is no pain of this part
+        of_none = [s for s in of_none if s.assertion == "denied"]
+        return [*near, *of_none]
+    return near or of_none
 
 
 def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> Judged:
@@ -218,7 +225,8 @@ def _denied(
 ) -> Judged:
     if denied:
         return Judged("supported", turn_of(denied))
-    if finding.first and note.words[finding.first - 1].text in DEGREES:
+    about = [*note.words[max(finding.first - 1, 0) : finding.last], *note.after(finding, NEAR)]
+    if any(word.text in LIMITING for word in about):
         return Judged("supported", turn_of(said))  # "no prolonged stiffness" leaves room for some
     if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, heard)) is not None:
         return Judged("contradicted", turn)
@@ -266,8 +274,10 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         return SUPPORTED
     if finding.kind != "medication" and heard.has_words_like(text, with_part=bool(finding.part)):
         return SUPPORTED
-    if denied and _generic_denial(finding, heard):
+    if finding.assertion in ("denied", "uncertain") and _generic_denial(finding, heard):
         return SUPPORTED
+    if denied and finding.part and heard.parts_named(finding.part):
+        return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
     if not places and (_is_generic(finding, heard) or heard.hints_at(finding.names, finding.part)):
         return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND
@@ -283,7 +293,9 @@ def _is_generic(finding: Finding, heard: Heard) -> bool:
 
 def _generic_denial(finding: Finding, heard: Heard) -> bool:
     """Whether the dialogue denies all of a kind: "Any other problems?" "No."."""
+    if any("sign" in heard.lexicon.ancestors[name] for name in finding.names) and heard.hints_at(("sign",), ""):
+        return True  # "Your lungs are clear.": neither wheezes nor rales
     roots = ROOT_OF[finding.kind]
-    if any(other.assertion == "denied" for other in heard.exact(roots)):
+    if any(other.assertion == "denied" or heard.is_refused(other) for other in heard.exact(roots)):
         return True
     return any(polarity == "no" for _, polarity in heard.loosely(roots, ""))
