@@ -16,8 +16,9 @@ from medsum_core.grounding.facts.roles import Claims
 from medsum_core.grounding.facts.subjects import note_subject
 from medsum_core.grounding.facts.talk import read_talk
 from medsum_core.grounding.facts.verdicts import Verdict, judge
+from medsum_core.grounding.findings.finding import FindingScan
 from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
-from medsum_core.grounding.findings.reading import FindingScan, scan_findings
+from medsum_core.grounding.findings.reading import scan_findings
 from medsum_core.grounding.findings.verdicts import KIND_OF, judge_findings
 from medsum_core.tasks.task import Task
 

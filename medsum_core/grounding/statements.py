@@ -17,12 +17,13 @@ from medsum_core.grounding.facts.reading import SINGLES, is_fact
 from medsum_core.grounding.facts.talk import Talk, read_talk
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import units
+from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.lexicon import Lexicon
-from medsum_core.grounding.findings.reading import Finding, FindingScan, scan_findings
+from medsum_core.grounding.findings.reading import scan_findings
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.replies import asks_openly, is_question, read_reply
 from medsum_core.grounding.findings.scope import Sentence
-from medsum_core.grounding.findings.verdicts import KIND_OF, ROOTS
+from medsum_core.grounding.findings.verdicts import KIND_OF
 
 READINGS = 3  # most readings that one value has
 SHORT = 6  # words that may follow a question in its turn: "Any fever? Or chills?"

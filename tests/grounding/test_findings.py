@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from medsum_core.data.turns import read_turns
 from medsum_core.errors import InputError
 from medsum_core.grounding.check import FINDING_KINDS, Fact, check_note
-from medsum_core.grounding.findings.reading import Finding, read_findings
+from medsum_core.grounding.findings.finding import Finding
+from medsum_core.grounding.findings.reading import read_findings
 
 
 def talk(*lines: str) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard
-from medsum_core.grounding.findings.reading import REACTIONS, Finding, FindingScan
+from medsum_core.grounding.findings.reading import REACTIONS
 from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import stem
 

@@ -1,146 +1,231 @@
-"""Started, stopped, raised, lowered or kept: what note and dialogue do with a medication or a habit.
+"""What note and dialogue do with a drug, a test or a habit: started or stopped, done or only planned.
 
-A note is contradicted where it does one thing and the dialogue only the opposite: "continue lisinopril", "stop it".
+A note is contradicted where it does one thing and the dialogue only its opposite: "continue lisinopril", "stop it".
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Mapping, Sequence, Set
 from itertools import pairwise
+from typing import NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.deeds import AGREE, OPPOSE, REVERSED, Deed, deeds_in
+from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
+from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.replies import asks_openly, is_question, opens_with_no, read_reply
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
-from medsum_core.grounding.findings.stems import Word
 
-WORDS_OF = {
-    "stop": bag(
-        "stop stopped stopping discontinue discontinued quit weaned held pause paused dropped ceased cessation throw "
-        "deferred"
-    ),
-    "keep": bag(
-        "continue continues continued continuing keep keeps remain remains remaining stay stays maintain maintained "
-        "resume still"
-    ),
-    "start": bag(
-        "start started starting begin begins began initiate initiated prescribe prescribed restart restarted restarting"
-    ),
-    "up": bag("increase increased increasing raise raised double doubled bump bumped uptitrate"),
-    "down": bag("decrease decreased decreasing reduce reduced lower lowered lowering taper tapered halve halved"),
+CHANGED = ("medication", "substance", "procedure")
+SHARED: Mapping[str, tuple[Deed, ...]] = {  # what can be done with each kind
+    "medication": ("start", "stop", "keep", "use", "up", "down", "same", "plan", "declined"),
+    "substance": ("start", "stop", "keep", "use", "down", "declined"),
+    "procedure": ("done", "plan", "declined", "keep", "stop", "use"),
 }
-IN_NOTE = bag("takes taking uses using treated")  # "takes it": it goes on
-IN_TALK = bag("take takes taking use uses using")  # "I take it": it goes on
-OPPOSITE = {
-    "stop": bag("keep start"),
-    "keep": bag("stop"),
-    "start": bag("stop"),
-    "up": bag("down"),
-    "down": bag("up"),
-    "same": bag("up down stop"),
-}
-REVERSED = {"stop": "keep", "start": "stop", "keep": "stop"}
-PHRASES = {("go", "back", "on"): "start", ("put", "you", "on"): "start", ("put", "him", "on"): "start",
-           ("put", "her", "on"): "start", ("go", "on", "with"): "keep",
-           ("carry", "on"): "keep", ("keep", "going"): "keep",
-           ("cut", "down"): "down", ("come", "off"): "stop", ("no", "longer"): "stop", ("no", "more"): "stop",
-           ("weaned", "off"): "stop", ("cut", "back"): "down", ("instead", "of"): "stop",
-           ("used", "to"): "stop", ("use", "to"): "stop", ("never", "miss"): "keep",
-           ("never", "picked"): "stop", ("never", "filled"): "stop", ("never", "took"): "stop",
-           ("that's", "gone"): "stop",
-           ("quit", "working"): "stop", ("stopped", "working"): "stop", ("in", "the", "drawer"): "stop",
-           ("give", "you"): "start"}  # fmt: skip
-PAIRED = {  # a verb and a particle with words between them: "bring the sertraline down"
-    "down": (bag("bring cut come go take turn get"), bag("down")),
-    "up": (bag("bump bring go take turn push move"), bag("up")),
-    "stop": (bag("come came go went get got been done taken weaned take took"), bag("off")),
-}
+OF_NOTE: Mapping[str, tuple[Deed, ...]] = {
+    "medication": SHARED["medication"], "substance": ("stop",), "procedure": ("done", "plan", "declined", "stop"),
+}  # fmt: skip
+TOLD: tuple[Deed, ...] = ("stop", "up", "down")  # nobody does these without a word
 EARLIER = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "year"), ("back", "then"))
-ANAPHORA = bag("it that them those both one")
-SENTENCES_AFTER = 3
-NEGATED = 3  # words between a denial and what it denies
-BEFORE, AFTER = 5, 4  # words around a name that are searched for what is done with it
+ANAPHORA = bag("it that them those both one this some any")
+OFFERS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
+ASKED_USE = bag("take takes taking use uses using on still smoke smoking drink drinking")
+ASKED_DONE = bag("get got had have done did ever pick start started fill filled finish")
+WISHED = bag("help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts")
+TURNS_AFTER, FRAGMENTS_AFTER = 4, 2
+SENTENCES_AFTER = 8
+FRAGMENT = 7  # words of a sentence that needs no "it" to be of what was named before
+ANSWER = 15  # words of an answer
+BEFORE, AFTER = 6, 8  # words of a note around a name that are searched for what is done with it
 
 
-def action_in_note(words: Sequence[Word], sentence: Sentence, first: int, last: int, others: Iterable[int]) -> str:
-    """What a note does with the finding at words `[first, last)`; "" if it says nothing, or of another one nearer.
+class NoteDeed(NamedTuple):
+    """What a note does with a finding, and `further`: "offered and [declined]"."""
 
-    `others`: the first words of the sentence's other findings.
-    """
-    begin = max(
-        [sentence.first, first - BEFORE, *(i + 1 for i in others if i < first and not _listed(words, i, first))]
+    deed: Deed
+    further: tuple[Deed, ...]
+
+
+def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
+    """What a note does with a finding; None if it says nothing, or of another one nearer."""
+    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
+    words, first, last = note.words, finding.first, finding.last
+    others = [o for o in note.findings if o.kind in CHANGED and o.first != first]
+    before_it = [o.last for o in others if o.last <= first and not _listed(note, o.last, first)]
+    begin = max([sentence.first, first - BEFORE, *before_it])
+    end = min([sentence.last, last + AFTER, *(o.first for o in others if o.first >= last)])
+    end = next((i for i in range(last, end) if words[i].text == ";"), end)
+    breaks = (";", ":", ",", "and", "but") if before_it and begin == max(before_it) else (";", ":")
+    begin = next((i + 1 for i in range(first - 1, begin - 1, -1) if words[i].text in breaks and i + 1 < first), begin)
+    before = _of_kind(finding, [words[i].text for i in range(begin, first)])
+    if NEGATIONS & {words[i].text for i in range(max(begin, first - 2), first)}:
+        before = [(i, REVERSED.get(deed, deed)) for i, deed in before if deed != "stop"]  # "received no vaccine"
+    rest = _of_kind(finding, [words[i].text for i in range(last, end)])
+    clause = next((i for i in range(last, end) if words[i].text in (",", ";", "and", "but")), end) - last
+    after = [pair for pair in rest if pair[0] < clause]
+    if finding.kind == "substance" and WISHED & {words[i].text for i in range(begin, first)}:
+        return None
+    said = tuple(deed for i, deed in rest if i >= clause)
+    if after and after[0][1] not in ("use", "plan"):
+        return NoteDeed(after[0][1], said)
+    return NoteDeed(before[-1][1] if before else after[0][1], said) if before or after else None
+
+
+def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Deed]]:
+    return [pair for pair in deeds_in(texts, spoken=False) if pair[1] in OF_NOTE[finding.kind]]
+
+
+def deeds_in_talk(said: Sequence[Finding], heard: Heard) -> list[Deed]:
+    """What a dialogue does with a finding, where it is named, in the answers, and where "it" means it afterwards."""
+    kind = said[0].kind
+    named = sorted({o.first for o in heard.scan.findings if o.kind == kind})
+    names = {name for other in said for name in other.names}
+    busy = {_own(o, heard).first for o in heard.scan.findings if _is_other(o, names, heard)}
+    busy |= {sentence.first for sentence in heard.scan.sentences if _names_kin(sentence, heard)}
+    found: list[Deed] = []
+    for other in said:
+        own = _own(other, heard)
+        if not _is_earlier(heard, own):
+            found += _of_mention(other, own, named, busy, heard)
+    found = [deed for deed in found if deed in SHARED[kind]]
+    firm: list[Deed] = [deed for deed in found if deed != "plan"]
+    return firm if firm and kind == "medication" else found
+
+
+def _is_other(finding: Finding, names: Set[str], heard: Heard) -> bool:
+    """Whether something else is named that can be started or done; a "cardiologist" only tells who did it."""
+    told = any("referral" in heard.lexicon.ancestors[name] for name in finding.names)
+    return (
+        finding.kind in CHANGED and names.isdisjoint(finding.names) and not told and not ROOTS.issuperset(finding.names)
     )
-    end = min([sentence.last, last + AFTER, *(i for i in others if i >= last)])
-    begin = next((i + 1 for i in range(first - 1, begin - 1, -1) if words[i].text == "," and i + 1 < first), begin)
-    end = next((i for i in range(last, end) if words[i].text == ","), end)
-    before = [words[i].text for i in range(begin, first)]
-    after = [words[i].text for i in range(last, end)]
-    if "unchanged" in after or "same" in after:
-        return "same"
-    return _action(before) or _action(after) or ("keep" if IN_NOTE.intersection(before) else "")
 
 
-def actions_in_talk(
-    words: Sequence[Word], sentences: Sequence[Sentence], places: Iterable[tuple[int, int]], named: Sequence[int]
-) -> set[str]:
-    """What a dialogue does with a finding named at `places`, there and where "it" means it in the sentences after.
-
-    `named`: the first words of all medications in order, which end the reach of "it".
-    """
-    begins = [sentence.first for sentence in sentences]
-    found: set[str] = set()
-    for first, last in places:
-        number = bisect_right(begins, first) - 1
-        own = sentences[number]
-        k = bisect_left(named, first)
-        begin = max(own.first, named[k - 1] if k else 0)
-        end = min(own.last, next((i for i in named[k : k + 2] if i >= last), own.last))
-        if not own.asks and not _is_earlier(words, own):
-            found.add(_action([words[i].text for i in range(begin, end)], spoken=True))
-        reach = next((i for i in named[k : k + 2] if i >= own.last), len(words))
-        for after in sentences[number + 1 : number + 1 + SENTENCES_AFTER]:
-            if after.last > reach:
-                break
-            texts = [words[i].text for i in range(after.first, after.last)]
-            if not after.asks and (len(texts) <= AFTER or ANAPHORA & set(texts)):
-                found.add(_action(texts, spoken=True, of_it=len(texts) > AFTER))
-    return found - {""}
+def _names_kin(sentence: Sentence, heard: Heard) -> bool:
+    kin = heard.scan.kin
+    k = bisect_left(kin, (sentence.first, ""))
+    return k < len(kin) and kin[k][0] < sentence.last and kin[k][1] not in ("child", "family")
 
 
-def _is_earlier(words: Sequence[Word], sentence: Sentence) -> bool:
-    """Whether a sentence tells what was done before: "[Last time] I doubled it."."""
+def _own(finding: Finding, heard: Heard) -> Sentence:
+    return next(s for s in heard.sentences_of[finding.turn] if s.first <= finding.first < s.last)
+
+
+def _of_mention(other: Finding, own: Sentence, named: Sequence[int], busy: Collection[int], heard: Heard) -> list[Deed]:
+    """`named`: the first words of all findings of the kind; `busy`: where sentences begin that name others."""
+    words = heard.scan.words
+    k = bisect_left(named, other.first)
+    begin = max(own.first, named[k - 1] + 1 if k else 0)
+    end = min([own.last, *(i for i in named[k + 1 : k + 2])])
+    asks = _asks(own, heard)
+    texts = [words[i].text for i in range(begin, end)]
+    found = [deed for _, deed in deeds_in(texts, spoken=True)]
+    reach = next((i for i in named[k + 1 :] if i >= own.last), len(words))
+    after = _afterwards(own, reach, heard)
+    answer = _answer(own, after, heard)
+    if answer is not None:
+        found = _answered(found, own, texts, answer, heard, asks=asks)
+    elif asks:
+        found = []
+    for sentence in (s for s in after if s.first not in busy):
+        answers = asks and answer is not None and sentence.first == answer[0]
+        found += _later(sentence, heard, is_near=sentence.turn <= own.turn + FRAGMENTS_AFTER, answers=answers)
+    return found
+
+
+def _asks(sentence: Sentence, heard: Heard) -> bool:
+    return is_question(heard.scan.words, sentence, is_clinician=heard.turns[sentence.turn].is_clinician)
+
+
+def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) -> list[Deed]:
+    """The deeds of a sentence after the name, if "it" or its shortness shows that it still speaks of it."""
+    words = heard.scan.words
     texts = [words[i].text for i in range(sentence.first, sentence.last)]
+    if not (answers or (is_near and len(texts) <= FRAGMENT) or ANAPHORA & set(texts)):
+        return []
+    found = [deed for _, deed in deeds_in(texts, spoken=True) if is_near or deed not in ("declined", "done", "use")]
+    if not sentence.asks:
+        return found
+    if asks_openly(words, sentence):
+        return found  # "When did you stop?"
+    found = [deed for deed in found if deed != "plan"]  # "Should I stop it?"
+    number = sentence.turn + 1
+    reply = read_reply(words, *heard.scan.turns[number])[0] if number < len(heard.turns) else "other"
+    if reply == "no":
+        return [REVERSED.get(deed, deed) for deed in found]
+    return found if reply == "yes" else []
+
+
+def _afterwards(own: Sentence, reach: int, heard: Heard) -> list[Sentence]:
+    """The sentences after one that may still speak of what it names."""
+    later = [s for s in heard.sentences_of[own.turn] if s.first > own.first]
+    for turn in range(own.turn + 1, own.turn + 1 + TURNS_AFTER):
+        later += heard.sentences_of.get(turn, ())
+    return [s for s in later if s.last <= reach][:SENTENCES_AFTER]
+
+
+def _answer(own: Sentence, after: Sequence[Sentence], heard: Heard) -> tuple[int, int] | None:
+    """The words of the turn that answers a clinician's sentence."""
+    number = own.turn + 1
+    is_last = not any(s.turn == own.turn and s.last - s.first > FRAGMENT for s in after)
+    if not is_last or number >= len(heard.turns) or heard.turns[number].is_clinician:
+        return None
+    return heard.scan.turns[number] if heard.turns[own.turn].is_clinician else None
+
+
+def _answered(
+    found: list[Deed], own: Sentence, texts: Sequence[str], answer: tuple[int, int], heard: Heard, *, asks: bool
+) -> list[Deed]:
+    """The deeds of a clinician's sentence with the patient's answer to it: an offer taken or refused, a use denied."""
+    words = heard.scan.words
+    reply = read_reply(words, *answer)[0]
+    refused = opens_with_no(words, *answer) or reply == "no"
+    replied = [words[i].text for i in range(answer[0], min(answer[1], answer[0] + ANSWER))]
+    said = [deed for _, deed in deeds_in(replied, spoken=True)]
+    asked = set(texts)
+    offered = bool(OFFERS & asked) or (not asks and not {"start", "plan"}.isdisjoint(found))
+    if replied[:2] == ["not", "yet"] or replied[2:4] == ["not", "yet"]:
+        return ["plan", "declined"]
+    if not asks:
+        return ["declined"] if offered and "declined" in said else found
+    if offered and not ASKED_USE & asked:
+        return ["declined"] if refused or "declined" in said else (["plan", "start"] if reply == "yes" else [])
+    if "plan" in said or "declined" in said or asks_openly(words, own):
+        return []
+    if ASKED_USE & asked and reply in ("yes", "no"):
+        return ["use" if reply == "yes" else "stop"]
+    if ASKED_DONE & asked and reply in ("yes", "no"):
+        return ["done"] if reply == "yes" else ["declined"]
+    return (
+        [REVERSED.get(deed, deed) for deed in found]
+        if refused
+        else [deed for deed in found if deed not in ("use", "keep")]
+    )
+
+
+def agrees(note: NoteDeed, said: Sequence[Deed]) -> bool:
+    """Whether something that is said of a finding is what the note does with it."""
+    return any(not AGREE[deed].isdisjoint(said) for deed in (note.deed, *note.further))
+
+
+def is_opposed(note: NoteDeed, said: Sequence[Deed]) -> bool:
+    """Whether all that is said of a finding is the opposite of what the note does with it, or what one would say."""
+    if agrees(note, said):
+        return False
+    return note.deed in TOLD or (bool(said) and OPPOSE[note.deed].issuperset(said))
+
+
+def tells_of_before(said: Sequence[Finding], heard: Heard) -> bool:
+    """Whether a finding is named where the dialogue tells what was done before, so that more may have been done now."""
+    return any(_is_earlier(heard, _own(other, heard)) for other in said)
+
+
+def _is_earlier(heard: Heard, sentence: Sentence) -> bool:
+    """Whether a sentence tells what was done before: "[Last time] I doubled it."."""
+    texts = [heard.scan.words[i].text for i in range(sentence.first, sentence.last)]
     return any(pair in EARLIER for pair in pairwise(texts))
 
 
-def is_action(text: str) -> bool:
-    """Whether a word of a note says that something is started, stopped, kept, raised or lowered."""
-    return text in IN_NOTE or any(text in verbs for verbs in WORDS_OF.values())
-
-
-def is_opposed(note: str, said: set[str]) -> bool:
-    """Whether all that is said of a finding is the opposite of what the note does with it."""
-    return bool(said) and said <= OPPOSITE.get(note, frozenset())
-
-
-def _listed(words: Sequence[Word], i: int, first: int) -> bool:
+def _listed(note: FindingScan, last: int, first: int) -> bool:
     """Whether another finding and this one are a list: "stop [metformin] and [glipizide]"."""
-    return all(words[k].text in (",", "and", "or") for k in range(i + 1, first))
-
-
-def _action(texts: Sequence[str], *, spoken: bool = False, of_it: bool = False) -> str:
-    """The first action that the words name, reversed where they deny it; "" if none. `of_it`: "it" must follow."""
-    for phrase, action in PHRASES.items():
-        size = len(phrase)
-        if phrase[0] in texts and any(tuple(texts[k : k + size]) == phrase for k in range(len(texts))):
-            return action
-    said = set(texts)
-    for action, (verbs, particles) in PAIRED.items():
-        if verbs & said and particles & said:
-            return action
-    for k, text in enumerate(texts):
-        action = next((action for action, verbs in WORDS_OF.items() if text in verbs), "")
-        action = "keep" if not action and spoken and text in IN_TALK else action
-        if action and (not of_it or ANAPHORA.intersection(texts[k : k + 4])):
-            negated = bool(NEGATIONS.intersection(texts[max(k - NEGATED, 0) : k]))
-            return REVERSED.get(action, "") if negated else action
-    return ""
+    return all(note.words[k].text in (",", "and", "or") for k in range(last, first))

@@ -11,18 +11,21 @@ from typing import Literal
 
 from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.finding import Finding, FindingScan
+from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of
 from medsum_core.grounding.findings.lexicon import Lexicon
-from medsum_core.grounding.findings.reading import Finding, FindingScan, scan_findings
-from medsum_core.grounding.findings.relatives import is_family, kin_of, relatives_in
+from medsum_core.grounding.findings.reading import scan_findings
 from medsum_core.grounding.findings.replies import asks_openly, read_reply
-from medsum_core.grounding.findings.scope import Sentence, read_scopes
-from medsum_core.grounding.findings.stems import stem
+from medsum_core.grounding.findings.scope import Sentence, judged_good, read_scopes
+from medsum_core.grounding.findings.stems import FILLERS, stem
 
 Polarity = Literal["yes", "no", "neutral"]
 PREFIX = 5  # letters that related words share: "arthritis", "arthritic"
 USED = bag("take takes taking use uses using on still smoke smoking drink")
 ALIKE = 0.82  # share of letters in common, for a misspelt drug
 HINT_REACH = 6  # words
+HERE = "@"  # in a hint: a word of the finding's body part
+LITTLE = FILLERS | {"it", "and"}
 SPELT = 5  # letters; shorter words must be spelt alike
 GENERIC = bag(  # words of a concept's name that do not tell it from another
     "pain disease disorder condition problem syndrome chronic acute test surgery therapy treatment blood heart history "
@@ -64,9 +67,10 @@ class Heard:
 
     @cached_property
     def kin(self) -> frozenset[str]:
-        """The relatives named or speaking."""
+        """The relatives named or speaking, with those by whom they are named: "my mother's sister" names a mother."""
         speaking = {kin_of(part) for turn in self.turns for part in turn.speaker.replace("_", " ").split()}
-        return frozenset({kin_of(word.text) for word in self.scan.words} | speaking) - {""}
+        named = {name for _, name in self.scan.kin} | {kin_of(word.text) for word in self.scan.words}
+        return frozenset(named | speaking) - {"", FAMILY}
 
     @cached_property
     def sentences_of(self) -> dict[int, list[Sentence]]:
@@ -84,7 +88,7 @@ class Heard:
         """The relatives named in a finding's turn and the two after it."""
         first, _ = self.scan.turns[finding.turn]
         _, last = self.scan.turns[min(finding.turn + 2, len(self.scan.turns) - 1)]
-        return {kin for _, kin in relatives_in(self.scan.words, first, last)}
+        return {name for i, name in self.scan.kin if first <= i < last}
 
     def broader_than(self, left_out: frozenset[str]) -> frozenset[str]:
         """The names of the findings, but for `left_out`, with all that are broader."""
@@ -96,6 +100,16 @@ class Heard:
     @cached_property
     def _broader(self) -> dict[frozenset[str], frozenset[str]]:
         return {}
+
+    def is_refused(self, finding: Finding) -> bool:
+        """Whether the answer to a finding's question is no: "No other symptoms?" "No."."""
+        return finding.reply is not None and read_reply(self.scan.words, *self.scan.turns[finding.reply])[0] == "no"
+
+    def tells_of(self, words: frozenset[str], finding: Finding) -> bool:
+        """Whether one of the words is in a finding's turn or the turn after it, which answers."""
+        first, _ = self.scan.turns[finding.turn]
+        _, last = self.scan.turns[min(finding.turn + 1, len(self.scan.turns) - 1)]
+        return any(self.scan.words[i].text in words for i in range(first, last))
 
     def asks_use(self, finding: Finding) -> bool:
         """Whether a question's sentence asks if something is taken or used."""
@@ -119,7 +133,7 @@ class Heard:
         found: list[tuple[int, Polarity]] = []
         for name in names:
             for stems in self.lexicon.concepts[name].loose if name in self.lexicon.concepts else ():
-                for number in self._windows(stems) if len(stems) >= least else ():
+                for number in self._windows(stems) if _count(stems) >= least else ():
                     if not part_stems or any(
                         self.turns_of.get(word, set()) & {number, number + 1} for word in part_stems
                     ):
@@ -132,9 +146,16 @@ class Heard:
         `part`: a body part that it must name, "" for none.
         """
         known = self.lexicon.concepts
-        if part and not self._part_stems(part) & self.turns_of.keys():
+        of_part = self.parts_named(part)
+        if part and not of_part:
             return False
-        return any(self._are_near(stems) for name in names if name in known for stems in known[name].hints)
+        hints = [stems for name in names if name in known for stems in known[name].hints]
+        there = [[*sorted(stems - {HERE}), word] for stems in hints if HERE in stems for word in sorted(of_part)]
+        return any(self._are_near(stems) for stems in (*there, *(stems for stems in hints if HERE not in stems)))
+
+    def parts_named(self, part: str) -> set[str]:
+        """The stems of a body part's words that occur."""
+        return self._part_stems(part) & self.turns_of.keys()
 
     @cached_property
     def _places(self) -> dict[str, list[int]]:
@@ -144,7 +165,7 @@ class Heard:
             found.setdefault(word.stem, []).append(i)
         return found
 
-    def _are_near(self, stems: frozenset[str]) -> bool:
+    def _are_near(self, stems: Iterable[str]) -> bool:
         places = sorted((self._places.get(word, []) for word in stems), key=len)
         return any(
             all(bisect_left(others, i - HINT_REACH) < bisect_right(others, i + HINT_REACH) for others in places[1:])
@@ -169,6 +190,7 @@ class Heard:
     def _polarity(self, number: int, stems: frozenset[str]) -> Polarity:
         """Whether the turn, or the answer to it, affirms the words: "no" where each place denies them."""
         said: list[Polarity] = []
+        stems = stems - LITTLE or stems
         for turn in (number, number + 1):
             for sentence in self.sentences_of.get(turn, ()):
                 places = [i for i in range(sentence.first, sentence.last) if self.scan.words[i].stem in stems]
@@ -184,11 +206,21 @@ class Heard:
             if asks_openly(words, sentence):
                 return "neutral"
             reply, _ = read_reply(words, *self.scan.turns[sentence.turn + 1])
+            if reply == "yes" and self._asks_several(sentence):
+                return "neutral"
             return {"yes": "yes", "no": "no"}.get(reply, "neutral")  # type: ignore[return-value]
         scopes = read_scopes(words, sentence, spoken=True)
+        if judged_good(words, places[-1] + 1, sentence.last, "symptom"):
+            return "no"
         if all(i in scopes.denied for i in places):
             return "no"
-        return "neutral" if any(i in scopes.denied or i in scopes.neutral for i in places) else "yes"
+        doubtful = scopes.denied | scopes.neutral | scopes.unsure | scopes.planned
+        return "neutral" if doubtful.intersection(places) else "yes"
+
+    def _asks_several(self, sentence: Sentence) -> bool:
+        """Whether a question has others after it or offers a choice, so that "yes" is to one of them only."""
+        marks = sum(self.scan.words[i].text == "," for i in range(sentence.first, sentence.last))
+        return marks > 1 or any(one.asks and one.first > sentence.first for one in self.sentences_of[sentence.turn])
 
     def has_words_like(self, text: str, *, with_part: bool = False) -> bool:
         """Whether most content words of a name occur, inflected or as parts of other words.
@@ -225,6 +257,11 @@ class Heard:
             abs(len(other) - len(word)) <= 3 and SequenceMatcher(None, word, other).ratio() >= ALIKE
             for other in self._spelt.get(word[0], ())
         )
+
+
+def _count(stems: frozenset[str]) -> int:
+    """How many stems there are, but for those like "it"; one at least."""
+    return max(len(stems - LITTLE), 1)
 
 
 @lru_cache(maxsize=16)  # decoding checks a growing note against one dialogue

@@ -12,7 +12,8 @@ The broader name "@part" says that a body part completes the name ("pain"), "@ne
 ("discharge"), "@lack" that a denial may state it ("I don't eat" is a loss of appetite). A user's table has the kind as
 a first field.
 
-lay.tsv has a finding's hints, two fields a row: words that patients use of it, and of other things ("clothes loose").
+lay.tsv has a finding's hints, two fields a row: words that patients use of it, and of other things ("clothes loose");
+"@" stands for a word of the finding's body part ("issue @").
 """
 
 from __future__ import annotations
@@ -93,21 +94,21 @@ def load_lexicon(extra: str | None = None) -> Lexicon:
 @lru_cache(maxsize=4)
 def _load(extra: str | None, changed: int) -> Lexicon:
     """`changed`: when the file was written, so that a file edited since is read again."""
-    rows = [_Row(kind, *_fields(line)) for kind in (*KINDS, PART) for line in _lines(TABLES / f"{kind}.tsv")]
+    rows = [_Row(kind, *_fields(line)) for kind in (*KINDS, PART) for line in lines_of(TABLES / f"{kind}.tsv")]
     return _build([*rows, *(_users_rows(extra) if extra else ())], load_hints())
 
 
 def load_hints() -> dict[str, tuple[frozenset[str], ...]]:
     """The sets of stems that may speak of each finding of lay.tsv."""
     found: dict[str, tuple[frozenset[str], ...]] = {}
-    for line in _lines(TABLES / HINTS):
+    for line in lines_of(TABLES / HINTS):
         name, phrases = line.split("\t")
         stems = {frozenset(map(stem, phrase.replace("-", " ").split())): None for phrase in phrases.split("|")}
         found[name] = (*found.get(name, ()), *stems)
     return found
 
 
-def _lines(table: Path) -> list[str]:
+def lines_of(table: Path) -> list[str]:
     """The rows of a table, without comments."""
     lines = table.read_text("utf-8").splitlines()
     return [line for line in lines if line.strip() and not line.startswith(COMMENT)]
@@ -153,7 +154,8 @@ def _build(rows: Sequence[_Row], hints: Mapping[str, tuple[frozenset[str], ...]]
                 continue
             stems = [stem(word.lower()) for word in text.lstrip(DENYING + SPOKEN).split()]
             _insert(trie, stems, (row.name, text.isupper(), text.startswith(DENYING), text.startswith(SPOKEN)))
-            loose += [frozenset(stems)] if (len(stems) > 1 or NEEDS_PART in row.broader) and text[0] != DENYING else []
+            weak = len(stems) > 1 or NEEDS_PART in row.broader or row.kind == PART
+            loose += [frozenset(stems)] if weak and text[0] != DENYING else []
         concepts[row.name] = Concept(
             name=row.name,
             kind=row.kind,

@@ -33,12 +33,14 @@ QUANTIFIERS, QUANTIFIED = bag("of all every kind sort at"), bag("course time the
 UNKNOWN = bag("know sure remember recall idea")
 FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
 SIDES = bag("the left right other just only it's its this that upper lower my")
-OPEN = bag("how what when where which who why what's how's where's")
+OPEN = bag("how what when where which who why what's how's where's how'd what'd why'd how're what're")
 ABOUT = bag("about of")
 AGREES = bag("yes yeah yep yup correct right exactly sure mm mhm yea true")
 TURNED = bag("take tolerate eat use handle")  # "Can you take aspirin?" "Sure.": no allergy
 ASKING = bag("do does did have has had are is was were can could")
 DEFINITE = bag("the this that your his her these those")
+FAMILY_WORDS = bag("family anyone anybody relatives people relations who folks")
+PATIENT_WORDS = bag("you you're you've yourself your")
 NEAR = 6
 SHORT_QUESTION = 8  # words
 
@@ -49,7 +51,10 @@ def is_question(words: Sequence[Word], sentence: Sentence, *, is_clinician: bool
         return words[sentence.last - 1].text not in ("okay", "ok", "alright")
     if not is_clinician:
         return False
-    first, second = words[sentence.first].text, words[min(sentence.first + 1, sentence.last - 1)].text
+    i = sentence.first
+    while i + 1 < sentence.last and words[i].text in LEADS:
+        i += 1
+    first, second = words[i].text, words[min(i + 1, sentence.last - 1)].text
     asked = first in ASKING and second in ("you", "he", "she", "they", "your", "any", "there", "it", "the", "your")
     return asked or (first in ("any", "how", "what") and sentence.last - sentence.first <= SHORT_QUESTION)
 
@@ -58,6 +63,16 @@ def asks_if_still(words: Sequence[Word], sentence: Sentence) -> bool:
     """Whether a question is about the present only, so that "No." may leave a past: "Are you still vomiting?"."""
     texts = {word.text for word in words[sentence.first : sentence.last]}
     return bool(texts & {"still", "anymore", "again"}) or {"any", "more"} <= texts
+
+
+def asks_of_family(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a question asks who in the family has it: "Does anyone have asthma?"."""
+    return bool(FAMILY_WORDS & {word.text for word in words[sentence.first : sentence.last]})
+
+
+def turns_to_patient(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a question leaves a relative for the patient: "And you?"."""
+    return bool(PATIENT_WORDS & {word.text for word in words[sentence.first : sentence.last]})
 
 
 def is_full_question(words: Sequence[Word], sentence: Sentence) -> bool:
@@ -172,6 +187,8 @@ def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> 
     if text in ("no", "nope") and after == "," and i + 2 < last:
         further = {word.text for word in words[i + 2 : min(i + 7, last)]}
         begins = words[i + 2].text
+        if "first" in further:
+            return "corrected"  # "Has he had one before?" "No, this is the first."
         if begins in ("a", "an") and "one" in further:
             return "corrected"  # "A full stroke?" "No, a mini one."
         if begins in ("the", "it's", "just", "only", "its", "on") and further & {

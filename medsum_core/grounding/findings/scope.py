@@ -22,8 +22,8 @@ NEUTRAL_AFTER = bag(  # "no change in the pain": nothing is denied
     "change changes improvement relief increase increased worsening better worse help helped helping improve improved "
     "improving responding respond response resolved go going away gotten controlled control stop stopped doubt only "
     "effect benefit matter sure certain know remember recall idea question need worry worried bad much worried mind "
-    "necessarily well fully completely entirely always quite significant significantly other new recent recently "
-    "acute additional recurrent currently further more longer clearly treated affect affected "
+    "clue recurrence necessarily well fully completely entirely always quite significant significantly other new "
+    "recent recently acute additional recurrent currently further more longer clearly treated affect affected "
     "limited until yet gone able really like want"
 )
 ENDS = bag(
@@ -40,7 +40,7 @@ UNSURE = bag(
     "hardly rarely seldom barely scarcely occasionally occasional minimal "
     "possible possibly probable probably likely suspect suspected suspicion maybe might may could perhaps questionable "
     "concern concerning concerned rule if risk whether unclear unsure versus vs consider considered worry worried "
-    "worries potential differential suggestive prevent prevention avoid screen screening case return watch"
+    "worries wish potential differential suggestive prevent prevention avoid screen screening case return watch"
 )
 PAST = bag(
     "used stopped stop stops quit discontinued discontinue former formerly resolved gone prior previous previously "
@@ -177,6 +177,8 @@ def _begins(before: str, text: str, after: str, inside: bool) -> bool:
         return after in ABLE
     if text == "free":
         return after == "of"
+    if text == "non" and after not in ("cigarette", "smoking", "tobacco", "alcohol", "drug"):
+        return False  # "a non-contact injury", "a non-healing wound"
     if text == "not" and before == "or":
         return False  # "whether or not"
     if text in ("no", "nope", "nah") and after in (
@@ -198,7 +200,8 @@ def _begins(before: str, text: str, after: str, inside: bool) -> bool:
 def _denies_else(words: Sequence[Word], i: int, end: int) -> bool:
     """Whether the negation at word i denies a change, a need, a degree, and not what follows."""
     near = [words[k].text for k in range(i + 1, min(i + 3, end))]
-    later = {words[k].text for k in range(i + 1, min(i + 12, end))}
+    clause = next((k for k in range(i + 1, end) if words[k].text == "but"), end)
+    later = {words[k].text for k in range(i + 1, min(i + 12, clause))}
     if later & {"like", "until"}:
         return True  # "I have never felt palpitations like this"
     if words[i].text in ("denies", "denied", "denying", "deny", "without", "negative", "never"):
@@ -216,11 +219,14 @@ def _ends(words: Sequence[Word], i: int, since: int, sentence: Sentence, *, spok
         return True
     thinks = words[since + 1].text in ("think", "believe", "know", "recall", "remember") if since + 1 <= i else False
     if text == "," and after in DEGREES:
-        return True  # "no tobacco, occasional alcohol"
+        further = words[i + 2].text if i + 2 < sentence.last else ""
+        return further not in ("menstrual", "bleeding", "periods", "flow")  # "no tobacco, occasional alcohol"
+    if text == "there" and after in ("is", "are", "was", "were") and i - since > 2:
+        return True
     if text in (",", "and", "or") and (after in AFFIRMING or after in SUBJECTS):
         further = words[i + 2].text if i + 2 < sentence.last else ""
         return not (after in ("my", "his", "her", "the") and not spoken) or further in AFFIRMING
-    if (spoken and text in ("just", "only")) or (
+    if (spoken and text in ("just", "only", "some")) or (
         text in AFFIRMING and text[-1] in "sd" and not spoken and i - since > 1
     ):
         return text not in ("is", "was", "has", "does", "did")

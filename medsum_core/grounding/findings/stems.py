@@ -24,6 +24,8 @@ IRREGULAR = {
     "something": "something", "anything": "anything", "nothing": "nothing", "everything": "everything",
     "evening": "evening", "morning": "morning", "during": "during", "pills": "pill", "need": "need",
     "spine": "spine", "scale": "scale", "weaker": "weak", "stiffer": "stiff", "spite": "spite", "glasses": "glasses",
+    "spotting": "spotting", "exhausting": "exhausting", "urination": "urinat", "constipation": "constipat",
+    "menstruation": "menstruat",
 }  # fmt: skip
 BRITISH = (
     ("rrhoea", "rrhea"), ("haem", "hem"), ("aemi", "emi"), ("oedema", "edema"), ("oesoph", "esoph"), ("paed", "ped"),
@@ -32,7 +34,7 @@ BRITISH = (
     ("caesar", "cesar"), ("foet", "fet"),
 )  # fmt: skip
 NO_PLURAL = ("ss", "us", "is", "as", "os")
-KEEP_DOUBLE = ("ll", "ss", "zz", "ff")
+KEEP_DOUBLE = ("ll", "ss", "zz", "ff", "ee", "oo")
 
 
 class Word(NamedTuple):
@@ -48,13 +50,13 @@ class Word(NamedTuple):
 @lru_cache(maxsize=1)
 def _pattern() -> re.Pattern[str]:
     return re.compile(
-        r"(?P<spelled>\b[A-Z](?:\.?[ ][A-Z]\b)+\.?(?!['’\w-])|\b(?:[A-Z]\.){2,})"
+        r"(?P<spelled>\b[A-Z](?:\.?[ ][A-Z]\b)+(?:[ ][A-Z]s\b|\.)?(?!['’\w-])|\b(?:[A-Z]\.){2,})"
         r"|(?P<word>[^\W_]+(?:['’][A-Za-z]+)*)|(?P<mark>[.,;:?!()\n])"
     )
 
 
 def words_of(text: str, offset: int = 0) -> list[Word]:
-    """The words and marks of a text in order. "E K G" and "E.K.G." are the word "ekg"; hyphens separate words.
+    """The words and marks of a text in order. "E K G", "E K Gs", "E.K.G." are the word "ekg"; hyphens separate words.
 
     `offset`: added to the places of all.
     """
@@ -66,10 +68,12 @@ def words_of(text: str, offset: int = 0) -> list[Word]:
             words.append(Word(piece, piece, start, end, False))
             continue
         if match.lastgroup == "spelled":
-            joined = piece.replace(" ", "").replace(".", "").lower()
+            joined = piece.replace(" ", "").replace(".", "").removesuffix("s").lower()
             words.append(Word(joined, joined, start, end, True))
             continue
         low = piece.lower().replace("’", "'")
+        if low == "n't":
+            low = "not"  # some transcripts part "do n't"
         words.append(Word(stem(low), low, start, end, piece.isupper() and len(piece) > 1))
     return words
 

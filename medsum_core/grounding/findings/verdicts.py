@@ -7,21 +7,26 @@ words like its own occur; contradicted only where everything that the dialogue s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from dataclasses import replace
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.allergies import judge_allergen, judge_no_allergies, names_allergen
-from medsum_core.grounding.findings.changes import action_in_note, actions_in_talk, is_action, is_opposed
+from medsum_core.grounding.findings.changes import (
+    CHANGED,
+    agrees,
+    deed_in_note,
+    deeds_in_talk,
+    is_opposed,
+    tells_of_before,
+)
+from medsum_core.grounding.findings.deeds import is_deed
+from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard, hear
+from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact, turn_of
 from medsum_core.grounding.findings.lexicon import Lexicon
-from medsum_core.grounding.findings.reading import Finding, FindingScan
-from medsum_core.grounding.findings.relatives import AND, FAMILY, PATIENT, UNKNOWN, relatives_in, same_person
+from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person
+from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 
-Verdict = Literal["supported", "not_found", "contradicted"]
-ROOTS = bag(
-    "medication symptom condition procedure surgery substance allergy allergen food vitamin injection imaging referral "
-    "diet exercise topical"
-) | {"laboratory tests", "pet dander", "over the counter", "physical examination", "general anesthesia"}
 ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
            "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
 STOPPED = bag(
@@ -29,45 +34,27 @@ STOPPED = bag(
     "avoid avoided avoids hardly rarely seldom longer held no not"
 )
 NEAR, REACH = 8, 25  # words
-DEGREES = bag("prolonged significant severe frequent persistent major serious excessive substantial marked profuse")
+LIMITING = bag(  # a denial that leaves room: "no gross hematuria", "no chills except for the last week"
+    "prolonged significant severe frequent persistent major serious excessive substantial marked profuse gross "
+    "prescription except only elsewhere unless besides otherwise se"
+)
 BORNE = bag("tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous")
+VAGUE = frozenset(("side",))  # parts that leave open which: "weakness on the right side"
 GENERIC = ("medication", "surgery", "laboratory tests")
-CHILDLIKE = bag("son daughter child baby infant grandson granddaughter grandchild twin family")
 
 
-class Judged(NamedTuple):
-    """The verdict on a note's finding and the turn that supports or contradicts it, None if no one turn does."""
-
-    verdict: Verdict
-    turn: int | None
-
-
-class JudgedFact(NamedTuple):
-    """A checked finding of a note at `[start, end)`; `kind`: as facts name it.
-
-    What is done otherwise, or had by another person, includes the word for it: "continue lisinopril".
-    """
-
-    start: int
-    end: int
-    kind: str
-    verdict: Verdict
-    turn: int | None
-
-
-SUPPORTED = Judged("supported", None)
-NOT_FOUND = Judged("not_found", None)
-CHANGED = ("medication", "substance")
 KIND_OF = {"allergen": "allergy"}
 
 
 def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[JudgedFact]:
     """The verdicts on the findings of a note, in order. Names of whole kinds ("medication") are no facts."""
     named = [finding for finding in note.findings if _is_fact(finding, note)]
-    if not named:
+    if not named and not note.kin:
         return []
     heard = hear(dialogue, lexicon)
-    facts = []
+    facts = judge_relatives(note, heard)
+    if is_of_family(named, note, heard):
+        named = [replace(finding, subject=UNKNOWN) if finding.subject == PATIENT else finding for finding in named]
     for finding in named:
         kind = KIND_OF.get(finding.kind, finding.kind)
         if finding.names == ("allergy",) or names_allergen(finding, note):
@@ -76,25 +63,29 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
                 allergy = SUPPORTED
             facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
             continue
-        verdict, turn = judge_finding(finding, note, heard)
-        if verdict == "contradicted" and kind == "medication" and _is_borne(finding, note):
-            verdict, turn = SUPPORTED
-        changed = _contradicting_change(finding, note, heard) if verdict == "supported" else None
-        if changed is not None:
-            verdict, turn = "contradicted", changed
+        judged = judge_finding(finding, note, heard)
+        if judged.verdict == "contradicted" and kind == "medication" and _is_borne(finding, note):
+            judged = SUPPORTED
+        (verdict, turn), changed = _by_deed(finding, note, heard, judged)
         start, end = finding.start, finding.end
-        if changed is not None:
+        if changed:
             start, end = _with_action(finding, note)
-        elif verdict == "contradicted" and finding.subject not in (PATIENT, UNKNOWN):
+        elif verdict == "contradicted" and finding.subject != UNKNOWN and finding.assertion != "denied":
             start = _with_relative(finding, note)
         facts.append(JudgedFact(start, end, kind, verdict, turn))
-    return facts
+    return [fact for fact in facts if fact.kind != "relative" or not _is_inside(fact, facts)]
+
+
+def _is_inside(fact: JudgedFact, facts: Sequence[JudgedFact]) -> bool:
+    """Whether another fact that is not supported names the relative with what he has: "[father had gout]"."""
+    unsupported = (one for one in facts if one is not fact and one.verdict != "supported")
+    return any(one.start <= fact.start and fact.end <= one.end for one in unsupported)
 
 
 def _with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
     """The characters of a finding with the word that says what is done with it: "[continue lisinopril]"."""
     near = range(max(finding.first - NEAR, 0), min(finding.last + NEAR, len(note.words)))
-    places = [i for i in near if is_action(note.words[i].text)]
+    places = [i for i in near if is_deed(note.words[i].text)]
     if not places:
         return finding.start, finding.end
     word = note.words[min(places, key=lambda i: min(abs(i - finding.first), abs(i - finding.last)))]
@@ -104,15 +95,19 @@ def _with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
 def _with_relative(finding: Finding, note: FindingScan) -> int:
     """Where the relative begins who is said to have a finding: "[mother had asthma]"; the finding if none does."""
     sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
-    before = relatives_in(note.words, sentence.first, finding.first)
-    return note.words[before[-1][0]].start if before else finding.start
+    before = [i for i, _ in note.kin if sentence.first <= i < finding.first]
+    if finding.subject == PATIENT:
+        named = [i for i in range(sentence.first, finding.first) if note.words[i].text in ("patient", "pt")]
+        return note.words[max(named[-1] - 1, sentence.first)].start if named else finding.start
+    if not before:
+        return finding.start
+    sided = before[-1] > sentence.first and note.words[before[-1] - 1].text in ("maternal", "paternal")
+    return note.words[before[-1] - sided].start
 
 
 def _is_borne(finding: Finding, note: FindingScan) -> bool:
     """Whether the note says after a finding that it does no harm: "cephalexin was [tolerated]"."""
-    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
-    texts = [note.words[i].text for i in range(finding.last, min(finding.last + NEAR, sentence.last))]
-    return bool(BORNE.intersection(texts))
+    return bool(BORNE.intersection(word.text for word in note.after(finding, NEAR)))
 
 
 def _is_fact(finding: Finding, note: FindingScan) -> bool:
@@ -125,26 +120,22 @@ def _is_fact(finding: Finding, note: FindingScan) -> bool:
     return finding.kind != "allergen" or names_allergen(finding, note)
 
 
-def _contradicting_change(finding: Finding, note: FindingScan, heard: Heard) -> int | None:
-    """The turn in which a medication or habit of the note is stopped, kept, raised otherwise; None if none is."""
-    if finding.kind not in CHANGED or finding.assertion == "denied" or finding.subject not in (PATIENT, UNKNOWN):
-        return None
-    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
-    others = [o.first for o in note.findings if o.kind == finding.kind and o.first != finding.first]
-    action = action_in_note(note.words, sentence, finding.first, finding.last, others)
-    said = heard.named(finding.names)
-    if not action or not said or (finding.kind == "substance" and action != "stop"):
-        return None
-    named = [other.first for other in heard.scan.findings if other.kind == finding.kind]
-    places = [(other.first, other.last) for other in said]
-    actions = actions_in_talk(heard.scan.words, heard.scan.sentences, places, named)
-    for other in said:
-        answered = other.reply is not None and other.assertion in ("present", "denied", "past_or_stopped")
-        if answered and heard.asks_use(other):
-            actions.add("keep" if other.assertion == "present" else "stop")
-    if finding.kind == "substance":
-        actions = {"keep" if action == "down" else action for action in actions}  # "I cut down": still smoking
-    return said[0].turn if is_opposed(action, actions) else None
+def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) -> tuple[Judged, bool]:
+    """The verdict with what note and dialogue do with a drug, a test or a habit; and whether that alone contradicts."""
+    if finding.kind not in CHANGED or finding.subject not in (PATIENT, UNKNOWN):
+        return judged, False
+    deed = deed_in_note(finding, note)
+    said = heard.named(finding.names) or heard.exact(_broader(finding, heard))
+    if deed is None or not said:
+        return judged, False
+    deeds = deeds_in_talk(said, heard)
+    over = deed.deed == "stop" and any(other.assertion == "past_or_stopped" for other in said)
+    if over or (not deeds and tells_of_before(said, heard)):
+        return judged, False
+    if judged.verdict == "contradicted" and agrees(deed, deeds):
+        return Judged("supported", judged.turn), False
+    opposed = judged.verdict == "supported" and is_opposed(deed, deeds)
+    return (Judged("contradicted", said[0].turn), True) if opposed else (judged, False)
 
 
 def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
@@ -163,7 +154,7 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         if finding.kind == "symptom" and not denied:
             statements = statements or agreeing
         if statements and (denied or finding.kind in ("symptom", "condition")):
-            return Judged("supported", _turn_of(statements))
+            return Judged("supported", turn_of(statements))
         if not denied and not doubtful and all(other.assertion == "denied" for other in wider):
             return Judged("contradicted", wider[0].turn)
     if not denied and not doubtful and (turn := _part_is_good(finding, heard)) is not None:
@@ -188,11 +179,6 @@ def _affirmed_loosely(finding: Finding, heard: Heard) -> int | None:
     return affirmed[0] if affirmed and not any(polarity == "no" for _, polarity in places) else None
 
 
-def _turn_of(said: Sequence[Finding]) -> int:
-    """The turn of the first statement among the findings, else of the first question."""
-    return min(said, key=lambda other: (other.reply is not None, other.turn)).turn
-
-
 def _broader(finding: Finding, heard: Heard) -> frozenset[str]:
     names = {up for name in finding.names for up in heard.lexicon.ancestors[name]}
     return frozenset(names - ROOTS - set(finding.names))
@@ -203,9 +189,14 @@ def _of_part(finding: Finding, said: Sequence[Finding], heard: Heard) -> list[Fi
     if not finding.part:
         return list(said)
     ancestors = heard.lexicon.ancestors
-    parts = {id(s): {s.part} if s.part else heard.implied_parts(s) for s in said}
+    vague = frozenset() if finding.assertion == "denied" else VAGUE
+    parts = {id(s): {s.part} - vague if s.part else heard.implied_parts(s) for s in said}
     near = [s for s in said if any(p in ancestors[finding.part] or finding.part in ancestors[p] for p in parts[id(s)])]
-    return near or [s for s in said if not parts[id(s)]]
+    of_none = [s for s in said if not parts[id(s)]]
+    if finding.assertion == "denied":  # pain somewhere is no pain of this part
+        of_none = [s for s in of_none if s.assertion == "denied"]
+        return [*near, *of_none]
+    return near or of_none
 
 
 def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> Judged:
@@ -217,16 +208,11 @@ def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, 
         return Judged("supported", denied[0].turn)
     if not affirmed and any(polarity == "yes" for _, polarity in heard.loosely(finding.names, finding.part)):
         return Judged("supported", denied[0].turn)
-    if not affirmed and finding.subject not in (PATIENT, UNKNOWN) and _is_named_near(finding, denied, heard):
+    if not affirmed and finding.subject not in (PATIENT, UNKNOWN) and is_named_near(finding, denied, heard):
         return Judged("supported", denied[0].turn)  # "Any swelling?" "No, that was my sister."
     if not affirmed:
         return Judged("supported" if _is_over(finding, note) else "contradicted", denied[-1].turn)
-    return _of_person(finding, affirmed, heard)
-
-
-def _is_named_near(finding: Finding, said: Sequence[Finding], heard: Heard) -> bool:
-    """Whether the relative of a note's finding is named where the dialogue speaks of it."""
-    return any(same_person(finding.subject, kin) for other in said for kin in heard.kin_around(other))
+    return of_person(finding, affirmed, heard)
 
 
 def _is_over(finding: Finding, note: FindingScan) -> bool:
@@ -238,9 +224,10 @@ def _denied(
     finding: Finding, said: Sequence[Finding], denied: Sequence[Finding], note: FindingScan, heard: Heard
 ) -> Judged:
     if denied:
-        return Judged("supported", _turn_of(denied))
-    if finding.first and note.words[finding.first - 1].text in DEGREES:
-        return Judged("supported", _turn_of(said))  # "no prolonged stiffness" leaves room for some
+        return Judged("supported", turn_of(denied))
+    about = [*note.words[max(finding.first - 1, 0) : finding.last], *note.after(finding, NEAR)]
+    if any(word.text in LIMITING for word in about):
+        return Judged("supported", turn_of(said))  # "no prolonged stiffness" leaves room for some
     if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, heard)) is not None:
         return Judged("contradicted", turn)
     history = any(
@@ -257,37 +244,10 @@ def _denied(
     before = [word.text for word in note.words[max(finding.first - REACH, 0) : finding.first]]
     limited = bool({"since", "prior", "previous", "previously", "before"} & set(before))
     if (limited or any(other.assertion == "past_or_stopped" for other in said)) and not history:
-        return Judged("supported", _turn_of(said))
+        return Judged("supported", turn_of(said))
     if of_patient and finding.subject in (PATIENT, UNKNOWN):
         return Judged("contradicted", of_patient[0].turn)
-    return Judged("supported", _turn_of(said))
-
-
-def _of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Judged:
-    """Supported if the person may be the same; "Father had diabetes" is not where only the mother has it."""
-    statements = [other for other in affirmed if other.assertion != "asked"] or list(affirmed)
-    subject = finding.subject
-    if subject in (UNKNOWN, FAMILY):
-        return Judged("supported", _turn_of(statements))
-    if subject == PATIENT:
-        own = [other for other in statements if heard.has_guests or other.subject in (PATIENT, UNKNOWN, *CHILDLIKE)]
-        return Judged("supported", _turn_of(own)) if own else Judged("contradicted", statements[0].turn)
-    own = [other for other in statements if same_person(subject, other.subject)]
-    if heard.has_guests:
-        return Judged("supported", _turn_of(own or statements))
-    absent = [one for one in subject.split(AND) if not any(same_person(one, kin) for kin in heard.kin - {FAMILY})]
-    if absent:
-        return Judged("contradicted", statements[0].turn)
-    if own:
-        return Judged("supported", _turn_of(own))
-    exact = [other for other in statements if set(other.names) & set(finding.names)]
-    if not exact and not absent:
-        return Judged("supported", _turn_of(statements))
-    near = {kin for other in statements for kin in heard.kin_around(other)}
-    others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]
-    if any(same_person(subject, kin) for kin in near):
-        others = [other for other in others if other.subject != PATIENT]
-    return Judged("contradicted", others[0].turn) if others else Judged("supported", _turn_of(statements))
+    return Judged("supported", turn_of(said))
 
 
 def _part_is_good(finding: Finding, heard: Heard) -> int | None:
@@ -314,8 +274,10 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         return SUPPORTED
     if finding.kind != "medication" and heard.has_words_like(text, with_part=bool(finding.part)):
         return SUPPORTED
-    if denied and _generic_denial(finding, heard):
+    if finding.assertion in ("denied", "uncertain") and _generic_denial(finding, heard):
         return SUPPORTED
+    if denied and finding.part and heard.parts_named(finding.part):
+        return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
     if not places and (_is_generic(finding, heard) or heard.hints_at(finding.names, finding.part)):
         return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND
@@ -331,7 +293,9 @@ def _is_generic(finding: Finding, heard: Heard) -> bool:
 
 def _generic_denial(finding: Finding, heard: Heard) -> bool:
     """Whether the dialogue denies all of a kind: "Any other problems?" "No."."""
+    if any("sign" in heard.lexicon.ancestors[name] for name in finding.names) and heard.hints_at(("sign",), ""):
+        return True  # "Your lungs are clear.": neither wheezes nor rales
     roots = ROOT_OF[finding.kind]
-    if any(other.assertion == "denied" for other in heard.exact(roots)):
+    if any(other.assertion == "denied" or heard.is_refused(other) for other in heard.exact(roots)):
         return True
     return any(polarity == "no" for _, polarity in heard.loosely(roots, ""))

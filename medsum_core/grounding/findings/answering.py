@@ -1,0 +1,136 @@
+"""What the answer to a question says of the findings in it: of whom, present or denied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from medsum_core.data.turns import Turn
+from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan
+from medsum_core.grounding.findings.kinship import holders
+from medsum_core.grounding.findings.relatives import bearers
+from medsum_core.grounding.findings.replies import (
+    asks_if_still,
+    asks_of_family,
+    asks_openly,
+    is_full_question,
+    offers,
+    opens_with_no,
+    presupposes,
+    read_reply,
+    turns_to_patient,
+)
+from medsum_core.grounding.findings.scope import Sentence, besides
+
+ANSWER_REACH = 20  # words of an answer in which relatives have what was asked for
+REFUSED_REACH = 8  # words from the end of a turn, which may have no full stops
+REFUSED = ("symptom", "condition", "substance")
+
+
+def with_answers(scan: FindingScan, turns: Sequence[Turn]) -> list[Finding]:
+    """The findings, those of questions with the assertion that the answer gives them."""
+    by_turn: dict[int, list[Finding]] = {}
+    for finding in scan.findings:
+        by_turn.setdefault(finding.turn, []).append(finding)
+    sentences: dict[int, list[Sentence]] = {}
+    for sentence in scan.sentences:
+        sentences.setdefault(sentence.turn, []).append(sentence)
+    found = []
+    for finding in scan.findings:
+        if finding.reply is None:
+            found.append(_refused(scan, turns, finding, sentences))
+            continue
+        found.append(_with_reply(scan, turns, finding, sentences, by_turn))
+    return found
+
+
+def _refused(
+    scan: FindingScan, turns: Sequence[Turn], finding: Finding, sentences: dict[int, list[Sentence]]
+) -> Finding:
+    """A finding that a clinician's last sentence states and the patient's "No" denies: "That, or headaches." "No."."""
+    last = sentences[finding.turn][-1]
+    number = finding.turn + 1
+    asked = any(sentence.asks for sentence in sentences[finding.turn])
+    ends = finding.first >= max(last.first, last.last - REFUSED_REACH)
+    stated = turns[finding.turn].is_clinician and not asked and ends and finding.kind in REFUSED
+    if not stated or finding.assertion == "denied" or number >= len(scan.turns) or turns[number].is_clinician:
+        return finding
+    refused = read_reply(scan.words, *scan.turns[number])[0] == "no" and opens_with_no(scan.words, *scan.turns[number])
+    return replace(finding, assertion="denied", reply=number) if refused else finding
+
+
+def _with_reply(
+    scan: FindingScan,
+    turns: Sequence[Turn],
+    finding: Finding,
+    sentences: dict[int, list[Sentence]],
+    by_turn: dict[int, list[Finding]],
+) -> Finding:
+    here = next(s for s in sentences[finding.turn] if s.first <= finding.first < s.last)
+    later = [s for s in sentences[finding.turn] if s.first > here.first]
+    if any(is_full_question(scan.words, s) for s in later):
+        return replace(finding, assertion="asked", reply=None)
+    number = finding.turn
+    if later and not turns[number].speaker and not later[0].asks:
+        first, last, reply = later[0].first, scan.turns[number][1], number
+    elif number + 1 < len(scan.turns) and all(s.asks or s.last - s.first <= 6 for s in later):
+        (first, last), reply = scan.turns[number + 1], number + 1
+    else:
+        return replace(finding, assertion="asked", reply=None)
+    answer, agrees = read_reply(scan.words, first, last)
+    own = [
+        other
+        for other in by_turn.get(reply, ())
+        if other.reply is None and other.first >= first and set(other.names) & set(finding.names)
+    ]
+    kin = _answering_kin(scan, sentences.get(reply, ()), first)
+    if besides(scan.words, here, finding.first):
+        return replace(finding, assertion="present", reply=reply)
+    if own and answer in ("other", "unknown"):
+        same = own[0]
+        return replace(finding, assertion=same.assertion, subject=same.subject, reply=reply)
+    if answer == "yes" and _names_another(scan, finding, here, by_turn.get(reply, ()), first):
+        answer = "other"
+    if answer == "no" and asks_if_still(scan.words, here):
+        return replace(finding, assertion="past_or_stopped", reply=reply)
+    if finding.inverted:
+        return replace(finding, assertion="asked", reply=reply, tolerated={"yes": True, "no": False}.get(answer))
+    assertion = _from_reply(scan, finding, here, answer, agrees=agrees)
+    of_family = asks_of_family(scan.words, here)
+    begins = bool(kin) and kin[0][0] <= first + 3 and not turns_to_patient(scan.words, here)
+    told = answer in ("yes", "other") and (of_family or (answer == "other" and begins))
+    subject = holders(kin) if kin and assertion in ("present", "asked") and told else finding.subject
+    if kin and told and assertion == "asked":
+        assertion = "present"
+    return replace(finding, assertion=assertion, subject=subject, reply=reply)
+
+
+def _answering_kin(scan: FindingScan, sentences: Sequence[Sentence], first: int) -> list[tuple[int, str]]:
+    """The relatives at the beginning of an answer who may have what was asked for."""
+    near = [(i, name) for i, name in scan.kin if first <= i < first + ANSWER_REACH]
+    inside = [(s, [place for place in near if s.first <= place[0] < s.last]) for s in sentences]
+    return [place for sentence, kin in inside if kin for place in bearers(scan.words, sentence, kin)]
+
+
+def _names_another(
+    scan: FindingScan, finding: Finding, question: Sentence, replies: Sequence[Finding], first: int
+) -> bool:
+    """Whether the answer repeats another finding of the question: "Any fever or chills?" "Yes, chills."."""
+    asked = [other for other in scan.findings if question.first <= other.first < question.last and other is not finding]
+    said = {name for other in replies if other.first >= first for name in other.names}
+    return any(said & set(other.names) for other in asked)
+
+
+def _from_reply(scan: FindingScan, finding: Finding, question: Sentence, answer: str, *, agrees: bool) -> Assertion:
+    negated = finding.assertion == "denied"
+    if answer == "no":
+        words = scan.words
+        granted = (
+            presupposes(words, question, finding.first, phrase=finding.phrase, acted=finding.kind in ACTED)
+            or offers(words, question)
+            or asks_openly(words, question)
+        )
+        return "asked" if granted and not negated else "denied"
+    if answer == "yes" and not asks_openly(scan.words, question):
+        return "denied" if negated and agrees else "present"
+    return "asked"

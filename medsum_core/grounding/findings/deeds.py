@@ -1,0 +1,108 @@
+"""What a text does with a drug, a test or a habit: started, stopped, kept, raised, lowered, done, planned, declined.
+
+The table is deeds.tsv of the lexicon. Of two phrases at a word the longer one counts, and each word counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Literal, cast
+
+from medsum_core.grounding.findings.lexicon import TABLES, lines_of
+from medsum_core.grounding.findings.scope import NEGATIONS
+
+Deed = Literal["start", "stop", "keep", "use", "up", "down", "same", "done", "plan", "declined"]
+
+REVERSED: Mapping[str, Deed] = {
+    "stop": "keep", "start": "declined", "keep": "stop", "use": "declined", "up": "same", "down": "same",
+    "done": "declined", "plan": "declined",
+}  # fmt: skip
+AGREE: Mapping[str, frozenset[str]] = {  # what is said that a note may write down so
+    "stop": frozenset({"stop", "declined"}),
+    "keep": frozenset({"keep", "use", "same", "up", "down", "start"}),
+    "use": frozenset({"keep", "use", "same", "up", "down", "start", "plan", "done"}),
+    "start": frozenset({"start", "plan", "keep", "use", "up"}),
+    "up": frozenset({"up"}),
+    "down": frozenset({"down"}),
+    "same": frozenset({"same", "keep", "use"}),
+    "done": frozenset({"done", "use", "keep", "start", "stop"}),
+    "plan": frozenset({"plan", "start", "keep", "use", "done", "up", "down"}),
+    "declined": frozenset({"declined", "stop"}),
+}
+OPPOSE: Mapping[str, frozenset[str]] = {  # what it may not
+    "stop": frozenset({"keep", "use", "start", "up", "down", "same"}),
+    "keep": frozenset({"stop", "declined"}),
+    "use": frozenset({"stop", "declined"}),
+    "start": frozenset({"stop", "declined"}),
+    "up": frozenset({"down", "same", "keep", "stop"}),
+    "down": frozenset({"up", "same", "keep", "stop"}),
+    "same": frozenset({"up", "down", "stop"}),
+    "done": frozenset({"plan", "declined", "keep"}),
+    "plan": frozenset({"declined"}),
+    "declined": frozenset({"start", "plan", "done", "keep"}),
+}
+NEGATED = 3  # words between a denial and what it denies
+GAP, GAP_WORDS = "_", 3
+MARKS = frozenset(".,;:?!()\n")
+
+
+def deeds_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Deed]]:
+    """The deeds that the words name, each with its first word, reversed where they deny it: "don't stop" keeps."""
+    phrases = _phrases(spoken=spoken)
+    found: list[tuple[int, Deed]] = []
+    i = 0
+    while i < len(texts):
+        best, end = None, i + 1
+        for phrase, deed in phrases.get(texts[i], ()):
+            last = _matched(texts, i, phrase)
+            if last:
+                best, end = deed, last
+                break
+        if best is not None:
+            denied = best not in ("declined", "same") and _is_denied(texts, i)
+            found.append((i, REVERSED.get(best, best) if denied else best))
+        i = end
+    return found
+
+
+def _is_denied(texts: Sequence[str], i: int) -> bool:
+    """Whether a denial stands before word i, with no mark between."""
+    before = texts[max(i - NEGATED, 0) : i]
+    last = max((k for k, text in enumerate(before) if text in MARKS), default=-1)
+    return bool(NEGATIONS.intersection(before[last + 1 :]))
+
+
+def _matched(texts: Sequence[str], i: int, phrase: Sequence[str]) -> int:
+    """The word after the phrase that begins at word i; 0 if it does not."""
+    for word in phrase:
+        if word != GAP:
+            if i >= len(texts) or texts[i] != word:
+                return 0
+            i += 1
+            continue
+        wanted = phrase[phrase.index(GAP) + 1]
+        ahead = texts[i : i + GAP_WORDS + 1]
+        if wanted not in ahead or MARKS.intersection(ahead[: ahead.index(wanted)]):
+            return 0
+        i += ahead.index(wanted)
+    return i
+
+
+@lru_cache(maxsize=2)
+def _phrases(*, spoken: bool) -> dict[str, list[tuple[tuple[str, ...], Deed]]]:
+    """The phrases of dialogues or notes by their first word, long ones first."""
+    found: dict[str, list[tuple[tuple[str, ...], Deed]]] = {}
+    for line in lines_of(TABLES / "deeds.tsv"):
+        deed, where, phrases = line.split("\t")
+        for phrase in phrases.split("|") if (where == "talk") == spoken else ():
+            words = tuple(phrase.split())
+            found.setdefault(words[0], []).append((words, cast(Deed, deed)))
+    for listed in found.values():
+        listed.sort(key=lambda pair: -len(pair[0]))
+    return found
+
+
+def is_deed(text: str) -> bool:
+    """Whether a word of a note says what is done with something."""
+    return any(len(words) == 1 and deed != "use" for words, deed in _phrases(spoken=False).get(text, ()))

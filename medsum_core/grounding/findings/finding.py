@@ -1,0 +1,66 @@
+"""A finding named in a text with what is said of it, and a text read for findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.scope import Sentence
+from medsum_core.grounding.findings.stems import Word
+
+Assertion = Literal["present", "denied", "uncertain", "past_or_stopped", "planned", "asked"]
+# Names of whole kinds, which are no findings.
+ROOTS = bag(
+    "medication symptom condition procedure surgery substance allergy allergen food vitamin injection imaging referral "
+    "diet exercise topical"
+) | {"laboratory tests", "sign", "pet dander", "over the counter", "physical examination", "general anesthesia"}
+ACTED = ("medication", "procedure")  # only these are planned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A finding at characters `[start, end)`, words `[first, last)`; `names`: the concepts that its words can mean.
+
+    `part`: the body part, "" if none. `assertion`: "asked" for a question whose answer says neither yes nor no.
+    `subject`: "patient", a relative, "family", or "" where the text does not tell. `turn`: from 0; `reply`: the turn
+    that answers the question, None for statements.
+    """
+
+    start: int
+    end: int
+    first: int
+    last: int
+    kind: str
+    names: tuple[str, ...]
+    part: str
+    assertion: Assertion
+    subject: str
+    turn: int
+    reply: int | None = None
+    allergy: bool = False
+    phrase: bool = True  # as the lexicon has it, not a quality with its body part
+    tolerated: bool | None = None  # the answer to "Can you take it?"
+    inverted: bool = False  # "Can you take aspirin?": yes means no allergy
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindingScan:
+    """A text read for findings: its words, sentences and turns (as words `[first, last)`), findings and good parts.
+
+    `good`: body parts that are said to be fine, with their turn: "my neck is fine". `kin`: the words that name
+    relatives, with who they are.
+    """
+
+    words: Sequence[Word]
+    sentences: Sequence[Sentence]
+    turns: Sequence[tuple[int, int]]
+    findings: Sequence[Finding]
+    good: Sequence[tuple[str, int]]
+    kin: Sequence[tuple[int, str]] = ()
+
+    def after(self, finding: Finding, most: int) -> Sequence[Word]:
+        """The words after a finding in its sentence, `most` at most."""
+        sentence = next(s for s in self.sentences if s.first <= finding.first < s.last)
+        return self.words[finding.last : min(finding.last + most, sentence.last)]

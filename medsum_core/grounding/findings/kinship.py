@@ -1,0 +1,167 @@
+"""Relatives as texts name them: "my mum's dad" is the maternal grandfather, "both his brothers" are paternal uncles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from medsum_core.grounding.facts.anatomy import KIN, stem
+from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.stems import Word
+
+FAMILY = "family"
+AND = "+"  # between relatives named together: "my [brother and sister] have diabetes"
+MATERNAL, PATERNAL = "maternal ", "paternal "  # before the relative that is of this side
+GROUPS = {
+    "parent": bag("mother father"),
+    "sibling": bag("brother sister twin"),
+    "child": bag("son daughter twin"),
+    "spouse": bag("husband wife partner"),
+    "partner": bag("husband wife spouse"),
+    "grandparent": bag("grandmother grandfather"),
+    "grandchild": bag("grandson granddaughter"),
+}
+KINDRED = KIN | bag("spouse grandparent family relative neighbor neighbour friend coworker roommate")
+SPELLED = {
+    "grandparents": "grandparent", "spouse": "spouse", "families": "family", "familial": "family",
+    "relatives": "family", "relative": "family", "folks": "parent", "mommy": "mother", "momma": "mother",
+    "hereditary": "family", "boyfriend": "partner", "girlfriend": "partner", "fiance": "partner",
+    "fiancee": "partner", "siblings": "sibling", "kids": "child", "boy": "son", "girl": "daughter",
+    "exhusband": "husband", "exwife": "wife",
+    "granny": "grandmother", "gran": "grandmother", "nan": "grandmother", "nanna": "grandmother",
+    "granddad": "grandfather", "grandad": "grandfather", "gramps": "grandfather", "grampa": "grandfather",
+    "auntie": "aunt", "aunties": "aunt", "aunty": "aunt", "nephews": "nephew", "bro": "brother",
+    "sis": "sister", "mam": "mother", "hubby": "husband", "missus": "wife", "ex": "", "twins": "twin",
+}  # fmt: skip
+COMPOUND = {  # "my mum's dad"
+    ("mother", "mother"): MATERNAL + "grandmother", ("father", "mother"): PATERNAL + "grandmother",
+    ("mother", "father"): MATERNAL + "grandfather", ("father", "father"): PATERNAL + "grandfather",
+    (MATERNAL + "grandparent", "mother"): MATERNAL + "grandmother",
+    (PATERNAL + "grandparent", "mother"): PATERNAL + "grandmother",
+    (MATERNAL + "grandparent", "father"): MATERNAL + "grandfather",
+    (PATERNAL + "grandparent", "father"): PATERNAL + "grandfather",
+    ("mother", "parent"): MATERNAL + "grandparent", ("father", "parent"): PATERNAL + "grandparent",
+    ("mother", "sister"): MATERNAL + "aunt", ("father", "sister"): PATERNAL + "aunt",
+    ("mother", "brother"): MATERNAL + "uncle", ("father", "brother"): PATERNAL + "uncle",
+    ("sister", "son"): "nephew", ("brother", "son"): "nephew", ("sister", "daughter"): "niece",
+    ("brother", "daughter"): "niece", ("son", "son"): "grandson", ("daughter", "son"): "grandson",
+    ("son", "daughter"): "granddaughter", ("daughter", "daughter"): "granddaughter",
+    ("uncle", "son"): "cousin", ("aunt", "son"): "cousin", ("uncle", "daughter"): "cousin",
+    ("aunt", "daughter"): "cousin", ("husband", "mother"): "in-law", ("husband", "father"): "in-law",
+    ("wife", "mother"): "in-law", ("wife", "father"): "in-law", ("partner", "mother"): "in-law",
+    ("partner", "father"): "in-law", ("wife", "sister"): "in-law", ("wife", "brother"): "in-law",
+    ("husband", "sister"): "in-law", ("husband", "brother"): "in-law",
+}  # fmt: skip
+SIDED = bag("aunt uncle cousin grandmother grandfather grandparent family")
+SIDES = {"maternal": MATERNAL, "paternal": PATERNAL, "mother": MATERNAL, "father": PATERNAL}
+CHILDREN = bag("son daughter child grandchild twin")
+OWNED = bag("my his her their our your one two three four five six and have has a an , both")
+BETWEEN = bag("own older younger big little eldest oldest youngest late full first half three two other both")
+WIDE = bag("family neighbor neighbour friend coworker roommate")
+THEIRS = bag("his her their")
+SIDE_REACH = 4  # words from a relative to "on my mother's side"
+
+
+@lru_cache(maxsize=16384)
+def kin_of(text: str) -> str:
+    """The relative that a word names, in the singular: "mom's" -> "mother"; "" for other words."""
+    text = text.replace("’", "'").removesuffix("'s")
+    if text in SPELLED:
+        return SPELLED[text]
+    word = stem(text)
+    return SPELLED.get(word, word if word in KINDRED else "")
+
+
+def is_family(speaker: str) -> bool:
+    """Whether a speaker's tag is a relative's, who then may call the patient "my mother"."""
+    return any(kin_of(part) for part in speaker.lower().replace("_", " ").split())
+
+
+def same_person(a: str, b: str) -> bool:
+    """Whether two relatives may be the same person or of one group; not those of different sides of the family."""
+    pairs = [(one, other) for one in a.split(AND) for other in b.split(AND)]
+    return any(_same(*_parted(one), *_parted(other)) for one, other in pairs)
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """The side of the family, "" if unknown, and the relative."""
+    side = next((side for side in (MATERNAL, PATERNAL) if name.startswith(side)), "")
+    return side, name.removeprefix(side)
+
+
+def _same(side: str, one: str, other_side: str, other: str) -> bool:
+    if side and other_side and side != other_side:
+        return False
+    known = FAMILY in (one, other) or "" in (one, other)
+    return known or one == other or other in GROUPS.get(one, ()) or one in GROUPS.get(other, ())
+
+
+def relatives_in(
+    words: Sequence[Word], first: int, last: int, topic: str = "", *, spoken: bool, guests: bool = False
+) -> list[tuple[int, str]]:
+    """The relatives named among words `[first, last)`. "A 6-year-old girl" is the patient, "her girl" is none.
+
+    `topic`: the relative named last before, whose brother "his brother" is; in a note he is the patient's. `guests`: a
+    relative is present, whose or whose son "my son" and "your son" are: some relative, or the patient.
+    """
+    found: list[tuple[int, str]] = []
+    side = ""
+    for i in range(first, last):
+        text = words[i].text
+        if text in ("maternal", "paternal"):
+            side = SIDES[text]
+            continue
+        kin = "in-law" if [word.text for word in words[i + 1 : i + 3]] == ["in", "law"] else kin_of(text)
+        if not kin:
+            if text == "side" and found and _parted(found[-1][1])[1] in SIDES and i - found[-1][0] <= 2:
+                _set_side(found, SIDES[found.pop()[1]], i)
+            side = side if text in ("and", "great") else ""
+            continue
+        if guests and kin not in WIDE and _is_guests(words, i, first):
+            found.append((i, FAMILY))
+            continue
+        owner = _owner(words, i, first, found[-1][1] if found else topic, spoken=spoken and not guests)
+        if (owner, kin) in COMPOUND:
+            found = [place for place in found if not (place[0] == i - 1 and words[i - 1].text.endswith("'s"))]
+            found.append((i, COMPOUND[owner, kin]))
+        elif kin not in CHILDREN or (i > first and words[i - 1].text in OWNED | BETWEEN):
+            found.append((i, side + kin if side and kin in SIDED else kin))
+        side = side if kin == FAMILY else ""
+    return found
+
+
+def _is_guests(words: Sequence[Word], i: int, first: int) -> bool:
+    """Whether word i is a relative of somebody other than the patient: "my mother", "Mom", but not "his mother"."""
+    k = i - 1
+    while k > first and words[k].text in BETWEEN:
+        k -= 1
+    return k < first or words[k].text not in THEIRS
+
+
+def _owner(words: Sequence[Word], i: int, first: int, before: str, *, spoken: bool) -> str:
+    """The relative whose relative word i is: "[mum]'s dad", "my [father] and both his brothers"."""
+    k = i - 1
+    while k > first and words[k].text in BETWEEN:
+        k -= 1
+    if k < first:
+        return ""
+    if words[k].text in THEIRS:
+        return before if spoken else ""
+    return kin_of(words[k].text) if words[k].text.endswith(("'s", "s'", "mums", "moms", "dads")) else ""
+
+
+def _set_side(found: list[tuple[int, str]], side: str, i: int) -> None:
+    """Give the relatives before "on my mother's side" at word i its side; "mother's side" alone is the family there."""
+    named = [k for k, (place, kin) in enumerate(found) if kin in SIDED]
+    if not named:
+        found.append((i, side + FAMILY))
+        return
+    place, kin = found[named[-1]]
+    found[named[-1]] = (place, side + kin)
+
+
+def holders(kin: Sequence[tuple[int, str]]) -> str:
+    """The relatives of an answer, joined; one whose side comes after it has it: "My aunties. My [dad's sisters]."."""
+    names = [name for _, name in kin if name != FAMILY]
+    sided = {_parted(name)[1] for name in names if _parted(name)[0]}
+    return AND.join(dict.fromkeys(name for name in names if _parted(name)[0] or name not in sided)) or FAMILY

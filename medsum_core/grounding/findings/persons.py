@@ -1,0 +1,78 @@
+"""Does the dialogue say a finding of the same person? Not "Father had diabetes" where only the mother has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.finding import Finding, FindingScan
+from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.judged import Judged, JudgedFact, Verdict, turn_of
+from medsum_core.grounding.findings.kinship import AND, FAMILY, same_person
+from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
+
+PATIENT_WORDS = bag("patient pt he she his her")
+SOMEONE = bag("someone somebody anyone anybody family")
+EVERYONE = bag("everyone everybody all")
+CHILDLIKE = bag("son daughter child baby infant grandson granddaughter grandchild twin family")
+
+
+def judge_relatives(note: FindingScan, heard: Heard) -> list[JudgedFact]:
+    """The verdicts on the relatives who have a note's findings: does the dialogue name them, or who may be the same?
+
+    Not where a relative is present, whose tag may not tell who she is.
+    """
+    facts = []
+    bearing = {one for finding in note.findings for one in finding.subject.split(AND)}
+    for i, name in note.kin if heard.kin and not heard.has_guests else ():
+        if name == FAMILY or name not in bearing:
+            continue
+        verdict: Verdict = "supported" if any(same_person(name, other) for other in heard.kin) else "contradicted"
+        sided = i > 0 and note.words[i - 1].text in ("maternal", "paternal")
+        facts.append(JudgedFact(note.words[i - sided].start, note.words[i].end, "relative", verdict, None))
+    return facts
+
+
+def is_of_family(named: Sequence[Finding], note: FindingScan, heard: Heard) -> bool:
+    """Whether all findings of a note are of relatives in the dialogue: it is a family history without saying so."""
+    if any(word.text in PATIENT_WORDS for word in note.words):
+        return False
+    said = [other for finding in named for other in heard.named(finding.names) if other.assertion != "denied"]
+    return all(other.subject not in (PATIENT, UNKNOWN) or heard.tells_of(SOMEONE, other) for other in said)
+
+
+def is_named_near(finding: Finding, said: Sequence[Finding], heard: Heard) -> bool:
+    """Whether the relative of a note's finding is named where the dialogue speaks of it."""
+    return any(same_person(finding.subject, kin) for other in said for kin in heard.kin_around(other))
+
+
+def of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Judged:
+    """Supported if the person may be the same; "Father had diabetes" is not where only the mother has it."""
+    statements = [other for other in affirmed if other.assertion != "asked"] or list(affirmed)
+    subject = finding.subject
+    if subject in (UNKNOWN, FAMILY):
+        return Judged("supported", turn_of(statements))
+    if subject == PATIENT:
+        own = [other for other in statements if {*other.subject.split(AND)} & {PATIENT, UNKNOWN, *CHILDLIKE}]
+        return Judged("supported", turn_of(own)) if own else Judged("contradicted", statements[0].turn)
+    own = [other for other in statements if same_person(subject, other.subject)]
+    if heard.has_guests and not own:
+        own = [other for other in statements if other.subject in (PATIENT, UNKNOWN, FAMILY)]
+    if own and heard.has_guests:
+        return Judged("supported", turn_of(own))
+    everyone = [other for other in statements if other.subject == FAMILY and heard.tells_of(EVERYONE, other)]
+    if everyone:
+        return Judged("supported", turn_of(everyone))
+    absent = [one for one in subject.split(AND) if not any(same_person(one, kin) for kin in heard.kin)]
+    if absent:
+        return Judged("contradicted", statements[0].turn)
+    if own:
+        return Judged("supported", turn_of(own))
+    exact = [other for other in statements if set(other.names) & set(finding.names)]
+    if not exact and not absent:
+        return Judged("supported", turn_of(statements))
+    near = {kin for other in statements for kin in heard.kin_around(other)}
+    others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]
+    if any(same_person(subject, kin) for kin in near):
+        others = [other for other in others if other.subject != PATIENT]
+    return Judged("contradicted", others[0].turn) if others else Judged("supported", turn_of(statements))

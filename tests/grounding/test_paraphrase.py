@@ -1,0 +1,92 @@
+"""What a reference note says in the field's words and its dialogue in others is no flag; what nobody said is one."""
+
+from __future__ import annotations
+
+import pytest
+
+from medsum_core.grounding.check import check_note
+
+
+def flags(note: str, *lines: str) -> list[tuple[str, str]]:
+    speakers = ("Doctor", "Patient")
+    talk = "\n".join(f"{speakers[k % 2]}: {line}" for k, line in enumerate(lines))
+    return [(note[fact.start : fact.end], fact.verdict) for fact in check_note(note, talk) if fact.is_unsupported]
+
+
+@pytest.mark.parametrize(
+    ("note", "lines"),
+    [
+        # inflections and spelled letters
+        ("No dysuria.", ("Does it hurt when peeing?", "No.")),
+        ("No urinary tract infection.", ("Well?", "I had no U T Is in spring.")),
+        ("Brother with ventricular tachycardia.", ("Family?", "My brother has N S V T.")),
+        ("B12 is low.", ("And?", "They said my B twelve was low.")),
+        # lay words
+        ("Status post lumbar puncture.", ("Tests?", "They drew fluid from my back.")),
+        ("Has knee contractures.", ("Legs?", "I can't straighten that knee.")),
+        ("Had a laceration.", ("What happened?", "I sliced my thumb on a can.")),
+        ("Has postnasal drip.", ("Nose?", "Stuff keeps dropping down the back of my throat.")),
+        ("Has buttock spasms.", ("Pain?", "My butt muscles keep spazzing.")),
+        ("No substance abuse.", ("Habits?", "I don't do drugs.")),
+        # a problem of the body part that the note names
+        ("Has left knee pain.", ("Joints?", "An issue with the left knee.")),
+        ("Has umbilical discharge.", ("And?", "There is fluid at his belly button.")),
+        ("Has testicular swelling.", ("And?", "One of my balls has got big.")),
+        # what a note denies in part
+        ("No chills except recently.", ("Chills?", "I have chills now.")),
+        ("No numbness elsewhere.", ("Numb?", "My hand is numb.")),
+        ("No gross hematuria.", ("Urine?", "A little blood in the urine.")),
+        ("A non-contact injury in which she injured her knee.", ("Any contact?", "No. I hurt it. My knee.")),
+        # what an answer to several questions, or to a choice, leaves open
+        ("No menorrhagia.", ("How would you describe your periods? Light, normal, heavy?", "Pretty normal.")),
+        ("No lymphadenopathy.", ("The lymph nodes look fine.", "Good.")),
+        ("Needs a blood transfusion.", ("Has he had a blood transfusion before?", "No, this is the first.")),
+        ("Denies vomiting.", ("And no other symptoms?", "No.")),
+        ("Right arm weakness.", ("Any weakness on the right side?", "Yes, a little.")),
+        # what is done with a drug in the end
+        ("Stopped taking Zyprexa.", ("Drugs?", "I was still taking Zyprexa, but I stopped it.")),
+        ("He is taking atenolol.", ("You aren't taking anything for hay fever, but you are taking atenolol.", "Yes.")),
+        ("Coumadin has been held.", ("And the Coumadin?", "Yes, I take it. It was held for a week.")),
+        # everyone in a family
+        ("Migraine in her siblings.", ("Do migraines run in the family?", "Yes. Everyone has them.")),
+        (
+            "Remarkable for gout and dementia.",
+            ("Gout in the family?", "I know someone had gout.", "Dementia?", "Yes, my uncle."),
+        ),
+        # visits as they are transcribed: no full stops, parted words; exams
+        ("Mild ankle sprain.", ("it's a mild ankle sprain we will wrap it do you have questions", "no")),
+        ("Denies vomiting.", ("so any of that", "i have n't been vomiting but i feel ill")),
+        ("Reports chills.", ("a fever", "no fever some chills and i can not eat")),
+        ("No wheezes, rales or murmurs.", ("Your lungs are clear and your heart sounds fine.", "Good.")),
+        ("No knee pain.", ("Any knee, ankle or foot pain?", "No.", "Any back pain?", "Yes.")),
+        ("He has been in physical therapy.", ("And?", "No problem in physical therapy.")),
+        ("Non-healing wound.", ("And?", "The wound won't close.")),
+        ("Denies vision changes.", ("Any nausea? Any vision changes?", "Yes, I'm queasy. No vision changes.")),
+        ("No recurrence, appendectomy, and glaucoma surgery.", ("And?", "Glaucoma surgery and my appendix is out.")),
+        # headings
+        ("NERVOUS SYSTEM: No falls.", ("Falls?", "No.")),
+        ("Ob/Gyn: Two pregnancies.", ("Pregnancies?", "Two.")),
+    ],
+)
+def test_what_the_dialogue_says_in_other_words_is_no_flag(note: str, lines: tuple[str, ...]) -> None:
+    assert flags(note, *lines) == []
+
+
+@pytest.mark.parametrize(
+    ("note", "lines"),
+    [
+        ("Has left knee pain.", ("Knee?", "The left knee is where I keep my hand.")),
+        ("Has dysuria.", ("Anything with peeing?", "Only that I go often.")),
+        ("Has knee contractures.", ("Legs?", "My legs are long.")),
+        ("No chills.", ("Chills?", "I have chills now.")),
+        ("No numbness.", ("Numb?", "My hand is numb.")),
+        ("An injury of the knee.", ("Have you hurt your knee?", "No.")),
+        ("No nocturia.", ("Getting up at night to pee?", "Three times.")),
+        ("Needs a blood transfusion.", ("Has he had a blood transfusion before?", "No, never.")),
+        ("Takes Zyprexa.", ("Drugs?", "I took Zyprexa, but I stopped it.")),
+        ("Migraine in her siblings.", ("Do migraines run in the family?", "My mother has them.")),
+        ("Nervous system: has anxiety.", ("Falls?", "No.")),
+    ],
+)
+def test_what_nobody_said_is_flagged(note: str, lines: tuple[str, ...]) -> None:
+    assert flags(note, *lines) != []
