@@ -18,6 +18,7 @@ from medsum_core.grounding.findings.replies import (
     opens_with_no,
     presupposes,
     read_reply,
+    tells,
     turns_to_patient,
 )
 from medsum_core.grounding.findings.scope import Sentence, besides
@@ -25,6 +26,7 @@ from medsum_core.grounding.findings.scope import Sentence, besides
 ANSWER_REACH = 20  # words of an answer in which relatives have what was asked for
 REFUSED_REACH = 8  # words from the end of a turn, which may have no full stops
 REFUSED = ("symptom", "condition", "substance")
+TOLD = ("symptom",)  # a question after these is answered by telling of them
 
 
 def with_answers(scan: FindingScan, turns: Sequence[Turn]) -> list[Finding]:
@@ -93,6 +95,10 @@ def _with_reply(
         answer = "other"
     if answer == "no" and asks_if_still(scan.words, here):
         return replace(finding, assertion="past_or_stopped", reply=reply)
+    told_of = finding.kind in TOLD and finding.assertion != "denied" and not kin
+    if answer == "other" and told_of and not _is_of_another(finding, by_turn.get(reply, ()), first):
+        closed = not asks_openly(scan.words, here)
+        answer = "yes" if closed and tells(scan.words, first, last) else answer
     if finding.inverted:
         return replace(finding, assertion="asked", reply=reply, tolerated={"yes": True, "no": False}.get(answer))
     assertion = _from_reply(scan, finding, here, answer, agrees=agrees)
@@ -110,6 +116,11 @@ def _answering_kin(scan: FindingScan, sentences: Sequence[Sentence], first: int)
     near = [(i, name) for i, name in scan.kin if first <= i < first + ANSWER_REACH]
     inside = [(s, [place for place in near if s.first <= place[0] < s.last]) for s in sentences]
     return [place for sentence, kin in inside if kin for place in bearers(scan.words, sentence, kin)]
+
+
+def _is_of_another(finding: Finding, replies: Sequence[Finding], first: int) -> bool:
+    """Whether an answer names something of the same kind instead: "Any chest pain?" "Just heartburn."."""
+    return any(other.kind == finding.kind for other in replies if other.first >= first)
 
 
 def _names_another(

@@ -15,7 +15,7 @@ from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import scan_findings
-from medsum_core.grounding.findings.replies import asks_openly, read_reply
+from medsum_core.grounding.findings.replies import asks_openly, read_reply, tells
 from medsum_core.grounding.findings.scope import Sentence, judged_good, read_scopes
 from medsum_core.grounding.findings.stems import FILLERS, stem
 
@@ -205,10 +205,12 @@ class Heard:
         if sentence.asks and sentence.turn + 1 < len(self.scan.turns):
             if asks_openly(words, sentence):
                 return "neutral"
-            reply, _ = read_reply(words, *self.scan.turns[sentence.turn + 1])
+            answer = self.scan.turns[sentence.turn + 1]
+            reply, _ = read_reply(words, *answer)
             if reply == "yes" and self._asks_several(sentence):
                 return "neutral"
-            return {"yes": "yes", "no": "no"}.get(reply, "neutral")  # type: ignore[return-value]
+            told = reply == "other" and tells(words, *answer)
+            return "yes" if told or reply == "yes" else "no" if reply == "no" else "neutral"
         scopes = read_scopes(words, sentence, spoken=True)
         if judged_good(words, places[-1] + 1, sentence.last, "symptom"):
             return "no"

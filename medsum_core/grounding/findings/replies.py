@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.scope import Sentence
+from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import Word
 
 Reply = Literal["yes", "no", "corrected", "unknown", "other"]
@@ -39,9 +39,15 @@ AGREES = bag("yes yeah yep yup correct right exactly sure mm mhm yea true")
 TURNED = bag("take tolerate eat use handle")  # "Can you take aspirin?" "Sure.": no allergy
 ASKING = bag("do does did have has had are is was were can could")
 DEFINITE = bag("the this that your his her these those")
+OPENNESS = bag(
+    "know sure remember recall idea tell maybe perhaps possibly might wonder guess depends hope should could would "
+    "used before ago last thought gone super grand lovely brilliant wonderful wish quit mean said same okay ok"
+)
 FAMILY_WORDS = bag("family anyone anybody relatives people relations who folks")
 PATIENT_WORDS = bag("you you're you've yourself your")
+WHEN, TIMED = bag("when after since while before during"), 3
 NEAR = 6
+TOLD_REACH = 20  # words of an answer that tells
 SHORT_QUESTION = 8  # words
 
 
@@ -99,6 +105,8 @@ def presupposes(words: Sequence[Word], sentence: Sentence, first: int, *, phrase
     later = [words[k].text for k in range(first + 1, min(first + 5, sentence.last))]
     if before == "other" or "else" in later or "elsewhere" in later:
         return True  # "any other pain?", "pain anywhere else?"
+    if {words[k].text for k in range(max(sentence.first + 1, first - TIMED), first)} & WHEN:
+        return True  # "Did you pass out when you fell?"
     earlier = words[first - 2].text if first > sentence.first + 1 else ""
     if before in ("your", "his", "her") and not phrase:
         return False  # "Does your chest hurt?"
@@ -133,6 +141,8 @@ def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, boo
     i = first
     while i < last and words[i].text in LEADS and not (words[i].text in CAN_STAND_ALONE and i + 1 == last):
         i += 1
+    if [words[k].text for k in range(first, min(last, first + 2))] == ["uh", "uh"]:
+        return "no", False
     if i >= last:
         return ("yes", True) if first < last and words[first].text in ("okay", "ok") else ("other", False)
     begin = i - 1 if i > first and words[i - 1].text == "i" else i
@@ -164,6 +174,14 @@ def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]
     if text in ("not", "maybe", "possibly", "perhaps"):
         return "unknown", False
     return ("no", False) if set(near[:4]) & FINE and not set(near[:4]) & NO else ("other", False)
+
+
+def tells(words: Sequence[Word], first: int, last: int) -> bool:
+    """Whether an answer without yes or no affirms by telling: "It goes right across the kitchen."."""
+    end = next((k for k in range(first, last) if words[k].text in (".", "?", "!", "\n")), last)
+    texts = {words[k].text for k in range(first, min(last, first + TOLD_REACH))}
+    asks = end < last and words[end].text == "?"
+    return not (asks or end == first or texts & OPENNESS or texts & NEGATIONS or texts & FINE)
 
 
 def opens_with_no(words: Sequence[Word], first: int, last: int) -> bool:

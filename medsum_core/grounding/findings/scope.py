@@ -159,7 +159,7 @@ def _negated(words: Sequence[Word], sentence: Sentence, reach: int, *, spoken: b
     for i in range(sentence.first, sentence.last):
         text = words[i].text.removesuffix("'s")
         after = words[i + 1].text if i + 1 < sentence.last else ""
-        if _begins(words[i - 1].text if i else "", text, after, held is not None):
+        if _begins(words[i - 1].text if i else "", text, after, held is not None, opens=spoken and i == sentence.first):
             held, since = (neutral if _denies_else(words, i, sentence.last) else denied), i
         elif held is not None and _ends(words, i, since, sentence, spoken=spoken):
             held = None
@@ -172,9 +172,11 @@ def _negated(words: Sequence[Word], sentence: Sentence, reach: int, *, spoken: b
     return denied, neutral
 
 
-def _begins(before: str, text: str, after: str, inside: bool) -> bool:
+def _begins(before: str, text: str, after: str, inside: bool, *, opens: bool) -> bool:
     if text in UNABLE:
         return after in ABLE
+    if text in ("no", "nope", "nah") and after == "," and opens:
+        return False  # "Cancer?" "No, Graves'."
     if text == "free":
         return after == "of"
     if text == "non" and after not in ("cigarette", "smoking", "tobacco", "alcohol", "drug"):
@@ -223,6 +225,8 @@ def _ends(words: Sequence[Word], i: int, since: int, sentence: Sentence, *, spok
         return further not in ("menstrual", "bleeding", "periods", "flow")  # "no tobacco, occasional alcohol"
     if text == "there" and after in ("is", "are", "was", "were") and i - since > 2:
         return True
+    if text == "," and after == "with" and not spoken:
+        return True  # "no hemoptysis, with nocturnal wheezing"
     if text in (",", "and", "or") and (after in AFFIRMING or after in SUBJECTS):
         further = words[i + 2].text if i + 2 < sentence.last else ""
         return not (after in ("my", "his", "her", "the") and not spoken) or further in AFFIRMING

@@ -157,9 +157,18 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
             return Judged("supported", turn_of(statements))
         if not denied and not doubtful and all(other.assertion == "denied" for other in wider):
             return Judged("contradicted", wider[0].turn)
+        if denied and finding.kind == "symptom" and (turn := _told_wider(wider, heard)) is not None:
+            return Judged("contradicted", turn)
     if not denied and not doubtful and (turn := _part_is_good(finding, heard)) is not None:
         return Judged("contradicted", turn)
     return _loosely(finding, note, heard)
+
+
+def _told_wider(wider: Sequence[Finding], heard: Heard) -> int | None:
+    """The turn that affirms a broader finding of no other body part: "Any discharge?" "A bit, gray."."""
+    told = [other for other in wider if other.assertion == "present" and other.subject in (PATIENT, UNKNOWN)]
+    asked = [other for other in told if other.reply is not None and not other.part and not heard.implied_parts(other)]
+    return asked[0].turn if asked and len(told) == len(wider) else None
 
 
 def _denied_loosely(finding: Finding, heard: Heard) -> int | None:
