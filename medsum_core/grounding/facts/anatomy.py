@@ -9,27 +9,34 @@ from medsum_core.grounding.facts.tokens import bag
 # Body parts that have sides, singular, by region: a note and its dialogue may use different words (calf, leg).
 BODY_REGIONS = {
     "arm": "arm shoulder elbow forearm wrist hand finger thumb bicep tricep palm rotator humerus radius ulna "
-    "knuckle axilla armpit carpal clavicle collarbone scapula pinky index pinkie triceps biceps radial "
-    "ulnar",
+    "knuckle axilla axillary brachial armpit carpal clavicle collarbone scapula pinky index pinkie triceps biceps "
+    "radial ulnar",
     "leg": "leg hip thigh knee calf shin ankle foot toe heel buttock hamstring femur tibia fibula patella "
-    "acl meniscus quadriceps quad achilles sole femoral tibial plantar bunion buttcheek butt great big "
-    "ischial",
-    "eye": "eye eyelid eyebrow brow eyeball ocular cornea retina macula cataract pupil",
+    "acl meniscus quadriceps quad achilles sole femoral popliteal patellar gluteal tibial plantar bunion buttcheek "
+    "butt great big ischial",
+    "eye": "eye conjunctival orbital eyelid eyebrow brow eyeball ocular cornea retina macula cataract pupil",
     "ear": "ear eardrum tympanic",
     "face": "cheek jaw temple nostril naris face facial maxillary nasal mandible tonsil parotid forehead head sinus "
     "vocal lip nare",
-    "chest": "lung breast chest rib lobe hemidiaphragm pleural hemithorax mastectomy pole",
+    "chest": "lung breast chest rib lobe hemidiaphragm pleural hemithorax mastectomy pole base apex apical basal",
     "heart": "atrium ventricle atrial ventricular coronary",
     "belly": "kidney flank ovary abdomen quadrant ureter renal tube ovarian adnexa adnexal pelvis belly stomach iliac "
     "nephrectomy ureteral oophorectomy",
-    "groin": "testicle testis groin inguinal scrotum scrotal hernia hydrocele",
+    "groin": "testicle testis testicular orchiectomy groin inguinal scrotum scrotal hernia hydrocele",
     "neck": "neck trapezius carotid thyroid subclavian jugular",
-    "brain": "hemisphere cerebral parietal frontal temporal occipital",
+    "brain": "brain hemisphere hemispheric cerebral parietal frontal temporal occipital",
     "back": "back lateral",
     "handed": "handed hander",
     "whole": "extremity limb side sided sidedness hemiparesis hemiplegia weakness pain nodule mass lump cyst "
     "lesion swelling edema numbness tingling effusion stone fracture ulcer wound incision paralysis infarct stroke",
 }
+# Places that exclude each other; those that take in others, as "arm" and "foot", are in none.
+PLACES = (
+    "shoulder rotator clavicle collarbone scapula", "elbow", "forearm radius ulna radial ulnar", "wrist carpal",
+    "finger thumb pinky pinkie index knuckle", "bicep tricep biceps triceps humerus", "axilla axillary armpit",
+    "hip buttock buttcheek butt gluteal ischial", "thigh hamstring femur femoral quadriceps quad", "knee patella patellar meniscus acl popliteal",
+    "calf shin tibia fibula tibial achilles", "ankle achilles", "heel sole plantar", "toe bunion",
+)  # fmt: skip
 IRREGULAR = {
     "feet": "foot", "calves": "calf", "teeth": "tooth", "children": "child", "people": "person", "men": "man",
     "women": "woman", "wives": "wife", "knives": "knife", "extremities": "extremity", "ovaries": "ovary",

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 
 from medsum_core.grounding.facts.answers import SENTENCE_ENDS
-from medsum_core.grounding.facts.matching import near_part
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.tokens import bag
 
 DENYING = bag(
     "no not never none nothing without denies denied denying negative normal fine good okay ok unremarkable intact "
-    "healthy unaffected perfect isn't doesn't don't didn't wasn't hasn't can't cannot"
+    "healthy unaffected perfect clear clean spared waiting wait asymptomatic recovered resolved isn't doesn't don't "
+    "didn't wasn't hasn't can't cannot"
 )
-BREAKS = SENTENCE_ENDS | {",", "and", "but", ":"}
+BREAKS = SENTENCE_ENDS | {",", ";", "and", "but", ":"}
 ANSWERS_NO = bag("no nope nah none not nothing never")
 
 
-def denied_there(fact: Mention, note: Scan, pairs: Sequence[Mention], talk: Scan, said: Sequence[Mention]) -> bool:
-    """Whether the dialogue says the reverse of this side throughout, and what the note says of the other side."""
-    side, denied = fact.values[0], _denied(note, fact)
-    reverse = None if denied is None else not denied
-    if reverse is None or side == "both" or any(o.values[0] != side or _denied(talk, o) != reverse for o in pairs):
-        return False
-    return any(
-        other.dim == "side"
-        and {other.values[0], side} == {"left", "right"}
-        and near_part(fact.noun, other.noun)
-        and _denied(talk, other) == denied
-        for other in said
-    )
-
-
-def _denied(scan: Scan, mention: Mention) -> bool | None:
+def denied(scan: Scan, mention: Mention) -> bool | None:
     """Whether a side is denied, in its clause or by the answer "No."; None where only its sentence has a denial.
 
     A turn's opening "No," may only correct the question ("No, the right one."): it is ignored.
     """
-    clause, sentence = (_around(scan, mention, ends) for ends in (BREAKS, SENTENCE_ENDS | {":"}))
+    clause, sentence = (_around(scan, mention, ends) for ends in (BREAKS, SENTENCE_ENDS | {":", ";"}))
     if any(scan.word(k) in DENYING for k in clause):
         return True
     opening = scan.word(sentence.start) == "no" and scan.word(sentence.start + 1) == ","

@@ -10,7 +10,7 @@ from medsum_core.grounding.facts.dates import date_at
 from medsum_core.grounding.facts.mention import Mention, Scan, scan_text
 from medsum_core.grounding.facts.quantities import quantity_at
 from medsum_core.grounding.facts.rates import ADVERBS, rate_at
-from medsum_core.grounding.facts.sides import LIMB_CODES, SIDES, side_at
+from medsum_core.grounding.facts.sides import HANDED, LIMB_CODES, SIDES, side_at
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import MONTHS, WEEKDAYS, units
 
@@ -25,7 +25,7 @@ GRADED = bag("type grade stage class phase level")
 @lru_cache(maxsize=1)
 def _triggers() -> frozenset[str]:
     days = {f"{day}{end}" for day in WEEKDAYS for end in ("", "s", "'s", "’s")}
-    words = {*MONTHS, *days, *ADVERBS, *SIDES, *LIMB_CODES, *SINGLES, *ROMAN, "few", "several", "biweekly"}
+    words = {*MONTHS, *days, *ADVERBS, *SIDES, *HANDED, *LIMB_CODES, *SINGLES, *ROMAN, "few", "several", "biweekly"}
     words |= {"every", "each", "either", "q", "ppd", "per", "a", "an", "/", "x", "times", "and"}
     words |= {"morning", "bedtime", "bed", "night", "evening", "meals", "meal", "breakfast", "dinner", "supper"}
     return frozenset(words | {word for word, unit in units().items() if unit.dim == "time"})

@@ -12,6 +12,7 @@ from medsum_core.grounding.facts.tokens import bag
 SIDES = {
     "left": "left", "lt": "left", "l": "left", "right": "right", "rt": "right", "r": "right", "bilateral": "both",
     "bilaterally": "both", "both": "both", "bilat": "both", "leftward": "left", "rightward": "right",
+    "left's": "left", "right's": "right",
 }  # fmt: skip
 LIMB_CODES = {
     "od": ("right", "eye"), "os": ("left", "eye"), "ou": ("both", "eye"),
@@ -21,6 +22,7 @@ LIMB_CODES = {
     "ruq": ("right", "quadrant"), "rlq": ("right", "quadrant"), "luq": ("left", "quadrant"),
     "llq": ("left", "quadrant"),
 }  # fmt: skip
+HANDED = {"righty": "right", "rightie": "right", "lefty": "left", "leftie": "left", "southpaw": "left"}
 OWNERS = bag("the my your his her their on to")
 NOT_SIDES = bag(  # "the right decision", "the left alone"
     "thing things decision decisions way ways direction track time now place person people away here there after "
@@ -42,6 +44,8 @@ def side_at(scan: Scan, i: int) -> Reading | None:
     if word in LIMB_CODES and scan.tokens[i].capital and not scan.spoken:
         side, noun = LIMB_CODES[word]
         return [scan.mention(i, i + 1, "laterality", "side", (side,), noun=noun)], i + 1
+    if word in HANDED:
+        return [scan.mention(i, i + 1, "laterality", "side", (HANDED[word],), noun="handed")], i + 1
     if word in ("each", "either") and scan.spoken:
         return _each_of_two(scan, i)
     side = SIDES.get(word, "")
@@ -55,7 +59,7 @@ def side_at(scan: Scan, i: int) -> Reading | None:
         return None
     counted = _two_of(scan, i) if word == "both" and scan.spoken else []
     if side == "both":
-        if word == "both" and not noun and not (scan.spoken and _asked(scan, i, body_parts())):
+        if word == "both" and not noun and not (scan.spoken and _asked(scan, i, body_parts().keys() | OPPOSITE)):
             return (counted, i + 1) if counted else None
         return [scan.mention(i, i + 1, "laterality", "side", ("both",), noun=noun), *counted], i + 1
     if not noun and not _bare_side(scan, i):
@@ -89,8 +93,9 @@ def other_sides(scan: Scan, mentions: Sequence[Mention]) -> list[Mention]:
         if scan.word(i) != "other" or last is None or last.values[0] not in OPPOSITE or i - last.last > OTHER_REACH:
             continue
         noun = stem(scan.word(i + 1))
-        if noun in ("one", "side") or noun == last.noun:
-            part = last.noun if noun == "one" else noun
+        bare = scan.word(i - 1) == "the" and scan.tokens[i + 1].kind == "punct"  # "And the other?"
+        if bare or noun in ("one", "side") or noun == last.noun:
+            part = last.noun if bare or noun == "one" else noun
             other = (OPPOSITE[str(last.values[0])],)
             found.append(scan.mention(i, i + 2, "laterality", "side", other, noun=part, marks=frozenset(other)))
     return found

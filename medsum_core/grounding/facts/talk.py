@@ -11,12 +11,13 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from medsum_core.data.turns import Turn, read_turns
-from medsum_core.grounding.facts.anatomy import KIN, stem
+from medsum_core.grounding.facts.anatomy import KIN, body_parts, stem
 from medsum_core.grounding.facts.answers import Turns, with_roles
 from medsum_core.grounding.facts.attributes import attribute, context
 from medsum_core.grounding.facts.date_matching import Calendar, calendar_of
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
+from medsum_core.grounding.facts.side_claims import SideClaims, read_claim
 from medsum_core.grounding.facts.sides import other_sides
 from medsum_core.grounding.facts.subjects import Subjects, subjects_of_talk
 from medsum_core.grounding.facts.tokens import bag
@@ -77,6 +78,13 @@ class Talk:
         """The cardinals of a number without unit, as they were said."""
         plain = not mention.dim and mention.first in self.scan.numbers
         return self.scan.numbers[mention.first].groups if plain else ()
+
+    @cached_property
+    def sides(self) -> SideClaims:
+        """The sides that are said of body parts."""
+        of_parts = (mention for mention in self.said if mention.dim == "side" and mention.noun != "handed")
+        parts = frozenset(word for word in map(stem, self.words) if word in body_parts())
+        return SideClaims([read_claim(self.scan, mention) for mention in of_parts], parts)
 
     @cached_property
     def of_attribute(self) -> dict[str, list[Mention]]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from medsum_core.grounding.facts.anatomy import body_parts
+from medsum_core.grounding.facts.anatomy import body_parts, stem
 from medsum_core.grounding.facts.attributes import attribute, context
 from medsum_core.grounding.facts.date_matching import date_finding
 from medsum_core.grounding.facts.dates import written_ratio
 from medsum_core.grounding.facts.implied import counts_pack_years, implied_at
 from medsum_core.grounding.facts.matching import supports
 from medsum_core.grounding.facts.mention import Mention, Scan
-from medsum_core.grounding.facts.polarity import denied_there
-from medsum_core.grounding.facts.roles import Claims, comparable, supporting_mention
+from medsum_core.grounding.facts.roles import HANDED, Claims, comparable, supporting_mention
+from medsum_core.grounding.facts.sides import LOOK_AHEAD
 from medsum_core.grounding.facts.talk import Talk
 from medsum_core.grounding.facts.tokens import bag
 
@@ -28,6 +28,10 @@ def judge(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> list[Judged]
         return _judge_shorthand(fact, note, talk, claims)
     if fact.dim == "date":
         return _judge_date(fact, note, talk)
+    if fact.dim == "side" and fact.noun != HANDED and (judged := talk.sides.judge(fact, note)) is not None:
+        turn = talk.turn(judged.mention.start) if judged.verdict == "supported" else None
+        end = _part_end(fact, note) if judged.of_part else fact.end
+        return [(fact.start, end, judged.verdict, turn)]
     pairs = [mention for mention in talk.near(fact) if supports(fact, mention)]
     if fact.dim == "weekday" and not pairs and fact.values[0] in talk.calendar.weekdays:
         pairs = [talk.calendar.weekdays[int(fact.values[0])]]
@@ -41,9 +45,15 @@ def judge(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> list[Judged]
         return [unsupported if start is None else (fact.start, fact.end, "supported", talk.turn(start))]
     subject = claims.subjects[id(fact)]
     place = supporting_mention(fact, subject, pairs, talk, claims) if subject else pairs[0]
-    if place is None or (fact.dim == "side" and denied_there(fact, note, pairs, talk.scan, talk.said)):
+    if place is None:
         return [(fact.start, fact.end, "contradicted", None)]
     return [(fact.start, fact.end, "supported", talk.turn(place.start))]
+
+
+def _part_end(fact: Mention, note: Scan) -> int:
+    """The end of the body part after a side: "left [great toe]"."""
+    ends = [note.tokens[k].end for k in range(fact.last, fact.last + LOOK_AHEAD) if stem(note.word(k)) in body_parts()]
+    return max(ends, default=fact.end)
 
 
 def _judge_shorthand(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> list[Judged]:
