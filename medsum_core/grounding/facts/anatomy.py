@@ -34,8 +34,9 @@ BODY_REGIONS = {
 PLACES = (
     "shoulder rotator clavicle collarbone scapula", "elbow", "forearm radius ulna radial ulnar", "wrist carpal",
     "finger thumb pinky pinkie index knuckle", "bicep tricep biceps triceps humerus", "axilla axillary armpit",
-    "hip buttock buttcheek butt gluteal ischial", "thigh hamstring femur femoral quadriceps quad", "knee patella patellar meniscus acl popliteal",
-    "calf shin tibia fibula tibial achilles", "ankle achilles", "heel sole plantar", "toe bunion",
+    "hip buttock buttcheek butt gluteal ischial", "thigh hamstring femur femoral quadriceps quad",
+    "knee patella patellar meniscus acl popliteal", "calf shin tibia fibula tibial achilles", "ankle achilles",
+    "heel sole plantar", "toe bunion",
 )  # fmt: skip
 IRREGULAR = {
     "feet": "foot", "calves": "calf", "teeth": "tooth", "children": "child", "people": "person", "men": "man",
