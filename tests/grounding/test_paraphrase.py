@@ -43,15 +43,35 @@ def flags(note: str, *lines: str) -> list[tuple[str, str]]:
         ("Needs a blood transfusion.", ("Has he had a blood transfusion before?", "No, this is the first.")),
         ("Denies vomiting.", ("And no other symptoms?", "No.")),
         ("Right arm weakness.", ("Any weakness on the right side?", "Yes, a little.")),
-        # what is done with a drug in the end
-        ("Stopped taking Zyprexa.", ("Drugs?", "I was still taking Zyprexa, but I stopped it.")),
-        ("He is taking atenolol.", ("You aren't taking anything for hay fever, but you are taking atenolol.", "Yes.")),
-        ("Coumadin has been held.", ("And the Coumadin?", "Yes, I take it. It was held for a week.")),
-        # everyone in a family
+        # what is done with a drug in the end, or with another one
+        (
+            "I do not know if this is why he is off Coumadin.",
+            ("I am not sure if he is off Coumadin.", "He is on Coumadin. Not sure if he has stopped the medicine."),
+        ),
+        (
+            "He was put on Cardizem with reportedly heart rate in the low range, so that was stopped.",
+            ("So they gave you Cardizem and they stopped it when your heart was slow.", "Yes."),
+        ),
+        ("Continues her drugs except for stopping the Prozac.", ("Go on with all of them except Prozac.", "OK.")),
+        ("Takes Lasix for lower extremity edema.", ("Swelling?", "I take Lasix for my leg swelling.")),
+        (
+            "She likes Dilaudid and would like to get the morphine changed to Dilaudid.",
+            ("Do you have morphine? Do you need more?", "I don't like morphine. Can you change it to Dilaudid?"),
+        ),
+        (
+            "He was taking Benadryl at that time.",
+            ("No swelling?", "Due to the Benadryl I took.", "Did you take Benadryl again today?", "No, not needed."),
+        ),
+        # everyone in a family, or someone
         ("Migraine in her siblings.", ("Do migraines run in the family?", "Yes. Everyone has them.")),
         (
-            "Remarkable for gout and dementia.",
-            ("Gout in the family?", "I know someone had gout.", "Dementia?", "Yes, my uncle."),
+            "Remarkable for heart disease, dementia.",
+            (
+                "Heart disease in the family?",
+                "I know someone had heart disease.",
+                "Dementia?",
+                "My uncle has dementia.",
+            ),
         ),
         # visits as they are transcribed: no full stops, parted words; exams
         ("Mild ankle sprain.", ("it's a mild ankle sprain we will wrap it do you have questions", "no")),

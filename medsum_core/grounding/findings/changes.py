@@ -33,6 +33,7 @@ OFFERS = bag("would could should shall want like maybe might suggest recommend o
 ASKED_USE = bag("take takes taking use uses using on still smoke smoking drink drinking")
 ASKED_DONE = bag("get got had have done did ever pick start started fill filled finish")
 WISHED = bag("help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts")
+WANTED = bag("like likes wants requests requesting")
 TURNS_AFTER, FRAGMENTS_AFTER = 4, 2
 SENTENCES_AFTER = 8
 FRAGMENT = 7  # words of a sentence that needs no "it" to be of what was named before
@@ -64,9 +65,13 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     rest = _of_kind(finding, [words[i].text for i in range(last, end)])
     clause = next((i for i in range(last, end) if words[i].text in (",", ";", "and", "but")), end) - last
     after = [pair for pair in rest if pair[0] < clause]
-    if finding.kind == "substance" and WISHED & {words[i].text for i in range(begin, first)}:
+    wished = WISHED if finding.kind == "substance" else WANTED
+    if wished & {words[i].text for i in range(begin, first)}:
         return None
     said = tuple(deed for i, deed in rest if i >= clause)
+    stops = next((o.first for o in others if o.first >= last), sentence.last)
+    if any(deed == "stop" for _, deed in _of_kind(finding, [words[i].text for i in range(end, stops)])):
+        said += ("stop",)  # "was put on it, and when her pulse was fifty it was stopped"
     if after and after[0][1] not in ("use", "plan"):
         return NoteDeed(after[0][1], said)
     return NoteDeed(before[-1][1] if before else after[0][1], said) if before or after else None
@@ -117,6 +122,8 @@ def _of_mention(other: Finding, own: Sentence, named: Sequence[int], busy: Colle
     k = bisect_left(named, other.first)
     begin = max(own.first, named[k - 1] + 1 if k else 0)
     end = min([own.last, *(i for i in named[k + 1 : k + 2])])
+    if other.first > own.first and words[other.first - 1].text == "except":
+        return ["stop"]  # "Go on with all of them except [it]."
     asks = _asks(own, heard)
     texts = [words[i].text for i in range(begin, end)]
     found = [deed for _, deed in deeds_in(texts, spoken=True)]
@@ -193,6 +200,8 @@ def _answered(
     if "plan" in said or "declined" in said or asks_openly(words, own):
         return []
     if ASKED_USE & asked and reply in ("yes", "no"):
+        if reply == "no" and "again" in asked:
+            return []  # "Did you take it again?" "No.": once
         return ["use" if reply == "yes" else "stop"]
     if ASKED_DONE & asked and reply in ("yes", "no"):
         return ["done"] if reply == "yes" else ["declined"]

@@ -42,6 +42,7 @@ OPPOSE: Mapping[str, frozenset[str]] = {  # what it may not
     "plan": frozenset({"declined"}),
     "declined": frozenset({"start", "plan", "done", "keep"}),
 }
+LOWER_PARTS = ("extremity", "extremities", "leg", "legs", "back", "limb", "abdomen", "abdominal", "lobe", "quadrant")
 NEGATED = 3  # words between a denial and what it denies
 GAP, GAP_WORDS = "_", 3
 MARKS = frozenset(".,;:?!()\n")
@@ -54,6 +55,9 @@ def deeds_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Deed]]:
     i = 0
     while i < len(texts):
         best, end = None, i + 1
+        if texts[i] == "lower" and texts[i + 1 : i + 2] and texts[i + 1] in LOWER_PARTS:
+            i = end
+            continue
         for phrase, deed in phrases.get(texts[i], ()):
             last = _matched(texts, i, phrase)
             if last:

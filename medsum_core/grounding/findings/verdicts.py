@@ -126,7 +126,7 @@ def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) 
         return judged, False
     deed = deed_in_note(finding, note)
     said = heard.named(finding.names) or heard.exact(_broader(finding, heard))
-    if deed is None or not said:
+    if deed is None or not said or finding.assertion == "uncertain":
         return judged, False
     deeds = deeds_in_talk(said, heard)
     over = deed.deed == "stop" and any(other.assertion == "past_or_stopped" for other in said)
