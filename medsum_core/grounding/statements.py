@@ -161,7 +161,7 @@ def _findings(findings: Sequence[Finding], lexicon: Lexicon) -> list[Statement]:
 
 
 def _is_told_of(finding: Finding) -> bool:
-    if finding.assertion in ("asked", "uncertain") or ROOTS.issuperset(finding.names):
+    if finding.elided or finding.assertion in ("asked", "uncertain") or ROOTS.issuperset(finding.names):
         return False
     return finding.kind != "allergen" or finding.allergy
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from medsum_core.data.turns import Turn
+from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan
 from medsum_core.grounding.findings.kinship import holders
 from medsum_core.grounding.findings.relatives import bearers
@@ -26,6 +27,7 @@ from medsum_core.grounding.findings.scope import Sentence, besides
 ANSWER_REACH = 20  # words of an answer in which relatives have what was asked for
 REFUSED_REACH = 8  # words from the end of a turn, which may have no full stops
 REFUSED = ("symptom", "condition", "substance")
+SAME, SAME_REACH = bag("has had does did too also it"), 8  # "And her brother?" "He has it."
 TOLD = ("symptom",)  # a question after these is answered by telling of them
 
 
@@ -95,7 +97,9 @@ def _with_reply(
         answer = "other"
     if answer == "no" and asks_if_still(scan.words, here):
         return replace(finding, assertion="past_or_stopped", reply=reply)
-    told_of = finding.kind in TOLD and finding.assertion != "denied" and not kin
+    if answer == "other" and finding.elided and tells(scan.words, first, last):
+        answer = "yes" if SAME & {word.text for word in scan.words[first : first + SAME_REACH]} else answer
+    told_of = finding.kind in TOLD and not finding.elided and finding.assertion != "denied" and not kin
     if answer == "other" and told_of and not _is_of_another(finding, by_turn.get(reply, ()), first):
         closed = not asks_openly(scan.words, here)
         answer = "yes" if closed and tells(scan.words, first, last) else answer

@@ -42,6 +42,7 @@ class Finding:
     allergy: bool = False
     phrase: bool = True  # as the lexicon has it, not a quality with its body part
     tolerated: bool | None = None  # the answer to "Can you take it?"
+    elided: bool = False  # "And your sister?": what was asked for before is meant
     inverted: bool = False  # "Can you take aspirin?": yes means no allergy
 
 

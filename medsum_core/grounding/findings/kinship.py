@@ -56,7 +56,10 @@ SIDED = bag("aunt uncle cousin grandmother grandfather grandparent family")
 SIDES = {"maternal": MATERNAL, "paternal": PATERNAL, "mother": MATERNAL, "father": PATERNAL}
 CHILDREN = bag("son daughter child grandchild twin")
 OWNED = bag("my his her their our your one two three four five six and have has a an , both")
-BETWEEN = bag("own older younger big little eldest oldest youngest late full first half three two other both")
+BETWEEN = bag(
+    "own older younger big little eldest oldest youngest late full first half three two other both birth biological "
+    "foster adoptive step great"
+)
 WIDE = bag("family neighbor neighbour friend coworker roommate")
 THEIRS = bag("his her their")
 SIDE_REACH = 4  # words from a relative to "on my mother's side"
@@ -124,7 +127,7 @@ def relatives_in(
         if (owner, kin) in COMPOUND:
             found = [place for place in found if not (place[0] == i - 1 and words[i - 1].text.endswith("'s"))]
             found.append((i, COMPOUND[owner, kin]))
-        elif kin not in CHILDREN or (i > first and words[i - 1].text in OWNED | BETWEEN):
+        elif kin not in CHILDREN or (words[i - 1].text in OWNED | BETWEEN if i > first else not spoken):
             found.append((i, side + kin if side and kin in SIDED else kin))
         side = side if kin == FAMILY else ""
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.tokens import bag
@@ -12,7 +13,7 @@ from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, Fi
 from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of, relatives_in
 from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
 from medsum_core.grounding.findings.matching import Named, find_named, named_parts
-from medsum_core.grounding.findings.relatives import UNKNOWN, bearers, subject_in_note, subject_in_talk
+from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN, bearers, subject_in_note, subject_in_talk
 from medsum_core.grounding.findings.replies import (
     asks_of_family,
     asks_tolerance,
@@ -37,6 +38,8 @@ TROUBLE = ("problem", "problems", "issue", "issues", "trouble")  # "no problem i
 BETWEEN = ("a", "an", "the", "his", "her", ",", "uh", "um")
 SETTINGS = ("on", "with", "despite", "after", "using")
 HEADING = 3  # words after a name in a heading: "[NERVOUS] SYSTEM:"
+HERITABLE = ("condition", "symptom", "substance")
+ELIDED, ELIDED_YOU, ELIDED_TURNS = 7, 4, 4  # words of the question, and turns since the other one
 TOPIC_REACH = 25  # words in which "he" may be the relative named last
 
 
@@ -75,29 +78,12 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
         ]
         if not spoken:
             named = [found for found in named if not _is_heading(words, found, lexicon)]
-        scopes = read_scopes(words, sentence, spoken=spoken) if named else None
         asks = bool(turns) and is_question(words, sentence, is_clinician=turns[sentence.turn].is_clinician)  # type: ignore[index]
-        for found in named:
-            trailing = [k for k in kin if k[0] >= named[-1].last] if found is named[-1] else []
-            subject = (
-                subject_in_talk(
-                    words,
-                    sentence,
-                    found.first,
-                    kin,
-                    "" if asks else topic,
-                    "" if asks or guests else named_last,
-                    speaker,
-                    trailing,
-                    is_symptom=lexicon.concepts[found.names[0]].kind == "symptom",
-                )
-                if spoken
-                else subject_in_note(words, sentence, found.first, kin, kin_before=bool(named_last))
-            )
-            if asks and subject == UNKNOWN and asks_of_family(words, sentence):
-                subject = FAMILY
-            assert scopes is not None
-            findings.append(_finding(words, sentence, found, scopes, subject, lexicon, asks=asks))
+        findings += _stated(
+            words, sentence, named, kin, lexicon, _Context(topic, named_last, speaker, asks, spoken, guests)
+        )
+        if asks and not named:
+            findings += _elided(words, sentence, kin, findings)
         if spoken:
             good += _good_parts(words, sentence, lexicon)
         if sentence.first - since >= TOPIC_REACH:
@@ -109,6 +95,74 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
             topic = ""
     scan = FindingScan(words=words, sentences=sentences, turns=bounds, findings=findings, good=good, kin=named_kin)
     return replace(scan, findings=with_answers(scan, turns)) if turns else scan
+
+
+class _Context(NamedTuple):
+    """What is known before a sentence: the relative of whom it may speak, the one named last, who speaks, of what."""
+
+    topic: str
+    named_last: str
+    speaker: str
+    asks: bool
+    spoken: bool
+    guests: bool
+
+
+def _stated(
+    words: Sequence[Word],
+    sentence: Sentence,
+    named: Sequence[Named],
+    kin: Sequence[tuple[int, str]],
+    lexicon: Lexicon,
+    context: _Context,
+) -> list[Finding]:
+    """The findings that a sentence names, with what it says of them and of whom."""
+    if not named:
+        return []
+    asks = context.asks
+    scopes = read_scopes(words, sentence, spoken=context.spoken)
+    findings = []
+    for found in named:
+        if context.spoken:
+            subject = subject_in_talk(
+                words,
+                sentence,
+                found.first,
+                kin,
+                "" if asks else context.topic,
+                "" if asks or context.guests else context.named_last,
+                context.speaker,
+                [place for place in kin if place[0] >= named[-1].last] if found is named[-1] else [],
+                is_symptom=lexicon.concepts[found.names[0]].kind == "symptom",
+            )
+        else:
+            subject = subject_in_note(words, sentence, found.first, kin, kin_before=bool(context.named_last))
+        if asks and subject == UNKNOWN and asks_of_family(words, sentence):
+            subject = FAMILY
+        findings.append(_finding(words, sentence, found, scopes, subject, lexicon, asks=asks))
+    return findings
+
+
+def _elided(
+    words: Sequence[Word], sentence: Sentence, kin: Sequence[tuple[int, str]], before: Sequence[Finding]
+) -> list[Finding]:
+    """What was asked for before, where a short question only names who else may have it: "And your sisters?"."""
+    last = next((finding for finding in reversed(before) if finding.reply is not None), None)
+    place = next((i for i in range(sentence.first, sentence.last) if words[i].text in ("you", "yourself")), None)
+    who = kin[-1] if kin else ((place, PATIENT) if place is not None and last and last.subject == FAMILY else None)
+    long = sentence.last - sentence.first > (ELIDED if kin else ELIDED_YOU)
+    if who is None or last is None or long or last.kind not in HERITABLE or sentence.turn - last.turn > ELIDED_TURNS:
+        return []
+    asked = [finding for finding in before if finding.turn == last.turn and finding.reply is not None]
+    word = words[who[0]]
+    return [
+        replace(
+            finding, start=word.start, end=word.end, first=who[0], last=who[0] + 1, assertion="present",
+            subject=who[1], turn=sentence.turn, phrase=False, elided=True,
+        )
+        for finding in asked
+        if finding.kind in HERITABLE
+    ]  # fmt: skip
 
 
 def _is_heading(words: Sequence[Word], found: Named, lexicon: Lexicon) -> bool:

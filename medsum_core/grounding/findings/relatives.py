@@ -116,4 +116,6 @@ def _tells(words: Sequence[Word], i: int, sentence: Sentence) -> bool:
     with_her = (earlier if possessive else before) in ("with", "by", "to", "from", "per", "told", "for")
     if after == "side":
         return True
+    if after == "," and i + 2 < sentence.last and words[i + 2].text == "who":
+        return False  # "caring for her mother, who has dementia"
     return (after in TELLING and after not in ("is",)) or (with_her and "family" not in words[i].text)

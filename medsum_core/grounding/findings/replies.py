@@ -43,7 +43,7 @@ OPENNESS = bag(
     "know sure remember recall idea tell maybe perhaps possibly might wonder guess depends hope should could would "
     "used before ago last thought gone super grand lovely brilliant wonderful wish quit mean said same okay ok"
 )
-FAMILY_WORDS = bag("family anyone anybody relatives people relations who folks")
+FAMILY_WORDS = bag("family anyone anybody relatives people relations who folks around")
 PATIENT_WORDS = bag("you you're you've yourself your")
 WHEN, TIMED = bag("when after since while before during"), 3
 NEAR = 6

@@ -23,6 +23,7 @@ from medsum_core.grounding.findings.deeds import is_deed
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard, hear
 from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact, turn_of
+from medsum_core.grounding.findings.kinship import AND
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
@@ -71,7 +72,7 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
         if changed:
             start, end = _with_action(finding, note)
         elif verdict == "contradicted" and finding.subject != UNKNOWN and finding.assertion != "denied":
-            start = _with_relative(finding, note)
+            start, end = _with_person(finding, note)
         facts.append(JudgedFact(start, end, kind, verdict, turn))
     return [fact for fact in facts if fact.kind != "relative" or not _is_inside(fact, facts)]
 
@@ -92,17 +93,20 @@ def _with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
     return min(finding.start, word.start), max(finding.end, word.end)
 
 
-def _with_relative(finding: Finding, note: FindingScan) -> int:
-    """Where the relative begins who is said to have a finding: "[mother had asthma]"; the finding if none does."""
+def _with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:
+    """The characters of a finding with the person who is said to have it: "[mother had asthma]"."""
     sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
-    before = [i for i, _ in note.kin if sentence.first <= i < finding.first]
     if finding.subject == PATIENT:
         named = [i for i in range(sentence.first, finding.first) if note.words[i].text in ("patient", "pt")]
-        return note.words[max(named[-1] - 1, sentence.first)].start if named else finding.start
-    if not before:
-        return finding.start
-    sided = before[-1] > sentence.first and note.words[before[-1] - 1].text in ("maternal", "paternal")
-    return note.words[before[-1] - sided].start
+        start = note.words[max(named[-1] - 1, sentence.first)].start if named else finding.start
+        return start, finding.end
+    owners = finding.subject.split(AND)
+    kin = [i for i, name in note.kin if sentence.first <= i < sentence.last and name in owners]
+    if not kin:
+        return finding.start, finding.end
+    place = min(kin, key=lambda i: abs(i - finding.first))
+    sided = place > sentence.first and note.words[place - 1].text in ("maternal", "paternal")
+    return min(finding.start, note.words[place - sided].start), max(finding.end, note.words[place].end)
 
 
 def _is_borne(finding: Finding, note: FindingScan) -> bool:
