@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
+from small_language import FULL_STOPS, STOPS, decode
+
 from medsum_core.generation.generate import Decoder, own_modules
 from medsum_core.generation.live import LiveEngine
 from medsum_core.generation.search import Generation
 
+LONGEST_PROMPT, LONGEST_NOTE = 20, 14
 PATIENCE = 60.0  # seconds after which a test that waits has failed
 
 
@@ -49,17 +52,19 @@ class Passes:
     def __init__(self, decoder: Decoder | None = None) -> None:
         self.before: Callable[[], None] = lambda: None
         self.caches: list[Any] = []
+        self.prompt_lengths: list[tuple[int, ...]] = []  # of each pass
         self._decoder = decoder or own_modules
 
     @contextmanager
     def decoder(self, causal: Any) -> Iterator[Any]:
         with self._decoder(causal) as forward:
 
-            def watched(cache: Any, *inputs: Any) -> Any:
+            def watched(cache: Any, step: Any, *inputs: Any) -> Any:
                 if not any(cache is other for other in self.caches):
                     self.caches.append(cache)
+                self.prompt_lengths.append(step.prompt_lengths)
                 self.before()
-                return forward(cache, *inputs)
+                return forward(cache, step, *inputs)
 
             yield watched
 
@@ -71,6 +76,19 @@ class Passes:
             for tensor in (*cache.keys.values(), *cache.values.values(), cache.position_SC, cache.visible_SKC)
         ]
         return [tensor.data_ptr() for tensor in tensors]
+
+
+@contextmanager
+def running(model: Any, passes: Passes | None = None, **options: Any) -> Iterator[LiveEngine]:
+    """An engine of three slots that writes in `small_language`."""
+    bounds = {"num_slots": 3, "max_tokens": LONGEST_PROMPT + LONGEST_NOTE, "max_new_tokens": LONGEST_NOTE}
+    settings: dict[str, Any] = {"max_waiting": 20, "decode": decode, "full_stops": FULL_STOPS, **bounds, **options}
+    engine = LiveEngine(model, decoder=passes and passes.decoder, stop_token_ids=STOPS, **settings)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.close(seconds=0)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
