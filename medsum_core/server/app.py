@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from medsum_core.server.answers import Context
 from medsum_core.server.audit import AuditLog
 from medsum_core.server.compare import CompareRoutes, Votes
+from medsum_core.server.description import described
 from medsum_core.server.metrics import CONTENT_TYPE, Metrics
 from medsum_core.server.notes_api import NotesRoutes
 from medsum_core.server.openai_api import OpenAIRoutes
@@ -26,7 +26,6 @@ from medsum_core.server.security import Access, Guard
 from medsum_core.server.service import Service
 
 PAGE = Path(__file__).with_name("page")
-OPENAPI = Path(__file__).with_name("openapi.json")
 # By ourselves, as what the system thinks of a suffix differs; a browser runs no script of another type.
 MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".json": "application/json"}
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -44,7 +43,7 @@ def app(service: Service, *, access: Access, audit: AuditLog, votes: Votes | Non
         *(_compare_routes(context, votes) if votes is not None else []),
         Route("/health", _health(service), methods=["GET"]),
         Route("/metrics", _metrics(metrics), methods=["GET"]),
-        Route("/openapi.json", _file(OPENAPI), methods=["GET"]),
+        Route("/openapi.json", _described(service), methods=["GET"]),
         *(Route(path, _file(PAGE / path.strip("/")), methods=["GET"]) for path in pages),
         Route("/", _file(PAGE / "index.html"), methods=["GET"]),
     ]
@@ -117,6 +116,15 @@ def _metrics(metrics: Metrics) -> Endpoint:
     return figures
 
 
+def _described(service: Service) -> Endpoint:
+    description = described(service)
+
+    async def describe(_: Request) -> Response:
+        return JSONResponse(description)
+
+    return describe
+
+
 def _file(path: Path) -> Endpoint:
     async def file(_: Request) -> Response:
         return FileResponse(path, media_type=MEDIA_TYPES[path.suffix])
@@ -130,8 +138,3 @@ async def _http_error(_: Request, error: Exception) -> Response:
     code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "refused")
     words = {404: "there is no such route", 405: "this route takes another method"}.get(error.status_code, "refused")
     raise Refusal(error.status_code, code, words, headers=error.headers)
-
-
-def described() -> dict[str, object]:
-    """The interface's description, OpenAPI 3.1."""
-    return dict(json.loads(OPENAPI.read_text("utf-8")))

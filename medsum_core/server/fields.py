@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ SETTINGS_OF_OTHERS = frozenset({
     "structured_outputs", "name", "tool_calls", "refusal",
 })
 # fmt: on
+VISIBLE = re.compile(r"[^\s\x00-\x1f\x7f-\xa0\ufeff]")
 
 
 class Fields:
@@ -41,11 +43,11 @@ class Fields:
                 self._refuse_unknown(name, known)
 
     def has(self, name: str) -> bool:
-        """Whether the field is there and not null."""
-        return self._values.get(name) is not None
+        """Whether the field is there."""
+        return name in self._values
 
     def text(self, name: str, *, longest: int, default: str | None = None) -> str:
-        """A text of at most `longest` characters that is more than blanks; without a default it must be there."""
+        """A text of at most `longest` characters; without a default it must be there, with a visible one."""
         value = self._value(name, default)
         if not isinstance(value, str):
             self._refuse(name, "expected a text")
@@ -55,7 +57,7 @@ class Fields:
             value.encode("utf-8")
         except UnicodeEncodeError:
             self._refuse(name, "holds half a character (a surrogate)")
-        if not value.strip() and default is None:
+        if default is None and VISIBLE.search(value) is None:
             self._refuse(name, "empty")
         return value
 
@@ -94,10 +96,9 @@ class Fields:
         return Fields(self._value(name, {}), known=known, where=f"{self._where}{name}.")
 
     def _value(self, name: str, default: object) -> Any:
-        value = self._values.get(name)
-        if value is None and default is None:
+        if name not in self._values and default is None:
             self._refuse(name, "missing")
-        return default if value is None else value
+        return self._values.get(name, default)
 
     def _refuse(self, name: str, what: str) -> NoReturn:
         raise bad_request(f"{self._where}{name}: {what}")

@@ -17,7 +17,7 @@ class Limits:
     header_seconds: float = 10.0  # for a request to begin on a new connection, and on one that is kept
     max_dialogue_characters: int = 100_000
     max_turns: int = 2_000
-    max_note_characters: int = 20_000  # of one section, as it comes back for a check
+    max_note_characters: int = 10_000  # of one section, as it comes back for a check
     max_sections: int = 20
     max_requests: int = 64  # at a time, those that wait included
     max_connections: int = 256

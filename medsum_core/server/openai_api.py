@@ -114,10 +114,6 @@ class OpenAIRoutes:
         if fields.has("task") and fields.text("task", longest=200) != served.renderer.task.name:
             raise Refusal(404, "task_not_found", f"the task of this run is {served.renderer.task.name}")
         budget = served.budget.max_new_tokens
-        both = fields.has("max_tokens") and fields.has("max_completion_tokens")
-        if both:
-            raise bad_request("max_tokens and max_completion_tokens mean the same: give one")
-        name = "max_completion_tokens" if fields.has("max_completion_tokens") else "max_tokens"
         sections, parts = self._parts(fields)
         stream = fields.flag("stream")
         if fields.has("stream_options") and not stream:
@@ -126,7 +122,7 @@ class OpenAIRoutes:
             dialogue=self._dialogue(fields),
             sections=sections,
             parts=parts,
-            max_new_tokens=fields.count(name, default=budget),
+            max_new_tokens=min(fields.count(name, default=budget) for name in ("max_tokens", "max_completion_tokens")),
             stream=stream,
             include_usage=fields.inner("stream_options", known=("include_usage",)).flag("include_usage"),
         )
