@@ -43,7 +43,7 @@ def app(service: Service, *, access: Access, audit: AuditLog, votes: Votes | Non
         *(_compare_routes(context, votes) if votes is not None else []),
         Route("/health", _health(service), methods=["GET"]),
         Route("/metrics", _metrics(metrics), methods=["GET"]),
-        Route("/openapi.json", _described(service), methods=["GET"]),
+        Route("/openapi.json", _described(service, needs_token=access.tokens is not None), methods=["GET"]),
         *(Route(path, _file(PAGE / path.strip("/")), methods=["GET"]) for path in pages),
         Route("/", _file(PAGE / "index.html"), methods=["GET"]),
     ]
@@ -116,8 +116,8 @@ def _metrics(metrics: Metrics) -> Endpoint:
     return figures
 
 
-def _described(service: Service) -> Endpoint:
-    description = described(service)
+def _described(service: Service, *, needs_token: bool) -> Endpoint:
+    description = described(service, needs_token=needs_token)
 
     async def describe(_: Request) -> Response:
         return JSONResponse(description)

@@ -12,11 +12,15 @@ from medsum_core.tasks.divisions import DIVISIONS
 OPENAPI = Path(__file__).with_name("openapi.json")
 
 
-def described(service: Service) -> dict[str, Any]:
-    """The description for a run: its sections, and the parts of its prompt."""
+def described(service: Service, *, needs_token: bool) -> dict[str, Any]:
+    """The description for a run: its name, its sections, and the parts of its prompt."""
     description: dict[str, Any] = json.loads(OPENAPI.read_text("utf-8"))
+    if not needs_token:
+        del description["security"]
     schemas = description["components"]["schemas"]
     chat, notes, pair = (schemas[name] for name in ("ChatRequest", "NotesRequest", "PairRequest"))
+    chat["properties"]["model"] = {"const": service.served.name}
+    chat["properties"]["task"] = {"const": service.served.renderer.task.name}
     field = service.section_field
     short = "division" if field == "division" else "section"
     section = chat["properties"]["section"]

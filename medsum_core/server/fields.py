@@ -70,8 +70,8 @@ class Fields:
 
     def count(self, name: str, *, default: int) -> int:
         """A whole number from 1 on."""
-        value = self._value(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        value = whole_number(self._value(name, default))
+        if value is None or value < 1:
             self._refuse(name, "expected a whole number from 1 on")
         return value
 
@@ -114,6 +114,13 @@ class Fields:
             f"{self._where.rstrip('.') or 'the body'}: has a field that is not known here; {fields}",
             code="unknown_field",
         )
+
+
+def whole_number(value: object) -> int | None:
+    """The value as a whole number, as JSON has them: 1 and 1.0 are the same; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 async def read_json(request: Request, limits: Limits) -> object:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from medsum_core.server.answers import Context, EventStream, event, unless_gone
 from medsum_core.server.audit import known_section
-from medsum_core.server.fields import Fields, read_json
+from medsum_core.server.fields import Fields, read_json, whole_number
 from medsum_core.server.job import Ended, Job
 from medsum_core.server.refusal import bad_request
 from medsum_core.server.service import LONGEST_NAME, Order
@@ -160,10 +160,11 @@ def _name(section: object, where: str) -> str:
 
 
 def _span(value: object) -> list[int]:
-    is_span = isinstance(value, list) and len(value) == 2 and all(type(end) is int for end in value)
-    if not is_span or not 0 <= value[0] <= value[1] < OFFSET_BOUND:  # type: ignore[index]
-        raise bad_request("spans: expected pairs of offsets, [start, end)")
-    return list(value)  # type: ignore[call-overload]
+    ends = [whole_number(end) for end in value] if isinstance(value, list) else []
+    match ends:
+        case [int(start), int(end)] if 0 <= start <= end < OFFSET_BOUND:
+            return [start, end]
+    raise bad_request("spans: expected pairs of offsets, [start, end)")
 
 
 def _matched(fields: Fields, name: str, pattern: re.Pattern[str], what: str) -> str:

@@ -22,10 +22,11 @@ from medsum_core.server.compare import VOTES_FILE, Votes
 from medsum_core.server.limits import Limits
 from medsum_core.server.security import LOOPBACK, Access
 from medsum_core.server.service import Served, Service
-from medsum_core.server.tokens import Tokens
+from medsum_core.server.tokens import Tokens, read_tokens
 from medsum_core.tasks.find import find_task
 
 MODEL = "tiny-run"
+TOKEN = "a-token-of-a-test-0123456789"
 TESTING_HOSTS = LOOPBACK | {"testserver"}
 # What this tokenizer knows by heart costs few tokens; other text costs a token a byte.
 DIALOGUE = (
@@ -47,6 +48,14 @@ class FakeServer:
     def audit(self) -> str:
         """The audit log as it is on the disk."""
         return (self.folder / AUDIT_FILE).read_text()
+
+
+def tokens_of(*lines: str) -> Tokens:
+    """The tokens of a file with these lines."""
+    path = Path(tempfile.mkdtemp()) / "tokens"
+    path.write_text("\n".join(lines))
+    path.chmod(0o600)
+    return read_tokens(str(path))
 
 
 def fake_server(
