@@ -59,9 +59,10 @@ class AppendedLines:
         records = []
         for line in self.path.read_bytes().splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 continue
+            records += [record] if isinstance(record, dict) else []
         return records
 
     def close(self) -> None:
