@@ -14,10 +14,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import count
-from threading import Condition, Event, Thread
+from dataclasses import dataclass
+from threading import Event, Thread
 from time import perf_counter
 from typing import Any
 
@@ -38,29 +36,21 @@ from medsum_core.generation.generate import (
     num_positions,
 )
 from medsum_core.generation.grounded import GroundedNotes
-from medsum_core.generation.requests import EngineStats, EngineStopped, Listener, NoteRequest, QueueFull
-from medsum_core.generation.search import Generation, Note
+from medsum_core.generation.request_queue import RequestQueue
+from medsum_core.generation.requests import EngineStats, EngineStopped, Listener, NoteRequest
+from medsum_core.generation.search import Note
 from medsum_core.model.forward import causal_model, evaluation_mode
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Lane:
-    """The notes of the tuned model, or those of its base: a batch, and who waits for it."""
+    """The notes of the tuned model, or those of its base: a batch, who waits for it, in what it takes its steps."""
 
     batch: Batch
-    adapter: Callable[[], AbstractContextManager[Any]]  # in which the batch takes its steps
-    waiting: deque[Note] = field(default_factory=deque)
-
-
-@dataclass(kw_only=True)
-class _Request:
-    """A request that has not ended."""
-
-    note: Note
-    listener: Listener
-    lane: _Lane
+    waiting: deque[Note]
+    adapter: Callable[[], AbstractContextManager[Any]]
 
 
 class LiveEngine:
@@ -106,30 +96,24 @@ class LiveEngine:
         self._bans = BanRules(stop_token_ids=self._stops, no_repeat_ngram_size=no_repeat_ngram_size)
         self._num_slots, self._max_tokens, self._max_new_tokens = num_slots, max_tokens, max_new_tokens
         self._decode, self._full_stops, self._adapters = decode, full_stops, (True, False)[: 1 + compare]
-        self._room = num_slots * len(self._adapters) + max_waiting
-
+        self._queue = RequestQueue(room=num_slots * len(self._adapters) + max_waiting, lanes=self._adapters)
         self._thread = Thread(target=self._run, name="medsum-engine", daemon=True)
-        self._changed = Condition()  # guards all that follows
-        self._ready, self._is_alive, self._is_closing, self._is_stopping = Event(), False, False, False
+        self._is_ready, self._is_closing, self._is_stopping = Event(), False, False
         self._error: BaseException | None = None
-        self._lanes: dict[bool, _Lane] = {}  # by use_adapter
-        self._open: dict[int, _Request] = {}
-        self._leaving: list[tuple[_Lane, Note]] = []
-        self._ids = count()
         self._prompt_tokens = self._new_tokens = 0
         self._prefill_seconds = self._decode_seconds = 0.0
 
     def start(self) -> None:
         """Start the thread; returns once it can write notes, the cache allocated. Raises what kept it from that."""
         self._thread.start()
-        self._ready.wait()
+        self._is_ready.wait()
         if self._error is not None:
             raise self._error
 
     @property
     def is_alive(self) -> bool:
         """Whether the thread goes on writing notes."""
-        return self._is_alive
+        return self._is_ready.is_set() and self._error is None and self._thread.is_alive()
 
     def submit(self, requests: Sequence[NoteRequest], listeners: Sequence[Listener]) -> list[int]:
         """Take all of these requests, or none; returns their ids. Their listeners may be called before it returns.
@@ -139,29 +123,19 @@ class LiveEngine:
         """
         for request in requests:
             self._check(request)
-        if len(requests) > self._room:
-            raise InputError(f"{len(requests)} notes at once, but at most {self._room} are taken")
-        with self._changed:
-            if self._is_closing or not self._is_alive:
-                raise EngineStopped("the engine is not running")
-            if len(self._open) + len(requests) > self._room:
-                raise QueueFull(waiting=self._num_waiting())
-            pairs = zip(requests, listeners, strict=True)
-            ids = [self._take(request, listener) for request, listener in pairs]
-            self._changed.notify()
-        return ids
+        return self._queue.add(requests, listeners)
 
     def cancel(self, request_id: int) -> None:
         """Forget a request, waiting or running; its slot is free before the next forward pass. Twice does no harm."""
-        self._end(request_id)
+        self._queue.end(request_id)
 
     def stats(self) -> EngineStats:
         """Counts of this moment."""
-        with self._changed:
-            num_waiting = self._num_waiting()
+        with self._queue.changed:
+            num_waiting = self._queue.num_waiting
             return EngineStats(
                 num_waiting=num_waiting,
-                num_running=len(self._open) - num_waiting,
+                num_running=self._queue.num_requests - num_waiting,
                 num_slots=self._num_slots * len(self._adapters),
                 prompt_tokens=self._prompt_tokens,
                 new_tokens=self._new_tokens,
@@ -174,18 +148,16 @@ class LiveEngine:
 
         A forward pass that has begun is waited for.
         """
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify()
+        with self._queue.changed:
+            self._queue.is_open, self._is_closing = False, True
+            self._queue.changed.notify()
         if self._thread.ident is None:
             return
         self._thread.join(seconds)
-        with self._changed:
+        with self._queue.changed:
             self._is_stopping = True
-            self._changed.notify()
+            self._queue.changed.notify()
         self._thread.join()
-
-    # ---- requests ----------------------------------------------------------------------------------------------------
 
     def _check(self, request: NoteRequest) -> None:
         if not request.prompt or request.max_new_tokens < 1:
@@ -204,55 +176,27 @@ class LiveEngine:
             if self._decode is None:
                 raise ValueError("a verifier needs an engine with `decode`")
 
-    def _take(self, request: NoteRequest, listener: Listener) -> int:
-        number, lane = next(self._ids), self._lanes[request.use_adapter]
-        verifier = None if request.verifier is None else partial(self._verify, number, request.verifier)
-        longest = request.max_new_tokens
-        note = Note(index=number, prompt=tuple(request.prompt), min_new=0, max_new=longest, verifier=verifier)
-        self._open[number] = _Request(note=note, listener=listener, lane=lane)
-        lane.waiting.append(note)
-        return number
-
-    def _num_waiting(self) -> int:
-        return sum(len(lane.waiting) for lane in self._lanes.values())
-
-    def _end(self, number: int) -> _Request | None:
-        """The request, which from now on is neither waiting nor heard of; None if it has ended before."""
-        with self._changed:
-            request = self._open.pop(number, None)
-            if request is None:
-                return None
-            if request.note in request.lane.waiting:
-                request.lane.waiting.remove(request.note)
-            else:
-                self._leaving.append((request.lane, request.note))
-                self._changed.notify()
-        return request
-
     # ---- the engine's thread -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         error: BaseException = EngineStopped("the engine was closed before this note was finished")
         try:
             with ExitStack() as stack:
-                self._open_lanes(stack)
-                self._is_alive = True
-                self._ready.set()
-                while self._next_step():
-                    for lane in self._lanes.values():
+                lanes = self._open_lanes(stack)
+                self._queue.is_open = not self._is_closing
+                self._is_ready.set()
+                while self._next_step(lanes):
+                    for lane in lanes:
                         self._step(lane)
-        except BaseException as found:  # whatever it was: no request may be left waiting for ever
+        except BaseException as found:  # whatever it was: no request may wait for ever
             error = self._error = found
             logger.error("no more notes are written: %s", type(found).__name__)
-        with self._changed:
-            self._is_alive = False
-            left = list(self._open)
-        for number in left:
-            self._fail(number, error)
-        self._ready.set()
+        self._queue.close(error)
+        self._is_ready.set()
 
-    def _open_lanes(self, stack: ExitStack) -> None:
-        """The decoder and the cache of each lane, for as long as the engine lives."""
+    def _open_lanes(self, stack: ExitStack) -> list[_Lane]:
+        """A decoder and a cache for the tuned model, and for its base if it is asked for; they live in `stack`."""
+        lanes = []
         stack.enter_context(evaluation_mode(self._causal))
         stack.enter_context(torch.no_grad())
         for use_adapter in self._adapters:
@@ -263,11 +207,13 @@ class LiveEngine:
                 # A cache is allocated at its first use: too little memory shows now, not in somebody's request.
                 batch.join(deque([Note(index=-1, prompt=(0,), min_new=0, max_new=1)]))
                 batch.step()
-            self._lanes[use_adapter] = _Lane(batch=batch, adapter=adapter)
+            lanes.append(_Lane(batch=batch, waiting=self._queue.waiting[use_adapter], adapter=adapter))
+        return lanes
 
     def _batch(self, forward: Forward) -> Batch:
         room: dict[str, Any] = {"num_slots": self._num_slots, "max_new_tokens": self._max_new_tokens}
-        rule = built_in_rule(self._rules, self._stops, **room, device=self._causal.device, on_token=self._on_token)
+        tell = self._queue.tell_token
+        rule = built_in_rule(self._rules, self._stops, **room, device=self._causal.device, on_token=tell)
         beams = rule.num_beams
         capacity = self._max_tokens - self._max_new_tokens + beams * (self._max_new_tokens - 1)
         cache = self._cache_type(self._num_slots, beams, capacity, device=self._causal.device)
@@ -276,17 +222,18 @@ class LiveEngine:
             grounded = GroundedNotes(rule, self._stops, decode=self._decode, full_stops=self._full_stops)
         return Batch(forward, rule, self._bans, cache, num_slots=self._num_slots, grounded=grounded)
 
-    def _next_step(self) -> bool:
+    def _next_step(self, lanes: Sequence[_Lane]) -> bool:
         """Wait for something to do, and let notes leave and join; False at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._open or self._leaving or self._is_closing)
-            if self._is_stopping or (self._is_closing and not self._open):
+        queue = self._queue
+        with queue.changed:
+            queue.changed.wait_for(lambda: queue.num_requests or queue.leaving or self._is_closing)
+            if self._is_stopping or (self._is_closing and not queue.num_requests):
                 return False
-            for lane, note in self._leaving:
-                lane.batch.leave(note)
-            self._leaving.clear()
-            for lane in self._lanes.values():
+            for lane in lanes:
+                for note in queue.leaving:
+                    lane.batch.leave(note)
                 lane.batch.join(lane.waiting)
+            queue.leaving.clear()
         return True
 
     def _step(self, lane: _Lane) -> None:
@@ -297,7 +244,7 @@ class LiveEngine:
         with lane.adapter():
             finished = lane.batch.step()
         seconds = perf_counter() - begin
-        with self._changed:
+        with self._queue.changed:
             self._prompt_tokens += num_prompt_tokens
             self._new_tokens += len(lane.batch.active) + len(finished)
             if num_prompt_tokens:
@@ -305,38 +252,4 @@ class LiveEngine:
             else:
                 self._decode_seconds += seconds
         for note, generation in finished:
-            self._finish(note.index, generation)
-
-    # ---- listeners ---------------------------------------------------------------------------------------------------
-
-    def _on_token(self, number: int, token: int) -> None:
-        request = self._open.get(number)
-        if request is not None and request.note.verifier is None:
-            self._tell(number, partial(request.listener.on_token, token))
-
-    def _finish(self, number: int, generation: Generation) -> None:
-        with self._changed:
-            request = self._open.pop(number, None)
-        if request is not None:
-            self._tell(number, partial(request.listener.on_finished, generation))
-
-    def _fail(self, number: int, error: BaseException) -> None:
-        request = self._end(number)
-        if request is not None:
-            self._tell(number, partial(request.listener.on_failed, error))
-
-    def _tell(self, number: int, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except Exception as error:  # a listener's fault is not another's; its message could hold text
-            logger.error("request %d is cancelled: its listener raised %s", number, type(error).__name__)
-            self.cancel(number)
-
-    def _verify(self, number: int, verifier: Callable[[str], Sequence[tuple[int, int]]], text: str) -> Any:
-        """A verifier that fails must not take others' notes with it."""
-        try:
-            return verifier(text)
-        except Exception as error:
-            logger.error("request %d failed: its verifier raised %s", number, type(error).__name__)
-            self._fail(number, error)
-            return ()
+            self._queue.finish(note.index, generation)

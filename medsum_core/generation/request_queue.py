@@ -1,0 +1,135 @@
+"""The requests of a live engine that have not ended: who waits, who is told, who leaves. Any thread may call it."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from threading import Condition
+
+from medsum_core.errors import InputError
+from medsum_core.generation.grounded_rules import Verifier
+from medsum_core.generation.requests import EngineStopped, Listener, NoteRequest, QueueFull
+from medsum_core.generation.search import Generation, Note
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    note: Note
+    listener: Listener
+    waiting: deque[Note]  # where its note waits, or has waited
+
+
+class RequestQueue:
+    """Requests by their ids. `changed` guards everything in it and is notified of what the engine must see to.
+
+    waiting: the notes without a slot, first come first, by `use_adapter`.
+    leaving: notes with a slot that nobody waits for any more.
+    is_open: whether requests are taken.
+    """
+
+    def __init__(self, *, room: int, lanes: Sequence[bool]) -> None:
+        """`room`: the most requests at a time. `lanes`: the values of `use_adapter` that are taken."""
+        self.changed = Condition()
+        self.waiting: dict[bool, deque[Note]] = {use_adapter: deque() for use_adapter in lanes}
+        self.leaving: list[Note] = []
+        self.is_open = False
+        self._room = room
+        self._requests: dict[int, _Request] = {}
+        self._ids = count()
+
+    @property
+    def num_requests(self) -> int:
+        """Those waiting and those running."""
+        return len(self._requests)
+
+    @property
+    def num_waiting(self) -> int:
+        """Those without a slot."""
+        return sum(map(len, self.waiting.values()))
+
+    def add(self, requests: Sequence[NoteRequest], listeners: Sequence[Listener]) -> list[int]:
+        """Take all or none; see `LiveEngine.submit`."""
+        pairs = list(zip(requests, listeners, strict=True))
+        if len(pairs) > self._room:
+            raise InputError(f"{len(pairs)} notes at once, but at most {self._room} are taken")
+        with self.changed:
+            if not self.is_open:
+                raise EngineStopped("the engine is not running")
+            if self.num_requests + len(pairs) > self._room:
+                raise QueueFull(waiting=self.num_waiting)
+            ids = [self._add(request, listener) for request, listener in pairs]
+            self.changed.notify()
+        return ids
+
+    def end(self, number: int) -> Listener | None:
+        """Forget a request that is not finished; its listener, or None where it has ended before."""
+        with self.changed:
+            request = self._requests.pop(number, None)
+            if request is None:
+                return None
+            if request.note in request.waiting:
+                request.waiting.remove(request.note)
+            else:
+                self.leaving.append(request.note)
+                self.changed.notify()
+        return request.listener
+
+    # ---- what the engine's thread tells the listeners ----------------------------------------------------------------
+
+    def tell_token(self, number: int, token: int) -> None:
+        """A token of a note; grounded ones may go back, so that theirs are not told."""
+        request = self._requests.get(number)
+        if request is not None and request.note.verifier is None:
+            self._tell(number, partial(request.listener.on_token, token))
+
+    def finish(self, number: int, generation: Generation) -> None:
+        """The note has ended and has left its slot."""
+        with self.changed:
+            request = self._requests.pop(number, None)
+        if request is not None:
+            self._tell(number, partial(request.listener.on_finished, generation))
+
+    def fail(self, number: int, error: BaseException) -> None:
+        """There will be no note of this request."""
+        listener = self.end(number)
+        if listener is not None:
+            self._tell(number, partial(listener.on_failed, error))
+
+    def close(self, error: BaseException) -> None:
+        """Take no more requests, and fail all."""
+        with self.changed:
+            self.is_open = False
+            left = list(self._requests)
+        for number in left:
+            self.fail(number, error)
+
+    def _add(self, request: NoteRequest, listener: Listener) -> int:
+        number, waiting = next(self._ids), self.waiting[request.use_adapter]
+        verifier = None if request.verifier is None else partial(self._verify, number, request.verifier)
+        longest = request.max_new_tokens
+        note = Note(index=number, prompt=tuple(request.prompt), min_new=0, max_new=longest, verifier=verifier)
+        self._requests[number] = _Request(note=note, listener=listener, waiting=waiting)
+        waiting.append(note)
+        return number
+
+    def _verify(self, number: int, verifier: Verifier, text: str) -> Sequence[tuple[int, int]]:
+        """A verifier that fails must not take others' notes with it."""
+        try:
+            return verifier(text)
+        except Exception as error:
+            logger.error("request %d failed: its verifier raised %s", number, type(error).__name__)
+            self.fail(number, error)
+            return ()
+
+    def _tell(self, number: int, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # one listener's fault is no other's; its message could hold text
+            logger.error("request %d is cancelled: its listener raised %s", number, type(error).__name__)
+            self.end(number)
