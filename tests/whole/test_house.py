@@ -24,6 +24,7 @@ FLOORS = (
     ("training",),
     ("report", "merge"),
     ("preview", "train_loop", "infer"),
+    ("server",),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

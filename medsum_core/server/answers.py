@@ -1,0 +1,120 @@
+"""How answers are sent: as JSON to a client that is still there, or as events while notes are written."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from medsum_core.server.audit import AuditLog, known_section, text_sha256
+from medsum_core.server.job import Ended, Job
+from medsum_core.server.limits import Limits
+from medsum_core.server.refusal import Refusal
+from medsum_core.server.security import WHO, internal_error
+from medsum_core.server.service import Order, Service
+
+Value = TypeVar("Value")
+CLIENT_GONE = 499  # nginx's number; nobody reads it, the metrics count it
+GONE = "client_gone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the routes share."""
+
+    service: Service
+    audit: AuditLog
+    limits: Limits
+
+    async def record(self, request: Request, event: str, *, id: str, **facts: Any) -> None:
+        """`AuditLog.record` in a thread, for whoever sent the request."""
+        who = str(request.scope[WHO])
+        await asyncio.get_running_loop().run_in_executor(
+            None, lambda: self.audit.record(event, id=id, who=who, **facts)
+        )
+
+    async def record_asked(self, request: Request, order: Order, *, id: str, grounded: bool = False) -> None:
+        """That notes were asked for; a record without a later `written` is of a client that left or a failure."""
+        facts = {"sections": list(map(known_section, order.sections)), "dialogue_sha256": text_sha256(order.dialogue)}
+        await self.record(request, "asked", id=id, grounded=grounded or self.service.served.grounded, **facts)
+
+    async def record_written(self, request: Request, order: Order, ended: list[Ended], *, id: str) -> None:
+        """Which notes were written, before they are sent whole."""
+        notes = [
+            {
+                "section": known_section(order.sections[one.index]),
+                "note_sha256": text_sha256(one.note),
+                "num_tokens": len(one.generation.token_ids),
+                "hit_limit": one.generation.hit_limit,
+            }
+            for one in ended
+        ]
+        await self.record(request, "written", id=id, notes=notes)
+
+    async def with_faults(self, events: AsyncIterator[bytes], *, named: bool) -> AsyncIterator[bytes]:
+        """The events; a fault in the middle becomes the last one. `named`: as `event: error` with the message alone."""
+        try:
+            async for one in events:
+                yield one
+            return
+        except Refusal as found:
+            refusal = found
+        except Exception as error:
+            refusal = internal_error(error)
+        self.service.metrics.count_refusal(refusal.code)
+        yield event({"message": str(refusal)}, name="error") if named else event(refusal.body)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Value]) -> Value:
+    """The result of `work`, which is cancelled when the client leaves; then Refusal is raised."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request.receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Refusal(CLIENT_GONE, GONE, "the client has left")
+        return task.result()
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events of a job, which is cancelled when they end for whatever reason.
+
+    Written on starlette alone: the package sse-starlette ends all streams at SIGTERM and has a debug log of what they
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[bytes], job: Job, *, count: Callable[[str], None]) -> None:
+        super().__init__(events, headers={"X-Accel-Buffering": "no"})  # nginx hands each event on at once
+        self._job = job
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        try:
+            with self._job:
+                await super().__call__(scope, receive, send)
+        finally:
+            if self._job.num_open:
+                self._count(GONE)
+
+
+def event(data: object, *, name: str | None = None) -> bytes:
+    """One event; JSON in ASCII has nothing that any reader takes for the end of a line."""
+    text = data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))
+    return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()

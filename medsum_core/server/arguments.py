@@ -1,0 +1,84 @@
+"""The command line of the server: its flags, and which of them go together."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+from typing import NoReturn
+
+from medsum_core.errors import InputError, raise_all
+
+ANY_HOST = ("0.0.0.0", "::")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+    def flag(self, name: str, help: str, **how: object) -> None:
+        """A flag of its name, which may also be written with hyphens, as other servers' are."""
+        names = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        self.add_argument(*names, help=help, **how)  # type: ignore[arg-type]
+
+
+def parse_options(argv: list[str]) -> argparse.Namespace:
+    """The flags. Raises InputError for wrong ones, and for those that do not go together."""
+    parser = _Parser(
+        prog="python -m medsum_core.server",
+        description="serve a run's notes, with a page to review them, on this machine",
+        allow_abbrev=False,
+    )
+    parser.flag("run", "run folder; or a checkpoint, or an adapter", required=True, metavar="DIR")
+    parser.flag("model_name_or_path", "where the run's base lies now", metavar="NAME")
+    parser.flag("host", "address to listen on; another than loopback needs --token_file", default="127.0.0.1")
+    parser.flag("port", "0: any free one", type=int, default=8000)
+    parser.flag("token_file", "who may ask: a line `name:token` each, or a bare token", metavar="FILE")
+    parser.flag(
+        "allowed_host", "a name by which clients reach the server, such as a proxy's; repeatable", action="append"
+    )
+    parser.flag("audit_file", "who asked for what, without text (server_audit.jsonl in the run folder)", metavar="FILE")
+    parser.flag("compare", "also base against tuned, blinded; takes the cache twice", action="store_true")
+    parser.flag("batch_size", "notes being written at a time; the cache is allocated for them", type=int, default=16)
+    parser.flag("max_waiting", "notes that may wait beyond these; then 429", type=int, default=64)
+    parser.flag("stop_seconds", "for what runs when the server is asked to end", type=float, default=30.0)
+    parser.flag("grounded", "write no fact that the dialogue does not support (or as in the run)", action="store_true")
+    parser.flag("num_beams", "1: greedy, which streams token by token", type=int, default=1)
+    parser.flag("length_penalty", "of beam search, as in transformers", type=float, default=1.0)
+    parser.flag("max_new_tokens", "longest note (the run's reserve if not given)", type=int)
+    parser.flag(
+        "no_repeat_ngram_size", "no sequence of so many tokens twice in a note (the run's if not given)", type=int
+    )
+    parser.flag("kernels", "as in training", choices=["auto", "reference", "fast"], default="auto")
+    parser.flag("precision", "the run's if not given", choices=["auto", "fp32", "bf16", "fp16"])
+    parser.flag("allow_other_base", "use a base whose files are not those of the training", action="store_true")
+    parser.flag("offline", "never use the network to load", action="store_true")
+    args = parser.parse_args(argv)
+    raise_all(_problems(args))
+    return args
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _problems(args: argparse.Namespace) -> list[str]:
+    problems = {
+        f"--host {args.host}: other machines reach it, so say who may ask with --token_file (and put TLS before it, "
+        "examples/serve.md)": not is_loopback(args.host) and args.token_file is None,
+        f"--host {args.host}: name the host by which clients reach it with --allowed_host": (
+            args.host in ANY_HOST and not args.allowed_host
+        ),
+        "--port must be from 0 to 65535": not 0 <= args.port <= 65535,
+        "--batch_size, --num_beams and --max_new_tokens must be at least 1": (
+            min(args.batch_size, args.num_beams, 1 if args.max_new_tokens is None else args.max_new_tokens) < 1
+        ),
+        "--max_waiting must be at least 20, the sections of one request": args.max_waiting < 20,
+        "--stop_seconds and --no_repeat_ngram_size must be at least 0": (
+            args.stop_seconds < 0 or (args.no_repeat_ngram_size or 0) < 0
+        ),
+    }
+    return [text for text, is_wrong in problems.items() if is_wrong]

@@ -1,0 +1,24 @@
+"""What one client may take of the server's memory and time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The limits; what a prompt and a note may have in tokens is the run's own (`notes.TokenBudget`).
+
+    An hour's visit has some 60,000 characters and 600 turns; checking a note against 100,000 takes seconds.
+    """
+
+    max_body_bytes: int = 1 << 20
+    body_seconds: float = 10.0  # for a whole request body to arrive
+    header_seconds: float = 10.0  # for a request to begin on a new connection, and on one that is kept
+    max_dialogue_characters: int = 100_000
+    max_turns: int = 2_000
+    max_note_characters: int = 10_000  # of one section, as it comes back for a check
+    max_sections: int = 20
+    max_requests: int = 64  # at a time, those that wait included
+    max_connections: int = 256
+    stop_seconds: float = 30.0  # for what runs when the server is asked to end

@@ -1,0 +1,55 @@
+"""A request that is refused: its status and words, in the form of OpenAI's errors. They never hold what was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse
+
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+RETRY_SECONDS = 5  # a note of the demo model takes about as long
+
+
+class Refusal(Exception):  # noqa: N818 - it is no fault of the program
+    """Why a request is not done. `code`: the reason in one word, also a label of the metrics."""
+
+    def __init__(self, status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, object]:
+        """What the client is sent."""
+        kind = TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The answer to the request."""
+        return JSONResponse(self.body, status_code=self.status, headers=self.headers)
+
+
+def bad_request(message: str, *, code: str = "invalid_request") -> Refusal:
+    """A body that is not what the route takes."""
+    return Refusal(400, code, message)
+
+
+def too_large(message: str) -> Refusal:
+    """More than one of the limits allows."""
+    return Refusal(413, "too_large", message)
+
+
+def try_later(message: str) -> Refusal:
+    """No room now, but soon."""
+    return Refusal(429, "queue_full", message, headers={"Retry-After": str(RETRY_SECONDS)})
+
+
+def worker_gone() -> Refusal:
+    """The engine has ended by a fault; a restart is needed."""
+    return Refusal(503, "worker_gone", "the model's worker has failed: restart the server; its stderr says why")
+
+
+def stopping() -> Refusal:
+    """The server was asked to end, and the note was not finished in time."""
+    return Refusal(503, "stopping", "the server is stopping; ask again once it is back")

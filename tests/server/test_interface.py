@@ -1,0 +1,109 @@
+"""The interface as others see it: schemathesis against the description, and the official client over a socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import openai
+import pytest
+import schemathesis
+from fake_server import DIALOGUE, MODEL, NOTE, TOKEN, fake_server, tokens_of
+from hypothesis import HealthCheck, settings
+from schemathesis.config import SchemathesisConfig
+from serve_fake import Served, serve_fake
+from starlette.testclient import TestClient
+
+from medsum_core.tasks.divisions import DIVISIONS
+
+EXAMPLES = 25  # a route
+
+fake = fake_server("No fever.", tokens=tokens_of(TOKEN), num_slots=16, max_waiting=64)
+refusals = {"negative_data_rejection": {"expected-statuses": ["400", "404", "405", "413", "415"]}}
+config = SchemathesisConfig.from_dict({"checks": refusals, "headers": {"Authorization": f"Bearer {TOKEN}"}})
+schema = schemathesis.openapi.from_asgi("/openapi.json", fake.app, config=config)
+
+
+@schema.parametrize()
+@settings(max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+def test_schemathesis_finds_no_failure(case: schemathesis.Case) -> None:
+    case.call_and_validate()
+
+
+def test_the_description_names_every_route_but_the_pages() -> None:
+    routes = {route.path for route in fake.app.routes if not route.path.endswith((".js", ".css"))}
+    assert routes - {"/", "/compare"} == set(schema.raw_schema["paths"])
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serve_fake(tmp_path_factory.mktemp("served"), token=TOKEN) as process:
+        yield process
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key=TOKEN, max_retries=0) as client:
+        yield client
+
+
+def chat(client: openai.OpenAI, *, section: str = "CC", **more: object) -> object:
+    message = {"role": "user", "content": DIALOGUE}
+    extra = {"section": section, "task": "section"}
+    return client.chat.completions.create(model=MODEL, messages=[message], extra_body=extra, **more)
+
+
+def test_the_official_client_gets_a_note(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL]
+    answer = chat(client)
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (NOTE, "stop")
+    num_tokens = len(fake.service.served.renderer.text_ids(NOTE))
+    assert answer.usage.completion_tokens == num_tokens
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + num_tokens
+
+
+def test_the_official_client_streams_a_note(client: openai.OpenAI) -> None:
+    chunks = list(chat(client, stream=True, stream_options={"include_usage": True}))
+    texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
+    assert "".join(texts) == NOTE and len(texts) > 10
+    assert chunks[-2].choices[0].finish_reason == "stop" and chunks[-1].usage.completion_tokens > 10
+
+
+def test_a_note_may_be_cut_by_the_client(client: openai.OpenAI) -> None:
+    answer = chat(client, max_tokens=5)
+    assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (5, "length")
+    assert NOTE.startswith(answer.choices[0].message.content)
+
+
+def test_the_official_client_is_refused_by_its_own_errors(served: Served, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        chat(client, temperature=0)
+    with pytest.raises(openai.NotFoundError, match=MODEL):
+        client.chat.completions.create(model="gpt", messages=[{"role": "user", "content": DIALOGUE}])
+    stranger = openai.OpenAI(base_url=f"{served.url}/v1", api_key="another", max_retries=0)
+    with stranger, pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
+
+
+def test_the_call_for_a_merged_model_at_vllm_works_unchanged(client: openai.OpenAI) -> None:
+    message = {"role": "user", "content": DIALOGUE}
+    extra = {"chat_template_kwargs": {"section": "CC"}}
+    answer = client.chat.completions.create(model=MODEL, messages=[message], extra_body=extra)
+    assert answer.choices[0].message.content == NOTE
+
+
+def test_a_visit_is_its_four_divisions_joined() -> None:
+    notes = {name.replace("_", " "): f"{name.upper()}\n\nText of {name}." for name in DIVISIONS}
+    notes["objective results"] = "Not discussed."
+    visit = fake_server(notes, task="visit")
+    body = {"model": MODEL, "messages": [{"role": "user", "content": DIALOGUE}]}
+    whole = "\n\n".join(notes[name.replace("_", " ")] for name in DIVISIONS if name != "objective_results")
+
+    client = TestClient(visit.app)
+    plain = client.post("/v1/chat/completions", json=body).json()
+    assert plain["choices"][0]["message"]["content"] == whole
+    lines = client.post("/v1/chat/completions", json={**body, "stream": True}).text.splitlines()
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == whole
+    one = client.post("/v1/chat/completions", json={**body, "section": "objective_exam"}).json()
+    assert one["choices"][0]["message"]["content"] == notes["objective exam"]
