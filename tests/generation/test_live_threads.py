@@ -7,16 +7,18 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
+from queue import Queue
 from typing import Any
 
 import pytest
 from decoding_models import VOCAB, small_model, some_prompts
 from live_notes import LONGEST_NOTE, Heard, Passes, is_idle, running, wait_until
-from small_language import STOPS
+from small_language import STOPS, refused_numbers
 
 from medsum_core.errors import InputError
-from medsum_core.generation import batch
+from medsum_core.generation import batch, grounded_rules, live
 from medsum_core.generation.generate import generate
+from medsum_core.generation.grounded import GroundedNotes
 from medsum_core.generation.live import LiveEngine
 from medsum_core.generation.requests import EngineStopped, NoteRequest, QueueFull
 
@@ -93,12 +95,35 @@ def test_one_that_is_cancelled_while_it_waits_is_never_read() -> None:
 def test_one_that_is_cancelled_while_it_is_written_frees_its_slot_before_the_next_pass(num_beams: int) -> None:
     passes = Passes()
     with running(MODEL, passes, num_slots=1, num_beams=num_beams) as engine:
-        numbers: list[int] = []
-        passes.before, passes.prompt_lengths = at_pass(3, lambda: engine.cancel(numbers[0])), []
-        numbers, (cancelled, other) = submit(engine, request(), request(longest=1))
+        numbers: Queue[int] = Queue()
+        passes.before, passes.prompt_lengths = at_pass(3, lambda: engine.cancel(numbers.get(timeout=60))), []
+        [number, _], [cancelled, other] = submit(engine, request(), request(longest=1))
+        numbers.put(number)
         other.wait()
         assert passes.prompt_lengths == [(len(PROMPT),), (), (), (len(PROMPT),)]
         assert cancelled.num_ends == 0 and len(cancelled.tokens) == (2 if num_beams == 1 else 0)
+
+
+def test_nothing_is_kept_of_grounded_notes_that_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grounded_rules, "MAX_RETURNS", 0)  # the first refused number ends a note
+    made: list[GroundedNotes] = []
+
+    class Kept(GroundedNotes):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(live, "GroundedNotes", Kept)
+    passes, verifier = Passes(), refused_numbers(0, share=1.0)
+    with running(MODEL, passes) as engine:
+        numbers: Queue[int] = Queue()
+        passes.before = at_pass(3, lambda: engine.cancel(numbers.get(timeout=60)))
+        requests = [NoteRequest(prompt=tuple(p), max_new_tokens=14, verifier=verifier) for p in some_prompts(1, 6)]
+        [number, *_], heard = submit(engine, request(verifier=lambda text: []), *requests)
+        numbers.put(number)
+        scores = [each.wait().generation.score for each in heard[1:]]
+        assert any(score != score for score in scores)  # a note that was cut has none
+        assert heard[0].num_ends == 0 and made[0]._rules == made[0]._ended == {}
 
 
 def test_a_full_queue_takes_all_of_a_call_or_none() -> None:
