@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from medsum_core.server.audit import AuditLog, known_section, text_sha256
 from medsum_core.server.job import Ended, Job
 from medsum_core.server.limits import Limits
-from medsum_core.server.refusal import Refusal
-from medsum_core.server.security import WHO, internal_error
+from medsum_core.server.refusal import Refusal, internal_error
+from medsum_core.server.security import WHO
 from medsum_core.server.service import Order, Service
 
 Value = TypeVar("Value")
@@ -94,7 +94,8 @@ async def _disconnected(receive: Receive) -> None:
 class EventStream(StreamingResponse):
     """Server-sent events of a job, which is cancelled when they end for whatever reason.
 
-    Written on starlette alone: the package sse-starlette ends all streams at SIGTERM and has a debug log of what they
+    Written on starlette alone: the package sse-starlette ends all streams at SIGTERM, and logs what they hold where
+    debugging is on.
     """
 
     media_type = "text/event-stream"

@@ -12,7 +12,7 @@ from typing import Protocol
 from medsum_core.errors import InputError
 from medsum_core.generation.requests import EngineStats, EngineStopped, Listener, NoteRequest, QueueFull
 from medsum_core.generation.search import Generation
-from medsum_core.server.refusal import bad_request, stopping, try_later, worker_gone
+from medsum_core.server.refusal import Refusal, bad_request, internal_error, stopping, try_later, worker_gone
 
 HALF_A_CHARACTER = "\ufffd"
 
@@ -131,7 +131,7 @@ class Job:
             event = await self._events.get()
             if event.error is not None:
                 self.num_open = 0
-                raise stopping() if isinstance(event.error, EngineStopped) else worker_gone()
+                raise self._refusal(event.error)
             if first_is_due:
                 self._on_first(time.perf_counter() - self._began)
                 first_is_due = False
@@ -145,6 +145,12 @@ class Job:
                 yield Piece(index=event.index, text=piece)
             if event.generation is not None:
                 yield Ended(index=event.index, note=note, generation=event.generation)
+
+    def _refusal(self, error: BaseException) -> Refusal:
+        """Why there is no note: the server stops, its worker has failed, or only this note has, by its verifier."""
+        if isinstance(error, EngineStopped):
+            return stopping()
+        return internal_error(error) if self._engine.is_alive else worker_gone()
 
     async def notes(self) -> list[Ended]:
         """All notes in the requests' order."""

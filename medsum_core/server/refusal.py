@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 
 from starlette.responses import JSONResponse
 
@@ -53,3 +56,16 @@ def worker_gone() -> Refusal:
 def stopping() -> Refusal:
     """The server was asked to end, and the note was not finished in time."""
     return Refusal(503, "stopping", "the server is stopping; ask again once it is back")
+
+
+def internal_error(error: BaseException) -> Refusal:
+    """A fault of the program: said on stderr by type and place, to the client only that there is one."""
+    print(f"internal error: {place_of(error)}", file=sys.stderr, flush=True)
+    return Refusal(500, "internal_error", "the server has a fault; its stderr says where")
+
+
+def place_of(error: BaseException) -> str:
+    """The type of an error and where it was raised: its words may hold what somebody said."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return type(error).__name__ + where

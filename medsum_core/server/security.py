@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medsum_core.server.limits import Limits
-from medsum_core.server.refusal import Refusal, try_later
+from medsum_core.server.refusal import Refusal, internal_error, place_of, try_later
 from medsum_core.server.tokens import Tokens
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -129,19 +127,6 @@ class Guard:
             challenge = {"WWW-Authenticate": "Bearer"}
             raise Refusal(401, "no_token", "a token is needed: Authorization: Bearer TOKEN", headers=challenge)
         return who or NOBODY
-
-
-def internal_error(error: BaseException) -> Refusal:
-    """A fault of the program: said on stderr by type and place, to the client only that there is one."""
-    print(f"internal error: {place_of(error)}", file=sys.stderr, flush=True)
-    return Refusal(500, "internal_error", "the server has a fault; its stderr says where")
-
-
-def place_of(error: BaseException) -> str:
-    """The type of an error and where it was raised: its words may hold what somebody said."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return type(error).__name__ + where
 
 
 def say_no_words(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import openai
 import pytest
 import schemathesis
@@ -14,6 +17,8 @@ from schemathesis.config import SchemathesisConfig
 from serve_fake import Served, serve_fake
 from starlette.testclient import TestClient
 
+from medsum_core.server.arguments import parse_options
+from medsum_core.server.limits import Limits
 from medsum_core.tasks.divisions import DIVISIONS
 
 EXAMPLES = 25  # a route
@@ -107,3 +112,22 @@ def test_a_visit_is_its_four_divisions_joined() -> None:
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == whole
     one = client.post("/v1/chat/completions", json={**body, "section": "objective_exam"}).json()
     assert one["choices"][0]["message"]["content"] == notes["objective exam"]
+
+
+def test_the_page_of_the_documentation_says_what_is_true(client: openai.OpenAI, served: Served) -> None:
+    """Its calls as printed, but for the model's name; its flags; its limits."""
+    page = (Path(__file__).parents[2] / "examples" / "serve.md").read_text()
+    (call,) = re.findall(r"client\.chat\.completions\.create\(\n.*?\n\)", page, re.DOTALL)
+    answer = eval(call.replace('"mine"', repr(MODEL)), {"client": client})
+    assert answer.choices[0].message.content == NOTE
+    (body,) = re.findall(r"-d '(\{.*?\})'", page, re.DOTALL)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    assert len(httpx.post(f"{served.url}/notes", json=json.loads(body), headers=headers).json()["notes"]) == 2
+    flags = {flag for line in re.findall(r"medsum_core\.server (.*)", page) for flag in re.findall(r"--(\w+)", line)}
+    options = vars(parse_options(["--run", "r"]))
+    assert {"run", "token_file", "offline"} <= flags <= set(options)
+    limits = Limits()
+    for words in (f"{limits.max_dialogue_characters:,} characters", f"{limits.max_turns:,} turns", f"{limits.max_sections} sections",
+                  f"{limits.max_requests} requests", f"{limits.max_connections}\nconnections", f"{limits.body_seconds:g} s",
+                  f"`--stop_seconds` ({options['stop_seconds']:g})", f"`--batch_size` notes ({options['batch_size']})"):  # fmt: skip
+        assert " ".join(words.split()) in " ".join(page.split())
