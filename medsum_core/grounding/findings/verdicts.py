@@ -27,6 +27,7 @@ from medsum_core.grounding.findings.kinship import AND
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
+from medsum_core.grounding.findings.results import is_contradicted, result_in_note, results_in_talk
 
 ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
            "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
@@ -68,6 +69,10 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
         if judged.verdict == "contradicted" and kind == "medication" and _is_borne(finding, note):
             judged = SUPPORTED
         (verdict, turn), changed = _by_deed(finding, note, heard, judged)
+        if kind == "procedure" and verdict == "supported":
+            said = heard.named(finding.names)
+            if is_contradicted(result_in_note(finding, note), results_in_talk(said, heard)):
+                verdict, turn = "contradicted", said[0].turn
         start, end = finding.start, finding.end
         if changed:
             start, end = _with_action(finding, note)
@@ -243,9 +248,8 @@ def _denied(
         return Judged("supported", turn_of(said))  # "no prolonged stiffness" leaves room for some
     if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, heard)) is not None:
         return Judged("contradicted", turn)
-    history = any(
-        word.text in ("history", "hx", "ever") for word in note.words[max(finding.first - 8, 0) : finding.first]
-    )
+    near = [word.text for word in note.words[max(finding.first - NEAR, 0) : finding.first]]
+    history = bool({"history", "hx", "ever"} & set(near)) or near[-1:] in (["prior"], ["previous"], ["past"])
     strong = ("present", "past_or_stopped") if history else ("present",)
     of_patient = [
         other
