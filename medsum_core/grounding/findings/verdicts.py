@@ -60,7 +60,11 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
     for finding in named:
         kind = KIND_OF.get(finding.kind, finding.kind)
         if finding.names == ("allergy",) or names_allergen(finding, note):
-            allergy = judge_no_allergies(heard) if finding.names == ("allergy",) else judge_allergen(finding, heard)
+            allergy = (
+                judge_no_allergies(finding, note, heard)
+                if finding.names == ("allergy",)
+                else judge_allergen(finding, heard)
+            )
             if allergy[0] == "contradicted" and _is_borne(finding, note):
                 allergy = SUPPORTED
             facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
