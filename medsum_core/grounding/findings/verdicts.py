@@ -297,11 +297,18 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         return SUPPORTED
     if finding.assertion in ("denied", "uncertain") and _generic_denial(finding, heard):
         return SUPPORTED
-    if denied and finding.part and heard.parts_named(finding.part):
-        return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
+    if finding.kind == "symptom" and any(heard.parts_named(part) for part in _parts_of(finding, heard)):
+        return SUPPORTED  # "How is the knee?": what is wrong with it may be said in any words
     if not places and (_is_generic(finding, heard) or heard.hints_at(finding.names, finding.part)):
         return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND
+
+
+def _parts_of(finding: Finding, heard: Heard) -> set[str]:
+    """The body parts of a finding; none for what comes out of one, which has its own words."""
+    if any("discharge" in heard.lexicon.ancestors[name] for name in finding.names):
+        return set()
+    return {finding.part} if finding.part else heard.implied_parts(finding)
 
 
 def _is_generic(finding: Finding, heard: Heard) -> bool:
