@@ -181,9 +181,11 @@ def _answer(own: Sentence, after: Sequence[Sentence], heard: Heard) -> tuple[int
     """The words of the turn that answers a clinician's sentence."""
     number = own.turn + 1
     is_last = not any(s.turn == own.turn and s.last - s.first > FRAGMENT for s in after)
-    if not is_last or number >= len(heard.turns) or heard.turns[number].is_clinician:
+    if not is_last or number >= len(heard.turns):
         return None
-    return heard.scan.turns[number] if heard.turns[own.turn].is_clinician else None
+    asks_back = _asks(own, heard) and not heard.turns[own.turn].is_clinician and heard.turns[number].is_clinician
+    answers = heard.turns[own.turn].is_clinician and not heard.turns[number].is_clinician
+    return heard.scan.turns[number] if answers or asks_back else None
 
 
 def _answered(

@@ -297,7 +297,9 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         return SUPPORTED
     if finding.assertion in ("denied", "uncertain") and _generic_denial(finding, heard):
         return SUPPORTED
-    if finding.kind == "symptom" and any(heard.parts_named(part) for part in _parts_of(finding, heard)):
+    if denied and finding.part and heard.parts_named(finding.part):
+        return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
+    if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, _parts_of(finding, heard))):
         return SUPPORTED  # "How is the knee?": what is wrong with it may be said in any words
     if not places and (_is_generic(finding, heard) or heard.hints_at(finding.names, finding.part)):
         return SUPPORTED
