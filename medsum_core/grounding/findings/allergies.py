@@ -12,24 +12,32 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard
 from medsum_core.grounding.findings.reading import REACTIONS
-from medsum_core.grounding.findings.scope import Sentence
+from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
+from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import stem
 
 Allergy = Literal["supported", "not_found", "contradicted"]
 TO = bag("to : include including of with both and , ( either")
 REACTED = bag(
-    "hives rash swelling swollen itch itchy itching anaphylaxis throat wheeze allergy allergic reacted reaction broke "
-    "blisters puffed closed tight cramps vomited problem "
-    "trouble skin sick"
+    "hives rash swelling swollen swelled itch itchy itches itching itched anaphylaxis wheeze wheezed allergy allergic "
+    "reacted reaction reacts react broke break blister blisters blistered puffed puffs closed closes tight cramps "
+    "vomited problem trouble skin sick red fat burn burned burns fire scratched raw bumps welts ambulance er epipen "
+    "adrenaline collapsed scared avoid avoids careful confused oozes swells sneeze scaly"
 )
 CAUSING = bag("cause caused causes causing provoke provoked provokes")
 TOO_WIDE = bag("medication allergen food allergy")
-TOLERATED = (
-    ("no", "problem"), ("no", "problems"), ("no", "trouble"), ("no", "bother"), ("no", "reaction"),
-    ("without", "problem"), ("don't", "bother"), ("doesn't", "bother"), ("didn't", "bother"),
-    ("is", "fine"), ("are", "fine"), ("every", "day"),
-    ("every", "week"), ("bother", "me", "no"), ("is", "okay"), ("not", "bother"),
-)  # fmt: skip
+TOLERATED = [tuple(phrase.split()) for phrase in (
+    "no problem", "no problems", "no trouble", "no bother", "no reaction", "no hives", "no rash", "no issue",
+    "no issues", "without problem", "don't bother", "doesn't bother", "didn't bother", "not bother", "bother me no",
+    "never bothered", "is fine", "are fine", "is okay", "are okay", "okay with", "fine with", "good with", "fine too",
+    "every day", "every week", "every night", "all the time", "loads of", "lots of times", "plenty of times",
+    "it plenty", "them plenty", "many times", "nothing happens", "nothing happened", "not a thing", "never a",
+    "never any", "doesn't do anything", "don't do anything", "did nothing", "does nothing", "for years", "a whole",
+    "on the bed", "that's a no", "not an allergy", "isn't an allergy", "can take", "can have",
+)]  # fmt: skip
+DRUGS = bag("drug medication medicine nkda nkma")
+TRIGGER = bag("trigger triggered triggers provoked worsened caused brought set")
+TURNS_AFTER, SENTENCES_AFTER = 3, 5
 SOURCES = ("medication", "allergen")
 
 
@@ -40,6 +48,8 @@ def names_allergen(finding: Finding, note: FindingScan) -> bool:
     words = note.words
     sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
     if finding.kind == "medication" and any(words[i].text in CAUSING for i in range(finding.last, sentence.last)):
+        return True
+    if finding.kind == "allergen" and TRIGGER & {words[i].text for i in range(sentence.first, finding.first)}:
         return True
     if not finding.allergy:
         return False
@@ -60,17 +70,55 @@ def judge_allergen(finding: Finding, heard: Heard) -> tuple[Allergy, int | None]
     if not said:
         loose = heard.loosely(finding.names, "")
         return ("supported", loose[0][0]) if loose else ("not_found", None)
-    allergic = [other for other in said if not _is_tolerated(other, heard)]
     if finding.assertion == "denied":
         return "supported", said[0].turn
-    if allergic:
-        return "supported", allergic[0].turn
+    shown = [_shown(other, heard) for other in said]
+    for other, verdict in zip(said, shown, strict=True):
+        if verdict == "reacts" or (verdict is None and "tolerates" not in shown):
+            return "supported", other.turn
     return "contradicted", said[-1].turn
 
 
-def judge_no_allergies(heard: Heard) -> tuple[Allergy, int | None]:
+def _shown(finding: Finding, heard: Heard) -> Literal["reacts", "tolerates"] | None:
+    """Whether the dialogue shows that somebody reacts to a substance, or that it does him no harm; None if neither."""
+    if finding.inverted and finding.tolerated is not None:
+        return "tolerates" if finding.tolerated else "reacts"
+    if finding.assertion == "denied":
+        return "tolerates"
+    words = heard.scan.words
+    texts: list[str] = []
+    reacts = finding.reply is not None and finding.assertion == "present" and finding.subject in (PATIENT, UNKNOWN)
+    for sentence in _about(finding, heard):
+        here = [words[i].text for i in range(sentence.first, sentence.last) if words[i].text != ","]
+        if any(sentence.first <= i < sentence.last for i, _ in heard.scan.kin):
+            continue
+        texts += here
+        reacts = reacts or (not sentence.asks and _tells_of_reaction(here))
+    if any(_has(texts, phrase) for phrase in TOLERATED):
+        return "tolerates"
+    return "reacts" if reacts else None
+
+
+def _tells_of_reaction(texts: Sequence[str]) -> bool:
+    return any(text in REACTED and not NEGATIONS & set(texts[max(k - 3, 0) : k]) for k, text in enumerate(texts))
+
+
+def _about(finding: Finding, heard: Heard) -> list[Sentence]:
+    """The sentence of a substance and those after it, until another substance is named."""
+    others = sorted(o.first for o in heard.scan.findings if o.kind in SOURCES and not set(o.names) & set(finding.names))
+    own = next(s for s in heard.sentences_of[finding.turn] if s.first <= finding.first < s.last)
+    reach = next((i for i in others if i >= own.last), len(heard.scan.words))
+    later = [
+        s for k in range(TURNS_AFTER + 1) for s in heard.sentences_of.get(finding.turn + k, ()) if s.first > own.first
+    ]
+    return [own, *[s for s in later if s.last <= reach][:SENTENCES_AFTER]]
+
+
+def judge_no_allergies(finding: Finding, note: FindingScan, heard: Heard) -> tuple[Allergy, int | None]:
     """The verdict on "NKDA", "no drug allergies"."""
-    named = [other for other in heard.scan.findings if other.kind in SOURCES and not _is_tolerated(other, heard)]
+    of_drugs = DRUGS & {note.words[i].text for i in range(max(finding.first - 1, 0), finding.last)}
+    kinds = ("medication",) if of_drugs else SOURCES
+    named = [other for other in heard.scan.findings if other.kind in kinds and not _is_tolerated(other, heard)]
     for other in named:
         own = _sentences(other, heard)
         stems = {heard.scan.words[i].stem for s in own for i in range(s.first, s.last)}

@@ -11,6 +11,8 @@ from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, Fi
 from medsum_core.grounding.findings.kinship import holders
 from medsum_core.grounding.findings.relatives import bearers
 from medsum_core.grounding.findings.replies import (
+    FINE,
+    NO,
     asks_if_still,
     asks_of_family,
     asks_openly,
@@ -28,6 +30,7 @@ ANSWER_REACH = 20  # words of an answer in which relatives have what was asked f
 REFUSED_REACH = 8  # words from the end of a turn, which may have no full stops
 REFUSED = ("symptom", "condition", "substance")
 SAME, SAME_REACH = bag("has had does did too also it"), 8  # "And her brother?" "He has it."
+SHORT = 4  # words
 TOLD = ("symptom",)  # a question after these is answered by telling of them
 
 
@@ -104,10 +107,13 @@ def _with_reply(
         closed = not asks_openly(scan.words, here)
         answer = "yes" if closed and tells(scan.words, first, last) else answer
     if finding.inverted:
-        return replace(finding, assertion="asked", reply=reply, tolerated={"yes": True, "no": False}.get(answer))
+        opening = {word.text for word in scan.words[first : min(first + SHORT, last)]}
+        tolerated = True if opening & FINE and not opening & NO else {"yes": True, "no": False}.get(answer)
+        return replace(finding, assertion="asked", reply=reply, tolerated=tolerated)
     assertion = _from_reply(scan, finding, here, answer, agrees=agrees)
     of_family = asks_of_family(scan.words, here)
     begins = bool(kin) and kin[0][0] <= first + 3 and not turns_to_patient(scan.words, here)
+    begins = begins and not asks_openly(scan.words, here)
     told = answer in ("yes", "other") and (of_family or (answer == "other" and begins))
     subject = holders(kin) if kin and assertion in ("present", "asked") and told else finding.subject
     if kin and told and assertion == "asked":

@@ -52,13 +52,15 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     """What a note does with a finding; None if it says nothing, or of another one nearer."""
     sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
     words, first, last = note.words, finding.first, finding.last
-    others = [o for o in note.findings if o.kind in CHANGED and o.first != first]
+    others = [o for o in note.findings if o.kind in CHANGED and o.first != first and not ROOTS.issuperset(o.names)]
     before_it = [o.last for o in others if o.last <= first and not _listed(note, o.last, first)]
     begin = max([sentence.first, first - BEFORE, *before_it])
     end = min([sentence.last, last + AFTER, *(o.first for o in others if o.first >= last)])
     end = next((i for i in range(last, end) if words[i].text == ";"), end)
     breaks = (";", ":", ",", "and", "but") if before_it and begin == max(before_it) else (";", ":")
-    begin = next((i + 1 for i in range(first - 1, begin - 1, -1) if words[i].text in breaks and i + 1 < first), begin)
+    begin = next(
+        (i + 1 for i in range(first - 1, begin - 1, -1) if _breaks(words[i].text, breaks, i + 1 == first)), begin
+    )
     before = _of_kind(finding, [words[i].text for i in range(begin, first)])
     if NEGATIONS & {words[i].text for i in range(max(begin, first - 2), first)}:
         before = [(i, REVERSED.get(deed, deed)) for i, deed in before if deed != "stop"]  # "received no vaccine"
@@ -75,6 +77,10 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     if after and after[0][1] not in ("use", "plan"):
         return NoteDeed(after[0][1], said)
     return NoteDeed(before[-1][1] if before else after[0][1], said) if before or after else None
+
+
+def _breaks(text: str, breaks: Sequence[str], is_next: bool) -> bool:
+    return text in breaks and (not is_next or text in ";:")
 
 
 def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Deed]]:
@@ -175,9 +181,11 @@ def _answer(own: Sentence, after: Sequence[Sentence], heard: Heard) -> tuple[int
     """The words of the turn that answers a clinician's sentence."""
     number = own.turn + 1
     is_last = not any(s.turn == own.turn and s.last - s.first > FRAGMENT for s in after)
-    if not is_last or number >= len(heard.turns) or heard.turns[number].is_clinician:
+    if not is_last or number >= len(heard.turns):
         return None
-    return heard.scan.turns[number] if heard.turns[own.turn].is_clinician else None
+    asks_back = _asks(own, heard) and not heard.turns[own.turn].is_clinician and heard.turns[number].is_clinician
+    answers = heard.turns[own.turn].is_clinician and not heard.turns[number].is_clinician
+    return heard.scan.turns[number] if answers or asks_back else None
 
 
 def _answered(
@@ -186,7 +194,7 @@ def _answered(
     """The deeds of a clinician's sentence with the patient's answer to it: an offer taken or refused, a use denied."""
     words = heard.scan.words
     reply = read_reply(words, *answer)[0]
-    refused = opens_with_no(words, *answer) or reply == "no"
+    refused = opens_with_no(words, *answer)
     replied = [words[i].text for i in range(answer[0], min(answer[1], answer[0] + ANSWER))]
     said = [deed for _, deed in deeds_in(replied, spoken=True)]
     asked = set(texts)

@@ -157,6 +157,23 @@ class Heard:
         """The stems of a body part's words that occur."""
         return self._part_stems(part) & self.turns_of.keys()
 
+    def has_trouble_with(self, part: str) -> bool:
+        """Whether a body part is openly asked about ("How is the knee?"), or something is wrong where it is named."""
+        stems = self._part_stems(part)
+        turns = {turn for word in stems for turn in self.turns_of.get(word, ())}
+        for turn in turns:
+            for sentence in self.sentences_of[turn]:
+                named = any(self.scan.words[i].stem in stems for i in range(sentence.first, sentence.last))
+                if named and sentence.asks and asks_openly(self.scan.words, sentence):
+                    return True
+        return any(turn in self._ill_turns or turn + 1 in self._ill_turns for turn in turns)
+
+    @cached_property
+    def _ill_turns(self) -> set[int]:
+        """The turns that state a symptom."""
+        told = (one for one in self.scan.findings if one.kind == "symptom" and one.reply is None)
+        return {one.turn for one in told if one.assertion == "present"}
+
     @cached_property
     def _places(self) -> dict[str, list[int]]:
         """The words at which each stem occurs."""

@@ -31,7 +31,8 @@ SPELLED = {
     "granny": "grandmother", "gran": "grandmother", "nan": "grandmother", "nanna": "grandmother",
     "granddad": "grandfather", "grandad": "grandfather", "gramps": "grandfather", "grampa": "grandfather",
     "auntie": "aunt", "aunties": "aunt", "aunty": "aunt", "nephews": "nephew", "bro": "brother",
-    "sis": "sister", "mam": "mother", "hubby": "husband", "missus": "wife", "ex": "", "twins": "twin",
+    "sis": "sister", "mam": "mother", "hubby": "husband", "missus": "wife",
+    "stepdad": "stepfather", "stepmom": "stepmother", "stepmum": "stepmother", "twins": "twin",
 }  # fmt: skip
 COMPOUND = {  # "my mum's dad"
     ("mother", "mother"): MATERNAL + "grandmother", ("father", "mother"): PATERNAL + "grandmother",

@@ -9,23 +9,27 @@ from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard
 from medsum_core.grounding.findings.judged import Judged, JudgedFact, Verdict, turn_of
 from medsum_core.grounding.findings.kinship import AND, FAMILY, same_person
-from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
+from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN, bearers
 
 PATIENT_WORDS = bag("patient pt he she his her")
 SOMEONE = bag("someone somebody anyone anybody family")
 EVERYONE = bag("everyone everybody all")
+COMPANIONS = bag("parent child spouse partner friend neighbor coworker roommate")
 CHILDLIKE = bag("son daughter child baby infant grandson granddaughter grandchild twin family")
 
 
 def judge_relatives(note: FindingScan, heard: Heard) -> list[JudgedFact]:
-    """The verdicts on the relatives who have a note's findings: does the dialogue name them, or who may be the same?
+    """The verdicts on the relatives of whom a note says something: does the dialogue name them, or who may be the same?
 
     Not where a relative is present, whose tag may not tell who she is.
     """
     facts = []
-    bearing = {one for finding in note.findings for one in finding.subject.split(AND)}
+    bearing: set[int] = set()
+    for s in note.sentences:
+        inside = [place for place in note.kin if s.first <= place[0] < s.last]
+        bearing |= {i for i, _ in bearers(note.words, s, inside)}
     for i, name in note.kin if heard.kin and not heard.has_guests else ():
-        if name == FAMILY or name not in bearing:
+        if name == FAMILY or i not in bearing or name in COMPANIONS:
             continue
         verdict: Verdict = "supported" if any(same_person(name, other) for other in heard.kin) else "contradicted"
         sided = i > 0 and note.words[i - 1].text in ("maternal", "paternal")

@@ -218,7 +218,7 @@ def _finding(
         reply=-1 if asks else None,
         allergy=bool(stems & REACTIONS),
         phrase=found.phrase,
-        inverted=asks and asks_tolerance(words, sentence),
+        inverted=asks and kind in ("medication", "allergen") and asks_tolerance(words, sentence),
     )
 
 

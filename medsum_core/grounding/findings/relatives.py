@@ -22,6 +22,7 @@ THIRD = bag("he she his her he's she's him hers")
 NAMED_PATIENT = bag("patient pt")
 JOINING = bag("and or , both my his her the maternal paternal")
 NEAR = 8
+HAS_TOO = bag("at too as also did has had both , and in")
 FRAGMENT = 6  # words of an answer without a verb
 
 
@@ -68,7 +69,8 @@ def subject_in_talk(
     before = [(i, name) for i, name in holders if i < first]
     texts = {word.text for word in words[sentence.first : sentence.last]}
     if before and not (texts & SELF and _self_after(words, sentence, first, holders)):
-        return AND.join([_together(words, before), *(name for _, name in trailing)])
+        further = [name for i, name in trailing if _has_too(words, i, sentence)]
+        return AND.join([_together(words, before), *further])
     after = [(i, name) for i, name in holders if i > first and i - first <= NEAR]
     if after and not words[after[0][0]].text.endswith("'s"):
         between = {word.text for word in words[first : after[0][0]]}
@@ -84,6 +86,13 @@ def subject_in_talk(
     if topic and sentence.last - sentence.first <= FRAGMENT and not texts & (SELF - {"me"}) and not is_symptom:
         return topic  # "And your father?" "Prostate cancer."
     return PATIENT if texts & SELF and not speaker else UNKNOWN
+
+
+def _has_too(words: Sequence[Word], i: int, sentence: Sentence) -> bool:
+    """Whether a relative after the last finding has it too: "and my dad at eighty", not "my dad's is low"."""
+    before = {words[k].text for k in range(max(sentence.first, i - 3), i)}
+    after = words[i + 1].text if i + 1 < sentence.last else ""
+    return bool({"and", "or", "both"} & before) and (not after or after in HAS_TOO)
 
 
 def _together(words: Sequence[Word], kin: Sequence[tuple[int, str]]) -> str:

@@ -37,6 +37,7 @@ OPEN = bag("how what when where which who why what's how's where's how'd what'd 
 ABOUT = bag("about of")
 AGREES = bag("yes yeah yep yup correct right exactly sure mm mhm yea true")
 TURNED = bag("take tolerate eat use handle")  # "Can you take aspirin?" "Sure.": no allergy
+WELL = bag("okay ok fine alright tolerating tolerate")
 ASKING = bag("do does did have has had are is was were can could")
 DEFINITE = bag("the this that your his her these those")
 OPENNESS = bag(
@@ -130,7 +131,14 @@ def offers(words: Sequence[Word], sentence: Sentence) -> bool:
 def asks_tolerance(words: Sequence[Word], sentence: Sentence) -> bool:
     """Whether a question asks if something can be taken: "Can you take aspirin?"."""
     texts = [word.text for word in words[sentence.first : sentence.last]]
-    return any(a in ("can", "could") and b in TURNED for a, b in zip(texts, texts[2:], strict=False))
+    if any(a in ("can", "could") and b in TURNED for a, b in zip(texts, texts[2:], strict=False)):
+        return True
+    ends = {
+        len(texts) - 1,
+        *(k for k, text in enumerate(texts) if texts[k + 1 : k + 2] in (["with"], ["taking"], ["on"])),
+    }
+    well = any(k in ends and text in WELL for k, text in enumerate(texts) if k)
+    return well and not OPEN & set(texts[:3])  # "Are you okay with penicillin?"
 
 
 def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, bool]:

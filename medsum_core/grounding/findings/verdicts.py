@@ -27,6 +27,7 @@ from medsum_core.grounding.findings.kinship import AND
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
+from medsum_core.grounding.findings.results import is_contradicted, result_in_note, results_in_talk
 
 ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
            "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
@@ -59,7 +60,11 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
     for finding in named:
         kind = KIND_OF.get(finding.kind, finding.kind)
         if finding.names == ("allergy",) or names_allergen(finding, note):
-            allergy = judge_no_allergies(heard) if finding.names == ("allergy",) else judge_allergen(finding, heard)
+            allergy = (
+                judge_no_allergies(finding, note, heard)
+                if finding.names == ("allergy",)
+                else judge_allergen(finding, heard)
+            )
             if allergy[0] == "contradicted" and _is_borne(finding, note):
                 allergy = SUPPORTED
             facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
@@ -68,6 +73,10 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
         if judged.verdict == "contradicted" and kind == "medication" and _is_borne(finding, note):
             judged = SUPPORTED
         (verdict, turn), changed = _by_deed(finding, note, heard, judged)
+        if kind == "procedure" and verdict == "supported":
+            said = heard.named(finding.names)
+            if is_contradicted(result_in_note(finding, note), results_in_talk(said, heard)):
+                verdict, turn = "contradicted", said[0].turn
         start, end = finding.start, finding.end
         if changed:
             start, end = _with_action(finding, note)
@@ -243,9 +252,8 @@ def _denied(
         return Judged("supported", turn_of(said))  # "no prolonged stiffness" leaves room for some
     if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, heard)) is not None:
         return Judged("contradicted", turn)
-    history = any(
-        word.text in ("history", "hx", "ever") for word in note.words[max(finding.first - 8, 0) : finding.first]
-    )
+    near = [word.text for word in note.words[max(finding.first - NEAR, 0) : finding.first]]
+    history = bool({"history", "hx", "ever"} & set(near)) or near[-1:] in (["prior"], ["previous"], ["past"])
     strong = ("present", "past_or_stopped") if history else ("present",)
     of_patient = [
         other
@@ -291,9 +299,18 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         return SUPPORTED
     if denied and finding.part and heard.parts_named(finding.part):
         return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
+    if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, _parts_of(finding, heard))):
+        return SUPPORTED  # "How is the knee?": what is wrong with it may be said in any words
     if not places and (_is_generic(finding, heard) or heard.hints_at(finding.names, finding.part)):
         return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND
+
+
+def _parts_of(finding: Finding, heard: Heard) -> set[str]:
+    """The body parts of a finding; none for what comes out of one, which has its own words."""
+    if any("discharge" in heard.lexicon.ancestors[name] for name in finding.names):
+        return set()
+    return {finding.part} if finding.part else heard.implied_parts(finding)
 
 
 def _is_generic(finding: Finding, heard: Heard) -> bool:
