@@ -8,8 +8,9 @@ from functools import cached_property, lru_cache
 from medsum_core.grounding.facts.anatomy import KIN, body_parts
 from medsum_core.grounding.facts.matching import supports
 from medsum_core.grounding.facts.mention import Mention
-from medsum_core.grounding.facts.subjects import CLAUSE, FAR, RELATED, Scope, fold, same_subject
+from medsum_core.grounding.facts.subjects import CLAUSE, FAR, RELATED, Scope, fold, same_subject, same_subjects
 from medsum_core.grounding.facts.talk import Talk
+from medsum_core.grounding.facts.value_index import ValueIndex
 
 Claim = tuple[Mention, str]  # a fact of the note, and its subject
 
@@ -21,6 +22,19 @@ class Claims(list[Claim]):
     def subjects(self) -> dict[int, str]:
         """The subject of each fact, by the fact's identity."""
         return {id(mention): word for mention, word in self}
+
+    @cached_property
+    def by_value(self) -> ValueIndex:
+        """The facts by value."""
+        return ValueIndex([mention for mention, _ in self])
+
+    @cached_property
+    def counted(self) -> dict[str, set[tuple[float, ...]]]:
+        """The numbers that the facts give of each noun."""
+        found: dict[str, set[tuple[float, ...]]] = {}
+        for mention, _ in self:
+            found.setdefault(mention.noun, set()).add(mention.raw)
+        return found
 
     @cached_property
     def topics(self) -> dict[str, frozenset[str]]:
@@ -51,9 +65,10 @@ def supporting_mention(
     for mention, scope in zip(pairs, scopes, strict=True):
         if _is_of(scope, subject):
             return mention
+    alike = {id(mention) for mention in pairs}
     valued = any(
-        mention not in pairs and _another_value(fact, mention) and _is_of(near, subject) and near.level != FAR
-        for mention in talk.said
+        id(mention) not in alike and _another_value(fact, mention) and _is_of(near, subject) and near.level != FAR
+        for mention in talk.about(same_subjects(subject))
         for near in [_scope_of(fact, mention, talk, subject, claims)]
     )
     for mention, scope in zip(pairs, scopes, strict=True):
@@ -87,14 +102,16 @@ def _another_value(fact: Mention, said: Mention) -> bool:
 
 def _claimed(fact: Mention, said: Mention, scope: Scope, claims: Claims) -> bool:
     """Whether another fact of the note, with the subject of `said` (or a possible one), states the same value."""
-    rivals = ((other, of) for other, of in claims if of and other is not fact)
+    rivals = (
+        (other, of) for other in claims.by_value.near(said) if (of := claims.subjects[id(other)]) and other is not fact
+    )
     return any((_is_of(scope, of) or not scope.words) and supports(other, said) for other, of in rivals)
 
 
 def _better_said_by(fact: Mention, said: Mention, claims: Claims) -> bool:
     """Whether another fact of the note has this dose in the unit said, while `fact` equals it only after conversion."""
     converted = fact.kind == "dose" and bool(said.unit) and said.unit != fact.unit
-    return converted and any(other.unit == said.unit and supports(other, said) for other, _ in claims)
+    return converted and any(other.unit == said.unit and supports(other, said) for other in claims.by_value.near(said))
 
 
 def _bare_of_others(fact: Mention, pairs: Sequence[Mention], scopes: Sequence[Scope]) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from medsum_core.grounding.facts.anatomy import PLACES, STOPWORDS, body_parts, stem
@@ -16,6 +16,7 @@ from medsum_core.grounding.facts.matching import near_part
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.polarity import DENYING, denied
 from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.value_index import MOST
 
 OPPOSITE = {"left": "right", "right": "left"}
 BREAKS = SENTENCE_ENDS | {",", ";", "and", "but", "with", ":"}
@@ -56,9 +57,7 @@ class SideClaims:
     def judge(self, fact: Mention, note: Scan) -> SideVerdict | None:
         """The verdict on a side of a note with the mention that gives it; None where nothing is said of its part."""
         own = read_claim(note, fact)
-        near = [claim for claim in self.claims if near_part(own.part, claim.part)]
-        claims = [claim for claim in near if not excludes(own.part, claim.part)]
-        elsewhere = [claim for claim in near if any(excludes(own.part, part) for part in claim.places)]
+        claims, elsewhere = self._of_part(own.part)
         if elsewhere and self.parts.isdisjoint(place_of(own.part)):
             return SideVerdict("contradicted", elsewhere[0].mention, of_part=True)  # only hips are spoken of
         if own.side == "both":
@@ -80,6 +79,27 @@ class SideClaims:
         if better and best == 0:
             return SideVerdict("contradicted", better[0].mention)
         return SideVerdict("supported", fitting[0].mention)
+
+    def _of_part(self, part: str) -> tuple[Sequence[Claim], Sequence[Claim]]:
+        """The sides of a body part, the first `MOST`, and those of a sentence that names another place."""
+        if part not in self._known:
+            near = [claim for claim in self._different if near_part(part, claim.part)]
+            claims = [claim for claim in near if not excludes(part, claim.part)]
+            elsewhere = [claim for claim in near if any(excludes(part, place) for place in claim.places)]
+            self._known[part] = claims[:MOST], elsewhere[:1]
+        return self._known[part]
+
+    @cached_property
+    def _known(self) -> dict[str, tuple[Sequence[Claim], Sequence[Claim]]]:
+        return {}
+
+    @cached_property
+    def _different(self) -> Sequence[Claim]:
+        """The claims, of those that say the same the first."""
+        found: dict[tuple[object, ...], Claim] = {}
+        for claim in self.claims:
+            found.setdefault((*claim[1:], claim.mention.marks, claim.mention.noun), claim)
+        return list(found.values())
 
 
 def _judge_unsaid(own: Claim, opposite: Sequence[Claim]) -> SideVerdict | None:

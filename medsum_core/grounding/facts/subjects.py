@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from medsum_core.grounding.facts.anatomy import KIN, stem
@@ -94,6 +95,12 @@ def same_subject(a: str, b: str) -> bool:
     return SELF in (a, b) and ({a, b} - {SELF}) <= CHILDREN
 
 
+def same_subjects(subject: str) -> frozenset[str]:
+    """All subjects that may be the same as this one."""
+    named = {subject, SELF, *CHILDREN, *GENERIC, *GENERIC.get(subject, ())}
+    return frozenset(word for word in named if same_subject(subject, word))
+
+
 class Scope(NamedTuple):
     """The possible subjects of a mention. `level`: where they were found, CLAUSE, NEAR (in its sentence, or in the
     question that it answers) or FAR."""
@@ -118,6 +125,14 @@ class Subjects:
         if key not in self.cache:
             self.cache[key] = self._scope(mention, words)
         return self.cache[key]
+
+    @cached_property
+    def turns_of(self) -> dict[str, set[int]]:
+        """The turns in which each word occurs, normalised."""
+        found: dict[str, set[int]] = {}
+        for word, turn in zip(self.folded, self.turn_of, strict=True):
+            found.setdefault(word, set()).add(turn)
+        return found
 
     def _among(self, begin: int, end: int, words: Set[str]) -> frozenset[str]:
         return frozenset(word for word in self.folded[begin:end] if word in words)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -19,16 +18,14 @@ from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
 from medsum_core.grounding.facts.side_claims import SideClaims, read_claim
 from medsum_core.grounding.facts.sides import other_sides
-from medsum_core.grounding.facts.subjects import Subjects, subjects_of_talk
+from medsum_core.grounding.facts.subjects import Subjects, fold, subjects_of_talk
 from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.value_index import MOST, ValueIndex
 
 DENIALS = frozenset(("no", "nope", "nah", "actually"))
 CORRECTIONS = bag("i mean sorry no or rather wait uh um oh")
 OPEN_QUESTIONS = bag("how what when which where who why any what's how's did do does have has")
 NO_SPEAKER = "speaker"
-FEW = 100  # mentions; so few are all compared
-SIZE = 1.1  # numbers that support each other differ by less (`matching.ACROSS_CALENDAR`)
-UNSIZED = bag("side date weekday ratio pressure clock code height rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +85,17 @@ class Talk:
 
     @cached_property
     def of_attribute(self) -> dict[str, list[Mention]]:
-        """The mentions of each attribute."""
-        found: dict[str, list[Mention]] = {}
+        """The mentions of each attribute, of each sort one."""
+        found: dict[str, dict[tuple[str, str, bool], Mention]] = {}
         for mention, about in zip(self.said, self.attributes, strict=True):
-            found.setdefault(about, []).append(mention)
-        return found
+            found.setdefault(about, {}).setdefault((mention.kind, mention.dim, bool(mention.noun)), mention)
+        return {about: list(of_sort.values()) for about, of_sort in found.items()}
+
+    @cached_property
+    def sided(self) -> frozenset[str]:
+        """What sides are said of."""
+        pairs = zip(self.said, self.attributes, strict=True)
+        return frozenset(about for mention, about in pairs if mention.dim == "side" or mention.kind == "laterality")
 
     @cached_property
     def contexts(self) -> dict[tuple[str, str], set[str]]:
@@ -103,30 +106,47 @@ class Talk:
         return found
 
     @cached_property
-    def _by_size(self) -> dict[int | None, list[int]]:
-        """Mentions by the logarithm of their numbers; under None those that are no plain numbers."""
-        found: dict[int | None, list[int]] = {}
-        for k, mention in enumerate(self.said):
-            sizes = {_size(value) for value in (*mention.values, *mention.raw)}
-            plain = mention.dim not in UNSIZED and not mention.marks & {"few", "decade", "upcoming", "couple"}
-            for size in sizes if plain and sizes else {None}:
-                found.setdefault(size, []).append(k)
-        return found
+    def _index(self) -> ValueIndex:
+        return ValueIndex(self.said)
 
     def near(self, fact: Mention) -> list[Mention]:
-        """The mentions that may support a fact, in order: those of about its size, where it has one."""
-        sizes = {_size(value) for value in (*fact.values, *fact.raw)}
-        if (
-            len(self.said) < FEW
-            or fact.dim in UNSIZED
-            or None in sizes
-            or not sizes
-            or fact.marks & {"decade", "couple"}
-        ):
-            return list(self.said)
-        wanted = {size + step for size in sizes if size is not None for step in (-1, 0, 1)}
-        places = {k for size in (None, *wanted) for k in self._by_size.get(size, ())}
-        return [self.said[k] for k in sorted(places)]
+        """The mentions that may support a fact, in order."""
+        return self._index.near(fact)
+
+    def about(self, subjects: frozenset[str]) -> list[Mention]:
+        """The mentions that may be of one of these subjects, in order: those near its word, or counted by it.
+
+        The first `MOST`.
+        """
+        if subjects not in self._about:
+            turns = set().union(*(self.subjects.turns_of.get(word, set()) for word in subjects))
+            places = {k for turn in turns for near in (turn, turn + 1) for k in self._of_turn.get(near, ())}
+            places.update(k for word in subjects for k in self._of_noun.get(word, ()))
+            self._about[subjects] = [self.said[k] for k in sorted(places)[:MOST]]
+        return self._about[subjects]
+
+    @cached_property
+    def _about(self) -> dict[frozenset[str], list[Mention]]:
+        return {}
+
+    @cached_property
+    def _of_turn(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for k, mention in enumerate(self.said):
+            found.setdefault(self.subjects.turn_of[mention.first], []).append(k)
+        return found
+
+    @cached_property
+    def _of_noun(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for k, mention in enumerate(self.said):
+            for word in {mention.noun, fold(mention.noun)} - {""}:
+                found.setdefault(word, []).append(k)
+        return found
+
+    @cached_property
+    def _ordered(self) -> _Ordered:
+        return _Ordered(self.said)
 
     def one_side_only(self, k: int) -> bool:
         """Whether token k is in a question that the next turn answers with one side: "Both ears?" "No, the right."."""
@@ -134,14 +154,9 @@ class Talk:
         if turn >= len(self.openings) or not _in_question(self.scan, k):
             return False
         end = self.openings[turn + 1] if turn + 1 < len(self.openings) else len(self.scan.tokens)
-        inside = [m for m in self.said if m.dim == "side" and self.openings[turn] <= m.first < end]
+        inside = [m for m in self._ordered.between(self.openings[turn], end) if m.dim == "side"]
         denied = self.scan.word(self.openings[turn]) in DENIALS or self.scan.word(self.openings[turn]) == "just"
         return denied and bool(inside) and all(m.values[0] != "both" for m in inside)
-
-
-def _size(value: object) -> int | None:
-    """The power of SIZE that a positive number has, rounded down; None for what is no number."""
-    return int(math.log(value) // math.log(SIZE)) if isinstance(value, float) and value > 0 else None
 
 
 @lru_cache(maxsize=16)  # decoding checks a growing note against one dialogue
@@ -152,7 +167,8 @@ def read_talk(dialogue: str) -> Talk:
     turns = _turns(scan, starts, begins)
     openings = turns.begins
     mentions = with_roles(scan, [*mentions, *other_sides(scan, mentions)], turns)
-    said = [mention for mention in mentions if not _denied(scan, mention, mentions, openings)]
+    ordered = _Ordered(mentions)
+    said = [mention for mention in mentions if not _denied(scan, mention, ordered, openings)]
     attributes = [attribute(scan, mention) or _asked_about(scan, mention, openings) for mention in said]
     calendar = calendar_of(scan, said)
     subjects = subjects_of_talk(scan, turns)
@@ -190,16 +206,29 @@ def _turns(scan: Scan, starts: Sequence[int], begins: Sequence[int]) -> Turns:
     return Turns(begins=[bisect_left(offsets, begin) for begin in begins], ends=[*firsts[1:], len(scan.tokens)])
 
 
-def _denied(scan: Scan, mention: Mention, mentions: Sequence[Mention], openings: Sequence[int]) -> bool:
+class _Ordered:
+    """Mentions by the token at which they begin."""
+
+    def __init__(self, mentions: Sequence[Mention]) -> None:
+        self._mentions = sorted(mentions, key=lambda mention: mention.first)
+        self._firsts = [mention.first for mention in self._mentions]
+
+    def between(self, begin: int, end: int) -> Sequence[Mention]:
+        """Those that begin at tokens `[begin, end)`."""
+        return self._mentions[bisect_left(self._firsts, begin) : bisect_left(self._firsts, end)]
+
+
+def _denied(scan: Scan, mention: Mention, ordered: _Ordered, openings: Sequence[int]) -> bool:
     """Whether a value is denied or corrected: "Was it three?" answered "No, four." or "Four."; "six, I mean ten"."""
     dims = (mention.dim,) if mention.dim == "side" else (mention.dim, "")
-    if any(_corrects(scan, mention, other) for other in mentions if other.dim in dims):
+    after = ordered.between(mention.last, mention.last + len(CORRECTIONS) + 2)
+    if any(_corrects(scan, mention, other) for other in after if other.dim in dims):
         return True
     turn = bisect_right(openings, mention.first)
     if turn >= len(openings) or not _in_question(scan, mention.last):
         return False
     end = openings[turn + 1] if turn + 1 < len(openings) else len(scan.tokens)
-    answers = [other for other in mentions if openings[turn] <= other.first < end and other.dim in dims]
+    answers = [other for other in ordered.between(openings[turn], end) if other.dim in dims]
     bare = any(other.first == openings[turn] for other in answers) and not _asks_openly(scan, mention.first)
     if scan.word(openings[turn]) not in DENIALS and not bare:
         return False

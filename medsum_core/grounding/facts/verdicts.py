@@ -98,11 +98,10 @@ def _unsupported(fact: Mention, note: Scan, talk: Talk) -> Literal["not_found", 
         return "contradicted"
     if about and any(comparable(fact, mention) for mention in talk.of_attribute.get(about, ())):
         return "contradicted"
-    for mention, said_of in zip(talk.said, talk.attributes, strict=True) if fact.dim == "side" else ():
-        if comparable(fact, mention):
-            parts = body_parts()
-            if not about or not said_of or parts.get(about) == parts.get(said_of):
-                return "contradicted"
+    for said_of in talk.sided if fact.dim == "side" else ():
+        parts = body_parts()
+        if not about or not said_of or parts.get(about) == parts.get(said_of):
+            return "contradicted"
     return "contradicted" if _same_context(fact, note, talk) else "not_found"
 
 
