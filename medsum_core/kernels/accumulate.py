@@ -13,15 +13,17 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from medsum_core.data.collator import MicroBatch
+from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
 from medsum_core.kernels.cpu.document_attention import attend_per_document
 from medsum_core.kernels.cpu.malloc import trim_malloc
 from medsum_core.kernels.cpu.shared_prefix import SharedPrefix, prefix_states, split_prefix
 from medsum_core.kernels.cpu.workers import GradientSum, Workers, share_out
 from medsum_core.kernels.layers import hidden_states
+from medsum_core.kernels.layers.adapter_copies import AdapterCopies
 from medsum_core.kernels.layers.dropout import draw_seeds, dropout_seed
 from medsum_core.model.attention import document_attention
-from medsum_core.model.forward import head_softcap, head_weight
+from medsum_core.model.forward import causal_model, head_softcap, head_weight
 
 Objective = Callable[..., Tensor]
 
@@ -45,6 +47,7 @@ class FastAccumulator:
         self._model, self._parameters, self._device, self._scaler = model, list(parameters), device, scaler
         self._attention, self._pack_tokens = attention, pack_tokens
         self._workers = Workers(num_concurrent)
+        self._copies = AdapterCopies(model, arithmetic_dtype(device, causal_model(model).dtype))
         self.shares_prefix = pack_tokens > 0 and attention == "per_document" and device.type == "cpu"
 
     def __call__(
@@ -56,7 +59,8 @@ class FastAccumulator:
         *seeds, prefix_seed = draw_seeds(len(micro_batches) + 1)
         if self._device.type == "cpu":
             trim_malloc()
-        with document_attention(self._model, self._attention, functions={"per_document": attend_per_document}):
+        attention = document_attention(self._model, self._attention, functions={"per_document": attend_per_document})
+        with attention, self._copies.current():
             with dropout_seed(prefix_seed):
                 prefix = None if beginning is None else prefix_states(self._model, beginning.to(self._device))
             wanted = [*self._parameters, *(() if prefix is None else prefix.leaves)]

@@ -227,11 +227,11 @@ def choose_gradient_checkpointing(
 def choose_dequantize(asked: str, device: Device, *, load_in_4bit: bool, needed_bytes: int) -> bool:
     """Unpack the NF4 base once where the run with its dense copy (`needed_bytes`) fits; the numbers stay the same.
 
-    On a GPU unpacking at each use costs little and 4 bits are there to save memory: not unless asked for.
+    What is chosen before, so that memory suffices, is chosen for a base in 4 bits: this takes only what is left then.
     """
     if not load_in_4bit or asked == "off":
         return False
-    return asked == "on" or (device.kind == "cpu" and needed_bytes <= device.usable_bytes)
+    return asked == "on" or needed_bytes <= device.usable_bytes
 
 
 def choose_pack_tokens(

@@ -183,7 +183,10 @@ def _chunk_nll(
 ) -> tuple[Tensor, Tensor | None]:
     """One chunk's NLL (C,) in float32 (float64 stays) and its gradient in the hidden states (C, H)."""
     num_words = len(head_VH)
-    step = min(tile_shape(hidden_CH.device.type)[1], num_words)
+    rows, width = tile_shape(hidden_CH.device.type)
+    if hidden_CH.device.type != "cpu":  # fewer rows: more words in the same memory, hence fewer launches
+        width = rows * width // len(hidden_CH)
+    step = min(width, num_words)
     # One buffer for all tiles: fresh memory pages for each would cost a tenth of its time.
     buffer = hidden_CH.new_empty(len(hidden_CH) * step)
     softmax = _RunningSoftmax(targets_C, hidden_CH, softcap, arithmetic, needs_gradient=needs_gradient)

@@ -28,7 +28,7 @@ State = dict[str, Any]  # of one parameter
 class OptimizerKind:
     """What differs between the optimisers that `--optim` names."""
 
-    class_names: tuple[str, ...]  # qualified; the first is what is built
+    class_names: tuple[str, ...]  # qualified
     build: Callable[..., torch.optim.Optimizer]  # (parameter groups, lr=, betas=, eps=)
     state_keys: tuple[str, ...]  # the tensors of a parameter's state that are saved
     empty_state: Callable[..., State]  # (optimizer, parameter, index of its group, index inside that group)
@@ -63,11 +63,15 @@ def build_optimizer(
 
 
 def _paged_adamw_8bit(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
+    from bitsandbytes.optim.adamw import PagedAdamW8bit
+
     from medsum_core.training.flat_adamw import FlatPagedAdamW8bit
 
+    on_gpu = any(parameter.is_cuda for group in groups for _, parameter in group["params"])
     # Paging moves state between a GPU and main memory. On a CPU it is in main memory already: nothing is lost there.
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
-    return FlatPagedAdamW8bit(groups, **settings)
+    # On a CPU nothing waits, and the library's temporaries are as large as what it updates at once.
+    return (FlatPagedAdamW8bit if on_gpu else PagedAdamW8bit)(groups, **settings)
 
 
 def _empty_paged_state(

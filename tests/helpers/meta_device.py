@@ -116,14 +116,21 @@ def collating_aside(recorder: Any) -> Iterator[Callable[..., list[MicroBatch]]]:
 
 @contextmanager
 def meta_patches() -> Iterator[None]:
-    """Dropout draws from no meta generator; there is no autocast for meta tensors: the adapter is in 16 bits there."""
+    """Dropout draws from no meta generator; there is no autocast for meta tensors: the adapter is in 16 bits there.
+
+    A fused norm, which is one kernel on a GPU, would come as several operations.
+    """
 
     def draw(self: Any, num_elements: int, *, rate: float, seed: int, device: torch.device) -> None:
         assert 0 < rate < 1 and isinstance(seed, int)
         self._keep = torch.empty(num_elements, dtype=torch.bool, device=device).bernoulli_(1 - rate)
 
+    def fused_rms_norm(x: Tensor, shape: list[int], weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(x).copy_(x), x.new_empty((*x.shape[:-1], 1))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DroppedElements, "__init__", draw)
+        patch.setattr(torch.ops.aten, "_fused_rms_norm", fused_rms_norm)
         for module in (train_loop, forward):
             patch.setattr(module, "autocast", lambda model: nullcontext())
         yield

@@ -134,7 +134,8 @@ def test_checkpointing_of_activations_where_memory_needs_it():
 def test_unpacking_the_base():
     assert choose_dequantize("auto", cpu(free_gib=10), load_in_4bit=True, needed_bytes=8 * GIB)
     assert not choose_dequantize("auto", cpu(free_gib=10), load_in_4bit=True, needed_bytes=10 * GIB)
-    assert not choose_dequantize("auto", gpu((8, 0), free_gib=80), load_in_4bit=True, needed_bytes=GIB)
+    assert choose_dequantize("auto", gpu((8, 0), free_gib=80), load_in_4bit=True, needed_bytes=70 * GIB)
+    assert not choose_dequantize("auto", gpu((8, 0), free_gib=80), load_in_4bit=True, needed_bytes=75 * GIB)
     assert choose_dequantize("on", gpu((8, 0)), load_in_4bit=True, needed_bytes=GIB)
     assert not choose_dequantize("off", cpu(), load_in_4bit=True, needed_bytes=GIB)
     assert not choose_dequantize("auto", cpu(), load_in_4bit=False, needed_bytes=GIB)

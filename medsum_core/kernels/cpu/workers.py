@@ -41,15 +41,24 @@ class GradientSum:
 
     def __init__(self, num_parameters: int, device: torch.device) -> None:
         self.nll = torch.zeros((), device=device)
-        self.gradients: list[Tensor | None] = [None] * num_parameters
+        self._places = range(num_parameters)
+        self._sums: dict[int, Tensor] = {}
+
+    @property
+    def gradients(self) -> list[Tensor | None]:
+        """The sums, in the order of the parameters."""
+        return [self._sums.get(place) for place in self._places]
 
     def add(self, nll: Tensor, gradients: Sequence[Tensor | None]) -> None:
         """Add another loss and its gradients, which stay unchanged and unshared."""
         self.nll = self.nll + nll.detach()
-        for place, new in enumerate(gradients):
-            total = self.gradients[place]
-            if new is not None:  # the first is copied: autograd may return one tensor for two parameters
-                self.gradients[place] = new.clone() if total is None else total.add_(new)
+        new = {place: gradient for place, gradient in enumerate(gradients) if gradient is not None}
+        first, again = new.keys() - self._sums.keys(), new.keys() & self._sums.keys()
+        if again:  # by `_foreach`, as torch's optimisers: a GPU gets a few launches, not one for each
+            torch._foreach_add_([self._sums[place] for place in again], [new[place] for place in again])
+        if first:  # copied: autograd may return one tensor for two parameters
+            copies = torch._foreach_mul([new[place] for place in first], 1)
+            self._sums.update(zip(first, copies, strict=True))
 
 
 def share_out(

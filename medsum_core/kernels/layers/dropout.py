@@ -81,6 +81,13 @@ class DroppedElements:
         zero_some(array_of(x.view(-1)), self._seed, self._steepness)
         return x
 
+    def add_rest_to(self, total: Tensor, x: Tensor) -> None:
+        """Add to `total` what is not dropped of a contiguous `x`, which is overwritten."""
+        if self._keep is None:
+            total += self.zero_(x)
+        else:
+            total.addcmul_(x, self._keep.view(x.shape))
+
     def without(self, x: Tensor) -> Tensor:
         """A copy of `x` with the dropped elements at zero."""
         if self._keep is not None:

@@ -24,6 +24,8 @@ from medsum_core.device import arithmetic_dtype
 from medsum_core.kernels.cpu.arena import ACTIVATIONS, Arena, converted, empty, empty_for_backward, lasting_copy, mm
 from medsum_core.kernels.layers.dropout import DroppedElements, layer_seed
 
+Copies = tuple[Tensor, Tensor]  # of A (r, K) and B (N, r)
+
 
 class FrozenWeight:
     """The (N, K) weight of a frozen projection. NF4 is dequantised at each use, or once with `keep_dense`.
@@ -68,12 +70,14 @@ class FusedLinear:
     """The forward that replaces a LoRA layer's own.
 
     `output_is_saved`: the function that takes the output saves it for the backward pass, so it comes from an arena.
+    `copies`: A and B in the dtype of products, within `adapter_copies.py`; None: they are converted at each use.
     `gradient_arena`: memory for the gradients of A and B, which live until the end of the backward pass.
     """
 
     def __init__(self, layer: Any, weight: FrozenWeight, *, number: int) -> None:
         self.layer, self.weight, self._number = layer, weight, number
         self.output_is_saved = False
+        self.copies: Copies | None = None
         self.gradient_arena = ACTIVATIONS
         (self._name,) = layer.lora_A.keys()
 
@@ -91,6 +95,7 @@ class FusedLinear:
             scaling=self.layer.scaling[self._name],
             rate=rate,
             seed=layer_seed(self._number) if rate > 0 else 0,
+            copies=self.copies,
             output_is_saved=self.output_is_saved,
             gradient_arena=self.gradient_arena,
         )
@@ -120,11 +125,12 @@ class LoraProduct:
     scaling: float
     rate: float
     seed: int
+    copies: Copies | None
     output_is_saved: bool
     gradient_arena: Arena
 
     def forward(self, x: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor) -> tuple[Tensor, Tensor]:
-        """y (..., N) in the dtype of x (..., K), and (m * x) A^T (T, r), to save for the backward pass."""
+        """y (..., N) in the dtype of x (..., K), and s (m * x) A^T (T, r), to save for the backward pass."""
         x_TK = _flattened(x)
         dtype = x_TK.dtype
         weight_NK = self.weight.dense(dtype)
@@ -135,9 +141,10 @@ class LoraProduct:
         else:
             torch.addmm(self.bias_N.to(dtype), x_TK, weight_NK.t(), out=y_TN)
         dropped_TK = x_TK if self.rate == 0 else self._drawn(x_TK).without(x_TK)
+        lora_A_rK, lora_B_Nr = self._converted(lora_A_rK, lora_B_Nr, dtype)
         low_Tr = empty_for_backward((len(x_TK), len(lora_A_rK)), dtype=dtype, device=x_TK.device)
-        torch.mm(dropped_TK, lora_A_rK.to(dtype).t(), out=low_Tr)
-        y_TN.addmm_(low_Tr, lora_B_Nr.to(dtype).t(), alpha=self._scale)
+        low_Tr.addmm_(dropped_TK, lora_A_rK.t(), beta=0, alpha=self._scale)
+        y_TN.addmm_(low_Tr, lora_B_Nr.t())
         return y_TN.to(x.dtype).view(*x.shape[:-1], y_TN.shape[1]), low_Tr
 
     def backward(
@@ -160,27 +167,38 @@ class LoraProduct:
         dtype = x_TK.dtype
         dy_TN = dy.reshape(-1, dy.shape[-1]).to(dtype)
         dropped = self._drawn(x_TK) if self.rate > 0 else None
-        dlow_Tr = (dy_TN @ lora_B_Nr.to(dtype)).mul_(self._scale)
-        dB_Nr = (dy_TN.t() @ low_Tr).mul_(self._scale)
-        dA_rK = dlow_Tr.t() @ (x_TK if dropped is None else dropped.without(x_TK))
+        exact = lora_A_rK.dtype
+        lora_A_rK, lora_B_Nr = self._converted(lora_A_rK, lora_B_Nr, dtype)
+        dlow_Tr = torch.empty_like(low_Tr).addmm_(dy_TN, lora_B_Nr, beta=0, alpha=self._scale)
+        dB_Nr = self._gradient(dy_TN.t(), low_Tr, exact)
+        dA_rK = self._gradient(dlow_Tr.t(), x_TK if dropped is None else dropped.without(x_TK), exact)
         dx_TK = None
         if needs_dx:
             weight_NK = self.weight.dense(dtype)
             dx_TK = mm(dy_TN, weight_NK) if others_TK is None else others_TK.addmm_(dy_TN, weight_NK)
             if dropped is None:
-                dx_TK.addmm_(dlow_Tr, lora_A_rK.to(dtype))
+                dx_TK.addmm_(dlow_Tr, lora_A_rK)
             else:
-                dx_TK += dropped.zero_(mm(dlow_Tr, lora_A_rK.to(dtype)))
-        return dx_TK, self._in_arena(dA_rK, lora_A_rK.dtype), self._in_arena(dB_Nr, lora_B_Nr.dtype)
+                dropped.add_rest_to(dx_TK, mm(dlow_Tr, lora_A_rK))
+        return dx_TK, dA_rK, dB_Nr
 
     @property
     def _scale(self) -> float:
         """LoRA's scaling with dropout's 1 / (1 - rate)."""
         return self.scaling if self.rate == 0 else self.scaling / (1 - self.rate)
 
-    def _in_arena(self, gradient: Tensor, dtype: torch.dtype) -> Tensor:
-        copy = empty_for_backward(gradient.shape, dtype=dtype, device=gradient.device, arena=self.gradient_arena)
-        return copy.copy_(gradient)
+    def _converted(self, lora_A_rK: Tensor, lora_B_Nr: Tensor, dtype: torch.dtype) -> Copies:
+        if self.copies is not None and self.copies[0].dtype == dtype:
+            return self.copies
+        return lora_A_rK.to(dtype), lora_B_Nr.to(dtype)
+
+    def _gradient(self, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+        """The product, a sum over tokens; a GPU need not round it to the dtype of its factors first."""
+        if left.device.type == "cpu":
+            shape = (left.shape[0], right.shape[1])
+            out = empty_for_backward(shape, dtype=dtype, device=left.device, arena=self.gradient_arena)
+            return out.copy_(left @ right)
+        return left @ right if left.dtype == dtype else torch.mm(left, right, out_dtype=dtype)
 
     def _drawn(self, x_TK: Tensor) -> DroppedElements:
         return DroppedElements(x_TK.numel(), rate=self.rate, seed=self.seed, device=x_TK.device)

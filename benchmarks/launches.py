@@ -1,0 +1,53 @@
+"""Kernels that a GPU is told to run for a window of 16 rows of Gemma 2B's shape, by name; needs no GPU.
+
+`python benchmarks/launches.py --kernels fast --dequantize on` builds the model on the meta device (shapes, no data),
+runs `train_step` of train_loop.py up to the gradient, and counts every operation that makes no view. NF4 counts as
+bitsandbytes' three launches a weight. What `torch.autocast` adds on the reference path is not counted: meta tensors
+have none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers"), str(ROOT / "benchmarks")]
+
+NUM_ROWS = 16
+VOCABULARY = 256_000
+
+
+def count_launches(kernels: str, *, dequantize: str, num_layers: int = 18) -> Counter[str]:
+    """Launches by operation: 16 rows of about 240 tokens, 640 of them targets, packed into one micro-batch."""
+    from meta_device import WaitRecorder, collating_aside, gradient_step, meta_patches, meta_run, recording
+    from random_models import gemma_config
+    from windows import make_example
+
+    config = gemma_config(tiny=False)
+    config.num_hidden_layers = num_layers
+    rows = range(NUM_ROWS)
+    window = [make_example(180 + 7 * row % 40, 30 + 5 * row % 20, seed=row, vocab=VOCABULARY) for row in rows]
+    with meta_patches():
+        run = meta_run(config, "varlen", kernels=kernels, pack_tokens=8192, load_in_4bit=dequantize == "off")
+        recorder = WaitRecorder()
+        with collating_aside(recording(recorder)) as collate:
+            gradient_step(run, window, collate=collate)
+    return Counter(recorder.launches)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernels", choices=("reference", "fast"), default="fast")
+    parser.add_argument("--dequantize", choices=("on", "off"), default="on")
+    args = parser.parse_args()
+    launches = count_launches(args.kernels, dequantize=args.dequantize)
+    print(f"{sum(launches.values())} launches, kernels {args.kernels}, NF4 unpacked once: {args.dequantize}")
+    for name, count in launches.most_common(20):
+        print(f"{count:6} {name}")
+
+
+if __name__ == "__main__":
+    main()

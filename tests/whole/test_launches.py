@@ -1,0 +1,19 @@
+"""How many kernels a GPU is told to run for a window of 16 rows of Gemma 2B's shape, counted on the meta device.
+
+The time of a small window on a large card is the time of these launches. Each operation that makes no view counts as
+one; `benchmarks/launches.py` prints them by name.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.launches import count_launches
+
+BUDGETS = {("fast", "on"): 2900, ("fast", "off"): 3650, ("reference", "on"): 4100}
+
+
+@pytest.mark.parametrize(("kernels", "dequantize"), list(BUDGETS))
+def test_a_window_stays_within_its_launches(kernels: str, dequantize: str) -> None:
+    launches = count_launches(kernels, dequantize=dequantize, num_layers=18)
+    assert 1000 < sum(launches.values()) <= BUDGETS[kernels, dequantize]
