@@ -54,6 +54,7 @@ class ModelSize:
     widest: int  # features of the widest projection
     saved_tensors: tuple[float, ...]  # bytes a token of each tensor saved for the backward pass, attention scores aside
     targets: tuple[str, ...]  # the names of the layers that carry an adapter
+    tower: int = 0  # weights that compute the features of images, and then leave memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +100,13 @@ class RunShape:
     emulated: bool = False
 
 
-def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: str, kernels: str) -> ModelSize:
+def measure_model(
+    config: PretrainedConfig, lora: LoraSettings, *, precision: str, kernels: str, images: bool = False
+) -> ModelSize:
     """The sizes of a model with its adapter, from its configuration alone; about a second, no memory to speak of.
 
-    `kernels`: `reference` or `fast`, which save different tensors for the backward pass.
+    `kernels`: `reference` or `fast`, which save different tensors for the backward pass. With `images` the vision tower
+    counts by itself: it is there while features are computed, and not in training.
     Raises InputError when a target module matches nothing.
     """
     with torch.device("meta"):
@@ -113,6 +117,14 @@ def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: st
         }
         head_weight(base)  # refuses a head of another kind before any weight is loaded
         lora, decoder = fit_to(base, lora), decoder_name(base)
+        tower = 0
+        if images:
+            from medsum_core.images.embedding import drop_tower
+
+            before = sum(parameter.numel() for parameter in base.parameters())
+            drop_tower(base)
+            tower = before - sum(parameter.numel() for parameter in base.parameters())
+            linears = {name: layer for name, layer in linears.items() if is_inside(name, decoder)}
         num_weights = sum(parameter.numel() for parameter in base.parameters())
         projections = sum(layer.weight.numel() for layer in linears.values())
         adapted = [
@@ -142,6 +154,7 @@ def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: st
         widest=max(max(layer.in_features, layer.out_features) for layer in linears.values()),
         saved_tensors=tuple(num_bytes / PROBE_TOKENS for num_bytes in _saved_bytes(model, kernels)),
         targets=lora.target_modules,
+        tower=tower,
     )
 
 
