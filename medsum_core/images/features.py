@@ -137,7 +137,8 @@ def _open(key: str, path: Path | None) -> Image.Image:
 
 def _maker_sha256(causal: Any, processor: Gemma3ImageProcessorPil) -> str:
     """Of all that decides features but the image: weights of tower and projector, processor, arithmetic, versions."""
-    modules = (causal.model.vision_tower, causal.model.multi_modal_projector)
+    # `base_fingerprint` leaves out what trains; these never do.
+    modules = [part.requires_grad_(False) for part in (causal.model.vision_tower, causal.model.multi_modal_projector)]
     about = [
         FORMAT,
         *(base_fingerprint(module.named_parameters()) for module in modules),

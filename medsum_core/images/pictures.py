@@ -10,6 +10,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,12 @@ def decode(data: bytes) -> Image.Image:
     if data[DICOM_MARK] == b"DICM":
         return _from_dicom(data)
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            warnings.simplefilter("ignore")
-            _check_size(*image.size)
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a bomb, which is refused below
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_size(*image.size)
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise PictureError(f"is neither {', '.join(FORMATS)} nor DICOM, or its beginning is damaged") from None
     except FAULTS as error:
@@ -127,8 +129,8 @@ def _dicom_pixels(dataset: Any) -> np.ndarray[Any, Any]:
 
 def _first(value: Any) -> float | None:
     """Of several windows the first; None where there is none."""
-    values = [] if value is None or value == "" else value if isinstance(value, (list, tuple)) else [value]
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     try:
-        return float(next(iter(values)))
-    except (StopIteration, TypeError, ValueError):
+        return float(values[0])
+    except (IndexError, TypeError, ValueError):
         return None
