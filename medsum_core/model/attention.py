@@ -222,9 +222,7 @@ def block_mask(
     return (allowed & (document_BT[:, :, None] == document_BT[:, None, :]))[:, None]
 
 
-def seen_mask(
-    num_tokens: int, *, window: int | None, device: torch.device, image_runs: Tensor | None = None
-) -> Tensor:
+def seen_mask(num_tokens: int, *, window: int | None, device: torch.device, image_runs: Tensor | None = None) -> Tensor:
     """(T, T) bool: true where a query may see a key of its own document: not later, inside the sliding window.
 
     With `image_runs` (B, T) it is (B, T, T), and positions of one image see each other both ways. This is Gemma 3's
