@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from medsum_core.process import keep_files_private, run_as_script, start_script
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
     from medsum_core.config.arguments import DataArguments
-    from medsum_core.data.prompt import BuildRenderer
+    from medsum_core.data.prompt import BuildRenderer, PromptRenderer
     from medsum_core.generation.search import Search
     from medsum_core.generation.writer import Writer
     from medsum_core.kernels import Kernels
@@ -72,7 +72,9 @@ def main(
 
         with locked_output(out):
             refuse_overwriting(out, resume=args.resume)
-            write_file(_read_rows(args, columns), out, prepare=prepare, with_evidence=args.evidence, **how)
+            rows = _read_rows(args, columns)
+            prepare = partial(prepare, pictures=rows.pictures)
+            write_file(rows.records, out, prepare=prepare, with_evidence=args.evidence, **how)
     except KeyboardInterrupt:
         raise StoppedBySignal(f"notes that were finished are kept; go on with --resume, which writes {out}") from None
 
@@ -82,10 +84,10 @@ def prepare_writer(
     *,
     search: Callable[[frozenset[int]], Search] | None = None,
     build_renderer: BuildRenderer | None = None,
+    pictures: Mapping[str, Path] | None = None,  # of the rows: `SourceRows.pictures`
 ) -> Writer:
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
     from medsum_core import kernels
-    from medsum_core.data.prompt import build_renderer as own_renderer
     from medsum_core.data.prompt import check_prompt
     from medsum_core.device import choose_precision, find_device
     from medsum_core.generation.generate import num_positions
@@ -106,21 +108,21 @@ def prepare_writer(
     precision = choose_precision(args.precision or model.precision, device, model_type=base_config.model_type)
     chosen = kernels.resolve(args.kernels, device_kind=device.kind, model_type=base_config.model_type)
     chosen_kernels = kernels.choose(chosen, device.kind)
-    renderer = (build_renderer or own_renderer)(load_tokenizer(name, **source), **data.prompt_settings)
+    renderer = _renderer(build_renderer, data, load_tokenizer(name, **source), base_config)
     check_prompt(renderer, is_new=args.run is None)
     files = base_files(name, **source)
     if tuned is not None:
         tuned.check(files, allow_other_base=args.allow_other_base)
     held = {"precision": precision, "load_in_4bit": model.load_in_4bit or is_quantised(base_config)}
-    loading = source | held | {"device": device.torch_device}
-    decoding = _decoding(args, data)
+    loading = source | held | {"device": device.torch_device, "reads_images": bool(pictures)}
+    decoding, dense = _decoding(args, data), model.dequantize == "on"
     budget = TokenBudget(
         max_prompt_tokens=data.max_prompt_tokens,
         max_new_tokens=decoding["max_new_tokens"],
         num_positions=num_positions(base_config),
     )
     return Writer(
-        load_model=partial(_load_model, name, loading, tuned, chosen_kernels, model.dequantize == "on"),
+        load_model=partial(_load_model, name, loading, tuned, chosen_kernels, dense, pictures=pictures),
         renderer=renderer,
         budget=budget,
         decoding=decoding,
@@ -135,6 +137,13 @@ def prepare_writer(
             **function_names(search=search, build_renderer=build_renderer),
         },
     )
+
+
+def _renderer(build: BuildRenderer | None, data: DataArguments, tokenizer: Any, config: Any) -> PromptRenderer:
+    from medsum_core.data.image_tokens import with_image_tokens
+    from medsum_core.data.prompt import build_renderer
+
+    return (build or build_renderer)(tokenizer, **with_image_tokens(data.prompt_settings, config, tokenizer))
 
 
 def _of_base_alone(args: argparse.Namespace) -> dict[str, Any]:
@@ -161,6 +170,8 @@ def _load_model(
     kernels: Kernels,
     keep_dense: bool,
     prompts: Sequence[Sequence[int]],
+    *,
+    pictures: Mapping[str, Path] | None = None,
 ) -> Any:
     """The model that writes the notes; one of an untested family only if it begins two of them as its own code does."""
     from medsum_core.generation.decoding_check import check_decoding, is_tested
@@ -170,20 +181,30 @@ def _load_model(
     model: Any = load_base(name, **base)
     if tuned is not None:
         model = load_adapter(model, tuned.folder, base_name=tuned.trained_over)
+    if pictures:
+        from medsum_core.images.features import show_images
+
+        place = {"revision": base["revision"], "offline": base["offline"]}
+        show_images(model, pictures, base_name=name, keep=False, **place)
+    if tuned is not None:
         kernels.apply(model, keep_dense=keep_dense)
     if not is_tested(model):
         check_decoding(model, prompts, decoder=kernels.decoder)
     return model
 
 
-def _read_rows(args: argparse.Namespace, columns: Columns) -> list[Any]:
+def _read_rows(args: argparse.Namespace, columns: Columns) -> SourceRows:
     if args.dataset_name is None:
         source = read_source(args.input_file, columns=columns, require_note=False)
+        if columns.task.images_part is not None:
+            from medsum_core.images.rows import with_pictures
+
+            source = with_pictures(source, Path(args.input_file).parent)
     else:
         source = _named_split(args, columns)
     for notice in source.notices:
         print(notice, file=sys.stderr)
-    return source.records
+    return source
 
 
 def _named_split(args: argparse.Namespace, columns: Columns) -> SourceRows:

@@ -25,6 +25,7 @@ from medsum_core.config.column_flags import add_column_flags, column_settings
 from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.data.columns import columns_of
 from medsum_core.data.disclosure import escape, show_id
+from medsum_core.data.image_tokens import with_image_tokens
 from medsum_core.data.masking import IGNORE_INDEX, Example, build_examples
 from medsum_core.data.prompt import (
     PROMPT_STYLES,
@@ -97,14 +98,23 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
     raise_all(problems + template_kwargs_problems(values.chat_template_kwargs))
     data = column_settings(values, run=values.run)
     source = read_source(values.train_file, columns=columns_of(data))
+    if data.shows_images:
+        from medsum_core.images.rows import with_pictures
+
+        source = with_pictures(source, values.train_file.parent)
     for notice in source.notices:
         print(notice, file=out)
-    records = source.records[: values.num_examples]
-    from medsum_core.model.base import load_tokenizer  # takes seconds: only after the file is known to be good
+    records = [record for record in source.records if not record.fault][: values.num_examples]
+    # Takes seconds: only after the file is known to be good.
+    from medsum_core.model.base import load_config, load_tokenizer
 
     tokenizer = load_tokenizer(values.model_name_or_path, revision=values.model_revision, offline=values.offline)
     of_prompt = {"prompt_style": values.prompt_style, "chat_template_kwargs": values.chat_template_kwargs}
-    renderer = build_renderer(tokenizer, **replace(data, **of_prompt).prompt_settings)
+    settings = replace(data, **of_prompt).prompt_settings
+    if data.shows_images:
+        place = {"revision": values.model_revision, "offline": values.offline}
+        settings = with_image_tokens(settings, load_config(values.model_name_or_path, **place), tokenizer)
+    renderer = build_renderer(tokenizer, **settings)
     check_prompt(renderer)
     examples, report = build_examples(
         records, renderer, max_length=values.max_length, max_new_tokens=values.max_new_tokens
@@ -157,6 +167,8 @@ def _border(example: Example, renderer: PromptRenderer) -> str:
 
 def _token_text(renderer: PromptRenderer, token: int) -> str:
     """A token's text, safe for a terminal; for a part of a character, the vocabulary's entry."""
+    if token < 0:
+        return "<image>"
     text = renderer.tokenizer.decode([token], clean_up_tokenization_spaces=False)
     if "\ufffd" in text:
         text = str(renderer.tokenizer.convert_ids_to_tokens(token))

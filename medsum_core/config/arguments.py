@@ -144,6 +144,16 @@ class DataArguments:
     section: str | None = _setting(
         None, "one section for all rows, in the place of a column: an MTS-Dialog code or a name", metavar="NAME"
     )
+    image_column: str | None = _setting(
+        None,
+        "column with the paths of a row's images, relative to the file, several separated by ; (the task's own: image)",
+        metavar="COLUMN",
+    )
+    image_features: str | None = _setting(
+        None,
+        "folder for what the vision tower makes of images, which is patients' data; not given: the user's cache",
+        metavar="DIR",
+    )
     number_rows: bool = _setting(False, "rows that share an id are told apart by a number: ID#1, ID#2")
     prompt_style: Literal["auto", "chat", "plain"] = _setting(
         "auto", "chat: the model's own turns; plain: text for a base model; auto: chat where there is a template"
@@ -170,6 +180,11 @@ class DataArguments:
     def max_prompt_tokens(self) -> int:
         """What a prompt may have, in training as in decoding: the rest is reserved for the note."""
         return self.max_length - self.max_new_tokens
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether the task's prompts hold images."""
+        return find_task(self.task).images_part is not None
 
     @property
     def prompt_settings(self) -> dict[str, Any]:

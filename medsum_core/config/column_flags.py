@@ -12,7 +12,9 @@ from medsum_core.config.run_folder import read_run_config, run_of
 from medsum_core.errors import InputError
 from medsum_core.tasks.find import task_text
 
-COLUMN_FLAGS = ("task", "id_column", "dialogue_column", "note_column", "section_column", "section", "number_rows")
+COLUMN_FLAGS = (
+    "task", "id_column", "dialogue_column", "note_column", "section_column", "section", "number_rows", "image_column",
+)  # fmt: skip
 
 
 def add_column_flags(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = ()) -> None:

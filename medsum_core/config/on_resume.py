@@ -33,7 +33,8 @@ SETTINGS: dict[Rule, frozenset[str]] = {
     Rule.EXACT: frozenset({
         "model_name_or_path", "model_revision", "offline", "train_file", "validation_file", "dataset_name",
         "dataset_config_name", "train_split", "validation_split", "id_column", "dialogue_column", "note_column",
-        "section_column", "section", "number_rows", "num_train_epochs", "max_steps", "eval_strategy",
+        "section_column", "section", "number_rows", "image_column", "image_features",
+        "num_train_epochs", "max_steps", "eval_strategy",
         "eval_steps", "eval_generate", "metric_for_best_model", "early_stopping_patience", "load_best_model_at_end",
         "output_dir", "save_strategy", "save_steps", "save_minutes", "save_total_limit", "logging_steps", "report_to",
         "report_rows", "examples_file", "baseline_file", "resume_from_checkpoint", "overwrite_later_checkpoints",

@@ -44,6 +44,8 @@ LATER_SETTINGS: dict[str, dict[str, Any]] = {
         "validation_split": None,
         "section": None,
         "number_rows": False,
+        "image_column": None,
+        "image_features": None,
         "task": DEFAULT_TASK,
         "grounded": False,
     },

@@ -32,6 +32,8 @@ class ColumnSettings(Protocol):
     def section(self) -> str | None: ...
     @property
     def number_rows(self) -> bool: ...
+    @property
+    def image_column(self) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +53,15 @@ class Columns:
     section_header: str | None = None
     section: str | None = None
     number_rows: bool = False
+    image: str | None = None
 
     def __post_init__(self) -> None:
         if self.section is not None and (not self.section.strip() or runs_in_spreadsheet(self.section)):
             raise InputError("--section: empty, or begins like a formula (=, +, -, @), which a spreadsheet would run")
         if self.task.section_part is None and (self.section or self.section_header):
             raise InputError(f"--section, --section_column: the task {self.task.name} knows no sections; leave it out")
+        if self.task.images_part is None and self.image is not None:
+            raise InputError(f"--image_column: the task {self.task.name} shows no images; take vqa-rad or findings")
 
     def candidates(self) -> dict[str, tuple[str, ...]]:
         """The columns that may hold each part of a record (`id`, the task's parts, `choice`, `note`), the first counts.
@@ -67,9 +72,9 @@ class Columns:
         found[task.source] = ()  # the order in which absent columns are named: what every task has comes first
         if task.answer.columns:
             found["note"] = _own(self.note, task.answer.columns)
-        named = {task.source: self.dialogue} | (
-            {task.section_part.name: self.section_header} if task.section_part else {}
-        )
+        named = {task.source: self.dialogue}
+        named |= {task.section_part.name: self.section_header} if task.section_part else {}
+        named |= {task.images_part.name: self.image} if task.images_part else {}
         for part in task.parts:
             if part.columns and not (part.is_section and self.section is not None):
                 found[part.name] = _own(named.get(part.name), part.columns)
@@ -91,6 +96,7 @@ def columns_of(settings: ColumnSettings) -> Columns:
         section_header=settings.section_column,
         section=settings.section,
         number_rows=settings.number_rows,
+        image=settings.image_column,
     )
 
 
@@ -129,6 +135,8 @@ def _own(named: str | None, names: tuple[str, ...]) -> tuple[str, ...]:
 def _remedy(task: Task, absent: Sequence[str]) -> str:
     """The flags that name other columns, where there are some: a task file names the others."""
     flags = {"id": "--id_column NAME", "note": "--note_column NAME", task.source: "--dialogue_column NAME"}
+    if task.images_part is not None:
+        flags[task.images_part.name] = "--image_column NAME"
     if task.section_part is not None:
         flags[task.section_part.name] = "--section_column NAME (or one section for all rows: --section NAME)"
     known = [flags[part] for part in absent if part in flags]

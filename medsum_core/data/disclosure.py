@@ -18,6 +18,7 @@ KNOWN_COLUMNS = frozenset({
     "unsupported", "evidence", "dataset", "systemoutput", "systemoutput1", "systemoutput2", "messages", "conversations",
     "prompt", "completion", "instruction", "input", "output", "question", "context", "contexts", "labels",
     "long_answer", "final_decision", "answer", "src", "tgt", "file", "checked", "omitted",
+    "image", "indication", "findings",
 })
 # fmt: on
 # What a spreadsheet runs when it opens a CSV; it reads the full-width forms alike, and skips space in front.

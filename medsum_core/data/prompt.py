@@ -30,6 +30,7 @@ from medsum_core.data.chat_template import (
     template_text,
     thinking_names,
 )
+from medsum_core.data.image_tokens import AROUND, ImageTokens, split_keys
 from medsum_core.errors import InputError, raise_all
 from medsum_core.tasks.built_in.section import TASK as SECTION
 from medsum_core.tasks.section_names import section_name
@@ -62,6 +63,7 @@ class PromptRenderer:
     cut_names: tuple[str, ...] = ()
     fixed_texts: tuple[str, ...] = ()
     day_fault: PromptFault | None = None
+    images: ImageTokens | None = None  # how images stand in the prompt, where the task has some
 
     @property
     def all_fixed_ids(self) -> list[int]:
@@ -80,6 +82,9 @@ class PromptRenderer:
         return ids
 
     def _part_ids(self, part: Part, text: str) -> list[int]:
+        if part.form == "images":
+            assert self.images is not None
+            return self.images.ids(split_keys(text))
         if part.form == "block":
             return self.text_ids(text.strip())
         line = " ".join((section_name(text) if part.is_section else text).split())
@@ -138,11 +143,12 @@ class BuildRenderer(Protocol):
         style: str,
         template_kwargs: Mapping[str, Any] | None = None,
         task: Task = SECTION,
+        images: ImageTokens | None = None,
     ) -> PromptRenderer:
         """The renderer for a tokenizer; `style` is `--prompt_style`.
 
-        `template_kwargs`: what `--chat_template_kwargs` names, `task` what `--task` does; a function that is never used
-        with one of them need not take it.
+        `template_kwargs`: what `--chat_template_kwargs` names, `task` what `--task` does, `images`: how the model holds
+        those of a task that has some; a function that is never used with one of them need not take it.
         """
         ...
 
@@ -154,14 +160,15 @@ def build_renderer(
     task: Task = SECTION,
     instruction: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    images: ImageTokens | None = None,
 ) -> PromptRenderer:
     """The renderer for a tokenizer. `auto` is `chat` where it has a chat template, and `plain` where it has none.
 
     chat: the model's own turns; the note ends with the token that its template writes after an assistant's message.
     plain: BOS (if it has one), instruction and dialogue as text; the note ends with `<eos>`: a pretrained base was
     never trained on turn tokens. `instruction`: what the prompt begins with, in place of the task's.
-    `template_kwargs`: variables for the chat template. Raises InputError where the tokenizer or its template can't be
-    used this way.
+    `template_kwargs`: variables for the chat template. `images`: needed for a task with images (`image_tokens`).
+    Raises InputError where the tokenizer or its template can't be used this way.
     """
     variables = template_kwargs or {}
     task = task if instruction is None else replace(task, instruction=instruction)
@@ -174,6 +181,13 @@ def build_renderer(
     if style == "plain" and variables:
         raise InputError(f"{FLAG}: a plain prompt uses no chat template; leave it out")
     pieces = _chat_pieces(tokenizer, task, variables) if style == "chat" else _plain_pieces(tokenizer, task)
+    if task.images_part is not None:
+        if images is None:
+            raise InputError(
+                f"the task {task.name} shows images, and this prompt was not told how the model holds them"
+            )
+        before, after, *others = pieces  # images come first
+        pieces = [f"{before}{AROUND}{images.start}", f"{images.end}{AROUND}{after}", *others]
     stop_ids = _stop_ids(tokenizer, task, style=style, template_kwargs=variables)
     pad_id = tokenizer.pad_token_id
     renderer = PromptRenderer(
@@ -187,6 +201,7 @@ def build_renderer(
         cut_names=tuple(sorted(thinking_names("".join(pieces)) | _unmarked_names(tokenizer, "".join(pieces)))),
         fixed_texts=tuple(pieces),
         day_fault=day_fault(tokenizer, _messages(task), variables) if style == "chat" else None,
+        images=images,
     )
     _refuse_forgeable(renderer, "".join(pieces))
     return renderer
@@ -233,8 +248,10 @@ def _slot(part: Part) -> str:
 
 def _content(task: Task) -> str:
     """The user's message of a task, with a slot for each part."""
-    parts = (f"{part.label}{' ' if part.form == 'line' else NEWLINE}{_slot(part)}" for part in task.parts)
-    return "\n\n".join([task.instruction, *parts])
+    images = "".join(_slot(part) for part in task.parts if part.form == "images")
+    others = [part for part in task.parts if part.form != "images"]
+    parts = (f"{part.label}{' ' if part.form == 'line' else NEWLINE}{_slot(part)}" for part in others)
+    return "\n\n".join([images + task.instruction, *parts])
 
 
 def _messages(task: Task) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from medsum_core.data.rows import ABSENT, Row, Table, formula_problems, not_text
 from medsum_core.data.tables import load_table
 from medsum_core.data.turns import TurnError, join_turns
 from medsum_core.tasks.divisions import DIVISIONS, join_divisions, split_divisions
-from medsum_core.tasks.task import Task
+from medsum_core.tasks.task import IMAGES, Task
 
 NOT_DISCUSSED = "Not discussed."  # what a visit without a division teaches: nothing is left to invent
 
@@ -44,7 +44,8 @@ class Record:
     """One row of a task: what its prompt is made of and, for training and scoring, what is written from it.
 
     For the task `section`, `parts` holds `section_header` and `dialogue`. `note` is "" where there is none; `choice` is
-    the first line of the answer, where a task has one. `source`: the part that the note is written from.
+    the first line of the answer, where a task has one. `source`: the part that the note is written from. `fault`: why
+    the row is set aside, such as an image that can't be read; "" for most.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Record:
     note: str = ""
     choice: str = ""
     source: str = "dialogue"
+    fault: str = ""
 
     @property
     def source_text(self) -> str:
@@ -71,11 +73,15 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRows:
-    """The records of one file or data set, in its order; `notices`: how it was read and what looks wrong, no text."""
+    """The records of one file or data set, in its order; `notices`: how it was read and what looks wrong, no text.
+
+    `pictures`: where each image of the records lies, by its key (`images/rows.py`).
+    """
 
     name: str
     records: list[Record]
     notices: tuple[str, ...]
+    pictures: Mapping[str, Path] = field(default_factory=dict)
 
 
 def read_records(path: str | Path, *, columns: Columns = DEFAULT_COLUMNS, require_note: bool = True) -> list[Record]:
@@ -218,7 +224,7 @@ def records_fingerprint(records: Sequence[Record]) -> str:
 
 def find_repeats(records: Sequence[Record]) -> list[str]:
     """Ids of the records whose dialogue an earlier one has too, compared without regard to newlines and spaces."""
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, str]] = set()
     repeats = []
     for record in records:
         key = _content_key(record)
@@ -234,9 +240,9 @@ def find_shared(train: Sequence[Record], valid: Sequence[Record]) -> list[str]:
     return [record.id for record in valid if _content_key(record) in known]
 
 
-def _content_key(record: Record) -> tuple[str, str]:
-    """The four divisions of a visit share its dialogue, and repeat nothing."""
-    return dialogue_key(record.source_text), record.parts.get("division", "")
+def _content_key(record: Record) -> tuple[str, str, str]:
+    """The four divisions of a visit share its dialogue and repeat nothing, nor does a question about another image."""
+    return dialogue_key(record.source_text), record.parts.get("division", ""), record.parts.get(IMAGES, "")
 
 
 def dialogue_key(dialogue: str) -> str:
@@ -278,7 +284,7 @@ def _to_record(row: Row, names: dict[str, str], columns: Columns) -> tuple[Recor
 def _row_problems(
     row: Row, record: Record, names: dict[str, str], columns: Columns, *, require_note: bool
 ) -> list[str]:
-    required = {"id": record.id, **record.parts}
+    required = {"id": record.id, **{part: text for part, text in record.parts.items() if part != IMAGES}}
     if require_note:
         required |= {"note": record.note} if columns.task.answer.choice is None else {"choice": record.choice}
     blocks = {part.name for part in columns.task.parts if part.form == "block"}

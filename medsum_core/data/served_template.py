@@ -38,6 +38,8 @@ def served_template(renderer: PromptRenderer) -> str:
     Raises InputError for a task with a part that can't be the name of an argument.
     """
     task = renderer.task
+    if task.images_part is not None:
+        raise InputError("a prompt with images is written by the base's own template and image processor")
     _check_names(renderer)
     fixed, parts = renderer.fixed_texts, {part.name: _variable(part, task) for part in task.parts}
     arguments = ", ".join(arguments_of(task)) or "none"

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from medsum_core.errors import InputError, is_out_of_memory, reason
 from medsum_core.generation.generate import Decoder, generate
-from medsum_core.model.attention import PACKABLE_MODEL_TYPES
+from medsum_core.model.attention import TESTED_MODEL_TYPES
 from medsum_core.model.forward import autocast, causal_model, evaluation_mode, no_adapter_casts
 from medsum_core.quiet_libraries import quiet_libraries
 
@@ -29,7 +29,7 @@ FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, No
 
 def is_tested(model: PeftModel | PreTrainedModel) -> bool:
     """Whether packing, loss and notes of this family are tested throughout, so that it needs no check at start."""
-    return causal_model(model).config.model_type in PACKABLE_MODEL_TYPES
+    return causal_model(model).config.model_type in TESTED_MODEL_TYPES
 
 
 @torch.no_grad()

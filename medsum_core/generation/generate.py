@@ -28,7 +28,7 @@ from medsum_core.generation.kv_cache import KVCache, Step, cached_attention
 from medsum_core.generation.own_cache import OwnCaches, one_by_one
 from medsum_core.generation.search import Generation, Note, ReversibleSearch, Search
 from medsum_core.model.families import CACHED_MODEL_TYPES
-from medsum_core.model.forward import autocast, causal_model, evaluation_mode, no_adapter_casts
+from medsum_core.model.forward import autocast, causal_model, evaluation_mode, image_options, no_adapter_casts
 from medsum_core.model.widened_weights import widened_weights
 
 Decoder = Callable[[PreTrainedModel], AbstractContextManager[Forward]]
@@ -147,6 +147,7 @@ def own_modules(causal: PreTrainedModel) -> Iterator[Forward]:
 
     def forward(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
         where: Any = {"logits_to_keep": step.read_M, "kv_cache": cache, "decoding_step": step, "use_cache": False}
+        where |= image_options(causal, tokens_T[None])
         logits = causal(input_ids=tokens_T[None], position_ids=positions_T[None], **where).logits
         return candidates_of_logits(logits[0], *options)
 

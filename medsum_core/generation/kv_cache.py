@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -196,6 +197,7 @@ def attend_cached(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    image_runs: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """`attend` with the interface of transformers: (1, T, H, D) and no weights."""
@@ -204,6 +206,9 @@ def attend_cached(
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_1HTD, key_1GTD, value_1GTD))
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     options: dict[str, Any] = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
+    if image_runs is not None:
+        runs_T = image_runs[0, decoding_step.num_decoded :]
+        options["attend_prompts"] = partial(attend_documents, image_runs=runs_T)
     return attend(kv_cache, layer, query, key, value, decoding_step, **options)[None], None
 
 

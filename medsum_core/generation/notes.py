@@ -59,6 +59,9 @@ def fit_rows(rows: Mapping[str, Record], renderer: PromptRenderer, budget: Token
     """Each row's prompt, truncated as in training. A row of which no turn fits is set aside, the others go on."""
     prompts, truncated, set_aside = {}, [], {}
     for row, record in rows.items():
+        if record.fault:
+            set_aside[row] = record.fault
+            continue
         prompt = prompt_within(record, renderer, max_prompt_tokens=budget.max_prompt_tokens)
         if reason := _misfit(prompt, budget):
             set_aside[row] = reason

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from medsum_core.config.arguments import DataArguments
 from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.columns import columns_of
+from medsum_core.data.image_tokens import question_only, with_image_tokens
 from medsum_core.data.prompt import PromptRenderer, build_renderer, check_prompt
 from medsum_core.data.records import Record, read_records
 from medsum_core.data.served_template import arguments_of, refuse_unequal, served_template
@@ -70,9 +71,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     _check_bits(name, is_quantised(load_config(name, **place)), args.base)
     source.check(base_files(name, **place), allow_other_base=args.allow_other_base)
-    renderer = build_renderer(load_tokenizer(name, **place), **data.prompt_settings)
+    tokenizer = load_tokenizer(name, **place)
+    renderer = build_renderer(
+        tokenizer, **with_image_tokens(data.prompt_settings, load_config(name, **place), tokenizer)
+    )
     check_prompt(renderer, is_new=False)
     template = _template(renderer, records)
+    # The tower stays as it is: text alone compares all that a merge changes.
+    renderer = question_only(renderer) if data.shows_images else renderer
     prompts = [prompt_within(one, renderer, max_prompt_tokens=data.max_prompt_tokens).ids for one in records]
     base = _dense_base(name, args.base, place)
     model = load_adapter(base, source.folder, base_name=source.trained_over)
@@ -104,7 +110,7 @@ def _records(input_file: str | None, data: DataArguments) -> list[Record]:
     sample = files("medsum_core") / "data" / "sample" / "demo_valid.csv"
     records = read_records(str(sample), require_note=False)
     texts = [{"line": record.section_header, "block": record.source_text} for record in records]
-    made = [{part.name: text[part.form] for part in columns.task.parts} for text in texts]
+    made = [{part.name: text.get(part.form, "") for part in columns.task.parts} for text in texts]
     return [
         replace(record, parts=parts, source=columns.task.source) for record, parts in zip(records, made, strict=True)
     ]

@@ -22,13 +22,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from medsum_core.data.collator import padded_lengths
 
 # Model types whose packed-against-single test is in tests/model/test_attention.py; others train one row each.
 PACKABLE_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama", "qwen2", "qwen3")
+IMAGE_MODEL_TYPES = ("gemma3",)  # likewise, with images: tests/images/test_image_laws.py
+TESTED_MODEL_TYPES = PACKABLE_MODEL_TYPES + IMAGE_MODEL_TYPES
 IMPLEMENTATION_PREFIX = "medsum_"
 OWN_ATTENTION = "model"  # the model's own function, for rows of a single document
 
@@ -84,6 +86,7 @@ def attend_per_document(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    image_runs: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """One call of SDPA a document; returns (B, T, H, D) and no weights. Padding positions are zero."""
@@ -92,7 +95,8 @@ def attend_per_document(
     rows = []
     for row, lengths in enumerate(document_lengths):
         query, key, value = (tensor[row].transpose(0, 1) for tensor in (query_BHTD, key_BGTD, value_BGTD))
-        rows.append(attend_documents(query, key, value, lengths, **options))
+        runs_T = None if image_runs is None else image_runs[row]
+        rows.append(attend_documents(query, key, value, lengths, image_runs=runs_T, **options))
     return torch.stack(rows), None
 
 
@@ -105,16 +109,22 @@ def attend_documents(
     scaling: float | None = None,
     window: int | None = None,
     softcap: float | None = None,
+    image_runs: Tensor | None = None,
 ) -> Tensor:
-    """(T, H, D): each document of `lengths` attends to itself only, causally; tokens after the last one get zeros."""
+    """(T, H, D): each document of `lengths` attends to itself only, causally, and inside of an image both ways.
+
+    `image_runs`: (T,), see `find_image_runs`. Tokens after the last document get zeros.
+    """
     num_padding = len(query_THD) - sum(lengths)
-    outputs = []
+    outputs, start = [], 0
     pieces = (tensor.split([*lengths, num_padding])[: len(lengths)] for tensor in (query_THD, key_TGD, value_TGD))
     for document in zip(*pieces, strict=True):
         query_1HLD, key_1GLD, value_1GLD = (tensor.transpose(0, 1)[None] for tensor in document)
-        mask = None
-        if softcap is not None or (window is not None and window < query_1HLD.shape[2]):
-            mask = causal_mask(query_1HLD.shape[2], window=window, device=query_1HLD.device)
+        mask, length = None, query_1HLD.shape[2]
+        runs_1L = None if image_runs is None else image_runs[None, start : start + length]
+        start += length
+        if softcap is not None or runs_1L is not None or (window is not None and window < length):
+            mask = seen_mask(length, window=window, device=query_1HLD.device, image_runs=runs_1L)
         out = _attend_masked(query_1HLD, key_1GLD, value_1GLD, mask, scaling=scaling, softcap=softcap)
         outputs.append(out[0].transpose(0, 1))
     return torch.cat([*outputs, query_THD.new_zeros(num_padding, query_THD.shape[1], value_TGD.shape[2])])
@@ -132,6 +142,7 @@ def attend_block_mask(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    image_runs: Tensor | None = None,
     eager: bool = False,
     **_: Any,
 ) -> tuple[Tensor, None]:
@@ -140,7 +151,7 @@ def attend_block_mask(
     batch, num_tokens = query_BHTD.shape[0], query_BHTD.shape[2]
     if document_starts is None:
         document_starts = starts_of(document_lengths, num_tokens, device=query_BHTD.device)
-    mask_B1TT = block_mask(document_starts, (batch, num_tokens), window=sliding_window)
+    mask_B1TT = block_mask(document_starts, (batch, num_tokens), window=sliding_window, image_runs=image_runs)
     out = _attend_masked(query_BHTD, key_BGTD, value_BGTD, mask_B1TT, scaling=scaling, softcap=softcap, eager=eager)
     return out.transpose(1, 2), None
 
@@ -191,21 +202,39 @@ def starts_of(document_lengths: Sequence[Sequence[int]], num_tokens: int, *, dev
     return torch.tensor([0, *ends], dtype=torch.int32, device=device)
 
 
-def block_mask(document_starts: Tensor, shape: tuple[int, int], *, window: int | None) -> Tensor:
-    """(B, 1, T, T) bool: true where a query may see a key: same document, not later, inside the sliding window."""
+def find_image_runs(ids_BT: Tensor) -> Tensor:
+    """(B, T) int64: the number of the image in its row that a position belongs to, -1 for text.
+
+    Ids below 0 are positions of images (`data/image_tokens.py`); between two images there is always text.
+    """
+    is_image_BT = ids_BT < 0
+    starts_BT = is_image_BT & ~pad(is_image_BT, (1, 0))[:, :-1]
+    return (starts_BT.cumsum(1) - 1).masked_fill(~is_image_BT, -1)
+
+
+def block_mask(
+    document_starts: Tensor, shape: tuple[int, int], *, window: int | None, image_runs: Tensor | None = None
+) -> Tensor:
+    """(B, 1, T, T) bool: true where a query may see a key: in the same document, and by `seen_mask`."""
     places = torch.arange(shape[0] * shape[1], dtype=document_starts.dtype, device=document_starts.device)
     document_BT = torch.searchsorted(document_starts, places, right=True).view(shape)
-    allowed_TT = causal_mask(shape[1], window=window, device=document_starts.device)
-    return (allowed_TT & (document_BT[:, :, None] == document_BT[:, None, :]))[:, None]
+    allowed = seen_mask(shape[1], window=window, device=document_starts.device, image_runs=image_runs)
+    return (allowed & (document_BT[:, :, None] == document_BT[:, None, :]))[:, None]
 
 
-def causal_mask(num_tokens: int, *, window: int | None, device: torch.device) -> Tensor:
-    """(T, T) bool: true where a query may see a key of its own document: not later, inside the sliding window."""
+def seen_mask(num_tokens: int, *, window: int | None, device: torch.device, image_runs: Tensor | None = None) -> Tensor:
+    """(T, T) bool: true where a query may see a key of its own document: not later, inside the sliding window.
+
+    With `image_runs` (B, T) it is (B, T, T), and positions of one image see each other both ways. This is Gemma 3's
+    rule: the window bounds how far back they see, never how far ahead (transformers' `create_masks_for_vision_model`).
+    """
     position_T = torch.arange(num_tokens, device=device)
-    allowed_TT = position_T[:, None] >= position_T[None, :]
+    allowed = position_T[:, None] >= position_T[None, :]  # (T, T), with images (B, T, T)
+    if image_runs is not None:
+        allowed = allowed | ((image_runs[:, :, None] == image_runs[:, None, :]) & (image_runs[:, :, None] >= 0))
     if window is not None:
-        allowed_TT &= position_T[:, None] - position_T[None, :] < window
-    return allowed_TT
+        allowed = allowed & (position_T[:, None] - position_T[None, :] < window)
+    return allowed
 
 
 def _attend_masked(
@@ -250,6 +279,8 @@ def check_lengths(
     """
     if "prefix" in options:
         raise ValueError("only the fast kernels' per_document attention takes a prefix that documents share")
+    if "image_runs" in options:
+        raise ValueError("this attention function is causal inside of images too: use per_document, sdpa or eager")
     if attention_mask is not None or query_BHTD.shape[2] != key_BGTD.shape[2]:
         raise ValueError("attention inside documents takes whole rows: no mask and no key-value cache")
     if len(document_lengths) != query_BHTD.shape[0] or max(sum(row) for row in document_lengths) > query_BHTD.shape[2]:

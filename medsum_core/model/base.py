@@ -22,7 +22,7 @@ from transformers import (
 from medsum_core.data.served_template import base_template
 from medsum_core.errors import InputError, is_out_of_memory, reason
 from medsum_core.model.embedded import embedded_folder, is_embedded
-from medsum_core.model.families import KEPT_DENSE, plain_attention
+from medsum_core.model.families import KEPT_DENSE, TOWER, plain_attention
 from medsum_core.model.quantised import is_quantised, set_precision
 from medsum_core.model.weight_files import FolderPart, check_model_folder, check_weights
 from medsum_core.quiet_libraries import quiet_libraries
@@ -73,6 +73,7 @@ def load_base(
     *,
     precision: str,
     load_in_4bit: bool = False,
+    reads_images: bool = False,
     revision: str | None = None,
     offline: bool = False,
     device: torch.device | str = "cpu",
@@ -80,7 +81,8 @@ def load_base(
     """The frozen base in evaluation mode on `device`; `precision` is one of fp32, bf16, fp16.
 
     With `load_in_4bit` its projections are NF4, doubly quantised; the embedding and the norms keep `precision`. A base
-    whose own files are NF4 is loaded as they are, whatever `load_in_4bit` says.
+    whose own files are NF4 is loaded as they are, whatever `load_in_4bit` says. With `reads_images` its vision tower
+    and projector keep `precision` too: they run once an image and then leave memory.
 
     Raises InputError if the model can't be had, or if its weights are not all of those that its class has.
     Which precision fits which device: `device.choose_precision`.
@@ -96,7 +98,7 @@ def load_base(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=list(KEPT_DENSE.get(config.model_type, ())) or None,
+            llm_int8_skip_modules=[*KEPT_DENSE.get(config.model_type, ()), *(TOWER if reads_images else ())] or None,
         )
     if load_in_4bit:
         options["device_map"] = {"": torch.device(device)}

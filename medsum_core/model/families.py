@@ -56,6 +56,8 @@ PEFT_MAMBA_TYPES = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"
 # Layers whose weights the family's own code changes in training mode, which their 4-bit form does not allow.
 KEPT_DENSE = dict.fromkeys(("gemma3n", "gemma3n_text"), ("lm_head", "correction_coefs", "prediction_coefs"))
 
+TOWER = ("lm_head", "vision_tower", "multi_modal_projector")  # beside the head, which is dense unless a list is given
+
 
 def logit_factor(config: PretrainedConfig) -> float:
     """By what a model multiplies its head's logits, before any soft cap; 1.0 for most."""

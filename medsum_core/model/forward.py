@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from medsum_core.data.collator import MicroBatch
 from medsum_core.errors import InputError
-from medsum_core.model.attention import IMPLEMENTATION_PREFIX, is_registered
+from medsum_core.model.attention import IMPLEMENTATION_PREFIX, find_image_runs, is_registered
 from medsum_core.model.families import logit_factor, logit_softcap, text_decoder
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)
@@ -40,10 +40,23 @@ def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch, **layer
         layer_options |= {"document_lengths": batch.document_lengths, "document_starts": batch.document_starts}
     elif any(len(lengths) > 1 for lengths in batch.document_lengths):
         raise ValueError("the model's own attention takes one document a row: use --pack_tokens 0")
+    elif reads_images(model):
+        raise ValueError("the model's own attention is not told where images are: use --attention auto")
+    layer_options |= image_options(model, batch.input_ids_BT)
     outputs = inner(input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False, **layer_options)
     hidden_BTH: Tensor = outputs.last_hidden_state
     factor = logit_factor(causal_model(model).config)
     return hidden_BTH if factor == 1 else hidden_BTH * factor
+
+
+def reads_images(model: PeftModel | PreTrainedModel) -> bool:
+    """Whether the model was given the features of images (`images/embedding.py`), which stand at ids below 0."""
+    return hasattr(inner_model(model).get_input_embeddings(), "image_features")
+
+
+def image_options(model: PeftModel | PreTrainedModel, ids_BT: Tensor) -> dict[str, Tensor]:
+    """What the attention functions are told of the images among these ids; nothing for a model of text alone."""
+    return {"image_runs": find_image_runs(ids_BT)} if reads_images(model) else {}
 
 
 def autocast(model: PeftModel | PreTrainedModel) -> AbstractContextManager[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from medsum_core.data.prompt import PromptRenderer
@@ -19,6 +20,7 @@ from medsum_core.generation.notes import generate_notes
 from medsum_core.generation.part_file import PartFile
 from medsum_core.grounding.check import check_record, count_checked, count_unsupported
 from medsum_core.grounding.omissions import omissions_of_record
+from medsum_core.report.blind import Blind, blind_notes, measure_blind
 from medsum_core.report.choices import Choices, likeliest_choices, written_choices
 from medsum_core.score.evaluate import strip_tags
 from medsum_core.score.rouge import METRICS, score_rows
@@ -74,6 +76,7 @@ class Comparison:
     checks_facts: bool = True  # False: the task has no text to look facts up in
     baseline: Rouge = field(default_factory=dict)  # of another system's notes of the same rows
     choices: Choices | None = None
+    blind: Blind | None = None  # of a task that shows images
     divisions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -101,6 +104,7 @@ class Comparison:
             tuned=self.tuned.select(rows),
             baseline=_select(self.baseline, rows),
             choices=self.choices and self.choices.select(rows),
+            blind=self.blind and self.blind.select(rows),
             divisions={},
         )
 
@@ -140,37 +144,37 @@ def compare_base_and_tuned(
     """
     notes: dict[str, list[GeneratedNote]] = {}
     likeliest: dict[str, tuple[str, ...]] = {}
+    write = partial(
+        generate_notes,
+        model,
+        max_length=max_length,
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+        grounded=grounded,
+        batch_size=batch_size,
+        show_progress=show_progress,
+        decoder=decoder,
+    )
     for name in SIDES:
         with open_part(name) as part, model.disable_adapter() if name == "base" else nullcontext():
-            notes[name] = generate_notes(
-                model,
-                renderer,
-                records,
-                max_length=max_length,
-                max_new_tokens=max_new_tokens,
-                num_beams=num_beams,
-                length_penalty=length_penalty,
-                no_repeat_ngram_size=no_repeat_ngram_size,
-                grounded=grounded,
-                batch_size=batch_size,
-                label=f"{name} notes",
-                show_progress=show_progress,
-                decoder=decoder,
-                part=part,
-            )
+            notes[name] = write(renderer, records, label=f"{name} notes", part=part)
             budget = max_length - max_new_tokens
             likeliest |= likeliest_choices(
                 model, renderer, records, side=name, max_prompt_tokens=budget, decoder=decoder
             )
     choices = written_choices(renderer, records, notes)
     choices = choices and replace(choices, given={**likeliest, **choices.given})
+    blind = {**notes, **blind_notes(write, renderer, records)} if "blind" in renderer.task.floors else None
     decoding: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "num_beams": num_beams,
         "no_repeat_ngram_size": no_repeat_ngram_size,
         "grounded": grounded,
     }
-    return _measure(renderer, records, notes, shared_ids=shared_ids, baseline=baseline, choices=choices, **decoding)
+    decoding |= {"choices": choices, "blind": blind and measure_blind(records, blind, renderer.task)}
+    return _measure(renderer, records, notes, shared_ids=shared_ids, baseline=baseline, **decoding)
 
 
 def _measure(
@@ -180,8 +184,7 @@ def _measure(
     *,
     shared_ids: Collection[str],
     baseline: Mapping[str, str] | None,
-    choices: Choices | None,
-    **decoding: Any,
+    **measured: Any,
 ) -> Compared:
     """The comparison of the written notes, which are whole from here on: the divisions of a visit are joined."""
     task = renderer.task
@@ -198,9 +201,8 @@ def _measure(
         tuned=_side(visits, tuned_notes, task),
         checks_facts=task.facts_from is not None,
         baseline={} if baseline is None else _rouge(visits, [baseline[visit.id] for visit in visits]),
-        choices=choices,
         divisions=_divisions(visits, {"base": base_notes, "tuned": tuned_notes}) if task.divide else {},
-        **decoding,
+        **measured,
     )
     return Compared(comparison=comparison, records=visits, base_notes=base_notes, tuned_notes=tuned_notes)
 

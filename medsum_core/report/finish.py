@@ -21,6 +21,7 @@ from medsum_core.errors import FinalSaveError, InputError, explain_out_of_memory
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors, save_adapter
 from medsum_core.model.recorded_files import record_adapter
+from medsum_core.report.blind import blind_verdict
 from medsum_core.report.blind_sheet import write_blind_sheet
 from medsum_core.report.comparison import Comparison, compare_base_and_tuned
 from medsum_core.report.interrupted import remove_parts, report_notes, stopping_between_tokens
@@ -170,6 +171,8 @@ def _closing_scores(comparison: Comparison) -> list[str]:
     if comparison.base.rouge:
         base, tuned = (_mean(side.rouge["rouge1"]) for side in (comparison.base, comparison.tuned))
         lines.append(f"ROUGE-1 on {len(comparison.ids)} validation notes: base {base:.4f}, tuned {tuned:.4f}")
+    if comparison.blind is not None:
+        lines.append(blind_verdict(comparison.blind).replace("**", ""))
     if (choices := comparison.choices) is not None:
         shares = {
             name: _mean([given == right for given, right in zip(answers, choices.references, strict=True)])

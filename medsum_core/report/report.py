@@ -8,6 +8,7 @@ from medsum_core.config.run_folder import CURVE_NAME
 from medsum_core.data.build_report import BuildReport
 from medsum_core.data.disclosure import show_id
 from medsum_core.files import write_text_atomic
+from medsum_core.report.blind import blind_table, blind_verdict
 from medsum_core.report.choices import choice_differences, choice_table
 from medsum_core.report.comparison import Comparison
 from medsum_core.report.markdown import code, duration, flatten, id_list, table
@@ -71,6 +72,9 @@ def _scores(summary: RunSummary, comparison: Comparison | None) -> str:
         parts += ["### Beside notes that neither of the two wrote", others]
     if comparison.choices is not None:
         parts += ["### Choices", choice_table(comparison.choices), choice_differences(comparison.choices)]
+    if comparison.blind is not None:
+        verdict, figures = blind_verdict(comparison.blind), blind_table(comparison.blind)
+        parts += ["### Does it look at the images?", verdict, figures]
     if comparison.divisions:
         parts += ["### By division, over the visits whose reference has it", division_table(comparison)]
     return "\n\n".join(parts)

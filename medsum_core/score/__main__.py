@@ -31,8 +31,10 @@ from medsum_core.score.choices import header_scores
 from medsum_core.score.evaluate import evaluate
 from medsum_core.score.files import align, check_headers, read_predictions, read_references
 from medsum_core.score.letters import OFFICIAL, UNICODE, check_letters
+from medsum_core.score.short_answers import short_answer_summary
 from medsum_core.score.table import format_scores
 from medsum_core.score.visits import division_scores
+from medsum_core.tasks.task import SHORT_ANSWER
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,6 +73,8 @@ def _score_notes(arguments: ScoreArguments) -> dict[str, Any]:
     )
     for path, run in zip(arguments.predictions, result.get("runs", []), strict=False):
         run["predictions"] = str(path)
+    if SHORT_ANSWER in task.metrics:
+        result |= short_answer_summary([record.note for record in references], runs)
     if task.divide:
         result["divisions"] = division_scores([record.note for record in references], runs)
     if task.answer.choice is not None:

@@ -34,6 +34,10 @@ def format_scores(result: dict[str, Any]) -> str:
     lines.extend(_line(NAMES[name], scores) for name, scores in result["floors"].items())
     if "header_accuracy" in result:
         lines.extend(["", *_header_lines(result)])
+    for name, title in {"closed_accuracy": "yes or no: accuracy", "open_f1": "open questions: F1 of words"}.items():
+        if name in result:
+            low, high = (100 * bound for bound in result[f"{name}_interval"])
+            lines.append(f"{title} {100 * result[name]:.2f} [{low:.1f}, {high:.1f}], {result[f'{name}_count']} rows")
     if "divisions" in result:
         lines.extend(["", *_division_lines(result["divisions"])])
     if "compare" in result:

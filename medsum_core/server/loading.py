@@ -41,6 +41,8 @@ class Loaded:
 def load(writer: Writer, args: argparse.Namespace) -> Loaded:
     """The run that `--run` names. Raises InputError; takes seconds to minutes, which is said on stderr."""
     renderer = writer.renderer
+    if renderer.task.images_part is not None:
+        raise InputError(f"--run {args.run}: its task shows images, which the server takes none of: use infer.py")
     print(f"loading {args.run}: base and adapter ...", file=sys.stderr, flush=True)
     prompts = [renderer.prompt_ids(record.parts) for record in sample_records(renderer.task)]
     model = writer.load_model(prompts)

@@ -18,27 +18,30 @@ scored by itself.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from medsum_core.tasks.section_names import section_name
 
-METRICS = ("rouge", "accuracy", "macro_f1")
-FLOORS = ("copied_source", "majority", "without_source")
+IMAGES = "image"  # the part of a task that holds images
+SHORT_ANSWER = "short_answer"  # accuracy where the reference is yes or no, F1 of words elsewhere
+METRICS = ("rouge", "accuracy", "macro_f1", SHORT_ANSWER)
+FLOORS = ("copied_source", "majority", "without_source", "blind")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """A part of the prompt. `columns`: where a file holds it, the first one found; none: it is made, not read.
 
-    `form`: `line` stands behind its label with its white space collapsed, `block` below it. `is_section`: an MTS-Dialog
-    code is written out, and `--section` may take the place of the column.
+    `form`: `line` stands behind its label with its white space collapsed, `block` below it; `images` are files, which
+    stand before the instruction and have no label. `is_section`: an MTS-Dialog code is written out, and `--section` may
+    take the place of the column.
     """
 
     name: str
     label: str
     columns: tuple[str, ...]
-    form: Literal["line", "block"] = "block"
+    form: Literal["line", "block", "images"] = "block"
     is_section: bool = False
 
 
@@ -115,6 +118,15 @@ class Task:
         return self.answer.choice is not None and self.answer.choice.is_section
 
     @property
+    def images_part(self) -> Part | None:
+        """The part that holds images; None for most tasks."""
+        return self.parts[0] if self.parts[0].form == "images" else None
+
+    def without_images(self) -> Task:
+        """The same task, asked about images that are not shown."""
+        return replace(self, parts=tuple(part for part in self.parts if part.form != "images"))
+
+    @property
     def section_part(self) -> Part | None:
         """The part that names a section; None for most tasks."""
         return next((part for part in self.parts if part.is_section), None)
@@ -123,9 +135,14 @@ class Task:
 def task_problems(task: Task) -> list[str]:
     """What is wrong with a task, a line each: names that stand for nothing, and metrics that it has no column for."""
     names = [part.name for part in task.parts]
+    forms = [part.form for part in task.parts]
     problems = [f"instruction, parts and their labels: {what} is empty" for what in _empty(task)]
     if len(set(names)) < len(names):
         problems.append("parts: two have the same name")
+    if "images" in forms and (forms.index("images"), forms.count("images"), names[0]) != (0, 1, IMAGES):
+        problems.append(f"parts: images are the first part, which is named {IMAGES!r}, and no other")
+    if forms == ["images"]:
+        problems.append("parts: images alone ask nothing; add a part with a question or an indication")
     for key, name in (("truncate", task.truncate and task.truncate.part), ("facts_from", task.facts_from)):
         if name is not None and name not in names:
             problems.append(f"{key}: there is no part {name!r}; the parts are {', '.join(names)}")
@@ -136,6 +153,8 @@ def task_problems(task: Task) -> list[str]:
         problems += [
             f"{key}: unknown {value!r}; known are {', '.join(known)}" for value in values if value not in known
         ]
+    if "blind" in task.floors and "images" not in forms:
+        problems.append("floors: blind is of a task that shows images, and this one shows none")
     choice = task.answer.choice
     if choice is None and set(task.metrics) & {"accuracy", "macro_f1"}:
         problems.append("metrics: accuracy and macro_f1 are of a choice, and the answer has none")
@@ -148,7 +167,7 @@ def task_problems(task: Task) -> list[str]:
 
 def _empty(task: Task) -> list[str]:
     named = {"the instruction": task.instruction, "the list of parts": "".join(part.name for part in task.parts)}
-    named |= {f"the label of {part.name!r}": part.label for part in task.parts} | {
-        "the answer's label": task.answer.label
-    }
+    labelled = [part for part in task.parts if part.form != "images"]
+    named |= {f"the label of {part.name!r}": part.label for part in labelled}
+    named |= {"the answer's label": task.answer.label}
     return [what for what, text in named.items() if not text.strip()]

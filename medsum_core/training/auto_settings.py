@@ -13,7 +13,7 @@ from medsum_core.device import Device, choose_precision
 from medsum_core.errors import InputError
 from medsum_core.kernels import FAST, choose
 from medsum_core.kernels import resolve as resolve_kernels
-from medsum_core.model.attention import DOCUMENT_ATTENTION, OWN_ATTENTION, PACKABLE_MODEL_TYPES, is_registered
+from medsum_core.model.attention import DOCUMENT_ATTENTION, OWN_ATTENTION, TESTED_MODEL_TYPES, is_registered
 from medsum_core.model.quantised import is_quantised
 from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
 
@@ -89,11 +89,13 @@ def resolve_arithmetic(
         asked=asked.model.precision,
     )
     soft_capped = getattr(base_config.get_text_config(), "attn_logit_softcapping", None) is not None
-    if config.model.attention == "auto" and model_type not in PACKABLE_MODEL_TYPES:
+    if config.model.attention == "auto" and model_type not in TESTED_MODEL_TYPES:
         attention = OWN_ATTENTION  # its packing is not tested: one document a row
     else:
         attention = _or_anew(
-            lambda choice: choose_attention(choice, device, precision=precision, soft_capped=soft_capped),
+            lambda choice: choose_attention(
+                choice, device, precision=precision, soft_capped=soft_capped, images=config.data.shows_images
+            ),
             config.model.attention,
             asked=asked.model.attention,
         )
@@ -108,7 +110,7 @@ def resolve_memory(
 
     `asked`: as in `resolve_arithmetic`.
     """
-    packable = model_type in PACKABLE_MODEL_TYPES
+    packable = model_type in TESTED_MODEL_TYPES
     lean = {"dequantize": "off", "gradient_checkpointing": "off", "parallel_micro_batches": 1}
 
     def needed(**settings: Any) -> int:
@@ -184,13 +186,16 @@ def run_shape(config: RunConfig, device: Device) -> RunShape:
     )
 
 
-def choose_attention(asked: str, device: Device, *, precision: str, soft_capped: bool) -> str:
+def choose_attention(asked: str, device: Device, *, precision: str, soft_capped: bool, images: bool = False) -> str:
     """The function inside packed rows: documents in turn on a CPU, torch's varlen kernel on a GPU from 8.0, SDPA below.
 
     The varlen kernel takes 16-bit numbers; neither it nor SDPA knows soft-capping of scores (Gemma 2): `eager` does.
-    Raises InputError for `varlen` where it cannot run, and for a name that nobody registered.
+    Images, whose positions see each other both ways, need a mask, and so SDPA on a GPU. Raises InputError for `varlen`
+    and `model` where they cannot run, and for a name that nobody registered.
     """
-    has_varlen = device.is_ampere and precision in ("bf16", "fp16") and not soft_capped
+    if images and asked in ("varlen", OWN_ATTENTION):
+        raise InputError(f"--attention {asked}: is causal inside of images too, so it reads them wrongly; use auto")
+    has_varlen = device.is_ampere and precision in ("bf16", "fp16") and not soft_capped and not images
     if asked == "varlen" and not has_varlen:
         raise InputError(
             "--attention varlen: needs a GPU of capability 8.0 or above, bf16 or fp16, and a model without soft-capped "

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from medsum_core.config.arguments import DataArguments
 from medsum_core.data.build_report import BuildReport
-from medsum_core.data.columns import columns_of
-from medsum_core.data.disclosure import show_id, show_ids
+from medsum_core.data.columns import Columns, columns_of
+from medsum_core.data.disclosure import MAX_IDS, show_id, show_ids
 from medsum_core.data.hub import load_hub
+from medsum_core.data.image_tokens import split_keys
 from medsum_core.data.masking import Example, build_examples
 from medsum_core.data.named.registry import load_named, named_datasets
 from medsum_core.data.prompt import PromptRenderer
@@ -24,6 +26,7 @@ from medsum_core.data.records import (
 from medsum_core.data.sources import describe_sources, join_sources, read_sources
 from medsum_core.errors import InputError
 from medsum_core.grounding.check import Fact, check_record, count_unsupported, merge_unsupported
+from medsum_core.tasks.task import IMAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,7 @@ class Dataset:
     audit: TargetAudit
     audit_rows: list[dict[str, object]]  # id and counts of each training row with an unsupported fact
     notices: list[str]
+    pictures: Mapping[str, Path] = field(default_factory=dict)  # where each image of the rows lies, by its key
 
     @property
     def train_sha256(self) -> str:
@@ -117,6 +121,7 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
         audit=audit,
         audit_rows=audit_rows,
         notices=notices,
+        pictures=rows.pictures,
     )
 
 
@@ -149,6 +154,7 @@ class _Rows:
     validation: list[Record]
     notes: list[str]
     notices: list[str]
+    pictures: Mapping[str, Path]
 
 
 def _read(data: DataArguments, *, offline: bool) -> _Rows:
@@ -156,7 +162,7 @@ def _read(data: DataArguments, *, offline: bool) -> _Rows:
     notices: list[str] = []
     validation: list[SourceRows] = []
     if data.train_file is not None:
-        train = read_sources(data.train_file, columns=columns)
+        train = _read_files(data.train_file, columns)
     else:
         assert data.dataset_name is not None
         load = load_named if data.dataset_name in named_datasets() else load_hub
@@ -171,13 +177,49 @@ def _read(data: DataArguments, *, offline: bool) -> _Rows:
         train, validation = [hub.train], [hub.validation] if hub.validation else []
         notices += hub.notices
     if data.validation_file is not None:
-        validation = read_sources(data.validation_file, columns=columns)
+        validation = _read_files(data.validation_file, columns)
     train_records, train_ids = join_sources(train)
     validation_records, validation_ids = join_sources(validation)
     notes = describe_sources(train, validation)
     notes += [f"training: {line}" for line in train_ids] + [f"validation: {line}" for line in validation_ids]
     notes += [line for source in (*train, *validation) for line in source.notices]
-    return _Rows(train=train_records, validation=validation_records, notes=notes, notices=notices)
+    pictures = {key: path for source in (*train, *validation) for key, path in source.pictures.items()}
+    return _Rows(
+        train=_without_faults(train_records, notes, "training"),
+        validation=_without_faults(validation_records, notes, "validation"),
+        notes=notes + _shared_images(train_records, validation_records),
+        notices=notices,
+        pictures=pictures,
+    )
+
+
+def _read_files(files: Sequence[str], columns: Columns) -> list[SourceRows]:
+    sources = read_sources(files, columns=columns)
+    if columns.task.images_part is None:
+        return sources
+    from medsum_core.images.rows import read_pictures  # a run on text imports nothing that reads images
+
+    return read_pictures(sources, files)
+
+
+def _without_faults(records: list[Record], notes: list[str], which: str) -> list[Record]:
+    """The rows that can be used; `notes` says of the others why not. Raises InputError where none is left."""
+    faulty = [record for record in records if record.fault]
+    notes += [f"{which}: row id {show_id(record.id)} is set aside: {record.fault}" for record in faulty[:MAX_IDS]]
+    if len(faulty) > MAX_IDS:
+        notes.append(f"{which}: and {len(faulty) - MAX_IDS} more rows are set aside for their images")
+    if records and len(faulty) == len(records):
+        raise InputError("\n".join(["no row is left:", *notes]))
+    return [record for record in records if not record.fault]
+
+
+def _shared_images(train: Sequence[Record], validation: Sequence[Record]) -> list[str]:
+    """How many validation rows show an image that training rows show; nothing where none does."""
+    seen = {key for record in train for key in split_keys(record.parts.get(IMAGES, ""))}
+    shared = [record.id for record in validation if seen.intersection(split_keys(record.parts.get(IMAGES, "")))]
+    if not shared:
+        return []
+    return [f"{len(shared)} validation rows show an image that training rows show too: ids {show_ids(shared)}"]
 
 
 def _source(data: DataArguments) -> str:

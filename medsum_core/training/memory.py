@@ -33,6 +33,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, its block's 8-bit
 PROCESS_BYTES = {"cpu": int(0.75 * GIB), "cuda": int(0.55 * GIB)}  # libraries, tokenizer, kernels; the CUDA context
 # Heap / bytes of saved tensors, measured when those up to 32 MiB came from glibc's heap; the arena leaves fewer holes.
 HEAP_FACTOR, MMAP_BYTES = 1.7, 35 << 20
+TOWER_BUFFERS = 6  # of the width of its widest layer, alive at a time without a backward pass
 CARDS_GIB = (6, 8, 12, 16, 24)
 CARD_SHARE = 0.93  # of a card's memory: the rest goes to the driver, a screen and fragmentation
 
@@ -54,6 +55,8 @@ class ModelSize:
     widest: int  # features of the widest projection
     saved_tensors: tuple[float, ...]  # bytes a token of each tensor saved for the backward pass, attention scores aside
     targets: tuple[str, ...]  # the names of the layers that carry an adapter
+    tower: int = 0  # weights that compute the features of images, and then leave memory
+    tower_working: int = 0  # elements of one image's activations in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +71,24 @@ class MemoryEstimate:
     activations: int
     logits: int
     process: int
+    tower: int = 0  # beside weights and process while features of images are computed, before the first update
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """What is there together in an update."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "tower"}
 
     @property
     def total(self) -> int:
-        """All parts together."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        """The parts together, or what the features of images need where that is more."""
+        return max(sum(self.parts.values()), self.weights + self.process + self.tower)
 
     def lines(self) -> list[str]:
         """One aligned line a part, in GiB, then the sum."""
-        parts = [(field.name.replace("_", " "), getattr(self, field.name)) for field in fields(self)]
-        return [f"{name:<12}{size / GIB:7.2f} GiB" for name, size in [*parts, ("peak", self.total)]]
+        parts = [(name.replace("_", " "), size) for name, size in [*self.parts.items(), ("peak", self.total)]]
+        lines = [f"{name:<12}{size / GIB:7.2f} GiB" for name, size in parts]
+        before = self.weights + self.process + self.tower
+        return [*lines, f"{before / GIB:.2f} GiB while the vision tower reads images, before"] if self.tower else lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +110,13 @@ class RunShape:
     emulated: bool = False
 
 
-def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: str, kernels: str) -> ModelSize:
+def measure_model(
+    config: PretrainedConfig, lora: LoraSettings, *, precision: str, kernels: str, images: bool = False
+) -> ModelSize:
     """The sizes of a model with its adapter, from its configuration alone; about a second, no memory to speak of.
 
-    `kernels`: `reference` or `fast`, which save different tensors for the backward pass.
+    `kernels`: `reference` or `fast`, which save different tensors for the backward pass. With `images` the vision tower
+    counts by itself: it is there while features are computed, and not in training.
     Raises InputError when a target module matches nothing.
     """
     with torch.device("meta"):
@@ -113,6 +127,16 @@ def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: st
         }
         head_weight(base)  # refuses a head of another kind before any weight is loaded
         lora, decoder = fit_to(base, lora), decoder_name(base)
+        tower = tower_working = 0
+        if images:
+            from medsum_core.images.embedding import drop_tower
+
+            before = sum(parameter.numel() for parameter in base.parameters())
+            drop_tower(base)
+            tower = before - sum(parameter.numel() for parameter in base.parameters())
+            linears = {name: layer for name, layer in linears.items() if is_inside(name, decoder)}
+            vision = config.vision_config
+            tower_working = TOWER_BUFFERS * (vision.image_size // vision.patch_size) ** 2 * vision.intermediate_size
         num_weights = sum(parameter.numel() for parameter in base.parameters())
         projections = sum(layer.weight.numel() for layer in linears.values())
         adapted = [
@@ -142,6 +166,8 @@ def measure_model(config: PretrainedConfig, lora: LoraSettings, *, precision: st
         widest=max(max(layer.in_features, layer.out_features) for layer in linears.values()),
         saved_tensors=tuple(num_bytes / PROBE_TOKENS for num_bytes in _saved_bytes(model, kernels)),
         targets=lora.target_modules,
+        tower=tower,
+        tower_working=tower_working,
     )
 
 
@@ -163,6 +189,7 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
         activations=max(run.concurrent * activation_bytes(run), activation_bytes(alone)),
         logits=run.concurrent * _logit_bytes(size, run, stored=stored, computed=computed),
         process=PROCESS_BYTES[run.device_kind],
+        tower=stored * (size.tower + size.tower_working),
     )
 
 

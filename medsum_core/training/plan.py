@@ -20,6 +20,7 @@ from medsum_core.checkpoint.fingerprints import PACKAGES, tokenizer_fingerprint
 from medsum_core.config.run_config import RunConfig
 from medsum_core.config.run_folder import CHECKPOINTS_FOLDER, FolderLock, default_folder
 from medsum_core.config.validation import no_validation_problems
+from medsum_core.data.image_tokens import with_image_tokens
 from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer, check_prompt
 from medsum_core.device import Device, describe, find_device
 from medsum_core.errors import InputError, raise_all
@@ -109,7 +110,8 @@ class Plan:
         shape, size = run_shape(self.config, self.device), self.size
         if self.device.kind == "cpu":  # GPUs compute in 16 bits what this CPU may compute in 32
             shape = replace(shape, precision="bf16")
-            size = measure_model(self.base_config, lora_settings(self.config), precision="bf16", kernels=REFERENCE)
+            how: dict[str, Any] = {"precision": "bf16", "kernels": REFERENCE, "images": self.config.data.shows_images}
+            size = measure_model(self.base_config, lora_settings(self.config), **how)
         return fitting_settings(size, shape)
 
 
@@ -166,15 +168,17 @@ def _plan(
     source: dict[str, Any] = {"revision": model.model_revision, "offline": model.offline}
     base_config = load_config(model.model_name_or_path, **source)
     tokenizer = load_tokenizer(model.model_name_or_path, **source)
+    in_prompt = with_image_tokens(data.prompt_settings, base_config, tokenizer)
     device = find_device(accelerator.local_process_index)
     asked, config = config, config if checkpoint is None else with_saved(config, checkpoint.resolved)
     config = resolve_arithmetic(config, base_config, device, asked=asked)
-    arithmetic = {"precision": config.model.precision, "kernels": config.model.kernels}
+    arithmetic: dict[str, Any] = {"precision": config.model.precision, "kernels": config.model.kernels}
+    arithmetic |= {"images": data.shows_images}
     check_positions(data.max_length, base_config)
     size = measure_model(base_config, lora_settings(config), **arithmetic)
     config = config.with_resolved(lora_target_modules=list(size.targets))
     config = resolve_memory(config, base_config.model_type, device, size, asked=asked)
-    renderer = build_renderer(tokenizer, **config.data.prompt_settings)
+    renderer = build_renderer(tokenizer, **in_prompt)
     check_prompt(renderer, is_new=checkpoint is None, tell=partial(print_main, accelerator=accelerator))
     dataset = load_dataset(data, renderer, offline=model.offline)
     if not dataset.validation:  # known of files before; of a data set only now

@@ -100,7 +100,7 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
     config, accelerator = plan.config, plan.accelerator
     prepare_model, build_optimizer = functions.get("prepare_model"), functions.get("build_optimizer")
     model_settings, train = config.model, config.train
-    model, kernels, base_weights = _model(config, accelerator.device)
+    model, kernels, base_weights = _model(config, plan.dataset.pictures, accelerator.device)
     if prepare_model is not None:
         prepare_model(model)
     set_seed(train.seed + accelerator.process_index)  # dropout is drawn by each process for itself
@@ -138,20 +138,29 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
     return run
 
 
-def _model(config: RunConfig, device: torch.device) -> tuple[PeftModel, Kernels, str]:
-    """The base with its adapter, as the kernels that were chosen run it; and the fingerprint of the base as loaded."""
+def _model(config: RunConfig, pictures: Mapping[str, Path], device: torch.device) -> tuple[PeftModel, Kernels, str]:
+    """The base with its adapter, as the kernels that were chosen run it; and the fingerprint of the base as loaded.
+
+    A model that is shown images has their features in the place of its vision tower.
+    """
     model_settings, train = config.model, config.train
     set_seed(train.seed)  # the adapter starts alike on every process
+    place: dict[str, Any] = {"revision": model_settings.model_revision, "offline": model_settings.offline}
     base = load_base(
         model_settings.model_name_or_path,
         precision=model_settings.precision,
         load_in_4bit=model_settings.load_in_4bit,
-        revision=model_settings.model_revision,
-        offline=model_settings.offline,
+        reads_images=config.data.shows_images,
+        **place,
         device=device,
     )
     model = attach_lora(base, fit_to(base, lora_settings(config)), base_name=model_settings.model_name_or_path)
     base_weights = base_fingerprint(model.named_parameters())
+    if config.data.shows_images:
+        from medsum_core.images.features import show_images  # a run on text imports nothing that reads images
+
+        name, folder = model_settings.model_name_or_path, config.data.image_features
+        show_images(model, pictures, base_name=name, folder=folder, **place)
     kernels = choose(model_settings.kernels, device.type)
     kernels.apply(model, keep_dense=model_settings.dequantize == "on")
     if kernels.warm_up is not None:

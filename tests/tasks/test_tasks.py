@@ -33,6 +33,7 @@ from medsum_core.tasks.section_names import SECTION_NAMES, section_code, section
 from medsum_core.tasks.task import Answer, Choice, Task
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "patient_instructions.yaml"
+NAMES = ["findings", "medquad", "pubmedqa", "section", "section-with-header", "visit", "vqa-rad"]
 SMALL = """\
 instruction: Translate.
 parts:
@@ -54,14 +55,14 @@ def refusal(tmp_path: Path, text: str) -> str:
 
 
 def test_the_built_in_tasks_are_the_files_of_their_folder() -> None:
-    assert task_names() == ["medquad", "pubmedqa", "section", "section-with-header", "visit"]
+    assert task_names() == NAMES
     for name in task_names():
         assert find_task(name).name == name
-    with pytest.raises(InputError, match=r"--task poem: no such task; known are medquad, .*, or FILE.yaml"):
+    with pytest.raises(InputError, match=r"--task poem: no such task; known are findings, .*, or FILE.yaml"):
         find_task("poem")
 
 
-@pytest.mark.parametrize("name", ["medquad", "pubmedqa", "section", "section-with-header", "visit"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_task_as_a_run_keeps_it_is_the_same_task(name: str) -> None:
     task = find_task(name)
     assert find_task(json.dumps(dataclasses.asdict(task))) == task

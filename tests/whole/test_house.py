@@ -18,7 +18,7 @@ FLOORS = (
     ("device", "files", "tasks"),
     ("process", "data", "config", "checkpoint"),
     ("model", "score"),
-    ("grounding",),
+    ("grounding", "images"),
     ("generation",),
     ("kernels",),
     ("training",),

@@ -77,7 +77,7 @@ def test_imports_are_requirements():
     """What the code imports is asked for by name, not left to another package to bring."""
     options = setup_cfg()
     asked = {canonical(requirement.name) for requirement in listed(options["options"]["install_requires"])}
-    for extra in ("cpu", "demo", "serve"):
+    for extra in ("cpu", "demo", "dicom", "serve"):
         asked |= {canonical(requirement.name) for requirement in listed(options["options.extras_require"][extra])}
     imported = set()
     for path in python_files("medsum_core"):
@@ -91,6 +91,7 @@ def test_imports_are_requirements():
         "rouge_score": "rouge-score",
         "text_to_num": "text2num",
         "huggingface_hub": "huggingface-hub",
+        "PIL": "pillow",
     }
     import sys
 

@@ -1,0 +1,96 @@
+"""Images in a prompt: each is a run of ids below 0 that only its own content decides, so that rows stay rows of ids.
+
+    "\n\n" <start of image>  id-1 ... id-N  <end of image> "\n\n"       as transformers' Gemma3Processor writes it
+
+An id below 0 says which image and which of its N positions: `-1 - (number * N + position)`, the number being the first
+48 bits of the sha256 of the image's bytes. Packing, truncation, checkpoints and decoding need to know no more; only the
+model's embedding (`images/embedding.py`) and its attention (`model/attention.py`) look at the sign.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from medsum_core.errors import InputError
+from medsum_core.tasks.task import Task
+
+if TYPE_CHECKING:  # prompts are built with this page
+    from medsum_core.data.prompt import PromptRenderer
+
+SEPARATOR = ";"  # between the images of a row, in a file's column and in a record
+NUMBER_DIGITS = 12  # hex digits of a key: two among a million images are equal once in 500 sets
+AROUND = "\n\n"  # what Gemma3Processor writes before and after each image
+
+BLANK_KEY = hashlib.sha256(b"a grey picture of medsum").hexdigest()  # of a picture with nothing on it, for a floor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTokens:
+    """How a model's prompts hold images: `size` positions each, between two control tokens."""
+
+    size: int
+    start: str
+    end: str
+    between_ids: tuple[int, ...]  # of the end of an image, AROUND twice, and the start of the next
+
+    def ids(self, keys: Sequence[str]) -> list[int]:
+        """The ids from after the first start to before the last end. `keys`: the sha256 (hex) of each image's bytes."""
+        ids: list[int] = []
+        for key in keys:
+            ids += self.between_ids if ids else ()
+            first = -1 - image_number(key) * self.size
+            ids += range(first, first - self.size, -1)
+        return ids
+
+
+def image_number(key: str) -> int:
+    """The number by which ids name the image of this key."""
+    return int(key[:NUMBER_DIGITS], 16)
+
+
+def split_keys(text: str) -> list[str]:
+    """The images of a part or cell, in their order; empty entries are none."""
+    return [entry.strip() for entry in text.split(SEPARATOR) if entry.strip()]
+
+
+def image_tokens(config: Any, tokenizer: Any) -> ImageTokens:
+    """How the prompts of a model hold images, from its configuration. Raises InputError for one that reads none."""
+    size = getattr(config, "mm_tokens_per_image", None)
+    indices = [getattr(config, f"{name}_token_index", None) for name in ("boi", "eoi")]
+    if config.model_type != "gemma3" or not size or None in indices:
+        raise InputError(
+            f"--model_name_or_path: {config.model_type} reads no images here; take a Gemma 3 with its vision tower, "
+            "such as google/gemma-3-4b-it or google/medgemma-4b-it"
+        )
+    start, end = (tokenizer.convert_ids_to_tokens(index) for index in indices)
+    if start is None or end is None:
+        raise InputError(
+            "--model_name_or_path: this tokenizer lacks the tokens around an image; is it the model's own?"
+        )
+    between = tokenizer(f"{end}{AROUND}{AROUND}{start}", add_special_tokens=False)["input_ids"]
+    return ImageTokens(size=int(size), start=str(start), end=str(end), between_ids=tuple(between))
+
+
+def with_image_tokens(settings: Mapping[str, Any], config: Any, tokenizer: Any) -> dict[str, Any]:
+    """The arguments of `build_renderer`, and how the model holds images where their task shows some."""
+    task: Task | None = settings.get("task")
+    shows = task is not None and task.images_part is not None
+    return {**settings, **({"images": image_tokens(config, tokenizer)} if shows else {})}
+
+
+def question_only(renderer: PromptRenderer) -> PromptRenderer:
+    """The same prompt without its images, nor the tokens around them."""
+    images, (before, after, *others) = renderer.images, renderer.fixed_texts
+    assert images is not None
+    text = before.removesuffix(AROUND + images.start) + after.removeprefix(images.end + AROUND)
+    ids = renderer.tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"]
+    return replace(
+        renderer,
+        task=renderer.task.without_images(),
+        fixed_ids=(tuple(ids), *renderer.fixed_ids[2:]),
+        fixed_texts=(text, *others),
+        images=None,
+    )

@@ -1,0 +1,190 @@
+"""Laws of images in the prompt: packed = alone = transformers' own forward, cached = from pixels, both ways in an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from image_models import (
+    SIZE,
+    image_model,
+    image_processor_of_tiny,
+    image_window,
+    random_picture,
+    save_pictures,
+    tokens_of_images,
+)
+from peft import PeftModel
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import GenerationConfig
+from windows import NO_DROPOUT, make_run, plain_peft, randomise_adapter, relative
+
+from medsum_core.data.collator import pack_rows, pad_rows
+from medsum_core.data.masking import IGNORE_INDEX, Example
+from medsum_core.generation.generate import generate
+from medsum_core.images.embedding import drop_tower, give_features
+from medsum_core.images.features import image_features
+from medsum_core.model import attention
+from medsum_core.model.attention import document_attention, find_image_runs
+from medsum_core.model.forward import hidden_states, inner_model
+from medsum_core.model.lora import attach_lora, fit_to, trainable_parameters
+from train_loop import train_step
+
+BOUND = 1e-5
+
+
+class Pair:
+    """Our model with cached features and no tower, transformers' own with tower and pixels, and rows for both."""
+
+    def __init__(self, folder: Path) -> None:
+        self.theirs, self.ours = image_model(), image_model()
+        self.pictures = save_pictures(folder, 3)
+        processor = image_processor_of_tiny()
+        self.pixels = {
+            key: processor(random_picture(seed), return_tensors="pt")["pixel_values"]
+            for seed, key in enumerate(self.pictures)
+        }
+        pictures = dict(zip(self.pictures, map(random_picture, range(3)), strict=True))
+        self.features = {key: image_features(self.ours, processor, picture) for key, picture in pictures.items()}
+        self.images = tokens_of_images(self.ours)
+        self.rows = image_window(list(self.pictures), self.images)
+        self.targets = fit_to(self.ours, NO_DROPOUT)
+
+    def tuned(self) -> tuple[PeftModel, PeftModel]:
+        """Both with the same random adapter."""
+        self.ours.requires_grad_(False)
+        ours = randomise_adapter(attach_lora(self.ours, self.targets, base_name="tiny"))
+        return ours, plain_peft(self.theirs, ours, self.targets)
+
+    def inputs(self, ids: Sequence[int]) -> dict[str, Any]:
+        """What transformers takes for a row: soft tokens for images, their pixels, and where they are."""
+        ids_T = torch.tensor(ids)
+        firsts = [-1 - token for token in ids if token < 0 and (-1 - token) % SIZE == 0]
+        by_number = {int(key[:12], 16): key for key in self.pictures}
+        pixels = [self.pixels[by_number[first // SIZE]] for first in firsts]
+        soft = self.theirs.config.image_token_id
+        return {
+            "input_ids": ids_T.masked_fill(ids_T < 0, soft)[None],
+            "token_type_ids": (ids_T < 0).long()[None],
+            "attention_mask": torch.ones_like(ids_T)[None],
+            **({"pixel_values": torch.cat(pixels)} if pixels else {}),
+        }
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    pair = Pair(tmp_path)
+    drop_tower(pair.ours)
+    give_features(pair.ours, pair.features, size=SIZE)
+    return pair
+
+
+def their_hidden(pair: Pair, row: Example) -> Tensor:
+    with torch.no_grad():
+        return pair.theirs.model(**pair.inputs(row.input_ids), use_cache=False).last_hidden_state[0]
+
+
+def our_hidden(pair: Pair, batch: Any, kernel: str = "per_document") -> Tensor:
+    with torch.no_grad(), document_attention(pair.ours, kernel):
+        return hidden_states(pair.ours, batch)
+
+
+def worst(pair: Pair, kernel: str) -> float:
+    """The largest relative difference of a row, packed or padded, from transformers' own forward of it alone."""
+    lengths = [row.num_tokens for row in pair.rows]
+    packed = our_hidden(pair, pack_rows(pair.rows), kernel)[0].split(lengths)
+    padded = our_hidden(pair, pad_rows(pair.rows, pad_token_id=7), kernel)
+    expected = [their_hidden(pair, row) for row in pair.rows]
+    return max(
+        relative(found, own)
+        for number, own in enumerate(expected)
+        for found in (packed[number], padded[number, : lengths[number]])
+    )
+
+
+@pytest.mark.parametrize("kernel", ["per_document", "sdpa", "eager"])
+def test_packed_and_padded_rows_equal_transformers_own_forward_from_pixels(pair: Pair, kernel: str) -> None:
+    assert worst(pair, kernel) <= BOUND
+
+
+@pytest.mark.parametrize("forgotten", ["both ways", "window", "image numbers"])
+def test_a_forgotten_mask_would_show(pair: Pair, monkeypatch: pytest.MonkeyPatch, forgotten: str) -> None:
+    """The law above is no formality: each of these silent mistakes moves some row by more than a hundred bounds."""
+    own = attention.seen_mask
+
+    def without_windows(*args: Any, **kwargs: Any) -> Tensor:
+        return own(*args, **{**kwargs, "window": None})
+
+    def one_image(ids_BT: Tensor) -> Tensor:
+        return find_image_runs(ids_BT).clamp(max=0)
+
+    if forgotten == "both ways":
+        monkeypatch.setattr("medsum_core.model.forward.image_options", lambda *_: {})
+    elif forgotten == "window":
+        monkeypatch.setattr(attention, "seen_mask", without_windows)
+    else:
+        monkeypatch.setattr("medsum_core.model.forward.find_image_runs", one_image)
+    assert worst(pair, "per_document") > 100 * BOUND
+
+
+def test_features_from_the_cache_are_those_from_pixels_bit_for_bit(pair: Pair) -> None:
+    for key, pixels in pair.pixels.items():
+        with torch.no_grad():
+            own = pair.theirs.get_image_features(pixels, return_dict=True).pooler_output[0]
+        assert torch.equal(own, pair.features[key])
+        ids = torch.tensor([[9, *pair.images.ids([key]), 9]])
+        read = inner_model(pair.ours).get_input_embeddings()(ids)[0, 1:-1]
+        assert torch.equal(read, own)
+
+
+@pytest.mark.parametrize("pack_tokens", [0, 64, 400])
+def test_a_windows_loss_and_gradient_are_transformers_own(pair: Pair, pack_tokens: int) -> None:
+    ours, theirs = pair.tuned()
+    run = make_run(ours, pack_tokens=pack_tokens, kernels="reference", batch_size=2)
+    stats = train_step(run, pair.rows, learning_rate=0.0)
+    losses = []
+    for row in pair.rows:
+        logits = theirs(**pair.inputs(row.input_ids), use_cache=False).logits[0]
+        losses.append(cross_entropy(logits, torch.tensor(row.targets), ignore_index=IGNORE_INDEX, reduction="sum"))
+    loss = torch.stack(losses).sum() / sum(row.num_targets for row in pair.rows)
+    expected = torch.autograd.grad(loss, [parameter for _, parameter in trainable_parameters(theirs)])
+    assert abs(stats.loss - loss.item()) <= BOUND * loss.item()
+    assert relative(run.optimizer.gradients, expected) <= BOUND
+
+
+def test_the_adapter_sits_on_the_language_model_alone(pair: Pair) -> None:
+    ours, _ = pair.tuned()
+    assert all(".language_model.layers." in name for name, _ in trainable_parameters(ours))
+    assert not any("vision_tower" in name or "projector" in name for name, _ in ours.named_parameters())
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_notes_over_the_cache_are_those_of_transformers_generate(pair: Pair, batch_size: int) -> None:
+    prompts = [row.prompt_ids for row in pair.rows]
+    notes = generate(pair.ours, prompts, stop_token_ids=(1,), max_new_tokens=8, batch_size=batch_size)
+    plain = GenerationConfig(do_sample=False, max_new_tokens=8, eos_token_id=1, pad_token_id=0)
+    for prompt, note in zip(prompts, notes, strict=True):
+        own = pair.theirs.generate(**pair.inputs(prompt), generation_config=plain)[0, len(prompt) :].tolist()
+        assert list(note.token_ids) == own[: len(note.token_ids)]
+        assert own[len(note.token_ids) :] in ([], [1])
+
+
+def test_another_image_changes_the_note_and_nothing_of_its_neighbours(pair: Pair) -> None:
+    keys = list(pair.pictures)
+    other = image_window([keys[2], *keys[1:]], pair.images)
+    before, after = our_hidden(pair, pack_rows(pair.rows)), our_hidden(pair, pack_rows([other[0], *pair.rows[1:]]))
+    first = pair.rows[0].num_tokens
+    assert not torch.equal(before[0, :first], after[0, :first])
+    assert torch.equal(before[0, first:], after[0, first:])
+
+
+def test_attention_that_cannot_see_both_ways_is_refused(pair: Pair) -> None:
+    batch = pad_rows(pair.rows[:1], pad_token_id=0)
+    with pytest.raises(ValueError, match="per_document, sdpa or eager"):
+        our_hidden(pair, batch, "varlen")
+    with pytest.raises(ValueError, match="--attention auto"):
+        our_hidden(pair, batch, "model")
