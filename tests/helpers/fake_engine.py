@@ -20,7 +20,10 @@ class _Note:
 
 
 class FakeEngine:
-    """`answer(request)`: the tokens of its note. `held`: while it is set, nothing is written (a slow model)."""
+    """`answer(request)`: the tokens of its note. `held`: while it is set, nothing is written (a slow model).
+
+    `hold_after`: a number of tokens; once a note has as many, `held` is set.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class FakeEngine:
         self._num_slots, self._max_waiting = num_slots, max_waiting
         self._seconds_per_step = seconds_per_step
         self.held = threading.Event()
+        self.hold_after: int | None = None
         self.is_alive = True
         self._is_closing = False
         self._changed = threading.Condition()
@@ -111,6 +115,8 @@ class FakeEngine:
             token = note.answer[note.num_written]
             note.num_written += 1
             self._new_tokens += 1
+            if note.num_written == self.hold_after:
+                self.held.set()
             if note.request.verifier is None:
                 note.listener.on_token(token)
             return

@@ -1,0 +1,90 @@
+// For researchers: two notes of one conversation, blinded and shuffled by the server, and a vote.
+
+import { getJson, postJson, setToken } from "./api.js";
+import { byId, el } from "./dom.js";
+import { clearError, say, showError } from "./messages.js";
+
+let pairId = null; // of the pair that waits for a vote
+
+/** Shows the refusal of a request instead of its answer; true where it was answered. */
+async function trying(request) {
+  try {
+    await request();
+    return true;
+  } catch (error) {
+    if (error.status === 401) byId("access").open = true;
+    showError(error);
+    return false;
+  }
+}
+
+const loadOptions = () => trying(async () => {
+  const options = await getJson("options");
+  clearError();
+  const divisions = options.visit_divisions.map((code) => ({ code, name: code.replaceAll("_", " ") }));
+  const sections = [...options.sections, ...divisions];
+  byId("section").replaceChildren(...sections.map(({ code, name }) => el("option", { value: code }, name)));
+  byId("section-choice").hidden = sections.length === 0;
+});
+
+function showPair(pair) {
+  pairId = pair?.pair_id ?? null;
+  byId("a").textContent = pair?.a ?? "";
+  byId("b").textContent = pair?.b ?? "";
+  byId("pair").hidden = pair === null;
+}
+
+async function write(event) {
+  event.preventDefault();
+  clearError();
+  showPair(null);
+  say("Writing two notes…");
+  byId("write").disabled = true;
+  const isDone = await trying(async () => {
+    const section = byId("section").value;
+    const body = { dialogue: byId("dialogue").value, ...(section ? { section } : {}) }; // some tasks have no sections
+    showPair(await postJson("compare/pair", body));
+  });
+  byId("write").disabled = false;
+  say(isDone ? "Both are written: which one would you rather correct and sign?" : "");
+  if (isDone) byId("pair").querySelector("button").focus();
+}
+
+async function vote(choice) {
+  const voted = pairId;
+  pairId = null; // a second click is no second vote
+  if (voted === null) return;
+  const isDone = await trying(() => postJson("compare/vote", { pair_id: voted, vote: choice }));
+  if (!isDone) {
+    pairId = voted;
+    return;
+  }
+  showPair(null);
+  say("Your vote is saved. Go on with the next conversation or section.");
+  byId("dialogue").focus();
+  if (byId("results").open) await showSummary();
+}
+
+/** The share of the tuned model among the votes that prefer one, with its interval. */
+const showSummary = () => trying(async () => {
+  const { votes, tuned, base, tie, tuned_share: share, interval } = await getJson("compare/summary");
+  const percent = (value) => `${Math.round(100 * value)} %`;
+  const counts = `${votes} ${votes === 1 ? "vote" : "votes"}: ${tuned} for the tuned model, ${base} for the base, ${tie} `
+    + "without a difference.";
+  const rate = share === null ? ""
+    : ` Of those that prefer one, ${percent(share)} prefer the tuned (95 % interval ${interval.map(percent).join(" to ")}).`;
+  byId("summary").textContent = counts + rate;
+});
+
+byId("input").addEventListener("submit", write);
+byId("token").addEventListener("change", () => {
+  setToken(byId("token").value);
+  loadOptions();
+});
+for (const button of document.querySelectorAll("[data-vote]")) {
+  button.addEventListener("click", () => vote(button.dataset.vote));
+}
+byId("results").addEventListener("toggle", () => {
+  if (byId("results").open) showSummary();
+});
+loadOptions();

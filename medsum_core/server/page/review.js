@@ -1,0 +1,260 @@
+// The review page: a conversation becomes notes; they are checked, edited, signed and exported.
+
+import { postJson, postStream, RequestError } from "./api.js";
+import { Card, flagItem } from "./card.js";
+import { byId, keepFocus } from "./dom.js";
+import { readForm, showRefusal, startForm, titleOf } from "./form.js";
+import { Links } from "./links.js";
+import { clearError, say, showError } from "./messages.js";
+import { copy, drawSigning, logEdit, save, sign } from "./signing.js";
+import { drawTranscript } from "./transcript.js";
+import { Visit } from "./visit.js";
+
+const PAUSE = 800; // ms without a key before an edited note is checked again
+
+let visit = null;
+let cards = [];
+let links = null;
+let writing = null; // an AbortController while notes are written
+let timer = 0;
+let lastCheck = 0;
+
+// ---- the two states of the page: the form, or the notes
+
+function showForm() {
+  byId("review").hidden = true;
+  byId("flag-bar").hidden = true;
+  byId("input").hidden = false;
+  byId("back").hidden = visit === null;
+}
+
+function showNotes() {
+  byId("input").hidden = true;
+  byId("review").hidden = false;
+}
+
+const isUnsaved = () => visit !== null && !visit.isExported && visit.notes.some((note) => note.text);
+const mayDrop = () => !isUnsaved() || confirm("The notes were not exported. Go on without them?");
+
+function change() {
+  writing?.abort();
+  showForm();
+  byId("dialogue").focus();
+}
+
+function startAnew() {
+  if (!mayDrop()) return;
+  visit = null;
+  byId("dialogue").value = "";
+  clearError();
+  change();
+}
+
+function back() {
+  showNotes();
+  drawFinish();
+}
+
+// ---- writing
+
+async function write(event) {
+  event.preventDefault();
+  const request = await readForm();
+  if (request === null || !mayDrop()) return;
+  begin(new Visit(request.dialogue, request.sections));
+  const current = visit;
+  writing = new AbortController();
+  const isWhole = await follow(postStream("notes", { ...request, stream: true }, writing.signal));
+  writing = null;
+  if (visit === current) await finish(isWhole);
+}
+
+function begin(fresh) {
+  visit = fresh;
+  links = new Links(visit, markSeen);
+  cards = visit.notes.map((_, index) => new Card(visit, index, {
+    onSentence: (at, start) => links.showSentence(at, start),
+    onFlag: (flag) => links.showFlag(flag),
+    onEdit: edited,
+    onDone: editDone,
+  }));
+  byId("notes").replaceChildren(...cards.map((card) => card.element));
+  say("");
+  showNotes();
+  refresh();
+  drawProgress();
+  byId("stop").focus();
+}
+
+/** Draws the events of an answer as they come; true where the answer was whole. */
+async function follow(events) {
+  try {
+    for await (const { event, data } of events) {
+      if (event === "error") throw new RequestError(data.message, 500);
+      if (event === "done") {
+        visit.take(data, { withText: true });
+        return true;
+      }
+      receive(event, data);
+    }
+    throw new RequestError("The server ended its answer early.", 0);
+  } catch (error) {
+    if (error.name !== "AbortError") showRefusal(error);
+    return false;
+  }
+}
+
+function receive(event, data) {
+  if (event === "turns") {
+    visit.id = data.id;
+    visit.turns = data.turns;
+    drawTranscript(visit, (number) => links.showTurn(number));
+  } else if (event === "text") {
+    cards[data.index].append(data.text);
+  } else if (event === "note") {
+    visit.takeNote(data.index, data, { withText: true });
+    cards[data.index].update();
+    say(`${titleOf(data.section)} is written.`);
+  }
+  drawProgress();
+}
+
+function drawProgress() {
+  const done = visit.notes.filter((note) => note.isDone).length;
+  const words = visit.notes.flatMap((note) => note.text.split(/\s+/).filter(Boolean)).length;
+  byId("writing").hidden = !visit.isWriting;
+  byId("progress").max = visit.notes.length;
+  byId("progress").value = done;
+  byId("progress-text").textContent = `${done} of ${visit.notes.length} sections, ${words} words`;
+}
+
+async function finish(isWhole) {
+  visit.isWriting = false;
+  if (!isWhole && !visit.turns.length) { // nothing came: the reader's text is still in the form
+    visit = null;
+    showForm();
+    return;
+  }
+  for (const note of visit.notes.filter((one) => !one.isDone)) note.isUnfinished = true;
+  visit.isStale = !isWhole;
+  drawProgress();
+  refresh();
+  byId("written-title").focus();
+  if (isWhole) say(summary("Written"));
+  else {
+    say("Stopped: the notes are not complete.");
+    if (byId("error").hidden) await check();
+  }
+}
+
+function summary(what) {
+  const count = visit.flags().length;
+  return `${what}: ${count === 0 ? "no flag" : count === 1 ? "1 flag to look at" : `${count} flags to look at`}.`;
+}
+
+// ---- edits, the check, and what the reader has seen
+
+function edited(index) {
+  visit.isStale = true;
+  visit.signature = null;
+  visit.isExported = false;
+  cards[index].update();
+  drawFinish();
+  clearTimeout(timer);
+  timer = setTimeout(check, PAUSE);
+}
+
+async function editDone(index, isChanged) {
+  clearTimeout(timer);
+  drawFinish();
+  if (visit.isStale) await check();
+  if (isChanged) await logEdit(visit, visit.notes[index]);
+}
+
+/** Checks the notes as they stand; an answer that a later check has overtaken is dropped. */
+async function check() {
+  const [current, number] = [visit, lastCheck + 1];
+  lastCheck = number;
+  const notes = visit.notes.map(({ section, text }) => ({ section, note: text }));
+  let found;
+  try {
+    found = await postJson("check", { dialogue: visit.dialogue, notes });
+  } catch (error) {
+    showError(error);
+    return;
+  }
+  if (visit !== current || lastCheck !== number) return;
+  clearError();
+  visit.take({ ...found, id: visit.id, model: visit.model }, { withText: false });
+  visit.isStale = visit.notes.some((note) => note.text !== note.checkedText);
+  refresh();
+  say(summary("Checked again"));
+}
+
+function markSeen(keys) {
+  for (const key of keys) visit.seen.add(key);
+  for (const button of document.querySelectorAll(".flag")) {
+    if (visit.seen.has(button.dataset.key)) button.querySelector(".seen").textContent = "✓ seen";
+  }
+  drawFinish();
+}
+
+/** The next flag that was not seen; after the last one the way to the signature. */
+function nextFlag() {
+  const [flag] = visit.unseen();
+  if (flag) {
+    links.showFlag(flag);
+    return;
+  }
+  byId("finish").scrollIntoView({ block: "center" });
+  byId("signer").focus();
+}
+
+// ---- drawing
+
+function refresh() {
+  keepFocus(() => {
+    drawTranscript(visit, (number) => links.showTurn(number));
+    for (const card of cards) card.update();
+    drawLeftOut();
+  });
+  byId("sees").hidden = visit.isWriting || !visit.checkedKinds;
+  byId("sees-text").textContent = `Looked up: ${visit.checkedKinds}. Everything else is not: a sentence without a flag `
+    + "can still be wrong.";
+  drawFinish();
+}
+
+function drawLeftOut() {
+  const left = visit.flags().filter((flag) => flag.note === null);
+  byId("omissions").hidden = visit.isWriting;
+  byId("omissions-help").textContent = left.length
+    ? "Not each of them belongs into a note: that is yours to judge." : "The check found nothing that is left out.";
+  byId("left-out").replaceChildren(...left.map((flag) => flagItem(flag, visit.seen, (one) => links.showFlag(one))));
+}
+
+function drawFinish() {
+  const [all, unseen] = [visit.flags().length, visit.unseen().length];
+  byId("flag-bar").hidden = visit.isWriting || byId("review").hidden;
+  byId("flag-count").textContent = visit.isStale ? "Check out of date" : `${all - unseen} of ${all} flags seen`;
+  byId("next-flag").textContent = unseen ? "Next flag" : "Go to sign-off";
+  byId("recheck").hidden = !visit.isStale;
+  drawSigning(visit);
+}
+
+// ---- start
+
+byId("input").addEventListener("submit", write);
+byId("stop").addEventListener("click", () => writing?.abort());
+byId("change").addEventListener("click", change);
+byId("back").addEventListener("click", back);
+byId("new").addEventListener("click", startAnew);
+byId("recheck").addEventListener("click", check);
+byId("next-flag").addEventListener("click", nextFlag);
+byId("signer").addEventListener("input", drawFinish);
+byId("sign").addEventListener("click", () => sign(visit));
+byId("copy").addEventListener("click", () => copy(visit));
+byId("save").addEventListener("click", () => save(visit));
+addEventListener("beforeunload", (event) => {
+  if (isUnsaved()) event.preventDefault();
+});
+startForm();

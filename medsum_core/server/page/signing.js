@@ -1,0 +1,74 @@
+// Sign-off and export, the last two steps: blocked until each flag was seen, and logged by the server.
+
+import { postJson, RequestError } from "./api.js";
+import { byId } from "./dom.js";
+import { copyText, exportVisit, saveFile } from "./export.js";
+import { clearError, say, showError } from "./messages.js";
+import { changedSpan } from "./text.js";
+
+/** Draws what stands in the way of a signature, or the signature. */
+export function drawSigning(visit) {
+  const why = visit.obstacle(byId("signer").value);
+  byId("finish").hidden = visit.isWriting;
+  byId("sign").setAttribute("aria-disabled", String(why !== ""));
+  byId("blocked").textContent = visit.signature ? "" : why;
+  byId("signing").hidden = visit.signature !== null;
+  byId("seal").hidden = visit.signature === null;
+  if (visit.signature === null) return;
+  const { name, time } = visit.signature;
+  byId("seal").textContent = `Signed by ${name}, ${time.toLocaleString()}. An edit withdraws the signature.`;
+}
+
+/** Signs the notes if nothing stands in the way; a signature that is not in the server's log is none. */
+export async function sign(visit) {
+  const name = byId("signer").value.trim();
+  const why = visit.obstacle(name);
+  if (why) {
+    say(why);
+    return;
+  }
+  clearError();
+  const texts = JSON.stringify(visit.notes.map((note) => note.text));
+  if (!(await audit(visit, { action: "signed" }))) return;
+  if (JSON.stringify(visit.notes.map((note) => note.text)) !== texts) return; // edited while the server wrote its log
+  visit.signature = { name, time: new Date() };
+  drawSigning(visit);
+  say(`Signed by ${name}.`);
+}
+
+/** Tells the server's log that a note was edited: where it differs from what was written and a hash, never its text. */
+export async function logEdit(visit, note) {
+  const entry = { action: "edited", section: note.section, spans: [changedSpan(note.written, note.text)] };
+  if (crypto.subtle) { // missing where the page comes over plain http from another host
+    const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(note.text)));
+    entry.note_sha256 = Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  }
+  await audit(visit, entry);
+}
+
+export const copy = (visit) => handOut(visit, ({ content }) => copyText(content), "Copied");
+export const save = (visit) => handOut(visit, saveFile, "Saved");
+
+async function handOut(visit, out, done) {
+  const format = byId("format").value;
+  try {
+    await out(exportVisit(visit, format));
+  } catch (error) {
+    showError(new RequestError(`Nothing was exported: ${error.message}.`, 0));
+    return;
+  }
+  visit.isExported = true;
+  say(`${done}${visit.signature ? "" : " as a draft"}.`);
+  await audit(visit, { action: "exported", format });
+}
+
+/** Whether the server's log has the entry; if not, the reader is told why. */
+async function audit(visit, entry) {
+  try {
+    await postJson("audit", { id: visit.id, ...entry });
+    return true;
+  } catch (error) {
+    showError(error);
+    return false;
+  }
+}
