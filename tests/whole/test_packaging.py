@@ -102,8 +102,9 @@ def test_imports_are_requirements():
 def test_data_files_come_along():
     patterns = setup_cfg()["options.package_data"]["medsum_core"].split()
     folder = Path(medsum_core.__file__).parent
-    files = [path for sub in ("data/sample", "config/presets") for path in (folder / sub).glob("*") if path.is_file()]
-    assert {path.name for path in files} >= {"gemma-2b.yaml", "demo.yaml", "demo_train.csv", "demo_valid.csv"}
+    subs = ("data/sample", "config/presets", "server/page")
+    files = [path for sub in subs for path in (folder / sub).glob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"gemma-2b.yaml", "demo.yaml", "demo_train.csv", "index.html", "review.js"}
     assert [
         path.name for path in files if not any(path.relative_to(folder).match(pattern) for pattern in patterns)
     ] == []

@@ -53,7 +53,7 @@ export async function postJson(path, body) {
   return response.status === 204 ? null : response.json();
 }
 
-/** Posts and yields the events of the answer, {event, data}, as they arrive. Raises RequestError where it breaks off. */
+/** Posts, and yields the events of the answer, {event, data}, as they come. Raises RequestError if it breaks off. */
 export async function* postStream(path, body, signal) {
   const response = await send(path, body, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

@@ -9,22 +9,21 @@ import { SIGNS } from "./visit.js";
 const KINDS = { laterality: "side" }; // the check's other words are everybody's
 
 export class Card {
-  /** `actions`: {onSentence(index, start), onFlag(flag), onEdit(index), onDone(index, isChanged)}, called on the reader's doing. */
+  /** `actions`, of the reader: {onSentence(index, start), onFlag(flag), onEdit(index), onDone(index, isChanged)}. */
   constructor(visit, index, actions) {
     this.visit = visit;
     this.note = visit.notes[index];
     this.index = index;
     this.actions = actions;
     this.field = null; // the text area while the reader edits
-    const title = el("h3", { id: `note-${index}` }, titleOf(this.note.section));
-    this.title = title;
+    this.title = el("h3", { id: `note-${index}` });
     this.state = el("span", { class: "state" });
-    this.button = el("button", { type: "button", click: () => this.edit(), "aria-describedby": title.id }, "Edit");
+    this.button = el("button", { type: "button", click: () => this.edit(), "aria-describedby": this.title.id }, "Edit");
     this.text = el("div", { class: "text", role: "group", "aria-label": "Sentences" });
     this.place = el("div", { class: "quote-place" });
     this.list = el("ul", { class: "flags" });
-    this.element = el("article", { class: "card", "data-note": String(index), "aria-labelledby": title.id },
-      el("header", {}, title, this.state, this.button), this.text, this.place, this.list);
+    this.element = el("article", { class: "card", "data-note": String(index), "aria-labelledby": this.title.id },
+      el("header", {}, this.title, this.state, this.button), this.text, this.place, this.list);
     this.update();
   }
 

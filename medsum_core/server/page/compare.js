@@ -69,11 +69,14 @@ async function vote(choice) {
 const showSummary = () => trying(async () => {
   const { votes, tuned, base, tie, tuned_share: share, interval } = await getJson("compare/summary");
   const percent = (value) => `${Math.round(100 * value)} %`;
-  const counts = `${votes} ${votes === 1 ? "vote" : "votes"}: ${tuned} for the tuned model, ${base} for the base, ${tie} `
-    + "without a difference.";
-  const rate = share === null ? ""
-    : ` Of those that prefer one, ${percent(share)} prefer the tuned (95 % interval ${interval.map(percent).join(" to ")}).`;
-  byId("summary").textContent = counts + rate;
+  const lines = [
+    `${votes} ${votes === 1 ? "vote" : "votes"}: ${tuned} for the tuned model, ${base} for the base, ${tie} equal.`,
+  ];
+  if (share !== null) {
+    const [low, high] = interval.map(percent);
+    lines.push(`Of those that prefer one, ${percent(share)} prefer the tuned (95 % interval ${low} to ${high}).`);
+  }
+  byId("summary").textContent = lines.join(" ");
 });
 
 byId("input").addEventListener("submit", write);

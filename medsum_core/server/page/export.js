@@ -33,7 +33,7 @@ function toText(visit) {
 
 /** Signs that Markdown or HTML would take for their own are escaped: the text reads as it stands on the page. */
 function toMarkdown(visit) {
-  const plain = (text) => text.replace(/[\\`*_[\]<>#|~&]/g, "\\$&").replace(/^(\s*)([-+=]|\d+[.)])/gm, "$1\\$2")
+  const plain = (text) => text.replace(/[\\`*_[\]<>#|~&]/g, "\\$&").replace(/^\s*(\d*)([-+=.)])/gm, "$1\\$2")
     .replace(/\n+/g, "\n\n");
   const notes = visit.notes.map((note) => `## ${plain(titleOf(note.section))}\n\n${plain(note.text.trim())}\n`);
   return [`# Visit notes\n\n*${plain(state(visit))}*\n`, ...notes].join("\n");

@@ -18,8 +18,7 @@ async function loadOptions() {
   clearError();
   byId("model").textContent = `Written by ${options.model}`;
   byId("notice-text").textContent = options.notice.replace(/^(a )?draft /i, ""); // "Draft" stands before it
-  byId("sections").replaceChildren(...choices().map((code) => el("label", { class: "tick" },
-    el("input", { type: "checkbox", name: "section", value: code, change: drawWhole }), el("span", {}, titleOf(code)))));
+  byId("sections").replaceChildren(...choices().map(tickBox));
   byId("whole-line").hidden = choices().length === 0;
   tickAll(options.visit_divisions.length > 0);
   byId("grounded-line").hidden = !options.grounded_available;
@@ -43,6 +42,9 @@ export function titleOf(section) {
 
 /** The sections of a run, or the divisions of one that writes whole visits; none where its task has neither. */
 const choices = () => [...options.sections.map(({ code }) => code), ...options.visit_divisions];
+
+const tickBox = (code) => el("label", { class: "tick" },
+  el("input", { type: "checkbox", name: "section", value: code, change: drawWhole }), el("span", {}, titleOf(code)));
 
 const boxes = () => [...document.querySelectorAll("[name=section]")];
 

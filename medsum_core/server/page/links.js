@@ -22,7 +22,8 @@ export class Links {
       flag.note === index && sentence.start <= flag.start && flag.start < sentence.end);
     const against = inside.flatMap((flag) => flag.against);
     this.light({ turns: sentence.turns, against, sentences: [[index, start]] });
-    this.quote(byId("notes").querySelector(`[data-note="${index}"] .quote-place`), this.turnLines(sentence.turns, against));
+    const place = byId("notes").querySelector(`[data-note="${index}"] .quote-place`);
+    this.quote(place, this.turnLines(sentence.turns, against));
     this.scroll(isWide() ? [".turn.lit"] : [".quote"]);
     this.onSeen(inside.map((flag) => flag.key));
   }
@@ -47,7 +48,9 @@ export class Links {
     const sentence = note?.evidence.find((one) => one.start <= flag.start && flag.start < one.end);
     const isLeftOut = flag.note === null;
     this.light({
-      turns: isLeftOut ? flag.turns : [], against: flag.against, sentences: sentence ? [[flag.note, sentence.start]] : [],
+      turns: isLeftOut ? flag.turns : [],
+      against: flag.against,
+      sentences: sentence ? [[flag.note, sentence.start]] : [],
     });
     const item = [...document.querySelectorAll(".flag")].find((button) => button.dataset.key === flag.key);
     const known = isLeftOut ? flag.turns : flag.against;
@@ -82,8 +85,8 @@ export class Links {
       one.setAttribute("aria-pressed", "false");
     }
     const found = [...turns, ...against].map((number) => byId("turns").querySelector(`[data-turn="${number}"]`));
-    const places = sentences.map(([index, start]) =>
-      byId("notes").querySelector(`[data-note="${index}"] .sentence[data-start="${start}"]`)); // none while it is edited
+    const places = sentences.map(([index, start]) => // none while it is edited
+      byId("notes").querySelector(`[data-note="${index}"] .sentence[data-start="${start}"]`));
     for (const one of [...found, ...places]) {
       one?.classList.add("lit");
       one?.setAttribute("aria-pressed", "true");

@@ -165,10 +165,11 @@ function edited(index) {
 }
 
 async function editDone(index, isChanged) {
+  const current = visit;
   clearTimeout(timer);
   drawFinish();
-  if (visit.isStale) await check();
-  if (isChanged) await logEdit(visit, visit.notes[index]);
+  if (current.isStale) await check();
+  if (isChanged) await logEdit(current, current.notes[index]);
 }
 
 /** Checks the notes as they stand; an answer that a later check has overtaken is dropped. */

@@ -37,7 +37,9 @@ export function changedSpan(before, after) {
 }
 
 // "Doctor:", "[doctor]", "**Doctor:**" at the beginning of a line, after a time if there is one.
-const TAG = /^([ \t]*(?:[[(]?\d{1,2}:\d\d(?::\d\d)?[\])]?[ \t]*)?[[<*]*)(\p{L}[\p{L}\p{N} .'’_-]{0,40}?)(\**[\]>:：])/gmu;
+const TIME = String.raw`(?:[[(]?\d{1,2}:\d\d(?::\d\d)?[\])]?[ \t]*)?`;
+const NAME = String.raw`\p{L}[\p{L}\p{N} .'’_\-]{0,40}?`;
+const TAG = new RegExp(String.raw`^([ \t]*${TIME}[[<*]*)(${NAME})(\**[\]>:：])`, "gmu");
 
 /** The dialogue with its two most frequent speakers exchanged, and their names; null where there are no two. */
 export function swapSpeakers(dialogue) {

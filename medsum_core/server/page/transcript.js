@@ -1,7 +1,7 @@
 // The conversation as a list of turns, with what the notes leave out marked in it.
 
 import { arrowKeys, byId, el, pressable } from "./dom.js";
-import { slice, runs } from "./text.js";
+import { runs } from "./text.js";
 import { SIGNS } from "./visit.js";
 
 /** Draws the turns of the visit; `onTurn(number)` is called when the reader chooses one. */
@@ -11,7 +11,7 @@ export function drawTranscript(visit, onTurn) {
 }
 
 function turnItem(visit, turn, number, onTurn) {
-  const whole = slice(visit.dialogue, turn.start, turn.end);
+  const whole = visit.said(turn.start, turn.end);
   const left = visit.omitted.filter((one) => one.turn === number)
     .map(({ start, end }) => ({ start: start - turn.start, end: end - turn.start }));
   const marked = runs(whole, left).map((run) => (run.spans.length ? mark("left-out", run.text) : run.text));
@@ -30,5 +30,5 @@ export function mark(sign, text, { withWord = true } = {}) {
 /** What a turn says, as "Turn 3, Patient: ..." without cutting anything. */
 export function quoteTurn(visit, number) {
   const turn = visit.turns[number];
-  return `Turn ${number + 1}, ${slice(visit.dialogue, turn.start, turn.end)}`;
+  return `Turn ${number + 1}, ${visit.said(turn.start, turn.end)}`;
 }

@@ -15,6 +15,7 @@ const SIGN_OF_VERDICT = { not_found: "not-said", contradicted: "contradicted" };
 export class Visit {
   constructor(dialogue, sections) {
     this.dialogue = dialogue;
+    this.points = Array.from(dialogue); // once: a visit of an hour has 60,000
     this.id = null;
     this.model = "";
     this.turns = [];
@@ -56,14 +57,19 @@ export class Visit {
     note.contradictedBy = found.contradicted_by;
   }
 
+  /** The characters [start, end) of the conversation, counted in code points. */
+  said(start, end) {
+    return this.points.slice(start, end).join("");
+  }
+
   /**
-   * All there is to look at, in the order of the page: {key, sign, kind, text, note, start, end, turns, against}. `note`
-   * is null for what is left out; `turns` are those of its sentence, `against` those that say otherwise.
+   * All there is to look at, in the order of the page: {key, sign, kind, text, note, start, end, turns, against}.
+   * `note` is null for what is left out; `turns` are those of its sentence, `against` those that say otherwise.
    */
   flags() {
     const flags = this.notes.flatMap((note, index) => this.flagsOfNote(index));
     const left = this.omitted.map(({ turn, start, end, kind }) => ({
-      sign: "left-out", kind, text: slice(this.dialogue, start, end), turns: [turn], against: [], note: null, start, end,
+      sign: "left-out", kind, text: this.said(start, end), note: null, start, end, turns: [turn], against: [],
       context: String(turn),
     }));
     return withKeys([...flags, ...left]);
@@ -114,7 +120,7 @@ function blankNote(section) {
   };
 }
 
-/** A flag is the same after another check if its sentence still is: what was seen stays seen, a changed one does not. */
+/** A flag is the same after another check if its sentence still is: one that was seen stays seen. */
 function withKeys(flags) {
   const counts = new Map();
   return flags.map((flag) => {
