@@ -229,7 +229,7 @@ function drawLeftOut() {
   const left = visit.flags().filter((flag) => flag.note === null);
   byId("omissions").hidden = visit.isWriting;
   byId("omissions-help").textContent = left.length
-    ? "Not each of them belongs into a note: that is yours to judge." : "The check found nothing that is left out.";
+    ? "Not all of this belongs in a note: that is yours to judge." : "The check found nothing that is left out.";
   byId("left-out").replaceChildren(...left.map((flag) => flagItem(flag, visit.seen, (one) => links.showFlag(one))));
 }
 

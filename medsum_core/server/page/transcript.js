@@ -14,11 +14,20 @@ function turnItem(visit, turn, number, onTurn) {
   const whole = visit.said(turn.start, turn.end);
   const left = visit.omitted.filter((one) => one.turn === number)
     .map(({ start, end }) => ({ start: start - turn.start, end: end - turn.start }));
-  const marked = runs(whole, left).map((run) => (run.spans.length ? mark("left-out", run.text) : run.text));
+  const tag = { start: 0, end: tagLength(whole, turn.speaker), isTag: true };
+  const marked = runs(whole, [tag, ...left]).map(({ text, spans: [first] }) => {
+    if (!first) return text;
+    return first.isTag ? el("strong", {}, text) : mark("left-out", text);
+  });
   const box = el("div", { class: "turn", "data-turn": String(number), "aria-pressed": "false" },
     el("span", { class: "number" }, String(number + 1)), el("span", { class: "words" }, ...marked));
   pressable(box, () => onTurn(number));
-  return el("li", { class: turn.speaker ? "" : "nameless" }, box);
+  return el("li", {}, box);
+}
+
+/** How many characters of a turn are its speaker's tag, the sign behind the name included. */
+function tagLength(whole, speaker) {
+  return speaker ? Array.from(whole.slice(0, whole.indexOf(speaker) + speaker.length + 1)).length : 0;
 }
 
 /** Marked text with its sign as a word beside it: colour is never the only sign. */
