@@ -21,13 +21,14 @@ from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
 from medsum_core.grounding.findings.reading import scan_findings
 from medsum_core.grounding.findings.verdicts import judge_finding
 from medsum_core.grounding.statements import Statements, read_statements
+from medsum_core.grounding.telling import note_words
 from medsum_core.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Omission:
     """A fact that turn `turn` (from 0) of the dialogue states first, at characters `[start, end)` of the dialogue as
-    given, and the note does not hold; `kind`: as `check.Fact` has it."""
+    given, and the note does not hold; `kind`: as `check.Fact` has it, or "statement" for a sentence."""
 
     turn: int
     start: int
@@ -50,7 +51,8 @@ def check_omissions(note: str, dialogue: str, *, lexicon: str | None = None) -> 
     """The facts that `dialogue` states and `note` does not hold; one that is said several times counts once.
 
     A fact counts as held wherever the note has its value, or its finding with the same assertion of the same person, in
-    whatever words. Nothing is stated where note or dialogue are not English. `lexicon`: a file with more findings, see
+    whatever words. A dialogue without any states its sentences, and a note holds one that has a content word of it.
+    Nothing is stated where note or dialogue are not English. `lexicon`: a file with more findings, see
     `findings.lexicon`. Raises InputError for a file that is none.
     """
     if not is_english(note) or not is_english(dialogue):
@@ -62,9 +64,12 @@ def check_omissions(note: str, dialogue: str, *, lexicon: str | None = None) -> 
 def omitted_from(note: str, statements: Statements, lexicon: Lexicon) -> Omissions:
     """`check_omissions` for a dialogue that was read before."""
     talk, heard = read_talk(note), _read_note(note, lexicon)
+    words = note_words(heard.scan.words)
     omitted = []
     for one in statements.found:
-        if one.finding is None:
+        if one.told is not None:
+            held = words.holds(one.told.stems, denied=one.told.denied)
+        elif one.finding is None:
             held = any(_holds_value(talk, reading, statements.talk) for reading in one.readings)
         else:
             held = judge_finding(one.finding, statements.scan, heard).verdict == "supported"

@@ -2,6 +2,7 @@
 
 Answers count, questions do not; a question that is answered with yes or no counts with its answer. Left out are numbers
 of small talk: times of the day, minutes and seconds, bare numbers that count nothing, and what somebody only supposes.
+A dialogue that has neither facts nor findings states its sentences, see `telling`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.replies import asks_openly, is_question, read_reply
 from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.verdicts import KIND_OF
+from medsum_core.grounding.telling import Told, read_told
 
+TOLD_KIND = "statement"
 READINGS = 3  # most readings that one value has
 SHORT = 6  # words that may follow a question in its turn: "Any fever? Or chills?"
 UNTOLD_UNITS = bag("second minute")  # how long one waits in a queue
@@ -35,8 +38,8 @@ UNTOLD_MARKS = frozenset(("scale", "few", "clock"))
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """A fact of a dialogue at its characters `[start, end)`: a finding, or else a value with its readings, of which a
-    note needs to hold one ("a week" is how long, or how often)."""
+    """A fact of a dialogue at its characters `[start, end)`: a finding, or a value with its readings, of which a note
+    needs to hold one ("a week" is how long, or how often), or what a sentence has `told`."""
 
     turn: int
     start: int
@@ -44,6 +47,7 @@ class Statement:
     kind: str
     readings: tuple[Mention, ...] = ()
     finding: Finding | None = None
+    told: Told | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def read_statements(dialogue: str, lexicon: Lexicon) -> Statements:
     turns = read_turns(dialogue)
     spoken = _Spoken(turns, scan_findings(dialogue, turns, lexicon))
     talk = read_talk(dialogue)
-    found = [*_numeric(talk, spoken), *_findings(spoken.scan.findings, lexicon)]
+    found = [*_numeric(talk, spoken), *_findings(spoken.scan.findings, lexicon)] or _sentences(spoken)
     return Statements(talk, spoken.scan, sorted(found, key=lambda one: (one.start, one.end)))
 
 
@@ -144,6 +148,14 @@ def _is_told(talk: Talk, mention: Mention, plain: Collection[int]) -> bool:
         return False  # "from twenty six to thirty"
     counts = bool(mention.dim or mention.noun or "age" in mention.marks)
     return counts and is_fact(talk.scan, mention)
+
+
+def _sentences(spoken: _Spoken) -> list[Statement]:
+    words = spoken.scan.words
+    return [
+        Statement(turn=one.turn, start=words[one.first].start, end=words[one.last - 1].end, kind=TOLD_KIND, told=one)
+        for one in read_told(spoken.turns, spoken.scan)
+    ]
 
 
 def _findings(findings: Sequence[Finding], lexicon: Lexicon) -> list[Statement]:

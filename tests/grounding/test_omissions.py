@@ -66,6 +66,34 @@ LABELLED = {
         "Patient: My mother has [[condition|-|diabetes]]. I have [[condition|+|hypertension]].",
         "The patient has hypertension and his father had diabetes.",
     ),
+    "without a known fact, sentences with content words are stated": (
+        "Doctor: Hello, who is at home with you?\n"
+        "Patient: [[statement|+|Well, I share a flat with my roommate]].\n"
+        "Doctor: That sounds nice! Do you enjoy it?\n"
+        "Patient: I really do. [[statement|-|I teach physics at a college]].",
+        "Sharing an apartment.",
+    ),
+    "beside a fact, sentences are not stated": (
+        "Patient: I share a flat with my roommate. I have a [[symptom|-|fever]].",
+        "Seen in clinic.",
+    ),
+    "a question with its yes is a sentence": (
+        "Doctor: [[statement|+|Do you live alone]]?\nPatient: Yes.\nDoctor: [[statement|-|Are you retired]]?\nPatient: Yes.",
+        "Lives alone.",
+    ),
+    "a related word holds a sentence": (
+        "Doctor: [[statement|+|Are you retired]]?\nPatient: Yes.",
+        "Since retirement.",
+    ),
+    "a denied sentence is not in a note that denies nothing": (
+        "Doctor: [[statement|-|Do you live alone]]?\nPatient: No.",
+        "Lives alone.",
+    ),
+    "a denied sentence is in a note that denies it, or all": (
+        "Doctor: [[statement|+|Anybody sick in the family]]?\nPatient: No.",
+        "Noncontributory.",
+    ),
+    "small talk tells nothing": ("Doctor: Good morning, how are you?\nPatient: I am fine, thank you, doctor.", "None."),
 }
 
 
@@ -133,10 +161,10 @@ def test_other_languages_state_nothing() -> None:
 def test_a_finding_of_the_users_lexicon_is_stated(tmp_path: Path) -> None:
     table = tmp_path / "more.tsv"
     table.write_text("condition\tplumbosis\tlead lung\t\n")
-    dialogue = "Patient: I have lead lung."
-    assert check_omissions("", dialogue).stated == 0
-    assert len(check_omissions("", dialogue, lexicon=str(table)).omitted) == 1
-    assert check_omissions("Plumbosis.", dialogue, lexicon=str(table)).omitted == ()
+    dialogue = "Patient: I have a fever and lead lung."
+    assert [one.kind for one in check_omissions("", dialogue).omitted] == ["symptom"]
+    assert len(check_omissions("", dialogue, lexicon=str(table)).omitted) == 2
+    assert check_omissions("Fever, plumbosis.", dialogue, lexicon=str(table)).omitted == ()
 
 
 def test_only_notes_of_dialogues_can_leave_something_out() -> None:
