@@ -170,3 +170,8 @@ def test_a_finding_of_the_users_lexicon_is_stated(tmp_path: Path) -> None:
 def test_only_notes_of_dialogues_can_leave_something_out() -> None:
     assert has_statements(find_task("section")) and has_statements(find_task("visit"))
     assert not has_statements(find_task("pubmedqa")) and not has_statements(find_task("medquad"))
+
+
+def test_spelt_letters_are_no_frequency() -> None:
+    omitted = check_omissions("Follows a diet.", "Patient: I have A D H D and I keep to the A D A diet.").omitted
+    assert [one.kind for one in omitted] == ["condition"]  # not "a d", once a day

@@ -148,7 +148,7 @@ def _per(scan: Scan, i: int) -> Reading | None:
         return None
     if word == "ppd":
         return _rate(scan, i, i + 1, [1.0, *_counts_before(scan, i)])
-    if scan.word(i + 1) not in PERIODS:
+    if scan.word(i + 1) not in PERIODS or (word in ("a", "an") and len(scan.word(i + 1)) == 1):  # letters: "A D A diet"
         return None
     period = PERIODS[scan.word(i + 1)]
     if scan.word(i - 1) == "times" and scan.word(i - 2) == "many":
