@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
-PATIENCE = 10_000  # ms until something that should show counts as missing
+PATIENCE = 30_000  # ms until something that should show counts as missing
 
 
 @contextlib.contextmanager
