@@ -41,10 +41,11 @@ RIVAL = ("transformers", "serve")
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A server that is ready: its address, the model's name there, and its process."""
+    """A server that is ready: its address, the model's name there, the run's longest note, and its process."""
 
     url: str
     model: str
+    longest: int
     process: psutil.Process
 
     @property
@@ -67,19 +68,21 @@ def main() -> None:
     """The load at each number of clients, then the memory."""
     options = parse_options()
     records = read_records(options.input_file, require_note=False)[: options.rows]
-    tokenizer = load_tokenizer(read_run_config(options.run).model.model_name_or_path)
+    config = read_run_config(options.run)
+    tokenizer = load_tokenizer(config.model.model_name_or_path)
+    longest = config.data.max_new_tokens
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     for turn in range(options.turns):
         print(f"turn {turn + 1}, load average {os.getloadavg()[0]:.1f}", flush=True)
-        with our_server(options.run) as server:
+        with our_server(options.run, longest) as server:
             measure("ours", server, records, options.clients, count)
             if turn == 0 and options.memory:
                 measure_memory(server, records, options.memory)
         for name, flags in rivals(options):
-            with rival(options.against, flags) as server:
+            with rival(options.against, longest, flags) as server:
                 measure(name, server, records, options.clients, count)
 
 
@@ -98,11 +101,14 @@ def parse_options() -> argparse.Namespace:
 def rivals(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
     if options.against is None:
         return []
-    return [("transformers", []), ("transformers, continuous batching", ["--continuous-batching"])]
+    return [
+        ("transformers", []),
+        ("transformers, continuous batching", ["--continuous-batching", "--cb-max-memory-percent", "0.2"]),
+    ]
 
 
 @contextmanager
-def our_server(run: str) -> Iterator[Server]:
+def our_server(run: str, longest: int) -> Iterator[Server]:
     """`python -m medsum_core.server`, its audit log in a folder that goes away."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "medsum_core.server", "--run", run, "--port", "0"]
@@ -111,7 +117,7 @@ def our_server(run: str) -> Iterator[Server]:
             try:
                 url = wait_until(lambda: ready_url(Path(said.name).read_text()), process)
                 model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
-                yield Server(url=url, model=model, process=psutil.Process(process.pid))
+                yield Server(url=url, model=model, longest=longest, process=psutil.Process(process.pid))
             finally:
                 process.terminate()
                 process.wait()
@@ -123,7 +129,7 @@ def ready_url(said: str) -> str | None:
 
 
 @contextmanager
-def rival(merged: str, flags: Sequence[str]) -> Iterator[Server]:
+def rival(merged: str, longest: int, flags: Sequence[str]) -> Iterator[Server]:
     """`transformers serve` of the merged model on a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -140,7 +146,7 @@ def rival(merged: str, flags: Sequence[str]) -> Iterator[Server]:
 
     try:
         wait_until(healthy, process)
-        yield Server(url=url, model=folder, process=psutil.Process(process.pid))
+        yield Server(url=url, model=folder, longest=longest, process=psutil.Process(process.pid))
     finally:
         process.terminate()
         process.wait()
@@ -161,7 +167,7 @@ def ask(client: httpx.Client, server: Server, record: Record) -> Answer:
         "model": server.model,
         "messages": [{"role": "user", "content": record.source_text}],
         "stream": True,
-        "max_tokens": 256,
+        "max_tokens": server.longest,
         "chat_template_kwargs": {"section": record.section_header},
     }
     pieces, first, begin = [], 0.0, time.perf_counter()
