@@ -71,6 +71,7 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     if wished & {words[i].text for i in range(begin, first)}:
         return None
     said = tuple(deed for i, deed in rest if i >= clause)
+    said = said if not after or after[0][1] in ("plan", "stop") else ()
     stops = next((o.first for o in others if o.first >= last), sentence.last)
     if any(deed == "stop" for _, deed in _of_kind(finding, [words[i].text for i in range(end, stops)])):
         said += ("stop",)  # "was put on it, and when her pulse was fifty it was stopped"

@@ -26,7 +26,7 @@ AGREE: Mapping[str, frozenset[str]] = {  # what is said that a note may write do
     "up": frozenset({"up"}),
     "down": frozenset({"down"}),
     "same": frozenset({"same", "keep", "use"}),
-    "done": frozenset({"done", "use", "keep", "start", "stop"}),
+    "done": frozenset({"done", "start", "stop"}),
     "plan": frozenset({"plan", "start", "keep", "use", "done", "up", "down"}),
     "declined": frozenset({"declined", "stop"}),
 }

@@ -223,10 +223,13 @@ class Heard:
             if asks_openly(words, sentence):
                 return "neutral"
             answer = self.scan.turns[sentence.turn + 1]
-            reply, _ = read_reply(words, *answer)
+            reply, agrees = read_reply(words, *answer)
             if reply == "yes" and self._asks_several(sentence):
                 return "neutral"
-            told = reply == "other" and tells(words, *answer)
+            denied = read_scopes(words, sentence, spoken=True).denied  # "And no weight loss?"
+            if agrees and reply == "yes" and denied.issuperset(places):
+                return "no"
+            told = reply == "other" and tells(words, *answer) and denied.isdisjoint(places)
             return "yes" if told or reply == "yes" else "no" if reply == "no" else "neutral"
         scopes = read_scopes(words, sentence, spoken=True)
         if judged_good(words, places[-1] + 1, sentence.last, "symptom"):

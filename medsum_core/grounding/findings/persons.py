@@ -47,7 +47,9 @@ def is_of_family(named: Sequence[Finding], note: FindingScan, heard: Heard) -> b
 
 def is_named_near(finding: Finding, said: Sequence[Finding], heard: Heard) -> bool:
     """Whether the relative of a note's finding is named where the dialogue speaks of it."""
-    return any(same_person(finding.subject, kin) for other in said for kin in heard.kin_around(other))
+    asked = [other for other in said if other.reply is not None or other.assertion != "denied"]
+    named = any(same_person(finding.subject, kin) for other in said for kin in heard.kin_around(other))
+    return named and len(asked) == len(said)  # not "No colon cancer, but my brother has Crohn's."
 
 
 def of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Judged:

@@ -133,11 +133,8 @@ def asks_tolerance(words: Sequence[Word], sentence: Sentence) -> bool:
     texts = [word.text for word in words[sentence.first : sentence.last]]
     if any(a in ("can", "could") and b in TURNED for a, b in zip(texts, texts[2:], strict=False)):
         return True
-    ends = {
-        len(texts) - 1,
-        *(k for k, text in enumerate(texts) if texts[k + 1 : k + 2] in (["with"], ["taking"], ["on"])),
-    }
-    well = any(k in ends and text in WELL for k, text in enumerate(texts) if k)
+    ends = {k for k, after in enumerate([*texts[1:], ""]) if after in ("with", "taking", "on") or (k and not after)}
+    well = any(texts[k] in WELL for k in ends)
     return well and not OPEN & set(texts[:3])  # "Are you okay with penicillin?"
 
 
