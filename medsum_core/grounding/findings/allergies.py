@@ -5,6 +5,7 @@ A substance that the patient takes without trouble is none, though it is named: 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Literal
 
@@ -46,7 +47,7 @@ def names_allergen(finding: Finding, note: FindingScan) -> bool:
     if finding.kind not in SOURCES:
         return False
     words = note.words
-    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
+    sentence = note.sentence_of(finding)
     if finding.kind == "medication" and any(words[i].text in CAUSING for i in range(finding.last, sentence.last)):
         return True
     if finding.kind == "allergen" and TRIGGER & {words[i].text for i in range(sentence.first, finding.first)}:
@@ -105,13 +106,17 @@ def _tells_of_reaction(texts: Sequence[str]) -> bool:
 
 def _about(finding: Finding, heard: Heard) -> list[Sentence]:
     """The sentence of a substance and those after it, until another substance is named."""
-    others = sorted(o.first for o in heard.scan.findings if o.kind in SOURCES and not set(o.names) & set(finding.names))
-    own = next(s for s in heard.sentences_of[finding.turn] if s.first <= finding.first < s.last)
-    reach = next((i for i in others if i >= own.last), len(heard.scan.words))
+    own = heard.scan.sentence_of(finding)
+    others = heard.once(("other sources", *finding.names), lambda: _other_sources(finding, heard))
+    reach = min(others[bisect_left(others, own.last) :][:1], default=len(heard.scan.words))
     later = [
         s for k in range(TURNS_AFTER + 1) for s in heard.sentences_of.get(finding.turn + k, ()) if s.first > own.first
     ]
     return [own, *[s for s in later if s.last <= reach][:SENTENCES_AFTER]]
+
+
+def _other_sources(finding: Finding, heard: Heard) -> list[int]:
+    return [o.first for o in heard.scan.findings if o.kind in SOURCES and set(o.names).isdisjoint(finding.names)]
 
 
 def judge_no_allergies(finding: Finding, note: FindingScan, heard: Heard) -> tuple[Allergy, int | None]:

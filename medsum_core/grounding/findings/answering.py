@@ -73,7 +73,7 @@ def _with_reply(
     sentences: dict[int, list[Sentence]],
     by_turn: dict[int, list[Finding]],
 ) -> Finding:
-    here = next(s for s in sentences[finding.turn] if s.first <= finding.first < s.last)
+    here = scan.sentence_of(finding)
     later = [s for s in sentences[finding.turn] if s.first > here.first]
     if any(is_full_question(scan.words, s) for s in later):
         return replace(finding, assertion="asked", reply=None)
@@ -123,7 +123,7 @@ def _with_reply(
 
 def _answering_kin(scan: FindingScan, sentences: Sequence[Sentence], first: int) -> list[tuple[int, str]]:
     """The relatives at the beginning of an answer who may have what was asked for."""
-    near = [(i, name) for i, name in scan.kin if first <= i < first + ANSWER_REACH]
+    near = scan.kin_between(first, first + ANSWER_REACH)
     inside = [(s, [place for place in near if s.first <= place[0] < s.last]) for s in sentences]
     return [place for sentence, kin in inside if kin for place in bearers(scan.words, sentence, kin)]
 
@@ -137,7 +137,7 @@ def _names_another(
     scan: FindingScan, finding: Finding, question: Sentence, replies: Sequence[Finding], first: int
 ) -> bool:
     """Whether the answer repeats another finding of the question: "Any fever or chills?" "Yes, chills."."""
-    asked = [other for other in scan.findings if question.first <= other.first < question.last and other is not finding]
+    asked = [other for other in scan.between(question.first, question.last) if other is not finding]
     said = {name for other in replies if other.first >= first for name in other.names}
     return any(said & set(other.names) for other in asked)
 

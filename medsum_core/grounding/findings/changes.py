@@ -50,9 +50,13 @@ class NoteDeed(NamedTuple):
 
 def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     """What a note does with a finding; None if it says nothing, or of another one nearer."""
-    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
+    sentence = note.sentence_of(finding)
     words, first, last = note.words, finding.first, finding.last
-    others = [o for o in note.findings if o.kind in CHANGED and o.first != first and not ROOTS.issuperset(o.names)]
+    others = [
+        o
+        for o in note.between(sentence.first, sentence.last)
+        if o.kind in CHANGED and o.first != first and not ROOTS.issuperset(o.names)
+    ]
     before_it = [o.last for o in others if o.last <= first and not _listed(note, o.last, first)]
     begin = max([sentence.first, first - BEFORE, *before_it])
     end = min([sentence.last, last + AFTER, *(o.first for o in others if o.first >= last)])
@@ -90,6 +94,11 @@ def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Deed]]:
 
 def deeds_in_talk(said: Sequence[Finding], heard: Heard) -> list[Deed]:
     """What a dialogue does with a finding, where it is named, in the answers, and where "it" means it afterwards."""
+    places = tuple(other.first for other in said)
+    return heard.once(("deeds", said[0].kind, places), lambda: _deeds_in_talk(said, heard))
+
+
+def _deeds_in_talk(said: Sequence[Finding], heard: Heard) -> list[Deed]:
     kind = said[0].kind
     named = sorted({o.first for o in heard.scan.findings if o.kind == kind})
     names = {name for other in said for name in other.names}
@@ -120,7 +129,7 @@ def _names_kin(sentence: Sentence, heard: Heard) -> bool:
 
 
 def _own(finding: Finding, heard: Heard) -> Sentence:
-    return next(s for s in heard.sentences_of[finding.turn] if s.first <= finding.first < s.last)
+    return heard.scan.sentence_of(finding)
 
 
 def _of_mention(other: Finding, own: Sentence, named: Sequence[int], busy: Collection[int], heard: Heard) -> list[Deed]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
@@ -61,7 +63,27 @@ class FindingScan:
     good: Sequence[tuple[str, int]]
     kin: Sequence[tuple[int, str]] = ()
 
+    @cached_property
+    def _begins(self) -> list[int]:
+        return [sentence.first for sentence in self.sentences]
+
+    def sentence_of(self, finding: Finding) -> Sentence:
+        """The sentence of a finding."""
+        return self.sentences[bisect_right(self._begins, finding.first) - 1]
+
+    def kin_between(self, first: int, last: int) -> Sequence[tuple[int, str]]:
+        """The relatives named among words `[first, last)`."""
+        return self.kin[bisect_left(self.kin, (first, "")) : bisect_left(self.kin, (last, ""))]
+
+    @cached_property
+    def _firsts(self) -> list[int]:
+        return [finding.first for finding in self.findings]
+
+    def between(self, first: int, last: int) -> Sequence[Finding]:
+        """The findings that begin at words `[first, last)`."""
+        return self.findings[bisect_left(self._firsts, first) : bisect_left(self._firsts, last)]
+
     def after(self, finding: Finding, most: int) -> Sequence[Word]:
         """The words after a finding in its sentence, `most` at most."""
-        sentence = next(s for s in self.sentences if s.first <= finding.first < s.last)
+        sentence = self.sentence_of(finding)
         return self.words[finding.last : min(finding.last + most, sentence.last)]

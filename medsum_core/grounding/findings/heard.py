@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.tokens import bag
@@ -19,10 +19,12 @@ from medsum_core.grounding.findings.replies import asks_openly, read_reply, tell
 from medsum_core.grounding.findings.scope import Sentence, judged_good, read_scopes
 from medsum_core.grounding.findings.stems import FILLERS, stem
 
+Made = TypeVar("Made")
 Polarity = Literal["yes", "no", "neutral"]
 PREFIX = 5  # letters that related words share: "arthritis", "arthritic"
 USED = bag("take takes taking use uses using on still smoke smoking drink")
 ALIKE = 0.82  # share of letters in common, for a misspelt drug
+MOST = 200  # findings of one name in a dialogue that a note's finding is compared with, the first ones
 HINT_REACH = 6  # words
 HERE = "@"  # in a hint: a word of the finding's body part
 LITTLE = FILLERS | {"it", "and"}
@@ -81,14 +83,14 @@ class Heard:
         return found
 
     def implied_parts(self, finding: Finding) -> set[str]:
-        """The body parts that a finding's name holds: "facial droop" is of the face."""
-        return {part for (_, part), name in self.lexicon.composed.items() if name in finding.names}
+        """The body parts that a finding's names hold."""
+        return {part for name in finding.names for part in self.lexicon.parts_in.get(name, ())}
 
     def kin_around(self, finding: Finding) -> set[str]:
         """The relatives named in a finding's turn and the two after it."""
         first, _ = self.scan.turns[finding.turn]
         _, last = self.scan.turns[min(finding.turn + 2, len(self.scan.turns) - 1)]
-        return {name for i, name in self.scan.kin if first <= i < last}
+        return {name for _, name in self.scan.kin_between(first, last)}
 
     def broader_than(self, left_out: frozenset[str]) -> frozenset[str]:
         """The names of the findings, but for `left_out`, with all that are broader."""
@@ -113,22 +115,44 @@ class Heard:
 
     def asks_use(self, finding: Finding) -> bool:
         """Whether a question's sentence asks if something is taken or used."""
-        sentence = next(s for s in self.sentences_of[finding.turn] if s.first <= finding.first < s.last)
+        sentence = self.scan.sentence_of(finding)
         texts = {self.scan.words[i].text for i in range(sentence.first, sentence.last)}
         return bool(USED & texts) and not texts & {"used", "did", "ever", "last", "was", "were"}
 
     def named(self, names: Iterable[str]) -> list[Finding]:
         """The findings of these concepts or of narrower ones, in order."""
-        found = {(f.first, f.last): f for name in names for f in self.by_name.get(name, ())}
-        return [found[key] for key in sorted(found)]
+        wanted = tuple(names)
+        return self.once(("named", *wanted), lambda: _in_order(self.by_name.get(name, ()) for name in wanted))
 
     def exact(self, names: Iterable[str]) -> list[Finding]:
-        """The findings that have one of these names."""
-        wanted = frozenset(names)
-        return [finding for finding in self.scan.findings if wanted & set(finding.names)]
+        """The findings that have one of these names, in order."""
+        wanted = tuple(sorted(names))
+        return self.once(("exact", *wanted), lambda: _in_order(self._by_own_name.get(name, ()) for name in wanted))
+
+    @cached_property
+    def _by_own_name(self) -> dict[str, list[Finding]]:
+        found: dict[str, list[Finding]] = {}
+        for finding in self.scan.findings:
+            for name in finding.names:
+                found.setdefault(name, []).append(finding)
+        return found
+
+    def once(self, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
+        """What `make` returns, made once for each key: a note asks for the same finding again and again."""
+        if key not in self._made:
+            self._made[key] = make()
+        return cast(Made, self._made[key])
+
+    @cached_property
+    def _made(self) -> dict[tuple[object, ...], object]:
+        return {}
 
     def loosely(self, names: Iterable[str], part: str, *, least: int = 1) -> list[tuple[int, Polarity]]:
         """The turns that may speak of a concept in `least` or more other words, and whether they affirm it."""
+        wanted = tuple(names)
+        return self.once(("loosely", part, least, *wanted), lambda: self._loosely(wanted, part, least))
+
+    def _loosely(self, names: Sequence[str], part: str, least: int) -> list[tuple[int, Polarity]]:
         part_stems = self._part_stems(part)
         found: list[tuple[int, Polarity]] = []
         for name in names:
@@ -145,6 +169,10 @@ class Heard:
 
         `part`: a body part that it must name, "" for none.
         """
+        wanted = tuple(names)
+        return self.once(("hints", part, *wanted), lambda: self._hints_at(wanted, part))
+
+    def _hints_at(self, names: Sequence[str], part: str) -> bool:
         known = self.lexicon.concepts
         of_part = self.parts_named(part)
         if part and not of_part:
@@ -279,6 +307,12 @@ class Heard:
             abs(len(other) - len(word)) <= 3 and SequenceMatcher(None, word, other).ratio() >= ALIKE
             for other in self._spelt.get(word[0], ())
         )
+
+
+def _in_order(of_names: Iterable[Sequence[Finding]]) -> list[Finding]:
+    """The findings of several names in order, each once; the first `MOST`."""
+    found = {(finding.first, finding.last): finding for findings in of_names for finding in findings}
+    return [found[key] for key in sorted(found)[:MOST]]
 
 
 def _count(stems: frozenset[str]) -> int:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,14 @@ class Lexicon:
     trie: Mapping[str, Any]
     composed: Mapping[tuple[str, str], str]
     ancestors: Mapping[str, frozenset[str]]
+
+    @cached_property
+    def parts_in(self) -> Mapping[str, frozenset[str]]:
+        """The body parts that a name holds: "facial droop" is of the face."""
+        found: dict[str, set[str]] = {}
+        for (_, part), name in self.composed.items():
+            found.setdefault(name, set()).add(part)
+        return {name: frozenset(parts) for name, parts in found.items()}
 
     def related(self, name: str, other: str) -> bool:
         """Whether the names are the same or one is broader than the other."""

@@ -26,8 +26,7 @@ def judge_relatives(note: FindingScan, heard: Heard) -> list[JudgedFact]:
     facts = []
     bearing: set[int] = set()
     for s in note.sentences:
-        inside = [place for place in note.kin if s.first <= place[0] < s.last]
-        bearing |= {i for i, _ in bearers(note.words, s, inside)}
+        bearing |= {i for i, _ in bearers(note.words, s, note.kin_between(s.first, s.last))}
     for i, name in note.kin if heard.kin and not heard.has_guests else ():
         if name == FAMILY or i not in bearing or name in COMPANIONS:
             continue
@@ -41,7 +40,8 @@ def is_of_family(named: Sequence[Finding], note: FindingScan, heard: Heard) -> b
     """Whether all findings of a note are of relatives in the dialogue: it is a family history without saying so."""
     if any(word.text in PATIENT_WORDS for word in note.words):
         return False
-    said = [other for finding in named for other in heard.named(finding.names) if other.assertion != "denied"]
+    names = dict.fromkeys(finding.names for finding in named)
+    said = (other for of_one in names for other in heard.named(of_one) if other.assertion != "denied")
     return all(other.subject not in (PATIENT, UNKNOWN) or heard.tells_of(SOMEONE, other) for other in said)
 
 

@@ -22,7 +22,7 @@ ENDS = bag(", ; but . ? !")
 
 def result_in_note(finding: Finding, note: FindingScan) -> Result | None:
     """The result that a note gives a test next to its name."""
-    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
+    sentence = note.sentence_of(finding)
     before = range(max(sentence.first, finding.first - 2), finding.first)
     after = range(finding.last, min(sentence.last, finding.last + NEAR))
     found = [_result(note.words[i].text) for i in before]

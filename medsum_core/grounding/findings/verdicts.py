@@ -104,13 +104,13 @@ def _with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
 
 def _with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:
     """The characters of a finding with the person who is said to have it: "[mother had asthma]"."""
-    sentence = next(s for s in note.sentences if s.first <= finding.first < s.last)
+    sentence = note.sentence_of(finding)
     if finding.subject == PATIENT:
         named = [i for i in range(sentence.first, finding.first) if note.words[i].text in ("patient", "pt")]
         start = note.words[max(named[-1] - 1, sentence.first)].start if named else finding.start
         return start, finding.end
     owners = finding.subject.split(AND)
-    kin = [i for i, name in note.kin if sentence.first <= i < sentence.last and name in owners]
+    kin = [i for i, name in note.kin_between(sentence.first, sentence.last) if name in owners]
     if not kin:
         return finding.start, finding.end
     place = min(kin, key=lambda i: abs(i - finding.first))
