@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from medsum_core.device import arithmetic_dtype
-from medsum_core.model.attention import IMPLEMENTATION_PREFIX, attend_documents
+from medsum_core.model.attention import IMPLEMENTATION_PREFIX, attend_documents, attend_packed, has_varlen
 
 # All rows at once would each read as many keys as the longest has: it cost a third of a step's time.
 MIN_ROWS_AT_A_TIME = 4
@@ -48,6 +49,7 @@ class Step:
     row_R1: Tensor
     columns_RK: Tensor
     prompt_lengths: tuple[int, ...]
+    prompt_starts: Tensor  # int32, of the N prompts from the first one on, and where the last one ends
     first_position: int  # the least of `positions_R`
     masks: dict[int | None, Tensor] = field(default_factory=dict)  # by sliding window, made once for all layers
 
@@ -59,9 +61,8 @@ class Step:
     @property
     def read_M(self) -> Tensor:  # noqa: N802 - a shape
         """Where the next token is asked for: at the R x K newest tokens and at each prompt's last one."""
-        device = self.positions_R.device
-        ends_N = torch.tensor(self.prompt_lengths, dtype=torch.int64, device=device).cumsum(0) + self.num_decoded - 1
-        return torch.cat((torch.arange(self.num_decoded, device=device), ends_N))
+        ends_N = self.prompt_starts[1:].long() + self.num_decoded - 1
+        return torch.cat((torch.arange(self.num_decoded, device=ends_N.device), ends_N))
 
     @property
     def num_decoded(self) -> int:
@@ -115,6 +116,7 @@ class KVCache:
             row_R1=row_R1,
             columns_RK=columns_RK,
             prompt_lengths=tuple(prompt_lengths),
+            prompt_starts=torch.tensor([0, *accumulate(prompt_lengths)], dtype=torch.int32, device=device),
         )
 
     def reorder_beams(self, parents_RK: Tensor) -> None:
@@ -208,7 +210,7 @@ def attend_cached(
     options: dict[str, Any] = {"scaling": scaling, "window": sliding_window, "softcap": softcap}
     if image_runs is not None:
         runs_T = image_runs[0, decoding_step.num_decoded :]
-        options["attend_prompts"] = partial(attend_documents, image_runs=runs_T)
+        options |= {"attend_prompts": partial(attend_documents, image_runs=runs_T), "prompts_are_causal": False}
     return attend(kv_cache, layer, query, key, value, decoding_step, **options)[None], None
 
 
@@ -225,11 +227,13 @@ def attend(
     window: int | None = None,
     softcap: float | None = None,
     attend_prompts: Callable[..., Tensor] = attend_documents,
+    prompts_are_causal: bool = True,
 ) -> Tensor:
     """Attention of one packed forward pass, (T, H, D): prompts attend to themselves, new tokens to their slot.
 
-    `attend_prompts`: replaces `model.attention.attend_documents`. With `only_last` the queries, and so the
-    output, are those of the new tokens and each prompt's last one.
+    `attend_prompts`: replaces `model.attention.attend_documents`, on devices without a variable-length kernel, and where
+    prompts are not causal throughout, as with images. With `only_last` the queries, and so the output, are those of the
+    new tokens and each prompt's last one.
     """
     dtype = query_THD.dtype
     compute = arithmetic_dtype(query_THD.device, dtype)
@@ -241,6 +245,8 @@ def attend(
         parts.append(_attend_slots(query[:place], cache, layer, step, window=window, **options))
     if step.prompt_lengths and not only_last:
         prompts = (tensor[place:] for tensor in (query, key, value))
+        if prompts_are_causal and softcap is None and has_varlen(query.device, compute):
+            attend_prompts = partial(attend_packed, starts=step.prompt_starts)
         parts.append(attend_prompts(*prompts, step.prompt_lengths, window=window, **options))
     elif only_last:
         for number, length in enumerate(step.prompt_lengths, start=place):

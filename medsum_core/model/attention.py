@@ -26,6 +26,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from medsum_core.data.collator import padded_lengths
+from medsum_core.device import AMPERE
 
 # Model types whose packed-against-single test is in tests/model/test_attention.py; others train one row each.
 PACKABLE_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama", "qwen2", "qwen3")
@@ -186,6 +187,30 @@ def attend_varlen(
     out = varlen_attn(query, key, value, *places, scale=scaling, window_size=window, **_shared_heads())
     assert isinstance(out, Tensor)
     return out.view(batch, num_tokens, heads, size), None
+
+
+def attend_packed(
+    query_THD: Tensor,
+    key_TGD: Tensor,
+    value_TGD: Tensor,
+    lengths: Sequence[int],
+    *,
+    starts: Tensor,
+    scaling: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """`attend_documents` by one call of `attend_varlen`. `starts`: as `MicroBatch.document_starts`."""
+    query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query_THD, key_TGD, value_TGD))
+    rules: dict[str, Any] = {"scaling": scaling, "sliding_window": window, "softcap": softcap}
+    documents: dict[str, Any] = {"document_lengths": [lengths], "document_starts": starts}
+    return attend_varlen(nn.Module(), query, key, value, None, **documents, **rules)[0][0]
+
+
+@lru_cache
+def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the variable-length kernel runs there."""
+    return device.type == "cuda" and dtype.itemsize == 2 and torch.cuda.get_device_capability(device) >= AMPERE
 
 
 @lru_cache

@@ -22,6 +22,8 @@ from medsum_core.model.attention import (
     PACKABLE_MODEL_TYPES,
     _shared_heads,
     attend_block_mask,
+    attend_documents,
+    attend_packed,
     attend_per_document,
     attend_varlen,
     document_attention,
@@ -231,6 +233,17 @@ def test_the_varlen_kernel_of_torch_2_11_accepts_shared_heads_silently(monkeypat
         attend(attend_varlen)
     monkeypatch.undo()
     _shared_heads.cache_clear()
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_one_call_for_all_prompts_is_a_call_for_each(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", reference_varlen)
+    torch.manual_seed(0)
+    lengths, heads = (4, 1, 7), [torch.randn(12, count, 8) for count in (4, 2, 2)]
+    starts = torch.tensor([0, 4, 5, 12], dtype=torch.int32)
+    found = attend_packed(*heads, lengths, starts=starts, scaling=0.3, window=window)
+    expected = attend_documents(*heads, lengths, scaling=0.3, window=window)
+    torch.testing.assert_close(found, expected)
 
 
 def test_varlen_refuses_soft_capping() -> None:

@@ -23,9 +23,9 @@ class Head:
     """The LM head (V, H), in blocks of words on a CPU."""
 
     def __init__(self, weight_VH: Tensor, *, softcap: float | None = None) -> None:
-        num_words = len(weight_VH)
-        block = CPU_BLOCK_WORDS if weight_VH.device.type == "cpu" else num_words
-        self._starts = range(0, num_words, block)
+        self._num_words = len(weight_VH)
+        block = CPU_BLOCK_WORDS if weight_VH.device.type == "cpu" else self._num_words
+        self._starts = range(0, self._num_words, block)
         self._products: list[Product] = block_products(weight_VH, block)
         self._softcap = softcap
 
@@ -42,8 +42,10 @@ class Head:
         return join(torch.cat(best, -1), torch.cat(tokens, -1), torch.stack(totals, -1).logsumexp(-1), num_candidates)
 
     def _logits(self, hidden_MH: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """The first word's number and the fp32 logits of consecutive words."""
+        """The first word's number and the fp32 logits of consecutive words; on a GPU of all of them."""
         words = CPU_CACHED_VALUES // len(hidden_MH) // GROUP_WORDS * GROUP_WORDS
+        if hidden_MH.device.type != "cpu":
+            words = self._num_words
         for start, product in zip(self._starts, self._products, strict=True):
             for part in product(hidden_MH).split(max(GROUP_WORDS, words), dim=1):
                 yield start, part.float()

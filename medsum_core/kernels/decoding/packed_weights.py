@@ -1,4 +1,4 @@
-"""Frozen weights in the layout that a CPU reads fastest, while decoding.
+"""Frozen weights in the form that a device reads fastest, while decoding: a CPU's own layout, on a GPU a plain matrix.
 
 Letters: T tokens, K input features, N output features, r rank.
 
@@ -10,6 +10,7 @@ operators are torch's own (its compiler uses them on frozen models), but not a p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -25,9 +26,11 @@ Product = Callable[[Tensor], Tensor]
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether packed products of `dtype` exist on `device` and are fast there."""
+    """Whether products of `dtype` with a copy of the weights exist on `device` and are fast there."""
+    if device.type != "cpu":
+        return True
     is_fast = dtype in (torch.float32, torch.bfloat16) and arithmetic_dtype(device, dtype) == dtype
-    return device.type == "cpu" and is_fast and torch.backends.mkldnn.is_available()
+    return is_fast and torch.backends.mkldnn.is_available()
 
 
 def fits(num_bytes: int) -> bool:
@@ -38,7 +41,13 @@ def fits(num_bytes: int) -> bool:
 def packed_product(
     weight_NK: Tensor, bias_N: Tensor | None = None, *, activation: str = "none", algorithm: str = ""
 ) -> Product:
-    """x -> activation(x W^T + b) for x (T, K) of the weight's dtype; it copies the weight, which must not change."""
+    """x -> activation(x W^T + b) for x (T, K) of the weight's dtype; it copies the weight, which must not change.
+
+    An activation can be part of the product on a CPU only.
+    """
+    if weight_NK.device.type != "cpu":
+        assert activation == "none"
+        return lambda x_TK: linear(x_TK, weight_NK, bias_N)
     packed = _pack(weight_NK)
     return lambda x_TK: torch.ops.mkldnn._linear_pointwise(x_TK, packed, bias_N, activation, [], algorithm)
 
@@ -65,18 +74,18 @@ class Projection:
     """
 
     def __init__(self, layers: Sequence[Any], packed_dtype: torch.dtype | None) -> None:
-        self._layers, self._base, self._adapters = layers, None, []
+        self._layers, self._base = layers, None
         if packed_dtype is None or not all(is_known(layer) for layer in layers):
             return
         weights, biases = zip(*(dense_weight(layer, packed_dtype) for layer in layers), strict=True)
         bias = None if biases[0] is None else torch.cat(biases)
         self._base = packed_product(torch.cat(weights), bias)
-        start = 0
-        for layer, weight_NK in zip(layers, weights, strict=True):
-            span = slice(start, start + len(weight_NK))
-            start = span.stop
-            if has_adapter(layer):
-                self._adapters.append((span, *_adapter(layer, packed_dtype)))
+        ends = list(accumulate(map(len, weights)))
+        spans = [slice(end - len(weight_NK), end) for end, weight_NK in zip(ends, weights, strict=True)]
+        tuned = [(span, layer) for span, layer in zip(spans, layers, strict=True) if has_adapter(layer)]
+        adapters = [(span, *_adapter(layer, packed_dtype)) for span, layer in tuned]
+        self._outputs = [(span, lora_B_rN, scaling) for span, _, lora_B_rN, scaling in adapters]
+        self._lora_A_sK = torch.cat([lora_A_rK for _, lora_A_rK, *_ in adapters]) if adapters else None  # s: all ranks
 
     def __call__(self, x_TK: Tensor) -> Tensor:
         """The outputs, in the dtype of x."""
@@ -84,8 +93,10 @@ class Projection:
             outputs = [call_layer(layer, x_TK) for layer in self._layers]
             return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         y_TN = self._base(x_TK)
-        for span, lora_A_rK, lora_B_rN, scaling in self._adapters:
-            y_TN[:, span].addmm_(linear(x_TK, lora_A_rK), lora_B_rN, alpha=scaling)
+        if self._lora_A_sK is not None:
+            lows = linear(x_TK, self._lora_A_sK).split([len(lora_B_rN) for _, lora_B_rN, _ in self._outputs], 1)
+            for low_Tr, (span, lora_B_rN, scaling) in zip(lows, self._outputs, strict=True):
+                y_TN[:, span].addmm_(low_Tr, lora_B_rN, alpha=scaling)
         return y_TN
 
 
