@@ -53,7 +53,8 @@ OWN = Task(
     answer=Answer(label="Told:", columns=("t",)),
     truncate=Truncation(part="history", unit="paragraphs"),
 )
-TASKS = {**{name: find_task(name) for name in task_names()}, "own": OWN}
+OF_TEXT = [name for name in task_names() if find_task(name).images_part is None]
+TASKS = {**{name: find_task(name) for name in OF_TEXT}, "own": OWN}
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 DIALOGUE = st.lists(
     st.one_of(TEXT, st.sampled_from(["Doctor: Any cough?", "\n", "  ", "\r\n", "\t", "\x0b"])), max_size=6

@@ -15,6 +15,7 @@ from medsum_core.data.image_tokens import BLANK_KEY, image_number, image_tokens,
 from medsum_core.data.masking import build_example, build_examples
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.records import Record
+from medsum_core.data.served_template import served_template
 from medsum_core.data.truncation import prompt_within
 from medsum_core.errors import InputError
 from medsum_core.report.blind import Blind, blind_verdict, shuffled
@@ -149,3 +150,8 @@ def test_a_text_task_has_no_images() -> None:
     renderer = build_renderer(image_tokenizer(), style="chat")
     assert min(renderer.prompt_ids(record.parts)) >= 0
     assert renderer.images is None
+
+
+def test_a_template_for_servers_is_refused_with_the_reason() -> None:
+    with pytest.raises(InputError, match="by the base's own template and image processor"):
+        served_template(renderer_of())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from image_models import image_config, image_model
 from support import tiny_config, tiny_model
 from transformers import GemmaConfig
 
@@ -161,7 +163,7 @@ def test_each_choice_moves_its_part(size_2b):
     assert (two.activations, two.logits) == (2 * plain.activations, 2 * plain.logits)
     assert (two.gradients, two.dense_copy) == (3 * plain.adapter, plain.dense_copy)
     assert plain.total == sum(vars(plain).values())
-    assert len(plain.lines()) == len(vars(plain)) + 1 and plain.lines()[-1].startswith("peak")
+    assert len(plain.lines()) == len(plain.parts) + 1 and plain.lines()[-1].startswith("peak")
 
 
 def test_small_tensors_take_more_of_a_cpus_heap(size_2b):
@@ -205,3 +207,22 @@ def test_dora_is_counted():
     out_features = 2 * (256 + 64 + 64 + 256 + 512 + 512 + 256)
     assert dora.adapter - plain.adapter == out_features
     assert dora.adapter_small == plain.adapter_small + out_features
+
+
+def test_the_vision_tower_counts_apart_and_is_gone_in_training() -> None:
+    lora = LoraSettings(target_modules=("auto",))
+    text, images = (
+        measure_model(image_config(), lora, precision="fp32", kernels="reference", images=shown)
+        for shown in (False, True)
+    )
+    parts = (image_model().model.vision_tower, image_model().model.multi_modal_projector)
+    num_tower = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    assert (text.tower, images.tower) == (0, num_tower)
+    held = [size.projections + size.other_weights for size in (text, images)]
+    assert held[0] - held[1] == num_tower
+    assert images.adapter == text.adapter and images.targets == text.targets
+    estimate = estimate_memory(images, RunShape(precision="fp32", load_in_4bit=False, num_tokens=64))
+    assert estimate.tower > 4 * num_tower
+    assert estimate.lines()[-1].endswith("while the vision tower reads images, before")
+    huge = replace(estimate, tower=10 * estimate.total)
+    assert huge.total == huge.weights + huge.process + huge.tower
