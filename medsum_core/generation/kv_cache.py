@@ -231,9 +231,9 @@ def attend(
 ) -> Tensor:
     """Attention of one packed forward pass, (T, H, D): prompts attend to themselves, new tokens to their slot.
 
-    `attend_prompts`: replaces `model.attention.attend_documents`, on devices without a variable-length kernel, and where
-    prompts are not causal throughout, as with images. With `only_last` the queries, and so the output, are those of the
-    new tokens and each prompt's last one.
+    `attend_prompts`: replaces `model.attention.attend_documents`, on devices without a variable-length kernel, and
+    where prompts are not causal throughout, as with images. With `only_last` the queries, and so the output, are those
+    of the new tokens and each prompt's last one.
     """
     dtype = query_THD.dtype
     compute = arithmetic_dtype(query_THD.device, dtype)

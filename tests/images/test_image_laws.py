@@ -25,6 +25,7 @@ from windows import NO_DROPOUT, make_run, plain_peft, randomise_adapter, relativ
 
 from medsum_core.data.collator import pack_rows, pad_rows
 from medsum_core.data.masking import IGNORE_INDEX, Example
+from medsum_core.generation import kv_cache
 from medsum_core.generation.generate import generate
 from medsum_core.images.embedding import drop_tower, give_features
 from medsum_core.images.features import image_features
@@ -171,6 +172,17 @@ def test_notes_over_the_cache_are_those_of_transformers_generate(pair: Pair, bat
         own = pair.theirs.generate(**pair.inputs(prompt), generation_config=plain)[0, len(prompt) :].tolist()
         assert list(note.token_ids) == own[: len(note.token_ids)]
         assert own[len(note.token_ids) :] in ([], [1])
+
+
+def test_no_kernel_that_is_causal_throughout_reads_prompts_with_images(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Tensor:
+        raise AssertionError("the variable-length kernel forgets that images are seen both ways")
+
+    monkeypatch.setattr(kv_cache, "has_varlen", lambda *_: True)  # as on a GPU
+    monkeypatch.setattr(kv_cache, "attend_packed", refuse)
+    generate(pair.ours, [row.prompt_ids for row in pair.rows], stop_token_ids=(1,), max_new_tokens=2)
 
 
 def test_another_image_changes_the_note_and_nothing_of_its_neighbours(pair: Pair) -> None:
