@@ -85,11 +85,13 @@ class LiveEngine:
         self._model, self._causal = model, causal_model(model)
         room = num_positions(self._causal.config)
         if not (num_slots > 0 and num_beams > 0 and 0 < max_new_tokens < max_tokens and max_waiting >= 0):
-            raise ValueError("num_slots, num_beams and 0 < max_new_tokens < max_tokens must be positive numbers")
+            raise ValueError("at least one slot and beam, 0 < max_new_tokens < max_tokens and 0 <= max_waiting")
         if compare and not isinstance(model, PeftModel):
             raise ValueError("compare: a model without an adapter has no base to compare it with")
         if room is not None and max_tokens > room:
-            raise InputError(f"{max_tokens} tokens for prompt and note, but this model has room for {room}")
+            raise InputError(
+                f"{max_tokens} tokens for prompt and note, but this model has room for {room}: lower --max_new_tokens"
+            )
         self._decoder, self._cache_type = decoder_and_cache(self._causal, decoder)
         self._stops = frozenset(stop_token_ids)
         self._rules = BeamRules(num_beams=num_beams, length_penalty=length_penalty)
@@ -166,7 +168,7 @@ class LiveEngine:
         if num_tokens > self._max_tokens or request.max_new_tokens > self._max_new_tokens:
             raise InputError(
                 f"prompt and note could have {num_tokens} tokens, the note {request.max_new_tokens} of them: at most "
-                f"{self._max_tokens} and {self._max_new_tokens} are taken"
+                f"{self._max_tokens} and {self._max_new_tokens} are taken; shorten the dialogue"
             )
         check_token_ids(request.prompt, self._causal.config)
         if request.use_adapter not in self._adapters:

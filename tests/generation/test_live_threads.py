@@ -326,7 +326,7 @@ def test_what_an_engine_cannot_write_is_refused() -> None:
     assert "20" not in repr(request())
     with pytest.raises(InputError, match="room for 32"), running(small_model("gemma", max_position_embeddings=32)):
         pass
-    with pytest.raises(ValueError, match="positive"), running(MODEL, num_slots=0):
+    with pytest.raises(ValueError, match="at least one slot"), running(MODEL, num_slots=0):
         pass
 
 
