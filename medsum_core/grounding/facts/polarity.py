@@ -14,6 +14,7 @@ DENYING = bag(
     "didn't wasn't hasn't can't cannot"
 )
 BREAKS = SENTENCE_ENDS | {",", ";", "and", "but", ":"}
+SHORT = 4  # tokens
 ANSWERS_NO = bag("no nope nah none not nothing never")
 
 
@@ -31,6 +32,8 @@ def denied(scan: Scan, mention: Mention) -> bool | None:
     if not scan.spoken or scan.word(sentence.stop) != "?" or scan.word(sentence.stop + 1) != "\n":
         return False
     answer = next((k for k in range(sentence.stop + 2, sentence.stop + 10) if scan.word(k) == ":"), sentence.stop)
+    if sentence.stop - sentence.start <= SHORT and any(scan.word(answer + k) in DENYING for k in range(1, SHORT)):
+        return True  # "And the right?" "Clear."
     return scan.word(answer + 1) in ANSWERS_NO
 
 

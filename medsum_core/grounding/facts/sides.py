@@ -55,7 +55,8 @@ def side_at(scan: Scan, i: int) -> Reading | None:
     if noun == "hand" and _dominant(scan, i):
         noun = "handed"
     or_before = scan.word(i - 1) == "or" or (scan.word(i - 1) == "the" and scan.word(i - 2) == "or")
-    if (or_before or scan.word(i + 1) == "or") and _offered(scan, i):
+    listed = {scan.word(i - 2), scan.word(i + 2)} & {"left", "right"} and "," in (scan.word(i - 1), scan.word(i + 1))
+    if (or_before or listed or scan.word(i + 1) == "or") and _offered(scan, i):
         return None
     counted = _two_of(scan, i) if word == "both" and scan.spoken else []
     if side == "both":
@@ -111,7 +112,7 @@ def _two_of(scan: Scan, i: int) -> list[Mention]:
 
 
 def _offered(scan: Scan, i: int) -> bool:
-    """Whether the side is an alternative in a question: "left or right?", "one ear or both?"."""
+    """Whether the side is an alternative in a question: "left or right?", "left, right?", "one ear or both?"."""
     k = i
     while k < len(scan.tokens) - 1 and scan.word(k) not in (".", "?", "!", "\n"):
         k += 1

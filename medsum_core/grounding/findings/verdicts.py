@@ -68,6 +68,10 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
             )
             if allergy[0] == "contradicted" and _is_borne(finding, note):
                 allergy = SUPPORTED
+            deed = deed_in_note(finding, note) if finding.kind == "medication" else None
+            if deed is not None and deed.deed != "use" and _by_deed(finding, note, heard, Judged(*allergy))[1]:
+                facts.append(JudgedFact(*_with_action(finding, note), "allergy", "contradicted", allergy[1]))
+                continue
             facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
             continue
         judged = judge_finding(finding, note, heard)
