@@ -15,7 +15,7 @@ from medsum_core.grounding.facts.reading import read_mentions
 from medsum_core.grounding.facts.roles import Claims
 from medsum_core.grounding.facts.subjects import note_subject
 from medsum_core.grounding.facts.talk import read_talk
-from medsum_core.grounding.facts.verdicts import Verdict, judge
+from medsum_core.grounding.facts.verdicts import Verdict, goes_without_saying, judge
 from medsum_core.grounding.findings.finding import FindingScan
 from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
 from medsum_core.grounding.findings.reading import scan_findings
@@ -87,6 +87,8 @@ def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
     facts = []
     for mention in stated:
         for start, end, verdict, turn in judge(mention, scan, talk, claims):
+            if verdict in UNSUPPORTED and goes_without_saying(mention, talk):
+                verdict, turn = "supported", 0
             facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
     return facts
 

@@ -28,7 +28,8 @@ BODY_REGIONS = {
     "back": "back lateral",
     "handed": "handed hander",
     "whole": "extremity limb side sided sidedness hemiparesis hemiplegia weakness pain nodule mass lump cyst "
-    "lesion swelling edema numbness tingling effusion stone fracture ulcer wound incision paralysis infarct stroke",
+    "lesion swelling edema numbness tingling effusion stone fracture ulcer wound incision limp clot hearing tremor "
+    "clumsiness paralysis infarct stroke",
 }
 # Places that exclude each other; those that take in others, as "arm" and "foot", are in none.
 PLACES = (
@@ -39,7 +40,8 @@ PLACES = (
     "heel sole plantar", "toe bunion",
 )  # fmt: skip
 IRREGULAR = {
-    "feet": "foot", "calves": "calf", "teeth": "tooth", "children": "child", "people": "person", "men": "man",
+    "feet": "foot", "bases": "base", "calves": "calf", "teeth": "tooth", "children": "child", "people": "person",
+    "men": "man",
     "women": "woman", "wives": "wife", "knives": "knife", "extremities": "extremity", "ovaries": "ovary",
     "testes": "testis", "testicles": "testicle", "biopsies": "biopsy", "surgeries": "surgery", "kiddos": "child",
     "kids": "child", "kid": "child", "babies": "child", "baby": "child", "cigs": "cigarette", "nares": "naris",

@@ -73,7 +73,8 @@ def _same_plain(fact: Mention, said: Mention) -> bool:
 
 def _other_relative(noun: str, said_noun: str) -> bool:
     """Whether the two nouns are different relatives, e.g. brothers and sons."""
-    return noun != said_noun and noun in RELATIVES and said_noun in RELATIVES
+    same = (noun, said_noun) in (("uncle", "brother"), ("aunt", "sister"))  # "my father and both his brothers"
+    return noun != said_noun and noun in RELATIVES and said_noun in RELATIVES and not same
 
 
 def _same_value(fact: Mention, said: Mention) -> bool:

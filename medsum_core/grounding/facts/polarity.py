@@ -13,7 +13,10 @@ DENYING = bag(
     "healthy unaffected perfect clear clean spared waiting wait asymptomatic recovered resolved isn't doesn't don't "
     "didn't wasn't hasn't can't cannot"
 )
+GOOD = bag("normal fine good okay ok intact healthy perfect clear clean")
+AGREEING = bag("yes yeah yep yup right mm mhm")
 BREAKS = SENTENCE_ENDS | {",", ";", "and", "but", ":"}
+SHORT = 4  # tokens
 ANSWERS_NO = bag("no nope nah none not nothing never")
 
 
@@ -23,15 +26,25 @@ def denied(scan: Scan, mention: Mention) -> bool | None:
     A turn's opening "No," may only correct the question ("No, the right one."): it is ignored.
     """
     clause, sentence = (_around(scan, mention, ends) for ends in (BREAKS, SENTENCE_ENDS | {":", ";"}))
-    if any(scan.word(k) in DENYING for k in clause):
+    asks = scan.spoken and scan.word(sentence.stop) == "?"
+    said = {scan.word(k) for k in clause} & DENYING
+    if said and not (asks and said <= GOOD):
         return True
     opening = scan.word(sentence.start) == "no" and scan.word(sentence.start + 1) == ","
     if any(scan.word(k) in DENYING for k in sentence[opening:]):
-        return None
+        return _agreed(scan, sentence) if asks and said else None
     if not scan.spoken or scan.word(sentence.stop) != "?" or scan.word(sentence.stop + 1) != "\n":
         return False
     answer = next((k for k in range(sentence.stop + 2, sentence.stop + 10) if scan.word(k) == ":"), sentence.stop)
+    if sentence.stop - sentence.start <= SHORT and any(scan.word(answer + k) in DENYING for k in range(1, SHORT)):
+        return True  # "And the right?" "Clear."
     return scan.word(answer + 1) in ANSWERS_NO
+
+
+def _agreed(scan: Scan, question: range) -> bool | None:
+    """Whether the answer to "The other one's okay?" agrees; None if it says something else."""
+    begin = next((k for k in range(question.stop + 2, question.stop + 10) if scan.word(k) == ":"), question.stop)
+    return True if scan.word(begin + 1) in GOOD | AGREEING else None
 
 
 def _around(scan: Scan, mention: Mention, ends: Container[str]) -> range:

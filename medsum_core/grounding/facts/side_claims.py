@@ -72,7 +72,7 @@ class SideClaims:
             return (
                 SideVerdict("contradicted", rivals[0].mention) if rivals else SideVerdict("supported", same[0].mention)
             )
-        if any(claim.mention.noun == own.part for claim in fitting):
+        if any(claim.mention.noun == own.part and claim.side == own.side for claim in fitting):
             return SideVerdict("supported", fitting[0].mention)
         best = max(len(own.words & claim.words) for claim in fitting)
         better = [claim for claim in rivals if len(own.words & claim.words) > best]

@@ -52,10 +52,11 @@ def side_at(scan: Scan, i: int) -> Reading | None:
     if not side or (word in ("l", "r", "lt", "rt") and (scan.spoken or not scan.tokens[i].capital)):
         return None
     noun = _body_part(scan, i)
-    if noun == "hand" and _dominant(scan, i):
+    if noun in ("hand", *([""] if scan.spoken else [])) and _dominant(scan, i):
         noun = "handed"
     or_before = scan.word(i - 1) == "or" or (scan.word(i - 1) == "the" and scan.word(i - 2) == "or")
-    if (or_before or scan.word(i + 1) == "or") and _offered(scan, i):
+    listed = {scan.word(i - 2), scan.word(i + 2)} & {"left", "right"} and "," in (scan.word(i - 1), scan.word(i + 1))
+    if (or_before or listed or scan.word(i + 1) == "or") and _offered(scan, i):
         return None
     counted = _two_of(scan, i) if word == "both" and scan.spoken else []
     if side == "both":
@@ -78,7 +79,8 @@ def _each_of_two(scan: Scan, i: int) -> Reading | None:
 
 def _dominant(scan: Scan, i: int) -> bool:
     """Whether the hand of token i is the dominant one: "right hand dominant", "I write with my left hand"."""
-    return any(scan.word(k) in DOMINANT for k in range(max(i - 6, 0), i + 13))
+    near = range(max(i - 6, 0), i + 13) if scan.spoken else range(i + 1, i + LOOK_AHEAD)
+    return any(scan.word(k) in DOMINANT for k in near)
 
 
 def other_sides(scan: Scan, mentions: Sequence[Mention]) -> list[Mention]:
@@ -111,7 +113,7 @@ def _two_of(scan: Scan, i: int) -> list[Mention]:
 
 
 def _offered(scan: Scan, i: int) -> bool:
-    """Whether the side is an alternative in a question: "left or right?", "one ear or both?"."""
+    """Whether the side is an alternative in a question: "left or right?", "left, right?", "one ear or both?"."""
     k = i
     while k < len(scan.tokens) - 1 and scan.word(k) not in (".", "?", "!", "\n"):
         k += 1

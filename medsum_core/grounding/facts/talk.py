@@ -79,7 +79,8 @@ class Talk:
     @cached_property
     def sides(self) -> SideClaims:
         """The sides that are said of body parts."""
-        of_parts = (mention for mention in self.said if mention.dim == "side" and mention.noun != "handed")
+        of_parts = [mention for mention in self.said if mention.dim == "side" and mention.noun != "handed"]
+        of_parts = [one for one in of_parts if one.values[0] != "both" or not self.one_side_only(one.first)]
         parts = frozenset(word for word in map(stem, self.words) if word in body_parts())
         return SideClaims([read_claim(self.scan, mention) for mention in of_parts], parts)
 
@@ -155,8 +156,10 @@ class Talk:
             return False
         end = self.openings[turn + 1] if turn + 1 < len(self.openings) else len(self.scan.tokens)
         inside = [m for m in self._ordered.between(self.openings[turn], end) if m.dim == "side"]
-        denied = self.scan.word(self.openings[turn]) in DENIALS or self.scan.word(self.openings[turn]) == "just"
-        return denied and bool(inside) and all(m.values[0] != "both" for m in inside)
+        begin = self.openings[turn]
+        denied = self.scan.word(begin) in DENIALS or self.scan.word(begin) in ("just", "only")
+        one = "one" in (self.scan.word(begin + 1), self.scan.word(begin + 2))  # "Just the one."
+        return denied and (bool(inside) or one) and all(m.values[0] != "both" for m in inside)
 
 
 @lru_cache(maxsize=16)  # decoding checks a growing note against one dialogue

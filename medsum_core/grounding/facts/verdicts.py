@@ -56,6 +56,11 @@ def _part_end(fact: Mention, note: Scan) -> int:
     return max(ends, default=fact.end)
 
 
+def goes_without_saying(fact: Mention, talk: Talk) -> bool:
+    """Whether a fact is only that something is daily, in a dialogue that says nothing of how often anything is."""
+    return fact.dim == "rate" and fact.values == (1.0,) and not any(one.dim == "rate" for one in talk.said)
+
+
 def _judge_shorthand(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> list[Judged]:
     """The verdict on "6/12" as six months; where that is not supported, as the date or the score that it may be."""
     subject = claims.subjects[id(fact)]

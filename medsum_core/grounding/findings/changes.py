@@ -6,7 +6,7 @@ A note is contradicted where it does one thing and the dialogue only its opposit
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ ANAPHORA = bag("it that them those both one this some any")
 OFFERS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
 ASKED_USE = bag("take takes taking use uses using on still smoke smoking drink drinking")
 ASKED_DONE = bag("get got had have done did ever pick start started fill filled finish")
+DOSED = bag("mg mcg daily nightly bedtime twice once weekly morning puffs units prn needed")
 WISHED = bag("help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts")
 WANTED = bag("like likes wants requests requesting")
 TURNS_AFTER, FRAGMENTS_AFTER = 4, 2
@@ -81,7 +82,10 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
         said += ("stop",)  # "was put on it, and when her pulse was fifty it was stopped"
     if after and after[0][1] not in ("use", "plan"):
         return NoteDeed(after[0][1], said)
-    return NoteDeed(before[-1][1] if before else after[0][1], said) if before or after else None
+    if before or after:
+        return NoteDeed(before[-1][1] if before else after[0][1], said)
+    dosed = finding.kind == "medication" and finding.assertion == "present" and not finding.allergy
+    return NoteDeed("use", ()) if dosed and DOSED & {words[i].text for i in range(last, end)} else None
 
 
 def _breaks(text: str, breaks: Sequence[str], is_next: bool) -> bool:
@@ -92,23 +96,29 @@ def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Deed]]:
     return [pair for pair in deeds_in(texts, spoken=False) if pair[1] in OF_NOTE[finding.kind]]
 
 
-def deeds_in_talk(said: Sequence[Finding], heard: Heard) -> list[Deed]:
+def said_of(finding: Finding, heard: Heard) -> list[Finding]:
+    """The findings of the dialogue that are a note's finding, or else the broader ones."""
+    broader = frozenset().union(*(heard.lexicon.ancestors[name] for name in finding.names)) - ROOTS - set(finding.names)
+    return heard.named(finding.names) or heard.exact(broader)
+
+
+def deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
     """What a dialogue does with a finding, where it is named, in the answers, and where "it" means it afterwards."""
-    places = tuple(other.first for other in said)
-    return heard.once(("deeds", said[0].kind, places), lambda: _deeds_in_talk(said, heard))
+    return heard.once(("deeds", finding.kind, finding.names), lambda: _deeds_in_talk(finding, heard))
 
 
-def _deeds_in_talk(said: Sequence[Finding], heard: Heard) -> list[Deed]:
-    kind = said[0].kind
-    named = sorted({o.first for o in heard.scan.findings if o.kind == kind})
-    names = {name for other in said for name in other.names}
+def _deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
+    kind = finding.kind
+    said = said_of(finding, heard)
+    places = [(other.first, _own(other, heard)) for other in said] or heard.places_of(finding.names)
+    names = {name for other in said for name in other.names} or set(finding.names)
+    named = sorted({o.first for o in heard.scan.findings if o.kind == kind} | {first for first, _ in places})
     busy = {_own(o, heard).first for o in heard.scan.findings if _is_other(o, names, heard)}
     busy |= {sentence.first for sentence in heard.scan.sentences if _names_kin(sentence, heard)}
     found: list[Deed] = []
-    for other in said:
-        own = _own(other, heard)
+    for first, own in places:
         if not _is_earlier(heard, own):
-            found += _of_mention(other, own, named, busy, heard)
+            found += _of_mention(first, own, named, busy - {own.first}, heard)
     found = [deed for deed in found if deed in SHARED[kind]]
     firm: list[Deed] = [deed for deed in found if deed != "plan"]
     return firm if firm and kind == "medication" else found
@@ -132,13 +142,13 @@ def _own(finding: Finding, heard: Heard) -> Sentence:
     return heard.scan.sentence_of(finding)
 
 
-def _of_mention(other: Finding, own: Sentence, named: Sequence[int], busy: Collection[int], heard: Heard) -> list[Deed]:
-    """`named`: the first words of all findings of the kind; `busy`: where sentences begin that name others."""
+def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int], heard: Heard) -> list[Deed]:
+    """The deeds of a name at word `first`; `named`: where all of the kind are; `busy`: sentences that name others."""
     words = heard.scan.words
-    k = bisect_left(named, other.first)
+    k = bisect_left(named, first)
     begin = max(own.first, named[k - 1] + 1 if k else 0)
     end = min([own.last, *(i for i in named[k + 1 : k + 2])])
-    if other.first > own.first and words[other.first - 1].text == "except":
+    if first > own.first and words[first - 1].text == "except":
         return ["stop"]  # "Go on with all of them except [it]."
     asks = _asks(own, heard)
     texts = [words[i].text for i in range(begin, end)]
@@ -242,9 +252,11 @@ def is_opposed(note: NoteDeed, said: Sequence[Deed]) -> bool:
     return note.deed in TOLD or (bool(said) and OPPOSE[note.deed].issuperset(said))
 
 
-def tells_of_before(said: Sequence[Finding], heard: Heard) -> bool:
-    """Whether a finding is named where the dialogue tells what was done before, so that more may have been done now."""
-    return any(_is_earlier(heard, _own(other, heard)) for other in said)
+def is_open(finding: Finding, deed: Deed, deeds: Sequence[Deed], heard: Heard) -> bool:
+    """Whether the dialogue leaves open what is done now: it is named as over, or where is told what was done before."""
+    said = said_of(finding, heard)
+    over = deed == "stop" and any(other.assertion == "past_or_stopped" for other in said)
+    return over or (not deeds and any(_is_earlier(heard, _own(other, heard)) for other in said))
 
 
 def _is_earlier(heard: Heard, sentence: Sentence) -> bool:

@@ -164,6 +164,18 @@ class Heard:
                         found.append((number, self._polarity(number, stems)))
         return found
 
+    def places_of(self, names: Iterable[str]) -> list[tuple[int, Sentence]]:
+        """Where a sentence has all words of a phrase for one of the concepts: the first of them, and the sentence."""
+        found: dict[int, tuple[int, Sentence]] = {}
+        for name in names:
+            for stems in self.lexicon.concepts[name].loose if name in self.lexicon.concepts else ():
+                shared = set.intersection(*(self.turns_of.get(word, set()) for word in stems))
+                for sentence in (s for turn in sorted(shared) for s in self.sentences_of[turn]):
+                    here = [i for i in range(sentence.first, sentence.last) if self.scan.words[i].stem in stems]
+                    if stems <= {self.scan.words[i].stem for i in here}:
+                        found.setdefault(here[0], (here[0], sentence))
+        return [found[key] for key in sorted(found)]
+
     def hints_at(self, names: Iterable[str], part: str) -> bool:
         """Whether the dialogue has, near each other, words that patients use of one of these concepts.
 

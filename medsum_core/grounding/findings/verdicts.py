@@ -16,8 +16,9 @@ from medsum_core.grounding.findings.changes import (
     agrees,
     deed_in_note,
     deeds_in_talk,
+    is_open,
     is_opposed,
-    tells_of_before,
+    said_of,
 )
 from medsum_core.grounding.findings.deeds import is_deed
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
@@ -67,6 +68,10 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
             )
             if allergy[0] == "contradicted" and _is_borne(finding, note):
                 allergy = SUPPORTED
+            deed = deed_in_note(finding, note) if finding.kind == "medication" else None
+            if deed is not None and deed.deed != "use" and _by_deed(finding, note, heard, Judged(*allergy))[1]:
+                facts.append(JudgedFact(*_with_action(finding, note), "allergy", "contradicted", allergy[1]))
+                continue
             facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
             continue
         judged = judge_finding(finding, note, heard)
@@ -138,17 +143,16 @@ def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) 
     if finding.kind not in CHANGED or finding.subject not in (PATIENT, UNKNOWN):
         return judged, False
     deed = deed_in_note(finding, note)
-    said = heard.named(finding.names) or heard.exact(_broader(finding, heard))
-    if deed is None or not said or finding.assertion == "uncertain":
+    if deed is None or finding.assertion == "uncertain":
         return judged, False
-    deeds = deeds_in_talk(said, heard)
-    over = deed.deed == "stop" and any(other.assertion == "past_or_stopped" for other in said)
-    if over or (not deeds and tells_of_before(said, heard)):
+    said = said_of(finding, heard)
+    deeds = deeds_in_talk(finding, heard)
+    if (not said and not deeds) or (said and is_open(finding, deed.deed, deeds, heard)):
         return judged, False
     if judged.verdict == "contradicted" and agrees(deed, deeds):
         return Judged("supported", judged.turn), False
     opposed = judged.verdict == "supported" and is_opposed(deed, deeds)
-    return (Judged("contradicted", said[0].turn), True) if opposed else (judged, False)
+    return (Judged("contradicted", said[0].turn if said else judged.turn), True) if opposed else (judged, False)
 
 
 def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
