@@ -241,6 +241,8 @@ def judged_good(words: Sequence[Word], last: int, end: int, kind: str) -> bool:
     """Whether words right after a name deny it or call it normal: "[cough] is denied", "[neck] is fine"."""
     for i in range(last, min(last + REACH_GOOD, end)):
         text = words[i].text
+        if text == "no" and (i + 1 == end or words[i + 1].text == ","):
+            return True  # "Chickenpox no."
         if text == "not" and i > last:
             return words[min(i + 1, end - 1)].text in NOT_THERE
         if text in GOOD and (

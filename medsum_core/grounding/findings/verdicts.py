@@ -36,6 +36,7 @@ STOPPED = bag(
     "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
     "avoid avoided avoids hardly rarely seldom longer held no not"
 )
+CLAUSES = bag(". ;")
 NEAR, REACH = 8, 25  # words
 LIMITING = bag(  # a denial that leaves room: "no gross hematuria", "no chills except for the last week"
     "prolonged significant severe frequent persistent major serious excessive substantial marked profuse gross "
@@ -243,7 +244,10 @@ def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, 
 
 def _is_over(finding: Finding, note: FindingScan) -> bool:
     """Whether the note says that it stopped: "quit smoking", "the pain has resolved"."""
-    return any(word.text in STOPPED for word in note.words[max(finding.first - NEAR, 0) : finding.last + NEAR])
+    begin, end = max(finding.first - NEAR, 0), min(finding.last + NEAR, len(note.words))
+    begin = next((i + 1 for i in range(finding.first - 1, begin - 1, -1) if note.words[i].text in CLAUSES), begin)
+    end = next((i for i in range(finding.last, end) if note.words[i].text in CLAUSES), end)
+    return any(word.text in STOPPED for word in note.words[begin:end])
 
 
 def _denied(
