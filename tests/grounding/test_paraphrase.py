@@ -62,6 +62,22 @@ def flags(note: str, *lines: str) -> list[tuple[str, str]]:
             "He was taking Benadryl at that time.",
             ("No swelling?", "Due to the Benadryl I took.", "Did you take Benadryl again today?", "No, not needed."),
         ),
+        # results, and what is said of something else
+        ("Her triglycerides were elevated.", ("And?", "I had high triglycerides. I keep well.", "Good.", "Yes.")),
+        ("Abnormal audiogram.", ("Let's perform an audiogram test to check your ears.", "Sounds good.")),
+        (
+            "The patient received labs including a urinalysis.",
+            ("They checked it. I see the orders for a urinalysis.", "And a mask.", "But did that help you?", "No."),
+        ),
+        ("He and his wife have two children.", ("Are you married?", "Yes.", "Children?", "We have two kids.")),
+        (
+            "No hematuria.",
+            ("Any pain passing urine? Any blood?", "No.", "And does the bleeding stop normally?", "Oh yes!"),
+        ),
+        (
+            "I am not familiar with the NSAID causing sores.",
+            ("I do not think that aspirin, an NSAID, is the cause of the sores.", "Oh."),
+        ),
         # everyone in a family, or someone
         ("Migraine in her siblings.", ("Do migraines run in the family?", "Yes. Everyone has them.")),
         (

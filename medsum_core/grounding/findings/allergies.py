@@ -49,7 +49,7 @@ def names_allergen(finding: Finding, note: FindingScan) -> bool:
     words = note.words
     sentence = note.sentence_of(finding)
     if finding.kind == "medication" and any(words[i].text in CAUSING for i in range(finding.last, sentence.last)):
-        return True
+        return NEGATIONS.isdisjoint(words[i].text for i in range(sentence.first, finding.first))
     if finding.kind == "allergen" and TRIGGER & {words[i].text for i in range(sentence.first, finding.first)}:
         return True
     if not finding.allergy:

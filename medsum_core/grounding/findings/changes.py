@@ -34,6 +34,7 @@ ASKED_USE = bag("take takes taking use uses using on still smoke smoking drink d
 ASKED_DONE = bag("get got had have done did ever pick start started fill filled finish")
 DOSED = bag("mg mcg daily nightly bedtime twice once weekly morning puffs units prn needed")
 WISHED = bag("help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts")
+HELPED = bag("help helped helping work worked better improve improved")
 WANTED = bag("like likes wants requests requesting")
 TURNS_AFTER, FRAGMENTS_AFTER = 4, 2
 SENTENCES_AFTER = 8
@@ -179,6 +180,8 @@ def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) ->
     found = [deed for _, deed in deeds_in(texts, spoken=True) if is_near or deed not in ("declined", "done", "use")]
     if not sentence.asks:
         return found
+    if HELPED & set(texts):
+        return []  # "Did that help?"
     if asks_openly(words, sentence):
         return found  # "When did you stop?"
     found = [deed for deed in found if deed != "plan"]  # "Should I stop it?"

@@ -107,6 +107,10 @@ class Heard:
         """Whether the answer to a finding's question is no: "No other symptoms?" "No."."""
         return finding.reply is not None and read_reply(self.scan.words, *self.scan.turns[finding.reply])[0] == "no"
 
+    def says(self, words: frozenset[str]) -> bool:
+        """Whether one of the words is said."""
+        return not words.isdisjoint(self.turns_of) or any(stem(word) in self.turns_of for word in words)
+
     def tells_of(self, words: frozenset[str], finding: Finding) -> bool:
         """Whether one of the words is in a finding's turn or the turn after it, which answers."""
         first, _ = self.scan.turns[finding.turn]

@@ -12,6 +12,7 @@ from medsum_core.grounding.findings.kinship import AND, FAMILY, same_person
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN, bearers
 
 PATIENT_WORDS = bag("patient pt he she his her")
+SPOUSES, MARRIED = bag("husband wife spouse partner"), bag("married marriage marri wed wedding divorced widowed")
 SOMEONE = bag("someone somebody anyone anybody family")
 EVERYONE = bag("everyone everybody all")
 COMPANIONS = bag("parent child spouse partner friend neighbor coworker roommate")
@@ -28,7 +29,7 @@ def judge_relatives(note: FindingScan, heard: Heard) -> list[JudgedFact]:
     for s in note.sentences:
         bearing |= {i for i, _ in bearers(note.words, s, note.kin_between(s.first, s.last))}
     for i, name in note.kin if heard.kin and not heard.has_guests else ():
-        if name == FAMILY or i not in bearing or name in COMPANIONS:
+        if name == FAMILY or i not in bearing or name in COMPANIONS or (name in SPOUSES and heard.says(MARRIED)):
             continue
         verdict: Verdict = "supported" if any(same_person(name, other) for other in heard.kin) else "contradicted"
         sided = i > 0 and note.words[i - 1].text in ("maternal", "paternal")

@@ -16,7 +16,10 @@ WORDS: dict[str, frozenset[str]] = {
     "good": bag("negative normal clear clean fine unremarkable perfect spotless flat okay ok good undetectable passed"),
 }
 NEAR = 4  # words of a note around a test
+BEFORE = 2  # words of a dialogue before a test: "high [triglycerides]"
 TURNS_AFTER = 1
+PRAISE = bag("good okay ok fine clear perfect")  # "Sounds good." is of no test
+TOLD = bag("it that they all everything both came results")
 ENDS = bag(", ; but . ? !")
 
 
@@ -39,9 +42,11 @@ def results_in_talk(said: Sequence[Finding], heard: Heard) -> set[Result]:
     for other in said:
         own = [s for s in heard.sentences_of[other.turn] if s.last > other.first]
         answer = [s for k in range(1, TURNS_AFTER + 1) for s in heard.sentences_of.get(other.turn + k, ())]
-        for sentence in [*own[:2], *answer[:2]]:
-            for i in range(max(sentence.first, other.last), sentence.last):
-                result = _result(heard.scan.words[i].text)
+        for k, sentence in enumerate([*own[:2], *answer[:2]]):
+            told = k == 0 or heard.scan.words[sentence.first].text in TOLD
+            for i in range(max(sentence.first, other.first - BEFORE), sentence.last):
+                text = heard.scan.words[i].text
+                result = _result(text) if told or text not in PRAISE else None
                 if result:
                     denied = NEGATIONS & {word.text for word in heard.scan.words[max(i - 3, sentence.first) : i]}
                     found.add(result if not denied else "bad" if result == "good" else "good")

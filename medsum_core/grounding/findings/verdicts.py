@@ -175,8 +175,10 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
             return Judged("supported", turn_of(statements))
         if not denied and not doubtful and all(other.assertion == "denied" for other in wider):
             return Judged("contradicted", wider[0].turn)
-        if denied and finding.kind == "symptom" and (turn := _told_wider(wider, heard)) is not None:
-            return Judged("contradicted", turn)
+        other_words = any(polarity == "no" for _, polarity in heard.loosely(finding.names, finding.part))
+        told = _told_wider(wider, heard) if denied and finding.kind == "symptom" and not other_words else None
+        if told is not None:
+            return Judged("contradicted", told)
     if not denied and not doubtful and (turn := _part_is_good(finding, heard)) is not None:
         return Judged("contradicted", turn)
     return _loosely(finding, note, heard)
