@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -12,13 +11,23 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from medsum_core.config.arguments import TrainArguments
+from medsum_core.data.masking import Example
 
-Row = TypeVar("Row")
 
+def local_rows(rows: Sequence[Example], accelerator: Accelerator) -> Sequence[Example]:
+    """This process's share of the rows, in their order; shares have about as many tokens, and may have fewer rows.
 
-def local_rows(rows: Sequence[Row], accelerator: Accelerator) -> Sequence[Row]:
-    """This process's share of the rows; the shares may differ in size."""
-    return rows[accelerator.process_index :: accelerator.num_processes]
+    An update takes as long as the longest share. The longest row goes first, to the process with the fewest tokens so
+    far: the largest share is then at most 4/3 of the least possible (Graham 1969).
+    """
+    loads = [0] * accelerator.num_processes
+    mine = []
+    for index in sorted(range(len(rows)), key=lambda index: -rows[index].num_tokens):
+        process = loads.index(min(loads))
+        loads[process] += rows[index].num_tokens
+        if process == accelerator.process_index:
+            mine.append(index)
+    return [rows[index] for index in sorted(mine)]
 
 
 def window_rows(train: TrainArguments, accelerator: Accelerator) -> int:
