@@ -167,11 +167,16 @@ def test_the_adapter_sits_on_the_language_model_alone(pair: Pair) -> None:
 def test_notes_over_the_cache_are_those_of_transformers_generate(pair: Pair, batch_size: int) -> None:
     prompts = [row.prompt_ids for row in pair.rows]
     notes = generate(pair.ours, prompts, stop_token_ids=(1,), max_new_tokens=8, batch_size=batch_size)
-    plain = GenerationConfig(do_sample=False, max_new_tokens=8, eos_token_id=1, pad_token_id=0)
+    wanted = {"output_logits": True, "return_dict_in_generate": True}
+    plain = GenerationConfig(do_sample=False, max_new_tokens=8, eos_token_id=1, pad_token_id=0, **wanted)
     for prompt, note in zip(prompts, notes, strict=True):
-        own = pair.theirs.generate(**pair.inputs(prompt), generation_config=plain)[0, len(prompt) :].tolist()
+        output = pair.theirs.generate(**pair.inputs(prompt), generation_config=plain)
+        own = output.sequences[0, len(prompt) :].tolist()
         assert list(note.token_ids) == own[: len(note.token_ids)]
         assert own[len(note.token_ids) :] in ([], [1])
+        log_probs = torch.cat(output.logits).log_softmax(-1)
+        score = sum(log_probs[step, token].item() for step, token in enumerate(own))
+        assert note.score == pytest.approx(score, abs=1e-4)  # the same tokens may come of other keys
 
 
 def test_no_kernel_that_is_causal_throughout_reads_prompts_with_images(
