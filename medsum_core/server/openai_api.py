@@ -62,7 +62,7 @@ class OpenAIRoutes:
         order = await self._service.order(chat.dialogue, chat.sections, chat.parts)
         await self._context.record_asked(request, order, id=id)
         job = self._service.write(order, max_new_tokens=chat.max_new_tokens)
-        about = {"id": f"chatcmpl-{id}", "created": created, "model": self._service.served.name}
+        about = {"id": "chatcmpl-" + id, "created": created, "model": self._service.served.name}
         if chat.stream:
             events = self._events(request, order, job, about, id=id, include_usage=chat.include_usage)
             faultless = self._context.with_faults(events, named=False)

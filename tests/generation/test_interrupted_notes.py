@@ -172,7 +172,7 @@ def test_a_fault_at_any_write_loses_no_finished_note(
 def test_a_call_that_finished_no_note_leaves_no_file(
     run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise InputError("no weights")
 
     monkeypatch.setattr(infer, "_load_model", fail)

@@ -154,7 +154,7 @@ def test_out_of_memory_in_the_report_leaves_the_adapter_and_says_how_to_end(
 def test_out_of_memory_while_notes_are_written_names_flags(
     run: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def load(*_: Any) -> None:
+    def load(*_: Any, **__: Any) -> None:
         raise ERRORS["torch"]
 
     monkeypatch.setattr(infer, "_load_model", load)
