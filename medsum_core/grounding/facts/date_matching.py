@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from medsum_core.grounding.facts.mention import Date, Mention, Scan
@@ -26,6 +27,15 @@ class Calendar:
     month_days: dict[tuple[int, int], Mention]
     decades: dict[int, Mention]
     weekdays: dict[int, Mention]  # 1 is Monday; said, or counted from one that is said: "Monday ... two days later"
+
+    @cached_property
+    def years_of(self) -> dict[tuple[int | None, int | None], set[int | None]]:
+        """The years, None where none is said, of each month and day, of each month, and under None of all."""
+        found: dict[tuple[int | None, int | None], set[int | None]] = {}
+        for year, month, day in self.full:
+            for key in {(None, None), (month, day), (month, None)}:
+                found.setdefault(key, set()).add(year)
+        return found
 
 
 def calendar_of(scan: Scan, said: Sequence[Mention]) -> Calendar:
@@ -79,10 +89,12 @@ def _add_relative_dates(calendar: Calendar, steps: set[int]) -> None:
                 except ValueError:  # a day that the month does not have
                     continue
                 later.append(((after.year if year else None, after.month, after.day), mention))
+        reached = []
         for date, mention in later:
+            if date not in calendar.full:  # from a date that was reached before, nothing new is reached
+                reached.append((date, mention))
             calendar.full.setdefault(date, mention)
             calendar.month_days.setdefault((date[1] or 1, date[2] or 1), mention)
-        reached = later
 
 
 def _add_date(calendar: Calendar, mention: Mention) -> None:
@@ -135,13 +147,9 @@ def _month_and_day(month: int | None, day: int | None, calendar: Calendar) -> Me
 
 def _years_said(month: int | None, day: int | None, calendar: Calendar) -> set[int]:
     """The years that the dialogue gives this month and day (or month); empty when it gives them none."""
-    years = set()
-    for said_year, said_month, said_day in calendar.full:
-        if said_year is None or (month is not None and said_month != month):
-            continue
-        if month is None or day is None or said_day == day:
-            years.add(said_year)
-    bare = any(y is None and m == month and (day is None or d == day) for y, m, d in calendar.full)
+    said = calendar.years_of.get((month, day if month is not None else None), set())
+    years = {year for year in said if year is not None}
+    bare = month is not None and None in said
     return set(calendar.years) | years if month is None or (bare and calendar.years) else years
 
 

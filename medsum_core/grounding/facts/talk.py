@@ -85,6 +85,15 @@ class Talk:
         return SideClaims([read_claim(self.scan, mention) for mention in of_parts], parts)
 
     @cached_property
+    def short_years(self) -> dict[float, Mention]:
+        """The first mention of each number that may be a year by its last two digits."""
+        found: dict[float, Mention] = {}
+        for mention in self.said:
+            for value in mention.raw if len(self.groups(mention)) == 1 else ():
+                found.setdefault(value, mention)
+        return found
+
+    @cached_property
     def of_attribute(self) -> dict[str, list[Mention]]:
         """The mentions of each attribute, of each sort one."""
         found: dict[str, dict[tuple[str, str, bool], Mention]] = {}

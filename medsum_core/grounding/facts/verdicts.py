@@ -91,7 +91,8 @@ def _judge_date(fact: Mention, note: Scan, talk: Talk) -> list[Judged]:
 def _short_year_said(fact: Mention, talk: Talk) -> Mention | None:
     """The mention that gives a year alone by its last two digits: "ninety-eight"."""
     years = {year % 100 for year, month, _ in fact.dates if year is not None and month is None} - set(range(10))
-    return next((mention for mention in talk.said if len(talk.groups(mention)) == 1 and years & set(mention.raw)), None)
+    found = [talk.short_years[year] for year in years if year in talk.short_years]
+    return min(found, key=lambda mention: mention.start, default=None)
 
 
 def _unsupported(fact: Mention, note: Scan, talk: Talk) -> Literal["not_found", "contradicted"]:

@@ -57,9 +57,9 @@ def _refused(
     """A finding that a clinician's last sentence states and the patient's "No" denies: "That, or headaches." "No."."""
     last = sentences[finding.turn][-1]
     number = finding.turn + 1
-    asked = any(sentence.asks for sentence in sentences[finding.turn])
     ends = finding.first >= max(last.first, last.last - REFUSED_REACH)
-    stated = turns[finding.turn].is_clinician and not asked and ends and finding.kind in REFUSED
+    stated = turns[finding.turn].is_clinician and ends and finding.kind in REFUSED
+    stated = stated and not any(sentence.asks for sentence in sentences[finding.turn])
     if not stated or finding.assertion == "denied" or number >= len(scan.turns) or turns[number].is_clinician:
         return finding
     refused = read_reply(scan.words, *scan.turns[number])[0] == "no" and opens_with_no(scan.words, *scan.turns[number])
