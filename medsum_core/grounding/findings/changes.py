@@ -35,6 +35,7 @@ ASKED_DONE = bag("get got had have done did ever pick start started fill filled 
 DOSED = bag("mg mcg daily nightly bedtime twice once weekly morning puffs units prn needed")
 WISHED = bag("help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts")
 HELPED = bag("help helped helping work worked better improve improved")
+HOW_OFTEN = bag("daily every regularly often always constantly twice nightly week day night")
 WANTED = bag("like likes wants requests requesting")
 TURNS_AFTER, FRAGMENTS_AFTER = 4, 2
 SENTENCES_AFTER = 8
@@ -188,7 +189,9 @@ def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) ->
     number = sentence.turn + 1
     reply = read_reply(words, *heard.scan.turns[number])[0] if number < len(heard.turns) else "other"
     if reply == "no":
-        return [REVERSED.get(deed, deed) for deed in found]
+        return (
+            [] if HOW_OFTEN & set(texts) else [REVERSED.get(deed, deed) for deed in found]
+        )  # "Daily?" "No, at times."
     return found if reply == "yes" else []
 
 
