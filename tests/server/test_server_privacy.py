@@ -6,6 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,7 +77,7 @@ def test_a_fault_of_the_program_is_told_by_its_place(
     assert (plain.status_code, plain.json()["error"]["code"]) == (500, "internal_error")
     assert streamed.text.rstrip().rpartition("event: ")[2].startswith('error\ndata: {"message":')
     said = capfd.readouterr().err
-    assert said.count("internal error: ValueError at test_privacy.py:") == 2
+    assert said.count(f"internal error: ValueError at {Path(__file__).name}:") == 2
     assert SAID not in said + plain.text + caplog.text and "Traceback" not in said + plain.text + streamed.text
     assert server.engine.stats().num_running == 0
 
