@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from process_memory import PeakGpuMemory, PeakMemory
-from random_models import NAMES, build
 
 WINDOW_ROWS = 16
 # `padding_free` puts a batch's rows end to end. TRL's own packing does the same with rows that it joins beforehand.
@@ -26,6 +25,8 @@ TRL_SETTINGS: dict[str, dict[str, Any]] = {
 
 def base_name(args: argparse.Namespace) -> str:
     """The model to train: one of `random_models.py` becomes its folder, built at the first use."""
+    from random_models import NAMES, build
+
     if args.model_name_or_path not in NAMES:
         return str(args.model_name_or_path)
     if args.folder is None:
