@@ -4,7 +4,7 @@
     python benchmarks/gpu_day.py --quick             # at most 4 minutes, for a T4 or an RTX card
     python benchmarks/gpu_day.py --with_trl          # TRL's steady windows too, where trl is installed, in what is left
     python benchmarks/gpu_day.py --table             # write the table of examples/gpu.md from benchmarks/figures/
-    python benchmarks/gpu_day.py --device cpu --tiny --figures /tmp/figures        # to try the script
+    python benchmarks/gpu_day.py --device cpu --tiny --figures FOLDER              # to try the script
 
 Nothing is downloaded. The figures go to benchmarks/figures/CARD-DATE-COMMIT.json, which is written anew as each section
 ends. A section that fails is there with the type of its error, one that time did not reach with "NoTimeLeft"; the rest

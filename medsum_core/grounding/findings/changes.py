@@ -36,7 +36,6 @@ ASKED_DONE = bag("get got had have done did ever pick start started fill filled 
 DOSED = bag("mg mcg daily nightly bedtime twice once weekly morning puffs units prn needed")
 WISHED = bag("help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts")
 HELPED = bag("help helped helping work worked better improve improved")
-HOW_OFTEN = bag("daily every regularly often always constantly twice nightly week day night")
 WANTED = bag("like likes wants requests requesting")
 TURNS_AFTER, FRAGMENTS_AFTER = 4, 2
 SENTENCES_AFTER = 8
@@ -186,13 +185,13 @@ def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) ->
         return []  # "Did that help?"
     if asks_openly(words, sentence):
         return found  # "When did you stop?"
-    found = [] if HOW_OFTEN & set(texts) else [deed for deed in found if deed != "plan"]  # "Should I stop it?"
+    if HOW_OFTEN & set(texts):
+        return []  # "Daily?" "No, now and then."
+    found = [deed for deed in found if deed != "plan"]  # "Should I stop it?"
     number = sentence.turn + 1
     reply = read_reply(words, *heard.scan.turns[number])[0] if number < len(heard.turns) else "other"
     if reply == "no":
-        return (
-            [] if HOW_OFTEN & set(texts) else [REVERSED.get(deed, deed) for deed in found]
-        )  # "Daily?" "No, at times."
+        return [REVERSED.get(deed, deed) for deed in found]
     return found if reply == "yes" else []
 
 

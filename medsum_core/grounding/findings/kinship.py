@@ -116,8 +116,6 @@ def relatives_in(
             side = SIDES[text]
             continue
         kin = "in-law" if [word.text for word in words[i + 1 : i + 3]] == ["in", "law"] else kin_of(text)
-        if text == "missus" and (i == first or words[i - 1].text not in ("the", "my", "his", "your")):
-            continue  # "Missus Archer", who is the patient
         if not kin:
             if text == "side" and found and _parted(found[-1][1])[1] in SIDES and i - found[-1][0] <= 2:
                 _set_side(found, SIDES[found.pop()[1]], i)
