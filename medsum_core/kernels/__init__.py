@@ -135,10 +135,10 @@ def _fast(device_kind: str) -> Kernels:
         apply=apply_fast_layers,
         recompute=recompute_activations,
         hidden_states=hidden_states,
-        attention={"per_document": attend_per_document},
+        attention={"per_document": attend_per_document} if on_cpu else {},
         head=CpuHead() if on_cpu else None,
         decoder=packed_decoder,
         accumulator=FastAccumulator,
-        saved_attention_tokens=SAVED_TOKENS,
+        saved_attention_tokens=SAVED_TOKENS if on_cpu else 0,
         warm_up=compile_kernels if on_cpu else None,
     )

@@ -59,7 +59,8 @@ class FastAccumulator:
         *seeds, prefix_seed = draw_seeds(len(micro_batches) + 1)
         if self._device.type == "cpu":
             trim_malloc()
-        attention = document_attention(self._model, self._attention, functions={"per_document": attend_per_document})
+        own = {"per_document": attend_per_document} if self._device.type == "cpu" else {}
+        attention = document_attention(self._model, self._attention, functions=own)
         with attention, self._copies.current():
             with dropout_seed(prefix_seed):
                 prefix = None if beginning is None else prefix_states(self._model, beginning.to(self._device))

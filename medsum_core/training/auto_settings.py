@@ -187,11 +187,11 @@ def run_shape(config: RunConfig, device: Device) -> RunShape:
 
 
 def choose_attention(asked: str, device: Device, *, precision: str, soft_capped: bool, images: bool = False) -> str:
-    """The function inside packed rows: documents in turn on a CPU, torch's varlen kernel on a GPU from 8.0, SDPA below.
+    """The function inside packed rows: torch's varlen kernel on a GPU from 8.0, elsewhere one document after another.
 
-    The varlen kernel takes 16-bit numbers; neither it nor SDPA knows soft-capping of scores (Gemma 2): `eager` does.
-    Images, whose positions see each other both ways, need a mask, and so SDPA on a GPU. Raises InputError for `varlen`
-    and `model` where they cannot run, and for a name that nobody registered.
+    The varlen kernel takes 16-bit numbers; on a GPU neither it nor SDPA knows soft-capping of scores (Gemma 2): `eager`
+    does. From 8.0 images, whose positions see each other both ways, and fp32 take SDPA with a mask of the whole row.
+    Raises InputError for `varlen` and `model` where they cannot run, and for a name that nobody registered.
     """
     if images and asked in ("varlen", OWN_ATTENTION):
         raise InputError(f"--attention {asked}: is causal inside of images too, so it reads them wrongly; use auto")
@@ -213,6 +213,8 @@ def choose_attention(asked: str, device: Device, *, precision: str, soft_capped:
         return "per_document"
     if soft_capped:
         return "eager"
+    if not device.is_ampere:
+        return "per_document"
     return "varlen" if has_varlen else "sdpa"
 
 

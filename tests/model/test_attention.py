@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
@@ -11,12 +12,16 @@ import torch
 from attention_heads import DOCUMENTS, attend, make_heads
 from support import TINY_VOCAB, tiny_model
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 from windows import make_example, relative
 
 from medsum_core.data.collator import MicroBatch, pack_rows, pad_rows
 from medsum_core.data.masking import Example
 from medsum_core.kernels.cpu.document_attention import attend_per_document as attend_compiled
+from medsum_core.model import attention
 from medsum_core.model.attention import (
     DOCUMENT_ATTENTION,
     PACKABLE_MODEL_TYPES,
@@ -126,6 +131,51 @@ def test_mode_and_checkpointing_change_neither_output_nor_gradient(
     for hidden, gradient in found[1:]:
         assert torch.equal(hidden, found[0][0])
         assert relative(gradient, found[0][1]) <= 1e-6
+
+
+class ShapesMade(TorchDispatchMode):
+    """The shape of each tensor that an operation gives, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.found += [tuple(part.shape) for part in tree_leaves(out) if isinstance(part, Tensor)]
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
+def test_one_document_after_another_makes_nothing_of_the_size_of_the_row_squared(
+    models: dict[str, PreTrainedModel], documents: list[Example], kind: str, dtype: torch.dtype
+) -> None:
+    batch, squared = pack_rows(documents), {}
+    assert batch.num_tokens == 41  # like no other size of these models
+    for kernel in ("per_document", "sdpa"):
+        model = deepcopy(models[kind]).to(dtype)
+        with document_attention(model, kernel), ShapesMade() as made:
+            hidden_states(model, batch).sum().backward()
+        squared[kernel] = [shape for shape in made.found if shape.count(41) > 1]
+    assert not squared["per_document"] and squared["sdpa"]
+
+
+@pytest.mark.parametrize("kind", ["gemma", "llama", "qwen2", "qwen3"])
+def test_without_windows_and_soft_caps_no_document_has_a_mask(
+    models: dict[str, PreTrainedModel], documents: list[Example], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one SDPA would give each pair of tokens a number, and some cards their slowest kernel."""
+    calls: list[dict[str, Any]] = []
+
+    def recorded(*heads: Tensor, **options: Any) -> Tensor:
+        calls.append(options)
+        return scaled_dot_product_attention(*heads, **options)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", recorded)
+    ours(models[kind], pack_rows(documents))
+    assert len(calls) == len(LENGTHS) * models[kind].config.num_hidden_layers
+    assert all(call["is_causal"] and call["attn_mask"] is None for call in calls)
 
 
 def test_the_contents_of_padding_change_nothing(models: dict[str, PreTrainedModel], documents: list[Example]) -> None:

@@ -77,13 +77,22 @@ def test_precision_that_was_asked_for_is_met_or_refused():
         (gpu((8, 0)), "bf16", False, "varlen"),
         (gpu((8, 0)), "fp32", False, "sdpa"),
         (gpu((8, 0)), "bf16", True, "eager"),
-        (gpu((7, 5)), "fp16", False, "sdpa"),
+        (gpu((7, 5)), "fp16", False, "per_document"),
+        (gpu((6, 1)), "fp32", False, "per_document"),
+        (gpu((7, 5)), "fp32", True, "eager"),
         (cpu(), "fp32", False, "per_document"),
         (cpu(), "fp32", True, "per_document"),
     ],
 )
 def test_attention_of_each_device(device, precision, soft_capped, expected):
     assert choose_attention("auto", device, precision=precision, soft_capped=soft_capped) == expected
+
+
+@pytest.mark.parametrize(("device", "expected"), [(gpu((8, 0)), "sdpa"), (gpu((7, 5)), "per_document")])
+def test_images_are_read_by_a_function_that_masks_them(device, expected):
+    assert choose_attention("auto", device, precision="fp32", soft_capped=False, images=True) == expected
+    with pytest.raises(InputError, match="causal inside of images"):
+        choose_attention("varlen", device, precision="fp32", soft_capped=False, images=True)
 
 
 def test_attention_that_was_asked_for_is_met_or_refused():

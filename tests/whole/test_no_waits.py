@@ -28,7 +28,14 @@ from medsum_core.model import attention
 from medsum_core.training import loss, validation
 from train_loop import train_step
 
-CASES = [("gemma", "varlen", 96), ("gemma3_text", "varlen", 0), ("gemma", "sdpa", 96), ("gemma2", "eager", 96)]
+CASES = [
+    ("gemma", "varlen", 96),
+    ("gemma3_text", "varlen", 0),
+    ("gemma", "per_document", 96),
+    ("gemma3_text", "per_document", 96),
+    ("gemma", "sdpa", 96),
+    ("gemma2", "eager", 96),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +64,22 @@ def test_a_step_waits_for_nothing(kind: str, attention_name: str, pack_tokens: i
     run = meta_run(kind, attention_name, pack_tokens=pack_tokens, kernels=kernels)
     assert waits(run) == []
     assert waits(run, evaluates=True) == []
+
+
+def test_the_fast_kernels_attention_for_cpus_is_left_to_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes each block's scores out, which SDPA's kernels do not."""
+    attend, calls = attention.attend_per_document, []
+
+    def counted(*heads: Any, **settings: Any) -> Any:
+        calls.append(heads[1].device.type)
+        return attend(*heads, **settings)
+
+    monkeypatch.setattr(attention, "DOCUMENT_ATTENTION", {"per_document": counted})
+    run = meta_run("gemma", "per_document", pack_tokens=10_000, kernels="fast")
+    for evaluates in (False, True):
+        waits(run, evaluates=evaluates)
+        assert calls == ["meta"] * run.model.config.num_hidden_layers
+        calls.clear()
 
 
 @pytest.mark.parametrize("kernels", ["reference", "fast"])
