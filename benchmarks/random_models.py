@@ -34,8 +34,11 @@ NAMES = ("gemma-2b-shape", "gemma-2b-tiny", "llama-135m")
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 64, "num_attention_heads": 2}
 
 
-def build(name: str, parent: Path) -> Path:
-    """The folder `parent/name` with weights, configuration and tokenizer; one that is there already is reused."""
+def build(name: str, parent: Path, *, tokenizer: PreTrainedTokenizerBase | None = None, device: str = "cpu") -> Path:
+    """The folder `parent/name` with weights, configuration and tokenizer; one that is there already is reused.
+
+    `tokenizer`: in the place of the model's own, which a machine may not have. The weights are drawn on `device`.
+    """
     folder = parent / name
     if (folder / "config.json").exists():
         return folder
@@ -45,10 +48,11 @@ def build(name: str, parent: Path) -> Path:
     num_parameters = sum(parameter.numel() for parameter in empty.parameters())
     assert num_parameters == NUM_PARAMETERS.get(name, num_parameters)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = smollm2_tokenizer() if name == "llama-135m" else gemma_tokenizer()
+    if tokenizer is None:
+        tokenizer = smollm2_tokenizer() if name == "llama-135m" else gemma_tokenizer()
     tokenizer.save_pretrained(folder)
     shapes = {key: tuple(parameter.shape) for key, parameter in empty.named_parameters()}
-    num_bytes = write_weights(folder, shapes, norm=1.0 if name == "llama-135m" else 0.0)
+    num_bytes = write_weights(folder, shapes, norm=1.0 if name == "llama-135m" else 0.0, device=device)
     config.save_pretrained(folder)  # last: it marks the folder as complete
     print(f"built {num_parameters:,} parameters, {num_bytes / 2**30:.2f} GiB", file=sys.stderr, flush=True)
     return folder
@@ -99,7 +103,7 @@ def llama_config() -> PretrainedConfig:
     )
 
 
-def write_weights(folder: Path, shapes: dict[str, tuple[int, ...]], *, norm: float) -> int:
+def write_weights(folder: Path, shapes: dict[str, tuple[int, ...]], *, norm: float, device: str = "cpu") -> int:
     """Random bf16 weights, one safetensors file for each layer and one for each other tensor; returns their bytes.
 
     `norm` is what a norm's weight is before training: Gemma multiplies by 1 + weight, Llama by the weight.
@@ -108,11 +112,11 @@ def write_weights(folder: Path, shapes: dict[str, tuple[int, ...]], *, norm: flo
     for name in shapes:
         parts = name.split(".")
         files[".".join(parts[: parts.index("layers") + 2]) if "layers" in parts else name].append(name)
-    chance = torch.Generator().manual_seed(0)
+    chance = torch.Generator(device).manual_seed(0)
     num_bytes, places = 0, {}
     for number, names in enumerate(files.values(), start=1):
         file_name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        tensors = {name: torch.empty(shapes[name], dtype=torch.bfloat16) for name in names}
+        tensors = {name: torch.empty(shapes[name], dtype=torch.bfloat16, device=device) for name in names}
         for name, tensor in tensors.items():
             tensor.fill_(norm) if "norm" in name else tensor.normal_(std=0.02, generator=chance)
         save_file(tensors, folder / file_name, metadata={"format": "pt"})

@@ -39,7 +39,7 @@ def measure_peak(precision: str) -> float:
     """FLOP/s of a large matrix product in this precision, the best of some: what the machine can do at most."""
     import torch
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 1536)
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = 0.0

@@ -6,11 +6,11 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from process_memory import PeakGpuMemory, PeakMemory
-from random_models import NAMES, build
 
 WINDOW_ROWS = 16
 # `padding_free` puts a batch's rows end to end. TRL's own packing does the same with rows that it joins beforehand.
@@ -25,6 +25,8 @@ TRL_SETTINGS: dict[str, dict[str, Any]] = {
 
 def base_name(args: argparse.Namespace) -> str:
     """The model to train: one of `random_models.py` becomes its folder, built at the first use."""
+    from random_models import NAMES, build
+
     if args.model_name_or_path not in NAMES:
         return str(args.model_name_or_path)
     if args.folder is None:
@@ -32,12 +34,18 @@ def base_name(args: argparse.Namespace) -> str:
     return str(build(args.model_name_or_path, Path(args.folder).resolve()))
 
 
+def our_plan(args: argparse.Namespace, folder: str, *more: str) -> Any:
+    """This project's run before any weight is loaded."""
+    from medsum_core.training.plan import plan_run
+
+    return plan_run(_config(args, folder, *more))
+
+
 def our_run(args: argparse.Namespace, folder: str, *more: str) -> Any:
     """This project's run, built as `train_loop.py` builds it: weights loaded, nothing trained yet."""
-    from medsum_core.training.plan import plan_run
     from medsum_core.training.setup import build_run
 
-    run, _ = build_run(plan_run(_config(args, folder, *more)))
+    run, _ = build_run(our_plan(args, folder, *more))
     return run
 
 
@@ -58,36 +66,59 @@ def train_windows(run: Any, rows: Sequence[Any], **settings: Any) -> dict[str, A
         for step, start in enumerate(range(0, len(rows), WINDOW_ROWS)):
             window = rows[start : start + WINDOW_ROWS]
             losses.append(train_step(run, window, learning_rate=run.learning_rate(step), **settings).loss)
-    return _result(rows, losses, time.perf_counter() - started, memory.above_start) | {"flop": _flop(run.model, rows)}
+    return _result(rows, losses, time.perf_counter() - started, memory.above_start) | {"flop": flop(run.model, rows)}
 
 
-def run_trl(args: argparse.Namespace, setting: str) -> dict[str, Any]:
-    """One pass of TRL's SFTTrainer over the very same ids and labels, in the same order."""
+def run_trl(args: argparse.Namespace, setting: str, rows: Sequence[Any] | None = None) -> dict[str, Any]:
+    """One pass of TRL's SFTTrainer over the very same ids and labels, in the same order; `rows`: not the file's."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     from medsum_core.model.base import load_base, load_tokenizer
     from medsum_core.model.lora import lora_config
-    from medsum_core.training.plan import lora_settings, plan_run
+    from medsum_core.training.plan import lora_settings
 
     with tempfile.TemporaryDirectory() as folder:
-        plan = plan_run(_config(args, folder))
-        rows, name = plan.dataset.train, plan.config.model.model_name_or_path
+        plan, step_ends = our_plan(args, folder), []
+        rows, name = plan.dataset.train if rows is None else rows, plan.config.model.model_name_or_path
+        device = plan.device.torch_device
         trainer = SFTTrainer(
-            model=load_base(name, precision=args.precision, load_in_4bit=True),
+            model=load_base(name, precision=args.precision, load_in_4bit=True, device=device),
             args=SFTConfig(output_dir=folder, **_trl_arguments(args.precision, setting)),
             train_dataset=Dataset.from_list(
                 [{"input_ids": list(row.input_ids), "labels": _labels(row)} for row in rows]
             ),
             processing_class=load_tokenizer(name),
             peft_config=lora_config(lora_settings(plan.config), base_name=name),
+            callbacks=[_step_clock(step_ends)],
         )
         started = time.perf_counter()
         with peak_memory() as memory:
             trainer.train()
         seconds = time.perf_counter() - started
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    return _result(rows, [float(loss) for loss in losses], seconds, memory.above_start)
+    windows = {"window_seconds": [end - start for start, end in pairwise([started, *step_ends])]}
+    return _result(rows, [float(loss) for loss in losses], seconds, memory.above_start) | windows
+
+
+def _step_clock(step_ends: list[float]) -> Any:
+    """A callback that notes when each of TRL's updates has ended, on the GPU too."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            wait_for_device()
+            step_ends.append(time.perf_counter())
+
+    return Clock()
+
+
+def wait_for_device() -> None:
+    """Until the GPU, where there is one, has done what it was told."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _trl_arguments(precision: str, setting: str) -> dict[str, Any]:
@@ -102,6 +133,7 @@ def _trl_arguments(precision: str, setting: str) -> dict[str, Any]:
         "learning_rate": 2e-4,
         "optim": "paged_adamw_8bit",
         "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
         "use_cpu": not torch.cuda.is_available(),
         "report_to": "none",
         "save_strategy": "no",
@@ -143,7 +175,8 @@ def _result(rows: Sequence[Any], losses: list[float], seconds: float, peak_bytes
     }
 
 
-def _flop(model: Any, rows: Sequence[Any]) -> float:
+def flop(model: Any, rows: Sequence[Any]) -> float:
+    """Of one pass over the rows forward and backward, by the formula of `train.py`."""
     config = model.config.get_text_config()
     layers = [layer.base_layer for layer in model.modules() if hasattr(layer, "base_layer")]
     frozen = sum(layer.in_features * layer.out_features for layer in layers)

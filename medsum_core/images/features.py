@@ -77,8 +77,7 @@ def show_images(
     wanted: dict[str, Path | None] = {**pictures, BLANK_KEY: None}
     features: Mapping[str, Tensor]
     if keep:
-        place = Path(folder) if folder is not None else cache_folder() / "image_features"
-        features = _kept(causal, processor, wanted, place)
+        features = _kept(causal, processor, wanted, Path(folder or cache_folder() / "image_features"))
     else:
         features = {key: image_features(causal, processor, _open(key, path)) for key, path in _shown(wanted)}
     drop_tower(model)

@@ -105,7 +105,7 @@ def _dicom_pixels(dataset: Any) -> np.ndarray[Any, Any]:
     The window is the linear function of DICOM PS3.3, C.11.2.1.2.1; without one, the values are spread from least to
     largest. Raises PictureError for several frames, and where the header says that text is burned into the pixels.
     """
-    from pydicom.pixels import apply_modality_lut, convert_color_space
+    from pydicom.pixels.processing import apply_modality_lut, convert_color_space
 
     if str(dataset.get("BurnedInAnnotation", "NO")).upper() == "YES":
         raise PictureError("is DICOM with annotations burned into its pixels, which may name a patient")

@@ -26,6 +26,9 @@ from medsum_core.data.masking import IGNORE_INDEX
 # On a CPU a tile and its exponentials (12 MiB) stay in the cache; fewer rows or words make slower products.
 CPU_TILE = (256, 2048)  # rows, words
 GPU_TILE = (1024, 16_384)
+# fp16's smallest number is 6e-8: the shares of what a confident model does not say lie below. 65,504 bounds the factor:
+# a tile's product may be as large as the head's largest weight, which stays below 64 by far.
+FP16_SHARE_FACTOR = 1024
 
 
 class Objective(Protocol):
@@ -142,7 +145,9 @@ class _NoteNLL(torch.autograd.Function):
     ) -> Tensor:
         total = torch.zeros((), dtype=_exact(hidden_NH.dtype), device=hidden_NH.device)
         needs_gradient = ctx.needs_input_grad[0]
-        gradient_NH = torch.empty_like(hidden_NH) if needs_gradient else None
+        # fp16 would round small gradients to 0 before the scaler's factor, which only the backward pass knows.
+        stored = torch.float32 if hidden_NH.dtype == torch.float16 else hidden_NH.dtype
+        gradient_NH = torch.empty_like(hidden_NH, dtype=stored) if needs_gradient else None
         for chunk in _slices(len(targets_N), tile_shape(hidden_NH.device.type)[0]):
             nll_C, gradient_CH = _chunk_nll(
                 hidden_NH[chunk], targets_N[chunk], head_VH, softcap, arithmetic, needs_gradient=needs_gradient
@@ -152,6 +157,7 @@ class _NoteNLL(torch.autograd.Function):
                 gradient_NH[chunk] = gradient_CH
         if gradient_NH is not None:
             ctx.save_for_backward(gradient_NH)
+            ctx.dtype = hidden_NH.dtype
         return total
 
     @staticmethod
@@ -160,7 +166,7 @@ class _NoteNLL(torch.autograd.Function):
         (gradient_NH,) = ctx.saved_tensors
         # In the loss's dtype: 1 / num_targets is 0.2 % off in bf16, and a scaler's factor is beyond fp16.
         scaled_NH = gradient_NH.to(gradients[0].dtype) * gradients[0]
-        return scaled_NH.to(gradient_NH.dtype), None, None, None, None
+        return scaled_NH.to(ctx.dtype), None, None, None, None
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
@@ -219,23 +225,26 @@ class _RunningSoftmax:
         self._largest_C1, self._total_C1 = zeros_C1 - torch.inf, zeros_C1
         self._wanted_C1, self._wanted_slope_C1 = zeros_C1.clone(), zeros_C1 + 1
         self._needs_gradient = needs_gradient
+        self._share_factor = FP16_SHARE_FACTOR if hidden_CH.dtype == torch.float16 else 1
         self._others_CH = torch.zeros(hidden_CH.shape, dtype=self._dtype, device=hidden_CH.device)
 
     def take(self, logits_CW: Tensor, head_WH: Tensor, first_word: int) -> None:
         """Add a tile, whose logits are overwritten by their shares of the softmax so far, without the target's.
 
+        In fp16 the shares are held times FP16_SHARE_FACTOR, a power of two, and `fold` is not asked.
         `fold` of the arithmetic does that in place, with the running largest logit, sum of exponentials and target's
         logit (C,) and, last, (C,) for the factor by which the earlier tiles' shares shrink.
         """
         column_C1 = self._target_C1 - first_word
-        if self._arithmetic.fold is not None and self._softcap is None:
+        if self._arithmetic.fold is not None and self._softcap is None and self._share_factor == 1:
             earlier_C1 = torch.empty_like(self._total_C1)
             totals = (self._largest_C1, self._total_C1, self._wanted_C1, earlier_C1)
             self._arithmetic.fold(logits_CW, column_C1[:, 0], *(total_C1[:, 0] for total_C1 in totals))
         else:
             earlier_C1 = self._take(logits_CW, column_C1)
         if self._needs_gradient:
-            self._others_CH.mul_(earlier_C1).add_(self._arithmetic.product_transposed(logits_CW, head_WH))
+            product_CH = self._arithmetic.product_transposed(logits_CW, head_WH)
+            self._others_CH.mul_(earlier_C1).add_(product_CH, alpha=1 / self._share_factor)
 
     def _take(self, logits_CW: Tensor, column_C1: Tensor) -> Tensor:
         """The tile becomes its shares; returns what those of the tiles before are to be multiplied by."""
@@ -257,6 +266,8 @@ class _RunningSoftmax:
         if slope_CW is not None:
             self._wanted_slope_C1 = torch.where(is_here_C1, slope_CW.gather(1, column_C1), self._wanted_slope_C1)
             share_CW = share_CW.mul_(slope_CW)
+        if self._share_factor != 1:
+            share_CW = share_CW.mul_(self._share_factor)
         logits_CW.copy_(share_CW)
         return earlier_C1.div_(self._total_C1)
 

@@ -18,7 +18,7 @@ from medsum_core.grounding.findings import heard
 from medsum_core.grounding.omissions import check_omissions
 
 SIZES = (150, 300)
-UNITS = ("mg", "years", "weeks", "pounds", "kg", "percent", "degrees", "times a day", "inches", "cm", "tablets")
+UNITS = ("mg", "months", "weeks", "pounds", "kg", "percent", "degrees", "times a day", "inches", "cm", "tablets")
 FORMS = ("{n} {unit}", "{n}/80", "{n}'s", "a few {unit}", "{n} point 5 {unit}", "every {n} hours", "L{n}", "the {n}th")
 NAMES = ("headache", "a cough", "knee pain", "asthma", "a colonoscopy", "lisinopril", "penicillin", "back pain")
 
@@ -76,7 +76,9 @@ def test_twice_the_text_is_twice_the_work(
 def test_the_index_leaves_out_no_mention_that_supports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(value_index, "FEW", 0)
     monkeypatch.setattr(value_index, "MOST", 10**6)
-    told = [form.format(n=n, unit=unit) for form, unit, n in itertools.product(FORMS, UNITS, (1, 2, 7, 12, 30))]
+    told = [
+        form.format(n=n, unit=unit) for form, unit, n in itertools.product(FORMS, UNITS, (1, 2, 4, 7, 12, 28, 30, 66))
+    ]
     said = read_talk("\n".join(f"Patient: I had {value}." for value in told)).said
     index = ValueIndex(said)
     facts = read_mentions(" ".join(f"Had {value}." for value in told), spoken=False)[1]

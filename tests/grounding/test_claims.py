@@ -27,11 +27,13 @@ METHADONE = ("Is anybody at home on opioids?", "My brother. He gets methadone.",
         ("Maternal uncle with gout.", ("Gout?", "My father, and his brother too."), ["Maternal uncle with gout"]),
         ("Father with migraine.", MIGRAINE, []),
         ("Sister with migraine.", MIGRAINE, ["Sister with migraine"]),
+        ("Sister with migraine.", (*MIGRAINE[:3], "She has it too."), []),
         ("Cousin with migraine.", MIGRAINE, ["Cousin with migraine"]),
         ("Takes buprenorphine.", METHADONE, []),
         ("Takes methadone and buprenorphine.", METHADONE, ["methadone"]),
         ("Mother has dementia.", ("And at home?", "My mother-in-law has dementia."), ["Mother has dementia"]),
         ("Diabetes in the sister.", ("Diabetes, anyone?", "My brother."), ["Diabetes in the sister"]),
+        ("Breast cancer.", ("You had cancer, Missus Vane?", "Yes, breast cancer."), []),
     ],
 )
 def test_who_has_it(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:
@@ -48,6 +50,7 @@ MRI = ("Did you get the MRI?", "Not yet, it's on the twelfth.")
     [
         ("Semaglutide declined.", OZEMPIC, []),
         ("Semaglutide was started.", OZEMPIC, ["Semaglutide was started"]),
+        ("Colonoscopy ordered.", ("Would you like a colonoscopy?", "I'd rather not."), ["Colonoscopy ordered"]),
         ("Warfarin was held and will be resumed.", WARFARIN, []),
         ("MRI is scheduled.", MRI, []),
         ("MRI was completed.", MRI, ["MRI was completed"]),
@@ -58,6 +61,7 @@ MRI = ("Did you get the MRI?", "Not yet, it's on the twelfth.")
         ("Feeding tube removed.", ("Is the feeding tube still in?", "Yes."), ["Feeding tube removed"]),
         ("Breath test negative.", ("Tested?", "The breath test, and it was positive."), ["Breath test"]),
         ("Breath test positive.", ("Tested?", "The breath test, and it was positive."), []),
+        ("She takes ibuprofen as needed.", ("What else?", "Ibuprofen.", "Do you take it daily?", "No, as needed."), []),
     ],
 )
 def test_what_is_done(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:

@@ -64,6 +64,7 @@ def flags(note: str, *lines: str) -> list[tuple[str, str]]:
         ),
         # results, and what is said of something else
         ("Her triglycerides were elevated.", ("And?", "I had high triglycerides. I keep well.", "Good.", "Yes.")),
+        ("They have misplaced the Cardizem.", ("So you are not on Cardizem.", "That's right. I misplaced it.")),
         ("Abnormal audiogram.", ("Let's perform an audiogram test to check your ears.", "Sounds good.")),
         (
             "The patient received labs including a urinalysis.",

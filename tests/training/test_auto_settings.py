@@ -93,6 +93,14 @@ def test_attention_that_was_asked_for_is_met_or_refused():
             choose_attention("varlen", device, precision="bf16", soft_capped=False)
 
 
+def test_images_need_a_mask_on_every_device():
+    for device, expected in ((cpu(), "per_document"), (gpu((8, 0)), "sdpa"), (gpu((7, 5)), "sdpa")):
+        assert choose_attention("auto", device, precision="bf16", soft_capped=False, images=True) == expected
+        for asked in ("varlen", "model"):
+            with pytest.raises(InputError, match=f"--attention {asked}: is causal inside of images too"):
+                choose_attention(asked, device, precision="bf16", soft_capped=False, images=True)
+
+
 def test_tf32_only_beside_16_bit_numbers():
     assert uses_tf32(gpu((8, 0)), precision="bf16") is True
     assert uses_tf32(gpu((8, 0)), precision="fp32") is False

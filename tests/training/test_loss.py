@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -98,15 +100,42 @@ def test_a_confident_target_keeps_its_small_gradient_in_16_bits() -> None:
     assert relative(found, expected) < 3e-2
 
 
-@pytest.mark.parametrize("dtype,factor", [(torch.bfloat16, 1 / 1500), (torch.float16, 2.0**17)])
-def test_the_factor_on_the_loss_is_not_rounded_to_the_hidden_states_dtype(dtype: torch.dtype, factor: float) -> None:
+@pytest.mark.parametrize(
+    "dtype,factor,small", [(torch.bfloat16, 1 / 1500, 1.0), (torch.float16, 2.0**17, 2.0**10)], ids=["bf16", "fp16"]
+)
+def test_the_factor_on_the_loss_is_not_rounded_to_the_hidden_states_dtype(
+    dtype: torch.dtype, factor: float, small: float
+) -> None:
     # 1/1500 in bf16 is 0.2 % off, for every gradient of the window alike; fp16 ends at 65,504, below a scaler's factor.
     hidden, targets, head = make_case("mixed", dtype)
     head = head / 100
-    (plain,) = torch.autograd.grad(note_nll(hidden, targets, head), hidden)
+    (plain,) = torch.autograd.grad(note_nll(hidden, targets, head) * small, hidden)
     (scaled,) = torch.autograd.grad(note_nll(hidden, targets, head) * factor, hidden)
-    assert torch.equal(scaled, (plain.float() * factor).to(dtype))
+    assert torch.equal(scaled, (plain.float() * (factor / small)).to(dtype))
     assert torch.isfinite(scaled).all()
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize("wanted_nll", [1e-2, 1e-3, 1e-4])
+def test_a_scalers_factor_saves_the_gradient_of_a_confident_note_from_fp16(
+    wanted_nll: float, softcap: float | None
+) -> None:
+    # Of 1e-4 each word's share is about 5e-7, and its product with the head 1e-9: fp16 has nothing from 0 to 6e-8.
+    generator = torch.Generator().manual_seed(4)
+    head = (torch.randn(VOCAB, 1024, generator=generator) * 0.002).half()  # its rows are all but orthogonal
+    targets = torch.arange(7)[None]
+    logit = math.log(VOCAB / wanted_nll)  # where the other words' logits are about 0
+    logit = logit if softcap is None else softcap * math.atanh(logit / softcap)
+    aimed = head[:7].double() / head[:7].double().square().sum(-1, keepdim=True) * logit
+    hidden = aimed[None].half().requires_grad_()
+    exact = hidden.detach().double().requires_grad_()
+    loss = full_logits_loss(exact, targets, head.double(), softcap)
+    assert wanted_nll / 3 < loss / 7 < wanted_nll * 3
+    factor = 65536 / 7
+    (expected,) = torch.autograd.grad(loss * factor, exact)
+    (found,) = torch.autograd.grad(note_nll(hidden, targets, head, softcap=softcap) * factor, hidden)
+    assert found.dtype == torch.float16
+    assert relative(found, expected) < 1e-2
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])

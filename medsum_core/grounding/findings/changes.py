@@ -31,6 +31,7 @@ EARLIER = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "yea
 ANAPHORA = bag("it that them those both one this some any")
 OFFERS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
 ASKED_USE = bag("take takes taking use uses using on still smoke smoking drink drinking")
+HOW_OFTEN = bag("daily regularly every always often consistently")
 ASKED_DONE = bag("get got had have done did ever pick start started fill filled finish")
 DOSED = bag("mg mcg daily nightly bedtime twice once weekly morning puffs units prn needed")
 WISHED = bag("help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts")
@@ -184,6 +185,8 @@ def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) ->
         return []  # "Did that help?"
     if asks_openly(words, sentence):
         return found  # "When did you stop?"
+    if HOW_OFTEN & set(texts):
+        return []  # "Daily?" "No, now and then."
     found = [deed for deed in found if deed != "plan"]  # "Should I stop it?"
     number = sentence.turn + 1
     reply = read_reply(words, *heard.scan.turns[number])[0] if number < len(heard.turns) else "other"
@@ -230,6 +233,8 @@ def _answered(
         return ["declined"] if refused or "declined" in said else (["plan", "start"] if reply == "yes" else [])
     if "plan" in said or "declined" in said or asks_openly(words, own):
         return []
+    if HOW_OFTEN & asked and reply == "no":
+        return []  # "Do you take it daily?"
     if ASKED_USE & asked and reply in ("yes", "no"):
         if reply == "no" and "again" in asked:
             return []  # "Did you take it again?" "No.": once

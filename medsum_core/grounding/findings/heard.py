@@ -165,7 +165,7 @@ class Heard:
                     if not part_stems or any(
                         self.turns_of.get(word, set()) & {number, number + 1} for word in part_stems
                     ):
-                        found.append((number, self._polarity(number, stems)))
+                        found.append((max(number, 0), self._polarity(number, stems)))
         return found
 
     def places_of(self, names: Iterable[str]) -> list[tuple[int, Sentence]]:

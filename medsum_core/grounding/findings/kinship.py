@@ -31,7 +31,7 @@ SPELLED = {
     "granny": "grandmother", "gran": "grandmother", "nan": "grandmother", "nanna": "grandmother",
     "granddad": "grandfather", "grandad": "grandfather", "gramps": "grandfather", "grampa": "grandfather",
     "auntie": "aunt", "aunties": "aunt", "aunty": "aunt", "nephews": "nephew", "bro": "brother",
-    "sis": "sister", "mam": "mother", "hubby": "husband", "missus": "wife",
+    "sis": "sister", "mam": "mother", "hubby": "husband",
     "stepdad": "stepfather", "stepmom": "stepmother", "stepmum": "stepmother", "twins": "twin",
 }  # fmt: skip
 COMPOUND = {  # "my mum's dad"

@@ -34,7 +34,7 @@ ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symp
            "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
 STOPPED = bag(
     "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
-    "avoid avoided avoids hardly rarely seldom longer held no not"
+    "avoid avoided avoids hardly rarely seldom longer held no not misplaced"
 )
 CLAUSES = bag(". ;")
 NEAR, REACH = 8, 25  # words
