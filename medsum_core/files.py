@@ -102,7 +102,7 @@ def write_bytes_atomic(path: str | Path, data: bytes, *, mode: int = PUBLIC_MODE
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text_atomic(path: str | Path, text: str, *, mode: int = PUBLIC_MODE) -> None:
@@ -130,9 +130,9 @@ def write_sealed(target: Path, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
             _write_file(draft / name, data, mode=PRIVATE_MODE)
         _write_file(draft / MANIFEST, _manifest_bytes(files), mode=PRIVATE_MODE)
-        _sync_folder(draft)
+        sync_folder(draft)
         os.rename(draft, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise SaveError(f"could not write {target}: {error.strerror or error}") from error
@@ -269,7 +269,7 @@ def _write_file(path: Path, data: bytes, *, mode: int) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, where the system lets a folder be opened (Linux, macOS)."""
     if os.name != "posix":
         return

@@ -121,14 +121,18 @@ def config_fingerprint(config: Any) -> str:
 
     Another version of transformers may know more or fewer fields, and so give another hash.
     """
-    values = _computed_with(config.to_dict())
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+    return json_sha256(_computed_with(config.to_dict()))
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """sha256 over a fast tokenizer's whole definition, its special tokens and its chat template."""
     parts = [tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map, tokenizer.chat_template]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    return json_sha256(parts)
+
+
+def json_sha256(value: Any) -> str:
+    """sha256 (hex) of a value as JSON with sorted keys; what JSON does not know stands as its `str`."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _computed_with(values: Any) -> Any:

@@ -120,7 +120,7 @@ def built_in_rule(
 
 
 def check_can_go_back(config: PretrainedConfig, cache_type: type[KVCache]) -> None:
-    """Raise InputError where grounding has no way back."""
+    """Raise InputError where the cache can't be taken back to an earlier token, as grounded decoding must."""
     if cache_type is OwnCaches:
         raise InputError(
             f"--grounded: {config.model_type} keeps more than keys and values, which can't be taken back: leave it out"

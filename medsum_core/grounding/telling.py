@@ -25,7 +25,7 @@ DENYING = bag("no not never none nothing don't didn't doesn't haven't hasn't isn
 ALL_WELL = bag(  # a note's words that deny whatever was asked: "Noncontributory."
     "negative none noncontributory contributory unremarkable normal unchanged healthy otherwise"
 )
-TALK = bag(  # words of any talk, which tell nothing of a patient
+TALK = bag(  # words of any conversation, which by themselves tell nothing of a patient
     "a an the and or but if so because as of to in on at by for from with without about into over under up down out "
     "off then than that this these those there here i me my mine myself we us our you your yours yourself he him his "
     "she her hers it its they them their someone somebody something anyone anybody anything everyone everybody "

@@ -8,7 +8,6 @@ Letters: N positions of an image, H hidden size.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-from medsum_core.checkpoint.fingerprints import base_fingerprint
+from medsum_core.checkpoint.fingerprints import base_fingerprint, json_sha256
 from medsum_core.data.image_tokens import BLANK_KEY
 from medsum_core.errors import InputError, reason
 from medsum_core.files import PRIVATE_MODE, cache_folder, make_cache_folder, read_plain_file, write_bytes_atomic
@@ -146,7 +145,7 @@ def _maker_sha256(causal: Any, processor: Gemma3ImageProcessorPil) -> str:
         [str(causal.dtype), causal.device.type],
         [metadata.version(package) for package in ("torch", "transformers", "pillow")],
     ]
-    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+    return json_sha256(about)
 
 
 def _read(path: Path) -> Tensor | None:

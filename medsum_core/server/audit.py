@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any
 
 from medsum_core.errors import InputError
-from medsum_core.files import PRIVATE_MODE
+from medsum_core.files import PRIVATE_MODE, sync_folder
 from medsum_core.server.refusal import Refusal
 from medsum_core.tasks.divisions import DIVISIONS
 from medsum_core.tasks.section_names import SECTION_NAMES, section_code
@@ -37,7 +37,7 @@ class AppendedLines:
             size = os.fstat(self._descriptor).st_size
             if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
                 os.write(self._descriptor, b"\n")
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise InputError(f"{flag} {path}: can't be written ({error.strerror})") from None
 
@@ -104,11 +104,3 @@ def known_section(section: str) -> str:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -207,7 +207,7 @@ def stop(*_):
     print("writing", flush=True)
     time.sleep(60)
 
-files._sync_folder = stop
+files.sync_folder = stop
 write_sealed(Path(sys.argv[1]), {"state.json": b"x"})
 """
 
