@@ -1,10 +1,11 @@
-"""Started by tests/training/test_gradient.py: windows through `train_step` on any number of processes.
+"""Started by tests/training/test_gradient.py: windows through `train_step` on two processes.
 
-python two_processes.py FOLDER     (with the repository's root in PYTHONPATH) writes FOLDER/RANK-of-WORLD.safetensors
+python two_processes.py FOLDER PORT     (with the repository's root in PYTHONPATH) writes FOLDER/RANK.safetensors
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -41,6 +42,17 @@ def windows_and_updates() -> tuple[dict[str, Tensor], int, int]:
     return found, run.accelerator.process_index, run.accelerator.num_processes
 
 
+def one_of_two(rank: int, folder: Path, port: str) -> None:
+    """Write what this process finds."""
+    launch = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= launch | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    tensors, found_rank, world = windows_and_updates()
+    assert (found_rank, world) == (rank, 2)
+    save_file(tensors, folder / f"{rank}.safetensors")
+
+
 if __name__ == "__main__":
-    tensors, rank, world = windows_and_updates()
-    save_file(tensors, Path(sys.argv[1]) / f"{rank}-of-{world}.safetensors")
+    second = os.fork()  # before any thread is started: the libraries are imported once for both
+    one_of_two(0 if second else 1, Path(sys.argv[1]), sys.argv[2])
+    if second:
+        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))

@@ -1,6 +1,7 @@
 """The training script as two processes (`run_two`), with a fault on the second of them.
 
-python two_scripts.py FAULT FLAGS...     ROWS=FOLDER in the environment: `record_rows` there
+Started as a script it forks them, for each job of its standard input, from a process that has imported the libraries:
+importing takes longer than what they do.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +30,26 @@ def run_two(
     first: list[str], second: list[str], fault: str = "none", *, rows: Path | None = None
 ) -> tuple[list[int], list[str]]:
     """Exit codes and messages of two processes of one run, started with these flags. `rows`: for `record_rows`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    processes = []
-    for rank, argv in enumerate((first, second)):
-        launch = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        launch |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        environment = {**os.environ, **launch, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'helpers'}"}
-        environment |= {} if rows is None else {"ROWS": str(rows)}
-        command = [sys.executable, __file__, fault, *argv]
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        processes.append(subprocess.Popen(command, env=environment, text=True, **pipes))  # type: ignore[call-overload]
-    try:
-        messages = [process.communicate(timeout=240)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [str(Path(folder) / f"{rank}.log") for rank in (0, 1)]
+        job = {"flags": [first, second], "fault": fault, "rows": rows and str(rows), "logs": logs}
+        starter = _starter()
+        assert starter.stdin is not None and starter.stdout is not None
+        starter.stdin.write(json.dumps(job) + "\n")
+        starter.stdin.flush()
+        codes = json.loads(starter.stdout.readline())
+        messages = [Path(log).read_text() for log in logs]
     assert all("Traceback" not in message for message in messages), messages
-    return [process.returncode for process in processes], messages
+    return codes, messages
+
+
+@cache
+def _starter() -> subprocess.Popen[str]:
+    """The process that all of them are forked from; it ends with this one, which holds its standard input."""
+    path = os.pathsep.join(str(ROOT / name) for name in ("", "tests/helpers", "benchmarks"))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
+    command = [sys.executable, __file__]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def recorded_rows(folder: Path) -> list[list[str]]:
@@ -98,10 +102,31 @@ def another_step() -> None:
 
 FAULTS = {"unreadable": unreadable, "stale_listing": stale_listing, "another_step": another_step}
 
+
+def one_process(job: dict[str, Any], rank: int, port: int) -> int:
+    """The exit code of this process of the run."""
+    launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in launch.items()}
+    if rank == 1 and job["fault"] in FAULTS:
+        FAULTS[job["fault"]]()
+    if job["rows"] is not None:
+        train_loop.local_rows = record_rows(Path(job["rows"]))  # type: ignore[assignment]
+    return run_as_script(lambda: train_loop.main(job["flags"][rank]))
+
+
+def main() -> None:
+    """A job a line of standard input; the two exit codes are a line of standard output."""
+    from forked_runs import fork, preload, wait
+
+    preload()
+    for line in sys.stdin:
+        job = json.loads(line)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        pids = [fork(partial(one_process, job, rank, port), Path(job["logs"][rank])) for rank in (0, 1)]
+        print(json.dumps([wait(pid) for pid in pids]), flush=True)
+
+
 if __name__ == "__main__":
-    fault, *flags = sys.argv[1:]
-    if os.environ["RANK"] == "1" and fault in FAULTS:
-        FAULTS[fault]()
-    if "ROWS" in os.environ:
-        train_loop.local_rows = record_rows(Path(os.environ["ROWS"]))  # type: ignore[assignment]
-    raise SystemExit(run_as_script(lambda: train_loop.main(flags)))
+    main()
