@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -132,7 +133,7 @@ def _fast(device_kind: str) -> Kernels:
     on_cpu = device_kind == "cpu"
     return Kernels(
         name=FAST,
-        apply=apply_fast_layers,
+        apply=partial(apply_fast_layers, joins=not on_cpu),
         recompute=recompute_activations,
         hidden_states=hidden_states,
         attention={"per_document": attend_per_document} if on_cpu else {},

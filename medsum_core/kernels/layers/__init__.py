@@ -18,15 +18,16 @@ from medsum_core.kernels.layers.rms_norm import use_fast_norms
 from medsum_core.model import forward
 
 
-def apply_fast_layers(model: PeftModel, *, keep_dense: bool) -> None:
+def apply_fast_layers(model: PeftModel, *, keep_dense: bool, joins: bool = False) -> None:
     """Replace the forward of LoRA layers, MLPs, norms and decoder layers of a known class.
 
     `keep_dense`: an NF4 weight is dequantised once, at its first use: the same values in more memory.
+    `joins`: adapters on projections of one input are computed together, in fewer kernels, as a GPU wants it.
     """
     fuse_lora_layers(model, keep_dense=keep_dense)
     use_gated_mlps(model)
     use_fast_norms(model)
-    use_training_layers(forward.inner_model(model))
+    use_training_layers(forward.inner_model(model), joins=joins)
 
 
 def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch, **layer_options: Any) -> Tensor:

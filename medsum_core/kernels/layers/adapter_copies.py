@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from medsum_core.kernels.layers.lora_linear import FusedLinear
+from medsum_core.kernels.layers.lora_linear import Copies, FusedLinear
 
 
 class AdapterCopies:
@@ -21,8 +21,15 @@ class AdapterCopies:
         """`dtype`: of the products. Where it is the adapter's own, nothing is copied."""
         layers = [module.forward for module in model.modules() if isinstance(module.forward, FusedLinear)]
         self._layers = [layer for layer in layers if layer.adapter[0].dtype != dtype]
+        groups = dict.fromkeys(layer.shared_input for layer in self._layers)
+        self._stacks = {shared: shared.stack(dtype) for shared in groups if shared is not None}
         self._weights = [weight.detach() for layer in self._layers for weight in layer.adapter]
-        self._copies = [torch.empty_like(weight, dtype=dtype) for weight in self._weights]
+        self._copies = [copy for layer in self._layers for copy in self._room(layer, dtype)]
+
+    def _room(self, layer: FusedLinear, dtype: torch.dtype) -> Copies:
+        a_rK, b_Nr = (torch.empty_like(weight, dtype=dtype) for weight in layer.adapter)
+        shared = layer.shared_input
+        return (a_rK if shared is None else self._stacks[shared][shared.layers.index(layer)]), b_Nr
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -31,8 +38,12 @@ class AdapterCopies:
             torch._foreach_copy_(self._copies, self._weights)
         for layer, a_rK, b_Nr in zip(self._layers, self._copies[::2], self._copies[1::2], strict=True):
             layer.copies = (a_rK, b_Nr)
+        for shared, stack_nrK in self._stacks.items():
+            shared.copies_nrK = stack_nrK
         try:
             yield
         finally:
             for layer in self._layers:
                 layer.copies = None
+            for shared in self._stacks:
+                shared.copies_nrK = None

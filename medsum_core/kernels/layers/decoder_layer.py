@@ -24,6 +24,7 @@ from transformers import AttentionInterface
 from medsum_core.kernels.cpu.document_attention import Recomputed
 from medsum_core.kernels.cpu.shared_prefix import KeyValue, SharedPrefix
 from medsum_core.kernels.layers.gated_mlp import gated_down
+from medsum_core.kernels.layers.joined_products import join_projections
 from medsum_core.kernels.layers.lora_linear import FusedLinear
 from medsum_core.kernels.layers.norm_linear import ResidualSum, normed_projections
 from medsum_core.kernels.layers.rms_norm import frozen_rms_norm
@@ -34,17 +35,20 @@ TWO_NORMS = ("GemmaDecoderLayer", "LlamaDecoderLayer")
 FOUR_NORMS = ("Gemma2DecoderLayer", "Gemma3DecoderLayer")  # they also norm the output of attention and MLP
 
 
-def use_training_layers(decoder: nn.Module) -> int:
+def use_training_layers(decoder: nn.Module, *, joins: bool = False) -> int:
     """Replace the forward of the decoder's layers of a known class; returns how many were replaced.
 
     They then also take `read_M`, the indices of the M positions in the flattened B x T of a micro-batch. Without it
-    they call transformers' own forward.
+    they call transformers' own forward. With `joins` the projections of one input are joined (`joined_products.py`).
     """
     layers: list[Any] = list(getattr(decoder, "layers", []))
     known = [layer for layer in layers if type(layer).__name__ in TWO_NORMS + FOUR_NORMS]
     for layer in known:
         layer.forward = partial(_forward, layer, layer is layers[-1])
         _mark_saved_outputs(layer)
+        if joins:
+            join_projections((layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj))
+            join_projections((layer.mlp.gate_proj, layer.mlp.up_proj))
     return len(known)
 
 

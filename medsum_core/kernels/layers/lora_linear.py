@@ -11,6 +11,7 @@ forward.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,12 +67,26 @@ def fuse_lora_layers(model: nn.Module, *, keep_dense: bool) -> int:
     return len(layers)
 
 
+@dataclass(kw_only=True, eq=False)
+class SharedInput:
+    """Projections of one input whose adapters are computed together, see `joined_products.py`."""
+
+    layers: Sequence[FusedLinear]
+    copies_nrK: Tensor | None = None  # the copies of their A, one after another, within `adapter_copies.py`
+
+    def stack(self, dtype: torch.dtype) -> Tensor:
+        """Room for their A, (n, r, K), not filled."""
+        lora_A_rK, _ = self.layers[0].adapter
+        return lora_A_rK.new_empty((len(self.layers), *lora_A_rK.shape), dtype=dtype)
+
+
 class FusedLinear:
     """The forward that replaces a LoRA layer's own.
 
     `output_is_saved`: the function that takes the output saves it for the backward pass, so it comes from an arena.
     `copies`: A and B in the dtype of products, within `adapter_copies.py`; None: they are converted at each use.
     `gradient_arena`: memory for the gradients of A and B, which live until the end of the backward pass.
+    `shared_input`: the projections whose adapters are computed together with this one; None: it is computed alone.
     """
 
     def __init__(self, layer: Any, weight: FrozenWeight, *, number: int) -> None:
@@ -79,6 +94,7 @@ class FusedLinear:
         self.output_is_saved = False
         self.copies: Copies | None = None
         self.gradient_arena = ACTIVATIONS
+        self.shared_input: SharedInput | None = None
         (self._name,) = layer.lora_A.keys()
 
     @property
@@ -86,13 +102,23 @@ class FusedLinear:
         """The trainable weights A (r, K) and B (N, r)."""
         return self.layer.lora_A[self._name].weight, self.layer.lora_B[self._name].weight
 
+    @property
+    def scaling(self) -> float:
+        """LoRA's factor s."""
+        return float(self.layer.scaling[self._name])
+
+    @property
+    def rate(self) -> float:
+        """The share of its input that dropout sets to zero in training mode."""
+        return float(getattr(self.layer.lora_dropout[self._name], "p", 0.0))
+
     def draw(self) -> LoraProduct:
         """The layer's product for one use, with a new dropout mask in training mode."""
-        rate = float(getattr(self.layer.lora_dropout[self._name], "p", 0.0)) if self.layer.training else 0.0
+        rate = self.rate if self.layer.training else 0.0
         return LoraProduct(
             weight=self.weight,
             bias_N=self.layer.get_base_layer().bias,
-            scaling=self.layer.scaling[self._name],
+            scaling=self.scaling,
             rate=rate,
             seed=layer_seed(self._number) if rate > 0 else 0,
             copies=self.copies,
@@ -131,21 +157,23 @@ class LoraProduct:
 
     def forward(self, x: Tensor, lora_A_rK: Tensor, lora_B_Nr: Tensor) -> tuple[Tensor, Tensor]:
         """y (..., N) in the dtype of x (..., K), and s (m * x) A^T (T, r), to save for the backward pass."""
-        x_TK = _flattened(x)
-        dtype = x_TK.dtype
-        weight_NK = self.weight.dense(dtype)
-        allocate = empty_for_backward if self.output_is_saved else empty
-        y_TN = allocate((len(x_TK), len(weight_NK)), dtype=dtype, device=x_TK.device)
-        if self.bias_N is None:
-            torch.mm(x_TK, weight_NK.t(), out=y_TN)
-        else:
-            torch.addmm(self.bias_N.to(dtype), x_TK, weight_NK.t(), out=y_TN)
-        dropped_TK = x_TK if self.rate == 0 else self._drawn(x_TK).without(x_TK)
-        lora_A_rK, lora_B_Nr = self._converted(lora_A_rK, lora_B_Nr, dtype)
-        low_Tr = empty_for_backward((len(x_TK), len(lora_A_rK)), dtype=dtype, device=x_TK.device)
-        low_Tr.addmm_(dropped_TK, lora_A_rK.t(), beta=0, alpha=self._scale)
+        x_TK = flattened(x)
+        y_TN = self.base_output(x_TK)
+        dropped_TK = x_TK if self.rate == 0 else self.drawn(x_TK.numel(), x_TK.device).without(x_TK)
+        lora_A_rK, lora_B_Nr = self.converted(lora_A_rK, lora_B_Nr, x_TK.dtype)
+        low_Tr = empty_for_backward((len(x_TK), len(lora_A_rK)), dtype=x_TK.dtype, device=x_TK.device)
+        low_Tr.addmm_(dropped_TK, lora_A_rK.t(), beta=0, alpha=self.scale)
         y_TN.addmm_(low_Tr, lora_B_Nr.t())
         return y_TN.to(x.dtype).view(*x.shape[:-1], y_TN.shape[1]), low_Tr
+
+    def base_output(self, x_TK: Tensor) -> Tensor:
+        """x W^T + b, (T, N), to which the adapter's part can be added in place."""
+        weight_NK = self.weight.dense(x_TK.dtype)
+        allocate = empty_for_backward if self.output_is_saved else empty
+        y_TN = allocate((len(x_TK), len(weight_NK)), dtype=x_TK.dtype, device=x_TK.device)
+        if self.bias_N is None:
+            return torch.mm(x_TK, weight_NK.t(), out=y_TN)
+        return torch.addmm(self.bias_N.to(x_TK.dtype), x_TK, weight_NK.t(), out=y_TN)
 
     def backward(
         self,
@@ -163,15 +191,17 @@ class LoraProduct:
         That of x is (T, K) in the dtype that products are computed in, or None where it is not needed. `others_TK`:
         the sum of other layers' gradients of x, to which it is added in place.
         """
-        x_TK = _flattened(x)
+        x_TK = flattened(x)
         dtype = x_TK.dtype
         dy_TN = dy.reshape(-1, dy.shape[-1]).to(dtype)
-        dropped = self._drawn(x_TK) if self.rate > 0 else None
+        dropped = self.drawn(x_TK.numel(), x_TK.device) if self.rate > 0 else None
         exact = lora_A_rK.dtype
-        lora_A_rK, lora_B_Nr = self._converted(lora_A_rK, lora_B_Nr, dtype)
-        dlow_Tr = torch.empty_like(low_Tr).addmm_(dy_TN, lora_B_Nr, beta=0, alpha=self._scale)
-        dB_Nr = self._gradient(dy_TN.t(), low_Tr, exact)
-        dA_rK = self._gradient(dlow_Tr.t(), x_TK if dropped is None else dropped.without(x_TK), exact)
+        lora_A_rK, lora_B_Nr = self.converted(lora_A_rK, lora_B_Nr, dtype)
+        dlow_Tr = torch.empty_like(low_Tr).addmm_(dy_TN, lora_B_Nr, beta=0, alpha=self.scale)
+        dropped_TK = x_TK if dropped is None else dropped.without(x_TK)
+        dB_Nr = weight_gradient(dy_TN.t(), low_Tr, dtype=exact, arena=self.gradient_arena)
+        dA_rK = weight_gradient(dlow_Tr.t(), dropped_TK, dtype=exact, arena=self.gradient_arena)
+        del dropped_TK
         dx_TK = None
         if needs_dx:
             weight_NK = self.weight.dense(dtype)
@@ -183,25 +213,19 @@ class LoraProduct:
         return dx_TK, dA_rK, dB_Nr
 
     @property
-    def _scale(self) -> float:
+    def scale(self) -> float:
         """LoRA's scaling with dropout's 1 / (1 - rate)."""
         return self.scaling if self.rate == 0 else self.scaling / (1 - self.rate)
 
-    def _converted(self, lora_A_rK: Tensor, lora_B_Nr: Tensor, dtype: torch.dtype) -> Copies:
+    def converted(self, lora_A_rK: Tensor, lora_B_Nr: Tensor, dtype: torch.dtype) -> Copies:
+        """A and B in `dtype`."""
         if self.copies is not None and self.copies[0].dtype == dtype:
             return self.copies
         return lora_A_rK.to(dtype), lora_B_Nr.to(dtype)
 
-    def _gradient(self, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-        """The product, a sum over tokens; a GPU need not round it to the dtype of its factors first."""
-        if left.device.type == "cpu":
-            shape = (left.shape[0], right.shape[1])
-            out = empty_for_backward(shape, dtype=dtype, device=left.device, arena=self.gradient_arena)
-            return out.copy_(left @ right)
-        return left @ right if left.dtype == dtype else torch.mm(left, right, out_dtype=dtype)
-
-    def _drawn(self, x_TK: Tensor) -> DroppedElements:
-        return DroppedElements(x_TK.numel(), rate=self.rate, seed=self.seed, device=x_TK.device)
+    def drawn(self, num_elements: int, device: torch.device) -> DroppedElements:
+        """The mask of so many elements."""
+        return DroppedElements(num_elements, rate=self.rate, seed=self.seed, device=device)
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -220,6 +244,18 @@ class _LoraLinear(torch.autograd.Function):
         return None if dx_TK is None else dx_TK.to(x.dtype).view(x.shape), dA_rK, dB_Nr, None
 
 
+def weight_gradient(left: Tensor, right: Tensor, *, dtype: torch.dtype, arena: Arena) -> Tensor:
+    """The product of two matrices or of n pairs, a sum over tokens.
+
+    A GPU need not round it to the dtype of its factors before it is in `dtype`, which is the adapter's.
+    """
+    if left.device.type == "cpu":
+        shape = (*left.shape[:-1], right.shape[-1])
+        return empty_for_backward(shape, dtype=dtype, device=left.device, arena=arena).copy_(left @ right)
+    product = torch.bmm if left.ndim == 3 else torch.mm
+    return product(left, right) if left.dtype == dtype else product(left, right, out_dtype=dtype)
+
+
 def _is_plain(layer: LoraLayer) -> bool:
     return isinstance(layer.get_base_layer(), nn.Linear) and not layer.lora_variant and len(layer.lora_A) == 1
 
@@ -229,6 +265,6 @@ def _base_output(x: Tensor, weight: FrozenWeight, bias_N: Tensor | None) -> Tens
     return linear(x, weight.dense(x.dtype), None if bias_N is None else bias_N.to(x.dtype))
 
 
-def _flattened(x: Tensor) -> Tensor:
+def flattened(x: Tensor) -> Tensor:
     """(T, K) in the dtype that products are computed in."""
     return x.reshape(-1, x.shape[-1]).to(arithmetic_dtype(x.device, x.dtype))

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medsum_core.kernels.cpu.arena import converted
-from medsum_core.kernels.layers.lora_linear import FusedLinear, LoraProduct
+from medsum_core.kernels.layers.joined_products import Products, draw_products
+from medsum_core.kernels.layers.lora_linear import FusedLinear
 from medsum_core.kernels.layers.rms_norm import RMSNorm, frozen_rms_norm
 
 
@@ -43,7 +44,7 @@ def normed_projections(
         return tuple(projection(normed) for projection in projections)
     adapters = [weight for one in fused for weight in one.adapter]
     outputs: tuple[Tensor, ...] = _NormedProjections.apply(
-        x, summed, frozen_rms_norm(norm), [one.draw() for one in fused], *adapters
+        x, summed, frozen_rms_norm(norm), draw_products(fused), *adapters
     )
     return outputs
 
@@ -51,30 +52,27 @@ def normed_projections(
 class _NormedProjections(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, summed: ResidualSum | None, norm: RMSNorm, products: list[LoraProduct], *adapters: Tensor
+        ctx: Any, x: Tensor, summed: ResidualSum | None, norm: RMSNorm, products: Products, *adapters: Tensor
     ) -> tuple[Tensor, ...]:
         normed, inverse_rms = norm.forward(x)
-        both = [product.forward(normed, *adapters[2 * n : 2 * n + 2]) for n, product in enumerate(products)]
+        outputs, lows = products.forward(normed, adapters)
         inputs = (x,) if summed is None else (summed.x, summed.y)
-        ctx.save_for_backward(*inputs, inverse_rms, *(low_Tr for _, low_Tr in both), *adapters)
+        ctx.save_for_backward(inverse_rms, *inputs, *lows, *adapters)
         ctx.sum_norm = None if summed is None else summed.norm
-        ctx.norm, ctx.products = norm, products
-        return tuple(y for y, _ in both)
+        ctx.norm, ctx.products, ctx.num_adapters = norm, products, len(adapters)
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        saved, count = ctx.saved_tensors, len(ctx.products)
-        *inputs, inverse_rms = saved[: -3 * count]
+        inverse_rms, *saved = ctx.saved_tensors
+        num_inputs = 1 if ctx.sum_norm is None else 2
+        inputs, lows, adapters = saved[:num_inputs], saved[num_inputs : -ctx.num_adapters], saved[-ctx.num_adapters :]
         x = inputs[0] if ctx.sum_norm is None else inputs[0] + ctx.sum_norm.forward(inputs[1])[0]
-        lows, adapters = saved[-3 * count : -2 * count], saved[-2 * count :]
-        normed, dnormed_TK, dadapters = ctx.norm.output(x, inverse_rms), None, []
-        needs_dx = ctx.needs_input_grad[0]
-        for n, (product, dy, low_Tr) in enumerate(zip(ctx.products, gradients, lows, strict=True)):
-            dnormed_TK, *both = product.backward(
-                dy, normed, low_Tr, *adapters[2 * n : 2 * n + 2], needs_dx=needs_dx, others_TK=dnormed_TK
-            )
-            dadapters += both
+        normed = ctx.norm.output(x, inverse_rms)
+        dnormed_TK, dadapters = ctx.products.backward(
+            gradients, normed, lows, adapters, needs_dx=ctx.needs_input_grad[0]
+        )
         dx = None
         if dnormed_TK is not None:
             dx = ctx.norm.backward(converted(dnormed_TK, normed.dtype).view(x.shape), x, inverse_rms)

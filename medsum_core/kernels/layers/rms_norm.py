@@ -11,7 +11,6 @@ names and weights stay those of transformers; only `forward` is replaced. The we
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ LLAMA_NORMS = ("LlamaRMSNorm",)  # round to the input's dtype, then scale by wei
 def use_fast_norms(model: nn.Module) -> int:
     """Replace the forward of every RMS norm of a known class in `model`; returns how many were replaced.
 
+    Weights are read here, once: call it when they have their values, dtype and device.
     Raises ValueError for a norm that trains: its weight would get no gradient.
     """
     modules: list[Any] = [m for m in model.modules() if type(m).__name__ in GEMMA_NORMS + LLAMA_NORMS]
@@ -36,23 +36,23 @@ def use_fast_norms(model: nn.Module) -> int:
             raise ValueError(
                 "the norms must be frozen: the fast kernels give them no gradient, use --kernels reference"
             )
-        module.forward = partial(_forward, module)
+        module.forward = _arithmetic(module)
     return len(modules)
 
 
 def frozen_rms_norm(module: Any) -> RMSNorm:
-    """The arithmetic of a norm module of a known class, with its weight as it is now."""
+    """The arithmetic of a norm module whose forward `use_fast_norms` has replaced."""
+    norm: RMSNorm = module.forward
+    return norm
+
+
+def _arithmetic(module: Any) -> RMSNorm:
     rounds_first = type(module).__name__ in LLAMA_NORMS
     return RMSNorm(
         scale_H=module.weight if rounds_first else 1.0 + module.weight.float(),
         eps=module.variance_epsilon if rounds_first else module.eps,
         rounds_first=rounds_first,
     )
-
-
-def _forward(module: Any, x: Tensor) -> Tensor:
-    y: Tensor = _RMSNorm.apply(x, frozen_rms_norm(module))
-    return y
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,6 +62,11 @@ class RMSNorm:
     scale_H: Tensor
     eps: float
     rounds_first: bool  # to the dtype of x before scaling
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """y (..., H) of x (..., H), differentiable in x."""
+        y: Tensor = _RMSNorm.apply(x, self)
+        return y
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y (..., H) of x (..., H), and 1 / root mean square (...), to save for the backward pass."""
