@@ -46,6 +46,7 @@ from medsum_core.training.plan import plan_run
 from medsum_core.training.resume import save_run
 from medsum_core.training.run import Run, after_window
 from medsum_core.training.setup import BuildOptimizer, build_run
+from medsum_core.training.sharding import in_step
 from medsum_core.training.signals import StopFlag, stop_on_signals
 from medsum_core.training.validation import evaluate
 
@@ -142,6 +143,7 @@ def train_step(
     if num_targets == 0:
         return StepStats.of(window, started, loss=math.nan, grad_norm=math.nan, skipped=True)
     micro_batches = collate(local_rows(window, run.accelerator), **run.collate_settings)
+    micro_batches = in_step(micro_batches, run.model, run.accelerator)
     if run.accumulate is None:
         nll = accumulate_gradients(run, micro_batches, num_targets=num_targets, objective=objective)
     else:  # the fast kernels give the same sum

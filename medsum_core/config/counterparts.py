@@ -10,9 +10,11 @@ from fnmatch import fnmatchcase
 
 _ALWAYS = "always done here"
 _NO_COUNTERPART = "there is no counterpart"
-_ONE_DEVICE = (
-    "not supported: each process holds the whole model; accelerate launch --num_processes N shares out the rows"
+_LAUNCHED = (
+    "accelerate launch --num_processes N shares out the rows, and with --use_fsdp --fsdp_version 2 a base that is "
+    "larger than a card"
 )
+_ONE_DEVICE = f"not supported: {_LAUNCHED}"
 _MASKED = "only the note is trained on, always"
 _HUB = "nothing is uploaded; the adapter is in the run folder"
 _PRECISION = "give --precision {} (auto takes bf16 where the device has it)"
@@ -106,7 +108,7 @@ COUNTERPARTS: dict[str, str] = {
     "*batch_size": "give --per_device_train_batch_size and --gradient_accumulation_steps",
     # several devices
     "deepspeed*": _ONE_DEVICE,
-    "fsdp*": _ONE_DEVICE,
+    "fsdp*": f"for the launcher: {_LAUNCHED}",
     "parallelism_config": _ONE_DEVICE,
     "accelerator_config": _ONE_DEVICE,
     "device_map": _ONE_DEVICE,

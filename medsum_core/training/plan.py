@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,14 +40,10 @@ from medsum_core.training.dataset import Dataset, load_dataset
 from medsum_core.training.distributed import print_main, window_rows
 from medsum_core.training.limits import check_positions, check_rows
 from medsum_core.training.memory import ModelSize, estimate_memory, fitting_settings, measure_model
+from medsum_core.training.sharding import Sharding, begin_sharding, fsdp_plugin, with_sharded_choices
 from medsum_core.training.tracker import Trackers, check_trackers
 
 LAUNCHER_ECHO_SECONDS = 2.0
-SHARDED = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +53,7 @@ class Plan:
     config: RunConfig  # every `auto` resolved
     folder: Path
     accelerator: Accelerator
+    sharding: Sharding | None  # of the base over the processes; None: each holds it whole
     device: Device
     size: ModelSize
     base_config: PretrainedConfig
@@ -103,6 +99,11 @@ class Plan:
             f"{self.size.adapter:,} trainable parameters in {' '.join(self.size.targets)}",
             "estimated peak memory, by part:",
             *(f"  {line}" for line in estimate.lines()),
+            *(
+                ["  FSDP shares out the layers' weights over the processes; here they are whole"]
+                if self.sharding
+                else []
+            ),
         ]
 
     def card_lines(self) -> list[str]:
@@ -135,10 +136,10 @@ def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_rendere
     `build_renderer`: another prompt than the project's own. Enter `Plan.lock`, then `Plan.trackers`, for as long as
     the run folder is written.
     """
-    accelerator, lock = _accelerator(), FolderLock()
+    (accelerator, sharding), lock = _accelerator(config), FolderLock()
     try:
         checkpoint = _checkpoint(config, accelerator, lock)
-        plan = together(lambda: _plan(config, accelerator, checkpoint, lock, build_renderer), accelerator)
+        plan = together(lambda: _plan(config, accelerator, sharding, checkpoint, lock, build_renderer), accelerator)
         plan = _with_first_choices(plan, asked=config)
     except BaseException:
         lock.release()
@@ -158,6 +159,7 @@ def _with_first_choices(plan: Plan, *, asked: RunConfig) -> Plan:
 def _plan(
     config: RunConfig,
     accelerator: Accelerator,
+    sharding: Sharding | None,
     checkpoint: Checkpoint | None,
     lock: FolderLock,
     build_renderer: BuildRenderer,
@@ -171,6 +173,8 @@ def _plan(
     in_prompt = with_image_tokens(data.prompt_settings, base_config, tokenizer)
     device = find_device(accelerator.local_process_index)
     asked, config = config, config if checkpoint is None else with_saved(config, checkpoint.resolved)
+    if sharding is not None:
+        config = with_sharded_choices(config, asked=asked)
     config = resolve_arithmetic(config, base_config, device, asked=asked)
     arithmetic: dict[str, Any] = {"precision": config.model.precision, "kernels": config.model.kernels}
     arithmetic |= {"images": data.shows_images}
@@ -189,6 +193,7 @@ def _plan(
         config=config.with_resolved(prompt_style=renderer.style),
         folder=Path(config.output.output_dir or default_folder(config.preset)),
         accelerator=accelerator,
+        sharding=sharding,
         device=device,
         size=size,
         base_config=base_config,
@@ -204,16 +209,16 @@ def _plan(
     )
 
 
-def _accelerator() -> Accelerator:
+def _accelerator(config: RunConfig) -> tuple[Accelerator, Sharding | None]:
     """One device a process. Precision is written out in the model's dtypes, so accelerate gets to do none of it."""
-    for variable, name in SHARDED.items():
-        if os.environ.get(variable, "").lower() in ("1", "true"):
-            raise InputError(f"{name} is not supported: start with plain `accelerate launch --num_processes N`")
-    return Accelerator(
+    plugin = fsdp_plugin()
+    accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # accelerate would take Apple's GPU, which bitsandbytes does not know
         gradient_accumulation_steps=1,
         mixed_precision="no",
+        fsdp_plugin=plugin,
     )
+    return accelerator, None if plugin is None else begin_sharding(config, accelerator, plugin)
 
 
 def _checkpoint(config: RunConfig, accelerator: Accelerator, lock: FolderLock) -> Checkpoint | None:

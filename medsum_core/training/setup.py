@@ -50,6 +50,7 @@ from medsum_core.training.plan import Plan, lora_settings
 from medsum_core.training.resume import random_state_notes, restore_run
 from medsum_core.training.resume_check import PARTS, check_compatible, saved_record
 from medsum_core.training.run import Run
+from medsum_core.training.sharding import shard_base
 from medsum_core.training.tracker import RunStart, shown_settings
 
 
@@ -100,9 +101,13 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
     config, accelerator = plan.config, plan.accelerator
     prepare_model, build_optimizer = functions.get("prepare_model"), functions.get("build_optimizer")
     model_settings, train = config.model, config.train
-    model, kernels, base_weights = _model(config, plan.dataset.pictures, accelerator.device)
+    # What will be shared out is loaded by the CPU, so that the whole base never lies on a card.
+    place = accelerator.device if plan.sharding is None else torch.device("cpu")
+    model, kernels, base_weights = _model(config, plan.dataset.pictures, place)
     if prepare_model is not None:
         prepare_model(model)
+    if plan.sharding is not None:
+        shard_base(model, plan.sharding, device=accelerator.device)
     set_seed(train.seed + accelerator.process_index)  # dropout is drawn by each process for itself
     parameters = trainable_parameters(model)
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=model_settings.precision == "fp16")
@@ -209,6 +214,8 @@ def _restore(plan: Plan, run: Run) -> Progress:
     allow = run.config.output.allow_inexact_resume
     saved, current = saved_record(plan.checkpoint), run.fingerprints
     if "base_weights" not in saved:  # an earlier version hashed them as they are held after the kernels are applied
+        if plan.sharding is not None:
+            raise InputError("cannot resume with FSDP what an earlier version saved: make one more checkpoint without")
         current = {**current, "base": base_fingerprint(run.model.named_parameters())}
     notes = check_compatible(saved, current, allow_inexact=allow)
     notes += random_state_notes(plan.checkpoint, run.accelerator)

@@ -15,7 +15,7 @@ from medsum_core.config.run_config import parse_run
 from medsum_core.errors import InputError
 
 OWN = {field.name for section in SECTIONS.values() for field in fields(section)}
-ELSEWHERE = {"run", "input_file", "num_processes"}  # of infer.py and accelerate launch
+ELSEWHERE = {"run", "input_file", "num_processes", "use_fsdp", "fsdp_version"}  # of infer.py and accelerate launch
 
 
 def refusal(*argv: str) -> str:
@@ -41,8 +41,8 @@ def refusal(*argv: str) -> str:
         ("--group_by_length true", "--pack_tokens"),
         ("--attn_implementation sdpa", "--attention"),
         ("--lora_rank 8", "--lora_r"),
-        ("--deepspeed ds.json", "not supported: each process holds the whole model"),
-        ("--fsdp full_shard auto_wrap", "accelerate launch --num_processes N"),
+        ("--deepspeed ds.json", "not supported: accelerate launch --num_processes N"),
+        ("--fsdp full_shard auto_wrap", "--use_fsdp --fsdp_version 2"),
         ("--overwrite_output_dir", "--resume_from_checkpoint auto"),
         ("--trust_remote_code true", "no code of a model's repository"),
         ("--push_to_hub true", "nothing is uploaded"),

@@ -128,12 +128,14 @@ def test_a_disk_that_is_full_at_the_start(
     assert contents(tmp_path) == {}
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
-def test_sharded_launches_are_refused(
+@pytest.mark.parametrize(
+    "variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"]
+)  # FSDP: of its first version, which the launcher takes if not told
+def test_other_sharded_launches_are_refused(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str
 ) -> None:
     monkeypatch.setenv(variable, "true")
-    assert "accelerate launch" in refusal(flags(inputs, tmp_path / "run"), capsys)
+    assert "accelerate launch --use_fsdp --fsdp_version 2" in refusal(flags(inputs, tmp_path / "run"), capsys)
 
 
 def test_the_process_itself_ends_with_2(tmp_path: Path) -> None:
