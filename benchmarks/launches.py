@@ -2,8 +2,8 @@
 
 `python benchmarks/launches.py --kernels fast --dequantize on` builds the model on the meta device (shapes, no data),
 runs `train_step` of train_loop.py up to the gradient, and counts every operation that makes no view. NF4 counts as
-bitsandbytes' three launches a weight. What `torch.autocast` adds on the reference path is not counted: meta tensors
-have none.
+bitsandbytes' three launches a weight. `--kernels triton` needs the package triton, and compiles nothing. What
+`torch.autocast` adds on the reference path is not counted: meta tensors have none.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers"), str(ROOT / "benchmarks")]
@@ -30,17 +35,34 @@ def count_launches(kernels: str, *, dequantize: str, num_layers: int = 18) -> Co
     config.num_hidden_layers = num_layers
     rows = range(NUM_ROWS)
     window = [make_example(180 + 7 * row % 40, 30 + 5 * row % 20, seed=row, vocab=VOCABULARY) for row in rows]
-    with meta_patches():
+    with meta_patches(), _counting_triton(Counter()) as by_triton:
         run = meta_run(config, "varlen", kernels=kernels, pack_tokens=8192, load_in_4bit=dequantize == "off")
         recorder = WaitRecorder()
         with collating_aside(recording(recorder)) as collate:
             gradient_step(run, window, collate=collate)
-    return Counter(recorder.launches)
+    return Counter(recorder.launches) + by_triton
+
+
+@contextmanager
+def _counting_triton(launches: Counter[str]) -> Iterator[Counter[str]]:
+    """Triton's functions take meta tensors within the block; each kernel that they would launch is counted instead."""
+    from medsum_core.kernels.layers import triton_choice
+
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(triton_choice, "DEVICE_KINDS", ("cuda", "meta")))
+        if find_spec("triton") is not None:
+            from triton.runtime.jit import JITFunction
+
+            def count(kernel: Any, *_: Any, **__: Any) -> None:
+                launches[f"triton {kernel.__name__}"] += 1
+
+            patches.enter_context(patch.object(JITFunction, "run", count))
+        yield launches
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernels", choices=("reference", "fast"), default="fast")
+    parser.add_argument("--kernels", choices=("reference", "fast", "triton"), default="fast")
     parser.add_argument("--dequantize", choices=("on", "off"), default="on")
     args = parser.parse_args()
     launches = count_launches(args.kernels, dequantize=args.dequantize)

@@ -77,10 +77,12 @@ def run_fingerprints(
     return json.loads(json.dumps(record))
 
 
-def environment_fingerprint(*, device: torch.device, world_size: int, uses_numba: bool = False) -> dict[str, Any]:
+def environment_fingerprint(
+    *, device: torch.device, world_size: int, uses_numba: bool = False, uses_triton: bool = False
+) -> dict[str, Any]:
     """What can change the last bits of a sum and is no setting: versions, processor, threads, number of processes.
 
-    `uses_numba`: its version and the processor that it compiles for count as well.
+    `uses_numba`: its version and the processor that it compiles for count as well. `uses_triton`: its version.
     """
     found: dict[str, Any] = {f"{name} version": _version(name) for name in PACKAGES}
     found["medsum-core version"] = __version__
@@ -89,6 +91,8 @@ def environment_fingerprint(*, device: torch.device, world_size: int, uses_numba
     found["fp32 matmul precision"] = torch.get_float32_matmul_precision()
     if uses_numba:
         found |= _numba_target()
+    if uses_triton:
+        found["triton version"] = _version("triton")
     if device.type == "cuda":
         found["GPU"] = torch.cuda.get_device_name(device)
         found["CUDA version"] = torch.version.cuda

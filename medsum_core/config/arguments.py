@@ -50,9 +50,10 @@ class ModelArguments:
     load_in_4bit: bool = _setting(
         True, "hold the frozen base in NF4 with double quantisation; one whose files are NF4 is held as they are"
     )
-    kernels: Literal["auto", "reference", "fast"] = _setting(
+    kernels: Literal["auto", "reference", "fast", "triton"] = _setting(
         "auto",
         "reference: transformers' and PEFT's own modules; fast: functions for a CPU in their place (extra `cpu`); "
+        "triton: fast, on CUDA with fused Triton kernels; "
         "auto: fast on a CPU for the families that are tested with it, else reference",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(

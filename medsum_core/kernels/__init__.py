@@ -2,12 +2,15 @@
 
 `reference` is transformers' and PEFT's own modules under plain autograd: nothing of this folder runs, and numba is not
 imported. `fast` replaces the forward of the decoder's layers by functions that save less for the backward pass,
-computes two micro-batches at a time on a CPU, and decodes with packed weights (README.md beside this file). Both give
-the same loss, gradient and notes up to rounding: tests/kernels/test_reference.py.
+computes two micro-batches at a time on a CPU, and decodes with packed weights (README.md beside this file). `triton` is
+`fast` on CUDA with norms, gated products, rotation and dropout as one Triton kernel each. All give the same loss,
+gradient and notes up to rounding: tests/kernels/test_reference.py, tests/kernels/triton_interpreted.py.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -22,7 +25,8 @@ if TYPE_CHECKING:  # the start of a script must stay quick: torch is imported la
 
     from medsum_core.data.collator import MicroBatch
 
-REFERENCE, FAST = "reference", "fast"
+REFERENCE, FAST, TRITON = "reference", "fast", "triton"
+FAST_PATHS = (FAST, TRITON)
 # Model types whose equality with the reference path is tested in tests/kernels/test_reference.py.
 FAST_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama")
 
@@ -61,39 +65,56 @@ class Kernels:
 def resolve(asked: str, *, device_kind: str, model_type: str) -> str:
     """`auto` becomes `fast` on a CPU for the families whose equality test is in the suite, else `reference`.
 
-    On CUDA `auto` stays `reference` until a GPU has measured both. Raises InputError for `fast` where it can't be had.
+    On CUDA `auto` stays `reference` until a GPU has measured all. Raises InputError for `fast` and `triton` where they
+    can't be had.
     """
     has_numba = find_spec("numba") is not None
     if asked == "auto":
         return FAST if device_kind == "cpu" and model_type in FAST_MODEL_TYPES and has_numba else REFERENCE
-    if asked == FAST and model_type not in FAST_MODEL_TYPES:
+    if asked == REFERENCE:
+        return asked
+    if model_type not in FAST_MODEL_TYPES:
         raise InputError(
-            f"--kernels fast: {model_type} is not among the tested families ({', '.join(FAST_MODEL_TYPES)}); "
+            f"--kernels {asked}: {model_type} is not among the tested families ({', '.join(FAST_MODEL_TYPES)}); "
             "use --kernels reference"
         )
-    if asked == FAST and not has_numba:
-        raise InputError("--kernels fast: needs numba: pip install 'medsum-core[cpu]', or use --kernels reference")
+    if not has_numba:
+        raise InputError(f"--kernels {asked}: needs numba: pip install 'medsum-core[cpu]', or use --kernels reference")
+    if asked == TRITON:
+        _check_triton(device_kind)
     return asked
 
 
+def _check_triton(device_kind: str) -> None:
+    problem = None
+    if device_kind != "cuda":
+        problem = f"needs a CUDA GPU, and this run is on {device_kind}"
+    elif find_spec("triton") is None:
+        problem = "needs the package triton, which torch for CUDA brings with it on Linux (pip install triton)"
+    elif not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        problem = "needs a C compiler, with which Triton builds what starts a kernel: install gcc"
+    if problem is not None:
+        raise InputError(f"--kernels triton: {problem}; or use --kernels fast")
+
+
 def choose(name: str, device_kind: str = "cpu") -> Kernels:
-    """The kernels of that name, `reference` or `fast`; modules of the fast ones are imported here and not before.
+    """The kernels of that name: `reference`, `fast` or `triton`. Modules of the last two are imported here, not before.
 
     Raises InputError where numba finds no folder for its compiled code.
     """
     if name == REFERENCE:
         return _reference()
-    if name == FAST:
+    if name in FAST_PATHS:
         try:
-            return _fast(device_kind)
+            return _fast(device_kind, triton=name == TRITON)
         except RuntimeError as error:
             if "cannot cache function" not in str(error):
                 raise
             raise InputError(
-                "--kernels fast: numba finds no folder for compiled code; set NUMBA_CACHE_DIR to one that can be "
+                f"--kernels {name}: numba finds no folder for compiled code; set NUMBA_CACHE_DIR to one that can be "
                 "written to, or use --kernels reference"
             ) from error
-    raise ValueError(f"unknown kernels {name!r}: {REFERENCE} or {FAST}")
+    raise ValueError(f"unknown kernels {name!r}: {REFERENCE}, {FAST} or {TRITON}")
 
 
 def set_up_process() -> None:
@@ -122,7 +143,7 @@ def _reference() -> Kernels:
     return Kernels(name=REFERENCE, apply=apply, recompute=recompute_activations, hidden_states=autocast_hidden_states)
 
 
-def _fast(device_kind: str) -> Kernels:
+def _fast(device_kind: str, *, triton: bool) -> Kernels:
     from medsum_core.kernels.accumulate import FastAccumulator
     from medsum_core.kernels.cpu.document_attention import SAVED_TOKENS, attend_per_document
     from medsum_core.kernels.cpu.head import CpuHead
@@ -132,8 +153,8 @@ def _fast(device_kind: str) -> Kernels:
 
     on_cpu = device_kind == "cpu"
     return Kernels(
-        name=FAST,
-        apply=partial(apply_fast_layers, joins=not on_cpu),
+        name=TRITON if triton else FAST,
+        apply=partial(apply_fast_layers, joins=not on_cpu, triton=triton),
         recompute=recompute_activations,
         hidden_states=hidden_states,
         attention={"per_document": attend_per_document} if on_cpu else {},

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 
 from medsum_core.errors import is_out_of_memory
-from medsum_core.kernels import FAST, choose
+from medsum_core.kernels import FAST_PATHS, choose
 from medsum_core.model.base import DTYPES, empty_model
 from medsum_core.model.families import decoder_name, is_inside
 from medsum_core.model.forward import head_weight, inner_model
@@ -115,8 +115,8 @@ def measure_model(
 ) -> ModelSize:
     """The sizes of a model with its adapter, from its configuration alone; about a second, no memory to speak of.
 
-    `kernels`: `reference` or `fast`, which save different tensors for the backward pass. With `images` the vision tower
-    counts by itself: it is there while features are computed, and not in training.
+    `kernels`: the path's name, as each saves other tensors for the backward pass. With `images` the vision tower counts
+    by itself: it is there while features are computed, and not in training.
     Raises InputError when a target module matches nothing.
     """
     with torch.device("meta"):
@@ -145,9 +145,9 @@ def measure_model(
             if is_inside(name, decoder) and name.rsplit(".", 1)[-1] in lora.target_modules
         ]
         # The fast kernels save no dropout mask. On the reference path autocast has the adapter compute in 16 bits.
-        model = attach_lora(base, replace(lora, dropout=0.0) if kernels == FAST else lora, base_name="")
+        model = attach_lora(base, replace(lora, dropout=0.0) if kernels in FAST_PATHS else lora, base_name="")
         choose(kernels).apply(model, keep_dense=False)
-    if kernels != FAST:
+    if kernels not in FAST_PATHS:
         for _, parameter in trainable_parameters(model):
             parameter.data = parameter.data.to(DTYPES[precision])
     trained = [parameter.numel() for _, parameter in trainable_parameters(model)]
@@ -242,7 +242,7 @@ def _saved_bytes(model: PeftModel, kernels: str) -> list[float]:
     try:
         saved = _probe(model, kernels)
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError) as error:
-        if kernels == FAST or is_out_of_memory(error):
+        if kernels in FAST_PATHS or is_out_of_memory(error):
             raise
         text = inner.config.get_text_config()
         return [34 * text.hidden_size * text.num_hidden_layers * PROBE_TOKENS * dtype.itemsize / 2]
@@ -264,7 +264,7 @@ def _probe(model: PeftModel, kernels: str) -> list[int]:
     inner.config._attn_implementation = PROBE_ATTENTION
     tokens_1T = torch.zeros(1, PROBE_TOKENS, dtype=torch.int64, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        options = {"read_M": torch.arange(PROBE_TOKENS, device="meta")} if kernels == FAST else {}
+        options = {"read_M": torch.arange(PROBE_TOKENS, device="meta")} if kernels in FAST_PATHS else {}
         inner(input_ids=tokens_1T, position_ids=tokens_1T, use_cache=False, **options)
     return [num_bytes for num_bytes, _ in saved.values()]
 

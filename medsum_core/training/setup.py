@@ -34,7 +34,7 @@ from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
 from medsum_core.files import PART_NAME, sweep
 from medsum_core.generation.decoding_check import is_tested
-from medsum_core.kernels import FAST, Accumulate, Kernels, choose
+from medsum_core.kernels import FAST_PATHS, TRITON, Accumulate, Kernels, choose
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, fit_to, trainable_parameters
 from medsum_core.model.recorded_files import BASE_FILES, base_files
@@ -277,7 +277,8 @@ def _fingerprints(
     environment = environment_fingerprint(
         device=plan.accelerator.device,
         world_size=plan.accelerator.num_processes,
-        uses_numba=run.kernels.name == FAST,
+        uses_numba=run.kernels.name in FAST_PATHS,
+        uses_triton=run.kernels.name == TRITON,
     )
     return run_fingerprints(
         settings=plan.config.compared_on_resume(),

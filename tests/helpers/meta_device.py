@@ -27,6 +27,7 @@ from medsum_core.data.collator import MicroBatch
 from medsum_core.data.masking import Example
 from medsum_core.kernels import choose
 from medsum_core.kernels.layers.dropout import DroppedElements
+from medsum_core.kernels.layers.triton_choice import triton_for
 from medsum_core.model import forward
 from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
 from medsum_core.training import validation
@@ -121,9 +122,15 @@ def meta_patches() -> Iterator[None]:
     A fused norm, which is one kernel on a GPU, would come as several operations.
     """
 
+    plain_draw = DroppedElements.__init__
+
     def draw(self: Any, num_elements: int, *, rate: float, seed: int, device: torch.device) -> None:
         assert 0 < rate < 1 and isinstance(seed, int)
-        self._keep = torch.empty(num_elements, dtype=torch.bool, device=device).bernoulli_(1 - rate)
+        self._keep = self._triton = None
+        if triton_for(device) is not None:
+            plain_draw(self, num_elements, rate=rate, seed=seed, device=device)
+        else:
+            self._keep = torch.empty(num_elements, dtype=torch.bool, device=device).bernoulli_(1 - rate)
 
     def fused_rms_norm(x: Tensor, shape: list[int], weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
         return torch.empty_like(x).copy_(x), x.new_empty((*x.shape[:-1], 1))

@@ -10,10 +10,12 @@ import pytest
 
 from benchmarks.launches import count_launches
 
-BUDGETS = {("fast", "on"): 2440, ("fast", "off"): 3180, ("reference", "on"): 4100}
+BUDGETS = {("fast", "on"): 2440, ("fast", "off"): 3180, ("reference", "on"): 4100, ("triton", "on"): 1910}
 
 
 @pytest.mark.parametrize(("kernels", "dequantize"), list(BUDGETS))
 def test_a_window_stays_within_its_launches(kernels: str, dequantize: str) -> None:
+    if kernels == "triton":
+        pytest.importorskip("triton", reason="needs triton, which torch for CUDA brings with it on Linux")
     launches = count_launches(kernels, dequantize=dequantize, num_layers=18)
     assert 1000 < sum(launches.values()) <= BUDGETS[kernels, dequantize]

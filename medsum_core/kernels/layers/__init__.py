@@ -15,15 +15,18 @@ from medsum_core.kernels.layers.dropout import recompute_contexts
 from medsum_core.kernels.layers.gated_mlp import use_gated_mlps
 from medsum_core.kernels.layers.lora_linear import FusedLinear, fuse_lora_layers
 from medsum_core.kernels.layers.rms_norm import use_fast_norms
+from medsum_core.kernels.layers.triton_choice import use_triton
 from medsum_core.model import forward
 
 
-def apply_fast_layers(model: PeftModel, *, keep_dense: bool, joins: bool = False) -> None:
+def apply_fast_layers(model: PeftModel, *, keep_dense: bool, joins: bool = False, triton: bool = False) -> None:
     """Replace the forward of LoRA layers, MLPs, norms and decoder layers of a known class.
 
     `keep_dense`: an NF4 weight is dequantised once, at its first use: the same values in more memory.
     `joins`: adapters on projections of one input are computed together, in fewer kernels, as a GPU wants it.
+    `triton`: on CUDA, Triton's element-wise functions in the place of torch's own.
     """
+    use_triton(triton)
     fuse_lora_layers(model, keep_dense=keep_dense)
     use_gated_mlps(model)
     use_fast_norms(model)

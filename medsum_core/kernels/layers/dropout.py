@@ -18,6 +18,7 @@ from torch import Tensor
 from medsum_core.kernels.cpu.arena import empty_like
 from medsum_core.kernels.cpu.elementwise import array_of
 from medsum_core.kernels.cpu.elementwise_dropout import zero_some
+from medsum_core.kernels.layers.triton_choice import triton_for
 
 SEED_BOUND = 2**62
 _block_seed: ContextVar[int | None] = ContextVar("seed of the dropout within a block", default=None)
@@ -61,11 +62,15 @@ def layer_seed(number: int) -> int:
 class DroppedElements:
     """A mask that drops each of `num_elements` independently with probability `rate`; determined by its arguments.
 
-    `rate` is exact to 1 part in 16 million. The same seed gives different masks on CPU and GPU.
+    `rate` is exact to 1 part in 16 million. The same seed gives different masks on CPU and GPU, and in Triton's
+    functions, which keep no mask: each draws it again from the seed.
     """
 
     def __init__(self, num_elements: int, *, rate: float, seed: int, device: torch.device) -> None:
         self._keep: Tensor | None = None
+        self._rate_and_seed, self._triton = (rate, seed), triton_for(device)
+        if self._triton is not None:
+            return
         if device.type == "cpu":
             self._seed = np.uint64(seed)
             self._steepness = np.float32(max(1 / math.log1p(-rate), -1e30))
@@ -76,6 +81,8 @@ class DroppedElements:
 
     def zero_(self, x: Tensor) -> Tensor:
         """Set the dropped elements of a contiguous `x` to zero, in place."""
+        if self._triton is not None:
+            return x.copy_(self.without(x))
         if self._keep is not None:
             return x.mul_(self._keep.view(x.shape))
         zero_some(array_of(x.view(-1)), self._seed, self._steepness)
@@ -83,13 +90,17 @@ class DroppedElements:
 
     def add_rest_to(self, total: Tensor, x: Tensor) -> None:
         """Add to `total` what is not dropped of a contiguous `x`, which is overwritten."""
-        if self._keep is None:
+        if self._triton is not None:
+            self._triton.add_kept(total, x, *self._rate_and_seed)
+        elif self._keep is None:
             total += self.zero_(x)
         else:
             total.addcmul_(x, self._keep.view(x.shape))
 
     def without(self, x: Tensor) -> Tensor:
         """A copy of `x` with the dropped elements at zero."""
+        if self._triton is not None:
+            return self._triton.without_dropped(x, *self._rate_and_seed)
         if self._keep is not None:
             return x * self._keep.view(x.shape)
         return self.zero_(empty_like(x).copy_(x))

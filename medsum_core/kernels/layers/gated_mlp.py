@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from medsum_core.kernels.cpu.arena import converted, empty_like
 from medsum_core.kernels.cpu.elementwise import Array, array_of, gated, gated_backward, on_cpu
 from medsum_core.kernels.layers.lora_linear import FusedLinear, LoraProduct
+from medsum_core.kernels.layers.triton_choice import triton_for
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,6 +98,8 @@ class _GatedDown(torch.autograd.Function):
 
 def _product(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
     """act(gate) * up."""
+    if (fused := triton_for(gate.device)) is not None:
+        return fused.gated(gate, up, activation.slope, activation.cube)
     if not on_cpu(gate):
         return activation.forward(gate).mul_(up)
     product = empty_like(gate)
@@ -106,6 +109,8 @@ def _product(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
 
 def _product_backward(gate: Tensor, up: Tensor, dproduct: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
     """The gradients of gate and up."""
+    if (fused := triton_for(gate.device)) is not None:
+        return fused.gated_backward(gate, up, dproduct, activation.slope, activation.cube)
     if not on_cpu(gate):
         return activation.backward(dproduct * up, gate), activation.forward(gate).mul_(dproduct)
     dgate, dup = empty_like(gate), empty_like(up)

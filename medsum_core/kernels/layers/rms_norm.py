@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from medsum_core.kernels.cpu.arena import empty_for_backward, empty_like
 from medsum_core.kernels.cpu.elementwise import array_of, on_cpu, rms_backward, rms_inverse, rms_scaled, rows_of
+from medsum_core.kernels.layers.triton_choice import triton_for
 
 GEMMA_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")  # scale by 1 + weight, in fp32
 LLAMA_NORMS = ("LlamaRMSNorm",)  # round to the input's dtype, then scale by weight
@@ -70,6 +71,8 @@ class RMSNorm:
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y (..., H) of x (..., H), and 1 / root mean square (...), to save for the backward pass."""
+        if (fused := triton_for(x.device)) is not None:
+            return fused.rms_norm(x, self.scale_H, self.eps, self.rounds_first)
         if not on_cpu(x):
             return self._fused(x)
         inverse_rms = empty_for_backward(
@@ -80,6 +83,8 @@ class RMSNorm:
 
     def output(self, x: Tensor, inverse_rms: Tensor) -> Tensor:
         """y, the same bits each time."""
+        if triton_for(x.device) is not None:
+            return self.forward(x)[0]
         if on_cpu(x):
             y = empty_like(x, dtype=torch.promote_types(x.dtype, self.scale_H.dtype) if self.rounds_first else x.dtype)
             scale_H = array_of(self.scale_H)
@@ -89,6 +94,8 @@ class RMSNorm:
 
     def backward(self, dy: Tensor, x: Tensor, inverse_rms: Tensor) -> Tensor:
         """The gradient of x from that of y."""
+        if (fused := triton_for(x.device)) is not None:
+            return fused.rms_norm_backward(dy, x, inverse_rms, self.scale_H)
         if on_cpu(x):
             dx = empty_like(x)
             scale_H = array_of(self.scale_H)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from medsum_core.kernels.layers.triton_choice import triton_for
+
 
 def rotate(x_BTND: Tensor, cos_BTD: Tensor, sin_BTD: Tensor) -> Tensor:
     """x cos + rotate_half(x) sin, the `apply_rotary_pos_emb` of transformers. Differentiable in x, once."""
@@ -32,6 +34,8 @@ class _Rotation(torch.autograd.Function):
 
 def _rotated(x_BTND: Tensor, cos_BT1D: Tensor, sin_BT1D: Tensor, *, sign: int) -> Tensor:
     """The rotation by the angle, or with a sign of -1 by its opposite."""
+    if (fused := triton_for(x_BTND.device)) is not None:
+        return fused.rotated(x_BTND, cos_BT1D, sin_BT1D, sign)
     out_BTND = x_BTND * cos_BT1D
     (first, second), (sin_first, sin_second) = x_BTND.chunk(2, -1), sin_BT1D.chunk(2, -1)
     out_first, out_second = out_BTND.chunk(2, -1)
