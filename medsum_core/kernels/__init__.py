@@ -133,7 +133,7 @@ def _fast(device_kind: str) -> Kernels:
     on_cpu = device_kind == "cpu"
     return Kernels(
         name=FAST,
-        apply=partial(apply_fast_layers, joins=not on_cpu),
+        apply=partial(apply_fast_layers, fewer_launches=not on_cpu),
         recompute=recompute_activations,
         hidden_states=hidden_states,
         attention={"per_document": attend_per_document} if on_cpu else {},
