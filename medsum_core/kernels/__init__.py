@@ -154,7 +154,7 @@ def _fast(device_kind: str, *, triton: bool) -> Kernels:
     on_cpu = device_kind == "cpu"
     return Kernels(
         name=TRITON if triton else FAST,
-        apply=partial(apply_fast_layers, joins=not on_cpu, triton=triton),
+        apply=partial(apply_fast_layers, fewer_launches=not on_cpu, triton=triton),
         recompute=recompute_activations,
         hidden_states=hidden_states,
         attention={"per_document": attend_per_document} if on_cpu else {},

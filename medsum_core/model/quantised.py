@@ -47,6 +47,20 @@ def set_precision(model: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
+def unpack_scales(model: nn.Module) -> None:
+    """Hold the scale of each block of NF4 weights in fp32, no longer in 8 bits with scales of their own.
+
+    The same numbers in 0.37 bits a weight more. A dequantisation is then one kernel of a GPU instead of three.
+    """
+    for parameter in model.parameters():
+        state: Any = getattr(parameter, "quant_state", None)
+        if state is not None and state.nested:
+            from bitsandbytes.functional import dequantize_blockwise
+
+            state.absmax = dequantize_blockwise(state.absmax, state.state2).add_(state.offset).float()
+            state.nested, state.state2, state.offset = False, None, None
+
+
 def check_same_model(dense: PreTrainedModel, quantised: PreTrainedModel, *, names: tuple[str, str]) -> None:
     """Raise InputError unless `quantised` is what NF4 makes of `dense`.
 

@@ -30,6 +30,7 @@ GIB = 1 << 30
 PROBE_TOKENS = 128  # what autograd saves grows in proportion to the tokens
 PROBE_ATTENTION = "medsum_memory_probe"
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, its block's 8-bit scale, the scale's own scale
+FAST_NF4_BYTES = 0.5 + 4 / 64  # on a GPU the fast kernels hold a block's scale in fp32 (`quantised.unpack_scales`)
 PROCESS_BYTES = {"cpu": int(0.75 * GIB), "cuda": int(0.55 * GIB)}  # libraries, tokenizer, kernels; the CUDA context
 # Heap / bytes of saved tensors, measured when those up to 32 MiB came from glibc's heap; the arena leaves fewer holes.
 HEAP_FACTOR, MMAP_BYTES = 1.7, 35 << 20
@@ -55,6 +56,7 @@ class ModelSize:
     widest: int  # features of the widest projection
     saved_tensors: tuple[float, ...]  # bytes a token of each tensor saved for the backward pass, attention scores aside
     targets: tuple[str, ...]  # the names of the layers that carry an adapter
+    kernels: str
     tower: int = 0  # weights that compute the features of images, and then leave memory
     tower_working: int = 0  # elements of one image's activations in it
 
@@ -166,6 +168,7 @@ def measure_model(
         widest=max(max(layer.in_features, layer.out_features) for layer in linears.values()),
         saved_tensors=tuple(num_bytes / PROBE_TOKENS for num_bytes in _saved_bytes(model, kernels)),
         targets=lora.target_modules,
+        kernels=kernels,
         tower=tower,
         tower_working=tower_working,
     )
@@ -175,7 +178,9 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
     """The peak of an update of that run, by part."""
     stored = DTYPES[run.precision].itemsize
     computed = 4 if run.emulated else stored
-    packed = NF4_BYTES if run.load_in_4bit else stored
+    unpacks_scales = size.kernels in FAST_PATHS and run.device_kind == "cuda" and not run.dequantize
+    nf4_bytes = FAST_NF4_BYTES if unpacks_scales else NF4_BYTES
+    packed = nf4_bytes if run.load_in_4bit else stored
     converts = run.load_in_4bit or computed != stored
     packed_weights = size.projections - (size.adapted if run.dequantize and run.load_in_4bit else 0)
     activation_bytes = partial(_activation_bytes, size, stored=stored, computed=computed)

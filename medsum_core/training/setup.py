@@ -213,10 +213,12 @@ def _restore(plan: Plan, run: Run) -> Progress:
         return Progress(step=0, epoch=0, window=0)
     allow = run.config.output.allow_inexact_resume
     saved, current = saved_record(plan.checkpoint), run.fingerprints
-    if "base_weights" not in saved:  # an earlier version hashed them as they are held after the kernels are applied
+    if "base_weights" not in saved:  # an earlier version hashed them when they might already be unpacked
         if plan.sharding is not None:
             raise InputError("cannot resume with FSDP what an earlier version saved: make one more checkpoint without")
-        current = {**current, "base": base_fingerprint(run.model.named_parameters())}
+        is_unpacked = run.config.model.dequantize == "on"
+        base = base_fingerprint(run.model.named_parameters()) if is_unpacked else current["base_weights"]
+        current = {**current, "base": base}
     notes = check_compatible(saved, current, allow_inexact=allow)
     notes += random_state_notes(plan.checkpoint, run.accelerator)
     progress = restore_run(run, plan.checkpoint)

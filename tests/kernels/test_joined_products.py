@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("kind", FAST_MODEL_TYPES)
 def test_a_windows_gradient_is_the_reference_paths(kind: str) -> None:
     model = attach_lora(tiny_model(kind).requires_grad_(False), NO_DROPOUT, base_name="tiny")
-    apply_fast_layers(model, keep_dense=False, joins=True)
+    apply_fast_layers(model, keep_dense=False, fewer_launches=True)
     randomise_adapter(model)
     assert sum(getattr(module.forward, "shared_input", None) is not None for module in model.modules()) >= 5
     window = make_window(6)

@@ -17,20 +17,26 @@ from medsum_core.kernels.layers.lora_linear import FusedLinear, fuse_lora_layers
 from medsum_core.kernels.layers.rms_norm import use_fast_norms
 from medsum_core.kernels.layers.triton_choice import use_triton
 from medsum_core.model import forward
+from medsum_core.model.quantised import unpack_scales
 
 
-def apply_fast_layers(model: PeftModel, *, keep_dense: bool, joins: bool = False, triton: bool = False) -> None:
+def apply_fast_layers(
+    model: PeftModel, *, keep_dense: bool, fewer_launches: bool = False, triton: bool = False
+) -> None:
     """Replace the forward of LoRA layers, MLPs, norms and decoder layers of a known class.
 
     `keep_dense`: an NF4 weight is dequantised once, at its first use: the same values in more memory.
-    `joins`: adapters on projections of one input are computed together, in fewer kernels, as a GPU wants it.
+    `fewer_launches`: for a GPU, where each operation costs a launch. Adapters on projections of one input are computed
+    together, and NF4 that is dequantised at each use has its blocks' scales in fp32.
     `triton`: on CUDA, Triton's element-wise functions in the place of torch's own.
     """
     use_triton(triton)
+    if fewer_launches and not keep_dense:
+        unpack_scales(model)
     fuse_lora_layers(model, keep_dense=keep_dense)
     use_gated_mlps(model)
     use_fast_norms(model)
-    use_training_layers(forward.inner_model(model), joins=joins)
+    use_training_layers(forward.inner_model(model), joins=fewer_launches)
 
 
 def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch, **layer_options: Any) -> Tensor:
