@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 _ALWAYS = "always done here"
 _NO_COUNTERPART = "there is no counterpart"
 _LAUNCHED = (
-    "accelerate launch --num_processes N shares out the rows, and with --use_fsdp --fsdp_version 2 a base that is "
+    "accelerate launch --num_processes N shares out the rows, and --use_fsdp --fsdp_version 2 shards a base that is "
     "larger than a card"
 )
 _ONE_DEVICE = f"not supported: {_LAUNCHED}"

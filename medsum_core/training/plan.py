@@ -97,13 +97,8 @@ class Plan:
             f"concurrent micro-batches: {train.parallel_micro_batches}",
             f"{train.num_updates(windows)} updates of {rows} rows, {windows} an epoch; "
             f"{self.size.adapter:,} trainable parameters in {' '.join(self.size.targets)}",
-            "estimated peak memory, by part:",
+            f"estimated peak memory, by part{', with whole layers (FSDP shards them)' if self.sharding else ''}:",
             *(f"  {line}" for line in estimate.lines()),
-            *(
-                ["  FSDP shares out the layers' weights over the processes; here they are whole"]
-                if self.sharding
-                else []
-            ),
         ]
 
     def card_lines(self) -> list[str]:

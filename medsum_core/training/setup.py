@@ -101,7 +101,7 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
     config, accelerator = plan.config, plan.accelerator
     prepare_model, build_optimizer = functions.get("prepare_model"), functions.get("build_optimizer")
     model_settings, train = config.model, config.train
-    # What will be shared out is loaded by the CPU, so that the whole base never lies on a card.
+    # What will be sharded is loaded by the CPU, so that the whole base never lies on a card.
     place = accelerator.device if plan.sharding is None else torch.device("cpu")
     model, kernels, base_weights = _model(config, plan.dataset.pictures, place)
     if prepare_model is not None:

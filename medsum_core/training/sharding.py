@@ -1,11 +1,11 @@
-"""A base larger than a card: torch's FSDP2 shares out its frozen layers over the processes; the adapter stays whole.
+"""A base larger than a card: torch's FSDP2 shards its frozen layers over the processes; the adapter stays whole.
 
 Each process keeps a part of every layer. A layer's parts are gathered for its forward pass and for its backward pass,
 recomputed activations included, and freed after each. The adapter, its gradients, the optimiser and all files are as
 without it, so that a run may be resumed either way.
 
 accelerate says whether and how (`accelerate launch --use_fsdp --fsdp_version 2`); its own `prepare` is not called: it
-would share out the adapter and leave NF4 weights whole.
+would shard the adapter and leave NF4 weights whole.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NOTHING = Example(id="", input_ids=(0,), targets=(IGNORE_INDEX,), num_prompt_tok
 
 @dataclass(frozen=True, kw_only=True)
 class Sharding:
-    """How the base is shared out."""
+    """How the base is sharded."""
 
     mesh: DeviceMesh  # all processes, in one dimension
     reshard_after_forward: bool  # False: a layer stays gathered until its backward pass
@@ -70,7 +70,7 @@ def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
 def begin_sharding(config: RunConfig, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> Sharding:
     """The processes' mesh; all must call it together. Raises InputError for settings that need the whole base."""
     refusals = {
-        "FSDP shares out the base over several processes: give accelerate launch --num_processes 2 or more": (
+        "FSDP shards the base over several processes: give accelerate launch --num_processes 2 or more": (
             accelerator.num_processes == 1
         ),
         "--kernels fast: reads weights where FSDP gathers none; use --kernels reference": config.model.kernels == FAST,
@@ -79,7 +79,7 @@ def begin_sharding(config: RunConfig, accelerator: Accelerator, plugin: FullySha
         "--eval_generate: with FSDP no process holds the base that would write the notes; give --eval_generate 0": (
             config.train.eval_generate > 0
         ),
-        "--use_dora: not with FSDP, which gathers no weight for it; use plain LoRA": config.lora.use_dora,
+        "--use_dora: reads the base itself, which with FSDP comes without NF4's scales; use LoRA": config.lora.use_dora,
         "rows with images: not with FSDP, which leaves the vision tower on the CPU": config.data.shows_images,
     }
     raise_all([problem for problem, holds in refusals.items() if holds])
@@ -88,7 +88,7 @@ def begin_sharding(config: RunConfig, accelerator: Accelerator, plugin: FullySha
 
 
 def with_sharded_choices(config: RunConfig, *, asked: RunConfig) -> RunConfig:
-    """The reference path and packed NF4 in the place of each `auto`, whatever a checkpoint without FSDP was made with.
+    """The reference path and packed NF4 in the place of each `auto`, also where a checkpoint without FSDP has others.
 
     `asked`: `config` before a checkpoint's choices were put in the place of each `auto`.
     """
@@ -100,16 +100,16 @@ def with_sharded_choices(config: RunConfig, *, asked: RunConfig) -> RunConfig:
 def shard_base(model: PeftModel, sharding: Sharding, *, device: torch.device) -> None:
     """Leave this process its part of each frozen layer, on `device`, and move there what every process holds whole.
 
-    That is the adapter, the embedding, the last norm, the head, which is read outside of the model's forward pass, and
-    the scales of NF4. A layer at a time, so that the whole base never lies on the device. Nothing is communicated.
+    Whole are the adapter, the embedding, the last norm, the scales of NF4, and the head, which is read outside of the
+    model's forward pass. A layer at a time, so that the whole base never lies on the device. Nothing is communicated.
     """
     inner = inner_model(model)
     kinds = inner._no_split_modules or ()  # transformers' own word for what FSDP may treat as one
     layers = [module for module in inner.modules() if type(module).__name__ in kinds]
     if not layers:
         raise InputError(f"--model_name_or_path: {model.config.model_type} does not name its layers for FSDP")
-    shared_out = {p for layer in layers for p in layer.parameters() if not p.requires_grad}
-    whole: set[nn.Parameter] = set(inner.parameters()) - shared_out
+    sharded = {p for layer in layers for p in layer.parameters() if not p.requires_grad}
+    whole: set[nn.Parameter] = set(inner.parameters()) - sharded
     how: dict[str, Any] = {"mesh": sharding.mesh, "ignored_params": whole}
     for layer in layers:
         _store_packed_as_floats(layer, device)
@@ -136,17 +136,15 @@ def in_step(micro_batches: list[MicroBatch], model: PeftModel, accelerator: Acce
 
 
 def _store_packed_as_floats(layer: nn.Module, device: torch.device) -> None:
-    """View NF4's bytes in the dtype of the layer's norms: before torch 2.12 FSDP2 takes no integers.
+    """View NF4's bytes in the dtype of the layer's norms, since FSDP2 takes no integers before torch 2.12 or 2.13.
 
-    The same bytes as bitsandbytes' `bnb_4bit_quant_storage`, which a base whose own files are NF4 can't be asked for.
+    The same bytes as with bitsandbytes' `bnb_4bit_quant_storage`, which has no say where a base's own files are NF4.
     """
     for module in layer.modules():
         weight: Any = module._parameters.get("weight")  # PEFT's layers have it as an alias
         state = getattr(weight, "quant_state", None)
         if state is not None:
-            state.to(device)
-            # From there bitsandbytes takes it, since a gathered weight is a plain tensor.
-            setattr(module, "quant_state", state)  # noqa: B010 - bitsandbytes has no types
+            state.to(device)  # the module's own reference too: a gathered weight is a plain tensor without scales
             weight.data = weight.data.flatten().view(state.dtype).unsqueeze(1)
 
 

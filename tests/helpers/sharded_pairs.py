@@ -1,4 +1,4 @@
-"""Started by tests/whole/test_sharded.py: pairs of processes that share out a base by FSDP, or do not.
+"""Started by tests/whole/test_sharded.py: pairs of processes that hold a base sharded by FSDP, or whole.
 
 python sharded_pairs.py INPUTS FOLDER JOBS     (with the repository's root in PYTHONPATH); JOBS as JSON, in order:
     ["gradients"]                                  writes FOLDER/RANK.safetensors
@@ -57,7 +57,7 @@ def window_gradients(inputs: Path, *, in_4bit: bool, shard: bool) -> dict[str, T
         found |= {f"{name}.{index}": gradient for index, gradient in enumerate(run.optimizer.gradients)}
     if shard:
         parts = [p for p in inner_model(model).parameters() if isinstance(p, DTensor)]
-        assert not any(p.requires_grad for p in parts)
+        assert all(p.is_floating_point() and not p.requires_grad for p in parts)
         found["kept"] = torch.tensor([sum(p.to_local().numel() for p in parts), sum(p.numel() for p in parts)])
     return found
 

@@ -71,7 +71,7 @@ def test_settings_that_need_the_whole_base(flags: str, num_processes: int, says:
         begin_sharding(parse_run([*NO_NOTES, *flags.split()]), accelerator, plugin)
 
 
-def test_auto_is_what_can_be_shared_out_whatever_a_checkpoint_says() -> None:
+def test_auto_is_what_can_be_sharded_whatever_a_checkpoint_says() -> None:
     asked = parse_run(NO_NOTES)
     saved = asked.with_resolved(kernels="fast", dequantize="on")  # by a run with a whole base
     assert with_sharded_choices(saved, asked=asked).model.kernels == "reference"

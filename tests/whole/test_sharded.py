@@ -1,4 +1,4 @@
-"""A base that FSDP shares out over two processes: the gradient of one process, and the bytes of two with a whole base."""
+"""A base that FSDP shards over two processes: the gradient of one process, and the bytes of two with a whole base."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def in_pairs(inputs: Path, folder: Path, *jobs: list[str]) -> None:
     assert done.stdout.split() == ["[0,", "0]"] * len(jobs), done.stderr[-3000:]
 
 
-def test_shared_out_or_whole_a_base_gives_the_same_gradient_and_runs_resume_either_way(
+def test_sharded_or_whole_a_base_gives_the_same_gradient_and_runs_resume_either_way(
     inputs: Path, tmp_path: Path
 ) -> None:
     run, resume = OPTIONS.split(), [*OPTIONS.split(), "--resume_from_checkpoint", "auto"]
