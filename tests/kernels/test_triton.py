@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from medsum_core.checkpoint.fingerprints import environment_fingerprint
 from medsum_core.errors import InputError
 from medsum_core.kernels import resolve
 
@@ -42,6 +44,12 @@ def test_each_compiles_for_the_cards_that_people_have(tmp_path: Path) -> None:
         assert all(num_bytes > 1000 for _, _, _, num_bytes, _ in case)
         if dtype == "bfloat16":
             assert {name for _, _, name, _, rounds in case if not rounds} == {"_kept"}  # which rounds nothing
+
+
+def test_tritons_version_is_compared_on_resume() -> None:
+    about = {"device": torch.device("cpu"), "world_size": 1}
+    plain = environment_fingerprint(**about)
+    assert set(environment_fingerprint(**about, uses_triton=True)) - set(plain) == {"triton version"}
 
 
 def test_they_are_refused_where_they_cannot_run_and_never_taken_by_auto(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ from train_loop import train_step
 
 # Two roundings; fp32 by orders of sums and another exponential function.
 BOUNDS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+PHILOX_PLACES = [540, 741, 794, 1212, 1564, 1630, 1685]  # once more in test_cuda.py
 by_dtype = pytest.mark.parametrize("dtype", list(BOUNDS), ids=str)
 
 
@@ -174,11 +175,34 @@ def test_elements_are_dropped_at_the_requested_rate_and_independently() -> None:
         assert abs(both - rate**2) < 5 * (rate**2 / size) ** 0.5, distance
 
 
+def test_masks_are_those_of_philox() -> None:
+    def draw_four(counter: int, seed: int) -> list[int]:
+        """Philox4x32-10, Salmon et al. 2011."""
+        low, words, keys = 2**32 - 1, [counter, 0, 0, 0], [seed & (2**32 - 1), seed >> 32]
+        for _ in range(10):
+            first, third = 0xD2511F53 * words[0], 0xCD9E8D57 * words[2]
+            words = [(third >> 32) ^ words[1] ^ keys[0], third & low, (first >> 32) ^ words[3] ^ keys[1], first & low]
+            keys = [(keys[0] + 0x9E3779B9) & low, (keys[1] + 0xBB67AE85) & low]
+        return words
+
+    seed, rate = 2**61 + 5, 0.002
+    draws = [number for counter in range(750) for number in draw_four(counter, seed)]
+    uniform = [min(number, 2**32 - 1 - number) / 2**31 for number in draws]
+    expected = [place for place, number in enumerate(uniform) if number < rate]
+    assert (keep(3000, rate, seed) == 0).nonzero().flatten().tolist() == expected == PHILOX_PLACES
+
+
 def test_a_mask_depends_on_seed_and_place_alone() -> None:
     longest, others = keep(3000, 0.3, 5), [keep(3000, 0.3, seed) for seed in (6, 5 + 2**32, 5 + 2**61)]
     for size in (0, 1, 1023, 1025):
         assert torch.equal(keep(size, 0.3, 5), longest[:size])
     assert all(0.35 < float((longest != other).double().mean()) < 0.49 for other in others)  # independent: 0.42
+
+
+def test_repeated_rows_get_masks_of_their_own() -> None:
+    for shape in ((1, 7), (1, 30, 50), (1, 32, 32)):  # with less than a block, with an end within one, with none
+        x = draw(*shape).expand(3, *shape[1:])
+        assert torch.equal(dropped(x.numel(), 0.3, 4).without(x), x * keep(x.numel(), 0.3, 4).view_as(x))
 
 
 @by_dtype

@@ -26,7 +26,7 @@ from windows import make_example, make_run, make_window, plain_peft, reference_g
 from benchmarks.forked_runs import make_inputs
 from medsum_core.device import AMPERE, find_device
 from medsum_core.generation.generate import generate
-from medsum_core.kernels import FAST_MODEL_TYPES, choose
+from medsum_core.kernels import FAST_MODEL_TYPES, FAST_PATHS, choose
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES, attend_block_mask, attend_varlen
 from medsum_core.model.base import load_base
 from medsum_core.model.lora import LoraSettings
@@ -66,7 +66,7 @@ def gradient(model: Any, window: Any, cut: str, kernel: str, kernels: str = "fas
 
 PATHS = [
     *(("reference", kind) for kind in PACKABLE_MODEL_TYPES),
-    *(("fast", kind) for kind in FAST_MODEL_TYPES),
+    *((kernels, kind) for kernels in FAST_PATHS for kind in FAST_MODEL_TYPES),
 ]
 
 
@@ -97,7 +97,7 @@ def test_recomputed_activations_drop_the_same_elements(kernels: str, kind: str) 
 
 
 @needs_varlen
-@pytest.mark.parametrize("kernels", ["reference", "fast"])
+@pytest.mark.parametrize("kernels", ["reference", "fast", "triton"])
 @pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "llama"])
 def test_the_packed_16_bit_gradient_points_where_the_exact_one_does(kind: str, kernels: str) -> None:
     window = make_window(16, longest=120)
@@ -107,6 +107,23 @@ def test_the_packed_16_bit_gradient_points_where_the_exact_one_does(kind: str, k
         found = torch.cat([part.flatten() for part in gradient(model, window, cut, "varlen", kernels)])
         exact = torch.cat([part.flatten() for part in expected])
         assert torch.cosine_similarity(found.double(), exact.double(), dim=0) >= 0.999, cut
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["gemma3_text", "llama"])
+def test_tritons_layers_compute_what_their_eager_twins_do(kind: str, dtype: torch.dtype) -> None:
+    window, found = make_window(6), []
+    for kernels in FAST_PATHS:
+        model = tuned(tiny_model(kind, dtype=dtype), kernels=kernels).to(CUDA)
+        found.append(gradient(model, window, "packed", "sdpa", kernels))
+    assert relative(found[1], found[0]) <= {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
+
+
+def test_tritons_masks_are_those_that_its_interpreter_draws() -> None:
+    """And those of Philox: `triton_interpreted.py`, whose laws of masks so hold here."""
+    elementwise = pytest.importorskip("medsum_core.kernels.gpu.elementwise", reason="needs triton")
+    kept = elementwise.without_dropped(torch.ones(3000, device=CUDA), 0.002, 2**61 + 5)
+    assert (kept == 0).nonzero().flatten().tolist() == [540, 741, 794, 1212, 1564, 1630, 1685]
 
 
 @needs_varlen
@@ -139,7 +156,7 @@ def test_a_packed_window_gives_the_same_bits_each_time() -> None:
     It takes documents of several blocks to see that: two addends have one sum in either order.
     """
     window = [make_example(num_tokens, 30, seed=num_tokens) for num_tokens in (1900, 700, 1500, 40, 1800)]
-    for kind, kernels in itertools.product(("gemma", "gemma3_text"), ("reference", "fast")):
+    for kind, kernels in itertools.product(("gemma", "gemma3_text"), ("reference", *FAST_PATHS)):
         model = tuned(tiny_model(kind, dtype=torch.bfloat16), DROPOUT, kernels=kernels).to(CUDA)
         found = []
         for _ in range(4):
@@ -174,18 +191,21 @@ def test_paged_optimiser_state_is_paged_again_and_goes_on_bit_for_bit() -> None:
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-def test_a_run_resumed_in_the_middle_ends_in_the_same_bytes(precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("precision", "kernels"), [("bf16", "fast"), ("fp16", "fast"), ("fp32", "fast"), ("fp16", "triton")]
+)
+def test_a_run_resumed_in_the_middle_ends_in_the_same_bytes(precision: str, kernels: str, tmp_path: Path) -> None:
     """fp16 with its gradient scaler, whose scale is a part of the state. Each window of bf16: `test_crash.py`."""
     if precision == "bf16" and not HAS_VARLEN:
         pytest.skip("needs bf16 units")
     make_inputs(tmp_path)
-    straight = train_by_script(tmp_path, tmp_path / "straight", "--precision", precision)
+    flags = ("--precision", precision, "--kernels", kernels)
+    straight = train_by_script(tmp_path, tmp_path / "straight", *flags)
     shutil.copytree(straight.folder, tmp_path / "resumed")
     shutil.rmtree(tmp_path / "resumed" / "adapter")
     for later in range(4, 7):
         shutil.rmtree(tmp_path / "resumed" / "checkpoints" / f"step-{later:06d}")
-    resumed = train_by_script(tmp_path, tmp_path / "resumed", "--precision", precision)
+    resumed = train_by_script(tmp_path, tmp_path / "resumed", *flags)
     assert resumed.windows == straight.windows[3:]
     check_equal(resumed, straight)
     assert all(math.isfinite(line["grad_norm"]) for line in straight.outcome["metrics"] if "grad_norm" in line)

@@ -14,8 +14,8 @@ BUDGETS = {
     ("fast", "on"): 2440,
     ("fast", "off"): 2690,
     ("reference", "on"): 4100,
-    ("triton", "on"): 1910,
-    ("triton", "off"): 2160,
+    ("triton", "on"): 1810,
+    ("triton", "off"): 2060,
 }
 
 

@@ -137,16 +137,26 @@ def _rotated(
 
 @triton.jit
 def _is_kept(seed: tl.int64, block: int, rate: tl.float32, BLOCK: tl.constexpr) -> tl.tensor:
-    """Of the elements of that block. Philox gives four numbers a counter, so one counter serves four elements."""
+    """Of the elements of that block. Philox (Salmon et al. 2011) gives four numbers a counter, for four neighbours."""
     a, b, c, d = tl.rand4x(seed, block * (BLOCK // 4) + tl.arange(0, BLOCK // 4))
-    return tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), [BLOCK]) >= rate
+    return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), [BLOCK]) >= rate
 
 
 @triton.jit
-def _kept(x: tl.tensor, y: tl.tensor, size: tl.int64, seed: tl.int64, rate: tl.float32, BLOCK: tl.constexpr) -> None:
+def _kept(
+    x: tl.tensor,
+    y: tl.tensor,
+    size: tl.int64,
+    period: tl.int64,
+    seed: tl.int64,
+    rate: tl.float32,
+    BLOCK: tl.constexpr,
+) -> None:
     block = tl.program_id(0)
     i = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    kept = tl.where(_is_kept(seed, block, rate, BLOCK), tl.load(x + i, mask=i < size), 0.0)
+    of_x = block.to(tl.int64) * BLOCK % period + tl.arange(0, BLOCK)  # x is repeated: a block crosses one end at most
+    of_x = tl.where(of_x < period, of_x, of_x - period)
+    kept = tl.where(_is_kept(seed, block, rate, BLOCK), tl.load(x + of_x, mask=i < size), 0.0)
     tl.store(y + i, kept.to(y.dtype.element_ty), mask=i < size)
 
 
@@ -209,11 +219,15 @@ def rotated(x_BTND: Tensor, cos_BT1D: Tensor, sin_BT1D: Tensor, sign: int) -> Te
     return out
 
 
-def without_dropped(x: Tensor, rate: float, seed: int) -> Tensor:
-    """A copy of x with each element at zero with probability `rate`: which ones, seed and rate alone determine."""
-    x = x.contiguous()
-    y = torch.empty_like(x)
-    _kept[_blocks(x)](x, y, x.numel(), seed, rate, BLOCK)
+def without_dropped(x: Tensor, rate: float, seed: int, out: Tensor | None = None) -> Tensor:
+    """x with each element at zero with probability `rate`, which seed, rate and its place determine.
+
+    In `out`, which may be x itself, or else in a new tensor. An x that is expanded over its first dimension is not
+    copied.
+    """
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    x = x[0] if x.ndim > 1 and x.stride(0) == 0 and x[0].numel() >= BLOCK else x
+    _kept[_blocks(y)](x.contiguous(), y.view(-1), y.numel(), max(x.numel(), BLOCK), seed, rate, BLOCK)
     return y
 
 

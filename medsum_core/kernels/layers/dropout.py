@@ -82,7 +82,7 @@ class DroppedElements:
     def zero_(self, x: Tensor) -> Tensor:
         """Set the dropped elements of a contiguous `x` to zero, in place."""
         if self._triton is not None:
-            return x.copy_(self.without(x))
+            return self._triton.without_dropped(x, *self._rate_and_seed, out=x)
         if self._keep is not None:
             return x.mul_(self._keep.view(x.shape))
         zero_some(array_of(x.view(-1)), self._seed, self._steepness)
