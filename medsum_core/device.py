@@ -76,6 +76,9 @@ def find_device(local_rank: int = 0) -> Device:
     # is_bf16_supported() also says yes where bf16 is only emulated: the capability decides.
     capability = torch.cuda.get_device_capability(index)
     free, total = torch.cuda.mem_get_info(index)
+    free += torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(
+        index
+    )  # torch keeps it for its next tensors
     return Device(
         kind="cuda",
         index=index,

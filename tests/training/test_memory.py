@@ -18,10 +18,10 @@ from medsum_core.kernels import choose
 from medsum_core.model.attention import document_attention
 from medsum_core.model.base import DTYPES
 from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
+from medsum_core.model.quantised import NF4_BYTES
 from medsum_core.training.loss import CPU_TILE
 from medsum_core.training.memory import (
     GIB,
-    NF4_BYTES,
     ModelSize,
     RunShape,
     estimate_memory,
