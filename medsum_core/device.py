@@ -35,6 +35,7 @@ class Device:
     has_bf16_units: bool
     total_bytes: int
     free_bytes: int
+    multiprocessors: int = 0  # of a GPU
 
     @property
     def torch_device(self) -> torch.device:
@@ -87,6 +88,7 @@ def find_device(local_rank: int = 0) -> Device:
         has_bf16_units=capability >= AMPERE,
         total_bytes=total,
         free_bytes=free,
+        multiprocessors=torch.cuda.get_device_properties(index).multi_processor_count,
     )
 
 

@@ -31,6 +31,7 @@ def start_script() -> None:
     send_nothing_unasked()
     keep_compiled_code_private()
     sleep_while_waiting()
+    grow_gpu_segments()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in the background of a shell's script
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -63,6 +64,16 @@ def sleep_while_waiting() -> None:
     benchmarks/LOG.md, 2026-11-28. OpenMP reads this when torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def grow_gpu_segments() -> None:
+    """Have torch extend its segments of GPU memory in place, unless the environment configures its allocator.
+
+    Micro-batches and prompts differ in length: the gaps that one leaves in segments of fixed size are too small for the
+    next. torch reads this, or the variable's former name, when it first asks for GPU memory.
+    """
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def set_tf32(device: Device, *, precision: str) -> None:

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from medsum_core.device import GIB, Device
 from medsum_core.generation.batch import MAX_PROMPT_TOKENS
 from medsum_core.model.base import DTYPES, empty_model
+from medsum_core.model.families import attention_heads
 from medsum_core.model.quantised import NF4_BYTES
 
 CPU_BATCH, MAX_BATCH = 16, 128
@@ -66,13 +67,11 @@ class DecodingChoice:
 
 
 def decoding_size(causal: PreTrainedModel) -> DecodingSize:
-    """The sizes of a base that is not in 4 bits, such as an empty one; with as many key heads as heads unless told."""
+    """The sizes of a base that is not in 4 bits, such as an empty one."""
     text, head = causal.config.get_text_config(), causal.get_output_embeddings()
     linears = [layer for layer in causal.modules() if isinstance(layer, nn.Linear) and layer is not head]
     projections = sum(layer.weight.numel() for layer in linears)
-    num_heads = getattr(text, "num_attention_heads", None) or 1  # a state space has none
-    num_groups = getattr(text, "num_key_value_heads", None) or num_heads
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // num_heads
+    num_heads, num_groups, head_size = attention_heads(causal.config)
     return DecodingSize(
         projections=projections,
         largest_projection=max(layer.weight.numel() for layer in linears),
