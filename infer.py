@@ -24,11 +24,16 @@ from medsum_core.data.dialogue_file import read_dialogue
 from medsum_core.data.named.registry import named_table
 from medsum_core.data.records import SourceRows, read_source, source_from_table
 from medsum_core.errors import InputError, StoppedBySignal
-from medsum_core.process import keep_files_private, run_as_script, start_script
+from medsum_core.process import keep_files_private, run_as_script, set_tf32, start_script
 
 if TYPE_CHECKING:  # torch is imported after the flags were read
+    from transformers import PretrainedConfig
+
     from medsum_core.config.arguments import DataArguments
     from medsum_core.data.prompt import BuildRenderer, PromptRenderer
+    from medsum_core.device import Device
+    from medsum_core.generation.decoding_memory import DecodingChoice
+    from medsum_core.generation.notes import TokenBudget
     from medsum_core.generation.search import Search
     from medsum_core.generation.writer import Writer
     from medsum_core.kernels import Kernels
@@ -66,7 +71,6 @@ def main(
         show_note(prepare(), records, with_evidence=args.evidence)
         return
     out = output_path(args.output_file)
-    how: dict[str, Any] = {"batch_size": args.batch_size, "output_format": args.output_format}
     try:
         from medsum_core.generation.writer import write_file
 
@@ -74,7 +78,8 @@ def main(
             refuse_overwriting(out, resume=args.resume)
             rows = _read_rows(args, columns)
             prepare = partial(prepare, pictures=rows.pictures)
-            write_file(rows.records, out, prepare=prepare, with_evidence=args.evidence, **how)
+            how: dict[str, Any] = {"output_format": args.output_format, "with_evidence": args.evidence}
+            write_file(rows.records, out, prepare=prepare, **how)
     except KeyboardInterrupt:
         raise StoppedBySignal(f"notes that were finished are kept; go on with --resume, which writes {out}") from None
 
@@ -86,13 +91,15 @@ def prepare_writer(
     build_renderer: BuildRenderer | None = None,
     pictures: Mapping[str, Path] | None = None,  # of the rows: `SourceRows.pictures`
 ) -> Writer:
-    """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter."""
+    """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter.
+
+    What memory decides, a batch and whether NF4 is unpacked, is of this device and said once: a run's choice was made
+    beside its activations and gradients.
+    """
     from medsum_core import kernels
     from medsum_core.data.prompt import check_prompt
     from medsum_core.device import choose_precision, find_device
-    from medsum_core.generation.generate import num_positions
     from medsum_core.generation.made_from import function_names, prompt_sha256
-    from medsum_core.generation.notes import TokenBudget
     from medsum_core.generation.writer import Writer
     from medsum_core.model.adapter_files import adapter_hashes
     from medsum_core.model.adapter_source import base_alone, find_adapter
@@ -106,6 +113,7 @@ def prepare_writer(
     source: dict[str, Any] = {"revision": model.model_revision, "offline": args.offline or model.offline}
     base_config = load_config(name, **source)
     precision = choose_precision(args.precision or model.precision, device, model_type=base_config.model_type)
+    set_tf32(device, precision=precision)
     chosen = kernels.resolve(args.kernels, device_kind=device.kind, model_type=base_config.model_type)
     chosen_kernels = kernels.choose(chosen, device.kind)
     renderer = _renderer(build_renderer, data, load_tokenizer(name, **source), base_config)
@@ -113,20 +121,19 @@ def prepare_writer(
     files = base_files(name, **source)
     if tuned is not None:
         tuned.check(files, allow_other_base=args.allow_other_base)
-    held = {"precision": precision, "load_in_4bit": model.load_in_4bit or is_quantised(base_config)}
+    held: dict[str, Any] = {"precision": precision, "load_in_4bit": model.load_in_4bit or is_quantised(base_config)}
     loading = source | held | {"device": device.torch_device, "reads_images": bool(pictures)}
-    decoding, dense = _decoding(args, data), model.dequantize == "on"
-    budget = TokenBudget(
-        max_prompt_tokens=data.max_prompt_tokens,
-        max_new_tokens=decoding["max_new_tokens"],
-        num_positions=num_positions(base_config),
-    )
+    decoding = _decoding(args, data)
+    budget = _budget(data, decoding["max_new_tokens"], base_config)
+    choice = _choice(args, base_config, device, held, budget, has_own_weights=chosen_kernels.decoder is not None)
+    decoder = chosen_kernels.decoder and partial(chosen_kernels.decoder, dense=choice.dense)
     return Writer(
-        load_model=partial(_load_model, name, loading, tuned, chosen_kernels, dense, pictures=pictures),
+        load_model=partial(_load_model, name, loading, tuned, chosen_kernels, bool(choice.dense), pictures=pictures),
         renderer=renderer,
         budget=budget,
         decoding=decoding,
-        forward={"decoder": chosen_kernels.decoder, "search": search},
+        forward={"decoder": decoder, "search": search},
+        choice=choice,
         description={
             "adapter": tuned and adapter_hashes(tuned.folder),
             "base": files,
@@ -136,6 +143,41 @@ def prepare_writer(
             **({"grounded": True} if args.grounded or data.grounded else {}),
             **function_names(search=search, build_renderer=build_renderer),
         },
+    )
+
+
+def _budget(data: DataArguments, max_new_tokens: int, base_config: PretrainedConfig) -> TokenBudget:
+    from medsum_core.generation.generate import num_positions
+    from medsum_core.generation.notes import TokenBudget
+
+    return TokenBudget(
+        max_prompt_tokens=data.max_prompt_tokens,
+        max_new_tokens=max_new_tokens,
+        num_positions=num_positions(base_config),
+    )
+
+
+def _choice(
+    args: argparse.Namespace,
+    base_config: PretrainedConfig,
+    device: Device,
+    held: Mapping[str, Any],
+    budget: TokenBudget,
+    *,
+    has_own_weights: bool,
+) -> DecodingChoice:
+    from medsum_core.generation.decoding_memory import decide_for
+
+    return decide_for(
+        base_config,
+        device,
+        **held,
+        has_own_weights=has_own_weights,
+        prompt_tokens=budget.max_prompt_tokens,
+        new_tokens=budget.max_new_tokens,
+        num_beams=args.num_beams,
+        num_decoders=2 if getattr(args, "compare", False) else 1,  # a flag of the server's
+        asked=args.batch_size,
     )
 
 
@@ -186,7 +228,7 @@ def _load_model(
 
         place = {"revision": base["revision"], "offline": base["offline"]}
         show_images(model, pictures, base_name=name, keep=False, **place)
-    if tuned is not None:
+    if tuned is not None or kernels.decoder is None:
         kernels.apply(model, keep_dense=keep_dense)
     if not is_tested(model):
         check_decoding(model, prompts, decoder=kernels.decoder)

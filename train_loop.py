@@ -13,9 +13,10 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from medsum_core.config.run_config import RunConfig, parse_run
-from medsum_core.errors import DivergedError, StoppedBySignal
+from medsum_core.errors import DivergedError, StoppedBySignal, explain_out_of_memory
 from medsum_core.kernels import set_up_process
 from medsum_core.process import keep_files_private, run_as_script, set_arithmetic, start_script, value_or_exit
 
@@ -38,7 +39,6 @@ from medsum_core.model.forward import autocast, head_softcap, head_weight, hidde
 from medsum_core.report.finish import write_results
 from medsum_core.training.agreement import leave_together
 from medsum_core.training.distributed import any_process, local_rows, sum_gradients, sum_over_processes
-from medsum_core.training.divergence import diverged_message
 from medsum_core.training.loss import Objective, note_nll, told
 from medsum_core.training.metrics import StepStats
 from medsum_core.training.optimizer import set_lr
@@ -48,13 +48,11 @@ from medsum_core.training.run import Run, after_window
 from medsum_core.training.setup import BuildOptimizer, build_run
 from medsum_core.training.sharding import in_step
 from medsum_core.training.signals import StopFlag, stop_on_signals
+from medsum_core.training.unplanned_end import diverged_message, memory_remedy
 from medsum_core.training.validation import evaluate
 
 MAX_SKIPPED_IN_A_ROW = 3
-MEMORY_REMEDY = (
-    "--gradient_checkpointing on, a lower --pack_tokens or --per_device_train_batch_size, --parallel_micro_batches 1 "
-    "or, in a new run, a lower --max_length needs less (--dry_run true). Nothing was saved since the last checkpoint"
-)
+MEMORY_REMEDY = "before the first update: --load_in_4bit true or a smaller base needs less; --dry_run true estimates it"
 
 
 @leave_together()
@@ -87,7 +85,8 @@ def main(
             build_optimizer=build_optimizer,
             prepare_model=prepare_model,
         )
-        progress = train(run, progress, stop=stop, objective=objective, collate=collate)
+        with explain_out_of_memory(partial(memory_remedy, run)):
+            progress = train(run, progress, stop=stop, objective=objective, collate=collate)
         write_results(plan, run, progress, stop=stop)
 
 

@@ -35,6 +35,7 @@ class Device:
     has_bf16_units: bool
     total_bytes: int
     free_bytes: int
+    multiprocessors: int = 0  # of a GPU
 
     @property
     def torch_device(self) -> torch.device:
@@ -76,6 +77,9 @@ def find_device(local_rank: int = 0) -> Device:
     # is_bf16_supported() also says yes where bf16 is only emulated: the capability decides.
     capability = torch.cuda.get_device_capability(index)
     free, total = torch.cuda.mem_get_info(index)
+    free += torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(
+        index
+    )  # torch keeps it for its next tensors
     return Device(
         kind="cuda",
         index=index,
@@ -84,6 +88,7 @@ def find_device(local_rank: int = 0) -> Device:
         has_bf16_units=capability >= AMPERE,
         total_bytes=total,
         free_bytes=free,
+        multiprocessors=torch.cuda.get_device_properties(index).multi_processor_count,
     )
 
 

@@ -8,7 +8,7 @@ nothing to resume the signal itself ends the process (130 in a shell after Ctrl-
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,15 +92,19 @@ def reason(error: BaseException, *, folder: str = "") -> str:
 
 
 @contextmanager
-def explain_out_of_memory(remedy: str) -> Iterator[None]:
-    """Raise `OutOfMemory` for the errors by which Python, torch and CUDA's libraries say so. `remedy`: what to do."""
+def explain_out_of_memory(remedy: str | Callable[[], str]) -> Iterator[None]:
+    """Raise `OutOfMemory` for the errors by which Python, torch and CUDA's libraries say so.
+
+    `remedy`: what to do, or a function that is asked for it then.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         first_line = str(error).partition("\n")[0]
-        raise OutOfMemory(f"out of memory ({first_line[:MAX_REASON] or 'on this machine'}): {remedy}") from error
+        told = remedy if isinstance(remedy, str) else remedy()
+        raise OutOfMemory(f"out of memory ({first_line[:MAX_REASON] or 'on this machine'}): {told}") from error
 
 
 @contextmanager

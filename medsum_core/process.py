@@ -31,6 +31,7 @@ def start_script() -> None:
     send_nothing_unasked()
     keep_compiled_code_private()
     sleep_while_waiting()
+    grow_gpu_segments()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in the background of a shell's script
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -65,8 +66,32 @@ def sleep_while_waiting() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def grow_gpu_segments() -> None:
+    """Have torch extend its segments of GPU memory in place, unless the environment configures its allocator.
+
+    Micro-batches and prompts differ in length: the gaps that one leaves in segments of fixed size are too small for the
+    next. torch reads this, or the variable's former name, when it first asks for GPU memory.
+    """
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def set_tf32(device: Device, *, precision: str) -> None:
+    """TF32 for products and convolutions as `uses_tf32` says, in every script that loads a model to train or to write.
+
+    Left alone, torch would have it in convolutions, a vision tower's among them, and not in products.
+    """
+    if device.kind != "cuda":
+        return
+    import torch
+
+    has_tf32 = uses_tf32(device, precision=precision)
+    torch.set_float32_matmul_precision("high" if has_tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = has_tf32
+
+
 def set_arithmetic(device: Device, *, precision: str) -> None:
-    """TF32 as `uses_tf32` says, and on a GPU the same order of sums each time; on a CPU nothing changes.
+    """For training: `set_tf32`, and on a GPU the same order of sums each time; on a CPU nothing changes.
 
     With sums in one order a resumed run ends in the bits of the uninterrupted one: attention's backward pass adds to a
     query's gradient in the order in which its blocks end, unless told. cuBLAS repeats itself with workspaces of a fixed
@@ -77,7 +102,7 @@ def set_arithmetic(device: Device, *, precision: str) -> None:
         return
     import torch
 
-    torch.set_float32_matmul_precision("high" if uses_tf32(device, precision=precision) else "highest")
+    set_tf32(device, precision=precision)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

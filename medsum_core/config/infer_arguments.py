@@ -9,10 +9,20 @@ from medsum_core.config.column_flags import COLUMN_FLAGS, add_column_flags
 from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.errors import InputError, raise_all
 
+BATCH_HELP = "notes being written at a time; auto (default): 16 on a CPU, on a GPU as many as fit, at most 128"
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
+
+
+def batch_size(text: str) -> int | None:
+    """A number, or None for `auto`, as `argparse` wants it."""
+    try:
+        return None if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from None
 
 
 def parse_options(argv: list[str]) -> argparse.Namespace:
@@ -50,7 +60,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--prompt_style", choices=["auto", "chat", "plain"], help="as in training, for a base alone")
     parser.add_argument("--chat_template_kwargs", metavar="JSON", help="as in training, for a base alone")
-    parser.add_argument("--batch_size", type=int, default=16, help="notes being written at a time")
+    parser.add_argument("--batch_size", type=batch_size, metavar="N", help=BATCH_HELP)
     parser.add_argument("--kernels", choices=["auto", "reference", "fast"], default="auto", help="as in training")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="the run's if not given")
     parser.add_argument(
@@ -77,7 +87,7 @@ def _problems(args: argparse.Namespace) -> list[str]:
         "--split names the part of --dataset_name: give both": (args.split is None) != (args.dataset_name is None),
         "--output_file is where the notes of a file go: give it": args.dialogue_file is None and not args.output_file,
         "--num_beams, --batch_size and --max_new_tokens must be at least 1": min(
-            args.num_beams, args.batch_size, args.max_new_tokens or 1
+            args.num_beams, 1 if args.batch_size is None else args.batch_size, args.max_new_tokens or 1
         )
         < 1,
         "--allow_other_base is about the base of --run: give both": args.allow_other_base and args.run is None,

@@ -85,7 +85,7 @@ def generate(
     bans = BanRules(stop_token_ids=stops, no_repeat_ngram_size=no_repeat_ngram_size)
     waiting = deque(sorted(notes, key=lambda note: -len(note.prompt)))
     generations: dict[int, Generation] = {}
-    with evaluation_mode(causal), torch.no_grad(), decoder(causal) as forward:
+    with evaluation_mode(causal), torch.no_grad(), any_algorithm(), decoder(causal) as forward:
         cache = cache_type(num_slots, rule.num_beams, _capacity(notes, rule.num_beams), device=causal.device)
         batch = Batch(forward, rule, bans, cache, num_slots=num_slots, grounded=grounded)
         while batch.join(waiting) or batch.active:
@@ -94,6 +94,24 @@ def generate(
                 if on_finished is not None:
                     on_finished(note.index, generation)
     return [generations[index] for index in range(len(notes))]
+
+
+@contextmanager
+def any_algorithm() -> Iterator[None]:
+    """Within the block torch may take the fastest algorithms, where training has asked for those that repeat its bits.
+
+    Decoding has none that differ: what varies is the order in which threads add to one place, in gradients. The slower
+    ways would cost it a sort at each write to the cache.
+    """
+    before, only_warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warns)
 
 
 def decoder_and_cache(causal: PreTrainedModel, decoder: Decoder | None) -> tuple[Decoder, type[KVCache]]:

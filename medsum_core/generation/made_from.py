@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ class MadeFrom:
 
     settings: dict[str, Any]  # model, adapter, prompt and decoding
     rows: tuple[str, ...]  # `row_sha256` of each row of the input, in its order
+    memory: dict[str, Any] = field(default_factory=dict)  # what free memory decided: no note depends on it
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`; `from_json` gives an equal record back."""
@@ -44,7 +45,7 @@ class MadeFrom:
             or not all(isinstance(row, str) for row in rows)
         ):
             raise ValueError("not the settings and rows of a call")
-        return cls(settings=settings, rows=tuple(rows))
+        return cls(settings=settings, rows=tuple(rows), memory=dict(values.get("memory", {})))
 
     def check_rows(self, rows: Iterable[str], *, path: Path) -> None:
         """Raise InputError unless every row that `path` was made from is among `rows`, with the same content."""

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError, StoppedBySignal
+from medsum_core.generation.decoding_memory import DecodingChoice
 from medsum_core.generation.generate import generate
 from medsum_core.generation.likelihood import likeliest_options
 from medsum_core.generation.made_from import MadeFrom, row_sha256
@@ -33,11 +34,13 @@ class Writer:
     decoding: dict[str, Any]  # arguments of `generate` that decide its notes
     forward: dict[str, Any]  # those that are functions: decoder and search
     description: dict[str, Any]  # what else decides its notes
+    choice: DecodingChoice  # what memory decides, and no note depends on
 
     def options(self, records: Sequence[Record]) -> dict[str, Any]:
         """Arguments of `generate` for these records. Raises InputError where their facts can't be looked up."""
         grounding = grounding_in(records, self.renderer) if "grounded" in self.description else None
-        return {**self.decoding, **self.forward, "stop_token_ids": self.renderer.stop_token_ids, "grounding": grounding}
+        how = {"stop_token_ids": self.renderer.stop_token_ids, "batch_size": self.choice.batch_size}
+        return {**self.decoding, **self.forward, **how, "grounding": grounding}
 
 
 def write_file(
@@ -45,7 +48,6 @@ def write_file(
     out: Path,
     *,
     prepare: Callable[[], Writer],
-    batch_size: int,
     output_format: str,
     with_evidence: bool,
 ) -> None:
@@ -55,14 +57,15 @@ def write_file(
     if earlier is not None:
         earlier.check_rows(rows)
     writer = prepare()
-    made_from = MadeFrom(settings={**writer.description, **writer.decoding}, rows=tuple(rows))
+    settings = {**writer.description, **writer.decoding}
+    made_from = MadeFrom(settings=settings, rows=tuple(rows), memory=writer.choice.to_json())
     if earlier is not None:
         earlier.check_settings(made_from.settings)
     fitted = fit(rows, writer)
     with saving_notes(out):
         part = PartFile(part_path(out), made_from, {} if earlier is None else earlier.notes)
     with closing(part):
-        _write_missing(writer, rows, fitted, part, batch_size=batch_size)
+        _write_missing(writer, rows, fitted, part)
     with saving_notes(out):
         write_notes(
             out,
@@ -92,9 +95,7 @@ def fit(rows: Mapping[str, Record], writer: Writer) -> FittedRows:
     return fitted
 
 
-def _write_missing(
-    writer: Writer, rows: Mapping[str, Record], fitted: FittedRows, part: PartFile, *, batch_size: int
-) -> None:
+def _write_missing(writer: Writer, rows: Mapping[str, Record], fitted: FittedRows, part: PartFile) -> None:
     """The notes that `part` lacks, each appended as it is finished. Raises StoppedBySignal when interrupted."""
     todo = [row for row in fitted.prompts if row not in part.notes]
     if not todo:
@@ -116,7 +117,6 @@ def _write_missing(
             generate(
                 model,
                 prompts,
-                batch_size=batch_size,
                 on_finished=keep,
                 **writer.options([rows[row] for row in todo]),
             )

@@ -56,7 +56,7 @@ class Kernels:
     hidden_states: Callable[..., Tensor]  # (model, batch) -> (B, T, H), for evaluation
     attention: Mapping[str, Any] = field(default_factory=dict)  # attention functions in the place of the plain ones
     head: Any = None  # a `training.loss.HeadArithmetic`
-    decoder: Callable[..., AbstractContextManager[Any]] | None = None  # (model) -> its forward pass while decoding
+    decoder: Callable[..., AbstractContextManager[Any]] | None = None  # (model, dense=) -> decoding's forward pass
     accumulator: Callable[..., Accumulate] | None = None
     saved_attention_tokens: int = 0  # attention weights of documents up to this length are saved for the backward pass
     warm_up: Callable[..., None] | None = None  # compiles what a run will call

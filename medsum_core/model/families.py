@@ -70,6 +70,14 @@ def logit_softcap(config: PretrainedConfig) -> float | None:
     return getattr(config.get_text_config(), "final_logit_softcapping", None)
 
 
+def attention_heads(config: PretrainedConfig) -> tuple[int, int, int]:
+    """Query heads, key-value heads and features of a head; a state space, which has none, counts as one head."""
+    text = config.get_text_config()
+    num_heads = getattr(text, "num_attention_heads", None) or 1
+    size = getattr(text, "head_dim", None) or text.hidden_size // num_heads
+    return num_heads, getattr(text, "num_key_value_heads", None) or num_heads, size
+
+
 def plain_attention(config: PretrainedConfig) -> str:
     """transformers' own attention function for a model: `sdpa`, or `eager` for soft-capped scores and older classes."""
     soft_capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None

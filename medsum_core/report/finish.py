@@ -24,6 +24,7 @@ from medsum_core.model.recorded_files import record_adapter
 from medsum_core.report.blind import blind_verdict
 from medsum_core.report.blind_sheet import write_blind_sheet
 from medsum_core.report.comparison import Comparison, compare_base_and_tuned
+from medsum_core.report.decoding import prepare_decoding
 from medsum_core.report.interrupted import remove_parts, report_notes, stopping_between_tokens
 from medsum_core.report.loss_curve import draw_loss_curve
 from medsum_core.report.model_card import write_model_card
@@ -101,6 +102,7 @@ def _compare(plan: Plan, run: Run, *, adapter: Mapping[str, str], stop: StopFlag
     if not records:
         return None
     started = time.perf_counter()
+    choice, decoder = prepare_decoding(plan, run)
     compared = compare_base_and_tuned(
         run.model,
         run.renderer,
@@ -111,8 +113,9 @@ def _compare(plan: Plan, run: Run, *, adapter: Mapping[str, str], stop: StopFlag
         max_new_tokens=data.max_new_tokens,
         no_repeat_ngram_size=data.no_repeat_ngram_size,
         grounded=data.grounded,
-        decoder=stopping_between_tokens(run.kernels.decoder, stop),
-        open_part=report_notes(run, records, adapter=adapter).open_part,
+        batch_size=choice.batch_size,
+        decoder=stopping_between_tokens(decoder, stop),
+        open_part=report_notes(run, records, adapter=adapter, choice=choice).open_part,
     )
     run.seconds["report"] = time.perf_counter() - started
     if output.examples_file:

@@ -18,6 +18,7 @@ from medsum_core.config.report_parts import part_path
 from medsum_core.data.records import Record
 from medsum_core.errors import InputError, StoppedBySignal, differing_names
 from medsum_core.generation.batch import Forward
+from medsum_core.generation.decoding_memory import DecodingChoice
 from medsum_core.generation.generate import Decoder, own_modules
 from medsum_core.generation.made_from import MadeFrom, prompt_sha256, row_sha256
 from medsum_core.generation.note_rows import GeneratedNote
@@ -37,18 +38,21 @@ class ReportNotes:
     rows: tuple[str, ...]  # `row_sha256` of each record of the report
     settings: Mapping[str, Any]  # what decides the base's notes
     adapter: Mapping[str, str]  # the adapter's hashes, which decide the tuned notes besides
+    memory: Mapping[str, Any]  # `DecodingChoice.to_json`
 
     @contextmanager
     def open_part(self, side: str) -> Iterator[PartFile]:
         """The notes of a side, those of an interrupted report included if they were made from the same."""
         settings = {**self.settings, "adapter": dict(self.adapter) if side == "tuned" else None}
-        made_from = MadeFrom(settings=settings, rows=self.rows)
+        made_from = MadeFrom(settings=settings, rows=self.rows, memory=dict(self.memory))
         path = part_path(self.folder, side)
         with closing(PartFile(path, made_from, _notes_found(path, made_from))) as part:
             yield part
 
 
-def report_notes(run: Run, records: Sequence[Record], *, adapter: Mapping[str, str]) -> ReportNotes:
+def report_notes(
+    run: Run, records: Sequence[Record], *, adapter: Mapping[str, str], choice: DecodingChoice
+) -> ReportNotes:
     """The part files of this run's report. `adapter`: hashes of the one in the run folder."""
     data, model = run.config.data, run.config.model
     settings = {
@@ -62,7 +66,7 @@ def report_notes(run: Run, records: Sequence[Record], *, adapter: Mapping[str, s
         **({"grounded": True} if data.grounded else {}),
     }
     rows = tuple(row_sha256(record) for record in records)
-    return ReportNotes(folder=run.folder, rows=rows, settings=settings, adapter=adapter)
+    return ReportNotes(folder=run.folder, rows=rows, settings=settings, adapter=adapter, memory=choice.to_json())
 
 
 def remove_parts(folder: Path) -> None:

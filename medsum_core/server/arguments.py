@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 from typing import NoReturn
 
+from medsum_core.config.infer_arguments import BATCH_HELP, batch_size
 from medsum_core.errors import InputError, raise_all
 
 ANY_HOST = ("0.0.0.0", "::")
@@ -38,7 +39,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     )
     parser.flag("audit_file", "who asked for what, without text (server_audit.jsonl in the run folder)", metavar="FILE")
     parser.flag("compare", "also base against tuned, blinded; takes the cache twice", action="store_true")
-    parser.flag("batch_size", "notes being written at a time; the cache is allocated for them", type=int, default=16)
+    parser.flag("batch_size", f"{BATCH_HELP}; the cache is allocated for them", type=batch_size, metavar="N")
     parser.flag("max_waiting", "notes that may wait beyond these; then 429", type=int, default=64)
     parser.flag("stop_seconds", "for what runs when the server is asked to end", type=float, default=30.0)
     parser.flag("grounded", "write no fact that the dialogue does not support (or as in the run)", action="store_true")
@@ -74,7 +75,7 @@ def _problems(args: argparse.Namespace) -> list[str]:
         ),
         "--port must be from 0 to 65535": not 0 <= args.port <= 65535,
         "--batch_size, --num_beams and --max_new_tokens must be at least 1": (
-            min(args.batch_size, args.num_beams, 1 if args.max_new_tokens is None else args.max_new_tokens) < 1
+            min(1 if count is None else count for count in (args.batch_size, args.num_beams, args.max_new_tokens)) < 1
         ),
         "--max_waiting must be at least 20, the sections of one request": args.max_waiting < 20,
         "--stop_seconds and --no_repeat_ngram_size must be at least 0": (

@@ -82,7 +82,7 @@ def _engine(model: Any, writer: Writer, args: argparse.Namespace, *, can_ground:
         model,
         decoder=writer.forward["decoder"],
         stop_token_ids=renderer.stop_token_ids,
-        num_slots=args.batch_size,
+        num_slots=writer.choice.batch_size,
         max_tokens=max_tokens(budget),
         max_waiting=args.max_waiting,
         decode=renderer.decode if can_ground else None,

@@ -15,7 +15,7 @@ from medsum_core.kernels import FAST, choose
 from medsum_core.kernels import resolve as resolve_kernels
 from medsum_core.model.attention import DOCUMENT_ATTENTION, OWN_ATTENTION, TESTED_MODEL_TYPES, is_registered
 from medsum_core.model.quantised import is_quantised
-from medsum_core.training.memory import ModelSize, RunShape, estimate_memory
+from medsum_core.training.memory import MULTIPROCESSORS, ModelSize, RunShape, estimate_memory
 
 Choice = TypeVar("Choice")
 AUTO = ("auto", None)
@@ -177,6 +177,10 @@ def run_shape(config: RunConfig, device: Device) -> RunShape:
         gradient_checkpointing=train.gradient_checkpointing == "on",
         recompute_alone=train.gradient_checkpointing in ("on", "long"),
         concurrent=train.parallel_micro_batches or 1,
+        num_documents=-(-train.pack_tokens // data.max_length)
+        if train.pack_tokens
+        else train.per_device_train_batch_size,
+        multiprocessors=device.multiprocessors or MULTIPROCESSORS,
         saved_attention_tokens=choose(model.kernels, device.kind).saved_attention_tokens,
         device_kind=device.kind,
         emulated=model.kernels == FAST

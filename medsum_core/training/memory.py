@@ -2,7 +2,7 @@
 
 The model is built on the meta device, where tensors have shapes but no memory. One forward pass there, adapter in
 place, counts what autograd saves for the backward pass: no formula per architecture that could go stale. Sizes in
-bytes. Letters: T tokens of a micro-batch, H heads, L layers.
+bytes. Letters: T tokens of a micro-batch, H heads, D head size.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ from transformers import AttentionInterface, PretrainedConfig
 from medsum_core.errors import is_out_of_memory
 from medsum_core.kernels import FAST_PATHS, choose
 from medsum_core.model.base import DTYPES, empty_model
-from medsum_core.model.families import decoder_name, is_inside
+from medsum_core.model.families import attention_heads, decoder_name, is_inside
 from medsum_core.model.forward import head_weight, inner_model
 from medsum_core.model.lora import LoraSettings, attach_lora, fit_to, trainable_parameters
+from medsum_core.model.quantised import NF4_BYTES
 from medsum_core.training.loss import tile_shape
 from medsum_core.training.optimizer import OPTIMIZERS, PAGED_ADAMW_8BIT, SMALL_TENSOR
 
 GIB = 1 << 30
 PROBE_TOKENS = 128  # what autograd saves grows in proportion to the tokens
 PROBE_ATTENTION = "medsum_memory_probe"
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, its block's 8-bit scale, the scale's own scale
 FAST_NF4_BYTES = 0.5 + 4 / 64  # on a GPU the fast kernels hold a block's scale in fp32 (`quantised.unpack_scales`)
 PROCESS_BYTES = {"cpu": int(0.75 * GIB), "cuda": int(0.55 * GIB)}  # libraries, tokenizer, kernels; the CUDA context
 # Heap / bytes of saved tensors, measured when those up to 32 MiB came from glibc's heap; the arena leaves fewer holes.
 HEAP_FACTOR, MMAP_BYTES = 1.7, 35 << 20
 TOWER_BUFFERS = 6  # of the width of its widest layer, alive at a time without a backward pass
 CARDS_GIB = (6, 8, 12, 16, 24)
+MULTIPROCESSORS = 132  # of an H100 or H200: no card in examples/gpu.md has more
+FLASH_ROWS = 128  # with which each document's part of the query gradient is padded
 CARD_SHARE = 0.93  # of a card's memory: the rest goes to the driver, a screen and fragmentation
 
 
@@ -52,6 +54,7 @@ class ModelSize:
     adapter_small: int  # the part of it in tensors under SMALL_TENSOR
     num_layers: int
     num_heads: int
+    head_size: int
     hidden: int
     widest: int  # features of the widest projection
     saved_tensors: tuple[float, ...]  # bytes a token of each tensor saved for the backward pass, attention scores aside
@@ -107,6 +110,8 @@ class RunShape:
     gradient_checkpointing: bool = False
     recompute_alone: bool = False  # the activations of a longer row
     concurrent: int = 1  # micro-batches computed at a time
+    num_documents: int = 1  # of the largest micro-batch, at least
+    multiprocessors: int = MULTIPROCESSORS  # of the GPU
     saved_attention_tokens: int = 0  # attention weights of documents up to this length are saved (`kernels.Kernels`)
     device_kind: str = "cpu"
     emulated: bool = False
@@ -141,11 +146,7 @@ def measure_model(
             tower_working = TOWER_BUFFERS * (vision.image_size // vision.patch_size) ** 2 * vision.intermediate_size
         num_weights = sum(parameter.numel() for parameter in base.parameters())
         projections = sum(layer.weight.numel() for layer in linears.values())
-        adapted = [
-            layer
-            for name, layer in linears.items()
-            if is_inside(name, decoder) and name.rsplit(".", 1)[-1] in lora.target_modules
-        ]
+        adapted = [n for n in linears if is_inside(n, decoder) and n.rsplit(".", 1)[-1] in lora.target_modules]
         # The fast kernels save no dropout mask. On the reference path autocast has the adapter compute in 16 bits.
         model = attach_lora(base, replace(lora, dropout=0.0) if kernels in FAST_PATHS else lora, base_name="")
         choose(kernels).apply(model, keep_dense=False)
@@ -154,16 +155,18 @@ def measure_model(
             parameter.data = parameter.data.to(DTYPES[precision])
     trained = [parameter.numel() for _, parameter in trainable_parameters(model)]
     text = config.get_text_config()
+    num_heads, _, head_size = attention_heads(config)
     return ModelSize(
         projections=projections,
-        adapted=sum(layer.weight.numel() for layer in adapted),
+        adapted=sum(linears[name].weight.numel() for name in adapted),
         largest_projection=max(layer.weight.numel() for layer in linears.values()),
         other_weights=num_weights - projections,
         head=head.weight.numel(),
         adapter=sum(trained),
         adapter_small=sum(size for size in trained if size < SMALL_TENSOR),
         num_layers=text.num_hidden_layers,
-        num_heads=getattr(text, "num_attention_heads", 1),  # a state space has none
+        num_heads=num_heads,
+        head_size=head_size,
         hidden=text.hidden_size,
         widest=max(max(layer.in_features, layer.out_features) for layer in linears.values()),
         saved_tensors=tuple(num_bytes / PROBE_TOKENS for num_bytes in _saved_bytes(model, kernels)),
@@ -184,7 +187,7 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
     converts = run.load_in_4bit or computed != stored
     packed_weights = size.projections - (size.adapted if run.dequantize and run.load_in_4bit else 0)
     activation_bytes = partial(_activation_bytes, size, stored=stored, computed=computed)
-    alone = replace(run, num_tokens=run.alone_tokens, gradient_checkpointing=run.recompute_alone)
+    alone = replace(run, num_tokens=run.alone_tokens, num_documents=1, gradient_checkpointing=run.recompute_alone)
     return MemoryEstimate(
         weights=int(packed * packed_weights) + stored * size.other_weights,
         dense_copy=computed * (size.adapted if run.dequantize else size.largest_projection) if converts else 0,
@@ -203,7 +206,22 @@ def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: 
     saved = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored, computed=computed)
     if run.gradient_checkpointing:
         saved = saved / size.num_layers + stored * size.num_layers * size.hidden * run.num_tokens
-    return int(saved) + 3 * computed * size.widest * run.num_tokens
+    working = 3 * computed * size.widest * run.num_tokens
+    return int(saved) + max(working, _attention_working_bytes(size, run, computed=computed))
+
+
+def _attention_working_bytes(size: ModelSize, run: RunShape, *, computed: int) -> int:
+    """Of the variable-length kernel's backward pass where its bits repeat: the gradients, and parts of the query's.
+
+    Deterministic FlashAttention 2 has a copy of dQ in fp32 for each of ceil(multiprocessors / (documents x H)) splits,
+    (splits, T + 128 x documents, H, D rounded up to 32): `mha_varlen_bwd` of its flash_api.cpp.
+    """
+    if run.attention != "varlen":
+        return 0
+    num_splits = -(-run.multiprocessors // (run.num_documents * size.num_heads))
+    rows = run.num_tokens + FLASH_ROWS * run.num_documents
+    parts = 4 * num_splits * rows * size.num_heads * (-(-size.head_size // 32) * 32)
+    return parts + 4 * computed * run.num_tokens * size.num_heads * size.head_size
 
 
 def _logit_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
@@ -299,10 +317,12 @@ def _probe_attention(
 
 def fitting_settings(config_sizes: ModelSize, run: RunShape, *, cards_gib: Sequence[float] = CARDS_GIB) -> list[str]:
     """For each size of GPU a line: whether the run fits, or what to change so that it does."""
-    attention = run.attention if run.attention == "eager" else "sdpa"  # what every card has
+    # Without soft caps and images no card has a mask: below 8.0 one document follows another, which takes no more.
+    attention = run.attention if run.attention in ("eager", "sdpa") else "varlen"
     base = replace(run, device_kind="cuda", concurrent=1, dequantize=False, emulated=False, attention=attention)
     recomputed = replace(base, gradient_checkpointing=True, recompute_alone=True)
-    shorter = replace(recomputed, num_tokens=min(512, max(base.num_tokens, base.alone_tokens)), alone_tokens=0)
+    shortest = min(512, max(base.num_tokens, base.alone_tokens))
+    shorter = replace(recomputed, num_tokens=shortest, num_documents=1, alone_tokens=0)
     changes = {
         "as it is": base,
         "--gradient_checkpointing on": recomputed,

@@ -34,10 +34,18 @@ def test_nothing_slow_is_imported_for_help_or_a_refusal(tmp_path: Path, argument
     assert {"argparse"} <= imported and not imported & SLOW
 
 
-TORCH_THAT_TELLS = "import os\nraise SystemExit(os.environ.get('OMP_WAIT_POLICY'))\n"
+TOLD = ("OMP_WAIT_POLICY", "PYTORCH_ALLOC_CONF")
+TORCH_THAT_TELLS = f"import os\nraise SystemExit(' '.join(os.environ.get(name, '-') for name in {TOLD}))\n"
 
 
-@pytest.mark.parametrize("given,found", [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+@pytest.mark.parametrize(
+    "given,found",
+    [
+        ({}, "passive expandable_segments:True"),
+        ({"OMP_WAIT_POLICY": "active", "PYTORCH_ALLOC_CONF": "backend:native"}, "active backend:native"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "passive -"),  # the variable's former name
+    ],
+)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -46,12 +54,12 @@ TORCH_THAT_TELLS = "import os\nraise SystemExit(os.environ.get('OMP_WAIT_POLICY'
         ["-m", "medsum_core.merge", "--help"],
     ],
 )
-def test_idle_threads_are_told_to_sleep_before_torch_is_imported(
+def test_idle_threads_sleep_and_gpu_segments_grow_before_torch_is_imported(
     tmp_path: Path, arguments: list[str], given: dict[str, str], found: str
 ) -> None:
     (tmp_path / "torch.py").write_text(TORCH_THAT_TELLS)
     (tmp_path / "visit.txt").write_text("Doctor: Any cough?")
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    environment = {name: value for name, value in os.environ.items() if name not in TOLD} | given
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT)])
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -119,7 +119,7 @@ class Faults:
         self.fsync(descriptor)
 
 
-HOW = {"batch_size": 16, "output_format": "csv", "with_evidence": False}
+HOW = {"output_format": "csv", "with_evidence": False}
 
 
 def with_its_model(writer: Writer) -> Writer:

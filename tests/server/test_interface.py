@@ -17,6 +17,7 @@ from schemathesis.config import SchemathesisConfig
 from serve_fake import Served, serve_fake
 from starlette.testclient import TestClient
 
+from medsum_core.generation.decoding_memory import CPU_BATCH, MAX_BATCH
 from medsum_core.server.arguments import parse_options
 from medsum_core.server.limits import Limits
 from medsum_core.tasks.divisions import DIVISIONS
@@ -129,5 +130,5 @@ def test_the_page_of_the_documentation_says_what_is_true(client: openai.OpenAI, 
     limits = Limits()
     for words in (f"{limits.max_dialogue_characters:,} characters", f"{limits.max_turns:,} turns", f"{limits.max_sections} sections",
                   f"{limits.max_requests} requests", f"{limits.max_connections}\nconnections", f"{limits.body_seconds:g} s",
-                  f"`--stop_seconds` ({options['stop_seconds']:g})", f"`--batch_size` notes ({options['batch_size']})"):  # fmt: skip
+                  f"`--stop_seconds` ({options['stop_seconds']:g})", f"`--batch_size` notes (auto: {CPU_BATCH} on a CPU, on a GPU as many as fit, at most {MAX_BATCH})"):  # fmt: skip
         assert " ".join(words.split()) in " ".join(page.split())

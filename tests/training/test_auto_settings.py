@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ from medsum_core.training.auto_settings import (
     micro_batch_tokens,
     resolve_arithmetic,
     resolve_memory,
+    run_shape,
     with_saved,
 )
 from medsum_core.training.memory import measure_model
@@ -112,6 +114,7 @@ def test_tf32_only_beside_16_bit_numbers():
 
 def test_a_gpu_is_told_to_repeat_its_bits_and_a_cpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
+    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(allow_tf32=True))
     monkeypatch.setattr(torch, "use_deterministic_algorithms", calls.append)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", calls.append)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
@@ -120,11 +123,16 @@ def test_a_gpu_is_told_to_repeat_its_bits_and_a_cpu_is_left_alone(monkeypatch: p
     set_arithmetic(cpu(), precision="bf16")
     assert calls == [] and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     set_arithmetic(gpu((8, 0)), precision="bf16")
-    assert calls == ["high", True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert (
+        calls == ["high", True]
+        and torch.backends.cudnn.allow_tf32
+        and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    )
     assert torch.utils.deterministic.fill_uninitialized_memory is False
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     set_arithmetic(gpu((8, 0)), precision="fp32")
     assert calls[2:] == ["highest", True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    assert not torch.backends.cudnn.allow_tf32  # a vision tower's convolutions are exact too
 
 
 def test_checkpointing_of_activations_where_memory_needs_it():
@@ -204,11 +212,17 @@ def test_find_device_asks_for_the_capability(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (14 * GIB, 15 * GIB))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (11 * GIB, 15 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: 5 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda index: 2 * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
+    t4 = SimpleNamespace(multi_processor_count=40)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: t4)
     found = find_device(local_rank=1)
     assert found.torch_device == torch.device("cuda", 1) and not found.has_bf16_units and not found.is_ampere
     assert describe(found) == "Tesla T4 (capability 7.5, 15 GiB)"
+    assert found.multiprocessors == 40
+    assert found.free_bytes == 14 * GIB  # what torch keeps between two tensors is free for the next ones
     assert choose_precision("auto", found, model_type="gemma") == "fp16"
 
 
@@ -248,6 +262,20 @@ def test_the_largest_micro_batch_and_the_longest_row_beyond_the_packing_budget()
     assert micro_batch_tokens(1024, 1, 1024) == {"num_tokens": 1024, "alone_tokens": 0}
     assert micro_batch_tokens(4096, 1, 1024)["num_tokens"] == 4096
     assert micro_batch_tokens(0, 2, 1024)["num_tokens"] == 2048
+
+
+def test_the_documents_of_a_micro_batch_are_at_least_as_many_as_rows_fill_it() -> None:
+    config = parse_run(["--preset", "demo", "--max_length", "1024"])
+    resolved = config.with_resolved(**SAVED)
+
+    def shape(device: Device, **settings: Any) -> tuple[int, int]:
+        found = run_shape(resolved.with_resolved(**settings), device)
+        return found.num_documents, found.multiprocessors
+
+    assert shape(gpu((8, 0)), pack_tokens=4096) == (4, 132)  # a card that is not at hand
+    assert shape(replace(gpu((8, 6)), multiprocessors=28), pack_tokens=1500) == (2, 28)
+    assert shape(gpu((8, 0)), pack_tokens=512) == (1, 132)
+    assert shape(gpu((8, 0)), pack_tokens=0)[0] == resolved.train.per_device_train_batch_size
 
 
 def test_a_checkpoint_from_before_the_choice_of_kernels_goes_on_with_the_fast_ones_and_a_new_run_chooses() -> None:

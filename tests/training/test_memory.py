@@ -19,12 +19,11 @@ from medsum_core.kernels import choose
 from medsum_core.model.attention import document_attention
 from medsum_core.model.base import DTYPES
 from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
-from medsum_core.model.quantised import unpack_scales
+from medsum_core.model.quantised import NF4_BYTES, unpack_scales
 from medsum_core.training.loss import CPU_TILE
 from medsum_core.training.memory import (
     FAST_NF4_BYTES,
     GIB,
-    NF4_BYTES,
     ModelSize,
     RunShape,
     estimate_memory,
@@ -142,7 +141,7 @@ def test_optimizer_bytes_are_those_of_a_real_state(optim):
 
 
 def test_each_choice_moves_its_part(size_2b):
-    run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024, saved_attention_tokens=512)
+    run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024, num_documents=16, saved_attention_tokens=512)
     plain = estimate_memory(size_2b, run)
 
     def changed(**choices):
@@ -176,6 +175,24 @@ def test_each_choice_moves_its_part(size_2b):
     assert len(plain.lines()) == len(plain.parts) + 1 and plain.lines()[-1].startswith("peak")
 
 
+def test_attention_whose_bits_repeat_has_copies_of_the_query_gradient(size_2b: ModelSize) -> None:
+    """FlashAttention 2's workspace, by hand: (splits, T + 128 x documents, 8 heads, 256) in fp32, beside the gradients."""
+    base: dict[str, Any] = {"precision": "bf16", "load_in_4bit": True, "device_kind": "cuda", "attention": "varlen"}
+
+    def activations(num_tokens: int, **more: Any) -> int:
+        return estimate_memory(size_2b, RunShape(**base, num_tokens=num_tokens, **more)).activations
+
+    saved = sum(size_2b.saved_tensors)
+    gradients = 4 * 2 * 4096 * 2048
+    one_row = 17 * (4096 + 128) * 8 * 256 * 4  # ceil(132 / 8) splits
+    assert activations(4096) == pytest.approx(4096 * saved + one_row + gradients, abs=1)
+    four_rows = 5 * (4096 + 4 * 128) * 8 * 256 * 4  # ceil(132 / 32)
+    mlp = 3 * 2 * 16_384 * 4096
+    assert activations(4096, num_documents=4) == pytest.approx(4096 * saved + max(mlp, four_rows + gradients), abs=1)
+    assert activations(4096, multiprocessors=28) == pytest.approx(4096 * saved + mlp, abs=1)  # of a small card
+    assert activations(4096, num_documents=4, alone_tokens=4096) == activations(4096)  # a long row is one document
+
+
 def test_small_tensors_take_more_of_a_cpus_heap(size_2b):
     """glibc gives tensors from 32 MiB on pages of their own; CUDA's allocator has no such gaps."""
     shape: dict[str, Any] = {"precision": "bf16", "load_in_4bit": True, "saved_attention_tokens": 512}
@@ -184,7 +201,7 @@ def test_small_tensors_take_more_of_a_cpus_heap(size_2b):
     in_heap, on_pages = (estimate_memory(size_2b, run).activations / saved[run.num_tokens] for run in (small, large))
     assert in_heap > 1.5 and on_pages < 0.8 * in_heap
     on_gpu = estimate_memory(
-        size_2b, RunShape(**{**vars(small), "device_kind": "cuda", "attention": "varlen"})
+        size_2b, RunShape(**{**vars(small), "device_kind": "cuda", "saved_attention_tokens": 0})
     ).activations
     assert on_gpu < 1.1 * saved[256]
 
@@ -195,6 +212,9 @@ def test_which_gpus_fit(size_2b):
     assert "--gradient_checkpointing on" in six and "as it is" in eight
     assert len(larger) == 3 and all("as it is" in line for line in larger)
     assert "does not fit" in fitting_settings(size_2b, run, cards_gib=[1])[0]
+    long = replace(run, num_tokens=4096, num_documents=4, device_kind="cuda")
+    (line,) = fitting_settings(size_2b, replace(long, attention="per_document"), cards_gib=[24])
+    assert line.endswith(f"as it is ({estimate_memory(size_2b, long).total / GIB:.1f} GiB)")  # without a mask
     long_rows = RunShape(**{**vars(run), "alone_tokens": 8192})
     (line,) = fitting_settings(size_2b, long_rows, cards_gib=[3.5])
     assert "--max_length 512 --pack_tokens 512" in line  # where no row is longer than 512

@@ -18,11 +18,14 @@ import infer
 import train_loop
 from medsum_core import kernels, preview
 from medsum_core.errors import InputError
+from medsum_core.generation.batch import Batch
+from medsum_core.generation.part_file import holds_notes, part_path
 from medsum_core.grounding import __main__ as grounding
 from medsum_core.merge import __main__ as merge
 from medsum_core.process import run_as_script
 from medsum_core.report import finish
 from medsum_core.score import __main__ as score
+from medsum_core.server import __main__ as server
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,6 +134,64 @@ def test_out_of_memory_is_exit_code_5_and_names_flags(
         message.startswith("out of memory (") and "--gradient_checkpointing on" in message and "\n" not in message[:-1]
     )
     assert not (tmp_path / "run" / "adapter").exists() and not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_out_of_memory_after_updates_names_what_to_change_in_order_and_the_checkpoint_that_is_kept(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls, step = [], train_loop.train_step
+
+    def second_fails(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise ERRORS["torch"]
+        return step(*args, **options)
+
+    monkeypatch.setattr(train_loop, "train_step", second_fails)
+    saved = ("--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no")
+    argv = flags(inputs, tmp_path / "run", *saved, "--pack_tokens", "64", "--gradient_checkpointing", "off")
+    argv += ["--max_steps", "2"]
+    assert exit_code(argv) == 5
+    message = capsys.readouterr().err.rpartition("\nerror: ")[2]
+    names = ["--pack_tokens below 64, then", "--gradient_checkpointing on, then", "in a new run a lower --max_length"]
+    places = [message.index(name) for name in names]
+    assert places == sorted(places) and message.count("\n") == 1
+    (kept,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert f"Still good is {kept}, the adapter as of update 1" in message and "--parallel_micro" not in message
+    lower = ("--pack_tokens", "32", "--gradient_checkpointing", "on", "--resume_from_checkpoint", "auto")
+    assert exit_code([*argv, *lower]) == 0
+    assert len(calls) == 3  # the first update was not repeated
+
+
+def test_out_of_memory_amid_notes_keeps_those_that_are_finished(
+    run: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, step = tmp_path / "notes.csv", Batch.step
+
+    def fails_after_a_note(batch: Batch) -> Any:
+        if part_path(out).read_bytes().count(b"\n") > 1:
+            raise ERRORS["torch"]
+        return step(batch)
+
+    argv = ["--run", str(run), "--input_file", str(inputs / "rows.csv"), "--output_file", str(out)]
+    argv += ["--batch_size", "1", "--max_new_tokens", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "step", fails_after_a_note)
+        assert run_as_script(lambda: infer.main(argv), memory_remedy=infer.MEMORY_REMEDY) == 5
+    assert "--batch_size" in capsys.readouterr().err and holds_notes(part_path(out)) and not out.exists()
+    assert run_as_script(lambda: infer.main([*argv, "--resume"])) == 0
+
+
+def test_a_server_without_memory_for_its_cache_ends_before_it_is_asked(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def zeros(*_: Any, **__: Any) -> None:
+        raise ERRORS["torch"]
+
+    monkeypatch.setattr(torch.Tensor, "new_zeros", zeros)
+    argv = ["--run", str(run), "--port", "0", "--audit_file", str(tmp_path / "audit.jsonl"), "--max_new_tokens", "2"]
+    assert run_as_script(lambda: server.main(argv), memory_remedy=server.MEMORY_REMEDY) == 5
+    assert "--batch_size" in capsys.readouterr().err.rpartition("error: ")[2]
 
 
 def test_out_of_memory_in_the_report_leaves_the_adapter_and_says_how_to_end(

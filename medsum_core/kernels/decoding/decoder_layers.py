@@ -45,10 +45,13 @@ FUSED_ACTIVATIONS = {"gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", ""
 
 
 @contextmanager
-def packed_decoder(causal: PreTrainedModel) -> Iterator[Forward]:
-    """The forward pass of decoding with packed weights; see `generation.generate.Forward`."""
+def packed_decoder(causal: PreTrainedModel, *, dense: bool | None = None) -> Iterator[Forward]:
+    """The forward pass of decoding with packed weights; see `generation.generate.Forward`.
+
+    `dense`: whether there is room for them; not given: they are packed where they fit into what is free now.
+    """
     return_free_blocks()  # those of training: the cache and the packed weights do not use them
-    stack, head = DecoderStack(causal), Head(head_weight(causal), softcap=head_softcap(causal))
+    stack, head = DecoderStack(causal, dense=dense), Head(head_weight(causal), softcap=head_softcap(causal))
 
     def forward(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
         return head.candidates(stack.hidden(tokens_T, positions_T, step.read_M, cache, step), *options)
@@ -59,13 +62,15 @@ def packed_decoder(causal: PreTrainedModel) -> Iterator[Forward]:
 class DecoderStack:
     """All layers and the last norm, with a key-value cache."""
 
-    def __init__(self, causal: PreTrainedModel) -> None:
+    def __init__(self, causal: PreTrainedModel, *, dense: bool | None) -> None:
         self._decoder: Any = causal.get_decoder()
         embedding = self._decoder.embed_tokens.weight
         self._dtype = embedding.dtype
         compute = arithmetic_dtype(embedding.device, embedding.dtype)
         packed_dtype = None
-        if can_pack(embedding.device, compute) and fits(_num_weights(self._decoder.layers) * compute.itemsize):
+        if dense is None:
+            dense = fits(_num_weights(self._decoder.layers) * compute.itemsize)
+        if dense and can_pack(embedding.device, compute):
             packed_dtype = self._dtype = compute
         self._layers = [_Layer(layer, packed_dtype) for layer in self._decoder.layers]
         self._norm = _Norm(self._decoder.norm)

@@ -1,4 +1,4 @@
-"""What a person is told when a run stops on windows that can't be learnt from: which rows, and what is still good."""
+"""What a person is told when a run ends before its time: why, what to change, and which checkpoint is still good."""
 
 from __future__ import annotations
 
@@ -19,6 +19,24 @@ def diverged_message(run: Run, progress: Progress, window: Sequence[Example]) ->
         f"was updated by them. Rows of the last one: {show_ids(example.id for example in window)}. {_still_good(run)}. "
         "Try a new run with --precision fp32 or bf16 or a lower --learning_rate, or look at the rows: "
         "python -m medsum_core.preview"
+    )
+
+
+def memory_remedy(run: Run) -> str:
+    """The flags that lower what this run takes of memory, the first of them first, and how it goes on."""
+    train = run.config.train
+    flags = {
+        "--parallel_micro_batches 1": (train.parallel_micro_batches or 1) > 1,
+        f"--pack_tokens below {run.pack_tokens}": run.pack_tokens > 0,
+        f"--per_device_train_batch_size below {train.per_device_train_batch_size}, with more "
+        "--gradient_accumulation_steps for it": run.pack_tokens == 0 and train.per_device_train_batch_size > 1,
+        "--gradient_checkpointing on": train.gradient_checkpointing != "on",
+        "in a new run a lower --max_length": True,
+    }
+    fitting = ", then ".join(flag for flag, helps in flags.items() if helps)
+    return (
+        f"in this order {fitting} needs less memory; all but the last give the same gradient and go on with "
+        f"--resume_from_checkpoint auto. {_still_good(run)}"
     )
 
 

@@ -1,0 +1,171 @@
+"""What decoding takes of a device's memory, and what that decides: how many notes at a time, a dense base or NF4.
+
+Sizes are bytes unless they say otherwise. On a GPU a step of many notes takes hardly longer than one of few, so that a
+batch is as large as fits, up to MAX_BATCH; on a CPU it is CPU_BATCH, beyond which a note gets no cheaper.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from medsum_core.device import GIB, Device
+from medsum_core.generation.batch import MAX_PROMPT_TOKENS
+from medsum_core.model.base import DTYPES, empty_model
+from medsum_core.model.families import attention_heads
+from medsum_core.model.quantised import NF4_BYTES
+
+CPU_BATCH, MAX_BATCH = 16, 128
+BATCHES = tuple(MAX_BATCH >> halvings for halvings in range(MAX_BATCH.bit_length()))  # 128, 64, ... 1
+LOGIT_COPIES = 2  # in fp32, beside the head's own output
+MLP_BUFFERS, FP32_BUFFERS = 4, 6  # alive at a time in a layer: of the widest projection, of the hidden size
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingSize:
+    """A model's sizes, in elements."""
+
+    projections: int  # weights of linear layers other than the head: those that NF4 holds
+    largest_projection: int
+    other_weights: int  # embedding, head, norms
+    key_values: int  # keys and values of one token in all layers
+    num_layers: int
+    num_heads: int
+    hidden: int
+    widest: int  # features of the widest projection
+    vocabulary: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingShape:
+    """What the memory of decoding depends on beside the model."""
+
+    itemsize: int  # of weights, keys and values
+    load_in_4bit: bool
+    has_own_weights: bool  # dense products read copies beside the base's weights (fast kernels), not in their place
+    prompt_tokens: int  # of the longest prompt
+    new_tokens: int
+    num_beams: int
+    num_decoders: int = 1  # at a time, each with weights and a cache of its own: a server's tuned model and its base
+    is_loaded: bool = False  # the base is in memory already, so that free memory is without it
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingChoice:
+    """What was decided. `dense`: NF4 is unpacked once, not at each use; None: the decoder finds out by itself."""
+
+    batch_size: int
+    dense: bool | None
+
+    def to_json(self) -> dict[str, int | str]:
+        """The names and values of the flags that mean the same."""
+        return {"batch_size": self.batch_size, "dequantize": {None: "auto", True: "on", False: "off"}[self.dense]}
+
+
+def decoding_size(causal: PreTrainedModel) -> DecodingSize:
+    """The sizes of a base that is not in 4 bits, such as an empty one."""
+    text, head = causal.config.get_text_config(), causal.get_output_embeddings()
+    linears = [layer for layer in causal.modules() if isinstance(layer, nn.Linear) and layer is not head]
+    projections = sum(layer.weight.numel() for layer in linears)
+    num_heads, num_groups, head_size = attention_heads(causal.config)
+    return DecodingSize(
+        projections=projections,
+        largest_projection=max(layer.weight.numel() for layer in linears),
+        other_weights=sum(parameter.numel() for parameter in causal.parameters()) - projections,
+        key_values=2 * text.num_hidden_layers * num_groups * head_size,
+        num_layers=text.num_hidden_layers,
+        num_heads=num_heads,
+        hidden=text.hidden_size,
+        widest=max(max(layer.in_features, layer.out_features) for layer in linears),
+        vocabulary=text.vocab_size,
+    )
+
+
+def decoding_bytes(size: DecodingSize, shape: DecodingShape, *, batch_size: int, dense: bool) -> int:
+    """The peak while `batch_size` notes are being written, weights included."""
+    return (
+        weight_bytes(size, shape, dense=dense)
+        + shape.num_decoders * batch_size * cache_bytes(size, shape)
+        + batch_size * _step_bytes(size, shape)
+        + _prompt_bytes(size, shape)
+    )
+
+
+def weight_bytes(size: DecodingSize, shape: DecodingShape, *, dense: bool) -> int:
+    """The base's weights, and what its products read in their place or beside them."""
+    plain = shape.itemsize * size.projections
+    packed = int(NF4_BYTES * size.projections) if shape.load_in_4bit else plain
+    base = 0 if shape.is_loaded else packed + shape.itemsize * size.other_weights
+    if not dense:
+        return base + (shape.itemsize * size.largest_projection if shape.load_in_4bit else 0)
+    return base + shape.num_decoders * plain if shape.has_own_weights else base + plain - packed
+
+
+def cache_bytes(size: DecodingSize, shape: DecodingShape) -> int:
+    """The slot of a note in `KVCache`: keys and values, an int64 position, and a bool for each beam that may see it."""
+    capacity = shape.prompt_tokens + shape.num_beams * (shape.new_tokens - 1)
+    return capacity * (shape.itemsize * size.key_values + 8 + shape.num_beams)
+
+
+def choose_decoding(
+    size: DecodingSize, shape: DecodingShape, device: Device, *, asked: int | None = None
+) -> DecodingChoice:
+    """As many notes at a time as `asked`; not given: on a GPU the most of BATCHES that fit, on a CPU CPU_BATCH.
+
+    A dense base comes first where CPU_BATCH notes still fit beside it: unpacking all weights costs a step of few notes
+    more than the rest of it.
+    """
+
+    def fits(batch_size: int, *, dense: bool) -> bool:
+        return decoding_bytes(size, shape, batch_size=batch_size, dense=dense) <= device.usable_bytes
+
+    dense = (shape.load_in_4bit or shape.has_own_weights) and fits(asked or CPU_BATCH, dense=True)
+    if asked is not None or device.kind == "cpu":
+        return DecodingChoice(batch_size=asked or CPU_BATCH, dense=dense)
+    return DecodingChoice(batch_size=next((number for number in BATCHES if fits(number, dense=dense)), 1), dense=dense)
+
+
+def decide_for(
+    config: PretrainedConfig, device: Device, *, precision: str, asked: int | None, **shape: Any
+) -> DecodingChoice:
+    """`choose_decoding` for a base that is not loaded yet, said on stderr on a GPU. `shape`: of `DecodingShape`.
+
+    Fast kernels on a CPU pack weights in a layout and a dtype of their own, and find out by themselves what fits.
+    """
+    run = DecodingShape(itemsize=DTYPES[precision].itemsize, **shape)
+    if device.kind == "cpu" and (run.has_own_weights or not run.load_in_4bit):
+        return DecodingChoice(batch_size=asked or CPU_BATCH, dense=None if run.has_own_weights else False)
+    size = decoding_size(empty_model(config, precision=precision))
+    choice = choose_decoding(size, run, device, asked=asked)
+    if device.kind == "cuda":
+        print(choice_line(choice, size, run, device), file=sys.stderr)
+    return choice
+
+
+def choice_line(choice: DecodingChoice, size: DecodingSize, shape: DecodingShape, device: Device) -> str:
+    """What was decided, in words, with its estimate."""
+    needed = decoding_bytes(size, shape, batch_size=choice.batch_size, dense=bool(choice.dense))
+    weights = {None: "as the kernels decide", True: "dense", False: "NF4" if shape.load_in_4bit else "as loaded"}
+    return (
+        f"decoding: {choice.batch_size} notes at a time, weights {weights[choice.dense]}: about {needed / GIB:.1f} of "
+        f"{device.free_bytes / GIB:.1f} GiB that are free"
+    )
+
+
+def _step_bytes(size: DecodingSize, shape: DecodingShape) -> int:
+    """For a note in a step: logits, and in one layer its keys and values once more with the scores of its heads."""
+    capacity = shape.prompt_tokens + shape.num_beams * (shape.new_tokens - 1)
+    logits = shape.num_beams * size.vocabulary * (shape.itemsize + LOGIT_COPIES * 4)
+    keys = capacity * size.key_values // size.num_layers * shape.itemsize
+    return logits + keys + shape.num_beams * size.num_heads * capacity * (shape.itemsize + 4)
+
+
+def _prompt_bytes(size: DecodingSize, shape: DecodingShape) -> int:
+    """A forward pass over prompts, one layer at a time; a sliding window may ask for a mask of the longest."""
+    num_tokens = max(MAX_PROMPT_TOKENS, shape.prompt_tokens)
+    layer = num_tokens * (MLP_BUFFERS * shape.itemsize * size.widest + FP32_BUFFERS * 4 * size.hidden)
+    return layer + shape.prompt_tokens**2 * (1 + shape.itemsize)
