@@ -114,7 +114,7 @@ def prepare_writer(
     if tuned is not None:
         tuned.check(files, allow_other_base=args.allow_other_base)
     held = {"precision": precision, "load_in_4bit": model.load_in_4bit or is_quantised(base_config)}
-    loading = source | held | {"device": device.torch_device, "reads_images": bool(pictures)}
+    loading = source | held | {"device": device.torch_device, "reads_images": renderer.images is not None}
     decoding, dense = _decoding(args, data), model.dequantize == "on"
     budget = TokenBudget(
         max_prompt_tokens=data.max_prompt_tokens,
@@ -127,6 +127,7 @@ def prepare_writer(
         budget=budget,
         decoding=decoding,
         forward={"decoder": chosen_kernels.decoder, "search": search},
+        base_source={"name": name, **source},
         description={
             "adapter": tuned and adapter_hashes(tuned.folder),
             "base": files,
