@@ -20,7 +20,7 @@ from medsum_core.server.service import LONGEST_NAME, Order
 from medsum_core.tasks.divisions import DIVISIONS
 from medsum_core.tasks.section_names import SECTION_NAMES
 
-NOTICE = "A draft for a clinician to check against the dialogue, never a record. Not a medical device."
+NOTICE = "A draft for a clinician to check against the {source}, never a record. Not a medical device."
 ACTIONS = ("edited", "signed", "exported")
 FORMATS = ("text", "markdown", "json", "fhir")
 ID = re.compile(r"[0-9a-f]{32}")
@@ -65,7 +65,7 @@ class NotesRoutes:
                 "grounded": served.grounded,
                 "grounded_available": served.can_ground,
                 "compare": self._compares,
-                "notice": NOTICE,
+                "notice": NOTICE.format(source="dialogue" if task.images_part is None else "images"),
             }
         )
 

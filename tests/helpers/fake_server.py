@@ -104,7 +104,13 @@ def fake_server(
     folder = folder or Path(tempfile.mkdtemp())
     fake = FakeEngine(answer, **engine)
     budget = TokenBudget(max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens, num_positions=None)
-    served = Served(name=MODEL, renderer=renderer, budget=budget, pictures=NoTower() if shown else None)
+    served = Served(
+        name=MODEL,
+        renderer=renderer,
+        budget=budget,
+        can_ground=renderer.task.facts_from is not None,
+        pictures=NoTower() if shown else None,
+    )
     service = Service(fake, served, limits=limits or Limits())
     lines = AppendedLines(folder / AUDIT_FILE, flag="--audit_file")
     audit = AuditLog(lines, model=MODEL, settings_sha256="0" * 64)
