@@ -122,7 +122,7 @@ def prepare_writer(
     if tuned is not None:
         tuned.check(files, allow_other_base=args.allow_other_base)
     held: dict[str, Any] = {"precision": precision, "load_in_4bit": model.load_in_4bit or is_quantised(base_config)}
-    loading = source | held | {"device": device.torch_device, "reads_images": bool(pictures)}
+    loading = source | held | {"device": device.torch_device, "reads_images": renderer.images is not None}
     decoding = _decoding(args, data)
     budget = _budget(data, decoding["max_new_tokens"], base_config)
     choice = _choice(args, base_config, device, held, budget, has_own_weights=chosen_kernels.decoder is not None)
@@ -134,6 +134,7 @@ def prepare_writer(
         decoding=decoding,
         forward={"decoder": decoder, "search": search},
         choice=choice,
+        base_source={"name": name, **source},
         description={
             "adapter": tuned and adapter_hashes(tuned.folder),
             "base": files,

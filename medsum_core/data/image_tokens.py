@@ -10,7 +10,7 @@ model's embedding (`images/embedding.py`) and its attention (`model/attention.py
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,11 @@ class ImageTokens:
 def image_number(key: str) -> int:
     """The number by which ids name the image of this key."""
     return int(key[:NUMBER_DIGITS], 16)
+
+
+def numbers_in(ids: Iterable[int], config: Any) -> set[int]:
+    """The numbers of the images among a prompt's ids; empty for a prompt of text."""
+    return {(-1 - token) // int(config.mm_tokens_per_image) for token in ids if token < 0}
 
 
 def split_keys(text: str) -> list[str]:

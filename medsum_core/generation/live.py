@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import Event, Thread
 from time import perf_counter
@@ -23,6 +23,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from medsum_core.data.image_tokens import numbers_in
 from medsum_core.errors import InputError
 from medsum_core.generation.banned_tokens import BanRules
 from medsum_core.generation.batch import Batch, Forward
@@ -39,7 +40,7 @@ from medsum_core.generation.grounded import GroundedNotes
 from medsum_core.generation.request_queue import RequestQueue
 from medsum_core.generation.requests import EngineStats, EngineStopped, Listener, NoteRequest
 from medsum_core.generation.search import Note
-from medsum_core.model.forward import causal_model, evaluation_mode
+from medsum_core.model.forward import causal_model, evaluation_mode, inner_model
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +172,8 @@ class LiveEngine:
                 f"{self._max_tokens} and {self._max_new_tokens} are taken; shorten the dialogue"
             )
         check_token_ids(request.prompt, self._causal.config)
+        if not numbers_in(request.prompt, self._causal.config) <= set(request.images):
+            raise ValueError("an image of the prompt has no features")
         if request.use_adapter not in self._adapters:
             raise ValueError("use_adapter=False: this engine was not made with compare=True")
         if request.verifier is not None:
@@ -243,7 +246,7 @@ class LiveEngine:
             return
         num_prompt_tokens = sum(len(note.prompt) for note in lane.batch.starting)
         begin = perf_counter()
-        with lane.adapter():
+        with lane.adapter(), self._shown(lane.batch.starting):
             finished = lane.batch.step()
         seconds = perf_counter() - begin
         with self._queue.changed:
@@ -255,3 +258,17 @@ class LiveEngine:
                 self._decode_seconds += seconds
         for note, generation in finished:
             self._queue.finish(note.index, generation)
+
+    @contextmanager
+    def _shown(self, starting: Sequence[Note]) -> Iterator[None]:
+        """The images of the notes that start, for this forward pass, in which their prompts are read, and no longer."""
+        images = {number: features for note in starting for number, features in note.images.items()}
+        if not images:
+            yield
+            return
+        table: Any = inner_model(self._model).get_input_embeddings()
+        table.image_features.update(images)
+        try:
+            yield
+        finally:
+            table.image_features.clear()

@@ -112,8 +112,14 @@ class RequestQueue:
     def _add(self, request: NoteRequest, listener: Listener) -> int:
         number, waiting = next(self._ids), self.waiting[request.use_adapter]
         verifier = None if request.verifier is None else partial(self._verify, number, request.verifier)
-        longest = request.max_new_tokens
-        note = Note(index=number, prompt=tuple(request.prompt), min_new=0, max_new=longest, verifier=verifier)
+        note = Note(
+            index=number,
+            prompt=tuple(request.prompt),
+            min_new=0,
+            max_new=request.max_new_tokens,
+            verifier=verifier,
+            images=request.images,
+        )
         self._requests[number] = _Request(note=note, listener=listener, waiting=waiting)
         waiting.append(note)
         return number

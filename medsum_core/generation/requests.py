@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,6 +10,8 @@ from medsum_core.errors import MedsumError
 from medsum_core.generation.grounded_rules import Verifier
 
 if TYPE_CHECKING:  # a server that only passes requests on needs no torch
+    from torch import Tensor
+
     from medsum_core.generation.search import Generation
 
 
@@ -17,13 +20,15 @@ class NoteRequest:
     """A note to write after a prompt (token ids), of at most so many tokens, the stop token included.
 
     `verifier`: the note has no fact that it refuses (`grounded.py`). `use_adapter`: False for the base's own note, by
-    an engine with `compare`. The prompt is left out of `repr`, and so out of logs and tracebacks.
+    an engine with `compare`. `images`: the features, (N, H), of each image in the prompt by its number
+    (`data/image_tokens.py`). Prompt and images are left out of `repr`, and so out of logs and tracebacks.
     """
 
     prompt: tuple[int, ...] = field(repr=False)
     max_new_tokens: int
     verifier: Verifier | None = None
     use_adapter: bool = True
+    images: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
 
 
 class Listener(Protocol):

@@ -5,7 +5,7 @@ Letters: R notes being written, K beams a note, M rows of candidates (R x K).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,6 +35,7 @@ class Note:
     """A note being written: index in the input, prompt, limits, number of tokens so far, and greedy search's tokens.
 
     `verifier`: the note has no fact that it refuses (`grounded.py`); None: it is written as the model has it.
+    `images`: of a live engine's request, by number (`requests.py`).
     """
 
     index: int
@@ -42,6 +43,7 @@ class Note:
     min_new: int
     max_new: int
     verifier: Verifier | None = None
+    images: Mapping[int, Tensor] = field(default_factory=dict)
     num_written: int = 0
     tokens: list[int] = field(default_factory=list)
     score: float = 0.0

@@ -35,6 +35,7 @@ class Writer:
     forward: dict[str, Any]  # those that are functions: decoder and search
     description: dict[str, Any]  # what else decides its notes
     choice: DecodingChoice  # what memory decides, and no note depends on
+    base_source: dict[str, Any]  # where the base's files are: name, revision, offline
 
     def options(self, records: Sequence[Record]) -> dict[str, Any]:
         """Arguments of `generate` for these records. Raises InputError where their facts can't be looked up."""

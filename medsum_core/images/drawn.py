@@ -39,11 +39,8 @@ def draw_row(number: int, *, seed: int) -> tuple[Image.Image, str, str]:
     answer = answers[number // len(ANSWERS) % len(answers)]
     places = draws.sample([(column, row) for column in (12, 26, 40, 54) for row in (11, 27, 43)], 4)
     if answer in SIDES:
-        count, places = (
-            1,
-            [place for place in places if (place[0] < SIDE // 2) == (answer == "left")]
-            or [(12 if answer == "left" else 54, 27)],
-        )
+        count, places = 1, [place for place in places if (place[0] < SIDE // 2) == (answer == "left")]
+        places = places or [(12 if answer == "left" else 54, 27)]
     elif answer in COUNTS:
         count = COUNTS.index(answer)
     else:
@@ -60,12 +57,8 @@ def _draw(spots: Sequence[tuple[int, int]], shape: str, draws: random.Random) ->
         ImageDraw.Draw(light).ellipse((x - radius, y - radius, x + radius, y + radius), fill=draws.randint(130, 160))
     field = ImageChops.add(Image.new("L", (SIDE, SIDE), grey), light.filter(ImageFilter.GaussianBlur(1.5)))
     page = ImageDraw.Draw(field)
-    corners = {
-        "circle": lambda: page.ellipse((26, 54, 36, 62), outline=0, width=2),
-        "square": lambda: page.rectangle((26, 54, 36, 62), outline=0, width=2),
-        "triangle": lambda: page.polygon([(31, 53), (25, 62), (37, 62)], outline=0, width=2),
-    }
-    corners[shape]()
+    outline = {"circle": page.ellipse, "square": page.rectangle, "triangle": page.polygon}[shape]
+    outline([(31, 53), (25, 62), (37, 62)] if shape == "triangle" else [(26, 54), (36, 62)], outline=0, width=2)
     noise = Image.frombytes("L", (SIDE, SIDE), bytes(draws.randrange(16) for _ in range(SIDE * SIDE)))
     return ImageChops.add(field, noise)
 

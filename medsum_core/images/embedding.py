@@ -16,14 +16,15 @@ from medsum_core.data.image_tokens import image_number
 from medsum_core.model.forward import causal_model, inner_model
 
 
-def give_features(model: Any, features: Mapping[str, Tensor], *, size: int) -> None:
+def give_features(model: Any, features: Mapping[Any, Tensor], *, size: int, by_number: bool = False) -> None:
     """From here on the model's embedding answers ids below 0 (`data/image_tokens.py`) with features of images.
 
-    features: (N, H) by an image's key; asked for each time, so that they may lie on disk. `size` is N. Words have the
-    same embedding as before. An image that is not among them raises KeyError.
+    features: (N, H) by an image's key; asked for each time, so that they may lie on disk; with `by_number` by its
+    number, so that they may come and go. `size` is N. Words have the same embedding as before. An image that is not
+    among them raises KeyError.
     """
     embedding: Any = inner_model(model).get_input_embeddings()
-    of_words, keys = embedding.forward, {image_number(key): key for key in features}
+    of_words, keys = embedding.forward, {} if by_number else {image_number(key): key for key in features}
 
     def forward(ids_BT: Tensor) -> Tensor:
         is_image_BT = ids_BT < 0
@@ -32,7 +33,8 @@ def give_features(model: Any, features: Mapping[str, Tensor], *, size: int) -> N
         if not len(places_P):
             return hidden_BTH
         numbers_K, image_P = (places_P // size).unique(return_inverse=True)
-        features_KNH = torch.stack([features[keys[number]] for number in numbers_K.tolist()]).to(hidden_BTH)
+        found_K = [features[number if by_number else keys[number]] for number in numbers_K.tolist()]
+        features_KNH = torch.stack(found_K).to(hidden_BTH)
         return hidden_BTH.masked_scatter(is_image_BT[..., None], features_KNH[image_P, places_P % size])
 
     embedding.forward, embedding.image_features = forward, features

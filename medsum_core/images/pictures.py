@@ -49,19 +49,20 @@ def key_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, *, dicom: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The whole picture, upright, RGB. Greys of 16 bits keep their upper 8. Raises PictureError."""
-    if data[DICOM_MARK] == b"DICM":
+    if dicom and data[DICOM_MARK] == b"DICM":
         return _from_dicom(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a bomb, which is refused below
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_size(*image.size)
+                _check_size(*image.size, max_pixels)
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
-        raise PictureError(f"is neither {', '.join(FORMATS)} nor DICOM, or its beginning is damaged") from None
+        kinds = "JPEG, PNG nor DICOM" if dicom else "JPEG nor PNG"
+        raise PictureError(f"is neither {kinds}, or its beginning is damaged") from None
     except FAULTS as error:
         raise PictureError(_what(error)) from None
 
@@ -73,9 +74,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise PictureError(f"has {width} x {height} pixels, more than {MAX_PIXELS:,}")
+def _check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    if width * height > max_pixels:
+        raise PictureError(f"has {width} x {height} pixels, more than {max_pixels:,}")
 
 
 def _what(error: Exception) -> str:

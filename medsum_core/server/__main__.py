@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     keep_files_private()
     from medsum_core.server.audit import AUDIT_FILE, AppendedLines, AuditLog
     from medsum_core.server.compare import VOTES_FILE, Votes
-    from medsum_core.server.limits import Limits
+    from medsum_core.server.limits import limits_for
     from medsum_core.server.serve import bind, serve
     from medsum_core.server.tokens import read_tokens
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     audit_path = _audit_path(args, AUDIT_FILE)
     lines = AppendedLines(audit_path, flag="--audit_file")
     votes = Votes(AppendedLines(audit_path.with_name(VOTES_FILE), flag="--compare")) if args.compare else None
-    limits = Limits(stop_seconds=args.stop_seconds)
+    limits = limits_for(writer.renderer.task, stop_seconds=args.stop_seconds)
     loaded = load(writer, args)
     audit = AuditLog(lines, model=loaded.served.name, settings_sha256=loaded.settings_sha256)
     audit.record("started", id="", who="server", description=loaded.description)

@@ -41,7 +41,9 @@ class Context:
 
     async def record_asked(self, request: Request, order: Order, *, id: str, grounded: bool = False) -> None:
         """That notes were asked for; a record without a later `written` is of a client that left or a failure."""
-        facts = {"sections": list(map(known_section, order.sections)), "dialogue_sha256": text_sha256(order.dialogue)}
+        facts: dict[str, Any] = {"sections": list(map(known_section, order.sections))}
+        facts |= {"dialogue_sha256": text_sha256(order.dialogue)}
+        facts |= {"images_sha256": list(order.images_sha256)} if order.images_sha256 else {}
         await self.record(request, "asked", id=id, grounded=grounded or self.service.served.grounded, **facts)
 
     async def record_written(self, request: Request, order: Order, ended: list[Ended], *, id: str) -> None:

@@ -13,7 +13,7 @@ OPENAPI = Path(__file__).with_name("openapi.json")
 
 
 def described(service: Service, *, needs_token: bool) -> dict[str, Any]:
-    """The description for a run: its name, its sections, and the parts of its prompt."""
+    """The description for a run: its name, its sections, its images, and the parts of its prompt."""
     description: dict[str, Any] = json.loads(OPENAPI.read_text("utf-8"))
     if not needs_token:
         del description["security"]
@@ -26,7 +26,7 @@ def described(service: Service, *, needs_token: bool) -> dict[str, Any]:
     section = chat["properties"]["section"]
     if field == "division":
         section = {"enum": list(DIVISIONS)}
-    parts = dict.fromkeys(service.other_parts, chat["properties"]["messages"]["items"]["properties"]["content"])
+    parts = dict.fromkeys(service.other_parts, schemas["TextPart"]["properties"]["text"])
     template = {"properties": parts | ({short: section} if field else {}), "required": list(parts)}
     chat["properties"]["chat_template_kwargs"] |= {**template, "additionalProperties": False}
     chat["required"] += ["chat_template_kwargs"] if parts else []
@@ -44,4 +44,16 @@ def described(service: Service, *, needs_token: bool) -> dict[str, Any]:
         notes["properties"]["sections"]["minItems"] = 1
         notes["required"].append("sections")
         chat["oneOf"] = [{"required": ["section"]}, in_template]
+    if service.served.pictures is None:
+        _without_images(schemas)
+    else:
+        notes["required"].append("images")
     return description
+
+
+def _without_images(schemas: dict[str, Any]) -> None:
+    """A message is a text, or one part of text."""
+    del schemas["NotesRequest"]["properties"]["images"], schemas["ImagePart"]
+    part = {"type": "array", "prefixItems": [{"$ref": "#/components/schemas/TextPart"}], "items": False, "minItems": 1}
+    message = schemas["ChatRequest"]["properties"]["messages"]["items"]
+    message["properties"]["content"] = {"anyOf": [schemas["TextPart"]["properties"]["text"], part]}

@@ -46,6 +46,10 @@ class Fields:
         """Whether the field is there."""
         return name in self._values
 
+    def is_list(self, name: str) -> bool:
+        """Whether the field is there and holds a list."""
+        return isinstance(self._values.get(name), list)
+
     def text(self, name: str, *, longest: int, default: str | None = None) -> str:
         """A text of at most `longest` characters; without a default it must be there, with a visible one."""
         value = self._value(name, default)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from medsum_core.tasks.task import Task
+
+BODY_WITH_IMAGES = 8 << 20  # holds 6 MiB of images, as base64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -13,6 +17,8 @@ class Limits:
     """
 
     max_body_bytes: int = 1 << 20
+    max_images: int = 4  # a request
+    max_image_pixels: int = 32_000_000  # each; a mammogram has 25 million
     body_seconds: float = 10.0  # for a whole request body to arrive
     header_seconds: float = 10.0  # for a request to begin on a new connection, and on one that is kept
     max_dialogue_characters: int = 100_000
@@ -22,3 +28,10 @@ class Limits:
     max_requests: int = 64  # at a time, those that wait included
     max_connections: int = 256
     stop_seconds: float = 30.0  # for what runs when the server is asked to end
+
+
+def limits_for(task: Task, *, stop_seconds: float) -> Limits:
+    """The limits of a server for a task: bodies may be larger where they hold images."""
+    if task.images_part is None:
+        return Limits(stop_seconds=stop_seconds)
+    return Limits(stop_seconds=stop_seconds, max_body_bytes=BODY_WITH_IMAGES)

@@ -9,8 +9,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from medsum_core.data.image_tokens import BLANK_KEY
 from medsum_core.data.records import Record, divide_records
 from medsum_core.errors import InputError
 from medsum_core.generation.generate import check_can_go_back, decoder_and_cache
@@ -21,7 +22,10 @@ from medsum_core.generation.search import Generation
 from medsum_core.generation.writer import Writer
 from medsum_core.model.forward import causal_model
 from medsum_core.server.service import Served
-from medsum_core.tasks.task import Task
+from medsum_core.tasks.task import IMAGES, Task
+
+if TYPE_CHECKING:
+    from medsum_core.server.pictures import TowerPictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +45,13 @@ class Loaded:
 def load(writer: Writer, args: argparse.Namespace) -> Loaded:
     """The run that `--run` names. Raises InputError; takes seconds to minutes, which is said on stderr."""
     renderer = writer.renderer
-    if renderer.task.images_part is not None:
-        raise InputError(f"--run {args.run}: its task shows images, which the server takes none of: use infer.py")
+    shows_images = renderer.task.images_part is not None
+    if shows_images and args.compare:
+        raise InputError("--compare: there is no such page for a task that shows images: leave it out")
     print(f"loading {args.run}: base and adapter ...", file=sys.stderr, flush=True)
     prompts = [renderer.prompt_ids(record.parts) for record in sample_records(renderer.task)]
     model = writer.load_model(prompts)
+    pictures = _pictures(model, writer) if shows_images else None
     can_ground = _can_ground(model, writer)
     grounded = "grounded" in writer.description
     if grounded and not can_ground:
@@ -53,8 +59,11 @@ def load(writer: Writer, args: argparse.Namespace) -> Loaded:
     engine = _engine(model, writer, args, can_ground=can_ground)
     print("writing a first note ...", file=sys.stderr, flush=True)
     engine.start()
+    first: dict[str, Any] = {"prompt": tuple(prompts[0]), "max_new_tokens": 2}
+    if pictures is not None:
+        first["images"] = pictures.blank(BLANK_KEY)
     for use_adapter in (True, False) if args.compare else (True,):
-        _write_once(engine, prompts[0], use_adapter=use_adapter)
+        _write_once(engine, NoteRequest(**first, use_adapter=use_adapter))
     description = json.loads(json.dumps({**writer.description, **writer.decoding}))
     served = Served(
         name=Path(args.run).resolve().name,
@@ -62,14 +71,23 @@ def load(writer: Writer, args: argparse.Namespace) -> Loaded:
         budget=writer.budget,
         grounded=grounded,
         can_ground=can_ground,
+        pictures=pictures,
     )
     return Loaded(engine=engine, served=served, description=description)
+
+
+def _pictures(model: Any, writer: Writer) -> TowerPictures:
+    from medsum_core.images.features import image_processor  # a run on text imports nothing that reads images
+    from medsum_core.server.pictures import TowerPictures
+
+    return TowerPictures(model, image_processor(**writer.base_source))
 
 
 def sample_records(task: Task) -> list[Record]:
     """Records of an invented dialogue, to begin with before anybody asks."""
     dialogue = "Doctor: What brings you in today?\nPatient: I have had a cough for three days.\nDoctor: Any fever?"
     texts = {part.name: "GENHX" if part.is_section else "-" for part in task.parts}
+    texts |= {IMAGES: BLANK_KEY} if task.images_part is not None else {}
     records = [Record(id=str(n), parts=texts | {task.source: dialogue * n}, source=task.source) for n in (1, 2)]
     return divide_records(records) if task.divide else records
 
@@ -127,10 +145,10 @@ class _First:
         self.done.set()
 
 
-def _write_once(engine: LiveEngine, prompt: list[int], *, use_adapter: bool) -> None:
+def _write_once(engine: LiveEngine, request: NoteRequest) -> None:
     """Two tokens: what is compiled or packed at first use keeps no client waiting."""
     first = _First()
-    engine.submit([NoteRequest(prompt=tuple(prompt), max_new_tokens=2, use_adapter=use_adapter)], [first])
+    engine.submit([request], [first])
     first.done.wait()
     if first.error is not None:
         raise first.error

@@ -13,17 +13,19 @@ from starlette.responses import JSONResponse, Response
 from medsum_core.server.answers import Context, EventStream, event, unless_gone
 from medsum_core.server.audit import known_section
 from medsum_core.server.fields import Fields, read_json, whole_number
+from medsum_core.server.image_fields import read_images
 from medsum_core.server.job import Ended, Job
 from medsum_core.server.refusal import bad_request
 from medsum_core.server.service import LONGEST_NAME, Order
 from medsum_core.tasks.divisions import DIVISIONS
 from medsum_core.tasks.section_names import SECTION_NAMES
 
-NOTICE = "A draft for a clinician to check against the dialogue, never a record. Not a medical device."
+NOTICE = "A draft for a clinician to check against the {source}, never a record. Not a medical device."
 ACTIONS = ("edited", "signed", "exported")
 FORMATS = ("text", "markdown", "json", "fhir")
 ID = re.compile(r"[0-9a-f]{32}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+FIELDS = ("dialogue", "sections", "images", "grounded", "stream")
 MOST_SPANS = 1_000
 OFFSET_BOUND = 1 << 31
 
@@ -48,6 +50,9 @@ class NotesRoutes:
                 "sections": sections if task.section_part is not None else [],
                 "visit_divisions": list(DIVISIONS) if task.divide else [],
                 "other_parts": list(self._service.other_parts),
+                "source": task.source,
+                "checks": task.facts_from is not None,
+                "max_images": limits.max_images if task.images_part is not None else 0,
                 "model": served.name,
                 "limits": {
                     "max_dialogue_characters": limits.max_dialogue_characters,
@@ -60,13 +65,13 @@ class NotesRoutes:
                 "grounded": served.grounded,
                 "grounded_available": served.can_ground,
                 "compare": self._compares,
-                "notice": NOTICE,
+                "notice": NOTICE.format(source="dialogue" if task.images_part is None else "images"),
             }
         )
 
     async def notes(self, request: Request) -> Response:
         """POST /notes: a note for each section, all written at once."""
-        fields = Fields(await read_json(request, self._limits), known=("dialogue", "sections", "grounded", "stream"))
+        fields = Fields(await read_json(request, self._limits), known=FIELDS)
         if others := self._service.other_parts:
             raise bad_request(
                 f"this run's prompts also have {', '.join(others)}: use /v1/chat/completions with chat_template_kwargs"
@@ -74,7 +79,8 @@ class NotesRoutes:
         sections = fields.items("sections", most=self._limits.max_sections, default=())
         names = [_name(section, f"sections[{number}]") for number, section in enumerate(sections)]
         grounded, stream = fields.flag("grounded"), fields.flag("stream")
-        order = await self._service.order(self._dialogue(fields), names, {})
+        images = read_images(fields, self._limits)
+        order = await self._service.order(self._dialogue(fields), names, {}, images)
         id = uuid.uuid4().hex
         await self._context.record_asked(request, order, id=id, grounded=grounded)
         job = self._service.write(order, grounded=grounded)

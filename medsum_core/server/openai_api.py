@@ -1,8 +1,9 @@
 """`/v1/chat/completions` and `/v1/models`, for the official `openai` client and whatever else speaks its interface.
 
-The user's one message is the dialogue. `section` (of a visit: a division, or none for the whole note) and `task` are
-fields of their own; `chat_template_kwargs` holds the same and any other part of a prompt by name, as vLLM takes it for
-a merged model, so that the same call works there. Fields that would change how a note is written are refused.
+The user's one message is the dialogue, or what else a task asks about, with its images as data URLs. `section` (of a
+visit: a division, or none for the whole note) and `task` are fields of their own; `chat_template_kwargs` holds the same
+and any other part of a prompt by name, as vLLM takes it for a merged model, so that the same call works there. Fields
+that would change how a note is written are refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from medsum_core.data.records import join_records
 from medsum_core.server.answers import Context, EventStream, event, unless_gone
 from medsum_core.server.fields import Fields, read_json
+from medsum_core.server.image_fields import read_content
 from medsum_core.server.job import Ended, Job
 from medsum_core.server.refusal import Refusal, bad_request
 from medsum_core.server.service import LONGEST_NAME, Order
@@ -35,6 +37,7 @@ class _Chat:
     """A request that was read."""
 
     dialogue: str
+    images: tuple[bytes, ...]
     sections: tuple[str, ...]
     parts: dict[str, str]
     max_new_tokens: int
@@ -59,7 +62,7 @@ class OpenAIRoutes:
         """POST /v1/chat/completions."""
         chat = self._read(await read_json(request, self._context.limits))
         id, created = uuid.uuid4().hex, int(time.time())
-        order = await self._service.order(chat.dialogue, chat.sections, chat.parts)
+        order = await self._service.order(chat.dialogue, chat.sections, chat.parts, chat.images)
         await self._context.record_asked(request, order, id=id)
         job = self._service.write(order, max_new_tokens=chat.max_new_tokens)
         about = {"id": "chatcmpl-" + id, "created": created, "model": self._service.served.name}
@@ -115,11 +118,13 @@ class OpenAIRoutes:
             raise Refusal(404, "task_not_found", f"the task of this run is {served.renderer.task.name}")
         budget = served.budget.max_new_tokens
         sections, parts = self._parts(fields)
+        dialogue, images = self._content(fields)
         stream = fields.flag("stream")
         if fields.has("stream_options") and not stream:
             raise bad_request("stream_options: belongs to a stream")
         return _Chat(
-            dialogue=self._dialogue(fields),
+            dialogue=dialogue,
+            images=images,
             sections=sections,
             parts=parts,
             max_new_tokens=min(fields.count(name, default=budget) for name in ("max_tokens", "max_completion_tokens")),
@@ -127,13 +132,13 @@ class OpenAIRoutes:
             include_usage=fields.inner("stream_options", known=("include_usage",)).flag("include_usage"),
         )
 
-    def _dialogue(self, fields: Fields) -> str:
+    def _content(self, fields: Fields) -> tuple[str, tuple[bytes, ...]]:
         messages = fields.items("messages", most=self._context.limits.max_turns)
         if len(messages) != 1:
             raise bad_request("messages: this model takes one message, the user's, which is the dialogue")
         message = Fields(messages[0], known=("role", "content"), where="messages[0].")
         message.option("role", ("user",))
-        return message.text("content", longest=self._context.limits.max_dialogue_characters)
+        return read_content(message, self._context.limits)
 
     def _parts(self, fields: Fields) -> tuple[tuple[str, ...], dict[str, str]]:
         """The sections, and the other parts of the prompt by name."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from medsum_core.data.image_tokens import SEPARATOR
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record, divide_records, normalise_dialogue
 from medsum_core.errors import InputError
@@ -21,21 +24,37 @@ from medsum_core.server.metrics import Metrics
 from medsum_core.server.refusal import Refusal, bad_request, too_large
 from medsum_core.server.review import check_of_note, check_of_set, turns_of, with_plain_newlines
 from medsum_core.tasks.divisions import DIVISIONS
+from medsum_core.tasks.task import IMAGES
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHECKING_THREADS = 2
 LONGEST_NAME = 100  # characters of a section's name
 Value = TypeVar("Value")
 
 
+class Pictures(Protocol):
+    """What makes features of pictures; `pictures.TowerPictures` is one."""
+
+    def features(self, files: Sequence[bytes], keys: Sequence[str], *, limits: Limits) -> Mapping[int, Tensor]:
+        """The features of each picture by the number of its key. Raises Refusal for one that can't be read."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """What is served. `grounded`: every note is written so; `can_ground`: one can be."""
+    """What is served. `grounded`: every note is written so; `can_ground`: one can be.
+
+    `pictures`: there where the task shows images.
+    """
 
     name: str
     renderer: PromptRenderer
     budget: TokenBudget
     grounded: bool = False
     can_ground: bool = True
+    pictures: Pictures | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +66,8 @@ class Order:
     records: tuple[Record, ...]
     prompts: tuple[tuple[int, ...], ...]
     truncated: tuple[bool, ...]  # the dialogue lost turns to fit the prompt
+    images: Mapping[int, Tensor] = field(default_factory=dict, repr=False)  # features, by number
+    images_sha256: tuple[str, ...] = ()
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -74,17 +95,21 @@ class Service:
     def other_parts(self) -> tuple[str, ...]:
         """The parts of a prompt beside the text and the section, such as a question."""
         task = self.served.renderer.task
-        return tuple(part.name for part in task.parts if part.name not in (task.source, self.section_field))
+        return tuple(part.name for part in task.parts if part.name not in (task.source, self.section_field, IMAGES))
 
-    async def order(self, dialogue: str, sections: Sequence[str], parts: Mapping[str, str]) -> Order:
-        """The prompts for a dialogue. `parts`: texts for all of `other_parts`.
+    async def order(
+        self, dialogue: str, sections: Sequence[str], parts: Mapping[str, str], images: Sequence[bytes] = ()
+    ) -> Order:
+        """The prompts for a dialogue. `parts`: texts for all of `other_parts`; `images`: files of pictures.
 
-        Without sections a visit has its four divisions. Raises Refusal for a section that is missing or unknown, and
-        for a dialogue with too many turns, or of which no turn fits the prompt.
+        Without sections a visit has its four divisions. Raises Refusal for a section that is missing or unknown, for
+        a dialogue with too many turns, or of which no turn fits the prompt, and for images that the task shows none of,
+        needs, or that can't be read.
         """
         names = self._section_names(sections)
+        self._check_images(images)
         await self.turns(dialogue)
-        return await self.in_thread(lambda: self._order(dialogue, names, parts))
+        return await self.in_thread(lambda: self._order(dialogue, names, parts, images))
 
     def write(self, order: Order, *, max_new_tokens: int | None = None, grounded: bool = False) -> Job:
         """Begin to write; use it in a `with` block. Raises Refusal."""
@@ -95,7 +120,12 @@ class Service:
         longest = min(max_new_tokens or self.served.budget.max_new_tokens, self.served.budget.max_new_tokens)
         return self.job(
             [
-                NoteRequest(prompt=prompt, max_new_tokens=longest, verifier=verifiers[index] if verifiers else None)
+                NoteRequest(
+                    prompt=prompt,
+                    max_new_tokens=longest,
+                    verifier=verifiers[index] if verifiers else None,
+                    images=order.images,
+                )
                 for index, prompt in enumerate(order.prompts)
             ]
         )
@@ -170,8 +200,21 @@ class Service:
             raise bad_request("sections: say which to write, by an MTS-Dialog code (GENHX) or a name")
         return tuple(sections)
 
-    def _order(self, dialogue: str, sections: tuple[str, ...], parts: Mapping[str, str]) -> Order:
-        renderer, budget = self.served.renderer, self.served.budget
+    def _check_images(self, images: Sequence[bytes]) -> None:
+        task, reads_images = self.served.renderer.task, self.served.pictures is not None
+        if images and not reads_images:
+            raise bad_request(f"images: the task {task.name} shows none, this run reads text alone: leave them out")
+        if reads_images and not images:
+            raise bad_request(f"images: the task {task.name} is about pictures: send one at least, as a data URL")
+
+    def _order(
+        self, dialogue: str, sections: tuple[str, ...], parts: Mapping[str, str], images: Sequence[bytes]
+    ) -> Order:
+        renderer, budget, pictures = self.served.renderer, self.served.budget, self.served.pictures
+        # By chance and not by their bytes, so that no client can choose the number of another's picture.
+        image_keys = [secrets.token_hex(32) for _ in images]
+        if images:
+            parts = {**parts, IMAGES: SEPARATOR.join(image_keys)}
         records = self._records(normalise_dialogue(dialogue), sections, parts)
         try:
             fitted = fit_rows({str(n): record for n, record in enumerate(records)}, renderer, budget)
@@ -186,6 +229,8 @@ class Service:
             records=tuple(records),
             prompts=tuple(tuple(fitted.prompts[key]) for key in keys),
             truncated=tuple(key in fitted.truncated for key in keys),
+            images=pictures.features(images, image_keys, limits=self.limits) if pictures is not None else {},
+            images_sha256=tuple(hashlib.sha256(data).hexdigest() for data in images),
         )
 
     def _records(self, text: str, sections: tuple[str, ...], parts: Mapping[str, str]) -> list[Record]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from fake_engine import FakeEngine
+from image_models import SIZE, image_config, image_tokenizer
 from starlette.applications import Starlette
 from support import tiny_tokenizer
 
+from medsum_core.data.image_tokens import image_number, image_tokens
 from medsum_core.data.prompt import build_renderer
 from medsum_core.generation.notes import TokenBudget
 from medsum_core.generation.requests import NoteRequest
@@ -20,6 +23,7 @@ from medsum_core.server.app import app
 from medsum_core.server.audit import AUDIT_FILE, AppendedLines, AuditLog
 from medsum_core.server.compare import VOTES_FILE, Votes
 from medsum_core.server.limits import Limits
+from medsum_core.server.pictures import decoded
 from medsum_core.server.security import LOOPBACK, Access
 from medsum_core.server.service import Served, Service
 from medsum_core.server.tokens import Tokens, read_tokens
@@ -58,6 +62,15 @@ def tokens_of(*lines: str) -> Tokens:
     return read_tokens(str(path))
 
 
+class NoTower:
+    """Reads pictures as a server does; their features are zeros."""
+
+    def features(self, files: Sequence[bytes], keys: Sequence[str], *, limits: Limits) -> dict[int, torch.Tensor]:
+        for place, data in enumerate(files):
+            decoded(data, place, limits)
+        return {image_number(key): torch.zeros(SIZE, 8) for key in keys}
+
+
 def fake_server(
     notes: Mapping[str, str] | str = NOTE,
     *,
@@ -75,10 +88,14 @@ def fake_server(
 
     Where the mapping lacks a section its note names it. `engine`: of `FakeEngine`.
     """
-    renderer = build_renderer(tiny_tokenizer(), task=find_task(task))
+    shown = find_task(task).images_part is not None
+    tokenizer = image_tokenizer() if shown else tiny_tokenizer()
+    images = image_tokens(image_config(tokenizer), tokenizer) if shown else None
+    renderer = build_renderer(tokenizer, task=find_task(task), images=images)
 
     def answer(request: NoteRequest) -> list[int]:
-        prompt = renderer.tokenizer.decode(list(request.prompt), clean_up_tokenization_spaces=False)
+        words = [token for token in request.prompt if token >= 0]
+        prompt = renderer.tokenizer.decode(words, clean_up_tokenization_spaces=False)
         found = re.search(r"\n(?:Section|Division): (.*)\n", prompt)
         section = found[1] if found else ""
         text = notes if isinstance(notes, str) else notes.get(section, f"The section is {section}.")
@@ -87,7 +104,13 @@ def fake_server(
     folder = folder or Path(tempfile.mkdtemp())
     fake = FakeEngine(answer, **engine)
     budget = TokenBudget(max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens, num_positions=None)
-    served = Served(name=MODEL, renderer=renderer, budget=budget)
+    served = Served(
+        name=MODEL,
+        renderer=renderer,
+        budget=budget,
+        can_ground=renderer.task.facts_from is not None,
+        pictures=NoTower() if shown else None,
+    )
     service = Service(fake, served, limits=limits or Limits())
     lines = AppendedLines(folder / AUDIT_FILE, flag="--audit_file")
     audit = AuditLog(lines, model=MODEL, settings_sha256="0" * 64)

@@ -160,7 +160,12 @@ inputs = make_canary_inputs(Path({str(tmp_path)!r}))
 more = ["--report_rows", "2", "--max_steps", "1", "--kernels", "reference"]
 train_loop.main(flags(inputs, inputs / "run", *more))
 infer.main(["--run", str(inputs / "run"), "--input_file", str(inputs / "valid.csv"), "--output_file", str(inputs / "o.csv")])
-found = [name for name in sys.modules if name.startswith("medsum_core.images") or name == "pydicom"]
+from medsum_core.server.arguments import parse_options
+from medsum_core.server.loading import load
+args = parse_options(["--run", str(inputs / "run"), "--offline"])
+load(infer.prepare_writer(args), args).engine.close(seconds=0)
+readers = ("medsum_core.images", "medsum_core.server.pictures", "pydicom")
+found = [name for name in sys.modules if name.startswith(readers)]
 sys.exit(f"imported: {{found}}" if found else 0)
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

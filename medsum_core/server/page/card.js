@@ -53,6 +53,7 @@ export class Card {
     const { note, visit } = this;
     if (!note.isDone) return visit.isWriting ? "writing…" : "not finished";
     if (this.isStale()) return "changed: check out of date";
+    if (!visit.isChecked) return visit.isEdited(note) ? "edited · not checked" : "not checked";
     const looked = note.checked === 1 ? "1 fact looked up" : `${note.checked} facts looked up`;
     const count = flags.length ? `${flags.length} ${flags.length === 1 ? "flag" : "flags"}` : "no flag";
     const kept = note.leftOut ? `${note.leftOut} not written: nobody said it` : null;

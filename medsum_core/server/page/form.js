@@ -3,6 +3,7 @@
 import { getJson, RequestError, setToken } from "./api.js";
 import { byId, el } from "./dom.js";
 import { clearError, showError } from "./messages.js";
+import { forgetPictures, pictures, startPictures } from "./pictures.js";
 import { swapSpeakers } from "./text.js";
 
 let options = null; // what the server offers; null until it answered
@@ -23,6 +24,27 @@ async function loadOptions() {
   tickAll(options.visit_divisions.length > 0);
   byId("grounded-line").hidden = !options.grounded_available;
   byId("grounded").checked = byId("grounded").disabled = options.grounded; // so asked for when the server was started
+  byId("choices").hidden = choices().length === 0 && !options.grounded_available;
+  startPictures(options.max_images);
+  if (options.max_images) drawQuestion(options.source);
+}
+
+/** The form's words for a task about pictures, whose text is a question or an indication. */
+function drawQuestion(name) {
+  const title = name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
+  byId("dialogue-title").textContent = byId("said-title").textContent = title;
+  byId("dialogue-help").textContent = "What is asked about the pictures below. It stays on this page and on this "
+    + "server; nothing is stored.";
+  byId("change").textContent = `Change ${title.toLowerCase()}`;
+  byId("dialogue").rows = 3;
+  byId("swap").hidden = true;
+}
+
+export const isChecked = () => options.checks;
+
+export function emptyForm() {
+  byId("dialogue").value = "";
+  forgetPictures();
 }
 
 /** An error, and where the server wants a token the field for it. */
@@ -58,7 +80,10 @@ function drawWhole() {
   byId("whole").indeterminate = !byId("whole").checked && boxes().some((box) => box.checked);
 }
 
-/** What is to be written, {dialogue, sections, grounded}; null, with the reason shown, where that can't be said. */
+/**
+ * What is to be written, {dialogue, sections, grounded} and, of a task about pictures, {images}; null, with the reason
+ * shown, where that can't be said.
+ */
 export async function readForm() {
   if (options === null) await loadOptions();
   if (options === null) return null;
@@ -68,7 +93,12 @@ export async function readForm() {
     showError(new RequestError("Tick at least one section.", 0));
     return null;
   }
-  return { dialogue: byId("dialogue").value, sections, grounded: byId("grounded").checked };
+  if (options.max_images && !pictures().length) {
+    showError(new RequestError("Attach the picture that is asked about.", 0));
+    return null;
+  }
+  const images = options.max_images ? { images: pictures() } : {};
+  return { dialogue: byId("dialogue").value, sections, grounded: byId("grounded").checked, ...images };
 }
 
 function swap() {

@@ -3,9 +3,10 @@
 import { postJson, postStream, RequestError } from "./api.js";
 import { Card, flagItem } from "./card.js";
 import { byId, keepFocus } from "./dom.js";
-import { readForm, showRefusal, startForm, titleOf } from "./form.js";
+import { emptyForm, isChecked, readForm, showRefusal, startForm, titleOf } from "./form.js";
 import { Links } from "./links.js";
 import { clearError, say, showError } from "./messages.js";
+import { showPictures } from "./pictures.js";
 import { copy, drawSigning, logEdit, save, sign } from "./signing.js";
 import { drawTranscript } from "./transcript.js";
 import { Visit } from "./visit.js";
@@ -45,7 +46,8 @@ function change() {
 function startAnew() {
   if (!mayDrop()) return;
   visit = null;
-  byId("dialogue").value = "";
+  emptyForm();
+  showPictures([]);
   clearError();
   change();
 }
@@ -61,7 +63,8 @@ async function write(event) {
   event.preventDefault();
   const request = await readForm();
   if (request === null || !mayDrop()) return;
-  begin(new Visit(request.dialogue, request.sections));
+  begin(new Visit(request.dialogue, request.sections, { isChecked: isChecked() }));
+  showPictures(request.images ?? []);
   const current = visit;
   writing = new AbortController();
   const isWhole = await follow(postStream("notes", { ...request, stream: true }, writing.signal));
@@ -148,6 +151,7 @@ async function finish(isWhole) {
 }
 
 function summary(what) {
+  if (!visit.isChecked) return `${what}: not checked, compare it yourself.`;
   const count = visit.flags().length;
   return `${what}: ${count === 0 ? "no flag" : count === 1 ? "1 flag to look at" : `${count} flags to look at`}.`;
 }
@@ -219,7 +223,9 @@ function refresh() {
     for (const card of cards) card.update();
     drawLeftOut();
   });
-  byId("sees").hidden = visit.isWriting || !visit.checkedKinds;
+  for (const help of document.querySelectorAll(".of-checks")) help.hidden = !visit.isChecked;
+  byId("unchecked").hidden = visit.isWriting || visit.isChecked;
+  byId("sees").hidden = visit.isWriting || !visit.isChecked || !visit.checkedKinds;
   byId("sees-text").textContent = `Looked up: ${visit.checkedKinds}. Everything else is not: a sentence without a flag `
     + "can still be wrong.";
   drawFinish();
@@ -227,7 +233,7 @@ function refresh() {
 
 function drawLeftOut() {
   const left = visit.flags().filter((flag) => flag.note === null);
-  byId("omissions").hidden = visit.isWriting;
+  byId("omissions").hidden = visit.isWriting || !visit.isChecked;
   byId("omissions-help").textContent = left.length
     ? "Not all of this belongs in a note: that is yours to judge." : "The check found nothing that is left out.";
   byId("left-out").replaceChildren(...left.map((flag) => flagItem(flag, visit.seen, (one) => links.showFlag(one))));
@@ -235,7 +241,7 @@ function drawLeftOut() {
 
 function drawFinish() {
   const [all, unseen] = [visit.flags().length, visit.unseen().length];
-  byId("flag-bar").hidden = visit.isWriting || byId("review").hidden;
+  byId("flag-bar").hidden = visit.isWriting || byId("review").hidden || (!all && !visit.isChecked);
   byId("flag-count").textContent = visit.isStale ? "Check out of date" : `${all - unseen} of ${all} flags seen`;
   byId("next-flag").textContent = unseen ? "Next flag" : "Go to sign-off";
   byId("recheck").hidden = !visit.isStale;

@@ -13,7 +13,9 @@ export const SIGNS = {
 const SIGN_OF_VERDICT = { not_found: "not-said", contradicted: "contradicted" };
 
 export class Visit {
-  constructor(dialogue, sections) {
+  /** `isChecked`: the server looks its facts up in the conversation. */
+  constructor(dialogue, sections, { isChecked }) {
+    this.isChecked = isChecked;
     this.dialogue = dialogue;
     this.points = Array.from(dialogue); // once: a visit of an hour has 60,000
     this.id = null;

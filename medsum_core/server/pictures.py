@@ -1,0 +1,74 @@
+"""What the model reads of a request's pictures: the vision tower runs for them, and nothing of them is kept.
+
+Imported for a run whose task shows images, and for no other.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from medsum_core.data.image_tokens import image_number
+from medsum_core.images.embedding import drop_tower, give_features
+from medsum_core.images.features import BLANK, image_features
+from medsum_core.images.pictures import PictureError, decode
+from medsum_core.model.forward import causal_model, inner_model
+from medsum_core.server.limits import Limits
+from medsum_core.server.refusal import bad_request
+
+
+class TowerPictures:
+    """The tower of a loaded model, with its image processor; for any thread, one picture at a time."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        """From here on the model reads images that come and go; its tower is here."""
+        of_this_pass: dict[int, Tensor] = {}  # which the engine fills and clears (`generation/live.py`)
+        give_features(model, of_this_pass, size=causal_model(model).config.mm_tokens_per_image, by_number=True)
+        self._tower = take_tower(model)
+        self._processor = processor
+        self._lock = Lock()
+
+    def features(self, files: Sequence[bytes], keys: Sequence[str], *, limits: Limits) -> dict[int, Tensor]:
+        """The features of each picture by the number of its key. Raises Refusal for one that can't be read."""
+        found = {}
+        for place, (data, key) in enumerate(zip(files, keys, strict=True)):
+            with self._lock:  # a picture takes 3 bytes a pixel, and the tower more
+                found[image_number(key)] = self._features(decoded(data, place, limits))
+        return found
+
+    def blank(self, key: str) -> Mapping[int, Tensor]:
+        """Those of a picture with nothing on it."""
+        return {image_number(key): self._features(BLANK)}
+
+    def _features(self, picture: Image.Image) -> Tensor:
+        return image_features(self._tower, self._processor, picture)
+
+
+def decoded(data: bytes, place: int, limits: Limits) -> Image.Image:
+    """The picture of a file that was sent, the `place`th of its request. Raises Refusal for one that can't be read."""
+    try:
+        return decode(data, dicom=False, max_pixels=limits.max_image_pixels)
+    except PictureError as error:
+        raise bad_request(f"image {place + 1} {error}: send it whole, as JPEG or PNG", code="bad_image") from None
+
+
+def take_tower(model: Any) -> Any:
+    """Remove vision tower and projector from the model; returns what makes features of images with them.
+
+    It shares no module and no configuration with the model: decoding changes the dtype of a model's weights and the
+    attention of its configuration, the tower's too, for as long as it decodes.
+    """
+    causal: Any = causal_model(model)
+    tower = copy.copy(causal.model)
+    tower._modules = {name: part for name, part in causal.model.named_children() if part is not inner_model(model)}
+    config = copy.deepcopy(tower.vision_tower.config)
+    for part in tower.vision_tower.modules():
+        if hasattr(part, "config"):
+            part.config = config
+    drop_tower(model)
+    return tower
