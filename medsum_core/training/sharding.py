@@ -25,7 +25,7 @@ from medsum_core.config.run_config import RunConfig
 from medsum_core.data.collator import MicroBatch, pack_rows
 from medsum_core.data.masking import IGNORE_INDEX, Example
 from medsum_core.errors import InputError, raise_all
-from medsum_core.kernels import FAST, REFERENCE
+from medsum_core.kernels import FAST_PATHS, REFERENCE
 from medsum_core.model.forward import inner_model
 from medsum_core.training.agreement import gather_json
 from medsum_core.training.auto_settings import AUTO
@@ -69,11 +69,12 @@ def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
 
 def begin_sharding(config: RunConfig, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> Sharding:
     """The processes' mesh; all must call it together. Raises InputError for settings that need the whole base."""
+    kernels = config.model.kernels
     refusals = {
         "FSDP shards the base over several processes: give accelerate launch --num_processes 2 or more": (
             accelerator.num_processes == 1
         ),
-        "--kernels fast: reads weights where FSDP gathers none; use --kernels reference": config.model.kernels == FAST,
+        f"--kernels {kernels}: reads weights where FSDP gathers none; use --kernels reference": kernels in FAST_PATHS,
         "--report_rows: with FSDP no process holds the base that would write the notes; give --report_rows 0, and use "
         "infer.py afterwards on a machine that holds it": config.output.report_rows != 0,
         "--eval_generate: with FSDP no process holds the base that would write the notes; give --eval_generate 0": (

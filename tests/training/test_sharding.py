@@ -58,6 +58,7 @@ def test_without_the_launcher_nothing_is_asked_for() -> None:
     [
         ("", 1, "--num_processes 2 or more"),
         ("--kernels fast", 2, "--kernels fast: .*--kernels reference"),
+        ("--kernels triton", 2, "--kernels triton: .*--kernels reference"),
         ("--report_rows 3", 2, "--report_rows: .*infer.py"),
         ("--eval_generate 1 --eval_strategy epoch", 2, "--eval_generate 0"),
         ("--use_dora true", 2, "--use_dora"),
