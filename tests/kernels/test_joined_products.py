@@ -14,12 +14,12 @@ from windows import NO_DROPOUT, make_run, make_window, plain_peft, randomise_ada
 
 from medsum_core import device as device_module
 from medsum_core.kernels import FAST_MODEL_TYPES
-from medsum_core.kernels.layers import apply_fast_layers
+from medsum_core.kernels.layers import apply_fast_layers, recompute_activations
 from medsum_core.kernels.layers.adapter_copies import AdapterCopies
 from medsum_core.kernels.layers.dropout import DroppedElements, draw_seeds
 from medsum_core.kernels.layers.joined_products import JoinedProducts, draw_products, join_projections
 from medsum_core.kernels.layers.lora_linear import fuse_lora_layers
-from medsum_core.model.lora import attach_lora
+from medsum_core.model.lora import LoraSettings, attach_lora
 from train_loop import train_step
 
 SIZE, RATE = 64, 0.3
@@ -37,6 +37,21 @@ def test_a_windows_gradient_is_the_reference_paths(kind: str) -> None:
     run = make_run(model, pack_tokens=96)
     assert train_step(run, window, learning_rate=0.0).loss == pytest.approx(loss, rel=1e-5)
     assert relative(run.optimizer.gradients, expected) <= 1e-5  # type: ignore[attr-defined]
+
+
+def test_recomputed_layers_have_the_masks_of_the_forward_pass() -> None:
+    gradients = []
+    for recomputes in (False, True):
+        model = attach_lora(tiny_model("gemma").requires_grad_(False), LoraSettings(dropout=RATE), base_name="tiny")
+        apply_fast_layers(model, keep_dense=False, fewer_launches=True)
+        randomise_adapter(model)
+        if recomputes:
+            recompute_activations(model)
+        run = make_run(model, pack_tokens=96)
+        torch.manual_seed(3)
+        train_step(run, make_window(4), learning_rate=0.0)
+        gradients.append(run.optimizer.gradients)  # type: ignore[attr-defined]
+    assert relative(*gradients) <= 1e-6
 
 
 def make(dtype: torch.dtype = torch.float32, **settings: Any) -> tuple[Any, list[Any]]:
