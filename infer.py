@@ -93,8 +93,7 @@ def prepare_writer(
 ) -> Writer:
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter.
 
-    What memory decides, a batch and whether NF4 is unpacked, is of this device and said once: a run's choice was made
-    beside its activations and gradients.
+    Batch and unpacking of NF4 follow this device's free memory: a run chose beside its activations and gradients.
     """
     from medsum_core import kernels
     from medsum_core.data.prompt import check_prompt
@@ -114,8 +113,8 @@ def prepare_writer(
     base_config = load_config(name, **source)
     precision = choose_precision(args.precision or model.precision, device, model_type=base_config.model_type)
     set_tf32(device, precision=precision)
-    chosen = kernels.resolve(args.kernels, device_kind=device.kind, model_type=base_config.model_type)
-    chosen_kernels = kernels.choose(chosen, device.kind)
+    chosen_name = kernels.resolve(args.kernels, device_kind=device.kind, model_type=base_config.model_type)
+    chosen = kernels.choose(chosen_name, device.kind)
     renderer = _renderer(build_renderer, data, load_tokenizer(name, **source), base_config)
     check_prompt(renderer, is_new=args.run is None)
     files = base_files(name, **source)
@@ -125,21 +124,21 @@ def prepare_writer(
     loading = source | held | {"device": device.torch_device, "reads_images": renderer.images is not None}
     decoding = _decoding(args, data)
     budget = _budget(data, decoding["max_new_tokens"], base_config)
-    choice = _choice(args, base_config, device, held, budget, has_own_weights=chosen_kernels.decoder is not None)
-    decoder = chosen_kernels.decoder and partial(chosen_kernels.decoder, dense=choice.dense)
+    decoder = chosen.decoder
+    choice = _choice(args, base_config, device, held, budget, has_own_weights=decoder is not None)
     return Writer(
-        load_model=partial(_load_model, name, loading, tuned, chosen_kernels, bool(choice.dense), pictures=pictures),
+        load_model=partial(_load_model, name, loading, tuned, chosen, bool(choice.dense), pictures=pictures),
         renderer=renderer,
         budget=budget,
         decoding=decoding,
-        forward={"decoder": decoder, "search": search},
+        forward={"decoder": decoder and partial(decoder, dense=choice.dense), "search": search},
         choice=choice,
         base_source={"name": name, **source},
         description={
             "adapter": tuned and adapter_hashes(tuned.folder),
             "base": files,
             **held,
-            "kernels": chosen,
+            "kernels": chosen.name,
             "prompt": prompt_sha256(renderer, budget.max_prompt_tokens),
             **({"grounded": True} if args.grounded or data.grounded else {}),
             **function_names(search=search, build_renderer=build_renderer),

@@ -71,11 +71,18 @@ def logit_softcap(config: PretrainedConfig) -> float | None:
 
 
 def attention_heads(config: PretrainedConfig) -> tuple[int, int, int]:
-    """Query heads, key-value heads and features of a head; a state space, which has none, counts as one head."""
-    text = config.get_text_config()
-    num_heads = getattr(text, "num_attention_heads", None) or 1
-    size = getattr(text, "head_dim", None) or text.hidden_size // num_heads
-    return num_heads, getattr(text, "num_key_value_heads", None) or num_heads, size
+    """Query heads, key-value heads and features of a head, the most of any layer (Gemma 4's differ).
+
+    A state space, which has none, counts as one head.
+    """
+    layers: Sequence[Any] = getattr(config.get_text_config(), "per_layer_config", ())
+    found = []
+    for layer in layers or [config.get_text_config()]:
+        num_heads = getattr(layer, "num_attention_heads", None) or 1
+        size = getattr(layer, "head_dim", None) or layer.hidden_size // num_heads
+        found.append((num_heads, getattr(layer, "num_key_value_heads", None) or num_heads, size))
+    num_heads, num_groups, size = (max(counts) for counts in zip(*found, strict=True))
+    return num_heads, num_groups, size
 
 
 def plain_attention(config: PretrainedConfig) -> str:

@@ -181,8 +181,8 @@ def test_the_watch_sees_what_it_should(watched: list[str], tmp_path: Path) -> No
     [
         "http://127.0.0.1:9/secret.png",
         "https://example.org/secret.png",
-        "file:///tmp/secret.png",
-        "/tmp/secret.png",
+        "file:///srv/secret.png",
+        "/srv/secret.png",
         "ftp://example.org/secret.png",
         "data:image/svg+xml;base64,PHN2Zy8+",
         "data:text/html;base64,PGI+",

@@ -150,7 +150,7 @@ def test_out_of_memory_after_updates_names_what_to_change_in_order_and_the_check
     monkeypatch.setattr(train_loop, "train_step", second_fails)
     saved = ("--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no")
     argv = flags(inputs, tmp_path / "run", *saved, "--pack_tokens", "64", "--gradient_checkpointing", "off")
-    argv += ["--max_steps", "2"]
+    argv += ["--max_steps", "2", "--parallel_micro_batches", "1"]
     assert exit_code(argv) == 5
     message = capsys.readouterr().err.rpartition("\nerror: ")[2]
     names = ["--pack_tokens below 64, then", "--gradient_checkpointing on, then", "in a new run a lower --max_length"]
@@ -269,7 +269,7 @@ print(elementwise.rms_inverse.stats.cache_path)
 
 
 def test_no_folder_for_compiled_code_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: str) -> None:
+    def fail(_: str, **__: bool) -> None:
         raise RuntimeError("cannot cache function 'rms_inverse': no locator available for file 'elementwise.py'")
 
     monkeypatch.setattr(kernels, "_fast", fail)
