@@ -93,8 +93,7 @@ def prepare_writer(
 ) -> Writer:
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter.
 
-    What memory decides, a batch and whether NF4 is unpacked, is of this device and said once: a run's choice was made
-    beside its activations and gradients.
+    This device's memory decides how many notes at a time and whether NF4 is unpacked, whatever the run had room for.
     """
     from medsum_core import kernels
     from medsum_core.data.prompt import check_prompt
