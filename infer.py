@@ -93,7 +93,7 @@ def prepare_writer(
 ) -> Writer:
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter.
 
-    Batch and unpacking of NF4 follow this device's free memory: a run chose beside its activations and gradients.
+    This device's memory decides how many notes at a time and whether NF4 is unpacked, whatever the run had room for.
     """
     from medsum_core import kernels
     from medsum_core.data.prompt import check_prompt

@@ -116,8 +116,8 @@ def choose_decoding(
 ) -> DecodingChoice:
     """As many notes at a time as `asked`; not given: on a GPU the most of BATCHES that fit, on a CPU CPU_BATCH.
 
-    A dense base comes first where CPU_BATCH notes still fit beside it: unpacking all weights costs a step of few notes
-    more than the rest of it.
+    A dense base comes first where CPU_BATCH notes still fit beside it: a step of few notes is bound by reading weights,
+    and unpacking them reads and writes each several times.
     """
 
     def fits(batch_size: int, *, dense: bool) -> bool:
@@ -132,7 +132,7 @@ def choose_decoding(
 def decide_for(
     config: PretrainedConfig, device: Device, *, precision: str, asked: int | None, **shape: Any
 ) -> DecodingChoice:
-    """`choose_decoding` for a base that is not loaded yet, said on stderr on a GPU. `shape`: of `DecodingShape`.
+    """`choose_decoding` by a base's configuration, said on stderr on a GPU. `shape`: the fields of `DecodingShape`.
 
     Fast kernels on a CPU pack weights in a layout and a dtype of their own, and find out by themselves what fits.
     """

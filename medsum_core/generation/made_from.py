@@ -27,7 +27,7 @@ class MadeFrom:
 
     settings: dict[str, Any]  # model, adapter, prompt and decoding
     rows: tuple[str, ...]  # `row_sha256` of each row of the input, in its order
-    memory: dict[str, Any] = field(default_factory=dict)  # what free memory decided: no note depends on it
+    memory: dict[str, Any] = field(default_factory=dict)  # what free memory decided: notes are the same up to rounding
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`; `from_json` gives an equal record back."""
