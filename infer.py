@@ -21,7 +21,7 @@ from medsum_core.config.infer_arguments import parse_options
 from medsum_core.config.run_folder import run_of
 from medsum_core.data.columns import Columns, columns_of
 from medsum_core.data.dialogue_file import read_dialogue
-from medsum_core.data.named.registry import named_table
+from medsum_core.data.named.registry import find_dataset, named_table
 from medsum_core.data.records import SourceRows, read_source, source_from_table
 from medsum_core.errors import InputError, StoppedBySignal
 from medsum_core.process import keep_files_private, run_as_script, set_tf32, start_script
@@ -237,13 +237,13 @@ def _load_model(
 
 def _read_rows(args: argparse.Namespace, columns: Columns) -> SourceRows:
     if args.dataset_name is None:
-        source = read_source(args.input_file, columns=columns, require_note=False)
-        if columns.task.images_part is not None:
-            from medsum_core.images.rows import with_pictures
-
-            source = with_pictures(source, Path(args.input_file).parent)
+        source, folder = read_source(args.input_file, columns=columns, require_note=False), Path(args.input_file).parent
     else:
-        source = _named_split(args, columns)
+        source, folder = _named_split(args, columns), find_dataset(args.dataset_name).folder
+    if columns.task.images_part is not None:
+        from medsum_core.images.rows import with_pictures
+
+        source = with_pictures(source, folder)
     for notice in source.notices:
         print(notice, file=sys.stderr)
     return source

@@ -15,21 +15,28 @@ from medsum_core.errors import InputError
 from medsum_core.files import cache_folder, file_sha256, make_cache_folder, write_bytes_atomic
 
 SOURCE = "https://raw.githubusercontent.com/"
+HUB = "https://huggingface.co/datasets/"
 TIMEOUT_SECONDS = 30
-MAX_FILE_BYTES = 16 << 20  # the largest pinned file has 3 MiB
+MAX_FILE_BYTES = 32 << 20  # the largest pinned file has 23 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
 class PinnedFile:
-    """A file of a GitHub repository (`owner/name`) at a commit, and the only content that is taken for it."""
+    """A file of a GitHub repository (`owner/name`) at a commit, and the only content that is taken for it.
+
+    `is_on_hub`: of a data set's repository on the Hugging Face hub instead.
+    """
 
     repository: str
     commit: str
     path: str
     sha256: str
+    is_on_hub: bool = False
 
     @property
     def url(self) -> str:
+        if self.is_on_hub:
+            return f"{HUB}{self.repository}/resolve/{self.commit}/{self.path}"
         return f"{SOURCE}{self.repository}/{self.commit}/{self.path}"
 
 

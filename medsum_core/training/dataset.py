@@ -14,7 +14,7 @@ from medsum_core.data.disclosure import MAX_IDS, show_id, show_ids
 from medsum_core.data.hub import load_hub
 from medsum_core.data.image_tokens import split_keys
 from medsum_core.data.masking import Example, build_examples
-from medsum_core.data.named.registry import load_named, named_datasets
+from medsum_core.data.named.registry import find_dataset, load_named, named_datasets
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import (
     Record,
@@ -165,6 +165,11 @@ def _read(data: DataArguments, *, offline: bool) -> _Rows:
         train = _read_files(data.train_file, columns)
     else:
         assert data.dataset_name is not None
+        if data.shows_images and data.dataset_name not in named_datasets():
+            raise InputError(
+                f"--dataset_name {data.dataset_name}: images are read from files: name a table of their paths with "
+                "--train_file, or take vqa-rad"
+            )
         load = load_named if data.dataset_name in named_datasets() else load_hub
         hub = load(
             data.dataset_name,
@@ -175,6 +180,9 @@ def _read(data: DataArguments, *, offline: bool) -> _Rows:
             offline=offline,
         )
         train, validation = [hub.train], [hub.validation] if hub.validation else []
+        if data.shows_images:
+            folder = find_dataset(data.dataset_name).folder
+            train, validation = _with_pictures(train, folder), _with_pictures(validation, folder)
         notices += hub.notices
     if data.validation_file is not None:
         validation = _read_files(data.validation_file, columns)
@@ -200,6 +208,12 @@ def _read_files(files: Sequence[str], columns: Columns) -> list[SourceRows]:
     from medsum_core.images.rows import read_pictures  # a run on text imports nothing that reads images
 
     return read_pictures(sources, files)
+
+
+def _with_pictures(sources: Sequence[SourceRows], folder: Path) -> list[SourceRows]:
+    from medsum_core.images.rows import with_pictures
+
+    return [with_pictures(source, folder) for source in sources]
 
 
 def _without_faults(records: list[Record], notes: list[str], which: str) -> list[Record]:

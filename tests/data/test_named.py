@@ -31,7 +31,7 @@ def column(name: str, split: str, what: str, config: str | None = None) -> list[
 
 
 def test_there_are_these_sets() -> None:
-    names = ["aci-bench", "medquad", "mts-dialog", "mts-dialog-augmented", "primock57", "pubmedqa"]
+    names = ["aci-bench", "medquad", "mts-dialog", "mts-dialog-augmented", "primock57", "pubmedqa", "vqa-rad"]
     assert sorted(named_datasets()) == names
 
 

@@ -19,8 +19,9 @@ def serve(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, files: Mappi
     dataset = named_datasets()[name]
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     if dataset.sha256:
-        monkeypatch.setattr(download, "SOURCE", (folder / "raw").as_uri() + "/")
-        write(folder / "raw" / dataset.repository / dataset.commit, files)
+        place = folder / "raw" / dataset.repository
+        monkeypatch.setattr(download, "HUB" if dataset.is_on_hub else "SOURCE", (folder / "raw").as_uri() + "/")
+        write(place / "resolve" / dataset.commit if dataset.is_on_hub else place / dataset.commit, files)
         pins = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
         changed = replace(dataset, sha256=pins)
     else:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from medsum_core.data.csv_tables import parse_csv
+from medsum_core.data.download import commit_folder
 from medsum_core.data.rows import Table
 from medsum_core.data.tables import table_of
 from medsum_core.errors import InputError
@@ -30,13 +32,19 @@ class NamedDataset:
     """
 
     name: str
-    repository: str  # owner/name on GitHub
+    repository: str  # owner/name on GitHub, or among the hub's data sets
     commit: str
     configs: Mapping[str, Splits]
     read: Reader
     credit: str  # for a model card: what it is, whose, where published, under which licence
     sha256: Mapping[str, str] = field(default_factory=dict)
     validation_split: str = "valid"  # evaluated on unless another is asked for
+    is_on_hub: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Its folder of the cache, from which paths in its tables start; it may not exist yet."""
+        return commit_folder(self.repository, self.commit)
 
     def choose_config(self, config: str | None) -> str:
         """The configuration to read. Raises InputError that names them where it is none of them."""

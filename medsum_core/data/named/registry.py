@@ -71,5 +71,11 @@ def named_table(name: str, split: str, *, config_name: str | None = None, offlin
 
 
 def _pinned(dataset: NamedDataset, path: str, *, offline: bool) -> bytes:
-    pin = PinnedFile(repository=dataset.repository, commit=dataset.commit, path=path, sha256=dataset.sha256[path])
+    pin = PinnedFile(
+        repository=dataset.repository,
+        commit=dataset.commit,
+        path=path,
+        sha256=dataset.sha256[path],
+        is_on_hub=dataset.is_on_hub,
+    )
     return pinned_file(pin, offline=offline).read_bytes()
