@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from medsum_core.data.records import Record
+from medsum_core.grounding.facts.directions import judge_ends
 from medsum_core.grounding.facts.language import is_english
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
@@ -80,8 +81,6 @@ def _findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[Fact]:
 
 
 def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
-    if not stated:
-        return []
     talk = read_talk(dialogue)
     claims = Claims((mention, note_subject(scan, mention)) for mention in stated)
     facts = []
@@ -90,6 +89,10 @@ def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
             if verdict in UNSUPPORTED and goes_without_saying(mention, talk):
                 verdict, turn = "supported", 0
             facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
+    for judged in judge_ends(scan, talk.ends):
+        ends: Verdict = "supported" if judged.is_supported else "contradicted"
+        turn = talk.turn(judged.said.start) if judged.is_supported else None
+        facts.append(Fact(start=judged.end.start, end=judged.end.end, kind="laterality", verdict=ends, turn=turn))
     return facts
 
 

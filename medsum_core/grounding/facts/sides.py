@@ -80,7 +80,7 @@ def _each_of_two(scan: Scan, i: int) -> Reading | None:
 def _dominant(scan: Scan, i: int) -> bool:
     """Whether the hand of token i is the dominant one: "right hand dominant", "I write with my left hand"."""
     near = range(max(i - 6, 0), i + 13) if scan.spoken else range(i + 1, i + LOOK_AHEAD)
-    return any(scan.word(k) in DOMINANT for k in near)
+    return any(scan.word(k) in DOMINANT and (k - 1 == i or scan.word(k - 1) not in SIDES) for k in near)
 
 
 def other_sides(scan: Scan, mentions: Sequence[Mention]) -> list[Mention]:
