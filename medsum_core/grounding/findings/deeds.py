@@ -12,7 +12,7 @@ from typing import Literal, cast
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.scope import NEGATIONS
 
-Deed = Literal["start", "stop", "keep", "use", "up", "down", "same", "done", "plan", "declined"]
+Deed = Literal["start", "stop", "keep", "use", "up", "down", "same", "done", "plan", "declined", "switch"]
 
 REVERSED: Mapping[str, Deed] = {
     "stop": "keep", "start": "declined", "keep": "stop", "use": "declined", "up": "same", "down": "same",
@@ -79,8 +79,9 @@ def _is_denied(texts: Sequence[str], i: int) -> bool:
 
 def _matched(texts: Sequence[str], i: int, phrase: Sequence[str]) -> int:
     """The word after the phrase that begins at word i; 0 if it does not."""
-    for word in phrase:
+    for k, word in enumerate(phrase):
         if word != GAP:
+            i += k > 0 and texts[i : i + 1] == [","]  # "no, thank you"
             if i >= len(texts) or texts[i] != word:
                 return 0
             i += 1

@@ -152,7 +152,8 @@ def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) 
         return judged, False
     if judged.verdict == "contradicted" and agrees(deed, deeds):
         return Judged("supported", judged.turn), False
-    opposed = judged.verdict == "supported" and is_opposed(deed, deeds)
+    once = any("surgery" in heard.lexicon.ancestors[name] for name in finding.names)
+    opposed = judged.verdict == "supported" and is_opposed(deed, deeds, once=once)
     return (Judged("contradicted", said[0].turn if said else judged.turn), True) if opposed else (judged, False)
 
 
