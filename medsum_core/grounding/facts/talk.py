@@ -13,6 +13,7 @@ from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.anatomy import KIN, body_parts, stem
 from medsum_core.grounding.facts.answers import Turns, with_roles
 from medsum_core.grounding.facts.attributes import attribute, context
+from medsum_core.grounding.facts.corrections import REACH, takes_back
 from medsum_core.grounding.facts.date_matching import Calendar, calendar_of
 from medsum_core.grounding.facts.directions import End, read_ends
 from medsum_core.grounding.facts.mention import Mention, Scan
@@ -24,12 +25,6 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.value_index import MOST, ValueIndex
 
 DENIALS = frozenset(("no", "nope", "nah", "actually"))
-CORRECTIONS = bag(  # between a value and the one that it is taken back for: "the right one. No wait, the left"
-    "i mean sorry no or rather wait uh um oh hang on hold scratch strike that make actually not it's its it is was the "
-    "my one side lie tell a a's correction . well er excuse me beg pardon"
-)
-TAKEN_BACK = bag("mean sorry rather wait scratch strike correction lie pardon hang hold")
-CORRECTED_REACH = 12  # tokens
 CORRECTING = 5  # tokens of a turn that begins "no" in which the right value comes: "no the right"
 OPEN_QUESTIONS = bag("how what when which where who why any what's how's did do does have has")
 NO_SPEAKER = "speaker"
@@ -245,7 +240,7 @@ class _Ordered:
 def _denied(scan: Scan, mention: Mention, ordered: _Ordered, openings: Sequence[int]) -> bool:
     """Whether a value is denied or corrected: "Was it three?" answered "No, four." or "Four."; "six, I mean ten"."""
     dims = (mention.dim,) if mention.dim == "side" else (mention.dim, "")
-    after = ordered.between(mention.last, mention.last + CORRECTED_REACH + 1)
+    after = ordered.between(mention.last, mention.last + REACH + 1)
     if any(_corrects(scan, mention, other) for other in after if other.dim in dims):
         return True
     turn = bisect_right(openings, mention.first)
@@ -271,10 +266,9 @@ def _alike(mention: Mention, other: Mention) -> bool:
 
 def _corrects(scan: Scan, mention: Mention, other: Mention) -> bool:
     """Whether `other` corrects `mention` right after it: "two thousand five, I mean two thousand six"."""
-    if not 0 < other.first - mention.last <= CORRECTED_REACH or _alike(mention, other):
+    if not 0 < other.first - mention.last <= REACH or _alike(mention, other):
         return False
-    words = {scan.word(k) for k in range(mention.last, other.first) if stem(scan.word(k)) != mention.noun} - {","}
-    return words <= CORRECTIONS and bool(TAKEN_BACK & words)
+    return takes_back(scan.word(k) for k in range(mention.last, other.first) if stem(scan.word(k)) != mention.noun)
 
 
 def _asks_openly(scan: Scan, k: int) -> bool:

@@ -302,10 +302,10 @@ def agrees(note: NoteDeed, said: Sequence[Deed]) -> bool:
     return any(not AGREE[deed].isdisjoint(said) for deed in (note.deed, *note.further))
 
 
-def is_opposed(note: NoteDeed, said: Sequence[Deed], *, once: bool = False) -> bool:
+def is_opposed(note: NoteDeed, said: Sequence[Deed], *, once: bool, told: bool) -> bool:
     """Whether all that is said of a finding is the opposite of what the note does with it, or what one would say.
 
-    `once`: an operation, which is not planned any more once it has been done.
+    `once`: an operation, which is not planned any more once it has been done. `told`: nobody stops it without a word.
     """
     if once and note.deed == "plan" and {"done"} <= set(said) <= {"done", "stop", "use"}:
         return True
@@ -313,7 +313,7 @@ def is_opposed(note: NoteDeed, said: Sequence[Deed], *, once: bool = False) -> b
         return False
     if note.deed == "done" and "plan" in said:
         said = [deed for deed in said if deed != "use"]  # "I'd like to take that mole off"
-    return note.deed in TOLD or (bool(said) and OPPOSE[note.deed].issuperset(said))
+    return (told and note.deed in TOLD) or (bool(said) and OPPOSE[note.deed].issuperset(said))
 
 
 def is_open(finding: Finding, deed: Deed, deeds: Sequence[Deed], heard: Heard) -> bool:

@@ -21,7 +21,7 @@ from medsum_core.grounding.findings.changes import (
     said_of,
 )
 from medsum_core.grounding.findings.deeds import is_deed
-from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
+from medsum_core.grounding.findings.finding import ACTED, ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard, hear
 from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact, turn_of
 from medsum_core.grounding.findings.kinship import AND
@@ -36,8 +36,10 @@ STOPPED = bag(
     "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
     "avoid avoided avoids hardly rarely seldom longer held no not misplaced"
 )
+EARLIER = bag("last previously prior past history previous")
 CLAUSES = bag(". ;")
 NEAR, REACH = 8, 25  # words
+ALLERGEN = 3  # words at most in the name of what one is allergic to
 LIMITING = bag(  # a denial that leaves room: "no gross hematuria", "no chills except for the last week"
     "prolonged significant severe frequent persistent major serious excessive substantial marked profuse gross "
     "prescription except only elsewhere unless besides otherwise se"
@@ -133,6 +135,9 @@ def _is_fact(finding: Finding, note: FindingScan) -> bool:
     """Whether a finding can be checked: no name of a whole kind ("medication"), but for "no known allergies"."""
     if finding.names == ("allergy",):
         before = note.words[finding.first - 1].text if finding.first else ""
+        own = note.between(finding.first - ALLERGEN, finding.first)
+        if any(one.last == finding.first and not ROOTS.issuperset(one.names) for one in own):
+            return False  # "no latex allergy"
         return finding.assertion == "denied" and before not in ("for", "of", "with")
     if ROOTS.issuperset(finding.names):
         return False
@@ -153,7 +158,7 @@ def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) 
     if judged.verdict == "contradicted" and agrees(deed, deeds):
         return Judged("supported", judged.turn), False
     once = any("surgery" in heard.lexicon.ancestors[name] for name in finding.names)
-    opposed = judged.verdict == "supported" and is_opposed(deed, deeds, once=once)
+    opposed = judged.verdict == "supported" and is_opposed(deed, deeds, once=once, told=finding.kind != "procedure")
     return (Judged("contradicted", said[0].turn if said else judged.turn), True) if opposed else (judged, False)
 
 
@@ -250,7 +255,9 @@ def _is_over(finding: Finding, note: FindingScan) -> bool:
     begin, end = max(finding.first - NEAR, 0), min(finding.last + NEAR, len(note.words))
     begin = next((i + 1 for i in range(finding.first - 1, begin - 1, -1) if note.words[i].text in CLAUSES), begin)
     end = next((i for i in range(finding.last, end) if note.words[i].text in CLAUSES), end)
-    return any(word.text in STOPPED for word in note.words[begin:end])
+    acted = finding.kind in ACTED  # "takes aspirin, no anticoagulant"; "last course of prednisone"
+    before, after = (STOPPED | EARLIER, STOPPED - {"no", "not"}) if acted else (STOPPED, STOPPED)
+    return any(note.words[i].text in (before if i < finding.first else after) for i in range(begin, end))
 
 
 def _denied(
