@@ -49,6 +49,7 @@ NOUNS: Mapping[str, frozenset[str]] = {  # what must follow for a word to be an 
     "hernia": bag("hernia hernias"),
 }
 BETWEEN = bag("left right l r inner outer upper lower medial lateral and aspect side of the")
+ANYWHERE = ("quadrant", "lobe", "pole")  # parts of breast, belly, lung
 ENDS = frozenset((".", "?", "!", "\n", ":"))
 REACH = 4  # tokens between the word of a note and its body part
 
@@ -83,7 +84,7 @@ def judge_ends(note: Scan, said: Sequence[End]) -> list[EndVerdict]:
 
 
 def _near(said: End, end: End) -> bool:
-    return not said.regions or not end.regions.isdisjoint(said.regions)
+    return not said.regions or not end.regions or not end.regions.isdisjoint(said.regions)
 
 
 def _ends_of_note(note: Scan) -> list[End]:
@@ -97,7 +98,7 @@ def _ends_of_note(note: Scan) -> list[End]:
         noun = stem(note.word(k))
         fits = noun in NOUNS[axis] if axis in NOUNS else noun in body_parts()
         if axis and fits:
-            region = body_parts().get(noun, "")
+            region = body_parts().get(noun, "") if noun not in ANYWHERE else ""
             found.append(End(token.start, token.end, axis, name, frozenset((region,) if region else ())))
     return found
 

@@ -72,6 +72,8 @@ class SideClaims:
             return _judge_unsaid(own, opposite)
         if all(claim.side == "both" for claim in same) and _is_of_one(note, own):
             return SideVerdict("contradicted", same[0].mention)  # both of them, and the note tells of one
+        if all(claim.side == "both" for claim in same) and (others := [c for c in opposite if c.words & own.words]):
+            return SideVerdict("contradicted", others[0].mention)  # both hurt, and one of them more
         fitting = [claim for claim in same if claim.denied is None or own.denied is None or claim.denied == own.denied]
         rivals = [claim for claim in opposite if claim.denied is None or claim.denied == bool(own.denied)]
         if not fitting:

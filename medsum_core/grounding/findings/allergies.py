@@ -31,11 +31,12 @@ TOLERATED = [tuple(phrase.split()) for phrase in (
     "no problem", "no problems", "no trouble", "no bother", "no reaction", "no hives", "no rash", "no issue",
     "no issues", "without problem", "don't bother", "doesn't bother", "didn't bother", "not bother", "bother me no",
     "never bothered", "is fine", "are fine", "is okay", "are okay", "okay with", "fine with", "good with", "fine too",
-    "every day", "every week", "every night", "all the time", "loads of", "lots of times", "plenty of times",
+    "every day", "every week", "every night", "all the time", "loads of", "lots of times", "plenty of times", "tons of times",
+   
     "it plenty", "them plenty", "many times", "nothing happens", "nothing happened", "not a thing", "never a",
     "never any", "doesn't do anything", "don't do anything", "did nothing", "does nothing", "for years", "a whole",
-    "on the bed", "that is a no", "not an allergy", "negative", "goes down fine", "not a true allergy", "side effect", "tolerate",
-    "tolerates", "isn't an allergy", "can take", "can have",
+    "on the bed", "that is a no", "not an allergy", "negative", "goes down fine", "not a true allergy", "side effect",
+    "tolerate", "tolerates", "isn't an allergy", "can take", "can have",
 )]  # fmt: skip
 DRUGS = bag("drug medication medicine nkda nkma")
 TRIGGER = bag("attributed trigger triggered triggers provoked worsened caused brought set")

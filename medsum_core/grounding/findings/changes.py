@@ -20,14 +20,14 @@ from medsum_core.grounding.findings.stems import Word
 
 CHANGED = ("medication", "substance", "procedure")
 SHARED: Mapping[str, tuple[Deed, ...]] = {  # what can be done with each kind
-    "medication": ("start", "stop", "keep", "use", "up", "down", "same", "plan", "declined"),
-    "substance": ("start", "stop", "keep", "use", "down", "declined"),
+    "medication": ("taper", "start", "stop", "keep", "use", "up", "down", "same", "plan", "declined"),
+    "substance": ("taper", "start", "stop", "keep", "use", "down", "declined"),
     "procedure": ("done", "plan", "declined", "keep", "stop", "use"),
 }
 OF_NOTE: Mapping[str, tuple[Deed, ...]] = {
     "medication": SHARED["medication"], "substance": ("stop",), "procedure": ("done", "plan", "declined", "stop"),
 }  # fmt: skip
-TOLD: tuple[Deed, ...] = ("stop", "up", "down")  # nobody does these without a word
+TOLD: tuple[Deed, ...] = ("stop", "up", "down", "taper")  # nobody does these without a word
 EARLIER = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "year"), ("back", "then"))
 ANAPHORA = bag("it that them those both one this some any")
 OFFERS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
