@@ -152,7 +152,10 @@ def read_claim(scan: Scan, mention: Mention) -> Claim:
     part = "toe" if mention.noun in ("great", "big") else mention.noun
     part = part if _is_part(part) else _nearest(scan, mention, sentence)
     places = frozenset(stem(scan.word(k)) for k in sentence if _is_part(stem(scan.word(k))))
-    return Claim(mention, str(mention.values[0]), part, denied(scan, mention), _words(scan, mention, sentence), places)
+    before = scan.word(mention.first - 1), scan.word(mention.first - 2)
+    less = scan.spoken and "than" in before  # "weaker than the right"
+    is_denied = True if less and scan.word(mention.first) in OPPOSITE else denied(scan, mention)
+    return Claim(mention, str(mention.values[0]), part, is_denied, _words(scan, mention, sentence), places)
 
 
 def _is_part(word: str) -> bool:

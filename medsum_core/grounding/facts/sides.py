@@ -72,7 +72,7 @@ def side_at(scan: Scan, i: int) -> Reading | None:
 def _each_of_two(scan: Scan, i: int) -> Reading | None:
     """ "in each eye": both."""
     part = stem(scan.word(i + 1))
-    if body_parts().get(part) not in ("arm", "leg", "eye", "ear"):
+    if body_parts().get(part) not in ("arm", "leg", "eye", "ear") and part != "side":
         return None
     return [scan.mention(i, i + 2, "laterality", "side", ("both",), noun=part)], i + 2
 

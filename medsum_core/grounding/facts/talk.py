@@ -275,7 +275,7 @@ def _asks_openly(scan: Scan, k: int) -> bool:
     """Whether the sentence of token k asks how, what, when: its numbers are no proposed answers."""
     while k > 0 and scan.word(k - 1) not in (".", "?", "!", "\n", ":"):
         k -= 1
-        if scan.word(k) in OPEN_QUESTIONS:
+        if scan.word(k) in OPEN_QUESTIONS and scan.word(k + 1) != ",":  # not "It's what, five hundred?"
             return True
     return False
 

@@ -30,13 +30,13 @@ TOO_WIDE = bag("medication allergen food allergy")
 TOLERATED = [tuple(phrase.split()) for phrase in (
     "no problem", "no problems", "no trouble", "no bother", "no reaction", "no hives", "no rash", "no issue",
     "no issues", "without problem", "don't bother", "doesn't bother", "didn't bother", "not bother", "bother me no",
-    "never bothered", "is fine", "are fine", "is okay", "are okay", "okay with", "fine with", "good with", "fine too",
-    "every day", "every week", "every night", "all the time", "loads of", "lots of times", "plenty of times", "tons of times",
-   
-    "it plenty", "them plenty", "many times", "nothing happens", "nothing happened", "not a thing", "never a",
-    "never any", "doesn't do anything", "don't do anything", "did nothing", "does nothing", "for years", "a whole",
-    "on the bed", "that is a no", "not an allergy", "negative", "goes down fine", "not a true allergy", "side effect",
-    "tolerate", "tolerates", "isn't an allergy", "can take", "can have",
+    "never bothered", "is fine", "are fine", "is okay", "are okay", "okay with", "fine with", "good with",
+    "fine too", "every day", "every week", "every night", "all the time", "loads of", "lots of times",
+    "plenty of times", "tons of times", "it plenty", "them plenty", "many times", "nothing happens",
+    "nothing happened", "not a thing", "never a", "never any", "doesn't do anything", "don't do anything",
+    "did nothing", "does nothing", "for years", "a whole", "on the bed", "that is a no", "not an allergy",
+    "negative", "goes down fine", "not a true allergy", "does fine", "do fine", "did fine", "does well", "tolerate",
+    "tolerates", "isn't an allergy", "can take", "can have",
 )]  # fmt: skip
 DRUGS = bag("drug medication medicine nkda nkma")
 TRIGGER = bag("attributed trigger triggered triggers provoked worsened caused brought set")
@@ -53,7 +53,7 @@ SOURCES = ("medication", "allergen")
 
 def names_allergen(finding: Finding, note: FindingScan) -> bool:
     """Whether a note says that someone is allergic to a finding, or is not: "allergic to X", "X allergy"."""
-    if finding.kind not in SOURCES:
+    if finding.kind not in SOURCES and not finding.names[0].endswith("vaccine"):
         return False
     words = note.words
     sentence = note.sentence_of(finding)

@@ -20,7 +20,7 @@ from medsum_core.grounding.findings.stems import Word
 
 CHANGED = ("medication", "substance", "procedure")
 SHARED: Mapping[str, tuple[Deed, ...]] = {  # what can be done with each kind
-    "medication": ("taper", "start", "stop", "keep", "use", "up", "down", "same", "plan", "declined"),
+    "medication": ("changed", "taper", "start", "stop", "keep", "use", "up", "down", "same", "plan", "declined"),
     "substance": ("taper", "start", "stop", "keep", "use", "down", "declined"),
     "procedure": ("done", "plan", "declined", "keep", "stop", "use"),
 }
@@ -34,6 +34,7 @@ OFFERS = bag("would could should shall want like maybe might suggest recommend o
 ASKED_USE = bag("take takes taking use uses using on still smoke smoking drink drinking")
 HOW_OFTEN = bag("daily regularly every always often consistently")
 ASKED_DONE = bag("get got had have done did ever pick start started fill filled finish")
+REGIMEN = bag("regimen medications meds medication")
 DOSED = bag("mg mcg daily nightly bedtime twice once weekly morning puffs units prn needed")
 WISHED = bag("help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts")
 HELPED = bag("help helped helping work worked better improve improved")
@@ -102,6 +103,8 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     if words[first].text in PERFORMED:
         return NoteDeed("done", ())
     dosed = dosable and finding.assertion == "present" and not finding.allergy
+    if dosed and any(words[i].text in REGIMEN and words[i + 1].text == ":" for i in range(sentence.first, first)):
+        return NoteDeed("use", ())
     return NoteDeed("use", ()) if dosed and DOSED & {words[i].text for i in range(last, end)} else None
 
 

@@ -13,7 +13,9 @@ from medsum_core.grounding.facts.cardinals import DIGITS, TEENS, TENS
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.scope import NEGATIONS
 
-Deed = Literal["start", "stop", "keep", "use", "up", "down", "same", "done", "plan", "declined", "switch", "taper"]
+Deed = Literal[
+    "start", "stop", "keep", "use", "up", "down", "same", "done", "plan", "declined", "switch", "taper", "changed"
+]
 
 REVERSED: Mapping[str, Deed] = {
     "taper": "keep",
@@ -26,8 +28,8 @@ AGREE: Mapping[str, frozenset[str]] = {  # what is said that a note may write do
     "keep": frozenset({"keep", "use", "same", "up", "down", "start", "taper"}),
     "use": frozenset({"taper", "keep", "use", "same", "up", "down", "start", "plan", "done"}),
     "start": frozenset({"start", "plan", "keep", "use", "up"}),
-    "up": frozenset({"up"}),
-    "down": frozenset({"down", "taper"}),
+    "up": frozenset({"up", "changed"}),
+    "down": frozenset({"down", "taper", "changed"}),
     "same": frozenset({"same", "keep", "use"}),
     "done": frozenset({"done", "start", "stop"}),
     "plan": frozenset({"plan", "start", "keep", "use", "done", "up", "down"}),
