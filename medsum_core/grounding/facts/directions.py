@@ -43,7 +43,9 @@ AXES: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
 }
 NOUNS: Mapping[str, frozenset[str]] = {  # what must follow for a word to be an end of the axis; else any body part
-    "height": bag("quadrant back arm leg lip lid eyelid thigh abdomen belly jaw teeth tooth lobe breast chest pole"),
+    "height": bag(
+        "quadrant back arm leg lip lid eyelid thigh abdomen belly jaw teeth tooth molar molars lobe breast chest pole"
+    ),
     "head": bag("headache headaches head pain region scalp"),
     "knee": bag("knee"),
     "hernia": bag("hernia hernias"),
@@ -51,6 +53,7 @@ NOUNS: Mapping[str, frozenset[str]] = {  # what must follow for a word to be an 
 BETWEEN = bag("left right l r inner outer upper lower medial lateral and aspect side of the")
 ANYWHERE = ("quadrant", "lobe", "pole")  # parts of breast, belly, lung
 ENDS = frozenset((".", "?", "!", "\n", ":"))
+DENIALS, DENIED_REACH = bag("not no never"), 2
 REACH = 4  # tokens between the word of a note and its body part
 
 
@@ -142,4 +145,5 @@ def read_ends(talk: Scan) -> list[End]:
 
 def _matches(talk: Scan, k: int, words: Sequence[str], *, begins: bool) -> bool:
     led = begins or not words[0].startswith("^")
+    led = led and DENIALS.isdisjoint(talk.word(j) for j in range(k - DENIED_REACH, k))  # "not the bottom ones"
     return led and all(talk.word(k + j) == word for j, word in enumerate(words[1:], start=1))

@@ -93,7 +93,8 @@ class SideClaims:
         region = body_parts().get(own.part, "")
         if own.side == "both" or region not in DISTINCT or any(body_parts()[part] == region for part in self.parts):
             return None
-        others = (one for one in self.claims if one.side == own.side and body_parts().get(one.part) in DISTINCT)
+        elsewhere = (*DISTINCT, "chest", "face") if region == "leg" else DISTINCT
+        others = (one for one in self.claims if one.side == own.side and body_parts().get(one.part) in elsewhere)
         return next(others, None)
 
     def _of_part(self, part: str) -> tuple[Sequence[Claim], Sequence[Claim]]:
@@ -154,7 +155,7 @@ def read_claim(scan: Scan, mention: Mention) -> Claim:
     places = frozenset(stem(scan.word(k)) for k in sentence if _is_part(stem(scan.word(k))))
     before = scan.word(mention.first - 1), scan.word(mention.first - 2)
     less = scan.spoken and "than" in before  # "weaker than the right"
-    is_denied = True if less and scan.word(mention.first) in OPPOSITE else denied(scan, mention)
+    is_denied = True if less and scan.word(mention.first) == mention.values[0] else denied(scan, mention)
     return Claim(mention, str(mention.values[0]), part, is_denied, _words(scan, mention, sentence), places)
 
 

@@ -33,6 +33,7 @@ OF_BOTH = bag("of my his her their your the these")
 DOMINANT = bag("dominant dominance dominantly write writes writing handed everything")
 ASKS_SIDE = bag("which left side handed hand dominant leftie lefty")
 STOPPERS = bag("in i he she my his her that now before after when with the me for over and")
+PLACED = bag("top bottom upper lower far front")
 LOOK_AHEAD = 4
 OPPOSITE = {"left": "right", "right": "left"}
 OTHER_REACH = 40  # tokens
@@ -155,6 +156,8 @@ def _bare_side(scan: Scan, i: int) -> bool:
     before, after = scan.word(i - 1), scan.word(i + 1)
     if not scan.spoken and scan.word(i) in ("l", "r", "lt", "rt"):
         return False
+    if before in PLACED and scan.tokens[i + 1].kind == "punct":
+        return True  # "Top left, in the back."
     if before in OWNERS and after not in NOT_SIDES:
         return before != "to" or after in (".", ",", "", "?", "and", "or")
     if scan.spoken and before == ":" and after in (".", "", "\n", "?", ","):

@@ -28,10 +28,11 @@ REACTED = bag(
 CAUSING = bag("cause caused causes causing provoke provoked provokes")
 TOO_WIDE = bag("medication allergen food allergy")
 TOLERATED = [tuple(phrase.split()) for phrase in (
-    "no problem", "no problems", "no trouble", "no bother", "no reaction", "no hives", "no rash", "no issue",
-    "no issues", "without problem", "don't bother", "doesn't bother", "didn't bother", "not bother", "bother me no",
-    "never bothered", "is fine", "are fine", "is okay", "are okay", "okay with", "fine with", "good with",
-    "fine too", "every day", "every week", "every night", "all the time", "loads of", "lots of times",
+    "not a problem", "passed the challenge", "outgrew", "grew out", "off the list", "eats it now", "every friday",
+    "every sunday", "no problem", "no problems", "no trouble", "no bother", "no reaction", "no hives", "no rash",
+    "no issue", "no issues", "without problem", "don't bother", "doesn't bother", "didn't bother", "not bother",
+    "bother me no", "never bothered", "is fine", "are fine", "is okay", "are okay", "okay with", "fine with",
+    "good with", "fine too", "every day", "every week", "every night", "all the time", "loads of", "lots of times",
     "plenty of times", "tons of times", "it plenty", "them plenty", "many times", "nothing happens",
     "nothing happened", "not a thing", "never a", "never any", "doesn't do anything", "don't do anything",
     "did nothing", "does nothing", "for years", "a whole", "on the bed", "that is a no", "not an allergy",

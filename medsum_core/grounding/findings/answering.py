@@ -30,7 +30,7 @@ from medsum_core.grounding.findings.scope import Sentence, besides
 
 ANSWER_REACH = 20  # words of an answer in which relatives have what was asked for
 REFUSED_REACH = 8  # words from the end of a turn, which may have no full stops
-REFUSED = ("symptom", "condition", "substance")
+REFUSED = ("symptom", "condition", "substance", "allergen")
 SAME, SAME_REACH = bag("has did too also"), 8  # "And her brother?" "He has it."
 SHORT = 4  # words
 TOLD = ("symptom",)  # a question after these is answered by telling of them

@@ -52,6 +52,7 @@ LOWER_PARTS = ("extremity", "extremities", "leg", "legs", "back", "limb", "abdom
 NEGATED = 3  # words between a denial and what it denies
 GAP, GAP_WORDS = "_", 3
 NUMBER_WORDS = 5
+LED, LED_REACH = ("stop", "declined", "same", "up", "down", "keep", "taper"), 3
 CARDINALS = {**DIGITS, **TEENS, **TENS, "hundred": 100}
 MARKS = frozenset(".,;:?!()\n")
 
@@ -72,10 +73,15 @@ def deeds_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Deed]]:
                 best, end = deed, last
                 break
         if best is not None:
-            denied = best not in ("declined", "same") and _is_denied(texts, i)
+            denied = best not in ("declined", "same") and texts[i] != "anymore" and _is_denied(texts, i)
             found.append((i, REVERSED.get(best, best) if denied else best))
         i = end
-    return found
+    return [pair for k, pair in enumerate(found) if not (spoken and _only_leads(pair, found[k + 1 :]))]
+
+
+def _only_leads(pair: tuple[int, Deed], later: Sequence[tuple[int, Deed]]) -> bool:
+    """Whether a plan is only to do what comes next: "[we'll] skip that"."""
+    return pair[1] == "plan" and bool(later) and later[0][1] in LED and later[0][0] - pair[0] <= LED_REACH
 
 
 def _by_numbers(texts: Sequence[str], i: int) -> Deed | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.allergies import judge_allergen, judge_no_allergies, names_allergen
@@ -134,9 +135,15 @@ def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) 
     if judged.verdict == "contradicted" and agrees(deed, deeds):
         return Judged("supported", judged.turn), False
     once = any("surgery" in heard.lexicon.ancestors[name] for name in finding.names)
-    told = finding.kind != "procedure"
+    told = finding.kind != "procedure" and not _gives_dose(finding, note)
     opposed = judged.verdict != "not_found" and is_opposed(deed, deeds, once=once, told=told)
     return (Judged("contradicted", said[0].turn if said else judged.turn), True) if opposed else (judged, False)
+
+
+def _gives_dose(finding: Finding, note: FindingScan) -> bool:
+    """Whether the note says to what a dose is changed, which is checked as a number: "increase X to 20 mg"."""
+    after = [word.text for word in note.after(finding, NEAR)]
+    return any(text == "to" and further[:1].isdigit() for text, further in pairwise(after))
 
 
 def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
