@@ -75,10 +75,10 @@ class EndVerdict(NamedTuple):
     said: End
 
 
-def judge_ends(note: Scan, said: Sequence[End]) -> list[EndVerdict]:
+def judge_ends(named: Sequence[End], said: Sequence[End]) -> list[EndVerdict]:
     """The verdicts on the ends that a note names; none for those whose axis the dialogue does not speak of."""
     verdicts = []
-    for end in _ends_of_note(note) if said else ():
+    for end in named:
         same = [other for other in said if other.axis == end.axis and other.name == end.name]
         rivals = [one for one in said if one.axis == end.axis and one.name != end.name and _near(one, end)]
         if same or rivals:
@@ -90,7 +90,8 @@ def _near(said: End, end: End) -> bool:
     return not said.regions or not end.regions or not end.regions.isdisjoint(said.regions)
 
 
-def _ends_of_note(note: Scan) -> list[End]:
+def ends_of_note(note: Scan) -> list[End]:
+    """The ends of body parts that a note names: "[upper] quadrant"."""
     found = []
     words = {word: (axis, name) for axis, ends in AXES.items() for name, (own, _) in ends.items() for word in bag(own)}
     for i, token in enumerate(note.tokens):

@@ -147,16 +147,19 @@ def _judge_both(own: Claim, claims: Sequence[Claim]) -> SideVerdict | None:
     return SideVerdict("contradicted", sure[0].mention) if sure else None
 
 
+def is_measure(scan: Scan, mention: Mention) -> bool:
+    """Whether a side is only what the other one is compared with: "weaker than the [right]"."""
+    before = scan.word(mention.first - 1), scan.word(mention.first - 2)
+    return "than" in before and scan.word(mention.first) == mention.values[0]
+
+
 def read_claim(scan: Scan, mention: Mention) -> Claim:
     """What a side is said of: the body part next to it, else the nearest of its sentence, else the one asked for."""
     sentence = _around(scan, mention)
     part = "toe" if mention.noun in ("great", "big") else mention.noun
     part = part if _is_part(part) else _nearest(scan, mention, sentence)
     places = frozenset(stem(scan.word(k)) for k in sentence if _is_part(stem(scan.word(k))))
-    before = scan.word(mention.first - 1), scan.word(mention.first - 2)
-    less = scan.spoken and "than" in before  # "weaker than the right"
-    is_denied = True if less and scan.word(mention.first) == mention.values[0] else denied(scan, mention)
-    return Claim(mention, str(mention.values[0]), part, is_denied, _words(scan, mention, sentence), places)
+    return Claim(mention, str(mention.values[0]), part, denied(scan, mention), _words(scan, mention, sentence), places)
 
 
 def _is_part(word: str) -> bool:

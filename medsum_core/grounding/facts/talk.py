@@ -18,7 +18,7 @@ from medsum_core.grounding.facts.date_matching import Calendar, calendar_of
 from medsum_core.grounding.facts.directions import End, read_ends
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
-from medsum_core.grounding.facts.side_claims import SideClaims, read_claim
+from medsum_core.grounding.facts.side_claims import SideClaims, is_measure, read_claim
 from medsum_core.grounding.facts.sides import other_sides
 from medsum_core.grounding.facts.subjects import Subjects, fold, subjects_of_talk
 from medsum_core.grounding.facts.tokens import bag
@@ -83,6 +83,7 @@ class Talk:
         """The sides that are said of body parts."""
         of_parts = [mention for mention in self.said if mention.dim == "side" and mention.noun != "handed"]
         of_parts = [one for one in of_parts if one.values[0] != "both" or not self.one_side_only(one.first)]
+        of_parts = [one for one in of_parts if not is_measure(self.scan, one)]
         parts = frozenset(word for word in map(stem, self.words) if word in body_parts())
         return SideClaims([read_claim(self.scan, mention) for mention in of_parts], parts)
 

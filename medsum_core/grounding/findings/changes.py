@@ -174,11 +174,14 @@ def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int],
     if first > own.first and words[first - 1].text == "except":
         return ["stop"]  # "Go on with all of them except [it]."
     asks = _asks(own, heard)
+    further = deeds_in([words[i].text for i in range(first + 1, end)], spoken=True) if end < own.last else []
     begin, end = _clause(
         words, range(begin, end), first, own, after_other=begin > own.first, before_other=end < own.last
     )
     texts = [words[i].text for i in range(begin, end)]
     found = _unswitched(deeds_in(texts, spoken=True), texts, first - begin)
+    if any(deed == "switch" for _, deed in further):
+        found.append("stop")  # "the Cipro isn't working, so I'm changing you to Macrobid"
     reach = next((i for i in named[k + 1 :] if i >= own.last), len(words))
     after = _afterwards(own, reach, heard)
     answer = _answer(own, after, heard)
@@ -231,6 +234,7 @@ def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) ->
     if not (answers or (is_near and len(texts) <= FRAGMENT) or ANAPHORA & set(texts)):
         return []
     found = [deed for _, deed in deeds_in(texts, spoken=True) if is_near or deed not in ("declined", "done", "use")]
+    found = ["stop" if deed == "switch" else deed for deed in found]  # "They switched me."
     if not sentence.asks:
         return found
     if HELPED & set(texts):
