@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from medsum_core.data.records import Record
+from medsum_core.grounding.facts.directions import ends_of_note, judge_ends
 from medsum_core.grounding.facts.language import is_english
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
@@ -80,7 +81,8 @@ def _findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[Fact]:
 
 
 def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
-    if not stated:
+    ends = ends_of_note(scan)
+    if not stated and not ends:
         return []
     talk = read_talk(dialogue)
     claims = Claims((mention, note_subject(scan, mention)) for mention in stated)
@@ -90,6 +92,9 @@ def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
             if verdict in UNSUPPORTED and goes_without_saying(mention, talk):
                 verdict, turn = "supported", 0
             facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
+    for place, is_supported, said in judge_ends(ends, talk.ends):
+        verdict, turn = ("supported", talk.turn(said.start)) if is_supported else ("contradicted", None)
+        facts.append(Fact(start=place.start, end=place.end, kind="laterality", verdict=verdict, turn=turn))
     return facts
 
 

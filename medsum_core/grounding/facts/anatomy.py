@@ -14,14 +14,16 @@ BODY_REGIONS = {
     "leg": "leg hip thigh knee calf shin ankle foot toe heel buttock hamstring femur tibia fibula patella "
     "acl meniscus quadriceps quad achilles sole femoral popliteal patellar gluteal tibial plantar bunion buttcheek "
     "butt great big ischial",
-    "eye": "eye conjunctival orbital eyelid eyebrow brow eyeball ocular cornea retina macula cataract pupil",
-    "ear": "ear eardrum tympanic",
+    "eye": "eye conjunctival orbital eyelid eyebrow brow eyeball ocular cornea retina macula cataract pupil "
+    "conjunctivitis glaucoma lid lash",
+    "ear": "ear eardrum tympanic otalgia otitis otorrhea tinnitus tm",
     "face": "cheek jaw temple nostril naris face facial maxillary nasal mandible tonsil parotid forehead head sinus "
     "vocal lip nare",
-    "chest": "lung breast chest rib lobe hemidiaphragm pleural hemithorax mastectomy pole base apex apical basal",
+    "chest": "lung breast chest rib lobe hemidiaphragm pleural hemithorax mastectomy pole base apex apical basal "
+    "mastitis pneumonia pneumothorax nipple",
     "heart": "atrium ventricle atrial ventricular coronary",
     "belly": "kidney flank ovary abdomen quadrant ureter renal tube ovarian adnexa adnexal pelvis belly stomach iliac "
-    "nephrectomy ureteral oophorectomy",
+    "nephrectomy ureteral oophorectomy hydronephrosis pyelonephritis nephrolithiasis",
     "groin": "testicle testis testicular orchiectomy groin inguinal scrotum scrotal hernia hydrocele",
     "neck": "neck trapezius carotid thyroid subclavian jugular",
     "brain": "brain hemisphere hemispheric cerebral parietal frontal temporal occipital",

@@ -21,6 +21,8 @@ TERM = 36  # weeks; a pregnancy's length is then told from its due date
 PAIRED = bag("both pair each either")
 OTHER_SIDE = bag("remaining other contralateral opposite unaffected")
 OPPOSITE = {"left": "right", "right": "left"}
+CHANGE, CHANGE_REACH = bag("loss lost gain gained down up decrease increase dropped drop"), 4
+BABY_ASPIRIN, SMALL = 81.0, bag("baby low little small junior")
 WEEKLY, CLOSE = 1 / 7, 0.01
 
 
@@ -89,6 +91,11 @@ def _is_worked_out(fact: Mention, note: Scan, talk: Talk) -> bool:
     if not fact.raw:
         return False
     value = fact.raw[0]
+    near = {note.word(k) for k in range(max(fact.first - CHANGE_REACH, 0), fact.last + CHANGE_REACH)}
+    if fact.dim == "weight" and CHANGE & near and any(value + other in numbers for other in numbers):
+        return True  # "two forty at Christmas, two eighteen now"
+    if fact.kind == "dose" and value == BABY_ASPIRIN and SMALL & talk.words:
+        return True
     if ABOUT & {note.word(k) for k in range(max(fact.first - 3, 0), fact.first)}:
         return any(abs(other - value) <= NEARLY * value for other in numbers)
     if fact.kind == "age":

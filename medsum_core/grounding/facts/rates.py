@@ -19,7 +19,8 @@ ADVERBS = bag("daily nightly weekly monthly yearly annually hourly everyday")
 NOT_RATES = bag("living life activities activity routine function functioning chores stress basis use")
 PER = frozenset(("a", "an", "per", "each", "every", "/", "p"))
 NIGHT = bag("night nightly bedtime bed evening qhs qpm qnight supper dinner")
-MORNING = bag("morning qam breakfast")
+TIMES_OF_DAY = bag("morning mornings bedtime bed night nights evening evenings meals meal breakfast dinner supper")
+MORNING = bag("morning mornings qam breakfast")
 LOOK_AHEAD = 25  # tokens searched for the answer to "how many times a day?"
 
 
@@ -40,18 +41,7 @@ def rate_at(scan: Scan, i: int) -> Reading | None:
         return _every(scan, i)
     if token.text == "ppd" or token.text in ("per", "a", "an", "/"):
         return _per(scan, i)
-    if scan.spoken and token.text in (
-        "morning",
-        "bedtime",
-        "bed",
-        "night",
-        "evening",
-        "meals",
-        "meal",
-        "breakfast",
-        "dinner",
-        "supper",
-    ):
+    if scan.spoken and token.text in TIMES_OF_DAY:
         return _time_of_day(scan, i)
     return None
 

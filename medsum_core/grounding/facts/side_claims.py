@@ -23,6 +23,8 @@ BREAKS = SENTENCE_ENDS | {",", ";", "and", "but", "with", ":"}
 NOT_TOPICS = bag("left right both bilateral bilaterally side sided patient pain hurt hurts other one")
 PREFIX = 5  # letters that related words share
 SENTENCES_BACK = 3
+ONLY = bag("only alone unilateral sole solely")
+DISTINCT = ("arm", "leg", "eye", "ear")  # nobody takes one for another
 
 
 class Claim(NamedTuple):
@@ -60,12 +62,18 @@ class SideClaims:
         claims, elsewhere = self._of_part(own.part)
         if elsewhere and self.parts.isdisjoint(place_of(own.part)):
             return SideVerdict("contradicted", elsewhere[0].mention, of_part=True)  # only hips are spoken of
+        if not claims and (other := self._of_other_region(own)) is not None:
+            return SideVerdict("contradicted", other.mention, of_part=True)  # the left wrist, no leg at all
         if own.side == "both":
             return _judge_both(own, claims)
         same = [claim for claim in claims if claim.side in (own.side, "both") or own.side in claim.mention.marks]
         opposite = [claim for claim in claims if claim.side == OPPOSITE[own.side]]
         if not same:
             return _judge_unsaid(own, opposite)
+        if all(claim.side == "both" for claim in same) and _is_of_one(note, own):
+            return SideVerdict("contradicted", same[0].mention)  # both of them, and the note tells of one
+        if all(claim.side == "both" for claim in same) and (others := [c for c in opposite if c.words & own.words]):
+            return SideVerdict("contradicted", others[0].mention)  # both hurt, and one of them more
         fitting = [claim for claim in same if claim.denied is None or own.denied is None or claim.denied == own.denied]
         rivals = [claim for claim in opposite if claim.denied is None or claim.denied == bool(own.denied)]
         if not fitting:
@@ -79,6 +87,15 @@ class SideClaims:
         if better and best == 0:
             return SideVerdict("contradicted", better[0].mention)
         return SideVerdict("supported", fitting[0].mention)
+
+    def _of_other_region(self, own: Claim) -> Claim | None:
+        """A claim of the same side for a part of another region, where none of the note's region is named."""
+        region = body_parts().get(own.part, "")
+        if own.side == "both" or region not in DISTINCT or any(body_parts()[part] == region for part in self.parts):
+            return None
+        elsewhere = (*DISTINCT, "chest", "face") if region == "leg" else DISTINCT
+        others = (one for one in self.claims if one.side == own.side and body_parts().get(one.part) in elsewhere)
+        return next(others, None)
 
     def _of_part(self, part: str) -> tuple[Sequence[Claim], Sequence[Claim]]:
         """The sides of a body part, the first `MOST`, and those of a sentence that names another place."""
@@ -100,6 +117,12 @@ class SideClaims:
         for claim in self.claims:
             found.setdefault((*claim[1:], claim.mention.marks, claim.mention.noun), claim)
         return list(found.values())
+
+
+def _is_of_one(note: Scan, own: Claim) -> bool:
+    """Whether a note says that only this side is meant, or what is done to one: "left ear only", "left mastectomy"."""
+    near = {note.word(k) for k in range(own.mention.first - 2, own.mention.last + 4)}
+    return bool(near & ONLY) or own.part.endswith(("ectomy", "plasty"))
 
 
 def _judge_unsaid(own: Claim, opposite: Sequence[Claim]) -> SideVerdict | None:
@@ -124,17 +147,23 @@ def _judge_both(own: Claim, claims: Sequence[Claim]) -> SideVerdict | None:
     return SideVerdict("contradicted", sure[0].mention) if sure else None
 
 
+def is_measure(scan: Scan, mention: Mention) -> bool:
+    """Whether a side is only what the other one is compared with: "weaker than the [right]"."""
+    before = scan.word(mention.first - 1), scan.word(mention.first - 2)
+    return "than" in before and scan.word(mention.first) == mention.values[0]
+
+
 def read_claim(scan: Scan, mention: Mention) -> Claim:
     """What a side is said of: the body part next to it, else the nearest of its sentence, else the one asked for."""
     sentence = _around(scan, mention)
-    part = mention.noun if _is_part(mention.noun) else _nearest(scan, mention, sentence)
-    part = "toe" if part in ("great", "big") else part
+    part = "toe" if mention.noun in ("great", "big") else mention.noun
+    part = part if _is_part(part) else _nearest(scan, mention, sentence)
     places = frozenset(stem(scan.word(k)) for k in sentence if _is_part(stem(scan.word(k))))
     return Claim(mention, str(mention.values[0]), part, denied(scan, mention), _words(scan, mention, sentence), places)
 
 
 def _is_part(word: str) -> bool:
-    return body_parts().get(word, "whole") not in ("whole", "handed", "back")
+    return body_parts().get(word, "whole") not in ("whole", "handed", "back") and word not in ("great", "big")
 
 
 def _nearest(scan: Scan, mention: Mention, sentence: range) -> str:

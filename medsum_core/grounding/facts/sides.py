@@ -33,6 +33,7 @@ OF_BOTH = bag("of my his her their your the these")
 DOMINANT = bag("dominant dominance dominantly write writes writing handed everything")
 ASKS_SIDE = bag("which left side handed hand dominant leftie lefty")
 STOPPERS = bag("in i he she my his her that now before after when with the me for over and")
+PLACED = bag("top bottom upper lower far front")
 LOOK_AHEAD = 4
 OPPOSITE = {"left": "right", "right": "left"}
 OTHER_REACH = 40  # tokens
@@ -72,7 +73,7 @@ def side_at(scan: Scan, i: int) -> Reading | None:
 def _each_of_two(scan: Scan, i: int) -> Reading | None:
     """ "in each eye": both."""
     part = stem(scan.word(i + 1))
-    if body_parts().get(part) not in ("arm", "leg", "eye", "ear"):
+    if body_parts().get(part) not in ("arm", "leg", "eye", "ear") and part != "side":
         return None
     return [scan.mention(i, i + 2, "laterality", "side", ("both",), noun=part)], i + 2
 
@@ -80,7 +81,7 @@ def _each_of_two(scan: Scan, i: int) -> Reading | None:
 def _dominant(scan: Scan, i: int) -> bool:
     """Whether the hand of token i is the dominant one: "right hand dominant", "I write with my left hand"."""
     near = range(max(i - 6, 0), i + 13) if scan.spoken else range(i + 1, i + LOOK_AHEAD)
-    return any(scan.word(k) in DOMINANT for k in near)
+    return any(scan.word(k) in DOMINANT and (k - 1 == i or scan.word(k - 1) not in SIDES) for k in near)
 
 
 def other_sides(scan: Scan, mentions: Sequence[Mention]) -> list[Mention]:
@@ -155,6 +156,8 @@ def _bare_side(scan: Scan, i: int) -> bool:
     before, after = scan.word(i - 1), scan.word(i + 1)
     if not scan.spoken and scan.word(i) in ("l", "r", "lt", "rt"):
         return False
+    if before in PLACED and scan.tokens[i + 1].kind == "punct":
+        return True  # "Top left, in the back."
     if before in OWNERS and after not in NOT_SIDES:
         return before != "to" or after in (".", ",", "", "?", "and", "or")
     if scan.spoken and before == ":" and after in (".", "", "\n", "?", ","):

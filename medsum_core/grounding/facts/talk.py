@@ -13,17 +13,19 @@ from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.anatomy import KIN, body_parts, stem
 from medsum_core.grounding.facts.answers import Turns, with_roles
 from medsum_core.grounding.facts.attributes import attribute, context
+from medsum_core.grounding.facts.corrections import REACH, takes_back
 from medsum_core.grounding.facts.date_matching import Calendar, calendar_of
+from medsum_core.grounding.facts.directions import End, read_ends
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
-from medsum_core.grounding.facts.side_claims import SideClaims, read_claim
+from medsum_core.grounding.facts.side_claims import SideClaims, is_measure, read_claim
 from medsum_core.grounding.facts.sides import other_sides
 from medsum_core.grounding.facts.subjects import Subjects, fold, subjects_of_talk
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.value_index import MOST, ValueIndex
 
 DENIALS = frozenset(("no", "nope", "nah", "actually"))
-CORRECTIONS = bag("i mean sorry no or rather wait uh um oh")
+CORRECTING = 5  # tokens of a turn that begins "no" in which the right value comes: "no the right"
 OPEN_QUESTIONS = bag("how what when which where who why any what's how's did do does have has")
 NO_SPEAKER = "speaker"
 
@@ -81,8 +83,14 @@ class Talk:
         """The sides that are said of body parts."""
         of_parts = [mention for mention in self.said if mention.dim == "side" and mention.noun != "handed"]
         of_parts = [one for one in of_parts if one.values[0] != "both" or not self.one_side_only(one.first)]
+        of_parts = [one for one in of_parts if not is_measure(self.scan, one)]
         parts = frozenset(word for word in map(stem, self.words) if word in body_parts())
         return SideClaims([read_claim(self.scan, mention) for mention in of_parts], parts)
+
+    @cached_property
+    def ends(self) -> list[End]:
+        """The ends of axes that are named: upper or lower, inner or outer."""
+        return read_ends(self.scan)
 
     @cached_property
     def short_years(self) -> dict[float, Mention]:
@@ -159,9 +167,9 @@ class Talk:
         return _Ordered(self.said)
 
     def one_side_only(self, k: int) -> bool:
-        """Whether token k is in a question that the next turn answers with one side: "Both ears?" "No, the right."."""
+        """Whether token k ends a turn that the next one answers with one side: "Both ears?" "No, the right."."""
         turn = bisect_right(self.openings, k)
-        if turn >= len(self.openings) or not _in_question(self.scan, k):
+        if turn >= len(self.openings) or not _ends_turn(self.scan, k):
             return False
         end = self.openings[turn + 1] if turn + 1 < len(self.openings) else len(self.scan.tokens)
         inside = [m for m in self._ordered.between(self.openings[turn], end) if m.dim == "side"]
@@ -233,13 +241,15 @@ class _Ordered:
 def _denied(scan: Scan, mention: Mention, ordered: _Ordered, openings: Sequence[int]) -> bool:
     """Whether a value is denied or corrected: "Was it three?" answered "No, four." or "Four."; "six, I mean ten"."""
     dims = (mention.dim,) if mention.dim == "side" else (mention.dim, "")
-    after = ordered.between(mention.last, mention.last + len(CORRECTIONS) + 2)
+    after = ordered.between(mention.last, mention.last + REACH + 1)
     if any(_corrects(scan, mention, other) for other in after if other.dim in dims):
         return True
     turn = bisect_right(openings, mention.first)
-    if turn >= len(openings) or not _in_question(scan, mention.last):
+    if turn >= len(openings) or not _ends_turn(scan, mention.last):
         return False
     end = openings[turn + 1] if turn + 1 < len(openings) else len(scan.tokens)
+    if not _in_question(scan, mention.last):
+        end = min(end, openings[turn] + CORRECTING) if mention.dim == "side" else openings[turn]
     answers = [other for other in ordered.between(openings[turn], end) if other.dim in dims]
     bare = any(other.first == openings[turn] for other in answers) and not _asks_openly(scan, mention.first)
     if scan.word(openings[turn]) not in DENIALS and not bare:
@@ -257,19 +267,25 @@ def _alike(mention: Mention, other: Mention) -> bool:
 
 def _corrects(scan: Scan, mention: Mention, other: Mention) -> bool:
     """Whether `other` corrects `mention` right after it: "two thousand five, I mean two thousand six"."""
-    if not 0 < other.first - mention.last <= len(CORRECTIONS) + 1:
+    if not 0 < other.first - mention.last <= REACH or _alike(mention, other):
         return False
-    words = [scan.word(k) for k in range(mention.last, other.first) if scan.word(k) != ","]
-    return bool(words) and all(word in CORRECTIONS for word in words) and bool({"mean", "sorry", "rather"} & set(words))
+    return takes_back(scan.word(k) for k in range(mention.last, other.first) if stem(scan.word(k)) != mention.noun)
 
 
 def _asks_openly(scan: Scan, k: int) -> bool:
     """Whether the sentence of token k asks how, what, when: its numbers are no proposed answers."""
     while k > 0 and scan.word(k - 1) not in (".", "?", "!", "\n", ":"):
         k -= 1
-        if scan.word(k) in OPEN_QUESTIONS:
+        if scan.word(k) in OPEN_QUESTIONS and scan.word(k + 1) != ",":  # not "It's what, five hundred?"
             return True
     return False
+
+
+def _ends_turn(scan: Scan, k: int) -> bool:
+    """Whether the sentence of token k is the last one of its turn."""
+    while k < len(scan.tokens) - 1 and scan.word(k) not in (".", "?", "!", "\n"):
+        k += 1
+    return scan.word(k) == "\n" or scan.word(k + 1) in ("\n", "")
 
 
 def _in_question(scan: Scan, k: int) -> bool:

@@ -28,29 +28,41 @@ REACTED = bag(
 CAUSING = bag("cause caused causes causing provoke provoked provokes")
 TOO_WIDE = bag("medication allergen food allergy")
 TOLERATED = [tuple(phrase.split()) for phrase in (
-    "no problem", "no problems", "no trouble", "no bother", "no reaction", "no hives", "no rash", "no issue",
-    "no issues", "without problem", "don't bother", "doesn't bother", "didn't bother", "not bother", "bother me no",
-    "never bothered", "is fine", "are fine", "is okay", "are okay", "okay with", "fine with", "good with", "fine too",
-    "every day", "every week", "every night", "all the time", "loads of", "lots of times", "plenty of times",
-    "it plenty", "them plenty", "many times", "nothing happens", "nothing happened", "not a thing", "never a",
-    "never any", "doesn't do anything", "don't do anything", "did nothing", "does nothing", "for years", "a whole",
-    "on the bed", "that's a no", "not an allergy", "isn't an allergy", "can take", "can have",
+    "not a problem", "passed the challenge", "outgrew", "grew out", "off the list", "eats it now", "every friday",
+    "every sunday", "no problem", "no problems", "no trouble", "no bother", "no reaction", "no hives", "no rash",
+    "no issue", "no issues", "without problem", "don't bother", "doesn't bother", "didn't bother", "not bother",
+    "bother me no", "never bothered", "is fine", "are fine", "is okay", "are okay", "okay with", "fine with",
+    "good with", "fine too", "every day", "every week", "every night", "all the time", "loads of", "lots of times",
+    "plenty of times", "tons of times", "it plenty", "them plenty", "many times", "nothing happens",
+    "nothing happened", "not a thing", "never a", "never any", "doesn't do anything", "don't do anything",
+    "did nothing", "does nothing", "for years", "a whole", "on the bed", "that is a no", "not an allergy",
+    "negative", "goes down fine", "not a true allergy", "does fine", "do fine", "did fine", "does well", "tolerate",
+    "tolerates", "isn't an allergy", "can take", "can have",
 )]  # fmt: skip
 DRUGS = bag("drug medication medicine nkda nkma")
-TRIGGER = bag("trigger triggered triggers provoked worsened caused brought set")
+TRIGGER = bag("attributed trigger triggered triggers provoked worsened caused brought set")
+HARM = bag(  # what a note calls a reaction
+    "itching pruritus hives urticaria rash swelling angioedema anaphylaxis blistering blisters wheezing dermatitis "
+    "flushing eruption welts"
+)
+FROM, HARM_REACH = bag("from after with to by on"), 9
+ASKED_OF = bag("trouble problem problems itch itchy hives rash bother bothers sensitive tolerate swell swelled")
+TREATMENTS = bag("epinephrine antihistamine steroid bronchodilator albuterol diphenhydramine")
 TURNS_AFTER, SENTENCES_AFTER = 3, 5
 SOURCES = ("medication", "allergen")
 
 
 def names_allergen(finding: Finding, note: FindingScan) -> bool:
     """Whether a note says that someone is allergic to a finding, or is not: "allergic to X", "X allergy"."""
-    if finding.kind not in SOURCES:
+    if finding.kind not in SOURCES and not finding.names[0].endswith("vaccine"):
         return False
     words = note.words
     sentence = note.sentence_of(finding)
-    if finding.kind == "medication" and any(words[i].text in CAUSING for i in range(finding.last, sentence.last)):
+    if any(words[i].text in CAUSING for i in range(finding.last, sentence.last)):
         return NEGATIONS.isdisjoint(words[i].text for i in range(sentence.first, finding.first))
     if finding.kind == "allergen" and TRIGGER & {words[i].text for i in range(sentence.first, finding.first)}:
+        return True
+    if _is_of_reaction([words[i].text for i in range(sentence.first, finding.first)]):
         return True
     if not finding.allergy:
         return False
@@ -61,12 +73,24 @@ def names_allergen(finding: Finding, note: FindingScan) -> bool:
         return False
     after = words[before[-1] + 1].text if before[-1] + 1 < finding.first else ":"
     between = {words[i].text for i in range(before[-1], finding.first)}
-    return after in TO and not between & {"for", "takes", "uses", "on", "but", "with"}
+    between -= {"for"} if "positive" in between else set()
+    return (after in TO or "positive" in between) and not between & {"for", "takes", "uses", "on", "but", "with"}
+
+
+def _is_of_reaction(before: Sequence[str]) -> bool:
+    """Whether the words before a substance say that it does harm: "oral itching from", "blistered after peeling"."""
+    places = [k for k, text in enumerate(before) if text in HARM]
+    if not places or NEGATIONS & set(before):
+        return False
+    after = before[places[-1] + 1 :]
+    linked = next((k for k, text in enumerate(after) if text in FROM), len(after))
+    return linked < len(after) <= HARM_REACH and not {",", ";", "and"} & set(after[linked:])
 
 
 def judge_allergen(finding: Finding, heard: Heard) -> tuple[Allergy, int | None]:
     """The verdict on an allergen of a note, and the turn that says it or the opposite."""
     wider = {up for name in finding.names for up in heard.lexicon.ancestors[name]} - TOO_WIDE
+    wider -= {up for up in wider if _is_told_which(up, finding, heard)}
     said = heard.named(finding.names) or heard.exact(wider)
     if not said:
         loose = heard.loosely(finding.names, "")
@@ -74,28 +98,36 @@ def judge_allergen(finding: Finding, heard: Heard) -> tuple[Allergy, int | None]
     if finding.assertion == "denied":
         return "supported", said[0].turn
     shown = [_shown(other, heard) for other in said]
+    if not any(shown) and any(_shown(other, heard) == "tolerates" for other in heard.exact(wider)):
+        return "contradicted", said[0].turn  # "I'm good with antibiotics."
     for other, verdict in zip(said, shown, strict=True):
         if verdict == "reacts" or (verdict is None and "tolerates" not in shown):
             return "supported", other.turn
     return "contradicted", said[-1].turn
 
 
+def _is_told_which(kind: str, finding: Finding, heard: Heard) -> bool:
+    """Whether the dialogue names another member of a kind than the finding: "an ointment? Neosporin"."""
+    named = (name for other in heard.by_name.get(kind, ()) for name in other.names)
+    return any(name != kind and kind in heard.lexicon.ancestors[name] for name in named if name not in finding.names)
+
+
 def _shown(finding: Finding, heard: Heard) -> Literal["reacts", "tolerates"] | None:
     """Whether the dialogue shows that somebody reacts to a substance, or that it does him no harm; None if neither."""
     if finding.inverted and finding.tolerated is not None:
         return "tolerates" if finding.tolerated else "reacts"
-    if finding.assertion == "denied":
-        return "tolerates"
     words = heard.scan.words
     texts: list[str] = []
+    denied = finding.assertion == "denied"
     reacts = finding.reply is not None and finding.assertion == "present" and finding.subject in (PATIENT, UNKNOWN)
     for sentence in _about(finding, heard):
         here = [words[i].text for i in range(sentence.first, sentence.last) if words[i].text != ","]
+        here = " ".join(here).replace("'s ", " is ").split()  # "gold's okay"
         if any(sentence.first <= i < sentence.last for i, _ in heard.scan.kin):
             continue
         texts += here
         reacts = reacts or (not sentence.asks and _tells_of_reaction(here))
-    if any(_has(texts, phrase) for phrase in TOLERATED):
+    if any(_has(texts, phrase) for phrase in TOLERATED) or (denied and not reacts):
         return "tolerates"
     return "reacts" if reacts else None
 
@@ -133,12 +165,13 @@ def judge_no_allergies(finding: Finding, note: FindingScan, heard: Heard) -> tup
             and other.assertion == "present"
             and other.reply is None
             and stems & {stem(word) for word in REACTED}
+            and not any(TREATMENTS & heard.lexicon.ancestors[name] for name in other.names)
         ):
             return "contradicted", other.turn
     about = heard.exact(("allergy",))
     if about:
         return "supported", about[0].turn
-    stems_known = any(word in heard.turns_of for word in REACTIONS)
+    stems_known = any(word in heard.turns_of for word in REACTIONS) or heard.says(ASKED_OF)
     return ("supported", None) if stems_known else ("not_found", None)
 
 

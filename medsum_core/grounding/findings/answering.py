@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from medsum_core.data.turns import Turn
+from medsum_core.grounding.facts.corrections import REACH, takes_back
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan
 from medsum_core.grounding.findings.kinship import holders
@@ -28,7 +30,7 @@ from medsum_core.grounding.findings.scope import Sentence, besides
 
 ANSWER_REACH = 20  # words of an answer in which relatives have what was asked for
 REFUSED_REACH = 8  # words from the end of a turn, which may have no full stops
-REFUSED = ("symptom", "condition", "substance")
+REFUSED = ("symptom", "condition", "substance", "allergen")
 SAME, SAME_REACH = bag("has did too also"), 8  # "And her brother?" "He has it."
 SHORT = 4  # words
 TOLD = ("symptom",)  # a question after these is answered by telling of them
@@ -43,12 +45,21 @@ def with_answers(scan: FindingScan, turns: Sequence[Turn]) -> list[Finding]:
     for sentence in scan.sentences:
         sentences.setdefault(sentence.turn, []).append(sentence)
     found = []
-    for finding in scan.findings:
+    for finding, further in zip_longest(scan.findings, scan.findings[1:]):
+        if further is not None and _is_taken_back(scan, finding, further):
+            found.append(replace(finding, assertion="denied", reply=None))
+            continue
         if finding.reply is None:
             found.append(_refused(scan, turns, finding, sentences))
             continue
         found.append(_with_reply(scan, turns, finding, sentences, by_turn))
     return found
+
+
+def _is_taken_back(scan: FindingScan, finding: Finding, further: Finding) -> bool:
+    """Whether the next finding corrects this one: "Crestor, no, sorry, Lipitor"."""
+    near = finding.kind == further.kind and finding.turn == further.turn and further.first - finding.last <= REACH
+    return near and takes_back(scan.words[i].text for i in range(finding.last, further.first))
 
 
 def _refused(

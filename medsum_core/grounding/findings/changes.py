@@ -16,27 +16,36 @@ from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard
 from medsum_core.grounding.findings.replies import asks_openly, is_question, opens_with_no, read_reply
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
+from medsum_core.grounding.findings.stems import Word
 
 CHANGED = ("medication", "substance", "procedure")
 SHARED: Mapping[str, tuple[Deed, ...]] = {  # what can be done with each kind
-    "medication": ("start", "stop", "keep", "use", "up", "down", "same", "plan", "declined"),
-    "substance": ("start", "stop", "keep", "use", "down", "declined"),
+    "medication": ("changed", "taper", "start", "stop", "keep", "use", "up", "down", "same", "plan", "declined"),
+    "substance": ("taper", "start", "stop", "keep", "use", "down", "declined"),
     "procedure": ("done", "plan", "declined", "keep", "stop", "use"),
 }
 OF_NOTE: Mapping[str, tuple[Deed, ...]] = {
     "medication": SHARED["medication"], "substance": ("stop",), "procedure": ("done", "plan", "declined", "stop"),
 }  # fmt: skip
-TOLD: tuple[Deed, ...] = ("stop", "up", "down")  # nobody does these without a word
+TOLD: tuple[Deed, ...] = ("stop", "up", "down", "taper")  # nobody does these without a word
 EARLIER = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "year"), ("back", "then"))
 ANAPHORA = bag("it that them those both one this some any")
 OFFERS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
 ASKED_USE = bag("take takes taking use uses using on still smoke smoking drink drinking")
 HOW_OFTEN = bag("daily regularly every always often consistently")
 ASKED_DONE = bag("get got had have done did ever pick start started fill filled finish")
+REGIMEN = bag("regimen medications meds medication")
 DOSED = bag("mg mcg daily nightly bedtime twice once weekly morning puffs units prn needed")
 WISHED = bag("help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts")
 HELPED = bag("help helped helping work worked better improve improved")
+PERFORMED = bag(
+    "excised biopsied sutured stapled lanced drained transfused intubated amputated cauterized debrided resected "
+    "stented ablated vaccinated immunized splinted casted"
+)
+TO_BE = ("up", "down", "stop", "start")
 WANTED = bag("like likes wants requests requesting")
+LISTING, JOINS = bag(", and or the a my your plus"), bag(", and but then so or while ;")
+SWITCH_TO = bag("to for with")
 TURNS_AFTER, FRAGMENTS_AFTER = 4, 2
 SENTENCES_AFTER = 8
 FRAGMENT = 7  # words of a sentence that needs no "it" to be of what was named before
@@ -82,11 +91,20 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     stops = next((o.first for o in others if o.first >= last), sentence.last)
     if any(deed == "stop" for _, deed in _of_kind(finding, [words[i].text for i in range(end, stops)])):
         said += ("stop",)  # "was put on it, and when her pulse was fifty it was stopped"
+    dosable = finding.kind == "medication"
+    if after[:1] and after[0][1] == "plan" and after[1:] and after[1][1] in TO_BE and dosable:
+        after = after[1:]  # "to be increased"
+    if finding.assertion == "past_or_stopped" and {deed for _, deed in (before[-1:] or after[:1])} <= {"use"}:
+        return None  # "formerly on warfarin"
     if after and after[0][1] not in ("use", "plan"):
         return NoteDeed(after[0][1], said)
     if before or after:
         return NoteDeed(before[-1][1] if before else after[0][1], said)
-    dosed = finding.kind == "medication" and finding.assertion == "present" and not finding.allergy
+    if words[first].text in PERFORMED:
+        return NoteDeed("done", ())
+    dosed = dosable and finding.assertion == "present" and not finding.allergy
+    if dosed and any(words[i].text in REGIMEN and words[i + 1].text == ":" for i in range(sentence.first, first)):
+        return NoteDeed("use", ())
     return NoteDeed("use", ()) if dosed and DOSED & {words[i].text for i in range(last, end)} else None
 
 
@@ -114,13 +132,16 @@ def _deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
     said = said_of(finding, heard)
     places = [(other.first, _own(other, heard)) for other in said] or heard.places_of(finding.names)
     names = {name for other in said for name in other.names} or set(finding.names)
-    named = sorted({o.first for o in heard.scan.findings if o.kind == kind} | {first for first, _ in places})
+    others = {o.first for o in heard.scan.findings if o.kind == kind and not {"medication"}.issuperset(o.names)}
+    named = sorted(others | {first for first, _ in places})
     busy = {_own(o, heard).first for o in heard.scan.findings if _is_other(o, names, heard)}
     busy |= {sentence.first for sentence in heard.scan.sentences if _names_kin(sentence, heard)}
     found: list[Deed] = []
     for first, own in places:
         if not _is_earlier(heard, own):
             found += _of_mention(first, own, named, busy - {own.first}, heard)
+    if kind == "procedure":  # to leave alone what could be done is not to do it
+        found = ["declined" if deed == "same" else deed for deed in found]
     found = [deed for deed in found if deed in SHARED[kind]]
     firm: list[Deed] = [deed for deed in found if deed != "plan"]
     return firm if firm and kind == "medication" else found
@@ -153,8 +174,14 @@ def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int],
     if first > own.first and words[first - 1].text == "except":
         return ["stop"]  # "Go on with all of them except [it]."
     asks = _asks(own, heard)
+    further = deeds_in([words[i].text for i in range(first + 1, end)], spoken=True) if end < own.last else []
+    begin, end = _clause(
+        words, range(begin, end), first, own, after_other=begin > own.first, before_other=end < own.last
+    )
     texts = [words[i].text for i in range(begin, end)]
-    found = [deed for _, deed in deeds_in(texts, spoken=True)]
+    found = _unswitched(deeds_in(texts, spoken=True), texts, first - begin)
+    if any(deed == "switch" for _, deed in further):
+        found.append("stop")  # "the Cipro isn't working, so I'm changing you to Macrobid"
     reach = next((i for i in named[k + 1 :] if i >= own.last), len(words))
     after = _afterwards(own, reach, heard)
     answer = _answer(own, after, heard)
@@ -165,6 +192,34 @@ def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int],
     for sentence in (s for s in after if s.first not in busy):
         answers = asks and answer is not None and sentence.first == answer[0]
         found += _later(sentence, heard, is_near=sentence.turn <= own.turn + FRAGMENTS_AFTER, answers=answers)
+    return found
+
+
+def _clause(
+    words: Sequence[Word], span: range, first: int, own: Sentence, *, after_other: bool, before_other: bool
+) -> tuple[int, int]:
+    """The part of words `span` that is of the name at word `first`, where others of its kind stand before or after it.
+
+    "Cut the one in half [and come off the other]"; what is said of a list is said of each of it.
+    """
+    begin, end = span.start, span.stop
+    between = [words[i].text for i in range(begin, first)]
+    if after_other and LISTING.issuperset(between):
+        begin = own.first
+    elif after_other:
+        begin = next((i for i in range(first - 1, begin - 1, -1) if words[i].text in JOINS), begin)
+    after = [i for i in range(first + 1, end) if words[i].text in JOINS]
+    if before_other and after and not LISTING.issuperset(words[i].text for i in range(first + 1, end)):
+        end = after[-1]
+    return begin, end
+
+
+def _unswitched(deeds: Sequence[tuple[int, Deed]], texts: Sequence[str], place: int) -> list[Deed]:
+    """The deeds of the name at `place`, where a switch to it starts it, and one from it stops it."""
+    found: list[Deed] = []
+    for i, deed in deeds:
+        to_it = i < place and not SWITCH_TO.isdisjoint(texts[i:place])
+        found.append(deed if deed != "switch" else "start" if to_it else "stop")
     return found
 
 
@@ -179,6 +234,7 @@ def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) ->
     if not (answers or (is_near and len(texts) <= FRAGMENT) or ANAPHORA & set(texts)):
         return []
     found = [deed for _, deed in deeds_in(texts, spoken=True) if is_near or deed not in ("declined", "done", "use")]
+    found = ["stop" if deed == "switch" else deed for deed in found]  # "They switched me."
     if not sentence.asks:
         return found
     if HELPED & set(texts):
@@ -253,11 +309,18 @@ def agrees(note: NoteDeed, said: Sequence[Deed]) -> bool:
     return any(not AGREE[deed].isdisjoint(said) for deed in (note.deed, *note.further))
 
 
-def is_opposed(note: NoteDeed, said: Sequence[Deed]) -> bool:
-    """Whether all that is said of a finding is the opposite of what the note does with it, or what one would say."""
+def is_opposed(note: NoteDeed, said: Sequence[Deed], *, once: bool, told: bool) -> bool:
+    """Whether all that is said of a finding is the opposite of what the note does with it, or what one would say.
+
+    `once`: an operation, which is not planned any more once it has been done. `told`: nobody stops it without a word.
+    """
+    if once and note.deed == "plan" and {"done"} <= set(said) <= {"done", "stop", "use"}:
+        return True
     if agrees(note, said):
         return False
-    return note.deed in TOLD or (bool(said) and OPPOSE[note.deed].issuperset(said))
+    if note.deed == "done" and "plan" in said:
+        said = [deed for deed in said if deed != "use"]  # "I'd like to take that mole off"
+    return (told and note.deed in TOLD) or (bool(said) and OPPOSE[note.deed].issuperset(said))
 
 
 def is_open(finding: Finding, deed: Deed, deeds: Sequence[Deed], heard: Heard) -> bool:

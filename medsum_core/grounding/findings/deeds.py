@@ -9,22 +9,27 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, cast
 
+from medsum_core.grounding.facts.cardinals import DIGITS, TEENS, TENS
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.scope import NEGATIONS
 
-Deed = Literal["start", "stop", "keep", "use", "up", "down", "same", "done", "plan", "declined"]
+Deed = Literal[
+    "start", "stop", "keep", "use", "up", "down", "same", "done", "plan", "declined", "switch", "taper", "changed"
+]
 
 REVERSED: Mapping[str, Deed] = {
+    "taper": "keep",
     "stop": "keep", "start": "declined", "keep": "stop", "use": "declined", "up": "same", "down": "same",
     "done": "declined", "plan": "declined",
 }  # fmt: skip
 AGREE: Mapping[str, frozenset[str]] = {  # what is said that a note may write down so
-    "stop": frozenset({"stop", "declined"}),
-    "keep": frozenset({"keep", "use", "same", "up", "down", "start"}),
-    "use": frozenset({"keep", "use", "same", "up", "down", "start", "plan", "done"}),
+    "stop": frozenset({"stop", "declined", "taper"}),
+    "taper": frozenset({"taper", "stop", "down"}),
+    "keep": frozenset({"keep", "use", "same", "up", "down", "start", "taper"}),
+    "use": frozenset({"taper", "keep", "use", "same", "up", "down", "start", "plan", "done"}),
     "start": frozenset({"start", "plan", "keep", "use", "up"}),
-    "up": frozenset({"up"}),
-    "down": frozenset({"down"}),
+    "up": frozenset({"up", "changed"}),
+    "down": frozenset({"down", "taper", "changed"}),
     "same": frozenset({"same", "keep", "use"}),
     "done": frozenset({"done", "start", "stop"}),
     "plan": frozenset({"plan", "start", "keep", "use", "done", "up", "down"}),
@@ -32,6 +37,7 @@ AGREE: Mapping[str, frozenset[str]] = {  # what is said that a note may write do
 }
 OPPOSE: Mapping[str, frozenset[str]] = {  # what it may not
     "stop": frozenset({"keep", "use", "start", "up", "down", "same"}),
+    "taper": frozenset({"keep", "start", "up", "same"}),
     "keep": frozenset({"stop", "declined"}),
     "use": frozenset({"stop", "declined"}),
     "start": frozenset({"stop", "declined"}),
@@ -45,6 +51,9 @@ OPPOSE: Mapping[str, frozenset[str]] = {  # what it may not
 LOWER_PARTS = ("extremity", "extremities", "leg", "legs", "back", "limb", "abdomen", "abdominal", "lobe", "quadrant")
 NEGATED = 3  # words between a denial and what it denies
 GAP, GAP_WORDS = "_", 3
+NUMBER_WORDS = 5
+LED, LED_REACH = ("stop", "declined", "same", "up", "down", "keep", "taper"), 3
+CARDINALS = {**DIGITS, **TEENS, **TENS, "hundred": 100}
 MARKS = frozenset(".,;:?!()\n")
 
 
@@ -54,7 +63,7 @@ def deeds_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Deed]]:
     found: list[tuple[int, Deed]] = []
     i = 0
     while i < len(texts):
-        best, end = None, i + 1
+        best, end = _by_numbers(texts, i), i + 1
         if texts[i] == "lower" and texts[i + 1 : i + 2] and texts[i + 1] in LOWER_PARTS:
             i = end
             continue
@@ -64,10 +73,37 @@ def deeds_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Deed]]:
                 best, end = deed, last
                 break
         if best is not None:
-            denied = best not in ("declined", "same") and _is_denied(texts, i)
+            denied = best not in ("declined", "same") and texts[i] != "anymore" and _is_denied(texts, i)
             found.append((i, REVERSED.get(best, best) if denied else best))
         i = end
-    return found
+    return [pair for k, pair in enumerate(found) if not (spoken and _only_leads(pair, found[k + 1 :]))]
+
+
+def _only_leads(pair: tuple[int, Deed], later: Sequence[tuple[int, Deed]]) -> bool:
+    """Whether a plan is only to do what comes next: "[we'll] skip that"."""
+    return pair[1] == "plan" and bool(later) and later[0][1] in LED and later[0][0] - pair[0] <= LED_REACH
+
+
+def _by_numbers(texts: Sequence[str], i: int) -> Deed | None:
+    """Up or down, where word i begins "from eight to ten"."""
+    if texts[i] != "from" or "to" not in texts[i + 1 : i + NUMBER_WORDS]:
+        return None
+    to = texts.index("to", i)
+    before, after = (_number(words) for words in (texts[i + 1 : to], texts[to + 1 : to + NUMBER_WORDS]))
+    if not before or not after or before == after:
+        return None
+    return "up" if after > before else "down"
+
+
+def _number(texts: Sequence[str]) -> int:
+    """The whole number that the words begin with: "twenty five mg" is 25; 0 if they do not."""
+    value = 0
+    for text in texts:
+        one = int(text) if text.isdigit() and len(text) < NUMBER_WORDS else CARDINALS.get(text, 0)
+        if not one:
+            break
+        value = value * one if one == 100 and value else value + one
+    return value
 
 
 def _is_denied(texts: Sequence[str], i: int) -> bool:
@@ -79,8 +115,9 @@ def _is_denied(texts: Sequence[str], i: int) -> bool:
 
 def _matched(texts: Sequence[str], i: int, phrase: Sequence[str]) -> int:
     """The word after the phrase that begins at word i; 0 if it does not."""
-    for word in phrase:
+    for k, word in enumerate(phrase):
         if word != GAP:
+            i += k > 0 and texts[i : i + 1] == [","]  # "no, thank you"
             if i >= len(texts) or texts[i] != word:
                 return 0
             i += 1

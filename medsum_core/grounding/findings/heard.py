@@ -32,7 +32,8 @@ SPELT = 5  # letters; shorter words must be spelt alike
 GENERIC = bag(  # words of a concept's name that do not tell it from another
     "pain disease disorder condition problem syndrome chronic acute test surgery therapy treatment blood heart history "
     "medication medicine abnormal low high loss failure infection left right use change difficulty severe mild general "
-    "bilateral lower upper type exam examination study scan evaluation symptom system"
+    "bilateral lower upper type exam examination study scan evaluation symptom system "
+    "vaccine vaccination shot monitor clinic repair removal replacement biopsy culture injection allergy"
 )
 
 

@@ -37,6 +37,7 @@ REACTIONS = bag(
 TROUBLE = ("problem", "problems", "issue", "issues", "trouble")  # "no problem in [rehab]"
 BETWEEN = ("a", "an", "the", "his", "her", ",", "uh", "um")
 SETTINGS = ("on", "with", "despite", "after", "using")
+BEEN = bag("been be put go went going")  # "never been on [CPAP]"
 HEADING = 3  # words after a name in a heading: "[NERVOUS] SYSTEM:"
 HERITABLE = ("condition", "symptom", "substance")
 ELIDED, ELIDED_YOU, ELIDED_TURNS = 7, 4, 4  # words of the question, and turns since the other one
@@ -78,6 +79,7 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
         ]
         if not spoken:
             named = [found for found in named if not _is_heading(words, found, lexicon)]
+            named = [found for found in named if not _is_release(words, found, named, lexicon)]
         asks = bool(turns) and is_question(words, sentence, is_clinician=turns[sentence.turn].is_clinician)  # type: ignore[index]
         findings += _stated(
             words, sentence, named, kin, lexicon, _Context(topic, named_last, speaker, asks, spoken, guests)
@@ -175,6 +177,13 @@ def _is_heading(words: Sequence[Word], found: Named, lexicon: Lexicon) -> bool:
     return last < len(words) and words[last].text == ":" and (words[found.first].capital or begins)
 
 
+def _is_release(words: Sequence[Word], found: Named, named: Sequence[Named], lexicon: Lexicon) -> bool:
+    """Whether "ER" after a drug says how it is released, and is no emergency room: "metformin ER"."""
+    if words[found.first].text != "er":
+        return False
+    return any(one.last == found.first and lexicon.concepts[one.names[0]].kind == "medication" for one in named)
+
+
 def _words_of_turns(text: str, turns: Sequence[Turn] | None) -> tuple[list[Word], list[tuple[int, int]]]:
     if turns is None:
         words = words_of(text)
@@ -252,7 +261,7 @@ def _is_setting(words: Sequence[Word], sentence: Sentence, found: Named, kind: s
     near = {words[i].text for i in range(max(sentence.first, found.first - 6), found.first)}
     after = {words[i].text for i in range(found.last, min(found.last + 3, sentence.last))}
     before = words[k - 1].text if k > sentence.first else "no"
-    linked = words[k].text in SETTINGS and before not in NEGATIONS
+    linked = words[k].text in SETTINGS and before not in NEGATIONS | BEEN
     linked = linked or (words[k].text == "in" and before in TROUBLE)
     judged = kind == "procedure" and bool(near & {"negative", "unremarkable"}) and not near & {"denies", "denied"}
     return linked or judged or bool(after & {"daily", "regularly", "consistently"})

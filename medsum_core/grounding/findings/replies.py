@@ -49,13 +49,15 @@ PATIENT_WORDS = bag("you you're you've yourself your")
 WHEN, TIMED = bag("when after since while before during"), 3
 NEAR = 6
 TOLD_REACH = 20  # words of an answer that tells
+TOLERANCE_WORDS = 3
 SHORT_QUESTION = 8  # words
 
 
 def is_question(words: Sequence[Word], sentence: Sentence, *, is_clinician: bool) -> bool:
     """Whether a sentence asks; a clinician's "Any fevers." does without a question mark."""
     if sentence.asks:
-        return words[sentence.last - 1].text not in ("okay", "ok", "alright")
+        tag = words[sentence.last - 1].text in ("okay", "ok", "alright")
+        return not tag or sentence.last - sentence.first <= TOLERANCE_WORDS  # "Cephalosporins okay?"
     if not is_clinician:
         return False
     i = sentence.first

@@ -85,7 +85,7 @@ def split_sentences(words: Sequence[Word], first: int, last: int, turn: int) -> 
     for i in range(first, last):
         if words[i].text not in (".", "?", "!", "\n"):
             continue
-        short = words[i].text == "." and i > begin and (words[i - 1].text in ABBREVIATED or len(words[i - 1].text) == 1)
+        short = words[i].text == "." and i > begin and _is_short(words[i - 1].text)
         if short and i + 1 < last and words[i + 1].text != "\n" and words[i - 1].text != "i":
             continue
         if i > begin:
@@ -94,6 +94,11 @@ def split_sentences(words: Sequence[Word], first: int, last: int, turn: int) -> 
     if last > begin:
         sentences.append(Sentence(begin, last, False, turn))
     return sentences
+
+
+def _is_short(text: str) -> bool:
+    """Whether a full stop after a word may be the word's own: "Dr.", the "b" of "b.i.d."."""
+    return text in ABBREVIATED or (len(text) == 1 and text.isalnum())
 
 
 def besides(words: Sequence[Word], sentence: Sentence, first: int) -> bool:

@@ -13,7 +13,7 @@ IRREGULAR = {
     "broken": "break", "ate": "eat", "eaten": "eat", "lost": "lose", "loss": "lose", "losing": "lose", "woke": "wake",
     "woken": "wake", "fell": "fall", "fallen": "fall", "drank": "drink", "drunk": "drink", "took": "take",
     "taken": "take", "gave": "give", "given": "give", "went": "go", "gone": "go", "teeth": "tooth", "feet": "foot",
-    "calves": "calf", "kidneys": "kidney", "came": "come", "stung": "sting", "shook": "shake", "spat": "spit",
+    "calves": "calf", "kidneys": "kidnei", "came": "come", "stung": "sting", "shook": "shake", "spat": "spit",
     "got": "get", "gotten": "get", "kept": "keep", "quit": "quit", "blew": "blow", "blown": "blow", "was": "be",
     "is": "be", "are": "be", "were": "be", "been": "be", "has": "have", "had": "have", "having": "have", "did": "do",
     "does": "do", "done": "do", "wet": "wet", "bit": "bite", "bitten": "bite", "tore": "tear", "torn": "tear",

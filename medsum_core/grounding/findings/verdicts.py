@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.allergies import judge_allergen, judge_no_allergies, names_allergen
@@ -20,15 +21,14 @@ from medsum_core.grounding.findings.changes import (
     is_opposed,
     said_of,
 )
-from medsum_core.grounding.findings.deeds import is_deed
-from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
+from medsum_core.grounding.findings.finding import ACTED, ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard, hear
 from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact, turn_of
-from medsum_core.grounding.findings.kinship import AND
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.results import is_contradicted, result_in_note, results_in_talk
+from medsum_core.grounding.findings.spans import with_action, with_person
 
 ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
            "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
@@ -36,8 +36,10 @@ STOPPED = bag(
     "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
     "avoid avoided avoids hardly rarely seldom longer held no not misplaced"
 )
+EARLIER = bag("last previously prior past history previous")
 CLAUSES = bag(". ;")
 NEAR, REACH = 8, 25  # words
+ALLERGEN = 3  # words at most in the name of what one is allergic to
 LIMITING = bag(  # a denial that leaves room: "no gross hematuria", "no chills except for the last week"
     "prolonged significant severe frequent persistent major serious excessive substantial marked profuse gross "
     "prescription except only elsewhere unless besides otherwise se"
@@ -71,7 +73,7 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
                 allergy = SUPPORTED
             deed = deed_in_note(finding, note) if finding.kind == "medication" else None
             if deed is not None and deed.deed != "use" and _by_deed(finding, note, heard, Judged(*allergy))[1]:
-                facts.append(JudgedFact(*_with_action(finding, note), "allergy", "contradicted", allergy[1]))
+                facts.append(JudgedFact(*with_action(finding, note), "allergy", "contradicted", allergy[1]))
                 continue
             facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
             continue
@@ -85,9 +87,9 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
                 verdict, turn = "contradicted", said[0].turn
         start, end = finding.start, finding.end
         if changed:
-            start, end = _with_action(finding, note)
+            start, end = with_action(finding, note)
         elif verdict == "contradicted" and finding.subject != UNKNOWN and finding.assertion != "denied":
-            start, end = _with_person(finding, note)
+            start, end = with_person(finding, note)
         facts.append(JudgedFact(start, end, kind, verdict, turn))
     return [fact for fact in facts if fact.kind != "relative" or not _is_inside(fact, facts)]
 
@@ -96,32 +98,6 @@ def _is_inside(fact: JudgedFact, facts: Sequence[JudgedFact]) -> bool:
     """Whether another fact that is not supported names the relative with what he has: "[father had gout]"."""
     unsupported = (one for one in facts if one is not fact and one.verdict != "supported")
     return any(one.start <= fact.start and fact.end <= one.end for one in unsupported)
-
-
-def _with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
-    """The characters of a finding with the word that says what is done with it: "[continue lisinopril]"."""
-    near = range(max(finding.first - NEAR, 0), min(finding.last + NEAR, len(note.words)))
-    places = [i for i in near if is_deed(note.words[i].text)]
-    if not places:
-        return finding.start, finding.end
-    word = note.words[min(places, key=lambda i: min(abs(i - finding.first), abs(i - finding.last)))]
-    return min(finding.start, word.start), max(finding.end, word.end)
-
-
-def _with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:
-    """The characters of a finding with the person who is said to have it: "[mother had asthma]"."""
-    sentence = note.sentence_of(finding)
-    if finding.subject == PATIENT:
-        named = [i for i in range(sentence.first, finding.first) if note.words[i].text in ("patient", "pt")]
-        start = note.words[max(named[-1] - 1, sentence.first)].start if named else finding.start
-        return start, finding.end
-    owners = finding.subject.split(AND)
-    kin = [i for i, name in note.kin_between(sentence.first, sentence.last) if name in owners]
-    if not kin:
-        return finding.start, finding.end
-    place = min(kin, key=lambda i: abs(i - finding.first))
-    sided = place > sentence.first and note.words[place - 1].text in ("maternal", "paternal")
-    return min(finding.start, note.words[place - sided].start), max(finding.end, note.words[place].end)
 
 
 def _is_borne(finding: Finding, note: FindingScan) -> bool:
@@ -133,6 +109,12 @@ def _is_fact(finding: Finding, note: FindingScan) -> bool:
     """Whether a finding can be checked: no name of a whole kind ("medication"), but for "no known allergies"."""
     if finding.names == ("allergy",):
         before = note.words[finding.first - 1].text if finding.first else ""
+        own = note.between(finding.first - ALLERGEN, finding.first)
+        if any(one.last == finding.first and not ROOTS.issuperset(one.names) for one in own):
+            return False  # "no latex allergy"
+        to = [one for one in note.between(finding.last + 1, finding.last + 2) if not ROOTS.issuperset(one.names)]
+        if to and note.words[finding.last].text == "to":
+            return False  # "no allergy to eggs"
         return finding.assertion == "denied" and before not in ("for", "of", "with")
     if ROOTS.issuperset(finding.names):
         return False
@@ -152,8 +134,16 @@ def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) 
         return judged, False
     if judged.verdict == "contradicted" and agrees(deed, deeds):
         return Judged("supported", judged.turn), False
-    opposed = judged.verdict == "supported" and is_opposed(deed, deeds)
+    once = any("surgery" in heard.lexicon.ancestors[name] for name in finding.names)
+    told = finding.kind != "procedure" and not _gives_dose(finding, note)
+    opposed = judged.verdict != "not_found" and is_opposed(deed, deeds, once=once, told=told)
     return (Judged("contradicted", said[0].turn if said else judged.turn), True) if opposed else (judged, False)
+
+
+def _gives_dose(finding: Finding, note: FindingScan) -> bool:
+    """Whether the note says to what a dose is changed, which is checked as a number: "increase X to 20 mg"."""
+    after = [word.text for word in note.after(finding, NEAR)]
+    return any(text == "to" and further[:1].isdigit() for text, further in pairwise(after))
 
 
 def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
@@ -249,7 +239,9 @@ def _is_over(finding: Finding, note: FindingScan) -> bool:
     begin, end = max(finding.first - NEAR, 0), min(finding.last + NEAR, len(note.words))
     begin = next((i + 1 for i in range(finding.first - 1, begin - 1, -1) if note.words[i].text in CLAUSES), begin)
     end = next((i for i in range(finding.last, end) if note.words[i].text in CLAUSES), end)
-    return any(word.text in STOPPED for word in note.words[begin:end])
+    acted = finding.kind in ACTED  # "takes aspirin, no anticoagulant"; "last course of prednisone"
+    before, after = (STOPPED | EARLIER, STOPPED - {"no", "not"}) if acted else (STOPPED, STOPPED)
+    return any(note.words[i].text in (before if i < finding.first else after) for i in range(begin, end))
 
 
 def _denied(

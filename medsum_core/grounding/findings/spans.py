@@ -1,0 +1,36 @@
+"""The characters of a finding with the word that makes it wrong: what is done with it, or who has it."""
+
+from __future__ import annotations
+
+from medsum_core.grounding.findings.deeds import is_deed
+from medsum_core.grounding.findings.finding import Finding, FindingScan
+from medsum_core.grounding.findings.kinship import AND
+from medsum_core.grounding.findings.relatives import PATIENT
+
+NEAR = 8  # words
+
+
+def with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
+    """The characters of a finding with the word that says what is done with it: "[continue lisinopril]"."""
+    near = range(max(finding.first - NEAR, 0), min(finding.last + NEAR, len(note.words)))
+    places = [i for i in near if is_deed(note.words[i].text)]
+    if not places:
+        return finding.start, finding.end
+    word = note.words[min(places, key=lambda i: min(abs(i - finding.first), abs(i - finding.last)))]
+    return min(finding.start, word.start), max(finding.end, word.end)
+
+
+def with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:
+    """The characters of a finding with the person who is said to have it: "[mother had asthma]"."""
+    sentence = note.sentence_of(finding)
+    if finding.subject == PATIENT:
+        named = [i for i in range(sentence.first, finding.first) if note.words[i].text in ("patient", "pt")]
+        start = note.words[max(named[-1] - 1, sentence.first)].start if named else finding.start
+        return start, finding.end
+    owners = finding.subject.split(AND)
+    kin = [i for i, name in note.kin_between(sentence.first, sentence.last) if name in owners]
+    if not kin:
+        return finding.start, finding.end
+    place = min(kin, key=lambda i: abs(i - finding.first))
+    sided = place > sentence.first and note.words[place - 1].text in ("maternal", "paternal")
+    return min(finding.start, note.words[place - sided].start), max(finding.end, note.words[place].end)

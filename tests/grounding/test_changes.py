@@ -1,0 +1,72 @@
+"""What is done with drugs and operations, clause by clause; allergies by the words of harm; drugs taken back."""
+
+from __future__ import annotations
+
+import pytest
+
+from medsum_core.grounding.check import check_note
+
+
+def flagged(note: str, dialogue: str) -> list[str]:
+    return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
+
+
+HALF = "Doctor: Let's cut the amlodipine in half and come off the hydrochlorothiazide altogether."
+SWITCHED = "Doctor: The Cipro isn't working, so I'm changing you to Macrobid."
+TAPERED = "Doctor: We'll get you off the prednisone slowly.\nPatient: Got it."
+RAISED = "Doctor: The mealtime insulin goes from eight to ten."
+LEFT = "Doctor: Let's leave the Lipitor alone and add Zetia, ten."
+TOOK_OUT = "Doctor: And your gallbladder?\nPatient: It came out on the twenty-second."
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "right", "wrong"),
+    [
+        (HALF, "Decrease amlodipine. Stop hydrochlorothiazide.", "Decrease amlodipine. Continue hydrochlorothiazide."),
+        (SWITCHED, "Stop ciprofloxacin; start nitrofurantoin.", "Continue ciprofloxacin; start nitrofurantoin."),
+        (TAPERED, "Taper prednisone.", "Increase prednisone."),
+        (RAISED, "Increase mealtime insulin.", "Decrease mealtime insulin."),
+        (LEFT, "Continue atorvastatin. Start ezetimibe.", "Increase atorvastatin. Start ezetimibe."),
+        (TOOK_OUT, "Status post cholecystectomy.", "Cholecystectomy is scheduled."),
+    ],
+)
+def test_each_clause_has_its_own_deed(dialogue: str, right: str, wrong: str) -> None:
+    assert flagged(right, dialogue) == []
+    assert len(flagged(wrong, dialogue)) == 1
+
+
+def test_a_drug_that_is_taken_back_is_not_taken() -> None:
+    dialogue = "Doctor: Which statin?\nPatient: Crestor. No, sorry, Lipitor."
+    assert flagged("Takes rosuvastatin.", dialogue) == ["rosuvastatin"]
+    assert flagged("Takes atorvastatin.", dialogue) == []
+
+
+def test_a_release_is_no_emergency_room() -> None:
+    assert flagged("Takes metformin ER.", "Doctor: What do you take?\nPatient: Metformin, the long-acting.") == []
+
+
+WASP = (
+    "Doctor: Ever had trouble with bee stings?\nPatient: A wasp got me, I came out in hives. I carry an EpiPen.\n"
+    "Doctor: And medicines?\nPatient: None that I know of."
+)
+
+
+def test_what_treats_a_reaction_does_not_cause_it() -> None:
+    assert flagged("No known drug allergies.", WASP) == []
+
+
+def test_words_of_harm_name_an_allergen() -> None:
+    dialogue = "Doctor: Foods?\nPatient: Apples make my mouth itch."
+    assert flagged("Oral itching from carrots.", dialogue) == ["carrots"]
+    assert flagged("Oral itching from apples.", dialogue) == []
+
+
+def test_one_ointment_is_not_another() -> None:
+    dialogue = "Doctor: An antibiotic ointment?\nPatient: Neosporin makes me blister."
+    assert flagged("Allergy to chlorhexidine.", dialogue) == ["chlorhexidine"]
+    assert flagged("Allergy to Neosporin.", dialogue) == []
+
+
+def test_denied_allergies_are_of_what_is_named() -> None:
+    dialogue = "Doctor: Penicillin?\nPatient: Penicillin gave me hives.\nDoctor: And latex?\nPatient: Gloves are fine."
+    assert flagged("Allergic to penicillin. No latex allergy.", dialogue) == []

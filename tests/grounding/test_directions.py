@@ -1,0 +1,47 @@
+"""Ends of body parts: upper or lower, inner or outer; and values that a speaker takes back."""
+
+from __future__ import annotations
+
+import pytest
+
+from medsum_core.grounding.check import check_note
+
+
+def flagged(note: str, dialogue: str) -> list[str]:
+    return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
+
+
+ELBOW = "Doctor: Where does it hurt?\nPatient: My elbow, the outside bit, on the right arm."
+BELLY = "Doctor: Where is the pain?\nPatient: Down low on the right, here."
+
+
+def test_the_other_end_of_a_body_part_contradicts() -> None:
+    assert flagged("Medial right elbow pain.", ELBOW) == ["Medial"]
+    assert flagged("Lateral right elbow pain.", ELBOW) == []
+    assert flagged("Pain in the right upper quadrant.", BELLY) == ["upper"]
+    assert flagged("Pain in the right lower quadrant.", BELLY) == []
+
+
+def test_an_end_of_another_region_contradicts_nothing() -> None:
+    assert "Medial" not in flagged("Medial right knee pain.", f"{ELBOW} And my right knee hurts.")
+
+
+@pytest.mark.parametrize(
+    "correction", ["No wait, the left.", "Sorry, my left.", "I mean the left.", "Scratch that, it's the left one."]
+)
+def test_a_side_that_is_taken_back_is_not_said(correction: str) -> None:
+    dialogue = f"Doctor: Which hip?\nPatient: The right hip. {correction}"
+    assert flagged("Right hip pain.", dialogue) == ["Right"]
+    assert flagged("Left hip pain.", dialogue) == []
+
+
+def test_the_next_speaker_takes_a_side_back_without_a_question_mark() -> None:
+    dialogue = "[doctor] okay so it's the left knee\n[patient] no the right\n[doctor] right . the right knee hurts"
+    assert flagged("Left knee pain.", dialogue) == ["Left"]
+    assert flagged("Right knee pain.", dialogue) == []
+
+
+def test_a_part_of_another_limb_is_not_the_one_that_is_named() -> None:
+    dialogue = "Doctor: What did you land on?\nPatient: On my wrist. My left."
+    assert flagged("Landed on the left ankle.", dialogue) == ["left ankle"]
+    assert flagged("Landed on the left wrist.", dialogue) == []
