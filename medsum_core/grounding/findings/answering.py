@@ -20,6 +20,7 @@ from medsum_core.grounding.findings.replies import (
     offers,
     opens_with_no,
     presupposes,
+    read_each,
     read_reply,
     tells,
     turns_to_patient,
@@ -96,8 +97,11 @@ def _with_reply(
     if own and answer in ("other", "unknown"):
         same = own[0]
         return replace(finding, assertion=same.assertion, subject=same.subject, reply=reply)
-    if answer == "yes" and _names_another(scan, finding, here, by_turn.get(reply, ()), first):
-        answer = "other"
+    each = read_each(scan.words, first, last)
+    if len(each) > 1 and len(each) == len(asked := _asked_with(finding, by_turn[finding.turn])):
+        answer = each[asked.index(finding)]
+    elif answer in ("yes", "other") and _names_another(scan, finding, here, by_turn.get(reply, ()), first):
+        answer = "no" if offers(scan.words, here) and not own else "other"
     if answer == "no" and asks_if_still(scan.words, here):
         return replace(finding, assertion="past_or_stopped", reply=reply)
     if answer == "other" and finding.elided and tells(scan.words, first, last):
@@ -140,6 +144,11 @@ def _names_another(
     asked = [other for other in scan.between(question.first, question.last) if other is not finding]
     said = {name for other in replies if other.first >= first for name in other.names}
     return any(said & set(other.names) for other in asked)
+
+
+def _asked_with(finding: Finding, of_turn: Sequence[Finding]) -> list[Finding]:
+    """The findings that the turn of a finding asks for, this one among them."""
+    return [other for other in of_turn if other.reply is not None or other is finding]
 
 
 def _from_reply(scan: FindingScan, finding: Finding, question: Sentence, answer: str, *, agrees: bool) -> Assertion:

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.scope import Sentence
@@ -48,12 +48,21 @@ class Finding:
     inverted: bool = False  # "Can you take aspirin?": yes means no allergy
 
 
+class Place(NamedTuple):
+    """A body part at words `[first, last)`; `name`: the narrowest concept that they name; `turn`: from 0."""
+
+    first: int
+    last: int
+    name: str
+    turn: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class FindingScan:
     """A text read for findings: its words, sentences and turns (as words `[first, last)`), findings and good parts.
 
     `good`: body parts that are said to be fine, with their turn: "my neck is fine". `kin`: the words that name
-    relatives, with who they are.
+    relatives, with who they are. `parts`: the body parts named by themselves, not in a name like "chest x-ray".
     """
 
     words: Sequence[Word]
@@ -62,6 +71,7 @@ class FindingScan:
     findings: Sequence[Finding]
     good: Sequence[tuple[str, int]]
     kin: Sequence[tuple[int, str]] = ()
+    parts: Sequence[Place] = ()
 
     @cached_property
     def _begins(self) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from functools import cached_property, lru_cache
 from typing import Literal, TypeVar, cast
 
@@ -17,23 +16,16 @@ from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import scan_findings
 from medsum_core.grounding.findings.replies import asks_openly, read_reply, tells
 from medsum_core.grounding.findings.scope import Sentence, judged_good, read_scopes
-from medsum_core.grounding.findings.stems import FILLERS, stem
+from medsum_core.grounding.findings.stems import FILLERS, PREFIX, stem
 
 Made = TypeVar("Made")
 Polarity = Literal["yes", "no", "neutral"]
-PREFIX = 5  # letters that related words share: "arthritis", "arthritic"
 USED = bag("take takes taking use uses using on still smoke smoking drink")
-ALIKE = 0.82  # share of letters in common, for a misspelt drug
 MOST = 200  # findings of one name in a dialogue that a note's finding is compared with, the first ones
 HINT_REACH = 6  # words
 HERE = "@"  # in a hint: a word of the finding's body part
 LITTLE = FILLERS | {"it", "and"}
 SPELT = 5  # letters; shorter words must be spelt alike
-GENERIC = bag(  # words of a concept's name that do not tell it from another
-    "pain disease disorder condition problem syndrome chronic acute test surgery therapy treatment blood heart history "
-    "medication medicine abnormal low high loss failure infection left right use change difficulty severe mild general "
-    "bilateral lower upper type exam examination study scan evaluation symptom system"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +153,24 @@ class Heard:
         found: list[tuple[int, Polarity]] = []
         for name in names:
             for stems in self.lexicon.concepts[name].loose if name in self.lexicon.concepts else ():
-                for number in self._windows(stems) if _count(stems) >= least else ():
+                counts = _count(stems) >= least and not self._is_claimed(stems, name)
+                for number in self._windows(stems) if counts else ():
                     if not part_stems or any(
                         self.turns_of.get(word, set()) & {number, number + 1} for word in part_stems
                     ):
                         found.append((max(number, 0), self._polarity(number, stems)))
         return found
+
+    def _is_claimed(self, stems: frozenset[str], name: str) -> bool:
+        """Whether a condition's one loose word always stands with words of another: "my [thyroid] is slow"."""
+        if len(stems) > 1 or self.lexicon.concepts[name].kind != "condition":
+            return False
+        (word,) = stems
+        left = set(self.turns_of.get(word, ()))
+        for longer, other in self.lexicon.longer.get(word, ()) if left else ():
+            if not self.lexicon.related(name, other):
+                left = {turn for turn in left if any(turn not in self.turns_of.get(one, ()) for one in longer)}
+        return word in self.turns_of and not left
 
     def places_of(self, names: Iterable[str]) -> list[tuple[int, Sentence]]:
         """Where a sentence has all words of a phrase for one of the concepts: the first of them, and the sentence."""
@@ -193,13 +197,25 @@ class Heard:
         of_part = self.parts_named(part)
         if part and not of_part:
             return False
-        hints = [stems for name in names if name in known for stems in known[name].hints]
+        hints = [
+            stems for name in names if name in known for stems in known[name].hints if not self._is_claimed(stems, name)
+        ]
         there = [[*sorted(stems - {HERE}), word] for stems in hints if HERE in stems for word in sorted(of_part)]
         return any(self._are_near(stems) for stems in (*there, *(stems for stems in hints if HERE not in stems)))
 
     def parts_named(self, part: str) -> set[str]:
         """The stems of a body part's words that occur."""
         return self._part_stems(part) & self.turns_of.keys()
+
+    def turn_naming(self, part: str) -> int | None:
+        """The first turn that names a body part, one that it is of, or one of it; None if none does."""
+        return self.once(("naming", part), lambda: self._turn_naming(part))
+
+    def _turn_naming(self, part: str) -> int | None:
+        named = ((place.turn, place.name) for place in self.scan.parts)
+        of_findings = ((one.turn, name) for one in self.scan.findings for name in self.implied_parts(one))
+        related = (turn for turn, name in (*named, *of_findings) if self.lexicon.related(part, name))
+        return min(related, default=None)
 
     def has_trouble_with(self, part: str) -> bool:
         """Whether a body part is openly asked about ("How is the knee?"), or something is wrong where it is named."""
@@ -288,20 +304,8 @@ class Heard:
         marks = sum(self.scan.words[i].text == "," for i in range(sentence.first, sentence.last))
         return marks > 1 or any(one.asks and one.first > sentence.first for one in self.sentences_of[sentence.turn])
 
-    def has_words_like(self, text: str, *, with_part: bool = False) -> bool:
-        """Whether most content words of a name occur, inflected or as parts of other words.
-
-        `with_part`: the name has a body part, and both must.
-        """
-        stems = [stem(word) for word in text.lower().replace("-", " ").split()]
-        content = [word for word in stems if len(word) > 3 and word not in GENERIC]
-        if not content:
-            return False
-        hits = [word in self.turns_of or (len(word) >= PREFIX and word[:PREFIX] in self.prefixes) for word in content]
-        return sum(hits) >= 2 or (hits[-1] and not with_part)
-
     @cached_property
-    def _spelt(self) -> dict[str, set[str]]:
+    def spelt(self) -> dict[str, set[str]]:
         """The longer words by their first letter."""
         found: dict[str, set[str]] = {}
         for word in self.scan.words:
@@ -313,16 +317,6 @@ class Heard:
     def has_guests(self) -> bool:
         """Whether a relative speaks, who then may call the patient "my mother"."""
         return any(is_family(turn.speaker) for turn in self.turns)
-
-    def has_misspelt(self, text: str) -> bool:
-        """Whether a word of the dialogue is spelt nearly like `text`."""
-        word = text.lower()
-        if len(word) < SPELT:
-            return False
-        return any(
-            abs(len(other) - len(word)) <= 3 and SequenceMatcher(None, word, other).ratio() >= ALIKE
-            for other in self._spelt.get(word[0], ())
-        )
 
 
 def _in_order(of_names: Iterable[Sequence[Finding]]) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
@@ -28,6 +28,14 @@ YES_VERBS = bag("do have did am was does has is can would could feel get got had
 FEELING = bag("feel feels am is are look looks seem seems do does been sleep eat")
 PRONOUNS = bag("i it he she they we that there it's that's i'm he's she's i've they're")
 CAN_STAND_ALONE = bag("i okay ok so you")
+SOUNDS: Mapping[tuple[str, ...], Reply] = {  # "mm-mm", "uh-huh"
+    ("uh", "uh"): "no", ("mm", "mm"): "no", ("nuh", "uh"): "no", ("unh", "unh"): "no", ("hm", "mm"): "no",
+    ("uh", "huh"): "yes", ("mm", "hm"): "yes", ("mm", "hmm"): "yes",
+}  # fmt: skip
+BARE: Mapping[str, Reply] = {"no": "no", "nope": "no", "nah": "no", "yes": "yes", "yeah": "yes", "yep": "yes"}
+COUNTS = bag(  # "Ever smoked?" "Twenty years of it." "Since I was ten."
+    "one two three four five six seven eight ten twelve fifteen twenty thirty forty fifty half since every"
+)
 AMOUNTS = bag("little bit lot few couple ton while")
 QUANTIFIERS, QUANTIFIED = bag("of all every kind sort at"), bag("course time the day night of times least")
 UNKNOWN = bag("know sure remember recall idea")
@@ -146,8 +154,9 @@ def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, boo
     i = first
     while i < last and words[i].text in LEADS and not (words[i].text in CAN_STAND_ALONE and i + 1 == last):
         i += 1
-    if [words[k].text for k in range(first, min(last, first + 2))] == ["uh", "uh"]:
-        return "no", False
+    sound = SOUNDS.get(tuple(word.text for word in words[first : min(last, first + 2)]))
+    if sound is not None and not (last > first + 2 and words[first + 2].text in YES | NO):
+        return sound, False
     if i >= last:
         return ("yes", True) if first < last and words[first].text in ("okay", "ok") else ("other", False)
     begin = i - 1 if i > first and words[i - 1].text == "i" else i
@@ -161,6 +170,22 @@ def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, boo
     return _by_first_word(words, i, last, near)
 
 
+def read_each(words: Sequence[Word], first: int, last: int) -> list[Reply]:
+    """The answers of a turn that answers one question after the other ("No. Yes, sometimes. And no."); [] if not."""
+    found: list[Reply] = []
+    begin = first
+    for i in range(first, last + 1):
+        if i < last and words[i].text not in (".", ",", "!"):
+            continue
+        texts = [word.text for word in words[begin:i] if word.text not in ("and", "then", "to", "the")]
+        if texts and texts[0] in BARE:
+            found.append(BARE[texts[0]])
+        elif begin == first or i == last:
+            return found if len(set(found)) > 1 else []
+        begin = i + 1
+    return found if len(set(found)) > 1 else []
+
+
 def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> tuple[Reply, bool]:
     text, after = words[i].text, words[i + 1].text if i + 1 < last else ""
     if after == "not" and text in YES:
@@ -170,7 +195,12 @@ def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]
         return "yes", not (further[:1] and further[0] in PRONOUNS and further[1:2] and further[1] in YES_VERBS)
     if text == "like" and after in ("a", "an"):
         return "yes", False  # "Does she snore?" "Like a trucker."
-    if text in YES or (text == "a" and after in AMOUNTS) or (text in QUANTIFIERS and after in QUANTIFIED):
+    if (
+        text in COUNTS
+        or text in YES
+        or (text == "a" and after in AMOUNTS)
+        or (text in QUANTIFIERS and after in QUANTIFIED)
+    ):
         return "yes", False
     if "no" in near[:4]:
         return "no", False

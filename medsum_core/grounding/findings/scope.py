@@ -14,7 +14,7 @@ NEGATIONS = bag(
     "no not never none nothing without denies denied deny denying declines declined declining refuses negative "
     "neither nor nobody don't doesn't didn't haven't hasn't hadn't isn't wasn't aren't weren't ain't free absent "
     "absence lack nope nah unaware unremarkable non dont doesnt didnt havent hasnt isnt cannot can't couldn't won't "
-    "wouldn't never's"
+    "wouldn't never's ruled"
 )
 UNABLE = bag("cannot can't couldn't won't wouldn't")  # they deny what follows only with one of ABLE
 ABLE = bag("feel see find think say recall remember")
@@ -36,11 +36,12 @@ AFFIRMING = bag(
     "states stated notes noted is was are were positive shows showed revealed reveals uses takes continues describes "
     "just only mostly mainly maybe some experiences developed does did"
 )
-UNSURE = bag(
-    "hardly rarely seldom barely scarcely occasionally occasional minimal "
-    "possible possibly probable probably likely suspect suspected suspicion maybe might may could perhaps questionable "
-    "concern concerning concerned rule if risk whether unclear unsure versus vs consider considered worry worried "
-    "worries wish potential differential suggestive prevent prevention avoid screen screening case return watch"
+SELDOM = bag("hardly rarely seldom barely scarcely occasionally occasional minimal")
+UNSURE = SELDOM | bag(
+    "thinks reckons wonders wondering possible possibly probable probably likely suspect suspected suspicion maybe "
+    "might may could perhaps questionable concern concerning concerned rule if risk whether unclear unsure versus "
+    "vs consider considered worry worried worries wish potential differential suggestive prevent prevention avoid "
+    "screen screening case return watch"
 )
 PAST = bag(
     "used stopped stop stops quit discontinued discontinue former formerly resolved gone prior previous previously "
@@ -127,15 +128,22 @@ def read_scopes(words: Sequence[Word], sentence: Sentence, *, spoken: bool) -> S
         held = set()
         since = -1
         for i in range(sentence.first, sentence.last):
-            if words[i].text in bag_of:
+            if words[i].text in bag_of and not (words[i].text == "could" and _is_able(words, i, sentence.last)):
                 since = i
-            elif words[i].text in (";", "but", "however"):
+            elif words[i].text in (";", "but", "however") or (
+                since >= 0 and words[since].text in SELDOM and words[i].text in (",", "and")
+            ):
                 since = -1
             if since >= 0:
                 held.add(i)
         marks.append(held)
     clause_past = _before_marks(words, sentence, PAST)
     return Scopes(*(frozenset(held) for held in (denied, neutral, marks[0], marks[1] | clause_past, marks[2])))
+
+
+def _is_able(words: Sequence[Word], i: int, end: int) -> bool:
+    """Whether the "could" at word i tells what somebody was able to do: "all she [could] tell"."""
+    return i + 1 < end and words[i + 1].text not in ("be", "have", "also", "still", "well")
 
 
 def _before_marks(words: Sequence[Word], sentence: Sentence, bag_of: frozenset[str]) -> set[int]:
@@ -177,6 +185,8 @@ def _begins(before: str, text: str, after: str, inside: bool, *, opens: bool) ->
         return after in ABLE
     if text in ("no", "nope", "nah") and after == "," and opens:
         return False  # "Cancer?" "No, Graves'."
+    if text == "ruled":
+        return after == "out"
     if text == "free":
         return after == "of"
     if text == "non" and after not in ("cigarette", "smoking", "tobacco", "alcohol", "drug"):

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.allergies import judge_allergen, judge_no_allergies, names_allergen
+from medsum_core.grounding.findings.certainty import other_certainty
 from medsum_core.grounding.findings.changes import (
     CHANGED,
     agrees,
@@ -23,12 +24,15 @@ from medsum_core.grounding.findings.changes import (
 from medsum_core.grounding.findings.deeds import is_deed
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard, hear
+from medsum_core.grounding.findings.identity import judge_identity
 from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact, turn_of
 from medsum_core.grounding.findings.kinship import AND
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person
+from medsum_core.grounding.findings.places import judge_places
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.results import is_contradicted, result_in_note, results_in_talk
+from medsum_core.grounding.findings.wording import has_misspelt, has_words_like
 
 ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
            "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
@@ -53,10 +57,8 @@ KIND_OF = {"allergen": "allergy"}
 def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[JudgedFact]:
     """The verdicts on the findings of a note, in order. Names of whole kinds ("medication") are no facts."""
     named = [finding for finding in note.findings if _is_fact(finding, note)]
-    if not named and not note.kin:
-        return []
     heard = hear(dialogue, lexicon)
-    facts = judge_relatives(note, heard)
+    facts = [*judge_relatives(note, heard), *judge_identity(note, heard)]
     if is_of_family(named, note, heard):
         named = [replace(finding, subject=UNKNOWN) if finding.subject == PATIENT else finding for finding in named]
     for finding in named:
@@ -89,6 +91,8 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
         elif verdict == "contradicted" and finding.subject != UNKNOWN and finding.assertion != "denied":
             start, end = _with_person(finding, note)
         facts.append(JudgedFact(start, end, kind, verdict, turn))
+    unsupported = [(fact.start, fact.end) for fact in facts if fact.verdict != "supported"]
+    facts += judge_places(note, heard, unsupported)
     return [fact for fact in facts if fact.kind != "relative" or not _is_inside(fact, facts)]
 
 
@@ -229,6 +233,8 @@ def _of_part(finding: Finding, said: Sequence[Finding], heard: Heard) -> list[Fi
 
 
 def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> Judged:
+    if (turn := other_certainty(finding, said, note, heard)) is not None:
+        return Judged("contradicted", turn)
     denied = [other for other in said if other.assertion == "denied"]
     if finding.assertion == "denied":
         return _denied(finding, said, denied, note, heard)
@@ -301,9 +307,9 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         if finding.assertion in ("denied", "uncertain") or finding.kind not in ("symptom", "condition", "substance"):
             return SUPPORTED
     text = " ".join(word.text for word in note.words[finding.first : finding.last])
-    if finding.kind == "medication" and heard.has_misspelt(text):
+    if finding.kind == "medication" and has_misspelt(heard, text):
         return SUPPORTED
-    if finding.kind != "medication" and heard.has_words_like(text, with_part=bool(finding.part)):
+    if finding.kind != "medication" and has_words_like(heard, text, with_part=bool(finding.part)):
         return SUPPORTED
     if finding.assertion in ("denied", "uncertain") and _generic_denial(finding, heard):
         return SUPPORTED

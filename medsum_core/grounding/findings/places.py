@@ -1,0 +1,69 @@
+"""Does the dialogue name the body part that a note gives a finding? "Pain going to the [elbow]", "a cut [finger]"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.finding import Finding, FindingScan, Place
+from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact
+from medsum_core.grounding.findings.scope import judged_good
+
+OF_PART = ("symptom", "condition")
+WIDE = frozenset(("body", "side", "skin", "joint", "muscle", "bone", "extremity"))  # which say hardly where
+VAGUE = ("side", "body")
+ROUTES = bag("oral nasal rectal vaginal")  # of drugs
+LINKS = bag(
+    "in on of to at over around under behind down into along across near both left right bilateral bilaterally upper "
+    "lower dorsal medial lateral anterior posterior distal proximal inner outer the his her"
+)
+LISTED = bag(", and or")
+REACH = 14  # words from a finding to the last body part of a list
+
+
+def judge_places(note: FindingScan, heard: Heard, unsupported: Sequence[tuple[int, int]]) -> list[JudgedFact]:
+    """The verdicts on the body parts of a note's findings, but for the findings at the spans `unsupported`."""
+    facts = []
+    for place in note.parts:
+        if place.name in WIDE or note.words[place.first].text in ROUTES:
+            continue
+        start, end = note.words[place.first].start, note.words[place.last - 1].end
+        owner = _owner(place, note)
+        if (
+            owner is None
+            or judged_good(note.words, place.last, note.sentence_of(owner).last, "symptom")
+            or any(a < end and start < b for a, b in unsupported)
+        ):
+            continue
+        facts.append(JudgedFact(start, end, owner.kind, *judge_place(place.name, heard)))
+    return facts
+
+
+def judge_place(name: str, heard: Heard) -> Judged:
+    """Supported if the dialogue names the part, a wider or a narrower one; contradicted where it calls it fine."""
+    turn = heard.turn_naming(name)
+    if turn is None:
+        vague = any(place.name in VAGUE for place in heard.scan.parts)  # "weakness on the right side"
+        return SUPPORTED if vague or heard.parts_named(name) else NOT_FOUND
+    good = {turn for part, turn in heard.scan.good if part == name}
+    named = {place.turn for place in heard.scan.parts if place.name == name}
+    return Judged("contradicted", min(good)) if named and named <= good else Judged("supported", turn)
+
+
+def _owner(place: Place, note: FindingScan) -> Finding | None:
+    """The finding present in the patient that a body part belongs to; None for other places."""
+    near = [one for one in note.between(max(place.first - REACH, 0), place.last) if one.kind in OF_PART]
+    owner = near[-1] if near else None
+    if owner is None or owner.assertion != "present" or owner.subject not in ("patient", ""):
+        return None
+    if note.sentence_of(owner).last <= place.first:
+        return None
+    if owner.first <= place.first < owner.last:
+        return owner if owner.part else None
+    k = place.first - 1
+    while k > owner.last and note.words[k].text in LINKS:
+        k -= 1
+    linked = note.words[place.first - 1].text in LINKS or note.words[k].text in LISTED
+    between = note.words[owner.last : place.first]
+    return owner if linked and not any(word.text in (";", ":", "no", "without", "denies") for word in between) else None
