@@ -19,7 +19,8 @@ def other_certainty(finding: Finding, said: Sequence[Finding], note: FindingScan
     if finding.kind != "condition" or not said:
         return None
     if finding.assertion == "present" and _before(note, finding) & SURE:
-        return said[0].turn if all(other.assertion == "uncertain" for other in said) else None
+        told = [other for other in said if heard.turns[other.turn].is_clinician] or said  # whose word it is
+        return told[0].turn if all(other.assertion == "uncertain" for other in told) else None
     if finding.assertion != "uncertain":
         return None
     told = [other for other in said if other.reply is None and heard.turns[other.turn].is_clinician]

@@ -14,15 +14,17 @@ from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import scan_findings
-from medsum_core.grounding.findings.replies import asks_openly, read_reply, tells
+from medsum_core.grounding.findings.replies import asks_if_well, asks_openly, read_reply, says_well, tells
 from medsum_core.grounding.findings.scope import Sentence, judged_good, read_scopes
 from medsum_core.grounding.findings.stems import FILLERS, PREFIX, stem
 
 Made = TypeVar("Made")
-Polarity = Literal["yes", "no", "neutral"]
+Polarity = Literal["yes", "no", "well", "neutral"]  # well: "Sleeping?" "Like a baby."
+DENIES = ("no", "well")
 USED = bag("take takes taking use uses using on still smoke smoking drink")
 MOST = 200  # findings of one name in a dialogue that a note's finding is compared with, the first ones
 HINT_REACH = 6  # words
+CLAIM_REACH = 4
 HERE = "@"  # in a hint: a word of the finding's body part
 LITTLE = FILLERS | {"it", "and"}
 SPELT = 5  # letters; shorter words must be spelt alike
@@ -63,7 +65,8 @@ class Heard:
     def kin(self) -> frozenset[str]:
         """The relatives named or speaking, with those by whom they are named: "my mother's sister" names a mother."""
         speaking = {kin_of(part) for turn in self.turns for part in turn.speaker.replace("_", " ").split()}
-        named = {name for _, name in self.scan.kin} | {kin_of(word.text) for word in self.scan.words}
+        read = dict(self.scan.kin)
+        named = {read.get(i) or kin_of(word.text) for i, word in enumerate(self.scan.words)}
         return frozenset(named | speaking) - {"", FAMILY}
 
     @cached_property
@@ -166,11 +169,15 @@ class Heard:
         if len(stems) > 1 or self.lexicon.concepts[name].kind != "condition":
             return False
         (word,) = stems
-        left = set(self.turns_of.get(word, ()))
+        left = self._places.get(word, [])
         for longer, other in self.lexicon.longer.get(word, ()) if left else ():
             if not self.lexicon.related(name, other):
-                left = {turn for turn in left if any(turn not in self.turns_of.get(one, ()) for one in longer)}
-        return word in self.turns_of and not left
+                left = [i for i in left if not all(self._is_near(one, i) for one in longer)]
+        return word in self._places and not left
+
+    def _is_near(self, word: str, i: int) -> bool:
+        others = self._places.get(word, ())
+        return bisect_left(others, i - CLAIM_REACH) < bisect_right(others, i + CLAIM_REACH)
 
     def places_of(self, names: Iterable[str]) -> list[tuple[int, Sentence]]:
         """Where a sentence has all words of a phrase for one of the concepts: the first of them, and the sentence."""
@@ -184,15 +191,15 @@ class Heard:
                         found.setdefault(here[0], (here[0], sentence))
         return [found[key] for key in sorted(found)]
 
-    def hints_at(self, names: Iterable[str], part: str) -> bool:
+    def hints_at(self, names: Iterable[str], part: str, *, affirmed: bool = False) -> bool:
         """Whether the dialogue has, near each other, words that patients use of one of these concepts.
 
-        `part`: a body part that it must name, "" for none.
+        `part`: a body part that it must name, "" for none. `affirmed`: not in a question alone that is answered "No".
         """
         wanted = tuple(names)
-        return self.once(("hints", part, *wanted), lambda: self._hints_at(wanted, part))
+        return self.once(("hints", part, affirmed, *wanted), lambda: self._hints_at(wanted, part, affirmed))
 
-    def _hints_at(self, names: Sequence[str], part: str) -> bool:
+    def _hints_at(self, names: Sequence[str], part: str, affirmed: bool) -> bool:
         known = self.lexicon.concepts
         of_part = self.parts_named(part)
         if part and not of_part:
@@ -201,7 +208,7 @@ class Heard:
             stems for name in names if name in known for stems in known[name].hints if not self._is_claimed(stems, name)
         ]
         there = [[*sorted(stems - {HERE}), word] for stems in hints if HERE in stems for word in sorted(of_part)]
-        return any(self._are_near(stems) for stems in (*there, *(stems for stems in hints if HERE not in stems)))
+        return any(self._are_near(stems, affirmed) for stems in (*there, *(stems for stems in hints if HERE not in stems)))
 
     def parts_named(self, part: str) -> set[str]:
         """The stems of a body part's words that occur."""
@@ -242,12 +249,21 @@ class Heard:
             found.setdefault(word.stem, []).append(i)
         return found
 
-    def _are_near(self, stems: Iterable[str]) -> bool:
+    def _are_near(self, stems: Iterable[str], affirmed: bool) -> bool:
         places = sorted((self._places.get(word, []) for word in stems), key=len)
         return any(
             all(bisect_left(others, i - HINT_REACH) < bisect_right(others, i + HINT_REACH) for others in places[1:])
+            and not (affirmed and self._is_refused_at(i))
             for i in places[0]
         )
+
+    def _is_refused_at(self, i: int) -> bool:
+        sentence = self.scan.sentences[bisect_right(self._begins, i) - 1]
+        return sentence.asks and self._polarity_of(sentence, [i]) == "no"
+
+    @cached_property
+    def _begins(self) -> list[int]:
+        return [sentence.first for sentence in self.scan.sentences]
 
     def _part_stems(self, part: str) -> set[str]:
         concept = self.lexicon.concepts.get(part)
@@ -275,6 +291,8 @@ class Heard:
                     said.append(self._polarity_of(sentence, places))
         if "yes" in said:
             return "yes"
+        if "well" in said:
+            return "well"
         return "no" if said and all(polarity == "no" for polarity in said) else "neutral"
 
     def _polarity_of(self, sentence: Sentence, places: Sequence[int]) -> Polarity:
@@ -283,9 +301,13 @@ class Heard:
             if asks_openly(words, sentence):
                 return "neutral"
             answer = self.scan.turns[sentence.turn + 1]
+            if says_well(words, *answer):
+                return "well"
             reply, agrees = read_reply(words, *answer)
             if reply == "yes" and self._asks_several(sentence):
                 return "neutral"
+            if asks_if_well(words, sentence) and reply in ("yes", "no"):
+                return "well" if reply == "yes" else "yes"
             denied = read_scopes(words, sentence, spoken=True).denied  # "And no weight loss?"
             if agrees and reply == "yes" and denied.issuperset(places):
                 return "no"

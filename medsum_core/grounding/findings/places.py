@@ -10,8 +10,9 @@ from medsum_core.grounding.findings.heard import Heard
 from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact
 from medsum_core.grounding.findings.scope import judged_good
 
-OF_PART = ("symptom", "condition")
+OF_PART = ("symptom", "condition", "allergen")
 WIDE = frozenset(("body", "side", "skin", "joint", "muscle", "bone", "extremity"))  # which say hardly where
+BARRING = bag("; : no not without denies sparing spares spared excluding except")
 VAGUE = ("side", "body")
 ROUTES = bag("oral nasal rectal vaginal")  # of drugs
 LINKS = bag(
@@ -48,7 +49,8 @@ def judge_place(name: str, heard: Heard) -> Judged:
         return SUPPORTED if vague or heard.parts_named(name) else NOT_FOUND
     good = {turn for part, turn in heard.scan.good if part == name}
     named = {place.turn for place in heard.scan.parts if place.name == name}
-    return Judged("contradicted", min(good)) if named and named <= good else Judged("supported", turn)
+    asked = {turn - 1 for turn in good}  # "The thumb?" "The thumb's fine."
+    return Judged("contradicted", min(good)) if good and named <= good | asked else Judged("supported", turn)
 
 
 def _owner(place: Place, note: FindingScan) -> Finding | None:
@@ -66,4 +68,4 @@ def _owner(place: Place, note: FindingScan) -> Finding | None:
         k -= 1
     linked = note.words[place.first - 1].text in LINKS or note.words[k].text in LISTED
     between = note.words[owner.last : place.first]
-    return owner if linked and not any(word.text in (";", ":", "no", "without", "denies") for word in between) else None
+    return owner if linked and not any(word.text in BARRING for word in between) else None

@@ -18,6 +18,7 @@ from medsum_core.grounding.findings.replies import (
     asks_of_family,
     asks_tolerance,
     is_question,
+    read_reply,
     turns_to_patient,
 )
 from medsum_core.grounding.findings.scope import (
@@ -37,6 +38,7 @@ REACTIONS = bag(
 TROUBLE = ("problem", "problems", "issue", "issues", "trouble")  # "no problem in [rehab]"
 BETWEEN = ("a", "an", "the", "his", "her", ",", "uh", "um")
 SETTINGS = ("on", "with", "despite", "after", "using")
+FEW = 5  # words of a turn without marks
 HEADING = 3  # words after a name in a heading: "[NERVOUS] SYSTEM:"
 HERITABLE = ("condition", "symptom", "substance")
 ELIDED, ELIDED_YOU, ELIDED_TURNS = 7, 4, 4  # words of the question, and turns since the other one
@@ -59,7 +61,7 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
     spoken = turns is not None
     guests = any(is_family(turn.speaker) for turn in turns or ())
     sentences = [
-        sentence
+        sentence._replace(asks=_asks(words, sentence, turns, bounds)) if turns else sentence
         for number, (first, last) in enumerate(bounds)
         for sentence in split_sentences(words, first, last, number)
     ]
@@ -79,7 +81,7 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
         parts += [Place(part.first, part.last, part.names[-1], sentence.turn) for part in here]
         if not spoken:
             named = [one for one in named if not _is_heading(words, one, lexicon)]
-        asks = bool(turns) and is_question(words, sentence, is_clinician=turns[sentence.turn].is_clinician)  # type: ignore[index]
+        asks = sentence.asks and spoken
         findings += _stated(
             words, sentence, named, kin, lexicon, _Context(topic, named_last, speaker, asks, spoken, guests)
         )
@@ -98,6 +100,17 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
         words=words, sentences=sentences, turns=bounds, findings=findings, good=good, kin=named_kin, parts=parts
     )
     return replace(scan, findings=with_answers(scan, turns)) if turns else scan
+
+
+def _asks(words: Sequence[Word], sentence: Sentence, turns: Sequence[Turn], bounds: Sequence[tuple[int, int]]) -> bool:
+    """Whether a sentence asks; of a transcript without marks, a clinician's few words that are answered yes or no do."""
+    number = sentence.turn
+    if is_question(words, sentence, is_clinician=turns[number].is_clinician):
+        return True
+    is_short = bounds[number] == (sentence.first, sentence.last) and sentence.last - sentence.first <= FEW
+    if not is_short or not turns[number].is_clinician or number + 1 >= len(turns) or turns[number + 1].is_clinician:
+        return False
+    return read_reply(words, *bounds[number + 1])[0] in ("yes", "no")
 
 
 class _Context(NamedTuple):

@@ -24,7 +24,7 @@ NO = bag("no nope nah never none nothing neither negative nobody not without don
 NO_VERBS = bag(
     "don't haven't didn't doesn't hasn't isn't wasn't can't couldn't won't hadn't aren't weren't not never wouldn't"
 )
-YES_VERBS = bag("do have did am was does has is can would could feel get got had think guess believe take suppose")
+YES_VERBS = bag("do have did am was does has is can would could must feel get got had think guess believe take suppose")
 FEELING = bag("feel feels am is are look looks seem seems do does been sleep eat")
 PRONOUNS = bag("i it he she they we that there it's that's i'm he's she's i've they're")
 CAN_STAND_ALONE = bag("i okay ok so you")
@@ -40,6 +40,7 @@ AMOUNTS = bag("little bit lot few couple ton while")
 QUANTIFIERS, QUANTIFIED = bag("of all every kind sort at"), bag("course time the day night of times least")
 UNKNOWN = bag("know sure remember recall idea")
 FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
+WELL_SAID = bag("baby log top clockwork clock horse ox rain bell whistle daisy dream perfect perfectly fantastic strong")
 SIDES = bag("the left right other just only it's its this that upper lower my")
 OPEN = bag("how what when where which who why what's how's where's how'd what'd why'd how're what're")
 ABOUT = bag("about of")
@@ -67,10 +68,10 @@ def is_question(words: Sequence[Word], sentence: Sentence, *, is_clinician: bool
     if not is_clinician:
         return False
     i = sentence.first
-    while i + 1 < sentence.last and words[i].text in LEADS:
+    while i + 1 < sentence.last and words[i].text in LEADS - {"i", "you"}:
         i += 1
     first, second = words[i].text, words[min(i + 1, sentence.last - 1)].text
-    asked = first in ASKING and second in ("you", "he", "she", "they", "your", "any", "there", "it", "the", "your")
+    asked = first in ASKING and second not in NEGATIONS and second not in (",", ".", "a")
     return asked or (first in ("any", "how", "what") and sentence.last - sentence.first <= SHORT_QUESTION)
 
 
@@ -209,6 +210,20 @@ def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]
     if text in ("not", "maybe", "possibly", "perhaps"):
         return "unknown", False
     return ("no", False) if set(near[:4]) & FINE and not set(near[:4]) & NO else ("other", False)
+
+
+def says_well(words: Sequence[Word], first: int, last: int) -> bool:
+    """Whether an answer says that all is well: "Sleeping?" "Like a baby.", "Blood pressure okay?" "Always perfect."."""
+    texts = [words[k].text for k in range(first, min(last, first + NEAR)) if words[k].text != ","]
+    end = next((k for k, text in enumerate(texts) if text in (".", "!", "?", "but")), len(texts))
+    said = set(texts[:end])
+    return bool(said & (WELL_SAID | FINE)) and not said & (NEGATIONS | NO)
+
+
+def asks_if_well(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a question is if all is well: "Blood pressure okay?"."""
+    last = words[sentence.last - 1].text if words[sentence.last - 1].text != "?" else words[sentence.last - 2].text
+    return last in FINE
 
 
 def tells(words: Sequence[Word], first: int, last: int) -> bool:

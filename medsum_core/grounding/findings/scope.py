@@ -36,9 +36,10 @@ AFFIRMING = bag(
     "states stated notes noted is was are were positive shows showed revealed reveals uses takes continues describes "
     "just only mostly mainly maybe some experiences developed does did"
 )
+MONTH_LEADS = bag("in since last of until till by from this next early late")
 SELDOM = bag("hardly rarely seldom barely scarcely occasionally occasional minimal")
 UNSURE = SELDOM | bag(
-    "thinks reckons wonders wondering possible possibly probable probably likely suspect suspected suspicion maybe "
+    "wonder thinks reckons wonders wondering possible possibly probable probably likely suspect suspected suspicion maybe "
     "might may could perhaps questionable concern concerning concerned rule if risk whether unclear unsure versus "
     "vs consider considered worry worried worries wish potential differential suggestive prevent prevention avoid "
     "screen screening case return watch"
@@ -128,7 +129,7 @@ def read_scopes(words: Sequence[Word], sentence: Sentence, *, spoken: bool) -> S
         held = set()
         since = -1
         for i in range(sentence.first, sentence.last):
-            if words[i].text in bag_of and not (words[i].text == "could" and _is_able(words, i, sentence.last)):
+            if words[i].text in bag_of and not _is_sure(words, i, sentence):
                 since = i
             elif words[i].text in (";", "but", "however") or (
                 since >= 0 and words[since].text in SELDOM and words[i].text in (",", "and")
@@ -141,9 +142,13 @@ def read_scopes(words: Sequence[Word], sentence: Sentence, *, spoken: bool) -> S
     return Scopes(*(frozenset(held) for held in (denied, neutral, marks[0], marks[1] | clause_past, marks[2])))
 
 
-def _is_able(words: Sequence[Word], i: int, end: int) -> bool:
-    """Whether the "could" at word i tells what somebody was able to do: "all she [could] tell"."""
-    return i + 1 < end and words[i + 1].text not in ("be", "have", "also", "still", "well")
+def _is_sure(words: Sequence[Word], i: int, sentence: Sentence) -> bool:
+    """Whether word i is no doubt: the "could" of "all she [could] tell", the month of "since [May]"."""
+    before = words[i - 1].text if i > sentence.first else ""
+    after = words[i + 1].text if i + 1 < sentence.last else ""
+    if words[i].text == "could":
+        return after not in ("be", "have", "also", "still", "well")
+    return words[i].text == "may" and before in MONTH_LEADS
 
 
 def _before_marks(words: Sequence[Word], sentence: Sentence, bag_of: frozenset[str]) -> set[int]:

@@ -23,7 +23,7 @@ from medsum_core.grounding.findings.changes import (
 )
 from medsum_core.grounding.findings.deeds import is_deed
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
-from medsum_core.grounding.findings.heard import Heard, hear
+from medsum_core.grounding.findings.heard import DENIES, Heard, hear
 from medsum_core.grounding.findings.identity import judge_identity
 from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact, turn_of
 from medsum_core.grounding.findings.kinship import AND
@@ -179,7 +179,7 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
             return Judged("supported", turn_of(statements))
         if not denied and not doubtful and all(other.assertion == "denied" for other in wider):
             return Judged("contradicted", wider[0].turn)
-        other_words = any(polarity == "no" for _, polarity in heard.loosely(finding.names, finding.part))
+        other_words = any(polarity in DENIES for _, polarity in heard.loosely(finding.names, finding.part))
         told = _told_wider(wider, heard) if denied and finding.kind == "symptom" and not other_words else None
         if told is not None:
             return Judged("contradicted", told)
@@ -200,7 +200,7 @@ def _denied_loosely(finding: Finding, heard: Heard) -> int | None:
     if finding.kind not in ("symptom", "condition") or any(heard.lexicon.concepts[n].lack for n in finding.names):
         return None
     places = heard.loosely(finding.names, finding.part)
-    return places[0][0] if places and all(polarity == "no" for _, polarity in places) else None
+    return places[0][0] if places and all(polarity in DENIES for _, polarity in places) else None
 
 
 def _affirmed_loosely(finding: Finding, heard: Heard) -> int | None:
@@ -209,7 +209,7 @@ def _affirmed_loosely(finding: Finding, heard: Heard) -> int | None:
         return None
     places = heard.loosely(finding.names, finding.part, least=2)
     affirmed = [turn for turn, polarity in places if polarity == "yes"]
-    return affirmed[0] if affirmed and not any(polarity == "no" for _, polarity in places) else None
+    return affirmed[0] if affirmed and not any(polarity in DENIES for _, polarity in places) else None
 
 
 def _broader(finding: Finding, heard: Heard) -> frozenset[str]:
@@ -299,7 +299,8 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
     places = heard.loosely(finding.names, finding.part)
     if places:
         lack = all(heard.lexicon.concepts[name].lack for name in finding.names)
-        agreeing = [turn for turn, polarity in places if lack or polarity != ("yes" if denied else "no")]
+        opposed = ("yes",) if denied and not lack else () if denied else ("well",) if lack else DENIES
+        agreeing = [turn for turn, polarity in places if polarity not in opposed]
         if agreeing:
             return Judged("supported", agreeing[0])
         if denied and (turn := _affirmed_loosely(finding, heard)) is not None:
@@ -317,7 +318,8 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
     if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, _parts_of(finding, heard))):
         return SUPPORTED  # "How is the knee?": what is wrong with it may be said in any words
-    if not places and (_is_generic(finding, heard) or heard.hints_at(finding.names, finding.part)):
+    affirmed = finding.assertion == "present" and finding.kind in ("symptom", "condition")
+    if not places and (_is_generic(finding, heard) or heard.hints_at(finding.names, finding.part, affirmed=affirmed)):
         return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND
 
@@ -344,4 +346,4 @@ def _generic_denial(finding: Finding, heard: Heard) -> bool:
     roots = ROOT_OF[finding.kind]
     if any(other.assertion == "denied" or heard.is_refused(other) for other in heard.exact(roots)):
         return True
-    return any(polarity == "no" for _, polarity in heard.loosely(roots, ""))
+    return any(polarity in DENIES for _, polarity in heard.loosely(roots, ""))
