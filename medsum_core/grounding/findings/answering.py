@@ -22,12 +22,14 @@ from medsum_core.grounding.findings.replies import (
     presupposes,
     read_each,
     read_reply,
+    says_well,
     tells,
     turns_to_patient,
 )
 from medsum_core.grounding.findings.scope import Sentence, besides
 
 ANSWER_REACH = 20  # words of an answer in which relatives have what was asked for
+FINE_REACH = 3  # words at the end of a sentence
 REFUSED_REACH = 8  # words from the end of a turn, which may have no full stops
 REFUSED = ("symptom", "condition", "substance")
 SAME, SAME_REACH = bag("has did too also"), 8  # "And her brother?" "He has it."
@@ -100,8 +102,12 @@ def _with_reply(
     each = read_each(scan.words, first, last)
     if len(each) > 1 and len(each) == len(asked := _asked_with(finding, by_turn[finding.turn])):
         answer = each[asked.index(finding)]
+    elif answer == "no" and _denies_another(scan, finding, here, by_turn.get(reply, ()), first):
+        answer = "other"
     elif answer in ("yes", "other") and _names_another(scan, finding, here, by_turn.get(reply, ()), first):
-        answer = "no" if offers(scan.words, here) and not own else "other"
+        if offers(scan.words, here) and not own:
+            return replace(finding, assertion="denied", reply=reply)
+        answer = "other"
     if answer == "no" and asks_if_still(scan.words, here):
         return replace(finding, assertion="past_or_stopped", reply=reply)
     if answer == "other" and finding.elided and tells(scan.words, first, last):
@@ -128,7 +134,11 @@ def _with_reply(
 def _answering_kin(scan: FindingScan, sentences: Sequence[Sentence], first: int) -> list[tuple[int, str]]:
     """The relatives at the beginning of an answer who may have what was asked for."""
     near = scan.kin_between(first, first + ANSWER_REACH)
-    inside = [(s, [place for place in near if s.first <= place[0] < s.last]) for s in sentences]
+    inside = [
+        (s, [place for place in near if s.first <= place[0] < s.last])
+        for s in sentences
+        if not says_well(scan.words, s.last - FINE_REACH, s.last)
+    ]
     return [place for sentence, kin in inside if kin for place in bearers(scan.words, sentence, kin)]
 
 
@@ -144,6 +154,14 @@ def _names_another(
     asked = [other for other in scan.between(question.first, question.last) if other is not finding]
     said = {name for other in replies if other.first >= first for name in other.names}
     return any(said & set(other.names) for other in asked)
+
+
+def _denies_another(
+    scan: FindingScan, finding: Finding, question: Sentence, replies: Sequence[Finding], first: int
+) -> bool:
+    """Whether the answer's first words deny another finding of the question: "Sweats, fevers?" "Fevers no."."""
+    opening = [other for other in replies if other.first <= first + 1]
+    return _names_another(scan, finding, question, opening, first)
 
 
 def _asked_with(finding: Finding, of_turn: Sequence[Finding]) -> list[Finding]:

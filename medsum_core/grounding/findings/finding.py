@@ -79,7 +79,11 @@ class FindingScan:
 
     def sentence_of(self, finding: Finding) -> Sentence:
         """The sentence of a finding."""
-        return self.sentences[bisect_right(self._begins, finding.first) - 1]
+        return self.sentence_at(finding.first)
+
+    def sentence_at(self, i: int) -> Sentence:
+        """The sentence of word i, or the one before it."""
+        return self.sentences[bisect_right(self._begins, i) - 1]
 
     def kin_between(self, first: int, last: int) -> Sequence[tuple[int, str]]:
         """The relatives named among words `[first, last)`."""

@@ -208,21 +208,13 @@ class Heard:
             stems for name in names if name in known for stems in known[name].hints if not self._is_claimed(stems, name)
         ]
         there = [[*sorted(stems - {HERE}), word] for stems in hints if HERE in stems for word in sorted(of_part)]
-        return any(self._are_near(stems, affirmed) for stems in (*there, *(stems for stems in hints if HERE not in stems)))
+        return any(
+            self._are_near(stems, affirmed) for stems in (*there, *(stems for stems in hints if HERE not in stems))
+        )
 
     def parts_named(self, part: str) -> set[str]:
         """The stems of a body part's words that occur."""
         return self._part_stems(part) & self.turns_of.keys()
-
-    def turn_naming(self, part: str) -> int | None:
-        """The first turn that names a body part, one that it is of, or one of it; None if none does."""
-        return self.once(("naming", part), lambda: self._turn_naming(part))
-
-    def _turn_naming(self, part: str) -> int | None:
-        named = ((place.turn, place.name) for place in self.scan.parts)
-        of_findings = ((one.turn, name) for one in self.scan.findings for name in self.implied_parts(one))
-        related = (turn for turn, name in (*named, *of_findings) if self.lexicon.related(part, name))
-        return min(related, default=None)
 
     def has_trouble_with(self, part: str) -> bool:
         """Whether a body part is openly asked about ("How is the knee?"), or something is wrong where it is named."""
@@ -258,12 +250,8 @@ class Heard:
         )
 
     def _is_refused_at(self, i: int) -> bool:
-        sentence = self.scan.sentences[bisect_right(self._begins, i) - 1]
+        sentence = self.scan.sentence_at(i)
         return sentence.asks and self._polarity_of(sentence, [i]) == "no"
-
-    @cached_property
-    def _begins(self) -> list[int]:
-        return [sentence.first for sentence in self.scan.sentences]
 
     def _part_stems(self, part: str) -> set[str]:
         concept = self.lexicon.concepts.get(part)

@@ -47,6 +47,8 @@ STATUS = {
     "widow": bag("widow widower widowed passed died lost late dead gone"),
     "widower": bag("widow widower widowed passed died lost late dead gone"),
 }
+ALONE = bag("alone myself own just only nobody single widow widower")
+LIVES = bag("lives living live resides")
 WORKS = bag("works worked work retired is was as a an former employed occupation job by profession")
 ANY_WORK = bag("worker driver officer bus assembly")
 NEAR = 3
@@ -65,7 +67,8 @@ def judge_identity(note: FindingScan, heard: Heard) -> list[JudgedFact]:
             continue
         facts += _works(note, sentence, heard)
         for i in range(sentence.first, sentence.last):
-            said = STATUS.get(note.words[i].text)
+            lives = note.words[i].text == "alone" and i > sentence.first and note.words[i - 1].text in LIVES
+            said = ALONE if lives else STATUS.get(note.words[i].text)
             if said is not None:
                 facts.append(_fact(note, i, i + 1, "supported" if heard.says(said) else "not_found"))
     return facts

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import Finding, FindingScan, Place
 from medsum_core.grounding.findings.heard import Heard
 from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact
-from medsum_core.grounding.findings.scope import judged_good
+from medsum_core.grounding.findings.replies import asks_openly, read_reply
+from medsum_core.grounding.findings.scope import judged_good, read_scopes
 
 OF_PART = ("symptom", "condition", "allergen")
 WIDE = frozenset(("body", "side", "skin", "joint", "muscle", "bone", "extremity"))  # which say hardly where
@@ -20,6 +21,7 @@ LINKS = bag(
     "lower dorsal medial lateral anterior posterior distal proximal inner outer the his her"
 )
 LISTED = bag(", and or")
+SHORT = 5  # words of a question about a part
 REACH = 14  # words from a finding to the last body part of a list
 
 
@@ -37,20 +39,52 @@ def judge_places(note: FindingScan, heard: Heard, unsupported: Sequence[tuple[in
             or any(a < end and start < b for a, b in unsupported)
         ):
             continue
-        facts.append(JudgedFact(start, end, owner.kind, *judge_place(place.name, heard)))
+        facts.append(JudgedFact(start, end, owner.kind, *_judged(place.name, heard)))
     return facts
+
+
+def _judged(name: str, heard: Heard) -> Judged:
+    return heard.once(("place", name), lambda: judge_place(name, heard))
 
 
 def judge_place(name: str, heard: Heard) -> Judged:
     """Supported if the dialogue names the part, a wider or a narrower one; contradicted where it calls it fine."""
-    turn = heard.turn_naming(name)
+    turn = _turn_naming(name, heard)
     if turn is None:
         vague = any(place.name in VAGUE for place in heard.scan.parts)  # "weakness on the right side"
         return SUPPORTED if vague or heard.parts_named(name) else NOT_FOUND
     good = {turn for part, turn in heard.scan.good if part == name}
-    named = {place.turn for place in heard.scan.parts if place.name == name}
-    asked = {turn - 1 for turn in good}  # "The thumb?" "The thumb's fine."
-    return Judged("contradicted", min(good)) if good and named <= good | asked else Judged("supported", turn)
+    places = [place for place in heard.scan.parts if place.name == name]
+    denied = [place.turn for place in places if place.turn in good or _is_denied(place, good, heard)]
+    return Judged("contradicted", denied[0]) if denied and len(denied) == len(places) else Judged("supported", turn)
+
+
+def _turn_naming(name: str, heard: Heard) -> int | None:
+    """The first turn that names a part, a wider or a narrower one; None if none does."""
+    answers: dict[int, set[str]] = {}
+    for place in heard.scan.parts:
+        answers.setdefault(place.turn - 1, set()).add(place.name)
+    named = ((one.turn, one.name) for one in heard.scan.parts if not _is_asked_openly(one, answers, heard))
+    of_findings = ((one.turn, part) for one in heard.scan.findings for part in heard.implied_parts(one))
+    return min((turn for turn, part in (*named, *of_findings) if heard.lexicon.related(name, part)), default=None)
+
+
+def _is_asked_openly(place: Place, answers: Mapping[int, set[str]], heard: Heard) -> bool:
+    """Whether the answer names a narrower part than the question: "Which finger?" "My thumb."."""
+    sentence = heard.scan.sentence_at(place.first)
+    if not (sentence.asks and asks_openly(heard.scan.words, sentence)):
+        return False
+    return any(place.name in heard.lexicon.ancestors[name] for name in answers.get(place.turn, ()))
+
+
+def _is_denied(place: Place, good: Set[int], heard: Heard) -> bool:
+    """Whether nothing is wrong there: "The thumb?" "The thumb's fine.", "not the arm"."""
+    words, sentence = heard.scan.words, heard.scan.sentence_at(place.first)
+    if not sentence.asks:
+        return place.first in read_scopes(words, sentence, spoken=True).denied
+    if place.turn + 1 >= len(heard.turns) or sentence.last - sentence.first > SHORT:
+        return False
+    return place.turn + 1 in good or read_reply(words, *heard.scan.turns[place.turn + 1])[0] == "no"
 
 
 def _owner(place: Place, note: FindingScan) -> Finding | None:

@@ -39,6 +39,10 @@ TROUBLE = ("problem", "problems", "issue", "issues", "trouble")  # "no problem i
 BETWEEN = ("a", "an", "the", "his", "her", ",", "uh", "um")
 SETTINGS = ("on", "with", "despite", "after", "using")
 FEW = 5  # words of a turn without marks
+ORGANS = {
+    "heart": "heart disease", "lung": "lung disease", "liver": "liver disease", "kidney": "kidney disease",
+    "thyroid": "thyroid disease",
+}  # fmt: skip
 HEADING = 3  # words after a name in a heading: "[NERVOUS] SYSTEM:"
 HERITABLE = ("condition", "symptom", "substance")
 ELIDED, ELIDED_YOU, ELIDED_TURNS = 7, 4, 4  # words of the question, and turns since the other one
@@ -78,6 +82,8 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
         topic = topic if sentence.turn <= topic_until else ""
         found = find_named(words[sentence.first : sentence.last], lexicon, spoken=spoken)
         named, here = ([_shift(one, sentence.first) for one in ones] for ones in found)
+        if spoken and kin:
+            named = sorted([*named, *_organs(words, sentence)])
         parts += [Place(part.first, part.last, part.names[-1], sentence.turn) for part in here]
         if not spoken:
             named = [one for one in named if not _is_heading(words, one, lexicon)]
@@ -103,7 +109,7 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
 
 
 def _asks(words: Sequence[Word], sentence: Sentence, turns: Sequence[Turn], bounds: Sequence[tuple[int, int]]) -> bool:
-    """Whether a sentence asks; of a transcript without marks, a clinician's few words that are answered yes or no do."""
+    """Whether a sentence asks; where there are no marks, a clinician's few words that are answered yes or no do."""
     number = sentence.turn
     if is_question(words, sentence, is_clinician=turns[number].is_clinician):
         return True
@@ -226,6 +232,15 @@ def _words_of_turns(text: str, turns: Sequence[Turn] | None) -> tuple[list[Word]
         words += words_of(turn.text, turn.text_start)
         bounds.append((first, len(words)))
     return words, bounds
+
+
+def _organs(words: Sequence[Word], sentence: Sentence) -> list[Named]:
+    """The diseases that a relative's organ stands for: "Dad died of his [heart]", "Mum's got her [thyroid]"."""
+    return [
+        Named(i, i + 1, (ORGANS[words[i].stem],), "")
+        for i in range(sentence.first + 1, sentence.last)
+        if words[i].stem in ORGANS and words[i - 1].text in ("his", "her", "their")
+    ]
 
 
 def _shift(named: Named, offset: int) -> Named:

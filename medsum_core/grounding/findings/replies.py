@@ -40,7 +40,9 @@ AMOUNTS = bag("little bit lot few couple ton while")
 QUANTIFIERS, QUANTIFIED = bag("of all every kind sort at"), bag("course time the day night of times least")
 UNKNOWN = bag("know sure remember recall idea")
 FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
-WELL_SAID = bag("baby log top clockwork clock horse ox rain bell whistle daisy dream perfect perfectly fantastic strong")
+WELL_SAID = bag(
+    "baby log top clockwork clock horse ox rain bell whistle daisy dream perfect perfectly fantastic strong"
+)
 SIDES = bag("the left right other just only it's its this that upper lower my")
 OPEN = bag("how what when where which who why what's how's where's how'd what'd why'd how're what're")
 ABOUT = bag("about of")
@@ -248,6 +250,8 @@ def opens_with_no(words: Sequence[Word], first: int, last: int) -> bool:
 
 def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> Reply:
     text, after = words[i].text, words[i + 1].text if i + 1 < last else ""
+    if near[:2] == ["not", "that"]:
+        return "no"  # "Not that I know."
     if (text == "not" or text in NO_VERBS) and set(near[:4]) & UNKNOWN:
         return "unknown"
     if text == "not" and after in ("only", "just", "too", "much", "bad", "great", "good", "well"):

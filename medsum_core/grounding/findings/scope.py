@@ -14,7 +14,7 @@ NEGATIONS = bag(
     "no not never none nothing without denies denied deny denying declines declined declining refuses negative "
     "neither nor nobody don't doesn't didn't haven't hasn't hadn't isn't wasn't aren't weren't ain't free absent "
     "absence lack nope nah unaware unremarkable non dont doesnt didnt havent hasnt isnt cannot can't couldn't won't "
-    "wouldn't never's ruled"
+    "wouldn't never's ruled excluded"
 )
 UNABLE = bag("cannot can't couldn't won't wouldn't")  # they deny what follows only with one of ABLE
 ABLE = bag("feel see find think say recall remember")
@@ -39,10 +39,10 @@ AFFIRMING = bag(
 MONTH_LEADS = bag("in since last of until till by from this next early late")
 SELDOM = bag("hardly rarely seldom barely scarcely occasionally occasional minimal")
 UNSURE = SELDOM | bag(
-    "wonder thinks reckons wonders wondering possible possibly probable probably likely suspect suspected suspicion maybe "
-    "might may could perhaps questionable concern concerning concerned rule if risk whether unclear unsure versus "
-    "vs consider considered worry worried worries wish potential differential suggestive prevent prevention avoid "
-    "screen screening case return watch"
+    "wonder wondered thinks reckons wonders wondering possible possibly probable probably likely suspect suspected "
+    "suspicion maybe might may could perhaps questionable concern concerning concerned rule if risk whether unclear "
+    "unsure versus vs consider considered worry worried worries wish potential differential suggestive prevent "
+    "prevention avoid screen screening case return watch"
 )
 PAST = bag(
     "used stopped stop stops quit discontinued discontinue former formerly resolved gone prior previous previously "
@@ -57,7 +57,7 @@ PLANS = bag(
 DEGREES = bag("occasional rare social some mild moderate heavy positive intermittent questionable questionably")
 GOOD = bag(
     "fine normal okay ok good clear clean unremarkable intact negative none denied absent gone spared great "
-    "perfect healthy"
+    "perfect healthy excluded"
 )
 NOT_THERE = bag("present there noted seen found implicated involved used taken reported appreciated endorsed")
 LINKS = bag(

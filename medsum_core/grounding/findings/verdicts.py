@@ -21,6 +21,7 @@ from medsum_core.grounding.findings.changes import (
     is_opposed,
     said_of,
 )
+from medsum_core.grounding.findings.course import other_course
 from medsum_core.grounding.findings.deeds import is_deed
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import DENIES, Heard, hear
@@ -28,14 +29,12 @@ from medsum_core.grounding.findings.identity import judge_identity
 from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact, turn_of
 from medsum_core.grounding.findings.kinship import AND
 from medsum_core.grounding.findings.lexicon import Lexicon
-from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person
+from medsum_core.grounding.findings.persons import is_denied_of, is_named_near, is_of_family, judge_relatives, of_person
 from medsum_core.grounding.findings.places import judge_places
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.results import is_contradicted, result_in_note, results_in_talk
-from medsum_core.grounding.findings.wording import has_misspelt, has_words_like
+from medsum_core.grounding.findings.wording import generic_denial, has_misspelt, has_words_like, is_generic, parts_of
 
-ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
-           "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
 STOPPED = bag(
     "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
     "avoid avoided avoids hardly rarely seldom longer held no not misplaced"
@@ -48,7 +47,6 @@ LIMITING = bag(  # a denial that leaves room: "no gross hematuria", "no chills e
 )
 BORNE = bag("tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous")
 VAGUE = frozenset(("side",))  # parts that leave open which: "weakness on the right side"
-GENERIC = ("medication", "surgery", "laboratory tests")
 
 
 KIND_OF = {"allergen": "allergy"}
@@ -233,8 +231,9 @@ def _of_part(finding: Finding, said: Sequence[Finding], heard: Heard) -> list[Fi
 
 
 def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> Judged:
-    if (turn := other_certainty(finding, said, note, heard)) is not None:
-        return Judged("contradicted", turn)
+    for other in (other_certainty, other_course):
+        if (turn := other(finding, said, note, heard)) is not None:
+            return Judged("contradicted", turn)
     denied = [other for other in said if other.assertion == "denied"]
     if finding.assertion == "denied":
         return _denied(finding, said, denied, note, heard)
@@ -243,7 +242,8 @@ def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, 
         return Judged("supported", denied[0].turn)
     if not affirmed and any(polarity == "yes" for _, polarity in heard.loosely(finding.names, finding.part)):
         return Judged("supported", denied[0].turn)
-    if not affirmed and finding.subject not in (PATIENT, UNKNOWN) and is_named_near(finding, denied, heard):
+    of_relative = finding.subject not in (PATIENT, UNKNOWN) and not is_denied_of(finding, denied)
+    if not affirmed and of_relative and is_named_near(finding, denied, heard):
         return Judged("supported", denied[0].turn)  # "Any swelling?" "No, that was my sister."
     if not affirmed:
         return Judged("supported" if _is_over(finding, note) else "contradicted", denied[-1].turn)
@@ -305,6 +305,8 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
             return Judged("supported", agreeing[0])
         if denied and (turn := _affirmed_loosely(finding, heard)) is not None:
             return Judged("contradicted", turn)
+        if finding.assertion == "uncertain" and finding.kind == "condition" and heard.turns[places[0][0]].is_clinician:
+            return Judged("contradicted", places[0][0])  # "We've ruled out a clot."
         if finding.assertion in ("denied", "uncertain") or finding.kind not in ("symptom", "condition", "substance"):
             return SUPPORTED
     text = " ".join(word.text for word in note.words[finding.first : finding.last])
@@ -312,38 +314,13 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         return SUPPORTED
     if finding.kind != "medication" and has_words_like(heard, text, with_part=bool(finding.part)):
         return SUPPORTED
-    if finding.assertion in ("denied", "uncertain") and _generic_denial(finding, heard):
+    if finding.assertion in ("denied", "uncertain") and generic_denial(finding, heard):
         return SUPPORTED
     if denied and finding.part and heard.parts_named(finding.part):
         return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
-    if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, _parts_of(finding, heard))):
+    if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, parts_of(finding, heard))):
         return SUPPORTED  # "How is the knee?": what is wrong with it may be said in any words
     affirmed = finding.assertion == "present" and finding.kind in ("symptom", "condition")
-    if not places and (_is_generic(finding, heard) or heard.hints_at(finding.names, finding.part, affirmed=affirmed)):
+    if not places and (is_generic(finding, heard) or heard.hints_at(finding.names, finding.part, affirmed=affirmed)):
         return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND
-
-
-def _parts_of(finding: Finding, heard: Heard) -> set[str]:
-    """The body parts of a finding; none for what comes out of one, which has its own words."""
-    if any("discharge" in heard.lexicon.ancestors[name] for name in finding.names):
-        return set()
-    return {finding.part} if finding.part else heard.implied_parts(finding)
-
-
-def _is_generic(finding: Finding, heard: Heard) -> bool:
-    """Whether the dialogue speaks of a kind without a name of its members: "same dose", "take it out"."""
-    ancestors = heard.lexicon.ancestors
-    kinds = [kind for kind in GENERIC for name in finding.names if kind in ancestors[name]]
-    named = heard.broader_than(ROOTS) if kinds else frozenset()
-    return any(kind not in named and heard.hints_at((kind,), "") for kind in kinds)
-
-
-def _generic_denial(finding: Finding, heard: Heard) -> bool:
-    """Whether the dialogue denies all of a kind: "Any other problems?" "No."."""
-    if any("sign" in heard.lexicon.ancestors[name] for name in finding.names) and heard.hints_at(("sign",), ""):
-        return True  # "Your lungs are clear.": neither wheezes nor rales
-    roots = ROOT_OF[finding.kind]
-    if any(other.assertion == "denied" or heard.is_refused(other) for other in heard.exact(roots)):
-        return True
-    return any(polarity in DENIES for _, polarity in heard.loosely(roots, ""))

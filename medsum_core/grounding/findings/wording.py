@@ -1,15 +1,19 @@
-"""Does a dialogue have the words of a name in another form: inflected, in part, or spelt nearly so?"""
+"""Does a dialogue speak of a finding without its name: in another form of it, nearly spelt so, of its whole kind?"""
 
 from __future__ import annotations
 
 from difflib import SequenceMatcher
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.heard import SPELT, Heard
+from medsum_core.grounding.findings.finding import ROOTS, Finding
+from medsum_core.grounding.findings.heard import DENIES, SPELT, Heard
 from medsum_core.grounding.findings.stems import PREFIX, stem
 
+WHOLE_KINDS = ("medication", "surgery", "laboratory tests")
+ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
+           "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
 ALIKE = 0.82  # share of letters in common, for a misspelt drug
-GENERIC = bag(  # words of a concept's name that do not tell it from another
+TELLING_LITTLE = bag(  # words of a concept's name that do not tell it from another
     "pain disease disorder condition problem syndrome chronic acute test surgery therapy treatment blood heart history "
     "medication medicine abnormal low high loss failure infection left right use change difficulty severe mild general "
     "bilateral lower upper type exam examination study scan evaluation symptom system"
@@ -22,7 +26,7 @@ def has_words_like(heard: Heard, text: str, *, with_part: bool = False) -> bool:
     `with_part`: the name has a body part, and both must.
     """
     stems = [stem(word) for word in text.lower().replace("-", " ").split()]
-    content = [word for word in stems if len(word) > 3 and word not in GENERIC]
+    content = [word for word in stems if len(word) > 3 and word not in TELLING_LITTLE]
     if not content:
         return False
     hits = [word in heard.turns_of or (len(word) >= PREFIX and word[:PREFIX] in heard.prefixes) for word in content]
@@ -38,3 +42,28 @@ def has_misspelt(heard: Heard, text: str) -> bool:
         abs(len(other) - len(word)) <= 3 and SequenceMatcher(None, word, other).ratio() >= ALIKE
         for other in heard.spelt.get(word[0], ())
     )
+
+
+def parts_of(finding: Finding, heard: Heard) -> set[str]:
+    """The body parts of a finding; none for what comes out of one, which has its own words."""
+    if any("discharge" in heard.lexicon.ancestors[name] for name in finding.names):
+        return set()
+    return {finding.part} if finding.part else heard.implied_parts(finding)
+
+
+def is_generic(finding: Finding, heard: Heard) -> bool:
+    """Whether the dialogue speaks of a kind without a name of its members: "same dose", "take it out"."""
+    ancestors = heard.lexicon.ancestors
+    kinds = [kind for kind in WHOLE_KINDS for name in finding.names if kind in ancestors[name]]
+    named = heard.broader_than(ROOTS) if kinds else frozenset()
+    return any(kind not in named and heard.hints_at((kind,), "") for kind in kinds)
+
+
+def generic_denial(finding: Finding, heard: Heard) -> bool:
+    """Whether the dialogue denies all of a kind: "Any other problems?" "No."."""
+    if any("sign" in heard.lexicon.ancestors[name] for name in finding.names) and heard.hints_at(("sign",), ""):
+        return True  # "Your lungs are clear.": neither wheezes nor rales
+    roots = ROOT_OF[finding.kind]
+    if any(other.assertion == "denied" or heard.is_refused(other) for other in heard.exact(roots)):
+        return True
+    return any(polarity in DENIES for _, polarity in heard.loosely(roots, ""))
