@@ -11,14 +11,14 @@ from medsum_core.grounding.findings.scope import Sentence
 
 SURE = bag("diagnosed diagnosis known confirmed definite proven established documented")
 PROVED = bag("confirmed shows showed definitely proved proves positive came biopsy diagnosed")
-NEAR = 4  # words of a note before a finding
+NEAR = 4  # words of a note before a finding, and one after it
 
 
 def other_certainty(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> int | None:
     """The turn that leaves open what the note is sure of, or settles what the note leaves open; None if none does."""
     if finding.kind != "condition" or not said:
         return None
-    if finding.assertion == "present" and _before(note, finding) & SURE:
+    if finding.assertion == "present" and _around(note, finding) & SURE:
         told = [other for other in said if heard.turns[other.turn].is_clinician] or said  # whose word it is
         return told[0].turn if all(other.assertion == "uncertain" for other in told) else None
     if finding.assertion != "uncertain":
@@ -32,9 +32,9 @@ def other_certainty(finding: Finding, said: Sequence[Finding], note: FindingScan
     return told[0].turn if proved else None
 
 
-def _before(note: FindingScan, finding: Finding) -> set[str]:
+def _around(note: FindingScan, finding: Finding) -> set[str]:
     first = max(note.sentence_of(finding).first, finding.first - NEAR)
-    return {word.text for word in note.words[first : finding.first]}
+    return {word.text for word in (*note.words[first : finding.first], *note.after(finding, 1))}
 
 
 def _texts(heard: Heard, finding: Finding) -> set[str]:

@@ -169,14 +169,14 @@ class Heard:
         if len(stems) > 1 or self.lexicon.concepts[name].kind != "condition":
             return False
         (word,) = stems
-        left = self._places.get(word, [])
+        left = self.places.get(word, [])
         for longer, other in self.lexicon.longer.get(word, ()) if left else ():
             if not self.lexicon.related(name, other):
                 left = [i for i in left if not all(self._is_near(one, i) for one in longer)]
-        return word in self._places and not left
+        return word in self.places and not left
 
     def _is_near(self, word: str, i: int) -> bool:
-        others = self._places.get(word, ())
+        others = self.places.get(word, ())
         return bisect_left(others, i - CLAIM_REACH) < bisect_right(others, i + CLAIM_REACH)
 
     def places_of(self, names: Iterable[str]) -> list[tuple[int, Sentence]]:
@@ -234,7 +234,7 @@ class Heard:
         return {one.turn for one in told if one.assertion == "present"}
 
     @cached_property
-    def _places(self) -> dict[str, list[int]]:
+    def places(self) -> dict[str, list[int]]:
         """The words at which each stem occurs."""
         found: dict[str, list[int]] = {}
         for i, word in enumerate(self.scan.words):
@@ -242,7 +242,7 @@ class Heard:
         return found
 
     def _are_near(self, stems: Iterable[str], affirmed: bool) -> bool:
-        places = sorted((self._places.get(word, []) for word in stems), key=len)
+        places = sorted((self.places.get(word, []) for word in stems), key=len)
         return any(
             all(bisect_left(others, i - HINT_REACH) < bisect_right(others, i + HINT_REACH) for others in places[1:])
             and not (affirmed and self._is_refused_at(i))
@@ -251,7 +251,7 @@ class Heard:
 
     def _is_refused_at(self, i: int) -> bool:
         sentence = self.scan.sentence_at(i)
-        return sentence.asks and self._polarity_of(sentence, [i]) == "no"
+        return sentence.asks and self.polarity_of(sentence, [i]) == "no"
 
     def _part_stems(self, part: str) -> set[str]:
         concept = self.lexicon.concepts.get(part)
@@ -276,14 +276,15 @@ class Heard:
             for sentence in self.sentences_of.get(turn, ()):
                 places = [i for i in range(sentence.first, sentence.last) if self.scan.words[i].stem in stems]
                 if places:
-                    said.append(self._polarity_of(sentence, places))
+                    said.append(self.polarity_of(sentence, places))
         if "yes" in said:
             return "yes"
         if "well" in said:
             return "well"
         return "no" if said and all(polarity == "no" for polarity in said) else "neutral"
 
-    def _polarity_of(self, sentence: Sentence, places: Sequence[int]) -> Polarity:
+    def polarity_of(self, sentence: Sentence, places: Sequence[int]) -> Polarity:
+        """Whether a sentence, or the answer to it, affirms its words `places`."""
         words = self.scan.words
         if sentence.asks and sentence.turn + 1 < len(self.scan.turns):
             if asks_openly(words, sentence):
@@ -303,7 +304,7 @@ class Heard:
             return "yes" if told or reply == "yes" else "no" if reply == "no" else "neutral"
         scopes = read_scopes(words, sentence, spoken=True)
         if judged_good(words, places[-1] + 1, sentence.last, "symptom"):
-            return "no"
+            return "well"
         if all(i in scopes.denied for i in places):
             return "no"
         doubtful = scopes.denied | scopes.neutral | scopes.unsure | scopes.planned

@@ -19,6 +19,7 @@ from medsum_core.grounding.findings.replies import (
     asks_tolerance,
     is_question,
     read_reply,
+    says_well,
     turns_to_patient,
 )
 from medsum_core.grounding.findings.scope import (
@@ -95,6 +96,9 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
             findings += _elided(words, sentence, kin, findings, asks=asks)
         if spoken:
             good += _good_parts(words, sentence, here)
+            if asks and here and not named and sentence.turn + 1 < len(bounds):
+                well = says_well(words, *bounds[sentence.turn + 1])
+                good += [(name, sentence.turn + 1) for part in here for name in part.names] if well else []
         if sentence.first - since >= TOPIC_REACH:
             named_last = ""
         if holding := bearers(words, sentence, kin):

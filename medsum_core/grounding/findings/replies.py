@@ -60,13 +60,15 @@ PATIENT_WORDS = bag("you you're you've yourself your")
 WHEN, TIMED = bag("when after since while before during"), 3
 NEAR = 6
 TOLD_REACH = 20  # words of an answer that tells
+WELL_ASKED = 3  # words of "Hear okay?"
 SHORT_QUESTION = 8  # words
 
 
 def is_question(words: Sequence[Word], sentence: Sentence, *, is_clinician: bool) -> bool:
     """Whether a sentence asks; a clinician's "Any fevers." does without a question mark."""
     if sentence.asks:
-        return words[sentence.last - 1].text not in ("okay", "ok", "alright")
+        is_tag = words[sentence.last - 1].text in ("okay", "ok", "alright")  # "We'll do an X-ray, okay?"
+        return not is_tag or sentence.last - sentence.first <= WELL_ASKED
     if not is_clinician:
         return False
     i = sentence.first
@@ -167,6 +169,8 @@ def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, boo
     if words[i].text in SELDOM:
         return "unknown", False
     if words[i].text.removesuffix("'s") in NO:
+        if {"yes", "yeah", "yep"} & {words[k].text for k in range(i + 1, last)}:
+            return "unknown", False  # "No. No. There, yes."
         return _negative(words, i, last, near), False
     if words[begin].text in PRONOUNS:
         return _by_verb(words, begin, last)

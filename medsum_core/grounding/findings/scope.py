@@ -24,7 +24,7 @@ NEUTRAL_AFTER = bag(  # "no change in the pain": nothing is denied
     "effect benefit matter sure certain know remember recall idea question need worry worried bad much worried mind "
     "clue recurrence necessarily well fully completely entirely always quite significant significantly other new "
     "recent recently acute additional recurrent currently further more longer clearly treated affect affected "
-    "limited until yet gone able really like want"
+    "limited until yet gone able really like want himself herself myself themselves yourself right"
 )
 ENDS = bag(
     "but however although though except besides because which until unless instead rather ; : since "
@@ -39,10 +39,10 @@ AFFIRMING = bag(
 MONTH_LEADS = bag("in since last of until till by from this next early late")
 SELDOM = bag("hardly rarely seldom barely scarcely occasionally occasional minimal")
 UNSURE = SELDOM | bag(
-    "wonder wondered thinks reckons wonders wondering possible possibly probable probably likely suspect suspected "
-    "suspicion maybe might may could perhaps questionable concern concerning concerned rule if risk whether unclear "
-    "unsure versus vs consider considered worry worried worries wish potential differential suggestive prevent "
-    "prevention avoid screen screening case return watch"
+    "leaning wonder wondered thinks reckons wonders wondering possible possibly probable probably likely "
+    "suspect suspected suspicion maybe might may could perhaps questionable concern concerning concerned rule "
+    "if risk whether unclear unsure versus vs consider considered worry worried worries wish potential "
+    "differential suggestive prevent prevention avoid screen screening case return watch"
 )
 PAST = bag(
     "used stopped stop stops quit discontinued discontinue former formerly resolved gone prior previous previously "
@@ -54,15 +54,18 @@ PLANS = bag(
     "we'll i'll plan planned should prescribe prescribed consider advised advise need needs want like start begin "
     "follow upcoming tomorrow next suggest suggested get"
 )
-DEGREES = bag("occasional rare social some mild moderate heavy positive intermittent questionable questionably")
+DEGREES = bag(
+    "two three several multiple occasional rare social some mild moderate heavy positive intermittent "
+    "questionable questionably"
+)
 GOOD = bag(
     "fine normal okay ok good clear clean unremarkable intact negative none denied absent gone spared great "
-    "perfect healthy excluded"
+    "perfect healthy excluded ruled steady stable"
 )
 NOT_THERE = bag("present there noted seen found implicated involved used taken reported appreciated endorsed")
 LINKS = bag(
     "there is are was were be been look looks looked feel feels felt seem seems all "
-    "still just pretty now both has have not"
+    "still just pretty now both has have not testing test tested screen screening"
 )
 SCOPE_SPOKEN, SCOPE_WRITTEN = 12, 60
 REACH_GOOD = 4

@@ -33,7 +33,15 @@ from medsum_core.grounding.findings.persons import is_denied_of, is_named_near, 
 from medsum_core.grounding.findings.places import judge_places
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.results import is_contradicted, result_in_note, results_in_talk
-from medsum_core.grounding.findings.wording import generic_denial, has_misspelt, has_words_like, is_generic, parts_of
+from medsum_core.grounding.findings.wording import (
+    denies_word_of,
+    generic_denial,
+    has_misspelt,
+    has_words_like,
+    hurts,
+    is_generic,
+    parts_of,
+)
 
 STOPPED = bag(
     "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
@@ -316,8 +324,12 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         return SUPPORTED
     if finding.assertion in ("denied", "uncertain") and generic_denial(finding, heard):
         return SUPPORTED
+    if denied and (_part_is_good(finding, heard) is not None or denies_word_of(finding.names, heard)):
+        return SUPPORTED  # "And the face?" "It looked fine.": no facial droop; "Blood?" "No.": no hematuria
     if denied and finding.part and heard.parts_named(finding.part):
         return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
+    if "pain" in finding.names and hurts(finding.part, heard):
+        return SUPPORTED
     if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, parts_of(finding, heard))):
         return SUPPORTED  # "How is the knee?": what is wrong with it may be said in any words
     affirmed = finding.assertion == "present" and finding.kind in ("symptom", "condition")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import ROOTS, Finding
-from medsum_core.grounding.findings.heard import DENIES, SPELT, Heard
+from medsum_core.grounding.findings.heard import DENIES, LITTLE, MOST, SPELT, Heard
 from medsum_core.grounding.findings.stems import PREFIX, stem
 
 WHOLE_KINDS = ("medication", "surgery", "laboratory tests")
@@ -67,3 +68,21 @@ def generic_denial(finding: Finding, heard: Heard) -> bool:
     if any(other.assertion == "denied" or heard.is_refused(other) for other in heard.exact(roots)):
         return True
     return any(polarity in DENIES for _, polarity in heard.loosely(roots, ""))
+
+
+def denies_word_of(names: Iterable[str], heard: Heard) -> bool:
+    """Whether the dialogue denies a word that patients use of one of these concepts: "Blood?" "No."."""
+    known = heard.lexicon.concepts
+    loose = {word for name in names if name in known for stems in known[name].loose for word in stems - LITTLE}
+    places = [i for word in sorted(loose) for i in heard.places.get(word, ())[:MOST]]
+    return any(heard.polarity_of(heard.scan.sentence_at(i), [i]) in DENIES for i in places)
+
+
+def hurts(part: str, heard: Heard) -> bool:
+    """Whether pain goes without saying: of a part where any finding is stated, of no part where a symptom is.
+
+    "I take Tylenol for the knee.", "He limps." "On which leg?" "He points at his hip."
+    """
+    stated = {one.turn for one in heard.scan.findings if one.assertion == "present" and (part or one.kind == "symptom")}
+    turns = {turn for word in heard.parts_named(part) for turn in heard.turns_of[word]} if part else stated
+    return any({turn, turn - 1, turn - 2} & stated for turn in turns)
