@@ -65,7 +65,9 @@ def _refused(
     stated = stated and not any(sentence.asks for sentence in sentences[finding.turn])
     if not stated or finding.assertion == "denied" or number >= len(scan.turns) or turns[number].is_clinician:
         return finding
-    refused = read_reply(scan.words, *scan.turns[number])[0] == "no" and opens_with_no(scan.words, *scan.turns[number])
+    first, end = scan.turns[number]
+    refused = read_reply(scan.words, first, end)[0] == "no" and opens_with_no(scan.words, first, end)
+    refused = refused and not (scan.words[first].text == "so" and end > first + 2)  # "So no bread."
     return replace(finding, assertion="denied", reply=number) if refused else finding
 
 

@@ -11,7 +11,7 @@ from medsum_core.grounding.findings.scope import Sentence
 
 SURE = bag("diagnosed diagnosis known confirmed definite proven established documented")
 PROVED = bag("confirmed shows showed definitely proved proves positive came biopsy diagnosed")
-NEAR = 4  # words of a note before a finding, and one after it
+NEAR, AFTER = 4, 2  # words of a note before a finding and after it
 
 
 def other_certainty(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> int | None:
@@ -34,7 +34,7 @@ def other_certainty(finding: Finding, said: Sequence[Finding], note: FindingScan
 
 def _around(note: FindingScan, finding: Finding) -> set[str]:
     first = max(note.sentence_of(finding).first, finding.first - NEAR)
-    return {word.text for word in (*note.words[first : finding.first], *note.after(finding, 1))}
+    return {word.text for word in (*note.words[first : finding.first], *note.after(finding, AFTER))}
 
 
 def _texts(heard: Heard, finding: Finding) -> set[str]:

@@ -19,7 +19,7 @@ NOTE: dict[Course, frozenset[str]] = {
     "worse": bag("worse worsened worsening progressing"),
 }
 TALK: dict[Course, frozenset[str]] = {
-    "gone": bag("gone resolved vanished disappeared completely"),
+    "gone": bag("gone quit stopped resolved vanished disappeared completely"),
     "better": bag("better improved improving easing eased"),
     "lasting": bag("still same persists constant constantly"),
     "worse": bag("worse spread spreading spreads worsening"),

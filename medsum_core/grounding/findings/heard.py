@@ -14,7 +14,7 @@ from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import scan_findings
-from medsum_core.grounding.findings.replies import asks_if_well, asks_openly, read_reply, says_well, tells
+from medsum_core.grounding.findings.replies import asks_if_well, asks_openly, offers, read_reply, says_well, tells
 from medsum_core.grounding.findings.scope import Sentence, judged_good, read_scopes
 from medsum_core.grounding.findings.stems import FILLERS, PREFIX, stem
 
@@ -287,7 +287,7 @@ class Heard:
         """Whether a sentence, or the answer to it, affirms its words `places`."""
         words = self.scan.words
         if sentence.asks and sentence.turn + 1 < len(self.scan.turns):
-            if asks_openly(words, sentence):
+            if asks_openly(words, sentence) or offers(words, sentence):
                 return "neutral"
             answer = self.scan.turns[sentence.turn + 1]
             if says_well(words, *answer):

@@ -43,6 +43,8 @@ COMPOUND = {  # "my mum's dad"
     (MATERNAL + "grandparent", "father"): MATERNAL + "grandfather",
     (PATERNAL + "grandparent", "father"): PATERNAL + "grandfather",
     ("mother", "parent"): MATERNAL + "grandparent", ("father", "parent"): PATERNAL + "grandparent",
+    **{(side + kin, "mother"): side + "grandmother" for side in (MATERNAL, PATERNAL) for kin in ("aunt", "uncle")},
+    **{(side + kin, "father"): side + "grandfather" for side in (MATERNAL, PATERNAL) for kin in ("aunt", "uncle")},
     ("mother", "sister"): MATERNAL + "aunt", ("father", "sister"): PATERNAL + "aunt",
     ("mother", "brother"): MATERNAL + "uncle", ("father", "brother"): PATERNAL + "uncle",
     ("sister", "son"): "nephew", ("brother", "son"): "nephew", ("sister", "daughter"): "niece",

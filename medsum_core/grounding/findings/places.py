@@ -52,7 +52,8 @@ def judge_place(name: str, heard: Heard) -> Judged:
     turn = _turn_naming(name, heard)
     if turn is None:
         vague = any(place.name in VAGUE for place in heard.scan.parts)  # "weakness on the right side"
-        return SUPPORTED if vague or heard.parts_named(name) else NOT_FOUND
+        said = any(words <= heard.turns_of.keys() for words in heard.lexicon.concepts[name].loose)
+        return SUPPORTED if vague or said else NOT_FOUND
     good = {turn for part, turn in heard.scan.good if part == name}
     places = [place for place in heard.scan.parts if place.name == name]
     denied = [place.turn for place in places if place.turn in good or _is_denied(place, good, heard)]

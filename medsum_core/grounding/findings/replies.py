@@ -254,8 +254,8 @@ def opens_with_no(words: Sequence[Word], first: int, last: int) -> bool:
 
 def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> Reply:
     text, after = words[i].text, words[i + 1].text if i + 1 < last else ""
-    if near[:2] == ["not", "that"]:
-        return "no"  # "Not that I know."
+    if near[:2] in (["not", "that"], ["not", "a"]):
+        return "no"  # "Not that I know.", "Not a one."
     if (text == "not" or text in NO_VERBS) and set(near[:4]) & UNKNOWN:
         return "unknown"
     if text == "not" and after in ("only", "just", "too", "much", "bad", "great", "good", "well"):
