@@ -28,7 +28,7 @@ NUMERIC_KINDS = (
     "number", "age", "date", "duration", "dose", "measurement", "temperature", "percent", "frequency", "pressure",
     "laterality", "code",
 )  # fmt: skip
-FINDING_KINDS = ("medication", "allergy", "symptom", "condition", "procedure", "substance", "relative")
+FINDING_KINDS = ("medication", "allergy", "symptom", "condition", "procedure", "substance", "relative", "subject")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,16 @@ def check_note(note: str, dialogue: str, *, lexicon: str | None = None) -> list[
         spans = [(mention.start, mention.end, mention.kind) for mention in stated]
         spans += [(finding.start, finding.end, KIND_OF.get(finding.kind, finding.kind)) for finding in named.findings]
         return [Fact(start=a, end=b, kind=kind, verdict="not_checked", turn=None) for a, b, kind in sorted(spans)]
-    facts = [*_numeric(scan, stated, dialogue), *_findings(named, dialogue, known)]
+    numeric = _numeric(scan, stated, dialogue)
+    wrong_sides = [fact for fact in numeric if fact.kind == "laterality" and fact.is_unsupported]
+    facts = [
+        *numeric,
+        *(
+            fact
+            for fact in _findings(named, dialogue, known)
+            if not any(side.start <= fact.start and fact.end <= side.end for side in wrong_sides)  # its body part
+        ),
+    ]
     return sorted(facts, key=lambda fact: (fact.start, fact.end))
 
 

@@ -17,7 +17,13 @@ FOLDER = Path(__file__).parent / "labelled_pairs"
 
 @pytest.mark.parametrize(
     ("name", "recall", "precision"),
-    [("dev", 0.82, 0.95), ("dev_more", 0.61, 0.90), ("dev_fresh", 0.78, 0.84), ("dev_fresh_2", 0.88, 0.88)],
+    [
+        ("dev", 0.83, 0.95),
+        ("dev_more", 0.64, 0.91),
+        ("dev_fresh", 0.79, 0.87),
+        ("dev_fresh_2", 0.88, 0.88),
+        ("dev_fresh_3", 0.83, 0.88),
+    ],
 )
 def test_faults_are_found_and_right_words_are_left_alone(name: str, recall: float, precision: float) -> None:
     found = missed = wrong = 0

@@ -22,13 +22,16 @@ from medsum_core.grounding.findings.replies import (
     offers,
     opens_with_no,
     presupposes,
+    read_each,
     read_reply,
+    says_well,
     tells,
     turns_to_patient,
 )
 from medsum_core.grounding.findings.scope import Sentence, besides
 
 ANSWER_REACH = 20  # words of an answer in which relatives have what was asked for
+FINE_REACH = 3  # words at the end of a sentence
 REFUSED_REACH = 8  # words from the end of a turn, which may have no full stops
 REFUSED = ("symptom", "condition", "substance", "allergen")
 SAME, SAME_REACH = bag("has did too also"), 8  # "And her brother?" "He has it."
@@ -73,7 +76,9 @@ def _refused(
     stated = stated and not any(sentence.asks for sentence in sentences[finding.turn])
     if not stated or finding.assertion == "denied" or number >= len(scan.turns) or turns[number].is_clinician:
         return finding
-    refused = read_reply(scan.words, *scan.turns[number])[0] == "no" and opens_with_no(scan.words, *scan.turns[number])
+    first, end = scan.turns[number]
+    refused = read_reply(scan.words, first, end)[0] == "no" and opens_with_no(scan.words, first, end)
+    refused = refused and not (scan.words[first].text == "so" and end > first + 2)  # "So no bread."
     return replace(finding, assertion="denied", reply=number) if refused else finding
 
 
@@ -107,7 +112,14 @@ def _with_reply(
     if own and answer in ("other", "unknown"):
         same = own[0]
         return replace(finding, assertion=same.assertion, subject=same.subject, reply=reply)
-    if answer == "yes" and _names_another(scan, finding, here, by_turn.get(reply, ()), first):
+    each = read_each(scan.words, first, last)
+    if len(each) > 1 and len(each) == len(asked := _asked_with(finding, by_turn[finding.turn])):
+        answer = each[asked.index(finding)]
+    elif answer == "no" and _denies_another(scan, finding, here, by_turn.get(reply, ()), first):
+        answer = "other"
+    elif answer in ("yes", "other") and _names_another(scan, finding, here, by_turn.get(reply, ()), first):
+        if offers(scan.words, here) and not own:
+            return replace(finding, assertion="denied", reply=reply)
         answer = "other"
     if answer == "no" and asks_if_still(scan.words, here):
         return replace(finding, assertion="past_or_stopped", reply=reply)
@@ -135,7 +147,11 @@ def _with_reply(
 def _answering_kin(scan: FindingScan, sentences: Sequence[Sentence], first: int) -> list[tuple[int, str]]:
     """The relatives at the beginning of an answer who may have what was asked for."""
     near = scan.kin_between(first, first + ANSWER_REACH)
-    inside = [(s, [place for place in near if s.first <= place[0] < s.last]) for s in sentences]
+    inside = [
+        (s, [place for place in near if s.first <= place[0] < s.last])
+        for s in sentences
+        if not says_well(scan.words, s.last - FINE_REACH, s.last)
+    ]
     return [place for sentence, kin in inside if kin for place in bearers(scan.words, sentence, kin)]
 
 
@@ -151,6 +167,19 @@ def _names_another(
     asked = [other for other in scan.between(question.first, question.last) if other is not finding]
     said = {name for other in replies if other.first >= first for name in other.names}
     return any(said & set(other.names) for other in asked)
+
+
+def _denies_another(
+    scan: FindingScan, finding: Finding, question: Sentence, replies: Sequence[Finding], first: int
+) -> bool:
+    """Whether the answer's first words deny another finding of the question: "Sweats, fevers?" "Fevers no."."""
+    opening = [other for other in replies if other.first <= first + 1]
+    return _names_another(scan, finding, question, opening, first)
+
+
+def _asked_with(finding: Finding, of_turn: Sequence[Finding]) -> list[Finding]:
+    """The findings that the turn of a finding asks for, this one among them."""
+    return [other for other in of_turn if other.reply is not None or other is finding]
 
 
 def _from_reply(scan: FindingScan, finding: Finding, question: Sentence, answer: str, *, agrees: bool) -> Assertion:

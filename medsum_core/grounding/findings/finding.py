@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.scope import Sentence
@@ -48,12 +48,21 @@ class Finding:
     inverted: bool = False  # "Can you take aspirin?": yes means no allergy
 
 
+class Place(NamedTuple):
+    """A body part at words `[first, last)`; `name`: the narrowest concept that they name; `turn`: from 0."""
+
+    first: int
+    last: int
+    name: str
+    turn: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class FindingScan:
     """A text read for findings: its words, sentences and turns (as words `[first, last)`), findings and good parts.
 
     `good`: body parts that are said to be fine, with their turn: "my neck is fine". `kin`: the words that name
-    relatives, with who they are.
+    relatives, with who they are. `parts`: the body parts named by themselves, not in a name like "chest x-ray".
     """
 
     words: Sequence[Word]
@@ -62,6 +71,7 @@ class FindingScan:
     findings: Sequence[Finding]
     good: Sequence[tuple[str, int]]
     kin: Sequence[tuple[int, str]] = ()
+    parts: Sequence[Place] = ()
 
     @cached_property
     def _begins(self) -> list[int]:
@@ -69,7 +79,11 @@ class FindingScan:
 
     def sentence_of(self, finding: Finding) -> Sentence:
         """The sentence of a finding."""
-        return self.sentences[bisect_right(self._begins, finding.first) - 1]
+        return self.sentence_at(finding.first)
+
+    def sentence_at(self, i: int) -> Sentence:
+        """The sentence of word i, or the one before it."""
+        return self.sentences[bisect_right(self._begins, i) - 1]
 
     def kin_between(self, first: int, last: int) -> Sequence[tuple[int, str]]:
         """The relatives named among words `[first, last)`."""

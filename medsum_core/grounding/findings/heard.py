@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from functools import cached_property, lru_cache
 from typing import Literal, TypeVar, cast
 
@@ -15,26 +14,20 @@ from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import scan_findings
-from medsum_core.grounding.findings.replies import asks_openly, read_reply, tells
+from medsum_core.grounding.findings.replies import asks_if_well, asks_openly, offers, read_reply, says_well, tells
 from medsum_core.grounding.findings.scope import Sentence, judged_good, read_scopes
-from medsum_core.grounding.findings.stems import FILLERS, stem
+from medsum_core.grounding.findings.stems import FILLERS, PREFIX, stem
 
 Made = TypeVar("Made")
-Polarity = Literal["yes", "no", "neutral"]
-PREFIX = 5  # letters that related words share: "arthritis", "arthritic"
+Polarity = Literal["yes", "no", "well", "neutral"]  # well: "Sleeping?" "Like a baby."
+DENIES = ("no", "well")
 USED = bag("take takes taking use uses using on still smoke smoking drink")
-ALIKE = 0.82  # share of letters in common, for a misspelt drug
 MOST = 200  # findings of one name in a dialogue that a note's finding is compared with, the first ones
 HINT_REACH = 6  # words
+CLAIM_REACH = 4
 HERE = "@"  # in a hint: a word of the finding's body part
 LITTLE = FILLERS | {"it", "and"}
 SPELT = 5  # letters; shorter words must be spelt alike
-GENERIC = bag(  # words of a concept's name that do not tell it from another
-    "pain disease disorder condition problem syndrome chronic acute test surgery therapy treatment blood heart history "
-    "medication medicine abnormal low high loss failure infection left right use change difficulty severe mild general "
-    "bilateral lower upper type exam examination study scan evaluation symptom system "
-    "vaccine vaccination shot monitor clinic repair removal replacement biopsy culture injection allergy"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +65,8 @@ class Heard:
     def kin(self) -> frozenset[str]:
         """The relatives named or speaking, with those by whom they are named: "my mother's sister" names a mother."""
         speaking = {kin_of(part) for turn in self.turns for part in turn.speaker.replace("_", " ").split()}
-        named = {name for _, name in self.scan.kin} | {kin_of(word.text) for word in self.scan.words}
+        read = dict(self.scan.kin)
+        named = {read.get(i) or kin_of(word.text) for i, word in enumerate(self.scan.words)}
         return frozenset(named | speaking) - {"", FAMILY}
 
     @cached_property
@@ -162,12 +156,28 @@ class Heard:
         found: list[tuple[int, Polarity]] = []
         for name in names:
             for stems in self.lexicon.concepts[name].loose if name in self.lexicon.concepts else ():
-                for number in self._windows(stems) if _count(stems) >= least else ():
+                counts = _count(stems) >= least and not self._is_claimed(stems, name)
+                for number in self._windows(stems) if counts else ():
                     if not part_stems or any(
                         self.turns_of.get(word, set()) & {number, number + 1} for word in part_stems
                     ):
                         found.append((max(number, 0), self._polarity(number, stems)))
         return found
+
+    def _is_claimed(self, stems: frozenset[str], name: str) -> bool:
+        """Whether a condition's one loose word always stands with words of another: "my [thyroid] is slow"."""
+        if len(stems) > 1 or self.lexicon.concepts[name].kind != "condition":
+            return False
+        (word,) = stems
+        left = self.places.get(word, [])
+        for longer, other in self.lexicon.longer.get(word, ()) if left else ():
+            if not self.lexicon.related(name, other):
+                left = [i for i in left if not all(self._is_near(one, i) for one in longer)]
+        return word in self.places and not left
+
+    def _is_near(self, word: str, i: int) -> bool:
+        others = self.places.get(word, ())
+        return bisect_left(others, i - CLAIM_REACH) < bisect_right(others, i + CLAIM_REACH)
 
     def places_of(self, names: Iterable[str]) -> list[tuple[int, Sentence]]:
         """Where a sentence has all words of a phrase for one of the concepts: the first of them, and the sentence."""
@@ -181,22 +191,26 @@ class Heard:
                         found.setdefault(here[0], (here[0], sentence))
         return [found[key] for key in sorted(found)]
 
-    def hints_at(self, names: Iterable[str], part: str) -> bool:
+    def hints_at(self, names: Iterable[str], part: str, *, affirmed: bool = False) -> bool:
         """Whether the dialogue has, near each other, words that patients use of one of these concepts.
 
-        `part`: a body part that it must name, "" for none.
+        `part`: a body part that it must name, "" for none. `affirmed`: not in a question alone that is answered "No".
         """
         wanted = tuple(names)
-        return self.once(("hints", part, *wanted), lambda: self._hints_at(wanted, part))
+        return self.once(("hints", part, affirmed, *wanted), lambda: self._hints_at(wanted, part, affirmed))
 
-    def _hints_at(self, names: Sequence[str], part: str) -> bool:
+    def _hints_at(self, names: Sequence[str], part: str, affirmed: bool) -> bool:
         known = self.lexicon.concepts
         of_part = self.parts_named(part)
         if part and not of_part:
             return False
-        hints = [stems for name in names if name in known for stems in known[name].hints]
+        hints = [
+            stems for name in names if name in known for stems in known[name].hints if not self._is_claimed(stems, name)
+        ]
         there = [[*sorted(stems - {HERE}), word] for stems in hints if HERE in stems for word in sorted(of_part)]
-        return any(self._are_near(stems) for stems in (*there, *(stems for stems in hints if HERE not in stems)))
+        return any(
+            self._are_near(stems, affirmed) for stems in (*there, *(stems for stems in hints if HERE not in stems))
+        )
 
     def parts_named(self, part: str) -> set[str]:
         """The stems of a body part's words that occur."""
@@ -220,19 +234,24 @@ class Heard:
         return {one.turn for one in told if one.assertion == "present"}
 
     @cached_property
-    def _places(self) -> dict[str, list[int]]:
+    def places(self) -> dict[str, list[int]]:
         """The words at which each stem occurs."""
         found: dict[str, list[int]] = {}
         for i, word in enumerate(self.scan.words):
             found.setdefault(word.stem, []).append(i)
         return found
 
-    def _are_near(self, stems: Iterable[str]) -> bool:
-        places = sorted((self._places.get(word, []) for word in stems), key=len)
+    def _are_near(self, stems: Iterable[str], affirmed: bool) -> bool:
+        places = sorted((self.places.get(word, []) for word in stems), key=len)
         return any(
             all(bisect_left(others, i - HINT_REACH) < bisect_right(others, i + HINT_REACH) for others in places[1:])
+            and not (affirmed and self._is_refused_at(i))
             for i in places[0]
         )
+
+    def _is_refused_at(self, i: int) -> bool:
+        sentence = self.scan.sentence_at(i)
+        return sentence.asks and self.polarity_of(sentence, [i]) == "no"
 
     def _part_stems(self, part: str) -> set[str]:
         concept = self.lexicon.concepts.get(part)
@@ -257,20 +276,27 @@ class Heard:
             for sentence in self.sentences_of.get(turn, ()):
                 places = [i for i in range(sentence.first, sentence.last) if self.scan.words[i].stem in stems]
                 if places:
-                    said.append(self._polarity_of(sentence, places))
+                    said.append(self.polarity_of(sentence, places))
         if "yes" in said:
             return "yes"
+        if "well" in said:
+            return "well"
         return "no" if said and all(polarity == "no" for polarity in said) else "neutral"
 
-    def _polarity_of(self, sentence: Sentence, places: Sequence[int]) -> Polarity:
+    def polarity_of(self, sentence: Sentence, places: Sequence[int]) -> Polarity:
+        """Whether a sentence, or the answer to it, affirms its words `places`."""
         words = self.scan.words
         if sentence.asks and sentence.turn + 1 < len(self.scan.turns):
-            if asks_openly(words, sentence):
+            if asks_openly(words, sentence) or offers(words, sentence):
                 return "neutral"
             answer = self.scan.turns[sentence.turn + 1]
+            if says_well(words, *answer):
+                return "well"
             reply, agrees = read_reply(words, *answer)
             if reply == "yes" and self._asks_several(sentence):
                 return "neutral"
+            if asks_if_well(words, sentence) and reply in ("yes", "no"):
+                return "well" if reply == "yes" else "yes"
             denied = read_scopes(words, sentence, spoken=True).denied  # "And no weight loss?"
             if agrees and reply == "yes" and denied.issuperset(places):
                 return "no"
@@ -278,7 +304,7 @@ class Heard:
             return "yes" if told or reply == "yes" else "no" if reply == "no" else "neutral"
         scopes = read_scopes(words, sentence, spoken=True)
         if judged_good(words, places[-1] + 1, sentence.last, "symptom"):
-            return "no"
+            return "well"
         if all(i in scopes.denied for i in places):
             return "no"
         doubtful = scopes.denied | scopes.neutral | scopes.unsure | scopes.planned
@@ -289,20 +315,8 @@ class Heard:
         marks = sum(self.scan.words[i].text == "," for i in range(sentence.first, sentence.last))
         return marks > 1 or any(one.asks and one.first > sentence.first for one in self.sentences_of[sentence.turn])
 
-    def has_words_like(self, text: str, *, with_part: bool = False) -> bool:
-        """Whether most content words of a name occur, inflected or as parts of other words.
-
-        `with_part`: the name has a body part, and both must.
-        """
-        stems = [stem(word) for word in text.lower().replace("-", " ").split()]
-        content = [word for word in stems if len(word) > 3 and word not in GENERIC]
-        if not content:
-            return False
-        hits = [word in self.turns_of or (len(word) >= PREFIX and word[:PREFIX] in self.prefixes) for word in content]
-        return sum(hits) >= 2 or (hits[-1] and not with_part)
-
     @cached_property
-    def _spelt(self) -> dict[str, set[str]]:
+    def spelt(self) -> dict[str, set[str]]:
         """The longer words by their first letter."""
         found: dict[str, set[str]] = {}
         for word in self.scan.words:
@@ -314,16 +328,6 @@ class Heard:
     def has_guests(self) -> bool:
         """Whether a relative speaks, who then may call the patient "my mother"."""
         return any(is_family(turn.speaker) for turn in self.turns)
-
-    def has_misspelt(self, text: str) -> bool:
-        """Whether a word of the dialogue is spelt nearly like `text`."""
-        word = text.lower()
-        if len(word) < SPELT:
-            return False
-        return any(
-            abs(len(other) - len(word)) <= 3 and SequenceMatcher(None, word, other).ratio() >= ALIKE
-            for other in self._spelt.get(word[0], ())
-        )
 
 
 def _in_order(of_names: Iterable[Sequence[Finding]]) -> list[Finding]:

@@ -16,6 +16,7 @@ GROUPS = {
     "parent": bag("mother father"),
     "sibling": bag("brother sister twin"),
     "child": bag("son daughter twin"),
+    "twin": bag("brother sister son daughter"),
     "spouse": bag("husband wife partner"),
     "partner": bag("husband wife spouse"),
     "grandparent": bag("grandmother grandfather"),
@@ -42,6 +43,8 @@ COMPOUND = {  # "my mum's dad"
     (MATERNAL + "grandparent", "father"): MATERNAL + "grandfather",
     (PATERNAL + "grandparent", "father"): PATERNAL + "grandfather",
     ("mother", "parent"): MATERNAL + "grandparent", ("father", "parent"): PATERNAL + "grandparent",
+    **{(side + kin, "mother"): side + "grandmother" for side in (MATERNAL, PATERNAL) for kin in ("aunt", "uncle")},
+    **{(side + kin, "father"): side + "grandfather" for side in (MATERNAL, PATERNAL) for kin in ("aunt", "uncle")},
     ("mother", "sister"): MATERNAL + "aunt", ("father", "sister"): PATERNAL + "aunt",
     ("mother", "brother"): MATERNAL + "uncle", ("father", "brother"): PATERNAL + "uncle",
     ("sister", "son"): "nephew", ("brother", "son"): "nephew", ("sister", "daughter"): "niece",
@@ -63,6 +66,8 @@ BETWEEN = bag(
 )
 WIDE = bag("family neighbor neighbour friend coworker roommate")
 THEIRS = bag("his her their")
+MALE = bag("father brother son grandfather husband uncle nephew grandson stepfather")
+FEMALE = bag("mother sister daughter grandmother wife aunt niece granddaughter stepmother")
 SIDE_REACH = 4  # words from a relative to "on my mother's side"
 
 
@@ -109,6 +114,7 @@ def relatives_in(
     relative is present, whose or whose son "my son" and "your son" are: some relative, or the patient.
     """
     found: list[tuple[int, str]] = []
+    named: list[str] = []
     side = ""
     for i in range(first, last):
         text = words[i].text
@@ -121,10 +127,13 @@ def relatives_in(
                 _set_side(found, SIDES[found.pop()[1]], i)
             side = side if text in ("and", "great") else ""
             continue
+        if kin == "twin" and i + 1 < last and kin_of(words[i + 1].text):
+            continue  # "twin sister"
         if guests and kin not in WIDE and _is_guests(words, i, first):
             found.append((i, FAMILY))
             continue
-        owner = _owner(words, i, first, found[-1][1] if found else topic, spoken=spoken and not guests)
+        owner = _owner(words, i, first, [topic, *named], spoken=spoken and not guests)
+        named.append(COMPOUND.get((owner, kin), kin))
         if (owner, kin) in COMPOUND:
             found = [place for place in found if not (place[0] == i - 1 and words[i - 1].text.endswith("'s"))]
             found.append((i, COMPOUND[owner, kin]))
@@ -142,15 +151,20 @@ def _is_guests(words: Sequence[Word], i: int, first: int) -> bool:
     return k < first or words[k].text not in THEIRS
 
 
-def _owner(words: Sequence[Word], i: int, first: int, before: str, *, spoken: bool) -> str:
-    """The relative whose relative word i is: "[mum]'s dad", "my [father] and both his brothers"."""
+def _owner(words: Sequence[Word], i: int, first: int, before: Sequence[str], *, spoken: bool) -> str:
+    """The relative whose relative word i is: "[mum]'s dad", "my [father] and both his brothers".
+
+    `before`: the relatives named before, of whom "his" or "her" means the last that it can.
+    """
     k = i - 1
     while k > first and words[k].text in BETWEEN:
         k -= 1
     if k < first:
         return ""
     if words[k].text in THEIRS:
-        return before if spoken else ""
+        other = FEMALE if words[k].text == "his" else MALE if words[k].text == "her" else frozenset()
+        fitting = [name for name in before if name and _parted(name)[1] not in other]
+        return fitting[-1] if spoken and fitting else ""
     return kin_of(words[k].text) if words[k].text.endswith(("'s", "s'", "mums", "moms", "dads")) else ""
 
 

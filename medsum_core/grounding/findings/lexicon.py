@@ -76,6 +76,16 @@ class Lexicon:
             found.setdefault(name, set()).add(part)
         return {name: frozenset(parts) for name, parts in found.items()}
 
+    @cached_property
+    def longer(self) -> Mapping[str, list[tuple[frozenset[str], str]]]:
+        """For each stem the loose phrases of conditions that have it along with others, each with its concept."""
+        found: dict[str, list[tuple[frozenset[str], str]]] = {}
+        for concept in self.concepts.values():
+            for stems in (*concept.loose, *concept.hints) if concept.kind == "condition" else ():
+                for word in stems if len(stems) > 1 else ():
+                    found.setdefault(word, []).append((stems, concept.name))
+        return found
+
     def related(self, name: str, other: str) -> bool:
         """Whether the names are the same or one is broader than the other."""
         return name == other or name in self.ancestors[other] or other in self.ancestors[name]

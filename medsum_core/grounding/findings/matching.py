@@ -29,8 +29,8 @@ class Named(NamedTuple):
     denying: bool = False  # "nonsmoker"
 
 
-def find_named(words: Sequence[Word], lexicon: Lexicon, *, spoken: bool) -> list[Named]:
-    """All findings named in the text, in order. Body parts alone are none."""
+def find_named(words: Sequence[Word], lexicon: Lexicon, *, spoken: bool) -> tuple[list[Named], list[Named]]:
+    """All findings named in the text, in order, and the body parts named by themselves, which are none."""
     found: list[Named] = []
     parts: list[Named] = []
     i = 0
@@ -47,7 +47,7 @@ def find_named(words: Sequence[Word], lexicon: Lexicon, *, spoken: bool) -> list
             found.append(Named(i, last, kept, "", True, denying))
         i = last
     found = _with_parts(words, found, parts, lexicon) if parts else found
-    return [named for named in found if named.part or not _needs_part(named, lexicon)]
+    return [named for named in found if named.part or not _needs_part(named, lexicon)], parts
 
 
 def _is_adverb(words: Sequence[Word], i: int) -> bool:
@@ -58,19 +58,6 @@ def _is_adverb(words: Sequence[Word], i: int) -> bool:
 
 def _needs_part(named: Named, lexicon: Lexicon) -> bool:
     return named.phrase and all(lexicon.concepts[name].needs_part for name in named.names)
-
-
-def named_parts(words: Sequence[Word], lexicon: Lexicon) -> list[Named]:
-    """The body parts named in the text."""
-    parts = []
-    i = 0
-    while i < len(words):
-        names, last, _ = _longest(words, i, lexicon.trie, spoken=False)
-        body = tuple(name for name in names if lexicon.concepts[name].kind == PART)
-        if body:
-            parts.append(Named(i, last, body, ""))
-        i = max(last, i + 1)
-    return parts
 
 
 def _longest(

@@ -53,6 +53,12 @@ def is_named_near(finding: Finding, said: Sequence[Finding], heard: Heard) -> bo
     return named and len(asked) == len(said)  # not "No colon cancer, but my brother has Crohn's."
 
 
+def is_denied_of(finding: Finding, denied: Sequence[Finding]) -> bool:
+    """Whether a finding is denied of its very relative: "Is your son the one with asthma?" "No, my nephew."."""
+    of_others = (other.subject for other in denied if other.subject not in (UNKNOWN, PATIENT, FAMILY))
+    return any(same_person(finding.subject, other) for other in of_others)
+
+
 def of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Judged:
     """Supported if the person may be the same; "Father had diabetes" is not where only the mother has it."""
     statements = [other for other in affirmed if other.assertion != "asked"] or list(affirmed)

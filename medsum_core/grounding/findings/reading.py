@@ -9,15 +9,18 @@ from typing import NamedTuple
 from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.answering import with_answers
-from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan
-from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of, relatives_in
+from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan, Place
+from medsum_core.grounding.findings.kinship import FAMILY, holders, is_family, kin_of, relatives_in
 from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
-from medsum_core.grounding.findings.matching import Named, find_named, named_parts
+from medsum_core.grounding.findings.matching import Named, find_named
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN, bearers, subject_in_note, subject_in_talk
 from medsum_core.grounding.findings.replies import (
     asks_of_family,
+    asks_openly,
     asks_tolerance,
     is_question,
+    read_reply,
+    says_well,
     turns_to_patient,
 )
 from medsum_core.grounding.findings.scope import (
@@ -38,9 +41,15 @@ TROUBLE = ("problem", "problems", "issue", "issues", "trouble")  # "no problem i
 BETWEEN = ("a", "an", "the", "his", "her", ",", "uh", "um")
 SETTINGS = ("on", "with", "despite", "after", "using")
 BEEN = bag("been be put go went going")  # "never been on [CPAP]"
+FEW = 5  # words of a turn without marks
+ORGANS = {
+    "heart": "heart disease", "lung": "lung disease", "liver": "liver disease", "kidney": "kidney disease",
+    "thyroid": "thyroid disease",
+}  # fmt: skip
 HEADING = 3  # words after a name in a heading: "[NERVOUS] SYSTEM:"
 HERITABLE = ("condition", "symptom", "substance")
 ELIDED, ELIDED_YOU, ELIDED_TURNS = 7, 4, 4  # words of the question, and turns since the other one
+HAVING, MEANT = bag("has had have got gets"), bag("it that them one same those this")
 TOPIC_REACH = 25  # words in which "he" may be the relative named last
 
 
@@ -59,12 +68,13 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
     spoken = turns is not None
     guests = any(is_family(turn.speaker) for turn in turns or ())
     sentences = [
-        sentence
+        sentence._replace(asks=_asks(words, sentence, turns, bounds)) if turns else sentence
         for number, (first, last) in enumerate(bounds)
         for sentence in split_sentences(words, first, last, number)
     ]
     findings: list[Finding] = []
     good: list[tuple[str, int]] = []
+    parts: list[Place] = []
     named_kin: list[tuple[int, str]] = []
     topic = named_last = ""
     since = topic_until = 0
@@ -73,21 +83,26 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
         named_kin += kin
         speaker = kin_of(turns[sentence.turn].speaker) if turns else ""
         topic = topic if sentence.turn <= topic_until else ""
-        named = [
-            _shift(found, sentence.first)
-            for found in find_named(words[sentence.first : sentence.last], lexicon, spoken=spoken)
-        ]
+        found = find_named(words[sentence.first : sentence.last], lexicon, spoken=spoken)
+        named, here = ([_shift(one, sentence.first) for one in ones] for ones in found)
+        if spoken and kin:
+            named = sorted([*named, *_organs(words, sentence)])
+        parts += [Place(part.first, part.last, part.names[-1], sentence.turn) for part in here]
         if not spoken:
-            named = [found for found in named if not _is_heading(words, found, lexicon)]
-            named = [found for found in named if not _is_release(words, found, named, lexicon)]
-        asks = bool(turns) and is_question(words, sentence, is_clinician=turns[sentence.turn].is_clinician)  # type: ignore[index]
+            named = [one for one in named if not _is_heading(words, one, lexicon)]
+            named = [one for one in named if not _is_release(words, one, named, lexicon)]
+        asks = sentence.asks and spoken
         findings += _stated(
             words, sentence, named, kin, lexicon, _Context(topic, named_last, speaker, asks, spoken, guests)
         )
-        if asks and not named:
-            findings += _elided(words, sentence, kin, findings)
+        if spoken and not named and (asks or (kin and _has_it(words, sentence))):
+            findings += _elided(words, sentence, kin, findings, asks=asks)
         if spoken:
-            good += _good_parts(words, sentence, lexicon)
+            good += _good_parts(words, sentence, here)
+            closed = asks and not asks_openly(words, sentence)  # no "Which tooth?" "Top left."
+            if closed and here and not named and sentence.turn + 1 < len(bounds):
+                well = says_well(words, *bounds[sentence.turn + 1])
+                good += [(name, sentence.turn + 1) for part in here for name in part.names] if well else []
         if sentence.first - since >= TOPIC_REACH:
             named_last = ""
         if holding := bearers(words, sentence, kin):
@@ -95,8 +110,21 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
             since, topic_until = sentence.first, sentence.turn + asks
         elif asks and turns_to_patient(words, sentence):
             topic = ""
-    scan = FindingScan(words=words, sentences=sentences, turns=bounds, findings=findings, good=good, kin=named_kin)
+    scan = FindingScan(
+        words=words, sentences=sentences, turns=bounds, findings=findings, good=good, kin=named_kin, parts=parts
+    )
     return replace(scan, findings=with_answers(scan, turns)) if turns else scan
+
+
+def _asks(words: Sequence[Word], sentence: Sentence, turns: Sequence[Turn], bounds: Sequence[tuple[int, int]]) -> bool:
+    """Whether a sentence asks; where there are no marks, a clinician's few words that are answered yes or no do."""
+    number = sentence.turn
+    if is_question(words, sentence, is_clinician=turns[number].is_clinician):
+        return True
+    is_short = bounds[number] == (sentence.first, sentence.last) and sentence.last - sentence.first <= FEW
+    if not is_short or not turns[number].is_clinician or number + 1 >= len(turns) or turns[number + 1].is_clinician:
+        return False
+    return read_reply(words, *bounds[number + 1])[0] in ("yes", "no")
 
 
 class _Context(NamedTuple):
@@ -146,25 +174,50 @@ def _stated(
 
 
 def _elided(
-    words: Sequence[Word], sentence: Sentence, kin: Sequence[tuple[int, str]], before: Sequence[Finding]
+    words: Sequence[Word],
+    sentence: Sentence,
+    kin: Sequence[tuple[int, str]],
+    before: Sequence[Finding],
+    *,
+    asks: bool,
 ) -> list[Finding]:
-    """What was asked for before, where a short question only names who else may have it: "And your sisters?"."""
+    """What was asked for before, where a sentence only names who has it: "And your sisters?", "Dad had it."."""
     last = next((finding for finding in reversed(before) if finding.reply is not None), None)
     place = next((i for i in range(sentence.first, sentence.last) if words[i].text in ("you", "yourself")), None)
-    who = kin[-1] if kin else ((place, PATIENT) if place is not None and last and last.subject == FAMILY else None)
-    long = sentence.last - sentence.first > (ELIDED if kin else ELIDED_YOU)
-    if who is None or last is None or long or last.kind not in HERITABLE or sentence.turn - last.turn > ELIDED_TURNS:
+    who = (
+        (kin[-1][0], kin[-1][1] if asks else holders(kin))
+        if kin
+        else ((place, PATIENT) if place is not None and last and last.subject == FAMILY else None)
+    )
+    long = asks and sentence.last - sentence.first > (ELIDED if kin else ELIDED_YOU)
+    answers = last is not None and not asks and sentence.turn - last.turn <= 1  # read with the question
+    if (
+        who is None
+        or last is None
+        or long
+        or answers
+        or last.kind not in HERITABLE
+        or sentence.turn - last.turn > ELIDED_TURNS
+    ):
         return []
     asked = [finding for finding in before if finding.turn == last.turn and finding.reply is not None]
     word = words[who[0]]
+    denied = not asks and any(words[i].text in NEGATIONS for i in range(sentence.first, sentence.last))
     return [
         replace(
-            finding, start=word.start, end=word.end, first=who[0], last=who[0] + 1, assertion="present",
-            subject=who[1], turn=sentence.turn, phrase=False, elided=True,
+            finding, start=word.start, end=word.end, first=who[0], last=who[0] + 1,
+            assertion="denied" if denied else "present", reply=-1 if asks else None, subject=who[1],
+            turn=sentence.turn, phrase=False, elided=True,
         )
         for finding in asked
         if finding.kind in HERITABLE
     ]  # fmt: skip
+
+
+def _has_it(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a sentence says that somebody has what was asked for: "My half-brother has it."."""
+    texts = [words[i].text for i in range(sentence.first, sentence.last)]
+    return any(verb in HAVING and {*texts[i + 1 : i + 4]} & MEANT for i, verb in enumerate(texts))
 
 
 def _is_heading(words: Sequence[Word], found: Named, lexicon: Lexicon) -> bool:
@@ -194,6 +247,15 @@ def _words_of_turns(text: str, turns: Sequence[Turn] | None) -> tuple[list[Word]
         words += words_of(turn.text, turn.text_start)
         bounds.append((first, len(words)))
     return words, bounds
+
+
+def _organs(words: Sequence[Word], sentence: Sentence) -> list[Named]:
+    """The diseases that a relative's organ stands for: "Dad died of his [heart]", "Mum's got her [thyroid]"."""
+    return [
+        Named(i, i + 1, (ORGANS[words[i].stem],), "")
+        for i in range(sentence.first + 1, sentence.last)
+        if words[i].stem in ORGANS and words[i - 1].text in ("his", "her", "their")
+    ]
 
 
 def _shift(named: Named, offset: int) -> Named:
@@ -267,13 +329,11 @@ def _is_setting(words: Sequence[Word], sentence: Sentence, found: Named, kind: s
     return linked or judged or bool(after & {"daily", "regularly", "consistently"})
 
 
-def _good_parts(words: Sequence[Word], sentence: Sentence, lexicon: Lexicon) -> list[tuple[str, int]]:
+def _good_parts(words: Sequence[Word], sentence: Sentence, parts: Sequence[Named]) -> list[tuple[str, int]]:
     """The body parts that a sentence calls fine."""
-    inside = words[sentence.first : sentence.last]
-    if not any(word.text in ("fine", "normal", "okay", "ok", "good", "clear", "spared", "great") for word in inside):
-        return []
     return [
-        (part.names[0], sentence.turn)
-        for part in named_parts(inside, lexicon)
-        if judged_good(words, part.last + sentence.first, sentence.last, "symptom")
+        (name, sentence.turn)
+        for part in parts
+        if judged_good(words, part.last, sentence.last, "symptom")
+        for name in part.names
     ]

@@ -21,6 +21,7 @@ SELF = bag("i i'm i've i'd my me myself i'll mine")
 THIRD = bag("he she his her he's she's him hers")
 NAMED_PATIENT = bag("patient pt")
 JOINING = bag("and or , both my his her the maternal paternal")
+BEFORE_KIN = bag("patient's their our two three one an older younger late own twin half step great")
 NEAR = 8
 HAS_TOO = bag("at too as also did has had both , and in")
 FRAGMENT = 6  # words of an answer without a verb
@@ -37,7 +38,7 @@ def subject_in_note(
     before = [(i, name) for i, name in holders if i < first]
     after = [(i, name) for i, name in holders if first < i <= first + NEAR]
     between = {word.text for word in words[first : after[0][0]]} if after else set()
-    if between & {"in", "of", "by", "through", "affects", "affecting"} and not between & {".", ";", "and", ","}:
+    if after and _is_linked(words, first, after[0][0]) and not between & {".", ";", "and", ","}:
         return _together(words, after[::-1])  # "cancer in her mother and stroke in her father"
     if before:
         return _together(words, before)
@@ -86,6 +87,14 @@ def subject_in_talk(
     if topic and sentence.last - sentence.first <= FRAGMENT and not texts & (SELF - {"me"}) and not is_symptom:
         return topic  # "And your father?" "Prostate cancer."
     return PATIENT if texts & SELF and not speaker else UNKNOWN
+
+
+def _is_linked(words: Sequence[Word], first: int, kin: int) -> bool:
+    """Whether a relative is joined to a finding: "cancer [in] her mother", not "pain of lifting her husband"."""
+    k = kin - 1
+    while k > first and words[k].text in JOINING | BEFORE_KIN:
+        k -= 1
+    return words[k].text in ("in", "of", "by", "through", "affects", "affecting")
 
 
 def _has_too(words: Sequence[Word], i: int, sentence: Sentence) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
@@ -24,14 +24,25 @@ NO = bag("no nope nah never none nothing neither negative nobody not without don
 NO_VERBS = bag(
     "don't haven't didn't doesn't hasn't isn't wasn't can't couldn't won't hadn't aren't weren't not never wouldn't"
 )
-YES_VERBS = bag("do have did am was does has is can would could feel get got had think guess believe take suppose")
+YES_VERBS = bag("do have did am was does has is can would could must feel get got had think guess believe take suppose")
 FEELING = bag("feel feels am is are look looks seem seems do does been sleep eat")
 PRONOUNS = bag("i it he she they we that there it's that's i'm he's she's i've they're")
 CAN_STAND_ALONE = bag("i okay ok so you")
+SOUNDS: Mapping[tuple[str, ...], Reply] = {  # "mm-mm", "uh-huh"
+    ("uh", "uh"): "no", ("mm", "mm"): "no", ("nuh", "uh"): "no", ("unh", "unh"): "no", ("hm", "mm"): "no",
+    ("uh", "huh"): "yes", ("mm", "hm"): "yes", ("mm", "hmm"): "yes",
+}  # fmt: skip
+BARE: Mapping[str, Reply] = {"no": "no", "nope": "no", "nah": "no", "yes": "yes", "yeah": "yes", "yep": "yes"}
+COUNTS = bag(  # "Ever smoked?" "Twenty years of it." "Since I was ten."
+    "one two three four five six seven eight ten twelve fifteen twenty thirty forty fifty half since every"
+)
 AMOUNTS = bag("little bit lot few couple ton while")
 QUANTIFIERS, QUANTIFIED = bag("of all every kind sort at"), bag("course time the day night of times least")
 UNKNOWN = bag("know sure remember recall idea")
 FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
+WELL_SAID = bag(
+    "baby log top clockwork clock horse ox rain bell whistle daisy dream perfect perfectly fantastic strong"
+)
 SIDES = bag("the left right other just only it's its this that upper lower my")
 OPEN = bag("how what when where which who why what's how's where's how'd what'd why'd how're what're")
 ABOUT = bag("about of")
@@ -49,22 +60,22 @@ PATIENT_WORDS = bag("you you're you've yourself your")
 WHEN, TIMED = bag("when after since while before during"), 3
 NEAR = 6
 TOLD_REACH = 20  # words of an answer that tells
-TOLERANCE_WORDS = 3
+WELL_ASKED = 3  # words of "Hear okay?"
 SHORT_QUESTION = 8  # words
 
 
 def is_question(words: Sequence[Word], sentence: Sentence, *, is_clinician: bool) -> bool:
     """Whether a sentence asks; a clinician's "Any fevers." does without a question mark."""
     if sentence.asks:
-        tag = words[sentence.last - 1].text in ("okay", "ok", "alright")
-        return not tag or sentence.last - sentence.first <= TOLERANCE_WORDS  # "Cephalosporins okay?"
+        is_tag = words[sentence.last - 1].text in ("okay", "ok", "alright")  # "We'll do an X-ray, okay?"
+        return not is_tag or sentence.last - sentence.first <= WELL_ASKED
     if not is_clinician:
         return False
     i = sentence.first
-    while i + 1 < sentence.last and words[i].text in LEADS:
+    while i + 1 < sentence.last and words[i].text in LEADS - {"i", "you"}:
         i += 1
     first, second = words[i].text, words[min(i + 1, sentence.last - 1)].text
-    asked = first in ASKING and second in ("you", "he", "she", "they", "your", "any", "there", "it", "the", "your")
+    asked = first in ASKING and second not in NEGATIONS and second not in (",", ".", "a")
     return asked or (first in ("any", "how", "what") and sentence.last - sentence.first <= SHORT_QUESTION)
 
 
@@ -148,8 +159,9 @@ def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, boo
     i = first
     while i < last and words[i].text in LEADS and not (words[i].text in CAN_STAND_ALONE and i + 1 == last):
         i += 1
-    if [words[k].text for k in range(first, min(last, first + 2))] == ["uh", "uh"]:
-        return "no", False
+    sound = SOUNDS.get(tuple(word.text for word in words[first : min(last, first + 2)]))
+    if sound is not None and not (last > first + 2 and words[first + 2].text in YES | NO):
+        return sound, False
     if i >= last:
         return ("yes", True) if first < last and words[first].text in ("okay", "ok") else ("other", False)
     begin = i - 1 if i > first and words[i - 1].text == "i" else i
@@ -157,10 +169,28 @@ def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, boo
     if words[i].text in SELDOM:
         return "unknown", False
     if words[i].text.removesuffix("'s") in NO:
+        if {"yes", "yeah", "yep"} & {words[k].text for k in range(i + 1, last)}:
+            return "unknown", False  # "No. No. There, yes."
         return _negative(words, i, last, near), False
     if words[begin].text in PRONOUNS:
         return _by_verb(words, begin, last)
     return _by_first_word(words, i, last, near)
+
+
+def read_each(words: Sequence[Word], first: int, last: int) -> list[Reply]:
+    """The answers of a turn that answers one question after the other ("No. Yes, sometimes. And no."); [] if not."""
+    found: list[Reply] = []
+    begin = first
+    for i in range(first, last + 1):
+        if i < last and words[i].text not in (".", ",", "!"):
+            continue
+        texts = [word.text for word in words[begin:i] if word.text not in ("and", "then", "to", "the")]
+        if texts and texts[0] in BARE:
+            found.append(BARE[texts[0]])
+        elif begin == first or i == last:
+            return found if len(set(found)) > 1 else []
+        begin = i + 1
+    return found if len(set(found)) > 1 else []
 
 
 def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> tuple[Reply, bool]:
@@ -172,7 +202,12 @@ def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]
         return "yes", not (further[:1] and further[0] in PRONOUNS and further[1:2] and further[1] in YES_VERBS)
     if text == "like" and after in ("a", "an"):
         return "yes", False  # "Does she snore?" "Like a trucker."
-    if text in YES or (text == "a" and after in AMOUNTS) or (text in QUANTIFIERS and after in QUANTIFIED):
+    if (
+        text in COUNTS
+        or text in YES
+        or (text == "a" and after in AMOUNTS)
+        or (text in QUANTIFIERS and after in QUANTIFIED)
+    ):
         return "yes", False
     if "no" in near[:4]:
         return "no", False
@@ -181,6 +216,20 @@ def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]
     if text in ("not", "maybe", "possibly", "perhaps"):
         return "unknown", False
     return ("no", False) if set(near[:4]) & FINE and not set(near[:4]) & NO else ("other", False)
+
+
+def says_well(words: Sequence[Word], first: int, last: int) -> bool:
+    """Whether an answer says that all is well: "Sleeping?" "Like a baby.", "Blood pressure okay?" "Always perfect."."""
+    texts = [words[k].text for k in range(first, min(last, first + NEAR)) if words[k].text != ","]
+    end = next((k for k, text in enumerate(texts) if text in (".", "!", "?", "but")), len(texts))
+    said = set(texts[:end])
+    return bool(said & (WELL_SAID | FINE)) and not said & (NEGATIONS | NO)
+
+
+def asks_if_well(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a question is if all is well: "Blood pressure okay?"."""
+    last = words[sentence.last - 1].text if words[sentence.last - 1].text != "?" else words[sentence.last - 2].text
+    return last in FINE
 
 
 def tells(words: Sequence[Word], first: int, last: int) -> bool:
@@ -205,6 +254,8 @@ def opens_with_no(words: Sequence[Word], first: int, last: int) -> bool:
 
 def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> Reply:
     text, after = words[i].text, words[i + 1].text if i + 1 < last else ""
+    if near[:2] in (["not", "that"], ["not", "a"]):
+        return "no"  # "Not that I know.", "Not a one."
     if (text == "not" or text in NO_VERBS) and set(near[:4]) & UNKNOWN:
         return "unknown"
     if text == "not" and after in ("only", "just", "too", "much", "bad", "great", "good", "well"):

@@ -14,7 +14,7 @@ NEGATIONS = bag(
     "no not never none nothing without denies denied deny denying declines declined declining refuses negative "
     "neither nor nobody don't doesn't didn't haven't hasn't hadn't isn't wasn't aren't weren't ain't free absent "
     "absence lack nope nah unaware unremarkable non dont doesnt didnt havent hasnt isnt cannot can't couldn't won't "
-    "wouldn't never's"
+    "wouldn't never's ruled excluded"
 )
 UNABLE = bag("cannot can't couldn't won't wouldn't")  # they deny what follows only with one of ABLE
 ABLE = bag("feel see find think say recall remember")
@@ -24,7 +24,7 @@ NEUTRAL_AFTER = bag(  # "no change in the pain": nothing is denied
     "effect benefit matter sure certain know remember recall idea question need worry worried bad much worried mind "
     "clue recurrence necessarily well fully completely entirely always quite significant significantly other new "
     "recent recently acute additional recurrent currently further more longer clearly treated affect affected "
-    "limited until yet gone able really like want"
+    "limited until yet gone able really like want himself herself myself themselves yourself right"
 )
 ENDS = bag(
     "but however although though except besides because which until unless instead rather ; : since "
@@ -36,11 +36,13 @@ AFFIRMING = bag(
     "states stated notes noted is was are were positive shows showed revealed reveals uses takes continues describes "
     "just only mostly mainly maybe some experiences developed does did"
 )
-UNSURE = bag(
-    "hardly rarely seldom barely scarcely occasionally occasional minimal "
-    "possible possibly probable probably likely suspect suspected suspicion maybe might may could perhaps questionable "
-    "concern concerning concerned rule if risk whether unclear unsure versus vs consider considered worry worried "
-    "worries wish potential differential suggestive prevent prevention avoid screen screening case return watch"
+MONTH_LEADS = bag("in since last of until till by from this next early late")
+SELDOM = bag("hardly rarely seldom barely scarcely occasionally occasional minimal")
+UNSURE = SELDOM | bag(
+    "leaning wonder wondered thinks reckons wonders wondering possible possibly probable probably likely "
+    "suspect suspected suspicion maybe might may could perhaps questionable concern concerning concerned rule "
+    "if risk whether unclear unsure versus vs consider considered worry worried worries wish potential "
+    "differential suggestive prevent prevention avoid screen screening case return watch"
 )
 PAST = bag(
     "used stopped stop stops quit discontinued discontinue former formerly resolved gone prior previous previously "
@@ -52,15 +54,18 @@ PLANS = bag(
     "we'll i'll plan planned should prescribe prescribed consider advised advise need needs want like start begin "
     "follow upcoming tomorrow next suggest suggested get"
 )
-DEGREES = bag("occasional rare social some mild moderate heavy positive intermittent questionable questionably")
+DEGREES = bag(
+    "two three several multiple occasional rare social some mild moderate heavy positive intermittent "
+    "questionable questionably"
+)
 GOOD = bag(
     "fine normal okay ok good clear clean unremarkable intact negative none denied absent gone spared great "
-    "perfect healthy"
+    "perfect healthy excluded free ruled steady stable"
 )
 NOT_THERE = bag("present there noted seen found implicated involved used taken reported appreciated endorsed")
 LINKS = bag(
     "there is are was were be been look looks looked feel feels felt seem seems all "
-    "still just pretty now both has have not"
+    "still just pretty now both has have not testing test tested screen screening"
 )
 SCOPE_SPOKEN, SCOPE_WRITTEN = 12, 60
 REACH_GOOD = 4
@@ -132,15 +137,26 @@ def read_scopes(words: Sequence[Word], sentence: Sentence, *, spoken: bool) -> S
         held = set()
         since = -1
         for i in range(sentence.first, sentence.last):
-            if words[i].text in bag_of:
+            if words[i].text in bag_of and not _is_sure(words, i, sentence):
                 since = i
-            elif words[i].text in (";", "but", "however"):
+            elif words[i].text in (";", "but", "however") or (
+                since >= 0 and words[since].text in SELDOM and words[i].text in (",", "and")
+            ):
                 since = -1
             if since >= 0:
                 held.add(i)
         marks.append(held)
     clause_past = _before_marks(words, sentence, PAST)
     return Scopes(*(frozenset(held) for held in (denied, neutral, marks[0], marks[1] | clause_past, marks[2])))
+
+
+def _is_sure(words: Sequence[Word], i: int, sentence: Sentence) -> bool:
+    """Whether word i is no doubt: the "could" of "all she [could] tell", the month of "since [May]"."""
+    before = words[i - 1].text if i > sentence.first else ""
+    after = words[i + 1].text if i + 1 < sentence.last else ""
+    if words[i].text == "could":
+        return after not in ("be", "have", "also", "still", "well")
+    return words[i].text == "may" and before in MONTH_LEADS
 
 
 def _before_marks(words: Sequence[Word], sentence: Sentence, bag_of: frozenset[str]) -> set[int]:
@@ -182,6 +198,8 @@ def _begins(before: str, text: str, after: str, inside: bool, *, opens: bool) ->
         return after in ABLE
     if text in ("no", "nope", "nah") and after == "," and opens:
         return False  # "Cancer?" "No, Graves'."
+    if text == "ruled":
+        return after == "out"
     if text == "free":
         return after == "of"
     if text == "non" and after not in ("cigarette", "smoking", "tobacco", "alcohol", "drug"):

@@ -33,6 +33,7 @@ BRITISH = (
     ("faec", "fec"), ("dyspnoe", "dyspne"), ("apnoe", "apne"), ("isation", "ization"), ("leuk", "leuk"),
     ("caesar", "cesar"), ("foet", "fet"),
 )  # fmt: skip
+PREFIX = 5  # letters that related words share: "arthritis", "arthritic"
 NO_PLURAL = ("ss", "us", "is", "as", "os")
 KEEP_DOUBLE = ("ll", "ss", "zz", "ff", "ee", "oo")
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.allergies import judge_allergen, judge_no_allergies, names_allergen
+from medsum_core.grounding.findings.certainty import other_certainty
 from medsum_core.grounding.findings.changes import (
     CHANGED,
     agrees,
@@ -21,17 +22,27 @@ from medsum_core.grounding.findings.changes import (
     is_opposed,
     said_of,
 )
+from medsum_core.grounding.findings.course import other_course
 from medsum_core.grounding.findings.finding import ACTED, ROOTS, Finding, FindingScan
-from medsum_core.grounding.findings.heard import Heard, hear
+from medsum_core.grounding.findings.heard import DENIES, Heard, hear
+from medsum_core.grounding.findings.identity import judge_identity
 from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact, turn_of
 from medsum_core.grounding.findings.lexicon import Lexicon
-from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person
+from medsum_core.grounding.findings.persons import is_denied_of, is_named_near, is_of_family, judge_relatives, of_person
+from medsum_core.grounding.findings.places import judge_places
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.results import is_contradicted, result_in_note, results_in_talk
 from medsum_core.grounding.findings.spans import with_action, with_person
+from medsum_core.grounding.findings.wording import (
+    denies_word_of,
+    generic_denial,
+    has_misspelt,
+    has_words_like,
+    hurts,
+    is_generic,
+    parts_of,
+)
 
-ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
-           "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
 STOPPED = bag(
     "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
     "avoid avoided avoids hardly rarely seldom longer held no not misplaced"
@@ -46,7 +57,6 @@ LIMITING = bag(  # a denial that leaves room: "no gross hematuria", "no chills e
 )
 BORNE = bag("tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous")
 VAGUE = frozenset(("side",))  # parts that leave open which: "weakness on the right side"
-GENERIC = ("medication", "surgery", "laboratory tests")
 
 
 KIND_OF = {"allergen": "allergy"}
@@ -55,10 +65,8 @@ KIND_OF = {"allergen": "allergy"}
 def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[JudgedFact]:
     """The verdicts on the findings of a note, in order. Names of whole kinds ("medication") are no facts."""
     named = [finding for finding in note.findings if _is_fact(finding, note)]
-    if not named and not note.kin:
-        return []
     heard = hear(dialogue, lexicon)
-    facts = judge_relatives(note, heard)
+    facts = [*judge_relatives(note, heard), *judge_identity(note, heard)]
     if is_of_family(named, note, heard):
         named = [replace(finding, subject=UNKNOWN) if finding.subject == PATIENT else finding for finding in named]
     for finding in named:
@@ -91,6 +99,8 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
         elif verdict == "contradicted" and finding.subject != UNKNOWN and finding.assertion != "denied":
             start, end = with_person(finding, note)
         facts.append(JudgedFact(start, end, kind, verdict, turn))
+    unsupported = [(fact.start, fact.end) for fact in facts if fact.verdict != "supported"]
+    facts += judge_places(note, heard, unsupported)
     return [fact for fact in facts if fact.kind != "relative" or not _is_inside(fact, facts)]
 
 
@@ -165,7 +175,7 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
             return Judged("supported", turn_of(statements))
         if not denied and not doubtful and all(other.assertion == "denied" for other in wider):
             return Judged("contradicted", wider[0].turn)
-        other_words = any(polarity == "no" for _, polarity in heard.loosely(finding.names, finding.part))
+        other_words = any(polarity in DENIES for _, polarity in heard.loosely(finding.names, finding.part))
         told = _told_wider(wider, heard) if denied and finding.kind == "symptom" and not other_words else None
         if told is not None:
             return Judged("contradicted", told)
@@ -186,7 +196,7 @@ def _denied_loosely(finding: Finding, heard: Heard) -> int | None:
     if finding.kind not in ("symptom", "condition") or any(heard.lexicon.concepts[n].lack for n in finding.names):
         return None
     places = heard.loosely(finding.names, finding.part)
-    return places[0][0] if places and all(polarity == "no" for _, polarity in places) else None
+    return places[0][0] if places and all(polarity in DENIES for _, polarity in places) else None
 
 
 def _affirmed_loosely(finding: Finding, heard: Heard) -> int | None:
@@ -195,7 +205,7 @@ def _affirmed_loosely(finding: Finding, heard: Heard) -> int | None:
         return None
     places = heard.loosely(finding.names, finding.part, least=2)
     affirmed = [turn for turn, polarity in places if polarity == "yes"]
-    return affirmed[0] if affirmed and not any(polarity == "no" for _, polarity in places) else None
+    return affirmed[0] if affirmed and not any(polarity in DENIES for _, polarity in places) else None
 
 
 def _broader(finding: Finding, heard: Heard) -> frozenset[str]:
@@ -219,6 +229,9 @@ def _of_part(finding: Finding, said: Sequence[Finding], heard: Heard) -> list[Fi
 
 
 def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> Judged:
+    for other in (other_certainty, other_course):
+        if (turn := other(finding, said, note, heard)) is not None:
+            return Judged("contradicted", turn)
     denied = [other for other in said if other.assertion == "denied"]
     if finding.assertion == "denied":
         return _denied(finding, said, denied, note, heard)
@@ -227,7 +240,8 @@ def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, 
         return Judged("supported", denied[0].turn)
     if not affirmed and any(polarity == "yes" for _, polarity in heard.loosely(finding.names, finding.part)):
         return Judged("supported", denied[0].turn)
-    if not affirmed and finding.subject not in (PATIENT, UNKNOWN) and is_named_near(finding, denied, heard):
+    of_relative = finding.subject not in (PATIENT, UNKNOWN) and not is_denied_of(finding, denied)
+    if not affirmed and of_relative and is_named_near(finding, denied, heard):
         return Judged("supported", denied[0].turn)  # "Any swelling?" "No, that was my sister."
     if not affirmed:
         return Judged("supported" if _is_over(finding, note) else "contradicted", denied[-1].turn)
@@ -285,49 +299,32 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
     places = heard.loosely(finding.names, finding.part)
     if places:
         lack = all(heard.lexicon.concepts[name].lack for name in finding.names)
-        agreeing = [turn for turn, polarity in places if lack or polarity != ("yes" if denied else "no")]
+        opposed = ("yes",) if denied and not lack else () if denied else ("well",) if lack else DENIES
+        agreeing = [turn for turn, polarity in places if polarity not in opposed]
         if agreeing:
             return Judged("supported", agreeing[0])
         if denied and (turn := _affirmed_loosely(finding, heard)) is not None:
             return Judged("contradicted", turn)
+        if finding.assertion == "uncertain" and finding.kind == "condition" and heard.turns[places[0][0]].is_clinician:
+            return Judged("contradicted", places[0][0])  # "We've ruled out a clot."
         if finding.assertion in ("denied", "uncertain") or finding.kind not in ("symptom", "condition", "substance"):
             return SUPPORTED
     text = " ".join(word.text for word in note.words[finding.first : finding.last])
-    if finding.kind == "medication" and heard.has_misspelt(text):
+    if finding.kind == "medication" and has_misspelt(heard, text):
         return SUPPORTED
-    if finding.kind != "medication" and heard.has_words_like(text, with_part=bool(finding.part)):
+    if finding.kind != "medication" and has_words_like(heard, text, with_part=bool(finding.part)):
         return SUPPORTED
-    if finding.assertion in ("denied", "uncertain") and _generic_denial(finding, heard):
+    if finding.assertion in ("denied", "uncertain") and generic_denial(finding, heard):
         return SUPPORTED
+    if denied and (_part_is_good(finding, heard) is not None or denies_word_of(finding.names, heard)):
+        return SUPPORTED  # "And the face?" "It looked fine.": no facial droop; "Blood?" "No.": no hematuria
     if denied and finding.part and heard.parts_named(finding.part):
         return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
-    if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, _parts_of(finding, heard))):
+    if "pain" in finding.names and hurts(finding.part, heard):
+        return SUPPORTED
+    if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, parts_of(finding, heard))):
         return SUPPORTED  # "How is the knee?": what is wrong with it may be said in any words
-    if not places and (_is_generic(finding, heard) or heard.hints_at(finding.names, finding.part)):
+    affirmed = finding.assertion == "present" and finding.kind in ("symptom", "condition")
+    if not places and (is_generic(finding, heard) or heard.hints_at(finding.names, finding.part, affirmed=affirmed)):
         return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND
-
-
-def _parts_of(finding: Finding, heard: Heard) -> set[str]:
-    """The body parts of a finding; none for what comes out of one, which has its own words."""
-    if any("discharge" in heard.lexicon.ancestors[name] for name in finding.names):
-        return set()
-    return {finding.part} if finding.part else heard.implied_parts(finding)
-
-
-def _is_generic(finding: Finding, heard: Heard) -> bool:
-    """Whether the dialogue speaks of a kind without a name of its members: "same dose", "take it out"."""
-    ancestors = heard.lexicon.ancestors
-    kinds = [kind for kind in GENERIC for name in finding.names if kind in ancestors[name]]
-    named = heard.broader_than(ROOTS) if kinds else frozenset()
-    return any(kind not in named and heard.hints_at((kind,), "") for kind in kinds)
-
-
-def _generic_denial(finding: Finding, heard: Heard) -> bool:
-    """Whether the dialogue denies all of a kind: "Any other problems?" "No."."""
-    if any("sign" in heard.lexicon.ancestors[name] for name in finding.names) and heard.hints_at(("sign",), ""):
-        return True  # "Your lungs are clear.": neither wheezes nor rales
-    roots = ROOT_OF[finding.kind]
-    if any(other.assertion == "denied" or heard.is_refused(other) for other in heard.exact(roots)):
-        return True
-    return any(polarity == "no" for _, polarity in heard.loosely(roots, ""))

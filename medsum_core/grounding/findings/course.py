@@ -1,0 +1,78 @@
+"""Is a symptom gone, better, the same or worse? Not "numbness has resolved" where "if anything it's spread"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.finding import Finding, FindingScan
+from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.replies import asks_openly, read_reply
+from medsum_core.grounding.findings.scope import NEGATIONS
+
+Course = Literal["gone", "better", "lasting", "worse"]
+NOTE: dict[Course, frozenset[str]] = {
+    "gone": bag("resolved gone subsided disappeared"),
+    "better": bag("improved improving better"),
+    "lasting": bag("persists persistent persisting persist ongoing unchanged"),
+    "worse": bag("worse worsened worsening progressing"),
+}
+TALK: dict[Course, frozenset[str]] = {
+    "gone": bag("gone quit stopped resolved vanished disappeared completely"),
+    "better": bag("better improved improving easing eased"),
+    "lasting": bag("still same persists constant constantly"),
+    "worse": bag("worse spread spreading spreads worsening"),
+}
+OPPOSED: dict[Course, frozenset[Course]] = {
+    "gone": frozenset({"lasting", "worse"}),
+    "better": frozenset({"worse"}),
+    "lasting": frozenset({"gone"}),
+    "worse": frozenset({"better", "gone"}),
+}
+OVER: dict[Course, Course] = {"gone": "lasting", "lasting": "gone", "better": "worse", "worse": "better"}
+LEAVING_OPEN = bag("when after with if at by during until sometimes usually night morning")  # "worse at night"
+NEAR = 3  # words of a note after a finding
+
+
+def other_course(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> int | None:
+    """The turn that gives a note's symptom the opposite course only; None if none does."""
+    if finding.kind != "symptom" or finding.assertion == "denied":
+        return None
+    after = [word.text for word in note.after(finding, NEAR)]
+    stated = None if LEAVING_OPEN & set(after) else next(iter(_courses(after, NOTE)), None)
+    if stated is None:
+        return None
+    told = [(course, other.turn) for other in said for course in _told(other, heard)]
+    opposed = [turn for course, turn in told if course in OPPOSED[stated]]
+    return opposed[0] if opposed and len(opposed) == len(told) else None
+
+
+def _courses(texts: Iterable[str], table: dict[Course, frozenset[str]]) -> list[Course]:
+    return [course for text in texts for course, words in table.items() if text in words]
+
+
+def _told(finding: Finding, heard: Heard) -> list[Course]:
+    """What a sentence of the dialogue, with the answer to it, says of a finding's course."""
+    sentence = heard.scan.sentence_of(finding)
+    texts = _texts(heard, sentence.first, sentence.last)
+    if not sentence.asks:
+        return [] if LEAVING_OPEN & set(texts) else _denied_or_not(texts)
+    if sentence.turn + 1 >= len(heard.turns) or asks_openly(heard.scan.words, sentence):
+        return []
+    first, last = heard.scan.turns[sentence.turn + 1]
+    answer = heard.sentences_of[sentence.turn + 1][0]
+    asked = _courses(texts, TALK)
+    told = _courses(_texts(heard, first, answer.last), TALK)
+    reply = read_reply(heard.scan.words, first, last)[0]
+    if told or not asked or reply not in ("yes", "no"):
+        return told
+    return asked if reply == "yes" else [OVER[course] for course in asked]
+
+
+def _denied_or_not(texts: Sequence[str]) -> list[Course]:
+    return [] if NEGATIONS & set(texts) else _courses(texts, TALK)
+
+
+def _texts(heard: Heard, first: int, last: int) -> list[str]:
+    return [word.text for word in heard.scan.words[first:last]]

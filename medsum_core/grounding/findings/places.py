@@ -1,0 +1,106 @@
+"""Does the dialogue name the body part that a note gives a finding? "Pain going to the [elbow]", "a cut [finger]"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+
+from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.finding import Finding, FindingScan, Place
+from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact
+from medsum_core.grounding.findings.replies import asks_openly, read_reply
+from medsum_core.grounding.findings.scope import judged_good, read_scopes
+
+OF_PART = ("symptom", "condition", "allergen")
+WIDE = frozenset(("body", "side", "skin", "joint", "muscle", "bone", "extremity"))  # which say hardly where
+BARRING = bag("; : no not without denies sparing spares spared excluding except")
+VAGUE = ("side", "body")
+NO_PLACE = bag("oral nasal rectal vaginal handed quadrant")  # routes of drugs, "left-handed", of whichever part
+LINKS = bag(
+    "in on of to at over around under behind down into along across near both left right bilateral bilaterally upper "
+    "lower dorsal medial lateral anterior posterior distal proximal inner outer the his her"
+)
+LISTED = bag(", and or")
+SHORT = 5  # words of a question about a part
+REACH = 14  # words from a finding to the last body part of a list
+
+
+def judge_places(note: FindingScan, heard: Heard, unsupported: Sequence[tuple[int, int]]) -> list[JudgedFact]:
+    """The verdicts on the body parts of a note's findings, but for the findings at the spans `unsupported`."""
+    facts = []
+    for place in note.parts:
+        if place.name in WIDE or note.words[place.first].text in NO_PLACE:
+            continue
+        start, end = note.words[place.first].start, note.words[place.last - 1].end
+        owner = _owner(place, note)
+        if (
+            owner is None
+            or judged_good(note.words, place.last, note.sentence_of(owner).last, "symptom")
+            or any(a < end and start < b for a, b in unsupported)
+        ):
+            continue
+        facts.append(JudgedFact(start, end, owner.kind, *_judged(place.name, heard)))
+    return facts
+
+
+def _judged(name: str, heard: Heard) -> Judged:
+    return heard.once(("place", name), lambda: judge_place(name, heard))
+
+
+def judge_place(name: str, heard: Heard) -> Judged:
+    """Supported if the dialogue names the part, a wider or a narrower one; contradicted where it calls it fine."""
+    turn = _turn_naming(name, heard)
+    if turn is None:
+        vague = any(place.name in VAGUE for place in heard.scan.parts)  # "weakness on the right side"
+        said = any(words <= heard.turns_of.keys() for words in heard.lexicon.concepts[name].loose)
+        return SUPPORTED if vague or said else NOT_FOUND
+    good = {turn for part, turn in heard.scan.good if part == name}
+    places = [place for place in heard.scan.parts if place.name == name]
+    denied = [place.turn for place in places if place.turn in good or _is_denied(place, good, heard)]
+    return Judged("contradicted", denied[0]) if denied and len(denied) == len(places) else Judged("supported", turn)
+
+
+def _turn_naming(name: str, heard: Heard) -> int | None:
+    """The first turn that names a part, a wider or a narrower one; None if none does."""
+    answers: dict[int, set[str]] = {}
+    for place in heard.scan.parts:
+        answers.setdefault(place.turn - 1, set()).add(place.name)
+    named = ((one.turn, one.name) for one in heard.scan.parts if not _is_asked_openly(one, answers, heard))
+    of_findings = ((one.turn, part) for one in heard.scan.findings for part in heard.implied_parts(one))
+    return min((turn for turn, part in (*named, *of_findings) if heard.lexicon.related(name, part)), default=None)
+
+
+def _is_asked_openly(place: Place, answers: Mapping[int, set[str]], heard: Heard) -> bool:
+    """Whether the answer names a narrower part than the question: "Which finger?" "My thumb."."""
+    sentence = heard.scan.sentence_at(place.first)
+    if not (sentence.asks and asks_openly(heard.scan.words, sentence)):
+        return False
+    return any(place.name in heard.lexicon.ancestors[name] for name in answers.get(place.turn, ()))
+
+
+def _is_denied(place: Place, good: Set[int], heard: Heard) -> bool:
+    """Whether nothing is wrong there: "The thumb?" "The thumb's fine.", "not the arm"."""
+    words, sentence = heard.scan.words, heard.scan.sentence_at(place.first)
+    if not sentence.asks:
+        return place.first in read_scopes(words, sentence, spoken=True).denied
+    if place.turn + 1 >= len(heard.turns) or sentence.last - sentence.first > SHORT:
+        return False
+    return place.turn + 1 in good or read_reply(words, *heard.scan.turns[place.turn + 1])[0] == "no"
+
+
+def _owner(place: Place, note: FindingScan) -> Finding | None:
+    """The finding present in the patient that a body part belongs to; None for other places."""
+    near = [one for one in note.between(max(place.first - REACH, 0), place.last) if one.kind in OF_PART]
+    owner = near[-1] if near else None
+    if owner is None or owner.assertion != "present" or owner.subject not in ("patient", ""):
+        return None
+    if note.sentence_of(owner).last <= place.first:
+        return None
+    if owner.first <= place.first < owner.last:
+        return owner if owner.part else None
+    k = place.first - 1
+    while k > owner.last and note.words[k].text in LINKS:
+        k -= 1
+    linked = note.words[place.first - 1].text in LINKS or note.words[k].text in LISTED
+    between = note.words[owner.last : place.first]
+    return owner if linked and not any(word.text in BARRING for word in between) else None

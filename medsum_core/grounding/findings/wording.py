@@ -1,0 +1,89 @@
+"""Does a dialogue speak of a finding without its name: in another form of it, nearly spelt so, of its whole kind?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.finding import ROOTS, Finding
+from medsum_core.grounding.findings.heard import DENIES, LITTLE, MOST, SPELT, Heard
+from medsum_core.grounding.findings.stems import PREFIX, stem
+
+WHOLE_KINDS = ("medication", "surgery", "laboratory tests")
+ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
+           "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
+ALIKE = 0.82  # share of letters in common, for a misspelt drug
+TELLING_LITTLE = bag(  # words of a concept's name that do not tell it from another
+    "pain disease disorder condition problem syndrome chronic acute test surgery therapy treatment blood heart history "
+    "medication medicine abnormal low high loss failure infection left right use change difficulty severe mild general "
+    "bilateral lower upper type exam examination study scan evaluation symptom system "
+    "vaccine vaccination shot monitor clinic repair removal replacement biopsy culture injection allergy"
+)
+
+
+def has_words_like(heard: Heard, text: str, *, with_part: bool = False) -> bool:
+    """Whether most content words of a name occur, inflected or as parts of other words.
+
+    `with_part`: the name has a body part, and both must.
+    """
+    stems = [stem(word) for word in text.lower().replace("-", " ").split()]
+    content = [word for word in stems if len(word) > 3 and word not in TELLING_LITTLE]
+    if not content:
+        return False
+    hits = [word in heard.turns_of or (len(word) >= PREFIX and word[:PREFIX] in heard.prefixes) for word in content]
+    return sum(hits) >= 2 or (hits[-1] and not with_part)
+
+
+def has_misspelt(heard: Heard, text: str) -> bool:
+    """Whether a word of the dialogue is spelt nearly like `text`."""
+    word = text.lower()
+    if len(word) < SPELT:
+        return False
+    return any(
+        abs(len(other) - len(word)) <= 3 and SequenceMatcher(None, word, other).ratio() >= ALIKE
+        for other in heard.spelt.get(word[0], ())
+    )
+
+
+def parts_of(finding: Finding, heard: Heard) -> set[str]:
+    """The body parts of a finding; none for what comes out of one, which has its own words."""
+    if any("discharge" in heard.lexicon.ancestors[name] for name in finding.names):
+        return set()
+    return {finding.part} if finding.part else heard.implied_parts(finding)
+
+
+def is_generic(finding: Finding, heard: Heard) -> bool:
+    """Whether the dialogue speaks of a kind without a name of its members: "same dose", "take it out"."""
+    ancestors = heard.lexicon.ancestors
+    kinds = [kind for kind in WHOLE_KINDS for name in finding.names if kind in ancestors[name]]
+    named = heard.broader_than(ROOTS) if kinds else frozenset()
+    return any(kind not in named and heard.hints_at((kind,), "") for kind in kinds)
+
+
+def generic_denial(finding: Finding, heard: Heard) -> bool:
+    """Whether the dialogue denies all of a kind: "Any other problems?" "No."."""
+    if any("sign" in heard.lexicon.ancestors[name] for name in finding.names) and heard.hints_at(("sign",), ""):
+        return True  # "Your lungs are clear.": neither wheezes nor rales
+    roots = ROOT_OF[finding.kind]
+    if any(other.assertion == "denied" or heard.is_refused(other) for other in heard.exact(roots)):
+        return True
+    return any(polarity in DENIES for _, polarity in heard.loosely(roots, ""))
+
+
+def denies_word_of(names: Iterable[str], heard: Heard) -> bool:
+    """Whether the dialogue denies a word that patients use of one of these concepts: "Blood?" "No."."""
+    known = heard.lexicon.concepts
+    loose = {word for name in names if name in known for stems in known[name].loose for word in stems - LITTLE}
+    places = [i for word in sorted(loose) for i in heard.places.get(word, ())[:MOST]]
+    return any(heard.polarity_of(heard.scan.sentence_at(i), [i]) in DENIES for i in places)
+
+
+def hurts(part: str, heard: Heard) -> bool:
+    """Whether pain goes without saying: of a part where any finding is stated, of no part where a symptom is.
+
+    "I take Tylenol for the knee.", "He limps." "On which leg?" "He points at his hip."
+    """
+    stated = {one.turn for one in heard.scan.findings if one.assertion == "present" and (part or one.kind == "symptom")}
+    turns = {turn for word in heard.parts_named(part) for turn in heard.turns_of[word]} if part else stated
+    return any({turn, turn - 1, turn - 2} & stated for turn in turns)
