@@ -8,7 +8,7 @@ import pytest
 import torch
 from image_models import SIZE, image_config, image_processor_of_tiny, image_tokenizer, random_picture
 from support import section_record, tiny_config
-from transformers import Gemma3Processor
+from transformers import Gemma3Processor, PaliGemmaConfig
 
 from medsum_core.data.columns import Columns
 from medsum_core.data.image_tokens import BLANK_KEY, image_number, image_tokens, question_only
@@ -105,6 +105,8 @@ def test_a_text_can_not_forge_an_image() -> None:
 def test_a_model_without_a_tower_and_a_prompt_that_is_not_told_are_refused() -> None:
     with pytest.raises(InputError, match="gemma3_text reads no images here; take a Gemma 3"):
         image_tokens(tiny_config("gemma3_text"), image_tokenizer())
+    with pytest.raises(InputError, match=r"paligemma reads no images here; take a Gemma 3 .* google/medgemma-4b-it"):
+        image_tokens(PaliGemmaConfig(), image_tokenizer())
     with pytest.raises(InputError, match="was not told how the model holds them"):
         build_renderer(image_tokenizer(), task=TASK)
     with pytest.raises(InputError, match="the task section shows no images"):
