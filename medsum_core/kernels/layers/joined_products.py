@@ -2,9 +2,9 @@
 
 Letters: n projections of the same input, T tokens, K input features, N output features of a projection, r rank.
 
-A has the same shape in query, key and value, and in gate and up; the dropout masks have, too. So the n products with A
-can be one batched product, and the n masks one draw: a GPU is told to run half as many kernels. Each projection keeps a
-mask of its own, as in PEFT. On a CPU one projection after another is faster: its temporaries stay in the cache.
+A has the same shape in query, key and value, and in gate and up, and so has the dropout mask. The n products with A can
+be one batched product, and the n masks one draw: fewer launches on a GPU. Each projection keeps a
+mask of its own, as in PEFT. On a CPU, one projection after another takes less memory and no more time.
 """
 
 from __future__ import annotations
