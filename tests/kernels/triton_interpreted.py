@@ -17,6 +17,7 @@ from test_dropout import (  # noqa: F401  laws that hold for these masks too
     test_a_copy_and_the_tensor_itself_lose_the_same_elements,
     test_a_mask_is_a_pure_function_of_its_seed,
 )
+from test_joined_products import test_each_projection_has_a_mask_of_its_own_forward_and_backward  # noqa: F401
 from test_lora_linear import test_dropout_uses_one_mask_forward_and_backward  # noqa: F401
 from torch import Tensor, nn
 from torch._decomp import decomposition_table
