@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
@@ -90,7 +91,9 @@ def _is_of_reaction(before: Sequence[str]) -> bool:
 def judge_allergen(finding: Finding, heard: Heard) -> tuple[Allergy, int | None]:
     """The verdict on an allergen of a note, and the turn that says it or the opposite."""
     wider = {up for name in finding.names for up in heard.lexicon.ancestors[name]} - TOO_WIDE
-    wider -= {up for up in wider if _is_told_which(up, finding, heard)}
+    wider -= {
+        up for up in wider if heard.once(("which", up, finding.names), partial(_is_told_which, up, finding, heard))
+    }
     said = heard.named(finding.names) or heard.exact(wider)
     if not said:
         loose = heard.loosely(finding.names, "")
