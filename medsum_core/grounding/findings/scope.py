@@ -60,7 +60,7 @@ DEGREES = bag(
 )
 GOOD = bag(
     "fine normal okay ok good clear clean unremarkable intact negative none denied absent gone spared great "
-    "perfect healthy excluded free ruled steady stable"
+    "perfect healthy excluded free ruled"
 )
 NOT_THERE = bag("present there noted seen found implicated involved used taken reported appreciated endorsed")
 LINKS = bag(
