@@ -51,8 +51,8 @@ def check_omissions(note: str, dialogue: str, *, lexicon: str | None = None) -> 
     """The facts that `dialogue` states and `note` does not hold; one that is said several times counts once.
 
     A fact counts as held wherever the note has its value, or its finding with the same assertion of the same person, in
-    whatever words. A dialogue without any states its sentences, and a note holds one that has a content word of it.
-    Nothing is stated where note or dialogue are not English. `lexicon`: a file with more findings, see
+    whatever words. A dialogue with few facts also states its other sentences, and a note holds one of which it has a
+    content word. Nothing is stated where note or dialogue are not English. `lexicon`: a file with more findings, see
     `findings.lexicon`. Raises InputError for a file that is none.
     """
     if not is_english(note) or not is_english(dialogue):
@@ -64,7 +64,7 @@ def check_omissions(note: str, dialogue: str, *, lexicon: str | None = None) -> 
 def omitted_from(note: str, statements: Statements, lexicon: Lexicon) -> Omissions:
     """`check_omissions` for a dialogue that was read before."""
     talk, heard = read_talk(note), _read_note(note, lexicon)
-    words = note_words(heard.scan.words)
+    words = note_words(heard.scan)
     omitted = []
     for one in statements.found:
         if one.told is not None:
@@ -72,7 +72,8 @@ def omitted_from(note: str, statements: Statements, lexicon: Lexicon) -> Omissio
         elif one.finding is None:
             held = any(_holds_value(talk, reading, statements.talk) for reading in one.readings)
         else:
-            held = judge_finding(one.finding, statements.scan, heard).verdict == "supported"
+            judged = judge_finding(one.finding, statements.scan, heard)
+            held = judged.verdict == "supported" or words.denies_all(one.finding)
         if not held:
             omitted.append(Omission(turn=one.turn, start=one.start, end=one.end, kind=one.kind))
     return Omissions(stated=len(statements.found), omitted=tuple(omitted))

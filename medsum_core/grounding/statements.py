@@ -2,7 +2,7 @@
 
 Answers count, questions do not; a question that is answered with yes or no counts with its answer. Left out are numbers
 of small talk: times of the day, minutes and seconds, bare numbers that count nothing, and what somebody only supposes.
-A dialogue that has neither facts nor findings states its sentences, see `telling`.
+A dialogue with fewer than `FEW` of them also states its other sentences, see `telling`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from medsum_core.grounding.findings.verdicts import KIND_OF
 from medsum_core.grounding.telling import Told, read_told
 
 TOLD_KIND = "statement"
+FEW = 3  # facts and findings; with fewer, one that is left out or held would make the whole rate
 READINGS = 3  # most readings that one value has
 SHORT = 6  # words that may follow a question in its turn: "Any fever? Or chills?"
 UNTOLD_UNITS = bag("second minute")  # how long one waits in a queue
@@ -64,7 +65,9 @@ def read_statements(dialogue: str, lexicon: Lexicon) -> Statements:
     turns = read_turns(dialogue)
     spoken = _Spoken(turns, scan_findings(dialogue, turns, lexicon))
     talk = read_talk(dialogue)
-    found = [*_numeric(talk, spoken), *_findings(spoken.scan.findings, lexicon)] or _sentences(spoken)
+    found = [*_numeric(talk, spoken), *_findings(spoken.scan.findings, lexicon)]
+    if len(found) < FEW:
+        found += [one for one in _sentences(spoken) if not any(one.start < f.end and f.start < one.end for f in found)]
     return Statements(talk, spoken.scan, sorted(found, key=lambda one: (one.start, one.end)))
 
 

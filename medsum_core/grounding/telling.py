@@ -1,8 +1,9 @@
-"""What a dialogue without any known fact tells: its sentences, and questions with yes or no, by their content words.
+"""What a dialogue with few known facts tells: its sentences, and questions with yes or no, by their content words.
 
-The lexicon can't name everything that a note holds ("I live with a roommate"). Where a dialogue has nothing that it
-names, these sentences are what a note can leave out: else its rate would be 0, even for a note of something else.
-Beside facts they do not count: a sentence is small talk, or belongs to another section, more often than a fact is.
+The lexicon can't name everything that a note holds ("I live with a roommate"). Where a dialogue has hardly anything
+that it names, these sentences are what a note can leave out too: else its rate would be that of a fact or two, or 0,
+even for a note of something else. Beside several facts they do not count: a sentence is small talk, or belongs to
+another section, more often than a fact is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from functools import lru_cache
 
 from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.finding import FindingScan
+from medsum_core.grounding.findings.finding import Finding, FindingScan
+from medsum_core.grounding.findings.kinship import FAMILY
+from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.replies import asks_openly, is_question, read_reply
 from medsum_core.grounding.findings.scope import GOOD, NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import Word, stem
@@ -24,6 +27,11 @@ PREFIX = 5  # letters that related words share: "retired", "retirement"
 DENYING = bag("no not never none nothing don't didn't doesn't haven't hasn't isn't wasn't denies without nope")
 ALL_WELL = bag(  # a note's words that deny whatever was asked: "Noncontributory."
     "negative none noncontributory contributory unremarkable normal unchanged healthy otherwise"
+)
+NOT_KNOWN = bag("unknown unobtainable unavailable")  # a note's words of what nobody could tell
+SUMMING = bag(  # of these alone a sentence denies all there could be: "No significant past medical history."
+    "no not none negative noncontributory contributory unremarkable significant pertinent relevant known other past "
+    "history histories family familial medical surgical problem problems is are of the reported all . , :"
 )
 TALK = bag(  # words of any conversation, which by themselves tell nothing of a patient
     "a an the and or but if so because as of to in on at by for from with without about into over under up down out "
@@ -76,21 +84,38 @@ class NoteWords:
     prefixes: frozenset[str]
     denies: bool
     all_well: bool
+    not_known: bool
+    summed_up: frozenset[str]  # of whom a sentence denies all there could be: PATIENT, FAMILY
 
     def holds(self, stems: frozenset[str], *, denied: bool) -> bool:
         """Whether one of the content words stands here, inflected or related; of a denial, in a note that denies."""
-        if denied and self.all_well:
+        if self.not_known or (denied and self.all_well):
             return True
         return (self.denies or not denied) and (
             not self.stems.isdisjoint(stems) or not self.prefixes.isdisjoint(_prefixes(stems))
         )
 
+    def denies_all(self, finding: Finding) -> bool:
+        """Whether the note denies in sum what a dialogue denies: "No significant family history."."""
+        of = {PATIENT, FAMILY} if finding.subject == UNKNOWN else {PATIENT if finding.subject == PATIENT else FAMILY}
+        return finding.assertion == "denied" and not self.summed_up.isdisjoint(of)
 
-def note_words(words: Sequence[Word]) -> NoteWords:
+
+def note_words(scan: FindingScan) -> NoteWords:
     """A note's words as `NoteWords`."""
-    stems, texts = frozenset(word.stem for word in words), {word.text for word in words}
+    stems, texts = frozenset(word.stem for word in scan.words), {word.text for word in scan.words}
     denies = not texts.isdisjoint(NEGATIONS | GOOD)
-    return NoteWords(stems, _prefixes(stems), denies, not texts.isdisjoint(ALL_WELL))
+    summed_up = frozenset(subject for sentence in scan.sentences for subject in _summed_up(scan, sentence))
+    return NoteWords(
+        stems, _prefixes(stems), denies, not texts.isdisjoint(ALL_WELL), not texts.isdisjoint(NOT_KNOWN), summed_up
+    )
+
+
+def _summed_up(scan: FindingScan, sentence: Sentence) -> tuple[str, ...]:
+    texts = {word.text for word in scan.words[sentence.first : sentence.last]}
+    if not texts <= SUMMING or texts.isdisjoint(ALL_WELL | NEGATIONS):
+        return ()
+    return (FAMILY,) if not texts.isdisjoint(("family", "familial")) else (PATIENT, FAMILY)
 
 
 def read_told(turns: Sequence[Turn], scan: FindingScan) -> Iterator[Told]:

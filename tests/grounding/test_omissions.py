@@ -33,11 +33,11 @@ LABELLED = {
     ),
     "small talk is not stated": (
         "Doctor: Good morning. Sorry that you waited twenty minutes, it is half past nine already, 9:30.\n"
-        "Patient: No problem, one of us was late. I have [[symptom|-|headaches]].",
+        "Patient: No problem, one of us was late. I have [[symptom|-|headaches]], [[symptom|-|nausea]] and [[condition|-|gout]].",
         "Seen in clinic.",
     ),
     "what is said several times counts once, where it is said first": (
-        "Patient: I have had [[symptom|-|dizziness]] for [[duration|-|14 days]].\n"
+        "Patient: I have had [[symptom|-|dizziness]] and [[symptom|-|nausea]] for [[duration|-|14 days]].\n"
         "Doctor: So you were dizzy for two weeks?\nPatient: Yes, dizzy for two weeks.",
         "Follow-up visit.",
     ),
@@ -73,8 +73,13 @@ LABELLED = {
         "Patient: I really do. [[statement|-|I teach physics at a college]].",
         "Sharing an apartment.",
     ),
-    "beside a fact, sentences are not stated": (
-        "Patient: I share a flat with my roommate. I have a [[symptom|-|fever]].",
+    "beside a fact or two, other sentences are stated": (
+        "Patient: [[statement|-|I share a flat with my roommate]]. I have a [[symptom|-|fever]].",
+        "Seen in clinic.",
+    ),
+    "beside three facts, sentences are not stated": (
+        "Patient: I share a flat with my roommate. I have a [[symptom|-|fever]], [[symptom|-|nausea]] and "
+        "[[condition|-|gout]].",
         "Seen in clinic.",
     ),
     "a question with its yes is a sentence": (
@@ -92,6 +97,19 @@ LABELLED = {
     "a denied sentence is in a note that denies it, or all": (
         "Doctor: [[statement|+|Anybody sick in the family]]?\nPatient: No.",
         "Noncontributory.",
+    ),
+    "a note that nothing is known holds what nobody could tell": (
+        "Doctor: [[statement|+|Any accidents with her bicycle]]?\nGuest_family: No idea, she never told me her story.",
+        "Unknown.",
+    ),
+    "a summary of the family holds what is denied of relatives, not of the patient": (
+        "Doctor: Does [[condition|+|diabetes]] run in the family?\nPatient: No. I don't have [[condition|-|asthma]]. I do "
+        "have [[condition|-|gout]].",
+        "No significant family history.",
+    ),
+    "a part that is normal sums nothing up": (
+        "Doctor: Any [[symptom|-|headaches]]?\nPatient: No.",
+        "Gait normal.",
     ),
     "small talk tells nothing": ("Doctor: Good morning, how are you?\nPatient: I am fine, thank you, doctor.", "None."),
 }
