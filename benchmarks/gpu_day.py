@@ -35,7 +35,7 @@ from gpu_day_table import write_table  # noqa: E402
 
 FIGURES = ROOT / "benchmarks" / "figures"
 PAGE = ROOT / "examples" / "gpu.md"
-GPU_TESTS = ("tests/whole/test_cuda.py",)
+GPU_TESTS = ("tests/whole/test_cuda.py", "tests/whole/test_cuda_runs.py")
 LIMIT_SECONDS, QUICK_LIMIT_SECONDS = 530, 230  # of all sections together; what starts and ends them has the rest
 MIN_SECONDS = 10  # less is not worth starting a process for
 

@@ -35,7 +35,7 @@ TRAINING = {
         ("reference", "on"),
     )
 }
-TESTS_SECONDS = 150
+TESTS_SECONDS = 200
 FIRST_TOKEN = 6  # below are the control tokens
 
 

@@ -6,36 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from decoding_models import STOPS, VOCAB, small_model, some_prompts
+from decoding_models import STOPS, VOCAB, reference, small_model, some_prompts
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
 from medsum_core.generation.banned_tokens import Ban, repeating_tokens
 from medsum_core.generation.generate import generate
 
 NO_STOPS: tuple[int, ...] = ()
-
-
-class OfTheNote(LogitsProcessor):
-    """transformers' rule, which counts the prompt too, for what follows the prompt."""
-
-    def __init__(self, size: int, num_prompt_tokens: int) -> None:
-        self._rule, self._start = NoRepeatNGramLogitsProcessor(size), num_prompt_tokens
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return self._rule(input_ids[:, self._start :], scores)
-
-
-def reference(model: Any, prompt: list[int], size: int, stops: tuple[int, ...], **settings: Any) -> tuple[int, ...]:
-    """A note's tokens by transformers' own `generate`."""
-    config = GenerationConfig(do_sample=False, eos_token_id=list(stops), pad_token_id=0, **settings)
-    ids = torch.tensor([prompt])
-    rules = LogitsProcessorList([OfTheNote(size, len(prompt))])
-    tokens = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, logits_processor=rules)
-    found = tokens[0, len(prompt) :].tolist()
-    return tuple(found[: next((place for place, token in enumerate(found) if token in stops), len(found))])
 
 
 def ngrams(tokens: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
@@ -52,7 +30,8 @@ def test_is_transformers_rule_without_the_prompt(kind: str, num_beams: int, stop
             settings = {"max_new_tokens": 12, "num_beams": num_beams}
             notes = generate(model, prompts, stop_token_ids=stops, no_repeat_ngram_size=size, batch_size=2, **settings)
             for prompt, note in zip(prompts, notes, strict=True):
-                assert note.token_ids == reference(model, prompt, size, stops, **settings)
+                expected = reference(model, prompt, stops=stops, no_repeat_in_note=size, **settings)
+                assert note.token_ids == expected.token_ids
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from support import tiny_model
-from transformers import GenerationConfig
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
 from medsum_core.generation.search import Generation
 
@@ -36,8 +37,20 @@ def some_prompts(seed: int, count: int = 4, longest: int = 20) -> list[list[int]
     return [[2, *(chance.randrange(8, VOCAB) for _ in range(chance.randrange(longest)))] for _ in range(count)]
 
 
-def reference(model: Any, prompt: list[int], *, stops: tuple[int, ...] = STOPS, **settings: Any) -> Generation:
-    """One note by transformers' own `generate`."""
+class OfTheNote(LogitsProcessor):
+    """transformers' rule against repetition, which counts the prompt too, for what follows the prompt."""
+
+    def __init__(self, size: int, num_prompt_tokens: int) -> None:
+        self._rule, self._start = NoRepeatNGramLogitsProcessor(size), num_prompt_tokens
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self._rule(input_ids[:, self._start :], scores)
+
+
+def reference(
+    model: Any, prompt: list[int], *, stops: tuple[int, ...] = STOPS, no_repeat_in_note: int = 0, **settings: Any
+) -> Generation:
+    """One note by transformers' own `generate`, on the model's device; on request with no n-gram of that size twice."""
     config = GenerationConfig(
         do_sample=False,
         eos_token_id=list(stops),
@@ -46,8 +59,10 @@ def reference(model: Any, prompt: list[int], *, stops: tuple[int, ...] = STOPS, 
         output_scores=True,
         **settings,
     )
-    ids = torch.tensor([prompt])
-    output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    ids = torch.tensor([prompt], device=model.device)
+    rules = LogitsProcessorList([OfTheNote(no_repeat_in_note, len(prompt))] if no_repeat_in_note else [])
+    asked: dict[str, Any] = {"generation_config": config, "logits_processor": rules}
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), **asked)
     tokens = output.sequences[0, len(prompt) :].tolist()
     end = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
     score = float(output.sequences_scores[0]) if settings.get("num_beams", 1) > 1 else float("nan")

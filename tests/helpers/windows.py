@@ -63,12 +63,19 @@ def randomise_adapter(model: PeftModel, seed: int = 5) -> PeftModel:
 
 
 def tuned(
-    base: PreTrainedModel, settings: LoraSettings = NO_DROPOUT, *, keep_dense: bool = False, kernels: str = "fast"
+    base: PreTrainedModel,
+    settings: LoraSettings = NO_DROPOUT,
+    *,
+    keep_dense: bool = False,
+    kernels: str = "fast",
+    device: torch.device | str = "cpu",
 ) -> PeftModel:
-    """The base, frozen, with a random adapter in training mode and the kernels of that name."""
+    """The base, frozen, with a random adapter in training mode and the kernels of that name for that device."""
     base.requires_grad_(False)
+    if base.device != torch.device(device):
+        base.to(device)  # type: ignore[arg-type]
     model = attach_lora(base, settings, base_name="tiny")
-    choose(kernels).apply(model, keep_dense=keep_dense)
+    choose(kernels, base.device.type).apply(model, keep_dense=keep_dense)
     return randomise_adapter(model)
 
 

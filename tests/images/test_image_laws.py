@@ -2,86 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from image_models import (
-    SIZE,
-    image_model,
-    image_processor_of_tiny,
-    image_window,
-    random_picture,
-    save_pictures,
-    tokens_of_images,
-)
-from peft import PeftModel
+from image_models import image_window
+from image_pair import Pair
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
-from windows import NO_DROPOUT, make_run, plain_peft, randomise_adapter, relative
+from windows import make_run, relative
 
 from medsum_core.data.collator import pack_rows, pad_rows
-from medsum_core.data.masking import IGNORE_INDEX, Example
+from medsum_core.data.masking import Example
 from medsum_core.generation import kv_cache
 from medsum_core.generation.generate import generate
-from medsum_core.images.embedding import drop_tower, give_features
-from medsum_core.images.features import image_features
 from medsum_core.model import attention
 from medsum_core.model.attention import document_attention, find_image_runs
 from medsum_core.model.forward import hidden_states, inner_model
-from medsum_core.model.lora import attach_lora, fit_to, trainable_parameters
+from medsum_core.model.lora import trainable_parameters
 from train_loop import train_step
 
 BOUND = 1e-5
 
 
-class Pair:
-    """Our model with cached features and no tower, transformers' own with tower and pixels, and rows for both."""
-
-    def __init__(self, folder: Path) -> None:
-        self.theirs, self.ours = image_model(), image_model()
-        self.pictures = save_pictures(folder, 3)
-        processor = image_processor_of_tiny()
-        self.pixels = {
-            key: processor(random_picture(seed), return_tensors="pt")["pixel_values"]
-            for seed, key in enumerate(self.pictures)
-        }
-        pictures = dict(zip(self.pictures, map(random_picture, range(3)), strict=True))
-        self.features = {key: image_features(self.ours, processor, picture) for key, picture in pictures.items()}
-        self.images = tokens_of_images(self.ours)
-        self.rows = image_window(list(self.pictures), self.images)
-        self.targets = fit_to(self.ours, NO_DROPOUT)
-
-    def tuned(self) -> tuple[PeftModel, PeftModel]:
-        """Both with the same random adapter."""
-        self.ours.requires_grad_(False)
-        ours = randomise_adapter(attach_lora(self.ours, self.targets, base_name="tiny"))
-        return ours, plain_peft(self.theirs, ours, self.targets)
-
-    def inputs(self, ids: Sequence[int]) -> dict[str, Any]:
-        """What transformers takes for a row: soft tokens for images, their pixels, and where they are."""
-        ids_T = torch.tensor(ids)
-        firsts = [-1 - token for token in ids if token < 0 and (-1 - token) % SIZE == 0]
-        by_number = {int(key[:12], 16): key for key in self.pictures}
-        pixels = [self.pixels[by_number[first // SIZE]] for first in firsts]
-        soft = self.theirs.config.image_token_id
-        return {
-            "input_ids": ids_T.masked_fill(ids_T < 0, soft)[None],
-            "token_type_ids": (ids_T < 0).long()[None],
-            "attention_mask": torch.ones_like(ids_T)[None],
-            **({"pixel_values": torch.cat(pixels)} if pixels else {}),
-        }
-
-
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
-    pair = Pair(tmp_path)
-    drop_tower(pair.ours)
-    give_features(pair.ours, pair.features, size=SIZE)
-    return pair
+    return Pair(tmp_path)
 
 
 def their_hidden(pair: Pair, row: Example) -> Tensor:
@@ -147,13 +94,8 @@ def test_a_windows_loss_and_gradient_are_transformers_own(pair: Pair, pack_token
     ours, theirs = pair.tuned()
     run = make_run(ours, pack_tokens=pack_tokens, kernels="reference", batch_size=2)
     stats = train_step(run, pair.rows, learning_rate=0.0)
-    losses = []
-    for row in pair.rows:
-        logits = theirs(**pair.inputs(row.input_ids), use_cache=False).logits[0]
-        losses.append(cross_entropy(logits, torch.tensor(row.targets), ignore_index=IGNORE_INDEX, reduction="sum"))
-    loss = torch.stack(losses).sum() / sum(row.num_targets for row in pair.rows)
-    expected = torch.autograd.grad(loss, [parameter for _, parameter in trainable_parameters(theirs)])
-    assert abs(stats.loss - loss.item()) <= BOUND * loss.item()
+    loss, expected = pair.reference_gradient(theirs)
+    assert abs(stats.loss - loss) <= BOUND * loss
     assert relative(run.optimizer.gradients, expected) <= BOUND
 
 

@@ -15,52 +15,47 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from decoding_models import KINDS, STOPS, reference, small_model, some_prompts
+from on_gpu import CUDA, HAS_VARLEN, as_in_a_run, needs_gpu, needs_varlen
 from support import tiny_model
 from test_crash import check_equal
 from test_crash import train as train_by_script
 from torch import Tensor
-from windows import make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
+from windows import flat, make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
 from benchmarks.forked_runs import make_inputs
-from medsum_core.device import AMPERE, find_device
 from medsum_core.generation.generate import generate
 from medsum_core.kernels import FAST_MODEL_TYPES, FAST_PATHS, choose
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES, attend_block_mask, attend_varlen
 from medsum_core.model.base import load_base
 from medsum_core.model.lora import LoraSettings
-from medsum_core.process import set_arithmetic
 from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 from train_loop import train_step
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = needs_gpu
 
-CUDA = torch.device("cuda", 0)
-HAS_VARLEN = torch.cuda.is_available() and torch.cuda.get_device_capability() >= AMPERE
-needs_varlen = pytest.mark.skipif(not HAS_VARLEN, reason="the variable-length kernel needs capability 8.0")
 CUTS = {"16x1": (1, 0), "4x4": (4, 0), "packed": (1, 96), "packed in one": (1, 10_000)}
 DROPOUT = LoraSettings(r=16, dropout=0.05)
+MAX_HALVINGS = 8  # of the scaler's first factor, 65,536
 
 
 @pytest.fixture(autouse=True)
 def _as_in_a_run() -> Iterator[None]:
-    """Accelerate's device is the GPU, fp32 products are exact, and bits repeat."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    set_arithmetic(find_device(), precision="fp32")
-    yield
-    torch.use_deterministic_algorithms(False)
-    AcceleratorState._reset_state(reset_partial_state=True)
+    with as_in_a_run():
+        yield
 
 
-def gradient(model: Any, window: Any, cut: str, kernel: str, kernels: str = "fast") -> list[Tensor]:
+def gradient(
+    model: Any, window: Any, cut: str, kernel: str, kernels: str = "fast", *, scaler: Any = None
+) -> list[Tensor]:
+    """The window's gradient; with a scaler after as many halvings of its factor as it takes, as in a run."""
     batch_size, pack_tokens = CUTS[cut]
     settings: Any = {"batch_size": batch_size, "pack_tokens": pack_tokens, "attention": kernel, "kernels": kernels}
-    run = make_run(model, device=CUDA, **settings)
-    stats = train_step(run, window, learning_rate=0.0)
-    assert not stats.skipped
+    run = make_run(model, device=CUDA, scaler=scaler, **settings)
+    tries = 1 if scaler is None else MAX_HALVINGS
+    assert any(not train_step(run, window, learning_rate=0.0).skipped for _ in range(tries))
     gradients: list[Tensor] = run.optimizer.gradients  # type: ignore[attr-defined]
-    assert all(tensor.is_cuda for tensor in gradients)
+    assert all(tensor.device == CUDA for tensor in gradients)
     return gradients
 
 
@@ -75,7 +70,7 @@ PATHS = [
 def test_every_cut_of_a_window_gives_the_gradient_of_one_full_batch(kernels: str, kind: str, kernel: str) -> None:
     if kind == "gemma2" and kernel == "sdpa":
         pytest.skip("SDPA has no soft-capping")
-    model = tuned(tiny_model(kind, attn_implementation="eager"), kernels=kernels).to(CUDA)
+    model = tuned(tiny_model(kind, attn_implementation="eager"), kernels=kernels, device=CUDA)
     base = tiny_model(kind, attn_implementation="eager").to(CUDA)
     window = make_window(16)
     _, expected = reference_gradient(plain_peft(base, model), window)
@@ -88,7 +83,7 @@ def test_recomputed_activations_drop_the_same_elements(kernels: str, kind: str) 
     window, found = make_window(6), []
     for recompute in (False, True):
         base = tiny_model(kind, attn_implementation="eager")
-        model = tuned(base, LoraSettings(dropout=0.3), kernels=kernels).to(CUDA)
+        model = tuned(base, LoraSettings(dropout=0.3), kernels=kernels, device=CUDA)
         if recompute:
             choose(kernels, "cuda").recompute(model)
         torch.manual_seed(3)
@@ -102,7 +97,7 @@ def test_recomputed_activations_drop_the_same_elements(kernels: str, kind: str) 
 def test_the_packed_16_bit_gradient_points_where_the_exact_one_does(kind: str, kernels: str) -> None:
     window = make_window(16, longest=120)
     _, expected = reference_gradient(plain_peft(tiny_model(kind).to(CUDA), tuned(tiny_model(kind))), window)
-    model = tuned(tiny_model(kind, dtype=torch.bfloat16), kernels=kernels).to(CUDA)
+    model = tuned(tiny_model(kind, dtype=torch.bfloat16), kernels=kernels, device=CUDA)
     for cut in ("16x1", "packed", "packed in one"):
         found = torch.cat([part.flatten() for part in gradient(model, window, cut, "varlen", kernels)])
         exact = torch.cat([part.flatten() for part in expected])
@@ -114,7 +109,7 @@ def test_the_packed_16_bit_gradient_points_where_the_exact_one_does(kind: str, k
 def test_tritons_layers_compute_what_their_eager_twins_do(kind: str, dtype: torch.dtype) -> None:
     window, found = make_window(6), []
     for kernels in FAST_PATHS:
-        model = tuned(tiny_model(kind, dtype=dtype), kernels=kernels).to(CUDA)
+        model = tuned(tiny_model(kind, dtype=dtype), kernels=kernels, device=CUDA)
         found.append(gradient(model, window, "packed", "sdpa", kernels))
     assert relative(found[1], found[0]) <= {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
 
@@ -149,19 +144,26 @@ def test_the_variable_length_kernel_is_attention_with_a_block_mask(
         assert relative(found, expected) <= (1e-2 if dtype == torch.bfloat16 else 2e-3)
 
 
-@needs_varlen
-def test_a_packed_window_gives_the_same_bits_each_time() -> None:
+BITS = [
+    pytest.param("varlen", torch.bfloat16, marks=needs_varlen),
+    ("sdpa", torch.float32),
+    ("per_document", torch.float16),  # what a T4 gets
+]
+
+
+@pytest.mark.parametrize(("kernel", "dtype"), BITS)
+def test_a_packed_window_gives_the_same_bits_each_time(kernel: str, dtype: torch.dtype) -> None:
     """Attention's backward pass would else add to a gradient in the order in which its blocks happen to end.
 
     It takes documents of several blocks to see that: two addends have one sum in either order.
     """
     window = [make_example(num_tokens, 30, seed=num_tokens) for num_tokens in (1900, 700, 1500, 40, 1800)]
     for kind, kernels in itertools.product(("gemma", "gemma3_text"), ("reference", *FAST_PATHS)):
-        model = tuned(tiny_model(kind, dtype=torch.bfloat16), DROPOUT, kernels=kernels).to(CUDA)
+        model = tuned(tiny_model(kind, dtype=dtype), DROPOUT, kernels=kernels, device=CUDA)
         found = []
         for _ in range(4):
             torch.manual_seed(3)
-            found.append([tensor.clone() for tensor in gradient(model, window, "packed in one", "varlen", kernels)])
+            found.append([tensor.clone() for tensor in gradient(model, window, "packed in one", kernel, kernels)])
         for other in found[1:]:
             assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
 
@@ -169,7 +171,7 @@ def test_a_packed_window_gives_the_same_bits_each_time() -> None:
 def test_paged_optimiser_state_is_paged_again_and_goes_on_bit_for_bit() -> None:
     def fresh() -> Any:
         wide = tiny_model(dtype=torch.bfloat16, intermediate_size=8192)  # from 100,000 elements on state is paged
-        model = tuned(wide).to(CUDA)
+        model = tuned(wide, device=CUDA)
         return make_run(model, pack_tokens=96, optim="paged_adamw_8bit", attention="sdpa", device=CUDA)
 
     rows = make_window(12)
@@ -211,13 +213,42 @@ def test_a_run_resumed_in_the_middle_ends_in_the_same_bytes(precision: str, kern
     assert all(math.isfinite(line["grad_norm"]) for line in straight.outcome["metrics"] if "grad_norm" in line)
 
 
-def test_an_nf4_base_trains_with_the_gradient_of_plain_peft(base_folder: Path) -> None:
+@pytest.mark.parametrize("keep_dense", [False, True], ids=["unpacked at each use", "unpacked once"])
+@pytest.mark.parametrize("kernels", ["reference", *FAST_PATHS])
+def test_an_nf4_base_trains_with_the_gradient_of_plain_peft(base_folder: Path, kernels: str, keep_dense: bool) -> None:
     """Its blocks are made on the GPU; those that a CPU makes of the same weights differ a little."""
     model, base = (load_base(str(base_folder), precision="fp32", load_in_4bit=True, device=CUDA) for _ in range(2))
-    window = make_window(6)
-    _, expected = reference_gradient(plain_peft(base, tuned(model)), window)
+    ours, window = tuned(model, kernels=kernels, keep_dense=keep_dense, device=CUDA), make_window(6)
+    _, expected = reference_gradient(plain_peft(base, ours), window)
     for cut in ("16x1", "packed"):
-        assert relative(gradient(model, window, cut, "sdpa"), expected) <= 1e-4, cut
+        assert relative(gradient(ours, window, cut, "sdpa", kernels), expected) <= 1e-4, cut
+
+
+@pytest.mark.parametrize("kernels", ["reference", "fast"])
+def test_dora_trains_with_the_gradient_of_plain_peft(kernels: str) -> None:
+    settings, window = LoraSettings(dropout=0.0, use_dora=True), make_window(6)
+    model = tuned(tiny_model("llama"), settings, kernels=kernels, device=CUDA)
+    _, expected = reference_gradient(plain_peft(tiny_model("llama").to(CUDA), model, settings), window)
+    assert relative(gradient(model, window, "packed", "sdpa", kernels), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("kernel", ["per_document", "sdpa"])
+@pytest.mark.parametrize("kernels", ["reference", *FAST_PATHS])
+@pytest.mark.parametrize("kind", ["gemma", "llama"])
+def test_the_scaled_fp16_gradient_is_the_exact_one_in_direction_and_size(kind: str, kernels: str, kernel: str) -> None:
+    """What a T4 computes; a head of small weights stands for a note that the model all but knows."""
+    found, window = [], make_window(8, longest=120)
+    for dtype in (torch.float32, torch.float16):
+        base = tiny_model(kind, tie_word_embeddings=False)
+        head = base.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach() * 2**-18)
+        base = base.to(torch.float16).to(dtype)  # weights that both have
+        scaler = torch.amp.GradScaler(CUDA.type) if dtype == torch.float16 else None
+        model = tuned(base, kernels=kernels, device=CUDA)
+        found.append(flat(gradient(model, window, "packed", kernel, kernels, scaler=scaler)))
+    exact, scaled = found
+    assert torch.cosine_similarity(scaled, exact, dim=0) >= 0.9999
+    assert scaled.norm() / exact.norm() == pytest.approx(1, abs=1e-2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
