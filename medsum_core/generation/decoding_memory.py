@@ -74,13 +74,13 @@ def decoding_size(causal: PreTrainedModel) -> DecodingSize:
     num_heads, num_groups, head_size = attention_heads(causal.config)
     return DecodingSize(
         projections=projections,
-        largest_projection=max(layer.weight.numel() for layer in linears),
+        largest_projection=max((layer.weight.numel() for layer in linears), default=0),
         other_weights=sum(parameter.numel() for parameter in causal.parameters()) - projections,
         key_values=2 * text.num_hidden_layers * num_groups * head_size,
         num_layers=text.num_hidden_layers,
         num_heads=num_heads,
         hidden=text.hidden_size,
-        widest=max(max(layer.in_features, layer.out_features) for layer in linears),
+        widest=max((max(layer.in_features, layer.out_features) for layer in linears), default=text.hidden_size),
         vocabulary=text.vocab_size,
     )
 

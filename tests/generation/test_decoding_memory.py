@@ -17,7 +17,7 @@ from bitsandbytes.nn import Linear4bit
 from notes_command import write
 from support import tiny_config, tiny_model
 from torch import nn
-from transformers import GemmaConfig
+from transformers import GemmaConfig, GPT2Config, GPT2LMHeadModel
 from windows import make_example, make_run, tuned
 
 import infer
@@ -153,6 +153,13 @@ def test_a_cpu_keeps_its_batch_and_unpacks_the_base_where_it_fits() -> None:
     for free_gib, dense in ((8, True), (0.01, False)):
         choice = decide(cpu(free_gib), load_in_4bit=True, has_own_weights=False)
         assert (choice.batch_size, choice.dense) == (CPU_BATCH, dense)
+
+
+def test_a_base_without_linear_layers_is_counted_too() -> None:
+    config = GPT2Config(vocab_size=512, n_embd=64, n_layer=2, n_head=4)
+    size = decoding_size(empty_model(config, precision="fp32"))
+    assert (size.projections, size.widest, size.key_values) == (0, 64, 2 * 2 * 64)
+    assert size.other_weights == sum(p.numel() for p in GPT2LMHeadModel(config).parameters())
 
 
 def test_the_choice_is_said_once_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
