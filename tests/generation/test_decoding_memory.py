@@ -252,7 +252,7 @@ def test_the_fast_decoder_keeps_to_what_was_decided(dense: bool, monkeypatch: py
     assert [layer._out._base is not None for layer in stack._layers] == [dense, dense]
     how: dict[str, Any] = {"stop_token_ids": (1,), "max_new_tokens": 4}
     expected = generate(model, PROMPTS, **how, decoder=choose("fast").decoder)
-    monkeypatch.setattr(decoder_layers, "fits", lambda num_bytes: pytest.fail("it was decided already"))
+    monkeypatch.setattr(decoder_layers, "fits", lambda num_bytes, device: pytest.fail("it was decided already"))
     found = generate(model, PROMPTS, **how, decoder=partial(decoder_layers.packed_decoder, dense=dense))
     assert [note.token_ids for note in found] == [note.token_ids for note in expected]
 
