@@ -98,6 +98,8 @@ def test_weights_of_each_way_to_hold_them() -> None:
     assert dense == 2 * 2_506_172_416  # the published size of gemma-2b, in the place of NF4
     assert packed == pytest.approx(dense - (2 - 0.5 - 1 / 64) * SIZE_2B.projections + 2 * 2048 * 16_384, rel=1e-3)
     fast = replace(SHAPE, has_own_weights=True)
+    scales_in_fp32 = SIZE_2B.projections * (4 / 64 - 1 / 64 - 4 / (64 * 256))
+    assert weight_bytes(SIZE_2B, fast, dense=False) - packed == pytest.approx(scales_in_fp32, abs=1)
     plain = replace(fast, load_in_4bit=False)
     beside = 2 * SIZE_2B.projections
     assert weight_bytes(SIZE_2B, plain, dense=True) == dense + beside
