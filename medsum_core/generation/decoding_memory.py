@@ -17,7 +17,7 @@ from medsum_core.device import GIB, Device
 from medsum_core.generation.batch import MAX_PROMPT_TOKENS
 from medsum_core.model.base import DTYPES, empty_model
 from medsum_core.model.families import attention_heads
-from medsum_core.model.quantised import NF4_BYTES
+from medsum_core.model.quantised import FAST_NF4_BYTES, NF4_BYTES
 
 CPU_BATCH, MAX_BATCH = 16, 128
 BATCHES = tuple(MAX_BATCH >> halvings for halvings in range(MAX_BATCH.bit_length()))  # 128, 64, ... 1
@@ -74,13 +74,13 @@ def decoding_size(causal: PreTrainedModel) -> DecodingSize:
     num_heads, num_groups, head_size = attention_heads(causal.config)
     return DecodingSize(
         projections=projections,
-        largest_projection=max(layer.weight.numel() for layer in linears),
+        largest_projection=max((layer.weight.numel() for layer in linears), default=0),
         other_weights=sum(parameter.numel() for parameter in causal.parameters()) - projections,
         key_values=2 * text.num_hidden_layers * num_groups * head_size,
         num_layers=text.num_hidden_layers,
         num_heads=num_heads,
         hidden=text.hidden_size,
-        widest=max(max(layer.in_features, layer.out_features) for layer in linears),
+        widest=max((max(layer.in_features, layer.out_features) for layer in linears), default=text.hidden_size),
         vocabulary=text.vocab_size,
     )
 
@@ -98,7 +98,8 @@ def decoding_bytes(size: DecodingSize, shape: DecodingShape, *, batch_size: int,
 def weight_bytes(size: DecodingSize, shape: DecodingShape, *, dense: bool) -> int:
     """The base's weights, and what its products read in their place or beside them."""
     plain = shape.itemsize * size.projections
-    packed = int(NF4_BYTES * size.projections) if shape.load_in_4bit else plain
+    nf4_bytes = FAST_NF4_BYTES if shape.has_own_weights and not dense else NF4_BYTES
+    packed = int(nf4_bytes * size.projections) if shape.load_in_4bit else plain
     base = 0 if shape.is_loaded else packed + shape.itemsize * size.other_weights
     if not dense:
         return base + (shape.itemsize * size.largest_projection if shape.load_in_4bit else 0)

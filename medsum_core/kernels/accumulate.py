@@ -22,6 +22,7 @@ from medsum_core.kernels.cpu.workers import GradientSum, Workers, share_out
 from medsum_core.kernels.layers import hidden_states
 from medsum_core.kernels.layers.adapter_copies import AdapterCopies
 from medsum_core.kernels.layers.dropout import draw_seeds, dropout_seed
+from medsum_core.kernels.layers.rms_norm import use_fast_norms
 from medsum_core.model.attention import document_attention
 from medsum_core.model.forward import causal_model, head_softcap, head_weight
 
@@ -43,7 +44,12 @@ class FastAccumulator:
         pack_tokens: int,
         num_concurrent: int,
     ) -> None:
-        """`num_concurrent`: micro-batches computed at a time, each on its part of a CPU's cores."""
+        """`num_concurrent`: micro-batches computed at a time, each on its part of a CPU's cores.
+
+        Norms are read once more, since whoever prepared the model may have changed them. Raises ValueError for a norm
+        that trains.
+        """
+        use_fast_norms(model)
         self._model, self._parameters, self._device, self._scaler = model, list(parameters), device, scaler
         self._attention, self._pack_tokens = attention, pack_tokens
         self._workers = Workers(num_concurrent)

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from medsum_core.errors import InputError
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, its block's 8-bit scale, the scale's own scale
+FAST_NF4_BYTES = 0.5 + 4 / 64  # on a GPU the fast kernels hold a block's scale in fp32, see `unpack_scales`
 # Codes that differ, as a share of all: rounding to bf16 before quantising moves a weight over a border of two codes in
 # 0.3 % of cases, a processor's own arithmetic in fewer.
 MAX_OTHER_CODES = 0.01

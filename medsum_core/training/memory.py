@@ -23,14 +23,13 @@ from medsum_core.model.base import DTYPES, empty_model
 from medsum_core.model.families import attention_heads, decoder_name, is_inside
 from medsum_core.model.forward import head_weight, inner_model
 from medsum_core.model.lora import LoraSettings, attach_lora, fit_to, trainable_parameters
-from medsum_core.model.quantised import NF4_BYTES
+from medsum_core.model.quantised import FAST_NF4_BYTES, NF4_BYTES
 from medsum_core.training.loss import tile_shape
 from medsum_core.training.optimizer import OPTIMIZERS, PAGED_ADAMW_8BIT, SMALL_TENSOR
 
 GIB = 1 << 30
 PROBE_TOKENS = 128  # what autograd saves grows in proportion to the tokens
 PROBE_ATTENTION = "medsum_memory_probe"
-FAST_NF4_BYTES = 0.5 + 4 / 64  # on a GPU the fast kernels hold a block's scale in fp32 (`quantised.unpack_scales`)
 PROCESS_BYTES = {"cpu": int(0.75 * GIB), "cuda": int(0.55 * GIB)}  # libraries, tokenizer, kernels; the CUDA context
 # Heap / bytes of saved tensors, measured when those up to 32 MiB came from glibc's heap; the arena leaves fewer holes.
 HEAP_FACTOR, MMAP_BYTES = 1.7, 35 << 20

@@ -27,6 +27,7 @@ from medsum_core.kernels import Kernels
 from medsum_core.model.attention import document_attention
 from medsum_core.model.forward import evaluation_mode, head_softcap, head_weight
 from medsum_core.score.rouge import METRICS, score_rows
+from medsum_core.training.agreement import gather_json
 from medsum_core.training.distributed import local_rows, print_main
 from medsum_core.training.loss import TORCH, note_token_nll
 from medsum_core.training.run import Run
@@ -96,6 +97,9 @@ def evaluate(run: Run, progress: Progress) -> tuple[Progress, bool]:
             show_progress=run.accelerator.is_main_process,
             decoder=run.kernels.decoder,
         )
+        # Each process has written the notes itself, with the weights that its own free memory allows: rounding may
+        # differ, and processes that judge otherwise would part.
+        values = gather_json(values, run.accelerator)[0]
     run.seconds["evaluation"] += time.perf_counter() - started
     run.write_metrics(progress, values)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())

@@ -23,7 +23,7 @@ SHAPE = {"hidden_size": 2048, "intermediate_size": 16_384, "num_attention_heads"
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
     """What a forward pass of so many notes being written, and prompts of these lengths, tells a GPU to run."""
     for module in (decoder_layers, packed_weights):
-        monkeypatch.setattr(module, "fits", lambda num_bytes: True)
+        monkeypatch.setattr(module, "fits", lambda num_bytes, device: True)
     config = GemmaConfig(**SHAPE, head_dim=256, vocab_size=256_000, num_hidden_layers=18)
     with meta_patches():
         causal = causal_model(meta_run(config, "varlen", load_in_4bit=True).model).eval()

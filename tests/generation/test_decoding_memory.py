@@ -17,7 +17,7 @@ from bitsandbytes.nn import Linear4bit
 from notes_command import write
 from support import tiny_config, tiny_model
 from torch import nn
-from transformers import GemmaConfig
+from transformers import GemmaConfig, GPT2Config, GPT2LMHeadModel
 from windows import make_example, make_run, tuned
 
 import infer
@@ -98,6 +98,8 @@ def test_weights_of_each_way_to_hold_them() -> None:
     assert dense == 2 * 2_506_172_416  # the published size of gemma-2b, in the place of NF4
     assert packed == pytest.approx(dense - (2 - 0.5 - 1 / 64) * SIZE_2B.projections + 2 * 2048 * 16_384, rel=1e-3)
     fast = replace(SHAPE, has_own_weights=True)
+    scales_in_fp32 = SIZE_2B.projections * (4 / 64 - 1 / 64 - 4 / (64 * 256))
+    assert weight_bytes(SIZE_2B, fast, dense=False) - packed == pytest.approx(scales_in_fp32, abs=1)
     plain = replace(fast, load_in_4bit=False)
     beside = 2 * SIZE_2B.projections
     assert weight_bytes(SIZE_2B, plain, dense=True) == dense + beside
@@ -153,6 +155,13 @@ def test_a_cpu_keeps_its_batch_and_unpacks_the_base_where_it_fits() -> None:
     for free_gib, dense in ((8, True), (0.01, False)):
         choice = decide(cpu(free_gib), load_in_4bit=True, has_own_weights=False)
         assert (choice.batch_size, choice.dense) == (CPU_BATCH, dense)
+
+
+def test_a_base_without_linear_layers_is_counted_too() -> None:
+    config = GPT2Config(vocab_size=512, n_embd=64, n_layer=2, n_head=4)
+    size = decoding_size(empty_model(config, precision="fp32"))
+    assert (size.projections, size.widest, size.key_values) == (0, 64, 2 * 2 * 64)
+    assert size.other_weights == sum(p.numel() for p in GPT2LMHeadModel(config).parameters())
 
 
 def test_the_choice_is_said_once_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,7 +254,7 @@ def test_the_fast_decoder_keeps_to_what_was_decided(dense: bool, monkeypatch: py
     assert [layer._out._base is not None for layer in stack._layers] == [dense, dense]
     how: dict[str, Any] = {"stop_token_ids": (1,), "max_new_tokens": 4}
     expected = generate(model, PROMPTS, **how, decoder=choose("fast").decoder)
-    monkeypatch.setattr(decoder_layers, "fits", lambda num_bytes: pytest.fail("it was decided already"))
+    monkeypatch.setattr(decoder_layers, "fits", lambda num_bytes, device: pytest.fail("it was decided already"))
     found = generate(model, PROMPTS, **how, decoder=partial(decoder_layers.packed_decoder, dense=dense))
     assert [note.token_ids for note in found] == [note.token_ids for note in expected]
 

@@ -131,3 +131,17 @@ def test_copies_in_16_bits_give_what_converting_at_each_use_gives(monkeypatch: p
 def test_adapters_of_different_ranks_are_computed_in_turn() -> None:
     _, layers = make(rank_pattern={"narrow": 4}, alpha_pattern={"narrow": 12})
     assert not isinstance(draw_products(layers), JoinedProducts)
+
+
+@pytest.mark.parametrize("changed", ["factor", "rate", "mode"])
+def test_projections_that_came_to_differ_are_computed_in_turn(changed: str) -> None:
+    _, layers = make()
+    assert isinstance(draw_products(layers), JoinedProducts)
+    narrow = layers[1].layer
+    if changed == "factor":
+        narrow.scaling["default"] *= 3
+    elif changed == "rate":
+        narrow.lora_dropout["default"].p = 0.5
+    else:
+        narrow.eval()
+    assert not isinstance(draw_products(layers), JoinedProducts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,11 +78,16 @@ def test_where_copies_do_not_fit_the_layers_themselves_run(num_beams: int, monke
     model = tiny_model("gemma3_text", tie_word_embeddings=False)
     options: dict[str, Any] = {"stop_token_ids": [1], "max_new_tokens": 8, "num_beams": num_beams}
     expected = generate(model, [[2, 9, 30], [2, 17]], **options)
-    monkeypatch.setattr("medsum_core.kernels.decoding.packed_weights.fits", lambda num_bytes: False)
-    monkeypatch.setattr("medsum_core.kernels.decoding.decoder_layers.fits", lambda num_bytes: False)
+    monkeypatch.setattr("medsum_core.kernels.decoding.packed_weights.fits", lambda num_bytes, device: False)
+    monkeypatch.setattr("medsum_core.kernels.decoding.decoder_layers.fits", lambda num_bytes, device: False)
     monkeypatch.setattr(
         "medsum_core.kernels.decoding.packed_weights._pack", lambda weight: pytest.fail("nothing may be packed")
     )
     assert [note.token_ids for note in generate(model, [[2, 9, 30], [2, 17]], **options)] == [
         note.token_ids for note in expected
     ]
+
+
+def test_what_fits_is_a_matter_of_the_weights_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_weights, "find_device", lambda rank: SimpleNamespace(usable_bytes=10 * rank))
+    assert [packed_weights.fits(15, torch.device("cuda", rank)) for rank in (1, 2)] == [False, True]

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from support import tiny_model
 from torch import Tensor, nn
 from torch._decomp import decomposition_table
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from windows import relative, tensors_saved
+from windows import make_run, make_window, relative, tensors_saved, tuned
 
 from medsum_core.kernels.layers.rms_norm import frozen_rms_norm, use_fast_norms
+from train_loop import train_step
 
 NORMS = (GemmaRMSNorm, Gemma2RMSNorm, Gemma3RMSNorm, LlamaRMSNorm)
 
@@ -82,3 +84,16 @@ def test_a_weight_of_a_wider_dtype_widens_the_output_as_in_transformers() -> Non
 def test_a_norm_that_trains_is_refused() -> None:
     with pytest.raises(ValueError, match="frozen"):
         use_fast_norms(nn.Sequential(GemmaRMSNorm(64)))
+
+
+def test_norms_that_were_changed_before_the_first_update_count_as_they_are_then() -> None:
+    losses = []
+    for kernels in ("reference", "fast"):
+        model = tuned(tiny_model(), kernels=kernels)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "norm" in name:
+                    weight.add_(0.5)
+        run = make_run(model, kernels=kernels)
+        losses.append(train_step(run, make_window(2), learning_rate=0.0).loss)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)

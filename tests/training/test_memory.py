@@ -19,10 +19,9 @@ from medsum_core.kernels import choose
 from medsum_core.model.attention import document_attention
 from medsum_core.model.base import DTYPES
 from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
-from medsum_core.model.quantised import NF4_BYTES, unpack_scales
+from medsum_core.model.quantised import FAST_NF4_BYTES, NF4_BYTES, unpack_scales
 from medsum_core.training.loss import CPU_TILE
 from medsum_core.training.memory import (
-    FAST_NF4_BYTES,
     GIB,
     ModelSize,
     RunShape,

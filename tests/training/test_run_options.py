@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import ANY, MagicMock
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from tiny_run import HEADER, contents, exit_code, flags, metrics
 
 import train_loop
 from benchmarks.crash import outcome
+from medsum_core.checkpoint.checkpoint import Progress
+from medsum_core.config.arguments import TrainArguments
 from medsum_core.config.run_config import parse_run
 from medsum_core.report import finish
 from medsum_core.training import validation
@@ -217,3 +220,22 @@ def test_a_checkpoint_by_time_besides_the_epochs(inputs: Path, tmp_path: Path, m
         folder = tmp_path / f"run-{minutes}"
         assert exit_code(flags(inputs, folder, "--save_minutes", minutes)) == 0
         assert sorted(int(path.name[5:]) for path in (folder / "checkpoints").iterdir()) == expected
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_processes_whose_notes_differ_in_rounding_judge_alike(process: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [{"eval_rouge1": 0.25}, {"eval_rouge1": 0.5}]
+    everyone = [{"eval_loss": 2.0, "eval_stop_loss": 20.0, **score} for score in scores]
+
+    def gather(values: dict[str, float], _: Any) -> list[dict[str, float]]:
+        assert values == everyone[process]
+        return everyone
+
+    script_losses(monkeypatch, [2.0])
+    monkeypatch.setattr(validation, "generation_scores", lambda *_, **__: scores[process])
+    monkeypatch.setattr(validation, "gather_json", gather)
+    run: Any = MagicMock(seconds={"evaluation": 0.0}, collate_settings={}, validation_records=[])
+    run.config.train = TrainArguments(eval_generate=1, metric_for_best_model="eval_rouge1")
+    progress, _ = validation.evaluate(run, Progress(step=1, epoch=0, window=1))
+    assert progress.best_metric == 0.25
+    run.write_metrics.assert_called_once_with(ANY, everyone[0])

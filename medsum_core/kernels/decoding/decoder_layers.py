@@ -69,7 +69,7 @@ class DecoderStack:
         compute = arithmetic_dtype(embedding.device, embedding.dtype)
         packed_dtype = None
         if dense is None:
-            dense = fits(_num_weights(self._decoder.layers) * compute.itemsize)
+            dense = fits(_num_weights(self._decoder.layers) * compute.itemsize, embedding.device)
         if dense and can_pack(embedding.device, compute):
             packed_dtype = self._dtype = compute
         self._layers = [_Layer(layer, packed_dtype) for layer in self._decoder.layers]

@@ -33,9 +33,9 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     return is_fast and torch.backends.mkldnn.is_available()
 
 
-def fits(num_bytes: int) -> bool:
-    """Whether a copy of `num_bytes` leaves a reserve of free memory."""
-    return num_bytes <= find_device().usable_bytes
+def fits(num_bytes: int, device: torch.device) -> bool:
+    """Whether a copy of `num_bytes` leaves a reserve of the device's free memory."""
+    return num_bytes <= find_device(device.index or 0).usable_bytes
 
 
 def packed_product(
@@ -62,7 +62,7 @@ def block_products(weight_NK: Tensor, block: int) -> list[Product]:
     """Products with consecutive blocks of `block` rows of a weight; packed where that is possible and fits."""
     compute = arithmetic_dtype(weight_NK.device, weight_NK.dtype)
     blocks = weight_NK.detach().split(block)
-    if can_pack(weight_NK.device, compute) and fits(weight_NK.numel() * compute.itemsize):
+    if can_pack(weight_NK.device, compute) and fits(weight_NK.numel() * compute.itemsize, weight_NK.device):
         return [packed_product(part.to(compute)) for part in blocks]
     return [lambda x, part=part: product(x, part) for part in blocks]  # type: ignore[misc]
 

@@ -35,19 +35,23 @@ class Products(Protocol):
 
 
 def join_projections(projections: Sequence[Any]) -> None:
-    """Have the projections of one input computed together, if all are fused layers with adapters of one kind."""
+    """Have the projections of one input computed together, if all are fused layers with an A of one shape."""
     layers = [one.forward for one in projections if isinstance(one.forward, FusedLinear)]
-    kinds = {(layer.adapter[0].shape, layer.scaling, layer.rate) for layer in layers}
-    if len(layers) == len(projections) and len(kinds) == 1:
+    shapes = {layer.adapter[0].shape for layer in layers}
+    if len(layers) == len(projections) and len(shapes) == 1:
         shared = SharedInput(layers=layers)
         for layer in layers:
             layer.shared_input = shared
 
 
 def draw_products(layers: Sequence[FusedLinear]) -> Products:
-    """One use of these layers, with new dropout masks in training mode."""
+    """One use of these layers, with new dropout masks in training mode.
+
+    Joined products have one factor and one rate. Both are compared at each use, since a model's owner may change them.
+    """
     products, shared = [layer.draw() for layer in layers], layers[0].shared_input
-    if shared is None or shared.layers != layers:
+    factors = {(product.scaling, product.rate) for product in products}
+    if shared is None or shared.layers != layers or len(factors) > 1:
         return ProductsInTurn(products)
     return JoinedProducts(products=products, copies_nrK=shared.copies_nrK)
 
