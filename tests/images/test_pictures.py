@@ -83,6 +83,15 @@ def test_bombs_other_types_and_damage_are_told_apart() -> None:
     assert refusal(bytes(damaged)).startswith(("is damaged", "is truncated"))
 
 
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_unpacked() -> None:
+    """Each takes the time of all pixels and 50 bytes of the file: half an hour in a body that the server takes."""
+    whole = encoded(random_picture(4, side=64), "JPEG", progressive=True)
+    last, end = whole.rindex(b"\xff\xda"), whole.rindex(b"\xff\xd9")
+    assert decode(whole[:end] + 80 * whole[last:end] + whole[end:]).size == (64, 64)
+    assert refusal(whole[:end] + 100 * whole[last:end] + whole[end:]) == "is a JPEG of more than 100 scans"
+    assert decode(whole + 200 * b"\xff\xda\x12").size == (64, 64)  # a film after the picture, as telephones append
+
+
 def test_a_file_that_is_none_is_refused_without_its_name(tmp_path: Path) -> None:
     for path in (tmp_path / "Jane_Doe.png", tmp_path, Path("/dev/zero"), tmp_path / "a\0b"):
         with pytest.raises(PictureError) as caught:
