@@ -29,7 +29,7 @@ DICOM_MARK = slice(128, 132)
 # What Pillow raises for files that are damaged, cut off or made to break a reader.
 FAULTS: tuple[type[Exception], ...] = (
     OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, MemoryError,
-    struct.error, zlib.error, Image.DecompressionBombError,
+    AttributeError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def _from_dicom(data: bytes) -> Image.Image:
             return Image.fromarray(_dicom_pixels(pydicom.dcmread(io.BytesIO(data)))).convert("RGB")
     except PictureError:
         raise
-    except FAULTS + (AttributeError, NotImplementedError, RuntimeError) as error:  # noqa: RUF005 - mypy
+    except FAULTS + (NotImplementedError, RuntimeError) as error:  # noqa: RUF005 - mypy
         raise PictureError(f"is DICOM that can't be read ({type(error).__name__})") from None
 
 

@@ -66,6 +66,13 @@ def test_a_photograph_is_turned_upright() -> None:
     assert decode(encoded(image, "JPEG", exif=exif)).size == (10, 20)
 
 
+def test_a_header_that_pillow_can_not_write_again_is_damage() -> None:
+    """A camera's make as a fraction: turning the picture upright raises AttributeError, of all things."""
+    entries = struct.pack("<HHHII", 2, 0x010F, 5, 1, 38) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + entries + struct.pack("<III", 0, 1, 2)
+    assert refusal(encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif)) == "is damaged (AttributeError)"
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
 def test_a_truncated_picture_is_called_so_wherever_it_ends(format: str) -> None:
     whole = encoded(random_picture(2, side=64), format)
