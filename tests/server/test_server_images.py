@@ -255,6 +255,9 @@ def test_the_description_and_the_options_say_what_is_taken(fake: FakeServer) -> 
     options = client.get("/options").json()
     assert (options["source"], options["max_images"], options["checks"]) == ("question", 4, False)
     assert (text.get("/options").json()["max_images"], text.get("/options").json()["checks"]) == (0, True)
+    assert "check against the images," in options["notice"] and "the dialogue," in text.get("/options").json()["notice"]
+    of_question = TestClient(fake_server(task="medquad", compare=False).app).get("/options").json()
+    assert "a clinician to check, never" in of_question["notice"]
     taken, of_text = (one.get("/openapi.json").json()["components"]["schemas"] for one in (client, text))
     assert taken["NotesRequest"]["required"] == ["dialogue", "images"] and "ImagePart" in taken
     assert "images" not in of_text["NotesRequest"]["properties"] and "ImagePart" not in of_text
