@@ -81,7 +81,8 @@ class NotesRoutes:
         names = [_name(section, f"sections[{number}]") for number, section in enumerate(sections)]
         grounded, stream = fields.flag("grounded"), fields.flag("stream")
         images = read_images(fields, self._limits)
-        order = await self._service.order(self._dialogue(fields), names, {}, images)
+        ordered = self._service.order(self._dialogue(fields), names, {}, images)
+        order = await unless_gone(request, ordered)  # pictures take seconds, and wait for those of others
         id = uuid.uuid4().hex
         await self._context.record_asked(request, order, id=id, grounded=grounded)
         job = self._service.write(order, grounded=grounded)
