@@ -174,7 +174,12 @@ def _why(error: Exception) -> str:
 def _as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    return "" if value is None else json.dumps(value, ensure_ascii=False, default=_of_arrow)
+
+
+def _of_arrow(value: object) -> str | None:
+    """What tables of the hub hold beside JSON's kinds: dates, decimals; bytes, such as an image's, have no text."""
+    return None if isinstance(value, bytes) else str(value)
 
 
 def _encodable(text: str) -> bool:

@@ -28,11 +28,12 @@ DENYING = bag("no not never none nothing don't didn't doesn't haven't hasn't isn
 ALL_WELL = bag(  # a note's words that deny whatever was asked: "Noncontributory."
     "negative none noncontributory contributory unremarkable normal unchanged healthy otherwise"
 )
-NOT_KNOWN = bag("unknown unobtainable unavailable")  # a note's words of what nobody could tell
+NOT_KNOWN = bag("unknown unobtainable unavailable")  # of these with SUMMING a sentence says that nobody could tell
 SUMMING = bag(  # of these alone a sentence denies all there could be: "No significant past medical history."
     "no not none negative noncontributory contributory unremarkable significant pertinent relevant known other past "
     "history histories family familial medical surgical problem problems is are of the reported all . , :"
 )
+SHORT_NOTE = 2  # sentences; in a longer note "None." answers the line before it, not the whole visit
 TALK = bag(  # words of any conversation, which by themselves tell nothing of a patient
     "a an the and or but if so because as of to in on at by for from with without about into over under up down out "
     "off then than that this these those there here i me my mine myself we us our you your yours yourself he him his "
@@ -105,17 +106,33 @@ def note_words(scan: FindingScan) -> NoteWords:
     """A note's words as `NoteWords`."""
     stems, texts = frozenset(word.stem for word in scan.words), {word.text for word in scan.words}
     denies = not texts.isdisjoint(NEGATIONS | GOOD)
-    summed_up = frozenset(subject for sentence in scan.sentences for subject in _summed_up(scan, sentence))
-    return NoteWords(
-        stems, _prefixes(stems), denies, not texts.isdisjoint(ALL_WELL), not texts.isdisjoint(NOT_KNOWN), summed_up
-    )
+    summaries, is_short = _summaries(scan), len(scan.sentences) <= SHORT_NOTE
+    summed_up = frozenset(subject for one in summaries for subject in _summed_up(one, is_short=is_short))
+    not_known = is_short and any(not one.isdisjoint(NOT_KNOWN) for one in summaries)
+    return NoteWords(stems, _prefixes(stems), denies, not texts.isdisjoint(ALL_WELL), not_known, summed_up)
 
 
-def _summed_up(scan: FindingScan, sentence: Sentence) -> tuple[str, ...]:
-    texts = {word.text for word in scan.words[sentence.first : sentence.last]}
-    if not texts <= SUMMING or texts.isdisjoint(ALL_WELL | NEGATIONS):
+def _summaries(scan: FindingScan) -> list[frozenset[str]]:
+    """The words of each sentence that sums up, with those of a heading above it: "Family history", "Unknown"."""
+    found, heading = [], frozenset[str]()
+    for sentence in scan.sentences:
+        texts = frozenset(word.text for word in scan.words[sentence.first : sentence.last])
+        if not texts <= SUMMING | NOT_KNOWN:
+            heading = frozenset()
+        elif texts.isdisjoint(ALL_WELL | NEGATIONS | NOT_KNOWN):
+            heading = texts
+        else:
+            found.append(texts | heading)
+            heading = frozenset()
+    return found
+
+
+def _summed_up(texts: frozenset[str], *, is_short: bool) -> tuple[str, ...]:
+    if not texts.isdisjoint(NOT_KNOWN):
         return ()
-    return (FAMILY,) if not texts.isdisjoint(("family", "familial")) else (PATIENT, FAMILY)
+    if not texts.isdisjoint(("family", "familial")):
+        return (FAMILY,)
+    return (PATIENT, FAMILY) if is_short else ()
 
 
 def read_told(turns: Sequence[Turn], scan: FindingScan) -> Iterator[Told]:

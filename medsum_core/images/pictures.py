@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -22,11 +23,13 @@ from medsum_core.files import read_plain_file
 FORMATS = ("JPEG", "PNG")
 MAX_FILE_BYTES = 256 << 20
 MAX_PIXELS = 64_000_000  # a mammogram has 25 million; a small file may unpack to any number of them
+MAX_SCANS = 100  # of a progressive JPEG, which has 10; each costs time for all its pixels, and 50 bytes are one
+SCAN = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e][\x01-\x04]")  # its header, for 1 to 4 components
 DICOM_MARK = slice(128, 132)
 # What Pillow raises for files that are damaged, cut off or made to break a reader.
 FAULTS: tuple[type[Exception], ...] = (
     OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, MemoryError,
-    struct.error, zlib.error, Image.DecompressionBombError,
+    AttributeError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
 
@@ -58,6 +61,8 @@ def decode(data: bytes, *, dicom: bool = True, max_pixels: int = MAX_PIXELS) -> 
             warnings.simplefilter("ignore")  # of a bomb, which is refused below
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(*image.size, max_pixels)
+                if image.format != "PNG" and len(SCAN.findall(data)) > MAX_SCANS:
+                    raise PictureError(f"is a JPEG of more than {MAX_SCANS} scans")
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
@@ -96,7 +101,7 @@ def _from_dicom(data: bytes) -> Image.Image:
             return Image.fromarray(_dicom_pixels(pydicom.dcmread(io.BytesIO(data)))).convert("RGB")
     except PictureError:
         raise
-    except FAULTS + (AttributeError, NotImplementedError, RuntimeError) as error:  # noqa: RUF005 - mypy
+    except FAULTS + (NotImplementedError, RuntimeError) as error:  # noqa: RUF005 - mypy
         raise PictureError(f"is DICOM that can't be read ({type(error).__name__})") from None
 
 

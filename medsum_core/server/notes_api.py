@@ -20,7 +20,7 @@ from medsum_core.server.service import LONGEST_NAME, Order
 from medsum_core.tasks.divisions import DIVISIONS
 from medsum_core.tasks.section_names import SECTION_NAMES
 
-NOTICE = "A draft for a clinician to check against the {source}, never a record. Not a medical device."
+NOTICE = "A draft for a clinician to check{against}, never a record. Not a medical device."
 ACTIONS = ("edited", "signed", "exported")
 FORMATS = ("text", "markdown", "json", "fhir")
 ID = re.compile(r"[0-9a-f]{32}")
@@ -43,6 +43,7 @@ class NotesRoutes:
         """GET /options: what can be asked for."""
         served, limits = self._service.served, self._limits
         task = served.renderer.task
+        source = task.facts_from if task.images_part is None else "images"
         sections = [{"code": code, "name": name} for code, name in SECTION_NAMES.items()]
         return JSONResponse(
             {
@@ -65,7 +66,7 @@ class NotesRoutes:
                 "grounded": served.grounded,
                 "grounded_available": served.can_ground,
                 "compare": self._compares,
-                "notice": NOTICE.format(source="dialogue" if task.images_part is None else "images"),
+                "notice": NOTICE.format(against=f" against the {source}" if source is not None else ""),
             }
         )
 
@@ -80,7 +81,8 @@ class NotesRoutes:
         names = [_name(section, f"sections[{number}]") for number, section in enumerate(sections)]
         grounded, stream = fields.flag("grounded"), fields.flag("stream")
         images = read_images(fields, self._limits)
-        order = await self._service.order(self._dialogue(fields), names, {}, images)
+        ordered = self._service.order(self._dialogue(fields), names, {}, images)
+        order = await unless_gone(request, ordered)  # pictures take seconds, and wait for those of others
         id = uuid.uuid4().hex
         await self._context.record_asked(request, order, id=id, grounded=grounded)
         job = self._service.write(order, grounded=grounded)

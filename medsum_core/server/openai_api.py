@@ -62,7 +62,7 @@ class OpenAIRoutes:
         """POST /v1/chat/completions."""
         chat = self._read(await read_json(request, self._context.limits))
         id, created = uuid.uuid4().hex, int(time.time())
-        order = await self._service.order(chat.dialogue, chat.sections, chat.parts, chat.images)
+        order = await unless_gone(request, self._service.order(chat.dialogue, chat.sections, chat.parts, chat.images))
         await self._context.record_asked(request, order, id=id)
         job = self._service.write(order, max_new_tokens=chat.max_new_tokens)
         about = {"id": "chatcmpl-" + id, "created": created, "model": self._service.served.name}

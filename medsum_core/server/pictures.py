@@ -37,7 +37,7 @@ class TowerPictures:
         """The features of each picture by the number of its key. Raises Refusal for one that can't be read."""
         found = {}
         for place, (data, key) in enumerate(zip(files, keys, strict=True)):
-            with self._lock:  # a picture takes 3 bytes a pixel, and the tower more
+            with self._lock:  # on its way a picture takes up to 28 bytes a pixel, greys of 16 bits the most
                 found[image_number(key)] = self._features(decoded(data, place, limits))
         return found
 

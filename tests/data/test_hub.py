@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import tempfile
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,21 @@ def test_of_several_configurations_one_must_be_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"--dataset_config_name: .* 2 configurations, choose one: one, two"):
             load_hub(str(tmp_path), config_name=name)
     assert ids(load_hub(str(tmp_path), config_name="two").train) == ["2"]
+
+
+def test_images_and_dates_beside_the_text_are_no_hindrance(tmp_path: Path) -> None:
+    import datasets
+
+    row = {"ID": "1", "section_header": "CC", "section_text": "A cough.", "dialogue": "Doctor: Hi."}
+    others = {"image": {"bytes": b"\x89PNG", "path": None}, "day": date(2026, 11, 29)}
+    features = {
+        **dict.fromkeys(row, datasets.Value("string")),
+        "image": datasets.Image(),
+        "day": datasets.Value("date32"),
+    }
+    datasets.Dataset.from_list([row | others], features=datasets.Features(features)).save_to_disk(str(tmp_path / "one"))
+    (record,) = load_hub(str(tmp_path / "one"), offline=True).train.records
+    assert (record.id, record.note) == ("1", "A cough.")
 
 
 def test_a_folder_that_was_saved_to_disk_is_read(tmp_path: Path) -> None:

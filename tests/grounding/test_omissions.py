@@ -107,6 +107,19 @@ LABELLED = {
         "have [[condition|-|gout]].",
         "No significant family history.",
     ),
+    "a summary of the family under its heading is one of a long note too": (
+        "Doctor: Does [[condition|+|diabetes]] run in the family?\nPatient: No. I don't have [[condition|-|asthma]]. I do "
+        "have [[condition|+|gout]].",
+        "He has gout.\nHe was seen today.\nFAMILY HISTORY\nNoncontributory.",
+    ),
+    "one line of a long note does not sum the visit up": (
+        "Doctor: Any [[symptom|-|headaches]]?\nPatient: No. I have [[condition|+|gout]] and [[symptom|+|nausea]].",
+        "He has gout.\nHe has nausea.\nSURGICAL HISTORY\nNone.",
+    ),
+    "one thing that is not known does not hold what was told": (
+        "Patient: [[statement|-|I build violins at home]]. I have a [[symptom|+|fever]].",
+        "Fever of unknown origin.",
+    ),
     "a part that is normal sums nothing up": (
         "Doctor: Any [[symptom|-|headaches]]?\nPatient: No.",
         "Gait normal.",

@@ -66,6 +66,13 @@ def test_a_photograph_is_turned_upright() -> None:
     assert decode(encoded(image, "JPEG", exif=exif)).size == (10, 20)
 
 
+def test_a_header_that_pillow_can_not_write_again_is_damage() -> None:
+    """A camera's make as a fraction: turning the picture upright raises AttributeError, of all things."""
+    entries = struct.pack("<HHHII", 2, 0x010F, 5, 1, 38) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + entries + struct.pack("<III", 0, 1, 2)
+    assert refusal(encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif)) == "is damaged (AttributeError)"
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
 def test_a_truncated_picture_is_called_so_wherever_it_ends(format: str) -> None:
     whole = encoded(random_picture(2, side=64), format)
@@ -81,6 +88,15 @@ def test_bombs_other_types_and_damage_are_told_apart() -> None:
     damaged = bytearray(encoded(random_picture(3)))
     damaged[60:90] = bytes(30)
     assert refusal(bytes(damaged)).startswith(("is damaged", "is truncated"))
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_unpacked() -> None:
+    """Each takes the time of all pixels and 50 bytes of the file: half an hour in a body that the server takes."""
+    whole = encoded(random_picture(4, side=64), "JPEG", progressive=True)
+    last, end = whole.rindex(b"\xff\xda"), whole.rindex(b"\xff\xd9")
+    assert decode(whole[:end] + 80 * whole[last:end] + whole[end:]).size == (64, 64)
+    assert refusal(whole[:end] + 100 * whole[last:end] + whole[end:]) == "is a JPEG of more than 100 scans"
+    assert decode(whole + 200 * b"\xff\xda\x12").size == (64, 64)  # a film after the picture, as telephones append
 
 
 def test_a_file_that_is_none_is_refused_without_its_name(tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ def test_what_is_attached_is_forgotten_with_the_visit(browser: Any, address: str
     attach(page, 2)
     page.get_by_role("button", name="Write notes").click()
     page.locator("#told", has_text="Written:").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save file").click()
+    assert download.value.path().read_text().startswith("DRAFT, not signed: to be checked, as nothing of it was\n")
+    page.get_by_label("Export as").select_option(label="JSON")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save file").click()
+    assert json.loads(download.value.path().read_text())["check_is_current"] is False
     page.get_by_role("button", name="Change question").click()
     assert page.locator("#attached img").count() == 1
     page.get_by_role("button", name="Back to the notes").click()

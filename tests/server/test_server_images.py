@@ -9,7 +9,9 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -28,6 +30,7 @@ from medsum_core.generation.requests import NoteRequest
 from medsum_core.model.forward import inner_model
 from medsum_core.server.arguments import parse_options
 from medsum_core.server.loading import load
+from medsum_core.server.service import CHECKING_THREADS
 
 VARIED = ("--no_repeat_ngram_size", "1")  # an untrained model writes the same token for ever
 QUESTION = "is the left lung clear?"
@@ -232,6 +235,52 @@ def test_a_jpeg_is_taken_and_so_is_a_large_body(fake: FakeServer, real: ImageSer
     assert real.notes(QUESTION, [PICTURE] * 5).status_code == 413
 
 
+class SlowTower:
+    """Reads no picture before it may."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = 0, Event()
+
+    def features(self, *_: Any, **__: Any) -> dict[int, Any]:
+        self.begun += 1
+        self.may_end.wait()
+        return {}
+
+
+@pytest.mark.parametrize("path", ["/notes", "/v1/chat/completions"])
+def test_who_leaves_has_no_picture_read(path: str) -> None:
+    server, tower = fake_server("yes", task="vqa-rad", compare=False), SlowTower()
+    server.service.served = replace(server.service.served, pictures=tower)
+    body = {"dialogue": QUESTION, "images": [data_url(PICTURE)]}
+    body = body if path == "/notes" else chat_body(MODEL, QUESTION, [PICTURE])
+    headers = [(b"host", b"testserver"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+
+    async def ask() -> int:
+        heard = [{"type": "http.request", "body": json.dumps(body).encode()}, {"type": "http.disconnect"}]
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            await asyncio.sleep(0.01)
+            return heard.pop(0)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await server.app(scope, receive, send)
+        return int(sent[0]["status"])
+
+    async def ask_all() -> list[int]:
+        asked = asyncio.gather(*(ask() for _ in range(8)))
+        await asyncio.wait({asked}, timeout=5)
+        tower.may_end.set()
+        return await asked
+
+    assert asyncio.run(ask_all()) == [499] * 8
+    server.service.close()
+    assert tower.begun <= CHECKING_THREADS and server.engine.stats().prompt_tokens == 0
+
+
 def test_images_belong_to_a_task_that_shows_some(fake: FakeServer) -> None:
     text = fake_server()
     (chat, notes) = both(text, data_url(PICTURE))
@@ -255,6 +304,9 @@ def test_the_description_and_the_options_say_what_is_taken(fake: FakeServer) -> 
     options = client.get("/options").json()
     assert (options["source"], options["max_images"], options["checks"]) == ("question", 4, False)
     assert (text.get("/options").json()["max_images"], text.get("/options").json()["checks"]) == (0, True)
+    assert "check against the images," in options["notice"] and "the dialogue," in text.get("/options").json()["notice"]
+    of_question = TestClient(fake_server(task="medquad", compare=False).app).get("/options").json()
+    assert "a clinician to check, never" in of_question["notice"]
     taken, of_text = (one.get("/openapi.json").json()["components"]["schemas"] for one in (client, text))
     assert taken["NotesRequest"]["required"] == ["dialogue", "images"] and "ImagePart" in taken
     assert "images" not in of_text["NotesRequest"]["properties"] and "ImagePart" not in of_text

@@ -4,7 +4,7 @@ import { fhirDocument } from "./fhir.js";
 import { titleOf } from "./form.js";
 import { SIGNS } from "./visit.js";
 
-const DRAFT = "DRAFT, not signed: to be checked against the conversation";
+const DRAFT = "DRAFT, not signed: to be checked";
 
 /** {content, type, name}: what the format makes of the visit, its media type and the file's name. */
 export function exportVisit(visit, format) {
@@ -22,7 +22,7 @@ const FORMATS = {
 const indented = (value) => `${JSON.stringify(value, null, 2)}\n`;
 
 function state(visit) {
-  if (!visit.signature) return DRAFT;
+  if (!visit.signature) return DRAFT + (visit.isChecked ? " against the conversation" : ", as nothing of it was");
   return `Signed by ${visit.signature.name}, ${visit.signature.time.toISOString()}`;
 }
 
@@ -51,7 +51,7 @@ function toRecord(visit) {
     signed_at: visit.signature?.time.toISOString() ?? null,
     id: visit.id,
     model: visit.model,
-    check_is_current: !visit.isStale,
+    check_is_current: visit.isChecked && !visit.isStale,
     notes: visit.notes.map((note, index) => ({
       section: note.section, note: note.text, edited: visit.isEdited(note),
       flags: flags.filter((flag) => flag.note === index).map(({ note: _, ...rest }) => rest),

@@ -193,7 +193,7 @@ async function check() {
   visit.take({ ...found, id: visit.id, model: visit.model }, { withText: false });
   visit.isStale = visit.notes.some((note) => note.text !== note.checkedText);
   refresh();
-  say(summary("Checked again"));
+  say(summary(visit.isChecked ? "Checked again" : "Changed"));
 }
 
 function markSeen(keys) {
