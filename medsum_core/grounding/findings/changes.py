@@ -44,6 +44,7 @@ PERFORMED = bag(
 )
 TO_BE = ("up", "down", "stop", "start")
 WANTED = bag("like likes wants requests requesting")
+UNNAMED = frozenset(("medication", "referral"))  # "I'd like to refer you for that"
 LISTING, JOINS = bag(", and or the a my your plus"), bag(", and but then so or while ;")
 SWITCH_TO = bag("to for with")
 TURNS_AFTER, FRAGMENTS_AFTER = 4, 2
@@ -77,10 +78,10 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     begin = next(
         (i + 1 for i in range(first - 1, begin - 1, -1) if _breaks(words[i].text, breaks, i + 1 == first)), begin
     )
-    before = _of_kind(finding, [words[i].text for i in range(begin, first)])
+    before = _of_kind(finding, _outside_findings(note, begin, first))
     if NEGATIONS & {words[i].text for i in range(max(begin, first - 2), first)}:
         before = [(i, REVERSED.get(deed, deed)) for i, deed in before if deed != "stop"]  # "received no vaccine"
-    rest = _of_kind(finding, [words[i].text for i in range(last, end)])
+    rest = _of_kind(finding, _outside_findings(note, last, end))
     clause = next((i for i in range(last, end) if words[i].text in (",", ";", "and", "but")), end) - last
     after = [pair for pair in rest if pair[0] < clause]
     wished = WISHED if finding.kind == "substance" else WANTED
@@ -108,6 +109,13 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     return NoteDeed("use", ()) if dosed and DOSED & {words[i].text for i in range(last, end)} else None
 
 
+def _outside_findings(note: FindingScan, first: int, last: int) -> list[str]:
+    """The words `[first, last)` of a note, those of symptoms and conditions left empty: "causes [increased thirst]"."""
+    ill = [o for o in note.between(first, last) if o.kind not in CHANGED]
+    inside = {i for o in ill for i in range(o.first, o.last)}
+    return ["" if i in inside else note.words[i].text for i in range(first, last)]
+
+
 def _breaks(text: str, breaks: Sequence[str], is_next: bool) -> bool:
     return text in breaks and (not is_next or text in ";:")
 
@@ -132,7 +140,7 @@ def _deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
     said = said_of(finding, heard)
     places = [(other.first, _own(other, heard)) for other in said] or heard.places_of(finding.names)
     names = {name for other in said for name in other.names} or set(finding.names)
-    others = {o.first for o in heard.scan.findings if o.kind == kind and not {"medication"}.issuperset(o.names)}
+    others = {o.first for o in heard.scan.findings if o.kind == kind and not UNNAMED.issuperset(o.names)}
     named = sorted(others | {first for first, _ in places})
     busy = {_own(o, heard).first for o in heard.scan.findings if _is_other(o, names, heard)}
     busy |= {sentence.first for sentence in heard.scan.sentences if _names_kin(sentence, heard)}

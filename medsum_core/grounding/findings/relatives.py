@@ -131,7 +131,7 @@ def _tells(words: Sequence[Word], i: int, sentence: Sentence) -> bool:
     before = words[i - 1].text if i > sentence.first else ""
     earlier = words[i - 2].text if i > sentence.first + 1 else ""
     possessive = before in ("his", "her", "the", "their", "my", "a")
-    with_her = (earlier if possessive else before) in ("with", "by", "to", "from", "per", "told", "for")
+    with_her = (earlier if possessive else before) in ("at", "with", "by", "to", "from", "per", "told", "for")
     if after == "side":
         return True
     if after == "," and i + 2 < sentence.last and words[i + 2].text == "who":
