@@ -57,3 +57,34 @@ def test_right_words_are_left_alone(note: str, dialogue: str) -> None:
 )
 def test_invented_words_are_found(note: str, dialogue: str, fault: str) -> None:
     assert flagged(note, dialogue) == [fault]
+
+
+NEVER = "Patient: They gave me a prescription for oxycodone and I never even filled it."
+UNDO = "[doctor] so the aches started after the simvastatin\n[patient] yes\n[doctor] i want you to stop it completely"
+KEPT = "[doctor] i don't want to take you off the water pill because it's working"
+SKIP = "Doctor: We'll do a cortisone injection today and skip the therapy for now."
+WISH = "Patient: I've had thoughts of not wanting to be alive.\nDoctor: Are you suicidal right now?\nPatient: No."
+BACK = (
+    "Doctor: What about anaphylaxis?\nPatient: What is that?\nDoctor: It is a shock of the whole body.\n"
+    "Patient: No, I've never experienced that before."
+)
+STILL = "[doctor] no morning headaches\n[patient] well yeah i still get those"
+PLUGGED = "Doctor: Is anything coming out of the ear?\nPatient: No, it's just plugged up."
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "right", "wrong", "fault"),
+    [
+        (NEVER, "Oxycodone was never filled.", "Controlled with oxycodone.", "oxycodone"),
+        (UNDO, "Simvastatin will be stopped.", "Simvastatin will be continued.", "Simvastatin will be continued"),
+        (KEPT, "The diuretic was continued.", "The diuretic was discontinued.", "diuretic was discontinued"),
+        (SKIP, "Cortisone injection today.", "Cortisone injection was declined.", "Cortisone injection was declined"),
+        (WISH, "Denies suicidal ideation now.", "No history of suicidal ideation.", "suicidal ideation"),
+        (BACK, "No anaphylaxis.", "He had anaphylaxis.", "anaphylaxis"),
+        (STILL, "Reports morning headaches.", "Denies morning headaches.", "headaches"),
+        (PLUGGED, "No purulent discharge.", "Has purulent discharge.", "purulent discharge"),
+    ],
+)
+def test_what_is_said_last_and_in_two_steps_counts(dialogue: str, right: str, wrong: str, fault: str) -> None:
+    assert flagged(right, dialogue) == []
+    assert flagged(wrong, dialogue) == [fault]

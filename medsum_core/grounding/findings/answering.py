@@ -99,7 +99,8 @@ def _with_reply(
     if later and not turns[number].speaker and not later[0].asks:
         first, last, reply = later[0].first, scan.turns[number][1], number
     elif number + 1 < len(scan.turns) and all(s.asks or s.last - s.first <= 6 for s in later):
-        (first, last), reply = scan.turns[number + 1], number + 1
+        reply = number + (3 if _asks_back(turns, sentences, number + 1) else 1)
+        first, last = scan.turns[reply]
     else:
         return replace(finding, assertion="asked", reply=None)
     answer, agrees = read_reply(scan.words, first, last)
@@ -143,6 +144,13 @@ def _with_reply(
     if kin and told and assertion == "asked":
         assertion = "present"
     return replace(finding, assertion=assertion, subject=subject, reply=reply)
+
+
+def _asks_back(turns: Sequence[Turn], sentences: dict[int, list[Sentence]], number: int) -> bool:
+    """Whether a turn asks what the question means, which the next explains: "What type of reaction?"."""
+    explained = number + 2 < len(turns) and not any(s.asks for s in sentences.get(number + 1, ()))
+    asks = bool(sentences.get(number)) and sentences[number][0].asks
+    return asks and explained and not turns[number].is_clinician and turns[number + 1].is_clinician
 
 
 def _is_of_kin(words: Sequence[Word], question: Sentence, i: int) -> bool:

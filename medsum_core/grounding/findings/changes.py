@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.deeds import AGREE, OPPOSE, REVERSED, Deed, deeds_in
+from medsum_core.grounding.findings.deeds import AGREE, OPPOSE, REVERSED, Deed, deeds_in, unswitched
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard
 from medsum_core.grounding.findings.replies import asks_openly, is_question, opens_with_no, read_reply
@@ -42,11 +42,11 @@ PERFORMED = bag(
     "excised biopsied sutured stapled lanced drained transfused intubated amputated cauterized debrided resected "
     "stented ablated vaccinated immunized splinted casted"
 )
-TO_BE = ("up", "down", "stop", "start")
+TO_BE = ("up", "down", "stop", "start", "keep")
 WANTED = bag("like likes wants requests requesting")
 UNNAMED = frozenset(("medication", "referral"))  # "I'd like to refer you for that"
+OF_DRUGS = ("dose", "pill", "other", "same", "rest", "medicin")
 LISTING, JOINS = bag(", and or the a my your plus"), bag(", and but then so or while ;")
-SWITCH_TO = bag("to for with")
 TURNS_AFTER, FRAGMENTS_AFTER = 4, 2
 SENTENCES_AFTER = 8
 FRAGMENT = 7  # words of a sentence that needs no "it" to be of what was named before
@@ -187,7 +187,9 @@ def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int],
         words, range(begin, end), first, own, after_other=begin > own.first, before_other=end < own.last
     )
     texts = [words[i].text for i in range(begin, end)]
-    found = _unswitched(deeds_in(texts, spoken=True), texts, first - begin)
+    found = unswitched(deeds_in(texts, spoken=True), texts, first - begin)
+    if "never" in texts and "declined" in found and not asks:
+        return ["declined"]  # "they gave me the pills and I never filled them"
     if any(deed == "switch" for _, deed in further):
         found.append("stop")  # "the Cipro isn't working, so I'm changing you to Macrobid"
     reach = next((i for i in named[k + 1 :] if i >= own.last), len(words))
@@ -219,16 +221,15 @@ def _clause(
     after = [i for i in range(first + 1, end) if words[i].text in JOINS]
     if before_other and after and not LISTING.issuperset(words[i].text for i in range(first + 1, end)):
         end = after[-1]
-    return begin, end
+    return begin, next((i for i in range(first + 1, end - 3) if _turns_to_another(words, i, first)), end)
 
 
-def _unswitched(deeds: Sequence[tuple[int, Deed]], texts: Sequence[str], place: int) -> list[Deed]:
-    """The deeds of the name at `place`, where a switch to it starts it, and one from it stops it."""
-    found: list[Deed] = []
-    for i, deed in deeds:
-        to_it = i < place and not SWITCH_TO.isdisjoint(texts[i:place])
-        found.append(deed if deed != "switch" else "start" if to_it else "stop")
-    return found
+def _turns_to_another(words: Sequence[Word], i: int, first: int) -> bool:
+    """Whether something is done with another thing from word i on: "do the injection [and skip the therapy]"."""
+    named = words[i + 3].stem
+    return (
+        words[i].text in ("and", "but") and words[i + 2].text == "the" and named not in (words[first].stem, *OF_DRUGS)
+    )
 
 
 def _asks(sentence: Sentence, heard: Heard) -> bool:

@@ -198,7 +198,7 @@ def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]
     if after == "not" and text in YES:
         return "no", False  # "Absolutely not."
     if text in AGREES:
-        further = [words[k].text for k in range(i + 1, min(i + 4, last)) if words[k].text not in (",", ".")]
+        further = [words[k].text for k in range(i + 1, min(i + 5, last)) if words[k].text not in (",", ".", "still")]
         return "yes", not (further[:1] and further[0] in PRONOUNS and further[1:2] and further[1] in YES_VERBS)
     if text == "like" and after in ("a", "an"):
         return "yes", False  # "Does she snore?" "Like a trucker."

@@ -28,6 +28,7 @@ from medsum_core.grounding.findings.changes import (
     said_of,
 )
 from medsum_core.grounding.findings.course import other_course
+from medsum_core.grounding.findings.deeds import as_of_now
 from medsum_core.grounding.findings.finding import ACTED, ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import DENIES, Heard, hear
 from medsum_core.grounding.findings.identity import judge_identity
@@ -62,6 +63,7 @@ LIMITING = bag(  # a denial that leaves room: "no gross hematuria", "no chills e
 )
 BORNE = bag("tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous")
 HARM = frozenset(("pain", "side effect"))  # what any hurt is called
+OF_NOW = bag("now currently moment")  # "Are you suicidal right now?"
 PLACE = "place of care"
 VAGUE = frozenset(("side",))  # parts that leave open which: "weakness on the right side"
 
@@ -148,7 +150,7 @@ def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) 
     said = said_of(finding, heard)
     if finding.assertion == "denied" and any(other.assertion == "denied" for other in said):
         return judged, False
-    deeds = deeds_in_talk(finding, heard)
+    deeds = as_of_now(deed.deed, deeds_in_talk(finding, heard))
     if (not said and not deeds) or (said and is_open(finding, deed.deed, deeds, heard)):
         return judged, False
     if judged.verdict == "contradicted" and agrees(deed, deeds):
@@ -275,15 +277,15 @@ def _is_over(finding: Finding, note: FindingScan) -> bool:
 def _denied(
     finding: Finding, said: Sequence[Finding], denied: Sequence[Finding], note: FindingScan, heard: Heard
 ) -> Judged:
-    if denied:
+    near = [word.text for word in note.words[max(finding.first - NEAR, 0) : finding.first]]
+    history = bool({"history", "hx", "ever"} & set(near)) or near[-1:] in (["prior"], ["previous"], ["past"])
+    if denied and not (history and all(heard.tells_of(OF_NOW, other) for other in denied)):
         return Judged("supported", turn_of(denied))
     about = [*note.words[max(finding.first - 1, 0) : finding.last], *note.after(finding, NEAR)]
     if any(word.text in LIMITING for word in about):
         return Judged("supported", turn_of(said))  # "no prolonged stiffness" leaves room for some
     if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, heard)) is not None:
         return Judged("contradicted", turn)
-    near = [word.text for word in note.words[max(finding.first - NEAR, 0) : finding.first]]
-    history = bool({"history", "hx", "ever"} & set(near)) or near[-1:] in (["prior"], ["previous"], ["past"])
     strong = ("present", "past_or_stopped") if history else ("present",)
     of_patient = [
         other
