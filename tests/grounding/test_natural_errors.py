@@ -88,3 +88,30 @@ PLUGGED = "Doctor: Is anything coming out of the ear?\nPatient: No, it's just pl
 def test_what_is_said_last_and_in_two_steps_counts(dialogue: str, right: str, wrong: str, fault: str) -> None:
     assert flagged(right, dialogue) == []
     assert flagged(wrong, dialogue) == [fault]
+
+
+@pytest.mark.parametrize(
+    ("note", "lay"),
+    [
+        ("Has cerebrovascular disease.", "I had a mini stroke."),
+        ("Reached menarche at age 12.", "I got my first period when I was twelve."),
+        ("Has strabismus.", "My eyes have been crossed since birth."),
+        ("Has hypocalcemia.", "They said my calcium is low."),
+        ("Has rickets.", "They told me it was rickets."),
+        ("Has psychotic disorder.", "I hear voices, and see things."),
+    ],
+)
+def test_common_conditions_are_known(note: str, lay: str) -> None:
+    assert flagged(note, f"Doctor: And?\nPatient: {lay}") == []
+    assert flagged(note, "Doctor: And?\nPatient: I was twelve. My knee hurts since I drove here.") != []
+
+
+def test_relatives_joined_by_a_count_have_it_together() -> None:
+    dialogue = "Patient: My grandmother and two of my aunts died of Huntington disease."
+    assert flagged("Grandmother died of Huntington disease.", dialogue) == []
+    assert flagged("Father died of Huntington disease.", dialogue) != []
+
+
+def test_ups_and_downs_are_no_bipolar_disorder() -> None:
+    dialogue = "Doctor: How've your moods been?\nPatient: Up and down.\nDoctor: It sounds like anxiety."
+    assert flagged("Consistent with anxiety and bipolar disorder.", dialogue) == ["bipolar disorder"]
