@@ -98,7 +98,7 @@ def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
     facts = []
     for mention in stated:
         for start, end, verdict, turn in judge(mention, scan, talk, claims):
-            if verdict in UNSUPPORTED and goes_without_saying(mention, talk):
+            if verdict in UNSUPPORTED and goes_without_saying(mention, scan, talk):
                 verdict, turn = "supported", 0
             facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
     for place, is_supported, said in judge_ends(ends, talk.ends):

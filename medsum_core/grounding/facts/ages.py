@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from medsum_core.grounding.facts.after_number import Reading, counted_noun, unit_at
 from medsum_core.grounding.facts.anatomy import KIN, stem
-from medsum_core.grounding.facts.mention import Scan
+from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.spoken_numbers import Number
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import DAYS_PER_YEAR
 
+THEN, PAST, THEN_REACH = (
+    bag("since when until till at"),
+    bag("was were age"),
+    5,
+)  # "I have smoked since I was [ten years old]"
 POSSESSIVES = bag("his her their my your our early mid late the s")
 
 
@@ -57,3 +62,20 @@ def bare_age(scan: Scan, number: Number) -> Reading | None:
     marks = frozenset({"age", "decade"} if number.decade else {"age"})
     mention = scan.mention(number.first, last, "age", "time", values, raw=number.values, unit="year", marks=marks)
     return [mention], last
+
+
+def is_of_then(scan: Scan, mention: Mention) -> bool:
+    """Whether an age is of an earlier time: "since I was ten years old", "when I was thirty"."""
+    before: set[str] = set()
+    for k in range(mention.first - 1, max(mention.first - 1 - THEN_REACH, -1), -1):
+        if scan.tokens[k].kind == "punct":
+            break
+        before.add(scan.word(k))
+    return not THEN.isdisjoint(before) and not PAST.isdisjoint(before)
+
+
+def is_current(note: Scan, mention: Mention) -> bool:
+    """Whether a note gives somebody's age as of now: "is a 34-year-old", but not "as a 10-year-old"."""
+    article = mention.first - 1
+    begins = note.word(article) in ("a", "an", "this", "the") and note.word(article - 1) not in ("as", "when", "by")
+    return begins and note.word(mention.last - 1) == "old" and not is_of_then(note, mention)

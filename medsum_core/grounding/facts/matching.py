@@ -112,7 +112,7 @@ def _same_number(fact: Mention, said: Mention) -> bool:
         return False
     if fact.dim in SCALAR_DIMS | {"temperature", "percent"} and said.dim in SCALAR_DIMS | {"temperature", "percent"}:
         return False
-    if fact.dim == "pressure":
+    if fact.dim == "pressure" or (fact.dim == "ratio" and said.dim == "rate"):
         return False
     if fact.dim and said.dim and said.dim not in ("ratio", "pressure", "height", "clock", "rate"):
         return fact.dim in ("code", "height", "clock", "ratio") and said.dim not in SCALAR_DIMS

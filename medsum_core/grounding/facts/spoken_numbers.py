@@ -100,7 +100,7 @@ def _spoken(tokens: Sequence[Token], i: int) -> list[Number]:
         last = group.last
     if not groups or _is_pronoun(tokens, i, groups):
         return []
-    numbers = _combine(groups)
+    numbers = _combine(_in_pairs(groups))
     decimals, last = _decimals(tokens, last)
     apart = _decimal_apart(tokens, last) if not decimals else None
     if apart is not None:
@@ -115,6 +115,18 @@ def _spoken(tokens: Sequence[Token], i: int) -> list[Number]:
             numbers[-1].first, last, (whole + decimals + fraction,), (whole + decimals + fraction,), True
         )
     return numbers
+
+
+def _in_pairs(groups: Sequence[Group]) -> Sequence[Group]:
+    """The groups of "one thirty one forty", read 1, 31, 40, as those of 130 and 140."""
+    values = [int(group.value) for group in groups]
+    if len(groups) != 3 or not 0 < values[0] < 10 or not 20 < values[1] < 100 or not 10 <= values[2] < 100:
+        return groups
+    tens, unit = values[1] // 10 * 10, values[1] % 10
+    if not unit or not 100 * values[0] + tens < 100 * unit + values[2] <= 100 * (values[0] + 1) + tens:
+        return groups
+    first, middle, last = groups
+    return [first, Group(middle.first, middle.first + 1, tens), Group(middle.first + 1, middle.last, unit), last]
 
 
 def _special(tokens: Sequence[Token], i: int) -> list[Number] | None:

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from medsum_core.data.turns import Turn, read_turns
-from medsum_core.grounding.facts.anatomy import KIN, body_parts, stem
+from medsum_core.grounding.facts.anatomy import KIN, NOT_COUNTED, body_parts, stem
 from medsum_core.grounding.facts.answers import Turns, with_roles
 from medsum_core.grounding.facts.attributes import attribute, context
 from medsum_core.grounding.facts.corrections import REACH, takes_back
@@ -27,6 +27,7 @@ from medsum_core.grounding.facts.value_index import MOST, ValueIndex
 DENIALS = frozenset(("no", "nope", "nah", "actually"))
 CORRECTING = 5  # tokens of a turn that begins "no" in which the right value comes: "no the right"
 OPEN_QUESTIONS = bag("how what when which where who why any what's how's did do does have has")
+ASKED_REACH = 10  # tokens from "any falls" to the answer
 NO_SPEAKER = "speaker"
 
 
@@ -72,6 +73,26 @@ class Talk:
         inside = [pair for _, _, groups in cardinals for pair in pairwise(groups)]
         across = [(a[-1], b[0]) for (_, end, a), (begin, _, b) in pairwise(cardinals) if end == begin and a and b]
         return inside + across
+
+    @cached_property
+    def answered(self) -> dict[str, set[float]]:
+        """The numbers that answer a question by themselves, by what it asks for: "two" after "any falls?"."""
+        found: dict[str, set[float]] = {}
+        for k, mention in enumerate(self.said):
+            if mention.dim or mention.noun or mention.first not in self._opened:
+                continue
+            turn = self.turn(mention.start)
+            values = {value for one in self.said[k:] if self.turn(one.start) == turn for value in one.raw}
+            before = [self.scan.word(i) for i in range(max(mention.first - ASKED_REACH, 0), mention.first)]
+            begin = max((i for i, word in enumerate(before) if word in ("any", "many")), default=len(before))
+            for word in before[begin:]:
+                if stem(word) != word and word not in NOT_COUNTED:
+                    found.setdefault(stem(word), set()).update(values)
+        return found
+
+    @cached_property
+    def _opened(self) -> frozenset[int]:
+        return frozenset(self.openings)
 
     def groups(self, mention: Mention) -> Sequence[float]:
         """The cardinals of a number without unit, as they were said."""

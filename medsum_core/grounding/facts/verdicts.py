@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from medsum_core.grounding.facts.ages import is_current, is_of_then
 from medsum_core.grounding.facts.anatomy import body_parts, stem
 from medsum_core.grounding.facts.attributes import attribute, context
+from medsum_core.grounding.facts.counts import as_answered, is_daily_amount, is_formed
 from medsum_core.grounding.facts.date_matching import date_finding
 from medsum_core.grounding.facts.dates import written_ratio
 from medsum_core.grounding.facts.implied import counts_pack_years, implied_at
@@ -39,6 +41,9 @@ def judge(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> list[Judged]
         pairs = [mention for mention in pairs if mention.dim != "pressure"]
     if counts_pack_years(fact, note):
         pairs = [mention for mention in pairs if mention.unit != "year"]  # forty years of half a pack are twenty
+    pairs = as_answered(fact, pairs, talk)
+    if fact.kind == "age" and is_current(note, fact):
+        pairs = [mention for mention in pairs if not is_of_then(talk.scan, mention)]
     if not pairs:
         unsupported = (fact.start, fact.end, _unsupported(fact, note, talk), None)
         start = implied_at(fact, note, talk, claims)
@@ -56,8 +61,10 @@ def _part_end(fact: Mention, note: Scan) -> int:
     return max(ends, default=fact.end)
 
 
-def goes_without_saying(fact: Mention, talk: Talk) -> bool:
-    """Whether a fact is only that something is daily, in a dialogue that says nothing of how often anything is."""
+def goes_without_saying(fact: Mention, note: Scan, talk: Talk) -> bool:
+    """Whether a note may say so unsaid: daily, where nothing is said of how often; a count of what is told singly."""
+    if is_formed(fact, talk) or is_daily_amount(fact, note, talk):
+        return True
     return fact.dim == "rate" and fact.values == (1.0,) and not any(one.dim == "rate" for one in talk.said)
 
 

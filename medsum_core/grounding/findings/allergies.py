@@ -88,6 +88,12 @@ def _is_of_reaction(before: Sequence[str]) -> bool:
     return linked < len(after) <= HARM_REACH and not {",", ";", "and"} & set(after[linked:])
 
 
+def is_adverse_effect(finding: Finding, note: FindingScan) -> bool:
+    """Whether a note says that a drug causes what is no allergy: "prednisone is causing increased appetite"."""
+    after = {word.text for word in note.words[finding.last : note.sentence_of(finding).last]}
+    return finding.kind == "medication" and not CAUSING.isdisjoint(after) and REACTED.isdisjoint(after)
+
+
 def judge_allergen(finding: Finding, heard: Heard) -> tuple[Allergy, int | None]:
     """The verdict on an allergen of a note, and the turn that says it or the opposite."""
     wider = {up for name in finding.names for up in heard.lexicon.ancestors[name]} - TOO_WIDE
@@ -119,6 +125,8 @@ def _shown(finding: Finding, heard: Heard) -> Literal["reacts", "tolerates"] | N
     """Whether the dialogue shows that somebody reacts to a substance, or that it does him no harm; None if neither."""
     if finding.inverted and finding.tolerated is not None:
         return "tolerates" if finding.tolerated else "reacts"
+    if _answers_with(finding, heard):
+        return "reacts"
     words = heard.scan.words
     texts: list[str] = []
     denied = finding.assertion == "denied"
@@ -133,6 +141,17 @@ def _shown(finding: Finding, heard: Heard) -> Literal["reacts", "tolerates"] | N
     if any(_has(texts, phrase) for phrase in TOLERATED) or (denied and not reacts):
         return "tolerates"
     return "reacts" if reacts else None
+
+
+def _answers_with(finding: Finding, heard: Heard) -> bool:
+    """Whether a patient names it when asked for his allergies, and does not take it back in the same turn."""
+    if finding.assertion != "present" or not finding.turn or heard.turns[finding.turn].is_clinician:
+        return False
+    words = heard.scan.words
+    asked, own = ([words[i] for i in range(*heard.scan.turns[turn])] for turn in (finding.turn - 1, finding.turn))
+    texts = [word.text for word in own if word.text != ","]
+    borne = any(_has(texts, phrase) for phrase in TOLERATED) or not NEGATIONS.isdisjoint(texts)
+    return not borne and any(word.stem in REACTIONS for word in asked)
 
 
 def _tells_of_reaction(texts: Sequence[str]) -> bool:

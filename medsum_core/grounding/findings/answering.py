@@ -29,12 +29,14 @@ from medsum_core.grounding.findings.replies import (
     turns_to_patient,
 )
 from medsum_core.grounding.findings.scope import Sentence, besides
+from medsum_core.grounding.findings.stems import Word
 
 ANSWER_REACH = 20  # words of an answer in which relatives have what was asked for
 FINE_REACH = 3  # words at the end of a sentence
 REFUSED_REACH = 8  # words from the end of a turn, which may have no full stops
 REFUSED = ("symptom", "condition", "substance", "allergen")
 SAME, SAME_REACH = bag("has did too also"), 8  # "And her brother?" "He has it."
+HAVE_IT = bag("does do did has")
 SHORT = 4  # words
 TOLD = ("symptom",)  # a question after these is answered by telling of them
 
@@ -97,7 +99,8 @@ def _with_reply(
     if later and not turns[number].speaker and not later[0].asks:
         first, last, reply = later[0].first, scan.turns[number][1], number
     elif number + 1 < len(scan.turns) and all(s.asks or s.last - s.first <= 6 for s in later):
-        (first, last), reply = scan.turns[number + 1], number + 1
+        reply = number + (3 if _asks_back(turns, sentences, number + 1) else 1)
+        first, last = scan.turns[reply]
     else:
         return replace(finding, assertion="asked", reply=None)
     answer, agrees = read_reply(scan.words, first, last)
@@ -135,13 +138,25 @@ def _with_reply(
         return replace(finding, assertion="asked", reply=reply, tolerated=tolerated)
     assertion = _from_reply(scan, finding, here, answer, agrees=agrees)
     of_family = asks_of_family(scan.words, here)
-    begins = bool(kin) and kin[0][0] <= first + 3 and not turns_to_patient(scan.words, here)
-    begins = begins and not asks_openly(scan.words, here)
+    begins = bool(kin) and kin[0][0] <= first + 3 and _is_of_kin(scan.words, here, kin[0][0])
     told = answer in ("yes", "other") and (of_family or (answer == "other" and begins))
     subject = holders(kin) if kin and assertion in ("present", "asked") and told else finding.subject
     if kin and told and assertion == "asked":
         assertion = "present"
     return replace(finding, assertion=assertion, subject=subject, reply=reply)
+
+
+def _asks_back(turns: Sequence[Turn], sentences: dict[int, list[Sentence]], number: int) -> bool:
+    """Whether a turn asks what the question means, which the next explains: "What type of reaction?"."""
+    explained = number + 2 < len(turns) and not any(s.asks for s in sentences.get(number + 1, ()))
+    asks = bool(sentences.get(number)) and sentences[number][0].asks
+    return asks and explained and not turns[number].is_clinician and turns[number + 1].is_clinician
+
+
+def _is_of_kin(words: Sequence[Word], question: Sentence, i: int) -> bool:
+    """Whether an answer that begins with the relative at word i is of him: "Do your parents have it?" "Mom does."."""
+    after = words[i + 1].text if i + 1 < len(words) else ""
+    return not asks_openly(words, question) and (after in HAVE_IT or not turns_to_patient(words, question))
 
 
 def _answering_kin(scan: FindingScan, sentences: Sequence[Sentence], first: int) -> list[tuple[int, str]]:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.deeds import AGREE, OPPOSE, REVERSED, Deed, deeds_in
+from medsum_core.grounding.findings.deeds import AGREE, OPPOSE, REVERSED, Deed, deeds_in, unswitched
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard
 from medsum_core.grounding.findings.replies import asks_openly, is_question, opens_with_no, read_reply
@@ -42,10 +42,11 @@ PERFORMED = bag(
     "excised biopsied sutured stapled lanced drained transfused intubated amputated cauterized debrided resected "
     "stented ablated vaccinated immunized splinted casted"
 )
-TO_BE = ("up", "down", "stop", "start")
+TO_BE = ("up", "down", "stop", "start", "keep")
 WANTED = bag("like likes wants requests requesting")
+UNNAMED = frozenset(("medication", "referral"))  # "I'd like to refer you for that"
+OF_DRUGS = ("dose", "pill", "other", "same", "rest", "medicin")
 LISTING, JOINS = bag(", and or the a my your plus"), bag(", and but then so or while ;")
-SWITCH_TO = bag("to for with")
 TURNS_AFTER, FRAGMENTS_AFTER = 4, 2
 SENTENCES_AFTER = 8
 FRAGMENT = 7  # words of a sentence that needs no "it" to be of what was named before
@@ -77,10 +78,10 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     begin = next(
         (i + 1 for i in range(first - 1, begin - 1, -1) if _breaks(words[i].text, breaks, i + 1 == first)), begin
     )
-    before = _of_kind(finding, [words[i].text for i in range(begin, first)])
+    before = _of_kind(finding, _outside_findings(note, begin, first))
     if NEGATIONS & {words[i].text for i in range(max(begin, first - 2), first)}:
         before = [(i, REVERSED.get(deed, deed)) for i, deed in before if deed != "stop"]  # "received no vaccine"
-    rest = _of_kind(finding, [words[i].text for i in range(last, end)])
+    rest = _of_kind(finding, _outside_findings(note, last, end))
     clause = next((i for i in range(last, end) if words[i].text in (",", ";", "and", "but")), end) - last
     after = [pair for pair in rest if pair[0] < clause]
     wished = WISHED if finding.kind == "substance" else WANTED
@@ -108,6 +109,13 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     return NoteDeed("use", ()) if dosed and DOSED & {words[i].text for i in range(last, end)} else None
 
 
+def _outside_findings(note: FindingScan, first: int, last: int) -> list[str]:
+    """The words `[first, last)` of a note, those of symptoms and conditions left empty: "causes [increased thirst]"."""
+    ill = [o for o in note.between(first, last) if o.kind not in CHANGED]
+    inside = {i for o in ill for i in range(o.first, o.last)}
+    return ["" if i in inside else note.words[i].text for i in range(first, last)]
+
+
 def _breaks(text: str, breaks: Sequence[str], is_next: bool) -> bool:
     return text in breaks and (not is_next or text in ";:")
 
@@ -132,7 +140,7 @@ def _deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
     said = said_of(finding, heard)
     places = [(other.first, _own(other, heard)) for other in said] or heard.places_of(finding.names)
     names = {name for other in said for name in other.names} or set(finding.names)
-    others = {o.first for o in heard.scan.findings if o.kind == kind and not {"medication"}.issuperset(o.names)}
+    others = {o.first for o in heard.scan.findings if o.kind == kind and not UNNAMED.issuperset(o.names)}
     named = sorted(others | {first for first, _ in places})
     busy = {_own(o, heard).first for o in heard.scan.findings if _is_other(o, names, heard)}
     busy |= {sentence.first for sentence in heard.scan.sentences if _names_kin(sentence, heard)}
@@ -179,7 +187,9 @@ def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int],
         words, range(begin, end), first, own, after_other=begin > own.first, before_other=end < own.last
     )
     texts = [words[i].text for i in range(begin, end)]
-    found = _unswitched(deeds_in(texts, spoken=True), texts, first - begin)
+    found = unswitched(deeds_in(texts, spoken=True), texts, first - begin)
+    if "never" in texts and "declined" in found and not asks:
+        return ["declined"]  # "they gave me the pills and I never filled them"
     if any(deed == "switch" for _, deed in further):
         found.append("stop")  # "the Cipro isn't working, so I'm changing you to Macrobid"
     reach = next((i for i in named[k + 1 :] if i >= own.last), len(words))
@@ -211,16 +221,15 @@ def _clause(
     after = [i for i in range(first + 1, end) if words[i].text in JOINS]
     if before_other and after and not LISTING.issuperset(words[i].text for i in range(first + 1, end)):
         end = after[-1]
-    return begin, end
+    return begin, next((i for i in range(first + 1, end - 3) if _turns_to_another(words, i, first)), end)
 
 
-def _unswitched(deeds: Sequence[tuple[int, Deed]], texts: Sequence[str], place: int) -> list[Deed]:
-    """The deeds of the name at `place`, where a switch to it starts it, and one from it stops it."""
-    found: list[Deed] = []
-    for i, deed in deeds:
-        to_it = i < place and not SWITCH_TO.isdisjoint(texts[i:place])
-        found.append(deed if deed != "switch" else "start" if to_it else "stop")
-    return found
+def _turns_to_another(words: Sequence[Word], i: int, first: int) -> bool:
+    """Whether something is done with another thing from word i on: "do the injection [and skip the therapy]"."""
+    named = words[i + 3].stem
+    return (
+        words[i].text in ("and", "but") and words[i + 2].text == "the" and named not in (words[first].stem, *OF_DRUGS)
+    )
 
 
 def _asks(sentence: Sentence, heard: Heard) -> bool:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Literal, cast
 
 from medsum_core.grounding.facts.cardinals import DIGITS, TEENS, TENS
+from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.scope import NEGATIONS
 
@@ -52,6 +53,8 @@ LOWER_PARTS = ("extremity", "extremities", "leg", "legs", "back", "limb", "abdom
 NEGATED = 3  # words between a denial and what it denies
 GAP, GAP_WORDS = "_", 3
 NUMBER_WORDS = 5
+SWITCH_TO = bag("to for with")
+WISHES, REFUSED_REACH = bag("want need going gonna won't"), 6  # words
 LED, LED_REACH = ("stop", "declined", "same", "up", "down", "keep", "taper"), 3
 CARDINALS = {**DIGITS, **TEENS, **TENS, "hundred": 100}
 MARKS = frozenset(".,;:?!()\n")
@@ -76,7 +79,20 @@ def deeds_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Deed]]:
             denied = best not in ("declined", "same") and texts[i] != "anymore" and _is_denied(texts, i)
             found.append((i, REVERSED.get(best, best) if denied else best))
         i = end
+    found = _unrefused(found, texts)
     return [pair for k, pair in enumerate(found) if not (spoken and _only_leads(pair, found[k + 1 :]))]
+
+
+def _unrefused(found: Sequence[tuple[int, Deed]], texts: Sequence[str]) -> list[tuple[int, Deed]]:
+    """The deeds, one that is refused as its opposite: "I [don't want to take you off] it" keeps it."""
+    kept: list[tuple[int, Deed]] = []
+    for i, deed in found:
+        refusal = next((k for k, one in enumerate(kept) if one[1] == "declined" and i - one[0] <= REFUSED_REACH), None)
+        if refusal is None or deed not in ("stop", "up", "down") or WISHES.isdisjoint(texts[kept[refusal][0] : i]):
+            kept.append((i, deed))
+        else:
+            kept[refusal:] = [(kept[refusal][0], REVERSED[deed])]
+    return kept
 
 
 def _only_leads(pair: tuple[int, Deed], later: Sequence[tuple[int, Deed]]) -> bool:
@@ -104,6 +120,11 @@ def _number(texts: Sequence[str]) -> int:
             break
         value = value * one if one == 100 and value else value + one
     return value
+
+
+def as_of_now(note: Deed, said: Sequence[Deed]) -> list[Deed]:
+    """What is said, without a start that a stop undid, where a note keeps on: "began the statin ... stop it"."""
+    return [deed for deed in said if deed != "start" or note != "keep" or "stop" not in said]
 
 
 def _is_denied(texts: Sequence[str], i: int) -> bool:
@@ -141,6 +162,15 @@ def _phrases(*, spoken: bool) -> dict[str, list[tuple[tuple[str, ...], Deed]]]:
             found.setdefault(words[0], []).append((words, cast(Deed, deed)))
     for listed in found.values():
         listed.sort(key=lambda pair: -len(pair[0]))
+    return found
+
+
+def unswitched(deeds: Sequence[tuple[int, Deed]], texts: Sequence[str], place: int) -> list[Deed]:
+    """The deeds of the name at `place`, where a switch to it starts it, and one from it stops it."""
+    found: list[Deed] = []
+    for i, deed in deeds:
+        to_it = i < place and not SWITCH_TO.isdisjoint(texts[i:place])
+        found.append(deed if deed != "switch" else "start" if to_it else "stop")
     return found
 
 

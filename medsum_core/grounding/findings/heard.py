@@ -14,8 +14,8 @@ from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import scan_findings
-from medsum_core.grounding.findings.replies import asks_if_well, asks_openly, offers, read_reply, says_well, tells
-from medsum_core.grounding.findings.scope import Sentence, judged_good, read_scopes
+from medsum_core.grounding.findings.replies import OPEN, asks_if_well, asks_openly, offers, read_reply, says_well, tells
+from medsum_core.grounding.findings.scope import Sentence, is_unmoved, judged_good, read_scopes
 from medsum_core.grounding.findings.stems import FILLERS, PREFIX, stem
 
 Made = TypeVar("Made")
@@ -223,7 +223,8 @@ class Heard:
         for turn in turns:
             for sentence in self.sentences_of[turn]:
                 named = any(self.scan.words[i].stem in stems for i in range(sentence.first, sentence.last))
-                if named and sentence.asks and asks_openly(self.scan.words, sentence):
+                words = {self.scan.words[i].text for i in range(sentence.first, sentence.last)}
+                if named and sentence.asks and OPEN & words:
                     return True
         return any(turn in self._ill_turns or turn + 1 in self._ill_turns for turn in turns)
 
@@ -303,7 +304,8 @@ class Heard:
             told = reply == "other" and tells(words, *answer) and denied.isdisjoint(places)
             return "yes" if told or reply == "yes" else "no" if reply == "no" else "neutral"
         scopes = read_scopes(words, sentence, spoken=True)
-        if judged_good(words, places[-1] + 1, sentence.last, "symptom"):
+        good = judged_good(words, places[-1] + 1, sentence.last, "symptom")
+        if good or is_unmoved(words, places[-1], sentence.last):
             return "well"
         if all(i in scopes.denied for i in places):
             return "no"

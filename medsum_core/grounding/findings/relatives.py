@@ -20,7 +20,7 @@ BY = bag("with by to for from per lives and")
 SELF = bag("i i'm i've i'd my me myself i'll mine")
 THIRD = bag("he she his her he's she's him hers")
 NAMED_PATIENT = bag("patient pt")
-JOINING = bag("and or , both my his her the maternal paternal")
+JOINING = bag("and or , both my his her the maternal paternal two three four of")
 BEFORE_KIN = bag("patient's their our two three one an older younger late own twin half step great")
 NEAR = 8
 HAS_TOO = bag("at too as also did has had both , and in")
@@ -131,7 +131,7 @@ def _tells(words: Sequence[Word], i: int, sentence: Sentence) -> bool:
     before = words[i - 1].text if i > sentence.first else ""
     earlier = words[i - 2].text if i > sentence.first + 1 else ""
     possessive = before in ("his", "her", "the", "their", "my", "a")
-    with_her = (earlier if possessive else before) in ("with", "by", "to", "from", "per", "told", "for")
+    with_her = (earlier if possessive else before) in ("at", "with", "by", "to", "from", "per", "told", "for")
     if after == "side":
         return True
     if after == "," and i + 2 < sentence.last and words[i + 2].text == "who":

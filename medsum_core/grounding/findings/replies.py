@@ -36,7 +36,7 @@ BARE: Mapping[str, Reply] = {"no": "no", "nope": "no", "nah": "no", "yes": "yes"
 COUNTS = bag(  # "Ever smoked?" "Twenty years of it." "Since I was ten."
     "one two three four five six seven eight ten twelve fifteen twenty thirty forty fifty half since every"
 )
-AMOUNTS = bag("little bit lot few couple ton while")
+AMOUNTS = bag("little bit lot few couple ton while pack packs quarter half dozen six glass beer cup bottle case")
 QUANTIFIERS, QUANTIFIED = bag("of all every kind sort at"), bag("course time the day night of times least")
 UNKNOWN = bag("know sure remember recall idea")
 FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
@@ -76,7 +76,7 @@ def is_question(words: Sequence[Word], sentence: Sentence, *, is_clinician: bool
         i += 1
     first, second = words[i].text, words[min(i + 1, sentence.last - 1)].text
     asked = first in ASKING and second not in NEGATIONS and second not in (",", ".", "a")
-    return asked or (first in ("any", "how", "what") and sentence.last - sentence.first <= SHORT_QUESTION)
+    return asked or (first in ("any", "how", "what") and sentence.last - i <= SHORT_QUESTION)
 
 
 def asks_if_still(words: Sequence[Word], sentence: Sentence) -> bool:
@@ -198,7 +198,7 @@ def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]
     if after == "not" and text in YES:
         return "no", False  # "Absolutely not."
     if text in AGREES:
-        further = [words[k].text for k in range(i + 1, min(i + 4, last)) if words[k].text not in (",", ".")]
+        further = [words[k].text for k in range(i + 1, min(i + 5, last)) if words[k].text not in (",", ".", "still")]
         return "yes", not (further[:1] and further[0] in PRONOUNS and further[1:2] and further[1] in YES_VERBS)
     if text == "like" and after in ("a", "an"):
         return "yes", False  # "Does she snore?" "Like a trucker."
@@ -276,17 +276,7 @@ def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> 
         }:
             return "corrected"
         after_it = words[i + 3].text if i + 3 < last else ""
-        if begins in ("it's", "its", "they're") and after_it in (
-            "the",
-            "my",
-            "on",
-            "in",
-            "more",
-            "a",
-            "an",
-            "just",
-            "only",
-        ):
+        if begins in ("it's", "its", "they're") and after_it in ("the", "my", "on", "in", "more", "a", "an"):
             return "corrected"
     return "no"
 

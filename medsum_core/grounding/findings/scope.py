@@ -30,6 +30,10 @@ ENDS = bag(
     "but however although though except besides because which until unless instead rather ; : since "
     "secondary due despite while whereas then so therefore aside apart whose who"
 )
+OBJECTS = bag(
+    "anything nothing medication medications medicine medicines treatment information advice help reaction reactions"
+)
+LINKED = bag("to for on about")
 SUBJECTS = bag("i he she it they we you patient there my his her i'm i've he's she's it's they're we're that's i'd the")
 AFFIRMING = bag(
     "reports reported report admits admitted endorses endorsed complains complained presents presented has had have "
@@ -69,6 +73,7 @@ LINKS = bag(
 )
 SCOPE_SPOKEN, SCOPE_WRITTEN = 12, 60
 REACH_GOOD = 4
+UNMOVED = bag("budged budge changed same steady stable")
 
 
 class Sentence(NamedTuple):
@@ -242,6 +247,8 @@ def _ends(words: Sequence[Word], i: int, since: int, sentence: Sentence, *, spok
         return False
     if text in ENDS:
         return True
+    if text in LINKED and words[i - 1].text in OBJECTS:
+        return True  # "has not applied anything to the [rash]"
     thinks = words[since + 1].text in ("think", "believe", "know", "recall", "remember") if since + 1 <= i else False
     if text == "," and after in DEGREES:
         further = words[i + 2].text if i + 2 < sentence.last else ""
@@ -277,3 +284,8 @@ def judged_good(words: Sequence[Word], last: int, end: int, kind: str) -> bool:
         if text not in LINKS and text != ":":
             return False
     return False
+
+
+def is_unmoved(words: Sequence[Word], i: int, end: int) -> bool:
+    """Whether a weight named at word i is said to be as ever: "My [weight] hasn't budged"."""
+    return words[i].text == "weight" and any(words[k].text in UNMOVED for k in range(i, end))

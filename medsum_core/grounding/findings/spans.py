@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.deeds import is_deed
 from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.kinship import AND
 from medsum_core.grounding.findings.relatives import PATIENT
 
 NEAR = 8  # words
+LEADING = bag("will be been to")  # "[simvastatin will be continued]"
 
 
 def with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
@@ -16,8 +18,10 @@ def with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
     places = [i for i in near if is_deed(note.words[i].text)]
     if not places:
         return finding.start, finding.end
-    word = note.words[min(places, key=lambda i: min(abs(i - finding.first), abs(i - finding.last)))]
-    return min(finding.start, word.start), max(finding.end, word.end)
+    first = last = min(places, key=lambda i: min(abs(i - finding.first), abs(i - finding.last)))
+    while note.words[last].text in LEADING and last + 1 < len(note.words):
+        last += 1
+    return min(finding.start, note.words[first].start), max(finding.end, note.words[last].end)
 
 
 def with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:

@@ -11,7 +11,12 @@ from dataclasses import replace
 from itertools import pairwise
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.allergies import judge_allergen, judge_no_allergies, names_allergen
+from medsum_core.grounding.findings.allergies import (
+    is_adverse_effect,
+    judge_allergen,
+    judge_no_allergies,
+    names_allergen,
+)
 from medsum_core.grounding.findings.certainty import other_certainty
 from medsum_core.grounding.findings.changes import (
     CHANGED,
@@ -23,6 +28,7 @@ from medsum_core.grounding.findings.changes import (
     said_of,
 )
 from medsum_core.grounding.findings.course import other_course
+from medsum_core.grounding.findings.deeds import as_of_now
 from medsum_core.grounding.findings.finding import ACTED, ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import DENIES, Heard, hear
 from medsum_core.grounding.findings.identity import judge_identity
@@ -53,9 +59,12 @@ NEAR, REACH = 8, 25  # words
 ALLERGEN = 3  # words at most in the name of what one is allergic to
 LIMITING = bag(  # a denial that leaves room: "no gross hematuria", "no chills except for the last week"
     "prolonged significant severe frequent persistent major serious excessive substantial marked profuse gross "
-    "prescription except only elsewhere unless besides otherwise se"
+    "prescription except only elsewhere unless besides otherwise se other else additional further"
 )
 BORNE = bag("tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous")
+HARM = frozenset(("pain", "side effect"))  # what any hurt is called
+OF_NOW = bag("now currently moment")  # "Are you suicidal right now?"
+PLACE = "place of care"
 VAGUE = frozenset(("side",))  # parts that leave open which: "weakness on the right side"
 
 
@@ -77,7 +86,7 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
                 if finding.names == ("allergy",)
                 else judge_allergen(finding, heard)
             )
-            if allergy[0] == "contradicted" and _is_borne(finding, note):
+            if allergy[0] == "contradicted" and (_is_borne(finding, note) or is_adverse_effect(finding, note)):
                 allergy = SUPPORTED
             deed = deed_in_note(finding, note) if finding.kind == "medication" else None
             if deed is not None and deed.deed != "use" and _by_deed(finding, note, heard, Judged(*allergy))[1]:
@@ -135,11 +144,13 @@ def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) 
     """The verdict with what note and dialogue do with a drug, a test or a habit; and whether that alone contradicts."""
     if finding.kind not in CHANGED or finding.subject not in (PATIENT, UNKNOWN):
         return judged, False
-    deed = deed_in_note(finding, note)
+    deed = None if _is_place(finding, heard) else deed_in_note(finding, note)
     if deed is None or finding.assertion == "uncertain":
         return judged, False
     said = said_of(finding, heard)
-    deeds = deeds_in_talk(finding, heard)
+    if finding.assertion == "denied" and any(other.assertion == "denied" for other in said):
+        return judged, False
+    deeds = as_of_now(deed.deed, deeds_in_talk(finding, heard))
     if (not said and not deeds) or (said and is_open(finding, deed.deed, deeds, heard)):
         return judged, False
     if judged.verdict == "contradicted" and agrees(deed, deeds):
@@ -148,6 +159,11 @@ def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) 
     told = finding.kind != "procedure" and not _gives_dose(finding, note)
     opposed = judged.verdict != "not_found" and is_opposed(deed, deeds, once=once, told=told)
     return (Judged("contradicted", said[0].turn if said else judged.turn), True) if opposed else (judged, False)
+
+
+def _is_place(finding: Finding, heard: Heard) -> bool:
+    """Whether it is where one is cared for, to which nothing is done: "drove me to the [ER]"."""
+    return any(PLACE in heard.lexicon.ancestors[name] for name in finding.names)
 
 
 def _gives_dose(finding: Finding, note: FindingScan) -> bool:
@@ -245,7 +261,7 @@ def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, 
         return Judged("supported", denied[0].turn)  # "Any swelling?" "No, that was my sister."
     if not affirmed:
         return Judged("supported" if _is_over(finding, note) else "contradicted", denied[-1].turn)
-    return of_person(finding, affirmed, heard)
+    return Judged("supported", turn_of(affirmed)) if _is_place(finding, heard) else of_person(finding, affirmed, heard)
 
 
 def _is_over(finding: Finding, note: FindingScan) -> bool:
@@ -261,15 +277,15 @@ def _is_over(finding: Finding, note: FindingScan) -> bool:
 def _denied(
     finding: Finding, said: Sequence[Finding], denied: Sequence[Finding], note: FindingScan, heard: Heard
 ) -> Judged:
-    if denied:
+    near = [word.text for word in note.words[max(finding.first - NEAR, 0) : finding.first]]
+    history = bool({"history", "hx", "ever"} & set(near)) or near[-1:] in (["prior"], ["previous"], ["past"])
+    if denied and not (history and all(heard.tells_of(OF_NOW, other) for other in denied)):
         return Judged("supported", turn_of(denied))
     about = [*note.words[max(finding.first - 1, 0) : finding.last], *note.after(finding, NEAR)]
     if any(word.text in LIMITING for word in about):
         return Judged("supported", turn_of(said))  # "no prolonged stiffness" leaves room for some
     if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, heard)) is not None:
         return Judged("contradicted", turn)
-    near = [word.text for word in note.words[max(finding.first - NEAR, 0) : finding.first]]
-    history = bool({"history", "hx", "ever"} & set(near)) or near[-1:] in (["prior"], ["previous"], ["past"])
     strong = ("present", "past_or_stopped") if history else ("present",)
     of_patient = [
         other
@@ -320,7 +336,7 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         return SUPPORTED  # "And the face?" "It looked fine.": no facial droop; "Blood?" "No.": no hematuria
     if denied and finding.part and heard.parts_named(finding.part):
         return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
-    if "pain" in finding.names and hurts(finding.part, heard):
+    if HARM.intersection(finding.names) and hurts(finding.part, heard):
         return SUPPORTED
     if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, parts_of(finding, heard))):
         return SUPPORTED  # "How is the knee?": what is wrong with it may be said in any words

@@ -84,6 +84,13 @@ def hurts(part: str, heard: Heard) -> bool:
 
     "I take Tylenol for the knee.", "He limps." "On which leg?" "He points at his hip."
     """
-    stated = {one.turn for one in heard.scan.findings if one.assertion == "present" and (part or one.kind == "symptom")}
+    stated = {one.turn for one in heard.scan.findings if _is_stated(one, part)}
     turns = {turn for word in heard.parts_named(part) for turn in heard.turns_of[word]} if part else stated
     return any({turn, turn - 1, turn - 2} & stated for turn in turns)
+
+
+def _is_stated(finding: Finding, part: str) -> bool:
+    """Whether a finding says that a part has something, which a question of it takes for granted; or of none, hurts."""
+    if part:
+        return finding.assertion == "present" or (bool(finding.part) and finding.assertion == "asked")
+    return finding.kind == "symptom" and finding.assertion in ("present", "past_or_stopped")
