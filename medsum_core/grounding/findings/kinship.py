@@ -59,7 +59,7 @@ COMPOUND = {  # "my mum's dad"
 SIDED = bag("aunt uncle cousin grandmother grandfather grandparent family")
 SIDES = {"maternal": MATERNAL, "paternal": PATERNAL, "mother": MATERNAL, "father": PATERNAL}
 CHILDREN = bag("son daughter child grandchild twin")
-OWNED = bag("my his her their our your one two three four five six and have has a an , both")
+OWNED = bag("my his her their our your patient's one two three four five six and have has a an , both")
 BETWEEN = bag(
     "own older younger big little eldest oldest youngest late full first half three two other both birth biological "
     "foster adoptive step great"
@@ -89,10 +89,10 @@ def is_family(speaker: str) -> bool:
 def same_person(a: str, b: str) -> bool:
     """Whether two relatives may be the same person or of one group; not those of different sides of the family."""
     pairs = [(one, other) for one in a.split(AND) for other in b.split(AND)]
-    return any(_same(*_parted(one), *_parted(other)) for one, other in pairs)
+    return any(_same(*parted(one), *parted(other)) for one, other in pairs)
 
 
-def _parted(name: str) -> tuple[str, str]:
+def parted(name: str) -> tuple[str, str]:
     """The side of the family, "" if unknown, and the relative."""
     side = next((side for side in (MATERNAL, PATERNAL) if name.startswith(side)), "")
     return side, name.removeprefix(side)
@@ -123,7 +123,7 @@ def relatives_in(
             continue
         kin = "in-law" if [word.text for word in words[i + 1 : i + 3]] == ["in", "law"] else kin_of(text)
         if not kin:
-            if text == "side" and found and _parted(found[-1][1])[1] in SIDES and i - found[-1][0] <= 2:
+            if text == "side" and found and parted(found[-1][1])[1] in SIDES and i - found[-1][0] <= 2:
                 _set_side(found, SIDES[found.pop()[1]], i)
             side = side if text in ("and", "great") else ""
             continue
@@ -163,7 +163,7 @@ def _owner(words: Sequence[Word], i: int, first: int, before: Sequence[str], *, 
         return ""
     if words[k].text in THEIRS:
         other = FEMALE if words[k].text == "his" else MALE if words[k].text == "her" else frozenset()
-        fitting = [name for name in before if name and _parted(name)[1] not in other]
+        fitting = [name for name in before if name and parted(name)[1] not in other]
         return fitting[-1] if spoken and fitting else ""
     return kin_of(words[k].text) if words[k].text.endswith(("'s", "s'", "mums", "moms", "dads")) else ""
 
@@ -181,5 +181,5 @@ def _set_side(found: list[tuple[int, str]], side: str, i: int) -> None:
 def holders(kin: Sequence[tuple[int, str]]) -> str:
     """The relatives of an answer, joined; one whose side comes after it has it: "My aunties. My [dad's sisters]."."""
     names = [name for _, name in kin if name != FAMILY]
-    sided = {_parted(name)[1] for name in names if _parted(name)[0]}
-    return AND.join(dict.fromkeys(name for name in names if _parted(name)[0] or name not in sided)) or FAMILY
+    sided = {parted(name)[1] for name in names if parted(name)[0]}
+    return AND.join(dict.fromkeys(name for name in names if parted(name)[0] or name not in sided)) or FAMILY

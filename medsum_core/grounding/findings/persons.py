@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard
 from medsum_core.grounding.findings.judged import Judged, JudgedFact, Verdict, turn_of
-from medsum_core.grounding.findings.kinship import AND, FAMILY, same_person
-from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN, bearers
+from medsum_core.grounding.findings.kinship import AND, FAMILY, parted, same_person
+from medsum_core.grounding.findings.relatives import PATIENT, TELLING, UNKNOWN, bearers
+from medsum_core.grounding.findings.scope import Sentence
 
 PATIENT_WORDS = bag("patient pt he she his her")
 SPOUSES, MARRIED = bag("husband wife spouse partner"), bag("married marriage marri wed wedding divorced widowed")
+PRESENT = bag("accompanied presents presented present per historian informant obtained told according")
 SOMEONE = bag("someone somebody anyone anybody family")
 EVERYONE = bag("everyone everybody all")
 COMPANIONS = bag("parent child spouse partner friend neighbor coworker roommate")
@@ -25,16 +27,30 @@ def judge_relatives(note: FindingScan, heard: Heard) -> list[JudgedFact]:
     Not where a relative is present, whose tag may not tell who she is.
     """
     facts = []
-    bearing: set[int] = set()
-    for s in note.sentences:
-        bearing |= {i for i, _ in bearers(note.words, s, note.kin_between(s.first, s.last))}
+    told_of = {i for s in note.sentences for i in _told_of(note, s)}
     for i, name in note.kin if heard.kin and not heard.has_guests else ():
-        if name == FAMILY or i not in bearing or name in COMPANIONS or (name in SPOUSES and heard.says(MARRIED)):
+        if name == FAMILY or i not in told_of or name in COMPANIONS or (name in SPOUSES and heard.says(MARRIED)):
             continue
-        verdict: Verdict = "supported" if any(same_person(name, other) for other in heard.kin) else "contradicted"
+        told = [other for other in heard.kin if same_person(name, other)]
+        verdict: Verdict = "supported" if told and not _is_of_other_side(name, heard.kin) else "contradicted"
         sided = i > 0 and note.words[i - 1].text in ("maternal", "paternal")
         facts.append(JudgedFact(note.words[i - sided].start, note.words[i].end, "relative", verdict, None))
     return facts
+
+
+def _told_of(note: FindingScan, sentence: Sentence) -> set[int]:
+    """The relatives of a note's sentence but for those who may be present: who tell, or come with the patient."""
+    kin = note.kin_between(sentence.first, sentence.last)
+    if PRESENT.isdisjoint(word.text for word in note.words[sentence.first : sentence.last]):
+        return {i for i, _ in kin if i + 1 == sentence.last or note.words[i + 1].text not in TELLING}
+    return {i for i, _ in bearers(note.words, sentence, kin)}
+
+
+def _is_of_other_side(name: str, said: Iterable[str]) -> bool:
+    """Whether a relative is named with the other side of the family only: "My granddad." "Which side?" "Mom's dad."."""
+    side, relative = parted(name)
+    sides = {other_side for other_side, other in map(parted, said) if other == relative != FAMILY} - {""}
+    return bool(side and sides) and side not in sides
 
 
 def is_of_family(named: Sequence[Finding], note: FindingScan, heard: Heard) -> bool:

@@ -1,0 +1,29 @@
+"""Answers in part, relatives who only help, what "no" and "baby" mark, and names that are alike or hold a number."""
+
+from __future__ import annotations
+
+from medsum_core.grounding.check import check_note
+
+
+def flags(note: str, *lines: str) -> list[str]:
+    dialogue = "\n".join(f"{('Doctor', 'Patient')[k % 2]}: {line}" for k, line in enumerate(lines))
+    return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
+
+
+def test_a_relative_who_only_helps_is_one_whom_the_dialogue_names() -> None:
+    lines = ("Who fills your pill box?", "My daughter does.")
+    assert flags("Her pill box is filled by her daughter.", *lines) == []
+    assert flags("Her pill box is filled by her son.", *lines) == ["son"]
+    assert flags("Accompanied by her son.", *lines) == []
+
+
+def test_a_relative_is_of_the_side_that_the_answer_names() -> None:
+    lines = ("Any strokes?", "My granddad had one.", "Which side?", "Mom's dad.")
+    assert flags("Maternal grandfather had a stroke.", *lines) == []
+    assert flags("Paternal grandfather had a stroke.", *lines) == ["Paternal grandfather"]
+
+
+def test_a_child_of_the_patient_is_a_relative() -> None:
+    lines = ("Any diabetes in the family?", "My sister has it.")
+    assert flags("The patient's sister has diabetes.", *lines) == []
+    assert flags("The patient's daughter has diabetes.", *lines) != []
