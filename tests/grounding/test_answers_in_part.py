@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from medsum_core.grounding.check import check_note
 
 
@@ -27,3 +29,26 @@ def test_a_child_of_the_patient_is_a_relative() -> None:
     lines = ("Any diabetes in the family?", "My sister has it.")
     assert flags("The patient's sister has diabetes.", *lines) == []
     assert flags("The patient's daughter has diabetes.", *lines) != []
+
+
+ALLERGY = "The patient is allergic to {}."
+
+
+@pytest.mark.parametrize(
+    ("substance", "lines", "is_wrong"),
+    [
+        ("contrast", ("Ever had a reaction to the dye?", "No, I had one and it was fine."), True),
+        ("contrast", ("Ever had a reaction to the dye?", "Yes, I broke out."), False),
+        ("local anesthetics", ("Any trouble with the anesthesia?", "No, I slept."), True),
+        ("amoxicillin", ("Only Cipro?", "Just that. I've had amoxicillin a bunch of times."), True),
+        ("penicillin", ("Any trouble with penicillin?", "It gave me hives."), False),
+    ],
+)
+def test_no_to_a_question_of_trouble_says_that_a_substance_is_borne(
+    substance: str, lines: tuple[str, ...], is_wrong: bool
+) -> None:
+    assert flags(ALLERGY.format(substance), *lines) == ([substance] if is_wrong else [])
+
+
+def test_no_reaction_is_no_allergy() -> None:
+    assert flags("No reaction to local anesthetics.", "Any reactions to local anesthetic?", "No, never.") == []

@@ -33,8 +33,8 @@ TOLERATED = [tuple(phrase.split()) for phrase in (
     "every sunday", "no problem", "no problems", "no trouble", "no bother", "no reaction", "no hives", "no rash",
     "no issue", "no issues", "without problem", "don't bother", "doesn't bother", "didn't bother", "not bother",
     "bother me no", "never bothered", "is fine", "are fine", "is okay", "are okay", "okay with", "fine with",
-    "good with", "fine too", "every day", "every week", "every night", "all the time", "loads of", "lots of times",
-    "plenty of times", "tons of times", "it plenty", "them plenty", "many times", "nothing happens",
+    "good with", "fine too", "every day", "every week", "every night", "all the time", "loads of", "of times",
+    "it plenty", "them plenty", "many times", "nothing happens",
     "nothing happened", "not a thing", "never a", "never any", "doesn't do anything", "don't do anything",
     "did nothing", "does nothing", "for years", "a whole", "on the bed", "that is a no", "not an allergy",
     "negative", "goes down fine", "not a true allergy", "does fine", "do fine", "did fine", "does well", "tolerate",
@@ -48,6 +48,7 @@ HARM = bag(  # what a note calls a reaction
 )
 FROM, HARM_REACH = bag("from after with to by on"), 9
 ASKED_OF = bag("trouble problem problems itch itchy hives rash bother bothers sensitive tolerate swell swelled")
+TROUBLE = bag("trouble problem problems react reacted reaction reactions")
 TREATMENTS = bag("epinephrine antihistamine steroid bronchodilator albuterol diphenhydramine")
 TURNS_AFTER, SENTENCES_AFTER = 3, 5
 SOURCES = ("medication", "allergen")
@@ -71,6 +72,8 @@ def names_allergen(finding: Finding, note: FindingScan) -> bool:
         return True
     before = [i for i in range(sentence.first, finding.first) if words[i].stem in REACTIONS]
     if not before:
+        return False
+    if words[before[-1] - 1].text == "no" and words[before[-1]].stem == "reaction":
         return False
     after = words[before[-1] + 1].text if before[-1] + 1 < finding.first else ":"
     between = {words[i].text for i in range(before[-1], finding.first)}
@@ -131,16 +134,25 @@ def _shown(finding: Finding, heard: Heard) -> Literal["reacts", "tolerates"] | N
     texts: list[str] = []
     denied = finding.assertion == "denied"
     reacts = finding.reply is not None and finding.assertion == "present" and finding.subject in (PATIENT, UNKNOWN)
+    refused = finding.reply is not None and heard.is_refused(finding)
+    denied = denied or (refused and _asks_of_trouble(finding, heard))
     for sentence in _about(finding, heard):
         here = [words[i].text for i in range(sentence.first, sentence.last) if words[i].text != ","]
         here = " ".join(here).replace("'s ", " is ").split()  # "gold's okay"
         if any(sentence.first <= i < sentence.last for i, _ in heard.scan.kin):
             continue
         texts += here
-        reacts = reacts or (not sentence.asks and _tells_of_reaction(here))
+        asks = sentence.asks or (refused and sentence.first <= finding.first)
+        reacts = reacts or (not asks and _tells_of_reaction(here))
     if any(_has(texts, phrase) for phrase in TOLERATED) or (denied and not reacts):
         return "tolerates"
     return "reacts" if reacts else None
+
+
+def _asks_of_trouble(finding: Finding, heard: Heard) -> bool:
+    """Whether a question is if a substance did harm, so that "No" says it did none: "Any trouble with the dye?"."""
+    own = heard.scan.sentence_of(finding)
+    return not TROUBLE.isdisjoint(heard.scan.words[i].text for i in range(own.first, own.last))
 
 
 def _answers_with(finding: Finding, heard: Heard) -> bool:
