@@ -52,3 +52,26 @@ def test_no_to_a_question_of_trouble_says_that_a_substance_is_borne(
 
 def test_no_reaction_is_no_allergy() -> None:
     assert flags("No reaction to local anesthetics.", "Any reactions to local anesthetic?", "No, never.") == []
+
+
+@pytest.mark.parametrize(
+    ("note", "lines", "wrong"),
+    [
+        ("Reports floaters.", ("Any floaters or flashes?", "Some floaters, yes. No flashes."), []),
+        (
+            "Has flashes of light.",
+            ("Any floaters or flashes?", "Some floaters, yes. No flashes."),
+            ["flashes of light"],
+        ),
+        ("Denies dyspareunia.", ("Any discharge or pain with sex?", "Discharge, yes. No pain."), []),
+        ("Has wrist pain.", ("Is there wrist pain when you bend it?", "Not when I bend it, if I lean on it."), []),
+        ("He had chest pain, but did not rest.", ("Any chest pain?", "No, never."), ["chest pain"]),
+    ],
+)
+def test_what_an_answer_denies_by_name_is_denied(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
+    assert flags(note, *lines) == wrong
+
+
+def test_what_explains_a_question_affirms_nothing() -> None:
+    lines = ("Any anaphylaxis?", "What is that?", "It's a reaction of the whole body.", "No, never had that.")
+    assert flags("Had anaphylaxis.", *lines) == ["anaphylaxis"]

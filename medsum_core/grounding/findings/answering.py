@@ -103,12 +103,13 @@ def _with_reply(
     own = [
         other
         for other in by_turn.get(reply, ())
-        if other.reply is None and other.first >= first and set(other.names) & set(finding.names)
+        if other.reply is None and other.first >= first
+        if set(other.names) & set(finding.names) or _denies_head(scan, finding, here, other)
     ]
     kin = _answering_kin(scan, sentences.get(reply, ()), first)
     if besides(scan.words, here, finding.first):
         return replace(finding, assertion="present", reply=reply)
-    if own and answer in ("other", "unknown"):
+    if own and (answer in ("other", "unknown") or (answer == "yes" and own[0].assertion == "denied")):
         same = own[0]
         return replace(finding, assertion=same.assertion, subject=same.subject, reply=reply)
     each = read_each(scan.words, first, last)
@@ -205,6 +206,13 @@ def _denies_another(
     """Whether the answer's first words deny another finding of the question: "Sweats, fevers?" "Fevers no."."""
     opening = [other for other in replies if other.first <= first + 1]
     return _names_another(scan, finding, question, opening, first)
+
+
+def _denies_head(scan: FindingScan, finding: Finding, question: Sentence, other: Finding) -> bool:
+    """Whether an answer denies one of several by its first word: "Discharge or [pain] with sex?" "No pain."."""
+    several = any(scan.words[i].text in (",", "or") for i in range(question.first, question.last))
+    opens = scan.words[finding.first].stem == scan.words[other.first].stem and other.last == other.first + 1
+    return several and opens and other.assertion == "denied"
 
 
 def _asked_with(finding: Finding, of_turn: Sequence[Finding]) -> list[Finding]:

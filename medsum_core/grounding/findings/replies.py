@@ -258,7 +258,9 @@ def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> 
         return "no"  # "Not that I know.", "Not a one."
     if (text == "not" or text in NO_VERBS) and set(near[:4]) & UNKNOWN:
         return "unknown"
-    if text == "not" and after in ("only", "just", "too", "much", "bad", "great", "good", "well"):
+    if text == "not" and after in ("when", "if", "unless"):
+        return "other"  # "Not when I bend it, only if I lean on it."
+    if text == "not" and after in ("only", "just", "too", "much", "bad", "great", "good", "well", "ideal"):
         return "other"
     if text in ("no", "nope") and after == "," and i + 2 < last:
         further = {word.text for word in words[i + 2 : min(i + 7, last)]}

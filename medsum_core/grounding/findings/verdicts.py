@@ -54,7 +54,7 @@ STOPPED = bag(
     "avoid avoided avoids hardly rarely seldom longer held no not misplaced"
 )
 EARLIER = bag("last previously prior past history previous")
-CLAUSES = bag(". ;")
+CLAUSES = bag(". ; but")
 NEAR, REACH = 8, 25  # words
 ALLERGEN = 3  # words at most in the name of what one is allergic to
 LIMITING = bag(  # a denial that leaves room: "no gross hematuria", "no chills except for the last week"
@@ -254,7 +254,9 @@ def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, 
     affirmed = [other for other in said if other.assertion != "denied"]
     if not affirmed and finding.assertion == "uncertain":
         return Judged("supported", denied[0].turn)
-    if not affirmed and any(polarity == "yes" for _, polarity in heard.loosely(finding.names, finding.part)):
+    asked = {turn for other in denied for turn in range(other.turn, other.reply or other.turn + 1)}
+    loose = () if affirmed else heard.loosely(finding.names, finding.part)
+    if any(polarity == "yes" and turn not in asked for turn, polarity in loose):
         return Judged("supported", denied[0].turn)
     of_relative = finding.subject not in (PATIENT, UNKNOWN) and not is_denied_of(finding, denied)
     if not affirmed and of_relative and is_named_near(finding, denied, heard):
