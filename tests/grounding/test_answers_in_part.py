@@ -75,3 +75,17 @@ def test_what_an_answer_denies_by_name_is_denied(note: str, lines: tuple[str, ..
 def test_what_explains_a_question_affirms_nothing() -> None:
     lines = ("Any anaphylaxis?", "What is that?", "It's a reaction of the whole body.", "No, never had that.")
     assert flags("Had anaphylaxis.", *lines) == ["anaphylaxis"]
+
+
+@pytest.mark.parametrize(
+    ("note", "lines", "wrong"),
+    [
+        ("Told to discontinue aspirin.", ("I'm gonna start you on a baby aspirin.", "Okay."), ["discontinue aspirin"]),
+        ("Asthma in childhood.", ("Any asthma?", "I had it as a young child."), []),
+        ("The cuff broke.", ("Are you checking it?", "I haven't no the cuff broke."), []),
+        ("Continues to drink alcohol.", ("Are you still drinking?", "Not in six weeks."), ["drink alcohol"]),
+        ("Continues to drink alcohol.", ("Are you still drinking?", "Yes."), []),
+    ],
+)
+def test_marks_of_the_past(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
+    assert flags(note, *lines) == wrong

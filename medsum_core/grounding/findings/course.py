@@ -32,15 +32,19 @@ OPPOSED: dict[Course, frozenset[Course]] = {
 }
 OVER: dict[Course, Course] = {"gone": "lasting", "lasting": "gone", "better": "worse", "worse": "better"}
 LEAVING_OPEN = bag("when after with if at by during until sometimes usually night morning")  # "worse at night"
-NEAR = 3  # words of a note after a finding
+CONTINUING = bag("continues ongoing still persistent")  # before a finding
+NEAR = 3  # words of a note before and after a finding
 
 
 def other_course(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> int | None:
     """The turn that gives a note's symptom the opposite course only; None if none does."""
-    if finding.kind != "symptom" or finding.assertion == "denied":
+    if finding.kind not in ("symptom", "substance") or finding.assertion == "denied":
         return None
     after = [word.text for word in note.after(finding, NEAR)]
     stated = None if LEAVING_OPEN & set(after) else next(iter(_courses(after, NOTE)), None)
+    before = note.words[max(note.sentence_of(finding).first, finding.first - NEAR) : finding.first]
+    if stated is None and not CONTINUING.isdisjoint(word.text for word in before):
+        stated = "lasting"
     if stated is None:
         return None
     told = [(course, other.turn) for other in said for course in _told(other, heard)]
@@ -56,7 +60,7 @@ def _told(finding: Finding, heard: Heard) -> list[Course]:
     """What a sentence of the dialogue, with the answer to it, says of a finding's course."""
     sentence = heard.scan.sentence_of(finding)
     texts = _texts(heard, sentence.first, sentence.last)
-    if not sentence.asks:
+    if not sentence.asks and finding.reply is None:
         return [] if LEAVING_OPEN & set(texts) else _denied_or_not(texts)
     if sentence.turn + 1 >= len(heard.turns) or asks_openly(heard.scan.words, sentence):
         return []

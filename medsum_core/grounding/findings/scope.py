@@ -41,6 +41,7 @@ AFFIRMING = bag(
     "just only mostly mainly maybe some experiences developed does did"
 )
 MONTH_LEADS = bag("in since last of until till by from this next early late")
+CHILDHOOD, GROWING = bag("child kid baby"), bag("as was were since")  # "as a kid", "when I was a child"
 SELDOM = bag("hardly rarely seldom barely scarcely occasionally occasional minimal")
 UNSURE = SELDOM | bag(
     "leaning wonder wondered thinks reckons wonders wondering possible possibly probable probably likely "
@@ -73,6 +74,7 @@ LINKS = bag(
 )
 SCOPE_SPOKEN, SCOPE_WRITTEN = 12, 60
 REACH_GOOD = 4
+OPENERS = bag("i i'm i've he she it it's they we that's the my")  # of a clause after "no", which then only answers
 UNMOVED = bag("budged budge changed same steady stable")
 
 
@@ -156,9 +158,11 @@ def read_scopes(words: Sequence[Word], sentence: Sentence, *, spoken: bool) -> S
 
 
 def _is_sure(words: Sequence[Word], i: int, sentence: Sentence) -> bool:
-    """Whether word i is no doubt: the "could" of "all she [could] tell", the month of "since [May]"."""
+    """Whether word i is no mark: the "could" of "all she [could] tell", "since [May]", "a [baby] aspirin"."""
     before = words[i - 1].text if i > sentence.first else ""
     after = words[i + 1].text if i + 1 < sentence.last else ""
+    if words[i].text in CHILDHOOD:
+        return GROWING.isdisjoint(words[k].text for k in range(max(sentence.first, i - 4), i))
     if words[i].text == "could":
         return after not in ("be", "have", "also", "still", "well")
     return words[i].text == "may" and before in MONTH_LEADS
@@ -211,19 +215,8 @@ def _begins(before: str, text: str, after: str, inside: bool, *, opens: bool) ->
         return False  # "a non-contact injury", "a non-healing wound"
     if text == "not" and before == "or":
         return False  # "whether or not"
-    if text in ("no", "nope", "nah") and after in (
-        "i",
-        "i'm",
-        "i've",
-        "he",
-        "she",
-        "it",
-        "it's",
-        "they",
-        "we",
-        "that's",
-    ):
-        return False  # "No I have a migraine"
+    if text in ("no", "nope", "nah") and after in OPENERS:
+        return False  # "No I have a migraine", "no the cuff broke"
     return text in NEGATIONS and not (inside and text in ("nor", "or"))
 
 
@@ -245,8 +238,8 @@ def _ends(words: Sequence[Word], i: int, since: int, sentence: Sentence, *, spok
     after = words[i + 1].text if i + 1 < sentence.last else ""
     if text == ":" and i - since <= 2:
         return False
-    if text in ENDS:
-        return True
+    if text in ENDS or (text in ("no", "nope", "nah") and after in OPENERS):
+        return True  # "I haven't no the cuff broke"
     if text in LINKED and words[i - 1].text in OBJECTS:
         return True  # "has not applied anything to the [rash]"
     thinks = words[since + 1].text in ("think", "believe", "know", "recall", "remember") if since + 1 <= i else False
