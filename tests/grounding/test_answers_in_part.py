@@ -89,3 +89,19 @@ def test_what_explains_a_question_affirms_nothing() -> None:
 )
 def test_marks_of_the_past(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
     assert flags(note, *lines) == wrong
+
+
+@pytest.mark.parametrize(
+    ("note", "lines", "wrong"),
+    [
+        ("Has osteoarthritis and osteoporosis.", ("It's osteoarthritis.", "Okay."), ["osteoporosis"]),
+        ("Received the COVID-19 vaccine.", ("And the covid shot?", "Yes."), []),
+        ("Eye surgery in May.", ("which eye had the surgery", "the right eye in may"), []),
+        ("Has presyncope.", ("Tell me.", "I stand up and everything goes gray."), []),
+        ("Reports loose stools.", ("Bowel movements changed?", "Looser, since Monday."), []),
+        ("Has sick contacts.", ("It's strep.", "My kids had it."), []),
+        ("Has sick contacts.", ("It's strep.", "My kids are fine."), ["sick contacts"]),
+    ],
+)
+def test_words_that_are_alike_and_words_of_patients(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
+    assert flags(note, *lines) == wrong

@@ -17,6 +17,7 @@ BEFORE_DATE = bag(
     "on in since of from dated until till by through last around early late before after back mid and year during to"
 )
 BEFORE_YEAR = frozenset(("in", "since", "of", "from", "until", "till", "back", "late", "early"))
+IN_MONTH = frozenset(("in", "since", "until", "till"))  # before "may" it is the month, in whichever letters
 AMBIGUOUS_MONTHS = frozenset(("may", "march", "mar", "jan", "dec", "sep", "august"))
 SCORE_WORDS = bag("pain scale strength murmur systolic score intensity severity motor")
 SHORTHAND = {"7": "day", "52": "week", "12": "month"}
@@ -167,7 +168,8 @@ def _month_first(scan: Scan, i: int) -> Reading | None:
             number = None
     if number is None or unit_at(scan, number.last) is not None:
         if scan.word(i) in AMBIGUOUS_MONTHS and not (
-            scan.tokens[i].capital and scan.word(i - 1) in BEFORE_DATE | {"this"}
+            (scan.tokens[i].capital and scan.word(i - 1) in BEFORE_DATE | {"this"})
+            or (scan.spoken and scan.word(i - 1) in IN_MONTH)
         ):
             return None
         if len(scan.word(i)) <= 4 and scan.word(i) not in ("may", "june", "july", "sept"):

@@ -16,6 +16,7 @@ from medsum_core.grounding.facts.words import MONTHS, WEEKDAYS, units
 
 SINGLES = {"yesterday": 1.0, "overnight": 1.0, "tomorrow": 1.0}
 WELL_KNOWN_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2 a1c hba1c")
+NUMBERED = bag("covid sars cov hpv ca il")  # names with a number, which counts nothing
 LISTED = bag("problem issue complaint concern thing point reason")
 SCALE_WORDS = bag("scale being analog vas")
 ROMAN = {"ii": 2.0, "iii": 3.0, "iv": 4.0}
@@ -159,6 +160,8 @@ def is_fact(scan: Scan, mention: Mention) -> bool:
         return True
     if not scan.tokens[mention.first].gap and scan.word(mention.first - 1)[-1:].isdigit():
         return False  # "199two"
+    if scan.tokens[mention.first].gap == "-" and scan.word(mention.first - 1) in NUMBERED:
+        return False  # "COVID-19"
     value = mention.raw[0]
     word = scan.word(mention.first)
     ordinal = "ordinal" in mention.marks

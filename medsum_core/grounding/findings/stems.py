@@ -22,7 +22,7 @@ IRREGULAR = {
     "diabetes": "diabetes", "herpes": "herpes", "news": "news", "hives": "hive", "rabies": "rabies",
     "scabies": "scabies", "mono": "mono", "using": "use", "worse": "worse", "bleeding": "bleed", "feeding": "feed",
     "something": "something", "anything": "anything", "nothing": "nothing", "everything": "everything",
-    "evening": "evening", "morning": "morning", "during": "during", "pills": "pill", "need": "need",
+    "goes": "go", "evening": "evening", "morning": "morning", "during": "during", "pills": "pill", "need": "need",
     "spine": "spine", "scale": "scale", "weaker": "weak", "stiffer": "stiff", "spite": "spite", "glasses": "glasses",
     "spotting": "spotting", "exhausting": "exhausting", "urination": "urinat", "constipation": "constipat",
     "menstruation": "menstruat",

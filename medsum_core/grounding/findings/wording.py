@@ -31,8 +31,16 @@ def has_words_like(heard: Heard, text: str, *, with_part: bool = False) -> bool:
     content = [word for word in stems if len(word) > 3 and word not in TELLING_LITTLE]
     if not content:
         return False
-    hits = [word in heard.turns_of or (len(word) >= PREFIX and word[:PREFIX] in heard.prefixes) for word in content]
+    hits = [word in heard.turns_of or _has_start(heard, word) for word in content]
     return sum(hits) >= 2 or (hits[-1] and not with_part)
+
+
+def _has_start(heard: Heard, word: str) -> bool:
+    """Whether a word begins like this one; a long one by a letter more: "osteoarthritis" is no "osteoporosis"."""
+    if len(word) < PREFIX or word[:PREFIX] not in heard.prefixes:
+        return False
+    start = word[: PREFIX + (len(word) > 2 * PREFIX)]
+    return any(other.startswith(start) for other in heard.turns_of)
 
 
 def has_misspelt(heard: Heard, text: str) -> bool:
