@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import gc
 import io
 import json
 import logging
@@ -295,7 +294,6 @@ def test_what_was_cancelled_is_not_held_until_a_thread_is_free(fake: FakeServer)
         waiting.cancel()
         await asyncio.wait({waiting})
         del sent, waiting
-        gc.collect()
         try:
             assert left() is None
         finally:
