@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -279,6 +280,27 @@ def test_who_leaves_has_no_picture_read(path: str) -> None:
     assert asyncio.run(ask_all()) == [499] * 8
     server.service.close()
     assert tower.begun <= CHECKING_THREADS and server.engine.stats().prompt_tokens == 0
+
+
+def test_what_was_cancelled_is_not_held_until_a_thread_is_free(fake: FakeServer) -> None:
+    may_end, sent = Event(), type("Sent", (), {"__call__": lambda _: None})()
+    left = weakref.ref(sent)
+
+    async def leave() -> None:
+        nonlocal sent
+        busy = [asyncio.ensure_future(fake.service.in_thread(may_end.wait)) for _ in range(CHECKING_THREADS)]
+        waiting = asyncio.ensure_future(fake.service.in_thread(sent))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        del sent, waiting
+        try:
+            assert left() is None
+        finally:
+            may_end.set()
+            await asyncio.gather(*busy)
+
+    asyncio.run(leave())
 
 
 def test_images_belong_to_a_task_that_shows_some(fake: FakeServer) -> None:
