@@ -26,7 +26,7 @@ def main() -> None:
     from medsum_core.grounding.check import check_note
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    halves = ["dev", "dev_more", "dev_fresh", "dev_fresh_2", "dev_fresh_3", "held_out"]
+    halves = ["dev", "dev_more", "dev_fresh", "dev_fresh_2", "dev_fresh_3", "dev_fresh_4", "held_out"]
     parser.add_argument("--half", choices=halves, default="dev")
     parser.add_argument("--show", action="store_true", help="ids of missed faults and of false alarms")
     options = parser.parse_args()

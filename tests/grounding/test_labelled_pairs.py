@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parent / "labelled_pairs"
         ("dev_fresh", 0.79, 0.87),
         ("dev_fresh_2", 0.88, 0.88),
         ("dev_fresh_3", 0.82, 0.88),
+        ("dev_fresh_4", 0.93, 0.92),
     ],
 )
 def test_faults_are_found_and_right_words_are_left_alone(name: str, recall: float, precision: float) -> None:

@@ -13,6 +13,7 @@ from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, Fi
 from medsum_core.grounding.findings.kinship import holders
 from medsum_core.grounding.findings.relatives import bearers
 from medsum_core.grounding.findings.replies import (
+    BARE,
     FINE,
     NO,
     asks_if_still,
@@ -95,14 +96,9 @@ def _with_reply(
     later = [s for s in sentences[finding.turn] if s.first > here.first]
     if any(is_full_question(scan.words, s) for s in later):
         return replace(finding, assertion="asked", reply=None)
-    number = finding.turn
-    if later and not turns[number].speaker and not later[0].asks:
-        first, last, reply = later[0].first, scan.turns[number][1], number
-    elif number + 1 < len(scan.turns) and all(s.asks or s.last - s.first <= 6 for s in later):
-        reply = number + (3 if _asks_back(turns, sentences, number + 1) else 1)
-        first, last = scan.turns[reply]
-    else:
+    if (place := _answer_to(finding, later, scan, turns, sentences)) is None:
         return replace(finding, assertion="asked", reply=None)
+    first, last, reply = place
     answer, agrees = read_reply(scan.words, first, last)
     own = [
         other
@@ -144,6 +140,25 @@ def _with_reply(
     if kin and told and assertion == "asked":
         assertion = "present"
     return replace(finding, assertion=assertion, subject=subject, reply=reply)
+
+
+def _answer_to(
+    finding: Finding,
+    later: Sequence[Sentence],
+    scan: FindingScan,
+    turns: Sequence[Turn],
+    sentences: dict[int, list[Sentence]],
+) -> tuple[int, int, int] | None:
+    """The words of the answer to a question that has `later` sentences after it in its turn, and the answer's turn."""
+    number = finding.turn
+    if later and not turns[number].speaker and not later[0].asks:
+        return later[0].first, scan.turns[number][1], number
+    if number + 1 >= len(scan.turns) or not all(s.asks or s.last - s.first <= 6 for s in later):
+        return None
+    if later or not _asks_back(turns, sentences, number + 1):
+        return *scan.turns[number + 1], number + 1
+    first, last = scan.turns[number + 3]  # "Oh, I get you. No, never."
+    return next((s.first for s in sentences[number + 3] if scan.words[s.first].text in BARE), first), last, number + 3
 
 
 def _asks_back(turns: Sequence[Turn], sentences: dict[int, list[Sentence]], number: int) -> bool:
