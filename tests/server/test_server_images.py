@@ -318,6 +318,9 @@ def test_images_belong_to_a_task_that_shows_some(fake: FakeServer) -> None:
         assert answer.status_code == 400 and "send one at least, as a data URL" in answer.json()["error"]["message"]
     two_texts = chat_body(MODEL, QUESTION, [PICTURE])
     two_texts["messages"][0]["content"].append({"type": "text", "text": "more"})
+    both_in_one = chat_body(MODEL, QUESTION, [PICTURE, PICTURE])
+    both_in_one["messages"][0]["content"][1] |= both_in_one["messages"][0]["content"].pop() | {"type": "text"}
+    assert "not both" in client.post("/v1/chat/completions", json=both_in_one).json()["error"]["message"]
     assert "one part of text" in client.post("/v1/chat/completions", json=two_texts).json()["error"]["message"]
 
 
