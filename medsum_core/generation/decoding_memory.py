@@ -52,6 +52,7 @@ class DecodingShape:
     num_beams: int
     num_decoders: int = 1  # at a time, each with weights and a cache of its own: a server's tuned model and its base
     is_loaded: bool = False  # the base is in memory already, so that free memory is without it
+    emulated: bool = False  # a CPU without 16-bit units computes with a copy in fp32 (`widened_weights.py`)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,8 @@ def weight_bytes(size: DecodingSize, shape: DecodingShape, *, dense: bool) -> in
     nf4_bytes = FAST_NF4_BYTES if shape.has_own_weights and not dense else NF4_BYTES
     packed = int(nf4_bytes * size.projections) if shape.load_in_4bit else plain
     base = 0 if shape.is_loaded else packed + shape.itemsize * size.other_weights
+    if shape.emulated:
+        base += 4 * (size.other_weights + (size.projections if dense else 0))
     if not dense:
         return base + (shape.itemsize * size.largest_projection if shape.load_in_4bit else 0)
     return base + shape.num_decoders * plain if shape.has_own_weights else base + plain - packed
@@ -137,7 +140,8 @@ def decide_for(
 
     Fast kernels on a CPU pack weights in a layout and a dtype of their own, and find out by themselves what fits.
     """
-    run = DecodingShape(itemsize=DTYPES[precision].itemsize, **shape)
+    emulated = device.kind == "cpu" and precision != "fp32" and not device.has_bf16_units
+    run = DecodingShape(itemsize=DTYPES[precision].itemsize, emulated=emulated, **shape)
     if device.kind == "cpu" and (run.has_own_weights or not run.load_in_4bit):
         return DecodingChoice(batch_size=asked or CPU_BATCH, dense=None if run.has_own_weights else False)
     size = decoding_size(empty_model(config, precision=precision))

@@ -32,7 +32,10 @@ def read_content(message: Fields, limits: Limits) -> tuple[str, tuple[bytes, ...
     for number, value in enumerate(message.items("content", most=1 + limits.max_images)):
         where = f"messages[0].content[{number}]"
         part = Fields(value, known=("type", "text", "image_url"), where=f"{where}.")
-        if part.option("type", ("text", "image_url")) == "text":
+        kind = part.option("type", ("text", "image_url"))
+        if part.has("text") and part.has("image_url"):
+            raise bad_request(f"{where}: a part is text or an image, not both")
+        if kind == "text":
             texts.append(part.text("text", longest=limits.max_dialogue_characters))
         else:
             url = part.inner("image_url", known=("url",)).text("url", longest=limits.max_body_bytes)

@@ -180,7 +180,11 @@ class Service:
 
     async def in_thread(self, function: Callable[[], Value]) -> Value:
         """What the function returns, computed beside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+        work = [function]
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work.pop()())
+        finally:
+            work.clear()  # the queue keeps what was cancelled until a thread is free: not its pictures too
 
     def close(self) -> None:
         """End the threads; a check that runs is waited for."""

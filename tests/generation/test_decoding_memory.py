@@ -157,6 +157,17 @@ def test_a_cpu_keeps_its_batch_and_unpacks_the_base_where_it_fits() -> None:
         assert (choice.batch_size, choice.dense) == (CPU_BATCH, dense)
 
 
+def test_a_cpu_without_16_bit_units_unpacks_where_the_copy_in_fp32_fits_beside_it() -> None:
+    """Products of dense bf16 are 10 times slower there; NF4 is unpacked into fp32."""
+    how: dict[str, Any] = {"load_in_4bit": True, "has_own_weights": False, "prompt_tokens": 768, "new_tokens": 256}
+    decide = partial(decide_for, CONFIG_2B, precision="bf16", asked=None, num_beams=1, **how)
+    copy_gib = 4 * 2_506_172_416 / GIB
+    for free_gib in (9.0, 9.0 + copy_gib):
+        slow = cpu(free_gib)
+        assert decide(slow).dense is (free_gib > copy_gib)
+        assert decide(replace(slow, has_bf16_units=True)).dense
+
+
 def test_a_base_without_linear_layers_is_counted_too() -> None:
     config = GPT2Config(vocab_size=512, n_embd=64, n_layer=2, n_head=4)
     size = decoding_size(empty_model(config, precision="fp32"))

@@ -23,15 +23,15 @@ def flagged(note: str, dialogue: str) -> list[str]:
         ),
         (
             "Burning foot pain has improved.",
-            "Doctor: Did the pills make any difference to the burning in your feet?\nPatient: A bit.",
+            "Doctor: Did the pills make any difference to the burning in your feet?\nPatient: The gabapentin? A bit.",
         ),
         ("The only side effect is dry mouth.", "Doctor: How are the pills?\nPatient: Dry mouth, that's all."),
         ("Shoulder pain is better.", "Doctor: And the shoulder we injected, how is that?\nPatient: Much better."),
         ("Fine after the vaccine.", "[doctor] so no reaction to the vaccine\n[patient] my arm was sore for a day"),
         ("Prednisone causes increased appetite.", "Doctor: The prednisone?\nPatient: I'm hungry all the time."),
         (
-            "Doing well with no rescue inhaler use.",
-            "Doctor: His asthma?\nPatient: Good. He hasn't needed his puffer since May.",
+            "Asthma is controlled with no rescue inhaler use since October.",
+            "Patient: He hasn't needed his puffer since October.\nDoctor: Cough?\nPatient: No, he sleeps right through.",
         ),
         (
             "Mother has hyperlipidemia.",
@@ -107,9 +107,10 @@ def test_common_conditions_are_known(note: str, lay: str) -> None:
 
 
 def test_relatives_joined_by_a_count_have_it_together() -> None:
-    dialogue = "Patient: My grandmother and two of my aunts died of Huntington disease."
-    assert flagged("Grandmother died of Huntington disease.", dialogue) == []
-    assert flagged("Father died of Huntington disease.", dialogue) != []
+    dialogue = "Patient: My grandmother and two of my aunts also died of diabetes."
+    dialogue = f"Patient: My mother had diabetes.\n{dialogue}"
+    assert flagged("Grandmother had diabetes.", dialogue) == []
+    assert flagged("Father had diabetes.", dialogue) == ["Father had diabetes"]
 
 
 def test_ups_and_downs_are_no_bipolar_disorder() -> None:

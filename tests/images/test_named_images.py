@@ -70,6 +70,16 @@ def test_images_lie_in_the_cache_byte_for_byte_and_once() -> None:
     assert (folder / "images" / key).read_bytes() == jpeg(0)
 
 
+@pytest.mark.usefixtures("served")
+def test_offline_it_is_taken_from_where_the_message_says() -> None:
+    with pytest.raises(InputError, match=r"not in the cache .* or save file:.* as /") as caught:
+        named_table("vqa-rad", "train", offline=True)
+    path = Path(str(caught.value).rpartition(" as ")[2])
+    path.parent.mkdir(parents=True)
+    path.write_bytes(FILES[vqa_rad.FILES["train"]])
+    assert len(named_table("vqa-rad", "train", offline=True).rows) == 6
+
+
 def test_it_is_fetched_from_the_hub_at_the_pinned_commit() -> None:
     pin = vqa_rad.DATASET
     path = vqa_rad.FILES["train"]

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -281,6 +282,27 @@ def test_who_leaves_has_no_picture_read(path: str) -> None:
     assert tower.begun <= CHECKING_THREADS and server.engine.stats().prompt_tokens == 0
 
 
+def test_what_was_cancelled_is_not_held_until_a_thread_is_free(fake: FakeServer) -> None:
+    may_end, sent = Event(), type("Sent", (), {"__call__": lambda _: None})()
+    left = weakref.ref(sent)
+
+    async def leave() -> None:
+        nonlocal sent
+        busy = [asyncio.ensure_future(fake.service.in_thread(may_end.wait)) for _ in range(CHECKING_THREADS)]
+        waiting = asyncio.ensure_future(fake.service.in_thread(sent))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        del sent, waiting
+        try:
+            assert left() is None
+        finally:
+            may_end.set()
+            await asyncio.gather(*busy)
+
+    asyncio.run(leave())
+
+
 def test_images_belong_to_a_task_that_shows_some(fake: FakeServer) -> None:
     text = fake_server()
     (chat, notes) = both(text, data_url(PICTURE))
@@ -296,6 +318,9 @@ def test_images_belong_to_a_task_that_shows_some(fake: FakeServer) -> None:
         assert answer.status_code == 400 and "send one at least, as a data URL" in answer.json()["error"]["message"]
     two_texts = chat_body(MODEL, QUESTION, [PICTURE])
     two_texts["messages"][0]["content"].append({"type": "text", "text": "more"})
+    both_in_one = chat_body(MODEL, QUESTION, [PICTURE, PICTURE])
+    both_in_one["messages"][0]["content"][1] |= both_in_one["messages"][0]["content"].pop() | {"type": "text"}
+    assert "not both" in client.post("/v1/chat/completions", json=both_in_one).json()["error"]["message"]
     assert "one part of text" in client.post("/v1/chat/completions", json=two_texts).json()["error"]["message"]
 
 

@@ -9,11 +9,8 @@ from medsum_core.grounding.facts.spoken_numbers import Number
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import DAYS_PER_YEAR
 
-THEN, PAST, THEN_REACH = (
-    bag("since when until till at"),
-    bag("was were age"),
-    5,
-)  # "I have smoked since I was [ten years old]"
+THEN, PAST = bag("since when until till at"), bag("was were age")  # "I have smoked since I was [ten years old]"
+THEN_REACH = 5
 POSSESSIVES = bag("his her their my your our early mid late the s")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from medsum_core.grounding.facts.anatomy import stem
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.talk import Talk
 from medsum_core.grounding.facts.tokens import bag
@@ -25,15 +26,14 @@ def as_answered(fact: Mention, pairs: Sequence[Mention], talk: Talk) -> list[Men
 
 def is_formed(fact: Mention, talk: Talk) -> bool:
     """Whether a note counts what a dialogue tells one by one, without a number of it: "at eight and again at one"."""
-    return not fact.dim and fact.noun in TOLD_SINGLY and not any(one.noun == fact.noun for one in talk.said)
+    return not fact.dim and fact.noun in TOLD_SINGLY and not talk.counting(fact.noun)
 
 
 def is_daily_amount(fact: Mention, note: Scan, talk: Talk) -> bool:
     """Whether "daily" only completes an amount of which nobody says how often: "Lots of coffee?" "Four cups."."""
     if fact.dim != "rate" or fact.values != (1.0,):
         return False
-    amounts = [note.numbers[k] for k in range(fact.first - AMOUNT_REACH, fact.first) if k in note.numbers]
-    said = [one for one in talk.said if one.noun and any(number.values[0] in one.raw for number in amounts)]
-    of_turn = {talk.turn(one.start) for one in talk.said if one.dim == "rate"}
-    nouns = {note.word(k) for k in range(fact.first - AMOUNT_REACH, fact.first)}
-    return any(any(word.startswith(one.noun) for word in nouns) and talk.turn(one.start) not in of_turn for one in said)
+    near = range(max(fact.first - AMOUNT_REACH, 0), fact.first)
+    amounts = {value for k in near if k in note.numbers for value in note.numbers[k].values}
+    said = (one for k in near for one in talk.counting(stem(note.word(k))))
+    return any(not amounts.isdisjoint(one.raw) and talk.turn(one.start) not in talk.rated for one in said)

@@ -78,11 +78,12 @@ class Talk:
     def answered(self) -> dict[str, set[float]]:
         """The numbers that answer a question by themselves, by what it asks for: "two" after "any falls?"."""
         found: dict[str, set[float]] = {}
-        for k, mention in enumerate(self.said):
-            if mention.dim or mention.noun or mention.first not in self._opened:
+        opened = frozenset(self.openings)
+        for mention in self.said:
+            if mention.dim or mention.noun or mention.first not in opened:
                 continue
-            turn = self.turn(mention.start)
-            values = {value for one in self.said[k:] if self.turn(one.start) == turn for value in one.raw}
+            of_turn = self._of_turn[self.subjects.turn_of[mention.first]]
+            values = {value for k in of_turn for value in self.said[k].raw}
             before = [self.scan.word(i) for i in range(max(mention.first - ASKED_REACH, 0), mention.first)]
             begin = max((i for i, word in enumerate(before) if word in ("any", "many")), default=len(before))
             for word in before[begin:]:
@@ -91,8 +92,13 @@ class Talk:
         return found
 
     @cached_property
-    def _opened(self) -> frozenset[int]:
-        return frozenset(self.openings)
+    def rated(self) -> frozenset[int]:
+        """The turns that say how often something is."""
+        return frozenset(self.turn(mention.start) for mention in self.said if mention.dim == "rate")
+
+    def counting(self, noun: str) -> list[Mention]:
+        """The mentions that count a noun, the first `MOST`."""
+        return [self.said[k] for k in self._of_noun.get(noun, ())[:MOST]]
 
     def groups(self, mention: Mention) -> Sequence[float]:
         """The cardinals of a number without unit, as they were said."""
