@@ -59,13 +59,18 @@ def pinned_file(pin: PinnedFile, *, offline: bool = False) -> Path:
     if hashlib.sha256(data).hexdigest() != pin.sha256:
         raise InputError(f"{pin.url}: the download is not the pinned file (sha256 differs); it was discarded")
     make_cache_folder(path.parent)
+    write_to_cache(path, data)
+    return path
+
+
+def write_to_cache(path: Path, data: bytes) -> None:
+    """Write a file of a cache folder that is there, whole or not at all. Raises InputError where that fails."""
     try:
         write_bytes_atomic(path, data)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
         ) from None
-    return path
 
 
 def commit_folder(repository: str, commit: str) -> Path:

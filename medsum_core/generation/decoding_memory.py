@@ -54,6 +54,11 @@ class DecodingShape:
     is_loaded: bool = False  # the base is in memory already, so that free memory is without it
     emulated: bool = False  # a CPU without 16-bit units computes with a copy in fp32 (`widened_weights.py`)
 
+    @property
+    def slot_tokens(self) -> int:
+        """Places of a note in `KVCache`; a note's last tokens are never read, so they need none."""
+        return self.prompt_tokens + self.num_beams * (self.new_tokens - 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingChoice:
@@ -111,8 +116,7 @@ def weight_bytes(size: DecodingSize, shape: DecodingShape, *, dense: bool) -> in
 
 def cache_bytes(size: DecodingSize, shape: DecodingShape) -> int:
     """The slot of a note in `KVCache`: keys and values, an int64 position, and a bool for each beam that may see it."""
-    capacity = shape.prompt_tokens + shape.num_beams * (shape.new_tokens - 1)
-    return capacity * (shape.itemsize * size.key_values + 8 + shape.num_beams)
+    return shape.slot_tokens * (shape.itemsize * size.key_values + 8 + shape.num_beams)
 
 
 def choose_decoding(
@@ -163,10 +167,9 @@ def choice_line(choice: DecodingChoice, size: DecodingSize, shape: DecodingShape
 
 def _step_bytes(size: DecodingSize, shape: DecodingShape) -> int:
     """For a note in a step: logits, and in one layer its keys and values once more with the scores of its heads."""
-    capacity = shape.prompt_tokens + shape.num_beams * (shape.new_tokens - 1)
     logits = shape.num_beams * size.vocabulary * (shape.itemsize + LOGIT_COPIES * 4)
-    keys = capacity * size.key_values // size.num_layers * shape.itemsize
-    return logits + keys + shape.num_beams * size.num_heads * capacity * (shape.itemsize + 4)
+    keys = shape.slot_tokens * size.key_values // size.num_layers * shape.itemsize
+    return logits + keys + shape.num_beams * size.num_heads * shape.slot_tokens * (shape.itemsize + 4)
 
 
 def _prompt_bytes(size: DecodingSize, shape: DecodingShape) -> int:

@@ -26,8 +26,8 @@ from medsum_core.data.masking import IGNORE_INDEX
 # On a CPU a tile and its exponentials (12 MiB) stay in the cache; fewer rows or words make slower products.
 CPU_TILE = (256, 2048)  # rows, words
 GPU_TILE = (1024, 16_384)
-# A word's share of the softmax can be below 6e-8, fp16's smallest number, and would become 0: in fp16 shares are held
-# times this. A greater factor could overflow: shares times head weights (below 64) must stay under fp16's 65,504.
+# In fp16 a share, a word's softmax probability, would be rounded to 0 below 6e-8: shares are kept multiplied by this. A
+# larger factor could overflow: products with head weights (below 64) must stay under fp16's maximum, 65,504.
 FP16_SHARE_FACTOR = 1024
 
 

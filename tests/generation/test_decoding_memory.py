@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from devices import cpu, gpu
 from notes_command import write
-from support import tiny_config, tiny_model
+from support import gemma_2b, tiny_config, tiny_model
 from torch import nn
-from transformers import GemmaConfig, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 from windows import make_example, make_run, tuned
 
 import infer
 from medsum_core.config.infer_arguments import parse_options
 from medsum_core.config.run_folder import read_run_config
-from medsum_core.device import GIB, Device
+from medsum_core.device import GIB
 from medsum_core.errors import InputError
 from medsum_core.generation.decoding_memory import (
     BATCHES,
@@ -44,29 +45,12 @@ from medsum_core.kernels.decoding import decoder_layers
 from medsum_core.model.base import empty_model, load_base
 from medsum_core.report import decoding as report_decoding
 
-CONFIG_2B = GemmaConfig(
-    vocab_size=256_000,
-    hidden_size=2048,
-    intermediate_size=16_384,
-    num_hidden_layers=18,
-    num_attention_heads=8,
-    num_key_value_heads=1,
-    head_dim=256,
-)
+CONFIG_2B = gemma_2b()
 SIZE_2B = decoding_size(empty_model(CONFIG_2B, precision="bf16"))
 SHAPE = DecodingShape(
     itemsize=2, load_in_4bit=True, has_own_weights=False, prompt_tokens=768, new_tokens=256, num_beams=1
 )
 PROMPTS = [list(make_example(length, 1, seed=length).prompt_ids) for length in (9, 4, 6)]
-
-
-def gpu(free_gib: float) -> Device:
-    size = int(free_gib * GIB)
-    return Device(kind="cuda", name="GPU", capability=(8, 0), has_bf16_units=True, total_bytes=size, free_bytes=size)
-
-
-def cpu(free_gib: float) -> Device:
-    return Device(kind="cpu", name="CPU", has_bf16_units=False, total_bytes=GIB, free_bytes=int(free_gib * GIB))
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -120,7 +104,7 @@ def test_weights_of_each_way_to_hold_them() -> None:
     ],
 )
 def test_notes_at_a_time_and_a_dense_base_by_free_memory(free_gib: float, expected: tuple[int, bool]) -> None:
-    device = gpu(free_gib)
+    device = gpu(free_gib=free_gib)
     choice = choose_decoding(SIZE_2B, SHAPE, device)
     assert (choice.batch_size, choice.dense) == expected
     of_a_note = 1023 * 18 * 2 * 256 * 2 + 256_000 * 2  # keys and values of its tokens, and a row of logits
@@ -134,11 +118,11 @@ def test_notes_at_a_time_and_a_dense_base_by_free_memory(free_gib: float, expect
 
 def test_what_takes_more_gets_fewer_notes() -> None:
     def notes(free_gib: float, **changed: Any) -> int:
-        return choose_decoding(SIZE_2B, replace(SHAPE, **changed), gpu(free_gib)).batch_size
+        return choose_decoding(SIZE_2B, replace(SHAPE, **changed), gpu(free_gib=free_gib)).batch_size
 
     assert notes(8) == 64
     assert (notes(8, num_beams=4), notes(8, prompt_tokens=4096)) == (32, 16)
-    choices = [choose_decoding(SIZE_2B, SHAPE, gpu(tenth / 10)) for tenth in range(10, 200)]
+    choices = [choose_decoding(SIZE_2B, SHAPE, gpu(free_gib=tenth / 10)) for tenth in range(10, 200)]
     for dense in (False, True):
         batches = [choice.batch_size for choice in choices if choice.dense is dense]
         assert batches == sorted(batches) and min(batches) >= (CPU_BATCH if dense else 1)
@@ -147,13 +131,15 @@ def test_what_takes_more_gets_fewer_notes() -> None:
 def test_a_cpu_keeps_its_batch_and_unpacks_the_base_where_it_fits() -> None:
     config, shape = tiny_config(), {"prompt_tokens": 9, "new_tokens": 5, "num_beams": 1}
     decide = partial(decide_for, config, precision="fp32", asked=None, **shape)
-    assert decide(cpu(8), load_in_4bit=False, has_own_weights=False).to_json() == {
+    assert decide(cpu(free_gib=8), load_in_4bit=False, has_own_weights=False).to_json() == {
         "batch_size": 16,
         "dequantize": "off",
     }
-    assert decide(cpu(8), load_in_4bit=True, has_own_weights=True).dense is None  # packed weights look for themselves
+    assert (
+        decide(cpu(free_gib=8), load_in_4bit=True, has_own_weights=True).dense is None
+    )  # packed weights look for themselves
     for free_gib, dense in ((8, True), (0.01, False)):
-        choice = decide(cpu(free_gib), load_in_4bit=True, has_own_weights=False)
+        choice = decide(cpu(free_gib=free_gib), load_in_4bit=True, has_own_weights=False)
         assert (choice.batch_size, choice.dense) == (CPU_BATCH, dense)
 
 
@@ -163,7 +149,7 @@ def test_a_cpu_without_16_bit_units_unpacks_where_the_copy_in_fp32_fits_beside_i
     decide = partial(decide_for, CONFIG_2B, precision="bf16", asked=None, num_beams=1, **how)
     copy_gib = 4 * 2_506_172_416 / GIB
     for free_gib in (9.0, 9.0 + copy_gib):
-        slow = cpu(free_gib)
+        slow = cpu(free_gib=free_gib)
         assert decide(slow).dense is (free_gib > copy_gib)
         assert decide(replace(slow, has_bf16_units=True)).dense
 
@@ -177,7 +163,9 @@ def test_a_base_without_linear_layers_is_counted_too() -> None:
 
 def test_the_choice_is_said_once_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     shape: dict[str, Any] = {"prompt_tokens": 9, "new_tokens": 5, "num_beams": 1}
-    decide_for(tiny_config(), gpu(8), precision="bf16", asked=None, load_in_4bit=True, has_own_weights=False, **shape)
+    decide_for(
+        tiny_config(), gpu(free_gib=8), precision="bf16", asked=None, load_in_4bit=True, has_own_weights=False, **shape
+    )
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith(
         "decoding: 128 notes at a time, weights dense: about 0.0 of 8.0 GiB"
@@ -191,7 +179,7 @@ def test_notes_are_written_as_the_device_allows_and_not_as_the_run_was_trained(
     settings = read_run_config(run)
     in_4bit = replace(settings, model=replace(settings.model, load_in_4bit=True, dequantize="off"))
     tf32: list[str] = []
-    monkeypatch.setattr("medsum_core.device.find_device", lambda: gpu(free_gib))
+    monkeypatch.setattr("medsum_core.device.find_device", lambda: gpu(free_gib=free_gib))
     monkeypatch.setattr("medsum_core.model.adapter_source.read_run_config", lambda *_: in_4bit)
     monkeypatch.setattr(infer, "set_tf32", lambda device, *, precision: tf32.append(precision))
     writer = infer.prepare_writer(parse_options(["--run", str(run), "--dialogue_file", "-", "--section", "CC"]))
@@ -281,7 +269,7 @@ def test_the_report_unpacks_the_base_that_training_kept_packed(
     run.config = SimpleNamespace(model=settings, data=data)  # type: ignore[assignment]
     how: dict[str, Any] = {"stop_token_ids": (1,), "max_new_tokens": 4}
     expected = generate(run.model, PROMPTS, **how)
-    monkeypatch.setattr(report_decoding, "find_device", lambda rank: cpu(free_gib))
+    monkeypatch.setattr(report_decoding, "find_device", lambda rank: cpu(free_gib=free_gib))
     plan: Any = SimpleNamespace(base_config=tiny_config())
     choice, decoder = report_decoding.prepare_decoding(plan, run)
     assert (choice.batch_size, choice.dense, decoder) == (CPU_BATCH, dense, None)

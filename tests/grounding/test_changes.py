@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from medsum_core.grounding.check import check_note
-
-
-def flagged(note: str, dialogue: str) -> list[str]:
-    return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
-
+from labelled_facts import flagged
 
 HALF = "Doctor: Let's cut the amlodipine in half and come off the hydrochlorothiazide altogether."
 SWITCHED = "Doctor: The Cipro isn't working, so I'm changing you to Macrobid."

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from medsum_core.grounding.check import check_note
-
-
-def flagged(note: str, dialogue: str) -> list[str]:
-    return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
-
+from labelled_facts import flagged
 
 SINCE_TEN = "Doctor: You smoke?\nPatient: Two to three packs. I have smoked since I was ten years old."
 BIRTHS = "Doctor: Births?\nPatient: At thirty, and at forty with the second.\nDoctor: Any miscarriages?\nPatient: One."

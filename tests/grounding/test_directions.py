@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from medsum_core.grounding.check import check_note
-
-
-def flagged(note: str, dialogue: str) -> list[str]:
-    return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
-
+from labelled_facts import flagged
 
 ELBOW = "Doctor: Where does it hurt?\nPatient: My elbow, the outside bit, on the right arm."
 BELLY = "Doctor: Where is the pain?\nPatient: Down low on the right, here."

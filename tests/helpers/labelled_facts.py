@@ -67,3 +67,8 @@ def outcomes(case: Case) -> Iterator[tuple[str, str, int, int]]:
     for flag in flags:
         if not any(flag.start < label.end and label.start < flag.end for label in case.facts):
             yield flag.kind, "false", flag.start, flag.end
+
+
+def flagged(note: str, dialogue: str) -> list[str]:
+    """The words of a note that the check finds unsupported, in order."""
+    return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import gpu
 from image_models import image_config, image_model
 from support import TINY_VOCAB, tiny_config
 from torch.nn.functional import cross_entropy
@@ -15,7 +16,6 @@ from windows import NO_DROPOUT, make_example, make_run, make_window, plain_peft,
 from medsum_core.config.run_config import RunConfig, parse_run
 from medsum_core.data.collator import pack_rows
 from medsum_core.data.masking import IGNORE_INDEX
-from medsum_core.device import GIB, Device
 from medsum_core.model.attention import document_attention
 from medsum_core.model.forward import hidden_states
 from medsum_core.model.lora import attach_lora, fit_to, trainable_parameters
@@ -71,14 +71,7 @@ def test_a_packed_window_trains_every_adapter_and_none_is_on_the_tower() -> None
 def test_automatic_settings_are_those_of_the_text_model(
     capability: tuple[int, int], attention: str, precision: str
 ) -> None:
-    device = Device(
-        kind="cuda",
-        name="GPU",
-        capability=capability,
-        has_bf16_units=capability >= (8, 0),
-        total_bytes=16 * GIB,
-        free_bytes=16 * GIB,
-    )
+    device = gpu(capability)
     asked = parse_run(["--preset", "demo", "--max_length", "256"])
 
     def resolved(config: Any) -> RunConfig:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browser import DESKTOP, PHONE, Watched, chromium, serving
+from browser import DESKTOP, PHONE, Watched, serving
 from fake_server import FakeServer, fake_server
 from page_visit import (
     COMPLAINT,
@@ -24,12 +24,6 @@ from page_visit import (
     write,
     write_whole,
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture

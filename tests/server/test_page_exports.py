@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from browser import Watched, chromium, serving
+from browser import Watched, serving
 from fake_server import FakeServer, fake_server
 from page_visit import COMPLAINT, HISTORY, MEDICINES, SIGNER, sign, write_whole
 
@@ -19,12 +19,6 @@ NOTES = {COMPLAINT: MARKUP, HISTORY: "The patient takes omeprazole 20 mg.", MEDI
 XHTML = "{http://www.w3.org/1999/xhtml}"
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 UUID = re.compile(r"urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

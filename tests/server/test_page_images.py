@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browser import DESKTOP, PHONE, Watched, chromium, serving
+from browser import DESKTOP, PHONE, Watched, serving
 from fake_server import fake_server
 
 from medsum_core.images.drawn import draw_row
@@ -21,12 +21,6 @@ def picture(number: int) -> dict[str, Any]:
     file = io.BytesIO()
     draw_row(number, seed=0)[0].resize((512, 512)).save(file, "PNG")
     return {"name": "Jane Doe.png", "mimeType": "image/png", "buffer": file.getvalue()}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import DESKTOP, PHONE, Watched, chromium, serving
+from browser import DESKTOP, PHONE, Watched, serving
 from fake_server import fake_server
 from page_visit import COMPLAINT, DIALOGUE, HISTORY, NOTES, plain, sign, write, write_whole
 
@@ -49,12 +49,6 @@ FOCUSED = """() => {
     const { outlineStyle, outlineWidth } = getComputedStyle(one);
     return [one.id || one.className || one.name || '', outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2];
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

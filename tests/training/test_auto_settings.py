@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from support import tiny_config
+from devices import cpu, gpu
 
 from medsum_core import device as device_module
 from medsum_core.config.run_config import parse_run
 from medsum_core.device import GIB, Device, choose_precision, describe, find_device
 from medsum_core.errors import InputError
 from medsum_core.kernels.cpu import malloc
-from medsum_core.model.lora import LoraSettings
 from medsum_core.process import set_arithmetic, uses_tf32
 from medsum_core.training.auto_settings import (
     choose_attention,
@@ -25,24 +24,8 @@ from medsum_core.training.auto_settings import (
     choose_pack_tokens,
     choose_parallel_micro_batches,
     micro_batch_tokens,
-    resolve_arithmetic,
-    resolve_memory,
     run_shape,
-    with_saved,
 )
-from medsum_core.training.memory import measure_model
-
-
-def gpu(capability: tuple[int, int], *, free_gib: float = 16) -> Device:
-    units, size = capability >= (8, 0), int(free_gib * GIB)
-    return Device(
-        kind="cuda", name="GPU", capability=capability, has_bf16_units=units, total_bytes=size, free_bytes=size
-    )
-
-
-def cpu(*, bf16: bool = False, free_gib: float = 16) -> Device:
-    size = int(free_gib * GIB)
-    return Device(kind="cpu", name="CPU", has_bf16_units=bf16, total_bytes=size, free_bytes=size)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +249,9 @@ def test_the_largest_micro_batch_and_the_longest_row_beyond_the_packing_budget()
 
 def test_the_documents_of_a_micro_batch_are_at_least_as_many_as_rows_fill_it() -> None:
     config = parse_run(["--preset", "demo", "--max_length", "1024"])
-    resolved = config.with_resolved(**SAVED)
+    resolved = config.with_resolved(
+        kernels="reference", precision="fp32", attention="sdpa", dequantize="off", gradient_checkpointing="on"
+    )
 
     def shape(device: Device, **settings: Any) -> tuple[int, int]:
         found = run_shape(resolved.with_resolved(**settings), device)
@@ -276,98 +261,3 @@ def test_the_documents_of_a_micro_batch_are_at_least_as_many_as_rows_fill_it() -
     assert shape(replace(gpu((8, 6)), multiprocessors=28), pack_tokens=1500) == (2, 28)
     assert shape(gpu((8, 0)), pack_tokens=512) == (1, 132)
     assert shape(gpu((8, 0)), pack_tokens=0)[0] == resolved.train.per_device_train_batch_size
-
-
-def test_a_checkpoint_from_before_the_choice_of_kernels_goes_on_with_the_fast_ones_and_a_new_run_chooses() -> None:
-    config = parse_run(["--preset", "demo"])
-    assert with_saved(config, {}).model.kernels == "auto"
-    assert with_saved(config, {"precision": "bf16"}).model.kernels == "fast"
-    assert with_saved(config, {"kernels": "reference"}).model.kernels == "reference"
-    asked = parse_run(["--preset", "demo", "--kernels", "reference"])
-    assert with_saved(asked, {"precision": "bf16"}).model.kernels == "reference"  # and then needs consent
-
-
-SAVED = {
-    "kernels": "reference",
-    "precision": "fp32",
-    "attention": "sdpa",
-    "dequantize": "off",
-    "gradient_checkpointing": "on",
-    "pack_tokens": 1024,
-    "parallel_micro_batches": 1,
-    "prompt_style": "chat",
-}
-
-
-def test_a_resumed_run_takes_the_checkpoints_choices_where_none_is_asked_for() -> None:
-    found = with_saved(parse_run(["--preset", "demo", "--precision", "bf16"]), SAVED).settings()
-    assert {name: found[name] for name in SAVED} == SAVED | {"precision": "bf16"}
-
-
-def test_a_checkpoints_choice_gives_way_to_what_is_asked_for_now() -> None:
-    """Or the remedy for running out of memory, less packing, would be refused for a choice that nobody asked for."""
-    saved = SAVED | {"gradient_checkpointing": "long", "pack_tokens": 512, "dequantize": "on"}
-    unpacked = with_saved(parse_run(["--preset", "demo", "--pack_tokens", "0"]), saved)
-    assert (unpacked.train.pack_tokens, unpacked.train.gradient_checkpointing) == (0, "auto")
-    dense = with_saved(parse_run(["--preset", "demo", "--load_in_4bit", "false"]), saved)
-    assert (dense.model.dequantize, dense.train.gradient_checkpointing) == ("auto", "long")
-
-
-@pytest.mark.parametrize(
-    ("asked", "saved", "expected"),
-    [
-        ([], {"attention": "varlen", "precision": "bf16"}, ("per_document", "bf16", 1)),
-        ([], {"attention": "eager", "precision": "fp16"}, ("eager", "fp32", 1)),
-        ([], {"parallel_micro_batches": 7, "kernels": "fast"}, ("sdpa", "fp32", 1)),
-        (["--kernels", "reference"], {"parallel_micro_batches": 2, "kernels": "fast"}, ("sdpa", "fp32", 1)),
-    ],
-)
-def test_a_checkpoints_choice_that_this_machine_cant_do_is_decided_anew(
-    monkeypatch: pytest.MonkeyPatch, asked: list[str], saved: dict[str, Any], expected: tuple[str, str, int]
-) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    config = parse_run(["--preset", "demo", *asked])
-    found = with_saved(config, SAVED | saved)
-    device = cpu()
-    found = resolve_arithmetic(found, tiny_config(), device, asked=config)
-    size = measure_model(tiny_config(), LoraSettings(), precision="fp32", kernels="reference")
-    found = resolve_memory(found, "gemma", device, size, asked=config)
-    chosen = (found.model.attention, found.model.precision, found.train.parallel_micro_batches)
-    assert chosen == expected
-    insistent = parse_run(["--preset", "demo", "--attention", "varlen"])
-    with pytest.raises(InputError, match="--attention varlen"):
-        resolve_arithmetic(with_saved(insistent, SAVED), tiny_config(), device, asked=insistent)
-
-
-def test_a_checkpoint_from_before_a_setting_existed_means_what_runs_did_then() -> None:
-    old = {name: value for name, value in SAVED.items() if name not in ("kernels", "parallel_micro_batches")}
-    found = with_saved(parse_run(["--preset", "demo"]), old).settings()
-    assert (found["kernels"], found["parallel_micro_batches"]) == ("fast", 1)
-
-
-@pytest.mark.parametrize(
-    "planted,named",
-    [
-        ({"examples_file": "sheet.csv"}, "examples_file"),
-        ({"output_dir": "elsewhere"}, "output_dir"),
-        ({"eval_steps": 1}, "eval_steps"),
-        ({"no_such_setting": 1}, "no_such_setting"),
-        ({"pack_tokens": -1}, "pack_tokens"),
-        ({"pack_tokens": "1024"}, "pack_tokens"),
-        ({"pack_tokens": 1e3}, "pack_tokens"),
-        ({"parallel_micro_batches": 0}, "parallel_micro_batches"),
-        ({"parallel_micro_batches": True}, "parallel_micro_batches"),
-        ({"precision": "fp8"}, "precision"),
-        ({"precision": ["fp32"]}, "precision"),
-        ({"attention": 3}, "attention"),
-        ({"gradient_checkpointing": "long"}, "gradient_checkpointing"),
-    ],
-)
-def test_a_checkpoint_sets_nothing_but_the_resolved_settings_and_those_in_range(
-    planted: dict[str, Any], named: str
-) -> None:
-    with pytest.raises(InputError, match=named):
-        with_saved(parse_run(["--preset", "demo"]), SAVED | planted)
-    with pytest.raises(InputError, match=named):  # even where the user has decided
-        argv = ["--pack_tokens", "1024", "--precision", "fp32", "--attention", "sdpa", "--parallel_micro_batches", "1"]
-        with_saved(parse_run(["--preset", "demo", *argv]), SAVED | planted)

@@ -10,8 +10,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from image_models import image_config, image_model
-from support import tiny_config, tiny_model
-from transformers import GemmaConfig
+from support import gemma_2b, tiny_config, tiny_model
 
 from medsum_core.data.collator import MicroBatch
 from medsum_core.errors import InputError
@@ -32,19 +31,6 @@ from medsum_core.training.memory import (
 from medsum_core.training.optimizer import build_optimizer
 
 NO_DROPOUT = LoraSettings(dropout=0.0)
-
-
-def gemma_2b() -> GemmaConfig:
-    return GemmaConfig(
-        vocab_size=256_000,
-        hidden_size=2048,
-        intermediate_size=16_384,
-        num_hidden_layers=18,
-        num_attention_heads=8,
-        num_key_value_heads=1,
-        head_dim=256,
-        hidden_activation="gelu_pytorch_tanh",
-    )
 
 
 @pytest.fixture(scope="module")

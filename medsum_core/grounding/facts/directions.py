@@ -93,9 +93,8 @@ def _near(said: End, end: End) -> bool:
 def ends_of_note(note: Scan) -> list[End]:
     """The ends of body parts that a note names: "[upper] quadrant"."""
     found = []
-    words = {word: (axis, name) for axis, ends in AXES.items() for name, (own, _) in ends.items() for word in bag(own)}
     for i, token in enumerate(note.tokens):
-        axis, name = words.get(token.text, ("", ""))
+        axis, name = _words_of_notes().get(token.text, ("", ""))
         k = i + 1
         while axis and k < i + REACH and note.word(k) in BETWEEN:
             k += 1
@@ -105,6 +104,11 @@ def ends_of_note(note: Scan) -> list[End]:
             region = body_parts().get(noun, "") if noun not in ANYWHERE else ""
             found.append(End(token.start, token.end, axis, name, frozenset((region,) if region else ())))
     return found
+
+
+@lru_cache(maxsize=1)
+def _words_of_notes() -> Mapping[str, tuple[str, str]]:
+    return {word: (axis, name) for axis, ends in AXES.items() for name, (own, _) in ends.items() for word in bag(own)}
 
 
 @lru_cache(maxsize=1)

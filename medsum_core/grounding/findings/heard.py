@@ -9,7 +9,6 @@ from functools import cached_property, lru_cache
 from typing import Literal, TypeVar, cast
 
 from medsum_core.data.turns import Turn, read_turns
-from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of
 from medsum_core.grounding.findings.lexicon import Lexicon
@@ -21,7 +20,6 @@ from medsum_core.grounding.findings.stems import FILLERS, PREFIX, stem
 Made = TypeVar("Made")
 Polarity = Literal["yes", "no", "well", "neutral"]  # well: "Sleeping?" "Like a baby."
 DENIES = ("no", "well")
-USED = bag("take takes taking use uses using on still smoke smoking drink")
 MOST = 200  # findings of one name in a dialogue that a note's finding is compared with, the first ones
 HINT_REACH = 6  # words
 CLAIM_REACH = 4
@@ -111,12 +109,6 @@ class Heard:
         first, _ = self.scan.turns[finding.turn]
         _, last = self.scan.turns[min(finding.turn + 1, len(self.scan.turns) - 1)]
         return any(self.scan.words[i].text in words for i in range(first, last))
-
-    def asks_use(self, finding: Finding) -> bool:
-        """Whether a question's sentence asks if something is taken or used."""
-        sentence = self.scan.sentence_of(finding)
-        texts = {self.scan.words[i].text for i in range(sentence.first, sentence.last)}
-        return bool(USED & texts) and not texts & {"used", "did", "ever", "last", "was", "were"}
 
     def named(self, names: Iterable[str]) -> list[Finding]:
         """The findings of these concepts or of narrower ones, in order."""

@@ -68,7 +68,6 @@ WIDE = bag("family neighbor neighbour friend coworker roommate")
 THEIRS = bag("his her their")
 MALE = bag("father brother son grandfather husband uncle nephew grandson stepfather")
 FEMALE = bag("mother sister daughter grandmother wife aunt niece granddaughter stepmother")
-SIDE_REACH = 4  # words from a relative to "on my mother's side"
 
 
 @lru_cache(maxsize=16384)

@@ -11,11 +11,12 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from medsum_core.data.download import write_to_cache
 from medsum_core.data.named.dataset import ONLY_CONFIG, NamedDataset
 from medsum_core.data.rows import Table
 from medsum_core.data.tables import table_from_objects
 from medsum_core.errors import InputError
-from medsum_core.files import file_sha256, make_cache_folder, write_bytes_atomic
+from medsum_core.files import file_sha256, make_cache_folder
 
 FILES = {
     "train": "data/train-00000-of-00001-eb8844602202be60.parquet",
@@ -58,14 +59,8 @@ def _keep(data: bytes, folder: Path) -> str:
     """The name of the image's file in the folder, written where it is not there or damaged."""
     sha256 = hashlib.sha256(data).hexdigest()
     path = folder / sha256
-    if path.is_file() and file_sha256(path) == sha256:
-        return sha256
-    try:
-        write_bytes_atomic(path, data)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
-        ) from None
+    if not (path.is_file() and file_sha256(path) == sha256):
+        write_to_cache(path, data)
     return sha256
 
 
