@@ -37,25 +37,25 @@ from medsum_core.data.prompt import BuildRenderer, build_renderer
 from medsum_core.model.attention import document_attention
 from medsum_core.model.forward import autocast, head_softcap, head_weight, hidden_states, no_adapter_casts
 from medsum_core.report.finish import write_results
-from medsum_core.training.agreement import leave_together
+from medsum_core.training.agreement import close_connections_on_error
 from medsum_core.training.distributed import any_process, local_rows, sum_gradients, sum_over_processes
-from medsum_core.training.loss import Objective, note_nll, told
+from medsum_core.training.failure_messages import diverged_message, memory_remedy
+from medsum_core.training.loss import Objective, note_nll, with_options
 from medsum_core.training.metrics import StepStats
 from medsum_core.training.optimizer import set_lr
 from medsum_core.training.plan import plan_run
 from medsum_core.training.resume import save_run
 from medsum_core.training.run import Run, after_window
 from medsum_core.training.setup import BuildOptimizer, build_run
-from medsum_core.training.sharding import in_step
+from medsum_core.training.sharding import with_equal_counts
 from medsum_core.training.signals import StopFlag, stop_on_signals
-from medsum_core.training.unplanned_end import diverged_message, memory_remedy
 from medsum_core.training.validation import evaluate
 
 MAX_SKIPPED_IN_A_ROW = 3
 MEMORY_REMEDY = "before the first update: --load_in_4bit true or a smaller base needs less; --dry_run true estimates it"
 
 
-@leave_together()
+@close_connections_on_error()
 def main(
     argv: Sequence[str] | RunConfig | None = None,
     *,
@@ -142,14 +142,14 @@ def train_step(
     if num_targets == 0:
         return StepStats.of(window, started, loss=math.nan, grad_norm=math.nan, skipped=True)
     micro_batches = collate(local_rows(window, run.accelerator), **run.collate_settings)
-    micro_batches = in_step(micro_batches, run.model, run.accelerator)
+    micro_batches = with_equal_counts(micro_batches, run.model, run.accelerator)
     if run.accumulate is None:
         nll = accumulate_gradients(run, micro_batches, num_targets=num_targets, objective=objective)
     else:  # the fast kernels give the same sum
         nll = run.accumulate(
             micro_batches,
             num_targets=num_targets,
-            objective=told(objective, arithmetic=run.kernels.head),
+            objective=with_options(objective, arithmetic=run.kernels.head),
             reads_targets_only=objective is note_nll,
         )
     sum_gradients(run.tensors, run.accelerator)
@@ -181,7 +181,7 @@ def accumulate_gradients(
             batch = micro_batch.to(run.device)
             with autocast(run.model):
                 hidden_BTH = hidden_states(run.model, batch)
-            nll = told(objective, read_M=batch.read_M)(hidden_BTH, batch.targets_BT, head_VH, softcap=softcap)
+            nll = with_options(objective, read_M=batch.read_M)(hidden_BTH, batch.targets_BT, head_VH, softcap=softcap)
             run.scaler.scale(nll / num_targets).backward()
             total_nll += nll.detach()
     return total_nll

@@ -56,7 +56,7 @@ class ReadFailedError(InputError):
     """The system did not let a file be read, several times in a row; this says nothing about what the file holds."""
 
 
-def patiently(read: Callable[[], Value]) -> Value:
+def with_retries(read: Callable[[], Value]) -> Value:
     """What `read` returns, tried again after short pauses when the system refuses to read.
 
     Raises the last OSError; one that no other attempt would change (`WRONG_KIND`, `REFUSED`) at once.
@@ -73,13 +73,13 @@ def patiently(read: Callable[[], Value]) -> Value:
     return read()
 
 
-def read_patiently(path: Path, read: Callable[[], Value]) -> Value:
-    """`patiently` for what may be damaged, which a refusal is not: it becomes ReadFailedError, naming `path`.
+def read_with_retries(path: Path, read: Callable[[], Value]) -> Value:
+    """`with_retries` for what may be damaged, which a refusal is not: it becomes ReadFailedError, naming `path`.
 
     What the name leads to (`WRONG_KIND`, a link where none is allowed) still passes through as the system's error.
     """
     try:
-        return patiently(read)
+        return with_retries(read)
     except WRONG_KIND:
         raise
     except OSError as error:
@@ -204,7 +204,7 @@ def make_cache_folder(folder: Path) -> None:
 
 
 def read_plain_file(path: str | Path) -> bytes:
-    """The bytes of a regular file, or of what a link to one names. Raises OSError as the system does, `patiently`.
+    """The bytes of a regular file, or of what a link to one names. Raises OSError as the system does, `with_retries`.
 
     A pipe would be waited for without end, and a device such as /dev/zero read without end: OSError, at once.
     """
@@ -213,7 +213,7 @@ def read_plain_file(path: str | Path) -> bytes:
         with _open_plain_file(path) as file:
             return file.read()
 
-    return patiently(read)
+    return with_retries(read)
 
 
 def file_sha256(path: Path) -> str:
@@ -226,7 +226,7 @@ def file_sha256(path: Path) -> str:
                 digest.update(block)
         return digest.hexdigest()
 
-    return patiently(read)
+    return with_retries(read)
 
 
 @contextmanager
@@ -323,7 +323,7 @@ def _read_plain_file(path: Path) -> bytes:
             return file.read()
 
     try:
-        return read_patiently(path, read)
+        return read_with_retries(path, read)
     except OSError as error:
         raise DamagedError(f"{path.name} is not a plain file: {error.strerror}") from error
 
@@ -337,6 +337,6 @@ def _size_of_plain_file(path: Path) -> int:
 
 def _lstat(path: Path) -> os.stat_result:
     try:
-        return read_patiently(path, lambda: os.lstat(path))
+        return read_with_retries(path, lambda: os.lstat(path))
     except OSError as error:
         raise DamagedError(f"{path.name} is missing") from error

@@ -28,10 +28,10 @@ Value = TypeVar("Value")
 
 def start_script() -> None:
     """What every script wants before it imports the libraries, which takes seconds: no traceback for Ctrl-C either."""
-    send_nothing_unasked()
-    keep_compiled_code_private()
-    sleep_while_waiting()
-    grow_gpu_segments()
+    disable_hub_telemetry()
+    set_numba_cache()
+    let_idle_threads_sleep()
+    use_expandable_segments()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in the background of a shell's script
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -41,7 +41,7 @@ def keep_files_private() -> None:
     os.umask(0o077)
 
 
-def keep_compiled_code_private() -> None:
+def set_numba_cache() -> None:
     """Have numba cache compiled code in the user's own cache folder, unless the environment names another.
 
     Beside the source a clone that a group shares would hold one user's code for all, or could not be written to. numba
@@ -51,13 +51,13 @@ def keep_compiled_code_private() -> None:
         os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
 
 
-def send_nothing_unasked() -> None:
+def disable_hub_telemetry() -> None:
     """Turn off the telemetry and the update check of the hub's client; it reads this when it is first imported."""
     for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_UPDATE_CHECK"):
         os.environ[name] = "1"
 
 
-def sleep_while_waiting() -> None:
+def let_idle_threads_sleep() -> None:
     """Have OpenMP's idle threads sleep instead of spin, unless the environment says otherwise.
 
     Spinning threads take the processor from those that compute as soon as anything else runs on the machine: figures in
@@ -66,7 +66,7 @@ def sleep_while_waiting() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def grow_gpu_segments() -> None:
+def use_expandable_segments() -> None:
     """Have torch extend its segments of GPU memory in place, unless the environment configures its allocator.
 
     Micro-batches and prompts differ in length: the gaps that one leaves in segments of fixed size are too small for the
@@ -113,7 +113,7 @@ def uses_tf32(device: Device, *, precision: str) -> bool:
     return device.is_ampere and precision != "fp32"
 
 
-def print_any_text() -> None:
+def escape_unencodable_output() -> None:
     """Write what a terminal's encoding lacks as an escape: a note must not end a command after its work is done."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -129,7 +129,7 @@ def run_as_script(main: Callable[[], object], *, memory_remedy: str = "use a sma
     without a traceback. So does SIGPIPE where the reader of stdout has gone away (`| head`); messages that nobody can
     read any more are dropped. Raises ValueError outside the main thread, as Python's `signal` does.
     """
-    print_any_text()
+    escape_unencodable_output()
     with redirect_stderr(_Messages(sys.stderr)):  # type: ignore[type-var]
         try:
             with interrupt_on_signals():
@@ -137,11 +137,11 @@ def run_as_script(main: Callable[[], object], *, memory_remedy: str = "use a sma
         except KeyboardInterrupt as interrupt:
             number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
             print(f"\nstopped by {number.name}", file=sys.stderr)
-            _end_by(number)
+            _end_by_signal(number)
         except BrokenPipeError:
             if not _reader_has_gone(sys.stdout):
                 raise
-            _end_by(signal.SIGPIPE)
+            _end_by_signal(signal.SIGPIPE)
 
 
 def _exit_code(main: Callable[[], object], memory_remedy: str) -> int:
@@ -151,7 +151,7 @@ def _exit_code(main: Callable[[], object], memory_remedy: str) -> int:
         sys.stdout.flush()  # here a pipe without a reader is still told from other errors
     except MedsumError as error:
         message = f"{'error' if error.exit_code != 75 else 'stopped'}: {error}"
-        print("".join(map(_harmless, message)), file=sys.stderr)
+        print("".join(map(_escaped, message)), file=sys.stderr)
         return error.exit_code
     return 0
 
@@ -172,7 +172,7 @@ def interrupt_on_signals() -> Iterator[None]:
     """
 
     def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-        restore_defaults()
+        restore_default_handlers()
         raise Interrupted(signal.Signals(number))
 
     with handled_signals(interrupt):
@@ -191,7 +191,7 @@ def handled_signals(handler: Callable[[int, FrameType | None], object]) -> Itera
             signal.signal(number, handler_found if handler_found is not None else signal.SIG_DFL)
 
 
-def restore_defaults() -> None:
+def restore_default_handlers() -> None:
     """Let the next of `STOP_SIGNALS` end the process: that needs no Python to run, so it works in a long operation."""
     for number in STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -238,7 +238,7 @@ def _reader_has_gone(stream: TextIO) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _end_by(number: signal.Signals) -> NoReturn:
+def _end_by_signal(number: signal.Signals) -> NoReturn:
     """End as if nothing had handled the signal: a shell's loop stops at a command that Ctrl-C ended, as it should."""
     with suppress(OSError):
         sys.stdout.flush()
@@ -247,7 +247,7 @@ def _end_by(number: signal.Signals) -> NoReturn:
     raise SystemExit(128 + number)  # where the signal is blocked
 
 
-def _harmless(character: str) -> str:
+def _escaped(character: str) -> str:
     """A control character as its Python escape: names of files and flags may hold what a terminal would obey."""
     return character if character.isprintable() or character == "\n" else repr(character)[1:-1]
 

@@ -27,7 +27,7 @@ def gather_json(value: Any, accelerator: Accelerator) -> list[Any]:
     return [json.loads(bytes(row[:size].tolist())) for row, size in zip(rows, sizes, strict=True)]
 
 
-def together(function: Callable[[], Value], accelerator: Accelerator) -> Value:
+def on_every_process(function: Callable[[], Value], accelerator: Accelerator) -> Value:
     """What `function` returns here, once it has returned on every process. It must not communicate itself.
 
     An InputError on one process becomes one on all of them: none is left waiting for the others.
@@ -61,7 +61,7 @@ def _digest(value: Any) -> str:
 
 
 @contextmanager
-def leave_together() -> Iterator[None]:
+def close_connections_on_error() -> Iterator[None]:
     """A function or block that all processes leave by the same error closes their connections at once.
 
     Left to the end of the interpreter, one that ends a moment later would be aborted by the other's closed connection

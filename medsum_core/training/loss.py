@@ -96,7 +96,7 @@ def note_nll(
     return nll
 
 
-def told(objective: Objective, **known: Any) -> Objective:
+def with_options(objective: Objective, **known: Any) -> Objective:
     """`note_nll` with what is known beforehand, `arithmetic` or `read_M`, unless None; another objective as it is."""
     given = {name: value for name, value in known.items() if value is not None}
     return partial(note_nll, **given) if objective is note_nll else objective

@@ -27,7 +27,7 @@ from medsum_core.kernels import REFERENCE
 from medsum_core.model.base import load_config, load_tokenizer
 from medsum_core.model.lora import LoraSettings
 from medsum_core.score.baseline import read_baseline
-from medsum_core.training.agreement import gather_json, together
+from medsum_core.training.agreement import gather_json, on_every_process
 from medsum_core.training.auto_settings import (
     AUTO,
     RESOLVED,
@@ -134,7 +134,9 @@ def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_rendere
     (accelerator, sharding), lock = _accelerator(config), FolderLock()
     try:
         checkpoint = _checkpoint(config, accelerator, lock)
-        plan = together(lambda: _plan(config, accelerator, sharding, checkpoint, lock, build_renderer), accelerator)
+        plan = on_every_process(
+            lambda: _plan(config, accelerator, sharding, checkpoint, lock, build_renderer), accelerator
+        )
         plan = _with_first_choices(plan, asked=config)
     except BaseException:
         lock.release()
@@ -218,9 +220,9 @@ def _accelerator(config: RunConfig) -> tuple[Accelerator, Sharding | None]:
 
 def _checkpoint(config: RunConfig, accelerator: Accelerator, lock: FolderLock) -> Checkpoint | None:
     """The first process chooses, all read the same one: another's listing of the folder may be stale."""
-    found = together(lambda: _choice(config, lock) if accelerator.is_main_process else None, accelerator)
+    found = on_every_process(lambda: _choice(config, lock) if accelerator.is_main_process else None, accelerator)
     path = gather_json(found, accelerator)[0]
-    return together(lambda: load_checkpoint(path) if path is not None else None, accelerator)
+    return on_every_process(lambda: load_checkpoint(path) if path is not None else None, accelerator)
 
 
 def _choice(config: RunConfig, lock: FolderLock) -> str | None:

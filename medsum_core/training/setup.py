@@ -38,7 +38,7 @@ from medsum_core.kernels import FAST_PATHS, TRITON, Accumulate, Kernels, choose
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, fit_to, trainable_parameters
 from medsum_core.model.recorded_files import BASE_FILES, base_files
-from medsum_core.training.agreement import differing_process, together
+from medsum_core.training.agreement import differing_process, on_every_process
 from medsum_core.training.auto_settings import RESOLVED
 from medsum_core.training.distributed import print_main
 from medsum_core.training.family_check import check_family
@@ -92,7 +92,7 @@ def build_run(
         "prepare_model": prepare_model,
     }
     functions = {role: function for role, function in given.items() if function is not None}
-    run = together(lambda: _build(plan, functions), plan.accelerator)
+    run = on_every_process(lambda: _build(plan, functions), plan.accelerator)
     return run, _start(plan, run)
 
 
@@ -200,11 +200,11 @@ def _accumulate(
 
 def _start(plan: Plan, run: Run) -> Progress:
     """The place to begin: the checkpoint's, if it fits this run. From here on the run folder is written to."""
-    progress = together(lambda: _restore(plan, run), run.accelerator)
+    progress = on_every_process(lambda: _restore(plan, run), run.accelerator)
     parts = {PARTS.get(name, name): value for name, value in run.fingerprints.items() if name != "environment"}
     if difference := differing_process({**parts, "the place to begin": vars(progress)}, run.accelerator):
         raise InputError(f"{difference}: start all processes with the same command line, files and versions")
-    together(lambda: _begin(plan, run, progress) if run.accelerator.is_main_process else None, run.accelerator)
+    on_every_process(lambda: _begin(plan, run, progress) if run.accelerator.is_main_process else None, run.accelerator)
     return progress
 
 

@@ -124,7 +124,7 @@ def is_sharded(model: PeftModel) -> bool:
     return isinstance(inner_model(model), FSDPModule)
 
 
-def in_step(micro_batches: list[MicroBatch], model: PeftModel, accelerator: Accelerator) -> list[MicroBatch]:
+def with_equal_counts(micro_batches: list[MicroBatch], model: PeftModel, accelerator: Accelerator) -> list[MicroBatch]:
     """With a sharded base as many micro-batches on every process, else as they are; all processes must call it.
 
     A pass gathers layers from all processes, so one with fewer passes would leave the others waiting for ever. What is

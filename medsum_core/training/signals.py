@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from medsum_core.process import handled_signals, restore_defaults
+from medsum_core.process import handled_signals, restore_default_handlers
 
 
 class StopFlag:
@@ -41,9 +41,9 @@ def stop_on_signals(*, echo_seconds: float = 0.0) -> Iterator[StopFlag]:
             with suppress(OSError):
                 os.write(2, f"\n{flag.signal_name}: stopping as soon as all is saved; again to stop at once\n".encode())
             if echo_seconds == 0.0:
-                restore_defaults()
+                restore_default_handlers()
         elif now - flag.seconds > echo_seconds:
-            restore_defaults()
+            restore_default_handlers()
             os.kill(os.getpid(), number)
 
     with handled_signals(handle):

@@ -31,7 +31,7 @@ from medsum_core.training.agreement import gather_json
 from medsum_core.training.distributed import local_rows, print_main
 from medsum_core.training.loss import TORCH, note_token_nll
 from medsum_core.training.run import Run
-from medsum_core.training.sharding import in_step
+from medsum_core.training.sharding import with_equal_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def evaluate_loss(
     """
     local = local_rows(examples, accelerator)
     batches = split_window(local, batch_size=batch_size, pack_tokens=pack_tokens, pad_token_id=pad_token_id)
-    batches = in_step(batches, model, accelerator)
+    batches = with_equal_counts(batches, model, accelerator)
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)  # nats, targets, of stop tokens, stop tokens
     with evaluation_mode(model), document_attention(model, attention, functions=kernels.attention), torch.no_grad():
         for batch in tqdm(batches, desc="evaluating", leave=False, disable=not accelerator.is_main_process):
