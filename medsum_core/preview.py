@@ -99,9 +99,9 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
     data = column_settings(values, run=values.run)
     source = read_source(values.train_file, columns=columns_of(data))
     if data.shows_images:
-        from medsum_core.images.rows import with_pictures
+        from medsum_core.images.rows import with_image_keys
 
-        source = with_pictures(source, values.train_file.parent)
+        source = with_image_keys(source, values.train_file.parent)
     for notice in source.notices:
         print(notice, file=out)
     records = [record for record in source.records if not record.fault][: values.num_examples]

@@ -75,13 +75,13 @@ class Record:
 class SourceRows:
     """The records of one file or data set, in its order; `notices`: how it was read and what looks wrong, no text.
 
-    `pictures`: where each image of the records lies, by its key (`images/rows.py`).
+    `image_paths`: where each image of the records lies, by its key (`images/rows.py`).
     """
 
     name: str
     records: list[Record]
     notices: tuple[str, ...]
-    pictures: Mapping[str, Path] = field(default_factory=dict)
+    image_paths: Mapping[str, Path] = field(default_factory=dict)
 
 
 def read_records(path: str | Path, *, columns: Columns = DEFAULT_COLUMNS, require_note: bool = True) -> list[Record]:

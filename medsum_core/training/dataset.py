@@ -65,7 +65,7 @@ class Dataset:
     audit: TargetAudit
     audit_rows: list[dict[str, object]]  # id and counts of each training row with an unsupported fact
     notices: list[str]
-    pictures: Mapping[str, Path] = field(default_factory=dict)  # where each image of the rows lies, by its key
+    image_paths: Mapping[str, Path] = field(default_factory=dict)  # where each image of the rows lies, by its key
 
     @property
     def train_sha256(self) -> str:
@@ -121,7 +121,7 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
         audit=audit,
         audit_rows=audit_rows,
         notices=notices,
-        pictures=rows.pictures,
+        image_paths=rows.image_paths,
     )
 
 
@@ -154,7 +154,7 @@ class _Rows:
     validation: list[Record]
     notes: list[str]
     notices: list[str]
-    pictures: Mapping[str, Path]
+    image_paths: Mapping[str, Path]
 
 
 def _read(data: DataArguments, *, offline: bool) -> _Rows:
@@ -182,7 +182,7 @@ def _read(data: DataArguments, *, offline: bool) -> _Rows:
         train, validation = [hub.train], [hub.validation] if hub.validation else []
         if data.shows_images:
             folder = find_dataset(data.dataset_name).folder
-            train, validation = _with_pictures(train, folder), _with_pictures(validation, folder)
+            train, validation = _with_image_keys(train, folder), _with_image_keys(validation, folder)
         notices += hub.notices
     if data.validation_file is not None:
         validation = _read_files(data.validation_file, columns)
@@ -191,13 +191,13 @@ def _read(data: DataArguments, *, offline: bool) -> _Rows:
     notes = describe_sources(train, validation)
     notes += [f"training: {line}" for line in train_ids] + [f"validation: {line}" for line in validation_ids]
     notes += [line for source in (*train, *validation) for line in source.notices]
-    pictures = {key: path for source in (*train, *validation) for key, path in source.pictures.items()}
+    image_paths = {key: path for source in (*train, *validation) for key, path in source.image_paths.items()}
     return _Rows(
         train=_without_faults(train_records, notes, "training"),
         validation=_without_faults(validation_records, notes, "validation"),
         notes=notes + _shared_images(train_records, validation_records),
         notices=notices,
-        pictures=pictures,
+        image_paths=image_paths,
     )
 
 
@@ -205,15 +205,15 @@ def _read_files(files: Sequence[str], columns: Columns) -> list[SourceRows]:
     sources = read_sources(files, columns=columns)
     if columns.task.images_part is None:
         return sources
-    from medsum_core.images.rows import read_pictures  # a run on text imports nothing that reads images
+    from medsum_core.images.rows import with_image_keys  # a run on text imports nothing that reads images
 
-    return read_pictures(sources, files)
+    return [with_image_keys(source, Path(file).parent) for source, file in zip(sources, files, strict=True)]
 
 
-def _with_pictures(sources: Sequence[SourceRows], folder: Path) -> list[SourceRows]:
-    from medsum_core.images.rows import with_pictures
+def _with_image_keys(sources: Sequence[SourceRows], folder: Path) -> list[SourceRows]:
+    from medsum_core.images.rows import with_image_keys
 
-    return [with_pictures(source, folder) for source in sources]
+    return [with_image_keys(source, folder) for source in sources]
 
 
 def _without_faults(records: list[Record], notes: list[str], which: str) -> list[Record]:

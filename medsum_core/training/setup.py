@@ -103,7 +103,7 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
     model_settings, train = config.model, config.train
     # What will be sharded is loaded by the CPU, so that the whole base never lies on a card.
     place = accelerator.device if plan.sharding is None else torch.device("cpu")
-    model, kernels, base_weights = _model(config, plan.dataset.pictures, place)
+    model, kernels, base_weights = _model(config, plan.dataset.image_paths, place)
     if prepare_model is not None:
         prepare_model(model)
     if plan.sharding is not None:
@@ -143,7 +143,7 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
     return run
 
 
-def _model(config: RunConfig, pictures: Mapping[str, Path], device: torch.device) -> tuple[PeftModel, Kernels, str]:
+def _model(config: RunConfig, image_paths: Mapping[str, Path], device: torch.device) -> tuple[PeftModel, Kernels, str]:
     """The base with its adapter, as the kernels that were chosen run it; and the fingerprint of the base as loaded.
 
     A model that is shown images has their features in the place of its vision tower.
@@ -165,7 +165,7 @@ def _model(config: RunConfig, pictures: Mapping[str, Path], device: torch.device
         from medsum_core.images.features import show_images  # a run on text imports nothing that reads images
 
         name, folder = model_settings.model_name_or_path, config.data.image_features
-        show_images(model, pictures, base_name=name, folder=folder, **place)
+        show_images(model, image_paths, base_name=name, folder=folder, **place)
     kernels = choose(model_settings.kernels, device.type)
     kernels.apply(model, keep_dense=model_settings.dequantize == "on")
     if kernels.warm_up is not None:

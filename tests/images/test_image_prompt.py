@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from image_models import SIZE, image_config, image_processor_of_tiny, image_tokenizer, random_picture
+from image_models import SIZE, image_config, image_processor_of_tiny, image_tokenizer, random_image
 from support import section_record, tiny_config
 from transformers import Gemma3Processor, PaliGemmaConfig
 
@@ -45,7 +45,7 @@ def test_the_prompt_is_that_of_transformers_own_processor(style: str, number: in
         "chat": f"<bos><start_of_turn>user\n{text}<end_of_turn>\n<start_of_turn>model\n",
         "plain": f"<bos>{text}\n\nAnswer:\n",
     }
-    pictures = [random_picture(seed) for seed in range(number)]
+    pictures = [random_image(seed) for seed in range(number)]
     own = processor(text=[turns[style]], images=[pictures], return_tensors="pt", add_special_tokens=False)
     ours = torch.tensor(renderer_of(style=style).prompt_ids(asking(keys=KEYS[:number]).parts))
     assert torch.equal(ours < 0, own["token_type_ids"][0] == 1)
