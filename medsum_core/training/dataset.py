@@ -1,4 +1,4 @@
-"""The rows of a run: read, compared with each other, audited and tokenised. Notices and counts hold no text."""
+"""Read the rows of a run, find repeated dialogues, audit the notes, tokenise. Notices and counts hold no text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from medsum_core.tasks.task import IMAGES
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """Where the rows came from and what happened to them."""
+    """Where the rows came from and what was done with them."""
 
     source: str  # the name of a named data set, sample (the one in the package) or own
     train: BuildReport
@@ -44,7 +44,7 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetAudit:
-    """Counts of the facts in training notes that their dialogues do not say, and what was done about them."""
+    """Counts of the facts in training notes that their dialogues do not support, and how `--ungrounded` treats them."""
 
     choice: str  # keep, drop or mask
     num_notes: int
@@ -128,9 +128,9 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
 def audit_targets(
     note_facts: Mapping[str, Sequence[Fact]], *, choice: str
 ) -> tuple[TargetAudit, list[dict[str, object]]]:
-    """What the checked training notes (facts by row id) say that their dialogues do not, and each row with such a fact.
+    """Counts of unsupported facts in the training notes (facts by row id), and each row with such a fact.
 
-    `choice`: what is done about these rows, for the record.
+    `choice`: the value of `--ungrounded`, copied into the audit.
     """
     unsupported = {id: count_unsupported(facts) for id, facts in note_facts.items()}
     rows: list[dict[str, object]] = [
@@ -217,7 +217,7 @@ def _with_image_keys(sources: Sequence[SourceRows], folder: Path) -> list[Source
 
 
 def _without_faults(records: list[Record], notes: list[str], which: str) -> list[Record]:
-    """The rows that can be used; `notes` says of the others why not. Raises InputError where none is left."""
+    """The usable rows; why the others are set aside is appended to `notes`. Raises InputError where none is left."""
     faulty = [record for record in records if record.fault]
     notes += [f"{which}: row id {show_id(record.id)} is set aside: {record.fault}" for record in faulty[:MAX_IDS]]
     if len(faulty) > MAX_IDS:
@@ -228,7 +228,7 @@ def _without_faults(records: list[Record], notes: list[str], which: str) -> list
 
 
 def _shared_images(train: Sequence[Record], validation: Sequence[Record]) -> list[str]:
-    """How many validation rows show an image that training rows show; nothing where none does."""
+    """A line counting the validation rows that show an image of the training rows; no line where there are none."""
     seen = {key for record in train for key in split_keys(record.parts.get(IMAGES, ""))}
     shared = [record.id for record in validation if seen.intersection(split_keys(record.parts.get(IMAGES, "")))]
     if not shared:
