@@ -128,7 +128,7 @@ def test_a_missing_or_damaged_file_is_bad_input(saved: Path, name: str, content:
         load(saved)
 
 
-def test_pickle_files_are_never_opened(saved: Path) -> None:
+def test_files_that_can_carry_code_are_never_opened(saved: Path) -> None:
     for name in ("adapter_model.bin", "adapter_model.pt", "adapter_model.pkl"):
         (saved / name).mkdir()  # opening one fails, whatever opens it
     load(saved)

@@ -282,7 +282,9 @@ def test_an_incomplete_folder_and_an_offline_miss_are_bad_input(folder: Path, tm
     with pytest.raises(InputError, match=r"no config\.json"):
         load_base(str(tmp_path), precision="fp32")
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
-    (tmp_path / "pytorch_model.bin").mkdir()  # opening it would fail: pickles are refused by name
+    (
+        tmp_path / "pytorch_model.bin"
+    ).mkdir()  # opening it would fail: a format that can carry code is refused by its name
     with pytest.raises(InputError, match=r"only pytorch_model\.bin, a format that can run code"):
         load_base(str(tmp_path), precision="fp32")
     with pytest.raises(InputError, match="--offline"):
