@@ -211,7 +211,7 @@ def test_callbacks_get_each_token_and_each_note_once() -> None:
     assert [tuple(tokens[index]) for index in range(5)] == [note.token_ids for note in notes]
 
 
-def test_prompts_are_read_once_and_nothing_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_are_read_once_and_nothing_is_padded() -> None:
     model, prompts = small_model("gemma"), some_prompts(2, 6)
     seen: list[int] = []
     embed = model.get_input_embeddings()

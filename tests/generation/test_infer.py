@@ -57,7 +57,7 @@ def test_submission_format_and_evidence(run: Path, dialogues: Path, tmp_path: Pa
     assert all({"start", "turns", "score"} <= set(s) for row in with_evidence for s in json.loads(row["evidence"]))
 
 
-def test_no_repeat_ngram_size_is_the_runs_unless_given(run: Path, base: Path, dialogues: Path, tmp_path: Path) -> None:
+def test_no_repeat_ngram_size_is_the_runs_unless_given(run: Path, dialogues: Path, tmp_path: Path) -> None:
     free = write(run, dialogues, tmp_path / "free.csv")
     ruled = write(run, dialogues, tmp_path / "ruled.csv", "--no_repeat_ngram_size", "1")
     assert [row["note"] for row in ruled] != [row["note"] for row in free]

@@ -56,7 +56,6 @@ def small_base(inputs: Path, folder: Path, **settings: Any) -> Path:
 def test_a_run_beyond_a_models_limits_ends_before_its_weights_are_read(
     inputs: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     settings: dict[str, Any],
     words: str,

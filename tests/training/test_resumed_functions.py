@@ -97,7 +97,7 @@ def test_the_fast_kernels_record_numbas_target(trained: Path) -> None:
 
 
 def test_a_checkpoint_of_an_earlier_version_can_be_resumed(
-    inputs: Path, resumable: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+    inputs: Path, resumable: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def make_old(state: dict[str, Any]) -> None:
         record = state["fingerprints"]

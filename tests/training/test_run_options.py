@@ -157,9 +157,7 @@ def test_a_run_with_other_settings_is_not_resumed(
 
 
 @pytest.mark.parametrize("choice", ["keep", "drop", "mask"])
-def test_unsupported_facts_are_kept_masked_or_dropped_as_asked(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], choice: str
-) -> None:
+def test_unsupported_facts_are_kept_masked_or_dropped_as_asked(inputs: Path, tmp_path: Path, choice: str) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text(f"{HEADER}a,CC,Doctor: Fine?,Takes lisinopril 50 mg.\nb,CC,Doctor: Fine?,Fine.\n")
     argv = flags(inputs, tmp_path / "run", "--train_file", str(rows), "--ungrounded", choice)
