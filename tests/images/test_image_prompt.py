@@ -107,7 +107,7 @@ def test_a_model_without_a_tower_and_a_prompt_that_is_not_told_are_refused() -> 
         image_tokens(tiny_config("gemma3_text"), image_tokenizer())
     with pytest.raises(InputError, match=r"paligemma reads no images here; take a Gemma 3 .* google/medgemma-4b-it"):
         image_tokens(PaliGemmaConfig(), image_tokenizer())
-    with pytest.raises(InputError, match="was not told how the model holds them"):
+    with pytest.raises(InputError, match="pass build_renderer `images`"):
         build_renderer(image_tokenizer(), task=TASK)
     with pytest.raises(InputError, match="the task section shows no images"):
         Columns(image="pictures")
