@@ -304,7 +304,7 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
 
 @pytest.mark.parametrize("num_candidates", [1, 5])
 def test_candidates_in_blocks_are_those_of_all_logits(num_candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medsum_core.kernels.decoding.blocked_head.CPU_BLOCK_WORDS", 7)
+    monkeypatch.setattr("medsum_core.kernels.decoding.blocked_head.CPU_BLOCK_ENTRIES", 7)
     chance = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(3, 16, generator=chance), torch.randn(50, 16, generator=chance)
     logits = torch.tanh(hidden @ weight.t() / 3) * 3
