@@ -77,7 +77,7 @@ def main(
         with locked_output(out):
             refuse_overwriting(out, resume=args.resume)
             rows = _read_rows(args, columns)
-            prepare = partial(prepare, pictures=rows.pictures)
+            prepare = partial(prepare, image_paths=rows.image_paths)
             how: dict[str, Any] = {"output_format": args.output_format, "with_evidence": args.evidence}
             write_file(rows.records, out, prepare=prepare, **how)
     except KeyboardInterrupt:
@@ -89,7 +89,7 @@ def prepare_writer(
     *,
     search: Callable[[frozenset[int]], Search] | None = None,
     build_renderer: BuildRenderer | None = None,
-    pictures: Mapping[str, Path] | None = None,  # of the rows: `SourceRows.pictures`
+    image_paths: Mapping[str, Path] | None = None,  # of the rows: `SourceRows.image_paths`
 ) -> Writer:
     """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter.
 
@@ -127,7 +127,7 @@ def prepare_writer(
     decoder = chosen.decoder
     choice = _choice(args, base_config, device, held, budget, has_own_weights=decoder is not None)
     return Writer(
-        load_model=partial(_load_model, name, loading, tuned, chosen, bool(choice.dense), pictures=pictures),
+        load_model=partial(_load_model, name, loading, tuned, chosen, bool(choice.dense), image_paths=image_paths),
         renderer=renderer,
         budget=budget,
         decoding=decoding,
@@ -213,7 +213,7 @@ def _load_model(
     keep_dense: bool,
     prompts: Sequence[Sequence[int]],
     *,
-    pictures: Mapping[str, Path] | None = None,
+    image_paths: Mapping[str, Path] | None = None,
 ) -> Any:
     """The model that writes the notes; one of an untested family only if it begins two of them as its own code does."""
     from medsum_core.generation.decoding_check import check_decoding, is_tested
@@ -223,11 +223,11 @@ def _load_model(
     model: Any = load_base(name, **base)
     if tuned is not None:
         model = load_adapter(model, tuned.folder, base_name=tuned.trained_over)
-    if pictures:
+    if image_paths:
         from medsum_core.images.features import show_images
 
         place = {"revision": base["revision"], "offline": base["offline"]}
-        show_images(model, pictures, base_name=name, keep=False, **place)
+        show_images(model, image_paths, base_name=name, keep=False, **place)
     if tuned is not None or kernels.decoder is None:
         kernels.apply(model, keep_dense=keep_dense)
     if not is_tested(model):
@@ -241,9 +241,9 @@ def _read_rows(args: argparse.Namespace, columns: Columns) -> SourceRows:
     else:
         source, folder = _named_split(args, columns), find_dataset(args.dataset_name).folder
     if columns.task.images_part is not None:
-        from medsum_core.images.rows import with_pictures
+        from medsum_core.images.rows import with_image_keys
 
-        source = with_pictures(source, folder)
+        source = with_image_keys(source, folder)
     for notice in source.notices:
         print(notice, file=sys.stderr)
     return source

@@ -4,7 +4,7 @@
 
 Draws the fictional set (`medsum_core/images/drawn.py`), makes a small Gemma 3 of random weights with a tokenizer of the
 set's words, and trains it with the unchanged `train_loop.py`: an adapter of full rank on a random language model. The
-tower stays random, as the loop never trains it; what it lets through is enough for such pictures.
+tower stays random, as the loop never trains it; what it lets through is enough for such images.
 """
 
 from __future__ import annotations

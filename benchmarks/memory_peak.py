@@ -55,7 +55,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     from medsum_core.kernels import choose
     from medsum_core.model.base import load_base, load_config
     from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
-    from medsum_core.training.loss import note_nll, told
+    from medsum_core.training.loss import note_nll, with_options
     from medsum_core.training.memory import RunShape, estimate_memory, measure_model
     from medsum_core.training.optimizer import build_optimizer
     from train_loop import accumulate_gradients
@@ -91,7 +91,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         accumulate = partial(accumulate_gradients, SimpleNamespace(model=model, **about), num_targets=1)
     else:  # pack_tokens 0: no row counts as longer than that
         fast = kernels.accumulator(model, tensors, **about, pack_tokens=0, num_concurrent=options.concurrent)
-        objective = told(note_nll, arithmetic=kernels.head)
+        objective = with_options(note_nll, arithmetic=kernels.head)
         accumulate = partial(fast, num_targets=1, objective=objective, reads_targets_only=True)
     for shares in UPDATES:
         accumulate([packed_row(int(share * options.one_length)) for share in shares for _ in range(options.concurrent)])

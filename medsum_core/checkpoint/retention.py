@@ -11,7 +11,7 @@ from medsum_core.files import (
     WRONG_KIND,
     ReadFailedError,
     looks_complete,
-    read_patiently,
+    read_with_retries,
     remove_folder,
     sweep,
 )
@@ -23,7 +23,7 @@ DRAFT_NAME = re.compile(rf"{re.escape(DRAFT_PREFIX)}(?:removed-)?{FOLDER_NAME.pa
 def list_checkpoints(checkpoints_dir: Path) -> list[Path]:
     """Oldest first, by the numbers in their names. Raises ReadFailedError when the folder can't be listed."""
     try:
-        paths = read_patiently(checkpoints_dir, lambda: list(checkpoints_dir.iterdir()))
+        paths = read_with_retries(checkpoints_dir, lambda: list(checkpoints_dir.iterdir()))
     except WRONG_KIND:
         return []
     return sorted((path for path in paths if FOLDER_NAME.fullmatch(path.name)), key=numbers)

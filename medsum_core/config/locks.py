@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsum_core.errors import InputError
-from medsum_core.files import PRIVATE_MODE, drafts_of, patiently
+from medsum_core.files import PRIVATE_MODE, drafts_of, with_retries
 
 if TYPE_CHECKING:  # the start of a script must stay quick
     from filelock import BaseFileLock
@@ -36,7 +36,7 @@ def release_lock(lock: BaseFileLock) -> None:
     """Let others lock it, and leave no lock file behind."""
     with suppress(OSError):  # Windows deletes no open file; filelock does it there on release
         # Before the release: whoever waits for this file finds it gone, and makes another.
-        patiently(Path(lock.lock_file).unlink)
+        with_retries(Path(lock.lock_file).unlink)
     lock.release()
 
 

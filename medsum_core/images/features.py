@@ -25,7 +25,7 @@ from medsum_core.data.image_tokens import BLANK_KEY
 from medsum_core.errors import InputError, reason
 from medsum_core.files import PRIVATE_MODE, cache_folder, make_cache_folder, read_plain_file, write_bytes_atomic
 from medsum_core.images.embedding import drop_tower, give_features
-from medsum_core.images.pictures import PictureError, decode, key_of, read_bytes
+from medsum_core.images.read_image import ImageError, decode, key_of, read_bytes
 from medsum_core.model.embedded import embedded_folder, is_embedded
 from medsum_core.model.forward import causal_model
 from medsum_core.quiet_libraries import quiet_libraries
@@ -58,7 +58,7 @@ class FeatureFiles(Mapping[str, Tensor]):
 
 def show_images(
     model: Any,
-    pictures: Mapping[str, Path],
+    image_paths: Mapping[str, Path],
     *,
     base_name: str,
     folder: str | Path | None = None,
@@ -68,12 +68,12 @@ def show_images(
 ) -> None:
     """Give the model the features of these images and of a blank one; afterwards it has no tower any more.
 
-    pictures: where each lies, by its key. `folder`: where features are kept, the user's cache unless given; with `keep`
-    false they stay in memory and are written nowhere. Raises InputError for a picture that is another by now.
+    image_paths: the file of each image, by its key. `folder`: where features are cached (default: the user's cache
+    folder); with `keep` false they stay in memory only. Raises InputError for an image that has changed since.
     """
     causal = causal_model(model)
     processor = image_processor(base_name, revision=revision, offline=offline)
-    wanted: dict[str, Path | None] = {**pictures, BLANK_KEY: None}
+    wanted: dict[str, Path | None] = {**image_paths, BLANK_KEY: None}
     features: Mapping[str, Tensor]
     if keep:
         features = _kept(causal, processor, wanted, Path(folder or cache_folder() / "image_features"))
@@ -84,7 +84,7 @@ def show_images(
 
 
 def image_processor(name: str, *, revision: str | None = None, offline: bool = False) -> Gemma3ImageProcessorPil:
-    """The base's own image processor, by Pillow, a picture as a whole. Raises InputError where its file is absent."""
+    """The base's own image processor, by Pillow, an image as a whole. Raises InputError where its file is absent."""
     if is_embedded(name):
         name = str(embedded_folder(name))
     asked: dict[str, Any] = {"revision": revision or "main", "do_pan_and_scan": False}
@@ -96,9 +96,9 @@ def image_processor(name: str, *, revision: str | None = None, offline: bool = F
 
 
 @torch.no_grad()
-def image_features(causal: Any, processor: Gemma3ImageProcessorPil, picture: Image.Image) -> Tensor:
-    """(N, H) on the CPU: what transformers' `get_image_features` gives for this picture alone, in the model's dtype."""
-    pixels = processor(picture, return_tensors="pt")["pixel_values"].to(causal.device, causal.dtype)
+def image_features(causal: Any, processor: Gemma3ImageProcessorPil, image: Image.Image) -> Tensor:
+    """(N, H) on the CPU: what transformers' `get_image_features` gives for this image alone, in the model's dtype."""
+    pixels = processor(image, return_tensors="pt")["pixel_values"].to(causal.device, causal.dtype)
     features: Tensor = causal.get_image_features(pixels, return_dict=True).pooler_output[0]
     return features.cpu().contiguous()
 
@@ -128,7 +128,7 @@ def _open(key: str, path: Path | None) -> Image.Image:
         if key_of(data) == key:
             return decode(data)
         what = "has changed since its row was read"
-    except PictureError as error:
+    except ImageError as error:
         what = str(error)
     raise InputError(f"an image {what}: start again")
 

@@ -31,7 +31,7 @@ from medsum_core.device import AMPERE
 
 # Model types whose packed-against-single test is in tests/model/test_attention.py; others train one row each.
 PACKABLE_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama", "qwen2", "qwen3")
-# Likewise with images, tests/images/test_image_laws.py, and on text alone, tests/model/test_beside_a_tower.py.
+# Likewise with images, tests/images/test_image_laws.py, and on text alone, tests/model/test_multimodal_text.py.
 IMAGE_MODEL_TYPES = ("gemma3",)
 TESTED_MODEL_TYPES = PACKABLE_MODEL_TYPES + IMAGE_MODEL_TYPES
 IMPLEMENTATION_PREFIX = "medsum_"

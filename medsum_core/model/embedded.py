@@ -27,11 +27,11 @@ from medsum_core.files import (
     cache_folder,
     file_sha256,
     make_cache_folder,
-    patiently,
-    read_patiently,
     read_plain_file,
+    read_with_retries,
     sweep,
     system_errors,
+    with_retries,
 )
 
 EMBEDDED_PREFIX = "embedded:"
@@ -161,7 +161,7 @@ def _sweep_leftovers(lock_file: Path) -> None:
 def _is_whole(folder: Path) -> bool:
     """Whether it is there as it was converted. Raises InputError where the system does not let that be seen."""
     try:
-        paths = patiently(lambda: list(folder.iterdir()))
+        paths = with_retries(lambda: list(folder.iterdir()))
         files = tuple(sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
         return _has_recorded_bytes(folder, files)
     except WRONG_KIND:
@@ -219,7 +219,7 @@ def _convert(model: EmbeddedModel, parts: list[Path], target: Path) -> None:
 def _assemble(model: EmbeddedModel, parts: list[Path], path: Path) -> None:
     with path.open("wb") as out:
         for part in parts:
-            out.write(read_patiently(part, part.read_bytes))
+            out.write(read_with_retries(part, part.read_bytes))
     if file_sha256(path) != model.gguf_sha256:
         raise InputError(
             f"the weights in {model.package} are not the pinned ones (sha256 {model.gguf_sha256[:12]}...): "

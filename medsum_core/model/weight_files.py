@@ -13,7 +13,7 @@ from torch import nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from medsum_core.errors import InputError, reason
-from medsum_core.files import read_patiently
+from medsum_core.files import read_with_retries
 from medsum_core.model.local_files import shard_names
 
 FolderPart = Literal["config", "tokenizer", "weights"]
@@ -38,7 +38,7 @@ def check_model_folder(folder: Path, part: FolderPart) -> None:
     A pipe would be waited for without end; 8-bit floats mean something only with the scales they were made with; for a
     tokenizer without files transformers makes an empty one. Only the headers of weights are read.
     """
-    paths = sorted(read_patiently(folder, lambda: list(folder.iterdir())))
+    paths = sorted(read_with_retries(folder, lambda: list(folder.iterdir())))
     for path in paths:
         if path.is_fifo() or path.is_char_device() or path.is_block_device():
             raise InputError(f"--model_name_or_path {folder}: {path.name} is no file but a pipe or a device")
@@ -87,7 +87,7 @@ def _check_weight_files(folder: Path) -> None:
         raise InputError(f"--model_name_or_path {folder}: {len(absent)} files of weights are absent ({_shown(absent)})")
     for path in paths:
         try:
-            dtypes = read_patiently(path, partial(_dtypes, path))
+            dtypes = read_with_retries(path, partial(_dtypes, path))
         except (OSError, SafetensorError) as error:
             raise InputError(
                 f"--model_name_or_path {folder}: {path.name} can't be read as safetensors, is it cut short? "

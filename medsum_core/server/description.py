@@ -44,7 +44,7 @@ def described(service: Service, *, needs_token: bool) -> dict[str, Any]:
         notes["properties"]["sections"]["minItems"] = 1
         notes["required"].append("sections")
         chat["oneOf"] = [{"required": ["section"]}, in_template]
-    if service.served.pictures is None:
+    if service.served.image_encoder is None:
         _without_images(schemas)
     else:
         notes["required"].append("images")

@@ -25,7 +25,7 @@ from medsum_core.server.service import Served
 from medsum_core.tasks.task import IMAGES, Task
 
 if TYPE_CHECKING:
-    from medsum_core.server.pictures import TowerPictures
+    from medsum_core.server.image_encoder import VisionTowerEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def load(writer: Writer, args: argparse.Namespace) -> Loaded:
     print(f"loading {args.run}: base and adapter ...", file=sys.stderr, flush=True)
     prompts = [renderer.prompt_ids(record.parts) for record in sample_records(renderer.task)]
     model = writer.load_model(prompts)
-    pictures = _pictures(model, writer) if shows_images else None
+    image_encoder = _image_encoder(model, writer) if shows_images else None
     can_ground = _can_ground(model, writer)
     grounded = "grounded" in writer.description
     if grounded and not can_ground:
@@ -60,8 +60,8 @@ def load(writer: Writer, args: argparse.Namespace) -> Loaded:
     print("writing a first note ...", file=sys.stderr, flush=True)
     engine.start()
     first: dict[str, Any] = {"prompt": tuple(prompts[0]), "max_new_tokens": 2}
-    if pictures is not None:
-        first["images"] = pictures.blank(BLANK_KEY)
+    if image_encoder is not None:
+        first["images"] = image_encoder.blank(BLANK_KEY)
     for use_adapter in (True, False) if args.compare else (True,):
         _write_once(engine, NoteRequest(**first, use_adapter=use_adapter))
     description = json.loads(json.dumps({**writer.description, **writer.decoding}))
@@ -71,16 +71,16 @@ def load(writer: Writer, args: argparse.Namespace) -> Loaded:
         budget=writer.budget,
         grounded=grounded,
         can_ground=can_ground,
-        pictures=pictures,
+        image_encoder=image_encoder,
     )
     return Loaded(engine=engine, served=served, description=description)
 
 
-def _pictures(model: Any, writer: Writer) -> TowerPictures:
+def _image_encoder(model: Any, writer: Writer) -> VisionTowerEncoder:
     from medsum_core.images.features import image_processor  # a run on text imports nothing that reads images
-    from medsum_core.server.pictures import TowerPictures
+    from medsum_core.server.image_encoder import VisionTowerEncoder
 
-    return TowerPictures(model, image_processor(**writer.base_source))
+    return VisionTowerEncoder(model, image_processor(**writer.base_source))
 
 
 def sample_records(task: Task) -> list[Record]:

@@ -82,7 +82,7 @@ class NotesRoutes:
         grounded, stream = fields.flag("grounded"), fields.flag("stream")
         images = read_images(fields, self._limits)
         ordered = self._service.order(self._dialogue(fields), names, {}, images)
-        order = await unless_gone(request, ordered)  # pictures take seconds, and wait for those of others
+        order = await unless_gone(request, ordered)  # images take seconds, and wait for those of others
         id = uuid.uuid4().hex
         await self._context.record_asked(request, order, id=id, grounded=grounded)
         job = self._service.write(order, grounded=grounded)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from medsum_core.errors import InputError
-from medsum_core.process import Interrupted, handled_signals, restore_defaults
+from medsum_core.process import Interrupted, handled_signals, restore_default_handlers
 from medsum_core.server.job import Engine
 from medsum_core.server.limits import Limits
 from medsum_core.server.security import say_no_words
@@ -91,7 +91,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """No new notes; those that run have until the limit."""
-        restore_defaults()
+        restore_default_handlers()
         self._signal = signal.Signals(sig)
         self.should_exit = True
         print(f"stopping: what runs has {self._stop_seconds:g} s", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What the training notes state that their dialogues do not: counted before training, and what is done about it."""
+"""The audit of the training notes: facts that their dialogues do not support, counted before training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from medsum_core.data.disclosure import show_id
 from medsum_core.grounding.check import Fact, count_unsupported
 
-CHOICES = {
+TREATMENTS = {  # by value of --ungrounded
     "keep": "trained on all the same, which teaches a model to invent",
     "drop": "their rows are left out of training",
     "mask": "their tokens are left out of the loss",
@@ -17,7 +17,7 @@ CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class TargetAudit:
-    """Counts of the facts in training notes that their dialogues do not say, and what was done about them."""
+    """Counts of the facts in training notes that their dialogues do not support, and how `--ungrounded` treats them."""
 
     choice: str  # keep, drop or mask
     num_notes: int
@@ -27,7 +27,7 @@ class TargetAudit:
 
     @property
     def sentence(self) -> str:
-        """The counts and the choice for a person, without a full stop; "" where no note holds a fact to check."""
+        """The counts and the choice in words, without a full stop; "" if no note holds a checkable fact."""
         if not self.num_facts:
             return ""
         counts = (
@@ -36,15 +36,15 @@ class TargetAudit:
         )
         if not self.num_unsupported:
             return counts
-        return f"{counts}, in {self.num_notes_flagged:,} of {self.num_notes:,} notes: {CHOICES[self.choice]}"
+        return f"{counts}, in {self.num_notes_flagged:,} of {self.num_notes:,} notes: {TREATMENTS[self.choice]}"
 
 
 def audit_targets(
     note_facts: Mapping[str, Sequence[Fact]], *, choice: str
 ) -> tuple[TargetAudit, list[dict[str, object]]]:
-    """What the checked training notes (facts by row id) say that their dialogues do not, and each row with such a fact.
+    """Counts of unsupported facts in the training notes (facts by row id), and each row with such a fact.
 
-    `choice`: what is done about these rows, for the record.
+    `choice`: the value of `--ungrounded`, copied into the audit.
     """
     unsupported = {id: count_unsupported(facts) for id, facts in note_facts.items()}
     rows: list[dict[str, object]] = [

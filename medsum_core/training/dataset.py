@@ -1,4 +1,4 @@
-"""The rows of a run: read, compared with each other, audited and tokenised. Notices and counts hold no text."""
+"""Read the rows of a run, find repeated dialogues, audit the notes, tokenise. Notices and counts hold no text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from medsum_core.training.audit import TargetAudit, audit_targets
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """Where the rows came from and what happened to them."""
+    """Where the rows came from and what was done with them."""
 
     source: str  # the name of a named data set, sample (the one in the package) or own
     train: BuildReport
@@ -55,7 +55,7 @@ class Dataset:
     audit: TargetAudit
     audit_rows: list[dict[str, object]]  # id and counts of each training row with an unsupported fact
     notices: list[str]
-    pictures: Mapping[str, Path] = field(default_factory=dict)  # where each image of the rows lies, by its key
+    image_paths: Mapping[str, Path] = field(default_factory=dict)  # where each image of the rows lies, by its key
 
     @property
     def train_sha256(self) -> str:
@@ -112,7 +112,7 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
         audit=audit,
         audit_rows=audit_rows,
         notices=notices,
-        pictures=rows.pictures,
+        image_paths=rows.image_paths,
     )
 
 
@@ -124,7 +124,7 @@ class _Rows:
     validation: list[Record]
     notes: list[str]
     notices: list[str]
-    pictures: Mapping[str, Path]
+    image_paths: Mapping[str, Path]
 
 
 def _read(data: DataArguments, *, offline: bool) -> _Rows:
@@ -152,7 +152,7 @@ def _read(data: DataArguments, *, offline: bool) -> _Rows:
         train, validation = [hub.train], [hub.validation] if hub.validation else []
         if data.shows_images:
             folder = find_dataset(data.dataset_name).folder
-            train, validation = _with_pictures(train, folder), _with_pictures(validation, folder)
+            train, validation = _with_image_keys(train, folder), _with_image_keys(validation, folder)
         notices += hub.notices
     if data.validation_file is not None:
         validation = _read_files(data.validation_file, columns)
@@ -161,13 +161,13 @@ def _read(data: DataArguments, *, offline: bool) -> _Rows:
     notes = describe_sources(train, validation)
     notes += [f"training: {line}" for line in train_ids] + [f"validation: {line}" for line in validation_ids]
     notes += [line for source in (*train, *validation) for line in source.notices]
-    pictures = {key: path for source in (*train, *validation) for key, path in source.pictures.items()}
+    image_paths = {key: path for source in (*train, *validation) for key, path in source.image_paths.items()}
     return _Rows(
         train=_without_faults(train_records, notes, "training"),
         validation=_without_faults(validation_records, notes, "validation"),
         notes=notes + _shared_images(train_records, validation_records),
         notices=notices,
-        pictures=pictures,
+        image_paths=image_paths,
     )
 
 
@@ -175,19 +175,19 @@ def _read_files(files: Sequence[str], columns: Columns) -> list[SourceRows]:
     sources = read_sources(files, columns=columns)
     if columns.task.images_part is None:
         return sources
-    from medsum_core.images.rows import read_pictures  # a run on text imports nothing that reads images
+    from medsum_core.images.rows import with_image_keys  # a run on text imports nothing that reads images
 
-    return read_pictures(sources, files)
+    return [with_image_keys(source, Path(file).parent) for source, file in zip(sources, files, strict=True)]
 
 
-def _with_pictures(sources: Sequence[SourceRows], folder: Path) -> list[SourceRows]:
-    from medsum_core.images.rows import with_pictures
+def _with_image_keys(sources: Sequence[SourceRows], folder: Path) -> list[SourceRows]:
+    from medsum_core.images.rows import with_image_keys
 
-    return [with_pictures(source, folder) for source in sources]
+    return [with_image_keys(source, folder) for source in sources]
 
 
 def _without_faults(records: list[Record], notes: list[str], which: str) -> list[Record]:
-    """The rows that can be used; `notes` says of the others why not. Raises InputError where none is left."""
+    """The usable rows; why the others are set aside is appended to `notes`. Raises InputError where none is left."""
     faulty = [record for record in records if record.fault]
     notes += [f"{which}: row id {show_id(record.id)} is set aside: {record.fault}" for record in faulty[:MAX_IDS]]
     if len(faulty) > MAX_IDS:
@@ -198,7 +198,7 @@ def _without_faults(records: list[Record], notes: list[str], which: str) -> list
 
 
 def _shared_images(train: Sequence[Record], validation: Sequence[Record]) -> list[str]:
-    """How many validation rows show an image that training rows show; nothing where none does."""
+    """A line counting the validation rows that show an image of the training rows; no line where there are none."""
     seen = {key for record in train for key in split_keys(record.parts.get(IMAGES, ""))}
     shared = [record.id for record in validation if seen.intersection(split_keys(record.parts.get(IMAGES, "")))]
     if not shared:

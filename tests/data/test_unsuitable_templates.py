@@ -118,7 +118,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_is_told(
     renderer = planning.plan_run(parse_run([*argv, "--resume_from_checkpoint", "auto"])).renderer
     again = infer.prepare_writer(parse_options(["--run", str(run), *of_row])).renderer
     assert again.prompt_ids(section_parts("D: a", "CC")) == renderer.prompt_ids(section_parts("D: a", "CC"))
-    notice = "writes today's date, so that tomorrow's prompt would not be the one of today; this run began with such"
+    notice = "writes today's date, so that tomorrow's prompt would not be the one of today; this run was started"
     assert capsys.readouterr().err.count(notice) == 2  # one each
     with pytest.raises(InputError, match="a run has that of its training"):
         parse_options(["--run", str(run), *of_row, "--prompt_style", "plain"])

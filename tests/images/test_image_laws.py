@@ -133,7 +133,7 @@ def test_no_kernel_that_is_causal_throughout_reads_prompts_with_images(
 
 
 def test_another_image_changes_the_note_and_nothing_of_its_neighbours(pair: Pair) -> None:
-    keys = list(pair.pictures)
+    keys = list(pair.image_paths)
     other = image_window([keys[2], *keys[1:]], pair.images)
     before, after = our_hidden(pair, pack_rows(pair.rows)), our_hidden(pair, pack_rows([other[0], *pair.rows[1:]]))
     first = pair.rows[0].num_tokens

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from image_models import SIZE, image_config, image_processor_of_tiny, image_tokenizer, random_picture
+from image_models import SIZE, image_config, image_processor_of_tiny, image_tokenizer, random_image
 from support import section_record, tiny_config
 from transformers import Gemma3Processor, PaliGemmaConfig
 
@@ -45,7 +45,7 @@ def test_the_prompt_is_that_of_transformers_own_processor(style: str, number: in
         "chat": f"<bos><start_of_turn>user\n{text}<end_of_turn>\n<start_of_turn>model\n",
         "plain": f"<bos>{text}\n\nAnswer:\n",
     }
-    pictures = [random_picture(seed) for seed in range(number)]
+    pictures = [random_image(seed) for seed in range(number)]
     own = processor(text=[turns[style]], images=[pictures], return_tensors="pt", add_special_tokens=False)
     ours = torch.tensor(renderer_of(style=style).prompt_ids(asking(keys=KEYS[:number]).parts))
     assert torch.equal(ours < 0, own["token_type_ids"][0] == 1)
@@ -107,7 +107,7 @@ def test_a_model_without_a_tower_and_a_prompt_that_is_not_told_are_refused() -> 
         image_tokens(tiny_config("gemma3_text"), image_tokenizer())
     with pytest.raises(InputError, match=r"paligemma reads no images here; take a Gemma 3 .* google/medgemma-4b-it"):
         image_tokens(PaliGemmaConfig(), image_tokenizer())
-    with pytest.raises(InputError, match="was not told how the model holds them"):
+    with pytest.raises(InputError, match="pass build_renderer `images`"):
         build_renderer(image_tokenizer(), task=TASK)
     with pytest.raises(InputError, match="the task section shows no images"):
         Columns(image="pictures")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from image_files import image_flags, make_image_inputs, write_rows
-from image_models import image_processor_of_tiny, random_picture
+from image_models import image_processor_of_tiny, random_image
 from PIL import Image
 from tiny_run import contents, exit_code, metrics
 from transformers import AutoModelForCausalLM, Gemma3ForConditionalGeneration
@@ -67,7 +67,7 @@ def test_other_pixels_under_the_same_name_are_refused_on_resume(
     folder = tmp_path / "run"
     short = ("--report_rows", "0", "--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no")
     assert exit_code(image_flags(mine, folder, *short, "--max_steps", "1")) == 0
-    random_picture(77).save(mine / "img" / "p1.png")
+    random_image(77).save(mine / "img" / "p1.png")
     assert exit_code(image_flags(mine, folder, *short, "--resume_from_checkpoint", "auto")) == 2
     assert "training rows" in capsys.readouterr().err
 
@@ -131,7 +131,7 @@ def test_the_merged_model_opens_in_plain_transformers_with_its_tower(inputs: Pat
     assert isinstance(merged, Gemma3ForConditionalGeneration)
     name = str(inputs / "model")
     tuned = load_adapter(load_base(name, precision="fp32"), run / "adapter", base_name=name)
-    pixels = image_processor_of_tiny()(random_picture(3), return_tensors="pt")["pixel_values"]
+    pixels = image_processor_of_tiny()(random_image(3), return_tensors="pt")["pixel_values"]
     soft = merged.config.image_token_id
     ids = torch.tensor([[2, 9, *[soft] * 4, 9, 11]])
     shown = {"input_ids": ids, "pixel_values": pixels, "token_type_ids": (ids == soft).long()}
@@ -164,7 +164,7 @@ from medsum_core.server.arguments import parse_options
 from medsum_core.server.loading import load
 args = parse_options(["--run", str(inputs / "run"), "--offline"])
 load(infer.prepare_writer(args), args).engine.close(seconds=0)
-readers = ("medsum_core.images", "medsum_core.server.pictures", "pydicom")
+readers = ("medsum_core.images", "medsum_core.server.image_encoder", "pydicom")
 found = [name for name in sys.modules if name.startswith(readers)]
 sys.exit(f"imported: {{found}}" if found else 0)
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from image_models import random_picture, save_image_base
+from image_models import random_image, save_image_base
 from public_files import serve
 from tiny_run import exit_code
 
@@ -22,13 +22,13 @@ from medsum_core.data.named.registry import find_dataset, named_table
 from medsum_core.data.named.sets import vqa_rad
 from medsum_core.data.records import source_from_table
 from medsum_core.errors import InputError
-from medsum_core.images.rows import with_pictures
+from medsum_core.images.rows import with_image_keys
 from medsum_core.tasks.find import find_task
 
 
 def jpeg(seed: int) -> bytes:
     file = io.BytesIO()
-    random_picture(seed).save(file, "JPEG")
+    random_image(seed).save(file, "JPEG")
     return file.getvalue()
 
 
@@ -64,7 +64,7 @@ def test_images_lie_in_the_cache_byte_for_byte_and_once() -> None:
     assert (folder / table.rows[3].cells["image"]).read_bytes() == jpeg(1)
     source = source_from_table(table, columns=Columns(task=find_task("vqa-rad")))
     key = hashlib.sha256(jpeg(0)).hexdigest()
-    assert with_pictures(source, folder).records[2].parts == {"image": key, "question": "is it 2?"}
+    assert with_image_keys(source, folder).records[2].parts == {"image": key, "question": "is it 2?"}
     (folder / "images" / key).write_bytes(b"damaged")
     named_table("vqa-rad", "train", offline=True)
     assert (folder / "images" / key).read_bytes() == jpeg(0)

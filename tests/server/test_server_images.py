@@ -1,4 +1,4 @@
-"""Pictures sent to the server: the answers are those of `infer.py`, nothing is fetched, and nothing of them is kept."""
+"""Images sent to the server: the answers are those of `infer.py`, nothing is fetched, and nothing of them is kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from fake_server import MODEL, FakeServer, fake_server
 from image_files import image_flags, make_image_inputs
-from image_models import random_picture
+from image_models import random_image
 from image_server import ImageServer, chat_body, data_url, image_server
 from PIL import Image
 from starlette.testclient import TestClient
@@ -37,13 +37,13 @@ VARIED = ("--no_repeat_ngram_size", "1")  # an untrained model writes the same t
 QUESTION = "is the left lung clear?"
 
 
-def png(picture: Image.Image, **options: Any) -> bytes:
+def png(image: Image.Image, **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG", **options)
+    image.save(file, "PNG", **options)
     return file.getvalue()
 
 
-PICTURE = png(random_picture(0))
+PICTURE = png(random_image(0))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_an_answer_is_token_for_token_that_of_infer(inputs: Path, run: Path, rea
     assert chats == notes == expected
     assert max(len(files) for _, files in sent) == 2 and len(set(expected)) > 1
     question, files = sent[0]
-    assert real.chat(question, [png(random_picture(50))]).json()["choices"][0]["message"]["content"] != expected[0]
+    assert real.chat(question, [png(random_image(50))]).json()["choices"][0]["message"]["content"] != expected[0]
     assert real.chat(question, files).json()["choices"][0]["message"]["content"] == expected[0]
 
 
@@ -131,7 +131,7 @@ def test_the_compared_base_has_no_page_for_images(run: Path) -> None:
         load(infer.prepare_writer(args), args)
 
 
-# ---- what is sent: URLs, files that are no pictures, too many
+# ---- what is sent: URLs, files that are no images, too many
 
 calls: list[str] = []
 is_watching = False
@@ -227,9 +227,9 @@ def test_pictures_that_cannot_be_read_are_named_by_their_number(fake: FakeServer
 
 def test_a_jpeg_is_taken_and_so_is_a_large_body(fake: FakeServer, real: ImageServer) -> None:
     file = io.BytesIO()
-    random_picture(0).save(file, "JPEG")
+    random_image(0).save(file, "JPEG")
     assert [answer.status_code for answer in both(fake, data_url(file.getvalue(), kind="image/jpeg"))] == [200, 200]
-    large = png(random_picture(1, side=900))
+    large = png(random_image(1, side=900))
     assert len(large) > 2 << 20
     assert real.notes(QUESTION, [large]).status_code == 200
     assert real.notes(QUESTION, [large] * 4).status_code == 413
@@ -237,7 +237,7 @@ def test_a_jpeg_is_taken_and_so_is_a_large_body(fake: FakeServer, real: ImageSer
 
 
 class SlowTower:
-    """Reads no picture before it may."""
+    """Reads no image before it may."""
 
     def __init__(self) -> None:
         self.begun, self.may_end = 0, Event()
@@ -251,7 +251,7 @@ class SlowTower:
 @pytest.mark.parametrize("path", ["/notes", "/v1/chat/completions"])
 def test_who_leaves_has_no_picture_read(path: str) -> None:
     server, tower = fake_server("yes", task="vqa-rad", compare=False), SlowTower()
-    server.service.served = replace(server.service.served, pictures=tower)
+    server.service.served = replace(server.service.served, image_encoder=tower)
     body = {"dialogue": QUESTION, "images": [data_url(PICTURE)]}
     body = body if path == "/notes" else chat_body(MODEL, QUESTION, [PICTURE])
     headers = [(b"host", b"testserver"), (b"content-type", b"application/json")]

@@ -84,7 +84,7 @@ def test_images_need_a_mask_on_every_device():
     for device, expected in ((cpu(), "per_document"), (gpu((8, 0)), "sdpa"), (gpu((7, 5)), "per_document")):
         assert choose_attention("auto", device, precision="bf16", soft_capped=False, images=True) == expected
         for asked in ("varlen", "model"):
-            with pytest.raises(InputError, match=f"--attention {asked}: is causal inside of images too"):
+            with pytest.raises(InputError, match=f"--attention {asked}: is causal inside images too"):
                 choose_attention(asked, device, precision="bf16", soft_capped=False, images=True)
 
 

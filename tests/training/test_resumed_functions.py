@@ -114,4 +114,4 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(
         rewrite_state(path, make_old)
     argv = flags(inputs, resumable, *SHORT, "--resume_from_checkpoint", "auto", "--parallel_micro_batches", "1")
     assert exit_code(argv) == 0
-    assert capsys.readouterr().err.count("does not tell, so not compared") == 1
+    assert capsys.readouterr().err.count("not recorded, so not compared") == 1

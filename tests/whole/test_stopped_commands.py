@@ -122,7 +122,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
         found.append(number)
         raise EndedError
 
-    monkeypatch.setattr(process, "_end_by", end)
+    monkeypatch.setattr(process, "_end_by_signal", end)
     return found
 
 

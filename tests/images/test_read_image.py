@@ -1,4 +1,4 @@
-"""Pictures as people have them, whole and damaged; and the files that keep what the tower made of them."""
+"""Images as people have them, whole and damaged; and the files that keep what the tower made of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_models import SIZE, image_model, image_processor_of_tiny, random_picture, save_image_base, save_pictures
+from image_models import SIZE, image_model, image_processor_of_tiny, random_image, save_image_base, save_images
 from PIL import Image
 
 from medsum_core.data.image_tokens import BLANK_KEY
@@ -19,8 +19,8 @@ from medsum_core.data.records import Record, SourceRows
 from medsum_core.errors import InputError
 from medsum_core.images.embedding import give_features
 from medsum_core.images.features import image_features, show_images
-from medsum_core.images.pictures import MAX_PIXELS, PictureError, decode, read_bytes
-from medsum_core.images.rows import with_pictures
+from medsum_core.images.read_image import MAX_PIXELS, ImageError, decode, read_bytes
+from medsum_core.images.rows import with_image_keys
 from medsum_core.model.forward import inner_model
 
 
@@ -42,15 +42,15 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 
 def refusal(data: bytes) -> str:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         decode(data)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "LA"])
 def test_pictures_of_any_mode_become_rgb(mode: str) -> None:
-    assert decode(encoded(random_picture(1).convert(mode))).mode == "RGB"
-    assert np.array_equal(np.asarray(decode(encoded(random_picture(1)))), np.asarray(random_picture(1)))
+    assert decode(encoded(random_image(1).convert(mode))).mode == "RGB"
+    assert np.array_equal(np.asarray(decode(encoded(random_image(1)))), np.asarray(random_image(1)))
 
 
 def test_greys_of_sixteen_bits_keep_their_upper_eight() -> None:
@@ -67,7 +67,7 @@ def test_a_photograph_is_turned_upright() -> None:
 
 
 def test_a_header_that_pillow_can_not_write_again_is_damage() -> None:
-    """A camera's make as a fraction: turning the picture upright raises AttributeError, of all things."""
+    """A camera's make as a fraction: turning the image upright raises AttributeError, of all things."""
     entries = struct.pack("<HHHII", 2, 0x010F, 5, 1, 38) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + entries + struct.pack("<III", 0, 1, 2)
     assert refusal(encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif)) == "is damaged (AttributeError)"
@@ -75,7 +75,7 @@ def test_a_header_that_pillow_can_not_write_again_is_damage() -> None:
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
 def test_a_truncated_picture_is_called_so_wherever_it_ends(format: str) -> None:
-    whole = encoded(random_picture(2, side=64), format)
+    whole = encoded(random_image(2, side=64), format)
     for share in (0.3, 0.6, 0.9):
         assert refusal(whole[: int(share * len(whole))]) == "is truncated"
 
@@ -85,23 +85,23 @@ def test_bombs_other_types_and_damage_are_told_apart() -> None:
     assert f"more than {MAX_PIXELS:,}" in refusal(png_that_claims(2**31 - 1, 2**31 - 1))
     for data in (encoded(Image.new("RGB", (9, 9)), "GIF"), encoded(Image.new("RGB", (9, 9)), "TIFF"), b"", b"text"):
         assert refusal(data) == "is neither JPEG, PNG nor DICOM, or its beginning is damaged"
-    damaged = bytearray(encoded(random_picture(3)))
+    damaged = bytearray(encoded(random_image(3)))
     damaged[60:90] = bytes(30)
     assert refusal(bytes(damaged)).startswith(("is damaged", "is truncated"))
 
 
 def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_unpacked() -> None:
     """Each takes the time of all pixels and 50 bytes of the file: half an hour in a body that the server takes."""
-    whole = encoded(random_picture(4, side=64), "JPEG", progressive=True)
+    whole = encoded(random_image(4, side=64), "JPEG", progressive=True)
     last, end = whole.rindex(b"\xff\xda"), whole.rindex(b"\xff\xd9")
     assert decode(whole[:end] + 80 * whole[last:end] + whole[end:]).size == (64, 64)
     assert refusal(whole[:end] + 100 * whole[last:end] + whole[end:]) == "is a JPEG of more than 100 scans"
-    assert decode(whole + 200 * b"\xff\xda\x12").size == (64, 64)  # a film after the picture, as telephones append
+    assert decode(whole + 200 * b"\xff\xda\x12").size == (64, 64)  # a film after the image, as telephones append
 
 
 def test_a_file_that_is_none_is_refused_without_its_name(tmp_path: Path) -> None:
     for path in (tmp_path / "Jane_Doe.png", tmp_path, Path("/dev/zero"), tmp_path / "a\0b"):
-        with pytest.raises(PictureError) as caught:
+        with pytest.raises(ImageError) as caught:
             read_bytes(path)
         assert "Jane" not in str(caught.value)
 
@@ -112,11 +112,11 @@ def rows(*paths: str) -> SourceRows:
 
 
 def test_rows_know_their_images_by_content(tmp_path: Path) -> None:
-    keys = list(save_pictures(tmp_path / "img", 2))
+    keys = list(save_images(tmp_path / "img", 2))
     (tmp_path / "copy.png").write_bytes((tmp_path / "img" / "0.png").read_bytes())
-    read = with_pictures(rows("img/0.png", " img/1.png ;img/0.png;", "copy.png"), tmp_path)
+    read = with_image_keys(rows("img/0.png", " img/1.png ;img/0.png;", "copy.png"), tmp_path)
     assert [row.parts["image"] for row in read.records] == [keys[0], f"{keys[1]};{keys[0]}", keys[0]]
-    assert set(read.pictures) == set(keys)
+    assert set(read.image_paths) == set(keys)
     assert not any(row.fault for row in read.records)
 
 
@@ -125,23 +125,23 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_image_base(tmp_path_factory.mktemp("base"))
 
 
-def shown(base: Path, pictures: dict[str, Path], folder: Path, *, keep: bool = True):
+def shown(base: Path, paths: dict[str, Path], folder: Path, *, keep: bool = True):
     model = image_model()
-    show_images(model, pictures, base_name=str(base), folder=folder, keep=keep, offline=True)
+    show_images(model, paths, base_name=str(base), folder=folder, keep=keep, offline=True)
     return model
 
 
 def test_kept_features_are_those_from_pixels_and_for_their_owner_only(base: Path, tmp_path: Path) -> None:
-    pictures = save_pictures(tmp_path / "img", 2)
+    paths = save_images(tmp_path / "img", 2)
     expected = {
-        key: image_features(image_model(), image_processor_of_tiny(), random_picture(seed))
-        for seed, key in enumerate(pictures)
+        key: image_features(image_model(), image_processor_of_tiny(), random_image(seed))
+        for seed, key in enumerate(paths)
     }
     for keep in (True, True, False):  # made, read back, and never written
-        model = shown(base, pictures, tmp_path / "features", keep=keep)
+        model = shown(base, paths, tmp_path / "features", keep=keep)
         features = inner_model(model).get_input_embeddings().image_features
-        assert all(torch.equal(features[key], expected[key]) for key in pictures)
-        assert set(features) == {*pictures, BLANK_KEY}
+        assert all(torch.equal(features[key], expected[key]) for key in paths)
+        assert set(features) == {*paths, BLANK_KEY}
         assert model.model.vision_tower is None
     files = list((tmp_path / "features").iterdir())
     assert len(files) == 3
@@ -149,9 +149,9 @@ def test_kept_features_are_those_from_pixels_and_for_their_owner_only(base: Path
 
 
 def test_a_damaged_file_of_features_is_made_anew_and_never_read(base: Path, tmp_path: Path) -> None:
-    pictures = save_pictures(tmp_path / "img", 1)
-    (key,) = pictures
-    model = shown(base, pictures, tmp_path / "features")
+    paths = save_images(tmp_path / "img", 1)
+    (key,) = paths
+    model = shown(base, paths, tmp_path / "features")
     features = inner_model(model).get_input_embeddings().image_features
     before = features[key]
     (file,) = (tmp_path / "features").glob(f"{key}-*")
@@ -160,27 +160,27 @@ def test_a_damaged_file_of_features_is_made_anew_and_never_read(base: Path, tmp_
     file.write_bytes(bytes(data))
     with pytest.raises(InputError, match="damaged or gone"):
         features[key]
-    again = inner_model(shown(base, pictures, tmp_path / "features")).get_input_embeddings().image_features
+    again = inner_model(shown(base, paths, tmp_path / "features")).get_input_embeddings().image_features
     assert torch.equal(again[key], before)
 
 
 def test_another_tower_or_processor_makes_other_files(base: Path, tmp_path: Path) -> None:
-    pictures = save_pictures(tmp_path / "img", 1)
-    shown(base, pictures, tmp_path / "features")
+    paths = save_images(tmp_path / "img", 1)
+    shown(base, paths, tmp_path / "features")
     other = image_model(seed=1)
-    show_images(other, pictures, base_name=str(base), folder=tmp_path / "features", offline=True)
+    show_images(other, paths, base_name=str(base), folder=tmp_path / "features", offline=True)
     assert len(list((tmp_path / "features").iterdir())) == 4
     half = image_model().to(torch.bfloat16)
-    show_images(half, pictures, base_name=str(base), folder=tmp_path / "features", offline=True)
+    show_images(half, paths, base_name=str(base), folder=tmp_path / "features", offline=True)
     assert len(list((tmp_path / "features").iterdir())) == 6
 
 
 def test_a_picture_that_changed_meanwhile_and_an_unknown_one_are_errors(base: Path, tmp_path: Path) -> None:
-    pictures = save_pictures(tmp_path / "img", 1)
-    ((key, path),) = pictures.items()
-    random_picture(9).save(path)
+    paths = save_images(tmp_path / "img", 1)
+    ((key, path),) = paths.items()
+    random_image(9).save(path)
     with pytest.raises(InputError, match="has changed since its row was read"):
-        shown(base, pictures, tmp_path / "features")
+        shown(base, paths, tmp_path / "features")
     model = image_model()
     give_features(model, {}, size=SIZE)
     with pytest.raises(KeyError):

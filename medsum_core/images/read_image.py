@@ -1,6 +1,6 @@
-"""Reading a picture: JPEG, PNG or DICOM as 8-bit RGB. Only pixels leave this page, nothing of a header.
+"""Reading an image: JPEG, PNG or DICOM as 8-bit RGB. Only pixels leave this page, nothing of a header.
 
-What can't be read is a `PictureError`, whose text names no file: a file's name may be a patient's.
+What can't be read is a `ImageError`, whose text names no file: a file's name may be a patient's.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ FAULTS: tuple[type[Exception], ...] = (
 )  # fmt: skip
 
 
-class PictureError(Exception):
-    """A picture can't be used; the message completes "its image ..."."""
+class ImageError(Exception):
+    """An image can't be used; the message completes "its image ..."."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes. Raises PictureError where it is absent, no plain file or too large."""
+    """The file's bytes. Raises ImageError where it is absent, no plain file or too large."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise PictureError(f"is a file of more than {MAX_FILE_BYTES >> 20} MiB")
+            raise ImageError(f"is a file of more than {MAX_FILE_BYTES >> 20} MiB")
         return read_plain_file(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise PictureError(f"can't be read ({getattr(error, 'strerror', None) or 'no such name'})") from None
+        raise ImageError(f"can't be read ({getattr(error, 'strerror', None) or 'no such name'})") from None
 
 
 def key_of(data: bytes) -> str:
-    """What names a picture everywhere: the sha256 (hex) of its file's bytes."""
+    """What names an image everywhere: the sha256 (hex) of its file's bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def decode(data: bytes, *, dicom: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The whole picture, upright, RGB. Greys of 16 bits keep their upper 8. Raises PictureError."""
+    """The whole image, upright, RGB. Greys of 16 bits keep their upper 8. Raises ImageError."""
     if dicom and data[DICOM_MARK] == b"DICM":
         return _from_dicom(data)
     try:
@@ -62,14 +62,14 @@ def decode(data: bytes, *, dicom: bool = True, max_pixels: int = MAX_PIXELS) -> 
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(*image.size, max_pixels)
                 if image.format != "PNG" and len(SCAN.findall(data)) > MAX_SCANS:
-                    raise PictureError(f"is a JPEG of more than {MAX_SCANS} scans")
+                    raise ImageError(f"is a JPEG of more than {MAX_SCANS} scans")
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         kinds = "JPEG, PNG nor DICOM" if dicom else "JPEG nor PNG"
-        raise PictureError(f"is neither {kinds}, or its beginning is damaged") from None
+        raise ImageError(f"is neither {kinds}, or its beginning is damaged") from None
     except FAULTS as error:
-        raise PictureError(_what(error)) from None
+        raise ImageError(_what(error)) from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -81,7 +81,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     if width * height > max_pixels:
-        raise PictureError(f"has {width} x {height} pixels, more than {max_pixels:,}")
+        raise ImageError(f"has {width} x {height} pixels, more than {max_pixels:,}")
 
 
 def _what(error: Exception) -> str:
@@ -94,29 +94,29 @@ def _from_dicom(data: bytes) -> Image.Image:
     try:
         import pydicom
     except ImportError:
-        raise PictureError("is DICOM, which needs pydicom: pip install 'medsum-core[dicom]'") from None
+        raise ImageError("is DICOM, which needs pydicom: pip install 'medsum-core[dicom]'") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's quote values of the header
             return Image.fromarray(_dicom_pixels(pydicom.dcmread(io.BytesIO(data)))).convert("RGB")
-    except PictureError:
+    except ImageError:
         raise
     except FAULTS + (NotImplementedError, RuntimeError) as error:  # noqa: RUF005 - mypy
-        raise PictureError(f"is DICOM that can't be read ({type(error).__name__})") from None
+        raise ImageError(f"is DICOM that can't be read ({type(error).__name__})") from None
 
 
 def _dicom_pixels(dataset: Any) -> np.ndarray[Any, Any]:
     """The pixels as a viewer shows them first: modality transform, first window, low values dark; uint8.
 
     The window is the linear function of DICOM PS3.3, C.11.2.1.2.1; without one, the values are spread from least to
-    largest. Raises PictureError for several frames, and where the header says that text is burned into the pixels.
+    largest. Raises ImageError for several frames, and where the header says that text is burned into the pixels.
     """
     from pydicom.pixels.processing import apply_modality_lut, convert_color_space
 
     if str(dataset.get("BurnedInAnnotation", "NO")).upper() == "YES":
-        raise PictureError("is DICOM with annotations burned into its pixels, which may name a patient")
+        raise ImageError("is DICOM with annotations burned into its pixels, which may name a patient")
     if int(dataset.get("NumberOfFrames", 1) or 1) > 1:
-        raise PictureError("is DICOM of several frames: export the one to read")
+        raise ImageError("is DICOM of several frames: export the one to read")
     _check_size(int(dataset.Columns), int(dataset.Rows))
     space = str(dataset.PhotometricInterpretation)
     if int(dataset.get("SamplesPerPixel", 1)) == 3:

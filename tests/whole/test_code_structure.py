@@ -1,4 +1,4 @@
-"""The rules of the house: short files and functions, a loop that fits on a screen, imports that point downwards only."""
+"""Rules for the code: short files and functions, a loop that fits on a screen, imports that point downwards only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = sorted((ROOT / "medsum_core").rglob("*.py"))
 SCRIPTS = [ROOT / "train_loop.py", ROOT / "infer.py"]
 SOURCES = [*SCRIPTS, *PACKAGE, *(ROOT / "benchmarks").glob("*.py")]
-# From the ground up: a room imports from the floors below it and from itself.
-FLOORS = (
+# Lowest layer first: a package or module imports from lower layers and from itself, never from its own layer's others.
+LAYERS = (
     ("errors", "quiet_libraries"),
     ("device", "files", "tasks"),
     ("process", "data", "config", "checkpoint"),
@@ -26,7 +26,7 @@ FLOORS = (
     ("preview", "train_loop", "infer"),
     ("server",),
 )
-FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+LAYER_OF = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 
 
 def length(node: ast.AST) -> int:
@@ -46,7 +46,7 @@ def imported(path: Path) -> Iterator[str]:
             yield from [node.module] if node.module != "medsum_core" else [f"medsum_core.{a.name}" for a in node.names]
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(ROOT / "medsum_core").parts[0].removesuffix(".py") if path in PACKAGE else path.stem
 
 
@@ -71,21 +71,21 @@ def test_at_most_seven_files_at_the_top_of_the_package() -> None:
 
 @pytest.mark.parametrize("path", [*SCRIPTS, *PACKAGE], ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_downwards_only(path: Path) -> None:
-    room = room_of(path)
-    if room == "__init__":
+    package = package_of(path)
+    if package == "__init__":
         assert set(imported(path)) <= {"medsum_core.quiet_libraries"}
         return
     for module in imported(path):
         other = module.split(".")[1]
         if other.startswith("__"):  # medsum_core.__version__
             continue
-        assert other == room or FLOOR_OF[other] < FLOOR_OF[room], f"{path.name} imports {module}"
-        assert other != "kernels" or room == "kernels" or module == "medsum_core.kernels", (
-            f"{path.name} imports {module}: only kernels/__init__.py hands out what is inside"
+        assert other == package or LAYER_OF[other] < LAYER_OF[package], f"{path.name} imports {module}"
+        assert other != "kernels" or package == "kernels" or module == "medsum_core.kernels", (
+            f"{path.name} imports {module}: from outside of kernels/ only kernels/__init__.py may be imported"
         )
 
 
-def test_the_reference_path_names_no_file_of_the_kernels() -> None:
+def test_the_reference_path_imports_no_file_of_the_kernels() -> None:
     """What the loop, the model and decoding import at their top never leads below kernels/__init__.py."""
     seen: set[str] = set()
     todo = ["train_loop", "infer"]
@@ -100,4 +100,4 @@ def test_the_reference_path_names_no_file_of_the_kernels() -> None:
             top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
             todo += [node.module for node in top if (node.module or "").startswith("medsum_core")]
     assert [name for name in seen if name.startswith("medsum_core.kernels.")] == []
-    assert "medsum_core.training.loss" in seen  # it did walk
+    assert "medsum_core.training.loss" in seen  # imports were followed

@@ -1,4 +1,4 @@
-"""What a person is told when a run ends before its time: why, what to change, and which checkpoint is still good."""
+"""Messages for a run that fails: the cause, what to change, and which checkpoint can still be used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medsum_core.training.run import Run
 
 
 def diverged_message(run: Run, progress: Progress, window: Sequence[Example]) -> str:
-    """Why the run stops, with the ids of the last window's rows and no text of theirs, and which checkpoint is good."""
+    """The message of DivergedError: the ids of the last window's rows (no text) and the last usable checkpoint."""
     return (
         f"{progress.windows_in_a_row_skipped} windows in a row had no target or a non-finite loss or gradient; nothing "
         f"was updated by them. Rows of the last one: {show_ids(example.id for example in window)}. {_still_good(run)}. "
@@ -23,7 +23,7 @@ def diverged_message(run: Run, progress: Progress, window: Sequence[Example]) ->
 
 
 def memory_remedy(run: Run) -> str:
-    """The flags that lower what this run takes of memory, the first of them first, and how it goes on."""
+    """The flags that lower this run's memory, in the order to try them, and how to resume."""
     train = run.config.train
     flags = {
         "--parallel_micro_batches 1": (train.parallel_micro_batches or 1) > 1,
@@ -41,7 +41,7 @@ def memory_remedy(run: Run) -> str:
 
 
 def _still_good(run: Run) -> str:
-    """Each checkpoint holds the weights after an update, and no update had a loss or gradient that was not finite."""
+    """A clause naming the last checkpoint: always usable, as windows that are not finite update nothing."""
     if not run.accelerator.is_main_process:
         return "The first process names the checkpoint that is still good"
     try:

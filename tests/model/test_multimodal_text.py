@@ -1,4 +1,4 @@
-"""Gemma 3 4B, 12B and 27B have a vision tower: tuned on text they are packed as their text model is, the tower untouched."""
+"""Gemma 3 4B, 12B, 27B have a vision tower: tuned on text they are packed like their text model; it stays untouched."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medsum_core.data.dirt import describe_dirt
+from medsum_core.data.artefacts import describe_artefacts
 from medsum_core.data.records import read_source
 from medsum_core.data.rows import Row
 
@@ -47,7 +47,7 @@ def test_each_kind_is_named_by_row_and_part_and_never_shown(text: str, part: str
     other = "note" if part == "dialogue" else "dialogue"
     cells = [{part: "clean", other: "clean"}, {part: text, other: "clean"}]
     rows = [Row(number=number, line=0, cells=cell, not_text={}) for number, cell in enumerate(cells, start=1)]
-    (line,) = describe_dirt(rows, {"dialogue": "dialogue", "note": "note", "id": "x"})
+    (line,) = describe_artefacts(rows, {"dialogue": "dialogue", "note": "note", "id": "x"})
     assert line.startswith(f"{part}s of 1 rows ") and DIRTY[text] in line and line.endswith("row 2; left as they are")
     assert CANARY not in line
 
@@ -55,12 +55,12 @@ def test_each_kind_is_named_by_row_and_part_and_never_shown(text: str, part: str
 @pytest.mark.parametrize("text", CLEAN)
 def test_clean_text_is_not_suspected(text: str) -> None:
     row = Row(number=1, line=2, cells={"d": text, "n": text}, not_text={})
-    assert describe_dirt([row], {"dialogue": "d", "note": "n"}) == []
+    assert describe_artefacts([row], {"dialogue": "d", "note": "n"}) == []
 
 
 def test_values_that_were_no_text_are_not_suspected() -> None:
     row = Row(number=1, line=2, cells={"d": '["Doctor: hi"]'}, not_text={"d": "list"})
-    assert describe_dirt([row], {"dialogue": "d"}) == []
+    assert describe_artefacts([row], {"dialogue": "d"}) == []
 
 
 def test_many_rows_are_counted_and_the_text_stays(tmp_path: Path) -> None:
@@ -76,6 +76,6 @@ def test_many_rows_are_counted_and_the_text_stays(tmp_path: Path) -> None:
     assert all("of 8 rows" in line and line.endswith(named) for line in source.notices)
 
 
-def test_an_absent_note_is_no_dirt(tmp_path: Path) -> None:
+def test_an_absent_note_is_no_artefact(tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_text(json.dumps({"ID": "1", "section_header": "CC", "dialogue": "Doctor: hi"}))
     assert read_source(tmp_path / "f.jsonl", require_note=False).notices == ()

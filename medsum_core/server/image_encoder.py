@@ -1,4 +1,4 @@
-"""What the model reads of a request's pictures: the vision tower runs for them, and nothing of them is kept.
+"""What the model reads of a request's images: the vision tower runs for them, and nothing of them is kept.
 
 Imported for a run whose task shows images, and for no other.
 """
@@ -16,14 +16,14 @@ from torch import Tensor
 from medsum_core.data.image_tokens import image_number
 from medsum_core.images.embedding import drop_tower, give_features
 from medsum_core.images.features import BLANK, image_features
-from medsum_core.images.pictures import PictureError, decode
+from medsum_core.images.read_image import ImageError, decode
 from medsum_core.model.forward import causal_model, inner_model
 from medsum_core.server.limits import Limits
 from medsum_core.server.refusal import bad_request
 
 
-class TowerPictures:
-    """The tower of a loaded model, with its image processor; for any thread, one picture at a time."""
+class VisionTowerEncoder:
+    """The tower of a loaded model, with its image processor; for any thread, one image at a time."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         """From here on the model reads images that come and go; its tower is here."""
@@ -34,26 +34,26 @@ class TowerPictures:
         self._lock = Lock()
 
     def features(self, files: Sequence[bytes], keys: Sequence[str], *, limits: Limits) -> dict[int, Tensor]:
-        """The features of each picture by the number of its key. Raises Refusal for one that can't be read."""
+        """The features of each image by the number of its key. Raises Refusal for one that can't be read."""
         found = {}
         for place, (data, key) in enumerate(zip(files, keys, strict=True)):
-            with self._lock:  # on its way a picture takes up to 28 bytes a pixel, greys of 16 bits the most
+            with self._lock:  # on its way an image takes up to 28 bytes a pixel, greys of 16 bits the most
                 found[image_number(key)] = self._features(decoded(data, place, limits))
         return found
 
     def blank(self, key: str) -> Mapping[int, Tensor]:
-        """Those of a picture with nothing on it."""
+        """Those of an image with nothing on it."""
         return {image_number(key): self._features(BLANK)}
 
-    def _features(self, picture: Image.Image) -> Tensor:
-        return image_features(self._tower, self._processor, picture)
+    def _features(self, image: Image.Image) -> Tensor:
+        return image_features(self._tower, self._processor, image)
 
 
 def decoded(data: bytes, place: int, limits: Limits) -> Image.Image:
-    """The picture of a file that was sent, the `place`th of its request. Raises Refusal for one that can't be read."""
+    """The image of a file that was sent, the `place`th of its request. Raises Refusal for one that can't be read."""
     try:
         return decode(data, dicom=False, max_pixels=limits.max_image_pixels)
-    except PictureError as error:
+    except ImageError as error:
         raise bad_request(f"image {place + 1} {error}: send it whole, as JPEG or PNG", code="bad_image") from None
 
 

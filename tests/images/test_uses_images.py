@@ -1,4 +1,4 @@
-"""On drawn pictures a random model, trained here alone, answers better than it does blind: the loop does show images."""
+"""On drawn images a random model, trained here alone, answers better than it does blind: the loop does show images."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_the_drawn_set_is_a_pure_function_of_its_seed_and_its_answers_are_even(t
 
 @pytest.mark.parametrize("number", [1, 5, 9, 13])
 def test_the_side_asked_for_is_the_brighter_one(number: int) -> None:
-    picture, question, answer = draw_row(number, seed=3)
+    image, question, answer = draw_row(number, seed=3)
     assert question == "on which side is the opacity?"
     halves = [
-        picture.crop(box).resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+        image.crop(box).resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
         for box in ((0, 0, 32, 50), (32, 0, 64, 50))
     ]
     assert (halves[0] > halves[1]) == (answer == "left")
