@@ -50,8 +50,12 @@ class SharedPrefix:
         return self.leaves[2 * number], self.leaves[2 * number + 1]
 
     def back(self, gradients: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """The gradient of `tensors` from that of the leaves. None: does not depend on it."""
-        reached = [(c, g.to(c.dtype)) for c, g in zip(self.computed, gradients, strict=True) if g is not None]
+        """The gradient of `tensors` from that of the leaves. None: does not depend on it.
+
+        The first layer's keys or values depend on no adapter where these projections have none.
+        """
+        pairs = zip(self.computed, gradients, strict=True)
+        reached = [(c, g.to(c.dtype)) for c, g in pairs if g is not None and c.requires_grad]
         if not reached:
             return [None] * len(tensors)
         outputs, grad_outputs = zip(*reached, strict=True)
