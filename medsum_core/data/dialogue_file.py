@@ -6,6 +6,7 @@ import sys
 
 from medsum_core.data.columns import Columns
 from medsum_core.data.records import Record, divide_records, normalise_dialogue
+from medsum_core.data.text_files import not_utf8
 from medsum_core.errors import InputError
 from medsum_core.files import read_plain_file
 
@@ -34,7 +35,7 @@ def _read(source: str) -> str:
     except OSError as error:
         raise InputError(f"--dialogue_file {source}: can't be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"--dialogue_file {source}: not UTF-8 text") from error
+        raise InputError(f"--dialogue_file {source}: {not_utf8(error)}") from None
     if not text.strip():
         raise InputError(f"--dialogue_file {source}: the dialogue is empty")
     return normalise_dialogue(text)

@@ -83,11 +83,13 @@ def _decode(path: Path, data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"{path}: line {line}: not UTF-8 (byte {error.start}){_encoding(data)}; save the file as UTF-8 "
-            "(in Excel: CSV UTF-8)"
-        ) from None
+        raise InputError(f"{path}: {not_utf8(error)} (in Excel: CSV UTF-8)") from None
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Where bytes are no UTF-8 text, what they may be instead, and what to do."""
+    data, line = error.object, error.object[: error.start].count(b"\n") + 1
+    return f"line {line}: not UTF-8 (byte {error.start}){_encoding(data)}; save the file as UTF-8"
 
 
 def _encoding(data: bytes) -> str:

@@ -165,6 +165,8 @@ def test_what_becomes_of_facts_that_no_dialogue_says(
     argv = flags(inputs, tmp_path / "run", "--train_file", str(rows), "--ungrounded", choice)
     dataset = plan_run(parse_run(argv)).dataset
     assert dataset.audit_rows == [{"id": "a", "unsupported": 2}]  # the drug and its dose
+    [line] = [line for line in dataset.notices if f"(--ungrounded {choice})" in line]  # before training, not only after
+    assert line == f"training: {dataset.audit.sentence} (--ungrounded {choice})"
     assert [example.id for example in dataset.train] == (["b"] if choice == "drop" else ["a", "b"])
     if choice != "drop":
         ids = [token for token in dataset.train[0].targets if token >= 0]

@@ -50,8 +50,12 @@ class SharedPrefix:
         return self.leaves[2 * number], self.leaves[2 * number + 1]
 
     def backward(self, gradients: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """The gradient of each of `tensors` from those of the leaves; None where the prefix does not depend on it."""
-        reached = [(c, g.to(c.dtype)) for c, g in zip(self.computed, gradients, strict=True) if g is not None]
+        """The gradient of each of `tensors` from those of the leaves; None where the prefix does not depend on it.
+
+        Keys or values of the first layer depend on no adapter if these projections have none.
+        """
+        pairs = zip(self.computed, gradients, strict=True)
+        reached = [(c, g.to(c.dtype)) for c, g in pairs if g is not None and c.requires_grad]
         if not reached:
             return [None] * len(tensors)
         outputs, grad_outputs = zip(*reached, strict=True)

@@ -7,7 +7,7 @@ Modules, names and weights stay those of transformers. The `forward` of attentio
 projections after a norm is not called, so hooks on them do not fire. Two things differ from transformers:
 
 * A norm and the projections after it are one function, which saves less for the backward pass (`norm_linear.py`).
-** The last layer computes only the positions that the loss reads, those with a target. Other positions are needed for
+* The last layer computes only the positions that the loss reads, those with a target. Other positions are needed for
   their keys and values only, so everything after attention uses the M positions alone. The others are set to NaN: an
   objective that reads one fails at once instead of training on a wrong value.
 """
