@@ -115,7 +115,7 @@ def test_the_gradient_equals_that_of_whole_rows(
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",)])
 def test_keys_and_values_of_the_first_layer_may_depend_on_no_adapter(targets: tuple[str, ...]) -> None:
-    settings, window = LoraSettings(r=16, dropout=0.0, target_modules=targets), behind(make_window(4), 11)
+    settings, window = LoraSettings(r=16, dropout=0.0, target_modules=targets), with_prefix(make_window(4), 11)
     model = tuned(tiny_model(), settings)
     _, expected = reference_gradient(plain_peft(tiny_model(), model, settings), window)
     _, found = gradient(model, window, pack_tokens=60)
