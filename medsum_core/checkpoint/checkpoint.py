@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
@@ -42,6 +42,7 @@ class Progress:
     windows_in_a_row_skipped: int = 0
     windows_skipped: int = 0
     best_metric: float | None = None
+    best_metric_of: str | None = None  # what it measures (`training/best.py`); None: a checkpoint of an earlier version
     best_step: int | None = None
     evaluations_without_gain: int = 0
     unlogged_nll: float = 0.0  # summed since the last line of metrics.jsonl, over `unlogged_targets`
@@ -240,13 +241,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 def _has_types(found: Checkpoint) -> bool:
     """Whether what was read from JSON has the types that the rest of the program relies on."""
     hints, values = get_type_hints(Progress), vars(found.progress)
-    numbers_hold = all(
-        type(values[name]) in ((int, float) if hint in (float, float | None) else (int,))
-        or (values[name] is None and hint in (int | None, float | None))
-        for name, hint in hints.items()
+    kinds = {name: get_args(hint) or (hint,) for name, hint in hints.items()}
+    progress_holds = all(
+        type(values[name]) in ((*kind, int) if float in kind else kind) for name, kind in kinds.items()
     )
     objects = (found.adapter_config, found.optimizer_scalars, found.fingerprints, found.resolved, *found.rng)
-    return numbers_hold and bool(found.rng) and all(isinstance(one, dict) for one in objects)
+    return progress_holds and bool(found.rng) and all(isinstance(one, dict) for one in objects)
 
 
 def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:

@@ -43,7 +43,7 @@ def check_decoding(
     """
     causal = causal_model(model)
     shortest = sorted(prompts, key=len)[:NUM_PROMPTS]
-    with failing_as_input_error(causal, "written notes with"):
+    with failing_as_input_error(causal, "decoded"):
         notes = generate(model, shortest, stop_token_ids=(), max_new_tokens=NUM_TOKENS, decoder=decoder)
         own = [_own_choices(causal, prompt) for prompt in shortest]
     for note, log_probs_SV in zip(notes, own, strict=True):

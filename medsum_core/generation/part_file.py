@@ -87,8 +87,11 @@ def part_path(path: Path) -> Path:
 
 
 def holds_notes(path: Path) -> bool:
-    """Whether there is a part file with a note in it, behind the line that says what they are made from."""
-    return path.exists() and read_plain_file(path).count(b"\n") > 1
+    """Whether there is a part file with a note in it, behind the line that says what they are made from.
+
+    Raises InputError for one that can't be read.
+    """
+    return path.exists() and _content(path).count(b"\n") > 1
 
 
 def read_part(path: Path) -> EarlierNotes | None:
@@ -96,10 +99,7 @@ def read_part(path: Path) -> EarlierNotes | None:
 
     Raises InputError for a file of an older version, for any other content, and if it can't be read.
     """
-    try:
-        whole, _, torn = read_plain_file(path).rpartition(b"\n")
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}); its notes are left as they are") from error
+    whole, _, torn = _content(path).rpartition(b"\n")
     if torn:
         print(f"{path}: its last line was cut off while it was written and is dropped", file=sys.stderr)
     lines = whole.splitlines()
@@ -114,9 +114,16 @@ def read_part(path: Path) -> EarlierNotes | None:
             )
         made_from = MadeFrom.from_json(header["made_from"])
         notes = {line.pop("row"): GeneratedNote(**line) for line in rest}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not what an interrupted call leaves; delete it to start anew") from error
     return EarlierNotes(path=path, made_from=made_from, notes=notes) if notes else None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_plain_file(path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}); its notes are left as they are") from error
 
 
 def _note_line(row: str, note: GeneratedNote) -> bytes:

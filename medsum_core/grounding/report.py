@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medsum_core.data.artefacts import describe_artefacts
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns, find_first
-from medsum_core.data.dirt import describe_dirt
 from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import dialogue_of, number_doubled
 from medsum_core.data.rows import Table, formula_problems, not_text_problem, raise_problems
@@ -72,13 +72,13 @@ def check_file(
     else:
         texts = _joined(table.source, ids, dialogues, columns)
     rows = zip(ids, table.rows, texts, strict=True)
-    dirt = describe_dirt(table.rows, {"note": note_name} | ({"dialogue": own} if own else {}))
+    artefacts = describe_artefacts(table.rows, {"note": note_name} | ({"dialogue": own} if own else {}))
     return CheckedFile(
         notes=[
             _checked(id_, row.cells[note_name], text, lexicon=lexicon, with_omissions=with_omissions)
             for id_, row, text in rows
         ],
-        notices=tuple(f"{table.source}: {line}" for line in (*table.notices, *dirt)),
+        notices=tuple(f"{table.source}: {line}" for line in (*table.notices, *artefacts)),
     )
 
 

@@ -73,11 +73,18 @@ def logit_softcap(config: PretrainedConfig) -> float | None:
 def attention_heads(config: PretrainedConfig) -> tuple[int, int, int]:
     """Query heads, key-value heads and features of a head, the most of any layer (Gemma 4's differ).
 
-    A state space, which has none, counts as one head.
+    A state space, which has none, counts as one head. Raises InputError for a model without layers of its own, such as
+    `blt`, which is made of four others.
     """
-    layers: Sequence[Any] = getattr(config.get_text_config(), "per_layer_config", ())
+    text = config.get_text_config()
+    if not hasattr(text, "num_hidden_layers"):
+        raise InputError(
+            f"--model_name_or_path: {text.model_type} names no number of layers, so that neither its memory nor its "
+            "cache can be planned: it can be neither trained nor decoded here"
+        )
+    layers: Sequence[Any] = getattr(text, "per_layer_config", ())
     found = []
-    for layer in layers or [config.get_text_config()]:
+    for layer in layers or [text]:
         num_heads = getattr(layer, "num_attention_heads", None) or 1
         size = getattr(layer, "head_dim", None) or layer.hidden_size // num_heads
         found.append((num_heads, getattr(layer, "num_key_value_heads", None) or num_heads, size))

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medsum_core.data.artefacts import describe_artefacts
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns
-from medsum_core.data.dirt import describe_dirt
 from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import Record, dialogue_of, normalise_text, number_doubled_ids
 from medsum_core.data.rows import Row, Table, formula_problems, not_text_problem, raise_problems
@@ -104,8 +104,8 @@ def _read_notes(
                 f"{row.place}, column {names['id']!r}: the same id as row {first} (--number_rows tells them apart)"
             )
     raise_problems(table.source, problems)
-    dirt = describe_dirt(table.rows, {part: name for part, name in names.items() if name})
-    notices = tuple(f"{table.source}: {line}" for line in (*table.notices, *dirt))
+    artefacts = describe_artefacts(table.rows, {part: name for part, name in names.items() if name})
+    notices = tuple(f"{table.source}: {line}" for line in (*table.notices, *artefacts))
     return ScoredRows(
         name=table.source,
         records=notes,

@@ -25,8 +25,9 @@ from medsum_core.data.records import (
 )
 from medsum_core.data.sources import describe_sources, join_sources, read_sources
 from medsum_core.errors import InputError
-from medsum_core.grounding.check import Fact, check_record, count_unsupported, merge_unsupported
+from medsum_core.grounding.check import check_record, merge_unsupported
 from medsum_core.tasks.task import IMAGES
+from medsum_core.training.audit import TargetAudit, audit_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +41,6 @@ class DataFacts:
     repeated_ids: tuple[str, ...] = ()  # training rows whose dialogue an earlier row has
     shared_ids: tuple[str, ...] = ()  # validation rows whose dialogue the training data has
     ungrounded_dropped_ids: tuple[str, ...] = ()  # training rows left out by --ungrounded drop
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetAudit:
-    """Counts of the facts in training notes that their dialogues do not support, and how `--ungrounded` treats them."""
-
-    choice: str  # keep, drop or mask
-    num_notes: int
-    num_notes_flagged: int
-    num_facts: int
-    num_unsupported: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +92,8 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
     build = partial(build_examples, renderer=renderer, max_length=data.max_length, max_new_tokens=data.max_new_tokens)
     examples, report = build(kept, ignored_spans=spans if data.ungrounded == "mask" else None)
     valid_examples, valid_report = build(validation) if validation else ([], None)
-    notices += _report_lines("training", report) + (_report_lines("validation", valid_report) if valid_report else [])
+    notices += _report_lines("training", report) + _audit_line(audit)
+    notices += _report_lines("validation", valid_report) if valid_report else []
     facts = DataFacts(
         source=_source(data),
         notes=tuple(rows.notes),
@@ -123,27 +114,6 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
         notices=notices,
         image_paths=rows.image_paths,
     )
-
-
-def audit_targets(
-    note_facts: Mapping[str, Sequence[Fact]], *, choice: str
-) -> tuple[TargetAudit, list[dict[str, object]]]:
-    """Counts of unsupported facts in the training notes (facts by row id), and each row with such a fact.
-
-    `choice`: the value of `--ungrounded`, copied into the audit.
-    """
-    unsupported = {id: count_unsupported(facts) for id, facts in note_facts.items()}
-    rows: list[dict[str, object]] = [
-        {"id": show_id(id), "unsupported": count} for id, count in unsupported.items() if count
-    ]
-    audit = TargetAudit(
-        choice=choice,
-        num_notes=len(note_facts),
-        num_notes_flagged=len(rows),
-        num_facts=sum(len(facts) for facts in note_facts.values()),
-        num_unsupported=sum(unsupported.values()),
-    )
-    return audit, rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,3 +217,7 @@ def _source(data: DataArguments) -> str:
 def _report_lines(which: str, report: BuildReport) -> list[str]:
     head = f"{which}: {report.num_used} of {report.num_rows} rows used"
     return [head, *(f"{which}: {line}" for line in report.lines())]
+
+
+def _audit_line(audit: TargetAudit) -> list[str]:
+    return [f"training: {audit.sentence} (--ungrounded {audit.choice})"] if audit.sentence else []

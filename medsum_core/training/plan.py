@@ -180,7 +180,7 @@ def _plan(
     config = config.with_resolved(lora_target_modules=list(size.targets))
     config = resolve_memory(config, base_config.model_type, device, size, asked=asked)
     renderer = build_renderer(tokenizer, **in_prompt)
-    check_prompt(renderer, is_new=checkpoint is None, tell=partial(print_main, accelerator=accelerator))
+    check_prompt(renderer, is_new=checkpoint is None, warn=partial(print_main, accelerator=accelerator))
     dataset = load_dataset(data, renderer, offline=model.offline)
     if not dataset.validation:  # for data sets of the hub this is known only now
         raise_all(no_validation_problems(config.train, config.output))

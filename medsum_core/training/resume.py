@@ -47,8 +47,8 @@ def save_run(run: Run, progress: Progress, *, final: bool) -> None:
     print_main(text, run.accelerator)
 
 
-def restore_run(run: Run, checkpoint: Checkpoint) -> Progress:
-    """Restore adapter, optimiser, scaler and random states; returns the progress from which to continue."""
+def restore_run(run: Run, checkpoint: Checkpoint) -> None:
+    """Restore adapter, optimiser, scaler and random states."""
     load_adapter_tensors(run.model, checkpoint.adapter_tensors)
     names = [name for name, _ in run.parameters]
     load_optimizer_state(run.optimizer, names, checkpoint.optimizer_tensors, checkpoint.optimizer_scalars)
@@ -57,7 +57,6 @@ def restore_run(run: Run, checkpoint: Checkpoint) -> Progress:
     restore_random_state(checkpoint, seed=run.config.train.seed, process=run.accelerator.process_index)
     run.resumed_at = run.windows_done(checkpoint.progress)
     _begin_course(run, checkpoint)
-    return checkpoint.progress
 
 
 def restore_random_state(checkpoint: Checkpoint, *, seed: int, process: int) -> None:

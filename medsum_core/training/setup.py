@@ -40,6 +40,7 @@ from medsum_core.model.lora import attach_lora, fit_to, trainable_parameters
 from medsum_core.model.recorded_files import BASE_FILES, base_files
 from medsum_core.training.agreement import differing_process, on_every_process
 from medsum_core.training.auto_settings import RESOLVED
+from medsum_core.training.best import resumed_best
 from medsum_core.training.distributed import print_main
 from medsum_core.training.family_check import check_family
 from medsum_core.training.loss import Objective, note_nll
@@ -223,7 +224,9 @@ def _restore(plan: Plan, run: Run) -> Progress:
         current = {**current, "base": base}
     notes = check_compatible(saved, current, allow_inexact=allow)
     notes += random_state_notes(plan.checkpoint, run.accelerator)
-    progress = restore_run(run, plan.checkpoint)
+    restore_run(run, plan.checkpoint)
+    progress, forgotten = resumed_best(run, plan.checkpoint)
+    notes += forgotten
     for note in [f"resuming after update {progress.step} of {run.num_windows}", *notes]:
         print_main(note, run.accelerator)
     return progress

@@ -28,6 +28,7 @@ from medsum_core.model.attention import document_attention
 from medsum_core.model.forward import evaluation_mode, head_softcap, head_weight
 from medsum_core.score.rouge import METRICS, score_rows
 from medsum_core.training.agreement import gather_json
+from medsum_core.training.best import judged_by
 from medsum_core.training.distributed import local_rows, print_main
 from medsum_core.training.loss import TORCH, note_token_nll
 from medsum_core.training.run import Run
@@ -104,7 +105,9 @@ def evaluate(run: Run, progress: Progress) -> tuple[Progress, bool]:
     run.write_metrics(progress, values)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
     print_main(f"update {progress.step}: {shown}", run.accelerator)
-    return judge(progress, values[train.metric_for_best_model], lower_is_better="loss" in train.metric_for_best_model)
+    metric = values[train.metric_for_best_model]
+    progress, best = judge(progress, metric, lower_is_better="loss" in train.metric_for_best_model)
+    return replace(progress, best_metric_of=judged_by(run.config)), best
 
 
 def generation_scores(

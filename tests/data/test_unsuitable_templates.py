@@ -121,7 +121,7 @@ def test_a_run_begun_by_an_earlier_version_continues_with_a_notice(
     renderer = planning.plan_run(parse_run([*argv, "--resume_from_checkpoint", "auto"])).renderer
     again = infer.prepare_writer(parse_options(["--run", str(run), *of_row])).renderer
     assert again.prompt_ids(section_parts("D: a", "CC")) == renderer.prompt_ids(section_parts("D: a", "CC"))
-    notice = "writes today's date, so that tomorrow's prompt would not be the one of today; this run began with such"
+    notice = "writes today's date, so that tomorrow's prompt would not be the one of today; this run was started"
     assert capsys.readouterr().err.count(notice) == 2  # one from planning the resumed run, one from infer
     with pytest.raises(InputError, match="a run has that of its training"):
         parse_options(["--run", str(run), *of_row, "--prompt_style", "plain"])

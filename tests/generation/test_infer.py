@@ -13,6 +13,7 @@ from support import section_parts, tiny_tokenizer
 from tuned_run import DIALOGUES
 
 import infer
+from medsum_core.config.infer_arguments import parse_options
 from medsum_core.data.prompt import build_renderer
 from medsum_core.errors import InputError
 from medsum_core.generation.generate import generate
@@ -87,6 +88,24 @@ def test_one_dialogue_streams_the_note_of_the_file(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(DIALOGUES[0][2].encode())))
     infer.main(["--run", str(run), "--dialogue_file", "-", "--section", "history of present illness"])
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        ("--input_file f --output_file o.csv --max_new_tokens 0", "--max_new_tokens must be at least 1"),
+        ("--input_file f --output_file o.csv --batch_size 0", "--batch_size and"),
+        ("--input_file f --output_file o.csv --num_beams 2 --length_penalty nan", "finite"),
+        ("--input_file f --output_file o.csv --num_beams 2 --length_penalty inf", "finite"),
+        ("--input_file f --output_file o.csv --length_penalty 0.6", "belongs to beam search"),
+        ("--dialogue_file f --section CC --output_file o.csv", "writes to the screen"),
+        ("--dialogue_file f --section CC --resume", "writes to the screen"),
+        ("--dialogue_file f --section CC --output_format mediqa", "writes to the screen"),
+    ],
+)
+def test_no_flag_is_dropped_without_a_word(flags: str, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        parse_options(["--run", "r", *flags.split()])
 
 
 def test_bad_input_is_one_message(run: Path, base: Path, dialogues: Path, tmp_path: Path) -> None:

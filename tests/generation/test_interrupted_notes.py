@@ -228,12 +228,20 @@ def test_short_writes_leave_no_incomplete_line(tmp_path: Path, monkeypatch: pyte
     assert earlier is not None and earlier.notes == notes
 
 
+@pytest.mark.parametrize("resume", [True, False])
 def test_a_part_file_that_cannot_be_read_is_not_changed(
-    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
     part = part_path(tmp_path / "notes.csv")
     part.write_text("kept")
     with monkeypatch.context() as disk, pytest.raises(InputError, match="Input/output error"):
         fail_to_read(disk, part, times=99)
-        write(run, dialogues, tmp_path / "notes.csv", "--resume")
+        write(run, dialogues, tmp_path / "notes.csv", *(["--resume"] if resume else []))
     assert part.read_text() == "kept"
+
+
+def test_a_part_file_of_nested_lists_is_not_what_a_call_leaves(tmp_path: Path) -> None:
+    part = tmp_path / "notes.csv.part.jsonl"
+    part.write_text("[" * 100_000 + "\n{}\n")
+    with pytest.raises(InputError, match="not what an interrupted call leaves"):
+        part_file.read_part(part)

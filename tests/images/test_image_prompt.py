@@ -11,9 +11,10 @@ from support import section_record, tiny_config
 from transformers import Gemma3Processor, PaliGemmaConfig
 
 from medsum_core.data.columns import Columns
-from medsum_core.data.image_tokens import BLANK_KEY, image_number, image_tokens, question_only
+from medsum_core.data.image_tokens import BLANK_KEY, image_number, image_tokens
 from medsum_core.data.masking import build_example, build_examples
 from medsum_core.data.prompt import PromptRenderer, build_renderer
+from medsum_core.data.question_only import question_only
 from medsum_core.data.records import Record
 from medsum_core.data.served_template import served_template
 from medsum_core.data.truncation import prompt_within
@@ -107,7 +108,7 @@ def test_images_are_refused_for_models_and_tasks_without_them() -> None:
         image_tokens(tiny_config("gemma3_text"), image_tokenizer())
     with pytest.raises(InputError, match=r"paligemma reads no images here; take a Gemma 3 .* google/medgemma-4b-it"):
         image_tokens(PaliGemmaConfig(), image_tokenizer())
-    with pytest.raises(InputError, match="was not told how the model holds them"):
+    with pytest.raises(InputError, match="pass build_renderer `images`"):
         build_renderer(image_tokenizer(), task=TASK)
     with pytest.raises(InputError, match="the task section shows no images"):
         Columns(image="images")

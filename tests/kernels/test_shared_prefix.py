@@ -113,6 +113,15 @@ def test_the_gradient_equals_that_of_whole_rows(
     assert relative(found, expected) <= 1e-5
 
 
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",)])
+def test_keys_and_values_of_the_first_layer_may_depend_on_no_adapter(targets: tuple[str, ...]) -> None:
+    settings, window = LoraSettings(r=16, dropout=0.0, target_modules=targets), with_prefix(make_window(4), 11)
+    model = tuned(tiny_model(), settings)
+    _, expected = reference_gradient(plain_peft(tiny_model(), model, settings), window)
+    _, found = gradient(model, window, pack_tokens=60)
+    assert relative(found, expected) <= 1e-5
+
+
 def test_the_prefix_is_computed_once_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
     model, plain = tuned(tiny_model()), accumulate.hidden_states

@@ -18,7 +18,7 @@ from windows import make_example, make_run, make_window, relative, tuned
 from medsum_core.data.collator import pack_rows
 from medsum_core.kernels import accumulate
 from medsum_core.kernels.cpu import workers
-from medsum_core.kernels.cpu.workers import GradientSum, Workers, share_out
+from medsum_core.kernels.cpu.workers import GradientSum, Workers, assign_micro_batches
 from medsum_core.kernels.layers import recompute_activations
 from medsum_core.model.lora import LoraSettings
 from train_loop import train_step
@@ -143,7 +143,7 @@ def test_each_micro_batch_has_one_worker_and_the_work_is_within_grahams_bound(
     rows: list[tuple[int, int]], num_workers: int
 ) -> None:
     batches = [pack_rows([make_example(*row, seed=seed)]) for seed, row in enumerate(rows)]
-    alone, shares = share_out(batches, num_workers, pack_tokens=0)
+    alone, shares = assign_micro_batches(batches, num_workers, pack_tokens=0)
     assert alone == []
     assert sorted(place for share in shares for place in share) == list(range(len(rows)))
     work = [workers._work(batch) for batch in batches]
@@ -163,21 +163,21 @@ def test_each_micro_batch_has_one_worker_and_the_work_is_within_grahams_bound(
 def test_micro_batches_are_exchanged_until_the_work_is_even() -> None:
     batches = [pack_rows([make_example(length, 1, seed=length)]) for length in (388, 288, 188, 188, 188)]
     assert [round(workers._work(batch)) for batch in batches] == [581, 458, 342, 342, 342]
-    _, shares = share_out(batches, 2, pack_tokens=0)  # heaviest first only: 581 + 342 and 458 + 342 + 342
+    _, shares = assign_micro_batches(batches, 2, pack_tokens=0)  # heaviest first only: 581 + 342 and 458 + 342 + 342
     assert [sorted(share) for share in shares] == [[0, 1], [2, 3, 4]]
 
 
 def test_the_two_heaviest_micro_batches_do_not_run_at_the_same_time() -> None:
     batches = [pack_rows([make_example(length, 1, seed=length)]) for length in (500, 490, 100, 90)]
-    assert share_out(batches, 2, pack_tokens=0) == ([], [[0, 3], [2, 1]])
-    assert share_out(batches, 1, pack_tokens=0) == ([], [[0, 1, 2, 3]])
+    assert assign_micro_batches(batches, 2, pack_tokens=0) == ([], [[0, 3], [2, 1]])
+    assert assign_micro_batches(batches, 1, pack_tokens=0) == ([], [[0, 1, 2, 3]])
 
 
 def test_a_row_longer_than_pack_tokens_runs_first_and_alone_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [pack_rows([make_example(length, 1, seed=length)]) for length in (600, 512, 500, 300)]
-    assert share_out(batches, 2, pack_tokens=512) == ([0, 1], [[2], [3]])  # of 601 and 513 tokens
-    assert share_out(batches, 1, pack_tokens=512) == ([], [[0, 1, 2, 3]])
-    assert share_out(batches[:1], 2, pack_tokens=512) == ([0], [[], []])
+    assert assign_micro_batches(batches, 2, pack_tokens=512) == ([0, 1], [[2], [3]])  # of 601 and 513 tokens
+    assert assign_micro_batches(batches, 1, pack_tokens=512) == ([], [[0, 1, 2, 3]])
+    assert assign_micro_batches(batches[:1], 2, pack_tokens=512) == ([0], [[], []])
 
     calls: list[tuple[int, str, int]] = []
     plain = accumulate.hidden_states

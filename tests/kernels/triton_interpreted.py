@@ -212,7 +212,7 @@ def test_every_use_of_a_mask_drops_the_same_elements(dtype: torch.dtype) -> None
     mask, drawn = keep(1500, 0.3, 9).view(30, 50).to(dtype), dropped(1500, 0.3, 9)
     expected = torch.addcmul(total, x, mask)
     assert torch.equal(drawn.without(x), x * mask)
-    drawn.add_rest_to(total, x.clone())
+    drawn.add_kept_to(total, x.clone())
     assert torch.equal(total, expected)
     assert drawn.zero_(x) is x and torch.equal(x == 0, mask == 0)
 

@@ -15,7 +15,7 @@ from family_table import EQUAL, HEAD, LIKEWISE, ROWS, SETTINGS, STOP, make_folde
 from packaging.version import Version
 from support import tiny_config, tiny_model
 from torch import nn
-from transformers import AutoModelForCausalLM, MistralForCausalLM
+from transformers import AutoModelForCausalLM, BltConfig, MistralForCausalLM
 
 import infer
 from medsum_core.config.arguments import LORA_PROJECTIONS
@@ -26,7 +26,7 @@ from medsum_core.kernels import choose
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter, save_adapter
 from medsum_core.model.attention import OWN_ATTENTION
 from medsum_core.model.base import load_base
-from medsum_core.model.families import CACHED_MODEL_TYPES, adapter_targets
+from medsum_core.model.families import CACHED_MODEL_TYPES, adapter_targets, attention_heads
 from medsum_core.model.lora import LoraSettings, attach_lora, fit_to, trainable_parameters
 from medsum_core.training.family_check import check_family
 from medsum_core.training.memory import measure_model
@@ -161,6 +161,12 @@ def test_saved_tensors_in_16_bits_take_about_half_of_those_in_fp32(name: str) ->
     )
     assert len(fp32) > 20
     assert 1.5 <= sum(fp32) / sum(bf16) <= 2.0
+
+
+def test_a_model_made_of_others_is_refused_by_name_before_its_memory_is_planned() -> None:
+    """`infer.py` asks for this on a GPU only, `train_loop.py` everywhere."""
+    with pytest.raises(InputError, match="blt names no number of layers"):
+        attention_heads(BltConfig())
 
 
 def test_a_family_that_cannot_run_on_the_meta_device_gets_the_rule_of_thumb() -> None:

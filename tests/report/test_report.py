@@ -29,7 +29,8 @@ from medsum_core.report.run_summary import RunSummary
 from medsum_core.report.tables import OMISSION_NOTE, fact_differences, fact_table, score_table
 from medsum_core.score.bootstrap import mean_difference, mean_estimate, rate_difference, rate_estimate
 from medsum_core.score.rouge import METRICS
-from medsum_core.training.dataset import DataFacts, TargetAudit
+from medsum_core.training.audit import TargetAudit
+from medsum_core.training.dataset import DataFacts
 from medsum_core.training.validation import generation_scores
 
 CANARY = "xylocanaryphone"
@@ -271,7 +272,8 @@ def test_the_report_accounts_for_every_row(tmp_path):
         "`t3` (note of 999 tokens; fits whole into `--max_length 1300`)",
         "an earlier row has (1, kept): `t4`",
         "(1, kept): `row-4`",
-        "3 of 20 facts (15.0 %), in 2 of 11 notes",
+        "3 of 20 checkable facts in the training notes (15.0 %)",
+        "in 2 of 11 notes: their tokens",
         "NF4 base, bf16 computation",
         "75 updates, no window skipped",
         "1 h 02 min",

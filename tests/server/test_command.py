@@ -32,8 +32,12 @@ DIALOGUE = "Doctor: What brings you in today?\nPatient: I have had a cough for t
         ("--run r --host 0.0.0.0 --token_file t", "--allowed_host"),
         ("--run r --host example.org", "--token_file"),
         ("--run r --batch_size 0", "--batch_size"),
+        ("--run r --max_new_tokens 0", "--max_new_tokens"),
+        ("--run r --num_beams 2 --length_penalty nan", "--length_penalty"),
+        ("--run r --length_penalty 2", "--num_beams"),
         ("--run r --max_waiting 3", "--max_waiting"),
         ("--run r --stop_seconds -1", "--stop_seconds"),
+        ("--run r --stop_seconds nan", "--stop_seconds"),
         ("--run r --prot 80", "--prot"),
     ],
 )

@@ -60,6 +60,8 @@ def test_the_built_in_tasks_are_the_files_of_their_folder() -> None:
         assert find_task(name).name == name
     with pytest.raises(InputError, match=r"--task poem: no such task; known are findings, .*, or FILE.yaml"):
         find_task("poem")
+    with pytest.raises(InputError, match="not JSON"):
+        find_task("{poem")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,6 +103,16 @@ def test_the_worked_example_is_read() -> None:
 )
 def test_a_wrong_task_file_is_refused_by_key(tmp_path: Path, text: str, message: str) -> None:
     assert message in refusal(tmp_path, text)
+
+
+@pytest.mark.parametrize("names", [("history", "past_history"), ("past_history", "history")])
+def test_the_name_of_a_part_may_end_as_another_does(tmp_path: Path, names: tuple[str, str]) -> None:
+    parts = "\n".join(f'  - {{name: {name}, label: "{name}:", columns: {name}}}' for name in names)
+    task = read_task_file(own(tmp_path, f"instruction: Plan.\nparts:\n{parts}\nanswer: {{label: Out, columns: out}}\n"))
+    renderer = build_renderer(tiny_tokenizer(), task=task, style="plain")
+    prompt = renderer.decode(renderer.prompt_ids({"history": "cough", "past_history": "asthma"}))
+    first, second = ("cough", "asthma") if names[0] == "history" else ("asthma", "cough")
+    assert prompt == f"Plan.\n\n{names[0]}:\n{first}\n\n{names[1]}:\n{second}\n\nOut"
 
 
 def test_all_faults_of_a_task_file_are_in_one_message_with_those_of_the_flags(tmp_path: Path) -> None:

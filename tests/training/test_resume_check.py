@@ -228,7 +228,7 @@ def test_an_earlier_versions_record_is_read_under_todays_names(tmp_path: Path) -
     now["settings"] = found["settings"]
     now["environment"]["number of processes"] = 2
     assert check_compatible(found, now, allow_inexact=False) == []
-    with pytest.raises(InputError, match="earlier version tells no more: keep --dequantize and --kernels"):
+    with pytest.raises(InputError, match="earlier version records no more: keep --dequantize and --kernels"):
         check_compatible(found, now | {"base": "other"}, allow_inexact=True)
     with pytest.raises(InputError, match="does not record settings, train_data"):
         saved_record(load_checkpoint(save(tmp_path, 2)))

@@ -89,15 +89,16 @@ def test_an_ascii_terminal_makes_no_command_fail(
     assert terminal.text
 
 
-@pytest.mark.parametrize("data", [b"Doctor: M\xfcde?", b"\xff\xfe"])
+@pytest.mark.parametrize(("data", "encoding"), [(b"Doctor: M\xfcde?", "Latin-1"), (b"\xff\xfeD\0", "UTF-16")])
 def test_standard_input_that_is_not_utf8_is_refused(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: bytes
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: bytes, encoding: str
 ) -> None:
     """With the C locale Python would pass such bytes on as lone surrogates, which tokenizers refuse."""
     stdin = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
     monkeypatch.setattr(sys, "stdin", stdin)
     assert run_as_script(lambda: infer.main(["--run", str(run), "--dialogue_file", "-", "--section", "CC"])) == 2
-    assert "not UTF-8 text" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "not UTF-8" in said and encoding in said and said.endswith("save the file as UTF-8\n")
 
 
 def test_a_pipe_as_a_dialogue_is_refused_at_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medsum_core.data.dirt import describe_dirt
+from medsum_core.data.artefacts import describe_artefacts
 from medsum_core.data.records import read_source
 from medsum_core.data.rows import Row
 
@@ -47,7 +47,7 @@ def test_each_artefact_is_reported_by_row_and_part_without_the_text(text: str, p
     other = "note" if part == "dialogue" else "dialogue"
     cells = [{part: "clean", other: "clean"}, {part: text, other: "clean"}]
     rows = [Row(number=number, line=0, cells=cell, not_text={}) for number, cell in enumerate(cells, start=1)]
-    (line,) = describe_dirt(rows, {"dialogue": "dialogue", "note": "note", "id": "x"})
+    (line,) = describe_artefacts(rows, {"dialogue": "dialogue", "note": "note", "id": "x"})
     assert line.startswith(f"{part}s of 1 rows ") and DIRTY[text] in line and line.endswith("row 2; left as they are")
     assert CANARY not in line
 
@@ -55,12 +55,12 @@ def test_each_artefact_is_reported_by_row_and_part_without_the_text(text: str, p
 @pytest.mark.parametrize("text", CLEAN)
 def test_clean_text_is_not_reported(text: str) -> None:
     row = Row(number=1, line=2, cells={"d": text, "n": text}, not_text={})
-    assert describe_dirt([row], {"dialogue": "d", "note": "n"}) == []
+    assert describe_artefacts([row], {"dialogue": "d", "note": "n"}) == []
 
 
 def test_values_that_were_not_strings_are_not_reported() -> None:
     row = Row(number=1, line=2, cells={"d": '["Doctor: hi"]'}, not_text={"d": "list"})
-    assert describe_dirt([row], {"dialogue": "d"}) == []
+    assert describe_artefacts([row], {"dialogue": "d"}) == []
 
 
 def test_rows_are_counted_and_their_text_is_unchanged(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""What exports leave in cells: counted and named by row, and left as it is.
+"""Artefacts of exports in cells (HTML tags, mojibake, "nan"): counted and named by row, never changed.
 
-Nothing here is repaired: whether `<br>` is a line break or text is the owner's to say, and a run over a file must not
-change because this list of suspects grew. The names of the kinds are the only text that a message holds.
+Nothing is repaired: only the file's owner knows whether `<br>` is a line break or text, and results of a run must not
+change because this list has grown. Messages name the kind of artefact, never the cell's text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _holds(pattern: str) -> Callable[[str], bool]:
 
 
 def _is_mojibake(text: str) -> bool:
-    """Whether a piece is UTF-8 that was read as Windows-1252: the two encodings undo each other."""
+    """Whether a piece of the text, encoded as Windows-1252, is valid UTF-8: it was decoded with the wrong encoding."""
     for piece in MOJIBAKE.findall(text):
         for length in (2, 3, 4):
             try:
@@ -53,11 +53,11 @@ WHOLE_CELL: tuple[tuple[str, Callable[[str], bool]], ...] = (
 )
 
 
-def describe_dirt(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]:
-    """A line for each kind of dirt in the dialogues and notes of these rows; none for clean ones.
+def describe_artefacts(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]:
+    """A line for each kind of artefact in the dialogues and notes of these rows.
 
-    `names`: the columns of dialogue and note, by part of a record. Says how many rows have it, which (the first five)
-    and in which part.
+    `names`: the columns of dialogue and note, by part of a record. A line says how many rows have it, which (the first
+    five) and in which part.
     """
     columns = {part: names[part] for part in ("dialogue", "note") if part in names}
     kinds = [(f"hold {what}", test) for what, test in KINDS] + [(f"are {what}", test) for what, test in WHOLE_CELL]
@@ -65,9 +65,9 @@ def describe_dirt(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]:
     for what, test in kinds:
         found = {part: _rows_with(test, rows, column) for part, column in columns.items()}
         lines += [
-            f"{part}s of {len(dirty)} rows {what}: {name_rows(dirty)}; left as they are"
-            for part, dirty in found.items()
-            if dirty
+            f"{part}s of {len(affected)} rows {what}: {name_rows(affected)}; left as they are"
+            for part, affected in found.items()
+            if affected
         ]
     return lines
 
