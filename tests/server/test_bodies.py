@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from fake_server import DIALOGUE, MODEL, FakeServer, fake_server
-from image_models import random_picture
+from image_models import random_image
 from image_server import chat_body, data_url
 from starlette.testclient import TestClient
 
@@ -29,7 +29,7 @@ def of_pictures() -> FakeServer:
 @pytest.fixture(scope="module")
 def picture() -> bytes:
     file = io.BytesIO()
-    random_picture(0).save(file, "PNG")
+    random_image(0).save(file, "PNG")
     return file.getvalue()
 
 
