@@ -98,11 +98,11 @@ def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
     facts = []
     for mention in stated:
         for start, end, verdict, turn in judge(mention, scan, talk, claims):
-            if verdict in UNSUPPORTED and goes_without_saying(mention, scan, talk):
+            if verdict in UNSUPPORTED and goes_without_saying(mention, talk):
                 verdict, turn = "supported", 0
             facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
-    for place, is_supported, said in judge_ends(ends, talk.ends):
-        verdict, turn = ("supported", talk.turn(said.start)) if is_supported else ("contradicted", None)
+    for place, said in judge_ends(ends, talk.ends):
+        verdict, turn = ("contradicted", None) if said is None else ("supported", talk.turn(said.start))
         facts.append(Fact(start=place.start, end=place.end, kind="laterality", verdict=verdict, turn=turn))
     return facts
 
