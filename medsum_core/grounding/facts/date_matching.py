@@ -108,8 +108,7 @@ def date_finding(fact: Mention, calendar: Calendar) -> tuple[Finding, Mention | 
     """
     if "decade" in fact.marks:
         return _decade_finding(fact, calendar)
-    partial = None
-    contradicted = False
+    found: tuple[Finding, Mention | None] = "not_found", None
     for year, month, day in fact.dates:
         place = _month_and_day(month, day, calendar)
         if month is None and year is not None:
@@ -119,28 +118,26 @@ def date_finding(fact: Mention, calendar: Calendar) -> tuple[Finding, Mention | 
         others = _years_said(month, day, calendar)
         if year is None or year in others or (not others and year in calendar.years):
             return "supported", place
-        contradicted = contradicted or bool(others)
-        partial = partial or place
-    if contradicted:
-        return "contradicted", None
-    return ("year_not_found", partial) if partial is not None else ("not_found", None)
+        if others:
+            found = "contradicted", None
+        elif found[0] == "not_found":
+            found = "year_not_found", place
+    return found
 
 
 def _month_and_day(month: int | None, day: int | None, calendar: Calendar) -> Mention | None:
     if month is None:
         return None
-    if day is None:
-        return calendar.months.get(month)
-    found = calendar.month_days.get((month, day))
-    return found if found is not None else (calendar.days.get(day) if month in calendar.months else None)
+    apart = calendar.days.get(day or 0) if month in calendar.months else None  # "in March, on the twenty third"
+    return calendar.months.get(month) if day is None else calendar.month_days.get((month, day), apart)
 
 
 def _years_said(month: int | None, day: int | None, calendar: Calendar) -> set[int]:
     """The years that the dialogue gives this month and day (or month); empty when it gives them none."""
     said = calendar.years_of.get((month, day if month is not None else None), set())
     years = {year for year in said if year is not None}
-    bare = month is not None and None in said
-    return set(calendar.years) | years if month is None or (bare and calendar.years) else years
+    is_open = month is None or None in said
+    return years | set(calendar.years) if is_open else years
 
 
 def _decade_finding(fact: Mention, calendar: Calendar) -> tuple[Finding, Mention | None]:
