@@ -174,9 +174,12 @@ def _after_age_word(scan: Scan, i: int) -> bool:
 
 def _bare_age(scan: Scan, number: Number) -> Reading | None:
     """ "age 34", "67 y/o", "67yo", "in his 60s"; not the two of "died at age 53, 2 brothers are well"."""
-    j = number.last
-    last = j + 1 if scan.word(j) == "yo" else j + 3 * (scan.words(j, j + 3) in (["y", "/", "o"], ["y", ".", "o"]))
-    if last == j:
+    j = last = number.last
+    if scan.word(j) == "yo":
+        last = j + 1
+    elif scan.words(j, j + 3) in (["y", "/", "o"], ["y", ".", "o"]):
+        last = j + 3
+    else:
         in_decade = number.decade and scan.word(number.first - 1) in POSSESSIVES
         if not (in_decade or _after_age_word(scan, number.first)) or counted_noun(scan, j, small=False):
             return None
