@@ -120,13 +120,13 @@ class KVCache:
         )
 
     def reorder_beams(self, parents_RK: Tensor) -> None:
-        """Beam k of note r goes on from what beam `parents_RK[r, k]` has written."""
+        """Beam k of note r continues beam `parents_RK[r, k]`."""
         visible_RKC = self.visible_SKC[: len(parents_RK)]
         index_RKC = parents_RK[:, :, None].expand_as(visible_RKC)
         self.visible_SKC[: len(parents_RK)] = visible_RKC.gather(1, index_RKC)
 
     def go_back(self, slot: int, num_prompt_tokens: int, beams_KT: Sequence[Sequence[int]]) -> None:
-        """Forget what a note's beams wrote but T tokens, the newest of which the next forward pass adds once more.
+        """Remove all tokens of a note's beams but the first T, the last of which the next forward pass computes again.
 
         `beams_KT`: see `Trail`. Without any token, the newest is the prompt's last one.
         """
