@@ -29,7 +29,7 @@ from medsum_core.config.validation import path_problems, setting_problems
 from medsum_core.errors import InputError, raise_all
 from medsum_core.tasks.find import DEFAULT_TASK, task_text
 
-# A preset tunes these to the data that it names: other data gets the defaults.
+# Settings that a preset adjusts to its own data: with other data they get the defaults.
 SAMPLE_SETTINGS = ("learning_rate", "max_new_tokens")
 DATA_SOURCES = ("train_file", "validation_file", "dataset_name", *SPLIT_SETTINGS)
 FILES_OF_ROWS = ("train_file", "validation_file")  # each a single path, not a list, in runs of earlier versions
