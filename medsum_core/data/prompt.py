@@ -241,16 +241,19 @@ def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
-def _slot(part: Part) -> str:
-    """The placeholder of a part while the chat template is rendered; mixed case reveals templates that change case."""
-    return f"{part.name.title().replace('_', '')}Slot"
+def _slot(task: Task, part: Part) -> str:
+    """The placeholder of a part while the chat template is rendered; mixed case reveals templates that change case.
+
+    By number, since one placeholder must not contain another: parts may be named `history` and `past_history`.
+    """
+    return f"Slot{task.parts.index(part)}Text"
 
 
 def _content(task: Task) -> str:
     """The user's message of a task, with a slot for each part."""
-    images = "".join(_slot(part) for part in task.parts if part.form == "images")
+    images = "".join(_slot(task, part) for part in task.parts if part.form == "images")
     others = [part for part in task.parts if part.form != "images"]
-    parts = (f"{part.label}{' ' if part.form == 'line' else NEWLINE}{_slot(part)}" for part in others)
+    parts = (f"{part.label}{' ' if part.form == 'line' else NEWLINE}{_slot(task, part)}" for part in others)
     return "\n\n".join([images + task.instruction, *parts])
 
 
@@ -273,8 +276,9 @@ def _split_at_slots(text: str, task: Task) -> list[str]:
     """The text before each part, and after the last; the space before a part on a line is tokenized with the part."""
     pieces = []
     for part in task.parts:
-        before, slot, text = text.partition(f" {_slot(part)}" if part.form == "line" else _slot(part))
-        if not slot or _slot(part) in text:
+        name = _slot(task, part)
+        before, slot, text = text.partition(f" {name}" if part.form == "line" else name)
+        if not slot or name in text:
             raise InputError(
                 "this model's chat template changes or repeats the user's message: use --prompt_style plain"
             )

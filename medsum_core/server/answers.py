@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from medsum_core.server.audit import AuditLog, known_section, text_sha256
+from medsum_core.server.fields import parse_json, read_body
 from medsum_core.server.job import Ended, Job
 from medsum_core.server.limits import Limits
 from medsum_core.server.refusal import Refusal, internal_error
@@ -31,6 +32,11 @@ class Context:
     service: Service
     audit: AuditLog
     limits: Limits
+
+    async def read(self, request: Request, read: Callable[[object], Value]) -> Value:
+        """What `read` makes of the value of the body, which is JSON. Raises Refusal as `read_body` and `read` do."""
+        body = await read_body(request, self.limits)
+        return await self.service.in_reader(lambda: read(parse_json(body)))
 
     async def record(self, request: Request, event: str, *, id: str, **facts: Any) -> None:
         """`AuditLog.record` in a thread, for whoever sent the request."""

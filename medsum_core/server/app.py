@@ -47,11 +47,15 @@ def app(service: Service, *, access: Access, audit: AuditLog, votes: Votes | Non
         *(Route(path, _file(PAGE / path.strip("/")), methods=["GET"]) for path in pages),
         Route("/", _file(PAGE / "index.html"), methods=["GET"]),
     ]
-    return Starlette(
+    application = Starlette(
         routes=routes,
         middleware=[Middleware(partial(counted, paths=_paths(routes))), Middleware(guard)],
         exception_handlers={HTTPException: _http_error},
     )
+    # A path with one slash too many would be answered with an address in plain HTTP, also behind TLS, and a client
+    # that follows sends its dialogue there.
+    application.router.redirect_slashes = False
+    return application
 
 
 def _api_routes(context: Context, *, compares: bool) -> list[Route]:

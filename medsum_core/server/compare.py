@@ -11,6 +11,7 @@ import secrets
 import uuid
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -19,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from medsum_core.generation.requests import NoteRequest
 from medsum_core.server.answers import Context, unless_gone
 from medsum_core.server.audit import AppendedLines, known_section, text_sha256
-from medsum_core.server.fields import Fields, read_json
+from medsum_core.server.fields import Fields
 from medsum_core.server.refusal import Refusal
 from medsum_core.server.security import WHO
 from medsum_core.server.service import LONGEST_NAME, Order
@@ -99,7 +100,7 @@ class CompareRoutes:
     async def pair(self, request: Request) -> Response:
         """POST /compare/pair: two notes, `a` and `b`."""
         limits, service = self._context.limits, self._context.service
-        fields = Fields(await read_json(request, limits), known=("dialogue", "section"))
+        fields = await self._context.read(request, partial(Fields, known=("dialogue", "section")))
         sections = [fields.text("section", longest=LONGEST_NAME)] if fields.has("section") else []
         dialogue = fields.text("dialogue", longest=limits.max_dialogue_characters)
         order = await service.order(dialogue, sections, {})
@@ -116,7 +117,7 @@ class CompareRoutes:
 
     async def vote(self, request: Request) -> Response:
         """POST /compare/vote."""
-        fields = Fields(await read_json(request, self._context.limits), known=("pair_id", "vote"))
+        fields = await self._context.read(request, partial(Fields, known=("pair_id", "vote")))
         letter, id = fields.option("vote", ("a", "b", "tie")), fields.text("pair_id", longest=100)
         self._votes.vote(id, letter, who=str(request.scope[WHO]))
         return Response(status_code=204)

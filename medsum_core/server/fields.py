@@ -127,15 +127,19 @@ def whole_number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-async def read_json(request: Request, limits: Limits) -> object:
-    """The body as JSON. Raises Refusal: 415 for another type, 413 and 408 beyond the limits, 400 for no JSON."""
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The body, said to be JSON. Raises Refusal: 415 for another type, 413 and 408 beyond the limits."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, "not_json", "the body must be JSON, with Content-Type: application/json")
     try:
-        body = await asyncio.wait_for(_read(request, limits.max_body_bytes), limits.body_seconds)
+        return await asyncio.wait_for(_read(request, limits.max_body_bytes), limits.body_seconds)
     except asyncio.TimeoutError:
         message = f"the body did not arrive within {limits.body_seconds:g} s"
         raise Refusal(408, "too_slow", message, headers={"Connection": "close"}) from None
+
+
+def parse_json(body: bytes) -> object:
+    """The value of a body. Raises Refusal (400) for no JSON."""
     try:
         return json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):

@@ -38,7 +38,10 @@ def read_content(message: Fields, limits: Limits) -> tuple[str, tuple[bytes, ...
         if kind == "text":
             texts.append(part.text("text", longest=limits.max_dialogue_characters))
         else:
-            url = part.inner("image_url", known=("url",)).text("url", longest=limits.max_body_bytes)
+            picture = part.inner("image_url", known=("url", "detail"))
+            if picture.has("detail"):
+                picture.option("detail", ("auto",))  # every picture is read in one way
+            url = picture.text("url", longest=limits.max_body_bytes)
             images.append(_bytes_of(url, f"{where}.image_url.url"))
     if len(texts) != 1:
         raise bad_request("messages[0].content: expected one part of text, and a part for each image")

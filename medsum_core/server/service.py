@@ -84,6 +84,7 @@ class Service:
         self.limits = limits
         self.metrics = Metrics(engine)
         self._threads = ThreadPoolExecutor(CHECKING_THREADS, thread_name_prefix="check")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
 
     @property
     def section_field(self) -> str | None:
@@ -180,15 +181,19 @@ class Service:
 
     async def in_thread(self, function: Callable[[], Value]) -> Value:
         """What the function returns, computed beside the event loop."""
-        work = [function]
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work.pop()())
-        finally:
-            work.clear()  # the queue keeps what was cancelled until a thread is free: not its images too
+        return await _in(self._threads, function)
+
+    async def in_reader(self, function: Callable[[], Value]) -> Value:
+        """`in_thread` for reading a body, which holds Python's lock for 0.1 s when it has images: one at a time.
+
+        It does not wait for checks, which take seconds.
+        """
+        return await _in(self._reader, function)
 
     def close(self) -> None:
         """End the threads; a check that runs is waited for."""
-        self._threads.shutdown(cancel_futures=True)
+        for threads in (self._threads, self._reader):
+            threads.shutdown(cancel_futures=True)
 
     def _section_names(self, sections: Sequence[str]) -> tuple[str, ...]:
         task = self.served.renderer.task
@@ -248,3 +253,11 @@ class Service:
         if field is None:
             return [whole]
         return [Record(id="1", parts={**whole.parts, field: name}, source=task.source) for name in sections]
+
+
+async def _in(threads: ThreadPoolExecutor, function: Callable[[], Value]) -> Value:
+    work = [function]
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, lambda: work.pop()())
+    finally:
+        work.clear()  # the queue keeps what was cancelled until a thread is free: not its images too

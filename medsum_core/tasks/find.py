@@ -29,7 +29,11 @@ def task_names() -> list[str]:
 def find_task(task: str) -> Task:
     """The built-in task of that name, or the one that `task_text` wrote. Raises InputError for any other."""
     if task.startswith("{"):
-        return _read(json.loads(task), where="the task of the run")
+        try:
+            values = json.loads(task)
+        except (ValueError, RecursionError):
+            raise InputError("--task: begins as the text that a run keeps of a task, but is not JSON") from None
+        return _read(values, where="the task of the run")
     if task not in task_names():
         raise InputError(f"--task {task}: no such task; known are {', '.join(task_names())}, or FILE.yaml")
     found: Task = importlib.import_module(f"medsum_core.tasks.built_in.{task.replace('-', '_')}").TASK

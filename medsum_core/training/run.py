@@ -155,14 +155,16 @@ class Run:
     def _is_due(self, strategy: str, every: int | None, progress: Progress, *, last: bool) -> bool:
         """Whether an evaluation or a save is due by epoch or by steps; never at the window that was just resumed from.
 
-        With every strategy but `no` it is due after the last update too.
+        With every strategy but `no` it is due after the last update too. By steps, a skipped window makes nothing due:
+        the weights are unchanged since they were last evaluated and saved.
         """
         done = self.windows_done(progress)
         if strategy == "no" or done == 0 or done == self.resumed_at:
             return False
         if strategy == "epoch":
             return last or progress.window == 0
-        return last or (every is not None and progress.step % every == 0)
+        updated = progress.windows_in_a_row_skipped == 0
+        return last or (every is not None and updated and progress.step % every == 0)
 
     def log_step(self, progress: Progress, stats: StepStats, learning_rate: float) -> Progress:
         """Log a line every `--logging_steps` updates, with the mean loss a target since the last line.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from functools import cache
 from typing import Any
 
 import pytest
@@ -47,11 +48,10 @@ def log_prob(model: Any, prompt: list[int], tokens: list[int]) -> float:
     return float(sum(log_probs[len(prompt) - 1 + place, token] for place, token in enumerate(tokens)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(13))
-def test_batched_is_single_is_transformers(kind: str, seed: int) -> None:
-    """52 random models; greedy, 2 and 4 beams with changing penalties; batches smaller than the number of notes."""
-    model, prompts, chance = small_model(kind, seed), some_prompts(seed, 3), random.Random(seed)
+@cache
+def expected_notes(kind: str, seed: int) -> list[tuple[dict[str, Any], list[Generation]]]:
+    """Settings of greedy, 2 and 4 beams with changing penalties, and the notes of transformers: for either decoder."""
+    model, chance, found = small_model(kind, seed), random.Random(seed), []
     for num_beams in (1, 2, 4):
         settings: dict[str, Any] = {"max_new_tokens": 8, "num_beams": num_beams}
         if num_beams > 1:
@@ -59,14 +59,23 @@ def test_batched_is_single_is_transformers(kind: str, seed: int) -> None:
                 "length_penalty": chance.choice([0.0, 0.6, 1.0, 2.0]),
                 "early_stopping": chance.choice([False, True, "never"]),
             }
+        found.append((settings, [reference(model, prompt, **settings) for prompt in some_prompts(seed, 3)]))
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(13))
+def test_batched_is_single_is_transformers(kind: str, seed: int) -> None:
+    """52 random models; batches smaller than the number of notes."""
+    model, prompts = small_model(kind, seed), some_prompts(seed, 3)
+    for settings, notes in expected_notes(kind, seed):
         batched = generate(model, prompts, stop_token_ids=STOPS, batch_size=2, **settings)
-        for prompt, note in zip(prompts, batched, strict=True):
+        for prompt, note, expected in zip(prompts, batched, notes, strict=True):
             (single,) = generate(model, [prompt], stop_token_ids=STOPS, **settings)
-            expected = reference(model, prompt, **settings)
             assert note.token_ids == single.token_ids == expected.token_ids
             assert note.hit_limit == single.hit_limit == expected.hit_limit
             assert note.score == pytest.approx(single.score, abs=1e-4)
-            if num_beams > 1:
+            if settings["num_beams"] > 1:
                 assert note.score == pytest.approx(expected.score, abs=1e-4)
 
 

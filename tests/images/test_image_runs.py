@@ -1,4 +1,4 @@
-"""Whole runs that show images: resumed to the byte, notes from a file, merged, and nothing of images in a run on text."""
+"""Whole runs with images: resumed to the byte, answers to a file, merged; and a run on text imports nothing for images."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def written(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_resumed_run_is_the_unbroken_one_to_the_byte(inputs: Path, run: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
+def test_a_resumed_image_run_ends_in_the_bytes_of_an_uninterrupted_one(inputs: Path, run: Path, tmp_path: Path) -> None:
+    interrupted = tmp_path / "interrupted"
     saved = ("--save_strategy", "steps", "--save_steps", "1", "--report_rows", "0")
-    assert exit_code(image_flags(inputs, broken, *saved, "--max_steps", "1")) == 0
+    assert exit_code(image_flags(inputs, interrupted, *saved, "--max_steps", "1")) == 0
     again = ("--resume_from_checkpoint", "auto", "--max_steps", "3")
-    assert exit_code(image_flags(inputs, broken, *saved, *again)) == 0
+    assert exit_code(image_flags(inputs, interrupted, *saved, *again)) == 0
     assert (
-        contents(broken / "adapter")["adapter_model.safetensors"]
+        contents(interrupted / "adapter")["adapter_model.safetensors"]
         == (run / "adapter" / "adapter_model.safetensors").read_bytes()
     )
-    assert [line["loss"] for line in metrics(broken) if "loss" in line] == [
+    assert [line["loss"] for line in metrics(interrupted) if "loss" in line] == [
         line["loss"] for line in metrics(run) if "loss" in line
     ]
 
@@ -72,13 +72,13 @@ def test_other_pixels_under_the_same_name_are_refused_on_resume(
     assert "training rows" in capsys.readouterr().err
 
 
-def test_the_report_says_plainly_whether_the_model_looks(run: Path) -> None:
+def test_the_report_says_whether_the_model_uses_its_images(run: Path) -> None:
     report = (run / "report.md").read_text()
     assert "**The tuned model does no better than blind** (question only, images shuffled, images blank)" in report
     assert len(re.findall(r"^\| tuned, (?:question only|images shuffled|images blank) \|", report, re.M)) == 3
 
 
-def test_notes_of_a_file_and_their_scores(inputs: Path, run: Path, tmp_path: Path) -> None:
+def test_answers_of_a_file_are_written_and_scored(inputs: Path, run: Path, tmp_path: Path) -> None:
     out, figures = tmp_path / "out.csv", tmp_path / "scores.json"
     infer.main(["--run", str(run), "--input_file", str(inputs / "valid.csv"), "--output_file", str(out), "--offline"])
     assert [row["id"] for row in written(out)] == ["q10", "q11", "q12", "q13"]
@@ -98,7 +98,7 @@ def test_notes_of_a_file_and_their_scores(inputs: Path, run: Path, tmp_path: Pat
     assert '"open_f1_count": 2' in figures.read_text()
 
 
-def test_a_row_whose_image_cannot_be_read_is_named_and_the_others_go_on(
+def test_a_row_whose_image_cannot_be_read_is_set_aside_and_the_others_are_used(
     inputs: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = (inputs / "img" / "p0.png").read_bytes()
@@ -112,20 +112,20 @@ def test_a_row_whose_image_cannot_be_read_is_named_and_the_others_go_on(
     flags = image_flags(inputs, tmp_path / "run", "--dry_run", "true")
     flags[flags.index("--train_file") + 1] = str(file)
     assert exit_code(flags) == 0
-    said = capsys.readouterr()
-    told = said.err + said.out
-    assert "row id gone is set aside: its image can't be read (No such file or directory)" in told
-    assert "row id cut is set aside: its image 2 of 2 is truncated" in told
-    assert "row id gif is set aside: its image is neither JPEG, PNG nor DICOM" in told
-    assert "row id none is set aside: it names no image" in told
-    assert "1 of 1 rows used" in told
-    assert "Jane" not in told
+    captured = capsys.readouterr()
+    printed = captured.err + captured.out
+    assert "row id gone is set aside: its image can't be read (No such file or directory)" in printed
+    assert "row id cut is set aside: its image 2 of 2 is truncated" in printed
+    assert "row id gif is set aside: its image is neither JPEG, PNG nor DICOM" in printed
+    assert "row id none is set aside: it names no image" in printed
+    assert "1 of 1 rows used" in printed
+    assert "Jane" not in printed
     out = tmp_path / "out.csv"
     infer.main(["--run", str(run), "--input_file", str(file), "--output_file", str(out), "--offline"])
     assert [bool(row["set_aside"]) for row in written(out)] == [True, True, True, True, False]
 
 
-def test_the_merged_model_opens_in_plain_transformers_with_its_tower(inputs: Path, run: Path, tmp_path: Path) -> None:
+def test_the_merged_model_loads_in_plain_transformers_with_its_tower(inputs: Path, run: Path, tmp_path: Path) -> None:
     merge(["--run", str(run), "--output_dir", str(tmp_path / "merged"), "--num_prompts", "2", "--offline"])
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
     assert isinstance(merged, Gemma3ForConditionalGeneration)
@@ -140,7 +140,7 @@ def test_the_merged_model_opens_in_plain_transformers_with_its_tower(inputs: Pat
     assert (tmp_path / "merged" / "preprocessor_config.json").exists()
 
 
-def test_preview_shows_where_images_stand(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_preview_marks_the_positions_of_images(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     preview(
         ["--train_file", str(inputs / "train.csv"), "--task", "vqa-rad", "--model_name_or_path", str(inputs / "model")]
     )

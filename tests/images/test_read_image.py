@@ -1,10 +1,11 @@
-"""Images as people have them, whole and damaged; and the files that keep what the tower made of them."""
+"""Image files, whole and damaged, and the files in which their features are cached."""
 
 from __future__ import annotations
 
 import io
 import stat
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -48,12 +49,12 @@ def refusal(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "LA"])
-def test_pictures_of_any_mode_become_rgb(mode: str) -> None:
+def test_images_of_any_mode_become_rgb(mode: str) -> None:
     assert decode(encoded(random_image(1).convert(mode))).mode == "RGB"
     assert np.array_equal(np.asarray(decode(encoded(random_image(1)))), np.asarray(random_image(1)))
 
 
-def test_greys_of_sixteen_bits_keep_their_upper_eight() -> None:
+def test_16_bit_greys_keep_their_upper_8_bits() -> None:
     values = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
     read = np.asarray(decode(encoded(Image.fromarray(values))))
     assert np.array_equal(read[..., 0], values >> 8)
@@ -62,25 +63,25 @@ def test_greys_of_sixteen_bits_keep_their_upper_eight() -> None:
 def test_a_photograph_is_turned_upright() -> None:
     image = Image.new("RGB", (20, 10))
     exif = image.getexif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     assert decode(encoded(image, "JPEG", exif=exif)).size == (10, 20)
 
 
-def test_a_header_that_pillow_can_not_write_again_is_damage() -> None:
-    """A camera's make as a fraction: turning the image upright raises AttributeError, of all things."""
+def test_exif_data_that_pillow_cannot_write_is_damage() -> None:
+    """A camera's make that is a fraction makes Pillow raise AttributeError when it turns the image upright."""
     entries = struct.pack("<HHHII", 2, 0x010F, 5, 1, 38) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + entries + struct.pack("<III", 0, 1, 2)
     assert refusal(encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif)) == "is damaged (AttributeError)"
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
-def test_a_truncated_picture_is_called_so_wherever_it_ends(format: str) -> None:
+def test_a_truncated_image_is_refused_as_such_wherever_it_ends(format: str) -> None:
     whole = encoded(random_image(2, side=64), format)
     for share in (0.3, 0.6, 0.9):
         assert refusal(whole[: int(share * len(whole))]) == "is truncated"
 
 
-def test_bombs_other_types_and_damage_are_told_apart() -> None:
+def test_too_many_pixels_other_formats_and_damage_have_different_messages() -> None:
     assert f"more than {MAX_PIXELS:,}" in refusal(png_that_claims(30_000, 3_000))
     assert f"more than {MAX_PIXELS:,}" in refusal(png_that_claims(2**31 - 1, 2**31 - 1))
     for data in (encoded(Image.new("RGB", (9, 9)), "GIF"), encoded(Image.new("RGB", (9, 9)), "TIFF"), b"", b"text"):
@@ -91,15 +92,15 @@ def test_bombs_other_types_and_damage_are_told_apart() -> None:
 
 
 def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_unpacked() -> None:
-    """Each takes the time of all pixels and 50 bytes of the file: half an hour in a body that the server takes."""
+    """A scan takes 50 bytes of the file and a pass over all pixels: a request of allowed size could take half an hour."""
     whole = encoded(random_image(4, side=64), "JPEG", progressive=True)
     last, end = whole.rindex(b"\xff\xda"), whole.rindex(b"\xff\xd9")
     assert decode(whole[:end] + 80 * whole[last:end] + whole[end:]).size == (64, 64)
     assert refusal(whole[:end] + 100 * whole[last:end] + whole[end:]) == "is a JPEG of more than 100 scans"
-    assert decode(whole + 200 * b"\xff\xda\x12").size == (64, 64)  # a film after the image, as telephones append
+    assert decode(whole + 200 * b"\xff\xda\x12").size == (64, 64)  # a video after the image, as phones append it
 
 
-def test_a_file_that_is_none_is_refused_without_its_name(tmp_path: Path) -> None:
+def test_what_is_not_a_readable_file_is_refused_without_its_name(tmp_path: Path) -> None:
     for path in (tmp_path / "Jane_Doe.png", tmp_path, Path("/dev/zero"), tmp_path / "a\0b"):
         with pytest.raises(ImageError) as caught:
             read_bytes(path)
@@ -111,7 +112,7 @@ def rows(*paths: str) -> SourceRows:
     return SourceRows(name="f", records=records, notices=())
 
 
-def test_rows_know_their_images_by_content(tmp_path: Path) -> None:
+def test_rows_identify_images_by_their_content(tmp_path: Path) -> None:
     keys = list(save_images(tmp_path / "img", 2))
     (tmp_path / "copy.png").write_bytes((tmp_path / "img" / "0.png").read_bytes())
     read = with_image_keys(rows("img/0.png", " img/1.png ;img/0.png;", "copy.png"), tmp_path)
@@ -131,13 +132,13 @@ def shown(base: Path, paths: dict[str, Path], folder: Path, *, keep: bool = True
     return model
 
 
-def test_kept_features_are_those_from_pixels_and_for_their_owner_only(base: Path, tmp_path: Path) -> None:
+def test_cached_features_equal_those_from_pixels_and_are_private(base: Path, tmp_path: Path) -> None:
     paths = save_images(tmp_path / "img", 2)
     expected = {
         key: image_features(image_model(), image_processor_of_tiny(), random_image(seed))
         for seed, key in enumerate(paths)
     }
-    for keep in (True, True, False):  # made, read back, and never written
+    for keep in (True, True, False):  # computed and written, read back, computed without writing
         model = shown(base, paths, tmp_path / "features", keep=keep)
         features = inner_model(model).get_input_embeddings().image_features
         assert all(torch.equal(features[key], expected[key]) for key in paths)
@@ -148,7 +149,7 @@ def test_kept_features_are_those_from_pixels_and_for_their_owner_only(base: Path
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
-def test_a_damaged_file_of_features_is_made_anew_and_never_read(base: Path, tmp_path: Path) -> None:
+def test_a_damaged_feature_file_is_refused_and_made_anew(base: Path, tmp_path: Path) -> None:
     paths = save_images(tmp_path / "img", 1)
     (key,) = paths
     model = shown(base, paths, tmp_path / "features")
@@ -164,7 +165,7 @@ def test_a_damaged_file_of_features_is_made_anew_and_never_read(base: Path, tmp_
     assert torch.equal(again[key], before)
 
 
-def test_another_tower_or_processor_makes_other_files(base: Path, tmp_path: Path) -> None:
+def test_another_tower_or_dtype_has_feature_files_of_its_own(base: Path, tmp_path: Path) -> None:
     paths = save_images(tmp_path / "img", 1)
     shown(base, paths, tmp_path / "features")
     other = image_model(seed=1)
@@ -175,7 +176,7 @@ def test_another_tower_or_processor_makes_other_files(base: Path, tmp_path: Path
     assert len(list((tmp_path / "features").iterdir())) == 6
 
 
-def test_a_picture_that_changed_meanwhile_and_an_unknown_one_are_errors(base: Path, tmp_path: Path) -> None:
+def test_an_image_that_has_changed_and_an_unknown_one_are_errors(base: Path, tmp_path: Path) -> None:
     paths = save_images(tmp_path / "img", 1)
     ((key, path),) = paths.items()
     random_image(9).save(path)
@@ -221,15 +222,15 @@ def test_dicom_is_read_as_a_viewer_shows_it() -> None:
     assert np.array_equal(read, expected.astype(np.uint8))
 
 
-def test_dicom_that_could_name_a_patient_or_holds_a_film_is_refused() -> None:
+def test_dicom_with_burned_in_text_several_frames_or_damage_is_refused() -> None:
     assert "burned into its pixels" in refusal(dicom(VALUES, BurnedInAnnotation="YES"))
     assert "several frames" in refusal(dicom(VALUES, NumberOfFrames=3))
     assert "more than" in refusal(dicom(VALUES, Rows=60000, Columns=60000))
-    cut = dicom(VALUES)[:-8]
-    assert refusal(cut).startswith("is DICOM that can't be read")
-    assert "Doe" not in refusal(cut)
+    truncated = dicom(VALUES)[:-8]
+    assert refusal(truncated).startswith("is DICOM that can't be read")
+    assert "Doe" not in refusal(truncated)
 
 
 def test_without_pydicom_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
     assert "pip install 'medsum-core[dicom]'" in refusal(bytes(128) + b"DICM" + bytes(50))

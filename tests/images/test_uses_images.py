@@ -1,4 +1,4 @@
-"""On drawn images a random model, trained here alone, answers better than it does blind: the loop does show images."""
+"""A random model trained on drawn images answers better than without them: the training loop does show images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_trained_model_beats_each_of_its_blind_answers(tmp_path: Path) -> None
         assert low.startswith("+")
 
 
-def test_the_drawn_set_is_a_pure_function_of_its_seed_and_its_answers_are_even(tmp_path: Path) -> None:
+def test_the_drawn_set_depends_on_its_seed_only_and_its_answers_are_balanced(tmp_path: Path) -> None:
     main(["--output_dir", str(tmp_path / "one"), "--rows", "24"])
     main(["--output_dir", str(tmp_path / "two"), "--rows", "24"])
     for path in (tmp_path / "one").rglob("*.*"):

@@ -46,11 +46,11 @@ def scripts(*commands: list[str]) -> tuple[list[str], str]:
     return re.findall(r"^exit code (\d+)$", done.stdout, re.MULTILINE), done.stderr
 
 
-def test_every_command_works_and_the_fast_kernels_name_the_extra(tmp_path: Path) -> None:
+def test_without_numba_every_command_works_and_fast_kernels_name_the_extra(tmp_path: Path) -> None:
     inputs = make_canary_inputs(tmp_path / "inputs")
     rows, notes = str(inputs / "valid.csv"), str(tmp_path / "notes.csv")
     run, merged = str(tmp_path / "run"), str(tmp_path / "merged")
-    codes, said = scripts(
+    codes, messages = scripts(
         ["train_loop", *flags(inputs, tmp_path / "fast", "--kernels", "fast")],
         ["train_loop", *flags(inputs, Path(run), "--max_steps", "2")],
         ["infer", "--run", run, "--input_file", rows, "--output_file", notes, "--max_new_tokens", "4"],
@@ -58,12 +58,15 @@ def test_every_command_works_and_the_fast_kernels_name_the_extra(tmp_path: Path)
         ["medsum_core.grounding", "--input_file", rows, "--note_column", "section_text"],
         ["medsum_core.merge", "--run", run, "--output_dir", merged, "--num_prompts", "2"],
     )
-    assert codes == ["2", "0", "0", "0", "0", "0"], said
-    assert "error: --kernels fast: needs numba: pip install 'medsum-core[cpu]'" in said and "kernels reference" in said
+    assert codes == ["2", "0", "0", "0", "0", "0"], messages
+    assert (
+        "error: --kernels fast: needs numba: pip install 'medsum-core[cpu]'" in messages
+        and "kernels reference" in messages
+    )
     assert not (tmp_path / "fast").exists()
 
 
-def test_a_reference_window_imports_no_kernel_even_where_numba_is(tmp_path: Path) -> None:
+def test_a_reference_run_imports_no_kernel_where_numba_is_installed(tmp_path: Path) -> None:
     inputs = make_canary_inputs(tmp_path / "inputs")
     argv = flags(inputs, tmp_path / "run", "--max_steps", "1", "--kernels", "reference")
     code = f"import train_loop\ntrain_loop.main({argv!r})\nprint([m for m in sys.modules if 'numba' in m or m.startswith('medsum_core.kernels.')])"

@@ -1,4 +1,4 @@
-"""Gemma 3 4B, 12B, 27B have a vision tower: tuned on text they are packed like their text model; it stays untouched."""
+"""Gemma 3 4B, 12B and 27B, tuned on text: packed like their text model; their vision tower gets no adapter."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_packed_documents_equal_each_alone(base: Gemma3ForConditionalGeneration,
         assert relative(found, own.last_hidden_state[0]) <= BOUND
 
 
-def test_a_packed_window_trains_every_adapter_and_none_is_on_the_tower() -> None:
+def test_a_packed_window_trains_every_adapter_and_the_tower_has_none() -> None:
     rows, settings = make_window(6, vocab=TINY_VOCAB - 112), fit_to(image_model(), NO_DROPOUT)
     ours = randomise_adapter(attach_lora(image_model().requires_grad_(False), settings, base_name="tiny"))
     theirs = plain_peft(image_model(), ours, settings)
@@ -55,7 +55,7 @@ def test_a_packed_window_trains_every_adapter_and_none_is_on_the_tower() -> None
     gradients: Any = run.optimizer.gradients  # type: ignore[attr-defined]
     assert all(gradient.abs().max() > 0 for gradient in gradients) and len(gradients) == len(trained)
     losses = []
-    for row in rows:  # alone, by transformers and PEFT
+    for row in rows:  # each alone, by transformers and PEFT
         ids_1T = torch.tensor([row.input_ids])
         logits = theirs(input_ids=ids_1T, token_type_ids=torch.zeros_like(ids_1T), use_cache=False).logits[0]
         losses.append(cross_entropy(logits, torch.tensor(row.targets), ignore_index=IGNORE_INDEX, reduction="sum"))
@@ -77,7 +77,7 @@ def test_automatic_settings_are_those_of_the_text_model(
     def resolved(config: Any) -> RunConfig:
         run = resolve_arithmetic(asked, config, device, asked=asked)
         size = measure_model(config, NO_DROPOUT, precision=run.model.precision, kernels=run.model.kernels)
-        assert size.tower == 0  # it is there for as long as the run is, among the other weights
+        assert size.tower == 0  # it stays loaded, so it counts among the other weights
         return resolve_memory(run, config.model_type, device, size, asked=asked)
 
     beside, alone = resolved(image_config()), resolved(tiny_config("gemma3_text"))

@@ -83,12 +83,41 @@ def test_a_note_may_be_cut_by_the_client(client: openai.OpenAI) -> None:
 
 def test_the_official_client_is_refused_by_its_own_errors(served: Served, client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="temperature"):
-        chat(client, temperature=0)
+        chat(client, temperature=0.7)
     with pytest.raises(openai.NotFoundError, match=MODEL):
         client.chat.completions.create(model="gpt", messages=[{"role": "user", "content": DIALOGUE}])
     stranger = openai.OpenAI(base_url=f"{served.url}/v1", api_key="another", max_retries=0)
     with stranger, pytest.raises(openai.AuthenticationError):
         stranger.models.list()
+
+
+# As programs send them unasked: their own defaults, and null for what nobody gave.
+UNASKED = (
+    {"temperature": 0, "top_p": 1.0, "n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logprobs": False},
+    {"max_tokens": None, "max_completion_tokens": None, "stream": None, "stream_options": None},
+    dict.fromkeys(("temperature", "stop", "seed", "tools", "tool_choice", "response_format", "user", "logit_bias")),
+)
+
+
+@pytest.mark.parametrize("more", UNASKED)
+def test_what_asks_for_nothing_else_than_is_done_is_taken(more: dict[str, object], client: openai.OpenAI) -> None:
+    assert chat(client, **more).choices[0].message.content == NOTE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("temperature", value) for value in (1, False)),
+        *(("n", value) for value in (2, True)),
+        *(("logprobs", value) for value in (True, 0)),
+        *(("stop", value) for value in (["."], "Plan")),
+        *(("top_p", 0.9), ("tools", [])),
+    ],
+)
+def test_what_would_change_a_note_is_refused_by_name(name: str, value: object) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": DIALOGUE}], "section": "CC", name: value}
+    error = TestClient(fake_server().app).post("/v1/chat/completions", json=body).json()["error"]
+    assert error["code"] == "unknown_field" and error["message"].startswith(f"{name}: not taken here")
 
 
 def test_the_call_for_a_merged_model_at_vllm_works_unchanged(client: openai.OpenAI) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import math
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from medsum_core.config.arguments import TrainArguments
 from medsum_core.config.run_config import parse_run
 from medsum_core.report import finish
 from medsum_core.training import validation
+from medsum_core.training.metrics import StepStats
 from medsum_core.training.plan import plan_run
 from medsum_core.training.run import Run
 from medsum_core.training.validation import EvalResult
@@ -79,6 +81,23 @@ def test_where_nothing_beats_the_base_the_last_adapter_is_left_and_that_is_said(
     assert "no evaluation was better than the untrained base's" in capsys.readouterr().err
     assert adapters_equal(tmp_path / "run" / "adapter", tmp_path / "run" / "checkpoints" / "step-000001")
     assert "| 2.000 | 3.000 |" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_a_skipped_window_is_not_judged_as_if_it_were_an_update(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, skips = train_loop.train_step, iter([True, False, True, False])
+
+    def skipping(*arguments: Any, **settings: Any) -> Any:
+        if not next(skips):
+            return step(*arguments, **settings)
+        return StepStats(loss=math.nan, grad_norm=math.nan, num_targets=1, num_tokens=1, seconds=1.0, skipped=True)
+
+    monkeypatch.setattr(train_loop, "train_step", skipping)
+    more = ("--early_stopping_patience", "1", "--max_steps", "2")
+    train_loop.main(flags(inputs, tmp_path / "run", *EVERY_STEP, *more))
+    assert [line["step"] for line in metrics(tmp_path / "run") if "eval_loss" in line] == [0, 1, 2]
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"step-000001", "step-000002"}
 
 
 def test_the_blinded_sheet_has_its_rows_and_its_key(straight: Path) -> None:

@@ -56,9 +56,9 @@ def test_files_and_functions_are_short() -> None:
 
 
 def test_the_loop_and_its_step_fit_on_a_screen() -> None:
-    page = ROOT / "train_loop.py"
-    assert len(page.read_text().splitlines()) < 220
-    by_name = {function.name: function for function in functions(page)}
+    path = ROOT / "train_loop.py"
+    assert len(path.read_text().splitlines()) < 220
+    by_name = {function.name: function for function in functions(path)}
     (loop,) = [node for node in ast.walk(by_name["train"]) if isinstance(node, ast.While)]
     assert length(loop) <= 45
     assert length(by_name["train_step"]) <= 40
@@ -86,7 +86,7 @@ def test_imports_point_downwards_only(path: Path) -> None:
 
 
 def test_the_reference_path_imports_no_file_of_the_kernels() -> None:
-    """What the loop, the model and decoding import at their top never leads below kernels/__init__.py."""
+    """Module-level imports of the scripts, followed through the project, never lead below kernels/__init__.py."""
     seen: set[str] = set()
     todo = ["train_loop", "infer"]
     while todo:

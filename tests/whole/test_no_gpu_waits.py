@@ -45,7 +45,7 @@ def _meta() -> Iterator[None]:
 
 
 def waits(run: Any, *, evaluates: bool = False) -> list[str]:
-    """What a training step up to its gradient, or an evaluation up to its sums, would wait for."""
+    """The operations for which a training step (up to its gradient) or an evaluation would wait."""
     recorder, window = WaitRecorder(), make_window(6)
     accelerator: Any = OneProcess()
     with collating_aside(recording(recorder)) as collate:
@@ -60,14 +60,16 @@ def waits(run: Any, *, evaluates: bool = False) -> list[str]:
 
 @pytest.mark.parametrize("kernels", ["reference", "fast"])
 @pytest.mark.parametrize(("kind", "attention_name", "pack_tokens"), CASES)
-def test_a_step_waits_for_nothing(kind: str, attention_name: str, pack_tokens: int, kernels: str) -> None:
+def test_a_training_step_and_an_evaluation_wait_for_nothing(
+    kind: str, attention_name: str, pack_tokens: int, kernels: str
+) -> None:
     run = meta_run(kind, attention_name, pack_tokens=pack_tokens, kernels=kernels)
     assert waits(run) == []
     assert waits(run, evaluates=True) == []
 
 
-def test_the_fast_kernels_attention_for_cpus_is_left_to_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It writes each block's scores out, which SDPA's kernels do not."""
+def test_on_a_gpu_the_fast_kernels_use_torchs_attention_per_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled attention is for CPUs: it stores each block's scores, which SDPA's kernels do not."""
     attend, calls = attention.attend_per_document, []
 
     def counted(*heads: Any, **settings: Any) -> Any:
@@ -87,7 +89,7 @@ def test_a_step_over_a_4_bit_base_waits_for_nothing(kernels: str) -> None:
     assert waits(meta_run("gemma", "varlen", load_in_4bit=True, kernels=kernels)) == []
 
 
-def test_a_copy_of_the_batch_that_blocks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blocking_copy_of_the_batch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     move = MicroBatch.to
 
     def blocking(batch: MicroBatch, device: torch.device) -> MicroBatch:
@@ -99,10 +101,10 @@ def test_a_copy_of_the_batch_that_blocks_is_found(monkeypatch: pytest.MonkeyPatc
     assert set(waits(meta_run("gemma", "varlen"))) == {"aten._to_copy.default"}
 
 
-def test_a_tensor_made_of_lengths_in_each_layer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tensor_made_from_lengths_in_each_layer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     attend = attention.DOCUMENT_ATTENTION["varlen"]
-    forgetful = {"varlen": lambda *heads, document_starts, **settings: attend(*heads, **settings)}
-    monkeypatch.setattr(attention, "DOCUMENT_ATTENTION", forgetful)
+    without_starts = {"varlen": lambda *heads, document_starts, **settings: attend(*heads, **settings)}
+    monkeypatch.setattr(attention, "DOCUMENT_ATTENTION", without_starts)
     run = meta_run("gemma", "varlen", pack_tokens=10_000)
     assert waits(run) == ["torch.tensor"] * run.model.config.num_hidden_layers
 
@@ -126,7 +128,7 @@ def test_a_number_read_from_the_device_is_found() -> None:
 
 
 class NumberReads(TorchDispatchMode):
-    """Counts `.item()`, `bool()` and the like, which read one number each."""
+    """Counts `.item()`, `bool()` and the like, each of which reads one number."""
 
     count = 0
 
@@ -135,8 +137,8 @@ class NumberReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_end_of_a_step_reads_its_results_in_one_copy() -> None:
-    """The loss and the norm, as one list; here on the CPU, since meta tensors have no numbers."""
+def test_a_step_reads_no_single_number_from_the_device() -> None:
+    """Loss and norm are read together, as one list; on the CPU here, since meta tensors have no values."""
     run = make_run(tuned(tiny_model(), kernels="reference"), kernels="reference", optim="paged_adamw_8bit")
     with NumberReads() as reads:
         assert not train_step(run, make_window(4), learning_rate=1e-3).skipped

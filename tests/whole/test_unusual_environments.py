@@ -1,4 +1,4 @@
-"""Terminals, standard input, memory and caches that are not as at home: a command ends as it promises, never in a traceback."""
+"""Unusual terminals, standard input, memory and caches: the exit code that is promised, never a traceback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class AsciiTerminal:
-    """Both streams as `PYTHONIOENCODING=ascii` makes them; what was printed is in `text`."""
+    """stdout and stderr as with `PYTHONIOENCODING=ascii`; `text` is what was printed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._bytes = io.BytesIO()
@@ -48,10 +48,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and rows with letters that ASCII lacks in everything that may be shown."""
     folder = make_canary_inputs(tmp_path_factory.mktemp("inputs"))
     rows = "ID,section_header,dialogue,section_text\n"
-    rows += "".join(
-        f"é{number},CC,Doctor: Müde?\nPatient: Ja – 3 Tage.,Müde – 3 Tage.\n".replace("?\n", "? ")
-        for number in range(3)
-    )
+    rows += "".join(f"é{number},CC,Doctor: Müde? Patient: Ja – 3 Tage.,Müde – 3 Tage.\n" for number in range(3))
     (folder / "rows.csv").write_text(rows, encoding="utf-8")
     (folder / "doubled.csv").write_text(rows + rows.splitlines()[-1] + "\n", encoding="utf-8")
     return folder
@@ -78,14 +75,14 @@ def run(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_ascii_terminal_ends_no_command(
+def test_an_ascii_terminal_makes_no_command_fail(
     inputs: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     main, line, code = COMMANDS[name]
     (tmp_path / "visit.txt").write_text("Doctor: Müde?\nPatient: Ja – 3 Tage.", encoding="utf-8")
     argv = [word.format(files=inputs, run=run, out=tmp_path) for word in line.split()]
     if name == "train":
-        argv = flags(inputs, tmp_path / "run-ä", "--train_file", str(inputs / "doubled.csv").replace("doubled", "rows"))
+        argv = flags(inputs, tmp_path / "run-ä", "--train_file", str(inputs / "rows.csv"))
         argv += ["--max_steps", "1", "--eval_strategy", "no"]
     terminal = AsciiTerminal(monkeypatch)
     assert run_as_script(lambda: main(argv)) == code
@@ -96,7 +93,7 @@ def test_an_ascii_terminal_ends_no_command(
 def test_standard_input_that_is_not_utf8_is_refused(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: bytes, encoding: str
 ) -> None:
-    """Where the locale is C, Python would hand the bytes on as half characters, which no tokenizer takes."""
+    """With the C locale Python would pass such bytes on as lone surrogates, which tokenizers refuse."""
     stdin = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
     monkeypatch.setattr(sys, "stdin", stdin)
     assert run_as_script(lambda: infer.main(["--run", str(run), "--dialogue_file", "-", "--section", "CC"])) == 2
@@ -137,7 +134,7 @@ def test_out_of_memory_is_exit_code_5_and_names_flags(
     assert not (tmp_path / "run" / "adapter").exists() and not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-def test_out_of_memory_after_updates_names_what_to_change_in_order_and_the_checkpoint_that_is_kept(
+def test_out_of_memory_after_an_update_names_flags_to_change_and_the_checkpoint(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls, step = [], train_loop.train_step
@@ -164,7 +161,7 @@ def test_out_of_memory_after_updates_names_what_to_change_in_order_and_the_check
     assert len(calls) == 3  # the first update was not repeated
 
 
-def test_out_of_memory_amid_notes_keeps_those_that_are_finished(
+def test_out_of_memory_while_decoding_keeps_finished_notes(
     run: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, step = tmp_path / "notes.csv", Batch.step
@@ -183,7 +180,7 @@ def test_out_of_memory_amid_notes_keeps_those_that_are_finished(
     assert run_as_script(lambda: infer.main([*argv, "--resume"])) == 0
 
 
-def test_a_server_without_memory_for_its_cache_ends_before_it_is_asked(
+def test_a_server_without_memory_for_its_cache_ends_at_start(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def zeros(*_: Any, **__: Any) -> None:
@@ -195,7 +192,7 @@ def test_a_server_without_memory_for_its_cache_ends_before_it_is_asked(
     assert "--batch_size" in capsys.readouterr().err.rpartition("error: ")[2]
 
 
-def test_out_of_memory_in_the_report_leaves_the_adapter_and_says_how_to_end(
+def test_out_of_memory_in_the_report_keeps_the_adapter_and_names_the_flag_to_finish(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def compare(*_: Any, **__: Any) -> None:
@@ -213,7 +210,7 @@ def test_out_of_memory_in_the_report_leaves_the_adapter_and_says_how_to_end(
     assert exit_code([*argv, "0"]) == 0
 
 
-def test_out_of_memory_while_notes_are_written_names_flags(
+def test_out_of_memory_while_the_model_is_loaded_names_flags(
     run: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load(*_: Any, **__: Any) -> None:
@@ -230,7 +227,9 @@ def test_a_real_request_for_too_much_memory_is_recognised() -> None:
     assert run_as_script(lambda: torch.empty(1 << 60, dtype=torch.uint8)) == 5
 
 
-def test_other_errors_are_not_taken_for_it(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_taken_for_out_of_memory(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def step(*_: Any, **__: Any) -> None:
         raise RuntimeError("shape mismatch")
 
@@ -239,8 +238,8 @@ def test_other_errors_are_not_taken_for_it(inputs: Path, tmp_path: Path, monkeyp
         exit_code(flags(inputs, tmp_path / "run", "--eval_strategy", "no"))
 
 
-def test_a_user_without_a_home_can_score(inputs: Path, tmp_path: Path) -> None:
-    """As in a container that runs under a number which is no user of it."""
+def test_scoring_works_without_a_home_folder(inputs: Path, tmp_path: Path) -> None:
+    """As in a container that runs under a user id without an account."""
     (tmp_path / "sitecustomize.py").write_text("import pwd\npwd.getpwuid = {}.__getitem__\n")
     environment = {name: value for name, value in os.environ.items() if not name.endswith("HOME")}
     environment |= {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
@@ -252,7 +251,7 @@ def test_a_user_without_a_home_can_score(inputs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["train_loop.py", "infer.py"])
 def test_compiled_code_is_cached_for_the_user_not_beside_the_source(tmp_path: Path, name: str) -> None:
-    """A group's clone may be read-only, and must not hold one user's compiled code for all."""
+    """A clone shared by a group may be read-only, and one user's compiled code must not run for all."""
     script = f"""
 import runpy, sys
 sys.argv = ["script", "--help"]
@@ -269,7 +268,7 @@ print(elementwise.rms_inverse.stats.cache_path)
     assert done.stdout.splitlines()[-1].startswith(str(tmp_path / "medsum" / "numba"))
 
 
-def test_no_folder_for_compiled_code_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_for_compiled_code_the_error_names_numba_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str, **__: bool) -> None:
         raise RuntimeError("cannot cache function 'rms_inverse': no locator available for file 'elementwise.py'")
 
