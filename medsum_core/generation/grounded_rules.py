@@ -86,7 +86,7 @@ class NoteRules:
         text = self.decode(list(written))
         if ended:
             return self._fault_in(written, text, text)
-        *whole, (last, _) = sentences(text) or [(0, 0)]  # the last one may go on
+        *whole, (last, _) = sentences(text) or [(0, 0)]  # the last one may continue
         fault = self._fault_in(written, text, text[: whole[-1][1]]) if whole else None
         if fault is None and any(len(self.decode(list(place))) >= last for place in places):
             words = text[: max(text.rfind(" "), 0)].rstrip()

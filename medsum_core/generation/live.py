@@ -228,7 +228,7 @@ class LiveEngine:
         return Batch(forward, rule, self._bans, cache, num_slots=self._num_slots, grounded=grounded)
 
     def _next_step(self, lanes: Sequence[_Lane]) -> bool:
-        """Wait for work, then let notes leave and join; False when the engine is to end."""
+        """Wait for work, then remove ended notes and add waiting ones; False when the engine is to stop."""
         queue = self._queue
         with queue.changed:
             queue.changed.wait_for(lambda: queue.num_requests or queue.leaving or self._is_closing)

@@ -46,7 +46,7 @@ class EarlierNotes:
 
 
 def made_from_path(path: Path) -> Path:
-    """The file that says what OUT was made from."""
+    """The file that records what OUT was made from."""
     return path.with_name(path.name + ".made_from.json")
 
 

@@ -1,4 +1,4 @@
-"""Another system's notes of the validation rows (`--baseline_file`), to stand beside ours in the report."""
+"""Another system's notes of the validation rows (`--baseline_file`), to be compared with ours in the report."""
 
 from __future__ import annotations
 

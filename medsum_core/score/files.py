@@ -16,7 +16,7 @@ from medsum_core.errors import InputError
 from medsum_core.tasks.task import Task
 
 ID_COLUMNS = ("id", "TestID", "encounter_id", "pubid")
-CANDIDATES: dict[str, tuple[str, ...]] = {  # the usual names, by part of a record, beside those of the task
+CANDIDATES: dict[str, tuple[str, ...]] = {  # the usual names, by part of a record, in addition to those of the task
     "id": ID_COLUMNS,
     "note": ("section_text", "note", "SystemOutput", "SystemOutput2"),
     "section_header": ("section_header", "SystemOutput1"),

@@ -56,7 +56,7 @@ def rows_of_matrix(matrix_NM: Floats) -> RougeRows:
 def score_rows(references: Sequence[str], predictions: Sequence[str], *, tokenizer: Any = None) -> RougeRows:
     """The F-measures of each prediction against its reference; an empty prediction scores 0 and counts.
 
-    `tokenizer`: in the place of the official one, such as `letters.UnicodeTokenizer`. Raises ValueError when the
+    `tokenizer`: instead of the official one, such as `letters.UnicodeTokenizer`. Raises ValueError when the
     lengths differ or there is no row.
     """
     if not references:

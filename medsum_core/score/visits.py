@@ -46,6 +46,6 @@ def _by_division(notes: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _official(parts: Sequence[str]) -> list[str]:
-    """One division of all notes of a side, as the official script hands it to ROUGE."""
+    """One division of all notes of a side, as the official script gives it to ROUGE."""
     empty = EMPTY if any(parts) else ""
     return [part.replace("\n", LINE_BREAK) or empty for part in parts]
