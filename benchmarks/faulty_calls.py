@@ -61,7 +61,7 @@ class FaultyCalls:
         self._wrap_libraries()
 
     def strike(self, name: str, path: str) -> bool:
-        """Count a call on a path and raise its fault if one is due. Returns whether only half of the call is to be done."""
+        """Count a call on a path; raise its fault if one is due. Returns whether to do only half of the call."""
         self.seen.append((name, path.removeprefix(self._folder)))
         fault = self._fault
         if fault is None:

@@ -1,4 +1,4 @@
-"""Does training learn to use images? A random model with a random vision tower, trained here, against its blind answers.
+"""Does training learn to use images? A random model and vision tower, trained here, against its blind answers.
 
     python benchmarks/images.py --folder WORK
 
