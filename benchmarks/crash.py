@@ -67,7 +67,7 @@ def arguments(inputs: Path, output_dir: Path, *, kernels: str = "fast") -> list[
 
 
 def attempt(argv: list[str], log: Path, *, kill: Kill | None = None, counted: Path | None = None) -> int:
-    """One process of the run, killed as told. Returns its exit code, negative for a signal."""
+    """One process of the run, killed at the given point. Returns its exit code, negative for a signal."""
     if kill is not None and kill.fresh:
         order = json.dumps({"argv": argv, "call": kill.call, "stage": kill.stage})
         with open(log, "ab") as file:

@@ -1,4 +1,4 @@
-"""System calls that fail as told: Python's calls of the operating system, on paths below one folder, counted.
+"""System calls that fail on demand: Python's calls of the operating system, on paths below one folder, counted.
 
 `os.*`, files opened by `open` and `pathlib`, and the calls in which safetensors and tokenizers read and write by
 themselves. What the interpreter imports, and files elsewhere, are left alone.
@@ -52,7 +52,7 @@ class FaultyCalls:
         self._open, self._write = io.open, os.write
 
     def plant(self) -> None:
-        """Put the faulty calls in the place of the real ones, for the rest of this process."""
+        """Replace the real calls by the faulty ones, for the rest of this process."""
         for name, kind in NAMES.items():
             setattr(os, name, self._wrapped(getattr(os, name), kind))
         os.open = self._os_open(os.open)
@@ -61,7 +61,7 @@ class FaultyCalls:
         self._wrap_libraries()
 
     def strike(self, name: str, path: str) -> bool:
-        """Count a call on a path and let what is due happen. Whether only half of it is to be done."""
+        """Count a call on a path; raise its fault if one is due. Returns whether to do only half of the call."""
         self.seen.append((name, path.removeprefix(self._folder)))
         fault = self._fault
         if fault is None:

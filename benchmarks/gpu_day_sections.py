@@ -41,7 +41,7 @@ FIRST_TOKEN = 6  # below are the control tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Day:
-    """What a section is told. `folder`: where the model lies."""
+    """The settings of a section. `folder`: of the model."""
 
     folder: Path
     tests: Sequence[str]

@@ -1,4 +1,4 @@
-"""Does the loop look at images? A random model and random vision tower, trained here alone, against its blind answers.
+"""Does training learn to use images? A random model and vision tower, trained here, against its blind answers.
 
     python benchmarks/images.py --folder WORK
 
@@ -83,7 +83,7 @@ def random_base(folder: Path, *, seed: int) -> None:
 
 
 def learn(work: Path, *more: str, rows: int = 200, epochs: int = 20, seed: int = 0) -> str:
-    """Draw, build and train in a new folder; the part of the report that says whether the model looks."""
+    """Draw, build and train in a new folder; the part of the report on whether the model uses its images."""
     write_set(work / "drawn", rows=rows, seed=seed)
     random_base(work / "base", seed=seed)
     files = f"--train_file {work}/drawn/train.csv --validation_file {work}/drawn/valid.csv"

@@ -1,4 +1,4 @@
-"""Kernels that a GPU is told to run for a window of 16 rows of Gemma 2B's shape, by name; needs no GPU.
+"""Kernels that are launched on a GPU for a window of 16 rows of Gemma 2B's shape, by name; needs no GPU.
 
 `python benchmarks/launches.py --kernels fast --dequantize on` builds the model on the meta device (shapes, no data),
 runs `train_step` of train_loop.py up to the gradient, and counts every operation that makes no view. NF4 counts as

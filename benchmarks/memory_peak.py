@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     libraries = peak_gib()
     base = load_base(options.model, precision=options.precision, load_in_4bit=True)
     loading = peak_gib()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew from what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to what is resident now
     resident = peak_gib()
     model, kernels = attach_lora(base, lora, base_name=options.model), choose(options.kernels)
     kernels.apply(model, keep_dense=options.dequantize)

@@ -90,7 +90,7 @@ def write_table(page: Path = PAGE) -> None:
 
 
 def _training(size: ModelSize, num_tokens: int) -> str:
-    """The smallest card that holds a run; then, where it is a smaller one, the smallest with gradient checkpointing."""
+    """The smallest GPU that is enough for a run; then, if smaller, the smallest with gradient checkpointing."""
     run = RunShape(
         precision="bf16",
         load_in_4bit=True,

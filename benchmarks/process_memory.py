@@ -1,4 +1,4 @@
-"""What the kernel says about a process's memory; the peak of a stretch of this one's, or of its GPU's. Linux only."""
+"""A process's memory as the kernel reports it; the peak of this process, or of its GPU, in a block. Linux only."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def smollm2_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def check_ids(folder: Path, train_file: Path, *, max_length: int) -> None:
-    """Stop unless every token of every row has a row in the model's embedding; tell how long the rows are."""
+    """Stop unless every token of every row has a row in the model's embedding; print how long the rows are."""
     from medsum_core.model.base import load_config
 
     examples = read_examples(folder, train_file, max_length=max_length)

@@ -114,7 +114,7 @@ def _step_clock(step_ends: list[float]) -> Any:
 
 
 def wait_for_device() -> None:
-    """Until the GPU, where there is one, has done what it was told."""
+    """Wait until the GPU, if there is one, has finished its work."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What can be wrong with a configuration: values out of range, contradicting combinations, files that do not exist.
+"""Checks of a configuration: values out of range, contradictory combinations, files that do not exist.
 
 Every function returns a list of messages and raises nothing, so that the user sees all faults at once.
 """
@@ -48,7 +48,7 @@ BELOW_ONE = ("lora_dropout", "adam_beta1", "adam_beta2")
 def setting_problems(
     *, model: ModelArguments, lora: LoraArguments, data: DataArguments, train: TrainArguments, output: OutputArguments
 ) -> list[str]:
-    """What is wrong with the values and their combinations, whatever the machine and its files."""
+    """Problems with the values and their combinations, independent of the machine and its files."""
     values = {name: value for section in (model, lora, data, train, output) for name, value in vars(section).items()}
     checks = _data_checks(data) + _model_checks(model, lora) + _cadence_checks(train, output)
     checks += _packing_checks(train, data) + _tracker_checks(model, output)
@@ -61,9 +61,9 @@ def setting_problems(
 
 
 def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
-    """Files that are missing and folders that cannot be used. Nothing is created.
+    """Missing files and unusable folders. Nothing is created.
 
-    Only the first process of a launch looks at the run folder: it may have begun to write when the others come.
+    Only the first process of a launch checks the run folder: it may already be writing when the others check.
     """
     problems = []
     for flag, paths in (("--train_file", data.train_file), ("--validation_file", data.validation_file)):
@@ -78,7 +78,7 @@ def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
 
 
 def key_path(examples_file: str | Path) -> Path:
-    """Where the key of a blinded sheet goes: `notes.csv` -> `notes.key.csv` beside it."""
+    """The path of a blinded sheet's key: `notes.csv` -> `notes.key.csv`."""
     path = Path(examples_file)
     return path.with_name(f"{path.stem}.key.csv")
 
@@ -86,8 +86,8 @@ def key_path(examples_file: str | Path) -> Path:
 def examples_file_problems(examples_file: str | Path, *, may_exist: bool = False) -> list[str]:
     """Why a blinded sheet can't be written there: its folder is absent, or a sheet or key exists.
 
-    An existing sheet is never replaced: somebody may have filled it in. `may_exist`: a report that was interrupted may
-    have written it; then it is compared with what would be written.
+    An existing sheet is never replaced, since it may have been filled in. `may_exist`: an interrupted report may have
+    written it; then it is compared with the new content.
     """
     path = Path(examples_file)
     problems = [
@@ -269,7 +269,7 @@ def _cadence_checks(train: TrainArguments, output: OutputArguments) -> list[tupl
 
 
 def no_validation_problems(train: TrainArguments, output: OutputArguments) -> list[str]:
-    """The settings that make no sense in a run without validation rows; a data set may turn out to have none."""
+    """The settings that need validation rows; for a data set of the hub it is known late whether it has some."""
     wanted = {
         "--eval_strategy steps": train.eval_strategy == "steps",
         "--eval_generate": train.eval_generate > 0,

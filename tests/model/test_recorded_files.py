@@ -224,6 +224,6 @@ def test_a_damaged_conversion_is_reported_once_and_made_anew(
     (folder.parent / ".converting-killed_1").mkdir()
     for _ in range(2):
         assert embedded_folder() == folder
-    assert capsys.readouterr().err.count("converted anew") == 1 and len(conversions) == 2
+    assert capsys.readouterr().err.count("converted again") == 1 and len(conversions) == 2
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
