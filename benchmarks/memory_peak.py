@@ -20,7 +20,7 @@ from typing import Any
 from process_memory import GIB, OUR_ENVIRONMENT, status_bytes
 
 LENGTHS = (256, 512, 1024)
-# Of the length, the largest first: packed micro-batches are nearly but not quite equal, and leave holes in the heap.
+# Shares of the length, the largest first, slightly different as of packed micro-batches, so that the heap fragments.
 UPDATES = ((0.995, 0.99, 0.93), (1.0, 0.97, 0.9))
 
 

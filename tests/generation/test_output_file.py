@@ -34,7 +34,7 @@ def test_another_process_is_refused_while_a_file_is_written(run: Path, dialogues
     assert len(write(run, dialogues, out)) == 4
 
 
-def test_a_lock_and_drafts_of_a_killed_process_do_not_stay(run: Path, dialogues: Path, tmp_path: Path) -> None:
+def test_the_lock_and_drafts_of_a_killed_process_are_removed(run: Path, dialogues: Path, tmp_path: Path) -> None:
     stale = [".notes.csv.lock", ".notes.csv.0a1b2c3d.part", ".notes.csv.part.jsonl.00000000.part"]
     stale.append(".notes.csv.made_from.json.ffffffff.part")
     others = [".notes.csv.mine.part", ".other.csv.0a1b2c3d.part", ".notes.csv.backup.csv.0a1b2c3d.part"]
@@ -51,7 +51,7 @@ def test_drafts_are_found_by_the_whole_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["--resume"]], ids=["fresh", "resumed"])
-def test_a_signal_before_the_first_note_is_no_traceback(
+def test_a_signal_before_the_first_note_gives_no_traceback(
     run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -63,10 +63,10 @@ def test_a_signal_before_the_first_note_is_no_traceback(
     assert names(tmp_path) == {"dialogues.csv"}
 
 
-def test_what_another_process_finished_meanwhile_is_not_overwritten(
+def test_a_file_that_another_process_has_finished_is_not_overwritten(
     run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends between this call's start and its lock."""
+    """The other process ends between this call's start and its lock."""
     out, acquire = tmp_path / "notes.csv", FileLock.acquire
 
     def acquire_later(self: FileLock, **how: Any) -> Any:

@@ -59,7 +59,7 @@ def test_a_resumed_image_run_ends_in_the_bytes_of_an_uninterrupted_one(inputs: P
 
 
 def test_other_pixels_under_the_same_name_are_refused_on_resume(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = tmp_path / "inputs"
     mine.mkdir()
