@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from medsum_core.errors import InputError
 from medsum_core.tasks.task import Task
-
-if TYPE_CHECKING:  # prompts are built with this page
-    from medsum_core.data.prompt import PromptRenderer
 
 SEPARATOR = ";"  # between the images of a row, in a file's column and in a record
 NUMBER_DIGITS = 12  # hex digits of a key: two among a million images are equal once in 500 sets
@@ -84,18 +81,3 @@ def with_image_tokens(settings: Mapping[str, Any], config: Any, tokenizer: Any) 
     task: Task | None = settings.get("task")
     shows = task is not None and task.images_part is not None
     return {**settings, **({"images": image_tokens(config, tokenizer)} if shows else {})}
-
-
-def question_only(renderer: PromptRenderer) -> PromptRenderer:
-    """The same prompt without its images, nor the tokens around them."""
-    images, (before, after, *others) = renderer.images, renderer.fixed_texts
-    assert images is not None
-    text = before.removesuffix(AROUND + images.start) + after.removeprefix(images.end + AROUND)
-    ids = renderer.tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"]
-    return replace(
-        renderer,
-        task=renderer.task.without_images(),
-        fixed_ids=(tuple(ids), *renderer.fixed_ids[2:]),
-        fixed_texts=(text, *others),
-        images=None,
-    )

@@ -26,8 +26,9 @@ from transformers import PreTrainedModel
 from medsum_core.config.arguments import DataArguments
 from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.columns import columns_of
-from medsum_core.data.image_tokens import question_only, with_image_tokens
+from medsum_core.data.image_tokens import with_image_tokens
 from medsum_core.data.prompt import PromptRenderer, build_renderer, check_prompt
+from medsum_core.data.question_only import question_only
 from medsum_core.data.records import Record, read_records
 from medsum_core.data.served_template import arguments_of, refuse_unequal, served_template
 from medsum_core.data.truncation import prompt_within

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from medsum_core.data.image_tokens import BLANK_KEY, SEPARATOR, question_only, split_keys
+from medsum_core.data.image_tokens import BLANK_KEY, SEPARATOR, split_keys
 from medsum_core.data.prompt import PromptRenderer
+from medsum_core.data.question_only import question_only
 from medsum_core.data.records import Record
 from medsum_core.generation.note_rows import GeneratedNote
 from medsum_core.report.markdown import estimate, table

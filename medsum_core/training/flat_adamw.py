@@ -13,8 +13,7 @@ import torch
 from bitsandbytes.optim.adamw import PagedAdamW8bit
 from torch import Tensor, nn
 
-from medsum_core.training.optimizer import SMALL_TENSOR, State
-
+State = dict[str, Any]  # of one parameter
 BLOCK = 256  # elements that share a scale
 STATE_SIZES = {"state1": 1, "state2": 1, "absmax1": BLOCK, "absmax2": BLOCK}  # elements of a parameter for one of these
 
@@ -28,7 +27,8 @@ class FlatPagedAdamW8bit(PagedAdamW8bit):
 
     def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
         super().__init__(groups, **settings)
-        self._flats = [_Flat(group["params"]) for group in self.param_groups]
+        arguments: Any = self.args
+        self._flats = [_Flat(group["params"], smallest=arguments.min_8bit_size) for group in self.param_groups]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -61,11 +61,14 @@ class FlatPagedAdamW8bit(PagedAdamW8bit):
 
 
 class _Flat:
-    """The large parameters of a group end to end in `whole`; `views` are their places in the state of `whole`."""
+    """The large parameters of a group end to end in `whole`; `views` are their places in the state of `whole`.
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self.parts = [p for p in parameters if p.numel() >= SMALL_TENSOR and p.numel() % BLOCK == 0]
-        self.others = [p for p in parameters if p.numel() < SMALL_TENSOR or p.numel() % BLOCK]
+    `smallest`: elements of a parameter with 8-bit state; the library's own for those below is fp32.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], *, smallest: int) -> None:
+        self.parts = [p for p in parameters if p.numel() >= smallest and p.numel() % BLOCK == 0]
+        self.others = [p for p in parameters if p.numel() < smallest or p.numel() % BLOCK]
         self.state: State = {}
         self.views: list[dict[str, Tensor]] = []
         if self.parts:

@@ -11,9 +11,10 @@ from support import section_record, tiny_config
 from transformers import Gemma3Processor, PaliGemmaConfig
 
 from medsum_core.data.columns import Columns
-from medsum_core.data.image_tokens import BLANK_KEY, image_number, image_tokens, question_only
+from medsum_core.data.image_tokens import BLANK_KEY, image_number, image_tokens
 from medsum_core.data.masking import build_example, build_examples
 from medsum_core.data.prompt import PromptRenderer, build_renderer
+from medsum_core.data.question_only import question_only
 from medsum_core.data.records import Record
 from medsum_core.data.served_template import served_template
 from medsum_core.data.truncation import prompt_within
