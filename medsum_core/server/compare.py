@@ -21,7 +21,7 @@ from medsum_core.generation.requests import NoteRequest
 from medsum_core.server.answers import Context, unless_gone
 from medsum_core.server.audit import AppendedLines, known_section, text_sha256
 from medsum_core.server.fields import Fields
-from medsum_core.server.refusal import Refusal
+from medsum_core.server.refusal import Refusal, bad_request
 from medsum_core.server.security import WHO
 from medsum_core.server.service import LONGEST_NAME, Order
 
@@ -101,6 +101,8 @@ class CompareRoutes:
         """POST /compare/pair: two notes, `a` and `b`."""
         limits, service = self._context.limits, self._context.service
         fields = await self._context.read(request, partial(Fields, known=("dialogue", "section")))
+        if others := service.other_parts:
+            raise bad_request(f"this run's prompts also have {', '.join(others)}: there is no comparison of its notes")
         sections = [fields.text("section", longest=LONGEST_NAME)] if fields.has("section") else []
         dialogue = fields.text("dialogue", longest=limits.max_dialogue_characters)
         order = await service.order(dialogue, sections, {})

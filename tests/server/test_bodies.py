@@ -1,4 +1,4 @@
-"""How bodies are read: beside the event loop, with what clients send unasked, and at no other path than a route's."""
+"""How bodies are read: beside the event loop, with what clients send unasked, and where a route has no use for them."""
 
 from __future__ import annotations
 
@@ -74,3 +74,16 @@ def test_no_client_is_sent_to_another_address_with_its_dialogue(path: str) -> No
     body = {"dialogue": DIALOGUE, "sections": ["CC"]}
     answer = TestClient(fake_server().app, follow_redirects=False).post(path, json=body)
     assert answer.status_code == 404 and "location" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/notes", {"dialogue": DIALOGUE}),
+        ("/check", {"dialogue": DIALOGUE, "notes": []}),
+        ("/compare/pair", {"dialogue": DIALOGUE}),
+    ],
+)
+def test_a_task_with_more_to_its_prompt_is_refused_where_that_cannot_be_said(path: str, body: Any) -> None:
+    answer = TestClient(fake_server(task="pubmedqa").app).post(path, json=body)
+    assert answer.status_code == 400 and "prompts also have question" in answer.json()["error"]["message"]
