@@ -135,5 +135,5 @@ def with_equal_value(tokens: list[str]) -> list[str]:
     """The tokens of one flag, with TrainingArguments' value replaced by ours where `EQUAL_VALUES` has it."""
     flag, has_value, value = tokens[0].partition("=")
     equal = EQUAL_VALUES.get(flag.lstrip("-").replace("-", "_"), {})
-    given = value if has_value else " ".join(tokens[1:]) or "true"
+    given = value if has_value else " ".join(tokens[1:] or ["true"])
     return [f"{flag}={equal[given.lower()]}"] if given.lower() in equal else tokens

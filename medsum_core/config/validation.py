@@ -5,6 +5,7 @@ Every function returns a list of messages and raises nothing, so that the user s
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -65,7 +66,8 @@ def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
 
     Only the first process of a launch checks the run folder: it may already be writing when the others check.
     """
-    problems = []
+    if problems := _name_problems(data, output):
+        return problems
     for flag, paths in (("--train_file", data.train_file), ("--validation_file", data.validation_file)):
         for path in paths or ():
             if not Path(path).is_file():
@@ -75,6 +77,28 @@ def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
     if os.environ.get("RANK", "0") == "0":
         problems += _output_problems(output)
     return problems
+
+
+def _name_problems(data: DataArguments, output: OutputArguments) -> list[str]:
+    """Paths that no file can have. They are not repeated: a long one may be the text of a file instead of its name."""
+    given = {
+        "train_file": data.train_file or [],
+        "validation_file": data.validation_file or [],
+        **{name: [getattr(output, name)] for name in ("output_dir", "examples_file", "resume_from_checkpoint")},
+    }
+    named = [(name, path) for name, paths in given.items() for path in paths if path is not None]
+    return [f"--{name}: {reason}" for name, path in named if (reason := _name_problem(path))]
+
+
+def _name_problem(path: str) -> str | None:
+    if not path.strip():
+        return "an empty value; give a path"
+    try:
+        os.lstat(path)
+    except (OSError, ValueError) as error:  # ValueError: with a NUL
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            return f"no file or folder can have such a name ({len(path):,} characters)"
+    return None
 
 
 def key_path(examples_file: str | Path) -> Path:
@@ -90,6 +114,8 @@ def examples_file_problems(examples_file: str | Path, *, may_exist: bool = False
     written it; then it is compared with the new content.
     """
     path = Path(examples_file)
+    if not path.name:
+        return [f"--examples_file {path}: a folder, not a file"]
     problems = [
         f"--examples_file: {taken} exists already; name another file or move it away"
         for taken in (path, key_path(path))
