@@ -174,7 +174,7 @@ def rival_tokens(
     *,
     forced: bool = False,
 ) -> torch.Tensor:
-    """The new tokens of one `model.generate` call, left-padded as its manual says."""
+    """The new tokens of one `model.generate` call, left-padded as its documentation asks."""
     width = max(len(prompt) for prompt in prompts)
     padded = [[renderer.pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]

@@ -193,7 +193,7 @@ def outcome(folder: Path) -> dict[str, bytes]:
         data = path.read_bytes()
         if path.name == "metrics.jsonl":
             data = SPEED.sub(b"", data)
-        elif path.name == "report.md":  # it says how long each part of the run took
+        elif path.name == "report.md":  # it states how long each part of the run took
             data = b"\n".join(line for line in data.splitlines() if not DURATION.search(line))
         found[name] = data
     return found

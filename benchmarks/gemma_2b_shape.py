@@ -113,7 +113,7 @@ def compare(options: argparse.Namespace, others: list[str], model: Path, scratch
     report("killed", killed, expected=-signal.SIGKILL, log=scratch / "killed.log")
     report("resumed", run_script(command(resumed), scratch / "resumed.log"), expected=0, log=scratch / "resumed.log")
     if f"resuming after update {half} " not in (scratch / "resumed.log").read_text():
-        raise SystemExit("the killed run was not resumed but started anew")
+        raise SystemExit("the killed run was not resumed but started again from the first update")
     equal = outcome(straight, options.updates) == outcome(resumed, options.updates)
     print(f"adapter and optimiser after {options.updates} updates: {'equal to the byte' if equal else 'THEY DIFFER'}")
     write_notes(options.train_file, resumed, scratch)

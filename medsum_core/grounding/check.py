@@ -17,8 +17,7 @@ from medsum_core.grounding.facts.roles import Claims
 from medsum_core.grounding.facts.subjects import note_subject
 from medsum_core.grounding.facts.talk import read_talk
 from medsum_core.grounding.facts.verdicts import Verdict, goes_without_saying, judge
-from medsum_core.grounding.findings.finding import FindingScan
-from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
+from medsum_core.grounding.findings.lexicon import load_lexicon
 from medsum_core.grounding.findings.reading import scan_findings
 from medsum_core.grounding.findings.verdicts import KIND_OF, judge_findings
 from medsum_core.tasks.task import Task
@@ -71,22 +70,12 @@ def check_note(note: str, dialogue: str, *, lexicon: str | None = None) -> list[
         spans = [(mention.start, mention.end, mention.kind) for mention in stated]
         spans += [(finding.start, finding.end, KIND_OF.get(finding.kind, finding.kind)) for finding in named.findings]
         return [Fact(start=a, end=b, kind=kind, verdict="not_checked", turn=None) for a, b, kind in sorted(spans)]
-    numeric = _numeric(scan, stated, dialogue)
-    wrong_sides = [fact for fact in numeric if fact.kind == "laterality" and fact.is_unsupported]
-    facts = [
-        *numeric,
-        *(
-            fact
-            for fact in _findings(named, dialogue, known)
-            if not any(side.start <= fact.start and fact.end <= side.end for side in wrong_sides)  # its body part
-        ),
-    ]
+    facts = _numeric(scan, stated, dialogue)
+    wrong_sides = [(fact.start, fact.end) for fact in facts if fact.kind == "laterality" and fact.is_unsupported]
+    for one in judge_findings(named, dialogue, known):
+        if not any(start <= one.start and one.end <= end for start, end in wrong_sides):  # else its body part
+            facts.append(Fact(start=one.start, end=one.end, kind=one.kind, verdict=one.verdict, turn=one.turn))
     return sorted(facts, key=lambda fact: (fact.start, fact.end))
-
-
-def _findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[Fact]:
-    judged = judge_findings(note, dialogue, lexicon)
-    return [Fact(start=j.start, end=j.end, kind=j.kind, verdict=j.verdict, turn=j.turn) for j in judged]
 
 
 def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
@@ -98,11 +87,11 @@ def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
     facts = []
     for mention in stated:
         for start, end, verdict, turn in judge(mention, scan, talk, claims):
-            if verdict in UNSUPPORTED and goes_without_saying(mention, scan, talk):
+            if verdict in UNSUPPORTED and goes_without_saying(mention, talk):
                 verdict, turn = "supported", 0
             facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
-    for place, is_supported, said in judge_ends(ends, talk.ends):
-        verdict, turn = ("supported", talk.turn(said.start)) if is_supported else ("contradicted", None)
+    for place, said in judge_ends(ends, talk.ends):
+        verdict, turn = ("contradicted", None) if said is None else ("supported", talk.turn(said.start))
         facts.append(Fact(start=place.start, end=place.end, kind="laterality", verdict=verdict, turn=turn))
     return facts
 

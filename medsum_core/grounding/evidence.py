@@ -10,8 +10,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from itertools import pairwise
 
 from medsum_core.data.turns import read_turns
 from medsum_core.grounding.check import Fact, check_note
@@ -26,6 +26,7 @@ NOTE_WORDS = bag(  # words of a note's style, without content
     "denies denied denying reports reported states stated presents presented complains noted none noncontributory "
     "unremarkable significant positive negative history assessment plan exam examination shows"
 )
+ABBREVIATIONS = bag("dr mr mrs ms no vs st")
 PREFIX = 5  # words match if their first letters do: "hypertension", "hypertensive"
 
 
@@ -54,27 +55,17 @@ def evidence(note: str, dialogue: str) -> list[Support]:
     weights = _weights(turns)
     asks = [turn.text.endswith("?") for turn in said]
     facts = check_note(note, dialogue)
-    found = [_support(note, span, turns, weights, facts, asks) for span in sentences(note)]
-    return [_answered(support, asks) for support in found]
-
-
-def _answered(support: Support, asks: Sequence[bool]) -> Support:
-    against = _with_answers(support.contradicting, asks)
-    turns = tuple(turn for turn in _with_answers(support.turns, asks) if turn not in against)
-    return replace(support, turns=turns, contradicting=against)
+    return [_support(note, span, turns, weights, facts, asks) for span in sentences(note)]
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
     """The sentences of `text` as `[start, end)` without blanks around them. "1." and "Dr." end no sentence."""
-    spans = []
-    start = 0
-    for match in _sentence_end().finditer(text):
-        if _ends_sentence(text, start, match.start()):
-            spans.append((start, match.end()))
-            start = match.end()
-    spans.append((start, len(text)))
+    ends: list[int] = []
+    for match in re.finditer(r"[.!?]+(?=\s)|\n+", text):
+        if _ends_sentence(text[ends[-1] if ends else 0 : match.start()], match[0]):
+            ends.append(match.end())
     trimmed = []
-    for begin, end in spans:
+    for begin, end in pairwise([0, *ends, len(text)]):
         body = text[begin:end]
         begin += len(body) - len(body.lstrip())
         if body.strip():
@@ -82,25 +73,18 @@ def sentences(text: str) -> list[tuple[int, int]]:
     return trimmed
 
 
-@lru_cache(maxsize=1)
-def _sentence_end() -> re.Pattern[str]:
-    return re.compile(r"[.!?]+(?=\s)|\n+")
-
-
-def _ends_sentence(text: str, start: int, end: int) -> bool:
-    word = text[start:end].rsplit(None, 1)[-1] if text[start:end].strip() else ""
-    abbreviation = word.lower() in ("dr", "mr", "mrs", "ms", "no", "vs", "st") or "." in word or len(word) == 1
-    list_mark = word.isdigit() and text[start:end].strip() == word
-    return bool(word) and not (text[end] == "." and (list_mark or (abbreviation and not word.isdigit())))
-
-
-@lru_cache(maxsize=1)
-def _word() -> re.Pattern[str]:
-    return re.compile(r"[A-Za-z]+")
+def _ends_sentence(sentence: str, mark: str) -> bool:
+    words = sentence.split()
+    if not words or not mark.startswith("."):
+        return bool(words)
+    word = words[-1].lower()
+    if word.isdigit():
+        return len(words) > 1  # "1." numbers a list
+    return word not in ABBREVIATIONS and "." not in word and len(word) > 1
 
 
 def _stems(text: str) -> Counter[str]:
-    words = (stem(word) for word in _word().findall(text) if word.lower() not in NOTE_WORDS)
+    words = (stem(word) for word in re.findall(r"[A-Za-z]+", text) if word.lower() not in NOTE_WORDS)
     return Counter(word[:PREFIX] for word in words if len(word) > 2 and word not in STOPWORDS)
 
 
@@ -125,8 +109,7 @@ def _support(
     words = _stems(_without(note, span, inside))
     unseen = 1.0 + math.log(len(turns) + 1)
     total = sum(weights.get(word, unseen) for word in words) + FACT_WEIGHT * len(inside)
-    found = 0.0
-    chosen: list[int] = []
+    found, chosen = 0.0, list[int]()
     open_words, open_facts = set(words), {i for i, fact in enumerate(inside) if fact.is_supported}
     while len(chosen) < MAX_TURNS:
         gains = [
@@ -145,13 +128,14 @@ def _support(
         open_facts = {i for i in open_facts if inside[i].turn != best}
     score = found / total if total else 1.0
     score = 0.0 if any(fact.is_unsupported for fact in own) else score  # as supported as its worst fact
+    contradicting = _with_answers(sorted(against), asks)
     return Support(
         start=start,
         end=end,
-        turns=tuple(chosen),
+        turns=tuple(turn for turn in _with_answers(chosen, asks) if turn not in contradicting),
         score=score,
         low_support=score < LOW_SUPPORT,
-        contradicting=tuple(sorted(against)),
+        contradicting=contradicting,
         facts=tuple(own),
     )
 

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 
 from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.mention import Date, Mention, Value
@@ -22,10 +23,9 @@ from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import scan_findings
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
-from medsum_core.grounding.findings.replies import asks_openly, is_question, read_reply
-from medsum_core.grounding.findings.scope import Sentence
+from medsum_core.grounding.findings.replies import is_question
 from medsum_core.grounding.findings.verdicts import KIND_OF
-from medsum_core.grounding.telling import Told, read_told
+from medsum_core.grounding.telling import Told, read_told, reply_to
 
 TOLD_KIND = "statement"
 FEW = 3  # facts and findings; with fewer, one that is left out or held would make the whole rate
@@ -66,8 +66,10 @@ def read_statements(dialogue: str, lexicon: Lexicon) -> Statements:
     spoken = _Spoken(turns, scan_findings(dialogue, turns, lexicon))
     talk = read_talk(dialogue)
     found = [*_numeric(talk, spoken), *_findings(spoken.scan.findings, lexicon)]
-    if len(found) < FEW:
-        found += [one for one in _sentences(spoken) if not any(one.start < f.end and f.start < one.end for f in found)]
+    for told in read_told(turns, spoken.scan) if len(found) < FEW else ():
+        start, end = spoken.scan.words[told.first].start, spoken.scan.words[told.last - 1].end
+        if not any(start < one.end and one.start < end for one in found if one.told is None):
+            found.append(Statement(turn=told.turn, start=start, end=end, kind=TOLD_KIND, told=told))
     return Statements(talk, spoken.scan, sorted(found, key=lambda one: (one.start, one.end)))
 
 
@@ -93,18 +95,9 @@ class _Spoken:
         sentence = self.scan.sentences[number]
         if not is_question(self.scan.words, sentence, is_clinician=self.turns[sentence.turn].is_clinician):
             return True
-        return not has_answer and self._is_answered_yes(number, sentence)
-
-    def _is_answered_yes(self, number: int, sentence: Sentence) -> bool:
-        for k in range(number + 1, len(self.scan.sentences)):
-            later = self.scan.sentences[k]
-            if later.turn != sentence.turn:
-                break
-            if not later.asks and later.last - later.first > SHORT:
-                return False
-        if sentence.turn + 1 >= len(self.turns) or asks_openly(self.scan.words, sentence):
-            return False
-        return read_reply(self.scan.words, *self.scan.turns[sentence.turn + 1])[0] == "yes"
+        later = takewhile(lambda one: one.turn == sentence.turn, self.scan.sentences[number + 1 :])
+        is_last = all(one.asks or one.last - one.first <= SHORT for one in later)
+        return not has_answer and is_last and reply_to(self.scan, sentence) == "yes"
 
 
 def _numeric(talk: Talk, spoken: _Spoken) -> list[Statement]:
@@ -118,10 +111,9 @@ def _numeric(talk: Talk, spoken: _Spoken) -> list[Statement]:
         turn = talk.turn(mention.start)
         shift = _shift(talk, turn, spoken.turns[turn])
         start = mention.start + shift
-        has_answer = (turn + 1, mention.dim) in valued
         if mention.start < end or start < spoken.turns[turn].text_start:
             continue
-        if not spoken.is_stated(start, has_answer=has_answer):
+        if not spoken.is_stated(start, has_answer=(turn + 1, mention.dim) in valued):
             continue
         end = mention.end
         readings = tuple(other for other in told[number : number + READINGS] if other.start < end)
@@ -153,22 +145,11 @@ def _is_told(talk: Talk, mention: Mention, plain: Collection[int]) -> bool:
     return counts and is_fact(talk.scan, mention)
 
 
-def _sentences(spoken: _Spoken) -> list[Statement]:
-    words = spoken.scan.words
-    return [
-        Statement(turn=one.turn, start=words[one.first].start, end=words[one.last - 1].end, kind=TOLD_KIND, told=one)
-        for one in read_told(spoken.turns, spoken.scan)
-    ]
-
-
 def _findings(findings: Sequence[Finding], lexicon: Lexicon) -> list[Statement]:
-    told = [finding for finding in findings if _is_told_of(finding)]
     kept: list[Finding] = []
-    for finding in told:
-        if any(_covers(other, finding, lexicon) for other in kept):
-            continue
-        kept = [other for other in kept if not _covers(finding, other, lexicon)]
-        kept.append(finding)
+    for finding in filter(_is_told_of, findings):
+        if not any(_covers(other, finding, lexicon) for other in kept):
+            kept = [*(other for other in kept if not _covers(finding, other, lexicon)), finding]
     return [
         Statement(turn=one.turn, start=one.start, end=one.end, kind=KIND_OF.get(one.kind, one.kind), finding=one)
         for one in kept

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from medsum_core.data.turns import Turn
+from medsum_core.grounding.facts.anatomy import STOPWORDS
+from medsum_core.grounding.facts.cardinals import DIGITS, SCALES, TEENS, TENS
 from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.words import PERIODS
 from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.kinship import FAMILY
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
@@ -34,35 +37,23 @@ SUMMING = bag(  # of these alone a sentence denies all there could be: "No signi
     "history histories family familial medical surgical problem problems is are of the reported all . , :"
 )
 SHORT_NOTE = 2  # sentences; in a longer note "None." answers the line before it, not the whole visit
-TALK = bag(  # words of any conversation, which by themselves tell nothing of a patient
-    "a an the and or but if so because as of to in on at by for from with without about into over under up down out "
-    "off then than that this these those there here i me my mine myself we us our you your yours yourself he him his "
-    "she her hers it its they them their someone somebody something anyone anybody anything everyone everybody "
-    "everything nobody nothing one ones thing things stuff am is are was were be been being do does did done doing "
-    "have has had having can could may might must shall should will would get gets got getting go goes going gone "
-    "went come comes coming came let lets make makes making made take taken took taking put i'm i've i'd i'll you're "
-    "you've you'll you'd he's she's it's that's there's we're we've we'll they're they've don't doesn't didn't can't "
-    "couldn't won't wouldn't isn't aren't wasn't weren't haven't hasn't hadn't shouldn't gonna wanna gotta kinda what "
-    "what's which who whom whose when where where's why how how's how're whatever whenever however while until since "
-    "though although whether yes yeah yep yup yea no nope nah not never none neither nor okay ok alright right correct "
-    "sure fine good great well nice wow wonderful perfect awesome excellent exactly absolutely definitely certainly "
-    "indeed oh um uh hm hmm ah mm hi hello hey bye goodbye morning afternoon evening doctor doc dr sir ma'am maam miss "
-    "mister mr mrs ms nurse please thank thanks welcome sorry apologize excuse congratulations congrats lady gentleman "
-    "guy guys man buddy know think guess believe suppose mean say says said tell told ask asked hear heard see look "
-    "looks looking sound sounds talk talking speak remember recall forget forgot understand wonder wondering hope like "
-    "want wanted need try trying keep kept let's bet honest honestly actually really basically probably maybe perhaps "
-    "possibly just only even also too very much many lot lots little bit kind sort pretty quite some any all every "
-    "each both either other others another else same such most more less least few several enough almost nearly again "
-    "still yet already ever always usually often sometimes now today day days time times soon later ago before after "
-    "around way ways thus question questions answer reason idea problem problems issue issues happen happened "
-    "happening matter worry worried care glad happy bad long far away back first last next new part place whole real "
-    "true wrong hard easy able best better worse start started begin began anymore anyway course especially mostly "
-    "certain different main concern concerns couple read check bring brought call called give given show shows turn "
-    "help find found note notes discuss mention information record records chart name people person life feel feeling "
-    "felt notice noticed seem seems experience experienced currently recently lately use used two three four five six "
-    "seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty "
-    "forty fifty sixty seventy eighty ninety hundred thousand year years month months week weeks hour hours minute "
-    "minutes old age"
+TALK = (STOPWORDS - {"family"}) | DIGITS.keys() | TEENS.keys() | TENS.keys() | SCALES.keys() | PERIODS.keys()
+TALK |= bag(  # words of any conversation, which by themselves tell nothing of a patient
+    "without mine myself yourself someone somebody something anyone anybody anything everyone everybody everything "
+    "nobody nothing thing stuff doing get going come coming let make making made take taking put i'd i'll you've "
+    "you'll you'd we've we'll they've can't couldn't won't wouldn't aren't weren't haven't hasn't hadn't shouldn't "
+    "gonna wanna gotta kinda whom whose why how how're whatever whenever however though although whether yep yup yea "
+    "nope nah never none neither nor alright right correct sure fine good great nice wow wonderful perfect awesome "
+    "excellent exactly absolutely definitely certainly indeed hmm hello hey bye goodbye doc sir ma'am maam miss "
+    "mister mrs nurse please thank welcome sorry apologize excuse congratulations congrats lady gentleman guy man "
+    "buddy know think guess believe suppose mean say said tell told ask hear heard see look sound talk speak remember "
+    "recall forget forgot understand wonder hope want need try keep bet honest honestly actually basically probably "
+    "maybe perhaps possibly even much many lot little bit kind sort pretty quite either else same such less least few "
+    "several enough almost nearly again yet already ever always usually often sometimes today soon way thus question "
+    "answer reason idea problem issue happen matter worry care glad happy bad long far away back first new part place "
+    "whole real true wrong hard easy able best better worse start begin began anymore anyway course especially mostly "
+    "certain different main concern couple read check bring brought call give show turn help find found note discuss "
+    "mention information record chart name people person life feel notice seem experience lately use used"
 )
 
 
@@ -107,9 +98,14 @@ def note_words(scan: FindingScan) -> NoteWords:
     stems, texts = frozenset(word.stem for word in scan.words), {word.text for word in scan.words}
     denies = not texts.isdisjoint(NEGATIONS | GOOD)
     summaries, is_short = _summaries(scan), len(scan.sentences) <= SHORT_NOTE
-    summed_up = frozenset(subject for one in summaries for subject in _summed_up(one, is_short=is_short))
-    not_known = is_short and any(not one.isdisjoint(NOT_KNOWN) for one in summaries)
-    return NoteWords(stems, _prefixes(stems), denies, not texts.isdisjoint(ALL_WELL), not_known, summed_up)
+    not_known = [not words.isdisjoint(NOT_KNOWN) for words in summaries]
+    summed_up: set[str] = set()
+    for words, is_unknown in zip(summaries, not_known, strict=True):
+        of_family = not words.isdisjoint(("family", "familial"))
+        if not is_unknown:
+            summed_up.update((FAMILY,) if of_family else (PATIENT, FAMILY) if is_short else ())
+    all_well = not texts.isdisjoint(ALL_WELL)
+    return NoteWords(stems, _prefixes(stems), denies, all_well, is_short and any(not_known), frozenset(summed_up))
 
 
 def _summaries(scan: FindingScan) -> list[frozenset[str]]:
@@ -117,22 +113,12 @@ def _summaries(scan: FindingScan) -> list[frozenset[str]]:
     found, heading = [], frozenset[str]()
     for sentence in scan.sentences:
         texts = frozenset(word.text for word in scan.words[sentence.first : sentence.last])
-        if not texts <= SUMMING | NOT_KNOWN:
-            heading = frozenset()
-        elif texts.isdisjoint(ALL_WELL | NEGATIONS | NOT_KNOWN):
-            heading = texts
-        else:
+        is_summary = texts <= SUMMING | NOT_KNOWN
+        is_heading = is_summary and texts.isdisjoint(ALL_WELL | NEGATIONS | NOT_KNOWN)
+        if is_summary and not is_heading:
             found.append(texts | heading)
-            heading = frozenset()
+        heading = texts if is_heading else frozenset()
     return found
-
-
-def _summed_up(texts: frozenset[str], *, is_short: bool) -> tuple[str, ...]:
-    if not texts.isdisjoint(NOT_KNOWN):
-        return ()
-    if not texts.isdisjoint(("family", "familial")):
-        return (FAMILY,)
-    return (PATIENT, FAMILY) if is_short else ()
 
 
 def read_told(turns: Sequence[Turn], scan: FindingScan) -> Iterator[Told]:
@@ -141,7 +127,7 @@ def read_told(turns: Sequence[Turn], scan: FindingScan) -> Iterator[Told]:
         words = scan.words[sentence.first : sentence.last]
         stems = _content(words)
         if is_question(scan.words, sentence, is_clinician=turns[sentence.turn].is_clinician):
-            reply, least = _reply(scan, sentence), 1
+            reply, least = reply_to(scan, sentence), 1
             counts, denied = reply in ("yes", "no"), reply == "no"
         else:
             counts, least, denied = True, LEAST, any(word.text in DENYING for word in words)
@@ -149,10 +135,11 @@ def read_told(turns: Sequence[Turn], scan: FindingScan) -> Iterator[Told]:
             yield Told(turn=sentence.turn, first=sentence.first, last=sentence.last, stems=stems, denied=denied)
 
 
-def _reply(scan: FindingScan, sentence: Sentence) -> str:
-    if sentence.turn + 1 >= len(scan.turns) or asks_openly(scan.words, sentence):
+def reply_to(scan: FindingScan, question: Sentence) -> str:
+    """What the next turn says to a question, as `findings.replies.read_reply` has it; "other" where it asks openly."""
+    if question.turn + 1 >= len(scan.turns) or asks_openly(scan.words, question):
         return "other"
-    return read_reply(scan.words, *scan.turns[sentence.turn + 1])[0]
+    return read_reply(scan.words, *scan.turns[question.turn + 1])[0]
 
 
 def _content(words: Sequence[Word]) -> frozenset[str]:

@@ -13,7 +13,6 @@ from notes_command import write
 
 from medsum_core.errors import InputError, StoppedBySignal
 from medsum_core.files import drafts_of
-from medsum_core.generation.output_file import locked_output
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,14 +21,26 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+HOLD_UNTIL_END_OF_INPUT = """
+import sys
+from pathlib import Path
+from medsum_core.generation.output_file import locked_output
+with locked_output(Path(sys.argv[1])):
+    print("holds it", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_another_process_is_refused_while_a_file_is_written(run: Path, dialogues: Path, tmp_path: Path) -> None:
     out = tmp_path / "notes.csv"
-    flags = ["--run", str(run), "--input_file", str(dialogues), "--output_file", str(out), "--offline"]
-    with locked_output(out):
-        command = [sys.executable, str(ROOT / "infer.py"), *flags]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-        assert done.returncode == 2 and "another process is writing it" in done.stderr
+    command = [sys.executable, "-c", HOLD_UNTIL_END_OF_INPUT, str(out)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout is not None and other.stdout.readline() == "holds it\n"
+        with pytest.raises(InputError, match="another process is writing it"):
+            write(run, dialogues, out)
         write(run, dialogues, tmp_path / "other.csv")  # each file has its own lock
+        other.communicate()
     assert not [name for name in names(tmp_path) if name.endswith(".lock")]
     assert len(write(run, dialogues, out)) == 4
 

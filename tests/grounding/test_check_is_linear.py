@@ -9,11 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from medsum_core.grounding.check import check_note
-from medsum_core.grounding.facts import value_index
-from medsum_core.grounding.facts.matching import supports
+from medsum_core.grounding.facts import matching
+from medsum_core.grounding.facts.matching import ValueIndex, supports
 from medsum_core.grounding.facts.reading import read_mentions
 from medsum_core.grounding.facts.talk import read_talk
-from medsum_core.grounding.facts.value_index import ValueIndex
 from medsum_core.grounding.findings import heard
 from medsum_core.grounding.omissions import check_omissions
 
@@ -66,7 +65,7 @@ def test_twice_the_text_is_twice_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(heard, "MOST", 10)
-    monkeypatch.setattr(value_index, "MOST", 10)
+    monkeypatch.setattr(matching, "MOST", 10)
     check("No fever.", "Doctor: Fever?\nPatient: No.")  # tables are read once
     texts = [(make(size), told(make(size + 1))) for size in SIZES]
     small, large = (calls_of(lambda pair=pair: check(*pair)) for pair in texts)  # type: ignore[misc]
@@ -74,8 +73,8 @@ def test_twice_the_text_is_twice_the_work(
 
 
 def test_the_index_leaves_out_no_mention_that_supports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(value_index, "FEW", 0)
-    monkeypatch.setattr(value_index, "MOST", 10**6)
+    monkeypatch.setattr(matching, "FEW", 0)
+    monkeypatch.setattr(matching, "MOST", 10**6)
     told = [
         form.format(n=n, unit=unit) for form, unit, n in itertools.product(FORMS, UNITS, (1, 2, 4, 7, 12, 28, 30, 66))
     ]

@@ -17,19 +17,9 @@ from medsum_core.grounding.check import count_unsupported, unsupported_spans
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "mts-dialog" / "MTS-Dialog-TrainingSet.csv"
 KINDS = [
-    "age",
-    "code",
-    "date",
-    "dose",
-    "duration",
-    "frequency",
-    "laterality",
-    "measurement",
-    "number",
-    "percent",
-    "pressure",
-    "temperature",
-]
+    "age", "code", "date", "dose", "duration", "frequency", "laterality", "measurement", "number", "percent",
+    "pressure", "temperature",
+]  # fmt: skip
 
 
 def verdicts(note: str, dialogue: str) -> list[tuple[str, str, str]]:
@@ -175,54 +165,12 @@ def test_spans_are_of_the_unsupported_facts_in_order_without_overlap() -> None:
     assert [note[start:end] for start, end in spans] == ["34-year-old", "left", "2004"]
 
 
-WORDS = st.sampled_from(
-    [
-        "patient",
-        "left",
-        "right",
-        "knee",
-        "both",
-        "one",
-        "two",
-        "fifteen",
-        "fifty",
-        "mg",
-        "of",
-        "Lasix",
-        "5",
-        "mg.",
-        "twice",
-        "a",
-        "day",
-        "years",
-        "old",
-        "ago",
-        "over",
-        "eighty",
-        "3/10",
-        "06/30/04",
-        "June",
-        "1998",
-        "half",
-        "pack",
-        "L4",
-        "b.i.d.",
-        "and",
-        "or",
-        ".",
-        "?",
-        "\n",
-        "Doctor:",
-        "q.6h",
-        "bilateral",
-        "couple",
-        "week",
-        "½",
-        "5'10\"",
-        "point",
-        "oh",
-    ]
-)
+WORDS = st.sampled_from([
+    "patient", "left", "right", "knee", "both", "one", "two", "fifteen", "fifty", "mg", "of", "Lasix", "5", "mg.",
+    "twice", "a", "day", "years", "old", "ago", "over", "eighty", "3/10", "06/30/04", "June", "1998", "half", "pack",
+    "L4", "b.i.d.", "and", "or", ".", "?", "\n", "Doctor:", "q.6h", "bilateral", "couple", "week", "½", "5'10\"",
+    "point", "oh",
+])  # fmt: skip
 
 
 @settings(max_examples=200, deadline=None)

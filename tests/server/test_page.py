@@ -207,6 +207,7 @@ def test_a_dead_worker_is_reported_and_no_text_is_lost(server: FakeServer, watch
     page.get_by_role("button", name="Write notes").click()
     page.get_by_role("alert").get_by_text("Your text is still on this page").wait_for()
     assert page.get_by_role("textbox", name="Conversation").input_value() == DIALOGUE
+    page.locator("#dialogue:focus").wait_for()  # and not the hidden button: the next Tab would begin at the top
     assert "words of a patient" not in page.content()
 
 

@@ -12,8 +12,9 @@ from medsum_core.grounding.facts.mention import Date, Mention, Scan
 
 Finding = Literal["supported", "not_found", "contradicted", "year_not_found"]
 MAX_STEP = 14  # days
-NUM_STEPS = 3
+NUM_STEPS = 3  # in a row: "the next day", "a week after that"
 COMMON_YEAR = 2001  # used where no year is said; not a leap year
+AFTER, BEFORE = ("after", "later"), ("before", "earlier", "prior")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,51 +51,40 @@ def calendar_of(scan: Scan, said: Sequence[Mention]) -> Calendar:
             calendar.days.setdefault(int(mention.raw[0]), mention)
         elif mention.dim == "" and len(mention.raw) == 3 and mention.raw[1] <= 12 and 1 <= mention.raw[2] <= 31:
             calendar.month_days.setdefault((int(mention.raw[1]), int(mention.raw[2])), mention)  # "eleven twenty three"
-    if calendar.month_days or calendar.weekdays:
-        steps = _steps(scan, said)
-        _add_relative_dates(calendar, steps)
-        _add_relative_weekdays(calendar, steps)
-    return calendar
-
-
-def _add_relative_weekdays(calendar: Calendar, steps: set[int]) -> None:
+    steps = _steps(scan, said)
     for day, mention in list(calendar.weekdays.items()):
         for step in steps:
             calendar.weekdays.setdefault((day + step - 1) % 7 + 1, mention)
+    for _ in range(NUM_STEPS if steps else 0):
+        for date, mention in list(calendar.full.items()):
+            for after in filter(None, (_days_after(date, step) for step in steps)):
+                calendar.full.setdefault(after, mention)
+                calendar.month_days.setdefault(after[1:], mention)
+    return calendar
 
 
 def _steps(scan: Scan, said: Sequence[Mention]) -> set[int]:
     """The days that a dialogue adds to a date, or takes from it: "the next day", "three days after", "a day before"."""
     steps: set[int] = set()
     for mention in said:
-        if mention.dim != "time" or mention.unit not in ("day", "week"):
-            continue
         after, before = scan.word(mention.last), scan.word(mention.first - 1)
-        sign = 1 if after in ("after", "later") or before in ("next", "following") else 0
-        sign = -1 if after in ("before", "earlier", "prior") or before == "previous" else sign
-        days = [round(value) for value in mention.values if isinstance(value, float) and 1 <= value <= MAX_STEP]
-        steps.update(sign * day for day in days if sign)
+        sign = (after in AFTER or before in ("next", "following")) - (after in BEFORE)
+        if sign and mention.unit in ("day", "week"):
+            days = [value for value in mention.values if isinstance(value, float) and 1 <= value <= MAX_STEP]
+            steps.update(sign * round(value) for value in days)
     return steps
 
 
-def _add_relative_dates(calendar: Calendar, steps: set[int]) -> None:
-    """Add the dates one to three such steps after a date that is said, with its year if it has one."""
-    reached = list(calendar.full.items())
-    for _ in range(NUM_STEPS):
-        later: list[tuple[Date, Mention]] = []
-        for (year, month, day), mention in reached:
-            for step in steps if month is not None and day is not None else ():
-                try:
-                    after = datetime.date(year or COMMON_YEAR, month or 1, day or 1) + datetime.timedelta(days=step)
-                except ValueError:  # a day that the month does not have
-                    continue
-                later.append(((after.year if year else None, after.month, after.day), mention))
-        reached = []
-        for date, mention in later:
-            if date not in calendar.full:  # from a date that was reached before, nothing new is reached
-                reached.append((date, mention))
-            calendar.full.setdefault(date, mention)
-            calendar.month_days.setdefault((date[1] or 1, date[2] or 1), mention)
+def _days_after(date: Date, step: int) -> tuple[int | None, int, int] | None:
+    """The date `step` days later, with its year if it has one; None where no day or month is said."""
+    year, month, day = date
+    if month is None or day is None:
+        return None
+    try:
+        after = datetime.date(year or COMMON_YEAR, month, day) + datetime.timedelta(days=step)
+    except ValueError:  # a day that the month does not have
+        return None
+    return after.year if year else None, after.month, after.day
 
 
 def _add_date(calendar: Calendar, mention: Mention) -> None:
@@ -118,8 +108,7 @@ def date_finding(fact: Mention, calendar: Calendar) -> tuple[Finding, Mention | 
     """
     if "decade" in fact.marks:
         return _decade_finding(fact, calendar)
-    partial = None
-    contradicted = False
+    found: tuple[Finding, Mention | None] = "not_found", None
     for year, month, day in fact.dates:
         place = _month_and_day(month, day, calendar)
         if month is None and year is not None:
@@ -129,37 +118,32 @@ def date_finding(fact: Mention, calendar: Calendar) -> tuple[Finding, Mention | 
         others = _years_said(month, day, calendar)
         if year is None or year in others or (not others and year in calendar.years):
             return "supported", place
-        contradicted = contradicted or bool(others)
-        partial = partial or place
-    if contradicted:
-        return "contradicted", None
-    return ("year_not_found", partial) if partial is not None else ("not_found", None)
+        if others:
+            found = "contradicted", None
+        elif found[0] == "not_found":
+            found = "year_not_found", place
+    return found
 
 
 def _month_and_day(month: int | None, day: int | None, calendar: Calendar) -> Mention | None:
     if month is None:
         return None
-    if day is None:
-        return calendar.months.get(month)
-    found = calendar.month_days.get((month, day))
-    return found if found is not None else (calendar.days.get(day) if month in calendar.months else None)
+    apart = calendar.days.get(day or 0) if month in calendar.months else None  # "in March, on the twenty third"
+    return calendar.months.get(month) if day is None else calendar.month_days.get((month, day), apart)
 
 
 def _years_said(month: int | None, day: int | None, calendar: Calendar) -> set[int]:
     """The years that the dialogue gives this month and day (or month); empty when it gives them none."""
     said = calendar.years_of.get((month, day if month is not None else None), set())
     years = {year for year in said if year is not None}
-    bare = month is not None and None in said
-    return set(calendar.years) | years if month is None or (bare and calendar.years) else years
+    is_open = month is None or None in said
+    return years | set(calendar.years) if is_open else years
 
 
 def _decade_finding(fact: Mention, calendar: Calendar) -> tuple[Finding, Mention | None]:
-    for decade, _, _ in fact.dates:
-        if decade is None:
-            continue
-        if decade in calendar.decades:
-            return "supported", calendar.decades[decade]
-        inside = next((mention for year, mention in calendar.years.items() if decade <= year < decade + 10), None)
-        if inside is not None:
-            return "supported", inside
+    for decade in (year for year, _, _ in fact.dates if year is not None):
+        inside = [mention for year, mention in calendar.years.items() if decade <= year < decade + 10]
+        place = calendar.decades.get(decade, inside[0] if inside else None)
+        if place is not None:
+            return "supported", place
     return ("contradicted" if calendar.decades else "not_found"), None

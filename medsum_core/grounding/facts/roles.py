@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
 from medsum_core.grounding.facts.anatomy import KIN, body_parts
-from medsum_core.grounding.facts.matching import supports
+from medsum_core.grounding.facts.matching import ValueIndex, supports
 from medsum_core.grounding.facts.mention import Mention
 from medsum_core.grounding.facts.subjects import CLAUSE, FAR, RELATED, Scope, fold, same_subject, same_subjects
 from medsum_core.grounding.facts.talk import Talk
-from medsum_core.grounding.facts.value_index import ValueIndex
 
 Claim = tuple[Mention, str]  # a fact of the note, and its subject
 
@@ -27,14 +26,6 @@ class Claims(list[Claim]):
     def by_value(self) -> ValueIndex:
         """The facts by value."""
         return ValueIndex([mention for mention, _ in self])
-
-    @cached_property
-    def counted(self) -> dict[str, set[tuple[float, ...]]]:
-        """The numbers that the facts give of each noun."""
-        found: dict[str, set[tuple[float, ...]]] = {}
-        for mention, _ in self:
-            found.setdefault(mention.noun, set()).add(mention.raw)
-        return found
 
     @cached_property
     def topics(self) -> dict[str, frozenset[str]]:
@@ -59,40 +50,33 @@ def supporting_mention(
     them is stated by another fact of the note. For mentions without a clear subject both must hold.
     """
     pairs = [mention for mention in pairs if not _better_said_by(fact, mention, claims)]
-    if not pairs:
-        return None
-    scopes = [_scope_of(fact, mention, talk, subject, claims) for mention in pairs]
-    for mention, scope in zip(pairs, scopes, strict=True):
+    scoped = [(mention, _scope_of(fact, mention, talk, subject, claims)) for mention in pairs]
+    for mention, scope in scoped:
         if _is_of(scope, subject):
             return mention
-    alike = {id(mention) for mention in pairs}
     valued = any(
-        id(mention) not in alike and _another_value(fact, mention) and _is_of(near, subject) and near.level != FAR
+        mention not in pairs and _another_value(fact, mention) and _is_of(near, subject) and near.level != FAR
         for mention in talk.about(same_subjects(subject))
         for near in [_scope_of(fact, mention, talk, subject, claims)]
     )
-    for mention, scope in zip(pairs, scopes, strict=True):
+    for mention, scope in scoped:
         if (not scope.words or scope.level == FAR) and not (valued and _claimed(fact, mention, scope, claims)):
             return mention
-    if valued or subject == HANDED or _bare_of_others(fact, pairs, scopes):
+    if not pairs or valued or subject == HANDED or _is_bare_of_others(fact, scoped):
         return None
-    claimed = fact.kind == "dose" and all(
-        _claimed(fact, mention, scope, claims) for mention, scope in zip(pairs, scopes, strict=True)
-    )
+    claimed = fact.kind == "dose" and all(_claimed(fact, mention, scope, claims) for mention, scope in scoped)
     return None if claimed else pairs[0]
 
 
 def comparable(fact: Mention, said: Mention) -> bool:
     """Whether two mentions are values of the same sort, so that different values contradict."""
-    if fact.dim == said.dim:
-        return True
-    plain = {"", "ratio"}
-    return fact.kind == said.kind or (said.dim in plain and not said.noun and fact.dim not in ("side", "rate", "code"))
+    is_bare = said.dim in ("", "ratio") and not said.noun and fact.dim not in ("side", "rate", "code")
+    return is_bare or fact.dim == said.dim or fact.kind == said.kind
 
 
 def _another_value(fact: Mention, said: Mention) -> bool:
     if fact.kind == "age" and said.dim == "":
-        return not said.noun and all(1 <= value <= OLDEST and 2 * value == int(2 * value) for value in said.raw)
+        return not said.noun and all(1 <= value <= OLDEST for value in said.raw)
     if fact.values[:1] == ("both",):
         return False  # a value for one side does not contradict "both"
     if fact.noun not in ("", "time") and not fact.dim:
@@ -110,14 +94,15 @@ def _claimed(fact: Mention, said: Mention, scope: Scope, claims: Claims) -> bool
 
 def _better_said_by(fact: Mention, said: Mention, claims: Claims) -> bool:
     """Whether another fact of the note has this dose in the unit said, while `fact` equals it only after conversion."""
-    converted = fact.kind == "dose" and bool(said.unit) and said.unit != fact.unit
+    converted = fact.kind == "dose" and said.unit not in ("", fact.unit)
     return converted and any(other.unit == said.unit and supports(other, said) for other in claims.by_value.near(said))
 
 
-def _bare_of_others(fact: Mention, pairs: Sequence[Mention], scopes: Sequence[Scope]) -> bool:
+def _is_bare_of_others(fact: Mention, scoped: Sequence[tuple[Mention, Scope]]) -> bool:
     """Whether a dose is supported only by numbers without a unit, each in a clause with other drugs."""
-    near = all(scope.words and scope.level == CLAUSE for scope in scopes)
-    return fact.kind == "dose" and near and not any(mention.dim for mention in pairs)
+    return fact.kind == "dose" and all(
+        not mention.dim and scope.words and scope.level == CLAUSE for mention, scope in scoped
+    )
 
 
 def _is_of(scope: Scope, subject: str) -> bool:

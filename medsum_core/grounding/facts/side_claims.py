@@ -11,16 +11,24 @@ from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from medsum_core.grounding.facts.anatomy import PLACES, STOPWORDS, body_parts, stem
-from medsum_core.grounding.facts.answers import SENTENCE_ENDS
-from medsum_core.grounding.facts.matching import near_part
-from medsum_core.grounding.facts.mention import Mention, Scan
-from medsum_core.grounding.facts.polarity import DENYING, denied
+from medsum_core.grounding.facts.matching import MOST, near_part
+from medsum_core.grounding.facts.mention import SENTENCE_ENDS, Mention, Scan
+from medsum_core.grounding.facts.sides import OPPOSITE
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.facts.value_index import MOST
 
-OPPOSITE = {"left": "right", "right": "left"}
-BREAKS = SENTENCE_ENDS | {",", ";", "and", "but", "with", ":"}
-NOT_TOPICS = bag("left right both bilateral bilaterally side sided patient pain hurt hurts other one")
+DENYING = bag(
+    "no not never none nothing without denies denied denying negative normal fine good okay ok unremarkable intact "
+    "healthy unaffected perfect clear clean spared waiting wait asymptomatic recovered resolved isn't doesn't don't "
+    "didn't wasn't hasn't can't cannot"
+)
+GOOD = bag("normal fine good okay ok intact healthy perfect clear clean")
+AGREEING = GOOD | bag("yes yeah yep yup right mm mhm")
+ANSWERS_NO = bag("no nope nah none not nothing never")
+CLAUSE_ENDS = SENTENCE_ENDS | {",", ";", "and", "but", ":"}
+SHORT = 4  # tokens
+NOT_TOPICS = (
+    STOPWORDS | DENYING | bag("left right both bilateral bilaterally side sided patient pain hurt hurts other one")
+)
 PREFIX = 5  # letters that related words share
 SENTENCES_BACK = 3
 ONLY = bag("only alone unilateral sole solely")
@@ -66,25 +74,22 @@ class SideClaims:
             return SideVerdict("contradicted", other.mention, of_part=True)  # the left wrist, no leg at all
         if own.side == "both":
             return _judge_both(own, claims)
-        same = [claim for claim in claims if claim.side in (own.side, "both") or own.side in claim.mention.marks]
+        same = [claim for claim in claims if claim.side in (own.side, "both")]
         opposite = [claim for claim in claims if claim.side == OPPOSITE[own.side]]
-        if not same:
-            return _judge_unsaid(own, opposite)
-        if all(claim.side == "both" for claim in same) and _is_of_one(note, own):
-            return SideVerdict("contradicted", same[0].mention)  # both of them, and the note tells of one
-        if all(claim.side == "both" for claim in same) and (others := [c for c in opposite if c.words & own.words]):
-            return SideVerdict("contradicted", others[0].mention)  # both hurt, and one of them more
+        if not same:  # that the other one is well is said of it, if the note says so of this
+            return SideVerdict("contradicted", opposite[0].mention) if opposite and not own.denied else None
+        if all(claim.side == "both" for claim in same):
+            more = [claim for claim in opposite if claim.words & own.words]
+            if more or _is_of_one(note, own):  # both hurt, and one of them more; or the note tells of one
+                return SideVerdict("contradicted", (more or same)[0].mention)
         fitting = [claim for claim in same if claim.denied is None or own.denied is None or claim.denied == own.denied]
         rivals = [claim for claim in opposite if claim.denied is None or claim.denied == bool(own.denied)]
         if not fitting:
-            return (
-                SideVerdict("contradicted", rivals[0].mention) if rivals else SideVerdict("supported", same[0].mention)
-            )
-        if any(claim.mention.noun == own.part and claim.side == own.side for claim in fitting):
-            return SideVerdict("supported", fitting[0].mention)
-        best = max(len(own.words & claim.words) for claim in fitting)
-        better = [claim for claim in rivals if len(own.words & claim.words) > best]
-        if better and best == 0:
+            return SideVerdict("contradicted" if rivals else "supported", (rivals or same)[0].mention)
+        shared = max(len(own.words & claim.words) for claim in fitting)
+        named = any(claim.mention.noun == own.part and claim.side == own.side for claim in fitting)
+        better = [claim for claim in rivals if own.words & claim.words]
+        if better and not shared and not named:
             return SideVerdict("contradicted", better[0].mention)
         return SideVerdict("supported", fitting[0].mention)
 
@@ -115,7 +120,7 @@ class SideClaims:
         """The claims, of those that say the same the first."""
         found: dict[tuple[object, ...], Claim] = {}
         for claim in self.claims:
-            found.setdefault((*claim[1:], claim.mention.marks, claim.mention.noun), claim)
+            found.setdefault((*claim[1:], claim.mention.noun), claim)
         return list(found.values())
 
 
@@ -123,14 +128,6 @@ def _is_of_one(note: Scan, own: Claim) -> bool:
     """Whether a note says that only this side is meant, or what is done to one: "left ear only", "left mastectomy"."""
     near = {note.word(k) for k in range(own.mention.first - 2, own.mention.last + 4)}
     return bool(near & ONLY) or own.part.endswith(("ectomy", "plasty"))
-
-
-def _judge_unsaid(own: Claim, opposite: Sequence[Claim]) -> SideVerdict | None:
-    """A side that is not said: that the other one is well is said of it, if the note says so of this."""
-    if own.denied:
-        opposite = [claim for claim in opposite if claim.denied]
-        return SideVerdict("contradicted", opposite[0].mention) if opposite else None
-    return SideVerdict("contradicted", opposite[0].mention) if opposite else None
 
 
 def _judge_both(own: Claim, claims: Sequence[Claim]) -> SideVerdict | None:
@@ -149,16 +146,41 @@ def _judge_both(own: Claim, claims: Sequence[Claim]) -> SideVerdict | None:
 
 def is_measure(scan: Scan, mention: Mention) -> bool:
     """Whether a side is only what the other one is compared with: "weaker than the [right]"."""
-    before = scan.word(mention.first - 1), scan.word(mention.first - 2)
-    return "than" in before and scan.word(mention.first) == mention.values[0]
+    return "than" in scan.words(mention.first - 2, mention.first) and scan.word(mention.first) == mention.values[0]
+
+
+def denied(scan: Scan, mention: Mention) -> bool | None:
+    """Whether a side is denied, in its clause or by the answer "No."; None where only its sentence has a denial.
+
+    A turn's opening "No," may only correct the question ("No, the right one."): it is ignored.
+    """
+    clause = scan.around(mention.first, mention.last, CLAUSE_ENDS)
+    sentence = scan.around(mention.first, mention.last, SENTENCE_ENDS | {":", ";"})
+    asks = scan.spoken and scan.word(sentence.stop) == "?"
+    said = DENYING.intersection(scan.words(clause.start, clause.stop))
+    if said and not (asks and said <= GOOD):
+        return True
+    words = scan.words(sentence.start, sentence.stop)
+    answer = _answer(scan, sentence.stop) if asks else [""]
+    if not DENYING.isdisjoint(words[2 if words[:2] == ["no", ","] else 0 :]):
+        return True if said and answer[0] in AGREEING else None  # "The other one's okay?" "Yes."
+    if len(sentence) <= SHORT and not DENYING.isdisjoint(answer):
+        return True  # "And the right?" "Clear."
+    return answer[0] in ANSWERS_NO
+
+
+def _answer(scan: Scan, end: int) -> list[str]:
+    """The first words of the turn after the question that ends at token `end`."""
+    begin = next((k + 1 for k in range(end + 2, end + 10) if scan.word(k) == ":"), end)
+    return scan.words(begin, begin + SHORT - 1) if scan.word(end + 1) == "\n" else [""]
 
 
 def read_claim(scan: Scan, mention: Mention) -> Claim:
     """What a side is said of: the body part next to it, else the nearest of its sentence, else the one asked for."""
-    sentence = _around(scan, mention)
+    sentence = scan.around(mention.first, mention.last)
     part = "toe" if mention.noun in ("great", "big") else mention.noun
     part = part if _is_part(part) else _nearest(scan, mention, sentence)
-    places = frozenset(stem(scan.word(k)) for k in sentence if _is_part(stem(scan.word(k))))
+    places = frozenset(filter(_is_part, map(stem, scan.words(sentence.start, sentence.stop))))
     return Claim(mention, str(mention.values[0]), part, denied(scan, mention), _words(scan, mention, sentence), places)
 
 
@@ -179,27 +201,12 @@ def _nearest(scan: Scan, mention: Mention, sentence: range) -> str:
     return ""
 
 
-def _around(scan: Scan, mention: Mention) -> range:
-    first, last = mention.first, mention.last
-    while first > 0 and scan.word(first - 1) not in SENTENCE_ENDS:
-        first -= 1
-    while last < len(scan.tokens) - 1 and scan.word(last) not in SENTENCE_ENDS:
-        last += 1
-    return range(first, last)
-
-
 def _words(scan: Scan, mention: Mention, sentence: range) -> frozenset[str]:
     """The content words of a side's clause; in speech of its sentence."""
-    first, last = sentence.start, sentence.stop
-    if not scan.spoken:
-        first, last = mention.first, mention.last
-        while first > sentence.start and scan.word(first - 1) not in BREAKS:
-            first -= 1
-        while last < sentence.stop and scan.word(last) not in BREAKS:
-            last += 1
-        if any(scan.word(k) in OPPOSITE for k in range(first, last) if k != mention.first):
-            return frozenset()  # "the left eye in May, followed by the right eye"
-    return frozenset(_prefix(scan.word(k)) for k in range(first, last) if scan.tokens[k].kind == "word") - {""}
+    span = sentence if scan.spoken else scan.around(mention.first, mention.last, CLAUSE_ENDS | {"with"})
+    if not scan.spoken and any(scan.word(k) in OPPOSITE for k in span if k != mention.first):
+        return frozenset()  # "the left eye in May, followed by the right eye"
+    return frozenset(_prefix(scan.word(k)) for k in span if scan.is_word(k)) - {""}
 
 
 @lru_cache(maxsize=1)
@@ -222,8 +229,5 @@ def excludes(a: str, b: str) -> bool:
 @lru_cache(maxsize=8192)
 def _prefix(word: str) -> str:
     low = stem(word)
-    return (
-        ""
-        if word in STOPWORDS or low in NOT_TOPICS or word in DENYING or len(low) < 3 or _is_part(low)
-        else low[:PREFIX]
-    )
+    is_topic = len(low) >= 3 and NOT_TOPICS.isdisjoint((word, low)) and not _is_part(low)
+    return low[:PREFIX] if is_topic else ""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from medsum_core.grounding.facts.after_number import Reading, counted_noun
 from medsum_core.grounding.facts.anatomy import body_parts, stem
-from medsum_core.grounding.facts.mention import Mention, Scan
+from medsum_core.grounding.facts.mention import Mention, Reading, Scan
+from medsum_core.grounding.facts.quantities import counted_noun
 from medsum_core.grounding.facts.tokens import bag
 
 SIDES = {
@@ -34,6 +34,8 @@ DOMINANT = bag("dominant dominance dominantly write writes writing handed everyt
 ASKS_SIDE = bag("which left side handed hand dominant leftie lefty")
 STOPPERS = bag("in i he she my his her that now before after when with the me for over and")
 PLACED = bag("top bottom upper lower far front")
+LETTERS = bag("l r lt rt")  # in a note's capitals only
+AGREES = bag("that's all you're is yes ,")  # before a "right" that agrees
 LOOK_AHEAD = 4
 OPPOSITE = {"left": "right", "right": "left"}
 OTHER_REACH = 40  # tokens
@@ -43,45 +45,40 @@ def side_at(scan: Scan, i: int) -> Reading | None:
     """The side that token i names, with the body part near it as noun; None if it names none."""
     word = scan.word(i)
     if word in LIMB_CODES and scan.tokens[i].capital and not scan.spoken:
-        side, noun = LIMB_CODES[word]
-        return [scan.mention(i, i + 1, "laterality", "side", (side,), noun=noun)], i + 1
+        return [_side(scan, i, i + 1, *LIMB_CODES[word])], i + 1
     if word in HANDED:
-        return [scan.mention(i, i + 1, "laterality", "side", (HANDED[word],), noun="handed")], i + 1
+        return [_side(scan, i, i + 1, HANDED[word], "handed")], i + 1
     if word in ("each", "either") and scan.spoken:
         return _each_of_two(scan, i)
     side = SIDES.get(word, "")
-    if not side or (word in ("l", "r", "lt", "rt") and (scan.spoken or not scan.tokens[i].capital)):
+    if not side or (word in LETTERS and (scan.spoken or not scan.tokens[i].capital)) or _offered(scan, i):
         return None
     noun = _body_part(scan, i)
+    if side == "both":
+        counted = _two_of(scan, i) if word == "both" and scan.spoken else []
+        is_side = word != "both" or noun or (scan.spoken and _asked(scan, i, body_parts().keys() | OPPOSITE))
+        found = [*([_side(scan, i, i + 1, "both", noun)] if is_side else []), *counted]
+        return (found, i + 1) if found else None
     if noun in ("hand", *([""] if scan.spoken else [])) and _dominant(scan, i):
         noun = "handed"
-    or_before = scan.word(i - 1) == "or" or (scan.word(i - 1) == "the" and scan.word(i - 2) == "or")
-    listed = {scan.word(i - 2), scan.word(i + 2)} & {"left", "right"} and "," in (scan.word(i - 1), scan.word(i + 1))
-    if (or_before or listed or scan.word(i + 1) == "or") and _offered(scan, i):
-        return None
-    counted = _two_of(scan, i) if word == "both" and scan.spoken else []
-    if side == "both":
-        if word == "both" and not noun and not (scan.spoken and _asked(scan, i, body_parts().keys() | OPPOSITE)):
-            return (counted, i + 1) if counted else None
-        return [scan.mention(i, i + 1, "laterality", "side", ("both",), noun=noun), *counted], i + 1
-    if not noun and not _bare_side(scan, i):
-        return None
-    sides = ("left", "right", "both") if _joined(scan, i) else (side,)
-    return [scan.mention(i, i + 1, "laterality", "side", (side,), noun=noun, marks=frozenset(sides))], i + 1
+    return ([_side(scan, i, i + 1, side, noun)], i + 1) if noun or _bare_side(scan, i) else None
+
+
+def _side(scan: Scan, first: int, last: int, side: str, noun: str) -> Mention:
+    return scan.mention(first, last, "laterality", "side", (side,), noun=noun)
 
 
 def _each_of_two(scan: Scan, i: int) -> Reading | None:
-    """ "in each eye": both."""
+    """ "in each eye", "on either side": both."""
     part = stem(scan.word(i + 1))
-    if body_parts().get(part) not in ("arm", "leg", "eye", "ear") and part != "side":
-        return None
-    return [scan.mention(i, i + 2, "laterality", "side", ("both",), noun=part)], i + 2
+    is_pair = part == "side" or body_parts().get(part) in ("arm", "leg", "eye", "ear")
+    return ([_side(scan, i, i + 2, "both", part)], i + 2) if is_pair else None
 
 
 def _dominant(scan: Scan, i: int) -> bool:
     """Whether the hand of token i is the dominant one: "right hand dominant", "I write with my left hand"."""
     near = range(max(i - 6, 0), i + 13) if scan.spoken else range(i + 1, i + LOOK_AHEAD)
-    return any(scan.word(k) in DOMINANT and (k - 1 == i or scan.word(k - 1) not in SIDES) for k in near)
+    return any(scan.word(k) in DOMINANT and scan.word(k - 1) not in SIDES for k in near)
 
 
 def other_sides(scan: Scan, mentions: Sequence[Mention]) -> list[Mention]:
@@ -91,16 +88,17 @@ def other_sides(scan: Scan, mentions: Sequence[Mention]) -> list[Mention]:
     by_token = {mention.first: mention for mention in mentions if mention.dim == "side"}
     for i in range(len(scan.tokens) - 1):
         last = by_token.get(i, last)
-        if i in by_token and scan.word(i - 2) == "than" and (opposite := OPPOSITE.get(str(by_token[i].values[0]))):
-            found.append(by_token[i]._replace(values=(opposite,), marks=frozenset({opposite})))
-        if scan.word(i) != "other" or last is None or last.values[0] not in OPPOSITE or i - last.last > OTHER_REACH:
+        opposite = OPPOSITE.get(str(last.values[0])) if last is not None else None
+        if last is None or opposite is None:
+            continue
+        if i in by_token and scan.word(i - 2) == "than":
+            found.append(last._replace(values=(opposite,)))
+        if scan.word(i) != "other" or i - last.last > OTHER_REACH:
             continue
         noun = stem(scan.word(i + 1))
-        bare = scan.word(i - 1) == "the" and scan.tokens[i + 1].kind == "punct"  # "And the other?"
-        if bare or noun in ("one", "side") or noun == last.noun:
-            part = last.noun if bare or noun == "one" else noun
-            other = (OPPOSITE[str(last.values[0])],)
-            found.append(scan.mention(i, i + 2, "laterality", "side", other, noun=part, marks=frozenset(other)))
+        bare = scan.word(i - 1) == "the" and not scan.is_word(i + 1)  # "And the other?"
+        if bare or noun in ("one", "side", last.noun):
+            found.append(_side(scan, i, i + 2, opposite, last.noun if bare or noun == "one" else noun))
     return found
 
 
@@ -110,21 +108,13 @@ def _two_of(scan: Scan, i: int) -> list[Mention]:
     while scan.word(k) in OF_BOTH:
         k += 1
     noun = counted_noun(scan, k, small=False)
-    return [scan.mention(i, i + 1, "number", "", (2.0,), raw=(2.0,), noun=noun)] if noun else []
+    return [scan.plain(i, i + 1, (2.0,), noun=noun)] if noun else []
 
 
 def _offered(scan: Scan, i: int) -> bool:
-    """Whether the side is an alternative in a question: "left or right?", "left, right?", "one ear or both?"."""
-    k = i
-    while k < len(scan.tokens) - 1 and scan.word(k) not in (".", "?", "!", "\n"):
-        k += 1
-    return scan.word(k) == "?"
-
-
-def _joined(scan: Scan, i: int) -> bool:
-    """Whether it is one of "left and right", "right or left"."""
-    before = scan.word(i - 1) in ("and", "or") and scan.word(i - 2) in ("left", "right")
-    return before or (scan.word(i + 1) in ("and", "or") and scan.word(i + 2) in ("left", "right"))
+    """Whether the side is an alternative in a question: "left or right?", "one ear or both?"."""
+    joined = "or" in (scan.word(i - 1), scan.word(i + 1)) or scan.words(i - 2, i) == ["or", "the"]
+    return joined and scan.word(scan.around(i, i).stop) == "?"
 
 
 def _body_part(scan: Scan, i: int) -> str:
@@ -135,11 +125,11 @@ def _body_part(scan: Scan, i: int) -> str:
     while both and scan.word(begin) in OF_BOTH:
         begin += 1
     for k in range(begin, begin + LOOK_AHEAD):
-        token = scan.tokens[min(k, len(scan.tokens) - 1)]
-        if token.kind != "word" or token.text in STOPPERS or token.text in NOT_SIDES:
+        word = scan.word(k)
+        if not scan.is_word(k) or word in STOPPERS or word in NOT_SIDES:
             break
-        if stem(token.text) in parts and not (k == i + 1 and token.text in ("back", "down")):
-            return stem(token.text)
+        if stem(word) in parts and not (k == i + 1 and word in ("back", "down")):
+            return stem(word)
     backward = both and scan.word(i + 1) in (".", ",", "", "and", "with", "to", ";")  # "knees bilaterally"
     if scan.word(i - 1) not in ("the", "on", "to", "both") and not backward:
         return ""
@@ -154,19 +144,20 @@ def _body_part(scan: Scan, i: int) -> str:
 def _bare_side(scan: Scan, i: int) -> bool:
     """Whether a side without a body part is one: "on the left", "it's the right one", the answer "Left."."""
     before, after = scan.word(i - 1), scan.word(i + 1)
-    if not scan.spoken and scan.word(i) in ("l", "r", "lt", "rt"):
+    if not scan.spoken and scan.word(i) in LETTERS:
         return False
     if before in PLACED and scan.tokens[i + 1].kind == "punct":
         return True  # "Top left, in the back."
     if before in OWNERS and after not in NOT_SIDES:
-        return before != "to" or after in (".", ",", "", "?", "and", "or")
+        return before != "to" or not scan.is_word(i + 1)
     if scan.spoken and before == ":" and after in (".", "", "\n", "?", ","):
         return scan.word(i) == "left" or _asked(scan, i, ASKS_SIDE)
-    if scan.spoken and after in (".", "\n", "") and before not in ("that's", "all", "you're", "is", "yes", ","):
+    if scan.spoken and after in (".", "\n", "") and before not in AGREES:
         return _asked(scan, i, ASKS_SIDE)  # "I think it's left."
-    return _joined(scan, i)
+    beside = scan.words(i - 2, i), scan.words(i + 1, i + 3)
+    return any("and" in words and not OPPOSITE.keys().isdisjoint(words) for words in beside)  # "left and right"
 
 
 def _asked(scan: Scan, i: int, words: Container[str]) -> bool:
     """Whether one of `words` was said just before token i."""
-    return any(stem(scan.word(k)) in words for k in range(max(i - 14, 0), i))
+    return any(stem(word) in words for word in scan.words(i - 14, i))

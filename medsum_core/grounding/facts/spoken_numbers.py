@@ -22,7 +22,7 @@ from medsum_core.grounding.facts.cardinals import (
     group_at,
     joint_reading,
     small_at,
-)
+)  # fmt: skip
 from medsum_core.grounding.facts.tokens import Token
 from medsum_core.grounding.facts.words import units
 
@@ -30,8 +30,11 @@ DECADES = {
     **{f"{w[:-1]}ies": value for w, value in TENS.items()},
     **{f"{w}{end}": value for w, value in TENS.items() for end in ("s", "'s", "’s")},
 }
+CENTURIES = {"eighteen": 1800, "nineteen": 1900, "twenty": 2000}
+TIMES = {"once": 1, "twice": 2, "thrice": 3}
+PARTS = {"half": 0.5, "quarter": 0.25, "dozen": 12, "couple": 2}
 FRACTIONS = {"half": 0.5, "quarter": 0.25, "quarters": 0.25, "halves": 0.5, "thirds": 1 / 3}
-GLYPHS = {"½": 0.5, "¼": 0.25, "¾": 0.75}
+WRITTEN_FRACTIONS = {"1/2": 0.5, "1/4": 0.25, "3/4": 0.75, "1/3": 1 / 3, "2/3": 2 / 3, "½": 0.5, "¼": 0.25, "¾": 0.75}
 
 
 class Number(NamedTuple):
@@ -67,22 +70,21 @@ def read_numbers(tokens: Sequence[Token]) -> dict[int, Number]:
 
 @lru_cache(maxsize=1)
 def _starts() -> frozenset[str]:
-    singles = {"point", "a", "dozen", "couple", "once", "twice", "thrice", "half", "quarter"}
-    return frozenset({*DIGITS, *TEENS, *TENS, *MISSPELT, *SCALES, *ORDINALS, *DECADES, *ZEROS, *singles})
+    cardinals = {*DIGITS, *TEENS, *TENS, *MISSPELT, *SCALES, *ORDINALS, *DECADES, *ZEROS}
+    return frozenset(cardinals | {"point", "a", *TIMES, *PARTS})
 
 
 def _written(tokens: Sequence[Token], i: int) -> Number:
     text = tokens[i].text
-    if text in GLYPHS:
-        return Number(i, i + 1, (GLYPHS[text],), (GLYPHS[text],), False)
-    digits = text.rstrip("stndrh'’")
-    value = float(digits.replace(",", ""))
+    if text in WRITTEN_FRACTIONS:
+        return _single(i, i + 1, WRITTEN_FRACTIONS[text])._replace(spelled=False)
+    value = float(text.rstrip("stndrh'’").replace(",", ""))
     decade = 10 if text.endswith("s") and value % 10 == 0 else 0
     ordinal = text[-2:] in ("st", "nd", "rd", "th")
     last = i + 1
-    if not ordinal and not decade and tokens[last].text in SCALES:
-        value, last = value * SCALES[tokens[last].text], last + 1
     if not ordinal and not decade:
+        if tokens[last].text in SCALES:
+            value, last = value * SCALES[tokens[last].text], last + 1
         fraction, last = _and_a_fraction(tokens, last)
         value += fraction
     return Number(i, last, (value,), (value,), False, ordinal, decade)
@@ -95,108 +97,84 @@ def _spoken(tokens: Sequence[Token], i: int) -> list[Number]:
         return special
     groups: list[Group] = []
     last = i
-    while (group := group_at(tokens, last)) is not None and (not groups or tokens[last].gap.strip(" -") == ""):
+    while (group := group_at(tokens, last)) is not None and (not groups or _joined(tokens, last)):
         groups.append(group)
         last = group.last
     if not groups or _is_pronoun(tokens, i, groups):
         return []
-    numbers = _combine(_in_pairs(groups))
-    decimals, last = _decimals(tokens, last)
-    apart = _decimal_apart(tokens, last) if not decimals else None
-    if apart is not None:
-        whole = numbers[-1].values[0]
-        readings = (float(f"{int(whole)}.{int(apart.value)}"), *numbers[-1].values, apart.value)
-        numbers[-1] = Number(numbers[-1].first, apart.last, readings, readings[:1], True)
-        return numbers
-    fraction, last = _and_a_fraction(tokens, last) if not decimals else (0.0, last)
-    if decimals or fraction:
-        whole = numbers[-1].values[0]
-        numbers[-1] = Number(
-            numbers[-1].first, last, (whole + decimals + fraction,), (whole + decimals + fraction,), True
-        )
-    return numbers
+    *before, number = _combine(_in_pairs(groups))
+    whole = number.values[0]
+    part, end = _decimals(tokens, last)
+    if not part:
+        part, end = _and_a_fraction(tokens, last)
+    if part:
+        return [*before, _single(number.first, end, whole + part)]
+    if (apart := _decimal_apart(tokens, last)) is not None:
+        readings = (float(f"{int(whole)}.{int(apart.value)}"), *number.values, apart.value)
+        return [*before, Number(number.first, apart.last, readings, readings[:1], True)]
+    return [*before, number]
 
 
 def _in_pairs(groups: Sequence[Group]) -> Sequence[Group]:
-    """The groups of "one thirty one forty", read 1, 31, 40, as those of 130 and 140."""
-    values = [int(group.value) for group in groups]
-    if len(groups) != 3 or not 0 < values[0] < 10 or not 20 < values[1] < 100 or not 10 <= values[2] < 100:
-        return groups
-    tens, unit = values[1] // 10 * 10, values[1] % 10
-    if not unit or not 100 * values[0] + tens < 100 * unit + values[2] <= 100 * (values[0] + 1) + tens:
+    """The groups of the range "one thirty one forty", read 1, 31, 40, as those of 130 and 140."""
+    if len(groups) != 3 or not (groups[0].value < 10 and 20 < groups[1].value < 100 and 10 <= groups[2].value < 100):
         return groups
     first, middle, last = groups
-    return [first, Group(middle.first, middle.first + 1, tens), Group(middle.first + 1, middle.last, unit), last]
+    tens, unit = divmod(int(middle.value), 10)
+    low, high = 100 * first.value + 10 * tens, 100 * unit + last.value
+    if not unit or not low < high <= low + 100:
+        return groups
+    return [first, Group(middle.first, middle.first + 1, 10 * tens), Group(middle.first + 1, middle.last, unit), last]
+
+
+def _joined(tokens: Sequence[Token], i: int) -> bool:
+    """Whether only blanks or a hyphen separate token i from the one before."""
+    return not tokens[i].gap.strip(" -")
 
 
 def _special(tokens: Sequence[Token], i: int) -> list[Number] | None:
     """Numbers with a fixed reading; [] for words that only look like numbers; None for an ordinary run of numbers."""
     word, after = tokens[i].text, tokens[i + 1].text
-    if word in ("eighteen", "nineteen", "twenty") and after in DECADES and tokens[i + 1].gap.strip(" -") == "":
-        decade = (100.0 * (TEENS.get(word) or 20) + DECADES[after],)
-        return [Number(i, i + 2, decade, decade, True, False, 10)]
+    if word in CENTURIES and after in DECADES and _joined(tokens, i + 1):
+        return [_single(i, i + 2, CENTURIES[word] + DECADES[after])._replace(decade=10)]
     if word in DECADES:
-        return [Number(i, i + 1, (DECADES[word],), (DECADES[word],), True, False, 10)]
-    if word in ("once", "twice", "thrice"):
-        return [_single(i, i + 1, {"once": 1, "twice": 2, "thrice": 3}[word])]
+        return [_single(i, i + 1, DECADES[word])._replace(decade=10)]
+    if word in TIMES:
+        return [_single(i, i + 1, TIMES[word])]
     if word == "point":
         decimals, last = _decimals(tokens, i)
         return [_single(i, last, decimals)] if decimals else []
+    if word == "a" and after in SCALES:
+        numbers = _spoken(tokens, i + 1)  # "a hundred and two point four"
+        return [numbers[0]._replace(first=i), *numbers[1:]] if numbers else []
     if word == "a":
-        return _after_article(tokens, i)
-    if word in ("half", "quarter", "dozen", "couple"):
-        return _fraction_word(tokens, i, i)
-    if word in ZEROS and not _is_small_number(after):
-        return []
-    if word == "no" or (word == "zero" and after == "point"):
-        decimals, last = _decimals(tokens, i + 1)
-        return [_single(i, last, decimals)] if decimals else None
-    if _counts_fraction(word, after) and tokens[i + 1].gap.strip(" -") == "" and not _is_half_kin(tokens[i + 2].text):
-        return [_single(i, i + 2, DIGITS[word] * FRACTIONS[after])]
+        return _part_word(tokens, i, i + 1) if after in PARTS else []
+    if word in PARTS:
+        return _part_word(tokens, i, i)
+    if word in ZEROS:
+        small = small_at(tokens, i + 1)
+        return [] if small is None or small.ordinal else None
+    if word in DIGITS and after in FRACTIONS and after.endswith("s") == (word != "one") and _joined(tokens, i + 1):
+        return [_single(i, i + 2, DIGITS[word] * FRACTIONS[after])]  # "three quarters"; "two half brothers" are two
     if word in DIGITS and after == "dozen":
         return [_single(i, i + 2, DIGITS[word] * 12)]
     return None
 
 
-def _counts_fraction(word: str, after: str) -> bool:
-    """ "one half", "three quarters"; "two half brothers" are two."""
-    return word in DIGITS and after in FRACTIONS and (after.endswith("s") == (word != "one"))
-
-
-def _is_half_kin(word: str) -> bool:
-    return word.startswith(("brother", "sister", "sibling"))
-
-
-def _after_article(tokens: Sequence[Token], i: int) -> list[Number]:
-    after = tokens[i + 1].text
-    if after in ("half", "quarter", "dozen", "couple"):
-        return _fraction_word(tokens, i, i + 1)
-    if after in SCALES:
-        numbers = _spoken(tokens, i + 1)  # "a hundred and two point four"
-        return [numbers[0]._replace(first=i), *numbers[1:]] if numbers else []
-    return []
-
-
-def _fraction_word(tokens: Sequence[Token], first: int, i: int) -> list[Number]:
+def _part_word(tokens: Sequence[Token], first: int, i: int) -> list[Number]:
     """ "half a dozen", "a couple of", "a quarter"; `i` is the word, `first` the article before it or `i`."""
     word, after = tokens[i].text, tokens[i + 1].text
-    if word == "half" and after in ("a", "of") and tokens[i + 2].text in ("dozen",):
+    if word == "half" and after in ("a", "of") and tokens[i + 2].text == "dozen":
         return [_single(first, i + 3, 6)]
     if word == "couple" and first == i and after not in ("of", "more") and after not in units():
         return []
-    if word == "half" and (_is_half_kin(after) or after == "way"):
+    if word == "half" and after.startswith(("brother", "sister", "sibling", "way")):
         return []
-    value = {"half": 0.5, "quarter": 0.25, "dozen": 12, "couple": 2}[word]
-    last = i + 2 if word in ("couple", "dozen") and after == "of" else i + 1
-    return [_single(first, last, value)]
+    return [_single(first, i + 1 + (word in ("couple", "dozen") and after == "of"), PARTS[word])]
 
 
 def _single(first: int, last: int, value: float) -> Number:
     return Number(first, last, (float(value),), (float(value),), True)
-
-
-def _is_small_number(word: str) -> bool:
-    return word in DIGITS or word in TEENS or word in TENS or word in ZEROS or word in MISSPELT
 
 
 def _is_pronoun(tokens: Sequence[Token], i: int, groups: Sequence[Group]) -> bool:
@@ -232,15 +210,15 @@ def _decimal_apart(tokens: Sequence[Token], i: int) -> Group | None:
     """
     apart = tokens[i].text == "." and tokens[i].gap == " " and tokens[i + 1].gap == " "
     part = small_at(tokens, i + 1) if apart else None
-    return part if part is not None and not part.ordinal and part.value == int(part.value) else None
+    return part if part is not None and not part.ordinal else None
 
 
 def _decimals(tokens: Sequence[Token], i: int) -> tuple[float, int]:
     """ "point six", "point one twenty five" at token i -> (0.6 or 0.125, the token after); (0.0, i) if none."""
-    if tokens[i].text not in ("point", "dot") or tokens[i].kind != "word":
+    if tokens[i].text not in ("point", "dot"):
         return 0.0, i
     digits, last = "", i + 1
-    while tokens[last].gap.strip(" -") == "" and (part := small_at(tokens, last)) is not None and not part.ordinal:
+    while _joined(tokens, last) and (part := small_at(tokens, last)) is not None and not part.ordinal:
         digits += str(int(part.value))
         last = part.last
     return (float(f"0.{digits}"), last) if digits else (0.0, i)
@@ -248,18 +226,11 @@ def _decimals(tokens: Sequence[Token], i: int) -> tuple[float, int]:
 
 def _and_a_fraction(tokens: Sequence[Token], i: int) -> tuple[float, int]:
     """ "and a half", "and one quarter", "and three quarters", " 1/2" at token i -> its value and the token after."""
-    if tokens[i].kind == "slash" and tokens[i].text in ("1/2", "1/4", "3/4", "1/3", "2/3"):
-        top, bottom = tokens[i].text.split("/")
-        return int(top) / int(bottom), i + 1
-    if tokens[i].text in GLYPHS:
-        return GLYPHS[tokens[i].text], i + 1
+    if tokens[i].text in WRITTEN_FRACTIONS:
+        return WRITTEN_FRACTIONS[tokens[i].text], i + 1
     if tokens[i].text not in ("and", "n"):
         return 0.0, i
     counts = {"a": 1, "one": 1, "two": 2, "three": 3}
     if tokens[i + 1].text in counts and tokens[i + 2].text in FRACTIONS:
         return counts[tokens[i + 1].text] * FRACTIONS[tokens[i + 2].text], i + 3
-    if tokens[i + 1].text == "half":
-        return 0.5, i + 2
-    if tokens[i + 1].text == "a" and tokens[i + 2].text in ("years", "months", "weeks", "days", "hours"):
-        return 0.5, i + 2  # "two and a years": a transcript that lost "half"
-    return 0.0, i
+    return (0.5, i + 2) if tokens[i + 1].text == "half" else (0.0, i)

@@ -1,7 +1,8 @@
-"""The subject of a value: the drug of a dose, the relative of an age, the symptom of a duration.
+"""What a value is of: the drug of a dose, the relative of an age, the symptom of a duration.
 
-In a note it is the word next to the value. In a dialogue it is the nearest of the note's subjects, searched in the
-clause, then backwards through the turn and the turns before it: "And the ibuprofen?" "Every eight hours.".
+`attribute` is the word next to a value: "Lasix [20 mg]", "[20 mg] of Lasix". A note's subject is that word. In a
+dialogue it is the nearest of the note's subjects, searched in the clause, then backwards through the turn and the turns
+before it: "And the ibuprofen?" "Every eight hours.".
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from medsum_core.grounding.facts.anatomy import KIN, stem
-from medsum_core.grounding.facts.answers import SENTENCE_ENDS, Turns
-from medsum_core.grounding.facts.attributes import LINKS, attribute, content_stem
-from medsum_core.grounding.facts.mention import Mention, Scan
+from medsum_core.grounding.facts.anatomy import KIN, STOPWORDS, body_parts, stem
+from medsum_core.grounding.facts.answers import Turns
+from medsum_core.grounding.facts.mention import SENTENCE_ENDS, Mention, Scan
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import units
 
@@ -35,12 +35,77 @@ ALIASES = {
     "temp": "temperature", "wt": "weight", "weigh": "weight", "sat": "saturation", "sats": "saturation",
     "potassium": "k", "ht": "height", "tall": "height",
 }  # fmt: skip
+BEGINNINGS = SENTENCE_ENDS | {":"}
 CLAUSE_ENDS = frozenset((".", ",", "?", "!", ";", ":", "\n", "and", "but", ""))
 PREFIX = 6  # words match if their first letters do: "hospital", "hospitalized"
 TURNS_BACK = 2
 CLAUSE, NEAR, FAR = 0, 1, 2
 FRAGMENT = 4  # most tokens of a sentence that only names the subject of the next: "Lisinopril. Twenty milligrams."
 NOTE_REACH = 7  # tokens before a value that are searched for a note's subject
+LINKS = bag(
+    "is was of at a an about to the be are were now been for approximately around just only taking take takes took on "
+    "dose doses it's its came out set currently up maybe perhaps p o po oral orally tab tablet tablets per and "
+    "count counts level levels rate by mouth"
+)
+NO_ATTRIBUTES = bag(
+    "day week month year hour number one thing lot time patient doctor m g mg x i'm it he she "
+    "today yesterday tonight tomorrow present worst best average baseline morning evening noon"
+)
+LIFE = bag(
+    "is was died dies passed away at age aged the of in his her now about around who just turned had a an lived be "
+    "years year old living alive deceased well only he she also maybe like to until approximately early late mid"
+)
+REACH = 5  # words searched for the attribute
+AGE_LINKS = bag("is was at age turned about around now ,")  # "mother is [93]", "died at [70]"
+DOSE_FORMS = bag("tablet tablets dose doses of pills capsules the your my")
+NO_VALUE_OF = ("time", "date", "weekday", "rate", "pressure", "clock", "code", "height")  # told by no word beside
+KIN_REACH = 10  # tokens
+
+
+def attribute(scan: Scan, mention: Mention) -> str:
+    """The stem of the word that `mention` is about; "" where the text does not tell."""
+    if mention.dim == "side":
+        return "" if body_parts().get(mention.noun) == "whole" else mention.noun
+    if mention.noun:
+        return mention.noun
+    if mention.kind == "age" or (mention.dim == "" and scan.word(mention.first - 1) in AGE_LINKS):
+        return _relative(scan, mention.first)
+    return "" if mention.dim in NO_VALUE_OF else _of(scan, mention.last) or _beside(scan, mention.first)
+
+
+def _relative(scan: Scan, first: int) -> str:
+    """The relative that the number at token `first` belongs to: "my dad passed away at the age of [69]"."""
+    for k in reversed(range(max(scan.around(first, first).start, first - KIN_REACH), first)):
+        word = scan.word(k)
+        if stem(word) in KIN:
+            return stem(word)
+        if scan.spoken and scan.is_word(k) and word not in LIFE:
+            return ""
+    return ""
+
+
+def _of(scan: Scan, j: int) -> str:
+    """ "[20 mg] of Lasix", "[two tablets] of your Lasix"."""
+    while scan.word(j) in DOSE_FORMS:
+        j += 1
+    return content_stem(scan, j) if scan.word(j - 1) in ("of", "the", "your", "my") else ""
+
+
+def _beside(scan: Scan, first: int) -> str:
+    """ "Lasix [20 mg]", "heart rate of [88]"."""
+    k = first - 1
+    while first - k <= REACH and (scan.word(k) in LINKS or scan.word(k) in (",", ":", "(")):
+        k -= 1
+    return content_stem(scan, k)
+
+
+def content_stem(scan: Scan, k: int) -> str:
+    """The stem of token k if it is a content word, else ""."""
+    if not scan.is_word(k) or k in scan.numbers:
+        return ""
+    word = stem(scan.word(k))
+    plain = len(word) > 2 and word not in STOPWORDS and word not in NO_ATTRIBUTES and scan.word(k) not in units()
+    return word if plain else ""
 
 
 def note_subject(note: Scan, fact: Mention) -> str:
@@ -57,27 +122,17 @@ def note_subject(note: Scan, fact: Mention) -> str:
 
 def _whose_age(note: Scan, fact: Mention) -> str:
     """ "a 2-year-old [sister]", "[Mother] died of a stroke at the age of 81", otherwise the patient."""
-    for k in (fact.last, fact.last + 1):
-        if note.tokens[min(k, len(note.tokens) - 1)].kind != "word":
-            break
-        if stem(note.word(k)) in RELATED:
-            return stem(note.word(k))
-    k = fact.first - 1
-    while k >= 0 and note.word(k) not in SENTENCE_ENDS:
-        if stem(note.word(k)) in KIN:
-            return stem(note.word(k))
-        k -= 1
-    return SELF
+    after = [stem(note.word(k)) for k in (fact.last, fact.last + 1) if note.is_word(fact.last) and note.is_word(k)]
+    before = [stem(note.word(k)) for k in reversed(range(note.around(fact.first, fact.first).start, fact.first))]
+    found = [word for word in after if word in RELATED] + [word for word in before if word in KIN]
+    return found[0] if found else SELF
 
 
 def _before(note: Scan, first: int) -> str:
     """The content word before token `first`, skipping other values: "Lisinopril 50 mg [daily]"."""
-    for k in range(first - 1, max(first - 1 - NOTE_REACH, -1), -1):
+    for k in reversed(range(max(note.around(first, first, BEGINNINGS).start, first - NOTE_REACH), first)):
         word = note.word(k)
-        if word in SENTENCE_ENDS or word == ":":
-            return ""
-        value = k in note.numbers or word in units() or word in LINKS or note.tokens[k].kind != "word"
-        if not value:
+        if note.is_word(k) and k not in note.numbers and word not in units() and word not in LINKS:
             return content_stem(note, k)
     return ""
 
@@ -140,17 +195,15 @@ class Subjects:
     def _scope(self, mention: Mention, words: Set[str]) -> Scope:
         turn = self.turn_of[mention.first]
         begin, end = self.turns.begins[turn], self.turns.ends[turn]
-        left = self._back(mention.first, begin, CLAUSE_ENDS)
-        right = mention.last
-        while right < end and self.scan.word(right) not in CLAUSE_ENDS:
-            right += 1
-        if found := self._among(left, right, words):
+        clause = self.scan.around(mention.first, mention.last, CLAUSE_ENDS)
+        sentence = max(self.scan.around(mention.first, mention.first).start, begin)
+        right = min(clause.stop, end)
+        if found := self._among(max(clause.start, begin), right, words):
             return Scope(found, CLAUSE)
-        sentence = self._back(mention.first, begin, SENTENCE_ENDS)
         if found := self._among(sentence, right, words):
             return Scope(found, NEAR)
         if sentence > begin:
-            before = self._back(sentence - 1, begin, SENTENCE_ENDS)
+            before = max(self.scan.around(sentence - 1, sentence - 1).start, begin)
             if found := self._among(before, sentence, words):
                 return Scope(found, NEAR if sentence - before <= FRAGMENT else FAR)
         for back in range(1, min(turn, TURNS_BACK) + 1):
@@ -158,11 +211,6 @@ class Subjects:
             if found := self._among(self.turns.begins[number], self.turns.ends[number], words):
                 return Scope(found, NEAR if back == 1 and sentence <= begin else FAR)
         return NOTHING
-
-    def _back(self, k: int, begin: int, ends: Set[str]) -> int:
-        while k > begin and self.scan.word(k - 1) not in ends:
-            k -= 1
-        return k
 
 
 NOTHING = Scope(frozenset(), FAR)

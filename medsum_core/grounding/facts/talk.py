@@ -10,28 +10,26 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from medsum_core.data.turns import Turn, read_turns
-from medsum_core.grounding.facts.anatomy import KIN, NOT_COUNTED, body_parts, stem
+from medsum_core.grounding.facts.anatomy import body_parts, stem
 from medsum_core.grounding.facts.answers import Turns, with_roles
-from medsum_core.grounding.facts.attributes import attribute, context
 from medsum_core.grounding.facts.corrections import REACH, takes_back
 from medsum_core.grounding.facts.date_matching import Calendar, calendar_of
 from medsum_core.grounding.facts.directions import End, read_ends
-from medsum_core.grounding.facts.mention import Mention, Scan
+from medsum_core.grounding.facts.matching import MOST, ValueIndex
+from medsum_core.grounding.facts.mention import SENTENCE_ENDS, Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
 from medsum_core.grounding.facts.side_claims import SideClaims, is_measure, read_claim
 from medsum_core.grounding.facts.sides import other_sides
-from medsum_core.grounding.facts.subjects import Subjects, fold, subjects_of_talk
+from medsum_core.grounding.facts.subjects import Subjects, attribute, fold, subjects_of_talk
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.facts.value_index import MOST, ValueIndex
 
 DENIALS = frozenset(("no", "nope", "nah", "actually"))
 CORRECTING = 5  # tokens of a turn that begins "no" in which the right value comes: "no the right"
 OPEN_QUESTIONS = bag("how what when which where who why any what's how's did do does have has")
-ASKED_REACH = 10  # tokens from "any falls" to the answer
 NO_SPEAKER = "speaker"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Talk:
     """A dialogue, read once: its mentions with their subjects, its turns, its dates.
 
@@ -74,32 +72,6 @@ class Talk:
         across = [(a[-1], b[0]) for (_, end, a), (begin, _, b) in pairwise(cardinals) if end == begin and a and b]
         return inside + across
 
-    @cached_property
-    def answered(self) -> dict[str, set[float]]:
-        """The numbers that answer a question by themselves, by what it asks for: "two" after "any falls?"."""
-        found: dict[str, set[float]] = {}
-        opened = frozenset(self.openings)
-        for mention in self.said:
-            if mention.dim or mention.noun or mention.first not in opened:
-                continue
-            of_turn = self._of_turn[self.subjects.turn_of[mention.first]]
-            values = {value for k in of_turn for value in self.said[k].raw}
-            before = [self.scan.word(i) for i in range(max(mention.first - ASKED_REACH, 0), mention.first)]
-            begin = max((i for i, word in enumerate(before) if word in ("any", "many")), default=len(before))
-            for word in before[begin:]:
-                if stem(word) != word and word not in NOT_COUNTED:
-                    found.setdefault(stem(word), set()).update(values)
-        return found
-
-    @cached_property
-    def rated(self) -> frozenset[int]:
-        """The turns that say how often something is."""
-        return frozenset(self.turn(mention.start) for mention in self.said if mention.dim == "rate")
-
-    def counting(self, noun: str) -> list[Mention]:
-        """The mentions that count a noun, the first `MOST`."""
-        return [self.said[k] for k in self._of_noun.get(noun, ())[:MOST]]
-
     def groups(self, mention: Mention) -> Sequence[float]:
         """The cardinals of a number without unit, as they were said."""
         plain = not mention.dim and mention.first in self.scan.numbers
@@ -140,15 +112,7 @@ class Talk:
     def sided(self) -> frozenset[str]:
         """What sides are said of."""
         pairs = zip(self.said, self.attributes, strict=True)
-        return frozenset(about for mention, about in pairs if mention.dim == "side" or mention.kind == "laterality")
-
-    @cached_property
-    def contexts(self) -> dict[tuple[str, str], set[str]]:
-        """The content words around the mentions of each kind and dimension."""
-        found: dict[tuple[str, str], set[str]] = {}
-        for mention in self.said:
-            found.setdefault((mention.kind, mention.dim), set()).update(context(self.scan, mention))
-        return found
+        return frozenset(about for mention, about in pairs if mention.dim == "side")
 
     @cached_property
     def _index(self) -> ValueIndex:
@@ -189,21 +153,16 @@ class Talk:
                 found.setdefault(word, []).append(k)
         return found
 
-    @cached_property
-    def _ordered(self) -> _Ordered:
-        return _Ordered(self.said)
-
     def one_side_only(self, k: int) -> bool:
         """Whether token k ends a turn that the next one answers with one side: "Both ears?" "No, the right."."""
         turn = bisect_right(self.openings, k)
         if turn >= len(self.openings) or not _ends_turn(self.scan, k):
             return False
-        end = self.openings[turn + 1] if turn + 1 < len(self.openings) else len(self.scan.tokens)
-        inside = [m for m in self._ordered.between(self.openings[turn], end) if m.dim == "side"]
         begin = self.openings[turn]
+        inside = [self.said[k] for k in self._of_turn.get(turn, ()) if self.said[k].dim == "side"]
         denied = self.scan.word(begin) in DENIALS or self.scan.word(begin) in ("just", "only")
-        one = "one" in (self.scan.word(begin + 1), self.scan.word(begin + 2))  # "Just the one."
-        return denied and (bool(inside) or one) and all(m.values[0] != "both" for m in inside)
+        one = "one" in self.scan.words(begin + 1, begin + 3)  # "Just the one."
+        return denied and (bool(inside) or one) and all(mention.values[0] != "both" for mention in inside)
 
 
 @lru_cache(maxsize=16)  # decoding checks a growing note against one dialogue
@@ -216,18 +175,10 @@ def read_talk(dialogue: str) -> Talk:
     mentions = with_roles(scan, [*mentions, *other_sides(scan, mentions)], turns)
     ordered = _Ordered(mentions)
     said = [mention for mention in mentions if not _denied(scan, mention, ordered, openings)]
-    attributes = [attribute(scan, mention) or _asked_about(scan, mention, openings) for mention in said]
+    attributes = [attribute(scan, mention) for mention in said]
     calendar = calendar_of(scan, said)
     subjects = subjects_of_talk(scan, turns)
-    return Talk(
-        scan=scan,
-        said=said,
-        attributes=attributes,
-        starts=starts,
-        calendar=calendar,
-        subjects=subjects,
-        openings=openings,
-    )
+    return Talk(scan, said, attributes, starts, calendar, subjects, openings)
 
 
 def _retagged(turns: Sequence[Turn]) -> tuple[str, list[int], list[int]]:
@@ -275,7 +226,7 @@ def _denied(scan: Scan, mention: Mention, ordered: _Ordered, openings: Sequence[
     if turn >= len(openings) or not _ends_turn(scan, mention.last):
         return False
     end = openings[turn + 1] if turn + 1 < len(openings) else len(scan.tokens)
-    if not _in_question(scan, mention.last):
+    if scan.word(scan.around(mention.last, mention.last).stop) != "?":
         end = min(end, openings[turn] + CORRECTING) if mention.dim == "side" else openings[turn]
     answers = [other for other in ordered.between(openings[turn], end) if other.dim in dims]
     bare = any(other.first == openings[turn] for other in answers) and not _asks_openly(scan, mention.first)
@@ -301,32 +252,11 @@ def _corrects(scan: Scan, mention: Mention, other: Mention) -> bool:
 
 def _asks_openly(scan: Scan, k: int) -> bool:
     """Whether the sentence of token k asks how, what, when: its numbers are no proposed answers."""
-    while k > 0 and scan.word(k - 1) not in (".", "?", "!", "\n", ":"):
-        k -= 1
-        if scan.word(k) in OPEN_QUESTIONS and scan.word(k + 1) != ",":  # not "It's what, five hundred?"
-            return True
-    return False
+    before = range(scan.around(k, k, SENTENCE_ENDS | {":"}).start, k)
+    return any(scan.word(j) in OPEN_QUESTIONS and scan.word(j + 1) != "," for j in before)  # not "what, five hundred?"
 
 
 def _ends_turn(scan: Scan, k: int) -> bool:
     """Whether the sentence of token k is the last one of its turn."""
-    while k < len(scan.tokens) - 1 and scan.word(k) not in (".", "?", "!", "\n"):
-        k += 1
-    return scan.word(k) == "\n" or scan.word(k + 1) in ("\n", "")
-
-
-def _in_question(scan: Scan, k: int) -> bool:
-    """Whether the sentence of token k is a question at the end of its turn."""
-    while k < len(scan.tokens) - 1 and scan.word(k) not in (".", "?", "!", "\n"):
-        k += 1
-    return scan.word(k) == "?" and scan.word(k + 1) in ("\n", "")
-
-
-def _asked_about(scan: Scan, mention: Mention, openings: Sequence[int]) -> str:
-    """The relative in the question before a bare answer: "And your husband?" "Eighty."."""
-    if mention.dim not in ("", "time") or mention.noun or mention.first not in openings:
-        return ""
-    for k in range(mention.first - 1, max(mention.first - 16, -1), -1):
-        if stem(scan.word(k)) in KIN:
-            return stem(scan.word(k))
-    return ""
+    end = scan.around(k, k).stop
+    return scan.word(end) == "\n" or scan.word(end + 1) in ("\n", "")

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Literal
 
-from medsum_core.grounding.facts.ages import is_current, is_of_then
 from medsum_core.grounding.facts.anatomy import body_parts, stem
-from medsum_core.grounding.facts.attributes import attribute, context
-from medsum_core.grounding.facts.counts import as_answered, is_daily_amount, is_formed
 from medsum_core.grounding.facts.date_matching import date_finding
 from medsum_core.grounding.facts.dates import written_ratio
 from medsum_core.grounding.facts.implied import counts_pack_years, implied_at
 from medsum_core.grounding.facts.matching import supports
 from medsum_core.grounding.facts.mention import Mention, Scan
+from medsum_core.grounding.facts.quantities import is_current, is_of_then
 from medsum_core.grounding.facts.roles import HANDED, Claims, comparable, supporting_mention
 from medsum_core.grounding.facts.sides import LOOK_AHEAD
+from medsum_core.grounding.facts.subjects import attribute
 from medsum_core.grounding.facts.talk import Talk
 from medsum_core.grounding.facts.tokens import bag
 
 Verdict = Literal["supported", "not_found", "contradicted", "not_checked"]
 Judged = tuple[int, int, Verdict, int | None]  # start, end, verdict, turn
-OF_PRESSURE = bag("systolic diastolic pressure systolics diastolics")
+OF_PRESSURE, NEAR = bag("systolic diastolic pressure systolics diastolics"), 7
+TOLD_SINGLY = bag("dos dose pregnancy episode occasion event")  # as `anatomy.stem` folds them
 ONE_OF_ITS_KIND = frozenset(("pressure", "temperature", "age", "frequency"))  # another value of these contradicts
 
 
@@ -29,19 +29,18 @@ def judge(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> list[Judged]
     if "shorthand" in fact.marks:
         return _judge_shorthand(fact, note, talk, claims)
     if fact.dim == "date":
-        return _judge_date(fact, note, talk)
+        return _judge_date(fact, talk)
     if fact.dim == "side" and fact.noun != HANDED and (judged := talk.sides.judge(fact, note)) is not None:
         turn = talk.turn(judged.mention.start) if judged.verdict == "supported" else None
         end = _part_end(fact, note) if judged.of_part else fact.end
         return [(fact.start, end, judged.verdict, turn)]
     pairs = [mention for mention in talk.near(fact) if supports(fact, mention)]
-    if fact.dim == "weekday" and not pairs and fact.values[0] in talk.calendar.weekdays:
+    if fact.dim == "weekday" and fact.values[0] in talk.calendar.weekdays:
         pairs = [talk.calendar.weekdays[int(fact.values[0])]]
-    if fact.dim == "" and not context(note, fact) & OF_PRESSURE:
+    if fact.dim == "" and OF_PRESSURE.isdisjoint(note.words(fact.first - NEAR, fact.last + NEAR)):
         pairs = [mention for mention in pairs if mention.dim != "pressure"]
     if counts_pack_years(fact, note):
         pairs = [mention for mention in pairs if mention.unit != "year"]  # forty years of half a pack are twenty
-    pairs = as_answered(fact, pairs, talk)
     if fact.kind == "age" and is_current(note, fact):
         pairs = [mention for mention in pairs if not is_of_then(talk.scan, mention)]
     if not pairs:
@@ -61,10 +60,10 @@ def _part_end(fact: Mention, note: Scan) -> int:
     return max(ends, default=fact.end)
 
 
-def goes_without_saying(fact: Mention, note: Scan, talk: Talk) -> bool:
+def goes_without_saying(fact: Mention, talk: Talk) -> bool:
     """Whether a note may say so unsaid: daily, where nothing is said of how often; a count of what is told singly."""
-    if is_formed(fact, talk) or is_daily_amount(fact, note, talk):
-        return True
+    if fact.noun in TOLD_SINGLY and not fact.dim:
+        return not any(one.noun == fact.noun for one in talk.said)
     return fact.dim == "rate" and fact.values == (1.0,) and not any(one.dim == "rate" for one in talk.said)
 
 
@@ -79,20 +78,18 @@ def _judge_shorthand(fact: Mention, note: Scan, talk: Talk, claims: Claims) -> l
     return other if supported and judged[0][2] != "supported" else judged
 
 
-def _judge_date(fact: Mention, note: Scan, talk: Talk) -> list[Judged]:
+def _judge_date(fact: Mention, talk: Talk) -> list[Judged]:
     finding, place = date_finding(fact, talk.calendar)
-    if finding == "supported" and place is not None:
-        return [(fact.start, fact.end, "supported", talk.turn(place.start))]
     if finding == "year_not_found" and place is not None and fact.year_start > fact.start:
         return [
             (fact.start, fact.year_start, "supported", talk.turn(place.start)),
             (fact.year_start, fact.end, "not_found", None),
         ]
-    if finding != "contradicted" and (place := _short_year_said(fact, talk)) is not None:
+    if finding in ("not_found", "year_not_found"):
+        place = _short_year_said(fact, talk)
+    if place is not None:
         return [(fact.start, fact.end, "supported", talk.turn(place.start))]
-    if finding == "contradicted" or _same_context(fact, note, talk):
-        return [(fact.start, fact.end, "contradicted", None)]
-    return [(fact.start, fact.end, "not_found", None)]
+    return [(fact.start, fact.end, "contradicted" if finding == "contradicted" else "not_found", None)]
 
 
 def _short_year_said(fact: Mention, talk: Talk) -> Mention | None:
@@ -103,21 +100,14 @@ def _short_year_said(fact: Mention, talk: Talk) -> Mention | None:
 
 
 def _unsupported(fact: Mention, note: Scan, talk: Talk) -> Literal["not_found", "contradicted"]:
-    about = attribute(note, fact)
-    kinds = talk.kinds
-    if (fact.kind in ONE_OF_ITS_KIND and (fact.kind, None) in kinds) or (
-        fact.raw and (fact.kind, fact.raw[0]) in kinds
-    ):
+    """Contradicted where the dialogue has another value of the kind, of the unit, or of what the value is of."""
+    about, kinds = attribute(note, fact), talk.kinds
+    if fact.kind in ONE_OF_ITS_KIND and (fact.kind, None) in kinds:
+        return "contradicted"
+    if fact.raw and (fact.kind, fact.raw[0]) in kinds:
         return "contradicted"
     if about and any(comparable(fact, mention) for mention in talk.of_attribute.get(about, ())):
         return "contradicted"
-    for said_of in talk.sided if fact.dim == "side" else ():
-        parts = body_parts()
-        if not about or not said_of or parts.get(about) == parts.get(said_of):
-            return "contradicted"
-    return "contradicted" if _same_context(fact, note, talk) else "not_found"
-
-
-def _same_context(fact: Mention, note: Scan, talk: Talk) -> bool:
-    """Whether the dialogue has a value of the same sort with a content word in common around it."""
-    return bool(context(note, fact) & talk.contexts.get((fact.kind, fact.dim), set()))
+    regions = {body_parts().get(said) for said in talk.sided} if fact.dim == "side" else set()
+    is_sided = regions and (not about or None in regions or body_parts().get(about) in regions)
+    return "contradicted" if is_sided else "not_found"
