@@ -18,7 +18,7 @@ from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.truncation import GAP
 from medsum_core.generation.generate import generate
 from medsum_core.model.base import load_base, load_tokenizer
-from medsum_core.model.embedded import EMBEDDED_MODELS, EMBEDDED_NAME, SMOLLM2_NAME
+from medsum_core.model.embedded import EMBEDDED_MODELS, EMBEDDED_NAME
 from medsum_core.training.loss import note_nll
 from medsum_core.training.validation import evaluate_loss
 from train_loop import train_step
@@ -28,8 +28,7 @@ RECORDS = [
     ("ALLERGY", "Doctor: Allergies?\nPatient: Penicillin.", "Penicillin."),
     ("MEDICATIONS", "Doctor: What do you take?\nPatient: Just aspirin.", "Aspirin, daily dose not stated."),
 ]
-# The first third of each, after which the layers repeat themselves: Gemma's first full attention is its sixth layer.
-NUM_LAYERS = {EMBEDDED_NAME: 6, SMOLLM2_NAME: 10}
+NUM_LAYERS = 6  # of 18 and 30, which repeat themselves: the sixth is Gemma's first of full attention
 NUM_BOS = {"plain": 1, "chat": 3}  # SmolLM2's BOS begins its turns: the system's, the user's and the note's
 
 
@@ -64,12 +63,11 @@ def kernels(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def model(name: str, kernels: str) -> PeftModel:
     base = load_base(name, precision="fp32", offline=True)
-    depth = NUM_LAYERS[name]
-    del base.model.layers[depth:]
-    base.config.num_hidden_layers = depth
-    if getattr(base.config, "layer_types", None):
-        base.config.layer_types = base.config.layer_types[:depth]
-        assert set(base.config.layer_types) >= {"full_attention"}
+    del base.model.layers[NUM_LAYERS:]
+    base.config.num_hidden_layers = NUM_LAYERS
+    if name == EMBEDDED_NAME:
+        base.config.layer_types = base.config.layer_types[:NUM_LAYERS]
+        assert base.config.layer_types.count("full_attention") == 1
     return tuned(base, kernels=kernels)
 
 
