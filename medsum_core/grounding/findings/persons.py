@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.finding import Finding, FindingScan
+from medsum_core.grounding.findings.finding import Finding, FindingScan, Judged, JudgedFact, Verdict, turn_of
 from medsum_core.grounding.findings.heard import Heard
-from medsum_core.grounding.findings.judged import Judged, JudgedFact, Verdict, turn_of
 from medsum_core.grounding.findings.kinship import AND, FAMILY, parted, same_person
 from medsum_core.grounding.findings.relatives import PATIENT, TELLING, UNKNOWN, bearers
 from medsum_core.grounding.findings.scope import Sentence
@@ -69,12 +68,6 @@ def is_named_near(finding: Finding, said: Sequence[Finding], heard: Heard) -> bo
     return named and len(asked) == len(said)  # not "No colon cancer, but my brother has Crohn's."
 
 
-def is_denied_of(finding: Finding, denied: Sequence[Finding]) -> bool:
-    """Whether a finding is denied of its very relative: "Is your son the one with asthma?" "No, my nephew."."""
-    of_others = (other.subject for other in denied if other.subject not in (UNKNOWN, PATIENT, FAMILY))
-    return any(same_person(finding.subject, other) for other in of_others)
-
-
 def of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Judged:
     """Supported if the person may be the same; "Father had diabetes" is not where only the mother has it."""
     statements = [other for other in affirmed if other.assertion != "asked"] or list(affirmed)
@@ -98,7 +91,7 @@ def of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Ju
     if own:
         return Judged("supported", turn_of(own))
     exact = [other for other in statements if set(other.names) & set(finding.names)]
-    if not exact and not absent:
+    if not exact:
         return Judged("supported", turn_of(statements))
     near = {kin for other in statements for kin in heard.kin_around(other)}
     others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.stems import Word
-
-Assertion = Literal["present", "denied", "uncertain", "past_or_stopped", "planned"]
 
 NEGATIONS = bag(
     "no not never none nothing without denies denied deny denying declines declined declining refuses negative "
@@ -75,7 +73,6 @@ LINKS = bag(
 SCOPE_SPOKEN, SCOPE_WRITTEN = 12, 60
 REACH_GOOD = 4
 OPENERS = bag("i i'm i've he she it it's they we that's the my")  # of a clause after "no", which then only answers
-UNMOVED = bag("budged budge changed same steady stable")
 
 
 class Sentence(NamedTuple):
@@ -277,8 +274,3 @@ def judged_good(words: Sequence[Word], last: int, end: int, kind: str) -> bool:
         if text not in LINKS and text != ":":
             return False
     return False
-
-
-def is_unmoved(words: Sequence[Word], i: int, end: int) -> bool:
-    """Whether a weight named at word i is said to be as ever: "My [weight] hasn't budged"."""
-    return words[i].text == "weight" and any(words[k].text in UNMOVED for k in range(i, end))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -77,6 +78,11 @@ def words_of(text: str, offset: int = 0) -> list[Word]:
             low = "not"  # some transcripts part "do n't"
         words.append(Word(stem(low), low, start, end, piece.isupper() and len(piece) > 1))
     return words
+
+
+def texts_of(words: Sequence[Word], first: int, last: int) -> list[str]:
+    """The words `[first, last)` as written, in small letters."""
+    return [word.text for word in words[first:last]]
 
 
 @lru_cache(maxsize=65536)
