@@ -33,7 +33,6 @@ ANAPHORA = bag("it that them those both one this some any")
 OFFERS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
 ASKED_USE = bag("take takes taking use uses using on still smoke smoking drink drinking")
 HOW_OFTEN = bag("daily regularly every always often consistently")
-ASKED_DONE = bag("get got had have done did ever pick start started fill filled finish")
 DOSED = bag("mg mcg daily nightly bedtime twice once weekly morning puffs units prn needed")
 WISHED = bag("help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts")
 HELPED = bag("help helped helping work worked better improve improved")
@@ -137,7 +136,6 @@ def _deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
     others = {o.first for o in heard.scan.findings if o.kind == kind and not UNNAMED.issuperset(o.names)}
     named = sorted(others | {first for first, _ in places})
     busy = {heard.scan.sentence_of(o).first for o in heard.scan.findings if _is_other(o, names, heard)}
-    busy |= {sentence.first for sentence in heard.scan.sentences if _names_kin(sentence, heard)}
     found: list[Deed] = []
     for first, own in places:
         if not _is_earlier(heard, own):
@@ -155,12 +153,6 @@ def _is_other(finding: Finding, names: Set[str], heard: Heard) -> bool:
     return (
         finding.kind in CHANGED and names.isdisjoint(finding.names) and not told and not ROOTS.issuperset(finding.names)
     )
-
-
-def _names_kin(sentence: Sentence, heard: Heard) -> bool:
-    kin = heard.scan.kin
-    k = bisect_left(kin, (sentence.first, ""))
-    return k < len(kin) and kin[k][0] < sentence.last and kin[k][1] not in ("child", "family")
 
 
 def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int], heard: Heard) -> list[Deed]:
@@ -275,15 +267,11 @@ def _answered(
         return ["plan", "declined"]
     if not asks:
         return ["declined"] if offered and "declined" in said else found
-    if offered and not ASKED_USE & asked:
-        return ["declined"] if refused or "declined" in said else (["plan", "start"] if reply == "yes" else [])
     if "plan" in said or "declined" in said or asks_openly(words, own):
         return []
     if ASKED_USE & asked and reply in ("yes", "no"):
         once = reply == "no" and "again" in asked  # "Did you take it again?"
         return [] if once else ["use" if reply == "yes" else "stop"]
-    if ASKED_DONE & asked and reply in ("yes", "no"):
-        return ["done"] if reply == "yes" else ["declined"]
     if refused:
         return [REVERSED.get(deed, deed) for deed in found]
     return [deed for deed in found if deed not in ("use", "keep")]

@@ -25,7 +25,6 @@ HINT_REACH = 6  # words
 CLAIM_REACH = 4
 HERE = "@"  # in a hint: a word of the finding's body part
 LITTLE = FILLERS | {"it", "and"}
-SPELT = 5  # letters; shorter words must be spelt alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,15 +298,6 @@ class Heard:
         """Whether a question has others after it or offers a choice, so that "yes" is to one of them only."""
         marks = texts_of(self.scan.words, sentence.first, sentence.last).count(",")
         return marks > 1 or any(one.first > sentence.first for one in self.scan.sentences_of[sentence.turn] if one.asks)
-
-    @cached_property
-    def spelt(self) -> dict[str, set[str]]:
-        """The longer words by their first letter."""
-        found: dict[str, set[str]] = {}
-        for word in self.scan.words:
-            if len(word.text) >= SPELT:
-                found.setdefault(word.text[0], set()).add(word.text)
-        return found
 
     @cached_property
     def has_guests(self) -> bool:

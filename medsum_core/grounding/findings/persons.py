@@ -80,21 +80,10 @@ def of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Ju
     own = [other for other in statements if same_person(subject, other.subject)]
     if heard.has_guests and not own:
         own = [other for other in statements if other.subject in (PATIENT, UNKNOWN, FAMILY)]
-    if own and heard.has_guests:
-        return Judged("supported", turn_of(own))
-    everyone = [other for other in statements if other.subject == FAMILY and heard.tells_of(EVERYONE, other)]
-    if everyone:
-        return Judged("supported", turn_of(everyone))
-    absent = [one for one in subject.split(AND) if not any(same_person(one, kin) for kin in heard.kin)]
-    if absent:
-        return Judged("contradicted", statements[0].turn)
+    own = own or [other for other in statements if other.subject == FAMILY and heard.tells_of(EVERYONE, other)]
     if own:
         return Judged("supported", turn_of(own))
-    exact = [other for other in statements if set(other.names) & set(finding.names)]
-    if not exact:
-        return Judged("supported", turn_of(statements))
-    near = {kin for other in statements for kin in heard.kin_around(other)}
     others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]
-    if any(same_person(subject, kin) for kin in near):
+    if any(same_person(subject, kin) for other in statements for kin in heard.kin_around(other)):
         others = [other for other in others if other.subject != PATIENT]
     return Judged("contradicted", others[0].turn) if others else Judged("supported", turn_of(statements))
