@@ -9,24 +9,10 @@ from itertools import zip_longest
 from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.corrections import REACH, takes_back
 from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings import replies
 from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan
 from medsum_core.grounding.findings.kinship import holders
 from medsum_core.grounding.findings.relatives import bearers
-from medsum_core.grounding.findings.replies import (
-    BARE,
-    asks_if_still,
-    asks_of_family,
-    asks_openly,
-    is_full_question,
-    offers,
-    opens_with_no,
-    presupposes,
-    read_each,
-    read_reply,
-    says_well,
-    tells,
-    turns_to_patient,
-)
 from medsum_core.grounding.findings.scope import Sentence, besides
 from medsum_core.grounding.findings.stems import texts_of
 
@@ -66,19 +52,15 @@ class _Talk:
 
     def refused(self, finding: Finding) -> Finding:
         """A finding that a clinician's last sentence states and "No" denies: "That, or headaches." "No."."""
-        last = self.scan.sentences_of[finding.turn][-1]
-        ends = finding.first >= max(last.first, last.last - REFUSED_REACH)
-        stated = self.turns[finding.turn].is_clinician and ends and finding.kind in REFUSED
-        number = finding.turn + 1
-        if not stated or finding.assertion == "denied" or any(s.asks for s in self.scan.sentences_of[finding.turn]):
-            return finding
-        if number >= len(self.turns) or self.turns[number].is_clinician:
+        words, own, number = self.scan.words, self.scan.sentences_of[finding.turn], finding.turn + 1
+        ends = finding.first >= max(own[-1].first, own[-1].last - REFUSED_REACH) and not any(s.asks for s in own)
+        asked = ends and self.turns[finding.turn].is_clinician and finding.kind in REFUSED
+        if not asked or number >= len(self.turns) or self.turns[number].is_clinician:
             return finding
         first, end = self.scan.turns[number]
-        concludes = self.scan.words[first].text == "so" if first < end else True  # "So no bread."
-        refused = not concludes and opens_with_no(self.scan.words, first, end)
-        refused = refused and read_reply(self.scan.words, first, end)[0] == "no"
-        return replace(finding, assertion="denied", reply=number) if refused else finding
+        refused = replies.opens_with_no(words, first, end) and replies.read_reply(words, first, end)[0] == "no"
+        concludes = words[first : first + 1] and words[first].text == "so"  # "So no bread."
+        return replace(finding, assertion="denied", reply=number) if refused and not concludes else finding
 
     def replied(self, finding: Finding) -> Finding:
         """A finding of a question with what the answer says of it."""
@@ -91,35 +73,30 @@ class _Talk:
             return replace(finding, assertion="present", reply=reply)
         first_turn, last_turn = self.scan.turns[reply]
         named = self.scan.between(max(first, first_turn), last_turn)
-        answer, agrees = read_reply(words, first, last)
+        answer, agrees = replies.read_reply(words, first, last)
         same = next((one for one in named if one.reply is None and set(one.names) & set(finding.names)), None)
         if same and (answer in ("other", "unknown") or (answer == "yes" and same.assertion == "denied")):
             return replace(finding, assertion=same.assertion, subject=same.subject, reply=reply)
         asked = [one for one in self.scan.between(*self.scan.turns[finding.turn]) if one.reply is not None]
-        each = read_each(words, first, last)
+        each = replies.read_each(words, first, last)
         if len(each) > 1 and len(each) == len(asked):
             answer = each[asked.index(finding)]
         elif answer == "no" and self._names_another(finding, here, [one for one in named if one.first <= first + 1]):
             answer = "other"  # "Sweats, fevers?" "Fevers no."
         elif answer in ("yes", "other") and self._names_another(finding, here, named):
-            if offers(words, here) and not same:
+            if replies.offers(words, here) and not same:
                 return replace(finding, assertion="denied", reply=reply)
             answer = "other"
-        if answer == "no" and asks_if_still(words, here):
+        if answer == "no" and replies.asks_if_still(words, here):
             return replace(finding, assertion="past_or_stopped", reply=reply)
         kin = self._answering_kin(reply, first)
-        if answer == "other" and tells(words, first, last):
-            answer = (
-                "yes"
-                if self._is_told(finding, here, named, texts_of(words, first, first + SAME_REACH), kin)
-                else answer
-            )
+        if answer == "other" and replies.tells(words, first, last):
+            opening = texts_of(words, first, first + SAME_REACH)
+            answer = "yes" if self._is_told(finding, here, named, opening, kin) else answer
         assertion = self._from_reply(finding, here, answer, agrees=agrees)
         begins = bool(kin) and kin[0][0] <= first + 3 and self._is_of_kin(here, kin[0][0])
-        told = (
-            bool(kin) and answer in ("yes", "other") and (asks_of_family(words, here) or (answer == "other" and begins))
-        )
-        if told and assertion in ("present", "asked"):
+        of_kin = replies.asks_of_family(words, here) or (answer == "other" and begins)
+        if kin and of_kin and answer in ("yes", "other") and assertion in ("present", "asked"):
             return replace(finding, assertion="present", subject=holders(kin), reply=reply)
         return replace(finding, assertion=assertion, reply=reply)
 
@@ -127,7 +104,7 @@ class _Talk:
         """The words of the answer to a question and its turn; None where other sentences come between them."""
         number, sentences, bounds = finding.turn, self.scan.sentences_of, self.scan.turns
         later = [s for s in sentences[number] if s.first > here.first]
-        if any(is_full_question(self.scan.words, s) for s in later):
+        if any(replies.is_full_question(self.scan.words, s) for s in later):
             return None
         if later and not self.turns[number].speaker and not later[0].asks:
             return later[0].first, bounds[number][1], number
@@ -137,7 +114,7 @@ class _Talk:
             return *bounds[number + 1], number + 1
         first, last = bounds[number + 3]  # "Oh, I get you. No, never."
         return (
-            next((s.first for s in sentences[number + 3] if self.scan.words[s.first].text in BARE), first),
+            next((s.first for s in sentences[number + 3] if self.scan.words[s.first].text in replies.BARE), first),
             last,
             number + 3,
         )
@@ -159,7 +136,7 @@ class _Talk:
         words, found = self.scan.words, []
         for sentence in self.scan.sentences_of.get(turn, ()):
             kin = self.scan.kin_between(max(first, sentence.first), min(first + ANSWER_REACH, sentence.last))
-            if kin and not says_well(words, sentence.last - FINE_REACH, sentence.last):
+            if kin and not replies.says_well(words, sentence.last - FINE_REACH, sentence.last):
                 found += bearers(words, sentence, kin)
         return found
 
@@ -167,7 +144,9 @@ class _Talk:
         """Whether an answer that begins with the relative at word i is of him: "Do they have it?" "Mom does."."""
         words = self.scan.words
         after = words[i + 1].text if i + 1 < len(words) else ""
-        return not asks_openly(words, question) and (after in HAVE_IT or not turns_to_patient(words, question))
+        return not replies.asks_openly(words, question) and (
+            after in HAVE_IT or not replies.turns_to_patient(words, question)
+        )
 
     def _is_told(
         self,
@@ -181,7 +160,11 @@ class _Talk:
         if finding.elided:
             return not SAME.isdisjoint(opening)
         symptom = finding.kind == "symptom" and finding.assertion != "denied" and not kin
-        return symptom and all(one.kind != "symptom" for one in named) and not asks_openly(self.scan.words, question)
+        return (
+            symptom
+            and all(one.kind != "symptom" for one in named)
+            and not replies.asks_openly(self.scan.words, question)
+        )
 
     def _names_another(self, finding: Finding, question: Sentence, named: Sequence[Finding]) -> bool:
         """Whether the answer repeats another finding of the question: "Any fever or chills?" "Yes, chills."."""
@@ -191,11 +174,11 @@ class _Talk:
 
     def _from_reply(self, finding: Finding, question: Sentence, answer: str, *, agrees: bool) -> Assertion:
         words, negated = self.scan.words, finding.assertion == "denied"
-        openly = asks_openly(words, question)
+        openly = replies.asks_openly(words, question)
         if answer == "yes" and not openly:
             return "denied" if negated and agrees else "present"
         acted = finding.kind in ACTED
-        granted = presupposes(words, question, finding.first, phrase=finding.phrase, acted=acted)
-        if answer == "no" and (negated or not (granted or openly or offers(words, question))):
+        granted = replies.presupposes(words, question, finding.first, phrase=finding.phrase, acted=acted)
+        if answer == "no" and (negated or not (granted or openly or replies.offers(words, question))):
             return "denied"
         return "asked"

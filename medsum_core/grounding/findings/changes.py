@@ -11,11 +11,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.deeds import AGREE, OPPOSE, REVERSED, Deed, deeds_in, unswitched
+from medsum_core.grounding.findings.deeds import AGREE, OPPOSE, REVERSED, Deed, deeds_in, is_deed
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard
 from medsum_core.grounding.findings.replies import asks_openly, is_question, opens_with_no, read_reply
-from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
+from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import Word, texts_of
 
 CHANGED = ("medication", "substance", "procedure")
@@ -32,10 +32,8 @@ EARLIER = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "yea
 ANAPHORA = bag("it that them those both one this some any")
 OFFERS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
 ASKED_USE = bag("take takes taking use uses using on still smoke smoking drink drinking")
-HOW_OFTEN = bag("daily regularly every always often consistently")
 DOSED = bag("mg mcg daily nightly bedtime twice once weekly morning puffs units prn needed")
 WISHED = bag("help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts")
-HELPED = bag("help helped helping work worked better improve improved")
 PERFORMED = bag(
     "excised biopsied sutured stapled lanced drained transfused intubated amputated cauterized debrided resected "
     "stented ablated vaccinated immunized splinted casted"
@@ -47,6 +45,8 @@ TURNS_AFTER, FRAGMENTS_AFTER = 4, 2
 SENTENCES_AFTER = 8
 FRAGMENT = 7  # words of a sentence that needs no "it" to be of what was named before
 ANSWER = 15  # words of an answer
+LEADING = bag("will be been to")  # "[simvastatin will be continued]"
+SPAN_NEAR = 8  # words of a note around a name that may be named with it
 BEFORE, AFTER = 6, 8  # words of a note around a name that are searched for what is done with it
 
 
@@ -64,8 +64,6 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     if (WISHED if kind == "substance" else WANTED) & set(texts_of(words, begin, first)):
         return None
     before = _of_kind(finding, _outside_findings(note, begin, first))
-    if NEGATIONS & set(texts_of(words, max(begin, first - 2), first)):
-        before = [(i, REVERSED.get(deed, deed)) for i, deed in before if deed != "stop"]  # "received no vaccine"
     rest = _of_kind(finding, _outside_findings(note, last, end))
     clause = next((i for i in range(last, end) if words[i].text in (",", ";", "and", "but")), end) - last
     after = [deed for i, deed in rest if i < clause]
@@ -119,8 +117,7 @@ def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Deed]]:
 
 def said_of(finding: Finding, heard: Heard) -> list[Finding]:
     """The findings of the dialogue that are a note's finding, or else the broader ones."""
-    broader = frozenset().union(*(heard.lexicon.ancestors[name] for name in finding.names)) - ROOTS - set(finding.names)
-    return heard.named(finding.names) or heard.exact(broader)
+    return heard.named(finding.names) or heard.exact(heard.broader(finding.names))
 
 
 def deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
@@ -169,7 +166,7 @@ def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int],
         words, range(begin, end), first, own, after_other=begin > own.first, before_other=end < own.last
     )
     texts = texts_of(words, begin, end)
-    found = unswitched(deeds_in(texts, spoken=True), texts, first - begin)
+    found = [deed for _, deed in deeds_in(texts, spoken=True)]
     if "never" in texts and "declined" in found and not asks:
         return ["declined"]  # "they gave me the pills and I never filled them"
     if any(deed == "switch" for _, deed in further):
@@ -216,21 +213,9 @@ def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) ->
     if not (answers or (is_near and len(texts) <= FRAGMENT) or ANAPHORA & set(texts)):
         return []
     found = [deed for _, deed in deeds_in(texts, spoken=True) if is_near or deed not in ("declined", "done", "use")]
-    found = ["stop" if deed == "switch" else deed for deed in found]  # "They switched me."
-    if not sentence.asks:
-        return found
-    if HELPED & set(texts):
-        return []  # "Did that help?"
-    if asks_openly(words, sentence):
-        return found  # "When did you stop?"
-    if HOW_OFTEN & set(texts):
-        return []  # "Daily?" "No, now and then."
-    found = [deed for deed in found if deed != "plan"]  # "Should I stop it?"
-    number = sentence.turn + 1
-    reply = read_reply(words, *heard.scan.turns[number])[0] if number < len(heard.turns) else "other"
-    if reply == "no":
-        return [REVERSED.get(deed, deed) for deed in found]
-    return found if reply == "yes" else []
+    if sentence.asks and not asks_openly(words, sentence):
+        return []  # but "When did you stop?"
+    return ["stop" if deed == "switch" else deed for deed in found]  # "They switched me."
 
 
 def _afterwards(own: Sentence, reach: int, heard: Heard) -> list[Sentence]:
@@ -267,6 +252,8 @@ def _answered(
         return ["plan", "declined"]
     if not asks:
         return ["declined"] if offered and "declined" in said else found
+    if offered and not ASKED_USE & asked:
+        return ["declined"] if refused or "declined" in said else ["plan", "start"] if reply == "yes" else []
     if "plan" in said or "declined" in said or asks_openly(words, own):
         return []
     if ASKED_USE & asked and reply in ("yes", "no"):
@@ -296,9 +283,8 @@ def is_opposed(note: NoteDeed, said: Sequence[Deed], *, once: bool, told: bool) 
     return (told and note.deed in TOLD) or (bool(said) and OPPOSE[note.deed].issuperset(said))
 
 
-def is_open(finding: Finding, deed: Deed, deeds: Sequence[Deed], heard: Heard) -> bool:
+def is_open(said: Sequence[Finding], deed: Deed, deeds: Sequence[Deed], heard: Heard) -> bool:
     """Whether the dialogue leaves open what is done now: it is named as over, or where is told what was done before."""
-    said = said_of(finding, heard)
     over = deed == "stop" and any(other.assertion == "past_or_stopped" for other in said)
     return over or (not deeds and any(_is_earlier(heard, heard.scan.sentence_of(other)) for other in said))
 
@@ -306,3 +292,14 @@ def is_open(finding: Finding, deed: Deed, deeds: Sequence[Deed], heard: Heard) -
 def _is_earlier(heard: Heard, sentence: Sentence) -> bool:
     """Whether a sentence tells what was done before: "[Last time] I doubled it."."""
     return any(pair in EARLIER for pair in pairwise(texts_of(heard.scan.words, sentence.first, sentence.last)))
+
+
+def with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
+    """The characters of a finding with the word that says what is done with it: "[continue lisinopril]"."""
+    near = range(max(finding.first - SPAN_NEAR, 0), min(finding.last + SPAN_NEAR, len(note.words)))
+    places = [i for i in near if is_deed(note.words[i].text)]
+    if not places:
+        return finding.start, finding.end
+    first = min(places, key=lambda i: min(abs(i - finding.first), abs(i - finding.last)))
+    last = next((i for i in range(first, len(note.words)) if note.words[i].text not in LEADING), first)
+    return min(finding.start, note.words[first].start), max(finding.end, note.words[last].end)

@@ -50,7 +50,6 @@ OPPOSE: Mapping[str, frozenset[str]] = {  # what it may not
 }
 NEGATED = 3  # words between a denial and what it denies
 GAP, GAP_WORDS = "_", 3
-SWITCH_TO = bag("to for with")
 WISHES, REFUSED_REACH = bag("want need going gonna won't"), 6  # words
 MARKS = frozenset(".,;:?!()\n")
 
@@ -122,15 +121,6 @@ def _phrases(*, spoken: bool) -> dict[str, list[tuple[tuple[str, ...], Deed]]]:
             found.setdefault(words[0], []).append((words, cast(Deed, deed)))
     for listed in found.values():
         listed.sort(key=lambda pair: -len(pair[0]))
-    return found
-
-
-def unswitched(deeds: Sequence[tuple[int, Deed]], texts: Sequence[str], place: int) -> list[Deed]:
-    """The deeds of the name at `place`, where a switch to it starts it, and one from it stops it."""
-    found: list[Deed] = []
-    for i, deed in deeds:
-        to_it = i < place and not SWITCH_TO.isdisjoint(texts[i:place])
-        found.append(deed if deed != "switch" else "start" if to_it else "stop")
     return found
 
 

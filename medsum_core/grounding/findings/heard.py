@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from typing import Literal, TypeVar, cast
 
 from medsum_core.data.turns import Turn, read_turns
-from medsum_core.grounding.findings.finding import Finding, FindingScan
+from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import scan_findings
@@ -44,6 +44,10 @@ class Heard:
                 found.setdefault(name, []).append(finding)
         return found
 
+    def broader(self, names: Iterable[str]) -> frozenset[str]:
+        """The names broader than these, but for those of whole kinds."""
+        return frozenset().union(*(self.lexicon.ancestors[name] for name in names)) - ROOTS - frozenset(names)
+
     @cached_property
     def turns_of(self) -> dict[str, set[int]]:
         """The turns in which each stem occurs."""
@@ -76,17 +80,6 @@ class Heard:
         _, last = self.scan.turns[min(finding.turn + 2, len(self.scan.turns) - 1)]
         return {name for _, name in self.scan.kin_between(first, last)}
 
-    def broader_than(self, left_out: frozenset[str]) -> frozenset[str]:
-        """The names of the findings, but for `left_out`, with all that are broader."""
-        if left_out not in self._broader:
-            names = {name for finding in self.scan.findings for name in finding.names} - left_out
-            self._broader[left_out] = frozenset().union(*(self.lexicon.ancestors[name] for name in names))
-        return self._broader[left_out]
-
-    @cached_property
-    def _broader(self) -> dict[frozenset[str], frozenset[str]]:
-        return {}
-
     def is_refused(self, finding: Finding) -> bool:
         """Whether the answer to a finding's question is no: "No other symptoms?" "No."."""
         return finding.reply is not None and read_reply(self.scan.words, *self.scan.turns[finding.reply])[0] == "no"
@@ -109,15 +102,8 @@ class Heard:
     def exact(self, names: Iterable[str]) -> list[Finding]:
         """The findings that have one of these names, in order."""
         wanted = tuple(sorted(names))
-        return self.once(("exact", *wanted), lambda: _in_order(self._by_own_name.get(name, ()) for name in wanted))
-
-    @cached_property
-    def _by_own_name(self) -> dict[str, list[Finding]]:
-        found: dict[str, list[Finding]] = {}
-        for finding in self.scan.findings:
-            for name in finding.names:
-                found.setdefault(name, []).append(finding)
-        return found
+        own = ([one for one in self.by_name.get(name, ()) if name in one.names] for name in wanted)
+        return self.once(("exact", *wanted), lambda: _in_order(own))
 
     def once(self, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
         """What `make` returns, made once for each key: a note asks for the same finding again and again."""

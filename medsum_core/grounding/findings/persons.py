@@ -83,7 +83,25 @@ def of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Ju
     own = own or [other for other in statements if other.subject == FAMILY and heard.tells_of(EVERYONE, other)]
     if own:
         return Judged("supported", turn_of(own))
+    if not any(set(other.names) & set(finding.names) for other in statements):
+        return Judged("supported", turn_of(statements))  # of a wider kind each may have his own
     others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]
     if any(same_person(subject, kin) for other in statements for kin in heard.kin_around(other)):
         others = [other for other in others if other.subject != PATIENT]
     return Judged("contradicted", others[0].turn) if others else Judged("supported", turn_of(statements))
+
+
+def with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:
+    """The characters of a finding with the person who is said to have it: "[mother had asthma]"."""
+    sentence = note.sentence_of(finding)
+    if finding.subject == PATIENT:
+        named = [i for i in range(sentence.first, finding.first) if note.words[i].text in ("patient", "pt")]
+        start = note.words[max(named[-1] - 1, sentence.first)].start if named else finding.start
+        return start, finding.end
+    owners = finding.subject.split(AND)
+    kin = [i for i, name in note.kin_between(sentence.first, sentence.last) if name in owners]
+    if not kin:
+        return finding.start, finding.end
+    place = min(kin, key=lambda i: abs(i - finding.first))
+    sided = place > sentence.first and note.words[place - 1].text in ("maternal", "paternal")
+    return min(finding.start, note.words[place - sided].start), max(finding.end, note.words[place].end)

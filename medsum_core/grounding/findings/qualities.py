@@ -22,17 +22,11 @@ PROVED = bag("confirmed shows showed definitely proved proves positive came biop
 SURE_BEFORE, SURE_AFTER = 4, 2  # words of a note before a finding and after it
 
 Course = Literal["gone", "better", "lasting", "worse"]
-NOTE: Mapping[Course, frozenset[str]] = {
-    "gone": bag("resolved gone subsided disappeared"),
-    "better": bag("improved improving better"),
-    "lasting": bag("persists persistent persisting persist ongoing unchanged"),
-    "worse": bag("worse worsened worsening progressing"),
-}
-TALK: Mapping[Course, frozenset[str]] = {
-    "gone": bag("gone quit stopped resolved vanished disappeared completely"),
+COURSES: Mapping[Course, frozenset[str]] = {
+    "gone": bag("resolved gone subsided disappeared quit stopped vanished completely"),
     "better": bag("better improved improving easing eased"),
-    "lasting": bag("still same persists constant constantly"),
-    "worse": bag("worse spread spreading spreads worsening"),
+    "lasting": bag("persists persistent persisting persist ongoing unchanged still same constant constantly"),
+    "worse": bag("worse worsened worsening progressing spread spreading spreads"),
 }
 OPPOSED: Mapping[Course, frozenset[Course]] = {
     "gone": frozenset({"lasting", "worse"}),
@@ -89,7 +83,7 @@ def other_course(finding: Finding, said: Sequence[Finding], note: FindingScan, h
         return None
     after = [word.text for word in note.after(finding, COURSE_NEAR)]
     first = max(note.sentence_of(finding).first, finding.first - COURSE_NEAR)
-    stated = None if LEAVING_OPEN & set(after) else next(iter(_courses(after, NOTE)), None)
+    stated = None if LEAVING_OPEN & set(after) else next(iter(_courses(after)), None)
     if stated is None and CONTINUING & set(texts_of(note.words, first, finding.first)):
         stated = "lasting"
     if stated is None:
@@ -99,20 +93,20 @@ def other_course(finding: Finding, said: Sequence[Finding], note: FindingScan, h
     return opposed[0] if opposed and len(opposed) == len(told) else None
 
 
-def _courses(texts: Iterable[str], table: Mapping[Course, frozenset[str]]) -> list[Course]:
-    return [course for text in texts for course, words in table.items() if text in words]
+def _courses(texts: Iterable[str]) -> list[Course]:
+    return [course for text in texts for course, words in COURSES.items() if text in words]
 
 
 def _told(finding: Finding, heard: Heard) -> list[Course]:
     """What a sentence of the dialogue, with the answer to it, says of a finding's course."""
     sentence, texts = heard.scan.sentence_of(finding), _sentence(heard, finding)
-    asked = _courses(texts, TALK)
+    asked = _courses(texts)
     if not sentence.asks and finding.reply is None:
         return [] if (LEAVING_OPEN | NEGATIONS) & set(texts) else asked
     if sentence.turn + 1 >= len(heard.turns) or asks_openly(heard.scan.words, sentence):
         return []
     first, last = heard.scan.turns[sentence.turn + 1]
-    told = _courses(texts_of(heard.scan.words, first, heard.scan.sentences_of[sentence.turn + 1][0].last), TALK)
+    told = _courses(texts_of(heard.scan.words, first, heard.scan.sentences_of[sentence.turn + 1][0].last))
     reply = read_reply(heard.scan.words, first, last)[0]
     if told or reply not in ("yes", "no"):
         return told

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings import replies
 from medsum_core.grounding.findings.answering import with_answers
 from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan, Place
 from medsum_core.grounding.findings.kinship import FAMILY, holders, is_family, kin_of, relatives_in
@@ -19,14 +20,6 @@ from medsum_core.grounding.findings.relatives import (
     bearers,
     subject_in_note,
     subject_in_talk,
-)
-from medsum_core.grounding.findings.replies import (
-    asks_of_family,
-    asks_openly,
-    is_question,
-    read_reply,
-    says_well,
-    turns_to_patient,
 )
 from medsum_core.grounding.findings.scope import (
     NEGATIONS,
@@ -153,20 +146,26 @@ class _Reader:
         good = [part for part in here if judged_good(words, part.last, sentence.last, "symptom")]
         self.good += [(name, sentence.turn) for part in good for name in part.names]
         answer = sentence.turn + 1
-        closed = sentence.asks and not asks_openly(words, sentence)  # no "Which tooth?" "Top left."
-        if closed and here and not named and answer < len(self.bounds) and says_well(words, *self.bounds[answer]):
+        closed = sentence.asks and not replies.asks_openly(words, sentence)  # no "Which tooth?" "Top left."
+        if (
+            closed
+            and here
+            and not named
+            and answer < len(self.bounds)
+            and replies.says_well(words, *self.bounds[answer])
+        ):
             self.good += [(name, answer) for part in here for name in part.names]
         self._keep_persons(sentence, kin)
 
     def asks(self, sentence: Sentence) -> bool:
         """Whether a sentence asks; where there are no marks, a clinician's few words that are answered yes or no do."""
         number, turns = sentence.turn, self.turns
-        if is_question(self.words, sentence, is_clinician=turns[number].is_clinician):
+        if replies.is_question(self.words, sentence, is_clinician=turns[number].is_clinician):
             return True
         is_short = self.bounds[number] == (sentence.first, sentence.last) and sentence.last - sentence.first <= FEW
         if not is_short or not turns[number].is_clinician or number + 1 >= len(turns) or turns[number + 1].is_clinician:
             return False
-        return read_reply(self.words, *self.bounds[number + 1])[0] in ("yes", "no")
+        return replies.read_reply(self.words, *self.bounds[number + 1])[0] in ("yes", "no")
 
     def _relatives(self, sentence: Sentence, *, spoken: bool) -> list[tuple[int, str]]:
         kin = relatives_in(
@@ -191,7 +190,7 @@ class _Reader:
         if holding := bearers(self.words, sentence, kin):
             self.topic = self.named_last = holding[-1][1]
             self.since, self.until = sentence.first, sentence.turn + (sentence.asks and bool(self.turns))
-        elif sentence.asks and turns_to_patient(self.words, sentence):
+        elif sentence.asks and replies.turns_to_patient(self.words, sentence):
             self.topic = ""
 
     def _state(self, sentence: Sentence, named: Sequence[Named], kin: Kin) -> None:
@@ -205,7 +204,7 @@ class _Reader:
             is_symptom = self.lexicon.concepts[one.names[0]].kind == "symptom"
             persons = Persons(kin, "" if is_symptom else topic, last, speaker, trailing)
             subject = subject_in_talk(words, sentence, one.first, persons)
-            if asks and subject == UNKNOWN and asks_of_family(words, sentence):
+            if asks and subject == UNKNOWN and replies.asks_of_family(words, sentence):
                 subject = FAMILY
             self.findings.append(self._finding(sentence, one, scopes, subject))
 

@@ -11,21 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.allergies import (
-    is_adverse_effect,
-    judge_allergen,
-    judge_no_allergies,
-    names_allergen,
-)
-from medsum_core.grounding.findings.changes import (
-    CHANGED,
-    agrees,
-    deed_in_note,
-    deeds_in_talk,
-    is_open,
-    is_opposed,
-    said_of,
-)
+from medsum_core.grounding.findings import allergies, changes, wording
 from medsum_core.grounding.findings.deeds import as_of_now
 from medsum_core.grounding.findings.finding import (
     ACTED,
@@ -41,21 +27,11 @@ from medsum_core.grounding.findings.finding import (
 from medsum_core.grounding.findings.heard import DENIES, Heard, hear
 from medsum_core.grounding.findings.identity import judge_identity
 from medsum_core.grounding.findings.lexicon import Lexicon
-from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person
+from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person, with_person
 from medsum_core.grounding.findings.places import judge_places
 from medsum_core.grounding.findings.qualities import other_certainty, other_course, other_result
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
-from medsum_core.grounding.findings.spans import with_action, with_person
 from medsum_core.grounding.findings.stems import texts_of
-from medsum_core.grounding.findings.wording import (
-    denies_word_of,
-    generic_denial,
-    has_misspelt,
-    has_words_like,
-    hurts,
-    is_generic,
-    parts_of,
-)
 
 STOPPED = bag(
     "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
@@ -95,14 +71,16 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
 
 
 def _fact(finding: Finding, note: FindingScan, heard: Heard) -> JudgedFact:
-    if finding.names == ("allergy",) or names_allergen(finding, note):
+    if finding.names == ("allergy",) or allergies.names_allergen(finding, note):
         none = finding.names == ("allergy",)
-        allergy = judge_no_allergies(finding, note, heard) if none else judge_allergen(finding, heard)
-        if allergy[0] == "contradicted" and (_is_borne(finding, note) or is_adverse_effect(finding, note)):
+        allergy = (
+            allergies.judge_no_allergies(finding, note, heard) if none else allergies.judge_allergen(finding, heard)
+        )
+        if allergy[0] == "contradicted" and (_is_borne(finding, note) or allergies.is_adverse_effect(finding, note)):
             allergy = SUPPORTED
-        deed = deed_in_note(finding, note) if finding.kind == "medication" else None
+        deed = changes.deed_in_note(finding, note) if finding.kind == "medication" else None
         if deed and deed.deed != "use" and _by_deed(finding, note, heard, Judged(*allergy))[1]:
-            return JudgedFact(*with_action(finding, note), "allergy", "contradicted", allergy[1])
+            return JudgedFact(*changes.with_action(finding, note), "allergy", "contradicted", allergy[1])
         return JudgedFact(finding.start, finding.end, "allergy", *allergy)
     judged = judge_finding(finding, note, heard)
     if judged.verdict == "contradicted" and finding.kind == "medication" and _is_borne(finding, note):
@@ -114,7 +92,7 @@ def _fact(finding: Finding, note: FindingScan, heard: Heard) -> JudgedFact:
             verdict, turn = "contradicted", said[0].turn
     start, end = finding.start, finding.end
     if changed:
-        start, end = with_action(finding, note)
+        start, end = changes.with_action(finding, note)
     elif verdict == "contradicted" and finding.subject != UNKNOWN and finding.assertion != "denied":
         start, end = with_person(finding, note)
     return JudgedFact(start, end, KIND_OF.get(finding.kind, finding.kind), verdict, turn)
@@ -143,27 +121,27 @@ def _is_fact(finding: Finding, note: FindingScan) -> bool:
         return finding.assertion == "denied" and before not in ("for", "of", "with")
     if ROOTS.issuperset(finding.names):
         return False
-    return finding.kind != "allergen" or names_allergen(finding, note)
+    return finding.kind != "allergen" or allergies.names_allergen(finding, note)
 
 
 def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) -> tuple[Judged, bool]:
     """The verdict with what note and dialogue do with a drug, a test or a habit; and whether that alone contradicts."""
-    if finding.kind not in CHANGED or finding.subject not in (PATIENT, UNKNOWN):
+    if finding.kind not in changes.CHANGED or finding.subject not in (PATIENT, UNKNOWN):
         return judged, False
-    deed = None if _is_place(finding, heard) else deed_in_note(finding, note)
+    deed = None if _is_place(finding, heard) else changes.deed_in_note(finding, note)
     if deed is None or finding.assertion == "uncertain":
         return judged, False
-    said = said_of(finding, heard)
+    said = changes.said_of(finding, heard)
     if finding.assertion == "denied" and any(other.assertion == "denied" for other in said):
         return judged, False
-    deeds = as_of_now(deed.deed, deeds_in_talk(finding, heard))
-    if (not said and not deeds) or (said and is_open(finding, deed.deed, deeds, heard)):
+    deeds = as_of_now(deed.deed, changes.deeds_in_talk(finding, heard))
+    if not (said or deeds) or changes.is_open(said, deed.deed, deeds, heard):
         return judged, False
-    if judged.verdict == "contradicted" and agrees(deed, deeds):
+    if judged.verdict == "contradicted" and changes.agrees(deed, deeds):
         return Judged("supported", judged.turn), False
     once = any("surgery" in heard.lexicon.ancestors[name] for name in finding.names)
     told = finding.kind != "procedure" and not _gives_dose(finding, note)
-    opposed = judged.verdict != "not_found" and is_opposed(deed, deeds, once=once, told=told)
+    opposed = judged.verdict != "not_found" and changes.is_opposed(deed, deeds, once=once, told=told)
     return (Judged("contradicted", said[0].turn if said else judged.turn), True) if opposed else (judged, False)
 
 
@@ -183,7 +161,7 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
     said = _of_part(finding, heard.named(finding.names), heard)
     if said:
         return _by_assertion(finding, said, note, heard)
-    wider = _of_part(finding, heard.exact(_broader(finding, heard)), heard)
+    wider = _of_part(finding, heard.exact(heard.broader(finding.names)), heard)
     denied = finding.assertion == "denied"
     doubtful = finding.assertion == "uncertain"
     if wider and not denied and not doubtful and (turn := _in_other_words(finding, heard, denied=True)) is not None:
@@ -197,8 +175,6 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
             return Judged("supported", turn_of(statements))
         if not denied and not doubtful and all(other.assertion == "denied" for other in wider):
             return Judged("contradicted", wider[0].turn)
-    if not denied and not doubtful and (turn := _part_is_good(finding, heard)) is not None:
-        return Judged("contradicted", turn)
     return _loosely(finding, note, heard)
 
 
@@ -212,11 +188,6 @@ def _in_other_words(finding: Finding, heard: Heard, *, denied: bool) -> int | No
     if denied:
         return places[0][0] if places and len(opposed) == len(places) else None
     return next((turn for turn, polarity in places if polarity == "yes" and not opposed), None)
-
-
-def _broader(finding: Finding, heard: Heard) -> frozenset[str]:
-    names = {up for name in finding.names for up in heard.lexicon.ancestors[name]}
-    return frozenset(names - ROOTS - set(finding.names))
 
 
 def _of_part(finding: Finding, said: Sequence[Finding], heard: Heard) -> list[Finding]:
@@ -292,13 +263,6 @@ def _denied(
     return Judged("supported", turn_of(said))
 
 
-def _part_is_good(finding: Finding, heard: Heard) -> int | None:
-    """The turn that calls the body part of a finding fine; None if none does."""
-    pairs = [pair for pair, name in heard.lexicon.composed.items() if name in finding.names]
-    parts = {part for _, part in pairs} | ({finding.part} if finding.part else set())
-    return next((turn for part, turn in heard.scan.good if part in parts), None)
-
-
 def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
     denied = finding.assertion == "denied"
     places = heard.loosely(finding.names, finding.part)
@@ -315,21 +279,23 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         if finding.assertion in ("denied", "uncertain") or finding.kind not in ("symptom", "condition", "substance"):
             return SUPPORTED
     text = " ".join(texts_of(note.words, finding.first, finding.last))
-    if finding.kind == "medication" and has_misspelt(heard, text):
+    if finding.kind == "medication" and wording.has_misspelt(heard, text):
         return SUPPORTED
-    if finding.kind != "medication" and has_words_like(heard, text, with_part=bool(finding.part)):
+    if finding.kind != "medication" and wording.has_words_like(heard, text, with_part=bool(finding.part)):
         return SUPPORTED
-    if finding.assertion in ("denied", "uncertain") and generic_denial(finding, heard):
+    if finding.assertion in ("denied", "uncertain") and wording.generic_denial(finding, heard):
         return SUPPORTED
-    if denied and (_part_is_good(finding, heard) is not None or denies_word_of(finding.names, heard)):
-        return SUPPORTED  # "And the face?" "It looked fine.": no facial droop; "Blood?" "No.": no hematuria
+    if denied and wording.denies_word_of(finding.names, heard):
+        return SUPPORTED  # "Blood?" "No.": no hematuria
     if denied and finding.part and heard.parts_named(finding.part):
         return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
-    if HARM.intersection(finding.names) and hurts(finding.part, heard):
+    if HARM.intersection(finding.names) and wording.hurts(finding.part, heard):
         return SUPPORTED
-    if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, parts_of(finding, heard))):
+    if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, wording.parts_of(finding, heard))):
         return SUPPORTED  # "How is the knee?": what is wrong with it may be said in any words
     affirmed = finding.assertion == "present" and finding.kind in ("symptom", "condition")
-    if not places and (is_generic(finding, heard) or heard.hints_at(finding.names, finding.part, affirmed=affirmed)):
+    if not places and (
+        wording.is_generic(finding, heard) or heard.hints_at(finding.names, finding.part, affirmed=affirmed)
+    ):
         return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND

@@ -62,7 +62,7 @@ def is_generic(finding: Finding, heard: Heard) -> bool:
     """Whether the dialogue speaks of a kind without a name of its members: "same dose", "take it out"."""
     ancestors = heard.lexicon.ancestors
     kinds = [kind for kind in WHOLE_KINDS for name in finding.names if kind in ancestors[name]]
-    named = heard.broader_than(ROOTS) if kinds else frozenset()
+    named = {kind for kind in kinds for one in heard.by_name.get(kind, ()) if not ROOTS.issuperset(one.names)}
     return any(kind not in named and heard.hints_at((kind,), "") for kind in kinds)
 
 
