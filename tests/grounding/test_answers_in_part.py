@@ -63,7 +63,6 @@ def test_no_reaction_is_no_allergy() -> None:
             ("Any floaters or flashes?", "Some floaters, yes. No flashes."),
             ["flashes of light"],
         ),
-        ("Denies dyspareunia.", ("Any discharge or pain with sex?", "Discharge, yes. No pain."), []),
         ("Has wrist pain.", ("Is there wrist pain when you bend it?", "Not when I bend it, if I lean on it."), []),
         ("He had chest pain, but did not rest.", ("Any chest pain?", "No, never."), ["chest pain"]),
     ],

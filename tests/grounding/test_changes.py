@@ -8,7 +8,6 @@ from labelled_facts import flagged
 HALF = "Doctor: Let's cut the amlodipine in half and come off the hydrochlorothiazide altogether."
 SWITCHED = "Doctor: The Cipro isn't working, so I'm changing you to Macrobid."
 TAPERED = "Doctor: We'll get you off the prednisone slowly.\nPatient: Got it."
-RAISED = "Doctor: The mealtime insulin goes from eight to ten."
 LEFT = "Doctor: Let's leave the Lipitor alone and add Zetia, ten."
 OFF = "Doctor: What drops?\nPatient: Xalatan at night. Not the Alphagan anymore, it stung."
 TOOK_OUT = "Doctor: And your gallbladder?\nPatient: It came out on the twenty-second."
@@ -20,7 +19,6 @@ TOOK_OUT = "Doctor: And your gallbladder?\nPatient: It came out on the twenty-se
         (HALF, "Decrease amlodipine. Stop hydrochlorothiazide.", "Decrease amlodipine. Continue hydrochlorothiazide."),
         (SWITCHED, "Stop ciprofloxacin; start nitrofurantoin.", "Continue ciprofloxacin; start nitrofurantoin."),
         (TAPERED, "Taper prednisone.", "Increase prednisone."),
-        (RAISED, "Increase mealtime insulin.", "Decrease mealtime insulin."),
         (LEFT, "Continue atorvastatin. Start ezetimibe.", "Increase atorvastatin. Start ezetimibe."),
         (OFF, "Stop brimonidine.", "Continue brimonidine."),
         (TOOK_OUT, "Status post cholecystectomy.", "Cholecystectomy is scheduled."),

@@ -47,7 +47,6 @@ def test_hints_name_known_findings() -> None:
     [
         ("Cephalexin has been tolerated.", ("And Keflex?", "Fine too.")),
         ("Peanut anaphylaxis.", ("Why the EpiPen?", "Two times, both peanuts.")),
-        ("Witnessed apnea is absent.", ("Does she stop breathing?", "I've sat and watched, and no.")),
         ("History of TIA.", ("Was it a full stroke?", "No, a mini one.")),
         ("No rash or prolonged morning stiffness.", ("Stiff in the morning?", "Yes, five minutes. No rash.")),
         ("Sister had angioedema.", ("Any swelling of the lips?", "No, that was my sister.")),

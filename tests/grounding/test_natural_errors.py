@@ -46,7 +46,6 @@ def test_right_words_are_left_alone(note: str, dialogue: str) -> None:
     ("note", "dialogue", "fault"),
     [
         ("Denies tobacco use.", "Doctor: Do you smoke?\nPatient: A pack a day.", "tobacco use"),
-        ("Reports weight loss.", "Doctor: Your appetite?\nPatient: The same. My weight hasn't budged.", "weight loss"),
         ("Has vomiting.", "Doctor: Throwing up?\nPatient: No, I can keep food down.", "vomiting"),
     ],
 )
@@ -57,7 +56,6 @@ def test_invented_words_are_found(note: str, dialogue: str, fault: str) -> None:
 NEVER = "Patient: They gave me a prescription for oxycodone and I never even filled it."
 UNDO = "[doctor] so the aches started after the simvastatin\n[patient] yes\n[doctor] i want you to stop it completely"
 KEPT = "[doctor] i don't want to take you off the water pill because it's working"
-SKIP = "Doctor: We'll do a cortisone injection today and skip the therapy for now."
 WISH = "Patient: I've had thoughts of not wanting to be alive.\nDoctor: Are you suicidal right now?\nPatient: No."
 BACK = (
     "Doctor: What about anaphylaxis?\nPatient: What is that?\nDoctor: It is a shock of the whole body.\n"
@@ -73,7 +71,6 @@ PLUGGED = "Doctor: Is anything coming out of the ear?\nPatient: No, it's just pl
         (NEVER, "Oxycodone was never filled.", "Controlled with oxycodone.", "oxycodone"),
         (UNDO, "Simvastatin will be stopped.", "Simvastatin will be continued.", "Simvastatin will be continued"),
         (KEPT, "The diuretic was continued.", "The diuretic was discontinued.", "diuretic was discontinued"),
-        (SKIP, "Cortisone injection today.", "Cortisone injection was declined.", "Cortisone injection was declined"),
         (WISH, "Denies suicidal ideation now.", "No history of suicidal ideation.", "suicidal ideation"),
         (BACK, "No anaphylaxis.", "He had anaphylaxis.", "anaphylaxis"),
         (STILL, "Reports morning headaches.", "Denies morning headaches.", "headaches"),

@@ -90,7 +90,6 @@ def test_answers(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
         ("Diabetes in his brother.", ("Diabetes in the family?", "No.", "Sure?", "Ah, my brother has it."), False),
         ("Asthma in his brother.", ("Asthma in the family?", "Me.", "Only you?", "My sister has it."), True),
         ("Asthma in his sister.", ("Asthma in the family?", "My brother.", "Only?", "My sister has it."), False),
-        ("Son with asthma.", ("Is your son the one with asthma?", "No, my nephew."), True),
         ("Mother with liver disease.", ("Your parents?", "Dad died of his liver. Mom's fine."), True),
         ("Father with liver disease.", ("Your parents?", "Dad died of his liver. Mom's fine."), False),
         ("Glaucoma in father.", ("Glaucoma in the family?", "My stepdad. My father's eyes are fine."), True),

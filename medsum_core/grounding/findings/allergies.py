@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.reading import REACTIONS
-from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
+from medsum_core.grounding.findings.replies import read_reply, says_well
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
-from medsum_core.grounding.findings.stems import stem
+from medsum_core.grounding.findings.stems import Word, texts_of
 
 Allergy = Literal["supported", "not_found", "contradicted"]
 TO = bag("to : include including of with both and , ( either")
@@ -27,21 +28,11 @@ REACTED = bag(
     "adrenaline collapsed scared avoid avoids careful confused oozes swells sneeze scaly"
 )
 CAUSING = bag("cause caused causes causing provoke provoked provokes")
+BUT_OTHERS = bag("for takes uses on but with")  # "allergic to sulfa but takes [aspirin]"
 TOO_WIDE = bag("medication allergen food allergy")
-TOLERATED = [tuple(phrase.split()) for phrase in (
-    "not a problem", "passed the challenge", "outgrew", "grew out", "off the list", "eats it now", "every friday",
-    "every sunday", "no problem", "no problems", "no trouble", "no bother", "no reaction", "no hives", "no rash",
-    "no issue", "no issues", "without problem", "don't bother", "doesn't bother", "didn't bother", "not bother",
-    "bother me no", "never bothered", "is fine", "are fine", "is okay", "are okay", "okay with", "fine with",
-    "good with", "fine too", "every day", "every week", "every night", "all the time", "loads of", "of times",
-    "it plenty", "them plenty", "many times", "nothing happens",
-    "nothing happened", "not a thing", "never a", "never any", "doesn't do anything", "don't do anything",
-    "did nothing", "does nothing", "for years", "a whole", "on the bed", "that is a no", "not an allergy",
-    "negative", "goes down fine", "not a true allergy", "does fine", "do fine", "did fine", "does well", "tolerate",
-    "tolerates", "isn't an allergy", "can take", "can have",
-)]  # fmt: skip
-DRUGS = bag("drug medication medicine nkda nkma")
 TRIGGER = bag("attributed trigger triggered triggers provoked worsened caused brought set")
+TAKEN, WELL = bag("take tolerate eat use handle"), bag("okay ok fine alright tolerating tolerate")
+DRUGS = bag("drug medication medicine nkda nkma")
 HARM = bag(  # what a note calls a reaction
     "itching pruritus hives urticaria rash swelling angioedema anaphylaxis blistering blisters wheezing dermatitis "
     "flushing eruption welts"
@@ -58,27 +49,21 @@ def names_allergen(finding: Finding, note: FindingScan) -> bool:
     """Whether a note says that someone is allergic to a finding, or is not: "allergic to X", "X allergy"."""
     if finding.kind not in SOURCES and not finding.names[0].endswith("vaccine"):
         return False
-    words = note.words
-    sentence = note.sentence_of(finding)
-    if any(words[i].text in CAUSING for i in range(finding.last, sentence.last)):
-        return NEGATIONS.isdisjoint(words[i].text for i in range(sentence.first, finding.first))
-    if finding.kind == "allergen" and TRIGGER & {words[i].text for i in range(sentence.first, finding.first)}:
-        return True
-    if _is_of_reaction([words[i].text for i in range(sentence.first, finding.first)]):
+    words, sentence = note.words, note.sentence_of(finding)
+    earlier = texts_of(words, sentence.first, finding.first)
+    if not CAUSING.isdisjoint(texts_of(words, finding.last, sentence.last)):
+        return NEGATIONS.isdisjoint(earlier)
+    if _is_of_reaction(earlier) or (finding.kind == "allergen" and TRIGGER & set(earlier)):
         return True
     if not finding.allergy:
         return False
     if finding.last < sentence.last and words[finding.last].stem in REACTIONS:
         return True
-    before = [i for i in range(sentence.first, finding.first) if words[i].stem in REACTIONS]
-    if not before:
+    named = next((i for i in range(finding.first - 1, sentence.first - 1, -1) if words[i].stem in REACTIONS), None)
+    if named is None or (words[named].stem == "reaction" and words[named - 1].text == "no"):
         return False
-    if words[before[-1] - 1].text == "no" and words[before[-1]].stem == "reaction":
-        return False
-    after = words[before[-1] + 1].text if before[-1] + 1 < finding.first else ":"
-    between = {words[i].text for i in range(before[-1], finding.first)}
-    between -= {"for"} if "positive" in between else set()
-    return (after in TO or "positive" in between) and not between & {"for", "takes", "uses", "on", "but", "with"}
+    after = words[named + 1].text if named + 1 < finding.first else ":"
+    return after in TO and BUT_OTHERS.isdisjoint(texts_of(words, named, finding.first))
 
 
 def _is_of_reaction(before: Sequence[str]) -> bool:
@@ -93,8 +78,8 @@ def _is_of_reaction(before: Sequence[str]) -> bool:
 
 def is_adverse_effect(finding: Finding, note: FindingScan) -> bool:
     """Whether a note says that a drug causes what is no allergy: "prednisone is causing increased appetite"."""
-    after = {word.text for word in note.words[finding.last : note.sentence_of(finding).last]}
-    return finding.kind == "medication" and not CAUSING.isdisjoint(after) and REACTED.isdisjoint(after)
+    after = set(texts_of(note.words, finding.last, note.sentence_of(finding).last))
+    return finding.kind == "medication" and bool(CAUSING & after) and not REACTED & after
 
 
 def judge_allergen(finding: Finding, heard: Heard) -> tuple[Allergy, int | None]:
@@ -110,8 +95,6 @@ def judge_allergen(finding: Finding, heard: Heard) -> tuple[Allergy, int | None]
     if finding.assertion == "denied":
         return "supported", said[0].turn
     shown = [_shown(other, heard) for other in said]
-    if not any(shown) and any(_shown(other, heard) == "tolerates" for other in heard.exact(wider)):
-        return "contradicted", said[0].turn  # "I'm good with antibiotics."
     for other, verdict in zip(said, shown, strict=True):
         if verdict == "reacts" or (verdict is None and "tolerates" not in shown):
             return "supported", other.turn
@@ -126,33 +109,40 @@ def _is_told_which(kind: str, finding: Finding, heard: Heard) -> bool:
 
 def _shown(finding: Finding, heard: Heard) -> Literal["reacts", "tolerates"] | None:
     """Whether the dialogue shows that somebody reacts to a substance, or that it does him no harm; None if neither."""
-    if finding.inverted and finding.tolerated is not None:
-        return "tolerates" if finding.tolerated else "reacts"
     if _answers_with(finding, heard):
         return "reacts"
-    words = heard.scan.words
-    texts: list[str] = []
-    denied = finding.assertion == "denied"
-    reacts = finding.reply is not None and finding.assertion == "present" and finding.subject in (PATIENT, UNKNOWN)
+    if finding.reply is not None and _asks_if_borne(finding, heard):
+        answer = heard.scan.turns[finding.reply]
+        reply = "yes" if says_well(heard.scan.words, *answer) else read_reply(heard.scan.words, *answer)[0]
+        if reply in ("yes", "no"):
+            return "tolerates" if reply == "yes" else "reacts"
+    words, told = heard.scan.words, ""
+    reacts = finding.reply is not None and finding.assertion == "present"
     refused = finding.reply is not None and heard.is_refused(finding)
-    denied = denied or (refused and _asks_of_trouble(finding, heard))
+    denied = finding.assertion == "denied" or (refused and _asks_of_trouble(finding, heard))
     for sentence in _about(finding, heard):
-        here = [words[i].text for i in range(sentence.first, sentence.last) if words[i].text != ","]
-        here = " ".join(here).replace("'s ", " is ").split()  # "gold's okay"
-        if any(sentence.first <= i < sentence.last for i, _ in heard.scan.kin):
+        if heard.scan.kin_between(sentence.first, sentence.last):
             continue
-        texts += here
+        here = _phrases(words, sentence.first, sentence.last)
+        told += here
         asks = sentence.asks or (refused and sentence.first <= finding.first)
-        reacts = reacts or (not asks and _tells_of_reaction(here))
-    if any(_has(texts, phrase) for phrase in TOLERATED) or (denied and not reacts):
+        reacts = reacts or (not asks and _tells_of_reaction(here.split()))
+    if _is_borne(told) or (denied and not reacts):
         return "tolerates"
     return "reacts" if reacts else None
+
+
+def _asks_if_borne(finding: Finding, heard: Heard) -> bool:
+    """Whether a question is if a substance is borne: "Can you take aspirin?", "Okay with sulfa?"."""
+    own = heard.scan.sentence_of(finding)
+    texts = set(texts_of(heard.scan.words, own.first, own.last))
+    return bool(WELL & texts) or (bool(TAKEN & texts) and bool({"can", "could"} & texts))
 
 
 def _asks_of_trouble(finding: Finding, heard: Heard) -> bool:
     """Whether a question is if a substance did harm, so that "No" says it did none: "Any trouble with the dye?"."""
     own = heard.scan.sentence_of(finding)
-    return not TROUBLE.isdisjoint(heard.scan.words[i].text for i in range(own.first, own.last))
+    return not TROUBLE.isdisjoint(texts_of(heard.scan.words, own.first, own.last))
 
 
 def _answers_with(finding: Finding, heard: Heard) -> bool:
@@ -160,10 +150,9 @@ def _answers_with(finding: Finding, heard: Heard) -> bool:
     if finding.assertion != "present" or not finding.turn or heard.turns[finding.turn].is_clinician:
         return False
     words = heard.scan.words
-    asked, own = ([words[i] for i in range(*heard.scan.turns[turn])] for turn in (finding.turn - 1, finding.turn))
-    texts = [word.text for word in own if word.text != ","]
-    borne = any(_has(texts, phrase) for phrase in TOLERATED) or not NEGATIONS.isdisjoint(texts)
-    return not borne and any(word.stem in REACTIONS for word in asked)
+    asked, own = heard.scan.turns[finding.turn - 1], heard.scan.turns[finding.turn]
+    borne = _is_borne(_phrases(words, *own)) or not NEGATIONS.isdisjoint(texts_of(words, *own))
+    return not borne and any(word.stem in REACTIONS for word in words[slice(*asked)])
 
 
 def _tells_of_reaction(texts: Sequence[str]) -> bool:
@@ -176,7 +165,10 @@ def _about(finding: Finding, heard: Heard) -> list[Sentence]:
     others = heard.once(("other sources", *finding.names), lambda: _other_sources(finding, heard))
     reach = min(others[bisect_left(others, own.last) :][:1], default=len(heard.scan.words))
     later = [
-        s for k in range(TURNS_AFTER + 1) for s in heard.sentences_of.get(finding.turn + k, ()) if s.first > own.first
+        s
+        for k in range(TURNS_AFTER + 1)
+        for s in heard.scan.sentences_of.get(finding.turn + k, ())
+        if s.first > own.first
     ]
     return [own, *[s for s in later if s.last <= reach][:SENTENCES_AFTER]]
 
@@ -187,49 +179,27 @@ def _other_sources(finding: Finding, heard: Heard) -> list[int]:
 
 def judge_no_allergies(finding: Finding, note: FindingScan, heard: Heard) -> tuple[Allergy, int | None]:
     """The verdict on "NKDA", "no drug allergies"."""
-    of_drugs = DRUGS & {note.words[i].text for i in range(max(finding.first - 1, 0), finding.last)}
-    kinds = ("medication",) if of_drugs else SOURCES
-    named = [other for other in heard.scan.findings if other.kind in kinds and not _is_tolerated(other, heard)]
-    for other in named:
-        own = _sentences(other, heard)
-        stems = {heard.scan.words[i].stem for s in own for i in range(s.first, s.last)}
-        by_patient = not heard.turns[other.turn].is_clinician
-        if (
-            by_patient
-            and other.assertion == "present"
-            and other.reply is None
-            and stems & {stem(word) for word in REACTED}
-            and not any(TREATMENTS & heard.lexicon.ancestors[name] for name in other.names)
-        ):
+    named = set(texts_of(note.words, max(finding.first - 1, 0), finding.last))
+    kinds = ("medication",) if DRUGS & named else ("allergen",) if "food" in named else SOURCES
+    for other in heard.scan.findings:
+        told = other.kind in kinds and other.assertion == "present" and other.reply is None
+        told = told and not any(TREATMENTS & heard.lexicon.ancestors[name] for name in other.names)
+        if told and not heard.turns[other.turn].is_clinician and _shown(other, heard) == "reacts":
             return "contradicted", other.turn
-    about = heard.exact(("allergy",))
-    if about:
-        return "supported", about[0].turn
-    stems_known = any(word in heard.turns_of for word in REACTIONS) or heard.says(ASKED_OF)
-    return ("supported", None) if stems_known else ("not_found", None)
+    asked = any(word in heard.turns_of for word in REACTIONS) or heard.says(ASKED_OF)
+    return ("supported", None) if asked else ("not_found", None)
 
 
-def _sentences(finding: Finding, heard: Heard) -> list[Sentence]:
-    """The sentence of a finding and the one after it, or the answer to it."""
-    own = heard.sentences_of[finding.turn]
-    k = next(k for k, s in enumerate(own) if s.first <= finding.first < s.last)
-    found = own[k : k + 2]
-    last_said = k == len(own) - 1 and heard.turns[finding.turn].is_clinician
-    if own[k].asks or finding.reply is not None or last_said:
-        found = [own[k], *heard.sentences_of.get(finding.turn + 1, [])[:2]]
-    return found
+def _is_borne(told: str) -> bool:
+    return any(f" {phrase} " in told for phrase in _tolerated())
 
 
-def _is_tolerated(finding: Finding, heard: Heard) -> bool:
-    """Whether the dialogue denies an allergy to it, or says that it does no harm."""
-    if finding.inverted:
-        return finding.tolerated is True
-    if finding.assertion == "denied":
-        return True
-    words = heard.scan.words
-    texts = [words[i].text for s in _sentences(finding, heard) for i in range(s.first, s.last) if words[i].text != ","]
-    return any(_has(texts, phrase) for phrase in TOLERATED)
+@lru_cache(maxsize=1)
+def _tolerated() -> tuple[str, ...]:
+    return tuple(phrase for line in lines_of(TABLES / "tolerated.tsv") for phrase in line.split("|"))
 
 
-def _has(texts: Sequence[str], phrase: Sequence[str]) -> bool:
-    return any(tuple(texts[k : k + len(phrase)]) == tuple(phrase) for k in range(len(texts)))
+def _phrases(words: Sequence[Word], first: int, last: int) -> str:
+    """Words to look phrases up in: without commas, "gold's okay" as "gold is okay"."""
+    texts = [text for text in texts_of(words, first, last) if text != ","]
+    return " ".join(["", *texts, ""]).replace("'s ", " is ")

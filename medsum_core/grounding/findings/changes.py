@@ -11,12 +11,12 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.deeds import AGREE, OPPOSE, REVERSED, Deed, deeds_in, unswitched
+from medsum_core.grounding.findings.deeds import AGREE, OPPOSE, REVERSED, Deed, deeds_in, is_deed
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard
 from medsum_core.grounding.findings.replies import asks_openly, is_question, opens_with_no, read_reply
-from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
-from medsum_core.grounding.findings.stems import Word
+from medsum_core.grounding.findings.scope import Sentence
+from medsum_core.grounding.findings.stems import Word, texts_of
 
 CHANGED = ("medication", "substance", "procedure")
 SHARED: Mapping[str, tuple[Deed, ...]] = {  # what can be done with each kind
@@ -32,25 +32,21 @@ EARLIER = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "yea
 ANAPHORA = bag("it that them those both one this some any")
 OFFERS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
 ASKED_USE = bag("take takes taking use uses using on still smoke smoking drink drinking")
-HOW_OFTEN = bag("daily regularly every always often consistently")
-ASKED_DONE = bag("get got had have done did ever pick start started fill filled finish")
-REGIMEN = bag("regimen medications meds medication")
 DOSED = bag("mg mcg daily nightly bedtime twice once weekly morning puffs units prn needed")
 WISHED = bag("help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts")
-HELPED = bag("help helped helping work worked better improve improved")
 PERFORMED = bag(
     "excised biopsied sutured stapled lanced drained transfused intubated amputated cauterized debrided resected "
     "stented ablated vaccinated immunized splinted casted"
 )
-TO_BE = ("up", "down", "stop", "start", "keep")
 WANTED = bag("like likes wants requests requesting")
 UNNAMED = frozenset(("medication", "referral"))  # "I'd like to refer you for that"
-OF_DRUGS = ("dose", "pill", "other", "same", "rest", "medicin")
 LISTING, JOINS = bag(", and or the a my your plus"), bag(", and but then so or while ;")
 TURNS_AFTER, FRAGMENTS_AFTER = 4, 2
 SENTENCES_AFTER = 8
 FRAGMENT = 7  # words of a sentence that needs no "it" to be of what was named before
 ANSWER = 15  # words of an answer
+LEADING = bag("will be been to")  # "[simvastatin will be continued]"
+SPAN_NEAR = 8  # words of a note around a name that may be named with it
 BEFORE, AFTER = 6, 8  # words of a note around a name that are searched for what is done with it
 
 
@@ -63,61 +59,56 @@ class NoteDeed(NamedTuple):
 
 def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     """What a note does with a finding; None if it says nothing, or of another one nearer."""
-    sentence = note.sentence_of(finding)
-    words, first, last = note.words, finding.first, finding.last
-    others = [
-        o
-        for o in note.between(sentence.first, sentence.last)
-        if o.kind in CHANGED and o.first != first and not ROOTS.issuperset(o.names)
-    ]
-    before_it = [o.last for o in others if o.last <= first and not _listed(note, o.last, first)]
-    begin = max([sentence.first, first - BEFORE, *before_it])
-    end = min([sentence.last, last + AFTER, *(o.first for o in others if o.first >= last)])
-    end = next((i for i in range(last, end) if words[i].text == ";"), end)
-    breaks = (";", ":", ",", "and", "but") if before_it and begin == max(before_it) else (";", ":")
-    begin = next(
-        (i + 1 for i in range(first - 1, begin - 1, -1) if _breaks(words[i].text, breaks, i + 1 == first)), begin
-    )
+    words, first, last, kind = note.words, finding.first, finding.last, finding.kind
+    begin, end, stops = _reach(finding, note)
+    if (WISHED if kind == "substance" else WANTED) & set(texts_of(words, begin, first)):
+        return None
     before = _of_kind(finding, _outside_findings(note, begin, first))
-    if NEGATIONS & {words[i].text for i in range(max(begin, first - 2), first)}:
-        before = [(i, REVERSED.get(deed, deed)) for i, deed in before if deed != "stop"]  # "received no vaccine"
     rest = _of_kind(finding, _outside_findings(note, last, end))
     clause = next((i for i in range(last, end) if words[i].text in (",", ";", "and", "but")), end) - last
-    after = [pair for pair in rest if pair[0] < clause]
-    wished = WISHED if finding.kind == "substance" else WANTED
-    if wished & {words[i].text for i in range(begin, first)}:
-        return None
-    said = tuple(deed for i, deed in rest if i >= clause)
-    said = said if not after or after[0][1] in ("plan", "stop") else ()
-    stops = next((o.first for o in others if o.first >= last), sentence.last)
-    if any(deed == "stop" for _, deed in _of_kind(finding, [words[i].text for i in range(end, stops)])):
-        said += ("stop",)  # "was put on it, and when her pulse was fifty it was stopped"
-    dosable = finding.kind == "medication"
-    if after[:1] and after[0][1] == "plan" and after[1:] and after[1][1] in TO_BE and dosable:
+    after = [deed for i, deed in rest if i < clause]
+    further = () if after and after[0] not in ("plan", "stop") else tuple(deed for i, deed in rest if i >= clause)
+    if any(deed == "stop" for _, deed in _of_kind(finding, texts_of(words, end, stops))):
+        further += ("stop",)  # "was put on it, and when her pulse was fifty it was stopped"
+    if after[:1] == ["plan"] and len(after) > 1 and kind == "medication":
         after = after[1:]  # "to be increased"
-    if finding.assertion == "past_or_stopped" and {deed for _, deed in (before[-1:] or after[:1])} <= {"use"}:
+    nearest = before[-1][1] if before else after[0] if after else None
+    if finding.assertion == "past_or_stopped" and nearest in (None, "use"):
         return None  # "formerly on warfarin"
-    if after and after[0][1] not in ("use", "plan"):
-        return NoteDeed(after[0][1], said)
-    if before or after:
-        return NoteDeed(before[-1][1] if before else after[0][1], said)
+    if after and after[0] not in ("use", "plan"):
+        return NoteDeed(after[0], further)
+    if nearest is not None:
+        return NoteDeed(nearest, further)
     if words[first].text in PERFORMED:
         return NoteDeed("done", ())
-    dosed = dosable and finding.assertion == "present" and not finding.allergy
-    if dosed and any(words[i].text in REGIMEN and words[i + 1].text == ":" for i in range(sentence.first, first)):
-        return NoteDeed("use", ())
-    return NoteDeed("use", ()) if dosed and DOSED & {words[i].text for i in range(last, end)} else None
+    dosed = kind == "medication" and finding.assertion == "present" and not finding.allergy
+    return NoteDeed("use", ()) if dosed and DOSED & set(texts_of(words, last, end)) else None
+
+
+def _reach(finding: Finding, note: FindingScan) -> tuple[int, int, int]:
+    """The words `[begin, end)` of a note that can be of a finding, and where the next one that can be changed begins.
+
+    It begins after the finding before, unless both are a list: "stop [metformin] and [glipizide]".
+    """
+    words, sentence, first, last = note.words, note.sentence_of(finding), finding.first, finding.last
+    named = note.between(sentence.first, sentence.last)
+    others = [o for o in named if o.kind in CHANGED and o.first != first and not ROOTS.issuperset(o.names)]
+    before = [
+        o.last for o in others if o.last <= first and not {",", "and", "or"}.issuperset(texts_of(words, o.last, first))
+    ]
+    begin = max([sentence.first, first - BEFORE, *before])
+    breaks = (";", ":", ",", "and", "but") if before and begin == max(before) else (";", ":")
+    marks = (i for i in range(first - 1, begin - 1, -1) if words[i].text in breaks)
+    begin = next((i + 1 for i in marks if i + 1 < first or words[i].text in ";:"), begin)
+    stops = next((o.first for o in others if o.first >= last), sentence.last)
+    end = min(last + AFTER, stops)
+    return begin, next((i for i in range(last, end) if words[i].text == ";"), end), stops
 
 
 def _outside_findings(note: FindingScan, first: int, last: int) -> list[str]:
     """The words `[first, last)` of a note, those of symptoms and conditions left empty: "causes [increased thirst]"."""
-    ill = [o for o in note.between(first, last) if o.kind not in CHANGED]
-    inside = {i for o in ill for i in range(o.first, o.last)}
+    inside = {i for o in note.between(first, last) if o.kind not in CHANGED for i in range(o.first, o.last)}
     return ["" if i in inside else note.words[i].text for i in range(first, last)]
-
-
-def _breaks(text: str, breaks: Sequence[str], is_next: bool) -> bool:
-    return text in breaks and (not is_next or text in ";:")
 
 
 def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Deed]]:
@@ -126,8 +117,7 @@ def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Deed]]:
 
 def said_of(finding: Finding, heard: Heard) -> list[Finding]:
     """The findings of the dialogue that are a note's finding, or else the broader ones."""
-    broader = frozenset().union(*(heard.lexicon.ancestors[name] for name in finding.names)) - ROOTS - set(finding.names)
-    return heard.named(finding.names) or heard.exact(broader)
+    return heard.named(finding.names) or heard.exact(heard.broader(finding.names))
 
 
 def deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
@@ -138,12 +128,11 @@ def deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
 def _deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
     kind = finding.kind
     said = said_of(finding, heard)
-    places = [(other.first, _own(other, heard)) for other in said] or heard.places_of(finding.names)
+    places = [(other.first, heard.scan.sentence_of(other)) for other in said] or heard.places_of(finding.names)
     names = {name for other in said for name in other.names} or set(finding.names)
     others = {o.first for o in heard.scan.findings if o.kind == kind and not UNNAMED.issuperset(o.names)}
     named = sorted(others | {first for first, _ in places})
-    busy = {_own(o, heard).first for o in heard.scan.findings if _is_other(o, names, heard)}
-    busy |= {sentence.first for sentence in heard.scan.sentences if _names_kin(sentence, heard)}
+    busy = {heard.scan.sentence_of(o).first for o in heard.scan.findings if _is_other(o, names, heard)}
     found: list[Deed] = []
     for first, own in places:
         if not _is_earlier(heard, own):
@@ -163,31 +152,21 @@ def _is_other(finding: Finding, names: Set[str], heard: Heard) -> bool:
     )
 
 
-def _names_kin(sentence: Sentence, heard: Heard) -> bool:
-    kin = heard.scan.kin
-    k = bisect_left(kin, (sentence.first, ""))
-    return k < len(kin) and kin[k][0] < sentence.last and kin[k][1] not in ("child", "family")
-
-
-def _own(finding: Finding, heard: Heard) -> Sentence:
-    return heard.scan.sentence_of(finding)
-
-
 def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int], heard: Heard) -> list[Deed]:
     """The deeds of a name at word `first`; `named`: where all of the kind are; `busy`: sentences that name others."""
     words = heard.scan.words
     k = bisect_left(named, first)
     begin = max(own.first, named[k - 1] + 1 if k else 0)
     end = min([own.last, *(i for i in named[k + 1 : k + 2])])
-    if first > own.first and words[first - 1].text == "except":
+    if words[first - 1].text == "except":
         return ["stop"]  # "Go on with all of them except [it]."
     asks = _asks(own, heard)
-    further = deeds_in([words[i].text for i in range(first + 1, end)], spoken=True) if end < own.last else []
+    further = deeds_in(texts_of(words, first + 1, end), spoken=True) if end < own.last else []
     begin, end = _clause(
         words, range(begin, end), first, own, after_other=begin > own.first, before_other=end < own.last
     )
-    texts = [words[i].text for i in range(begin, end)]
-    found = unswitched(deeds_in(texts, spoken=True), texts, first - begin)
+    texts = texts_of(words, begin, end)
+    found = [deed for _, deed in deeds_in(texts, spoken=True)]
     if "never" in texts and "declined" in found and not asks:
         return ["declined"]  # "they gave me the pills and I never filled them"
     if any(deed == "switch" for _, deed in further):
@@ -213,23 +192,14 @@ def _clause(
     "Cut the one in half [and come off the other]"; what is said of a list is said of each of it.
     """
     begin, end = span.start, span.stop
-    between = [words[i].text for i in range(begin, first)]
-    if after_other and LISTING.issuperset(between):
+    if after_other and LISTING.issuperset(texts_of(words, begin, first)):
         begin = own.first
     elif after_other:
         begin = next((i for i in range(first - 1, begin - 1, -1) if words[i].text in JOINS), begin)
     after = [i for i in range(first + 1, end) if words[i].text in JOINS]
-    if before_other and after and not LISTING.issuperset(words[i].text for i in range(first + 1, end)):
+    if before_other and after and not LISTING.issuperset(texts_of(words, first + 1, end)):
         end = after[-1]
-    return begin, next((i for i in range(first + 1, end - 3) if _turns_to_another(words, i, first)), end)
-
-
-def _turns_to_another(words: Sequence[Word], i: int, first: int) -> bool:
-    """Whether something is done with another thing from word i on: "do the injection [and skip the therapy]"."""
-    named = words[i + 3].stem
-    return (
-        words[i].text in ("and", "but") and words[i + 2].text == "the" and named not in (words[first].stem, *OF_DRUGS)
-    )
+    return begin, end
 
 
 def _asks(sentence: Sentence, heard: Heard) -> bool:
@@ -239,32 +209,20 @@ def _asks(sentence: Sentence, heard: Heard) -> bool:
 def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) -> list[Deed]:
     """The deeds of a sentence after the name, if "it" or its shortness shows that it still speaks of it."""
     words = heard.scan.words
-    texts = [words[i].text for i in range(sentence.first, sentence.last)]
+    texts = texts_of(words, sentence.first, sentence.last)
     if not (answers or (is_near and len(texts) <= FRAGMENT) or ANAPHORA & set(texts)):
         return []
     found = [deed for _, deed in deeds_in(texts, spoken=True) if is_near or deed not in ("declined", "done", "use")]
-    found = ["stop" if deed == "switch" else deed for deed in found]  # "They switched me."
-    if not sentence.asks:
-        return found
-    if HELPED & set(texts):
-        return []  # "Did that help?"
-    if asks_openly(words, sentence):
-        return found  # "When did you stop?"
-    if HOW_OFTEN & set(texts):
-        return []  # "Daily?" "No, now and then."
-    found = [deed for deed in found if deed != "plan"]  # "Should I stop it?"
-    number = sentence.turn + 1
-    reply = read_reply(words, *heard.scan.turns[number])[0] if number < len(heard.turns) else "other"
-    if reply == "no":
-        return [REVERSED.get(deed, deed) for deed in found]
-    return found if reply == "yes" else []
+    if sentence.asks and not asks_openly(words, sentence):
+        return []  # but "When did you stop?"
+    return ["stop" if deed == "switch" else deed for deed in found]  # "They switched me."
 
 
 def _afterwards(own: Sentence, reach: int, heard: Heard) -> list[Sentence]:
     """The sentences after one that may still speak of what it names."""
-    later = [s for s in heard.sentences_of[own.turn] if s.first > own.first]
+    later = [s for s in heard.scan.sentences_of[own.turn] if s.first > own.first]
     for turn in range(own.turn + 1, own.turn + 1 + TURNS_AFTER):
-        later += heard.sentences_of.get(turn, ())
+        later += heard.scan.sentences_of.get(turn, ())
     return [s for s in later if s.last <= reach][:SENTENCES_AFTER]
 
 
@@ -286,31 +244,24 @@ def _answered(
     words = heard.scan.words
     reply = read_reply(words, *answer)[0]
     refused = opens_with_no(words, *answer)
-    replied = [words[i].text for i in range(answer[0], min(answer[1], answer[0] + ANSWER))]
+    replied = texts_of(words, answer[0], min(answer[1], answer[0] + ANSWER))
     said = [deed for _, deed in deeds_in(replied, spoken=True)]
     asked = set(texts)
     offered = bool(OFFERS & asked) or (not asks and not {"start", "plan"}.isdisjoint(found))
-    if replied[:2] == ["not", "yet"] or replied[2:4] == ["not", "yet"]:
+    if replied[:2] == ["not", "yet"]:
         return ["plan", "declined"]
     if not asks:
         return ["declined"] if offered and "declined" in said else found
     if offered and not ASKED_USE & asked:
-        return ["declined"] if refused or "declined" in said else (["plan", "start"] if reply == "yes" else [])
+        return ["declined"] if refused or "declined" in said else ["plan", "start"] if reply == "yes" else []
     if "plan" in said or "declined" in said or asks_openly(words, own):
         return []
-    if HOW_OFTEN & asked and reply == "no":
-        return []  # "Do you take it daily?"
     if ASKED_USE & asked and reply in ("yes", "no"):
-        if reply == "no" and "again" in asked:
-            return []  # "Did you take it again?" "No.": once
-        return ["use" if reply == "yes" else "stop"]
-    if ASKED_DONE & asked and reply in ("yes", "no"):
-        return ["done"] if reply == "yes" else ["declined"]
-    return (
-        [REVERSED.get(deed, deed) for deed in found]
-        if refused
-        else [deed for deed in found if deed not in ("use", "keep")]
-    )
+        once = reply == "no" and "again" in asked  # "Did you take it again?"
+        return [] if once else ["use" if reply == "yes" else "stop"]
+    if refused:
+        return [REVERSED.get(deed, deed) for deed in found]
+    return [deed for deed in found if deed not in ("use", "keep")]
 
 
 def agrees(note: NoteDeed, said: Sequence[Deed]) -> bool:
@@ -323,7 +274,7 @@ def is_opposed(note: NoteDeed, said: Sequence[Deed], *, once: bool, told: bool) 
 
     `once`: an operation, which is not planned any more once it has been done. `told`: nobody stops it without a word.
     """
-    if once and note.deed == "plan" and {"done"} <= set(said) <= {"done", "stop", "use"}:
+    if once and note.deed == "plan" and "done" in said and {"done", "stop", "use"}.issuperset(said):
         return True
     if agrees(note, said):
         return False
@@ -332,19 +283,23 @@ def is_opposed(note: NoteDeed, said: Sequence[Deed], *, once: bool, told: bool) 
     return (told and note.deed in TOLD) or (bool(said) and OPPOSE[note.deed].issuperset(said))
 
 
-def is_open(finding: Finding, deed: Deed, deeds: Sequence[Deed], heard: Heard) -> bool:
+def is_open(said: Sequence[Finding], deed: Deed, deeds: Sequence[Deed], heard: Heard) -> bool:
     """Whether the dialogue leaves open what is done now: it is named as over, or where is told what was done before."""
-    said = said_of(finding, heard)
     over = deed == "stop" and any(other.assertion == "past_or_stopped" for other in said)
-    return over or (not deeds and any(_is_earlier(heard, _own(other, heard)) for other in said))
+    return over or (not deeds and any(_is_earlier(heard, heard.scan.sentence_of(other)) for other in said))
 
 
 def _is_earlier(heard: Heard, sentence: Sentence) -> bool:
     """Whether a sentence tells what was done before: "[Last time] I doubled it."."""
-    texts = [heard.scan.words[i].text for i in range(sentence.first, sentence.last)]
-    return any(pair in EARLIER for pair in pairwise(texts))
+    return any(pair in EARLIER for pair in pairwise(texts_of(heard.scan.words, sentence.first, sentence.last)))
 
 
-def _listed(note: FindingScan, last: int, first: int) -> bool:
-    """Whether another finding and this one are a list: "stop [metformin] and [glipizide]"."""
-    return all(note.words[k].text in (",", "and", "or") for k in range(last, first))
+def with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
+    """The characters of a finding with the word that says what is done with it: "[continue lisinopril]"."""
+    near = range(max(finding.first - SPAN_NEAR, 0), min(finding.last + SPAN_NEAR, len(note.words)))
+    places = [i for i in near if is_deed(note.words[i].text)]
+    if not places:
+        return finding.start, finding.end
+    first = min(places, key=lambda i: min(abs(i - finding.first), abs(i - finding.last)))
+    last = next((i for i in range(first, len(note.words)) if note.words[i].text not in LEADING), first)
+    return min(finding.start, note.words[first].start), max(finding.end, note.words[last].end)

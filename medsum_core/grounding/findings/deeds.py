@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, cast
 
-from medsum_core.grounding.facts.cardinals import DIGITS, TEENS, TENS
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.scope import NEGATIONS
@@ -49,14 +48,9 @@ OPPOSE: Mapping[str, frozenset[str]] = {  # what it may not
     "plan": frozenset({"declined"}),
     "declined": frozenset({"start", "plan", "done", "keep"}),
 }
-LOWER_PARTS = ("extremity", "extremities", "leg", "legs", "back", "limb", "abdomen", "abdominal", "lobe", "quadrant")
 NEGATED = 3  # words between a denial and what it denies
 GAP, GAP_WORDS = "_", 3
-NUMBER_WORDS = 5
-SWITCH_TO = bag("to for with")
 WISHES, REFUSED_REACH = bag("want need going gonna won't"), 6  # words
-LED, LED_REACH = ("stop", "declined", "same", "up", "down", "keep", "taper"), 3
-CARDINALS = {**DIGITS, **TEENS, **TENS, "hundred": 100}
 MARKS = frozenset(".,;:?!()\n")
 
 
@@ -66,21 +60,13 @@ def deeds_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Deed]]:
     found: list[tuple[int, Deed]] = []
     i = 0
     while i < len(texts):
-        best, end = _by_numbers(texts, i), i + 1
-        if texts[i] == "lower" and texts[i + 1 : i + 2] and texts[i + 1] in LOWER_PARTS:
-            i = end
-            continue
-        for phrase, deed in phrases.get(texts[i], ()):
-            last = _matched(texts, i, phrase)
-            if last:
-                best, end = deed, last
-                break
-        if best is not None:
-            denied = best not in ("declined", "same") and texts[i] != "anymore" and _is_denied(texts, i)
-            found.append((i, REVERSED.get(best, best) if denied else best))
+        ends = ((deed, _matched(texts, i, phrase)) for phrase, deed in phrases.get(texts[i], ()))
+        deed, end = next((pair for pair in ends if pair[1]), (None, i + 1))
+        if deed is not None:
+            denied = deed not in ("declined", "same") and texts[i] != "anymore" and _is_denied(texts, i)
+            found.append((i, REVERSED.get(deed, deed) if denied else deed))
         i = end
-    found = _unrefused(found, texts)
-    return [pair for k, pair in enumerate(found) if not (spoken and _only_leads(pair, found[k + 1 :]))]
+    return _unrefused(found, texts)
 
 
 def _unrefused(found: Sequence[tuple[int, Deed]], texts: Sequence[str]) -> list[tuple[int, Deed]]:
@@ -93,33 +79,6 @@ def _unrefused(found: Sequence[tuple[int, Deed]], texts: Sequence[str]) -> list[
         else:
             kept[refusal:] = [(kept[refusal][0], REVERSED[deed])]
     return kept
-
-
-def _only_leads(pair: tuple[int, Deed], later: Sequence[tuple[int, Deed]]) -> bool:
-    """Whether a plan is only to do what comes next: "[we'll] skip that"."""
-    return pair[1] == "plan" and bool(later) and later[0][1] in LED and later[0][0] - pair[0] <= LED_REACH
-
-
-def _by_numbers(texts: Sequence[str], i: int) -> Deed | None:
-    """Up or down, where word i begins "from eight to ten"."""
-    if texts[i] != "from" or "to" not in texts[i + 1 : i + NUMBER_WORDS]:
-        return None
-    to = texts.index("to", i)
-    before, after = (_number(words) for words in (texts[i + 1 : to], texts[to + 1 : to + NUMBER_WORDS]))
-    if not before or not after or before == after:
-        return None
-    return "up" if after > before else "down"
-
-
-def _number(texts: Sequence[str]) -> int:
-    """The whole number that the words begin with: "twenty five mg" is 25; 0 if they do not."""
-    value = 0
-    for text in texts:
-        one = int(text) if text.isdigit() and len(text) < NUMBER_WORDS else CARDINALS.get(text, 0)
-        if not one:
-            break
-        value = value * one if one == 100 and value else value + one
-    return value
 
 
 def as_of_now(note: Deed, said: Sequence[Deed]) -> list[Deed]:
@@ -162,15 +121,6 @@ def _phrases(*, spoken: bool) -> dict[str, list[tuple[tuple[str, ...], Deed]]]:
             found.setdefault(words[0], []).append((words, cast(Deed, deed)))
     for listed in found.values():
         listed.sort(key=lambda pair: -len(pair[0]))
-    return found
-
-
-def unswitched(deeds: Sequence[tuple[int, Deed]], texts: Sequence[str], place: int) -> list[Deed]:
-    """The deeds of the name at `place`, where a switch to it starts it, and one from it stops it."""
-    found: list[Deed] = []
-    for i, deed in deeds:
-        to_it = i < place and not SWITCH_TO.isdisjoint(texts[i:place])
-        found.append(deed if deed != "switch" else "start" if to_it else "stop")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A finding named in a text with what is said of it, and a text read for findings."""
+"""A finding named in a text with what is said of it, a text read for findings, a verdict on one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import Word
 
+Verdict = Literal["supported", "not_found", "contradicted"]
 Assertion = Literal["present", "denied", "uncertain", "past_or_stopped", "planned", "asked"]
 # Names of whole kinds, which are no findings.
 ROOTS = bag(
@@ -43,9 +44,7 @@ class Finding:
     reply: int | None = None
     allergy: bool = False
     phrase: bool = True  # as the lexicon has it, not a quality with its body part
-    tolerated: bool | None = None  # the answer to "Can you take it?"
     elided: bool = False  # "And your sister?": what was asked for before is meant
-    inverted: bool = False  # "Can you take aspirin?": yes means no allergy
 
 
 class Place(NamedTuple):
@@ -85,6 +84,14 @@ class FindingScan:
         """The sentence of word i, or the one before it."""
         return self.sentences[bisect_right(self._begins, i) - 1]
 
+    @cached_property
+    def sentences_of(self) -> dict[int, list[Sentence]]:
+        """The sentences of each turn."""
+        found: dict[int, list[Sentence]] = {}
+        for sentence in self.sentences:
+            found.setdefault(sentence.turn, []).append(sentence)
+        return found
+
     def kin_between(self, first: int, last: int) -> Sequence[tuple[int, str]]:
         """The relatives named among words `[first, last)`."""
         return self.kin[bisect_left(self.kin, (first, "")) : bisect_left(self.kin, (last, ""))]
@@ -101,3 +108,32 @@ class FindingScan:
         """The words after a finding in its sentence, `most` at most."""
         sentence = self.sentence_of(finding)
         return self.words[finding.last : min(finding.last + most, sentence.last)]
+
+
+class Judged(NamedTuple):
+    """The verdict on a note's finding and the turn that supports or contradicts it, None if no one turn does."""
+
+    verdict: Verdict
+    turn: int | None
+
+
+class JudgedFact(NamedTuple):
+    """A checked finding of a note at `[start, end)`; `kind`: as facts name it.
+
+    What is done otherwise, or had by another person, includes the word for it: "continue lisinopril".
+    """
+
+    start: int
+    end: int
+    kind: str
+    verdict: Verdict
+    turn: int | None
+
+
+SUPPORTED = Judged("supported", None)
+NOT_FOUND = Judged("not_found", None)
+
+
+def turn_of(said: Sequence[Finding]) -> int:
+    """The turn of the first statement among the findings, else of the first question."""
+    return min(said, key=lambda other: (other.reply is not None, other.turn)).turn

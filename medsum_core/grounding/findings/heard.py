@@ -9,13 +9,13 @@ from functools import cached_property, lru_cache
 from typing import Literal, TypeVar, cast
 
 from medsum_core.data.turns import Turn, read_turns
-from medsum_core.grounding.findings.finding import Finding, FindingScan
+from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import scan_findings
-from medsum_core.grounding.findings.replies import OPEN, asks_if_well, asks_openly, offers, read_reply, says_well, tells
-from medsum_core.grounding.findings.scope import Sentence, is_unmoved, judged_good, read_scopes
-from medsum_core.grounding.findings.stems import FILLERS, PREFIX, stem
+from medsum_core.grounding.findings.replies import FINE, OPEN, asks_openly, read_reply, says_well, tells
+from medsum_core.grounding.findings.scope import Sentence, judged_good, read_scopes
+from medsum_core.grounding.findings.stems import FILLERS, PREFIX, stem, texts_of
 
 Made = TypeVar("Made")
 Polarity = Literal["yes", "no", "well", "neutral"]  # well: "Sleeping?" "Like a baby."
@@ -25,7 +25,6 @@ HINT_REACH = 6  # words
 CLAIM_REACH = 4
 HERE = "@"  # in a hint: a word of the finding's body part
 LITTLE = FILLERS | {"it", "and"}
-SPELT = 5  # letters; shorter words must be spelt alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +43,10 @@ class Heard:
             for name in frozenset().union(*(self.lexicon.ancestors[own] for own in finding.names)):
                 found.setdefault(name, []).append(finding)
         return found
+
+    def broader(self, names: Iterable[str]) -> frozenset[str]:
+        """The names broader than these, but for those of whole kinds."""
+        return frozenset().union(*(self.lexicon.ancestors[name] for name in names)) - ROOTS - frozenset(names)
 
     @cached_property
     def turns_of(self) -> dict[str, set[int]]:
@@ -67,14 +70,6 @@ class Heard:
         named = {read.get(i) or kin_of(word.text) for i, word in enumerate(self.scan.words)}
         return frozenset(named | speaking) - {"", FAMILY}
 
-    @cached_property
-    def sentences_of(self) -> dict[int, list[Sentence]]:
-        """The sentences of each turn."""
-        found: dict[int, list[Sentence]] = {}
-        for sentence in self.scan.sentences:
-            found.setdefault(sentence.turn, []).append(sentence)
-        return found
-
     def implied_parts(self, finding: Finding) -> set[str]:
         """The body parts that a finding's names hold."""
         return {part for name in finding.names for part in self.lexicon.parts_in.get(name, ())}
@@ -84,17 +79,6 @@ class Heard:
         first, _ = self.scan.turns[finding.turn]
         _, last = self.scan.turns[min(finding.turn + 2, len(self.scan.turns) - 1)]
         return {name for _, name in self.scan.kin_between(first, last)}
-
-    def broader_than(self, left_out: frozenset[str]) -> frozenset[str]:
-        """The names of the findings, but for `left_out`, with all that are broader."""
-        if left_out not in self._broader:
-            names = {name for finding in self.scan.findings for name in finding.names} - left_out
-            self._broader[left_out] = frozenset().union(*(self.lexicon.ancestors[name] for name in names))
-        return self._broader[left_out]
-
-    @cached_property
-    def _broader(self) -> dict[frozenset[str], frozenset[str]]:
-        return {}
 
     def is_refused(self, finding: Finding) -> bool:
         """Whether the answer to a finding's question is no: "No other symptoms?" "No."."""
@@ -118,15 +102,8 @@ class Heard:
     def exact(self, names: Iterable[str]) -> list[Finding]:
         """The findings that have one of these names, in order."""
         wanted = tuple(sorted(names))
-        return self.once(("exact", *wanted), lambda: _in_order(self._by_own_name.get(name, ()) for name in wanted))
-
-    @cached_property
-    def _by_own_name(self) -> dict[str, list[Finding]]:
-        found: dict[str, list[Finding]] = {}
-        for finding in self.scan.findings:
-            for name in finding.names:
-                found.setdefault(name, []).append(finding)
-        return found
+        own = ([one for one in self.by_name.get(name, ()) if name in one.names] for name in wanted)
+        return self.once(("exact", *wanted), lambda: _in_order(own))
 
     def once(self, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
         """What `make` returns, made once for each key: a note asks for the same finding again and again."""
@@ -177,7 +154,7 @@ class Heard:
         for name in names:
             for stems in self.lexicon.concepts[name].loose if name in self.lexicon.concepts else ():
                 shared = set.intersection(*(self.turns_of.get(word, set()) for word in stems))
-                for sentence in (s for turn in sorted(shared) for s in self.sentences_of[turn]):
+                for sentence in (s for turn in sorted(shared) for s in self.scan.sentences_of[turn]):
                     here = [i for i in range(sentence.first, sentence.last) if self.scan.words[i].stem in stems]
                     if stems <= {self.scan.words[i].stem for i in here}:
                         found.setdefault(here[0], (here[0], sentence))
@@ -213,7 +190,7 @@ class Heard:
         stems = self._part_stems(part)
         turns = {turn for word in stems for turn in self.turns_of.get(word, ())}
         for turn in turns:
-            for sentence in self.sentences_of[turn]:
+            for sentence in self.scan.sentences_of[turn]:
                 named = any(self.scan.words[i].stem in stems for i in range(sentence.first, sentence.last))
                 words = {self.scan.words[i].text for i in range(sentence.first, sentence.last)}
                 if named and sentence.asks and OPEN & words:
@@ -266,7 +243,7 @@ class Heard:
         said: list[Polarity] = []
         stems = stems - LITTLE or stems
         for turn in (number, number + 1):
-            for sentence in self.sentences_of.get(turn, ()):
+            for sentence in self.scan.sentences_of.get(turn, ()):
                 places = [i for i in range(sentence.first, sentence.last) if self.scan.words[i].stem in stems]
                 if places:
                     said.append(self.polarity_of(sentence, places))
@@ -280,7 +257,7 @@ class Heard:
         """Whether a sentence, or the answer to it, affirms its words `places`."""
         words = self.scan.words
         if sentence.asks and sentence.turn + 1 < len(self.scan.turns):
-            if asks_openly(words, sentence) or offers(words, sentence):
+            if asks_openly(words, sentence):
                 return "neutral"
             answer = self.scan.turns[sentence.turn + 1]
             if says_well(words, *answer):
@@ -288,16 +265,15 @@ class Heard:
             reply, agrees = read_reply(words, *answer)
             if reply == "yes" and self._asks_several(sentence):
                 return "neutral"
-            if asks_if_well(words, sentence) and reply in ("yes", "no"):
-                return "well" if reply == "yes" else "yes"
+            if reply in ("yes", "no") and words[sentence.last - 1].text in FINE:
+                return "well" if reply == "yes" else "yes"  # "Blood pressure okay?"
             denied = read_scopes(words, sentence, spoken=True).denied  # "And no weight loss?"
-            if agrees and reply == "yes" and denied.issuperset(places):
+            if agrees and denied.issuperset(places):
                 return "no"
             told = reply == "other" and tells(words, *answer) and denied.isdisjoint(places)
             return "yes" if told or reply == "yes" else "no" if reply == "no" else "neutral"
         scopes = read_scopes(words, sentence, spoken=True)
-        good = judged_good(words, places[-1] + 1, sentence.last, "symptom")
-        if good or is_unmoved(words, places[-1], sentence.last):
+        if judged_good(words, places[-1] + 1, sentence.last, "symptom"):
             return "well"
         if all(i in scopes.denied for i in places):
             return "no"
@@ -306,17 +282,8 @@ class Heard:
 
     def _asks_several(self, sentence: Sentence) -> bool:
         """Whether a question has others after it or offers a choice, so that "yes" is to one of them only."""
-        marks = sum(self.scan.words[i].text == "," for i in range(sentence.first, sentence.last))
-        return marks > 1 or any(one.asks and one.first > sentence.first for one in self.sentences_of[sentence.turn])
-
-    @cached_property
-    def spelt(self) -> dict[str, set[str]]:
-        """The longer words by their first letter."""
-        found: dict[str, set[str]] = {}
-        for word in self.scan.words:
-            if len(word.text) >= SPELT:
-                found.setdefault(word.text[0], set()).add(word.text)
-        return found
+        marks = texts_of(self.scan.words, sentence.first, sentence.last).count(",")
+        return marks > 1 or any(one.first > sentence.first for one in self.scan.sentences_of[sentence.turn] if one.asks)
 
     @cached_property
     def has_guests(self) -> bool:

@@ -11,9 +11,8 @@ from functools import lru_cache
 from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.finding import FindingScan
+from medsum_core.grounding.findings.finding import FindingScan, JudgedFact, Verdict
 from medsum_core.grounding.findings.heard import Heard
-from medsum_core.grounding.findings.judged import JudgedFact, Verdict
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import stem

@@ -24,40 +24,32 @@ GROUPS = {
 }
 KINDRED = KIN | bag("spouse grandparent family relative neighbor neighbour friend coworker roommate")
 SPELLED = {
-    "grandparents": "grandparent", "spouse": "spouse", "families": "family", "familial": "family",
-    "relatives": "family", "relative": "family", "folks": "parent", "mommy": "mother", "momma": "mother",
-    "hereditary": "family", "boyfriend": "partner", "girlfriend": "partner", "fiance": "partner",
-    "fiancee": "partner", "siblings": "sibling", "kids": "child", "boy": "son", "girl": "daughter",
-    "exhusband": "husband", "exwife": "wife",
-    "granny": "grandmother", "gran": "grandmother", "nan": "grandmother", "nanna": "grandmother",
-    "granddad": "grandfather", "grandad": "grandfather", "gramps": "grandfather", "grampa": "grandfather",
-    "auntie": "aunt", "aunties": "aunt", "aunty": "aunt", "nephews": "nephew", "bro": "brother",
-    "sis": "sister", "mam": "mother", "hubby": "husband",
-    "stepdad": "stepfather", "stepmom": "stepmother", "stepmum": "stepmother", "twins": "twin",
+    word: kin
+    for kin, words in {
+        "mother": "mommy momma mam", "parent": "folks", "child": "kids", "sibling": "siblings",
+        "son": "boy", "daughter": "girl", "brother": "bro", "sister": "sis", "twin": "twins", "nephew": "nephews",
+        "grandparent": "grandparents", "grandmother": "granny gran nan nanna",
+        "grandfather": "granddad grandad gramps grampa", "aunt": "auntie aunties aunty",
+        "stepfather": "stepdad", "stepmother": "stepmom stepmum", "spouse": "spouse", "husband": "exhusband hubby",
+        "wife": "exwife", "partner": "boyfriend girlfriend fiance fiancee",
+        "family": "families familial relatives relative hereditary",
+    }.items()
+    for word in words.split()
 }  # fmt: skip
-COMPOUND = {  # "my mum's dad"
-    ("mother", "mother"): MATERNAL + "grandmother", ("father", "mother"): PATERNAL + "grandmother",
-    ("mother", "father"): MATERNAL + "grandfather", ("father", "father"): PATERNAL + "grandfather",
-    (MATERNAL + "grandparent", "mother"): MATERNAL + "grandmother",
-    (PATERNAL + "grandparent", "mother"): PATERNAL + "grandmother",
-    (MATERNAL + "grandparent", "father"): MATERNAL + "grandfather",
-    (PATERNAL + "grandparent", "father"): PATERNAL + "grandfather",
-    ("mother", "parent"): MATERNAL + "grandparent", ("father", "parent"): PATERNAL + "grandparent",
-    **{(side + kin, "mother"): side + "grandmother" for side in (MATERNAL, PATERNAL) for kin in ("aunt", "uncle")},
-    **{(side + kin, "father"): side + "grandfather" for side in (MATERNAL, PATERNAL) for kin in ("aunt", "uncle")},
-    ("mother", "sister"): MATERNAL + "aunt", ("father", "sister"): PATERNAL + "aunt",
-    ("mother", "brother"): MATERNAL + "uncle", ("father", "brother"): PATERNAL + "uncle",
-    ("sister", "son"): "nephew", ("brother", "son"): "nephew", ("sister", "daughter"): "niece",
-    ("brother", "daughter"): "niece", ("son", "son"): "grandson", ("daughter", "son"): "grandson",
-    ("son", "daughter"): "granddaughter", ("daughter", "daughter"): "granddaughter",
-    ("uncle", "son"): "cousin", ("aunt", "son"): "cousin", ("uncle", "daughter"): "cousin",
-    ("aunt", "daughter"): "cousin", ("husband", "mother"): "in-law", ("husband", "father"): "in-law",
-    ("wife", "mother"): "in-law", ("wife", "father"): "in-law", ("partner", "mother"): "in-law",
-    ("partner", "father"): "in-law", ("wife", "sister"): "in-law", ("wife", "brother"): "in-law",
-    ("husband", "sister"): "in-law", ("husband", "brother"): "in-law",
+ELDER = (("mother", "grandmother"), ("father", "grandfather"), ("parent", "grandparent"))
+SIDES = {"maternal": MATERNAL, "paternal": PATERNAL, "mother": MATERNAL, "father": PATERNAL}
+COMPOUND = {  # whose relative is it: "my mum's dad"
+    **{(one, kin): SIDES[one] + up for one in ("mother", "father")
+       for kin, up in (*ELDER, ("sister", "aunt"), ("brother", "uncle"))},
+    **{(side + kin, parent): side + up for side in (MATERNAL, PATERNAL) for kin in ("grandparent", "aunt", "uncle")
+       for parent, up in ELDER[:2]},
+    **{(one, kin): name for one in ("brother", "sister") for kin, name in (("son", "nephew"), ("daughter", "niece"))},
+    **{(one, kin): "grand" + kin for one in ("son", "daughter") for kin in ("son", "daughter")},
+    **{(one, kin): "cousin" for one in ("aunt", "uncle") for kin in ("son", "daughter")},
+    **{(one, kin): "in-law" for one in ("husband", "wife", "partner")
+       for kin in ("mother", "father", "sister", "brother")},
 }  # fmt: skip
 SIDED = bag("aunt uncle cousin grandmother grandfather grandparent family")
-SIDES = {"maternal": MATERNAL, "paternal": PATERNAL, "mother": MATERNAL, "father": PATERNAL}
 CHILDREN = bag("son daughter child grandchild twin")
 OWNED = bag("my his her their our your patient's one two three four five six and have has a an , both")
 BETWEEN = bag(
@@ -144,10 +136,12 @@ def relatives_in(
 
 def _is_guests(words: Sequence[Word], i: int, first: int) -> bool:
     """Whether word i is a relative of somebody other than the patient: "my mother", "Mom", but not "his mother"."""
-    k = i - 1
-    while k > first and words[k].text in BETWEEN:
-        k -= 1
-    return k < first or words[k].text not in THEIRS
+    return _before(words, i, first) not in THEIRS
+
+
+def _before(words: Sequence[Word], i: int, first: int) -> str:
+    """The word before "older brother" or the like at word i, which may say whose he is; "" if none."""
+    return next((words[k].text for k in range(i - 1, first - 1, -1) if words[k].text not in BETWEEN), "")
 
 
 def _owner(words: Sequence[Word], i: int, first: int, before: Sequence[str], *, spoken: bool) -> str:
@@ -155,26 +149,21 @@ def _owner(words: Sequence[Word], i: int, first: int, before: Sequence[str], *, 
 
     `before`: the relatives named before, of whom "his" or "her" means the last that it can.
     """
-    k = i - 1
-    while k > first and words[k].text in BETWEEN:
-        k -= 1
-    if k < first:
-        return ""
-    if words[k].text in THEIRS:
-        other = FEMALE if words[k].text == "his" else MALE if words[k].text == "her" else frozenset()
+    text = _before(words, i, first)
+    if text in THEIRS:
+        other = {"his": FEMALE, "her": MALE}.get(text, frozenset())
         fitting = [name for name in before if name and parted(name)[1] not in other]
         return fitting[-1] if spoken and fitting else ""
-    return kin_of(words[k].text) if words[k].text.endswith(("'s", "s'", "mums", "moms", "dads")) else ""
+    return kin_of(text) if text.endswith(("'s", "s'", "mums", "moms", "dads")) else ""
 
 
 def _set_side(found: list[tuple[int, str]], side: str, i: int) -> None:
     """Give the relatives before "on my mother's side" at word i its side; "mother's side" alone is the family there."""
-    named = [k for k, (place, kin) in enumerate(found) if kin in SIDED]
-    if not named:
+    k = next((k for k in range(len(found) - 1, -1, -1) if found[k][1] in SIDED), None)
+    if k is None:
         found.append((i, side + FAMILY))
-        return
-    place, kin = found[named[-1]]
-    found[named[-1]] = (place, side + kin)
+    else:
+        found[k] = (found[k][0], side + found[k][1])
 
 
 def holders(kin: Sequence[tuple[int, str]]) -> str:

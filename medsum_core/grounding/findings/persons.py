@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.finding import Finding, FindingScan
+from medsum_core.grounding.findings.finding import Finding, FindingScan, Judged, JudgedFact, Verdict, turn_of
 from medsum_core.grounding.findings.heard import Heard
-from medsum_core.grounding.findings.judged import Judged, JudgedFact, Verdict, turn_of
 from medsum_core.grounding.findings.kinship import AND, FAMILY, parted, same_person
 from medsum_core.grounding.findings.relatives import PATIENT, TELLING, UNKNOWN, bearers
 from medsum_core.grounding.findings.scope import Sentence
@@ -69,12 +68,6 @@ def is_named_near(finding: Finding, said: Sequence[Finding], heard: Heard) -> bo
     return named and len(asked) == len(said)  # not "No colon cancer, but my brother has Crohn's."
 
 
-def is_denied_of(finding: Finding, denied: Sequence[Finding]) -> bool:
-    """Whether a finding is denied of its very relative: "Is your son the one with asthma?" "No, my nephew."."""
-    of_others = (other.subject for other in denied if other.subject not in (UNKNOWN, PATIENT, FAMILY))
-    return any(same_person(finding.subject, other) for other in of_others)
-
-
 def of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Judged:
     """Supported if the person may be the same; "Father had diabetes" is not where only the mother has it."""
     statements = [other for other in affirmed if other.assertion != "asked"] or list(affirmed)
@@ -87,21 +80,28 @@ def of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Ju
     own = [other for other in statements if same_person(subject, other.subject)]
     if heard.has_guests and not own:
         own = [other for other in statements if other.subject in (PATIENT, UNKNOWN, FAMILY)]
-    if own and heard.has_guests:
-        return Judged("supported", turn_of(own))
-    everyone = [other for other in statements if other.subject == FAMILY and heard.tells_of(EVERYONE, other)]
-    if everyone:
-        return Judged("supported", turn_of(everyone))
-    absent = [one for one in subject.split(AND) if not any(same_person(one, kin) for kin in heard.kin)]
-    if absent:
-        return Judged("contradicted", statements[0].turn)
+    own = own or [other for other in statements if other.subject == FAMILY and heard.tells_of(EVERYONE, other)]
     if own:
         return Judged("supported", turn_of(own))
-    exact = [other for other in statements if set(other.names) & set(finding.names)]
-    if not exact and not absent:
-        return Judged("supported", turn_of(statements))
-    near = {kin for other in statements for kin in heard.kin_around(other)}
+    if not any(set(other.names) & set(finding.names) for other in statements):
+        return Judged("supported", turn_of(statements))  # of a wider kind each may have his own
     others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]
-    if any(same_person(subject, kin) for kin in near):
+    if any(same_person(subject, kin) for other in statements for kin in heard.kin_around(other)):
         others = [other for other in others if other.subject != PATIENT]
     return Judged("contradicted", others[0].turn) if others else Judged("supported", turn_of(statements))
+
+
+def with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:
+    """The characters of a finding with the person who is said to have it: "[mother had asthma]"."""
+    sentence = note.sentence_of(finding)
+    if finding.subject == PATIENT:
+        named = [i for i in range(sentence.first, finding.first) if note.words[i].text in ("patient", "pt")]
+        start = note.words[max(named[-1] - 1, sentence.first)].start if named else finding.start
+        return start, finding.end
+    owners = finding.subject.split(AND)
+    kin = [i for i, name in note.kin_between(sentence.first, sentence.last) if name in owners]
+    if not kin:
+        return finding.start, finding.end
+    place = min(kin, key=lambda i: abs(i - finding.first))
+    sided = place > sentence.first and note.words[place - 1].text in ("maternal", "paternal")
+    return min(finding.start, note.words[place - sided].start), max(finding.end, note.words[place].end)

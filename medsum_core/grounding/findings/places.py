@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.finding import Finding, FindingScan, Place
+from medsum_core.grounding.findings.finding import NOT_FOUND, SUPPORTED, Finding, FindingScan, Judged, JudgedFact, Place
 from medsum_core.grounding.findings.heard import Heard
-from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact
 from medsum_core.grounding.findings.replies import asks_openly, read_reply
 from medsum_core.grounding.findings.scope import judged_good, read_scopes
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings import replies
 from medsum_core.grounding.findings.answering import with_answers
 from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan, Place
 from medsum_core.grounding.findings.kinship import FAMILY, holders, is_family, kin_of, relatives_in
 from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
 from medsum_core.grounding.findings.matching import Named, find_named
-from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN, bearers, subject_in_note, subject_in_talk
-from medsum_core.grounding.findings.replies import (
-    asks_of_family,
-    asks_openly,
-    asks_tolerance,
-    is_question,
-    read_reply,
-    says_well,
-    turns_to_patient,
+from medsum_core.grounding.findings.relatives import (
+    PATIENT,
+    UNKNOWN,
+    Persons,
+    bearers,
+    subject_in_note,
+    subject_in_talk,
 )
 from medsum_core.grounding.findings.scope import (
     NEGATIONS,
@@ -32,15 +30,16 @@ from medsum_core.grounding.findings.scope import (
     read_scopes,
     split_sentences,
 )
-from medsum_core.grounding.findings.stems import Word, words_of
+from medsum_core.grounding.findings.stems import Word, texts_of, words_of
 
 REACTIONS = bag(
     "allergi allergy allergic allergies react reaction intolerant intolerance anaphylaxis anaphylactic nkda nka"
 )
-TROUBLE = ("problem", "problems", "issue", "issues", "trouble")  # "no problem in [rehab]"
+TROUBLE = bag("problem problems issue issues trouble")  # "no problem in [rehab]"
 BETWEEN = ("a", "an", "the", "his", "her", ",", "uh", "um")
 SETTINGS = ("on", "with", "despite", "after", "using")
 BEEN = bag("been be put go went going")  # "never been on [CPAP]"
+ROUTINE = bag("daily regularly consistently")
 FEW = 5  # words of a turn without marks
 ORGANS = {
     "heart": "heart disease", "lung": "lung disease", "liver": "liver disease", "kidney": "kidney disease",
@@ -51,6 +50,8 @@ HERITABLE = ("condition", "symptom", "substance")
 ELIDED, ELIDED_YOU, ELIDED_TURNS = 7, 4, 4  # words of the question, and turns since the other one
 HAVING, MEANT = bag("has had have got gets"), bag("it that them one same those this")
 TOPIC_REACH = 25  # words in which "he" may be the relative named last
+
+Kin = Sequence[tuple[int, str]]
 
 
 def read_findings(text: str, turns: Sequence[Turn] | None = None, *, lexicon: str | None = None) -> list[Finding]:
@@ -65,176 +66,22 @@ def read_findings(text: str, turns: Sequence[Turn] | None = None, *, lexicon: st
 def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> FindingScan:
     """Read a note, or a dialogue where `turns` are given."""
     words, bounds = _words_of_turns(text, turns)
-    spoken = turns is not None
-    guests = any(is_family(turn.speaker) for turn in turns or ())
+    reader = _Reader(words, bounds, turns or (), lexicon)
     sentences = [
-        sentence._replace(asks=_asks(words, sentence, turns, bounds)) if turns else sentence
+        sentence._replace(asks=reader.asks(sentence)) if turns else sentence
         for number, (first, last) in enumerate(bounds)
         for sentence in split_sentences(words, first, last, number)
     ]
-    findings: list[Finding] = []
-    good: list[tuple[str, int]] = []
-    parts: list[Place] = []
-    named_kin: list[tuple[int, str]] = []
-    topic = named_last = ""
-    since = topic_until = 0
     for sentence in sentences:
-        kin = relatives_in(words, sentence.first, sentence.last, named_last, spoken=spoken, guests=guests)
-        named_kin += kin
-        speaker = kin_of(turns[sentence.turn].speaker) if turns else ""
-        topic = topic if sentence.turn <= topic_until else ""
-        found = find_named(words[sentence.first : sentence.last], lexicon, spoken=spoken)
-        named, here = ([_shift(one, sentence.first) for one in ones] for ones in found)
-        if spoken and kin:
-            named = sorted([*named, *_organs(words, sentence)])
-        parts += [Place(part.first, part.last, part.names[-1], sentence.turn) for part in here]
-        if not spoken:
-            named = [one for one in named if not _is_heading(words, one, lexicon)]
-            named = [one for one in named if not _is_release(words, one, named, lexicon)]
-        asks = sentence.asks and spoken
-        findings += _stated(
-            words, sentence, named, kin, lexicon, _Context(topic, named_last, speaker, asks, spoken, guests)
-        )
-        if spoken and not named and (asks or (kin and _has_it(words, sentence))):
-            findings += _elided(words, sentence, kin, findings, asks=asks)
-        if spoken:
-            good += _good_parts(words, sentence, here)
-            closed = asks and not asks_openly(words, sentence)  # no "Which tooth?" "Top left."
-            if closed and here and not named and sentence.turn + 1 < len(bounds):
-                well = says_well(words, *bounds[sentence.turn + 1])
-                good += [(name, sentence.turn + 1) for part in here for name in part.names] if well else []
-        if sentence.first - since >= TOPIC_REACH:
-            named_last = ""
-        if holding := bearers(words, sentence, kin):
-            topic = named_last = holding[-1][1]
-            since, topic_until = sentence.first, sentence.turn + asks
-        elif asks and turns_to_patient(words, sentence):
-            topic = ""
-    scan = FindingScan(
-        words=words, sentences=sentences, turns=bounds, findings=findings, good=good, kin=named_kin, parts=parts
-    )
-    return replace(scan, findings=with_answers(scan, turns)) if turns else scan
-
-
-def _asks(words: Sequence[Word], sentence: Sentence, turns: Sequence[Turn], bounds: Sequence[tuple[int, int]]) -> bool:
-    """Whether a sentence asks; where there are no marks, a clinician's few words that are answered yes or no do."""
-    number = sentence.turn
-    if is_question(words, sentence, is_clinician=turns[number].is_clinician):
-        return True
-    is_short = bounds[number] == (sentence.first, sentence.last) and sentence.last - sentence.first <= FEW
-    if not is_short or not turns[number].is_clinician or number + 1 >= len(turns) or turns[number + 1].is_clinician:
-        return False
-    return read_reply(words, *bounds[number + 1])[0] in ("yes", "no")
-
-
-class _Context(NamedTuple):
-    """What is known before a sentence: the relative of whom it may speak, the one named last, who speaks, of what."""
-
-    topic: str
-    named_last: str
-    speaker: str
-    asks: bool
-    spoken: bool
-    guests: bool
-
-
-def _stated(
-    words: Sequence[Word],
-    sentence: Sentence,
-    named: Sequence[Named],
-    kin: Sequence[tuple[int, str]],
-    lexicon: Lexicon,
-    context: _Context,
-) -> list[Finding]:
-    """The findings that a sentence names, with what it says of them and of whom."""
-    if not named:
-        return []
-    asks = context.asks
-    scopes = read_scopes(words, sentence, spoken=context.spoken)
-    findings = []
-    for found in named:
-        if context.spoken:
-            subject = subject_in_talk(
-                words,
-                sentence,
-                found.first,
-                kin,
-                "" if asks else context.topic,
-                "" if asks or context.guests else context.named_last,
-                context.speaker,
-                [place for place in kin if place[0] >= named[-1].last] if found is named[-1] else [],
-                is_symptom=lexicon.concepts[found.names[0]].kind == "symptom",
-            )
+        if turns is None:
+            reader.read_note(sentence)
         else:
-            subject = subject_in_note(words, sentence, found.first, kin, kin_before=bool(context.named_last))
-        if asks and subject == UNKNOWN and asks_of_family(words, sentence):
-            subject = FAMILY
-        findings.append(_finding(words, sentence, found, scopes, subject, lexicon, asks=asks))
-    return findings
-
-
-def _elided(
-    words: Sequence[Word],
-    sentence: Sentence,
-    kin: Sequence[tuple[int, str]],
-    before: Sequence[Finding],
-    *,
-    asks: bool,
-) -> list[Finding]:
-    """What was asked for before, where a sentence only names who has it: "And your sisters?", "Dad had it."."""
-    last = next((finding for finding in reversed(before) if finding.reply is not None), None)
-    place = next((i for i in range(sentence.first, sentence.last) if words[i].text in ("you", "yourself")), None)
-    who = (
-        (kin[-1][0], kin[-1][1] if asks else holders(kin))
-        if kin
-        else ((place, PATIENT) if place is not None and last and last.subject == FAMILY else None)
-    )
-    long = asks and sentence.last - sentence.first > (ELIDED if kin else ELIDED_YOU)
-    answers = last is not None and not asks and sentence.turn - last.turn <= 1  # read with the question
-    if (
-        who is None
-        or last is None
-        or long
-        or answers
-        or last.kind not in HERITABLE
-        or sentence.turn - last.turn > ELIDED_TURNS
-    ):
-        return []
-    asked = [finding for finding in before if finding.turn == last.turn and finding.reply is not None]
-    word = words[who[0]]
-    denied = not asks and any(words[i].text in NEGATIONS for i in range(sentence.first, sentence.last))
-    return [
-        replace(
-            finding, start=word.start, end=word.end, first=who[0], last=who[0] + 1,
-            assertion="denied" if denied else "present", reply=-1 if asks else None, subject=who[1],
-            turn=sentence.turn, phrase=False, elided=True,
-        )
-        for finding in asked
-        if finding.kind in HERITABLE
-    ]  # fmt: skip
-
-
-def _has_it(words: Sequence[Word], sentence: Sentence) -> bool:
-    """Whether a sentence says that somebody has what was asked for: "My half-brother has it."."""
-    texts = [words[i].text for i in range(sentence.first, sentence.last)]
-    return any(verb in HAVING and {*texts[i + 1 : i + 4]} & MEANT for i, verb in enumerate(texts))
-
-
-def _is_heading(words: Sequence[Word], found: Named, lexicon: Lexicon) -> bool:
-    """Whether a name heads a section of the note, alone or with other words in capitals: "MS: no joint pain"."""
-    last = found.last
-    while last < min(found.last + HEADING, len(words)) and words[last].capital:
-        last += 1
-    begins = found.first == 0 or words[found.first - 1].text in (".", "\n")
-    begins = begins and lexicon.concepts[found.names[0]].kind == "procedure"  # "Gyn: two pregnancies"
-    return last < len(words) and words[last].text == ":" and (words[found.first].capital or begins)
-
-
-def _is_release(words: Sequence[Word], found: Named, named: Sequence[Named], lexicon: Lexicon) -> bool:
-    """Whether "ER" after a drug says how it is released, and is no emergency room: "metformin ER"."""
-    if words[found.first].text != "er":
-        return False
-    return any(one.last == found.first and lexicon.concepts[one.names[0]].kind == "medication" for one in named)
+            reader.read_talk(sentence)
+    scan = FindingScan(
+        words=words, sentences=sentences, turns=bounds, findings=reader.findings, good=reader.good, kin=reader.kin,
+        parts=reader.parts,
+    )  # fmt: skip
+    return replace(scan, findings=with_answers(scan, turns)) if turns else scan
 
 
 def _words_of_turns(text: str, turns: Sequence[Turn] | None) -> tuple[list[Word], list[tuple[int, int]]]:
@@ -249,48 +96,184 @@ def _words_of_turns(text: str, turns: Sequence[Turn] | None) -> tuple[list[Word]
     return words, bounds
 
 
-def _organs(words: Sequence[Word], sentence: Sentence) -> list[Named]:
-    """The diseases that a relative's organ stands for: "Dad died of his [heart]", "Mum's got her [thyroid]"."""
-    return [
-        Named(i, i + 1, (ORGANS[words[i].stem],), "")
-        for i in range(sentence.first + 1, sentence.last)
-        if words[i].stem in ORGANS and words[i - 1].text in ("his", "her", "their")
-    ]
+@dataclass
+class _Reader:
+    """Reads one sentence after the other and keeps of whom they speak.
 
+    `topic`: the relative whom the question or the turn is about, until the turn `until`; `named_last`: whom "he" may
+    mean, named at word `since`.
+    """
 
-def _shift(named: Named, offset: int) -> Named:
-    return named._replace(first=named.first + offset, last=named.last + offset)
+    words: Sequence[Word]
+    bounds: Sequence[tuple[int, int]]
+    turns: Sequence[Turn]
+    lexicon: Lexicon
+    findings: list[Finding] = field(default_factory=list)
+    good: list[tuple[str, int]] = field(default_factory=list)
+    parts: list[Place] = field(default_factory=list)
+    kin: list[tuple[int, str]] = field(default_factory=list)
+    topic: str = ""
+    until: int = 0
+    named_last: str = ""
+    since: int = 0
 
+    def __post_init__(self) -> None:
+        self.guests = any(is_family(turn.speaker) for turn in self.turns)
 
-def _finding(
-    words: Sequence[Word],
-    sentence: Sentence,
-    found: Named,
-    scopes: Scopes,
-    subject: str,
-    lexicon: Lexicon,
-    *,
-    asks: bool,
-) -> Finding:
-    kind = lexicon.concepts[found.names[0]].kind
-    assertion = _assertion(words, sentence, found, scopes, kind)
-    stems = {word.stem for word in words[sentence.first : sentence.last]}
-    return Finding(
-        start=words[found.first].start,
-        end=words[found.last - 1].end,
-        first=found.first,
-        last=found.last,
-        kind=kind,
-        names=found.names,
-        part=found.part,
-        assertion=assertion,
-        subject=subject,
-        turn=sentence.turn,
-        reply=-1 if asks else None,
-        allergy=bool(stems & REACTIONS),
-        phrase=found.phrase,
-        inverted=asks and kind in ("medication", "allergen") and asks_tolerance(words, sentence),
-    )
+    def read_note(self, sentence: Sentence) -> None:
+        """Add what a sentence of a note states."""
+        words, kin = self.words, self._relatives(sentence, spoken=False)
+        named = [one for one in self._named(sentence, spoken=False)[0] if not self._is_heading(one)]
+        drugs = {one.last for one in named if self.lexicon.concepts[one.names[0]].kind == "medication"}
+        named = [one for one in named if words[one.first].text != "er" or one.first not in drugs]  # "metformin ER"
+        scopes = read_scopes(words, sentence, spoken=False)
+        for one in named:
+            subject = subject_in_note(words, sentence, one.first, kin, kin_before=bool(self.named_last))
+            self.findings.append(self._finding(sentence, one, scopes, subject))
+        self._keep_persons(sentence, kin)
+
+    def read_talk(self, sentence: Sentence) -> None:
+        """Add what a sentence of a dialogue states or asks for."""
+        words, kin = self.words, self._relatives(sentence, spoken=True)
+        self.topic = self.topic if sentence.turn <= self.until else ""
+        named, here = self._named(sentence, spoken=True)
+        if kin:
+            named = sorted([*named, *self._organs(sentence)])
+        if named:
+            self._state(sentence, named, kin)
+        elif sentence.asks or (kin and self._has_it(sentence)):
+            self.findings += self._elided(sentence, kin)
+        good = [part for part in here if judged_good(words, part.last, sentence.last, "symptom")]
+        self.good += [(name, sentence.turn) for part in good for name in part.names]
+        answer = sentence.turn + 1
+        closed = sentence.asks and not replies.asks_openly(words, sentence)  # no "Which tooth?" "Top left."
+        if (
+            closed
+            and here
+            and not named
+            and answer < len(self.bounds)
+            and replies.says_well(words, *self.bounds[answer])
+        ):
+            self.good += [(name, answer) for part in here for name in part.names]
+        self._keep_persons(sentence, kin)
+
+    def asks(self, sentence: Sentence) -> bool:
+        """Whether a sentence asks; where there are no marks, a clinician's few words that are answered yes or no do."""
+        number, turns = sentence.turn, self.turns
+        if replies.is_question(self.words, sentence, is_clinician=turns[number].is_clinician):
+            return True
+        is_short = self.bounds[number] == (sentence.first, sentence.last) and sentence.last - sentence.first <= FEW
+        if not is_short or not turns[number].is_clinician or number + 1 >= len(turns) or turns[number + 1].is_clinician:
+            return False
+        return replies.read_reply(self.words, *self.bounds[number + 1])[0] in ("yes", "no")
+
+    def _relatives(self, sentence: Sentence, *, spoken: bool) -> list[tuple[int, str]]:
+        kin = relatives_in(
+            self.words, sentence.first, sentence.last, self.named_last, spoken=spoken, guests=self.guests
+        )
+        self.kin += kin
+        return kin
+
+    def _named(self, sentence: Sentence, *, spoken: bool) -> tuple[list[Named], list[Named]]:
+        """The findings and the body parts that a sentence names."""
+        found = find_named(self.words[sentence.first : sentence.last], self.lexicon, spoken=spoken)
+        named, here = (
+            [one._replace(first=one.first + sentence.first, last=one.last + sentence.first) for one in ones]
+            for ones in found
+        )
+        self.parts += [Place(part.first, part.last, part.names[-1], sentence.turn) for part in here]
+        return named, here
+
+    def _keep_persons(self, sentence: Sentence, kin: Kin) -> None:
+        if sentence.first - self.since >= TOPIC_REACH:
+            self.named_last = ""
+        if holding := bearers(self.words, sentence, kin):
+            self.topic = self.named_last = holding[-1][1]
+            self.since, self.until = sentence.first, sentence.turn + (sentence.asks and bool(self.turns))
+        elif sentence.asks and replies.turns_to_patient(self.words, sentence):
+            self.topic = ""
+
+    def _state(self, sentence: Sentence, named: Sequence[Named], kin: Kin) -> None:
+        """Add the findings that a sentence of a dialogue names, with what it says of them and of whom."""
+        words, asks = self.words, sentence.asks
+        scopes = read_scopes(words, sentence, spoken=True)
+        speaker = kin_of(self.turns[sentence.turn].speaker)
+        topic, last = ("", "") if asks else (self.topic, "" if self.guests else self.named_last)
+        for one in named:
+            trailing = [place for place in kin if place[0] >= one.last] if one is named[-1] else []
+            is_symptom = self.lexicon.concepts[one.names[0]].kind == "symptom"
+            persons = Persons(kin, "" if is_symptom else topic, last, speaker, trailing)
+            subject = subject_in_talk(words, sentence, one.first, persons)
+            if asks and subject == UNKNOWN and replies.asks_of_family(words, sentence):
+                subject = FAMILY
+            self.findings.append(self._finding(sentence, one, scopes, subject))
+
+    def _elided(self, sentence: Sentence, kin: Kin) -> list[Finding]:
+        """What was asked for before, where a sentence only names who has it: "And your sisters?", "Dad had it."."""
+        words, asks, turn = self.words, sentence.asks, sentence.turn
+        texts = texts_of(words, sentence.first, sentence.last)
+        last = next((finding for finding in reversed(self.findings) if finding.reply is not None), None)
+        if last is None or turn - last.turn > ELIDED_TURNS or (asks and len(texts) > (ELIDED if kin else ELIDED_YOU)):
+            return []
+        if not asks and turn - last.turn <= 1:
+            return []  # read with the question
+        you = next((sentence.first + k for k, text in enumerate(texts) if text in ("you", "yourself")), None)
+        if kin:
+            i, subject = kin[-1][0], kin[-1][1] if asks else holders(kin)
+        elif you is not None and last.subject == FAMILY:
+            i, subject = you, PATIENT
+        else:
+            return []
+        denied = not NEGATIONS.isdisjoint(texts) and not asks
+        asked = [one for one in self.findings if one.turn == last.turn and one.reply is not None]
+        return [
+            replace(
+                finding, start=words[i].start, end=words[i].end, first=i, last=i + 1, subject=subject, turn=turn,
+                assertion="denied" if denied else "present", reply=-1 if asks else None, phrase=False, elided=True,
+            )
+            for finding in asked
+            if finding.kind in HERITABLE
+        ]  # fmt: skip
+
+    def _has_it(self, sentence: Sentence) -> bool:
+        """Whether a sentence says that somebody has what was asked for: "My half-brother has it."."""
+        texts = texts_of(self.words, sentence.first, sentence.last)
+        return any(verb in HAVING and {*texts[i + 1 : i + 4]} & MEANT for i, verb in enumerate(texts))
+
+    def _is_heading(self, one: Named) -> bool:
+        """Whether a name heads a section of a note, alone or with other words in capitals: "MS: no joint pain"."""
+        words, last = self.words, one.last
+        while last < min(one.last + HEADING, len(words)) and words[last].capital:
+            last += 1
+        begins = one.first == 0 or words[one.first - 1].text in (".", "\n")
+        begins = begins and self.lexicon.concepts[one.names[0]].kind == "procedure"  # "Gyn: two pregnancies"
+        return last < len(words) and words[last].text == ":" and (words[one.first].capital or begins)
+
+    def _organs(self, sentence: Sentence) -> list[Named]:
+        """The diseases that a relative's organ stands for: "Dad died of his [heart]", "Mum's got her [thyroid]"."""
+        return [
+            Named(i, i + 1, (ORGANS[self.words[i].stem],), "")
+            for i in range(sentence.first + 1, sentence.last)
+            if self.words[i].stem in ORGANS and self.words[i - 1].text in ("his", "her", "their")
+        ]
+
+    def _finding(self, sentence: Sentence, named: Named, scopes: Scopes, subject: str) -> Finding:
+        words, kind = self.words, self.lexicon.concepts[named.names[0]].kind
+        return Finding(
+            start=words[named.first].start,
+            end=words[named.last - 1].end,
+            first=named.first,
+            last=named.last,
+            kind=kind,
+            names=named.names,
+            part=named.part,
+            assertion=_assertion(words, sentence, named, scopes, kind),
+            subject=subject,
+            turn=sentence.turn,
+            reply=-1 if sentence.asks and self.turns else None,
+            allergy=any(word.stem in REACTIONS for word in words[sentence.first : sentence.last]),
+            phrase=named.phrase,
+        )
 
 
 def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: Scopes, kind: str) -> Assertion:
@@ -299,13 +282,12 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
     if besides(words, sentence, found.first):
         return "present"
     span = range(found.first, found.last)
-    own = found.phrase and any(words[i].text in NEGATIONS for i in span)  # "no appetite" names what it denies
-    if not own:
-        if kind in ACTED and _is_setting(words, sentence, found, kind):
-            span = range(0)
-        if any(i in scopes.denied for i in span) or judged_good(words, found.last, sentence.last, kind):
+    own = found.phrase and not NEGATIONS.isdisjoint(texts_of(words, found.first, found.last))
+    if not own:  # "no appetite" names what it denies
+        elsewhere = kind in ACTED and _is_setting(words, sentence, found, kind)
+        if (not elsewhere and scopes.denied.intersection(span)) or judged_good(words, found.last, sentence.last, kind):
             return "denied"
-        if any(i in scopes.neutral for i in span):
+        if not elsewhere and scopes.neutral.intersection(span):
             before = words[found.first - 1].text if found.first > sentence.first else ""
             return "denied" if before in NEGATIONS else "uncertain"  # "no [vision change]"
     if found.first in scopes.unsure:
@@ -320,20 +302,9 @@ def _is_setting(words: Sequence[Word], sentence: Sentence, found: Named, kind: s
     k = found.first - 1
     while k > sentence.first and words[k].text in BETWEEN:
         k -= 1
-    near = {words[i].text for i in range(max(sentence.first, found.first - 6), found.first)}
-    after = {words[i].text for i in range(found.last, min(found.last + 3, sentence.last))}
     before = words[k - 1].text if k > sentence.first else "no"
-    linked = words[k].text in SETTINGS and before not in NEGATIONS | BEEN
-    linked = linked or (words[k].text == "in" and before in TROUBLE)
-    judged = kind == "procedure" and bool(near & {"negative", "unremarkable"}) and not near & {"denies", "denied"}
-    return linked or judged or bool(after & {"daily", "regularly", "consistently"})
-
-
-def _good_parts(words: Sequence[Word], sentence: Sentence, parts: Sequence[Named]) -> list[tuple[str, int]]:
-    """The body parts that a sentence calls fine."""
-    return [
-        (name, sentence.turn)
-        for part in parts
-        if judged_good(words, part.last, sentence.last, "symptom")
-        for name in part.names
-    ]
+    if (words[k].text in SETTINGS and before not in NEGATIONS | BEEN) or (words[k].text == "in" and before in TROUBLE):
+        return True
+    near = set(texts_of(words, max(sentence.first, found.first - 6), found.first))
+    judged = kind == "procedure" and near & {"negative", "unremarkable"}
+    return bool(judged) or not ROUTINE.isdisjoint(texts_of(words, found.last, min(found.last + 3, sentence.last)))

@@ -1,4 +1,8 @@
-"""Questions and their answers: "Any fever or chills?" "No." denies two; "No, the right one." denies none."""
+"""Questions and their answers: "Any fever or chills?" "No." denies two; "No, the right one." denies none.
+
+First what a question asks for (is it one, openly, with a choice, of whom), then what a turn answers: by its first word
+("Yes", "Never"), by its verb ("I do", "It's fine"), or by telling.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,23 @@ from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
-from medsum_core.grounding.findings.stems import Word
+from medsum_core.grounding.findings.stems import Word, texts_of
 
 Reply = Literal["yes", "no", "corrected", "unknown", "other"]
 
 LEADS = bag(
     "um uh oh well ah hmm so and but , . okay ok i mean you know actually honestly let me see hm er god doctor sir"
 )
-SELDOM = bag("hardly rarely seldom barely occasionally sometimes")
 YES = bag(
     "yes yeah yep yup yea ya mm uh-huh uhhuh correct right sure definitely absolutely exactly "
     "always often constantly certainly indeed mhm aye affirmative plenty lots terrible terribly quite very some little "
     "couple once twice both same too pretty mostly usually unfortunately"
 )
+COUNTS = bag(  # "Ever smoked?" "Twenty years of it." "Since I was ten."
+    "one two three four five six seven eight ten twelve fifteen twenty thirty forty fifty half since every"
+)
+AMOUNTS = bag("little bit lot few couple ton while pack packs quarter half dozen six glass beer cup bottle case")
+AGREES = bag("yes yeah yep yup correct right exactly sure mm mhm yea true")
 NO = bag("no nope nah never none nothing neither negative nobody not without don't haven't didn't nor none")
 NO_VERBS = bag(
     "don't haven't didn't doesn't hasn't isn't wasn't can't couldn't won't hadn't aren't weren't not never wouldn't"
@@ -27,28 +35,22 @@ NO_VERBS = bag(
 YES_VERBS = bag("do have did am was does has is can would could must feel get got had think guess believe take suppose")
 FEELING = bag("feel feels am is are look looks seem seems do does been sleep eat")
 PRONOUNS = bag("i it he she they we that there it's that's i'm he's she's i've they're")
-CAN_STAND_ALONE = bag("i okay ok so you")
-SOUNDS: Mapping[tuple[str, ...], Reply] = {  # "mm-mm", "uh-huh"
-    ("uh", "uh"): "no", ("mm", "mm"): "no", ("nuh", "uh"): "no", ("unh", "unh"): "no", ("hm", "mm"): "no",
-    ("uh", "huh"): "yes", ("mm", "hm"): "yes", ("mm", "hmm"): "yes",
-}  # fmt: skip
+ITS = bag("it's that's i'm he's she's they're")
 BARE: Mapping[str, Reply] = {"no": "no", "nope": "no", "nah": "no", "yes": "yes", "yeah": "yes", "yep": "yes"}
-COUNTS = bag(  # "Ever smoked?" "Twenty years of it." "Since I was ten."
-    "one two three four five six seven eight ten twelve fifteen twenty thirty forty fifty half since every"
-)
-AMOUNTS = bag("little bit lot few couple ton while pack packs quarter half dozen six glass beer cup bottle case")
-QUANTIFIERS, QUANTIFIED = bag("of all every kind sort at"), bag("course time the day night of times least")
+OPENINGS: Mapping[tuple[str, ...], Reply] = {
+    ("uh", "uh"): "no", ("mm", "mm"): "no", ("nuh", "uh"): "no", ("unh", "unh"): "no", ("hm", "mm"): "no",
+    ("uh", "huh"): "yes", ("mm", "hm"): "yes", ("mm", "hmm"): "yes", ("of", "course"): "yes",
+}  # fmt: skip
+CAN_STAND_ALONE = bag("i okay ok so you")
 UNKNOWN = bag("know sure remember recall idea")
 FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
 WELL_SAID = bag(
     "baby log top clockwork clock horse ox rain bell whistle daisy dream perfect perfectly fantastic strong"
 )
-SIDES = bag("the left right other just only it's its this that upper lower my")
+LEFT_OPEN = bag("only just too much bad great good well ideal when if unless")  # "Not much.", "Not when I bend it."
+CORRECTING = bag("the a an it's its they're just only on this")  # after "No,"
+DETAILS = bag("one left right other side first")
 OPEN = bag("how what when where which who why what's how's where's how'd what'd why'd how're what're")
-ABOUT = bag("about of")
-AGREES = bag("yes yeah yep yup correct right exactly sure mm mhm yea true")
-TURNED = bag("take tolerate eat use handle")  # "Can you take aspirin?" "Sure.": no allergy
-WELL = bag("okay ok fine alright tolerating tolerate")
 ASKING = bag("do does did have has had are is was were can could")
 DEFINITE = bag("the this that your his her these those")
 OPENNESS = bag(
@@ -57,6 +59,7 @@ OPENNESS = bag(
 )
 FAMILY_WORDS = bag("family anyone anybody relatives people relations who folks around")
 PATIENT_WORDS = bag("you you're you've yourself your")
+MARKS = (",", ".", "!", ";")
 WHEN, TIMED = bag("when after since while before during"), 3
 NEAR = 6
 TOLD_REACH = 20  # words of an answer that tells
@@ -81,18 +84,18 @@ def is_question(words: Sequence[Word], sentence: Sentence, *, is_clinician: bool
 
 def asks_if_still(words: Sequence[Word], sentence: Sentence) -> bool:
     """Whether a question is about the present only, so that "No." may leave a past: "Are you still vomiting?"."""
-    texts = {word.text for word in words[sentence.first : sentence.last]}
+    texts = set(texts_of(words, sentence.first, sentence.last))
     return bool(texts & {"still", "anymore", "again"}) or {"any", "more"} <= texts
 
 
 def asks_of_family(words: Sequence[Word], sentence: Sentence) -> bool:
     """Whether a question asks who in the family has it: "Does anyone have asthma?"."""
-    return bool(FAMILY_WORDS & {word.text for word in words[sentence.first : sentence.last]})
+    return not FAMILY_WORDS.isdisjoint(texts_of(words, sentence.first, sentence.last))
 
 
 def turns_to_patient(words: Sequence[Word], sentence: Sentence) -> bool:
     """Whether a question leaves a relative for the patient: "And you?"."""
-    return bool(PATIENT_WORDS & {word.text for word in words[sentence.first : sentence.last]})
+    return not PATIENT_WORDS.isdisjoint(texts_of(words, sentence.first, sentence.last))
 
 
 def is_full_question(words: Sequence[Word], sentence: Sentence) -> bool:
@@ -102,13 +105,10 @@ def is_full_question(words: Sequence[Word], sentence: Sentence) -> bool:
 
 def asks_openly(words: Sequence[Word], sentence: Sentence) -> bool:
     """Whether a question asks how, what, when, so that "No." would deny none of its words; not "what about"."""
-    for i in range(sentence.first, min(sentence.first + 4, sentence.last)):
-        if words[i].text in OPEN:
-            after = words[i + 1].text if i + 1 < sentence.last else ""
-            return after not in ABOUT
-        if words[i].text not in LEADS:
-            return False
-    return False
+    texts = texts_of(words, sentence.first, min(sentence.first + 4, sentence.last))
+    k = next((k for k, text in enumerate(texts) if text not in LEADS), len(texts))
+    after = words[sentence.first + k + 1].text if sentence.first + k + 1 < sentence.last else ""
+    return k < len(texts) and texts[k] in OPEN and after not in ("about", "of")
 
 
 def presupposes(words: Sequence[Word], sentence: Sentence, first: int, *, phrase: bool, acted: bool) -> bool:
@@ -116,39 +116,22 @@ def presupposes(words: Sequence[Word], sentence: Sentence, first: int, *, phrase
     before = words[first - 1].text if first > sentence.first else ""
     if acted and before in ("to", "with", "from", "of", "about", "after"):
         return True  # "any problems with metformin?"
-    later = [words[k].text for k in range(first + 1, min(first + 5, sentence.last))]
+    later = texts_of(words, first + 1, min(first + 5, sentence.last))
     if before == "other" or "else" in later or "elsewhere" in later:
         return True  # "any other pain?", "pain anywhere else?"
-    if {words[k].text for k in range(max(sentence.first + 1, first - TIMED), first)} & WHEN:
+    if WHEN & set(texts_of(words, max(sentence.first + 1, first - TIMED), first)):
         return True  # "Did you pass out when you fell?"
-    earlier = words[first - 2].text if first > sentence.first + 1 else ""
     if before in ("your", "his", "her") and not phrase:
         return False  # "Does your chest hurt?"
+    earlier = words[first - 2].text if first > sentence.first + 1 else ""
     return before in DEFINITE and earlier not in ("have", "had", "got", "get", "has")
 
 
 def offers(words: Sequence[Word], sentence: Sentence) -> bool:
     """Whether a question offers alternatives: "From gallstones or from drink?", "Is it dull or sharp?"."""
-    texts = [word.text for word in words[sentence.first : sentence.last]]
-    either = any(
-        a in ("a", "an") and "or" in texts[k : k + 6] and "a" in texts[k + 2 : k + 7] for k, a in enumerate(texts)
-    )
-    led = (
-        either
-        or texts[0] in ("from", "with", "after")
-        or (texts[0] in ("is", "was", "are") and texts[1:2] in (["it"], ["that"], ["they"]))
-    )
-    return led and "or" in texts
-
-
-def asks_tolerance(words: Sequence[Word], sentence: Sentence) -> bool:
-    """Whether a question asks if something can be taken: "Can you take aspirin?"."""
-    texts = [word.text for word in words[sentence.first : sentence.last]]
-    if any(a in ("can", "could") and b in TURNED for a, b in zip(texts, texts[2:], strict=False)):
-        return True
-    ends = {k for k, after in enumerate([*texts[1:], ""]) if after in ("with", "taking", "on") or (k and not after)}
-    well = any(texts[k] in WELL for k in ends)
-    return well and not OPEN & set(texts[:3])  # "Are you okay with penicillin?"
+    texts = texts_of(words, sentence.first, sentence.last)
+    of_it = texts[0] in ("is", "was", "are") and texts[1:2] in (["it"], ["that"], ["they"])
+    return "or" in texts and (of_it or texts[0] in ("from", "with", "after"))
 
 
 def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, bool]:
@@ -159,97 +142,54 @@ def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, boo
     i = first
     while i < last and words[i].text in LEADS and not (words[i].text in CAN_STAND_ALONE and i + 1 == last):
         i += 1
-    sound = SOUNDS.get(tuple(word.text for word in words[first : min(last, first + 2)]))
-    if sound is not None and not (last > first + 2 and words[first + 2].text in YES | NO):
-        return sound, False
+    opening = OPENINGS.get(tuple(texts_of(words, first, min(last, first + 2))))
+    if opening is not None and not (last > first + 2 and words[first + 2].text in YES | NO):
+        return opening, False
     if i >= last:
         return ("yes", True) if first < last and words[first].text in ("okay", "ok") else ("other", False)
     begin = i - 1 if i > first and words[i - 1].text == "i" else i
-    near = [words[k].text for k in range(begin, min(begin + NEAR, last))]
-    if words[i].text in SELDOM:
-        return "unknown", False
+    near = texts_of(words, begin, min(begin + NEAR, last))
     if words[i].text.removesuffix("'s") in NO:
-        if {"yes", "yeah", "yep"} & {words[k].text for k in range(i + 1, last)}:
-            return "unknown", False  # "No. No. There, yes."
-        return _negative(words, i, last, near), False
+        mixed = {"yes", "yeah", "yep"} & set(texts_of(words, i + 1, last))  # "No. No. There, yes."
+        return "unknown" if mixed else _negative(words, i, last, near), False
     if words[begin].text in PRONOUNS:
-        return _by_verb(words, begin, last)
+        return _by_verb(
+            [text for text in near if text != ","], closed=begin + 2 >= last or words[begin + 2].text in MARKS
+        )
     return _by_first_word(words, i, last, near)
 
 
 def read_each(words: Sequence[Word], first: int, last: int) -> list[Reply]:
     """The answers of a turn that answers one question after the other ("No. Yes, sometimes. And no."); [] if not."""
     found: list[Reply] = []
-    begin = first
-    for i in range(first, last + 1):
-        if i < last and words[i].text not in (".", ",", "!"):
-            continue
-        texts = [word.text for word in words[begin:i] if word.text not in ("and", "then", "to", "the")]
+    ends = [*(i for i in range(first, last) if words[i].text in (".", ",", "!")), last]
+    for begin, end in zip([first, *(i + 1 for i in ends)], ends, strict=False):
+        texts = [text for text in texts_of(words, begin, end) if text not in ("and", "then", "to", "the")]
         if texts and texts[0] in BARE:
             found.append(BARE[texts[0]])
-        elif begin == first or i == last:
-            return found if len(set(found)) > 1 else []
-        begin = i + 1
+        elif begin == first:
+            return []
     return found if len(set(found)) > 1 else []
 
 
 def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> tuple[Reply, bool]:
     text, after = words[i].text, words[i + 1].text if i + 1 < last else ""
+    begins = set(near[:4])
     if after == "not" and text in YES:
         return "no", False  # "Absolutely not."
     if text in AGREES:
-        further = [words[k].text for k in range(i + 1, min(i + 5, last)) if words[k].text not in (",", ".", "still")]
-        return "yes", not (further[:1] and further[0] in PRONOUNS and further[1:2] and further[1] in YES_VERBS)
-    if text == "like" and after in ("a", "an"):
-        return "yes", False  # "Does she snore?" "Like a trucker."
-    if (
-        text in COUNTS
-        or text in YES
-        or (text == "a" and after in AMOUNTS)
-        or (text in QUANTIFIERS and after in QUANTIFIED)
-    ):
+        further = [one for one in texts_of(words, i + 1, min(i + 5, last)) if one not in (",", ".", "still")]
+        told = len(further) > 1 and further[0] in PRONOUNS and further[1] in YES_VERBS
+        return "yes", not told
+    if text in COUNTS | YES or (text == "a" and after in AMOUNTS):
         return "yes", False
-    if "no" in near[:4]:
+    if "no" in begins:
         return "no", False
-    if {"yes", "yeah", "yep"} & set(near[:4]) or "times" in near[1:2]:
+    if {"yes", "yeah", "yep"} & begins or "times" in near[1:2]:
         return "yes", False
     if text in ("not", "maybe", "possibly", "perhaps"):
         return "unknown", False
-    return ("no", False) if set(near[:4]) & FINE and not set(near[:4]) & NO else ("other", False)
-
-
-def says_well(words: Sequence[Word], first: int, last: int) -> bool:
-    """Whether an answer says that all is well: "Sleeping?" "Like a baby.", "Blood pressure okay?" "Always perfect."."""
-    texts = [words[k].text for k in range(first, min(last, first + NEAR)) if words[k].text != ","]
-    end = next((k for k, text in enumerate(texts) if text in (".", "!", "?", "but")), len(texts))
-    said = set(texts[:end])
-    return bool(said & (WELL_SAID | FINE)) and not said & (NEGATIONS | NO)
-
-
-def asks_if_well(words: Sequence[Word], sentence: Sentence) -> bool:
-    """Whether a question is if all is well: "Blood pressure okay?"."""
-    last = words[sentence.last - 1].text if words[sentence.last - 1].text != "?" else words[sentence.last - 2].text
-    return last in FINE
-
-
-def tells(words: Sequence[Word], first: int, last: int) -> bool:
-    """Whether an answer without yes or no affirms by telling: "It goes right across the kitchen."."""
-    end = next((k for k in range(first, last) if words[k].text in (".", "?", "!", "\n")), last)
-    texts = {words[k].text for k in range(first, min(last, first + TOLD_REACH))}
-    asks = end < last and words[end].text == "?"
-    return not (asks or end == first or texts & OPENNESS or texts & NEGATIONS or texts & FINE)
-
-
-def opens_with_no(words: Sequence[Word], first: int, last: int) -> bool:
-    """Whether a turn opens with "No", "Nope" or "Never" after words like "oh"."""
-    i = first
-    while i < last and words[i].text in LEADS:
-        i += 1
-    problem = i + 1 < last and words[i + 1].text in ("problem", "worries", "thanks", "thank")
-    opening = [word.text for word in words[first : first + 4] if word.text not in ("!", ",")]
-    if opening[:2] == ["oh", "no"] and opening[2:3] in ([], ["."]):
-        return False
-    return i < last and words[i].text in ("no", "nope", "nah", "never") and not problem
+    return "no" if begins & FINE and not begins & NO else "other", False
 
 
 def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> Reply:
@@ -258,62 +198,63 @@ def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> 
         return "no"  # "Not that I know.", "Not a one."
     if (text == "not" or text in NO_VERBS) and set(near[:4]) & UNKNOWN:
         return "unknown"
-    if text == "not" and after in ("when", "if", "unless"):
-        return "other"  # "Not when I bend it, only if I lean on it."
-    if text == "not" and after in ("only", "just", "too", "much", "bad", "great", "good", "well", "ideal"):
+    if text == "not" and after in LEFT_OPEN:
         return "other"
-    if text in ("no", "nope") and after == "," and i + 2 < last:
-        further = {word.text for word in words[i + 2 : min(i + 7, last)]}
-        begins = words[i + 2].text
-        if "first" in further:
-            return "corrected"  # "Has he had one before?" "No, this is the first."
-        if begins in ("a", "an") and "one" in further:
-            return "corrected"  # "A full stroke?" "No, a mini one."
-        if begins in ("the", "it's", "just", "only", "its", "on") and further & {
-            "one",
-            "left",
-            "right",
-            "other",
-            "side",
-        }:
-            return "corrected"
-        after_it = words[i + 3].text if i + 3 < last else ""
-        if begins in ("it's", "its", "they're") and after_it in ("the", "my", "on", "in", "more", "a", "an"):
-            return "corrected"
+    further = texts_of(words, i + 2, min(i + 7, last))
+    if text in ("no", "nope") and after == "," and further and further[0] in CORRECTING:
+        what = further[0] in ("it's", "its", "they're") and further[1:2] in (
+            ["the"],
+            ["my"],
+            ["on"],
+            ["in"],
+            ["more"],
+            ["a"],
+        )
+        return "corrected" if what or DETAILS & set(further) else "no"  # "A full stroke?" "No, a mini one."
     return "no"
 
 
-def _ends_with_no(words: Sequence[Word], i: int, last: int) -> bool:
-    """Whether the sentence from word i on ends with "no": "I've sat and watched, and no."."""
-    end = next((k for k in range(i, last) if words[k].text in (".", "?", "!", ";")), last)
-    return words[end - 1].text == "no"
-
-
-def _by_verb(words: Sequence[Word], i: int, last: int) -> tuple[Reply, bool]:
-    """The answer of "I do.", "I haven't.", "It's fine.", "I'm not sure."."""
-    near = [words[k].text for k in range(i, min(i + NEAR, last)) if words[k].text != ","]
-    end = next((k for k, text in enumerate(near) if text in (".", "?", "!", ";", "but")), len(near))
-    near = near[:end]
-    if {"know", "sure", "remember", "recall"} & set(near) and set(near) & NO_VERBS:
+def _by_verb(near: Sequence[str], *, closed: bool) -> tuple[Reply, bool]:
+    """The answer of "I do.", "I haven't.", "It's fine.", "I'm not sure."; `closed`: a mark ends its two first words."""
+    near = near[: next((k for k, text in enumerate(near) if text in (".", "?", "!", ";", "but")), len(near))]
+    said = set(near)
+    if said & (UNKNOWN - {"idea"}) and said & NO_VERBS:
         return "unknown", False
-    if any(text in NO_VERBS or text in NO for text in near[:4]):
+    if not (NO_VERBS | NO).isdisjoint(near[:4]):
         return "no", False
-    feels = near[0] in ("it's", "that's", "i'm", "he's", "she's", "they're") or set(near[1:3]) & FEELING
-    if feels and set(near) & FINE:
+    if said & FINE and (near[0] in ITS or FEELING & set(near[1:3])):
         return "no", False
-    closed = i + 2 >= last or words[i + 2].text in (",", ".", "!", ";")
-    if len(near) > 1 and near[1] in YES_VERBS and (len(near) <= 3 or closed):
-        return "yes", False
-    if near[0] == "i've":
-        return ("no", False) if _ends_with_no(words, i, last) else ("yes", False)
-    if near[0] == "that's" and set(near) & AGREES:
+    if near[0] == "that's" and said & AGREES:
         return "yes", True
-    if len(near) > 2 and near[1] in ("think", "guess", "believe", "suppose") and near[2] == "so":
-        return "yes", False
-    if (
-        len(near) > 2
-        and near[1] in YES_VERBS
-        and near[2] in ("that", "it", "some", "them", "those", "too", "both", "had", "been")
-    ):
-        return "yes", False
-    return "other", False
+    verb = len(near) > 1 and near[1] in YES_VERBS
+    further = near[2:3] and near[2] in ("so", "that", "it", "some", "them", "those", "too", "both", "had", "been")
+    return "yes" if near[0] == "i've" or (verb and (closed or len(near) <= 3 or further)) else "other", False
+
+
+def says_well(words: Sequence[Word], first: int, last: int) -> bool:
+    """Whether an answer says that all is well: "Sleeping?" "Like a baby.", "Blood pressure okay?" "Always perfect."."""
+    texts = [text for text in texts_of(words, first, min(last, first + NEAR)) if text != ","]
+    end = next((k for k, text in enumerate(texts) if text in (".", "!", "?", "but")), len(texts))
+    said = set(texts[:end])
+    return bool(said & (WELL_SAID | FINE)) and not said & (NEGATIONS | NO)
+
+
+def tells(words: Sequence[Word], first: int, last: int) -> bool:
+    """Whether an answer without yes or no affirms by telling: "It goes right across the kitchen."."""
+    end = next((k for k in range(first, last) if words[k].text in (".", "?", "!", "\n")), last)
+    asks = end < last and words[end].text == "?"
+    return (
+        not asks
+        and end > first
+        and (OPENNESS | NEGATIONS | FINE).isdisjoint(texts_of(words, first, min(last, first + TOLD_REACH)))
+    )
+
+
+def opens_with_no(words: Sequence[Word], first: int, last: int) -> bool:
+    """Whether a turn opens with "No", "Nope" or "Never" after words like "oh"."""
+    i = next((k for k in range(first, last) if words[k].text not in LEADS), last)
+    opening = [text for text in texts_of(words, first, first + 4) if text not in ("!", ",")]
+    if i == last or (opening[:2] == ["oh", "no"] and opening[2:3] in ([], ["."])):
+        return False
+    polite = i + 1 < last and words[i + 1].text in ("problem", "worries", "thanks", "thank")
+    return words[i].text in ("no", "nope", "nah", "never") and not polite

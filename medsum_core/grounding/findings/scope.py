@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.stems import Word
-
-Assertion = Literal["present", "denied", "uncertain", "past_or_stopped", "planned"]
+from medsum_core.grounding.findings.stems import Word, texts_of
 
 NEGATIONS = bag(
     "no not never none nothing without denies denied deny denying declines declined declining refuses negative "
@@ -16,8 +14,13 @@ NEGATIONS = bag(
     "absence lack nope nah unaware unremarkable non dont doesnt didnt havent hasnt isnt cannot can't couldn't won't "
     "wouldn't never's ruled excluded"
 )
-UNABLE = bag("cannot can't couldn't won't wouldn't")  # they deny what follows only with one of ABLE
 ABLE = bag("feel see find think say recall remember")
+NEEDED: Mapping[str, frozenset[str]] = {  # a denial only before one of these
+    **dict.fromkeys(("cannot", "can't", "couldn't", "won't", "wouldn't"), ABLE),
+    "ruled": bag("out"),
+    "free": bag("of"),
+    "non": bag("cigarette smoking tobacco alcohol drug"),  # not "a non-contact injury"
+}
 NEUTRAL_AFTER = bag(  # "no change in the pain": nothing is denied
     "change changes improvement relief increase increased worsening better worse help helped helping improve improved "
     "improving responding respond response resolved go going away gotten controlled control stop stopped doubt only "
@@ -74,8 +77,12 @@ LINKS = bag(
 )
 SCOPE_SPOKEN, SCOPE_WRITTEN = 12, 60
 REACH_GOOD = 4
+BREAKS = (";", "but", "however")
+NO = ("no", "nope", "nah")
+THINKING = ("think", "believe", "know", "recall", "remember")  # "I don't think he has a fever"
+DENIED = ("denied", "denies", "none", "negative")
+VERBS = frozenset(word for word in AFFIRMING if word[-1] in "sd") - bag("is was has does did")
 OPENERS = bag("i i'm i've he she it it's they we that's the my")  # of a clause after "no", which then only answers
-UNMOVED = bag("budged budge changed same steady stable")
 
 
 class Sentence(NamedTuple):
@@ -115,15 +122,9 @@ def _is_short(text: str) -> bool:
 
 def besides(words: Sequence[Word], sentence: Sentence, first: int) -> bool:
     """Whether word `first` names what a question leaves aside: "Besides the [pain], any other problems?"."""
-    begin = max(sentence.first, first - 6)
-    near = [words[k].text for k in range(begin, first)]
-    if "," in near:
-        near = near[len(near) - near[::-1].index(",") :]
-    return (
-        "besides" in near
-        or ("than" in near and "other" in near)
-        or ("from" in near and bool({"aside", "apart"} & set(near)))
-    )
+    near = texts_of(words, max(sentence.first, first - 6), first)
+    near = near[next((k + 1 for k in range(len(near) - 1, -1, -1) if near[k] == ","), 0) :]
+    return "besides" in near or {"than", "other"}.issubset(near) or {"from", "aside"}.issubset(near)
 
 
 class Scopes(NamedTuple):
@@ -137,148 +138,135 @@ class Scopes(NamedTuple):
 
 
 def read_scopes(words: Sequence[Word], sentence: Sentence, *, spoken: bool) -> Scopes:
-    """One pass over the sentence from left to right."""
-    denied, neutral = _negated(words, sentence, SCOPE_SPOKEN if spoken else SCOPE_WRITTEN, spoken=spoken)
-    marks = []
-    for bag_of in (UNSURE, PAST, PLANS):
-        held = set()
-        since = -1
-        for i in range(sentence.first, sentence.last):
-            if words[i].text in bag_of and not _is_sure(words, i, sentence):
-                since = i
-            elif words[i].text in (";", "but", "however") or (
-                since >= 0 and words[since].text in SELDOM and words[i].text in (",", "and")
-            ):
-                since = -1
-            if since >= 0:
-                held.add(i)
-        marks.append(held)
-    clause_past = _before_marks(words, sentence, PAST)
-    return Scopes(*(frozenset(held) for held in (denied, neutral, marks[0], marks[1] | clause_past, marks[2])))
+    """One pass over the sentence from left to right for negations, one for each other mark."""
+    denied, neutral = _negated(words, sentence, spoken=spoken)
+    unsure, past, planned = (frozenset(_after_marks(words, sentence, marks)) for marks in (UNSURE, PAST, PLANS))
+    return Scopes(denied, neutral, unsure, past | _before_past(words, sentence), planned)
 
 
-def _is_sure(words: Sequence[Word], i: int, sentence: Sentence) -> bool:
-    """Whether word i is no mark: the "could" of "all she [could] tell", "since [May]", "a [baby] aspirin"."""
-    before = words[i - 1].text if i > sentence.first else ""
-    after = words[i + 1].text if i + 1 < sentence.last else ""
-    if words[i].text in CHILDHOOD:
-        return GROWING.isdisjoint(words[k].text for k in range(max(sentence.first, i - 4), i))
-    if words[i].text == "could":
-        return after not in ("be", "have", "also", "still", "well")
-    return words[i].text == "may" and before in MONTH_LEADS
+def _after_marks(words: Sequence[Word], sentence: Sentence, marks: frozenset[str]) -> Iterator[int]:
+    """Words from a mark on until "but"; "rarely" holds until the next comma or "and"."""
+    since = ""
+    for i in range(sentence.first, sentence.last):
+        text = words[i].text
+        if text in marks and not _is_no_mark(words, i, sentence):
+            since = text
+        elif text in BREAKS or (since in SELDOM and text in (",", "and")):
+            since = ""
+        if since:
+            yield i
 
 
-def _before_marks(words: Sequence[Word], sentence: Sentence, bag_of: frozenset[str]) -> set[int]:
+def _is_no_mark(words: Sequence[Word], i: int, sentence: Sentence) -> bool:
+    """Whether word i only looks like a mark: "all she [could] tell", "since [May]", "a [baby] aspirin"."""
+    text = words[i].text
+    if text in CHILDHOOD:
+        return GROWING.isdisjoint(texts_of(words, max(sentence.first, i - 4), i))
+    if text == "could":
+        return texts_of(words, i + 1, min(i + 2, sentence.last)) not in (
+            ["be"],
+            ["have"],
+            ["also"],
+            ["still"],
+            ["well"],
+        )
+    return text == "may" and i > sentence.first and words[i - 1].text in MONTH_LEADS
+
+
+def _before_past(words: Sequence[Word], sentence: Sentence) -> frozenset[int]:
     """Words before a mark of the past in their clause: "the pain went away years [ago]"."""
     held: set[int] = set()
     begin = sentence.first
     for i in range(sentence.first, sentence.last):
-        if words[i].text in (",", ";", "but", "however"):
+        if words[i].text in (",", *BREAKS):
             begin = i + 1
-        elif words[i].text in bag_of:
+        elif words[i].text in PAST:
             held.update(range(begin, i))
             begin = i
-    return held
+    return frozenset(held)
 
 
-def _negated(words: Sequence[Word], sentence: Sentence, reach: int, *, spoken: bool) -> tuple[set[int], set[int]]:
+def _negated(words: Sequence[Word], sentence: Sentence, *, spoken: bool) -> tuple[frozenset[int], frozenset[int]]:
+    """The words that a negation denies, and those in the scope of one that denies something else."""
+    reach = SCOPE_SPOKEN if spoken else SCOPE_WRITTEN
     denied: set[int] = set()
     neutral: set[int] = set()
     held: set[int] | None = None
     since = listed = sentence.first
     for i in range(sentence.first, sentence.last):
         text = words[i].text.removesuffix("'s")
-        after = words[i + 1].text if i + 1 < sentence.last else ""
-        if _begins(words[i - 1].text if i else "", text, after, held is not None, opens=spoken and i == sentence.first):
+        if _begins(words, i, text, sentence, inside=held is not None, spoken=spoken):
             held, since = (neutral if _denies_else(words, i, sentence.last) else denied), i
         elif held is not None and _ends(words, i, since, sentence, spoken=spoken):
             held = None
-        if held is not None and text in (",", "or", "nor"):
-            listed = i
+        listed = i if text in (",", "or", "nor") else listed
         if held is not None and i - max(since, listed) > reach:
             held = None
         if held is not None:
             held.add(i)
-    return denied, neutral
+    return frozenset(denied), frozenset(neutral)
 
 
-def _begins(before: str, text: str, after: str, inside: bool, *, opens: bool) -> bool:
-    if text in UNABLE:
-        return after in ABLE
-    if text in ("no", "nope", "nah") and after == "," and opens:
-        return False  # "Cancer?" "No, Graves'."
-    if text == "ruled":
-        return after == "out"
-    if text == "free":
-        return after == "of"
-    if text == "non" and after not in ("cigarette", "smoking", "tobacco", "alcohol", "drug"):
-        return False  # "a non-contact injury", "a non-healing wound"
-    if text == "not" and before == "or":
+def _begins(words: Sequence[Word], i: int, text: str, sentence: Sentence, *, inside: bool, spoken: bool) -> bool:
+    after = words[i + 1].text if i + 1 < sentence.last else ""
+    if text in NEEDED:
+        return after in NEEDED[text]
+    if text in NO and (after in OPENERS or (after == "," and spoken and i == sentence.first)):
+        return False  # "No I have a migraine", "No, Graves'."
+    if text == "not" and i and words[i - 1].text == "or":
         return False  # "whether or not"
-    if text in ("no", "nope", "nah") and after in OPENERS:
-        return False  # "No I have a migraine", "no the cuff broke"
-    return text in NEGATIONS and not (inside and text in ("nor", "or"))
+    return text in NEGATIONS and not (inside and text == "nor")
 
 
 def _denies_else(words: Sequence[Word], i: int, end: int) -> bool:
     """Whether the negation at word i denies a change, a need, a degree, and not what follows."""
-    near = [words[k].text for k in range(i + 1, min(i + 3, end))]
     clause = next((k for k in range(i + 1, end) if words[k].text == "but"), end)
-    later = {words[k].text for k in range(i + 1, min(i + 12, clause))}
-    if later & {"like", "until"}:
+    if {"like", "until"} & set(texts_of(words, i + 1, min(i + 12, clause))):
         return True  # "I have never felt palpitations like this"
+    near = texts_of(words, i + 1, min(i + 3, end))
     if words[i].text in ("denies", "denied", "denying", "deny", "without", "negative", "never"):
         near = near[1:] if near[:1] == ["any"] else near[:1]
-        return bool(near) and near[0] in NEUTRAL_AFTER
-    return any(text in NEUTRAL_AFTER for text in near)
+    return not NEUTRAL_AFTER.isdisjoint(near)
 
 
 def _ends(words: Sequence[Word], i: int, since: int, sentence: Sentence, *, spoken: bool) -> bool:
-    text = words[i].text
-    after = words[i + 1].text if i + 1 < sentence.last else ""
+    text, ahead = words[i].text, texts_of(words, i + 1, min(i + 3, sentence.last))
+    after, further = (*ahead, "", "")[:2]
     if text == ":" and i - since <= 2:
         return False
-    if text in ENDS or (text in ("no", "nope", "nah") and after in OPENERS):
+    if text in ENDS or (text in NO and after in OPENERS):
         return True  # "I haven't no the cuff broke"
     if text in LINKED and words[i - 1].text in OBJECTS:
         return True  # "has not applied anything to the [rash]"
-    thinks = words[since + 1].text in ("think", "believe", "know", "recall", "remember") if since + 1 <= i else False
     if text == "," and after in DEGREES:
-        further = words[i + 2].text if i + 2 < sentence.last else ""
         return further not in ("menstrual", "bleeding", "periods", "flow")  # "no tobacco, occasional alcohol"
     if text == "there" and after in ("is", "are", "was", "were") and i - since > 2:
         return True
     if text == "," and after == "with" and not spoken:
         return True  # "no hemoptysis, with nocturnal wheezing"
     if text in (",", "and", "or") and (after in AFFIRMING or after in SUBJECTS):
-        further = words[i + 2].text if i + 2 < sentence.last else ""
-        return not (after in ("my", "his", "her", "the") and not spoken) or further in AFFIRMING
-    if (spoken and text in ("just", "only", "some")) or (
-        text in AFFIRMING and text[-1] in "sd" and not spoken and i - since > 1
-    ):
-        return text not in ("is", "was", "has", "does", "did")
-    return spoken and text in ("i", "he", "she", "i'm", "i've", "it's") and i - since > 2 and not thinks
+        return spoken or after not in ("my", "his", "her", "the") or further in AFFIRMING
+    if not spoken:
+        return text in VERBS and i - since > 1
+    if text in ("just", "only", "some"):
+        return True
+    thinks = since + 1 <= i and words[since + 1].text in THINKING
+    return text in ("i", "he", "she", "i'm", "i've", "it's") and i - since > 2 and not thinks
 
 
 def judged_good(words: Sequence[Word], last: int, end: int, kind: str) -> bool:
     """Whether words right after a name deny it or call it normal: "[cough] is denied", "[neck] is fine"."""
     for i in range(last, min(last + REACH_GOOD, end)):
         text = words[i].text
-        if text == "no" and (i + 1 == end or words[i + 1].text == ","):
+        after = words[i + 1].text if i + 1 < end else ""
+        if text == "no" and after in ("", ","):
             return True  # "Chickenpox no."
         if text == "not" and i > last:
-            return words[min(i + 1, end - 1)].text in NOT_THERE
-        if text in GOOD and (
-            kind in ("symptom", "condition") or (text in ("denied", "none", "negative") and kind != "procedure")
-        ):
-            return not any(words[k].text in ("isn't", "aren't", "wasn't", "never") for k in range(last, i))
-        if text == "," and i == last and i + 1 < end and words[i + 1].text in ("denies", "denied", "none", "negative"):
+            return after in NOT_THERE
+        if text in GOOD and (kind in ("symptom", "condition") or (kind != "procedure" and text in DENIED)):
+            return {"isn't", "aren't", "wasn't", "never"}.isdisjoint(texts_of(words, last, i))
+        if text == "," and i == last and after in DENIED:
             return kind != "procedure"
         if text not in LINKS and text != ":":
             return False
     return False
-
-
-def is_unmoved(words: Sequence[Word], i: int, end: int) -> bool:
-    """Whether a weight named at word i is said to be as ever: "My [weight] hasn't budged"."""
-    return words[i].text == "weight" and any(words[k].text in UNMOVED for k in range(i, end))

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
 
-IRREGULAR = {
-    "swollen": "swell", "bled": "bleed", "threw": "throw", "thrown": "throw", "felt": "feel", "broke": "break",
-    "broken": "break", "ate": "eat", "eaten": "eat", "lost": "lose", "loss": "lose", "losing": "lose", "woke": "wake",
-    "woken": "wake", "fell": "fall", "fallen": "fall", "drank": "drink", "drunk": "drink", "took": "take",
-    "taken": "take", "gave": "give", "given": "give", "went": "go", "gone": "go", "teeth": "tooth", "feet": "foot",
-    "calves": "calf", "kidneys": "kidnei", "came": "come", "stung": "sting", "shook": "shake", "spat": "spit",
-    "got": "get", "gotten": "get", "kept": "keep", "quit": "quit", "blew": "blow", "blown": "blow", "was": "be",
-    "is": "be", "are": "be", "were": "be", "been": "be", "has": "have", "had": "have", "having": "have", "did": "do",
-    "does": "do", "done": "do", "wet": "wet", "bit": "bite", "bitten": "bite", "tore": "tear", "torn": "tear",
-    "saw": "see", "seen": "see", "slept": "sleep", "ran": "run", "runny": "runny", "lying": "lie", "dying": "die",
-    "anaesthesia": "anesthesia", "fibre": "fiber", "this": "this", "his": "his", "pus": "pus", "aids": "aids",
-    "diabetes": "diabetes", "herpes": "herpes", "news": "news", "hives": "hive", "rabies": "rabies",
-    "scabies": "scabies", "mono": "mono", "using": "use", "worse": "worse", "bleeding": "bleed", "feeding": "feed",
-    "something": "something", "anything": "anything", "nothing": "nothing", "everything": "everything",
-    "goes": "go", "evening": "evening", "morning": "morning", "during": "during", "pills": "pill", "need": "need",
-    "spine": "spine", "scale": "scale", "weaker": "weak", "stiffer": "stiff", "spite": "spite", "glasses": "glasses",
-    "spotting": "spotting", "exhausting": "exhausting", "urination": "urinat", "constipation": "constipat",
-    "menstruation": "menstruat",
+IRREGULAR = {  # words by the form that stands for them
+    word: form
+    for form, words in {
+        "swell": "swollen", "bleed": "bled bleeding", "throw": "threw thrown", "feel": "felt", "break": "broke broken",
+        "eat": "ate eaten", "lose": "lost loss losing", "wake": "woke woken", "fall": "fell fallen",
+        "drink": "drank drunk", "take": "took taken", "give": "gave given", "go": "went gone goes", "tooth": "teeth",
+        "foot": "feet", "calf": "calves", "kidnei": "kidneys", "come": "came", "sting": "stung", "shake": "shook",
+        "spit": "spat", "get": "got gotten", "keep": "kept", "blow": "blew blown", "be": "was is are were been",
+        "have": "has had having", "do": "did does done", "bite": "bit bitten", "tear": "tore torn", "see": "saw seen",
+        "sleep": "slept", "run": "ran", "lie": "lying", "die": "dying", "anesthesia": "anaesthesia", "fiber": "fibre",
+        "hive": "hives", "use": "using", "feed": "feeding", "pill": "pills", "weak": "weaker", "stiff": "stiffer",
+        "urinat": "urination", "constipat": "constipation", "menstruat": "menstruation",
+    }.items()
+    for word in words.split()
 }  # fmt: skip
+UNCHANGED = bag(
+    "quit wet runny this his pus aids diabetes herpes news rabies scabies mono worse something anything nothing "
+    "everything evening morning during need spine scale spite glasses spotting exhausting"
+)
 BRITISH = (
     ("rrhoea", "rrhea"), ("haem", "hem"), ("aemi", "emi"), ("oedema", "edema"), ("oesoph", "esoph"), ("paed", "ped"),
     ("tumour", "tumor"), ("colour", "color"), ("gynaec", "gynec"), ("orthopae", "orthope"), ("anaesth", "anesth"),
@@ -79,6 +80,11 @@ def words_of(text: str, offset: int = 0) -> list[Word]:
     return words
 
 
+def texts_of(words: Sequence[Word], first: int, last: int) -> list[str]:
+    """The words `[first, last)` as written, in small letters."""
+    return [word.text for word in words[first:last]]
+
+
 @lru_cache(maxsize=65536)
 def stem(word: str) -> str:
     """The form of a word in small letters that its inflections share: "coughing", "coughs" -> "cough"."""
@@ -86,7 +92,7 @@ def stem(word: str) -> str:
         word = word[:-2]
     if word in IRREGULAR:
         return IRREGULAR[word]
-    if len(word) <= 3 or "'" in word or not word.isalpha():
+    if word in UNCHANGED or len(word) <= 3 or "'" in word or not word.isalpha():
         return word
     for british, american in BRITISH:
         if british in word:

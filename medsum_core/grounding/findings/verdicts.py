@@ -11,43 +11,27 @@ from dataclasses import replace
 from itertools import pairwise
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.allergies import (
-    is_adverse_effect,
-    judge_allergen,
-    judge_no_allergies,
-    names_allergen,
-)
-from medsum_core.grounding.findings.certainty import other_certainty
-from medsum_core.grounding.findings.changes import (
-    CHANGED,
-    agrees,
-    deed_in_note,
-    deeds_in_talk,
-    is_open,
-    is_opposed,
-    said_of,
-)
-from medsum_core.grounding.findings.course import other_course
+from medsum_core.grounding.findings import allergies, changes, wording
 from medsum_core.grounding.findings.deeds import as_of_now
-from medsum_core.grounding.findings.finding import ACTED, ROOTS, Finding, FindingScan
+from medsum_core.grounding.findings.finding import (
+    ACTED,
+    NOT_FOUND,
+    ROOTS,
+    SUPPORTED,
+    Finding,
+    FindingScan,
+    Judged,
+    JudgedFact,
+    turn_of,
+)
 from medsum_core.grounding.findings.heard import DENIES, Heard, hear
 from medsum_core.grounding.findings.identity import judge_identity
-from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact, turn_of
 from medsum_core.grounding.findings.lexicon import Lexicon
-from medsum_core.grounding.findings.persons import is_denied_of, is_named_near, is_of_family, judge_relatives, of_person
+from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person, with_person
 from medsum_core.grounding.findings.places import judge_places
+from medsum_core.grounding.findings.qualities import other_certainty, other_course, other_result
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
-from medsum_core.grounding.findings.results import is_contradicted, result_in_note, results_in_talk
-from medsum_core.grounding.findings.spans import with_action, with_person
-from medsum_core.grounding.findings.wording import (
-    denies_word_of,
-    generic_denial,
-    has_misspelt,
-    has_words_like,
-    hurts,
-    is_generic,
-    parts_of,
-)
+from medsum_core.grounding.findings.stems import texts_of
 
 STOPPED = bag(
     "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
@@ -61,6 +45,8 @@ LIMITING = bag(  # a denial that leaves room: "no gross hematuria", "no chills e
     "prolonged significant severe frequent persistent major serious excessive substantial marked profuse gross "
     "prescription except only elsewhere unless besides otherwise se other else additional further"
 )
+HISTORY = bag("history hx ever prior previous past")
+LIMITED = bag("since prior previous previously before")
 BORNE = bag("tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous")
 HARM = frozenset(("pain", "side effect"))  # what any hurt is called
 OF_NOW = bag("now currently moment")  # "Are you suicidal right now?"
@@ -78,39 +64,38 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
     facts = [*judge_relatives(note, heard), *judge_identity(note, heard)]
     if is_of_family(named, note, heard):
         named = [replace(finding, subject=UNKNOWN) if finding.subject == PATIENT else finding for finding in named]
-    for finding in named:
-        kind = KIND_OF.get(finding.kind, finding.kind)
-        if finding.names == ("allergy",) or names_allergen(finding, note):
-            allergy = (
-                judge_no_allergies(finding, note, heard)
-                if finding.names == ("allergy",)
-                else judge_allergen(finding, heard)
-            )
-            if allergy[0] == "contradicted" and (_is_borne(finding, note) or is_adverse_effect(finding, note)):
-                allergy = SUPPORTED
-            deed = deed_in_note(finding, note) if finding.kind == "medication" else None
-            if deed is not None and deed.deed != "use" and _by_deed(finding, note, heard, Judged(*allergy))[1]:
-                facts.append(JudgedFact(*with_action(finding, note), "allergy", "contradicted", allergy[1]))
-                continue
-            facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
-            continue
-        judged = judge_finding(finding, note, heard)
-        if judged.verdict == "contradicted" and kind == "medication" and _is_borne(finding, note):
-            judged = SUPPORTED
-        (verdict, turn), changed = _by_deed(finding, note, heard, judged)
-        if kind == "procedure" and verdict == "supported":
-            said = heard.named(finding.names)
-            if is_contradicted(result_in_note(finding, note), results_in_talk(said, heard)):
-                verdict, turn = "contradicted", said[0].turn
-        start, end = finding.start, finding.end
-        if changed:
-            start, end = with_action(finding, note)
-        elif verdict == "contradicted" and finding.subject != UNKNOWN and finding.assertion != "denied":
-            start, end = with_person(finding, note)
-        facts.append(JudgedFact(start, end, kind, verdict, turn))
+    facts += [_fact(finding, note, heard) for finding in named]
     unsupported = [(fact.start, fact.end) for fact in facts if fact.verdict != "supported"]
     facts += judge_places(note, heard, unsupported)
     return [fact for fact in facts if fact.kind != "relative" or not _is_inside(fact, facts)]
+
+
+def _fact(finding: Finding, note: FindingScan, heard: Heard) -> JudgedFact:
+    if finding.names == ("allergy",) or allergies.names_allergen(finding, note):
+        none = finding.names == ("allergy",)
+        allergy = (
+            allergies.judge_no_allergies(finding, note, heard) if none else allergies.judge_allergen(finding, heard)
+        )
+        if allergy[0] == "contradicted" and (_is_borne(finding, note) or allergies.is_adverse_effect(finding, note)):
+            allergy = SUPPORTED
+        deed = changes.deed_in_note(finding, note) if finding.kind == "medication" else None
+        if deed and deed.deed != "use" and _by_deed(finding, note, heard, Judged(*allergy))[1]:
+            return JudgedFact(*changes.with_action(finding, note), "allergy", "contradicted", allergy[1])
+        return JudgedFact(finding.start, finding.end, "allergy", *allergy)
+    judged = judge_finding(finding, note, heard)
+    if judged.verdict == "contradicted" and finding.kind == "medication" and _is_borne(finding, note):
+        judged = SUPPORTED
+    (verdict, turn), changed = _by_deed(finding, note, heard, judged)
+    if finding.kind == "procedure" and verdict == "supported":
+        said = heard.named(finding.names)
+        if other_result(finding, said, note, heard):
+            verdict, turn = "contradicted", said[0].turn
+    start, end = finding.start, finding.end
+    if changed:
+        start, end = changes.with_action(finding, note)
+    elif verdict == "contradicted" and finding.subject != UNKNOWN and finding.assertion != "denied":
+        start, end = with_person(finding, note)
+    return JudgedFact(start, end, KIND_OF.get(finding.kind, finding.kind), verdict, turn)
 
 
 def _is_inside(fact: JudgedFact, facts: Sequence[JudgedFact]) -> bool:
@@ -131,33 +116,32 @@ def _is_fact(finding: Finding, note: FindingScan) -> bool:
         own = note.between(finding.first - ALLERGEN, finding.first)
         if any(one.last == finding.first and not ROOTS.issuperset(one.names) for one in own):
             return False  # "no latex allergy"
-        to = [one for one in note.between(finding.last + 1, finding.last + 2) if not ROOTS.issuperset(one.names)]
-        if to and note.words[finding.last].text == "to":
+        if note.words[finding.last : finding.last + 1] and note.words[finding.last].text == "to":
             return False  # "no allergy to eggs"
         return finding.assertion == "denied" and before not in ("for", "of", "with")
     if ROOTS.issuperset(finding.names):
         return False
-    return finding.kind != "allergen" or names_allergen(finding, note)
+    return finding.kind != "allergen" or allergies.names_allergen(finding, note)
 
 
 def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) -> tuple[Judged, bool]:
     """The verdict with what note and dialogue do with a drug, a test or a habit; and whether that alone contradicts."""
-    if finding.kind not in CHANGED or finding.subject not in (PATIENT, UNKNOWN):
+    if finding.kind not in changes.CHANGED or finding.subject not in (PATIENT, UNKNOWN):
         return judged, False
-    deed = None if _is_place(finding, heard) else deed_in_note(finding, note)
+    deed = None if _is_place(finding, heard) else changes.deed_in_note(finding, note)
     if deed is None or finding.assertion == "uncertain":
         return judged, False
-    said = said_of(finding, heard)
+    said = changes.said_of(finding, heard)
     if finding.assertion == "denied" and any(other.assertion == "denied" for other in said):
         return judged, False
-    deeds = as_of_now(deed.deed, deeds_in_talk(finding, heard))
-    if (not said and not deeds) or (said and is_open(finding, deed.deed, deeds, heard)):
+    deeds = as_of_now(deed.deed, changes.deeds_in_talk(finding, heard))
+    if not (said or deeds) or changes.is_open(said, deed.deed, deeds, heard):
         return judged, False
-    if judged.verdict == "contradicted" and agrees(deed, deeds):
+    if judged.verdict == "contradicted" and changes.agrees(deed, deeds):
         return Judged("supported", judged.turn), False
     once = any("surgery" in heard.lexicon.ancestors[name] for name in finding.names)
     told = finding.kind != "procedure" and not _gives_dose(finding, note)
-    opposed = judged.verdict != "not_found" and is_opposed(deed, deeds, once=once, told=told)
+    opposed = judged.verdict != "not_found" and changes.is_opposed(deed, deeds, once=once, told=told)
     return (Judged("contradicted", said[0].turn if said else judged.turn), True) if opposed else (judged, False)
 
 
@@ -177,10 +161,10 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
     said = _of_part(finding, heard.named(finding.names), heard)
     if said:
         return _by_assertion(finding, said, note, heard)
-    wider = _of_part(finding, heard.exact(_broader(finding, heard)), heard)
+    wider = _of_part(finding, heard.exact(heard.broader(finding.names)), heard)
     denied = finding.assertion == "denied"
     doubtful = finding.assertion == "uncertain"
-    if wider and not denied and not doubtful and (turn := _denied_loosely(finding, heard)) is not None:
+    if wider and not denied and not doubtful and (turn := _in_other_words(finding, heard, denied=True)) is not None:
         return Judged("contradicted", turn)
     if wider:
         agreeing = [other for other in wider if (other.assertion == "denied") == denied]
@@ -191,42 +175,19 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
             return Judged("supported", turn_of(statements))
         if not denied and not doubtful and all(other.assertion == "denied" for other in wider):
             return Judged("contradicted", wider[0].turn)
-        other_words = any(polarity in DENIES for _, polarity in heard.loosely(finding.names, finding.part))
-        told = _told_wider(wider, heard) if denied and finding.kind == "symptom" and not other_words else None
-        if told is not None:
-            return Judged("contradicted", told)
-    if not denied and not doubtful and (turn := _part_is_good(finding, heard)) is not None:
-        return Judged("contradicted", turn)
     return _loosely(finding, note, heard)
 
 
-def _told_wider(wider: Sequence[Finding], heard: Heard) -> int | None:
-    """The turn that affirms a broader finding of no other body part: "Any discharge?" "A bit, gray."."""
-    told = [other for other in wider if other.assertion == "present" and other.subject in (PATIENT, UNKNOWN)]
-    asked = [other for other in told if other.reply is not None and not other.part and not heard.implied_parts(other)]
-    return asked[0].turn if asked and len(told) == len(wider) else None
-
-
-def _denied_loosely(finding: Finding, heard: Heard) -> int | None:
-    """The turn that denies a finding in other words, where none affirms it: "vertigo" and "it doesn't spin"."""
-    if finding.kind not in ("symptom", "condition") or any(heard.lexicon.concepts[n].lack for n in finding.names):
-        return None
-    places = heard.loosely(finding.names, finding.part)
-    return places[0][0] if places and all(polarity in DENIES for _, polarity in places) else None
-
-
-def _affirmed_loosely(finding: Finding, heard: Heard) -> int | None:
-    """The turn that affirms a finding in other words, where none denies it: "melena" and "they're black as tar"."""
+def _in_other_words(finding: Finding, heard: Heard, *, denied: bool) -> int | None:
+    """The turn that denies a finding in other words, where each does: "vertigo" and "it doesn't spin"; or affirms it in
+    two words or more, where none denies it: "melena" and "they're black as tar"."""
     if finding.kind not in ("symptom", "condition"):
         return None
-    places = heard.loosely(finding.names, finding.part, least=2)
-    affirmed = [turn for turn, polarity in places if polarity == "yes"]
-    return affirmed[0] if affirmed and not any(polarity in DENIES for _, polarity in places) else None
-
-
-def _broader(finding: Finding, heard: Heard) -> frozenset[str]:
-    names = {up for name in finding.names for up in heard.lexicon.ancestors[name]}
-    return frozenset(names - ROOTS - set(finding.names))
+    places = heard.loosely(finding.names, finding.part, least=1 if denied else 2)
+    opposed = [turn for turn, polarity in places if polarity in DENIES]
+    if denied:
+        return places[0][0] if places and len(opposed) == len(places) else None
+    return next((turn for turn, polarity in places if polarity == "yes" and not opposed), None)
 
 
 def _of_part(finding: Finding, said: Sequence[Finding], heard: Heard) -> list[Finding]:
@@ -258,7 +219,7 @@ def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, 
     loose = () if affirmed else heard.loosely(finding.names, finding.part)
     if any(polarity == "yes" and turn not in asked for turn, polarity in loose):
         return Judged("supported", denied[0].turn)
-    of_relative = finding.subject not in (PATIENT, UNKNOWN) and not is_denied_of(finding, denied)
+    of_relative = finding.subject not in (PATIENT, UNKNOWN)
     if not affirmed and of_relative and is_named_near(finding, denied, heard):
         return Judged("supported", denied[0].turn)  # "Any swelling?" "No, that was my sister."
     if not affirmed:
@@ -279,37 +240,27 @@ def _is_over(finding: Finding, note: FindingScan) -> bool:
 def _denied(
     finding: Finding, said: Sequence[Finding], denied: Sequence[Finding], note: FindingScan, heard: Heard
 ) -> Judged:
-    near = [word.text for word in note.words[max(finding.first - NEAR, 0) : finding.first]]
-    history = bool({"history", "hx", "ever"} & set(near)) or near[-1:] in (["prior"], ["previous"], ["past"])
+    near = texts_of(note.words, max(finding.first - NEAR, 0), finding.first)
+    history = not HISTORY.isdisjoint(near)
     if denied and not (history and all(heard.tells_of(OF_NOW, other) for other in denied)):
         return Judged("supported", turn_of(denied))
     about = [*note.words[max(finding.first - 1, 0) : finding.last], *note.after(finding, NEAR)]
     if any(word.text in LIMITING for word in about):
         return Judged("supported", turn_of(said))  # "no prolonged stiffness" leaves room for some
-    if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, heard)) is not None:
+    if (
+        all(other.assertion == "asked" for other in said)
+        and (turn := _in_other_words(finding, heard, denied=False)) is not None
+    ):
         return Judged("contradicted", turn)
     strong = ("present", "past_or_stopped") if history else ("present",)
-    of_patient = [
-        other
-        for other in said
-        if other.subject in (PATIENT, UNKNOWN)
-        and other.assertion in strong
-        and (other.reply is not None or not heard.turns[other.turn].is_clinician)
-    ]
-    before = [word.text for word in note.words[max(finding.first - REACH, 0) : finding.first]]
-    limited = bool({"since", "prior", "previous", "previously", "before"} & set(before))
+    told = [other for other in said if other.reply is not None or not heard.turns[other.turn].is_clinician]
+    of_patient = [other for other in told if other.subject in (PATIENT, UNKNOWN) and other.assertion in strong]
+    limited = not LIMITED.isdisjoint(texts_of(note.words, max(finding.first - REACH, 0), finding.first))
     if (limited or any(other.assertion == "past_or_stopped" for other in said)) and not history:
         return Judged("supported", turn_of(said))
     if of_patient and finding.subject in (PATIENT, UNKNOWN):
         return Judged("contradicted", of_patient[0].turn)
     return Judged("supported", turn_of(said))
-
-
-def _part_is_good(finding: Finding, heard: Heard) -> int | None:
-    """The turn that calls the body part of a finding fine; None if none does."""
-    pairs = [pair for pair, name in heard.lexicon.composed.items() if name in finding.names]
-    parts = {part for _, part in pairs} | ({finding.part} if finding.part else set())
-    return next((turn for part, turn in heard.scan.good if part in parts), None)
 
 
 def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
@@ -321,28 +272,30 @@ def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
         agreeing = [turn for turn, polarity in places if polarity not in opposed]
         if agreeing:
             return Judged("supported", agreeing[0])
-        if denied and (turn := _affirmed_loosely(finding, heard)) is not None:
+        if denied and (turn := _in_other_words(finding, heard, denied=False)) is not None:
             return Judged("contradicted", turn)
         if finding.assertion == "uncertain" and finding.kind == "condition" and heard.turns[places[0][0]].is_clinician:
             return Judged("contradicted", places[0][0])  # "We've ruled out a clot."
         if finding.assertion in ("denied", "uncertain") or finding.kind not in ("symptom", "condition", "substance"):
             return SUPPORTED
-    text = " ".join(word.text for word in note.words[finding.first : finding.last])
-    if finding.kind == "medication" and has_misspelt(heard, text):
+    text = " ".join(texts_of(note.words, finding.first, finding.last))
+    if finding.kind == "medication" and wording.has_misspelt(heard, text):
         return SUPPORTED
-    if finding.kind != "medication" and has_words_like(heard, text, with_part=bool(finding.part)):
+    if finding.kind != "medication" and wording.has_words_like(heard, text, with_part=bool(finding.part)):
         return SUPPORTED
-    if finding.assertion in ("denied", "uncertain") and generic_denial(finding, heard):
+    if finding.assertion in ("denied", "uncertain") and wording.generic_denial(finding, heard):
         return SUPPORTED
-    if denied and (_part_is_good(finding, heard) is not None or denies_word_of(finding.names, heard)):
-        return SUPPORTED  # "And the face?" "It looked fine.": no facial droop; "Blood?" "No.": no hematuria
+    if denied and wording.denies_word_of(finding.names, heard):
+        return SUPPORTED  # "Blood?" "No.": no hematuria
     if denied and finding.part and heard.parts_named(finding.part):
         return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
-    if HARM.intersection(finding.names) and hurts(finding.part, heard):
+    if HARM.intersection(finding.names) and wording.hurts(finding.part, heard):
         return SUPPORTED
-    if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, parts_of(finding, heard))):
+    if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, wording.parts_of(finding, heard))):
         return SUPPORTED  # "How is the knee?": what is wrong with it may be said in any words
     affirmed = finding.assertion == "present" and finding.kind in ("symptom", "condition")
-    if not places and (is_generic(finding, heard) or heard.hints_at(finding.names, finding.part, affirmed=affirmed)):
+    if not places and (
+        wording.is_generic(finding, heard) or heard.hints_at(finding.names, finding.part, affirmed=affirmed)
+    ):
         return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND

@@ -7,12 +7,13 @@ from difflib import SequenceMatcher
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import ROOTS, Finding
-from medsum_core.grounding.findings.heard import DENIES, LITTLE, MOST, SPELT, Heard
+from medsum_core.grounding.findings.heard import DENIES, LITTLE, MOST, Heard
 from medsum_core.grounding.findings.stems import PREFIX, stem
 
 WHOLE_KINDS = ("medication", "surgery", "laboratory tests")
 ROOT_OF = {"symptom": ("symptom", "condition"), "condition": ("condition", "symptom"), "medication": ("medication",),
            "procedure": ("surgery", "procedure"), "substance": ("substance",), "allergen": ("allergy",)}  # fmt: skip
+SPELT = 5  # letters; shorter words must be spelt alike
 ALIKE = 0.82  # share of letters in common, for a misspelt drug
 TELLING_LITTLE = bag(  # words of a concept's name that do not tell it from another
     "pain disease disorder condition problem syndrome chronic acute test surgery therapy treatment blood heart history "
@@ -45,13 +46,9 @@ def _has_start(heard: Heard, word: str) -> bool:
 
 def has_misspelt(heard: Heard, text: str) -> bool:
     """Whether a word of the dialogue is spelt nearly like `text`."""
-    word = text.lower()
-    if len(word) < SPELT:
-        return False
-    return any(
-        abs(len(other) - len(word)) <= 3 and SequenceMatcher(None, word, other).ratio() >= ALIKE
-        for other in heard.spelt.get(word[0], ())
-    )
+    word = stem(text)
+    near = (other for other in heard.turns_of if other[0] == word[0] and abs(len(other) - len(word)) <= 3)
+    return len(word) >= SPELT and any(SequenceMatcher(None, word, other).ratio() >= ALIKE for other in near)
 
 
 def parts_of(finding: Finding, heard: Heard) -> set[str]:
@@ -65,7 +62,7 @@ def is_generic(finding: Finding, heard: Heard) -> bool:
     """Whether the dialogue speaks of a kind without a name of its members: "same dose", "take it out"."""
     ancestors = heard.lexicon.ancestors
     kinds = [kind for kind in WHOLE_KINDS for name in finding.names if kind in ancestors[name]]
-    named = heard.broader_than(ROOTS) if kinds else frozenset()
+    named = {kind for kind in kinds for one in heard.by_name.get(kind, ()) if not ROOTS.issuperset(one.names)}
     return any(kind not in named and heard.hints_at((kind,), "") for kind in kinds)
 
 
