@@ -28,7 +28,7 @@ LITTLE = FILLERS | {"it", "and"}
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class FindingIndex:
     """A dialogue with the findings named in it."""
 
     turns: Sequence[Turn]
@@ -115,16 +115,16 @@ class Heard:
     def _made(self) -> dict[tuple[object, ...], object]:
         return {}
 
-    def loosely(self, names: Iterable[str], part: str, *, least: int = 1) -> list[tuple[int, Polarity]]:
+    def in_paraphrase(self, names: Iterable[str], part: str, *, least: int = 1) -> list[tuple[int, Polarity]]:
         """The turns that may speak of a concept in `least` or more other words, and whether they affirm it."""
         wanted = tuple(names)
-        return self.once(("loosely", part, least, *wanted), lambda: self._loosely(wanted, part, least))
+        return self.once(("in_paraphrase", part, least, *wanted), lambda: self._in_paraphrase(wanted, part, least))
 
-    def _loosely(self, names: Sequence[str], part: str, least: int) -> list[tuple[int, Polarity]]:
+    def _in_paraphrase(self, names: Sequence[str], part: str, least: int) -> list[tuple[int, Polarity]]:
         part_stems = self._part_stems(part)
         found: list[tuple[int, Polarity]] = []
         for name in names:
-            for stems in self.lexicon.concepts[name].loose if name in self.lexicon.concepts else ():
+            for stems in self.lexicon.concepts[name].paraphrases if name in self.lexicon.concepts else ():
                 counts = _count(stems) >= least and not self._is_claimed(stems, name)
                 for number in self._windows(stems) if counts else ():
                     if not part_stems or any(
@@ -134,7 +134,7 @@ class Heard:
         return found
 
     def _is_claimed(self, stems: frozenset[str], name: str) -> bool:
-        """Whether a condition's one loose word always stands with words of another: "my [thyroid] is slow"."""
+        """Whether a condition's one-word paraphrase always stands with words of another: "my [thyroid] is slow"."""
         if len(stems) > 1 or self.lexicon.concepts[name].kind != "condition":
             return False
         (word,) = stems
@@ -152,7 +152,7 @@ class Heard:
         """Where a sentence has all words of a phrase for one of the concepts: the first of them, and the sentence."""
         found: dict[int, tuple[int, Sentence]] = {}
         for name in names:
-            for stems in self.lexicon.concepts[name].loose if name in self.lexicon.concepts else ():
+            for stems in self.lexicon.concepts[name].paraphrases if name in self.lexicon.concepts else ():
                 shared = set.intersection(*(self.turns_of.get(word, set()) for word in stems))
                 for sentence in (s for turn in sorted(shared) for s in self.scan.sentences_of[turn]):
                     here = [i for i in range(sentence.first, sentence.last) if self.scan.words[i].stem in stems]
@@ -225,7 +225,7 @@ class Heard:
 
     def _part_stems(self, part: str) -> set[str]:
         concept = self.lexicon.concepts.get(part)
-        return {stem(part), *(word for stems in concept.loose for word in stems)} if concept else set()
+        return {stem(part), *(word for stems in concept.paraphrases for word in stems)} if concept else set()
 
     def _windows(self, stems: frozenset[str]) -> list[int]:
         """The turns that together with the one after them have all of these stems."""
@@ -303,7 +303,7 @@ def _count(stems: frozenset[str]) -> int:
 
 
 @lru_cache(maxsize=16)  # decoding checks a growing note against one dialogue
-def hear(dialogue: str, lexicon: Lexicon) -> Heard:
+def index_findings(dialogue: str, lexicon: Lexicon) -> FindingIndex:
     """Read a dialogue's findings."""
     turns = read_turns(dialogue)
-    return Heard(turns, scan_findings(dialogue, turns, lexicon), lexicon)
+    return FindingIndex(turns, scan_findings(dialogue, turns, lexicon), lexicon)
