@@ -26,7 +26,7 @@ TOOK_OUT = "Doctor: And your gallbladder?\nPatient: It came out on the twenty-se
         (TOOK_OUT, "Status post cholecystectomy.", "Cholecystectomy is scheduled."),
     ],
 )
-def test_each_clause_has_its_own_deed(dialogue: str, right: str, wrong: str) -> None:
+def test_each_clause_has_its_own_action(dialogue: str, right: str, wrong: str) -> None:
     assert flagged(right, dialogue) == []
     assert len(flagged(wrong, dialogue)) == 1
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.deeds import AGREE, OPPOSE, REVERSED, Deed, deeds_in, unswitched
+from medsum_core.grounding.findings.actions import AGREE, OPPOSE, REVERSED, Action, actions_in, unswitched
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import Heard
 from medsum_core.grounding.findings.replies import asks_openly, is_question, opens_with_no, read_reply
@@ -19,15 +19,15 @@ from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import Word
 
 CHANGED = ("medication", "substance", "procedure")
-SHARED: Mapping[str, tuple[Deed, ...]] = {  # what can be done with each kind
+SHARED: Mapping[str, tuple[Action, ...]] = {  # what can be done with each kind
     "medication": ("changed", "taper", "start", "stop", "keep", "use", "up", "down", "same", "plan", "declined"),
     "substance": ("taper", "start", "stop", "keep", "use", "down", "declined"),
     "procedure": ("done", "plan", "declined", "keep", "stop", "use"),
 }
-OF_NOTE: Mapping[str, tuple[Deed, ...]] = {
+OF_NOTE: Mapping[str, tuple[Action, ...]] = {
     "medication": SHARED["medication"], "substance": ("stop",), "procedure": ("done", "plan", "declined", "stop"),
 }  # fmt: skip
-TOLD: tuple[Deed, ...] = ("stop", "up", "down", "taper")  # nobody does these without a word
+TOLD: tuple[Action, ...] = ("stop", "up", "down", "taper")  # nobody does these without a word
 EARLIER = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "year"), ("back", "then"))
 ANAPHORA = bag("it that them those both one this some any")
 OFFERS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
@@ -54,14 +54,14 @@ ANSWER = 15  # words of an answer
 BEFORE, AFTER = 6, 8  # words of a note around a name that are searched for what is done with it
 
 
-class NoteDeed(NamedTuple):
+class NoteAction(NamedTuple):
     """What a note does with a finding, and `further`: "offered and [declined]"."""
 
-    deed: Deed
-    further: tuple[Deed, ...]
+    action: Action
+    further: tuple[Action, ...]
 
 
-def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
+def action_in_note(finding: Finding, note: FindingScan) -> NoteAction | None:
     """What a note does with a finding; None if it says nothing, or of another one nearer."""
     sentence = note.sentence_of(finding)
     words, first, last = note.words, finding.first, finding.last
@@ -80,33 +80,33 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     )
     before = _of_kind(finding, _outside_findings(note, begin, first))
     if NEGATIONS & {words[i].text for i in range(max(begin, first - 2), first)}:
-        before = [(i, REVERSED.get(deed, deed)) for i, deed in before if deed != "stop"]  # "received no vaccine"
+        before = [(i, REVERSED.get(one, one)) for i, one in before if one != "stop"]  # "received no vaccine"
     rest = _of_kind(finding, _outside_findings(note, last, end))
     clause = next((i for i in range(last, end) if words[i].text in (",", ";", "and", "but")), end) - last
     after = [pair for pair in rest if pair[0] < clause]
     wished = WISHED if finding.kind == "substance" else WANTED
     if wished & {words[i].text for i in range(begin, first)}:
         return None
-    said = tuple(deed for i, deed in rest if i >= clause)
+    said = tuple(action for i, action in rest if i >= clause)
     said = said if not after or after[0][1] in ("plan", "stop") else ()
     stops = next((o.first for o in others if o.first >= last), sentence.last)
-    if any(deed == "stop" for _, deed in _of_kind(finding, [words[i].text for i in range(end, stops)])):
+    if any(action == "stop" for _, action in _of_kind(finding, [words[i].text for i in range(end, stops)])):
         said += ("stop",)  # "was put on it, and when her pulse was fifty it was stopped"
     dosable = finding.kind == "medication"
     if after[:1] and after[0][1] == "plan" and after[1:] and after[1][1] in TO_BE and dosable:
         after = after[1:]  # "to be increased"
-    if finding.assertion == "past_or_stopped" and {deed for _, deed in (before[-1:] or after[:1])} <= {"use"}:
+    if finding.assertion == "past_or_stopped" and {action for _, action in (before[-1:] or after[:1])} <= {"use"}:
         return None  # "formerly on warfarin"
     if after and after[0][1] not in ("use", "plan"):
-        return NoteDeed(after[0][1], said)
+        return NoteAction(after[0][1], said)
     if before or after:
-        return NoteDeed(before[-1][1] if before else after[0][1], said)
+        return NoteAction(before[-1][1] if before else after[0][1], said)
     if words[first].text in PERFORMED:
-        return NoteDeed("done", ())
+        return NoteAction("done", ())
     dosed = dosable and finding.assertion == "present" and not finding.allergy
     if dosed and any(words[i].text in REGIMEN and words[i + 1].text == ":" for i in range(sentence.first, first)):
-        return NoteDeed("use", ())
-    return NoteDeed("use", ()) if dosed and DOSED & {words[i].text for i in range(last, end)} else None
+        return NoteAction("use", ())
+    return NoteAction("use", ()) if dosed and DOSED & {words[i].text for i in range(last, end)} else None
 
 
 def _outside_findings(note: FindingScan, first: int, last: int) -> list[str]:
@@ -120,8 +120,8 @@ def _breaks(text: str, breaks: Sequence[str], is_next: bool) -> bool:
     return text in breaks and (not is_next or text in ";:")
 
 
-def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Deed]]:
-    return [pair for pair in deeds_in(texts, spoken=False) if pair[1] in OF_NOTE[finding.kind]]
+def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Action]]:
+    return [pair for pair in actions_in(texts, spoken=False) if pair[1] in OF_NOTE[finding.kind]]
 
 
 def said_of(finding: Finding, heard: Heard) -> list[Finding]:
@@ -130,12 +130,12 @@ def said_of(finding: Finding, heard: Heard) -> list[Finding]:
     return heard.named(finding.names) or heard.exact(broader)
 
 
-def deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
+def actions_in_talk(finding: Finding, heard: Heard) -> list[Action]:
     """What a dialogue does with a finding, where it is named, in the answers, and where "it" means it afterwards."""
-    return heard.once(("deeds", finding.kind, finding.names), lambda: _deeds_in_talk(finding, heard))
+    return heard.once(("actions", finding.kind, finding.names), lambda: _actions_in_talk(finding, heard))
 
 
-def _deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
+def _actions_in_talk(finding: Finding, heard: Heard) -> list[Action]:
     kind = finding.kind
     said = said_of(finding, heard)
     places = [(other.first, _own(other, heard)) for other in said] or heard.places_of(finding.names)
@@ -144,14 +144,14 @@ def _deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
     named = sorted(others | {first for first, _ in places})
     busy = {_own(o, heard).first for o in heard.scan.findings if _is_other(o, names, heard)}
     busy |= {sentence.first for sentence in heard.scan.sentences if _names_kin(sentence, heard)}
-    found: list[Deed] = []
+    found: list[Action] = []
     for first, own in places:
         if not _is_earlier(heard, own):
             found += _of_mention(first, own, named, busy - {own.first}, heard)
     if kind == "procedure":  # to leave alone what could be done is not to do it
-        found = ["declined" if deed == "same" else deed for deed in found]
-    found = [deed for deed in found if deed in SHARED[kind]]
-    firm: list[Deed] = [deed for deed in found if deed != "plan"]
+        found = ["declined" if action == "same" else action for action in found]
+    found = [action for action in found if action in SHARED[kind]]
+    firm: list[Action] = [action for action in found if action != "plan"]
     return firm if firm and kind == "medication" else found
 
 
@@ -173,8 +173,8 @@ def _own(finding: Finding, heard: Heard) -> Sentence:
     return heard.scan.sentence_of(finding)
 
 
-def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int], heard: Heard) -> list[Deed]:
-    """The deeds of a name at word `first`; `named`: where all of the kind are; `busy`: sentences that name others."""
+def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int], heard: Heard) -> list[Action]:
+    """The actions of a name at word `first`; `named`: where all of the kind are; `busy`: sentences that name others."""
     words = heard.scan.words
     k = bisect_left(named, first)
     begin = max(own.first, named[k - 1] + 1 if k else 0)
@@ -182,15 +182,15 @@ def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int],
     if first > own.first and words[first - 1].text == "except":
         return ["stop"]  # "Go on with all of them except [it]."
     asks = _asks(own, heard)
-    further = deeds_in([words[i].text for i in range(first + 1, end)], spoken=True) if end < own.last else []
+    further = actions_in([words[i].text for i in range(first + 1, end)], spoken=True) if end < own.last else []
     begin, end = _clause(
         words, range(begin, end), first, own, after_other=begin > own.first, before_other=end < own.last
     )
     texts = [words[i].text for i in range(begin, end)]
-    found = unswitched(deeds_in(texts, spoken=True), texts, first - begin)
+    found = unswitched(actions_in(texts, spoken=True), texts, first - begin)
     if "never" in texts and "declined" in found and not asks:
         return ["declined"]  # "they gave me the pills and I never filled them"
-    if any(deed == "switch" for _, deed in further):
+    if any(action == "switch" for _, action in further):
         found.append("stop")  # "the Cipro isn't working, so I'm changing you to Macrobid"
     reach = next((i for i in named[k + 1 :] if i >= own.last), len(words))
     after = _afterwards(own, reach, heard)
@@ -236,14 +236,14 @@ def _asks(sentence: Sentence, heard: Heard) -> bool:
     return is_question(heard.scan.words, sentence, is_clinician=heard.turns[sentence.turn].is_clinician)
 
 
-def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) -> list[Deed]:
-    """The deeds of a sentence after the name, if "it" or its shortness shows that it still speaks of it."""
+def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) -> list[Action]:
+    """The actions of a sentence after the name, if "it" or its shortness shows that it still speaks of it."""
     words = heard.scan.words
     texts = [words[i].text for i in range(sentence.first, sentence.last)]
     if not (answers or (is_near and len(texts) <= FRAGMENT) or ANAPHORA & set(texts)):
         return []
-    found = [deed for _, deed in deeds_in(texts, spoken=True) if is_near or deed not in ("declined", "done", "use")]
-    found = ["stop" if deed == "switch" else deed for deed in found]  # "They switched me."
+    found = [one for _, one in actions_in(texts, spoken=True) if is_near or one not in ("declined", "done", "use")]
+    found = ["stop" if action == "switch" else action for action in found]  # "They switched me."
     if not sentence.asks:
         return found
     if HELPED & set(texts):
@@ -252,11 +252,11 @@ def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) ->
         return found  # "When did you stop?"
     if HOW_OFTEN & set(texts):
         return []  # "Daily?" "No, now and then."
-    found = [deed for deed in found if deed != "plan"]  # "Should I stop it?"
+    found = [action for action in found if action != "plan"]  # "Should I stop it?"
     number = sentence.turn + 1
     reply = read_reply(words, *heard.scan.turns[number])[0] if number < len(heard.turns) else "other"
     if reply == "no":
-        return [REVERSED.get(deed, deed) for deed in found]
+        return [REVERSED.get(action, action) for action in found]
     return found if reply == "yes" else []
 
 
@@ -280,14 +280,14 @@ def _answer(own: Sentence, after: Sequence[Sentence], heard: Heard) -> tuple[int
 
 
 def _answered(
-    found: list[Deed], own: Sentence, texts: Sequence[str], answer: tuple[int, int], heard: Heard, *, asks: bool
-) -> list[Deed]:
-    """The deeds of a clinician's sentence with the patient's answer to it: an offer taken or refused, a use denied."""
+    found: list[Action], own: Sentence, texts: Sequence[str], answer: tuple[int, int], heard: Heard, *, asks: bool
+) -> list[Action]:
+    """The actions of a clinician's sentence with the patient's answer: an offer taken or refused, a use denied."""
     words = heard.scan.words
     reply = read_reply(words, *answer)[0]
     refused = opens_with_no(words, *answer)
     replied = [words[i].text for i in range(answer[0], min(answer[1], answer[0] + ANSWER))]
-    said = [deed for _, deed in deeds_in(replied, spoken=True)]
+    said = [action for _, action in actions_in(replied, spoken=True)]
     asked = set(texts)
     offered = bool(OFFERS & asked) or (not asks and not {"start", "plan"}.isdisjoint(found))
     if replied[:2] == ["not", "yet"] or replied[2:4] == ["not", "yet"]:
@@ -307,36 +307,36 @@ def _answered(
     if ASKED_DONE & asked and reply in ("yes", "no"):
         return ["done"] if reply == "yes" else ["declined"]
     return (
-        [REVERSED.get(deed, deed) for deed in found]
+        [REVERSED.get(action, action) for action in found]
         if refused
-        else [deed for deed in found if deed not in ("use", "keep")]
+        else [action for action in found if action not in ("use", "keep")]
     )
 
 
-def agrees(note: NoteDeed, said: Sequence[Deed]) -> bool:
+def agrees(note: NoteAction, said: Sequence[Action]) -> bool:
     """Whether something that is said of a finding is what the note does with it."""
-    return any(not AGREE[deed].isdisjoint(said) for deed in (note.deed, *note.further))
+    return any(not AGREE[action].isdisjoint(said) for action in (note.action, *note.further))
 
 
-def is_opposed(note: NoteDeed, said: Sequence[Deed], *, once: bool, told: bool) -> bool:
+def is_opposed(note: NoteAction, said: Sequence[Action], *, once: bool, told: bool) -> bool:
     """Whether all that is said of a finding is the opposite of what the note does with it, or what one would say.
 
     `once`: an operation, which is not planned any more once it has been done. `told`: nobody stops it without a word.
     """
-    if once and note.deed == "plan" and {"done"} <= set(said) <= {"done", "stop", "use"}:
+    if once and note.action == "plan" and {"done"} <= set(said) <= {"done", "stop", "use"}:
         return True
     if agrees(note, said):
         return False
-    if note.deed == "done" and "plan" in said:
-        said = [deed for deed in said if deed != "use"]  # "I'd like to take that mole off"
-    return (told and note.deed in TOLD) or (bool(said) and OPPOSE[note.deed].issuperset(said))
+    if note.action == "done" and "plan" in said:
+        said = [action for action in said if action != "use"]  # "I'd like to take that mole off"
+    return (told and note.action in TOLD) or (bool(said) and OPPOSE[note.action].issuperset(said))
 
 
-def is_open(finding: Finding, deed: Deed, deeds: Sequence[Deed], heard: Heard) -> bool:
+def is_open(finding: Finding, action: Action, actions: Sequence[Action], heard: Heard) -> bool:
     """Whether the dialogue leaves open what is done now: it is named as over, or where is told what was done before."""
     said = said_of(finding, heard)
-    over = deed == "stop" and any(other.assertion == "past_or_stopped" for other in said)
-    return over or (not deeds and any(_is_earlier(heard, _own(other, heard)) for other in said))
+    over = action == "stop" and any(other.assertion == "past_or_stopped" for other in said)
+    return over or (not actions and any(_is_earlier(heard, _own(other, heard)) for other in said))
 
 
 def _is_earlier(heard: Heard, sentence: Sentence) -> bool:

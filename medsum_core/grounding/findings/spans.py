@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.deeds import is_deed
+from medsum_core.grounding.findings.actions import is_action
 from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.kinship import AND
 from medsum_core.grounding.findings.relatives import PATIENT
@@ -15,7 +15,7 @@ LEADING = bag("will be been to")  # "[simvastatin will be continued]"
 def with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
     """The characters of a finding with the word that says what is done with it: "[continue lisinopril]"."""
     near = range(max(finding.first - NEAR, 0), min(finding.last + NEAR, len(note.words)))
-    places = [i for i in near if is_deed(note.words[i].text)]
+    places = [i for i in near if is_action(note.words[i].text)]
     if not places:
         return finding.start, finding.end
     first = last = min(places, key=lambda i: min(abs(i - finding.first), abs(i - finding.last)))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.findings.actions import as_of_now
 from medsum_core.grounding.findings.allergies import (
     is_adverse_effect,
     judge_allergen,
@@ -20,15 +21,14 @@ from medsum_core.grounding.findings.allergies import (
 from medsum_core.grounding.findings.certainty import other_certainty
 from medsum_core.grounding.findings.changes import (
     CHANGED,
+    action_in_note,
+    actions_in_talk,
     agrees,
-    deed_in_note,
-    deeds_in_talk,
     is_open,
     is_opposed,
     said_of,
 )
 from medsum_core.grounding.findings.course import other_course
-from medsum_core.grounding.findings.deeds import as_of_now
 from medsum_core.grounding.findings.finding import ACTED, ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.heard import DENIES, Heard, hear
 from medsum_core.grounding.findings.identity import judge_identity
@@ -88,8 +88,8 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
             )
             if allergy[0] == "contradicted" and (_is_borne(finding, note) or is_adverse_effect(finding, note)):
                 allergy = SUPPORTED
-            deed = deed_in_note(finding, note) if finding.kind == "medication" else None
-            if deed is not None and deed.deed != "use" and _by_deed(finding, note, heard, Judged(*allergy))[1]:
+            action = action_in_note(finding, note) if finding.kind == "medication" else None
+            if action is not None and action.action != "use" and _by_action(finding, note, heard, Judged(*allergy))[1]:
                 facts.append(JudgedFact(*with_action(finding, note), "allergy", "contradicted", allergy[1]))
                 continue
             facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
@@ -97,7 +97,7 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
         judged = judge_finding(finding, note, heard)
         if judged.verdict == "contradicted" and kind == "medication" and _is_borne(finding, note):
             judged = SUPPORTED
-        (verdict, turn), changed = _by_deed(finding, note, heard, judged)
+        (verdict, turn), changed = _by_action(finding, note, heard, judged)
         if kind == "procedure" and verdict == "supported":
             said = heard.named(finding.names)
             if is_contradicted(result_in_note(finding, note), results_in_talk(said, heard)):
@@ -140,24 +140,24 @@ def _is_fact(finding: Finding, note: FindingScan) -> bool:
     return finding.kind != "allergen" or names_allergen(finding, note)
 
 
-def _by_deed(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) -> tuple[Judged, bool]:
+def _by_action(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) -> tuple[Judged, bool]:
     """The verdict with what note and dialogue do with a drug, a test or a habit; and whether that alone contradicts."""
     if finding.kind not in CHANGED or finding.subject not in (PATIENT, UNKNOWN):
         return judged, False
-    deed = None if _is_place(finding, heard) else deed_in_note(finding, note)
-    if deed is None or finding.assertion == "uncertain":
+    action = None if _is_place(finding, heard) else action_in_note(finding, note)
+    if action is None or finding.assertion == "uncertain":
         return judged, False
     said = said_of(finding, heard)
     if finding.assertion == "denied" and any(other.assertion == "denied" for other in said):
         return judged, False
-    deeds = as_of_now(deed.deed, deeds_in_talk(finding, heard))
-    if (not said and not deeds) or (said and is_open(finding, deed.deed, deeds, heard)):
+    actions = as_of_now(action.action, actions_in_talk(finding, heard))
+    if (not said and not actions) or (said and is_open(finding, action.action, actions, heard)):
         return judged, False
-    if judged.verdict == "contradicted" and agrees(deed, deeds):
+    if judged.verdict == "contradicted" and agrees(action, actions):
         return Judged("supported", judged.turn), False
     once = any("surgery" in heard.lexicon.ancestors[name] for name in finding.names)
     told = finding.kind != "procedure" and not _gives_dose(finding, note)
-    opposed = judged.verdict != "not_found" and is_opposed(deed, deeds, once=once, told=told)
+    opposed = judged.verdict != "not_found" and is_opposed(action, actions, once=once, told=told)
     return (Judged("contradicted", said[0].turn if said else judged.turn), True) if opposed else (judged, False)
 
 

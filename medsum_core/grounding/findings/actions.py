@@ -1,6 +1,6 @@
 """What a text does with a drug, a test or a habit: started, stopped, kept, raised, lowered, done, planned, declined.
 
-The table is deeds.tsv of the lexicon. Of two phrases at a word the longer one counts, and each word counts once.
+The table is actions.tsv of the lexicon. Of two phrases at a word the longer one counts, and each word counts once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.scope import NEGATIONS
 
-Deed = Literal[
+Action = Literal[
     "start", "stop", "keep", "use", "up", "down", "same", "done", "plan", "declined", "switch", "taper", "changed"
 ]
 
-REVERSED: Mapping[str, Deed] = {
+REVERSED: Mapping[str, Action] = {
     "taper": "keep",
     "stop": "keep", "start": "declined", "keep": "stop", "use": "declined", "up": "same", "down": "same",
     "done": "declined", "plan": "declined",
@@ -60,20 +60,20 @@ CARDINALS = {**DIGITS, **TEENS, **TENS, "hundred": 100}
 MARKS = frozenset(".,;:?!()\n")
 
 
-def deeds_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Deed]]:
-    """The deeds that the words name, each with its first word, reversed where they deny it: "don't stop" keeps."""
+def actions_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Action]]:
+    """The actions that the words name, each with its first word, reversed where they deny it: "don't stop" keeps."""
     phrases = _phrases(spoken=spoken)
-    found: list[tuple[int, Deed]] = []
+    found: list[tuple[int, Action]] = []
     i = 0
     while i < len(texts):
         best, end = _by_numbers(texts, i), i + 1
         if texts[i] == "lower" and texts[i + 1 : i + 2] and texts[i + 1] in LOWER_PARTS:
             i = end
             continue
-        for phrase, deed in phrases.get(texts[i], ()):
+        for phrase, action in phrases.get(texts[i], ()):
             last = _matched(texts, i, phrase)
             if last:
-                best, end = deed, last
+                best, end = action, last
                 break
         if best is not None:
             denied = best not in ("declined", "same") and texts[i] != "anymore" and _is_denied(texts, i)
@@ -83,24 +83,24 @@ def deeds_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Deed]]:
     return [pair for k, pair in enumerate(found) if not (spoken and _only_leads(pair, found[k + 1 :]))]
 
 
-def _unrefused(found: Sequence[tuple[int, Deed]], texts: Sequence[str]) -> list[tuple[int, Deed]]:
-    """The deeds, one that is refused as its opposite: "I [don't want to take you off] it" keeps it."""
-    kept: list[tuple[int, Deed]] = []
-    for i, deed in found:
+def _unrefused(found: Sequence[tuple[int, Action]], texts: Sequence[str]) -> list[tuple[int, Action]]:
+    """The actions, one that is refused as its opposite: "I [don't want to take you off] it" keeps it."""
+    kept: list[tuple[int, Action]] = []
+    for i, action in found:
         refusal = next((k for k, one in enumerate(kept) if one[1] == "declined" and i - one[0] <= REFUSED_REACH), None)
-        if refusal is None or deed not in ("stop", "up", "down") or WISHES.isdisjoint(texts[kept[refusal][0] : i]):
-            kept.append((i, deed))
+        if refusal is None or action not in ("stop", "up", "down") or WISHES.isdisjoint(texts[kept[refusal][0] : i]):
+            kept.append((i, action))
         else:
-            kept[refusal:] = [(kept[refusal][0], REVERSED[deed])]
+            kept[refusal:] = [(kept[refusal][0], REVERSED[action])]
     return kept
 
 
-def _only_leads(pair: tuple[int, Deed], later: Sequence[tuple[int, Deed]]) -> bool:
+def _only_leads(pair: tuple[int, Action], later: Sequence[tuple[int, Action]]) -> bool:
     """Whether a plan is only to do what comes next: "[we'll] skip that"."""
     return pair[1] == "plan" and bool(later) and later[0][1] in LED and later[0][0] - pair[0] <= LED_REACH
 
 
-def _by_numbers(texts: Sequence[str], i: int) -> Deed | None:
+def _by_numbers(texts: Sequence[str], i: int) -> Action | None:
     """Up or down, where word i begins "from eight to ten"."""
     if texts[i] != "from" or "to" not in texts[i + 1 : i + NUMBER_WORDS]:
         return None
@@ -122,9 +122,9 @@ def _number(texts: Sequence[str]) -> int:
     return value
 
 
-def as_of_now(note: Deed, said: Sequence[Deed]) -> list[Deed]:
+def as_of_now(note: Action, said: Sequence[Action]) -> list[Action]:
     """What is said, without a start that a stop undid, where a note keeps on: "began the statin ... stop it"."""
-    return [deed for deed in said if deed != "start" or note != "keep" or "stop" not in said]
+    return [action for action in said if action != "start" or note != "keep" or "stop" not in said]
 
 
 def _is_denied(texts: Sequence[str], i: int) -> bool:
@@ -152,28 +152,28 @@ def _matched(texts: Sequence[str], i: int, phrase: Sequence[str]) -> int:
 
 
 @lru_cache(maxsize=2)
-def _phrases(*, spoken: bool) -> dict[str, list[tuple[tuple[str, ...], Deed]]]:
+def _phrases(*, spoken: bool) -> dict[str, list[tuple[tuple[str, ...], Action]]]:
     """The phrases of dialogues or notes by their first word, long ones first."""
-    found: dict[str, list[tuple[tuple[str, ...], Deed]]] = {}
-    for line in lines_of(TABLES / "deeds.tsv"):
-        deed, where, phrases = line.split("\t")
+    found: dict[str, list[tuple[tuple[str, ...], Action]]] = {}
+    for line in lines_of(TABLES / "actions.tsv"):
+        action, where, phrases = line.split("\t")
         for phrase in phrases.split("|") if (where == "talk") == spoken else ():
             words = tuple(phrase.split())
-            found.setdefault(words[0], []).append((words, cast(Deed, deed)))
+            found.setdefault(words[0], []).append((words, cast(Action, action)))
     for listed in found.values():
         listed.sort(key=lambda pair: -len(pair[0]))
     return found
 
 
-def unswitched(deeds: Sequence[tuple[int, Deed]], texts: Sequence[str], place: int) -> list[Deed]:
-    """The deeds of the name at `place`, where a switch to it starts it, and one from it stops it."""
-    found: list[Deed] = []
-    for i, deed in deeds:
+def unswitched(actions: Sequence[tuple[int, Action]], texts: Sequence[str], place: int) -> list[Action]:
+    """The actions of the name at `place`, where a switch to it starts it, and one from it stops it."""
+    found: list[Action] = []
+    for i, action in actions:
         to_it = i < place and not SWITCH_TO.isdisjoint(texts[i:place])
-        found.append(deed if deed != "switch" else "start" if to_it else "stop")
+        found.append(action if action != "switch" else "start" if to_it else "stop")
     return found
 
 
-def is_deed(text: str) -> bool:
+def is_action(text: str) -> bool:
     """Whether a word of a note says what is done with something."""
-    return any(len(words) == 1 and deed != "use" for words, deed in _phrases(spoken=False).get(text, ()))
+    return any(len(words) == 1 and action != "use" for words, action in _phrases(spoken=False).get(text, ()))
