@@ -12,7 +12,7 @@ from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import Finding, FindingScan
-from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.reading import REACTIONS
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
@@ -97,20 +97,20 @@ def is_adverse_effect(finding: Finding, note: FindingScan) -> bool:
     return finding.kind == "medication" and not CAUSING.isdisjoint(after) and REACTED.isdisjoint(after)
 
 
-def judge_allergen(finding: Finding, heard: Heard) -> tuple[Allergy, int | None]:
+def judge_allergen(finding: Finding, index: FindingIndex) -> tuple[Allergy, int | None]:
     """The verdict on an allergen of a note, and the turn that says it or the opposite."""
-    wider = {up for name in finding.names for up in heard.lexicon.ancestors[name]} - TOO_WIDE
+    wider = {up for name in finding.names for up in index.lexicon.ancestors[name]} - TOO_WIDE
     wider -= {
-        up for up in wider if heard.once(("which", up, finding.names), partial(_is_told_which, up, finding, heard))
+        up for up in wider if index.once(("which", up, finding.names), partial(_is_told_which, up, finding, index))
     }
-    said = heard.named(finding.names) or heard.exact(wider)
+    said = index.named(finding.names) or index.exact(wider)
     if not said:
-        loose = heard.loosely(finding.names, "")
+        loose = index.loosely(finding.names, "")
         return ("supported", loose[0][0]) if loose else ("not_found", None)
     if finding.assertion == "denied":
         return "supported", said[0].turn
-    shown = [_shown(other, heard) for other in said]
-    if not any(shown) and any(_shown(other, heard) == "tolerates" for other in heard.exact(wider)):
+    shown = [_shown(other, index) for other in said]
+    if not any(shown) and any(_shown(other, index) == "tolerates" for other in index.exact(wider)):
         return "contradicted", said[0].turn  # "I'm good with antibiotics."
     for other, verdict in zip(said, shown, strict=True):
         if verdict == "reacts" or (verdict is None and "tolerates" not in shown):
@@ -118,28 +118,28 @@ def judge_allergen(finding: Finding, heard: Heard) -> tuple[Allergy, int | None]
     return "contradicted", said[-1].turn
 
 
-def _is_told_which(kind: str, finding: Finding, heard: Heard) -> bool:
+def _is_told_which(kind: str, finding: Finding, index: FindingIndex) -> bool:
     """Whether the dialogue names another member of a kind than the finding: "an ointment? Neosporin"."""
-    named = (name for other in heard.by_name.get(kind, ()) for name in other.names)
-    return any(name != kind and kind in heard.lexicon.ancestors[name] for name in named if name not in finding.names)
+    named = (name for other in index.by_name.get(kind, ()) for name in other.names)
+    return any(name != kind and kind in index.lexicon.ancestors[name] for name in named if name not in finding.names)
 
 
-def _shown(finding: Finding, heard: Heard) -> Literal["reacts", "tolerates"] | None:
+def _shown(finding: Finding, index: FindingIndex) -> Literal["reacts", "tolerates"] | None:
     """Whether the dialogue shows that somebody reacts to a substance, or that it does him no harm; None if neither."""
     if finding.inverted and finding.tolerated is not None:
         return "tolerates" if finding.tolerated else "reacts"
-    if _answers_with(finding, heard):
+    if _answers_with(finding, index):
         return "reacts"
-    words = heard.scan.words
+    words = index.scan.words
     texts: list[str] = []
     denied = finding.assertion == "denied"
     reacts = finding.reply is not None and finding.assertion == "present" and finding.subject in (PATIENT, UNKNOWN)
-    refused = finding.reply is not None and heard.is_refused(finding)
-    denied = denied or (refused and _asks_of_trouble(finding, heard))
-    for sentence in _about(finding, heard):
+    refused = finding.reply is not None and index.is_refused(finding)
+    denied = denied or (refused and _asks_of_trouble(finding, index))
+    for sentence in _about(finding, index):
         here = [words[i].text for i in range(sentence.first, sentence.last) if words[i].text != ","]
         here = " ".join(here).replace("'s ", " is ").split()  # "gold's okay"
-        if any(sentence.first <= i < sentence.last for i, _ in heard.scan.kin):
+        if any(sentence.first <= i < sentence.last for i, _ in index.scan.kin):
             continue
         texts += here
         asks = sentence.asks or (refused and sentence.first <= finding.first)
@@ -149,18 +149,18 @@ def _shown(finding: Finding, heard: Heard) -> Literal["reacts", "tolerates"] | N
     return "reacts" if reacts else None
 
 
-def _asks_of_trouble(finding: Finding, heard: Heard) -> bool:
+def _asks_of_trouble(finding: Finding, index: FindingIndex) -> bool:
     """Whether a question is if a substance did harm, so that "No" says it did none: "Any trouble with the dye?"."""
-    own = heard.scan.sentence_of(finding)
-    return not TROUBLE.isdisjoint(heard.scan.words[i].text for i in range(own.first, own.last))
+    own = index.scan.sentence_of(finding)
+    return not TROUBLE.isdisjoint(index.scan.words[i].text for i in range(own.first, own.last))
 
 
-def _answers_with(finding: Finding, heard: Heard) -> bool:
+def _answers_with(finding: Finding, index: FindingIndex) -> bool:
     """Whether a patient names it when asked for his allergies, and does not take it back in the same turn."""
-    if finding.assertion != "present" or not finding.turn or heard.turns[finding.turn].is_clinician:
+    if finding.assertion != "present" or not finding.turn or index.turns[finding.turn].is_clinician:
         return False
-    words = heard.scan.words
-    asked, own = ([words[i] for i in range(*heard.scan.turns[turn])] for turn in (finding.turn - 1, finding.turn))
+    words = index.scan.words
+    asked, own = ([words[i] for i in range(*index.scan.turns[turn])] for turn in (finding.turn - 1, finding.turn))
     texts = [word.text for word in own if word.text != ","]
     borne = any(_has(texts, phrase) for phrase in TOLERATED) or not NEGATIONS.isdisjoint(texts)
     return not borne and any(word.stem in REACTIONS for word in asked)
@@ -170,64 +170,64 @@ def _tells_of_reaction(texts: Sequence[str]) -> bool:
     return any(text in REACTED and not NEGATIONS & set(texts[max(k - 3, 0) : k]) for k, text in enumerate(texts))
 
 
-def _about(finding: Finding, heard: Heard) -> list[Sentence]:
+def _about(finding: Finding, index: FindingIndex) -> list[Sentence]:
     """The sentence of a substance and those after it, until another substance is named."""
-    own = heard.scan.sentence_of(finding)
-    others = heard.once(("other sources", *finding.names), lambda: _other_sources(finding, heard))
-    reach = min(others[bisect_left(others, own.last) :][:1], default=len(heard.scan.words))
+    own = index.scan.sentence_of(finding)
+    others = index.once(("other sources", *finding.names), lambda: _other_sources(finding, index))
+    reach = min(others[bisect_left(others, own.last) :][:1], default=len(index.scan.words))
     later = [
-        s for k in range(TURNS_AFTER + 1) for s in heard.sentences_of.get(finding.turn + k, ()) if s.first > own.first
+        s for k in range(TURNS_AFTER + 1) for s in index.sentences_of.get(finding.turn + k, ()) if s.first > own.first
     ]
     return [own, *[s for s in later if s.last <= reach][:SENTENCES_AFTER]]
 
 
-def _other_sources(finding: Finding, heard: Heard) -> list[int]:
-    return [o.first for o in heard.scan.findings if o.kind in SOURCES and set(o.names).isdisjoint(finding.names)]
+def _other_sources(finding: Finding, index: FindingIndex) -> list[int]:
+    return [o.first for o in index.scan.findings if o.kind in SOURCES and set(o.names).isdisjoint(finding.names)]
 
 
-def judge_no_allergies(finding: Finding, note: FindingScan, heard: Heard) -> tuple[Allergy, int | None]:
+def judge_no_allergies(finding: Finding, note: FindingScan, index: FindingIndex) -> tuple[Allergy, int | None]:
     """The verdict on "NKDA", "no drug allergies"."""
     of_drugs = DRUGS & {note.words[i].text for i in range(max(finding.first - 1, 0), finding.last)}
     kinds = ("medication",) if of_drugs else SOURCES
-    named = [other for other in heard.scan.findings if other.kind in kinds and not _is_tolerated(other, heard)]
+    named = [other for other in index.scan.findings if other.kind in kinds and not _is_tolerated(other, index)]
     for other in named:
-        own = _sentences(other, heard)
-        stems = {heard.scan.words[i].stem for s in own for i in range(s.first, s.last)}
-        by_patient = not heard.turns[other.turn].is_clinician
+        own = _sentences(other, index)
+        stems = {index.scan.words[i].stem for s in own for i in range(s.first, s.last)}
+        by_patient = not index.turns[other.turn].is_clinician
         if (
             by_patient
             and other.assertion == "present"
             and other.reply is None
             and stems & {stem(word) for word in REACTED}
-            and not any(TREATMENTS & heard.lexicon.ancestors[name] for name in other.names)
+            and not any(TREATMENTS & index.lexicon.ancestors[name] for name in other.names)
         ):
             return "contradicted", other.turn
-    about = heard.exact(("allergy",))
+    about = index.exact(("allergy",))
     if about:
         return "supported", about[0].turn
-    stems_known = any(word in heard.turns_of for word in REACTIONS) or heard.says(ASKED_OF)
+    stems_known = any(word in index.turns_of for word in REACTIONS) or index.says(ASKED_OF)
     return ("supported", None) if stems_known else ("not_found", None)
 
 
-def _sentences(finding: Finding, heard: Heard) -> list[Sentence]:
+def _sentences(finding: Finding, index: FindingIndex) -> list[Sentence]:
     """The sentence of a finding and the one after it, or the answer to it."""
-    own = heard.sentences_of[finding.turn]
+    own = index.sentences_of[finding.turn]
     k = next(k for k, s in enumerate(own) if s.first <= finding.first < s.last)
     found = own[k : k + 2]
-    last_said = k == len(own) - 1 and heard.turns[finding.turn].is_clinician
+    last_said = k == len(own) - 1 and index.turns[finding.turn].is_clinician
     if own[k].asks or finding.reply is not None or last_said:
-        found = [own[k], *heard.sentences_of.get(finding.turn + 1, [])[:2]]
+        found = [own[k], *index.sentences_of.get(finding.turn + 1, [])[:2]]
     return found
 
 
-def _is_tolerated(finding: Finding, heard: Heard) -> bool:
+def _is_tolerated(finding: Finding, index: FindingIndex) -> bool:
     """Whether the dialogue denies an allergy to it, or says that it does no harm."""
     if finding.inverted:
         return finding.tolerated is True
     if finding.assertion == "denied":
         return True
-    words = heard.scan.words
-    texts = [words[i].text for s in _sentences(finding, heard) for i in range(s.first, s.last) if words[i].text != ","]
+    words = index.scan.words
+    texts = [words[i].text for s in _sentences(finding, index) for i in range(s.first, s.last) if words[i].text != ","]
     return any(_has(texts, phrase) for phrase in TOLERATED)
 
 

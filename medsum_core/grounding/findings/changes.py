@@ -13,7 +13,7 @@ from typing import NamedTuple
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.actions import AGREE, OPPOSE, REVERSED, Action, actions_in, unswitched
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
-from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.replies import asks_openly, is_question, opens_with_no, read_reply
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import Word
@@ -124,30 +124,30 @@ def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Action]]
     return [pair for pair in actions_in(texts, spoken=False) if pair[1] in OF_NOTE[finding.kind]]
 
 
-def said_of(finding: Finding, heard: Heard) -> list[Finding]:
+def said_of(finding: Finding, index: FindingIndex) -> list[Finding]:
     """The findings of the dialogue that are a note's finding, or else the broader ones."""
-    broader = frozenset().union(*(heard.lexicon.ancestors[name] for name in finding.names)) - ROOTS - set(finding.names)
-    return heard.named(finding.names) or heard.exact(broader)
+    broader = frozenset().union(*(index.lexicon.ancestors[name] for name in finding.names)) - ROOTS - set(finding.names)
+    return index.named(finding.names) or index.exact(broader)
 
 
-def actions_in_talk(finding: Finding, heard: Heard) -> list[Action]:
+def actions_in_talk(finding: Finding, index: FindingIndex) -> list[Action]:
     """What a dialogue does with a finding, where it is named, in the answers, and where "it" means it afterwards."""
-    return heard.once(("actions", finding.kind, finding.names), lambda: _actions_in_talk(finding, heard))
+    return index.once(("actions", finding.kind, finding.names), lambda: _actions_in_talk(finding, index))
 
 
-def _actions_in_talk(finding: Finding, heard: Heard) -> list[Action]:
+def _actions_in_talk(finding: Finding, index: FindingIndex) -> list[Action]:
     kind = finding.kind
-    said = said_of(finding, heard)
-    places = [(other.first, _own(other, heard)) for other in said] or heard.places_of(finding.names)
+    said = said_of(finding, index)
+    places = [(other.first, _own(other, index)) for other in said] or index.places_of(finding.names)
     names = {name for other in said for name in other.names} or set(finding.names)
-    others = {o.first for o in heard.scan.findings if o.kind == kind and not UNNAMED.issuperset(o.names)}
+    others = {o.first for o in index.scan.findings if o.kind == kind and not UNNAMED.issuperset(o.names)}
     named = sorted(others | {first for first, _ in places})
-    busy = {_own(o, heard).first for o in heard.scan.findings if _is_other(o, names, heard)}
-    busy |= {sentence.first for sentence in heard.scan.sentences if _names_kin(sentence, heard)}
+    busy = {_own(o, index).first for o in index.scan.findings if _is_other(o, names, index)}
+    busy |= {sentence.first for sentence in index.scan.sentences if _names_kin(sentence, index)}
     found: list[Action] = []
     for first, own in places:
-        if not _is_earlier(heard, own):
-            found += _of_mention(first, own, named, busy - {own.first}, heard)
+        if not _is_earlier(index, own):
+            found += _of_mention(first, own, named, busy - {own.first}, index)
     if kind == "procedure":  # to leave alone what could be done is not to do it
         found = ["declined" if action == "same" else action for action in found]
     found = [action for action in found if action in SHARED[kind]]
@@ -155,33 +155,33 @@ def _actions_in_talk(finding: Finding, heard: Heard) -> list[Action]:
     return firm if firm and kind == "medication" else found
 
 
-def _is_other(finding: Finding, names: Set[str], heard: Heard) -> bool:
+def _is_other(finding: Finding, names: Set[str], index: FindingIndex) -> bool:
     """Whether something else is named that can be started or done; a "cardiologist" only tells who did it."""
-    told = any("referral" in heard.lexicon.ancestors[name] for name in finding.names)
+    told = any("referral" in index.lexicon.ancestors[name] for name in finding.names)
     return (
         finding.kind in CHANGED and names.isdisjoint(finding.names) and not told and not ROOTS.issuperset(finding.names)
     )
 
 
-def _names_kin(sentence: Sentence, heard: Heard) -> bool:
-    kin = heard.scan.kin
+def _names_kin(sentence: Sentence, index: FindingIndex) -> bool:
+    kin = index.scan.kin
     k = bisect_left(kin, (sentence.first, ""))
     return k < len(kin) and kin[k][0] < sentence.last and kin[k][1] not in ("child", "family")
 
 
-def _own(finding: Finding, heard: Heard) -> Sentence:
-    return heard.scan.sentence_of(finding)
+def _own(finding: Finding, index: FindingIndex) -> Sentence:
+    return index.scan.sentence_of(finding)
 
 
-def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int], heard: Heard) -> list[Action]:
+def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int], index: FindingIndex) -> list[Action]:
     """The actions of a name at word `first`; `named`: where all of the kind are; `busy`: sentences that name others."""
-    words = heard.scan.words
+    words = index.scan.words
     k = bisect_left(named, first)
     begin = max(own.first, named[k - 1] + 1 if k else 0)
     end = min([own.last, *(i for i in named[k + 1 : k + 2])])
     if first > own.first and words[first - 1].text == "except":
         return ["stop"]  # "Go on with all of them except [it]."
-    asks = _asks(own, heard)
+    asks = _asks(own, index)
     further = actions_in([words[i].text for i in range(first + 1, end)], spoken=True) if end < own.last else []
     begin, end = _clause(
         words, range(begin, end), first, own, after_other=begin > own.first, before_other=end < own.last
@@ -193,15 +193,15 @@ def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int],
     if any(action == "switch" for _, action in further):
         found.append("stop")  # "the Cipro isn't working, so I'm changing you to Macrobid"
     reach = next((i for i in named[k + 1 :] if i >= own.last), len(words))
-    after = _afterwards(own, reach, heard)
-    answer = _answer(own, after, heard)
+    after = _afterwards(own, reach, index)
+    answer = _answer(own, after, index)
     if answer is not None:
-        found = _answered(found, own, texts, answer, heard, asks=asks)
+        found = _answered(found, own, texts, answer, index, asks=asks)
     elif asks:
         found = []
     for sentence in (s for s in after if s.first not in busy):
         answers = asks and answer is not None and sentence.first == answer[0]
-        found += _later(sentence, heard, is_near=sentence.turn <= own.turn + FRAGMENTS_AFTER, answers=answers)
+        found += _later(sentence, index, is_near=sentence.turn <= own.turn + FRAGMENTS_AFTER, answers=answers)
     return found
 
 
@@ -232,13 +232,13 @@ def _turns_to_another(words: Sequence[Word], i: int, first: int) -> bool:
     )
 
 
-def _asks(sentence: Sentence, heard: Heard) -> bool:
-    return is_question(heard.scan.words, sentence, is_clinician=heard.turns[sentence.turn].is_clinician)
+def _asks(sentence: Sentence, index: FindingIndex) -> bool:
+    return is_question(index.scan.words, sentence, is_clinician=index.turns[sentence.turn].is_clinician)
 
 
-def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) -> list[Action]:
+def _later(sentence: Sentence, index: FindingIndex, *, is_near: bool, answers: bool) -> list[Action]:
     """The actions of a sentence after the name, if "it" or its shortness shows that it still speaks of it."""
-    words = heard.scan.words
+    words = index.scan.words
     texts = [words[i].text for i in range(sentence.first, sentence.last)]
     if not (answers or (is_near and len(texts) <= FRAGMENT) or ANAPHORA & set(texts)):
         return []
@@ -254,39 +254,39 @@ def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) ->
         return []  # "Daily?" "No, now and then."
     found = [action for action in found if action != "plan"]  # "Should I stop it?"
     number = sentence.turn + 1
-    reply = read_reply(words, *heard.scan.turns[number])[0] if number < len(heard.turns) else "other"
+    reply = read_reply(words, *index.scan.turns[number])[0] if number < len(index.turns) else "other"
     if reply == "no":
         return [REVERSED.get(action, action) for action in found]
     return found if reply == "yes" else []
 
 
-def _afterwards(own: Sentence, reach: int, heard: Heard) -> list[Sentence]:
+def _afterwards(own: Sentence, reach: int, index: FindingIndex) -> list[Sentence]:
     """The sentences after one that may still speak of what it names."""
-    later = [s for s in heard.sentences_of[own.turn] if s.first > own.first]
+    later = [s for s in index.sentences_of[own.turn] if s.first > own.first]
     for turn in range(own.turn + 1, own.turn + 1 + TURNS_AFTER):
-        later += heard.sentences_of.get(turn, ())
+        later += index.sentences_of.get(turn, ())
     return [s for s in later if s.last <= reach][:SENTENCES_AFTER]
 
 
-def _answer(own: Sentence, after: Sequence[Sentence], heard: Heard) -> tuple[int, int] | None:
+def _answer(own: Sentence, after: Sequence[Sentence], index: FindingIndex) -> tuple[int, int] | None:
     """The words of the turn that answers a clinician's sentence."""
     number = own.turn + 1
     is_last = not any(s.turn == own.turn and s.last - s.first > FRAGMENT for s in after)
-    if not is_last or number >= len(heard.turns):
+    if not is_last or number >= len(index.turns):
         return None
-    asks_back = _asks(own, heard) and not heard.turns[own.turn].is_clinician and heard.turns[number].is_clinician
-    answers = heard.turns[own.turn].is_clinician and not heard.turns[number].is_clinician
-    return heard.scan.turns[number] if answers or asks_back else None
+    asks_back = _asks(own, index) and not index.turns[own.turn].is_clinician and index.turns[number].is_clinician
+    answers = index.turns[own.turn].is_clinician and not index.turns[number].is_clinician
+    return index.scan.turns[number] if answers or asks_back else None
 
 
 def _answered(
-    found: list[Action], own: Sentence, texts: Sequence[str], answer: tuple[int, int], heard: Heard, *, asks: bool
+    found: list[Action], own: Sentence, texts: Sequence[str], turn: tuple[int, int], index: FindingIndex, *, asks: bool
 ) -> list[Action]:
     """The actions of a clinician's sentence with the patient's answer: an offer taken or refused, a use denied."""
-    words = heard.scan.words
-    reply = read_reply(words, *answer)[0]
-    refused = opens_with_no(words, *answer)
-    replied = [words[i].text for i in range(answer[0], min(answer[1], answer[0] + ANSWER))]
+    words = index.scan.words
+    reply = read_reply(words, *turn)[0]
+    refused = opens_with_no(words, *turn)
+    replied = [words[i].text for i in range(turn[0], min(turn[1], turn[0] + ANSWER))]
     said = [action for _, action in actions_in(replied, spoken=True)]
     asked = set(texts)
     offered = bool(OFFERS & asked) or (not asks and not {"start", "plan"}.isdisjoint(found))
@@ -332,16 +332,16 @@ def is_opposed(note: NoteAction, said: Sequence[Action], *, once: bool, told: bo
     return (told and note.action in TOLD) or (bool(said) and OPPOSE[note.action].issuperset(said))
 
 
-def is_open(finding: Finding, action: Action, actions: Sequence[Action], heard: Heard) -> bool:
+def is_open(finding: Finding, action: Action, actions: Sequence[Action], index: FindingIndex) -> bool:
     """Whether the dialogue leaves open what is done now: it is named as over, or where is told what was done before."""
-    said = said_of(finding, heard)
+    said = said_of(finding, index)
     over = action == "stop" and any(other.assertion == "past_or_stopped" for other in said)
-    return over or (not actions and any(_is_earlier(heard, _own(other, heard)) for other in said))
+    return over or (not actions and any(_is_earlier(index, _own(other, index)) for other in said))
 
 
-def _is_earlier(heard: Heard, sentence: Sentence) -> bool:
+def _is_earlier(index: FindingIndex, sentence: Sentence) -> bool:
     """Whether a sentence tells what was done before: "[Last time] I doubled it."."""
-    texts = [heard.scan.words[i].text for i in range(sentence.first, sentence.last)]
+    texts = [index.scan.words[i].text for i in range(sentence.first, sentence.last)]
     return any(pair in EARLIER for pair in pairwise(texts))
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import Finding, FindingScan
-from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.replies import asks_openly, read_reply
 from medsum_core.grounding.findings.scope import NEGATIONS
 
@@ -36,7 +36,7 @@ CONTINUING = bag("continues ongoing still persistent")  # before a finding
 NEAR = 3  # words of a note before and after a finding
 
 
-def other_course(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> int | None:
+def other_course(finding: Finding, said: Sequence[Finding], note: FindingScan, index: FindingIndex) -> int | None:
     """The turn that gives a note's symptom the opposite course only; None if none does."""
     if finding.kind not in ("symptom", "substance") or finding.assertion == "denied":
         return None
@@ -47,7 +47,7 @@ def other_course(finding: Finding, said: Sequence[Finding], note: FindingScan, h
         stated = "lasting"
     if stated is None:
         return None
-    told = [(course, other.turn) for other in said for course in _told(other, heard)]
+    told = [(course, other.turn) for other in said for course in _told(other, index)]
     opposed = [turn for course, turn in told if course in OPPOSED[stated]]
     return opposed[0] if opposed and len(opposed) == len(told) else None
 
@@ -56,19 +56,19 @@ def _courses(texts: Iterable[str], table: dict[Course, frozenset[str]]) -> list[
     return [course for text in texts for course, words in table.items() if text in words]
 
 
-def _told(finding: Finding, heard: Heard) -> list[Course]:
+def _told(finding: Finding, index: FindingIndex) -> list[Course]:
     """What a sentence of the dialogue, with the answer to it, says of a finding's course."""
-    sentence = heard.scan.sentence_of(finding)
-    texts = _texts(heard, sentence.first, sentence.last)
+    sentence = index.scan.sentence_of(finding)
+    texts = _texts(index, sentence.first, sentence.last)
     if not sentence.asks and finding.reply is None:
         return [] if LEAVING_OPEN & set(texts) else _denied_or_not(texts)
-    if sentence.turn + 1 >= len(heard.turns) or asks_openly(heard.scan.words, sentence):
+    if sentence.turn + 1 >= len(index.turns) or asks_openly(index.scan.words, sentence):
         return []
-    first, last = heard.scan.turns[sentence.turn + 1]
-    answer = heard.sentences_of[sentence.turn + 1][0]
+    first, last = index.scan.turns[sentence.turn + 1]
+    answer = index.sentences_of[sentence.turn + 1][0]
     asked = _courses(texts, TALK)
-    told = _courses(_texts(heard, first, answer.last), TALK)
-    reply = read_reply(heard.scan.words, first, last)[0]
+    told = _courses(_texts(index, first, answer.last), TALK)
+    reply = read_reply(index.scan.words, first, last)[0]
     if told or not asked or reply not in ("yes", "no"):
         return told
     return asked if reply == "yes" else [OVER[course] for course in asked]
@@ -78,5 +78,5 @@ def _denied_or_not(texts: Sequence[str]) -> list[Course]:
     return [] if NEGATIONS & set(texts) else _courses(texts, TALK)
 
 
-def _texts(heard: Heard, first: int, last: int) -> list[str]:
-    return [word.text for word in heard.scan.words[first:last]]
+def _texts(index: FindingIndex, first: int, last: int) -> list[str]:
+    return [word.text for word in index.scan.words[first:last]]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import Finding, FindingScan
-from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.scope import NEGATIONS
 
 Result = Literal["good", "bad"]
@@ -36,19 +36,19 @@ def result_in_note(finding: Finding, note: FindingScan) -> Result | None:
     return next((result for result in found if result), None)
 
 
-def results_in_talk(said: Sequence[Finding], heard: Heard) -> set[Result]:
+def results_in_talk(said: Sequence[Finding], index: FindingIndex) -> set[Result]:
     """The results that a dialogue gives a test where it names it, and in the answer."""
     found: set[Result] = set()
     for other in said:
-        own = [s for s in heard.sentences_of[other.turn] if s.last > other.first]
-        answer = [s for k in range(1, TURNS_AFTER + 1) for s in heard.sentences_of.get(other.turn + k, ())]
+        own = [s for s in index.sentences_of[other.turn] if s.last > other.first]
+        answer = [s for k in range(1, TURNS_AFTER + 1) for s in index.sentences_of.get(other.turn + k, ())]
         for k, sentence in enumerate([*own[:2], *answer[:2]]):
-            told = k == 0 or heard.scan.words[sentence.first].text in TOLD
+            told = k == 0 or index.scan.words[sentence.first].text in TOLD
             for i in range(max(sentence.first, other.first - BEFORE), sentence.last):
-                text = heard.scan.words[i].text
+                text = index.scan.words[i].text
                 result = _result(text) if told or text not in PRAISE else None
                 if result:
-                    denied = NEGATIONS & {word.text for word in heard.scan.words[max(i - 3, sentence.first) : i]}
+                    denied = NEGATIONS & {word.text for word in index.scan.words[max(i - 3, sentence.first) : i]}
                     found.add(result if not denied else "bad" if result == "good" else "good")
     return found
 

@@ -30,7 +30,7 @@ from medsum_core.grounding.findings.changes import (
 )
 from medsum_core.grounding.findings.course import other_course
 from medsum_core.grounding.findings.finding import ACTED, ROOTS, Finding, FindingScan
-from medsum_core.grounding.findings.heard import DENIES, Heard, hear
+from medsum_core.grounding.findings.finding_index import DENIES, FindingIndex, index_findings
 from medsum_core.grounding.findings.identity import judge_identity
 from medsum_core.grounding.findings.judged import NOT_FOUND, SUPPORTED, Judged, JudgedFact, turn_of
 from medsum_core.grounding.findings.lexicon import Lexicon
@@ -74,33 +74,33 @@ KIND_OF = {"allergen": "allergy"}
 def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[JudgedFact]:
     """The verdicts on the findings of a note, in order. Names of whole kinds ("medication") are no facts."""
     named = [finding for finding in note.findings if _is_fact(finding, note)]
-    heard = hear(dialogue, lexicon)
-    facts = [*judge_relatives(note, heard), *judge_identity(note, heard)]
-    if is_of_family(named, note, heard):
+    index = index_findings(dialogue, lexicon)
+    facts = [*judge_relatives(note, index), *judge_identity(note, index)]
+    if is_of_family(named, note, index):
         named = [replace(finding, subject=UNKNOWN) if finding.subject == PATIENT else finding for finding in named]
     for finding in named:
         kind = KIND_OF.get(finding.kind, finding.kind)
         if finding.names == ("allergy",) or names_allergen(finding, note):
             allergy = (
-                judge_no_allergies(finding, note, heard)
+                judge_no_allergies(finding, note, index)
                 if finding.names == ("allergy",)
-                else judge_allergen(finding, heard)
+                else judge_allergen(finding, index)
             )
             if allergy[0] == "contradicted" and (_is_borne(finding, note) or is_adverse_effect(finding, note)):
                 allergy = SUPPORTED
             action = action_in_note(finding, note) if finding.kind == "medication" else None
-            if action is not None and action.action != "use" and _by_action(finding, note, heard, Judged(*allergy))[1]:
+            if action is not None and action.action != "use" and _by_action(finding, note, index, Judged(*allergy))[1]:
                 facts.append(JudgedFact(*with_action(finding, note), "allergy", "contradicted", allergy[1]))
                 continue
             facts.append(JudgedFact(finding.start, finding.end, "allergy", *allergy))
             continue
-        judged = judge_finding(finding, note, heard)
+        judged = judge_finding(finding, note, index)
         if judged.verdict == "contradicted" and kind == "medication" and _is_borne(finding, note):
             judged = SUPPORTED
-        (verdict, turn), changed = _by_action(finding, note, heard, judged)
+        (verdict, turn), changed = _by_action(finding, note, index, judged)
         if kind == "procedure" and verdict == "supported":
-            said = heard.named(finding.names)
-            if is_contradicted(result_in_note(finding, note), results_in_talk(said, heard)):
+            said = index.named(finding.names)
+            if is_contradicted(result_in_note(finding, note), results_in_talk(said, index)):
                 verdict, turn = "contradicted", said[0].turn
         start, end = finding.start, finding.end
         if changed:
@@ -109,7 +109,7 @@ def judge_findings(note: FindingScan, dialogue: str, lexicon: Lexicon) -> list[J
             start, end = with_person(finding, note)
         facts.append(JudgedFact(start, end, kind, verdict, turn))
     unsupported = [(fact.start, fact.end) for fact in facts if fact.verdict != "supported"]
-    facts += judge_places(note, heard, unsupported)
+    facts += judge_places(note, index, unsupported)
     return [fact for fact in facts if fact.kind != "relative" or not _is_inside(fact, facts)]
 
 
@@ -140,30 +140,30 @@ def _is_fact(finding: Finding, note: FindingScan) -> bool:
     return finding.kind != "allergen" or names_allergen(finding, note)
 
 
-def _by_action(finding: Finding, note: FindingScan, heard: Heard, judged: Judged) -> tuple[Judged, bool]:
+def _by_action(finding: Finding, note: FindingScan, index: FindingIndex, judged: Judged) -> tuple[Judged, bool]:
     """The verdict with what note and dialogue do with a drug, a test or a habit; and whether that alone contradicts."""
     if finding.kind not in CHANGED or finding.subject not in (PATIENT, UNKNOWN):
         return judged, False
-    action = None if _is_place(finding, heard) else action_in_note(finding, note)
+    action = None if _is_place(finding, index) else action_in_note(finding, note)
     if action is None or finding.assertion == "uncertain":
         return judged, False
-    said = said_of(finding, heard)
+    said = said_of(finding, index)
     if finding.assertion == "denied" and any(other.assertion == "denied" for other in said):
         return judged, False
-    actions = as_of_now(action.action, actions_in_talk(finding, heard))
-    if (not said and not actions) or (said and is_open(finding, action.action, actions, heard)):
+    actions = as_of_now(action.action, actions_in_talk(finding, index))
+    if (not said and not actions) or (said and is_open(finding, action.action, actions, index)):
         return judged, False
     if judged.verdict == "contradicted" and agrees(action, actions):
         return Judged("supported", judged.turn), False
-    once = any("surgery" in heard.lexicon.ancestors[name] for name in finding.names)
+    once = any("surgery" in index.lexicon.ancestors[name] for name in finding.names)
     told = finding.kind != "procedure" and not _gives_dose(finding, note)
     opposed = judged.verdict != "not_found" and is_opposed(action, actions, once=once, told=told)
     return (Judged("contradicted", said[0].turn if said else judged.turn), True) if opposed else (judged, False)
 
 
-def _is_place(finding: Finding, heard: Heard) -> bool:
+def _is_place(finding: Finding, index: FindingIndex) -> bool:
     """Whether it is where one is cared for, to which nothing is done: "drove me to the [ER]"."""
-    return any(PLACE in heard.lexicon.ancestors[name] for name in finding.names)
+    return any(PLACE in index.lexicon.ancestors[name] for name in finding.names)
 
 
 def _gives_dose(finding: Finding, note: FindingScan) -> bool:
@@ -172,15 +172,15 @@ def _gives_dose(finding: Finding, note: FindingScan) -> bool:
     return any(text == "to" and further[:1].isdigit() for text, further in pairwise(after))
 
 
-def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
+def judge_finding(finding: Finding, note: FindingScan, index: FindingIndex) -> Judged:
     """Look one finding of the note up in the dialogue."""
-    said = _of_part(finding, heard.named(finding.names), heard)
+    said = _of_part(finding, index.named(finding.names), index)
     if said:
-        return _by_assertion(finding, said, note, heard)
-    wider = _of_part(finding, heard.exact(_broader(finding, heard)), heard)
+        return _by_assertion(finding, said, note, index)
+    wider = _of_part(finding, index.exact(_broader(finding, index)), index)
     denied = finding.assertion == "denied"
     doubtful = finding.assertion == "uncertain"
-    if wider and not denied and not doubtful and (turn := _denied_loosely(finding, heard)) is not None:
+    if wider and not denied and not doubtful and (turn := _denied_loosely(finding, index)) is not None:
         return Judged("contradicted", turn)
     if wider:
         agreeing = [other for other in wider if (other.assertion == "denied") == denied]
@@ -191,51 +191,51 @@ def judge_finding(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
             return Judged("supported", turn_of(statements))
         if not denied and not doubtful and all(other.assertion == "denied" for other in wider):
             return Judged("contradicted", wider[0].turn)
-        other_words = any(polarity in DENIES for _, polarity in heard.loosely(finding.names, finding.part))
-        told = _told_wider(wider, heard) if denied and finding.kind == "symptom" and not other_words else None
+        other_words = any(polarity in DENIES for _, polarity in index.loosely(finding.names, finding.part))
+        told = _told_wider(wider, index) if denied and finding.kind == "symptom" and not other_words else None
         if told is not None:
             return Judged("contradicted", told)
-    if not denied and not doubtful and (turn := _part_is_good(finding, heard)) is not None:
+    if not denied and not doubtful and (turn := _part_is_good(finding, index)) is not None:
         return Judged("contradicted", turn)
-    return _loosely(finding, note, heard)
+    return _loosely(finding, note, index)
 
 
-def _told_wider(wider: Sequence[Finding], heard: Heard) -> int | None:
+def _told_wider(wider: Sequence[Finding], index: FindingIndex) -> int | None:
     """The turn that affirms a broader finding of no other body part: "Any discharge?" "A bit, gray."."""
     told = [other for other in wider if other.assertion == "present" and other.subject in (PATIENT, UNKNOWN)]
-    asked = [other for other in told if other.reply is not None and not other.part and not heard.implied_parts(other)]
+    asked = [other for other in told if other.reply is not None and not other.part and not index.implied_parts(other)]
     return asked[0].turn if asked and len(told) == len(wider) else None
 
 
-def _denied_loosely(finding: Finding, heard: Heard) -> int | None:
+def _denied_loosely(finding: Finding, index: FindingIndex) -> int | None:
     """The turn that denies a finding in other words, where none affirms it: "vertigo" and "it doesn't spin"."""
-    if finding.kind not in ("symptom", "condition") or any(heard.lexicon.concepts[n].lack for n in finding.names):
+    if finding.kind not in ("symptom", "condition") or any(index.lexicon.concepts[n].lack for n in finding.names):
         return None
-    places = heard.loosely(finding.names, finding.part)
+    places = index.loosely(finding.names, finding.part)
     return places[0][0] if places and all(polarity in DENIES for _, polarity in places) else None
 
 
-def _affirmed_loosely(finding: Finding, heard: Heard) -> int | None:
+def _affirmed_loosely(finding: Finding, index: FindingIndex) -> int | None:
     """The turn that affirms a finding in other words, where none denies it: "melena" and "they're black as tar"."""
     if finding.kind not in ("symptom", "condition"):
         return None
-    places = heard.loosely(finding.names, finding.part, least=2)
+    places = index.loosely(finding.names, finding.part, least=2)
     affirmed = [turn for turn, polarity in places if polarity == "yes"]
     return affirmed[0] if affirmed and not any(polarity in DENIES for _, polarity in places) else None
 
 
-def _broader(finding: Finding, heard: Heard) -> frozenset[str]:
-    names = {up for name in finding.names for up in heard.lexicon.ancestors[name]}
+def _broader(finding: Finding, index: FindingIndex) -> frozenset[str]:
+    names = {up for name in finding.names for up in index.lexicon.ancestors[name]}
     return frozenset(names - ROOTS - set(finding.names))
 
 
-def _of_part(finding: Finding, said: Sequence[Finding], heard: Heard) -> list[Finding]:
+def _of_part(finding: Finding, said: Sequence[Finding], index: FindingIndex) -> list[Finding]:
     """The findings of the same body part, or, where there are none, of no named part."""
     if not finding.part:
         return list(said)
-    ancestors = heard.lexicon.ancestors
+    ancestors = index.lexicon.ancestors
     vague = frozenset() if finding.assertion == "denied" else VAGUE
-    parts = {id(s): {s.part} - vague if s.part else heard.implied_parts(s) for s in said}
+    parts = {id(s): {s.part} - vague if s.part else index.implied_parts(s) for s in said}
     near = [s for s in said if any(p in ancestors[finding.part] or finding.part in ancestors[p] for p in parts[id(s)])]
     of_none = [s for s in said if not parts[id(s)]]
     if finding.assertion == "denied":  # pain somewhere is no pain of this part
@@ -244,26 +244,26 @@ def _of_part(finding: Finding, said: Sequence[Finding], heard: Heard) -> list[Fi
     return near or of_none
 
 
-def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> Judged:
+def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, index: FindingIndex) -> Judged:
     for other in (other_certainty, other_course):
-        if (turn := other(finding, said, note, heard)) is not None:
+        if (turn := other(finding, said, note, index)) is not None:
             return Judged("contradicted", turn)
     denied = [other for other in said if other.assertion == "denied"]
     if finding.assertion == "denied":
-        return _denied(finding, said, denied, note, heard)
+        return _denied(finding, said, denied, note, index)
     affirmed = [other for other in said if other.assertion != "denied"]
     if not affirmed and finding.assertion == "uncertain":
         return Judged("supported", denied[0].turn)
     asked = {turn for other in denied for turn in range(other.turn, other.reply or other.turn + 1)}
-    loose = () if affirmed else heard.loosely(finding.names, finding.part)
+    loose = () if affirmed else index.loosely(finding.names, finding.part)
     if any(polarity == "yes" and turn not in asked for turn, polarity in loose):
         return Judged("supported", denied[0].turn)
     of_relative = finding.subject not in (PATIENT, UNKNOWN) and not is_denied_of(finding, denied)
-    if not affirmed and of_relative and is_named_near(finding, denied, heard):
+    if not affirmed and of_relative and is_named_near(finding, denied, index):
         return Judged("supported", denied[0].turn)  # "Any swelling?" "No, that was my sister."
     if not affirmed:
         return Judged("supported" if _is_over(finding, note) else "contradicted", denied[-1].turn)
-    return Judged("supported", turn_of(affirmed)) if _is_place(finding, heard) else of_person(finding, affirmed, heard)
+    return Judged("supported", turn_of(affirmed)) if _is_place(finding, index) else of_person(finding, affirmed, index)
 
 
 def _is_over(finding: Finding, note: FindingScan) -> bool:
@@ -277,16 +277,16 @@ def _is_over(finding: Finding, note: FindingScan) -> bool:
 
 
 def _denied(
-    finding: Finding, said: Sequence[Finding], denied: Sequence[Finding], note: FindingScan, heard: Heard
+    finding: Finding, said: Sequence[Finding], denied: Sequence[Finding], note: FindingScan, index: FindingIndex
 ) -> Judged:
     near = [word.text for word in note.words[max(finding.first - NEAR, 0) : finding.first]]
     history = bool({"history", "hx", "ever"} & set(near)) or near[-1:] in (["prior"], ["previous"], ["past"])
-    if denied and not (history and all(heard.tells_of(OF_NOW, other) for other in denied)):
+    if denied and not (history and all(index.tells_of(OF_NOW, other) for other in denied)):
         return Judged("supported", turn_of(denied))
     about = [*note.words[max(finding.first - 1, 0) : finding.last], *note.after(finding, NEAR)]
     if any(word.text in LIMITING for word in about):
         return Judged("supported", turn_of(said))  # "no prolonged stiffness" leaves room for some
-    if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, heard)) is not None:
+    if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, index)) is not None:
         return Judged("contradicted", turn)
     strong = ("present", "past_or_stopped") if history else ("present",)
     of_patient = [
@@ -294,7 +294,7 @@ def _denied(
         for other in said
         if other.subject in (PATIENT, UNKNOWN)
         and other.assertion in strong
-        and (other.reply is not None or not heard.turns[other.turn].is_clinician)
+        and (other.reply is not None or not index.turns[other.turn].is_clinician)
     ]
     before = [word.text for word in note.words[max(finding.first - REACH, 0) : finding.first]]
     limited = bool({"since", "prior", "previous", "previously", "before"} & set(before))
@@ -305,44 +305,44 @@ def _denied(
     return Judged("supported", turn_of(said))
 
 
-def _part_is_good(finding: Finding, heard: Heard) -> int | None:
+def _part_is_good(finding: Finding, index: FindingIndex) -> int | None:
     """The turn that calls the body part of a finding fine; None if none does."""
-    pairs = [pair for pair, name in heard.lexicon.composed.items() if name in finding.names]
+    pairs = [pair for pair, name in index.lexicon.composed.items() if name in finding.names]
     parts = {part for _, part in pairs} | ({finding.part} if finding.part else set())
-    return next((turn for part, turn in heard.scan.good if part in parts), None)
+    return next((turn for part, turn in index.scan.good if part in parts), None)
 
 
-def _loosely(finding: Finding, note: FindingScan, heard: Heard) -> Judged:
+def _loosely(finding: Finding, note: FindingScan, index: FindingIndex) -> Judged:
     denied = finding.assertion == "denied"
-    places = heard.loosely(finding.names, finding.part)
+    places = index.loosely(finding.names, finding.part)
     if places:
-        lack = all(heard.lexicon.concepts[name].lack for name in finding.names)
+        lack = all(index.lexicon.concepts[name].lack for name in finding.names)
         opposed = ("yes",) if denied and not lack else () if denied else ("well",) if lack else DENIES
         agreeing = [turn for turn, polarity in places if polarity not in opposed]
         if agreeing:
             return Judged("supported", agreeing[0])
-        if denied and (turn := _affirmed_loosely(finding, heard)) is not None:
+        if denied and (turn := _affirmed_loosely(finding, index)) is not None:
             return Judged("contradicted", turn)
-        if finding.assertion == "uncertain" and finding.kind == "condition" and heard.turns[places[0][0]].is_clinician:
+        if finding.assertion == "uncertain" and finding.kind == "condition" and index.turns[places[0][0]].is_clinician:
             return Judged("contradicted", places[0][0])  # "We've ruled out a clot."
         if finding.assertion in ("denied", "uncertain") or finding.kind not in ("symptom", "condition", "substance"):
             return SUPPORTED
     text = " ".join(word.text for word in note.words[finding.first : finding.last])
-    if finding.kind == "medication" and has_misspelt(heard, text):
+    if finding.kind == "medication" and has_misspelt(index, text):
         return SUPPORTED
-    if finding.kind != "medication" and has_words_like(heard, text, with_part=bool(finding.part)):
+    if finding.kind != "medication" and has_words_like(index, text, with_part=bool(finding.part)):
         return SUPPORTED
-    if finding.assertion in ("denied", "uncertain") and generic_denial(finding, heard):
+    if finding.assertion in ("denied", "uncertain") and generic_denial(finding, index):
         return SUPPORTED
-    if denied and (_part_is_good(finding, heard) is not None or denies_word_of(finding.names, heard)):
+    if denied and (_part_is_good(finding, index) is not None or denies_word_of(finding.names, index)):
         return SUPPORTED  # "And the face?" "It looked fine.": no facial droop; "Blood?" "No.": no hematuria
-    if denied and finding.part and heard.parts_named(finding.part):
+    if denied and finding.part and index.parts_named(finding.part):
         return SUPPORTED  # "Any knee, ankle or foot pain?": of which part is left open
-    if HARM.intersection(finding.names) and hurts(finding.part, heard):
+    if HARM.intersection(finding.names) and hurts(finding.part, index):
         return SUPPORTED
-    if finding.kind == "symptom" and not places and any(map(heard.has_trouble_with, parts_of(finding, heard))):
+    if finding.kind == "symptom" and not places and any(map(index.has_trouble_with, parts_of(finding, index))):
         return SUPPORTED  # "How is the knee?": what is wrong with it may be said in any words
     affirmed = finding.assertion == "present" and finding.kind in ("symptom", "condition")
-    if not places and (is_generic(finding, heard) or heard.hints_at(finding.names, finding.part, affirmed=affirmed)):
+    if not places and (is_generic(finding, index) or index.hints_at(finding.names, finding.part, affirmed=affirmed)):
         return SUPPORTED
     return Judged("contradicted", places[0][0]) if places else NOT_FOUND

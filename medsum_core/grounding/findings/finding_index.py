@@ -29,7 +29,7 @@ SPELT = 5  # letters; shorter words must be spelt alike
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class FindingIndex:
     """A dialogue with the findings named in it."""
 
     turns: Sequence[Turn]
@@ -336,7 +336,7 @@ def _count(stems: frozenset[str]) -> int:
 
 
 @lru_cache(maxsize=16)  # decoding checks a growing note against one dialogue
-def hear(dialogue: str, lexicon: Lexicon) -> Heard:
+def index_findings(dialogue: str, lexicon: Lexicon) -> FindingIndex:
     """Read a dialogue's findings."""
     turns = read_turns(dialogue)
-    return Heard(turns, scan_findings(dialogue, turns, lexicon), lexicon)
+    return FindingIndex(turns, scan_findings(dialogue, turns, lexicon), lexicon)
