@@ -105,8 +105,8 @@ def judge_allergen(finding: Finding, index: FindingIndex) -> tuple[Allergy, int 
     }
     said = index.named(finding.names) or index.exact(wider)
     if not said:
-        loose = index.loosely(finding.names, "")
-        return ("supported", loose[0][0]) if loose else ("not_found", None)
+        paraphrases = index.in_paraphrase(finding.names, "")
+        return ("supported", paraphrases[0][0]) if paraphrases else ("not_found", None)
     if finding.assertion == "denied":
         return "supported", said[0].turn
     shown = [_shown(other, index) for other in said]

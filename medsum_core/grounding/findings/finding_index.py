@@ -138,16 +138,16 @@ class FindingIndex:
     def _made(self) -> dict[tuple[object, ...], object]:
         return {}
 
-    def loosely(self, names: Iterable[str], part: str, *, least: int = 1) -> list[tuple[int, Polarity]]:
+    def in_paraphrase(self, names: Iterable[str], part: str, *, least: int = 1) -> list[tuple[int, Polarity]]:
         """The turns that may speak of a concept in `least` or more other words, and whether they affirm it."""
         wanted = tuple(names)
-        return self.once(("loosely", part, least, *wanted), lambda: self._loosely(wanted, part, least))
+        return self.once(("in_paraphrase", part, least, *wanted), lambda: self._in_paraphrase(wanted, part, least))
 
-    def _loosely(self, names: Sequence[str], part: str, least: int) -> list[tuple[int, Polarity]]:
+    def _in_paraphrase(self, names: Sequence[str], part: str, least: int) -> list[tuple[int, Polarity]]:
         part_stems = self._part_stems(part)
         found: list[tuple[int, Polarity]] = []
         for name in names:
-            for stems in self.lexicon.concepts[name].loose if name in self.lexicon.concepts else ():
+            for stems in self.lexicon.concepts[name].paraphrases if name in self.lexicon.concepts else ():
                 counts = _count(stems) >= least and not self._is_claimed(stems, name)
                 for number in self._windows(stems) if counts else ():
                     if not part_stems or any(
@@ -157,7 +157,7 @@ class FindingIndex:
         return found
 
     def _is_claimed(self, stems: frozenset[str], name: str) -> bool:
-        """Whether a condition's one loose word always stands with words of another: "my [thyroid] is slow"."""
+        """Whether a condition's one-word paraphrase always stands with words of another: "my [thyroid] is slow"."""
         if len(stems) > 1 or self.lexicon.concepts[name].kind != "condition":
             return False
         (word,) = stems
@@ -175,7 +175,7 @@ class FindingIndex:
         """Where a sentence has all words of a phrase for one of the concepts: the first of them, and the sentence."""
         found: dict[int, tuple[int, Sentence]] = {}
         for name in names:
-            for stems in self.lexicon.concepts[name].loose if name in self.lexicon.concepts else ():
+            for stems in self.lexicon.concepts[name].paraphrases if name in self.lexicon.concepts else ():
                 shared = set.intersection(*(self.turns_of.get(word, set()) for word in stems))
                 for sentence in (s for turn in sorted(shared) for s in self.sentences_of[turn]):
                     here = [i for i in range(sentence.first, sentence.last) if self.scan.words[i].stem in stems]
@@ -248,7 +248,7 @@ class FindingIndex:
 
     def _part_stems(self, part: str) -> set[str]:
         concept = self.lexicon.concepts.get(part)
-        return {stem(part), *(word for stems in concept.loose for word in stems)} if concept else set()
+        return {stem(part), *(word for stems in concept.paraphrases for word in stems)} if concept else set()
 
     def _windows(self, stems: frozenset[str]) -> list[int]:
         """The turns that together with the one after them have all of these stems."""

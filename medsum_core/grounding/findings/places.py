@@ -52,7 +52,7 @@ def judge_place(name: str, index: FindingIndex) -> Judged:
     turn = _turn_naming(name, index)
     if turn is None:
         vague = any(place.name in VAGUE for place in index.scan.parts)  # "weakness on the right side"
-        said = any(words <= index.turns_of.keys() for words in index.lexicon.concepts[name].loose)
+        said = any(words <= index.turns_of.keys() for words in index.lexicon.concepts[name].paraphrases)
         return SUPPORTED if vague or said else NOT_FOUND
     good = {turn for part, turn in index.scan.good if part == name}
     places = [place for place in index.scan.parts if place.name == name]

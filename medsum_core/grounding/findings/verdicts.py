@@ -180,7 +180,7 @@ def judge_finding(finding: Finding, note: FindingScan, index: FindingIndex) -> J
     wider = _of_part(finding, index.exact(_broader(finding, index)), index)
     denied = finding.assertion == "denied"
     doubtful = finding.assertion == "uncertain"
-    if wider and not denied and not doubtful and (turn := _denied_loosely(finding, index)) is not None:
+    if wider and not denied and not doubtful and (turn := _paraphrase_denies(finding, index)) is not None:
         return Judged("contradicted", turn)
     if wider:
         agreeing = [other for other in wider if (other.assertion == "denied") == denied]
@@ -191,13 +191,13 @@ def judge_finding(finding: Finding, note: FindingScan, index: FindingIndex) -> J
             return Judged("supported", turn_of(statements))
         if not denied and not doubtful and all(other.assertion == "denied" for other in wider):
             return Judged("contradicted", wider[0].turn)
-        other_words = any(polarity in DENIES for _, polarity in index.loosely(finding.names, finding.part))
+        other_words = any(polarity in DENIES for _, polarity in index.in_paraphrase(finding.names, finding.part))
         told = _told_wider(wider, index) if denied and finding.kind == "symptom" and not other_words else None
         if told is not None:
             return Judged("contradicted", told)
     if not denied and not doubtful and (turn := _part_is_good(finding, index)) is not None:
         return Judged("contradicted", turn)
-    return _loosely(finding, note, index)
+    return _judge_paraphrases(finding, note, index)
 
 
 def _told_wider(wider: Sequence[Finding], index: FindingIndex) -> int | None:
@@ -207,19 +207,19 @@ def _told_wider(wider: Sequence[Finding], index: FindingIndex) -> int | None:
     return asked[0].turn if asked and len(told) == len(wider) else None
 
 
-def _denied_loosely(finding: Finding, index: FindingIndex) -> int | None:
+def _paraphrase_denies(finding: Finding, index: FindingIndex) -> int | None:
     """The turn that denies a finding in other words, where none affirms it: "vertigo" and "it doesn't spin"."""
     if finding.kind not in ("symptom", "condition") or any(index.lexicon.concepts[n].lack for n in finding.names):
         return None
-    places = index.loosely(finding.names, finding.part)
+    places = index.in_paraphrase(finding.names, finding.part)
     return places[0][0] if places and all(polarity in DENIES for _, polarity in places) else None
 
 
-def _affirmed_loosely(finding: Finding, index: FindingIndex) -> int | None:
+def _paraphrase_affirms(finding: Finding, index: FindingIndex) -> int | None:
     """The turn that affirms a finding in other words, where none denies it: "melena" and "they're black as tar"."""
     if finding.kind not in ("symptom", "condition"):
         return None
-    places = index.loosely(finding.names, finding.part, least=2)
+    places = index.in_paraphrase(finding.names, finding.part, least=2)
     affirmed = [turn for turn, polarity in places if polarity == "yes"]
     return affirmed[0] if affirmed and not any(polarity in DENIES for _, polarity in places) else None
 
@@ -255,8 +255,8 @@ def _by_assertion(finding: Finding, said: Sequence[Finding], note: FindingScan, 
     if not affirmed and finding.assertion == "uncertain":
         return Judged("supported", denied[0].turn)
     asked = {turn for other in denied for turn in range(other.turn, other.reply or other.turn + 1)}
-    loose = () if affirmed else index.loosely(finding.names, finding.part)
-    if any(polarity == "yes" and turn not in asked for turn, polarity in loose):
+    paraphrases = () if affirmed else index.in_paraphrase(finding.names, finding.part)
+    if any(polarity == "yes" and turn not in asked for turn, polarity in paraphrases):
         return Judged("supported", denied[0].turn)
     of_relative = finding.subject not in (PATIENT, UNKNOWN) and not is_denied_of(finding, denied)
     if not affirmed and of_relative and is_named_near(finding, denied, index):
@@ -286,7 +286,7 @@ def _denied(
     about = [*note.words[max(finding.first - 1, 0) : finding.last], *note.after(finding, NEAR)]
     if any(word.text in LIMITING for word in about):
         return Judged("supported", turn_of(said))  # "no prolonged stiffness" leaves room for some
-    if all(other.assertion == "asked" for other in said) and (turn := _affirmed_loosely(finding, index)) is not None:
+    if all(other.assertion == "asked" for other in said) and (turn := _paraphrase_affirms(finding, index)) is not None:
         return Judged("contradicted", turn)
     strong = ("present", "past_or_stopped") if history else ("present",)
     of_patient = [
@@ -312,16 +312,16 @@ def _part_is_good(finding: Finding, index: FindingIndex) -> int | None:
     return next((turn for part, turn in index.scan.good if part in parts), None)
 
 
-def _loosely(finding: Finding, note: FindingScan, index: FindingIndex) -> Judged:
+def _judge_paraphrases(finding: Finding, note: FindingScan, index: FindingIndex) -> Judged:
     denied = finding.assertion == "denied"
-    places = index.loosely(finding.names, finding.part)
+    places = index.in_paraphrase(finding.names, finding.part)
     if places:
         lack = all(index.lexicon.concepts[name].lack for name in finding.names)
         opposed = ("yes",) if denied and not lack else () if denied else ("well",) if lack else DENIES
         agreeing = [turn for turn, polarity in places if polarity not in opposed]
         if agreeing:
             return Judged("supported", agreeing[0])
-        if denied and (turn := _affirmed_loosely(finding, index)) is not None:
+        if denied and (turn := _paraphrase_affirms(finding, index)) is not None:
             return Judged("contradicted", turn)
         if finding.assertion == "uncertain" and finding.kind == "condition" and index.turns[places[0][0]].is_clinician:
             return Judged("contradicted", places[0][0])  # "We've ruled out a clot."

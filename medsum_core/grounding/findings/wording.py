@@ -76,14 +76,16 @@ def generic_denial(finding: Finding, index: FindingIndex) -> bool:
     roots = ROOT_OF[finding.kind]
     if any(other.assertion == "denied" or index.is_refused(other) for other in index.exact(roots)):
         return True
-    return any(polarity in DENIES for _, polarity in index.loosely(roots, ""))
+    return any(polarity in DENIES for _, polarity in index.in_paraphrase(roots, ""))
 
 
 def denies_word_of(names: Iterable[str], index: FindingIndex) -> bool:
     """Whether the dialogue denies a word that patients use of one of these concepts: "Blood?" "No."."""
     known = index.lexicon.concepts
-    loose = {word for name in names if name in known for stems in known[name].loose for word in stems - LITTLE}
-    places = [i for word in sorted(loose) for i in index.places.get(word, ())[:MOST]]
+    paraphrases = {
+        word for name in names if name in known for stems in known[name].paraphrases for word in stems - LITTLE
+    }
+    places = [i for word in sorted(paraphrases) for i in index.places.get(word, ())[:MOST]]
     return any(index.polarity_of(index.scan.sentence_at(i), [i]) in DENIES for i in places)
 
 
