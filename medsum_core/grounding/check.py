@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from medsum_core.data.records import Record
-from medsum_core.grounding.facts.directions import ends_of_note, judge_ends
+from medsum_core.grounding.facts.directions import judge_directions, read_note_directions
 from medsum_core.grounding.facts.language import is_english
 from medsum_core.grounding.facts.mention import Mention, Scan
+from medsum_core.grounding.facts.mention_index import index_mentions
 from medsum_core.grounding.facts.reading import read_mentions
-from medsum_core.grounding.facts.roles import Claims
+from medsum_core.grounding.facts.subject_matching import NoteFacts
 from medsum_core.grounding.facts.subjects import note_subject
-from medsum_core.grounding.facts.talk import read_talk
-from medsum_core.grounding.facts.verdicts import Verdict, goes_without_saying, judge
+from medsum_core.grounding.facts.verdicts import Verdict, judge, supported_by_default
 from medsum_core.grounding.findings.lexicon import load_lexicon
 from medsum_core.grounding.findings.reading import scan_findings
 from medsum_core.grounding.findings.verdicts import KIND_OF, judge_findings
@@ -79,19 +79,19 @@ def check_note(note: str, dialogue: str, *, lexicon: str | None = None) -> list[
 
 
 def _numeric(scan: Scan, stated: list[Mention], dialogue: str) -> list[Fact]:
-    ends = ends_of_note(scan)
+    ends = read_note_directions(scan)
     if not stated and not ends:
         return []
-    talk = read_talk(dialogue)
-    claims = Claims((mention, note_subject(scan, mention)) for mention in stated)
+    index = index_mentions(dialogue)
+    note_facts = NoteFacts((mention, note_subject(scan, mention)) for mention in stated)
     facts = []
     for mention in stated:
-        for start, end, verdict, turn in judge(mention, scan, talk, claims):
-            if verdict in UNSUPPORTED and goes_without_saying(mention, talk):
+        for start, end, verdict, turn in judge(mention, scan, index, note_facts):
+            if verdict in UNSUPPORTED and supported_by_default(mention, index):
                 verdict, turn = "supported", 0
             facts.append(Fact(start=start, end=end, kind=mention.kind, verdict=verdict, turn=turn))
-    for place, said in judge_ends(ends, talk.ends):
-        verdict, turn = ("contradicted", None) if said is None else ("supported", talk.turn(said.start))
+    for place, said in judge_directions(ends, index.directions):
+        verdict, turn = ("contradicted", None) if said is None else ("supported", index.turn(said.start))
         facts.append(Fact(start=place.start, end=place.end, kind="laterality", verdict=verdict, turn=turn))
     return facts
 

@@ -11,8 +11,8 @@ import pytest
 from medsum_core.grounding.check import check_note
 from medsum_core.grounding.facts import matching
 from medsum_core.grounding.facts.matching import ValueIndex, supports
+from medsum_core.grounding.facts.mention_index import index_mentions
 from medsum_core.grounding.facts.reading import read_mentions
-from medsum_core.grounding.facts.talk import read_talk
 from medsum_core.grounding.findings import finding_index
 from medsum_core.grounding.omissions import check_omissions
 
@@ -78,9 +78,11 @@ def test_the_index_leaves_out_no_mention_that_supports(monkeypatch: pytest.Monke
     told = [
         form.format(n=n, unit=unit) for form, unit, n in itertools.product(FORMS, UNITS, (1, 2, 4, 7, 12, 28, 30, 66))
     ]
-    said = read_talk("\n".join(f"Patient: I had {value}." for value in told)).said
+    said = index_mentions("\n".join(f"Patient: I had {value}." for value in told)).mentions
     index = ValueIndex(said)
     facts = read_mentions(" ".join(f"Had {value}." for value in told), spoken=False)[1]
     assert len(facts) > 200
     for fact in facts:
-        assert [one for one in index.near(fact) if supports(fact, one)] == [one for one in said if supports(fact, one)]
+        assert [one for one in index.candidates(fact) if supports(fact, one)] == [
+            one for one in said if supports(fact, one)
+        ]

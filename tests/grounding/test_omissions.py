@@ -9,9 +9,9 @@ import pytest
 from labelled_facts import read_cases
 
 from medsum_core.data.turns import read_turns
+from medsum_core.grounding.dialogue_facts import read_dialogue_facts
 from medsum_core.grounding.findings.lexicon import load_lexicon
 from medsum_core.grounding.omissions import NONE_STATED, check_omissions, has_statements
-from medsum_core.grounding.statements import read_statements
 from medsum_core.tasks.find import find_task
 
 MARK = re.compile(r"\[\[(\w+)\|([+-])\|(.*?)\]\]")
@@ -143,7 +143,7 @@ def unmarked(marked: str) -> tuple[str, list[tuple[int, int, str, bool]]]:
 def test_what_is_stated_and_left_out(name: str) -> None:
     marked, note = LABELLED[name]
     dialogue, labels = unmarked(marked)
-    stated = [(one.start, one.end, one.kind) for one in read_statements(dialogue, load_lexicon()).found]
+    stated = [(one.start, one.end, one.kind) for one in read_dialogue_facts(dialogue, load_lexicon()).found]
     assert stated == [label[:3] for label in labels]
     found = check_omissions(note, dialogue)
     assert found.stated == len(labels)

@@ -24,14 +24,14 @@ QUESTION_REACH = 40  # tokens at the end of the turn before that are searched fo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turns:
+class TurnTokens:
     """The turns of a dialogue as tokens `[begin, end)` without the speaker's tag."""
 
     begins: Sequence[int]
     ends: Sequence[int]
 
 
-def with_roles(scan: Scan, mentions: Sequence[Mention], turns: Turns) -> list[Mention]:
+def with_roles(scan: Scan, mentions: Sequence[Mention], turns: TurnTokens) -> list[Mention]:
     """The mentions, with noun, unit or marks for bare numbers whose question or neighbouring words give them a role."""
     roles = [mention if mention.dim or mention.noun else _spoken_role(scan, mention) for mention in mentions]
     bare = {

@@ -10,7 +10,7 @@ from typing import Literal
 
 from medsum_core.grounding.facts.mention import Date, Mention, Scan
 
-Finding = Literal["supported", "not_found", "contradicted", "year_not_found"]
+DateVerdict = Literal["supported", "not_found", "contradicted", "year_not_found"]
 MAX_STEP = 14  # days
 NUM_STEPS = 3  # in a row: "the next day", "a week after that"
 COMMON_YEAR = 2001  # used where no year is said; not a leap year
@@ -39,10 +39,10 @@ class Calendar:
         return found
 
 
-def calendar_of(scan: Scan, said: Sequence[Mention]) -> Calendar:
+def calendar_of(scan: Scan, mentions: Sequence[Mention]) -> Calendar:
     """Collect dates and their parts from the mentions of a dialogue; the first mention of each is stored."""
     calendar = Calendar(full={}, years={}, months={}, days={}, month_days={}, decades={}, weekdays={})
-    for mention in said:
+    for mention in mentions:
         if mention.dim == "date":
             _add_date(calendar, mention)
         elif mention.dim == "weekday":
@@ -51,7 +51,7 @@ def calendar_of(scan: Scan, said: Sequence[Mention]) -> Calendar:
             calendar.days.setdefault(int(mention.raw[0]), mention)
         elif mention.dim == "" and len(mention.raw) == 3 and mention.raw[1] <= 12 and 1 <= mention.raw[2] <= 31:
             calendar.month_days.setdefault((int(mention.raw[1]), int(mention.raw[2])), mention)  # "eleven twenty three"
-    steps = _steps(scan, said)
+    steps = _steps(scan, mentions)
     for day, mention in list(calendar.weekdays.items()):
         for step in steps:
             calendar.weekdays.setdefault((day + step - 1) % 7 + 1, mention)
@@ -63,10 +63,10 @@ def calendar_of(scan: Scan, said: Sequence[Mention]) -> Calendar:
     return calendar
 
 
-def _steps(scan: Scan, said: Sequence[Mention]) -> set[int]:
+def _steps(scan: Scan, mentions: Sequence[Mention]) -> set[int]:
     """The days that a dialogue adds to a date, or takes from it: "the next day", "three days after", "a day before"."""
     steps: set[int] = set()
-    for mention in said:
+    for mention in mentions:
         after, before = scan.word(mention.last), scan.word(mention.first - 1)
         sign = (after in AFTER or before in ("next", "following")) - (after in BEFORE)
         if sign and mention.unit in ("day", "week"):
@@ -101,21 +101,21 @@ def _add_date(calendar: Calendar, mention: Mention) -> None:
             calendar.month_days.setdefault((month, day), mention)
 
 
-def date_finding(fact: Mention, calendar: Calendar) -> tuple[Finding, Mention | None]:
+def match_date(fact: Mention, calendar: Calendar) -> tuple[DateVerdict, Mention | None]:
     """Whether the dialogue gives the date, in one mention or its parts in several; and the mention that does.
 
     "year_not_found": month and day (or month) are said, without any year.
     """
     if "decade" in fact.marks:
-        return _decade_finding(fact, calendar)
-    found: tuple[Finding, Mention | None] = "not_found", None
+        return _match_decade(fact, calendar)
+    found: tuple[DateVerdict, Mention | None] = "not_found", None
     for year, month, day in fact.dates:
         place = _month_and_day(month, day, calendar)
         if month is None and year is not None:
             place = calendar.years.get(year)
         if place is None:
             continue
-        others = _years_said(month, day, calendar)
+        others = _years_given(month, day, calendar)
         if year is None or year in others or (not others and year in calendar.years):
             return "supported", place
         if others:
@@ -132,7 +132,7 @@ def _month_and_day(month: int | None, day: int | None, calendar: Calendar) -> Me
     return calendar.months.get(month) if day is None else calendar.month_days.get((month, day), apart)
 
 
-def _years_said(month: int | None, day: int | None, calendar: Calendar) -> set[int]:
+def _years_given(month: int | None, day: int | None, calendar: Calendar) -> set[int]:
     """The years that the dialogue gives this month and day (or month); empty when it gives them none."""
     said = calendar.years_of.get((month, day if month is not None else None), set())
     years = {year for year in said if year is not None}
@@ -140,7 +140,7 @@ def _years_said(month: int | None, day: int | None, calendar: Calendar) -> set[i
     return years | set(calendar.years) if is_open else years
 
 
-def _decade_finding(fact: Mention, calendar: Calendar) -> tuple[Finding, Mention | None]:
+def _match_decade(fact: Mention, calendar: Calendar) -> tuple[DateVerdict, Mention | None]:
     for decade in (year for year, _, _ in fact.dates if year is not None):
         inside = [mention for year, mention in calendar.years.items() if decade <= year < decade + 10]
         place = calendar.decades.get(decade, inside[0] if inside else None)

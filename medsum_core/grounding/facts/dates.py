@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medsum_core.grounding.facts.mention import Date, Reading, Scan
+from medsum_core.grounding.facts.mention import Date, ReaderResult, Scan
 from medsum_core.grounding.facts.quantities import POSSESSIVES, counted_noun, pair_mentions, plain_at, unit_at
 from medsum_core.grounding.facts.spoken_numbers import WRITTEN_FRACTIONS, Number
 from medsum_core.grounding.facts.tokens import bag
@@ -25,7 +25,7 @@ SHORTHAND = {"7": "day", "52": "week", "12": "month"}
 FIRST, LAST = 1850, 2049  # years
 
 
-def date_at(scan: Scan, i: int) -> Reading | None:
+def date_at(scan: Scan, i: int) -> ReaderResult | None:
     """The date that begins at token i, or the ratio, fraction or pressure written like one; None if there is none."""
     token = scan.tokens[i]
     if token.kind == "date":
@@ -43,7 +43,7 @@ def date_at(scan: Scan, i: int) -> Reading | None:
     return (_in_numbers(scan, number) if scan.spoken else None) or _day_first(scan, number) or _year(scan, number)
 
 
-def _in_numbers(scan: Scan, number: Number) -> Reading | None:
+def _in_numbers(scan: Scan, number: Number) -> ReaderResult | None:
     """A date said in numbers: "oh three, oh five, two thousand twelve"."""
     parts: list[float] = []
     last = number.first
@@ -65,7 +65,7 @@ def years_of(value: float) -> list[int]:
     return [1900 + year, 2000 + year] if 0 <= year <= 99 else []
 
 
-def _date(scan: Scan, first: int, last: int, dates: Sequence[Date]) -> Reading:
+def _date(scan: Scan, first: int, last: int, dates: Sequence[Date]) -> ReaderResult:
     start = _year_start(scan, last, dates)
     return [scan.mention(first, last, "date", "date", (), dates=tuple(dict.fromkeys(dates)), year_start=start)], last
 
@@ -90,7 +90,7 @@ def _written_dates(text: str) -> list[Date]:
     return [(year, month, day) for month, day in orders for year in years_of(c)]
 
 
-def _slash(scan: Scan, i: int) -> Reading:
+def _slash(scan: Scan, i: int) -> ReaderResult:
     """What two numbers with a slash are: a fraction, a duration in British shorthand ("3/7", "2/52"), or a ratio."""
     text = scan.tokens[i].text
     left, right = (part.strip() for part in text.split("/"))
@@ -102,7 +102,7 @@ def _slash(scan: Scan, i: int) -> Reading:
     return written_ratio(scan, i)
 
 
-def written_ratio(scan: Scan, i: int) -> Reading:
+def written_ratio(scan: Scan, i: int) -> ReaderResult:
     """A date, a pressure or a score such as 9/03, 130/80, 3/10 at token i."""
     left, right = (part.strip() for part in scan.tokens[i].text.split("/"))
     if not (left + right).isdigit():
@@ -126,7 +126,7 @@ def _is_dated(scan: Scan, i: int, left: str, right: str) -> bool:
     return left.startswith("0") or right.startswith("0") or int(right) > 12 or scan.word(i - 1) in BEFORE_DATE
 
 
-def _fraction(scan: Scan, i: int, value: float) -> Reading:
+def _fraction(scan: Scan, i: int, value: float) -> ReaderResult:
     found = unit_at(scan, i + 1, fraction=True)
     if found is None:
         return [scan.plain(i, i + 1, (value,), noun=counted_noun(scan, i + 1, small=True))], i + 1
@@ -134,7 +134,7 @@ def _fraction(scan: Scan, i: int, value: float) -> Reading:
     return [scan.measure(i, last, unit, (value,))], last
 
 
-def _month_first(scan: Scan, i: int) -> Reading | None:
+def _month_first(scan: Scan, i: int) -> ReaderResult | None:
     """ "June 30, 2004", "June thirty two thousand and four", "March of 2006", "in May"."""
     name, month = scan.word(i), MONTHS[scan.word(i)]
     j = i + 1
@@ -181,7 +181,7 @@ def _is_year(number: Number) -> bool:
     )
 
 
-def _day_first(scan: Scan, number: Number) -> Reading | None:
+def _day_first(scan: Scan, number: Number) -> ReaderResult | None:
     """ "the 3rd of July", "12 May 2004"."""
     j = number.last + (scan.word(number.last) == "of")
     if scan.word(j) not in MONTHS or not 1 <= number.values[0] <= 31:
@@ -195,7 +195,7 @@ def _day_first(scan: Scan, number: Number) -> Reading | None:
     return _date(scan, number.first, year.last, [(y, month, day) for value in year.values for y in years_of(value)])
 
 
-def _year(scan: Scan, number: Number) -> Reading | None:
+def _year(scan: Scan, number: Number) -> ReaderResult | None:
     """A year by itself: 1998, "nineteen eighty four", "since O eight", "in ninety eight", "in '06", "the 1990s"."""
     before, value = scan.word(number.first - 1), number.values[0]
     if scan.spoken and number.decade and 20 <= value <= 90 and before not in POSSESSIVES - {"the"}:
@@ -219,7 +219,7 @@ def _year(scan: Scan, number: Number) -> Reading | None:
     return mentions, last
 
 
-def _decade(scan: Scan, number: Number, years: Sequence[int]) -> Reading:
+def _decade(scan: Scan, number: Number, years: Sequence[int]) -> ReaderResult:
     """ "the 1990s", "the seventies"; in speech also the plain number ("in the eighties" may be a measurement)."""
     dates, marks = tuple((year, None, None) for year in years), frozenset({"decade"})
     span = number.first, number.last

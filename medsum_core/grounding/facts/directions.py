@@ -47,7 +47,7 @@ DENIALS, DENIED_REACH = bag("not no never"), 2
 REACH = 4  # tokens between the word of a note and its body part
 
 
-class End(NamedTuple):
+class Direction(NamedTuple):
     """The end of an axis at characters `[start, end)`; `regions`: of the body parts near it, none if none is named."""
 
     start: int
@@ -57,7 +57,9 @@ class End(NamedTuple):
     regions: frozenset[str]
 
 
-def judge_ends(named: Sequence[End], said: Sequence[End]) -> Iterator[tuple[End, End | None]]:
+def judge_directions(
+    named: Sequence[Direction], said: Sequence[Direction]
+) -> Iterator[tuple[Direction, Direction | None]]:
     """Each end that a note names with the same one in the dialogue, or None where that names only another one.
 
     Nothing of ends whose axis the dialogue does not speak of.
@@ -69,7 +71,7 @@ def judge_ends(named: Sequence[End], said: Sequence[End]) -> Iterator[tuple[End,
             yield end, same
 
 
-def ends_of_note(note: Scan) -> list[End]:
+def read_note_directions(note: Scan) -> list[Direction]:
     """The ends of body parts that a note names: "[upper] quadrant"."""
     found = []
     for i, token in enumerate(note.tokens):
@@ -80,7 +82,7 @@ def ends_of_note(note: Scan) -> list[End]:
         noun = stem(note.word(k))
         if axis and noun in NOUNS.get(axis, body_parts()):
             regions = {body_parts()[noun]} if noun in body_parts() and noun not in ANYWHERE else ()
-            found.append(End(token.start, token.end, axis, name, frozenset(regions)))
+            found.append(Direction(token.start, token.end, axis, name, frozenset(regions)))
     return found
 
 
@@ -100,27 +102,27 @@ def _phrases() -> Mapping[str, Sequence[tuple[Sequence[str], str, str]]]:
     return found
 
 
-def read_ends(talk: Scan) -> list[End]:
+def read_dialogue_directions(dialogue: Scan) -> list[Direction]:
     """The ends of axes that a dialogue names, but for those of a choice in a question: "The upper back, or lower?"."""
-    found: list[End] = []
+    found: list[Direction] = []
     begin = 0
-    while begin < len(talk.tokens):
-        sentence = talk.around(begin, begin, ENDS)
-        words = talk.words(begin, sentence.stop)
-        if not ("or" in words and talk.word(sentence.stop) == "?"):
+    while begin < len(dialogue.tokens):
+        sentence = dialogue.around(begin, begin, ENDS)
+        words = dialogue.words(begin, sentence.stop)
+        if not ("or" in words and dialogue.word(sentence.stop) == "?"):
             regions = frozenset(body_parts()[part] for part in map(stem, words) if part in body_parts())
             regions -= {"whole", "handed"}
             found += [
-                End(talk.tokens[k].start, talk.tokens[k].end, axis, name, regions)
+                Direction(dialogue.tokens[k].start, dialogue.tokens[k].end, axis, name, regions)
                 for k in range(begin, sentence.stop)
-                for phrase, axis, name in _phrases().get(talk.word(k), ())
-                if _matches(talk, k, phrase, begins=k == begin)
+                for phrase, axis, name in _phrases().get(dialogue.word(k), ())
+                if _matches(dialogue, k, phrase, begins=k == begin)
             ]
         begin = sentence.stop + 1
     return found
 
 
-def _matches(talk: Scan, k: int, phrase: Sequence[str], *, begins: bool) -> bool:
-    denied = not DENIALS.isdisjoint(talk.words(k - DENIED_REACH, k))  # "not the bottom ones"
+def _matches(dialogue: Scan, k: int, phrase: Sequence[str], *, begins: bool) -> bool:
+    denied = not DENIALS.isdisjoint(dialogue.words(k - DENIED_REACH, k))  # "not the bottom ones"
     led = begins or not phrase[0].startswith("^")
-    return led and not denied and talk.words(k + 1, k + len(phrase)) == list(phrase[1:])
+    return led and not denied and dialogue.words(k + 1, k + len(phrase)) == list(phrase[1:])

@@ -38,7 +38,7 @@ class Mention(NamedTuple):
     year_start: int = -1
 
 
-Reading = tuple[list[Mention], int]  # the mentions that begin at a token, and the token to continue from
+ReaderResult = tuple[list[Mention], int]  # the mentions that begin at a token, and the token to continue from
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ then the word before it ("age 34", "for three weeks").
 from __future__ import annotations
 
 from medsum_core.grounding.facts.anatomy import NOT_COUNTED, STOPWORDS, stem
-from medsum_core.grounding.facts.mention import Mention, Reading, Scan
+from medsum_core.grounding.facts.mention import Mention, ReaderResult, Scan
 from medsum_core.grounding.facts.spoken_numbers import FRACTIONS, Number
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import PERIODS, SPELLED_UNITS, Unit, units
@@ -26,7 +26,7 @@ THEN, PAST = bag("since when until till at"), bag("was were age")  # "I have smo
 THEN_REACH = 5
 
 
-def quantity_at(scan: Scan, i: int) -> Reading | None:
+def quantity_at(scan: Scan, i: int) -> ReaderResult | None:
     """The mentions of the number at token i and the token to continue from; None where no number begins."""
     number = scan.numbers.get(i)
     if number is None:
@@ -79,7 +79,7 @@ def counted_noun(scan: Scan, j: int, *, small: bool) -> str:
     return ""
 
 
-def _pair(scan: Scan, number: Number) -> Reading | None:
+def _pair(scan: Scan, number: Number) -> ReaderResult | None:
     """ "one thirty over eighty", "three out of ten", "one to forty"."""
     link = scan.word(number.last)
     lower = scan.numbers.get(number.last + 1 + (link == "out"))
@@ -95,7 +95,9 @@ def _pair(scan: Scan, number: Number) -> Reading | None:
     return reading if link in ("over", "out") or reading[0][0].kind == "pressure" else None
 
 
-def pair_mentions(scan: Scan, first: int, last: int, tops: tuple[float, ...], bottoms: tuple[float, ...]) -> Reading:
+def pair_mentions(
+    scan: Scan, first: int, last: int, tops: tuple[float, ...], bottoms: tuple[float, ...]
+) -> ReaderResult:
     """A pressure where the values are plausible, otherwise a score ("3 out of 10")."""
     pairs = [(top, bottom) for top in tops for bottom in bottoms]
     pressures = [(top, bottom) for top, bottom in pairs if 50 <= top <= 300 and 20 <= bottom < top]
@@ -113,7 +115,7 @@ def _range_end(scan: Scan, number: Number) -> Number | None:
     return other if other is not None and scan.tokens[j].gap.strip(" ") in ("-", "–") else None
 
 
-def _measured(scan: Scan, number: Number) -> Reading | None:
+def _measured(scan: Scan, number: Number) -> ReaderResult | None:
     """A number with a unit, its own or the one of a range that it begins: "two or three weeks"."""
     found, end = unit_at(scan, number.last, fraction=number.values[0] < 1), number
     while found is None and (other := _range_end(scan, end)) is not None:
@@ -172,7 +174,7 @@ def _after_age_word(scan: Scan, i: int) -> bool:
     return scan.word(k) in ("age", "aged", "ages")
 
 
-def _bare_age(scan: Scan, number: Number) -> Reading | None:
+def _bare_age(scan: Scan, number: Number) -> ReaderResult | None:
     """ "age 34", "67 y/o", "67yo", "in his 60s"; not the two of "died at age 53, 2 brothers are well"."""
     j = last = number.last
     if scan.word(j) == "yo":
@@ -202,7 +204,7 @@ def is_current(note: Scan, age: Mention) -> bool:
     return begins and note.word(age.last - 1) == "old"
 
 
-def plain_at(scan: Scan, number: Number) -> Reading:
+def plain_at(scan: Scan, number: Number) -> ReaderResult:
     """The mention of a number without unit, with the noun that it counts."""
     marks = {name for name, holds in (("decade", number.decade), ("ordinal", number.ordinal)) if holds}
     follower = scan.word(number.last)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from medsum_core.grounding.facts.mention import Reading, Scan
+from medsum_core.grounding.facts.mention import ReaderResult, Scan
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import PERIODS, units
 
@@ -25,7 +25,7 @@ NOT_OF_PERIOD = bag("for in about within after over with")  # "[two pills] for a
 OUT_OF_WEEK = (("out", "of", "the", "week"), ("outta", "the", "week"), ("of", "the", "week"), ("each", "week"))
 
 
-def rate_at(scan: Scan, i: int) -> Reading | None:
+def rate_at(scan: Scan, i: int) -> ReaderResult | None:
     """The rate that begins at token i; None if there is none."""
     token = scan.tokens[i]
     if token.kind == "rate":
@@ -48,7 +48,7 @@ def rate_at(scan: Scan, i: int) -> Reading | None:
 
 def _rate(
     scan: Scan, first: int, last: int, values: Sequence[float], *, raw: tuple[float, ...] = (), noun: str = ""
-) -> Reading:
+) -> ReaderResult:
     words = {word.replace(".", "") for word in scan.words(first, last)}
     marks = frozenset(name for name, known in (("night", NIGHT), ("morning", MORNING)) if words & known)
     return [scan.mention(first, last, "frequency", "rate", values, raw=raw, noun=noun, marks=marks)], last
@@ -59,7 +59,7 @@ def _digits() -> re.Pattern[str]:
     return re.compile(r"\d+")
 
 
-def _abbreviated(scan: Scan, i: int) -> Reading | None:
+def _abbreviated(scan: Scan, i: int) -> ReaderResult | None:
     text = scan.tokens[i].text
     letters = "".join(char for char in text if char.isalpha())
     if letters in ABBREVIATIONS:
@@ -68,7 +68,7 @@ def _abbreviated(scan: Scan, i: int) -> Reading | None:
     return _rate(scan, i, i + 1, hours) if hours else None
 
 
-def _counted(scan: Scan, i: int) -> Reading | None:
+def _counted(scan: Scan, i: int) -> ReaderResult | None:
     """ "three times a day", "twice daily", "3x/day", "once in a week", "60 a day", "five days out of the week"."""
     number = scan.numbers[i]
     j = number.last
@@ -93,7 +93,7 @@ def _counted(scan: Scan, i: int) -> Reading | None:
     return _rate(scan, i, j + 2, [*values, 1 / period], raw=number.values)
 
 
-def _every(scan: Scan, i: int) -> Reading | None:
+def _every(scan: Scan, i: int) -> ReaderResult | None:
     """ "every day", "every 4 to 6 hours", "every other day", "each night", "every morning and night"."""
     j = i + 1
     period = PERIODS.get(scan.word(j + 1), 0.0)
@@ -116,7 +116,7 @@ def _every(scan: Scan, i: int) -> Reading | None:
     return _rate(scan, i, j + 1, [count / period for period in periods for count in counts])
 
 
-def _per(scan: Scan, i: int) -> Reading | None:
+def _per(scan: Scan, i: int) -> ReaderResult | None:
     """ "[two packs] a day", "per week", "ppd": once in the period, or as often as the count before it."""
     word, after = scan.word(i), scan.word(i + 1)
     if word == "ppd":
@@ -149,7 +149,7 @@ def _and_night(scan: Scan, j: int) -> int:
     return next((j + k + 1 for k in (1, 2, 3) if scan.word(j + k) in NIGHT), 0)
 
 
-def _time_of_day(scan: Scan, i: int) -> Reading | None:
+def _time_of_day(scan: Scan, i: int) -> ReaderResult | None:
     """ "in the morning", "at bedtime", "with dinner": once a day; "morning and night": twice."""
     if scan.word(i) in ("meals", "meal"):
         return _rate(scan, i, i + 1, [3.0])

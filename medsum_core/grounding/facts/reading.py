@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from medsum_core.grounding.facts.anatomy import stem
 from medsum_core.grounding.facts.dates import date_at
-from medsum_core.grounding.facts.mention import Mention, Reading, Scan, scan_text
+from medsum_core.grounding.facts.mention import Mention, ReaderResult, Scan, scan_text
 from medsum_core.grounding.facts.quantities import half_after, quantity_at
 from medsum_core.grounding.facts.rates import ADVERBS, TIMES_OF_DAY, rate_at
 from medsum_core.grounding.facts.sides import HANDED, LIMB_CODES, SIDES, side_at
@@ -48,7 +48,7 @@ def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
     return scan, mentions if spoken else [mention for mention in mentions if is_fact(scan, mention)]
 
 
-def _at(scan: Scan, i: int) -> Reading:
+def _at(scan: Scan, i: int) -> ReaderResult:
     """The mentions that begin at token i, by the first reader that recognises them, and where to continue."""
     for reader in (date_at, rate_at, quantity_at, side_at, _written_form, _single, _few, _noun_and_half):
         reading = reader(scan, i)
@@ -59,7 +59,7 @@ def _at(scan: Scan, i: int) -> Reading:
     return [], i + 1
 
 
-def _written_form(scan: Scan, i: int) -> Reading | None:
+def _written_form(scan: Scan, i: int) -> ReaderResult | None:
     """5'10", 7:30, L4, "x 3", "type II"."""
     token = scan.tokens[i]
     if token.kind == "height":
@@ -76,7 +76,7 @@ def _written_form(scan: Scan, i: int) -> Reading | None:
     return _roman(scan, i) if scan.word(i - 1) in GRADED else None
 
 
-def _roman(scan: Scan, i: int) -> Reading | None:
+def _roman(scan: Scan, i: int) -> ReaderResult | None:
     """ "type II", "grade I V": a numeral in one word or letter by letter."""
     last = i + 1
     while scan.word(last) in ("i", "v") and len(scan.word(i)) == 1:
@@ -85,7 +85,7 @@ def _roman(scan: Scan, i: int) -> Reading | None:
     return ([scan.plain(i, last, (value,))], last) if value else None
 
 
-def _code(scan: Scan, i: int) -> Reading:
+def _code(scan: Scan, i: int) -> ReaderResult:
     """L4, G2: a code; "x3": the number alone."""
     text = scan.tokens[i].text
     if text in WELL_KNOWN_CODES:
@@ -97,7 +97,7 @@ def _code(scan: Scan, i: int) -> Reading:
     return [scan.mention(i, i + 1, "code", "code", (f"{letters}{digits}",), raw=(float(digits),), noun=letters)], i + 1
 
 
-def _single(scan: Scan, i: int) -> Reading | None:
+def _single(scan: Scan, i: int) -> ReaderResult | None:
     """ "a week", "a year and a half", "last year", "yesterday": in a note only after "a" or "an"."""
     word = scan.word(i)
     if scan.spoken and word in SINGLES:
@@ -113,7 +113,7 @@ def _single(scan: Scan, i: int) -> Reading | None:
     return [scan.measure(i, last, unit, (1.0 + half,), kind="age" if is_age else "", marks=marks)], last
 
 
-def _few(scan: Scan, i: int) -> Reading | None:
+def _few(scan: Scan, i: int) -> ReaderResult | None:
     """ "a few days", "several weeks": no number, but they support a note's "couple of"."""
     unit = units().get(scan.word(i + 1))
     if scan.word(i) not in ("few", "several") or not scan.spoken or unit is None:
@@ -121,7 +121,7 @@ def _few(scan: Scan, i: int) -> Reading | None:
     return [scan.measure(i, i + 2, unit, (), marks=frozenset({"few"}))], i + 2
 
 
-def _noun_and_half(scan: Scan, i: int) -> Reading | None:
+def _noun_and_half(scan: Scan, i: int) -> ReaderResult | None:
     """ "a pack and a half" at its "and"."""
     half, last = half_after(scan, i)
     if not half or scan.word(i - 2) not in ("a", "an", "one"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from medsum_core.grounding.facts.anatomy import body_parts, stem
-from medsum_core.grounding.facts.mention import Mention, Reading, Scan
+from medsum_core.grounding.facts.mention import Mention, ReaderResult, Scan
 from medsum_core.grounding.facts.quantities import counted_noun
 from medsum_core.grounding.facts.tokens import bag
 
@@ -41,7 +41,7 @@ OPPOSITE = {"left": "right", "right": "left"}
 OTHER_REACH = 40  # tokens
 
 
-def side_at(scan: Scan, i: int) -> Reading | None:
+def side_at(scan: Scan, i: int) -> ReaderResult | None:
     """The side that token i names, with the body part near it as noun; None if it names none."""
     word = scan.word(i)
     if word in LIMB_CODES and scan.tokens[i].capital and not scan.spoken:
@@ -68,7 +68,7 @@ def _side(scan: Scan, first: int, last: int, side: str, noun: str) -> Mention:
     return scan.mention(first, last, "laterality", "side", (side,), noun=noun)
 
 
-def _each_of_two(scan: Scan, i: int) -> Reading | None:
+def _each_of_two(scan: Scan, i: int) -> ReaderResult | None:
     """ "in each eye", "on either side": both."""
     part = stem(scan.word(i + 1))
     is_pair = part == "side" or body_parts().get(part) in ("arm", "leg", "eye", "ear")

@@ -11,16 +11,16 @@ from itertools import pairwise
 
 from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.anatomy import body_parts, stem
-from medsum_core.grounding.facts.answers import Turns, with_roles
+from medsum_core.grounding.facts.answers import TurnTokens, with_roles
 from medsum_core.grounding.facts.corrections import REACH, is_correction
 from medsum_core.grounding.facts.date_matching import Calendar, calendar_of
-from medsum_core.grounding.facts.directions import End, read_ends
+from medsum_core.grounding.facts.directions import Direction, read_dialogue_directions
 from medsum_core.grounding.facts.matching import MOST, ValueIndex
 from medsum_core.grounding.facts.mention import SENTENCE_ENDS, Mention, Scan
 from medsum_core.grounding.facts.reading import read_mentions
-from medsum_core.grounding.facts.side_claims import SideClaims, is_measure, read_claim
+from medsum_core.grounding.facts.side_matching import SideIndex, is_standard_of_comparison, read_side
 from medsum_core.grounding.facts.sides import other_sides
-from medsum_core.grounding.facts.subjects import Subjects, attribute, fold, subjects_of_talk
+from medsum_core.grounding.facts.subjects import SubjectFinder, attribute, fold, subject_finder
 from medsum_core.grounding.facts.tokens import bag
 
 DENIALS = frozenset(("no", "nope", "nah", "actually"))
@@ -30,29 +30,29 @@ NO_SPEAKER = "speaker"
 
 
 @dataclass(frozen=True)
-class Talk:
+class MentionIndex:
     """A dialogue, read once: its mentions with their subjects, its turns, its dates.
 
     `scan` and the mentions are of its text with one style of tags, in which turn k begins at `starts[k]`.
     """
 
     scan: Scan
-    said: Sequence[Mention]
+    mentions: Sequence[Mention]
     attributes: Sequence[str]
-    starts: Sequence[int]
+    turn_starts: Sequence[int]
     calendar: Calendar
-    subjects: Subjects
-    openings: Sequence[int]
+    subjects: SubjectFinder
+    turn_first_tokens: Sequence[int]
 
     def turn(self, offset: int) -> int:
         """The turn, from 0, of a character of the scan."""
-        return max(bisect_right(self.starts, offset) - 1, 0)
+        return max(bisect_right(self.turn_starts, offset) - 1, 0)
 
     @cached_property
     def kinds(self) -> set[tuple[str, float | None]]:
         """The kinds that are said, alone and with their numbers."""
-        numbers = {(mention.kind, mention.raw[0]) for mention in self.said if mention.raw}
-        return numbers | {(mention.kind, None) for mention in self.said}
+        numbers = {(mention.kind, mention.raw[0]) for mention in self.mentions if mention.raw}
+        return numbers | {(mention.kind, None) for mention in self.mentions}
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -62,12 +62,12 @@ class Talk:
     @cached_property
     def numbers(self) -> frozenset[float]:
         """The numbers as said, without units."""
-        return frozenset(value for mention in self.said for value in mention.raw)
+        return frozenset(value for mention in self.mentions for value in mention.raw)
 
     @cached_property
     def groups_in_row(self) -> list[tuple[float, float]]:
         """Cardinals of plain numbers said one right after the other: "eleven three" is (11, 3)."""
-        cardinals = [(mention.first, mention.last, self.groups(mention)) for mention in self.said]
+        cardinals = [(mention.first, mention.last, self.groups(mention)) for mention in self.mentions]
         inside = [pair for _, _, groups in cardinals for pair in pairwise(groups)]
         across = [(a[-1], b[0]) for (_, end, a), (begin, _, b) in pairwise(cardinals) if end == begin and a and b]
         return inside + across
@@ -78,110 +78,110 @@ class Talk:
         return self.scan.numbers[mention.first].groups if plain else ()
 
     @cached_property
-    def sides(self) -> SideClaims:
+    def sides(self) -> SideIndex:
         """The sides that are said of body parts."""
-        of_parts = [mention for mention in self.said if mention.dim == "side" and mention.noun != "handed"]
-        of_parts = [one for one in of_parts if one.values[0] != "both" or not self.one_side_only(one.first)]
-        of_parts = [one for one in of_parts if not is_measure(self.scan, one)]
+        of_parts = [mention for mention in self.mentions if mention.dim == "side" and mention.noun != "handed"]
+        of_parts = [one for one in of_parts if one.values[0] != "both" or not self.answered_by_one_side(one.first)]
+        of_parts = [one for one in of_parts if not is_standard_of_comparison(self.scan, one)]
         parts = frozenset(word for word in map(stem, self.words) if word in body_parts())
-        return SideClaims([read_claim(self.scan, mention) for mention in of_parts], parts)
+        return SideIndex([read_side(self.scan, mention) for mention in of_parts], parts)
 
     @cached_property
-    def ends(self) -> list[End]:
+    def directions(self) -> list[Direction]:
         """The ends of axes that are named: upper or lower, inner or outer."""
-        return read_ends(self.scan)
+        return read_dialogue_directions(self.scan)
 
     @cached_property
     def short_years(self) -> dict[float, Mention]:
         """The first mention of each number that may be a year by its last two digits."""
         found: dict[float, Mention] = {}
-        for mention in self.said:
+        for mention in self.mentions:
             for value in mention.raw if len(self.groups(mention)) == 1 else ():
                 found.setdefault(value, mention)
         return found
 
     @cached_property
-    def of_attribute(self) -> dict[str, list[Mention]]:
+    def by_attribute(self) -> dict[str, list[Mention]]:
         """The mentions of each attribute, of each sort one."""
         found: dict[str, dict[tuple[str, str, bool], Mention]] = {}
-        for mention, about in zip(self.said, self.attributes, strict=True):
+        for mention, about in zip(self.mentions, self.attributes, strict=True):
             found.setdefault(about, {}).setdefault((mention.kind, mention.dim, bool(mention.noun)), mention)
         return {about: list(of_sort.values()) for about, of_sort in found.items()}
 
     @cached_property
-    def sided(self) -> frozenset[str]:
+    def side_attributes(self) -> frozenset[str]:
         """What sides are said of."""
-        pairs = zip(self.said, self.attributes, strict=True)
+        pairs = zip(self.mentions, self.attributes, strict=True)
         return frozenset(about for mention, about in pairs if mention.dim == "side")
 
     @cached_property
     def _index(self) -> ValueIndex:
-        return ValueIndex(self.said)
+        return ValueIndex(self.mentions)
 
-    def near(self, fact: Mention) -> list[Mention]:
+    def candidates(self, fact: Mention) -> list[Mention]:
         """The mentions that may support a fact, in order."""
-        return self._index.near(fact)
+        return self._index.candidates(fact)
 
-    def about(self, subjects: frozenset[str]) -> list[Mention]:
+    def mentions_of(self, subjects: frozenset[str]) -> list[Mention]:
         """The mentions that may be of one of these subjects, in order: those near its word, or counted by it.
 
         The first `MOST`.
         """
-        if subjects not in self._about:
+        if subjects not in self._mentions_of:
             turns = set().union(*(self.subjects.turns_of.get(word, set()) for word in subjects))
             places = {k for turn in turns for near in (turn, turn + 1) for k in self._of_turn.get(near, ())}
             places.update(k for word in subjects for k in self._of_noun.get(word, ()))
-            self._about[subjects] = [self.said[k] for k in sorted(places)[:MOST]]
-        return self._about[subjects]
+            self._mentions_of[subjects] = [self.mentions[k] for k in sorted(places)[:MOST]]
+        return self._mentions_of[subjects]
 
     @cached_property
-    def _about(self) -> dict[frozenset[str], list[Mention]]:
+    def _mentions_of(self) -> dict[frozenset[str], list[Mention]]:
         return {}
 
     @cached_property
     def _of_turn(self) -> dict[int, list[int]]:
         found: dict[int, list[int]] = {}
-        for k, mention in enumerate(self.said):
+        for k, mention in enumerate(self.mentions):
             found.setdefault(self.subjects.turn_of[mention.first], []).append(k)
         return found
 
     @cached_property
     def _of_noun(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
-        for k, mention in enumerate(self.said):
+        for k, mention in enumerate(self.mentions):
             for word in {mention.noun, fold(mention.noun)} - {""}:
                 found.setdefault(word, []).append(k)
         return found
 
-    def one_side_only(self, k: int) -> bool:
+    def answered_by_one_side(self, k: int) -> bool:
         """Whether token k ends a turn that the next one answers with one side: "Both ears?" "No, the right."."""
-        turn = bisect_right(self.openings, k)
-        if turn >= len(self.openings) or not _ends_turn(self.scan, k):
+        turn = bisect_right(self.turn_first_tokens, k)
+        if turn >= len(self.turn_first_tokens) or not _ends_turn(self.scan, k):
             return False
-        begin = self.openings[turn]
-        inside = [self.said[k] for k in self._of_turn.get(turn, ()) if self.said[k].dim == "side"]
+        begin = self.turn_first_tokens[turn]
+        inside = [self.mentions[k] for k in self._of_turn.get(turn, ()) if self.mentions[k].dim == "side"]
         denied = self.scan.word(begin) in DENIALS or self.scan.word(begin) in ("just", "only")
         one = "one" in self.scan.words(begin + 1, begin + 3)  # "Just the one."
         return denied and (bool(inside) or one) and all(mention.values[0] != "both" for mention in inside)
 
 
 @lru_cache(maxsize=16)  # decoding checks a growing note against one dialogue
-def read_talk(dialogue: str) -> Talk:
+def index_mentions(dialogue: str) -> MentionIndex:
     """Read a dialogue. What a question offers and its answer denies ("Was it three weeks?" "No, four.") is left out."""
-    text, starts, begins = _retagged(read_turns(dialogue))
+    text, starts, begins = _with_uniform_tags(read_turns(dialogue))
     scan, mentions = read_mentions(text, spoken=True)
     turns = _turns(scan, starts, begins)
-    openings = turns.begins
+    first_tokens = turns.begins
     mentions = with_roles(scan, [*mentions, *other_sides(scan, mentions)], turns)
     ordered = _Ordered(mentions)
-    said = [mention for mention in mentions if not _denied(scan, mention, ordered, openings)]
+    said = [mention for mention in mentions if not _denied(scan, mention, ordered, first_tokens)]
     attributes = [attribute(scan, mention) for mention in said]
     calendar = calendar_of(scan, said)
-    subjects = subjects_of_talk(scan, turns)
-    return Talk(scan, said, attributes, starts, calendar, subjects, openings)
+    subjects = subject_finder(scan, turns)
+    return MentionIndex(scan, said, attributes, starts, calendar, subjects, first_tokens)
 
 
-def _retagged(turns: Sequence[Turn]) -> tuple[str, list[int], list[int]]:
+def _with_uniform_tags(turns: Sequence[Turn]) -> tuple[str, list[int], list[int]]:
     """The text of the turns as lines "Speaker: text", where each begins, and where its words do.
 
     The readers of facts then see one style only, in which a newline ends a turn and a colon a tag.
@@ -197,11 +197,11 @@ def _retagged(turns: Sequence[Turn]) -> tuple[str, list[int], list[int]]:
     return "\n".join(lines), starts, begins
 
 
-def _turns(scan: Scan, starts: Sequence[int], begins: Sequence[int]) -> Turns:
+def _turns(scan: Scan, starts: Sequence[int], begins: Sequence[int]) -> TurnTokens:
     """The tokens of each turn, after the speaker's tag."""
     offsets = [token.start for token in scan.tokens]
     firsts = [bisect_left(offsets, start) for start in starts]
-    return Turns(begins=[bisect_left(offsets, begin) for begin in begins], ends=[*firsts[1:], len(scan.tokens)])
+    return TurnTokens(begins=[bisect_left(offsets, begin) for begin in begins], ends=[*firsts[1:], len(scan.tokens)])
 
 
 class _Ordered:
@@ -216,21 +216,21 @@ class _Ordered:
         return self._mentions[bisect_left(self._firsts, begin) : bisect_left(self._firsts, end)]
 
 
-def _denied(scan: Scan, mention: Mention, ordered: _Ordered, openings: Sequence[int]) -> bool:
+def _denied(scan: Scan, mention: Mention, ordered: _Ordered, first_tokens: Sequence[int]) -> bool:
     """Whether a value is denied or corrected: "Was it three?" answered "No, four." or "Four."; "six, I mean ten"."""
     dims = (mention.dim,) if mention.dim == "side" else (mention.dim, "")
     after = ordered.between(mention.last, mention.last + REACH + 1)
     if any(_corrects(scan, mention, other) for other in after if other.dim in dims):
         return True
-    turn = bisect_right(openings, mention.first)
-    if turn >= len(openings) or not _ends_turn(scan, mention.last):
+    turn = bisect_right(first_tokens, mention.first)
+    if turn >= len(first_tokens) or not _ends_turn(scan, mention.last):
         return False
-    end = openings[turn + 1] if turn + 1 < len(openings) else len(scan.tokens)
+    end = first_tokens[turn + 1] if turn + 1 < len(first_tokens) else len(scan.tokens)
     if scan.word(scan.around(mention.last, mention.last).stop) != "?":
-        end = min(end, openings[turn] + CORRECTING) if mention.dim == "side" else openings[turn]
-    answers = [other for other in ordered.between(openings[turn], end) if other.dim in dims]
-    bare = any(other.first == openings[turn] for other in answers) and not _asks_openly(scan, mention.first)
-    if scan.word(openings[turn]) not in DENIALS and not bare:
+        end = min(end, first_tokens[turn] + CORRECTING) if mention.dim == "side" else first_tokens[turn]
+    answers = [other for other in ordered.between(first_tokens[turn], end) if other.dim in dims]
+    bare = any(other.first == first_tokens[turn] for other in answers) and not _asks_openly(scan, mention.first)
+    if scan.word(first_tokens[turn]) not in DENIALS and not bare:
         return False
     return bool(answers) and not any(_alike(mention, other) for other in answers)
 
