@@ -1,9 +1,9 @@
-"""What a dialogue with few known facts tells: its sentences, and questions with yes or no, by their content words.
+"""Statements: sentences of a dialogue, and questions answered with yes or no, compared with a note by content words.
 
-The lexicon can't name everything that a note holds ("I live with a roommate"). Where a dialogue has hardly anything
-that it names, these sentences are what a note can leave out too: else its rate would be that of a fact or two, or 0,
-even for a note of something else. Beside several facts they do not count: a sentence is small index, or belongs to
-another section, more often than a fact is.
+The lexicon can't name everything that a note contains ("I live with a roommate"). For a dialogue with few facts that it
+names, the omission rate would rest on one or two facts, or be 0 even for a note on another topic; so its statements
+count as facts. In a dialogue with several facts they do not count: a sentence is small talk, or belongs to another
+section, more often than a fact does.
 """
 
 from __future__ import annotations
@@ -24,17 +24,15 @@ from medsum_core.grounding.findings.replies import asks_openly, is_question, rea
 from medsum_core.grounding.findings.scope import GOOD, NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import Word, stem
 
-MIN_LETTERS = 3  # letters of a content word
-MIN_WORDS = 2  # content words that a sentence needs to say something; a question with its answer needs one
+MIN_LETTERS = 3  # letters that a content word has at least
+MIN_WORDS = 2  # content words that a statement has at least; a question with its answer needs only one
 PREFIX = 5  # letters that related words share: "retired", "retirement"
 DENYING = bag("no not never none nothing don't didn't doesn't haven't hasn't isn't wasn't denies without nope")
-ALL_NORMAL = bag(  # a note's words that deny whatever was asked: "Noncontributory."
+ALL_NORMAL = bag(  # words of a note that deny whatever was asked: "Noncontributory."
     "negative none noncontributory contributory unremarkable normal unchanged healthy otherwise"
 )
-UNKNOWN_WORDS = bag(
-    "unknown unobtainable unavailable"
-)  # of these with SUMMARY_WORDS a sentence says that nobody could tell
-SUMMARY_WORDS = bag(  # of these alone a sentence denies all there could be: "No significant past medical history."
+UNKNOWN_WORDS = bag("unknown unobtainable unavailable")  # added to SUMMARY_WORDS: "Family history unknown."
+SUMMARY_WORDS = bag(  # a summary sentence has only these and denies everything: "No significant medical history."
     "no not none negative noncontributory contributory unremarkable significant pertinent relevant known other past "
     "history histories family familial medical surgical problem problems is are of the reported all . , :"
 )
@@ -42,7 +40,7 @@ SHORT_NOTE = 2  # sentences; in a longer note "None." answers the line before it
 CONVERSATION_WORDS = (
     (STOPWORDS - {"family"}) | DIGITS.keys() | TEENS.keys() | TENS.keys() | SCALES.keys() | PERIODS.keys()
 )
-CONVERSATION_WORDS |= bag(  # words of any conversation, which by themselves tell nothing of a patient
+CONVERSATION_WORDS |= bag(  # words of any conversation: no content words
     "without mine myself yourself someone somebody something anyone anybody anything everyone everybody everything "
     "nobody nothing thing stuff doing get going come coming let make making made take taking put i'd i'll you've "
     "you'll you'd we've we'll they've can't couldn't won't wouldn't aren't weren't haven't hasn't hadn't shouldn't "
@@ -63,7 +61,10 @@ CONVERSATION_WORDS |= bag(  # words of any conversation, which by themselves tel
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """What words `[first, last)` of turn `turn` tell: stems of their content words; whether they or the answer deny."""
+    """A statement at words `[first, last)` of turn `turn`.
+
+    `stems`: of its content words; `denied`: whether it, or the answer to it, has a negation.
+    """
 
     turn: int
     first: int
@@ -74,17 +75,17 @@ class Statement:
 
 @dataclass(frozen=True)
 class NoteWords:
-    """The words of a note, to look what was told up in them."""
+    """The words of a note, prepared for looking statements up in them."""
 
     stems: frozenset[str]
     prefixes: frozenset[str]
     denies: bool
     all_normal: bool
     not_known: bool
-    denied_in_sum: frozenset[str]  # of whom a sentence denies all there could be: PATIENT, FAMILY
+    denied_in_sum: frozenset[str]  # PATIENT, FAMILY: whose findings a summary sentence denies all
 
     def contains(self, stems: frozenset[str], *, denied: bool) -> bool:
-        """Whether one of the content words stands here, inflected or related; of a denial, in a note that denies."""
+        """Whether the note has one of the content words or a related one; for a denied statement also a negation."""
         if self.not_known or (denied and self.all_normal):
             return True
         return (self.denies or not denied) and (
@@ -92,13 +93,13 @@ class NoteWords:
         )
 
     def denies_all(self, finding: Finding) -> bool:
-        """Whether the note denies in sum what a dialogue denies: "No significant family history."."""
+        """Whether a summary sentence denies a denied finding: "No significant family history."."""
         of = {PATIENT, FAMILY} if finding.subject == UNKNOWN else {PATIENT if finding.subject == PATIENT else FAMILY}
         return finding.assertion == "denied" and not self.denied_in_sum.isdisjoint(of)
 
 
 def note_words(scan: FindingScan) -> NoteWords:
-    """A note's words as `NoteWords`."""
+    """The `NoteWords` of a note that was read for findings."""
     stems, texts = frozenset(word.stem for word in scan.words), {word.text for word in scan.words}
     denies = not texts.isdisjoint(NEGATIONS | GOOD)
     summaries, is_short = _summaries(scan), len(scan.sentences) <= SHORT_NOTE
@@ -113,7 +114,7 @@ def note_words(scan: FindingScan) -> NoteWords:
 
 
 def _summaries(scan: FindingScan) -> list[frozenset[str]]:
-    """The words of each sentence that sums up, with those of a heading above it: "Family history", "Unknown"."""
+    """The words of each summary sentence, with those of a heading above it: "Family history", "Unknown"."""
     found, heading = [], frozenset[str]()
     for sentence in scan.sentences:
         texts = frozenset(word.text for word in scan.words[sentence.first : sentence.last])
@@ -126,7 +127,7 @@ def _summaries(scan: FindingScan) -> list[frozenset[str]]:
 
 
 def read_statements(turns: Sequence[Turn], scan: FindingScan) -> Iterator[Statement]:
-    """What the sentences of a dialogue tell, in order; a question only where the next turn says yes or no."""
+    """The statements of a dialogue in order; a question is one only if the next turn answers yes or no."""
     for sentence in scan.sentences:
         words = scan.words[sentence.first : sentence.last]
         stems = _content(words)
@@ -140,7 +141,7 @@ def read_statements(turns: Sequence[Turn], scan: FindingScan) -> Iterator[Statem
 
 
 def reply_to(scan: FindingScan, question: Sentence) -> str:
-    """What the next turn says to a question, as `findings.replies.read_reply` has it; "other" where it asks openly."""
+    """The reply of the next turn to a question, as `findings.replies.read_reply`; "other" for an open question."""
     if question.turn + 1 >= len(scan.turns) or asks_openly(scan.words, question):
         return "other"
     return read_reply(scan.words, *scan.turns[question.turn + 1])[0]

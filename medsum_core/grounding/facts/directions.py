@@ -1,6 +1,6 @@
-"""Upper or lower, inner or outer, front or back: does a note name the end of a body part that the dialogue names?
+"""Directional terms of anatomy: upper or lower, medial or lateral, anterior or posterior.
 
-Contradicted only where the dialogue has the other end of the axis, of the same region of the body, and never this one.
+A note's term is contradicted only if the dialogue has the opposite one, for the same body region, and never the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from medsum_core.grounding.facts.anatomy import body_parts, stem
 from medsum_core.grounding.facts.mention import Scan
 from medsum_core.grounding.facts.tokens import bag
 
-# Axis, end, words of a note, phrases of a dialogue; "^" begins a sentence.
+# Axis, direction, words of a note, phrases of a dialogue ("^": only at the start of a sentence).
 AXES = (
     ("height", "upper", "upper superior", "upper|top|up high|high up|higher up|up top|^high|ribs|shoulder blades"),
     ("height", "lower", "lower inferior", "lower|bottom|down low|low down|below|low on|and low|^low|tailbone|belt"),
@@ -32,7 +32,7 @@ AXES = (
     ("hernia", "umbilical", "umbilical", "umbilical|belly button|navel|bellybutton"),
     ("hernia", "hiatal", "hiatal", "hiatal|hiatus|stomach|chest|heartburn|reflux|food pipe"),
 )  # fmt: skip
-NOUNS: Mapping[str, frozenset[str]] = {  # what must follow for a word to be an end of the axis; else any body part
+NOUNS: Mapping[str, frozenset[str]] = {  # nouns that must follow the word on each axis; on other axes any body part
     "height": bag(
         "quadrant back arm leg lip lid eyelid thigh abdomen belly jaw teeth tooth molar molars lobe breast chest pole"
     ),
@@ -48,7 +48,7 @@ REACH = 4  # tokens between the word of a note and its body part
 
 
 class Direction(NamedTuple):
-    """The end of an axis at characters `[start, end)`; `regions`: of the body parts near it, none if none is named."""
+    """A directional term at characters `[start, end)`; `regions`: those of the body parts near it, may be empty."""
 
     start: int
     end: int
@@ -58,21 +58,21 @@ class Direction(NamedTuple):
 
 
 def judge_directions(
-    named: Sequence[Direction], said: Sequence[Direction]
+    of_note: Sequence[Direction], of_dialogue: Sequence[Direction]
 ) -> Iterator[tuple[Direction, Direction | None]]:
-    """Each end that a note names with the same one in the dialogue, or None where that names only another one.
+    """Each term of a note with the same term in the dialogue, or None if the dialogue has only another one.
 
-    Nothing of ends whose axis the dialogue does not speak of.
+    Skips terms whose axis, or region, the dialogue does not mention.
     """
-    for end in named:
-        of_axis = [one for one in said if one.axis == end.axis]
-        same = next((one for one in of_axis if one.name == end.name), None)
-        if same or any(not one.regions or not end.regions or one.regions & end.regions for one in of_axis):
-            yield end, same
+    for direction in of_note:
+        of_axis = [one for one in of_dialogue if one.axis == direction.axis]
+        same = next((one for one in of_axis if one.name == direction.name), None)
+        if same or any(not one.regions or not direction.regions or one.regions & direction.regions for one in of_axis):
+            yield direction, same
 
 
 def read_note_directions(note: Scan) -> list[Direction]:
-    """The ends of body parts that a note names: "[upper] quadrant"."""
+    """The directional terms of a note: "[upper] quadrant"."""
     found = []
     for i, token in enumerate(note.tokens):
         axis, name = _words_of_notes().get(token.text, ("", ""))
@@ -103,7 +103,7 @@ def _phrases() -> Mapping[str, Sequence[tuple[Sequence[str], str, str]]]:
 
 
 def read_dialogue_directions(dialogue: Scan) -> list[Direction]:
-    """The ends of axes that a dialogue names, but for those of a choice in a question: "The upper back, or lower?"."""
+    """The directional terms of a dialogue, without those of an alternative question: "The upper back, or lower?"."""
     found: list[Direction] = []
     begin = 0
     while begin < len(dialogue.tokens):

@@ -1,4 +1,4 @@
-"""A dialogue prepared for looking facts up: its mentions, by turn, with what questions and answers change in them."""
+"""The index of a dialogue's mentions: each with its turn and subject, after questions and answers were resolved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medsum_core.grounding.facts.subjects import SubjectFinder, attribute, fold,
 from medsum_core.grounding.facts.tokens import bag
 
 DENIALS = frozenset(("no", "nope", "nah", "actually"))
-CORRECTING = 5  # tokens of a turn that begins "no" in which the right value comes: "no the right"
+CORRECTING = 5  # tokens after a turn's opening "no" that can hold the corrected value: "no the right"
 OPEN_QUESTIONS = bag("how what when which where who why any what's how's did do does have has")
 NO_SPEAKER = "speaker"
 
@@ -33,7 +33,9 @@ NO_SPEAKER = "speaker"
 class MentionIndex:
     """A dialogue, read once: its mentions with their subjects, its turns, its dates.
 
-    `scan` and the mentions are of its text with one style of tags, in which turn k begins at `starts[k]`.
+    Offsets are into `scan.text`, the dialogue with uniform speaker tags. There turn k begins at character
+    `turn_starts[k]`, and its first token after the tag is `turn_first_tokens[k]`. `attributes`: as in
+    `subjects.attribute`, one per mention.
     """
 
     scan: Scan
@@ -50,36 +52,36 @@ class MentionIndex:
 
     @cached_property
     def kinds(self) -> set[tuple[str, float | None]]:
-        """The kinds that are said, alone and with their numbers."""
+        """The kinds that occur, each with None and with its numbers."""
         numbers = {(mention.kind, mention.raw[0]) for mention in self.mentions if mention.raw}
         return numbers | {(mention.kind, None) for mention in self.mentions}
 
     @cached_property
     def words(self) -> frozenset[str]:
-        """The words, in small letters."""
+        """The words in lower case."""
         return frozenset(token.text for token in self.scan.tokens)
 
     @cached_property
     def numbers(self) -> frozenset[float]:
-        """The numbers as said, without units."""
+        """The numbers as written or spoken, without units."""
         return frozenset(value for mention in self.mentions for value in mention.raw)
 
     @cached_property
     def groups_in_row(self) -> list[tuple[float, float]]:
-        """Cardinals of plain numbers said one right after the other: "eleven three" is (11, 3)."""
+        """Adjacent cardinals of numbers without unit: "eleven three" is (11, 3)."""
         cardinals = [(mention.first, mention.last, self.groups(mention)) for mention in self.mentions]
         inside = [pair for _, _, groups in cardinals for pair in pairwise(groups)]
         across = [(a[-1], b[0]) for (_, end, a), (begin, _, b) in pairwise(cardinals) if end == begin and a and b]
         return inside + across
 
     def groups(self, mention: Mention) -> Sequence[float]:
-        """The cardinals of a number without unit, as they were said."""
+        """The cardinals of which a number without unit consists; empty for other mentions."""
         plain = not mention.dim and mention.first in self.scan.numbers
         return self.scan.numbers[mention.first].groups if plain else ()
 
     @cached_property
     def sides(self) -> SideIndex:
-        """The sides that are said of body parts."""
+        """The sides of body parts."""
         of_parts = [mention for mention in self.mentions if mention.dim == "side" and mention.noun != "handed"]
         of_parts = [one for one in of_parts if one.values[0] != "both" or not self.answered_by_one_side(one.first)]
         of_parts = [one for one in of_parts if not is_standard_of_comparison(self.scan, one)]
@@ -88,7 +90,7 @@ class MentionIndex:
 
     @cached_property
     def directions(self) -> list[Direction]:
-        """The ends of axes that are named: upper or lower, inner or outer."""
+        """The directional terms: upper or lower, inner or outer."""
         return read_dialogue_directions(self.scan)
 
     @cached_property
@@ -102,15 +104,15 @@ class MentionIndex:
 
     @cached_property
     def by_attribute(self) -> dict[str, list[Mention]]:
-        """The mentions of each attribute, of each sort one."""
+        """The mentions by attribute; of each kind, dimension and presence of a noun the first."""
         found: dict[str, dict[tuple[str, str, bool], Mention]] = {}
         for mention, about in zip(self.mentions, self.attributes, strict=True):
             found.setdefault(about, {}).setdefault((mention.kind, mention.dim, bool(mention.noun)), mention)
-        return {about: list(of_sort.values()) for about, of_sort in found.items()}
+        return {about: list(first_of.values()) for about, first_of in found.items()}
 
     @cached_property
     def side_attributes(self) -> frozenset[str]:
-        """What sides are said of."""
+        """The attributes of the mentioned sides."""
         pairs = zip(self.mentions, self.attributes, strict=True)
         return frozenset(about for mention, about in pairs if mention.dim == "side")
 
@@ -123,9 +125,9 @@ class MentionIndex:
         return self._index.candidates(fact)
 
     def mentions_of(self, subjects: frozenset[str]) -> list[Mention]:
-        """The mentions that may be of one of these subjects, in order: those near its word, or counted by it.
+        """The first `MOST` mentions that may belong to one of these subjects, in order.
 
-        The first `MOST`.
+        They are in a turn that names it, in the turn after that, or count it.
         """
         if subjects not in self._mentions_of:
             turns = set().union(*(self.subjects.turns_of.get(word, set()) for word in subjects))
@@ -154,7 +156,7 @@ class MentionIndex:
         return found
 
     def answered_by_one_side(self, k: int) -> bool:
-        """Whether token k ends a turn that the next one answers with one side: "Both ears?" "No, the right."."""
+        """Whether the next turn answers the turn that token k ends with one side: "Both ears?" "No, the right."."""
         turn = bisect_right(self.turn_first_tokens, k)
         if turn >= len(self.turn_first_tokens) or not _ends_turn(self.scan, k):
             return False
@@ -167,24 +169,24 @@ class MentionIndex:
 
 @lru_cache(maxsize=16)  # decoding checks a growing note against one dialogue
 def index_mentions(dialogue: str) -> MentionIndex:
-    """Read a dialogue. What a question offers and its answer denies ("Was it three weeks?" "No, four.") is left out."""
+    """Index a dialogue, without values that an answer denies: "Was it three weeks?" "No, four."."""
     text, starts, begins = _with_uniform_tags(read_turns(dialogue))
     scan, mentions = read_mentions(text, spoken=True)
     turns = _turns(scan, starts, begins)
     first_tokens = turns.begins
     mentions = with_roles(scan, [*mentions, *other_sides(scan, mentions)], turns)
-    ordered = _Ordered(mentions)
-    said = [mention for mention in mentions if not _denied(scan, mention, ordered, first_tokens)]
-    attributes = [attribute(scan, mention) for mention in said]
-    calendar = calendar_of(scan, said)
+    by_token = _ByToken(mentions)
+    kept = [mention for mention in mentions if not _denied(scan, mention, by_token, first_tokens)]
+    attributes = [attribute(scan, mention) for mention in kept]
+    calendar = calendar_of(scan, kept)
     subjects = subject_finder(scan, turns)
-    return MentionIndex(scan, said, attributes, starts, calendar, subjects, first_tokens)
+    return MentionIndex(scan, kept, attributes, starts, calendar, subjects, first_tokens)
 
 
 def _with_uniform_tags(turns: Sequence[Turn]) -> tuple[str, list[int], list[int]]:
-    """The text of the turns as lines "Speaker: text", where each begins, and where its words do.
+    """The turns as lines "Speaker: text", and the offsets at which each line and its text begin.
 
-    The readers of facts then see one style only, in which a newline ends a turn and a colon a tag.
+    The readers rely on this format: a newline ends a turn, and a colon ends its speaker tag.
     """
     lines, starts, begins = [], [], []
     offset = 0
@@ -204,22 +206,22 @@ def _turns(scan: Scan, starts: Sequence[int], begins: Sequence[int]) -> TurnToke
     return TurnTokens(begins=[bisect_left(offsets, begin) for begin in begins], ends=[*firsts[1:], len(scan.tokens)])
 
 
-class _Ordered:
-    """Mentions by the token at which they begin."""
+class _ByToken:
+    """Mentions by their first token."""
 
     def __init__(self, mentions: Sequence[Mention]) -> None:
         self._mentions = sorted(mentions, key=lambda mention: mention.first)
         self._firsts = [mention.first for mention in self._mentions]
 
     def between(self, begin: int, end: int) -> Sequence[Mention]:
-        """Those that begin at tokens `[begin, end)`."""
+        """The mentions that begin at tokens `[begin, end)`."""
         return self._mentions[bisect_left(self._firsts, begin) : bisect_left(self._firsts, end)]
 
 
-def _denied(scan: Scan, mention: Mention, ordered: _Ordered, first_tokens: Sequence[int]) -> bool:
+def _denied(scan: Scan, mention: Mention, by_token: _ByToken, first_tokens: Sequence[int]) -> bool:
     """Whether a value is denied or corrected: "Was it three?" answered "No, four." or "Four."; "six, I mean ten"."""
     dims = (mention.dim,) if mention.dim == "side" else (mention.dim, "")
-    after = ordered.between(mention.last, mention.last + REACH + 1)
+    after = by_token.between(mention.last, mention.last + REACH + 1)
     if any(_corrects(scan, mention, other) for other in after if other.dim in dims):
         return True
     turn = bisect_right(first_tokens, mention.first)
@@ -228,15 +230,15 @@ def _denied(scan: Scan, mention: Mention, ordered: _Ordered, first_tokens: Seque
     end = first_tokens[turn + 1] if turn + 1 < len(first_tokens) else len(scan.tokens)
     if scan.word(scan.around(mention.last, mention.last).stop) != "?":
         end = min(end, first_tokens[turn] + CORRECTING) if mention.dim == "side" else first_tokens[turn]
-    answers = [other for other in ordered.between(first_tokens[turn], end) if other.dim in dims]
+    answers = [other for other in by_token.between(first_tokens[turn], end) if other.dim in dims]
     bare = any(other.first == first_tokens[turn] for other in answers) and not _asks_openly(scan, mention.first)
     if scan.word(first_tokens[turn]) not in DENIALS and not bare:
         return False
-    return bool(answers) and not any(_alike(mention, other) for other in answers)
+    return bool(answers) and not any(_share_a_reading(mention, other) for other in answers)
 
 
-def _alike(mention: Mention, other: Mention) -> bool:
-    """Whether two mentions have a reading in common; a year may be said by its last two digits."""
+def _share_a_reading(mention: Mention, other: Mention) -> bool:
+    """Whether two mentions have a reading in common; a year may be given by its last two digits."""
     if mention.dim == "date":
         years = {part for year, _, _ in mention.dates if year for part in (year, year % 100)}
         return bool(set(other.dates) & set(mention.dates)) or bool(years & set(other.raw))
@@ -245,13 +247,13 @@ def _alike(mention: Mention, other: Mention) -> bool:
 
 def _corrects(scan: Scan, mention: Mention, other: Mention) -> bool:
     """Whether `other` corrects `mention` right after it: "two thousand five, I mean two thousand six"."""
-    if not 0 < other.first - mention.last <= REACH or _alike(mention, other):
+    if not 0 < other.first - mention.last <= REACH or _share_a_reading(mention, other):
         return False
     return is_correction(scan.word(k) for k in range(mention.last, other.first) if stem(scan.word(k)) != mention.noun)
 
 
 def _asks_openly(scan: Scan, k: int) -> bool:
-    """Whether the sentence of token k asks how, what, when: its numbers are no proposed answers."""
+    """Whether the sentence of token k is an open question (how, what, when): its numbers are not proposed answers."""
     before = range(scan.around(k, k, SENTENCE_ENDS | {":"}).start, k)
     return any(scan.word(j) in OPEN_QUESTIONS and scan.word(j + 1) != "," for j in before)  # not "what, five hundred?"
 

@@ -1,6 +1,6 @@
-"""The verdict on a side of a note: is the side said of the same body part, and of the same that is wrong there?
+"""The verdict on a side of a note: does the dialogue give it for the same body part and the same complaint?
 
-"Left knee pain" is contradicted by "The right one hurts, the left is fine.", though both sides are named.
+"Left knee pain" is contradicted by "The right one hurts, the left is fine.", although both sides are named.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ NOT_TOPICS = (
 PREFIX = 5  # letters that related words share
 SENTENCES_BACK = 3
 ONLY = bag("only alone unilateral sole solely")
-DISTINCT = ("arm", "leg", "eye", "ear")  # nobody takes one for another
+DISTINCT = ("arm", "leg", "eye", "ear")  # regions that speakers do not confuse
 
 
 class SideMention(NamedTuple):
-    """A side said of a body part ("" if unclear); `denied`: nothing is wrong there, None where that is unclear.
+    """A side of a body part `part`, "" if unclear.
 
-    `words`: the beginnings of the content words around it; `places`: the body parts of its sentence.
+    `denied`: whether the text says that nothing is wrong there; None if unclear. `words`: prefixes of the content words
+    around it; `places`: the body parts of its sentence.
     """
 
     mention: Mention
@@ -50,7 +51,7 @@ class SideMention(NamedTuple):
 
 
 class SideVerdict(NamedTuple):
-    """The verdict on a side and the mention that gives it; `of_part`: what is wrong is the body part."""
+    """The verdict on a side and the mention that decides it; `of_part`: the body part is contradicted, not the side."""
 
     verdict: Literal["supported", "contradicted"]
     mention: Mention
@@ -59,28 +60,28 @@ class SideVerdict(NamedTuple):
 
 @dataclass(frozen=True)
 class SideIndex:
-    """All sides of a dialogue, and which part each is of."""
+    """The sides of a dialogue by body part."""
 
     mentions: Sequence[SideMention]
-    parts: frozenset[str]  # all body parts that are named
+    parts: frozenset[str]  # all body parts that the dialogue names
 
     def judge(self, fact: Mention, note: Scan) -> SideVerdict | None:
-        """The verdict on a side of a note with the mention that gives it; None where nothing is said of its part."""
+        """The verdict on a side of a note; None if the dialogue does not mention its body part."""
         own = read_side(note, fact)
         mentions, elsewhere = self._of_part(own.part)
         if elsewhere and self.parts.isdisjoint(place_of(own.part)):
-            return SideVerdict("contradicted", elsewhere[0].mention, of_part=True)  # only hips are spoken of
+            return SideVerdict("contradicted", elsewhere[0].mention, of_part=True)  # the dialogue has only hips
         if not mentions and (other := self._of_other_region(own)) is not None:
             return SideVerdict("contradicted", other.mention, of_part=True)  # the left wrist, no leg at all
         if own.side == "both":
             return _judge_both(own, mentions)
         same = [one for one in mentions if one.side in (own.side, "both")]
         opposite = [one for one in mentions if one.side == OPPOSITE[own.side]]
-        if not same:  # that the other one is well is said of it, if the note says so of this
+        if not same:  # a denial ("no right knee pain") is no contradiction then
             return SideVerdict("contradicted", opposite[0].mention) if opposite and not own.denied else None
         if all(one.side == "both" for one in same):
             more = [one for one in opposite if one.words & own.words]
-            if more or _is_of_one(note, own):  # both hurt, and one of them more; or the note tells of one
+            if more or _is_one_sided(note, own):  # both hurt, but one more; or the note limits it to one
                 return SideVerdict("contradicted", (more or same)[0].mention)
         fitting = [one for one in same if one.denied is None or own.denied is None or one.denied == own.denied]
         rivals = [one for one in opposite if one.denied is None or one.denied == bool(own.denied)]
@@ -94,7 +95,7 @@ class SideIndex:
         return SideVerdict("supported", fitting[0].mention)
 
     def _of_other_region(self, own: SideMention) -> SideMention | None:
-        """A one of the same side for a part of another region, where none of the note's region is named."""
+        """A mention of the same side in another region; None if the dialogue names a part of the note's region."""
         region = body_parts().get(own.part, "")
         if own.side == "both" or region not in DISTINCT or any(body_parts()[part] == region for part in self.parts):
             return None
@@ -103,7 +104,7 @@ class SideIndex:
         return next(others, None)
 
     def _of_part(self, part: str) -> tuple[Sequence[SideMention], Sequence[SideMention]]:
-        """The sides of a body part, the first `MOST`, and those of a sentence that names another place."""
+        """The first `MOST` sides of a body part, and the first in a sentence that names another place."""
         if part not in self._known:
             near = [one for one in self._different if near_part(part, one.part)]
             mentions = [one for one in near if not excludes(part, one.part)]
@@ -117,21 +118,21 @@ class SideIndex:
 
     @cached_property
     def _different(self) -> Sequence[SideMention]:
-        """The mentions, of those that say the same the first."""
+        """The mentions, only the first of equal ones."""
         found: dict[tuple[object, ...], SideMention] = {}
         for one in self.mentions:
             found.setdefault((*one[1:], one.mention.noun), one)
         return list(found.values())
 
 
-def _is_of_one(note: Scan, own: SideMention) -> bool:
-    """Whether a note says that only this side is meant, or what is done to one: "left ear only", "left mastectomy"."""
+def _is_one_sided(note: Scan, own: SideMention) -> bool:
+    """Whether a note limits a finding to one side: "left ear only", "left mastectomy"."""
     near = {note.word(k) for k in range(own.mention.first - 2, own.mention.last + 4)}
     return bool(near & ONLY) or own.part.endswith(("ectomy", "plasty"))
 
 
 def _judge_both(own: SideMention, mentions: Sequence[SideMention]) -> SideVerdict | None:
-    """Both sides are said of the part, or each of them is; None where the part is unclear."""
+    """The verdict on "both": supported if the part is mentioned with both, or with each side; None if unclear."""
     wrong = [one for one in mentions if one.denied is not True]
     both = [one for one in wrong if one.side == "both"]
     sides = {one.side for one in wrong}
@@ -145,12 +146,12 @@ def _judge_both(own: SideMention, mentions: Sequence[SideMention]) -> SideVerdic
 
 
 def is_standard_of_comparison(scan: Scan, mention: Mention) -> bool:
-    """Whether a side is only what the other one is compared with: "weaker than the [right]"."""
+    """Whether a side is only the standard of a comparison: "weaker than the [right]"."""
     return "than" in scan.words(mention.first - 2, mention.first) and scan.word(mention.first) == mention.values[0]
 
 
 def denied(scan: Scan, mention: Mention) -> bool | None:
-    """Whether a side is denied, in its clause or by the answer "No."; None where only its sentence has a denial.
+    """Whether a side is negated, in its clause or by the answer "No."; None if only its sentence has a negation.
 
     A turn's opening "No," may only correct the question ("No, the right one."): it is ignored.
     """
@@ -176,7 +177,7 @@ def _answer(scan: Scan, end: int) -> list[str]:
 
 
 def read_side(scan: Scan, mention: Mention) -> SideMention:
-    """What a side is said of: the body part next to it, else the nearest of its sentence, else the one asked for."""
+    """A side with its body part: the one next to it, else the nearest of its sentence, else of the sentences before."""
     sentence = scan.around(mention.first, mention.last)
     part = "toe" if mention.noun in ("great", "big") else mention.noun
     part = part if _is_part(part) else _nearest(scan, mention, sentence)
@@ -204,7 +205,7 @@ def _nearest(scan: Scan, mention: Mention, sentence: range) -> str:
 
 
 def _words(scan: Scan, mention: Mention, sentence: range) -> frozenset[str]:
-    """The content words of a side's clause; in speech of its sentence."""
+    """Prefixes of the content words of a side's clause; in a dialogue, of its sentence."""
     span = sentence if scan.spoken else scan.around(mention.first, mention.last, CLAUSE_ENDS | {"with"})
     if not scan.spoken and any(scan.word(k) in OPPOSITE for k in span if k != mention.first):
         return frozenset()  # "the left eye in May, followed by the right eye"
@@ -218,7 +219,7 @@ def _places() -> dict[str, frozenset[int]]:
 
 
 def place_of(part: str) -> frozenset[str]:
-    """The words for the place that a body part is; none for what takes in other places."""
+    """The words for the place of a body part; none for a part that contains other places."""
     return frozenset(word for k in _places().get(part, ()) for word in PLACES[k].split())
 
 
