@@ -1,7 +1,7 @@
-"""The meaning that a question gives to the bare number that answers it: "How many pillows?" "Three." counts pillows.
+"""The role of a bare number, from the question that it answers: "How many pillows?" "Three." counts pillows.
 
-A number with such a role, or with one from the words around it ("at four a.m.", "she's ninety"), supports no fact of
-another role.
+Adjacent words can also give a role ("at four a.m.", "she's ninety"). A number with a role supports no fact of another
+role.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ HALF_DAYS = bag("am pm o'clock oclock noon")
 TIMED = bag("wake wakes woke woken up bed came come comes started starts start began begins dinner lunch work")
 PARTS_OF_DAY = bag("morning afternoon evening")
 OLDEST = 110.0
-JOINED = 5  # the second of two joined numbers follows within so many tokens
-QUESTION_REACH = 40  # tokens at the end of the turn before that are searched for its question
+JOINED = 5  # most tokens between two joined numbers: "five or six"
+QUESTION_REACH = 40  # tokens at the end of the turn before that are searched for a question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class TurnTokens:
 
 
 def with_roles(scan: Scan, mentions: Sequence[Mention], turns: TurnTokens) -> list[Mention]:
-    """The mentions, with noun, unit or marks for bare numbers whose question or neighbouring words give them a role."""
+    """The mentions; bare numbers get noun, unit or marks if their question or adjacent words give them a role."""
     roles = [mention if mention.dim or mention.noun else _spoken_role(scan, mention) for mention in mentions]
     bare = {
         mention.first: k
@@ -73,7 +73,7 @@ def _marked(mention: Mention, mark: str) -> Mention:
 
 
 def _ends_scale(scan: Scan, mention: Mention) -> bool:
-    """Whether a number is an end of a scale: "zero to ten", "with ten being the worst"."""
+    """Whether a number is the end of a scale: "zero to ten", "with ten being the worst"."""
     value, first, last = mention.raw[0], mention.first, mention.last
     if scan.word(last) == "being":
         return value in (0, 1, 10)

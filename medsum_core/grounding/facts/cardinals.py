@@ -1,6 +1,6 @@
-"""Spoken cardinals: where each ends, and neighbours that form one number ("nineteen eighty four").
+"""Spoken cardinals: where each ends, and adjacent ones that form one number ("nineteen eighty four").
 
-text2num turns the words of one cardinal into its value.
+text2num converts the words of one cardinal into its value.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ORDINALS = {
     "nineth": "nine",
 }
 ZEROS = {"oh", "o"}
-MAX_SPOKEN_DIGITS = 15  # of one number said digit by digit: a telephone's
+MAX_SPOKEN_DIGITS = 15  # of one number spoken digit by digit; longer ones are telephone numbers
 
 
 class Group(NamedTuple):
@@ -45,7 +45,7 @@ class Group(NamedTuple):
 def group_at(tokens: Sequence[Token], i: int) -> Group | None:
     """The longest cardinal or ordinal that begins at token i: "one hundred and eighty three"."""
     words: list[str] = []
-    last, ordinal = _scales(tokens, i, words, 10**9), False  # "hundred and five", said without its "one"
+    last, ordinal = _scales(tokens, i, words, 10**9), False  # "hundred and five" without "one"
     while not ordinal and (not words or words[-1] in SCALES):
         part = small_at(tokens, last) if last == i or not tokens[last].gap.strip(" -") else None
         if part is None and words and tokens[last].text == "and":
@@ -94,7 +94,7 @@ def _cardinal_words(tokens: Sequence[Token], part: Group) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _value(words: tuple[str, ...]) -> float:
-    """The value of number words; NaN where they are none together ("million zero")."""
+    """The value of number words; NaN if they form no number ("million zero")."""
     from text_to_num import text2num
 
     try:

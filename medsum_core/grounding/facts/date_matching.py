@@ -1,4 +1,4 @@
-"""Dates of a note compared with the days, months and years in the dialogue, said together or apart."""
+"""Dates of a note compared with the days, months and years of the dialogue, given together or apart."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from medsum_core.grounding.facts.mention import Date, Mention, Scan
 
 DateVerdict = Literal["supported", "not_found", "contradicted", "year_not_found"]
 MAX_STEP = 14  # days
-NUM_STEPS = 3  # in a row: "the next day", "a week after that"
-COMMON_YEAR = 2001  # used where no year is said; not a leap year
+NUM_STEPS = 3  # successive steps from a date: "the next day", "a week after that"
+COMMON_YEAR = 2001  # stands for an unknown year; not a leap year
 AFTER, BEFORE = ("after", "later"), ("before", "earlier", "prior")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calendar:
-    """The dates of a dialogue: `full` as said, the others their parts; each with the mention that says it."""
+    """The dates of a dialogue (`full`) and their parts, each with the mention that gives it."""
 
     full: dict[Date, Mention]
     years: dict[int, Mention]
@@ -27,11 +27,11 @@ class Calendar:
     days: dict[int, Mention]  # of an unnamed month: "the twenty third"
     month_days: dict[tuple[int, int], Mention]
     decades: dict[int, Mention]
-    weekdays: dict[int, Mention]  # 1 is Monday; said, or counted from one that is said: "Monday ... two days later"
+    weekdays: dict[int, Mention]  # 1 is Monday; mentioned or computed: "Monday ... two days later"
 
     @cached_property
     def years_of(self) -> dict[tuple[int | None, int | None], set[int | None]]:
-        """The years, None where none is said, of each month and day, of each month, and under None of all."""
+        """The years (None: no year) by (month, day), by (month, None) and, for all dates, by (None, None)."""
         found: dict[tuple[int | None, int | None], set[int | None]] = {}
         for year, month, day in self.full:
             for key in {(None, None), (month, day), (month, None)}:
@@ -64,7 +64,7 @@ def calendar_of(scan: Scan, mentions: Sequence[Mention]) -> Calendar:
 
 
 def _steps(scan: Scan, mentions: Sequence[Mention]) -> set[int]:
-    """The days that a dialogue adds to a date, or takes from it: "the next day", "three days after", "a day before"."""
+    """The day offsets relative to a date: "the next day" is 1, "three days after" 3, "a day before" -1."""
     steps: set[int] = set()
     for mention in mentions:
         after, before = scan.word(mention.last), scan.word(mention.first - 1)
@@ -76,7 +76,7 @@ def _steps(scan: Scan, mentions: Sequence[Mention]) -> set[int]:
 
 
 def _days_after(date: Date, step: int) -> tuple[int | None, int, int] | None:
-    """The date `step` days later, with its year if it has one; None where no day or month is said."""
+    """The date `step` days later, with its year if it has one; None without day or month."""
     year, month, day = date
     if month is None or day is None:
         return None
@@ -102,9 +102,9 @@ def _add_date(calendar: Calendar, mention: Mention) -> None:
 
 
 def match_date(fact: Mention, calendar: Calendar) -> tuple[DateVerdict, Mention | None]:
-    """Whether the dialogue gives the date, in one mention or its parts in several; and the mention that does.
+    """The verdict on a date, which one mention or several can give, and the mention that supports it.
 
-    "year_not_found": month and day (or month) are said, without any year.
+    "year_not_found": the dialogue gives its month and day (or month), but no year.
     """
     if "decade" in fact.marks:
         return _match_decade(fact, calendar)
@@ -133,7 +133,7 @@ def _month_and_day(month: int | None, day: int | None, calendar: Calendar) -> Me
 
 
 def _years_given(month: int | None, day: int | None, calendar: Calendar) -> set[int]:
-    """The years that the dialogue gives this month and day (or month); empty when it gives them none."""
+    """The years that the dialogue gives this month and day (or month); empty if it gives none."""
     said = calendar.years_of.get((month, day if month is not None else None), set())
     years = {year for year in said if year is not None}
     is_open = month is None or None in said

@@ -1,6 +1,6 @@
 """Dates: 06/30/04, June 30, 2004, "June thirty two thousand and four", 1998, "O eight", weekdays.
 
-A weekday is a mention of its own sort.
+A weekday is a mention with `dim` "weekday".
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ BEFORE_DATE = bag(
     "on in since of from dated until till by through last around early late before after back mid and year during to"
 )
 BEFORE_YEAR = bag("in since of from until till back late early")
-IN_MONTH = bag("in since until till")  # before "may" it is the month, in whichever letters
+IN_MONTH = bag("in since until till")  # after these "may" is the month, even in lower case
 AMBIGUOUS_MONTHS = bag("may march mar jan dec sep august")
 LINKS = (",", "of", "in")  # between a month and its year
-SCORES = ("5", "6", "10")  # what strength, murmurs and pain are rated out of
+SCORES = ("5", "6", "10")  # denominators of scores for strength, murmurs and pain
 SHORTHAND = {"7": "day", "52": "week", "12": "month"}
 FIRST, LAST = 1850, 2049  # years
 
@@ -44,7 +44,7 @@ def date_at(scan: Scan, i: int) -> ReaderResult | None:
 
 
 def _in_numbers(scan: Scan, number: Number) -> ReaderResult | None:
-    """A date said in numbers: "oh three, oh five, two thousand twelve"."""
+    """A date spoken as numbers: "oh three, oh five, two thousand twelve"."""
     parts: list[float] = []
     last = number.first
     while (part := scan.numbers.get(last)) is not None and not part.ordinal and len(parts) < 3:
@@ -71,7 +71,7 @@ def _date(scan: Scan, first: int, last: int, dates: Sequence[Date]) -> ReaderRes
 
 
 def _year_start(scan: Scan, last: int, dates: Sequence[Date]) -> int:
-    """The character where a final year begins, as it gets its own verdict; -1 for a year that comes first or alone."""
+    """The character where a final year begins, as it gets its own verdict; -1 if the year is first or alone."""
     token = scan.tokens[last - 1]
     if any(year is None or (month is None and day is None) for year, month, day in dates):
         return -1
@@ -82,7 +82,7 @@ def _year_start(scan: Scan, last: int, dates: Sequence[Date]) -> int:
 
 
 def _written_dates(text: str) -> list[Date]:
-    """06/30/04 read as month first and, where possible, as day first; 2004-06-30."""
+    """The possible dates of 06/30/04, month first and, if valid, day first; or of 2004-06-30."""
     a, b, c = (int(part) for part in text.replace("-", "/").split("/"))
     if a > 31:
         return [(a, b, c)]
@@ -91,7 +91,7 @@ def _written_dates(text: str) -> list[Date]:
 
 
 def _slash(scan: Scan, i: int) -> ReaderResult:
-    """What two numbers with a slash are: a fraction, a duration in British shorthand ("3/7", "2/52"), or a ratio."""
+    """Two numbers with a slash: a fraction, a duration in British shorthand ("3/7", "2/52"), or a ratio."""
     text = scan.tokens[i].text
     left, right = (part.strip() for part in text.split("/"))
     if text in WRITTEN_FRACTIONS:
@@ -120,7 +120,7 @@ def written_ratio(scan: Scan, i: int) -> ReaderResult:
 
 
 def _is_dated(scan: Scan, i: int, left: str, right: str) -> bool:
-    """Whether a ratio such as 9/03 is a date: by its zeros, its size, or the word before it."""
+    """Whether a ratio such as 9/03 is a date: by its zeros, its values, or the word before it."""
     if right in SCORES and not left.startswith("0"):
         return scan.word(i - 1) in ("on", "since", "dated")
     return left.startswith("0") or right.startswith("0") or int(right) > 12 or scan.word(i - 1) in BEFORE_DATE
@@ -175,7 +175,7 @@ def _after_month(scan: Scan, number: Number, month: int) -> tuple[list[Date], in
 
 
 def _is_year(number: Number) -> bool:
-    """Whether the number reads as a full year, or as two digits that speech uses for one."""
+    """Whether the number reads as a full year, or as the two digits of a spoken year."""
     return not number.ordinal and any(
         FIRST <= value <= LAST or (number.spelled and 60 <= value <= 99) for value in number.values
     )

@@ -1,4 +1,4 @@
-"""Facts that a dialogue does not say in so many words: sums, "a teaspoon" for one, "eleven three" for 11.3."""
+"""Values that a dialogue gives only indirectly: sums, "a teaspoon" for one, "eleven three" for 11.3."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from medsum_core.grounding.facts.subject_matching import NoteFacts
 from medsum_core.grounding.facts.tokens import bag
 
 ABOUT = bag("about approximately around roughly nearly almost approx")
-NEARLY = 0.05  # of a value that the note calls approximate
+NEARLY = 0.05  # relative tolerance of a value that the note calls approximate
 MEALS = bag("breakfast lunch supper dinner tea morning noon evening night bedtime")
 SINCE = bag("ago since later")
 AT_TERM = bag("late early term overdue")
-TERM = 36  # weeks; a pregnancy's length is then told from its due date
+TERM = 36  # weeks; from then on the length of a pregnancy is given relative to its due date
 PAIRED = bag("both pair each either")
 OTHER_SIDE = bag("remaining other contralateral opposite unaffected")
 BABY_ASPIRIN, SMALL = 81.0, bag("baby low little small junior")  # mg
@@ -27,7 +27,7 @@ WEEKLY, CLOSE = 1 / 7, 0.01
 
 
 def implied_at(fact: Mention, note: Scan, index: MentionIndex, note_facts: NoteFacts) -> int | None:
-    """Offset in the dialogue of what implies a fact that no mention supports; None if nothing does."""
+    """Offset in the dialogue of the text that implies a fact without a supporting mention; None if nothing does."""
     if fact.dim == "side":
         return _side_implied(fact, note, index)
     if fact.dim == "rate":
@@ -41,7 +41,7 @@ def implied_at(fact: Mention, note: Scan, index: MentionIndex, note_facts: NoteF
 
 
 def _implied_one(fact: Mention, index: MentionIndex, note_facts: NoteFacts) -> int | None:
-    """ "a teaspoon", "a scar": one, where the dialogue does not count them, or the note tells of the others too."""
+    """ "a teaspoon", "a scar": one, if the dialogue does not count them or the note gives another count of them too."""
     if fact.raw[:1] != (1.0,):
         return None
     if fact.unit:
@@ -54,17 +54,17 @@ def _implied_one(fact: Mention, index: MentionIndex, note_facts: NoteFacts) -> i
 
 
 def _side_implied(fact: Mention, note: Scan, index: MentionIndex) -> int | None:
-    """ "my knees hurt" for both; "the remaining left breast", where only the right one is named."""
-    said = {str(mention.values[0]) for mention in index.mentions if mention.dim == "side"}
+    """ "my knees hurt" for both; "the remaining left breast" if the dialogue has only the right one."""
+    sides = {str(mention.values[0]) for mention in index.mentions if mention.dim == "side"}
     if fact.values == ("both",):
         start = _plural_mention(fact, index)
-        return 0 if start is None and not said and PAIRED & index.words else start
+        return 0 if start is None and not sides and PAIRED & index.words else start
     is_other = not OTHER_SIDE.isdisjoint(note.words(fact.first - 2, fact.first))
-    return 0 if is_other and OPPOSITE.get(str(fact.values[0])) in said else None
+    return 0 if is_other and OPPOSITE.get(str(fact.values[0])) in sides else None
 
 
 def _plural_mention(fact: Mention, index: MentionIndex) -> int | None:
-    """Offset of a plural that means both of a pair ("my knees hurt"), unless the answer narrows it to one; or None."""
+    """Offset of a plural that means both of a pair ("my knees hurt"), unless the answer limits it to one; or None."""
     for k, token in enumerate(index.scan.tokens):
         part = stem(token.text)
         if (
@@ -78,7 +78,7 @@ def _plural_mention(fact: Mention, index: MentionIndex) -> int | None:
 
 
 def _is_implied_rate(fact: Mention, note: Scan, index: MentionIndex) -> bool:
-    """Whether "one with breakfast, one with supper", "on a Saturday", "half a pack" give a note's rate."""
+    """Whether the dialogue implies a frequency: "one at breakfast, one at supper", "on a Saturday", "half a pack"."""
     values = [value for value in fact.values if isinstance(value, float)]
     if any(abs(value - 2.0) < CLOSE for value in values):
         return len(MEALS & index.words) >= 2
@@ -89,7 +89,7 @@ def _is_implied_rate(fact: Mention, note: Scan, index: MentionIndex) -> bool:
 
 
 def _is_computed(fact: Mention, note: Scan, index: MentionIndex) -> bool:
-    """Whether numbers of the dialogue make a note's: a sum of ages, a multiple of a dose, two groups of digits."""
+    """Whether a value follows from the dialogue's numbers: a sum of ages, a multiple of a dose, two cardinals."""
     numbers, value = index.numbers, fact.raw[0]
     is_change = not CHANGE.isdisjoint(note.words(fact.first - CHANGE_REACH, fact.last + CHANGE_REACH))
     if fact.dim == "weight" and is_change and any(value + other in numbers for other in numbers):
@@ -110,7 +110,7 @@ def _is_computed(fact: Mention, note: Scan, index: MentionIndex) -> bool:
 
 
 def _is_implied_time(fact: Mention, index: MentionIndex) -> bool:
-    """Whether "a week late" or "till she's one" or "every twenty-eight days" gives a note's time."""
+    """Whether the dialogue implies a time: "a week late", "till she's one", "every twenty-eight days"."""
     value = fact.raw[0]
     if fact.unit == "week" and value >= TERM:
         return bool(AT_TERM & index.words)
@@ -138,7 +138,7 @@ def _height_mention(fact: Mention, said: Sequence[Mention]) -> Mention | None:
 
 
 def _ratio_mention(fact: Mention, index: MentionIndex) -> Mention | None:
-    """The mention that says both numbers of a ratio in a row: "five three twenty five" for 5/325, "twenty forty"."""
+    """The mention that gives both numbers of a ratio in a row: "five three twenty five" for 5/325, "twenty forty"."""
     said = [(one, one.raw[:1] if one.kind == "dose" else index.groups(one)) for one in index.mentions]
     groups = [(value, mention) for mention, values in said for value in values]
     for k, (top, mention) in enumerate(groups):
@@ -150,13 +150,13 @@ def _ratio_mention(fact: Mention, index: MentionIndex) -> Mention | None:
 
 
 def counts_pack_years(fact: Mention, note: Scan) -> bool:
-    """Whether a note's number is one of pack-years."""
+    """Whether a note's number counts pack-years."""
     pack, year = note.words(fact.last, fact.last + 2)
     return not fact.dim and pack in ("pack", "pk") and year in ("year", "years", "yr", "yrs")
 
 
 def _is_pack_years(fact: Mention, note: Scan, index: MentionIndex) -> bool:
-    """Whether packs a day times years, as said, make the pack-years stated."""
+    """Whether the dialogue's packs per day times years are the pack-years of the note."""
     if not counts_pack_years(fact, note):
         return False
     packs = [value for mention in index.mentions if mention.noun == "pack" for value in mention.raw] or [1.0]

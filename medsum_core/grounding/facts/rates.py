@@ -1,4 +1,4 @@
-"""How often: "b.i.d.", "twice a day", "every twelve hours", "q.4-6h", "nightly", "60 a day". Values: times a day."""
+"""Frequencies: "b.i.d.", "twice a day", "every twelve hours", "q.4-6h", "nightly", "60 a day". Unit: times per day."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OUT_OF_WEEK = (("out", "of", "the", "week"), ("outta", "the", "week"), ("of", "t
 
 
 def rate_at(scan: Scan, i: int) -> ReaderResult | None:
-    """The rate that begins at token i; None if there is none."""
+    """The frequency that begins at token i; None if there is none."""
     token = scan.tokens[i]
     if token.kind == "rate":
         return _abbreviated(scan, i)
@@ -117,7 +117,7 @@ def _every(scan: Scan, i: int) -> ReaderResult | None:
 
 
 def _per(scan: Scan, i: int) -> ReaderResult | None:
-    """ "[two packs] a day", "per week", "ppd": once in the period, or as often as the count before it."""
+    """ "[two packs] a day", "per week", "ppd": once per period, or as often as the count before it."""
     word, after = scan.word(i), scan.word(i + 1)
     if word == "ppd":
         is_counted = any(k in scan.numbers or scan.tokens[k].kind == "slash" for k in range(max(i - 3, 0), i))

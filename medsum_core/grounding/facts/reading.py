@@ -1,4 +1,4 @@
-"""All checkable mentions of a text, in order. Notes and dialogues have the same readers; notes are then filtered."""
+"""Extracts the mentions of a text in order. Notes and dialogues share the readers; a note's mentions are filtered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medsum_core.grounding.facts.words import MONTHS, WEEKDAYS, units
 
 SINGLES = bag("yesterday overnight tomorrow")  # a day each
 WELL_KNOWN_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2 a1c hba1c")
-NUMBERED = bag("covid sars cov hpv ca il")  # names with a number, which counts nothing
+NUMBERED = bag("covid sars cov hpv ca il")  # a number after these is part of a name
 LISTED = bag("problem issue complaint concern thing point reason")
 SCALE_WORDS = bag("scale being analog vas")
 ROMAN = {"ii": 2.0, "iii": 3.0, "iv": 4.0}
@@ -31,7 +31,7 @@ def _triggers() -> frozenset[str]:
 
 
 def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
-    """The scan of `text` and its mentions by start. `spoken=False` leaves out what is not a fact in a note."""
+    """The scan of `text` and its mentions in order. `spoken=False`: a note; its mentions are filtered by `is_fact`."""
     scan = scan_text(text, spoken=spoken)
     skipped = frozenset() if spoken else _list_marks(scan)
     triggers = _triggers()
@@ -49,7 +49,7 @@ def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
 
 
 def _at(scan: Scan, i: int) -> ReaderResult:
-    """The mentions that begin at token i, by the first reader that recognises them, and where to continue."""
+    """The mentions at token i by the first reader that recognises them, and the token at which to continue."""
     for reader in (date_at, rate_at, quantity_at, side_at, _written_form, _single, _few, _noun_and_half):
         reading = reader(scan, i)
         if reading is not None:
@@ -114,7 +114,7 @@ def _single(scan: Scan, i: int) -> ReaderResult | None:
 
 
 def _few(scan: Scan, i: int) -> ReaderResult | None:
-    """ "a few days", "several weeks": no number, but they support a note's "couple of"."""
+    """ "a few days", "several weeks": without a number, but they support a note's "couple of"."""
     unit = units().get(scan.word(i + 1))
     if scan.word(i) not in ("few", "several") or not scan.spoken or unit is None:
         return None
@@ -146,7 +146,7 @@ def _list_marks(scan: Scan) -> frozenset[int]:
 
 
 def is_fact(scan: Scan, mention: Mention) -> bool:
-    """Whether a mention of a note is a fact: not the pronoun "one", the ends of a scale, "first" or "half" alone."""
+    """Whether a mention is a checkable fact: not the pronoun "one", the end of a scale, "first" or "half" alone."""
     if mention.dim:
         return True
     first, last, noun, value = mention.first, mention.last, mention.noun, mention.raw[0]

@@ -1,4 +1,4 @@
-"""Laterality: left, right, bilateral, with the body part. Not "right" that agrees, nor "left" that leaves."""
+"""Laterality: left, right or both, with the body part. "Right" that agrees and "left" of leaving are excluded."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ DOMINANT = bag("dominant dominance dominantly write writes writing handed everyt
 ASKS_SIDE = bag("which left side handed hand dominant leftie lefty")
 STOPPERS = bag("in i he she my his her that now before after when with the me for over and")
 PLACED = bag("top bottom upper lower far front")
-LETTERS = bag("l r lt rt")  # in a note's capitals only
-AGREES = bag("that's all you're is yes ,")  # before a "right" that agrees
-LOOK_AHEAD = 4
+LETTERS = bag("l r lt rt")  # only in capitals, only in notes
+AGREES = bag("that's all you're is yes ,")  # before "right" in the sense of "correct"
+LOOK_AHEAD = 4  # tokens from a side to its body part
 OPPOSITE = {"left": "right", "right": "left"}
-OTHER_REACH = 40  # tokens
+OTHER_REACH = 40  # tokens from a side to "the other"
 
 
 def side_at(scan: Scan, i: int) -> ReaderResult | None:
-    """The side that token i names, with the body part near it as noun; None if it names none."""
+    """The side at token i, with its body part as noun; None if there is none."""
     word = scan.word(i)
     if word in LIMB_CODES and scan.tokens[i].capital and not scan.spoken:
         return [_side(scan, i, i + 1, *LIMB_CODES[word])], i + 1
@@ -51,7 +51,7 @@ def side_at(scan: Scan, i: int) -> ReaderResult | None:
     if word in ("each", "either") and scan.spoken:
         return _each_of_two(scan, i)
     side = SIDES.get(word, "")
-    if not side or (word in LETTERS and (scan.spoken or not scan.tokens[i].capital)) or _offered(scan, i):
+    if not side or (word in LETTERS and (scan.spoken or not scan.tokens[i].capital)) or _is_alternative(scan, i):
         return None
     noun = _body_part(scan, i)
     if side == "both":
@@ -82,7 +82,7 @@ def _dominant(scan: Scan, i: int) -> bool:
 
 
 def other_sides(scan: Scan, mentions: Sequence[Mention]) -> list[Mention]:
-    """Sides that are meant, not named: "the other knee", "bigger than the right one" mean the side not named last."""
+    """Implicit sides: "the other knee", "bigger than the right one" refer to the opposite of the side before."""
     found = []
     last: Mention | None = None
     by_token = {mention.first: mention for mention in mentions if mention.dim == "side"}
@@ -111,14 +111,14 @@ def _two_of(scan: Scan, i: int) -> list[Mention]:
     return [scan.plain(i, i + 1, (2.0,), noun=noun)] if noun else []
 
 
-def _offered(scan: Scan, i: int) -> bool:
-    """Whether the side is an alternative in a question: "left or right?", "one ear or both?"."""
+def _is_alternative(scan: Scan, i: int) -> bool:
+    """Whether the side is part of an alternative question: "left or right?", "one ear or both?"."""
     joined = "or" in (scan.word(i - 1), scan.word(i + 1)) or scan.words(i - 2, i) == ["or", "the"]
     return joined and scan.word(scan.around(i, i).stop) == "?"
 
 
 def _body_part(scan: Scan, i: int) -> str:
-    """The body part after the side at token i ("left lower leg"), or before it ("the knee on the left")."""
+    """The body part after the side at token i ("left lower leg"), or before it ("the knee on the left"); "" if none."""
     parts = body_parts()
     both = SIDES[scan.word(i)] == "both"
     begin = i + 1
@@ -142,7 +142,7 @@ def _body_part(scan: Scan, i: int) -> str:
 
 
 def _bare_side(scan: Scan, i: int) -> bool:
-    """Whether a side without a body part is one: "on the left", "it's the right one", the answer "Left."."""
+    """Whether "left" or "right" without a body part is a side: "on the left", "it's the right one", "Left."."""
     before, after = scan.word(i - 1), scan.word(i + 1)
     if not scan.spoken and scan.word(i) in LETTERS:
         return False
@@ -159,5 +159,5 @@ def _bare_side(scan: Scan, i: int) -> bool:
 
 
 def _asked(scan: Scan, i: int, words: Container[str]) -> bool:
-    """Whether one of `words` was said just before token i."""
+    """Whether one of `words` occurs shortly before token i."""
     return any(stem(word) in words for word in scan.words(i - 14, i))

@@ -1,7 +1,7 @@
-"""Numbers of clinical speech and writing. text2num reads single cardinals; the rules for combining them are here.
+"""Numbers in speech and writing. text2num converts single cardinals; this module combines them.
 
 Ambiguous speech has several readings: "one fifty" may be 150, or 1 and 50; "twenty twenty" 2020, or 20 and 20.
-`Number.values` lists the readings, the likeliest first; `groups` are the cardinals as they were said.
+`Number.values` lists the readings, the likeliest first; `Number.groups` the cardinals in their order.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WRITTEN_FRACTIONS = {"1/2": 0.5, "1/4": 0.25, "3/4": 0.75, "1/3": 1 / 3, "2/3": 
 
 
 class Number(NamedTuple):
-    """A number at tokens `[first, last)`. `decade` is 10 for "sixties", else 0."""
+    """A number at tokens `[first, last)`. `spelled`: in words; `decade`: 10 for "sixties", else 0."""
 
     first: int
     last: int
@@ -91,7 +91,7 @@ def _written(tokens: Sequence[Token], i: int) -> Number:
 
 
 def _spoken(tokens: Sequence[Token], i: int) -> list[Number]:
-    """The numbers in the run of number words that begins at token i; empty if they are no numbers ("no one")."""
+    """The numbers in the run of number words that begins at token i; empty if they are not numbers ("no one")."""
     special = _special(tokens, i)
     if special is not None:
         return special
@@ -109,14 +109,14 @@ def _spoken(tokens: Sequence[Token], i: int) -> list[Number]:
         part, end = _and_a_fraction(tokens, last)
     if part:
         return [*before, _single(number.first, end, whole + part)]
-    if (apart := _decimal_apart(tokens, last)) is not None:
-        readings = (float(f"{int(whole)}.{int(apart.value)}"), *number.values, apart.value)
-        return [*before, Number(number.first, apart.last, readings, readings[:1], True)]
+    if (detached := _detached_decimal(tokens, last)) is not None:
+        readings = (float(f"{int(whole)}.{int(detached.value)}"), *number.values, detached.value)
+        return [*before, Number(number.first, detached.last, readings, readings[:1], True)]
     return [*before, number]
 
 
 def _in_pairs(groups: Sequence[Group]) -> Sequence[Group]:
-    """The groups of the range "one thirty one forty", read 1, 31, 40, as those of 130 and 140."""
+    """Regroups the range "one thirty one forty" from 1, 31, 40 into 130 and 140; other groups stay."""
     if len(groups) != 3 or not (groups[0].value < 10 and 20 < groups[1].value < 100 and 10 <= groups[2].value < 100):
         return groups
     first, middle, last = groups
@@ -178,7 +178,7 @@ def _single(first: int, last: int, value: float) -> Number:
 
 
 def _is_pronoun(tokens: Sequence[Token], i: int, groups: Sequence[Group]) -> bool:
-    """ "no one", "one of", "each one": no count is said."""
+    """ "no one", "one of", "each one": "one" is no number."""
     if len(groups) > 1 or tokens[i].text != "one":
         return False
     before, after = tokens[i - 1].text if i else "", tokens[i + 1]
@@ -188,7 +188,7 @@ def _is_pronoun(tokens: Sequence[Token], i: int, groups: Sequence[Group]) -> boo
 
 
 def _combine(groups: Sequence[Group]) -> list[Number]:
-    """Combine neighbouring cardinals as speech does; the parts of a combined number are further readings of it."""
+    """Combine adjacent cardinals as in speech; the parts of a combined number are further readings of it."""
     numbers = []
     k = 0
     while k < len(groups):
@@ -203,13 +203,13 @@ def _combine(groups: Sequence[Group]) -> list[Number]:
     return numbers
 
 
-def _decimal_apart(tokens: Sequence[Token], i: int) -> Group | None:
-    """The number after a point that stands alone at token i, as transcribers set it: "two [. five] milligrams".
+def _detached_decimal(tokens: Sequence[Token], i: int) -> Group | None:
+    """The number after a detached point at token i, as some transcripts have it: "two [. five] milligrams".
 
-    It may end a sentence as well, so that the numbers on both sides stay readings: "I am thirty . two years ago ...".
+    The point may also end a sentence, so the numbers on both sides stay readings: "I am thirty . two years ago ...".
     """
-    apart = tokens[i].text == "." and tokens[i].gap == " " and tokens[i + 1].gap == " "
-    part = small_at(tokens, i + 1) if apart else None
+    is_detached = tokens[i].text == "." and tokens[i].gap == " " and tokens[i + 1].gap == " "
+    part = small_at(tokens, i + 1) if is_detached else None
     return part if part is not None and not part.ordinal else None
 
 

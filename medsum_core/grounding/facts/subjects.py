@@ -60,16 +60,8 @@ LIFE_WORDS = bag(
 REACH = 5  # words searched for the attribute
 AGE_LINKS = bag("is was at age turned about around now ,")  # "mother is [93]", "died at [70]"
 DOSE_FORMS = bag("tablet tablets dose doses of pills capsules the your my")
-NO_VALUE_OF = (
-    "time",
-    "date",
-    "weekday",
-    "rate",
-    "pressure",
-    "clock",
-    "code",
-    "height",
-)  # the word next to these is not their subject
+# The word next to a mention of these dimensions is not its subject.
+NO_ATTRIBUTE_DIMS = ("time", "date", "weekday", "rate", "pressure", "clock", "code", "height")
 KIN_REACH = 10  # tokens
 
 
@@ -81,7 +73,7 @@ def attribute(scan: Scan, mention: Mention) -> str:
         return mention.noun
     if mention.kind == "age" or (mention.dim == "" and scan.word(mention.first - 1) in AGE_LINKS):
         return _relative(scan, mention.first)
-    return "" if mention.dim in NO_VALUE_OF else _of(scan, mention.last) or _beside(scan, mention.first)
+    return "" if mention.dim in NO_ATTRIBUTE_DIMS else _of(scan, mention.last) or _beside(scan, mention.first)
 
 
 def _relative(scan: Scan, first: int) -> str:

@@ -11,7 +11,7 @@ from medsum_core.grounding.facts.implied import counts_pack_years, implied_at
 from medsum_core.grounding.facts.matching import supports
 from medsum_core.grounding.facts.mention import Mention, Scan
 from medsum_core.grounding.facts.mention_index import MentionIndex
-from medsum_core.grounding.facts.quantities import is_current, is_of_then
+from medsum_core.grounding.facts.quantities import is_current_age, is_past_age
 from medsum_core.grounding.facts.sides import LOOK_AHEAD
 from medsum_core.grounding.facts.subject_matching import HANDEDNESS, NoteFacts, comparable, supporting_mention
 from medsum_core.grounding.facts.subjects import attribute
@@ -21,9 +21,7 @@ Verdict = Literal["supported", "not_found", "contradicted", "not_checked"]
 Judged = tuple[int, int, Verdict, int | None]  # start, end, verdict, turn
 OF_PRESSURE, NEAR = bag("systolic diastolic pressure systolics diastolics"), 7
 SINGLE_BY_DEFAULT = bag("dos dose pregnancy episode occasion event")  # as `anatomy.stem` folds them
-SINGLE_VALUED_KINDS = frozenset(
-    ("pressure", "temperature", "age", "frequency")
-)  # another value of the kind contradicts
+SINGLE_VALUED_KINDS = frozenset(("pressure", "temperature", "age", "frequency"))  # another value contradicts
 
 
 def judge(fact: Mention, note: Scan, index: MentionIndex, note_facts: NoteFacts) -> list[Judged]:
@@ -45,11 +43,9 @@ def judge(fact: Mention, note: Scan, index: MentionIndex, note_facts: NoteFacts)
     if fact.dim == "" and OF_PRESSURE.isdisjoint(note.words(fact.first - NEAR, fact.last + NEAR)):
         same_value = [mention for mention in same_value if mention.dim != "pressure"]
     if counts_pack_years(fact, note):
-        same_value = [
-            mention for mention in same_value if mention.unit != "year"
-        ]  # forty years of half a pack are twenty pack-years
-    if fact.kind == "age" and is_current(note, fact):
-        same_value = [mention for mention in same_value if not is_of_then(index.scan, mention)]
+        same_value = [one for one in same_value if one.unit != "year"]  # forty years of half a pack are 20 pack-years
+    if fact.kind == "age" and is_current_age(note, fact):
+        same_value = [mention for mention in same_value if not is_past_age(index.scan, mention)]
     if not same_value:
         unsupported = (fact.start, fact.end, _unsupported(fact, note, index), None)
         start = implied_at(fact, note, index, note_facts)
