@@ -20,7 +20,7 @@ from typing import Any
 from process_memory import GIB, OUR_ENVIRONMENT, status_bytes
 
 LENGTHS = (256, 512, 1024)
-# Of the length, the largest first: packed micro-batches are nearly but not quite equal, and leave holes in the heap.
+# Shares of the length, the largest first, slightly different as of packed micro-batches, so that the heap fragments.
 UPDATES = ((0.995, 0.99, 0.93), (1.0, 0.97, 0.9))
 
 
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     libraries = peak_gib()
     base = load_base(options.model, precision=options.precision, load_in_4bit=True)
     loading = peak_gib()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew from what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to what is resident now
     resident = peak_gib()
     model, kernels = attach_lora(base, lora, base_name=options.model), choose(options.kernels)
     kernels.apply(model, keep_dense=options.dequantize)

@@ -1,4 +1,4 @@
-"""The command line of `infer.py`: its flags, and which of them go together."""
+"""The command line of `infer.py`: its flags, and which of them may be combined."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def batch_size(text: str) -> int | None:
 
 
 def parse_options(argv: list[str]) -> argparse.Namespace:
-    """The flags. Raises InputError for wrong ones, and for those that do not go together."""
+    """Parse the flags. Raises InputError for wrong ones, and for combinations that are not allowed."""
     parser = _Parser(description="write notes with a tuned model", allow_abbrev=False)
     parser.add_argument(
         "--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths; or a checkpoint, or an adapter"
@@ -35,7 +35,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model_name_or_path",
         metavar="NAME",
-        help="a base alone: hub id, folder, embedded:...; with --run: where its base lies now",
+        help="a base alone: hub id, folder, embedded:...; with --run: the present path of its base",
     )
     rows = parser.add_mutually_exclusive_group(required=True)
     rows.add_argument("--input_file", metavar="FILE", help="CSV, TSV, JSONL or JSON (also .gz) with dialogues")

@@ -1,10 +1,10 @@
-"""A fictional set of questions about drawn images, on which it shows whether a model looks: no patient, no licence.
+"""A fictional data set of questions about drawn images, to test whether a model uses images: no patients, no licence.
 
     python -m medsum_core.images.drawn --output_dir drawn
 
 writes `train.csv`, `valid.csv` (`qid, image, question, answer`, as --task vqa-rad reads them) and a PNG a row: soft
-bright spots ("opacities") and an outlined marker on a grey field with noise. Each answer is drawn first, evenly over
-those of its question, and the image after it: who sees the question alone can do no better than guess.
+bright spots ("opacities") and an outlined marker on a grey field with noise. Each answer is chosen first, evenly over
+the possible ones, and the image drawn to match: a model that sees the question alone can only guess.
 """
 
 from __future__ import annotations

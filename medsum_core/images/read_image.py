@@ -1,6 +1,6 @@
-"""Reading an image: JPEG, PNG or DICOM as 8-bit RGB. Only pixels leave this page, nothing of a header.
+"""Read an image, JPEG, PNG or DICOM, as 8-bit RGB. Only pixels are returned, nothing of a header.
 
-What can't be read is a `ImageError`, whose text names no file: a file's name may be a patient's.
+Unreadable files raise ImageError, whose message names no file: a file's name may contain a patient's.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from medsum_core.files import read_plain_file
 
 FORMATS = ("JPEG", "PNG")
 MAX_FILE_BYTES = 256 << 20
-MAX_PIXELS = 64_000_000  # a mammogram has 25 million; a small file may unpack to any number of them
-MAX_SCANS = 100  # of a progressive JPEG, which has 10; each costs time for all its pixels, and 50 bytes are one
+MAX_PIXELS = 64_000_000  # a mammogram has 25 million; a small file may decompress to any number
+MAX_SCANS = 100  # progressive JPEGs have 10; each scan takes time for all pixels, but only 50 bytes in the file
 SCAN = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e][\x01-\x04]")  # its header, for 1 to 4 components
 DICOM_MARK = slice(128, 132)
 # What Pillow raises for files that are damaged, cut off or made to break a reader.
@@ -48,7 +48,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def key_of(data: bytes) -> str:
-    """What names an image everywhere: the sha256 (hex) of its file's bytes."""
+    """The key of an image: the sha256 (hex) of its file's bytes."""
     return hashlib.sha256(data).hexdigest()
 
 

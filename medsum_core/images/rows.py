@@ -1,4 +1,4 @@
-"""The images that rows name: read and checked once, then known by the hash of their bytes, never by their path."""
+"""The images that rows name: read and checked once, then referred to by the hash of their bytes, not by path."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from medsum_core.tasks.task import IMAGES
 
 
 def with_image_keys(source: SourceRows, folder: Path) -> SourceRows:
-    """The rows with the keys of their images in the place of paths; `image_paths` tells where each image lies.
+    """The rows with the keys of their images instead of paths; `image_paths` has the path of each image, by key.
 
-    `folder`: what relative paths start from. A row without an image, or with one that can't be used, gets the reason
-    as its `fault`. Every image is decoded once, since a truncated one shows only then.
+    `folder`: the start of relative paths. A row without an image, or with one that can't be used, gets the reason as
+    its `fault`. Every image is decoded once, which reveals truncated ones.
     """
     found: dict[str, str | ImageError] = {}  # path -> key, or what is wrong
     image_paths: dict[str, Path] = {}

@@ -1,4 +1,4 @@
-"""Does a model look at its images? Its answers beside those that it gives blind: without images, with others or grey.
+"""Does a model use its images? Compare its answers with those it gives blind: without images, with others or grey ones.
 
 A model that has learnt what is usually answered scores well without seeing anything. Only what it scores above its own
 blind answers comes from the images.

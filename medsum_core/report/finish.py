@@ -47,7 +47,7 @@ def write_results(plan: Plan, run: Run, progress: Progress, *, stop: StopFlag) -
     """Write the adapter (the best one with `--load_best_model_at_end`), then the curve, the report and the card.
 
     Raises FinalSaveError when one of them can't be written, and StoppedBySignal when `stop` is requested while notes
-    are being written; the checkpoints are unaffected. A resumed run goes on with the notes of an interrupted report.
+    are being written; the checkpoints are unaffected. A resumed run continues with the notes of an interrupted report.
     """
     # The rest takes the first process minutes: the others must not wait in a collective, which would time out.
     run.accelerator.wait_for_everyone()

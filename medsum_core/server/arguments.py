@@ -18,7 +18,7 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see --help")
 
     def flag(self, name: str, help: str, **how: object) -> None:
-        """A flag of its name, which may also be written with hyphens, as other servers' are."""
+        """Add a flag; its name may also be written with hyphens, as other servers' flags are."""
         names = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
         self.add_argument(*names, help=help, **how)  # type: ignore[arg-type]
 
@@ -60,7 +60,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
+    """Whether the address can be reached from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

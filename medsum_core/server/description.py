@@ -1,4 +1,4 @@
-"""The description of the interface, OpenAPI 3.1: a static file, with what one run's task takes filled in."""
+"""The description of the interface, OpenAPI 3.1: a static file, completed with the inputs of one run's task."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the model reads of a request's images: the vision tower runs for them, and nothing of them is kept.
+"""Compute the features of a request's images with the vision tower; images and features are not stored.
 
-Imported for a run whose task shows images, and for no other.
+Imported only for a run whose task has images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class VisionTowerEncoder:
     """The tower of a loaded model, with its image processor; for any thread, one image at a time."""
 
     def __init__(self, model: Any, processor: Any) -> None:
-        """From here on the model reads images that come and go; its tower is here."""
+        """Take the tower out of the model, which from then on reads features that are given with each request."""
         of_this_pass: dict[int, Tensor] = {}  # which the engine fills and clears (`generation/live.py`)
         give_features(model, of_this_pass, size=causal_model(model).config.mm_tokens_per_image, by_number=True)
         self._tower = take_tower(model)
@@ -42,7 +42,7 @@ class VisionTowerEncoder:
         return found
 
     def blank(self, key: str) -> Mapping[int, Tensor]:
-        """Those of an image with nothing on it."""
+        """The features of a blank image."""
         return {image_number(key): self._features(BLANK)}
 
     def _features(self, image: Image.Image) -> Tensor:
@@ -50,7 +50,7 @@ class VisionTowerEncoder:
 
 
 def decoded(data: bytes, place: int, limits: Limits) -> Image.Image:
-    """The image of a file that was sent, the `place`th of its request. Raises Refusal for one that can't be read."""
+    """The decoded image file number `place` of a request. Raises Refusal for one that can't be read."""
     try:
         return decode(data, dicom=False, max_pixels=limits.max_image_pixels)
     except ImageError as error:
@@ -58,7 +58,7 @@ def decoded(data: bytes, place: int, limits: Limits) -> Image.Image:
 
 
 def take_tower(model: Any) -> Any:
-    """Remove vision tower and projector from the model; returns what makes features of images with them.
+    """Remove vision tower and projector from the model; returns the encoder made of them.
 
     It shares no module and no configuration with the model: decoding changes the dtype of a model's weights and the
     attention of its configuration, the tower's too, for as long as it decodes.

@@ -1,6 +1,6 @@
 """Images in a body: data URLs, in a field `images` or as OpenAI's parts of a message.
 
-No other URL is taken: an address would have to be fetched, for whoever sends it, from where only this machine may go.
+No other URL is accepted: fetching it would give a client access to addresses that only this machine can reach.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def read_content(message: Fields, limits: Limits) -> tuple[str, tuple[bytes, ...
         if kind == "text":
             texts.append(part.text("text", longest=limits.max_dialogue_characters))
         else:
-            picture = part.inner("image_url", known=("url", "detail"))
-            if picture.has("detail"):
-                picture.option("detail", ("auto",))  # every picture is read in one way
-            url = picture.text("url", longest=limits.max_body_bytes)
+            image = part.inner("image_url", known=("url", "detail"))
+            if image.has("detail"):
+                image.option("detail", ("auto",))  # every image is read in one way
+            url = image.text("url", longest=limits.max_body_bytes)
             images.append(_bytes_of(url, f"{where}.image_url.url"))
     if len(texts) != 1:
         raise bad_request("messages[0].content: expected one part of text, and a part for each image")

@@ -43,7 +43,7 @@ class Loaded:
 
 
 def load(writer: Writer, args: argparse.Namespace) -> Loaded:
-    """The run that `--run` names. Raises InputError; takes seconds to minutes, which is said on stderr."""
+    """The run that `--run` names. Raises InputError; takes seconds to minutes, with a notice on stderr."""
     renderer = writer.renderer
     shows_images = renderer.task.images_part is not None
     if shows_images and args.compare:
@@ -84,7 +84,7 @@ def _image_encoder(model: Any, writer: Writer) -> VisionTowerEncoder:
 
 
 def sample_records(task: Task) -> list[Record]:
-    """Records of an invented dialogue, to begin with before anybody asks."""
+    """Records of an invented dialogue, for the notes that are written before the first request."""
     dialogue = "Doctor: What brings you in today?\nPatient: I have had a cough for three days.\nDoctor: Any fever?"
     texts = {part.name: "GENHX" if part.is_section else "-" for part in task.parts}
     texts |= {IMAGES: BLANK_KEY} if task.images_part is not None else {}
@@ -111,7 +111,7 @@ def _engine(model: Any, writer: Writer, args: argparse.Namespace, *, can_ground:
 
 
 def max_tokens(budget: TokenBudget) -> int:
-    """The most tokens of a prompt and its note: the budget's, within what the model was made for."""
+    """The most tokens of a prompt and its note: the budget's, within the model's context length."""
     wanted = budget.max_prompt_tokens + budget.max_new_tokens
     return wanted if budget.num_positions is None else min(wanted, budget.num_positions)
 
@@ -146,7 +146,7 @@ class _First:
 
 
 def _write_once(engine: LiveEngine, request: NoteRequest) -> None:
-    """Two tokens: what is compiled or packed at first use keeps no client waiting."""
+    """Write two tokens, so that no client waits for what is compiled or packed at first use."""
     first = _First()
     engine.submit([request], [first])
     first.done.wait()

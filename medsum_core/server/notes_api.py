@@ -138,7 +138,7 @@ class NotesRoutes:
         return whole
 
     async def audit(self, request: Request) -> Response:
-        """POST /audit: what a person did with the notes of an id."""
+        """POST /audit: what the user did with the notes of an id."""
         known = ("id", "action", "section", "spans", "note_sha256", "format")
         fields = await self._context.read(request, partial(Fields, known=known))
         facts: dict[str, Any] = {}

@@ -26,7 +26,7 @@ AFTER_NOTES = 10.0  # seconds in which answers are checked and sent once the eng
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at the address, which does not listen yet. Raises InputError where it can't be had."""
+    """A socket at the address, which does not listen yet. Raises InputError if the address can't be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
@@ -76,7 +76,7 @@ class _Server(uvicorn.Server):
         self._signal: signal.Signals | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; then the server can be used, which is said."""
+        """As uvicorn's; then print that the server is ready."""
         await super().startup(sockets=sockets)
         for bound in sockets or ():
             print(f"ready on {address_of(bound)}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Dialogues to notes and checks: prompts as in training, notes by the engine, the checks in threads beside it."""
+"""From dialogues to notes and checks: prompts as in training, notes from the engine, checks in other threads."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Service:
         return about | await self.checked(note, order.dialogue, order.records[ended.index].parts)
 
     async def checked(self, note: str, dialogue: str, parts: Mapping[str, str]) -> dict[str, Any]:
-        """`check_of_note` in a thread. `parts`: of the prompt; the dialogue stands for its source, as it was sent."""
+        """`check_of_note` in a thread. `parts`: of the prompt, with the dialogue as its source part, as it was sent."""
         task = self.served.renderer.task
         text = dialogue if task.facts_from in (None, task.source) else parts[str(task.facts_from)]
 

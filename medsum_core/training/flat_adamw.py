@@ -27,8 +27,8 @@ class FlatPagedAdamW8bit(PagedAdamW8bit):
 
     def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
         super().__init__(groups, **settings)
-        smallest: int = self.args.min_8bit_size  # type: ignore[attr-defined]  # set by name from a dict
-        self._flats = [_Flat(group["params"], smallest=smallest) for group in self.param_groups]
+        arguments: Any = self.args
+        self._flats = [_Flat(group["params"], smallest=arguments.min_8bit_size) for group in self.param_groups]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

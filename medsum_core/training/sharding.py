@@ -49,7 +49,7 @@ def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
         if _is_on(variable):
             raise InputError(
                 f"{name} is not supported: start with plain `accelerate launch --num_processes N`, or, where the base "
-                f"is larger than a card, with FSDP: `{LAUNCH}`"
+                f"does not fit on one GPU, with FSDP: `{LAUNCH}`"
             )
     if not _is_on("ACCELERATE_USE_FSDP"):
         return None

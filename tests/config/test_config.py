@@ -169,6 +169,18 @@ def test_each_wrong_setting_is_refused(flags, expected, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "flag", ["--train_file", "--validation_file", "--output_dir", "--examples_file", "--resume_from_checkpoint"]
+)
+def test_a_path_that_no_file_can_have_is_refused_and_not_repeated(flag, rows):
+    text = "Doctor: Any pain? " * 300  # as of a shell that was to give a file's name and gave its text
+    others = [] if flag == "--train_file" else ["--train_file", str(rows)]
+    for value, expected in (("", "empty value"), (text, "5,400 characters"), ("a\0b", "3 characters")):
+        message = problems_of([flag, value, *others])
+        assert f"{flag}: " in message and expected in message and "Any pain" not in message
+    assert "a folder, not a file" in problems_of(["--examples_file", "/", "--validation_file", str(rows), *others])
+
+
 @pytest.mark.parametrize("flags", ["--eval_generate 3", "--load_best_model_at_end", "--early_stopping_patience 1"])
 def test_settings_that_need_validation_rows_are_refused_without(rows, flags):
     assert "needs validation rows" in problems_of(["--train_file", str(rows), *flags.split()])

@@ -120,7 +120,7 @@ def test_template_kwargs_need_a_chat_template() -> None:
 
 
 @pytest.mark.parametrize("text", ["enable_thinking=false", "[1]", "{}", "null", '{"a": NaN}', "[" * 99999])
-def test_template_kwargs_that_are_not_a_json_object_are_refused(text: str, tmp_path: Path) -> None:
+def test_template_kwargs_that_are_not_a_json_object_are_refused(text: str) -> None:
     for parse in (
         lambda: parse_run(["--chat_template_kwargs", text]),
         lambda: preview.main(["--train_file", "rows.csv", "--chat_template_kwargs", text]),

@@ -42,10 +42,8 @@ def test_padding_on_the_right_has_no_target_and_belongs_to_no_document() -> None
         [X, 41, 42, 7, X],
         [X, 7, X, X, X],
     ]
-    assert batch.position_ids_BT.tolist() == [
-        [0, 1, 2, 3, 4],
-        [0, 1, 2, 3, 4],
-    ]  # also over the padding, which nothing attends to
+    # Positions also count over the padding: nothing attends to it.
+    assert batch.position_ids_BT.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
     assert batch.document_lengths == ((5,), (3,))
     assert batch.ids == ("long", "short")
     assert (batch.num_targets, batch.num_tokens) == (4, 8)  # padding does not count

@@ -1,4 +1,4 @@
-"""No n-gram twice in a note: against transformers' own rule, applied to the note without its prompt."""
+"""`no_repeat_ngram_size`, against transformers' rule applied to the note without its prompt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def ngrams(tokens: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("stops", [(3,), STOPS])
 @pytest.mark.parametrize("num_beams", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "llama"])
-def test_is_transformers_rule_without_the_prompt(kind: str, num_beams: int, stops: tuple[int, ...]) -> None:
+def test_notes_equal_those_under_transformers_rule_without_the_prompt(
+    kind: str, num_beams: int, stops: tuple[int, ...]
+) -> None:
     for size in (1, 2, 3):  # a model each
         model, prompts = small_model(kind, size), some_prompts(size, 3)
         settings = {"max_new_tokens": 12, "num_beams": num_beams}
@@ -34,8 +36,8 @@ def test_is_transformers_rule_without_the_prompt(kind: str, num_beams: int, stop
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_the_rule_ends_a_note_s_endless_repetition(num_beams: int) -> None:
-    # Tied, a random model says its last token again and again.
+def test_the_rule_ends_an_endless_repetition(num_beams: int) -> None:
+    # A random model with a tied head repeats its last token.
     model, prompts = small_model("gemma", tie_word_embeddings=True), some_prompts(1, 5)
     options: dict[str, Any] = {"stop_token_ids": NO_STOPS, "max_new_tokens": 30, "num_beams": num_beams}
     for size in (1, 2, 4):
@@ -53,7 +55,7 @@ def test_a_note_may_quote_its_prompt() -> None:
     assert note.token_ids == free.token_ids == (9, 9)
 
 
-def test_log_probabilities_are_those_without_the_rule() -> None:
+def test_log_probabilities_are_unaffected_by_the_rule() -> None:
     model, (prompt,) = small_model("gemma", tie_word_embeddings=True), some_prompts(2, 1)
     (note,) = generate(model, [prompt], stop_token_ids=NO_STOPS, max_new_tokens=6, no_repeat_ngram_size=1)
     with torch.no_grad():

@@ -88,7 +88,7 @@ def test_vqa_rad_is_fetched_from_the_hub_at_the_pinned_commit() -> None:
 
 
 @pytest.mark.usefixtures("served")
-def test_a_file_without_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_images_is_refused() -> None:
     file = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table({"image": ["x"], "question": ["Jane?"]}), file)
     for data in (b"PAR1 no", file.getvalue()):

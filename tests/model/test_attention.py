@@ -41,8 +41,6 @@ COMPILED = {"compiled": attend_compiled}  # the fast kernels' function
 LENGTHS = (3, 8, 9, 21)  # around the sliding window of 8
 BOUND = 1e-5
 
-ModelOf = Callable[[str], PreTrainedModel]
-
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, PreTrainedModel]:

@@ -1,4 +1,4 @@
-"""How bodies are read: beside the event loop, with what clients send unasked, and at no other path than a route's."""
+"""How bodies are read: beside the event loop, with what clients send unasked, and where a route has no use for them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ QUESTION = "is the left lung clear?"
 
 
 @pytest.fixture(scope="module")
-def of_pictures() -> FakeServer:
+def with_image_task() -> FakeServer:
     return fake_server("yes", task="vqa-rad", compare=False)
 
 
 @pytest.fixture(scope="module")
-def picture() -> bytes:
+def image() -> bytes:
     file = io.BytesIO()
     random_image(0).save(file, "PNG")
     return file.getvalue()
 
 
 def test_the_detail_that_clients_send_unasked_is_taken_and_another_refused(
-    of_pictures: FakeServer, picture: bytes
+    with_image_task: FakeServer, image: bytes
 ) -> None:
-    client, body = TestClient(of_pictures.app), chat_body(MODEL, QUESTION, [picture])
+    client, body = TestClient(with_image_task.app), chat_body(MODEL, QUESTION, [image])
     image_url = next(part["image_url"] for part in body["messages"][0]["content"] if "image_url" in part)
     for detail, status in (("auto", 200), ("high", 400), ("low", 400), (None, 400)):
         image_url["detail"] = detail
@@ -46,8 +46,8 @@ def test_the_detail_that_clients_send_unasked_is_taken_and_another_refused(
 
 
 @pytest.mark.parametrize("route", ["/notes", "/v1/chat/completions"])
-def test_pictures_are_read_beside_the_event_loop(
-    route: str, of_pictures: FakeServer, picture: bytes, monkeypatch: pytest.MonkeyPatch
+def test_images_are_read_beside_the_event_loop(
+    route: str, with_image_task: FakeServer, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """64 bodies of 8 MiB, 0.2 s each, held up all that the server did."""
     readers: list[str] = []
@@ -61,10 +61,10 @@ def test_pictures_are_read_beside_the_event_loop(
 
     monkeypatch.setattr(fields, "json", SimpleNamespace(loads=noted(json.loads)))
     monkeypatch.setattr(image_fields, "base64", SimpleNamespace(b64decode=noted(base64.b64decode)))
-    body = {"dialogue": QUESTION, "images": [data_url(picture)]}
+    body = {"dialogue": QUESTION, "images": [data_url(image)]}
     if route != "/notes":
-        body = chat_body(MODEL, QUESTION, [picture])
-    assert TestClient(of_pictures.app).post(route, json=body).status_code == 200
+        body = chat_body(MODEL, QUESTION, [image])
+    assert TestClient(with_image_task.app).post(route, json=body).status_code == 200
     assert [name.partition("_")[0] for name in readers] == ["read", "read"]
 
 
@@ -74,3 +74,16 @@ def test_no_client_is_sent_to_another_address_with_its_dialogue(path: str) -> No
     body = {"dialogue": DIALOGUE, "sections": ["CC"]}
     answer = TestClient(fake_server().app, follow_redirects=False).post(path, json=body)
     assert answer.status_code == 404 and "location" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/notes", {"dialogue": DIALOGUE}),
+        ("/check", {"dialogue": DIALOGUE, "notes": []}),
+        ("/compare/pair", {"dialogue": DIALOGUE}),
+    ],
+)
+def test_a_task_with_more_to_its_prompt_is_refused_where_that_cannot_be_said(path: str, body: Any) -> None:
+    answer = TestClient(fake_server(task="pubmedqa").app).post(path, json=body)
+    assert answer.status_code == 400 and "prompts also have question" in answer.json()["error"]["message"]

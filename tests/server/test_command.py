@@ -50,7 +50,7 @@ def test_flags_may_have_hyphens_too() -> None:
     assert parse_options(["--run", "r", "--token-file", "t", "--stop-seconds", "5"]).token_file == "t"
 
 
-def test_bad_files_are_said_before_anything_is_loaded_or_written(run: Path, tmp_path: Path) -> None:
+def test_bad_files_are_refused_before_anything_is_loaded_or_written(run: Path, tmp_path: Path) -> None:
     with socket.socket() as taken, pytest.raises(InputError, match="--port"):
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""The interface as others see it: schemathesis against the description, and the official client over a socket."""
+"""The HTTP interface: schemathesis against its OpenAPI description, and OpenAI's client over a socket."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_official_client_streams_a_note(client: openai.OpenAI) -> None:
     assert chunks[-2].choices[0].finish_reason == "stop" and chunks[-1].usage.completion_tokens > 10
 
 
-def test_a_note_may_be_cut_by_the_client(client: openai.OpenAI) -> None:
+def test_the_client_may_limit_a_notes_tokens(client: openai.OpenAI) -> None:
     answer = chat(client, max_tokens=5)
     assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (5, "length")
     assert NOTE.startswith(answer.choices[0].message.content)
@@ -144,7 +144,7 @@ def test_a_visit_is_its_four_divisions_joined() -> None:
     assert one["choices"][0]["message"]["content"] == notes["objective exam"]
 
 
-def test_the_page_of_the_documentation_says_what_is_true(client: openai.OpenAI, served: Served) -> None:
+def test_the_calls_flags_and_limits_of_the_documentation_are_right(client: openai.OpenAI, served: Served) -> None:
     """Its calls as printed, but for the model's name; its flags; its limits."""
     page = (Path(__file__).parents[2] / "examples" / "serve.md").read_text()
     (call,) = re.findall(r"client\.chat\.completions\.create\(\n.*?\n\)", page, re.DOTALL)

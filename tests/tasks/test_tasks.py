@@ -70,7 +70,7 @@ def test_a_task_survives_the_json_of_a_run(name: str) -> None:
     assert find_task(json.dumps(dataclasses.asdict(task))) == task
 
 
-def test_the_worked_example_is_read(tmp_path: Path) -> None:
+def test_the_worked_example_is_read() -> None:
     task = read_task_file(EXAMPLE)
     assert task.name == "patient_instructions" and task.source == "summary" and task.id_columns == ("stay_id",)
     assert task.parts[0].form == "line" and task.parts[1].columns == ("discharge_summary", "summary")
@@ -123,7 +123,7 @@ def test_all_faults_of_a_task_file_are_in_one_message_with_those_of_the_flags(tm
     assert all(part in message for part in ("'bleu'", "'copy'", "there is no such file", "--lora_r 0"))
 
 
-def test_grounded_is_refused_for_a_task_without_a_source_text(tmp_path: Path) -> None:
+def test_grounded_is_refused_for_a_task_without_a_source_text() -> None:
     with pytest.raises(InputError, match="--grounded: the task medquad gives no text"):
         parse_run(["--train_file", str(EXAMPLE), "--task", "medquad", "--grounded"])
 

@@ -1,4 +1,4 @@
-"""A run that stops on windows which can't be learnt from says what is still good."""
+"""A run that stops on non-finite windows names the newest valid checkpoint."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def test_the_newest_valid_checkpoint_is_named(inputs: Path, tmp_path: Path, caps
     assert sorted(path.name for path in good.parent.iterdir()) == ["step-000001", "step-000002"]
 
 
-def test_where_there_is_none_that_is_said(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_valid_checkpoint_the_message_says_so(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert diverge(inputs, tmp_path / "run", "--save_strategy", "no", good_rows=0) == 3
     assert (
         "r" in capsys.readouterr().err.split("Rows of the last one: ")[1].split(". No checkpoint had been written. ")[0]

@@ -1,4 +1,4 @@
-"""The rows of a window are shared out by tokens: each row to one process, and no process waits long for another."""
+"""The rows of a window are divided by tokens: each row goes to one process, and the processes get similar work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def longest(found: list[list[Example]]) -> int:
 
 
 @given(st.lists(st.integers(2, 60), max_size=7), st.integers(1, 3))
-def test_the_longest_share_is_within_a_third_of_the_least_possible(lengths: list[int], num_processes: int) -> None:
+def test_the_longest_share_is_at_most_a_third_above_the_shortest_possible(
+    lengths: list[int], num_processes: int
+) -> None:
     least = min(
         max(
             sum(length for length, owner in zip(lengths, owners, strict=True) if owner == p)
@@ -44,7 +46,7 @@ def test_the_longest_share_is_within_a_third_of_the_least_possible(lengths: list
 
 
 @pytest.mark.parametrize("num_processes", [2, 4, 8])
-def test_uneven_rows_are_shared_evenly(num_processes: int) -> None:
+def test_uneven_rows_are_divided_evenly(num_processes: int) -> None:
     lengths = [30 + (37 * row) % 101 for row in range(16)]
     mean = sum(lengths) / num_processes
     assert longest(shares(lengths, num_processes)) <= 1.12 * mean

@@ -35,7 +35,7 @@ EVERY_STEP = ("--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy"
 
 @pytest.fixture(scope="module")
 def straight(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing interrupts."""
+    """The uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     train_loop.main(flags(inputs, folder, "--examples_file", str(folder.parent / "sheet.csv"), "--report_rows", "2"))
     return folder
@@ -57,7 +57,7 @@ def adapters_equal(left: Path, right: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_patience_ends_the_run_and_the_best_adapter_is_left(
+def test_early_stopping_ends_the_run_and_saves_the_best_adapter(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script_losses(monkeypatch, [3.0, 2.0, 2.25, 2.5])
@@ -72,7 +72,7 @@ def test_patience_ends_the_run_and_the_best_adapter_is_left(
     assert "| 30.000 | 20.000 |" in report  # the stop token's
 
 
-def test_where_nothing_beats_the_base_the_last_adapter_is_left_and_that_is_said(
+def test_if_no_evaluation_beats_the_base_the_last_adapter_is_saved_with_a_notice(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script_losses(monkeypatch, [2.0, 3.0])
@@ -124,7 +124,7 @@ class Interrupt:
 
 
 @pytest.mark.parametrize("method,number,step", [("evaluates", 1, 0), ("window", 2, 2)], ids=["at once", "later"])
-def test_a_stopped_run_says_how_to_go_on_and_ends_in_the_same_bytes(
+def test_a_stopped_run_says_how_to_resume_and_ends_in_the_same_bytes(
     inputs: Path,
     straight: Path,
     tmp_path: Path,
@@ -157,7 +157,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("named,more", REFUSED.values(), ids=list(REFUSED))
-def test_another_run_is_not_resumed_onto(
+def test_a_run_with_other_settings_is_not_resumed(
     inputs: Path,
     straight: Path,
     tmp_path: Path,
@@ -176,9 +176,7 @@ def test_another_run_is_not_resumed_onto(
 
 
 @pytest.mark.parametrize("choice", ["keep", "drop", "mask"])
-def test_what_becomes_of_facts_that_no_dialogue_says(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], choice: str
-) -> None:
+def test_unsupported_facts_are_kept_masked_or_dropped_as_asked(inputs: Path, tmp_path: Path, choice: str) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text(f"{HEADER}a,CC,Doctor: Fine?,Takes lisinopril 50 mg.\nb,CC,Doctor: Fine?,Fine.\n")
     argv = flags(inputs, tmp_path / "run", "--train_file", str(rows), "--ungrounded", choice)
@@ -226,7 +224,9 @@ def test_the_average_of_several_updates_survives_a_resume(inputs: Path, tmp_path
     assert found == expected
 
 
-def test_a_checkpoint_by_time_besides_the_epochs(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_saved_by_time_as_well_as_by_epoch(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three windows of 7 simulated minutes: the epoch's end is the third; after the second 14 minutes have passed."""
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
@@ -244,7 +244,7 @@ def test_a_checkpoint_by_time_besides_the_epochs(inputs: Path, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_processes_whose_notes_differ_in_rounding_judge_alike(process: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_use_the_same_evaluation_score(process: int, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = [{"eval_rouge1": 0.25}, {"eval_rouge1": 0.5}]
     everyone = [{"eval_loss": 2.0, "eval_stop_loss": 20.0, **score} for score in scores]
 

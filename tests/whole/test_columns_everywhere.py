@@ -88,7 +88,7 @@ def test_notes_are_written_with_the_columns_of_the_run(
     assert json.loads(result.read_text())["rouge1"] == scores["rouge1"]
 
 
-def test_flags_override_the_runs_columns(files: Path, run: Path, tmp_path: Path) -> None:
+def test_flags_override_the_runs_columns(run: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("ID,part,dialogue\n1,PLAN,Doctor: Any cough?\n")
     argv = ["--run", str(run), "--input_file", str(rows), "--output_file", str(tmp_path / "notes.csv")]
@@ -100,7 +100,7 @@ def test_flags_override_the_runs_columns(files: Path, run: Path, tmp_path: Path)
 
 
 def test_one_dialogue_gets_the_section_of_the_run_unless_the_flag_names_another(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "visit.txt").write_text("Doctor: Any cough?")
     sections: list[str] = []

@@ -18,7 +18,7 @@ from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.truncation import GAP
 from medsum_core.generation.generate import generate
 from medsum_core.model.base import load_base, load_tokenizer
-from medsum_core.model.embedded import EMBEDDED_MODELS, SMOLLM2_NAME
+from medsum_core.model.embedded import EMBEDDED_MODELS, EMBEDDED_NAME
 from medsum_core.training.loss import note_nll
 from medsum_core.training.validation import evaluate_loss
 from train_loop import train_step
@@ -28,6 +28,7 @@ RECORDS = [
     ("ALLERGY", "Doctor: Allergies?\nPatient: Penicillin.", "Penicillin."),
     ("MEDICATIONS", "Doctor: What do you take?\nPatient: Just aspirin.", "Aspirin, daily dose not stated."),
 ]
+NUM_LAYERS = 6  # of 18 and 30, which repeat themselves: the sixth is Gemma's first of full attention
 NUM_BOS = {"plain": 1, "chat": 3}  # SmolLM2's BOS begins its turns: the system's, the user's and the note's
 
 
@@ -62,9 +63,11 @@ def kernels(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def model(name: str, kernels: str) -> PeftModel:
     base = load_base(name, precision="fp32", offline=True)
-    if name == SMOLLM2_NAME:  # ten of its 30 equal layers take a third of the time
-        del base.model.layers[10:]
-        base.config.num_hidden_layers = 10
+    del base.model.layers[NUM_LAYERS:]
+    base.config.num_hidden_layers = NUM_LAYERS
+    if name == EMBEDDED_NAME:
+        base.config.layer_types = base.config.layer_types[:NUM_LAYERS]
+        assert base.config.layer_types.count("full_attention") == 1
     return tuned(base, kernels=kernels)
 
 

@@ -17,7 +17,7 @@ from medsum_core.kernels.decoding.decoder_layers import packed_decoder
 from medsum_core.model.base import load_base, load_tokenizer
 from medsum_core.model.embedded import EMBEDDED_NAME
 
-NUM_DIALOGUES, LONGEST_NOTE = 20, 12
+NUM_DIALOGUES, LONGEST_NOTE = 20, 8
 
 
 @needs_package(EMBEDDED_NAME)

@@ -51,7 +51,7 @@ def ids_of_notes(run: Path, out: Path, *more: str) -> list[str]:
         return [row["id"] for row in csv.DictReader(file)]
 
 
-def test_a_run_on_a_named_data_set_credits_it_in_the_model_card(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_on_a_named_data_set_credits_it_in_the_model_card(run: Path) -> None:
     report = (run / "report.md").read_text()
     assert "0 of 2 rows dropped: their dialogue" in report
     card = (run / "adapter" / "README.md").read_text()

@@ -59,8 +59,7 @@ def run(script: str, site: Path, **more: str) -> subprocess.CompletedProcess[str
 ORDERS = [
     "import medsum_core, bitsandbytes",
     "import medsum_core, transformers.integrations.hub_kernels, bitsandbytes",
-    "import train_loop",
-    "import infer, medsum_core.merge.__main__, medsum_core.preview, medsum_core.score.__main__",
+    "import infer, medsum_core.merge.__main__, medsum_core.preview, medsum_core.score.__main__, train_loop",
 ]
 
 
