@@ -13,7 +13,7 @@ from medsum_core.grounding.facts.mention import Mention
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import SCALAR_DIMS
 
-EXACT = 1e-6
+EXACT = 1e-6  # relative tolerance, as the three below
 ACROSS_CALENDAR = 0.085  # people say four weeks for a month
 ACROSS_SYSTEMS = 0.012  # pounds and kilograms, inches and centimetres
 ACROSS_RATES = 0.03

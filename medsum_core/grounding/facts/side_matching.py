@@ -25,12 +25,12 @@ GOOD = bag("normal fine good okay ok intact healthy perfect clear clean")
 AGREEING = GOOD | bag("yes yeah yep yup right mm mhm")
 ANSWERS_NO = bag("no nope nah none not nothing never")
 CLAUSE_ENDS = SENTENCE_ENDS | {",", ";", "and", "but", ":"}
-SHORT = 4  # tokens
+SHORT = 4  # most tokens of an elliptical question: "And the right?"
 NOT_TOPICS = (
     STOPWORDS | DENYING | bag("left right both bilateral bilaterally side sided patient pain hurt hurts other one")
 )
 PREFIX = 5  # letters that related words share
-SENTENCES_BACK = 3
+SENTENCES_BACK = 3  # sentences before a side that are searched for its body part
 ONLY = bag("only alone unilateral sole solely")
 DISTINCT = ("arm", "leg", "eye", "ear")  # regions that speakers do not confuse
 
@@ -68,10 +68,10 @@ class SideIndex:
     def judge(self, fact: Mention, note: Scan) -> SideVerdict | None:
         """The verdict on a side of a note; None if the dialogue does not mention its body part."""
         own = read_side(note, fact)
-        mentions, elsewhere = self._of_part(own.part)
+        mentions, elsewhere = self._same_and_other_part(own.part)
         if elsewhere and self.parts.isdisjoint(place_of(own.part)):
             return SideVerdict("contradicted", elsewhere[0].mention, of_part=True)  # the dialogue has only hips
-        if not mentions and (other := self._of_other_region(own)) is not None:
+        if not mentions and (other := self._in_other_region(own)) is not None:
             return SideVerdict("contradicted", other.mention, of_part=True)  # the left wrist, no leg at all
         if own.side == "both":
             return _judge_both(own, mentions)
@@ -94,7 +94,7 @@ class SideIndex:
             return SideVerdict("contradicted", better[0].mention)
         return SideVerdict("supported", fitting[0].mention)
 
-    def _of_other_region(self, own: SideMention) -> SideMention | None:
+    def _in_other_region(self, own: SideMention) -> SideMention | None:
         """A mention of the same side in another region; None if the dialogue names a part of the note's region."""
         region = body_parts().get(own.part, "")
         if own.side == "both" or region not in DISTINCT or any(body_parts()[part] == region for part in self.parts):
@@ -103,21 +103,21 @@ class SideIndex:
         others = (one for one in self.mentions if one.side == own.side and body_parts().get(one.part) in elsewhere)
         return next(others, None)
 
-    def _of_part(self, part: str) -> tuple[Sequence[SideMention], Sequence[SideMention]]:
+    def _same_and_other_part(self, part: str) -> tuple[Sequence[SideMention], Sequence[SideMention]]:
         """The first `MOST` sides of a body part, and the first in a sentence that names another place."""
-        if part not in self._known:
-            near = [one for one in self._different if near_part(part, one.part)]
+        if part not in self._by_part:
+            near = [one for one in self._distinct if near_part(part, one.part)]
             mentions = [one for one in near if not excludes(part, one.part)]
             elsewhere = [one for one in near if any(excludes(part, place) for place in one.places)]
-            self._known[part] = mentions[:MOST], elsewhere[:1]
-        return self._known[part]
+            self._by_part[part] = mentions[:MOST], elsewhere[:1]
+        return self._by_part[part]
 
     @cached_property
-    def _known(self) -> dict[str, tuple[Sequence[SideMention], Sequence[SideMention]]]:
+    def _by_part(self) -> dict[str, tuple[Sequence[SideMention], Sequence[SideMention]]]:
         return {}
 
     @cached_property
-    def _different(self) -> Sequence[SideMention]:
+    def _distinct(self) -> Sequence[SideMention]:
         """The mentions, only the first of equal ones."""
         found: dict[tuple[object, ...], SideMention] = {}
         for one in self.mentions:
@@ -150,7 +150,7 @@ def is_standard_of_comparison(scan: Scan, mention: Mention) -> bool:
     return "than" in scan.words(mention.first - 2, mention.first) and scan.word(mention.first) == mention.values[0]
 
 
-def denied(scan: Scan, mention: Mention) -> bool | None:
+def is_negated(scan: Scan, mention: Mention) -> bool | None:
     """Whether a side is negated, in its clause or by the answer "No."; None if only its sentence has a negation.
 
     A turn's opening "No," may only correct the question ("No, the right one."): it is ignored.
@@ -158,13 +158,13 @@ def denied(scan: Scan, mention: Mention) -> bool | None:
     clause = scan.around(mention.first, mention.last, CLAUSE_ENDS)
     sentence = scan.around(mention.first, mention.last, SENTENCE_ENDS | {":", ";"})
     asks = scan.spoken and scan.word(sentence.stop) == "?"
-    said = DENYING.intersection(scan.words(clause.start, clause.stop))
-    if said and not (asks and said <= GOOD):
+    negations = DENYING.intersection(scan.words(clause.start, clause.stop))
+    if negations and not (asks and negations <= GOOD):
         return True
     words = scan.words(sentence.start, sentence.stop)
     answer = _answer(scan, sentence.stop) if asks else [""]
     if not DENYING.isdisjoint(words[2 if words[:2] == ["no", ","] else 0 :]):
-        return True if said and answer[0] in AGREEING else None  # "The other one's okay?" "Yes."
+        return True if negations and answer[0] in AGREEING else None  # "The other one's okay?" "Yes."
     if len(sentence) <= SHORT and not DENYING.isdisjoint(answer):
         return True  # "And the right?" "Clear."
     return answer[0] in ANSWERS_NO
@@ -183,7 +183,12 @@ def read_side(scan: Scan, mention: Mention) -> SideMention:
     part = part if _is_part(part) else _nearest(scan, mention, sentence)
     places = frozenset(filter(_is_part, map(stem, scan.words(sentence.start, sentence.stop))))
     return SideMention(
-        mention, str(mention.values[0]), part, denied(scan, mention), _words(scan, mention, sentence), places
+        mention,
+        str(mention.values[0]),
+        part,
+        is_negated(scan, mention),
+        _content_prefixes(scan, mention, sentence),
+        places,
     )
 
 
@@ -204,7 +209,7 @@ def _nearest(scan: Scan, mention: Mention, sentence: range) -> str:
     return ""
 
 
-def _words(scan: Scan, mention: Mention, sentence: range) -> frozenset[str]:
+def _content_prefixes(scan: Scan, mention: Mention, sentence: range) -> frozenset[str]:
     """Prefixes of the content words of a side's clause; in a dialogue, of its sentence."""
     span = sentence if scan.spoken else scan.around(mention.first, mention.last, CLAUSE_ENDS | {"with"})
     if not scan.spoken and any(scan.word(k) in OPPOSITE for k in span if k != mention.first):

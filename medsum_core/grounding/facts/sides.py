@@ -23,7 +23,7 @@ LIMB_CODES = {
     "llq": ("left", "quadrant"),
 }  # fmt: skip
 HANDED = {"righty": "right", "rightie": "right", "lefty": "left", "leftie": "left", "southpaw": "left"}
-OWNERS = bag("the my your his her their on to")
+BEFORE_BARE_SIDE = bag("the my your his her their on to")  # before a side without a body part
 NOT_SIDES = bag(  # "the right decision", "the left alone"
     "thing things decision decisions way ways direction track time now place person people away here there after "
     "before dose amount choice medication medicine medications treatment diet answer word words number size order "
@@ -32,10 +32,10 @@ NOT_SIDES = bag(  # "the right decision", "the left alone"
 OF_BOTH = bag("of my his her their your the these")
 DOMINANT = bag("dominant dominance dominantly write writes writing handed everything")
 ASKS_SIDE = bag("which left side handed hand dominant leftie lefty")
-STOPPERS = bag("in i he she my his her that now before after when with the me for over and")
-PLACED = bag("top bottom upper lower far front")
+NOT_BEFORE_PART = bag("in i he she my his her that now before after when with the me for over and")
+DIRECTION_WORDS = bag("top bottom upper lower far front")  # before a side: "Top left."
 LETTERS = bag("l r lt rt")  # only in capitals, only in notes
-AGREES = bag("that's all you're is yes ,")  # before "right" in the sense of "correct"
+BEFORE_AGREEMENT = bag("that's all you're is yes ,")  # before "right" in the sense of "correct"
 LOOK_AHEAD = 4  # tokens from a side to its body part
 OPPOSITE = {"left": "right", "right": "left"}
 OTHER_REACH = 40  # tokens from a side to "the other"
@@ -56,7 +56,7 @@ def side_at(scan: Scan, i: int) -> ReaderResult | None:
     noun = _body_part(scan, i)
     if side == "both":
         counted = _two_of(scan, i) if word == "both" and scan.spoken else []
-        is_side = word != "both" or noun or (scan.spoken and _asked(scan, i, body_parts().keys() | OPPOSITE))
+        is_side = word != "both" or noun or (scan.spoken and _has_before(scan, i, body_parts().keys() | OPPOSITE))
         found = [*([_side(scan, i, i + 1, "both", noun)] if is_side else []), *counted]
         return (found, i + 1) if found else None
     if noun in ("hand", *([""] if scan.spoken else [])) and _dominant(scan, i):
@@ -126,7 +126,7 @@ def _body_part(scan: Scan, i: int) -> str:
         begin += 1
     for k in range(begin, begin + LOOK_AHEAD):
         word = scan.word(k)
-        if not scan.is_word(k) or word in STOPPERS or word in NOT_SIDES:
+        if not scan.is_word(k) or word in NOT_BEFORE_PART or word in NOT_SIDES:
             break
         if stem(word) in parts and not (k == i + 1 and word in ("back", "down")):
             return stem(word)
@@ -146,18 +146,18 @@ def _bare_side(scan: Scan, i: int) -> bool:
     before, after = scan.word(i - 1), scan.word(i + 1)
     if not scan.spoken and scan.word(i) in LETTERS:
         return False
-    if before in PLACED and scan.tokens[i + 1].kind == "punct":
+    if before in DIRECTION_WORDS and scan.tokens[i + 1].kind == "punct":
         return True  # "Top left, in the back."
-    if before in OWNERS and after not in NOT_SIDES:
+    if before in BEFORE_BARE_SIDE and after not in NOT_SIDES:
         return before != "to" or not scan.is_word(i + 1)
     if scan.spoken and before == ":" and after in (".", "", "\n", "?", ","):
-        return scan.word(i) == "left" or _asked(scan, i, ASKS_SIDE)
-    if scan.spoken and after in (".", "\n", "") and before not in AGREES:
-        return _asked(scan, i, ASKS_SIDE)  # "I think it's left."
+        return scan.word(i) == "left" or _has_before(scan, i, ASKS_SIDE)
+    if scan.spoken and after in (".", "\n", "") and before not in BEFORE_AGREEMENT:
+        return _has_before(scan, i, ASKS_SIDE)  # "I think it's left."
     beside = scan.words(i - 2, i), scan.words(i + 1, i + 3)
     return any("and" in words and not OPPOSITE.keys().isdisjoint(words) for words in beside)  # "left and right"
 
 
-def _asked(scan: Scan, i: int, words: Container[str]) -> bool:
+def _has_before(scan: Scan, i: int, words: Container[str]) -> bool:
     """Whether one of `words` occurs shortly before token i."""
     return any(stem(word) in words for word in scan.words(i - 14, i))

@@ -23,14 +23,14 @@ LIMBS = bag("ble bue rle lle rue lue")
 SELF_WORDS = bag("i i'm i'll i've me you you're your")
 CHILDREN = bag("son daughter child twin boy girl")
 RELATED = KIN | {SELF, "boy", "girl"}
-GENERIC = {
+GENERIC = {  # a general word for relatives, and those that it can mean
     "parent": bag("mother father"),
     "sibling": bag("brother sister twin"),
     "child": bag("son daughter twin"),
     "grandchild": bag("grandson granddaughter"),
     "partner": bag("husband wife"),
 }
-ALIASES = {
+ALIASES = {  # words for a vital sign or laboratory value, and its one name
     "hr": "pulse", "rr": "respiration", "resp": "respiration", "respiratory": "respiration", "resps": "respiration",
     "temp": "temperature", "wt": "weight", "weigh": "weight", "sat": "saturation", "sats": "saturation",
     "potassium": "k", "ht": "height", "tall": "height",
@@ -38,31 +38,29 @@ ALIASES = {
 BEGINNINGS = SENTENCE_ENDS | {":"}
 CLAUSE_ENDS = frozenset((".", ",", "?", "!", ";", ":", "\n", "and", "but", ""))
 PREFIX = 6  # words match if their first letters do: "hospital", "hospitalized"
-TURNS_BACK = 2
+TURNS_BACK = 2  # turns before a mention that are searched for its subject
 CLAUSE, NEAR, FAR = 0, 1, 2  # where a candidate was found, see SubjectCandidates
-FRAGMENT = (
-    4  # at most so many tokens has a sentence that only names the subject of the next: "Lisinopril. Twenty milligrams."
-)
+FRAGMENT = 4  # most tokens of a sentence that is only the subject of the next: "Lisinopril. Twenty milligrams."
 NOTE_REACH = 7  # tokens before a value that are searched for a note's subject
-LINKS = bag(
+LINKS = bag(  # words between a subject and its value
     "is was of at a an about to the be are were now been for approximately around just only taking take takes took on "
     "dose doses it's its came out set currently up maybe perhaps p o po oral orally tab tablet tablets per and "
     "count counts level levels rate by mouth"
 )
-NO_ATTRIBUTES = bag(
+NO_ATTRIBUTES = bag(  # content words that are no subject
     "day week month year hour number one thing lot time patient doctor m g mg x i'm it he she "
     "today yesterday tonight tomorrow present worst best average baseline morning evening noon"
 )
-LIFE_WORDS = bag(
+LIFE_WORDS = bag(  # words between a relative and an age
     "is was died dies passed away at age aged the of in his her now about around who just turned had a an lived be "
     "years year old living alive deceased well only he she also maybe like to until approximately early late mid"
 )
 REACH = 5  # words searched for the attribute
 AGE_LINKS = bag("is was at age turned about around now ,")  # "mother is [93]", "died at [70]"
-DOSE_FORMS = bag("tablet tablets dose doses of pills capsules the your my")
+DOSE_FORMS = bag("tablet tablets dose doses of pills capsules the your my")  # words between a dose and its drug
 # The word next to a mention of these dimensions is not its subject.
 NO_ATTRIBUTE_DIMS = ("time", "date", "weekday", "rate", "pressure", "clock", "code", "height")
-KIN_REACH = 10  # tokens
+KIN_REACH = 10  # tokens before an age that are searched for a relative
 
 
 def attribute(scan: Scan, mention: Mention) -> str:
@@ -72,11 +70,13 @@ def attribute(scan: Scan, mention: Mention) -> str:
     if mention.noun:
         return mention.noun
     if mention.kind == "age" or (mention.dim == "" and scan.word(mention.first - 1) in AGE_LINKS):
-        return _relative(scan, mention.first)
-    return "" if mention.dim in NO_ATTRIBUTE_DIMS else _of(scan, mention.last) or _beside(scan, mention.first)
+        return _relative_before(scan, mention.first)
+    if mention.dim in NO_ATTRIBUTE_DIMS:
+        return ""
+    return _attribute_after(scan, mention.last) or _attribute_before(scan, mention.first)
 
 
-def _relative(scan: Scan, first: int) -> str:
+def _relative_before(scan: Scan, first: int) -> str:
     """The relative that the number at token `first` belongs to: "my dad passed away at the age of [69]"."""
     for k in reversed(range(max(scan.around(first, first).start, first - KIN_REACH), first)):
         word = scan.word(k)
@@ -87,14 +87,14 @@ def _relative(scan: Scan, first: int) -> str:
     return ""
 
 
-def _of(scan: Scan, j: int) -> str:
+def _attribute_after(scan: Scan, j: int) -> str:
     """ "[20 mg] of Lasix", "[two tablets] of your Lasix"."""
     while scan.word(j) in DOSE_FORMS:
         j += 1
     return content_stem(scan, j) if scan.word(j - 1) in ("of", "the", "your", "my") else ""
 
 
-def _beside(scan: Scan, first: int) -> str:
+def _attribute_before(scan: Scan, first: int) -> str:
     """ "Lasix [20 mg]", "heart rate of [88]"."""
     k = first - 1
     while first - k <= REACH and (scan.word(k) in LINKS or scan.word(k) in (",", ":", "(")):
@@ -114,16 +114,16 @@ def content_stem(scan: Scan, k: int) -> str:
 def note_subject(note: Scan, fact: Mention) -> str:
     """The subject of a note's fact, normalised by `fold`; "self" for the patient's age; "" if unclear."""
     if fact.kind == "age":
-        return _whose_age(note, fact)
+        return _person_of_age(note, fact)
     if note.word(fact.first) in LIMBS:
         return ""  # a whole arm or leg
     if fact.noun != "time" and (about := attribute(note, fact)):
         listed = about in KIN and not fact.noun and note.word(fact.first - 1) in (",", "and")
         return about if fact.dim == "side" else ("" if listed else fold(about))
-    return fold(_before(note, fact.first)) if fact.kind == "frequency" or fact.noun == "time" else ""
+    return fold(_content_word_before(note, fact.first)) if fact.kind == "frequency" or fact.noun == "time" else ""
 
 
-def _whose_age(note: Scan, fact: Mention) -> str:
+def _person_of_age(note: Scan, fact: Mention) -> str:
     """ "a 2-year-old [sister]", "[Mother] died of a stroke at the age of 81", otherwise the patient."""
     after = [stem(note.word(k)) for k in (fact.last, fact.last + 1) if note.is_word(fact.last) and note.is_word(k)]
     before = [stem(note.word(k)) for k in reversed(range(note.around(fact.first, fact.first).start, fact.first))]
@@ -131,7 +131,7 @@ def _whose_age(note: Scan, fact: Mention) -> str:
     return found[0] if found else SELF
 
 
-def _before(note: Scan, first: int) -> str:
+def _content_word_before(note: Scan, first: int) -> str:
     """The content word before token `first`, skipping other values: "Lisinopril 50 mg [daily]"."""
     for k in reversed(range(max(note.around(first, first, BEGINNINGS).start, first - NOTE_REACH), first)):
         word = note.word(k)
