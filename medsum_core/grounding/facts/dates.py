@@ -48,7 +48,7 @@ def _in_numbers(scan: Scan, number: Number) -> ReaderResult | None:
     parts: list[float] = []
     last = number.first
     while (part := scan.numbers.get(last)) is not None and not part.ordinal and len(parts) < 3:
-        parts += [value for value in part.groups if value] if len(part.groups) > 1 else part.values[:1]
+        parts += [value for value in part.cardinals if value] if len(part.cardinals) > 1 else part.values[:1]
         end, last = part.last, part.last + (scan.word(part.last) == ",")
     if len(parts) != 3 or not (1 <= parts[0] <= 12 and 1 <= parts[1] <= 31 and FIRST <= parts[2] <= LAST):
         return None
@@ -208,13 +208,13 @@ def _year(scan: Scan, number: Number) -> ReaderResult | None:
     is_short = not years and 0 <= value <= 99 and value == int(value)
     if is_short and before in ("'", "’") and not number.spelled:
         return _date(scan, number.first, number.last, [(year, None, None) for year in years_of(value)])
-    is_short = is_short and value >= 10 and scan.spoken and number.spelled and len(number.groups) == 1
+    is_short = is_short and value >= 10 and scan.spoken and number.spelled and len(number.cardinals) == 1
     if is_short and before in BEFORE_YEAR:
         years = [1900 + int(value)]
     elif not years or (before not in BEFORE_DATE and counted_noun(scan, number.last, small=False)):
         return None
     mentions, last = _date(scan, number.first, number.last, [(year, None, None) for year in years])
-    if scan.spoken and (is_short or (number.spelled and len(number.groups) > 1)):
+    if scan.spoken and (is_short or (number.spelled and len(number.cardinals) > 1)):
         mentions += plain_at(scan, number)[0]
     return mentions, last
 

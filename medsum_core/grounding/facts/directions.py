@@ -41,8 +41,8 @@ NOUNS: Mapping[str, frozenset[str]] = {  # nouns that must follow the word on ea
     "hernia": bag("hernia hernias"),
 }
 BETWEEN = bag("left right l r inner outer upper lower medial lateral and aspect side of the")
-ANYWHERE = ("quadrant", "lobe", "pole")  # parts of breast, belly, lung
-ENDS = frozenset((".", "?", "!", "\n", ":"))
+ANYWHERE = ("quadrant", "lobe", "pole")  # of several organs, so without a region
+SENTENCE_ENDS = frozenset((".", "?", "!", "\n", ":"))
 DENIALS, DENIED_REACH = bag("not no never"), 2
 REACH = 4  # tokens between the word of a note and its body part
 
@@ -107,7 +107,7 @@ def read_dialogue_directions(dialogue: Scan) -> list[Direction]:
     found: list[Direction] = []
     begin = 0
     while begin < len(dialogue.tokens):
-        sentence = dialogue.around(begin, begin, ENDS)
+        sentence = dialogue.around(begin, begin, SENTENCE_ENDS)
         words = dialogue.words(begin, sentence.stop)
         if not ("or" in words and dialogue.word(sentence.stop) == "?"):
             regions = frozenset(body_parts()[part] for part in map(stem, words) if part in body_parts())

@@ -16,14 +16,14 @@ from medsum_core.grounding.facts.tokens import bag
 ABOUT = bag("about approximately around roughly nearly almost approx")
 NEARLY = 0.05  # relative tolerance of a value that the note calls approximate
 MEALS = bag("breakfast lunch supper dinner tea morning noon evening night bedtime")
-SINCE = bag("ago since later")
-AT_TERM = bag("late early term overdue")
+SINCE = bag("ago since later")  # words for a time that has passed since an age
+AT_TERM = bag("late early term overdue")  # of a birth
 TERM = 36  # weeks; from then on the length of a pregnancy is given relative to its due date
-PAIRED = bag("both pair each either")
+PAIRED = bag("both pair each either")  # of the dialogue, for a note's "bilateral"
 OTHER_SIDE = bag("remaining other contralateral opposite unaffected")
 BABY_ASPIRIN, SMALL = 81.0, bag("baby low little small junior")  # mg
 CHANGE, CHANGE_REACH = bag("loss lost gain gained down up decrease increase dropped drop"), 4
-WEEKLY, CLOSE = 1 / 7, 0.01
+WEEKLY, CLOSE = 1 / 7, 0.01  # times per day; tolerance
 
 
 def implied_at(fact: Mention, note: Scan, index: MentionIndex, note_facts: NoteFacts) -> int | None:
@@ -31,7 +31,7 @@ def implied_at(fact: Mention, note: Scan, index: MentionIndex, note_facts: NoteF
     if fact.dim == "side":
         return _side_implied(fact, note, index)
     if fact.dim == "rate":
-        return 0 if _is_implied_rate(fact, note, index) else None
+        return 0 if _is_implied_frequency(fact, note, index) else None
     if fact.dim in ("height", "ratio"):
         place = _height_mention(fact, index.mentions) if fact.dim == "height" else _ratio_mention(fact, index)
         return None if place is None else place.start
@@ -77,7 +77,7 @@ def _plural_mention(fact: Mention, index: MentionIndex) -> int | None:
     return None
 
 
-def _is_implied_rate(fact: Mention, note: Scan, index: MentionIndex) -> bool:
+def _is_implied_frequency(fact: Mention, note: Scan, index: MentionIndex) -> bool:
     """Whether the dialogue implies a frequency: "one at breakfast, one at supper", "on a Saturday", "half a pack"."""
     values = [value for value in fact.values if isinstance(value, float)]
     if any(abs(value - 2.0) < CLOSE for value in values):
@@ -106,7 +106,7 @@ def _is_computed(fact: Mention, note: Scan, index: MentionIndex) -> bool:
         return "them" in index.words and any(value / count in singles for count in numbers & {2.0, 3.0, 4.0})
     if fact.dim == "time":
         return _is_implied_time(fact, index)
-    return any(value in (a + b / 10, a + b / 100) for a, b in index.groups_in_row)
+    return any(value in (a + b / 10, a + b / 100) for a, b in index.adjacent_cardinals)
 
 
 def _is_implied_time(fact: Mention, index: MentionIndex) -> bool:
@@ -124,13 +124,13 @@ def _is_implied_time(fact: Mention, index: MentionIndex) -> bool:
     )
 
 
-def _height_mention(fact: Mention, said: Sequence[Mention]) -> Mention | None:
+def _height_mention(fact: Mention, mentions: Sequence[Mention]) -> Mention | None:
     """The mention of a height in feet and inches ("five ten", "five foot ten") or in inches."""
     feet, inches = fact.raw
-    for mention in said:
+    for mention in mentions:
         if mention.dim == "length" and fact.values[0] in mention.values:
             return mention
-        others = (one for one in said if mention.first <= one.first <= mention.last + 2 and one is not mention)
+        others = (one for one in mentions if mention.first <= one.first <= mention.last + 2 and one is not mention)
         near = [mention.raw[1:], *(one.raw for one in others)]
         if mention.dim in ("length", "") and feet in mention.raw and any(inches in raw for raw in near):
             return mention
@@ -139,10 +139,10 @@ def _height_mention(fact: Mention, said: Sequence[Mention]) -> Mention | None:
 
 def _ratio_mention(fact: Mention, index: MentionIndex) -> Mention | None:
     """The mention that gives both numbers of a ratio in a row: "five three twenty five" for 5/325, "twenty forty"."""
-    said = [(one, one.raw[:1] if one.kind == "dose" else index.groups(one)) for one in index.mentions]
-    groups = [(value, mention) for mention, values in said for value in values]
-    for k, (top, mention) in enumerate(groups):
-        after = [value for value, _ in groups[k + 1 : k + 3]]
+    spoken = [(one, one.raw[:1] if one.kind == "dose" else index.cardinals(one)) for one in index.mentions]
+    cardinals = [(value, mention) for mention, values in spoken for value in values]
+    for k, (top, mention) in enumerate(cardinals):
+        after = [value for value, _ in cardinals[k + 1 : k + 3]]
         bottoms = [*after[:1], *([100 * after[0] + after[1]] if len(after) == 2 and after[0] < 10 else [])]
         if any((top, bottom) in fact.values for bottom in bottoms):
             return mention

@@ -67,17 +67,17 @@ class MentionIndex:
         return frozenset(value for mention in self.mentions for value in mention.raw)
 
     @cached_property
-    def groups_in_row(self) -> list[tuple[float, float]]:
+    def adjacent_cardinals(self) -> list[tuple[float, float]]:
         """Adjacent cardinals of numbers without unit: "eleven three" is (11, 3)."""
-        cardinals = [(mention.first, mention.last, self.groups(mention)) for mention in self.mentions]
-        inside = [pair for _, _, groups in cardinals for pair in pairwise(groups)]
-        across = [(a[-1], b[0]) for (_, end, a), (begin, _, b) in pairwise(cardinals) if end == begin and a and b]
+        spans = [(mention.first, mention.last, self.cardinals(mention)) for mention in self.mentions]
+        inside = [pair for _, _, cardinals in spans for pair in pairwise(cardinals)]
+        across = [(a[-1], b[0]) for (_, end, a), (begin, _, b) in pairwise(spans) if end == begin and a and b]
         return inside + across
 
-    def groups(self, mention: Mention) -> Sequence[float]:
+    def cardinals(self, mention: Mention) -> Sequence[float]:
         """The cardinals of which a number without unit consists; empty for other mentions."""
         plain = not mention.dim and mention.first in self.scan.numbers
-        return self.scan.numbers[mention.first].groups if plain else ()
+        return self.scan.numbers[mention.first].cardinals if plain else ()
 
     @cached_property
     def sides(self) -> SideIndex:
@@ -98,7 +98,7 @@ class MentionIndex:
         """The first mention of each number that may be a year by its last two digits."""
         found: dict[float, Mention] = {}
         for mention in self.mentions:
-            for value in mention.raw if len(self.groups(mention)) == 1 else ():
+            for value in mention.raw if len(self.cardinals(mention)) == 1 else ():
                 found.setdefault(value, mention)
         return found
 

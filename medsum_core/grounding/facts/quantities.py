@@ -146,10 +146,10 @@ def _measured(scan: Scan, number: Number) -> ReaderResult | None:
 
 def _with_unit(number: Number) -> tuple[float, ...]:
     """The readings of a number with a unit: "one fifty milligrams" is 150, "the last one two years ago" 2."""
-    parts = len(number.groups)
+    parts = len(number.cardinals)
     joint = number.values if parts == 1 else number.values[:-parts] or number.values
-    pronoun = parts == 2 and number.groups[0] == 1 and number.groups[1] < 10
-    return (*joint, number.groups[1]) if pronoun else joint
+    pronoun = parts == 2 and number.cardinals[0] == 1 and number.cardinals[1] < 10
+    return (*joint, number.cardinals[1]) if pronoun else joint
 
 
 def _old_end(scan: Scan, j: int) -> int | None:

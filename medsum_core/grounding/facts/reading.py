@@ -6,20 +6,20 @@ from functools import lru_cache
 
 from medsum_core.grounding.facts.anatomy import stem
 from medsum_core.grounding.facts.dates import date_at
+from medsum_core.grounding.facts.frequencies import ADVERBS, TIMES_OF_DAY, frequency_at
 from medsum_core.grounding.facts.mention import Mention, ReaderResult, Scan, scan_text
 from medsum_core.grounding.facts.quantities import half_after, quantity_at
-from medsum_core.grounding.facts.rates import ADVERBS, TIMES_OF_DAY, rate_at
 from medsum_core.grounding.facts.sides import HANDED, LIMB_CODES, SIDES, side_at
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import MONTHS, WEEKDAYS, units
 
 SINGLES = bag("yesterday overnight tomorrow")  # a day each
-WELL_KNOWN_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2 a1c hba1c")
+NOT_FACT_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2 a1c hba1c")
 NUMBERED = bag("covid sars cov hpv ca il")  # a number after these is part of a name
-LISTED = bag("problem issue complaint concern thing point reason")
-SCALE_WORDS = bag("scale being analog vas")
+LISTED = bag("problem issue complaint concern thing point reason")  # counts of these are no facts
+SCALE_WORDS = bag("scale being analog vas")  # near the ends of a scale
 ROMAN = {"ii": 2.0, "iii": 3.0, "iv": 4.0}
-GRADED = bag("type grade stage class phase level")
+GRADED = bag("type grade stage class phase level")  # before a Roman numeral
 
 
 @lru_cache(maxsize=1)
@@ -50,11 +50,11 @@ def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
 
 def _at(scan: Scan, i: int) -> ReaderResult:
     """The mentions at token i by the first reader that recognises them, and the token at which to continue."""
-    for reader in (date_at, rate_at, quantity_at, side_at, _written_form, _single, _few, _noun_and_half):
+    for reader in (date_at, frequency_at, quantity_at, side_at, _written_form, _single, _few, _noun_and_half):
         reading = reader(scan, i)
         if reading is not None:
             found, after = reading
-            both = _single(scan, i) if scan.spoken and reader is rate_at and i not in scan.numbers else None
+            both = _single(scan, i) if scan.spoken and reader is frequency_at and i not in scan.numbers else None
             return [*found, *(both[0] if both else [])], max(after, i + 1)
     return [], i + 1
 
@@ -88,7 +88,7 @@ def _roman(scan: Scan, i: int) -> ReaderResult | None:
 def _code(scan: Scan, i: int) -> ReaderResult:
     """L4, G2: a code; "x3": the number alone."""
     text = scan.tokens[i].text
-    if text in WELL_KNOWN_CODES:
+    if text in NOT_FACT_CODES:
         return [], i + 1
     letters = text.rstrip("abcdefghijklmnopqrstuvwxyz").rstrip("0123456789")
     digits = "".join(char for char in text if char.isdigit())

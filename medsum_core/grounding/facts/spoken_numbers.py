@@ -1,7 +1,7 @@
 """Numbers in speech and writing. text2num converts single cardinals; this module combines them.
 
 Ambiguous speech has several readings: "one fifty" may be 150, or 1 and 50; "twenty twenty" 2020, or 20 and 20.
-`Number.values` lists the readings, the likeliest first; `Number.groups` the cardinals in their order.
+`Number.values` lists the readings, the likeliest first; `Number.cardinals` the cardinals in their order.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from medsum_core.grounding.facts.cardinals import (
     TEENS,
     TENS,
     ZEROS,
-    Group,
-    group_at,
+    Cardinal,
+    cardinal_at,
     joint_reading,
     small_at,
 )  # fmt: skip
@@ -43,7 +43,7 @@ class Number(NamedTuple):
     first: int
     last: int
     values: tuple[float, ...]
-    groups: tuple[float, ...]
+    cardinals: tuple[float, ...]
     spelled: bool
     ordinal: bool = False
     decade: int = 0
@@ -95,14 +95,14 @@ def _spoken(tokens: Sequence[Token], i: int) -> list[Number]:
     special = _special(tokens, i)
     if special is not None:
         return special
-    groups: list[Group] = []
+    cardinals: list[Cardinal] = []
     last = i
-    while (group := group_at(tokens, last)) is not None and (not groups or _joined(tokens, last)):
-        groups.append(group)
-        last = group.last
-    if not groups or _is_pronoun(tokens, i, groups):
+    while (cardinal := cardinal_at(tokens, last)) is not None and (not cardinals or _joined(tokens, last)):
+        cardinals.append(cardinal)
+        last = cardinal.last
+    if not cardinals or _is_pronoun(tokens, i, cardinals):
         return []
-    *before, number = _combine(_in_pairs(groups))
+    *before, number = _combine(_in_pairs(cardinals))
     whole = number.values[0]
     part, end = _decimals(tokens, last)
     if not part:
@@ -115,16 +115,19 @@ def _spoken(tokens: Sequence[Token], i: int) -> list[Number]:
     return [*before, number]
 
 
-def _in_pairs(groups: Sequence[Group]) -> Sequence[Group]:
-    """Regroups the range "one thirty one forty" from 1, 31, 40 into 130 and 140; other groups stay."""
-    if len(groups) != 3 or not (groups[0].value < 10 and 20 < groups[1].value < 100 and 10 <= groups[2].value < 100):
-        return groups
-    first, middle, last = groups
+def _in_pairs(cardinals: Sequence[Cardinal]) -> Sequence[Cardinal]:
+    """Regroups the range "one thirty one forty" from 1, 31, 40 into 1, 30, 1, 40; other cardinals stay."""
+    if len(cardinals) != 3:
+        return cardinals
+    first, middle, last = cardinals
+    if not (first.value < 10 and 20 < middle.value < 100 and 10 <= last.value < 100):
+        return cardinals
     tens, unit = divmod(int(middle.value), 10)
     low, high = 100 * first.value + 10 * tens, 100 * unit + last.value
     if not unit or not low < high <= low + 100:
-        return groups
-    return [first, Group(middle.first, middle.first + 1, 10 * tens), Group(middle.first + 1, middle.last, unit), last]
+        return cardinals
+    thirty = Cardinal(middle.first, middle.first + 1, 10 * tens)
+    return [first, thirty, Cardinal(middle.first + 1, middle.last, unit), last]
 
 
 def _joined(tokens: Sequence[Token], i: int) -> bool:
@@ -177,9 +180,9 @@ def _single(first: int, last: int, value: float) -> Number:
     return Number(first, last, (float(value),), (float(value),), True)
 
 
-def _is_pronoun(tokens: Sequence[Token], i: int, groups: Sequence[Group]) -> bool:
+def _is_pronoun(tokens: Sequence[Token], i: int, cardinals: Sequence[Cardinal]) -> bool:
     """ "no one", "one of", "each one": "one" is no number."""
-    if len(groups) > 1 or tokens[i].text != "one":
+    if len(cardinals) > 1 or tokens[i].text != "one":
         return False
     before, after = tokens[i - 1].text if i else "", tokens[i + 1]
     if before in ("no", "any", "every", "some", "another", "each", "which"):
@@ -187,13 +190,13 @@ def _is_pronoun(tokens: Sequence[Token], i: int, groups: Sequence[Group]) -> boo
     return after.text == "of"
 
 
-def _combine(groups: Sequence[Group]) -> list[Number]:
+def _combine(cardinals: Sequence[Cardinal]) -> list[Number]:
     """Combine adjacent cardinals as in speech; the parts of a combined number are further readings of it."""
     numbers = []
     k = 0
-    while k < len(groups):
-        size, values = joint_reading(groups[k:])
-        chosen = groups[k : k + size]
+    while k < len(cardinals):
+        size, values = joint_reading(cardinals[k:])
+        chosen = cardinals[k : k + size]
         parts = tuple(g.value for g in chosen)
         ordinal = size == 1 and chosen[0].ordinal
         decimal = len(parts) == 2 and values == (parts[0] + parts[1] / 10,)  # "ninety eight six" is neither 98 nor 6
@@ -203,7 +206,7 @@ def _combine(groups: Sequence[Group]) -> list[Number]:
     return numbers
 
 
-def _detached_decimal(tokens: Sequence[Token], i: int) -> Group | None:
+def _detached_decimal(tokens: Sequence[Token], i: int) -> Cardinal | None:
     """The number after a detached point at token i, as some transcripts have it: "two [. five] milligrams".
 
     The point may also end a sentence, so the numbers on both sides stay readings: "I am thirty . two years ago ...".
