@@ -29,8 +29,8 @@ from medsum_core.grounding.statements import Statement, read_statements, reply_t
 
 STATEMENT_KIND = "statement"
 FEW = 3  # numeric facts and findings; with fewer, one of them would decide the whole rate
-READINGS = 3  # at most so many readings of one value
-SHORT = 6  # words of a sentence that may follow a question in its turn: "Any fever? Or chills?"
+READINGS = 3  # most readings of one value
+SHORT = 6  # most words of a sentence that may follow a question in its turn: "Any fever? Or chills?"
 EXCLUDED_UNITS = bag("second minute")  # waiting times
 EXCLUDED_DIMS = ("clock", "weekday")  # appointments
 EXCLUDED_WORDS = bag("bed bedtime morning evening night meals meal breakfast lunch dinner supper")

@@ -16,9 +16,9 @@ ABBREVIATIONS = {
     "qnightly": 1.0, "qhour": 24.0,
 }  # fmt: skip
 ADVERBS = bag("daily nightly weekly monthly yearly annually hourly everyday")
-NOT_FREQUENCIES = bag(
+NOT_FREQUENCIES = bag(  # after an adverb: "daily life"
     "living life activities activity routine function functioning chores stress basis use"
-)  # "daily life"
+)
 PER = frozenset(("a", "an", "per", "each", "every", "/", "p"))
 NIGHT = bag("night nightly bedtime bed evening qhs qpm qnight supper dinner")
 TIMES_OF_DAY = bag("morning mornings bedtime bed night nights evening evenings meals meal breakfast dinner supper")

@@ -67,12 +67,8 @@ def _plural_mention(fact: Mention, index: MentionIndex) -> int | None:
     """Offset of a plural that means both of a pair ("my knees hurt"), unless the answer limits it to one; or None."""
     for k, token in enumerate(index.scan.tokens):
         part = stem(token.text)
-        if (
-            part != token.text
-            and part in body_parts()
-            and near_part(part, fact.noun)
-            and not index.answered_by_one_side(k)
-        ):
+        is_plural = part != token.text and part in body_parts()
+        if is_plural and near_part(part, fact.noun) and not index.answered_by_one_side(k):
             return token.start
     return None
 
