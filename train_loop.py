@@ -125,7 +125,7 @@ def train(
             progress = run.log_step(progress, stats, rate)
             bar.update()
             bar.set_postfix(loss=f"{stats.loss:.3f}", lr=f"{rate:.1e}", tok_s=f"{stats.num_tokens / stats.seconds:.0f}")
-            if progress.windows_in_a_row_skipped >= MAX_SKIPPED_IN_A_ROW:
+            if progress.windows_in_a_row_skipped >= MAX_SKIPPED_IN_A_ROW and not run.searches_loss_scale(stats):
                 raise DivergedError(diverged_message(run, progress, window))
 
 

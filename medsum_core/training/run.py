@@ -194,6 +194,14 @@ class Run:
         self.write_metrics(progress, values)
         return replace(progress, unlogged_nll=0.0, unlogged_targets=0)
 
+    def searches_loss_scale(self, stats: StepStats) -> bool:
+        """Whether a skipped window only shows that fp16's loss scale is still too high.
+
+        GradScaler starts at 65,536 and halves the scale at each overflow of a gradient; four overflows in a row are
+        common at the start of a run. Below 1 the gradients themselves are too large.
+        """
+        return self.scaler.is_enabled() and math.isfinite(stats.loss) and self.scaler.get_scale() >= 1.0
+
     def write_metrics(self, progress: Progress, values: dict[str, float]) -> None:
         """Write a line to metrics.jsonl and to the trackers."""
         values = {"epoch": round(self.windows_done(progress) / self.windows_per_epoch, 4), **values}
