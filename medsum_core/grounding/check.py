@@ -77,9 +77,7 @@ def check_note(note: str, dialogue: str, *, lexicon: str | None = None) -> list[
     facts = _numeric_facts(scan, mentions, dialogue)
     wrong_sides = [(fact.start, fact.end) for fact in facts if fact.kind == "laterality" and fact.is_unsupported]
     for one in judge_findings(note_findings, dialogue, vocabulary):
-        if not any(
-            start <= one.start and one.end <= end for start, end in wrong_sides
-        ):  # the side of its body part is flagged
+        if not any(start <= one.start and one.end <= end for start, end in wrong_sides):  # flagged with its side
             facts.append(Fact(start=one.start, end=one.end, kind=one.kind, verdict=one.verdict, turn=one.turn))
     return sorted(facts, key=lambda fact: (fact.start, fact.end))
 
