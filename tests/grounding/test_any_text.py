@@ -1,4 +1,4 @@
-"""The checker reads whatever a model writes: runs of digits and number words of any length and order raise nothing."""
+"""The check accepts any text that a model writes: digits and number words of any length and order raise no error."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_number_words_in_any_order_are_read(words: list[str], glued: bool) -> No
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(TALK), max_size=30), st.lists(st.sampled_from(TALK), max_size=60))
-def test_findings_in_any_order_are_read(note_words: list[str], said: list[str]) -> None:
-    note, dialogue = " ".join(note_words), "Doctor: " + " ".join(said)
+def test_findings_in_any_order_are_read(note_words: list[str], dialogue_words: list[str]) -> None:
+    note, dialogue = " ".join(note_words), "Doctor: " + " ".join(dialogue_words)
     assert all(0 <= fact.start < fact.end <= len(note) for fact in check_note(note, dialogue))
     assert all(omission.turn >= 0 for omission in check_omissions(note, dialogue).omitted)
     evidence(note, dialogue)
@@ -41,7 +41,7 @@ def test_findings_in_any_order_are_read(note_words: list[str], said: list[str]) 
 
 @pytest.mark.parametrize("word", ["9", "nine ", "nine", "1,000", "0.", "oh ", "million ", "hundred ", "point "])
 def test_runs_of_any_length_are_read(word: str) -> None:
-    """A small model that runs in circles wrote 300 digits: as a float that is infinite."""
+    """A degenerate model output had 300 digits, which overflow a float."""
     text = word * 500
     for note, dialogue in (
         (text, f"Doctor: {text}"),

@@ -1,4 +1,4 @@
-"""Counts, ages of then and now, numbers said in a row: what a note may count by itself, and what it may not."""
+"""Counts, past and present ages, adjacent spoken numbers: which counts a note may compute, and which it may not."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ PAIN = "Doctor: How many Vicodin?\nPatient: Two a day.\nDoctor: And on a scale o
         ("Patient: Tylenol at eight and again at one.", "Two doses of Tylenol.", "Tylenol 20 mg.", "20 mg"),
     ],
 )
-def test_numbers_are_of_what_they_count(dialogue: str, right: str, wrong: str, fault: str) -> None:
+def test_numbers_support_only_what_they_count(dialogue: str, right: str, wrong: str, fault: str) -> None:
     assert flagged(right, dialogue) == []
     assert flagged(wrong, dialogue) == [fault]

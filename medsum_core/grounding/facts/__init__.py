@@ -1,10 +1,11 @@
-"""Numbers, dates, doses and sides: read alike in a note and its dialogue, then looked up by meaning.
+"""Numeric facts of a note (numbers, dates, doses, sides), extracted and looked up by meaning in the dialogue.
 
-Text to mentions: `tokens`, `cardinals` and `spoken_numbers` read numbers; `reading` asks one reader after the other for
-what begins at a token: `dates`, `rates` ("b.i.d."), `quantities` (ages, doses, counts), `sides`. Vocabulary: `words`
-(units, months), `anatomy` (body parts, relatives, stems). What the conversation adds: `answers` (the question to a bare
-number), `corrections` ("no wait, the left"), `subjects` (the drug of a dose). `talk` is a dialogue with all of it.
+Extraction, from text to mentions: `tokens`, `cardinals` and `spoken_numbers` read numbers; `reading` tries the readers
+in turn at each token: `dates`, `frequencies` ("b.i.d."), `quantities` (ages, doses, counts), `sides`. `directions`
+reads and compares "upper" and "lower". Vocabulary: `words` (units, months), `anatomy` (body parts, relatives, stems).
+From the context: `answers` (the question to a bare number), `corrections` ("no wait, the left"), `subjects` (the drug
+of a dose). `mention_index` holds the mentions of a dialogue.
 
-Looking up: `verdicts` judges a fact. `matching` compares values, `roles` whose they are, `date_matching` dates,
-`side_claims` and `directions` sides and ends of body parts; `implied` knows what is said without its number.
+Verification: `verdicts` judges a fact. `matching` compares values, `subject_matching` subjects, `date_matching` dates,
+`side_matching` sides and body parts; `implied` handles values that the dialogue gives only indirectly.
 """

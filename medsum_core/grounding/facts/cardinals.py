@@ -1,6 +1,6 @@
-"""Spoken cardinals: where each ends, and neighbours that form one number ("nineteen eighty four").
+"""Spoken cardinals: where each ends, and adjacent ones that form one number ("nineteen eighty four").
 
-text2num turns the words of one cardinal into its value.
+text2num converts the words of one cardinal into its value.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ ORDINALS = {
     "nineth": "nine",
 }
 ZEROS = {"oh", "o"}
-MAX_SPOKEN_DIGITS = 15  # of one number said digit by digit: a telephone's
+MAX_SPOKEN_DIGITS = 15  # of one number spoken digit by digit; longer ones are telephone numbers
 
 
-class Group(NamedTuple):
+class Cardinal(NamedTuple):
     """One cardinal or ordinal at tokens `[first, last)`."""
 
     first: int
@@ -42,10 +42,10 @@ class Group(NamedTuple):
     ordinal: bool = False
 
 
-def group_at(tokens: Sequence[Token], i: int) -> Group | None:
+def cardinal_at(tokens: Sequence[Token], i: int) -> Cardinal | None:
     """The longest cardinal or ordinal that begins at token i: "one hundred and eighty three"."""
     words: list[str] = []
-    last, ordinal = _scales(tokens, i, words, 10**9), False  # "hundred and five", said without its "one"
+    last, ordinal = _scales(tokens, i, words, 10**9), False  # "hundred and five" without "one"
     while not ordinal and (not words or words[-1] in SCALES):
         part = small_at(tokens, last) if last == i or not tokens[last].gap.strip(" -") else None
         if part is None and words and tokens[last].text == "and":
@@ -57,7 +57,7 @@ def group_at(tokens: Sequence[Token], i: int) -> Group | None:
         ordinal = part.ordinal
         last = _scales(tokens, part.last, words, ceiling)
     value = _value(tuple(words)) if words else math.nan
-    return None if math.isnan(value) else Group(i, last, value, ordinal)
+    return None if math.isnan(value) else Cardinal(i, last, value, ordinal)
 
 
 def _scales(tokens: Sequence[Token], last: int, words: list[str], ceiling: int) -> int:
@@ -68,33 +68,33 @@ def _scales(tokens: Sequence[Token], last: int, words: list[str], ceiling: int) 
     return last
 
 
-def small_at(tokens: Sequence[Token], i: int) -> Group | None:
+def small_at(tokens: Sequence[Token], i: int) -> Cardinal | None:
     """0 to 99 at token i: "seventy six", "nineteen", "twenty first"."""
     word = MISSPELT.get(tokens[i].text, tokens[i].text)
     if word in ZEROS:
-        return Group(i, i + 1, 0.0)
+        return Cardinal(i, i + 1, 0.0)
     if word in ORDINALS:
-        return Group(i, i + 1, _value((ORDINALS[word],)), True)
+        return Cardinal(i, i + 1, _value((ORDINALS[word],)), True)
     if word in DIGITS or word in TEENS:
-        return Group(i, i + 1, _value((word,)))
+        return Cardinal(i, i + 1, _value((word,)))
     if word not in TENS:
         return None
     after = tokens[i + 1]
     if not after.gap.strip(" -") and after.text != "zero":
         unit = ORDINALS.get(after.text, after.text)
         if unit in DIGITS:
-            return Group(i, i + 2, _value((word, unit)), after.text in ORDINALS)
-    return Group(i, i + 1, _value((word,)))
+            return Cardinal(i, i + 2, _value((word, unit)), after.text in ORDINALS)
+    return Cardinal(i, i + 1, _value((word,)))
 
 
-def _cardinal_words(tokens: Sequence[Token], part: Group) -> list[str]:
+def _cardinal_words(tokens: Sequence[Token], part: Cardinal) -> list[str]:
     words = [MISSPELT.get(t.text, t.text) for t in tokens[part.first : part.last]]
     return ["zero" if w in ZEROS else ORDINALS.get(w, w) for w in words]
 
 
 @lru_cache(maxsize=4096)
 def _value(words: tuple[str, ...]) -> float:
-    """The value of number words; NaN where they are none together ("million zero")."""
+    """The value of number words; NaN if they form no number ("million zero")."""
     from text_to_num import text2num
 
     try:
@@ -103,12 +103,12 @@ def _value(words: tuple[str, ...]) -> float:
         return math.nan
 
 
-def joint_reading(groups: Sequence[Group]) -> tuple[int, tuple[float, ...]]:
-    """How many of the first groups form one number, and its readings (none for a single cardinal)."""
+def joint_reading(cardinals: Sequence[Cardinal]) -> tuple[int, tuple[float, ...]]:
+    """How many of the first cardinals form one number, and its readings (none for a single cardinal)."""
     plain = 0
-    while plain < len(groups) and not groups[plain].ordinal and groups[plain].value < 100:
+    while plain < len(cardinals) and not cardinals[plain].ordinal and cardinals[plain].value < 100:
         plain += 1
-    values = [int(group.value) for group in groups[:plain]]
+    values = [int(cardinal.value) for cardinal in cardinals[:plain]]
     digits = 0
     while digits < min(plain, MAX_SPOKEN_DIGITS) and values[digits] < 10:
         digits += 1

@@ -1,13 +1,13 @@
 """Dates: 06/30/04, June 30, 2004, "June thirty two thousand and four", 1998, "O eight", weekdays.
 
-A weekday is a mention of its own sort.
+A weekday is a mention with `dim` "weekday".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medsum_core.grounding.facts.mention import Date, Reading, Scan
+from medsum_core.grounding.facts.mention import Date, ReaderResult, Scan
 from medsum_core.grounding.facts.quantities import POSSESSIVES, counted_noun, pair_mentions, plain_at, unit_at
 from medsum_core.grounding.facts.spoken_numbers import WRITTEN_FRACTIONS, Number
 from medsum_core.grounding.facts.tokens import bag
@@ -17,15 +17,15 @@ BEFORE_DATE = bag(
     "on in since of from dated until till by through last around early late before after back mid and year during to"
 )
 BEFORE_YEAR = bag("in since of from until till back late early")
-IN_MONTH = bag("in since until till")  # before "may" it is the month, in whichever letters
+IN_MONTH = bag("in since until till")  # after these "may" is the month, even in lower case
 AMBIGUOUS_MONTHS = bag("may march mar jan dec sep august")
 LINKS = (",", "of", "in")  # between a month and its year
-SCORES = ("5", "6", "10")  # what strength, murmurs and pain are rated out of
+SCORES = ("5", "6", "10")  # denominators of scores for strength, murmurs and pain
 SHORTHAND = {"7": "day", "52": "week", "12": "month"}
 FIRST, LAST = 1850, 2049  # years
 
 
-def date_at(scan: Scan, i: int) -> Reading | None:
+def date_at(scan: Scan, i: int) -> ReaderResult | None:
     """The date that begins at token i, or the ratio, fraction or pressure written like one; None if there is none."""
     token = scan.tokens[i]
     if token.kind == "date":
@@ -43,12 +43,12 @@ def date_at(scan: Scan, i: int) -> Reading | None:
     return (_in_numbers(scan, number) if scan.spoken else None) or _day_first(scan, number) or _year(scan, number)
 
 
-def _in_numbers(scan: Scan, number: Number) -> Reading | None:
-    """A date said in numbers: "oh three, oh five, two thousand twelve"."""
+def _in_numbers(scan: Scan, number: Number) -> ReaderResult | None:
+    """A date spoken as numbers: "oh three, oh five, two thousand twelve"."""
     parts: list[float] = []
     last = number.first
     while (part := scan.numbers.get(last)) is not None and not part.ordinal and len(parts) < 3:
-        parts += [value for value in part.groups if value] if len(part.groups) > 1 else part.values[:1]
+        parts += [value for value in part.cardinals if value] if len(part.cardinals) > 1 else part.values[:1]
         end, last = part.last, part.last + (scan.word(part.last) == ",")
     if len(parts) != 3 or not (1 <= parts[0] <= 12 and 1 <= parts[1] <= 31 and FIRST <= parts[2] <= LAST):
         return None
@@ -65,13 +65,13 @@ def years_of(value: float) -> list[int]:
     return [1900 + year, 2000 + year] if 0 <= year <= 99 else []
 
 
-def _date(scan: Scan, first: int, last: int, dates: Sequence[Date]) -> Reading:
+def _date(scan: Scan, first: int, last: int, dates: Sequence[Date]) -> ReaderResult:
     start = _year_start(scan, last, dates)
     return [scan.mention(first, last, "date", "date", (), dates=tuple(dict.fromkeys(dates)), year_start=start)], last
 
 
 def _year_start(scan: Scan, last: int, dates: Sequence[Date]) -> int:
-    """The character where a final year begins, as it gets its own verdict; -1 for a year that comes first or alone."""
+    """The character where a final year begins, as it gets its own verdict; -1 if the year is first or alone."""
     token = scan.tokens[last - 1]
     if any(year is None or (month is None and day is None) for year, month, day in dates):
         return -1
@@ -82,7 +82,7 @@ def _year_start(scan: Scan, last: int, dates: Sequence[Date]) -> int:
 
 
 def _written_dates(text: str) -> list[Date]:
-    """06/30/04 read as month first and, where possible, as day first; 2004-06-30."""
+    """The possible dates of 06/30/04, month first and, if valid, day first; or of 2004-06-30."""
     a, b, c = (int(part) for part in text.replace("-", "/").split("/"))
     if a > 31:
         return [(a, b, c)]
@@ -90,8 +90,8 @@ def _written_dates(text: str) -> list[Date]:
     return [(year, month, day) for month, day in orders for year in years_of(c)]
 
 
-def _slash(scan: Scan, i: int) -> Reading:
-    """What two numbers with a slash are: a fraction, a duration in British shorthand ("3/7", "2/52"), or a ratio."""
+def _slash(scan: Scan, i: int) -> ReaderResult:
+    """Two numbers with a slash: a fraction, a duration in British shorthand ("3/7", "2/52"), or a ratio."""
     text = scan.tokens[i].text
     left, right = (part.strip() for part in text.split("/"))
     if text in WRITTEN_FRACTIONS:
@@ -102,7 +102,7 @@ def _slash(scan: Scan, i: int) -> Reading:
     return written_ratio(scan, i)
 
 
-def written_ratio(scan: Scan, i: int) -> Reading:
+def written_ratio(scan: Scan, i: int) -> ReaderResult:
     """A date, a pressure or a score such as 9/03, 130/80, 3/10 at token i."""
     left, right = (part.strip() for part in scan.tokens[i].text.split("/"))
     if not (left + right).isdigit():
@@ -120,13 +120,13 @@ def written_ratio(scan: Scan, i: int) -> Reading:
 
 
 def _is_dated(scan: Scan, i: int, left: str, right: str) -> bool:
-    """Whether a ratio such as 9/03 is a date: by its zeros, its size, or the word before it."""
+    """Whether a ratio such as 9/03 is a date: by its zeros, its values, or the word before it."""
     if right in SCORES and not left.startswith("0"):
         return scan.word(i - 1) in ("on", "since", "dated")
     return left.startswith("0") or right.startswith("0") or int(right) > 12 or scan.word(i - 1) in BEFORE_DATE
 
 
-def _fraction(scan: Scan, i: int, value: float) -> Reading:
+def _fraction(scan: Scan, i: int, value: float) -> ReaderResult:
     found = unit_at(scan, i + 1, fraction=True)
     if found is None:
         return [scan.plain(i, i + 1, (value,), noun=counted_noun(scan, i + 1, small=True))], i + 1
@@ -134,7 +134,7 @@ def _fraction(scan: Scan, i: int, value: float) -> Reading:
     return [scan.measure(i, last, unit, (value,))], last
 
 
-def _month_first(scan: Scan, i: int) -> Reading | None:
+def _month_first(scan: Scan, i: int) -> ReaderResult | None:
     """ "June 30, 2004", "June thirty two thousand and four", "March of 2006", "in May"."""
     name, month = scan.word(i), MONTHS[scan.word(i)]
     j = i + 1
@@ -175,13 +175,13 @@ def _after_month(scan: Scan, number: Number, month: int) -> tuple[list[Date], in
 
 
 def _is_year(number: Number) -> bool:
-    """Whether the number reads as a full year, or as two digits that speech uses for one."""
+    """Whether the number reads as a full year, or as the two digits of a spoken year."""
     return not number.ordinal and any(
         FIRST <= value <= LAST or (number.spelled and 60 <= value <= 99) for value in number.values
     )
 
 
-def _day_first(scan: Scan, number: Number) -> Reading | None:
+def _day_first(scan: Scan, number: Number) -> ReaderResult | None:
     """ "the 3rd of July", "12 May 2004"."""
     j = number.last + (scan.word(number.last) == "of")
     if scan.word(j) not in MONTHS or not 1 <= number.values[0] <= 31:
@@ -195,7 +195,7 @@ def _day_first(scan: Scan, number: Number) -> Reading | None:
     return _date(scan, number.first, year.last, [(y, month, day) for value in year.values for y in years_of(value)])
 
 
-def _year(scan: Scan, number: Number) -> Reading | None:
+def _year(scan: Scan, number: Number) -> ReaderResult | None:
     """A year by itself: 1998, "nineteen eighty four", "since O eight", "in ninety eight", "in '06", "the 1990s"."""
     before, value = scan.word(number.first - 1), number.values[0]
     if scan.spoken and number.decade and 20 <= value <= 90 and before not in POSSESSIVES - {"the"}:
@@ -208,18 +208,18 @@ def _year(scan: Scan, number: Number) -> Reading | None:
     is_short = not years and 0 <= value <= 99 and value == int(value)
     if is_short and before in ("'", "’") and not number.spelled:
         return _date(scan, number.first, number.last, [(year, None, None) for year in years_of(value)])
-    is_short = is_short and value >= 10 and scan.spoken and number.spelled and len(number.groups) == 1
+    is_short = is_short and value >= 10 and scan.spoken and number.spelled and len(number.cardinals) == 1
     if is_short and before in BEFORE_YEAR:
         years = [1900 + int(value)]
     elif not years or (before not in BEFORE_DATE and counted_noun(scan, number.last, small=False)):
         return None
     mentions, last = _date(scan, number.first, number.last, [(year, None, None) for year in years])
-    if scan.spoken and (is_short or (number.spelled and len(number.groups) > 1)):
+    if scan.spoken and (is_short or (number.spelled and len(number.cardinals) > 1)):
         mentions += plain_at(scan, number)[0]
     return mentions, last
 
 
-def _decade(scan: Scan, number: Number, years: Sequence[int]) -> Reading:
+def _decade(scan: Scan, number: Number, years: Sequence[int]) -> ReaderResult:
     """ "the 1990s", "the seventies"; in speech also the plain number ("in the eighties" may be a measurement)."""
     dates, marks = tuple((year, None, None) for year in years), frozenset({"decade"})
     span = number.first, number.last

@@ -1,6 +1,6 @@
-"""Upper or lower, inner or outer, front or back: does a note name the end of a body part that the dialogue names?
+"""Directional terms of anatomy: upper or lower, medial or lateral, anterior or posterior.
 
-Contradicted only where the dialogue has the other end of the axis, of the same region of the body, and never this one.
+A note's term is contradicted only if the dialogue has the opposite one, for the same body region, and never the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from medsum_core.grounding.facts.anatomy import body_parts, stem
 from medsum_core.grounding.facts.mention import Scan
 from medsum_core.grounding.facts.tokens import bag
 
-# Axis, end, words of a note, phrases of a dialogue; "^" begins a sentence.
+# Axis, direction, words of a note, phrases of a dialogue ("^": only at the start of a sentence).
 AXES = (
     ("height", "upper", "upper superior", "upper|top|up high|high up|higher up|up top|^high|ribs|shoulder blades"),
     ("height", "lower", "lower inferior", "lower|bottom|down low|low down|below|low on|and low|^low|tailbone|belt"),
@@ -32,7 +32,7 @@ AXES = (
     ("hernia", "umbilical", "umbilical", "umbilical|belly button|navel|bellybutton"),
     ("hernia", "hiatal", "hiatal", "hiatal|hiatus|stomach|chest|heartburn|reflux|food pipe"),
 )  # fmt: skip
-NOUNS: Mapping[str, frozenset[str]] = {  # what must follow for a word to be an end of the axis; else any body part
+NOUNS: Mapping[str, frozenset[str]] = {  # nouns that must follow the word on each axis; on other axes any body part
     "height": bag(
         "quadrant back arm leg lip lid eyelid thigh abdomen belly jaw teeth tooth molar molars lobe breast chest pole"
     ),
@@ -41,14 +41,14 @@ NOUNS: Mapping[str, frozenset[str]] = {  # what must follow for a word to be an 
     "hernia": bag("hernia hernias"),
 }
 BETWEEN = bag("left right l r inner outer upper lower medial lateral and aspect side of the")
-ANYWHERE = ("quadrant", "lobe", "pole")  # parts of breast, belly, lung
-ENDS = frozenset((".", "?", "!", "\n", ":"))
+ANYWHERE = ("quadrant", "lobe", "pole")  # of several organs, so without a region
+SENTENCE_ENDS = frozenset((".", "?", "!", "\n", ":"))
 DENIALS, DENIED_REACH = bag("not no never"), 2
 REACH = 4  # tokens between the word of a note and its body part
 
 
-class End(NamedTuple):
-    """The end of an axis at characters `[start, end)`; `regions`: of the body parts near it, none if none is named."""
+class Direction(NamedTuple):
+    """A directional term at characters `[start, end)`; `regions`: those of the body parts near it, may be empty."""
 
     start: int
     end: int
@@ -57,20 +57,22 @@ class End(NamedTuple):
     regions: frozenset[str]
 
 
-def judge_ends(named: Sequence[End], said: Sequence[End]) -> Iterator[tuple[End, End | None]]:
-    """Each end that a note names with the same one in the dialogue, or None where that names only another one.
+def judge_directions(
+    of_note: Sequence[Direction], of_dialogue: Sequence[Direction]
+) -> Iterator[tuple[Direction, Direction | None]]:
+    """Each term of a note with the same term in the dialogue, or None if the dialogue has only another one.
 
-    Nothing of ends whose axis the dialogue does not speak of.
+    Skips terms whose axis, or region, the dialogue does not mention.
     """
-    for end in named:
-        of_axis = [one for one in said if one.axis == end.axis]
-        same = next((one for one in of_axis if one.name == end.name), None)
-        if same or any(not one.regions or not end.regions or one.regions & end.regions for one in of_axis):
-            yield end, same
+    for direction in of_note:
+        of_axis = [one for one in of_dialogue if one.axis == direction.axis]
+        same = next((one for one in of_axis if one.name == direction.name), None)
+        if same or any(not one.regions or not direction.regions or one.regions & direction.regions for one in of_axis):
+            yield direction, same
 
 
-def ends_of_note(note: Scan) -> list[End]:
-    """The ends of body parts that a note names: "[upper] quadrant"."""
+def read_note_directions(note: Scan) -> list[Direction]:
+    """The directional terms of a note: "[upper] quadrant"."""
     found = []
     for i, token in enumerate(note.tokens):
         axis, name = _words_of_notes().get(token.text, ("", ""))
@@ -80,7 +82,7 @@ def ends_of_note(note: Scan) -> list[End]:
         noun = stem(note.word(k))
         if axis and noun in NOUNS.get(axis, body_parts()):
             regions = {body_parts()[noun]} if noun in body_parts() and noun not in ANYWHERE else ()
-            found.append(End(token.start, token.end, axis, name, frozenset(regions)))
+            found.append(Direction(token.start, token.end, axis, name, frozenset(regions)))
     return found
 
 
@@ -100,27 +102,27 @@ def _phrases() -> Mapping[str, Sequence[tuple[Sequence[str], str, str]]]:
     return found
 
 
-def read_ends(talk: Scan) -> list[End]:
-    """The ends of axes that a dialogue names, but for those of a choice in a question: "The upper back, or lower?"."""
-    found: list[End] = []
+def read_dialogue_directions(dialogue: Scan) -> list[Direction]:
+    """The directional terms of a dialogue, without those of an alternative question: "The upper back, or lower?"."""
+    found: list[Direction] = []
     begin = 0
-    while begin < len(talk.tokens):
-        sentence = talk.around(begin, begin, ENDS)
-        words = talk.words(begin, sentence.stop)
-        if not ("or" in words and talk.word(sentence.stop) == "?"):
+    while begin < len(dialogue.tokens):
+        sentence = dialogue.around(begin, begin, SENTENCE_ENDS)
+        words = dialogue.words(begin, sentence.stop)
+        if not ("or" in words and dialogue.word(sentence.stop) == "?"):
             regions = frozenset(body_parts()[part] for part in map(stem, words) if part in body_parts())
             regions -= {"whole", "handed"}
             found += [
-                End(talk.tokens[k].start, talk.tokens[k].end, axis, name, regions)
+                Direction(dialogue.tokens[k].start, dialogue.tokens[k].end, axis, name, regions)
                 for k in range(begin, sentence.stop)
-                for phrase, axis, name in _phrases().get(talk.word(k), ())
-                if _matches(talk, k, phrase, begins=k == begin)
+                for phrase, axis, name in _phrases().get(dialogue.word(k), ())
+                if _matches(dialogue, k, phrase, begins=k == begin)
             ]
         begin = sentence.stop + 1
     return found
 
 
-def _matches(talk: Scan, k: int, phrase: Sequence[str], *, begins: bool) -> bool:
-    denied = not DENIALS.isdisjoint(talk.words(k - DENIED_REACH, k))  # "not the bottom ones"
+def _matches(dialogue: Scan, k: int, phrase: Sequence[str], *, begins: bool) -> bool:
+    denied = not DENIALS.isdisjoint(dialogue.words(k - DENIED_REACH, k))  # "not the bottom ones"
     led = begins or not phrase[0].startswith("^")
-    return led and not denied and talk.words(k + 1, k + len(phrase)) == list(phrase[1:])
+    return led and not denied and dialogue.words(k + 1, k + len(phrase)) == list(phrase[1:])

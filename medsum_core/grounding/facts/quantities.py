@@ -1,13 +1,13 @@
-"""Numbers with what they measure or count: ages, durations, doses, pressures, scores, counts of things.
+"""Numbers with their unit or counted noun: ages, durations, doses, pressures, scores, counts.
 
-Units are in `words.units`; what follows a number decides ("five [tablets]", "a year [and a half]", "34-year-[old]"),
-then the word before it ("age 34", "for three weeks").
+Units are in `words.units`; the words after a number decide ("five [tablets]", "a year [and a half]", "34-year-[old]"),
+then the word before ("age 34", "for three weeks").
 """
 
 from __future__ import annotations
 
 from medsum_core.grounding.facts.anatomy import NOT_COUNTED, STOPWORDS, stem
-from medsum_core.grounding.facts.mention import Mention, Reading, Scan
+from medsum_core.grounding.facts.mention import Mention, ReaderResult, Scan
 from medsum_core.grounding.facts.spoken_numbers import FRACTIONS, Number
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import PERIODS, SPELLED_UNITS, Unit, units
@@ -22,11 +22,11 @@ HALVES = (("and", "a", "half"), ("and", "one", "half"), ("and", "half"))
 AGE_LINKS = bag("of : , and about at approximately around was is")
 POSSESSIVES = bag("his her their my our your early mid late the s")
 OLDEST = 120
-THEN, PAST = bag("since when until till at"), bag("was were age")  # "I have smoked since I was [ten years old]"
-THEN_REACH = 5
+SINCE_WORDS, PAST = bag("since when until till at"), bag("was were age")  # "I have smoked since I was [ten years old]"
+SINCE_REACH = 5
 
 
-def quantity_at(scan: Scan, i: int) -> Reading | None:
+def quantity_at(scan: Scan, i: int) -> ReaderResult | None:
     """The mentions of the number at token i and the token to continue from; None where no number begins."""
     number = scan.numbers.get(i)
     if number is None:
@@ -39,9 +39,9 @@ def quantity_at(scan: Scan, i: int) -> Reading | None:
 
 
 def unit_at(scan: Scan, j: int, *, fraction: bool = False) -> tuple[Unit, int] | None:
-    """The unit that the number ending before token j has, and the token after it.
+    """The unit of the number that ends before token j, and the token after the unit.
 
-    Words such as "more", "full" may come between; `fraction`: also "a", "an", "of an" ("half an hour").
+    Words such as "more" and "full" may come between; `fraction`: also "a", "an", "of an" ("half an hour").
     """
     for _ in range(3):
         if scan.word(j) in FILLERS or (fraction and scan.word(j) in ARTICLES):
@@ -70,7 +70,7 @@ def counted_noun(scan: Scan, j: int, *, small: bool) -> str:
         word = scan.word(k)
         if small and word in ARTICLES:
             continue
-        if not scan.is_word(k) or not scan.glued(k) or word in STOPWORDS or word in PERIODS or word in FRACTIONS:
+        if not scan.is_word(k) or not scan.adjoins(k) or word in STOPWORDS or word in PERIODS or word in FRACTIONS:
             return ""
         singular = stem(word)
         compound = k == j and "-" in scan.tokens[k].gap  # "four-pillow orthopnea"
@@ -79,13 +79,13 @@ def counted_noun(scan: Scan, j: int, *, small: bool) -> str:
     return ""
 
 
-def _pair(scan: Scan, number: Number) -> Reading | None:
+def _pair(scan: Scan, number: Number) -> ReaderResult | None:
     """ "one thirty over eighty", "three out of ten", "one to forty"."""
     link = scan.word(number.last)
     lower = scan.numbers.get(number.last + 1 + (link == "out"))
     if lower is None:
         return None
-    if scan.spoken and link == "to" and number.values[0] == 1:  # a dilution: too wide for a range
+    if scan.spoken and link == "to" and number.values[0] == 1:  # a titre: too wide for a range
         is_titre = lower.values[0] >= 10 and unit_at(scan, lower.last) is None
         pairs = [(1.0, value) for value in lower.values]
         return ([scan.mention(number.first, lower.last, "number", "ratio", pairs)], lower.last) if is_titre else None
@@ -95,7 +95,9 @@ def _pair(scan: Scan, number: Number) -> Reading | None:
     return reading if link in ("over", "out") or reading[0][0].kind == "pressure" else None
 
 
-def pair_mentions(scan: Scan, first: int, last: int, tops: tuple[float, ...], bottoms: tuple[float, ...]) -> Reading:
+def pair_mentions(
+    scan: Scan, first: int, last: int, tops: tuple[float, ...], bottoms: tuple[float, ...]
+) -> ReaderResult:
     """A pressure where the values are plausible, otherwise a score ("3 out of 10")."""
     pairs = [(top, bottom) for top in tops for bottom in bottoms]
     pressures = [(top, bottom) for top, bottom in pairs if 50 <= top <= 300 and 20 <= bottom < top]
@@ -105,7 +107,7 @@ def pair_mentions(scan: Scan, first: int, last: int, tops: tuple[float, ...], bo
 
 
 def _range_end(scan: Scan, number: Number) -> Number | None:
-    """The other end of a range or an enumeration that begins with `number`: "2-3", "two or three"."""
+    """The next number of a range or enumeration that begins with `number`: "2-3", "two or three"."""
     j = number.last
     if scan.word(j) in RANGE_WORDS:
         return scan.numbers.get(j + 1)
@@ -113,8 +115,8 @@ def _range_end(scan: Scan, number: Number) -> Number | None:
     return other if other is not None and scan.tokens[j].gap.strip(" ") in ("-", "–") else None
 
 
-def _measured(scan: Scan, number: Number) -> Reading | None:
-    """A number with a unit, its own or the one of a range that it begins: "two or three weeks"."""
+def _measured(scan: Scan, number: Number) -> ReaderResult | None:
+    """A number with its own unit or that of the range that it begins: "two or three weeks"."""
     found, end = unit_at(scan, number.last, fraction=number.values[0] < 1), number
     while found is None and (other := _range_end(scan, end)) is not None:
         if scan.word(other.first - 1) == "and" and other.values[0] < number.values[0]:
@@ -143,11 +145,11 @@ def _measured(scan: Scan, number: Number) -> Reading | None:
 
 
 def _with_unit(number: Number) -> tuple[float, ...]:
-    """The readings of a number that has a unit: "one fifty milligrams" is 150, "the last one two years ago" 2."""
-    parts = len(number.groups)
+    """The readings of a number with a unit: "one fifty milligrams" is 150, "the last one two years ago" 2."""
+    parts = len(number.cardinals)
     joint = number.values if parts == 1 else number.values[:-parts] or number.values
-    pronoun = parts == 2 and number.groups[0] == 1 and number.groups[1] < 10
-    return (*joint, number.groups[1]) if pronoun else joint
+    pronoun = parts == 2 and number.cardinals[0] == 1 and number.cardinals[1] < 10
+    return (*joint, number.cardinals[1]) if pronoun else joint
 
 
 def _old_end(scan: Scan, j: int) -> int | None:
@@ -172,7 +174,7 @@ def _after_age_word(scan: Scan, i: int) -> bool:
     return scan.word(k) in ("age", "aged", "ages")
 
 
-def _bare_age(scan: Scan, number: Number) -> Reading | None:
+def _bare_age(scan: Scan, number: Number) -> ReaderResult | None:
     """ "age 34", "67 y/o", "67yo", "in his 60s"; not the two of "died at age 53, 2 brothers are well"."""
     j = last = number.last
     if scan.word(j) == "yo":
@@ -189,20 +191,20 @@ def _bare_age(scan: Scan, number: Number) -> Reading | None:
     return [scan.measure(number.first, last, units()["year"], number.values, kind="age", marks=marks)], last
 
 
-def is_of_then(scan: Scan, age: Mention) -> bool:
-    """Whether an age is of an earlier time: "since I was ten years old", "when I was thirty"."""
-    before = set(scan.words(age.first - THEN_REACH, age.first))
-    return not THEN.isdisjoint(before) and not PAST.isdisjoint(before)
+def is_past_age(scan: Scan, age: Mention) -> bool:
+    """Whether an age belongs to an earlier time: "since I was ten years old", "when I was thirty"."""
+    before = set(scan.words(age.first - SINCE_REACH, age.first))
+    return not SINCE_WORDS.isdisjoint(before) and not PAST.isdisjoint(before)
 
 
-def is_current(note: Scan, age: Mention) -> bool:
-    """Whether a note gives somebody's age as of now: "is a 34-year-old", but not "as a 10-year-old"."""
+def is_current_age(note: Scan, age: Mention) -> bool:
+    """Whether a note gives somebody's present age: "is a 34-year-old", but not "as a 10-year-old"."""
     article = age.first - 1
     begins = note.word(article) in ("a", "an", "this", "the") and note.word(article - 1) not in ("as", "when", "by")
     return begins and note.word(age.last - 1) == "old"
 
 
-def plain_at(scan: Scan, number: Number) -> Reading:
+def plain_at(scan: Scan, number: Number) -> ReaderResult:
     """The mention of a number without unit, with the noun that it counts."""
     marks = {name for name, holds in (("decade", number.decade), ("ordinal", number.ordinal)) if holds}
     follower = scan.word(number.last)

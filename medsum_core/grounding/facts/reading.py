@@ -1,4 +1,4 @@
-"""All checkable mentions of a text, in order. Notes and dialogues have the same readers; notes are then filtered."""
+"""Extracts the mentions of a text in order. Notes and dialogues share the readers; a note's mentions are filtered."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from functools import lru_cache
 
 from medsum_core.grounding.facts.anatomy import stem
 from medsum_core.grounding.facts.dates import date_at
-from medsum_core.grounding.facts.mention import Mention, Reading, Scan, scan_text
+from medsum_core.grounding.facts.frequencies import ADVERBS, TIMES_OF_DAY, frequency_at
+from medsum_core.grounding.facts.mention import Mention, ReaderResult, Scan, scan_text
 from medsum_core.grounding.facts.quantities import half_after, quantity_at
-from medsum_core.grounding.facts.rates import ADVERBS, TIMES_OF_DAY, rate_at
 from medsum_core.grounding.facts.sides import HANDED, LIMB_CODES, SIDES, side_at
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import MONTHS, WEEKDAYS, units
 
 SINGLES = bag("yesterday overnight tomorrow")  # a day each
-WELL_KNOWN_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2 a1c hba1c")
-NUMBERED = bag("covid sars cov hpv ca il")  # names with a number, which counts nothing
-LISTED = bag("problem issue complaint concern thing point reason")
-SCALE_WORDS = bag("scale being analog vas")
+NOT_FACT_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2 a1c hba1c")
+NUMBERED = bag("covid sars cov hpv ca il")  # a number after these is part of a name
+LISTED = bag("problem issue complaint concern thing point reason")  # counts of these are no facts
+SCALE_WORDS = bag("scale being analog vas")  # near the ends of a scale
 ROMAN = {"ii": 2.0, "iii": 3.0, "iv": 4.0}
-GRADED = bag("type grade stage class phase level")
+GRADED = bag("type grade stage class phase level")  # before a Roman numeral
 
 
 @lru_cache(maxsize=1)
@@ -31,7 +31,7 @@ def _triggers() -> frozenset[str]:
 
 
 def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
-    """The scan of `text` and its mentions by start. `spoken=False` leaves out what is not a fact in a note."""
+    """The scan of `text` and its mentions in order. `spoken=False`: a note; its mentions are filtered by `is_fact`."""
     scan = scan_text(text, spoken=spoken)
     skipped = frozenset() if spoken else _list_marks(scan)
     triggers = _triggers()
@@ -48,18 +48,18 @@ def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
     return scan, mentions if spoken else [mention for mention in mentions if is_fact(scan, mention)]
 
 
-def _at(scan: Scan, i: int) -> Reading:
-    """The mentions that begin at token i, by the first reader that recognises them, and where to continue."""
-    for reader in (date_at, rate_at, quantity_at, side_at, _written_form, _single, _few, _noun_and_half):
+def _at(scan: Scan, i: int) -> ReaderResult:
+    """The mentions at token i by the first reader that recognises them, and the token at which to continue."""
+    for reader in (date_at, frequency_at, quantity_at, side_at, _written_form, _single, _few, _noun_and_half):
         reading = reader(scan, i)
         if reading is not None:
             found, after = reading
-            both = _single(scan, i) if scan.spoken and reader is rate_at and i not in scan.numbers else None
+            both = _single(scan, i) if scan.spoken and reader is frequency_at and i not in scan.numbers else None
             return [*found, *(both[0] if both else [])], max(after, i + 1)
     return [], i + 1
 
 
-def _written_form(scan: Scan, i: int) -> Reading | None:
+def _written_form(scan: Scan, i: int) -> ReaderResult | None:
     """5'10", 7:30, L4, "x 3", "type II"."""
     token = scan.tokens[i]
     if token.kind == "height":
@@ -76,7 +76,7 @@ def _written_form(scan: Scan, i: int) -> Reading | None:
     return _roman(scan, i) if scan.word(i - 1) in GRADED else None
 
 
-def _roman(scan: Scan, i: int) -> Reading | None:
+def _roman(scan: Scan, i: int) -> ReaderResult | None:
     """ "type II", "grade I V": a numeral in one word or letter by letter."""
     last = i + 1
     while scan.word(last) in ("i", "v") and len(scan.word(i)) == 1:
@@ -85,10 +85,10 @@ def _roman(scan: Scan, i: int) -> Reading | None:
     return ([scan.plain(i, last, (value,))], last) if value else None
 
 
-def _code(scan: Scan, i: int) -> Reading:
+def _code(scan: Scan, i: int) -> ReaderResult:
     """L4, G2: a code; "x3": the number alone."""
     text = scan.tokens[i].text
-    if text in WELL_KNOWN_CODES:
+    if text in NOT_FACT_CODES:
         return [], i + 1
     letters = text.rstrip("abcdefghijklmnopqrstuvwxyz").rstrip("0123456789")
     digits = "".join(char for char in text if char.isdigit())
@@ -97,7 +97,7 @@ def _code(scan: Scan, i: int) -> Reading:
     return [scan.mention(i, i + 1, "code", "code", (f"{letters}{digits}",), raw=(float(digits),), noun=letters)], i + 1
 
 
-def _single(scan: Scan, i: int) -> Reading | None:
+def _single(scan: Scan, i: int) -> ReaderResult | None:
     """ "a week", "a year and a half", "last year", "yesterday": in a note only after "a" or "an"."""
     word = scan.word(i)
     if scan.spoken and word in SINGLES:
@@ -113,15 +113,15 @@ def _single(scan: Scan, i: int) -> Reading | None:
     return [scan.measure(i, last, unit, (1.0 + half,), kind="age" if is_age else "", marks=marks)], last
 
 
-def _few(scan: Scan, i: int) -> Reading | None:
-    """ "a few days", "several weeks": no number, but they support a note's "couple of"."""
+def _few(scan: Scan, i: int) -> ReaderResult | None:
+    """ "a few days", "several weeks": without a number, but they support a note's "couple of"."""
     unit = units().get(scan.word(i + 1))
     if scan.word(i) not in ("few", "several") or not scan.spoken or unit is None:
         return None
     return [scan.measure(i, i + 2, unit, (), marks=frozenset({"few"}))], i + 2
 
 
-def _noun_and_half(scan: Scan, i: int) -> Reading | None:
+def _noun_and_half(scan: Scan, i: int) -> ReaderResult | None:
     """ "a pack and a half" at its "and"."""
     half, last = half_after(scan, i)
     if not half or scan.word(i - 2) not in ("a", "an", "one"):
@@ -146,7 +146,7 @@ def _list_marks(scan: Scan) -> frozenset[int]:
 
 
 def is_fact(scan: Scan, mention: Mention) -> bool:
-    """Whether a mention of a note is a fact: not the pronoun "one", the ends of a scale, "first" or "half" alone."""
+    """Whether a mention is a checkable fact: not the pronoun "one", the end of a scale, "first" or "half" alone."""
     if mention.dim:
         return True
     first, last, noun, value = mention.first, mention.last, mention.noun, mention.raw[0]

@@ -1,11 +1,11 @@
-"""Laterality: left, right, bilateral, with the body part. Not "right" that agrees, nor "left" that leaves."""
+"""Laterality: left, right or both, with the body part. "Right" that agrees and "left" of leaving are excluded."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
 from medsum_core.grounding.facts.anatomy import body_parts, stem
-from medsum_core.grounding.facts.mention import Mention, Reading, Scan
+from medsum_core.grounding.facts.mention import Mention, ReaderResult, Scan
 from medsum_core.grounding.facts.quantities import counted_noun
 from medsum_core.grounding.facts.tokens import bag
 
@@ -23,7 +23,7 @@ LIMB_CODES = {
     "llq": ("left", "quadrant"),
 }  # fmt: skip
 HANDED = {"righty": "right", "rightie": "right", "lefty": "left", "leftie": "left", "southpaw": "left"}
-OWNERS = bag("the my your his her their on to")
+BEFORE_BARE_SIDE = bag("the my your his her their on to")  # before a side without a body part
 NOT_SIDES = bag(  # "the right decision", "the left alone"
     "thing things decision decisions way ways direction track time now place person people away here there after "
     "before dose amount choice medication medicine medications treatment diet answer word words number size order "
@@ -32,17 +32,17 @@ NOT_SIDES = bag(  # "the right decision", "the left alone"
 OF_BOTH = bag("of my his her their your the these")
 DOMINANT = bag("dominant dominance dominantly write writes writing handed everything")
 ASKS_SIDE = bag("which left side handed hand dominant leftie lefty")
-STOPPERS = bag("in i he she my his her that now before after when with the me for over and")
-PLACED = bag("top bottom upper lower far front")
-LETTERS = bag("l r lt rt")  # in a note's capitals only
-AGREES = bag("that's all you're is yes ,")  # before a "right" that agrees
-LOOK_AHEAD = 4
+NOT_BEFORE_PART = bag("in i he she my his her that now before after when with the me for over and")
+DIRECTION_WORDS = bag("top bottom upper lower far front")  # before a side: "Top left."
+LETTERS = bag("l r lt rt")  # only in capitals, only in notes
+BEFORE_AGREEMENT = bag("that's all you're is yes ,")  # before "right" in the sense of "correct"
+LOOK_AHEAD = 4  # tokens from a side to its body part
 OPPOSITE = {"left": "right", "right": "left"}
-OTHER_REACH = 40  # tokens
+OTHER_REACH = 40  # tokens from a side to "the other"
 
 
-def side_at(scan: Scan, i: int) -> Reading | None:
-    """The side that token i names, with the body part near it as noun; None if it names none."""
+def side_at(scan: Scan, i: int) -> ReaderResult | None:
+    """The side at token i, with its body part as noun; None if there is none."""
     word = scan.word(i)
     if word in LIMB_CODES and scan.tokens[i].capital and not scan.spoken:
         return [_side(scan, i, i + 1, *LIMB_CODES[word])], i + 1
@@ -51,12 +51,12 @@ def side_at(scan: Scan, i: int) -> Reading | None:
     if word in ("each", "either") and scan.spoken:
         return _each_of_two(scan, i)
     side = SIDES.get(word, "")
-    if not side or (word in LETTERS and (scan.spoken or not scan.tokens[i].capital)) or _offered(scan, i):
+    if not side or (word in LETTERS and (scan.spoken or not scan.tokens[i].capital)) or _is_alternative(scan, i):
         return None
     noun = _body_part(scan, i)
     if side == "both":
         counted = _two_of(scan, i) if word == "both" and scan.spoken else []
-        is_side = word != "both" or noun or (scan.spoken and _asked(scan, i, body_parts().keys() | OPPOSITE))
+        is_side = word != "both" or noun or (scan.spoken and _has_before(scan, i, body_parts().keys() | OPPOSITE))
         found = [*([_side(scan, i, i + 1, "both", noun)] if is_side else []), *counted]
         return (found, i + 1) if found else None
     if noun in ("hand", *([""] if scan.spoken else [])) and _dominant(scan, i):
@@ -68,7 +68,7 @@ def _side(scan: Scan, first: int, last: int, side: str, noun: str) -> Mention:
     return scan.mention(first, last, "laterality", "side", (side,), noun=noun)
 
 
-def _each_of_two(scan: Scan, i: int) -> Reading | None:
+def _each_of_two(scan: Scan, i: int) -> ReaderResult | None:
     """ "in each eye", "on either side": both."""
     part = stem(scan.word(i + 1))
     is_pair = part == "side" or body_parts().get(part) in ("arm", "leg", "eye", "ear")
@@ -82,7 +82,7 @@ def _dominant(scan: Scan, i: int) -> bool:
 
 
 def other_sides(scan: Scan, mentions: Sequence[Mention]) -> list[Mention]:
-    """Sides that are meant, not named: "the other knee", "bigger than the right one" mean the side not named last."""
+    """Implicit sides: "the other knee", "bigger than the right one" refer to the opposite of the side before."""
     found = []
     last: Mention | None = None
     by_token = {mention.first: mention for mention in mentions if mention.dim == "side"}
@@ -111,14 +111,14 @@ def _two_of(scan: Scan, i: int) -> list[Mention]:
     return [scan.plain(i, i + 1, (2.0,), noun=noun)] if noun else []
 
 
-def _offered(scan: Scan, i: int) -> bool:
-    """Whether the side is an alternative in a question: "left or right?", "one ear or both?"."""
+def _is_alternative(scan: Scan, i: int) -> bool:
+    """Whether the side is part of an alternative question: "left or right?", "one ear or both?"."""
     joined = "or" in (scan.word(i - 1), scan.word(i + 1)) or scan.words(i - 2, i) == ["or", "the"]
     return joined and scan.word(scan.around(i, i).stop) == "?"
 
 
 def _body_part(scan: Scan, i: int) -> str:
-    """The body part after the side at token i ("left lower leg"), or before it ("the knee on the left")."""
+    """The body part after the side at token i ("left lower leg"), or before it ("the knee on the left"); "" if none."""
     parts = body_parts()
     both = SIDES[scan.word(i)] == "both"
     begin = i + 1
@@ -126,7 +126,7 @@ def _body_part(scan: Scan, i: int) -> str:
         begin += 1
     for k in range(begin, begin + LOOK_AHEAD):
         word = scan.word(k)
-        if not scan.is_word(k) or word in STOPPERS or word in NOT_SIDES:
+        if not scan.is_word(k) or word in NOT_BEFORE_PART or word in NOT_SIDES:
             break
         if stem(word) in parts and not (k == i + 1 and word in ("back", "down")):
             return stem(word)
@@ -142,22 +142,22 @@ def _body_part(scan: Scan, i: int) -> str:
 
 
 def _bare_side(scan: Scan, i: int) -> bool:
-    """Whether a side without a body part is one: "on the left", "it's the right one", the answer "Left."."""
+    """Whether "left" or "right" without a body part is a side: "on the left", "it's the right one", "Left."."""
     before, after = scan.word(i - 1), scan.word(i + 1)
     if not scan.spoken and scan.word(i) in LETTERS:
         return False
-    if before in PLACED and scan.tokens[i + 1].kind == "punct":
+    if before in DIRECTION_WORDS and scan.tokens[i + 1].kind == "punct":
         return True  # "Top left, in the back."
-    if before in OWNERS and after not in NOT_SIDES:
+    if before in BEFORE_BARE_SIDE and after not in NOT_SIDES:
         return before != "to" or not scan.is_word(i + 1)
     if scan.spoken and before == ":" and after in (".", "", "\n", "?", ","):
-        return scan.word(i) == "left" or _asked(scan, i, ASKS_SIDE)
-    if scan.spoken and after in (".", "\n", "") and before not in AGREES:
-        return _asked(scan, i, ASKS_SIDE)  # "I think it's left."
+        return scan.word(i) == "left" or _has_before(scan, i, ASKS_SIDE)
+    if scan.spoken and after in (".", "\n", "") and before not in BEFORE_AGREEMENT:
+        return _has_before(scan, i, ASKS_SIDE)  # "I think it's left."
     beside = scan.words(i - 2, i), scan.words(i + 1, i + 3)
     return any("and" in words and not OPPOSITE.keys().isdisjoint(words) for words in beside)  # "left and right"
 
 
-def _asked(scan: Scan, i: int, words: Container[str]) -> bool:
-    """Whether one of `words` was said just before token i."""
+def _has_before(scan: Scan, i: int, words: Container[str]) -> bool:
+    """Whether one of `words` occurs shortly before token i."""
     return any(stem(word) in words for word in scan.words(i - 14, i))

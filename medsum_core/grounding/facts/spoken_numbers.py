@@ -1,7 +1,7 @@
-"""Numbers of clinical speech and writing. text2num reads single cardinals; the rules for combining them are here.
+"""Numbers in speech and writing. text2num converts single cardinals; this module combines them.
 
 Ambiguous speech has several readings: "one fifty" may be 150, or 1 and 50; "twenty twenty" 2020, or 20 and 20.
-`Number.values` lists the readings, the likeliest first; `groups` are the cardinals as they were said.
+`Number.values` lists the readings, the likeliest first; `Number.cardinals` the cardinals in their order.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from medsum_core.grounding.facts.cardinals import (
     TEENS,
     TENS,
     ZEROS,
-    Group,
-    group_at,
+    Cardinal,
+    cardinal_at,
     joint_reading,
     small_at,
 )  # fmt: skip
@@ -38,12 +38,12 @@ WRITTEN_FRACTIONS = {"1/2": 0.5, "1/4": 0.25, "3/4": 0.75, "1/3": 1 / 3, "2/3": 
 
 
 class Number(NamedTuple):
-    """A number at tokens `[first, last)`. `decade` is 10 for "sixties", else 0."""
+    """A number at tokens `[first, last)`. `spelled`: in words; `decade`: 10 for "sixties", else 0."""
 
     first: int
     last: int
     values: tuple[float, ...]
-    groups: tuple[float, ...]
+    cardinals: tuple[float, ...]
     spelled: bool
     ordinal: bool = False
     decade: int = 0
@@ -91,40 +91,43 @@ def _written(tokens: Sequence[Token], i: int) -> Number:
 
 
 def _spoken(tokens: Sequence[Token], i: int) -> list[Number]:
-    """The numbers in the run of number words that begins at token i; empty if they are no numbers ("no one")."""
+    """The numbers in the run of number words that begins at token i; empty if they are not numbers ("no one")."""
     special = _special(tokens, i)
     if special is not None:
         return special
-    groups: list[Group] = []
+    cardinals: list[Cardinal] = []
     last = i
-    while (group := group_at(tokens, last)) is not None and (not groups or _joined(tokens, last)):
-        groups.append(group)
-        last = group.last
-    if not groups or _is_pronoun(tokens, i, groups):
+    while (cardinal := cardinal_at(tokens, last)) is not None and (not cardinals or _joined(tokens, last)):
+        cardinals.append(cardinal)
+        last = cardinal.last
+    if not cardinals or _is_pronoun(tokens, i, cardinals):
         return []
-    *before, number = _combine(_in_pairs(groups))
+    *before, number = _combine(_in_pairs(cardinals))
     whole = number.values[0]
     part, end = _decimals(tokens, last)
     if not part:
         part, end = _and_a_fraction(tokens, last)
     if part:
         return [*before, _single(number.first, end, whole + part)]
-    if (apart := _decimal_apart(tokens, last)) is not None:
-        readings = (float(f"{int(whole)}.{int(apart.value)}"), *number.values, apart.value)
-        return [*before, Number(number.first, apart.last, readings, readings[:1], True)]
+    if (detached := _detached_decimal(tokens, last)) is not None:
+        readings = (float(f"{int(whole)}.{int(detached.value)}"), *number.values, detached.value)
+        return [*before, Number(number.first, detached.last, readings, readings[:1], True)]
     return [*before, number]
 
 
-def _in_pairs(groups: Sequence[Group]) -> Sequence[Group]:
-    """The groups of the range "one thirty one forty", read 1, 31, 40, as those of 130 and 140."""
-    if len(groups) != 3 or not (groups[0].value < 10 and 20 < groups[1].value < 100 and 10 <= groups[2].value < 100):
-        return groups
-    first, middle, last = groups
+def _in_pairs(cardinals: Sequence[Cardinal]) -> Sequence[Cardinal]:
+    """Regroups the range "one thirty one forty" from 1, 31, 40 into 1, 30, 1, 40; other cardinals stay."""
+    if len(cardinals) != 3:
+        return cardinals
+    first, middle, last = cardinals
+    if not (first.value < 10 and 20 < middle.value < 100 and 10 <= last.value < 100):
+        return cardinals
     tens, unit = divmod(int(middle.value), 10)
     low, high = 100 * first.value + 10 * tens, 100 * unit + last.value
     if not unit or not low < high <= low + 100:
-        return groups
-    return [first, Group(middle.first, middle.first + 1, 10 * tens), Group(middle.first + 1, middle.last, unit), last]
+        return cardinals
+    thirty = Cardinal(middle.first, middle.first + 1, 10 * tens)
+    return [first, thirty, Cardinal(middle.first + 1, middle.last, unit), last]
 
 
 def _joined(tokens: Sequence[Token], i: int) -> bool:
@@ -177,9 +180,9 @@ def _single(first: int, last: int, value: float) -> Number:
     return Number(first, last, (float(value),), (float(value),), True)
 
 
-def _is_pronoun(tokens: Sequence[Token], i: int, groups: Sequence[Group]) -> bool:
-    """ "no one", "one of", "each one": no count is said."""
-    if len(groups) > 1 or tokens[i].text != "one":
+def _is_pronoun(tokens: Sequence[Token], i: int, cardinals: Sequence[Cardinal]) -> bool:
+    """ "no one", "one of", "each one": "one" is no number."""
+    if len(cardinals) > 1 or tokens[i].text != "one":
         return False
     before, after = tokens[i - 1].text if i else "", tokens[i + 1]
     if before in ("no", "any", "every", "some", "another", "each", "which"):
@@ -187,13 +190,13 @@ def _is_pronoun(tokens: Sequence[Token], i: int, groups: Sequence[Group]) -> boo
     return after.text == "of"
 
 
-def _combine(groups: Sequence[Group]) -> list[Number]:
-    """Combine neighbouring cardinals as speech does; the parts of a combined number are further readings of it."""
+def _combine(cardinals: Sequence[Cardinal]) -> list[Number]:
+    """Combine adjacent cardinals as in speech; the parts of a combined number are further readings of it."""
     numbers = []
     k = 0
-    while k < len(groups):
-        size, values = joint_reading(groups[k:])
-        chosen = groups[k : k + size]
+    while k < len(cardinals):
+        size, values = joint_reading(cardinals[k:])
+        chosen = cardinals[k : k + size]
         parts = tuple(g.value for g in chosen)
         ordinal = size == 1 and chosen[0].ordinal
         decimal = len(parts) == 2 and values == (parts[0] + parts[1] / 10,)  # "ninety eight six" is neither 98 nor 6
@@ -203,13 +206,13 @@ def _combine(groups: Sequence[Group]) -> list[Number]:
     return numbers
 
 
-def _decimal_apart(tokens: Sequence[Token], i: int) -> Group | None:
-    """The number after a point that stands alone at token i, as transcribers set it: "two [. five] milligrams".
+def _detached_decimal(tokens: Sequence[Token], i: int) -> Cardinal | None:
+    """The number after a detached point at token i, as some transcripts have it: "two [. five] milligrams".
 
-    It may end a sentence as well, so that the numbers on both sides stay readings: "I am thirty . two years ago ...".
+    The point may also end a sentence, so the numbers on both sides stay readings: "I am thirty . two years ago ...".
     """
-    apart = tokens[i].text == "." and tokens[i].gap == " " and tokens[i + 1].gap == " "
-    part = small_at(tokens, i + 1) if apart else None
+    is_detached = tokens[i].text == "." and tokens[i].gap == " " and tokens[i + 1].gap == " "
+    part = small_at(tokens, i + 1) if is_detached else None
     return part if part is not None and not part.ordinal else None
 
 

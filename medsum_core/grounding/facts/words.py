@@ -1,4 +1,4 @@
-"""Vocabulary of the fact readers: units with their factors, periods, months."""
+"""Vocabulary of the readers: units with their conversion factors, periods, months."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 DAYS_PER_MONTH = 365.25 / 12
 DAYS_PER_YEAR = 365.25
-SCALAR_DIMS = frozenset({"mass", "weight", "volume", "length", "time"})  # units convert within these
+SCALAR_DIMS = frozenset({"mass", "weight", "volume", "length", "time"})  # dimensions whose units are converted
 
 
 class Unit(NamedTuple):
-    """`dim`: what it measures; one unit is `factor` base units of that dimension; `kind`: the kind of fact."""
+    """A unit of measurement. `dim`: its dimension; one unit is `factor` base units; `kind`: the kind of fact."""
 
     dim: str
     factor: float
@@ -19,7 +19,7 @@ class Unit(NamedTuple):
     name: str
 
 
-# What it measures, kind of fact, base units (day, mg, pound, ml, inch, degree) in one, words: the first is its name.
+# Dimension, kind of fact, factor to the base unit (day, mg, pound, ml, inch, degree), words (the first is the name).
 UNITS = (
     ("time", "duration", 1 / 86400, "seconds sec secs"),
     ("time", "duration", 1 / 1440, "minute minutes min mins"),

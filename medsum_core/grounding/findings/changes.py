@@ -248,7 +248,7 @@ def _answered(
     *,
     asks: bool,
 ) -> list[Action]:
-    """The actions of a clinician's sentence with the patient's answer to it: an offer taken or refused, a use denied."""
+    """The actions of a clinician's sentence with the patient's answer: an offer accepted or refused, a use denied."""
     words = index.scan.words
     reply = read_reply(words, *answer)[0]
     refused = opens_with_no(words, *answer)

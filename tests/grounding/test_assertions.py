@@ -1,4 +1,4 @@
-"""A fact of a note is looked up as a claim: of whom, on which side, done or only planned, borne or reacted to."""
+"""A fact is looked up with its context: the person, the side, done or only planned, tolerated or an allergy."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from medsum_core.grounding.check import check_note
 
 def flags(note: str, *lines: str) -> list[str]:
     speakers = ("Doctor", "Patient")
-    talk = "\n".join(f"{speakers[k % 2]}: {line}" for k, line in enumerate(lines))
-    return [note[fact.start : fact.end] for fact in check_note(note, talk) if fact.is_unsupported]
+    dialogue = "\n".join(f"{speakers[k % 2]}: {line}" for k, line in enumerate(lines))
+    return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
 
 
 AUNTS = ("Who had breast cancer?", "Two of my aunts. My dad's sisters.")
@@ -36,7 +36,7 @@ METHADONE = ("Is anybody at home on opioids?", "My brother. He gets methadone.",
         ("Breast cancer.", ("You had cancer, Missus Vane?", "Yes, breast cancer."), []),
     ],
 )
-def test_who_has_it(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:
+def test_person(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:
     assert flags(note, *lines) == wanted
 
 
@@ -64,7 +64,7 @@ MRI = ("Did you get the MRI?", "Not yet, it's on the twelfth.")
         ("She takes ibuprofen as needed.", ("What else?", "Ibuprofen.", "Do you take it daily?", "No, as needed."), []),
     ],
 )
-def test_what_is_done(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:
+def test_action(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:
     assert flags(note, *lines) == wanted
 
 
@@ -84,7 +84,7 @@ KNEES = ("Which knee?", "The left. The right one is fine.")
         ("Left ear normal.", ("Which ear hurts?", "The right.", "And the other?", "Fine."), []),
     ],
 )
-def test_which_side(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:
+def test_side(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:
     assert flags(note, *lines) == wanted
 
 
@@ -105,5 +105,5 @@ PENICILLIN = ("Any problem with penicillin?", "My mother swells up.", "But you?"
         ("Graves' disease.", ("Is it cancer?", "No, Graves'."), []),
     ],
 )
-def test_what_an_answer_tells(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:
+def test_answer(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:
     assert flags(note, *lines) == wanted

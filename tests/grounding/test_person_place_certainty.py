@@ -1,4 +1,4 @@
-"""What a note says of the patient, of body parts, of certainty and course, and answers that need more than "no"."""
+"""The patient, body parts, certainty and course of a finding, and answers that need more than "no"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from medsum_core.grounding.check import check_note
 
 
 def flags(note: str, *lines: str) -> list[str]:
-    """The unsupported spans of a note of a dialogue whose turns alternate, beginning with the doctor's."""
+    """The unsupported spans of a note; the turns of its dialogue alternate, the doctor begins."""
     dialogue = "\n".join(f"{('Doctor', 'Patient')[k % 2]}: {line}" for k, line in enumerate(lines))
     return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
 
@@ -22,7 +22,7 @@ FINGER = ("Which finger is numb?", "My thumb.")
 @pytest.mark.parametrize(
     ("note", "lines", "wrong"),
     [
-        # who the patient is
+        # the patient
         ("She has a cough.", ("Good morning, sir.", "I've got a cough."), ["She"]),
         ("He has a cough.", ("Good morning, sir.", "I've got a cough."), []),
         ("She has a cough.", ("Good morning.", "I've got a cough."), []),
@@ -31,27 +31,27 @@ FINGER = ("Which finger is numb?", "My thumb.")
         ("Divorced.", ("Who's at home?", "My wife."), ["Divorced"]),
         ("Lives alone.", ("Who's at home?", "My wife."), ["alone"]),
         ("Lives alone.", ("Who's at home?", "Just me."), []),
-        # where it is
+        # body part
         ("Chest pain radiating to the neck.", RADIATES, ["neck"]),
         ("Chest pain radiating to the arm.", RADIATES, ["arm"]),
         ("Chest pain radiating to the jaw.", RADIATES, []),
         ("Chest pain radiating to the jaw, not the arm.", RADIATES, []),
         ("Numbness of the index finger.", FINGER, ["index finger"]),
         ("Numbness of the thumb.", FINGER, []),
-        # how sure
+        # certainty
         ("Diagnosed with lupus.", WEIGHED, ["lupus"]),
         ("Possible lupus.", WEIGHED, []),
         ("Lupus is confirmed.", WEIGHED, ["Lupus"]),
         ("Possible lupus.", SURE, ["lupus"]),
         ("Diagnosed with lupus.", SURE, []),
         ("Possible DVT.", ("We've ruled out a clot.", "Good."), ["DVT"]),
-        # how it goes on
+        # course
         ("Numbness has resolved.", ("Has the numbness gone?", "If anything it's spread."), ["Numbness"]),
         ("Numbness has resolved.", ("Has the numbness gone?", "Completely."), []),
         ("Numbness is ongoing.", ("Has the numbness gone?", "Yes."), ["Numbness"]),
     ],
 )  # fmt: skip
-def test_notes(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
+def test_person_place_certainty_and_course(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
     assert flags(note, *lines) == wrong
 
 
@@ -78,7 +78,7 @@ def test_notes(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
         ("Hypothyroidism.", ("Anything else?", "My thyroid is slow."), []),
     ],
 )  # fmt: skip
-def test_answers(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
+def test_answers_that_need_more_than_no(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
     assert flags(note, *lines) == wrong
 
 

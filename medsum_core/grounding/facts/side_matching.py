@@ -1,6 +1,6 @@
-"""The verdict on a side of a note: is the side said of the same body part, and of the same that is wrong there?
+"""The verdict on a side of a note: does the dialogue give it for the same body part and the same complaint?
 
-"Left knee pain" is contradicted by "The right one hurts, the left is fine.", though both sides are named.
+"Left knee pain" is contradicted by "The right one hurts, the left is fine.", although both sides are named.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ GOOD = bag("normal fine good okay ok intact healthy perfect clear clean")
 AGREEING = GOOD | bag("yes yeah yep yup right mm mhm")
 ANSWERS_NO = bag("no nope nah none not nothing never")
 CLAUSE_ENDS = SENTENCE_ENDS | {",", ";", "and", "but", ":"}
-SHORT = 4  # tokens
+SHORT = 4  # most tokens of an elliptical question: "And the right?"
 NOT_TOPICS = (
     STOPWORDS | DENYING | bag("left right both bilateral bilaterally side sided patient pain hurt hurts other one")
 )
 PREFIX = 5  # letters that related words share
-SENTENCES_BACK = 3
+SENTENCES_BACK = 3  # sentences before a side that are searched for its body part
 ONLY = bag("only alone unilateral sole solely")
-DISTINCT = ("arm", "leg", "eye", "ear")  # nobody takes one for another
+DISTINCT = ("arm", "leg", "eye", "ear")  # regions that speakers do not confuse
 
 
-class Claim(NamedTuple):
-    """A side said of a body part ("" if unclear); `denied`: nothing is wrong there, None where that is unclear.
+class SideMention(NamedTuple):
+    """A side of a body part `part`, "" if unclear.
 
-    `words`: the beginnings of the content words around it; `places`: the body parts of its sentence.
+    `denied`: whether the text says that nothing is wrong there; None if unclear. `words`: prefixes of the content words
+    around it; `places`: the body parts of its sentence.
     """
 
     mention: Mention
@@ -50,7 +51,7 @@ class Claim(NamedTuple):
 
 
 class SideVerdict(NamedTuple):
-    """The verdict on a side and the mention that gives it; `of_part`: what is wrong is the body part."""
+    """The verdict on a side and the mention that decides it; `of_part`: the body part is contradicted, not the side."""
 
     verdict: Literal["supported", "contradicted"]
     mention: Mention
@@ -58,112 +59,112 @@ class SideVerdict(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SideClaims:
-    """All sides of a dialogue, and which part each is of."""
+class SideIndex:
+    """The sides of a dialogue by body part."""
 
-    claims: Sequence[Claim]
-    parts: frozenset[str]  # all body parts that are named
+    mentions: Sequence[SideMention]
+    parts: frozenset[str]  # all body parts that the dialogue names
 
     def judge(self, fact: Mention, note: Scan) -> SideVerdict | None:
-        """The verdict on a side of a note with the mention that gives it; None where nothing is said of its part."""
-        own = read_claim(note, fact)
-        claims, elsewhere = self._of_part(own.part)
+        """The verdict on a side of a note; None if the dialogue does not mention its body part."""
+        own = read_side(note, fact)
+        mentions, elsewhere = self._same_and_other_part(own.part)
         if elsewhere and self.parts.isdisjoint(place_of(own.part)):
-            return SideVerdict("contradicted", elsewhere[0].mention, of_part=True)  # only hips are spoken of
-        if not claims and (other := self._of_other_region(own)) is not None:
+            return SideVerdict("contradicted", elsewhere[0].mention, of_part=True)  # the dialogue has only hips
+        if not mentions and (other := self._in_other_region(own)) is not None:
             return SideVerdict("contradicted", other.mention, of_part=True)  # the left wrist, no leg at all
         if own.side == "both":
-            return _judge_both(own, claims)
-        same = [claim for claim in claims if claim.side in (own.side, "both")]
-        opposite = [claim for claim in claims if claim.side == OPPOSITE[own.side]]
-        if not same:  # that the other one is well is said of it, if the note says so of this
+            return _judge_both(own, mentions)
+        same = [one for one in mentions if one.side in (own.side, "both")]
+        opposite = [one for one in mentions if one.side == OPPOSITE[own.side]]
+        if not same:  # a denial ("no right knee pain") is no contradiction then
             return SideVerdict("contradicted", opposite[0].mention) if opposite and not own.denied else None
-        if all(claim.side == "both" for claim in same):
-            more = [claim for claim in opposite if claim.words & own.words]
-            if more or _is_of_one(note, own):  # both hurt, and one of them more; or the note tells of one
+        if all(one.side == "both" for one in same):
+            more = [one for one in opposite if one.words & own.words]
+            if more or _is_one_sided(note, own):  # both hurt, but one more; or the note limits it to one
                 return SideVerdict("contradicted", (more or same)[0].mention)
-        fitting = [claim for claim in same if claim.denied is None or own.denied is None or claim.denied == own.denied]
-        rivals = [claim for claim in opposite if claim.denied is None or claim.denied == bool(own.denied)]
+        fitting = [one for one in same if one.denied is None or own.denied is None or one.denied == own.denied]
+        rivals = [one for one in opposite if one.denied is None or one.denied == bool(own.denied)]
         if not fitting:
             return SideVerdict("contradicted" if rivals else "supported", (rivals or same)[0].mention)
-        shared = max(len(own.words & claim.words) for claim in fitting)
-        named = any(claim.mention.noun == own.part and claim.side == own.side for claim in fitting)
-        better = [claim for claim in rivals if own.words & claim.words]
+        shared = max(len(own.words & one.words) for one in fitting)
+        named = any(one.mention.noun == own.part and one.side == own.side for one in fitting)
+        better = [one for one in rivals if own.words & one.words]
         if better and not shared and not named:
             return SideVerdict("contradicted", better[0].mention)
         return SideVerdict("supported", fitting[0].mention)
 
-    def _of_other_region(self, own: Claim) -> Claim | None:
-        """A claim of the same side for a part of another region, where none of the note's region is named."""
+    def _in_other_region(self, own: SideMention) -> SideMention | None:
+        """A mention of the same side in another region; None if the dialogue names a part of the note's region."""
         region = body_parts().get(own.part, "")
         if own.side == "both" or region not in DISTINCT or any(body_parts()[part] == region for part in self.parts):
             return None
         elsewhere = (*DISTINCT, "chest", "face") if region == "leg" else DISTINCT
-        others = (one for one in self.claims if one.side == own.side and body_parts().get(one.part) in elsewhere)
+        others = (one for one in self.mentions if one.side == own.side and body_parts().get(one.part) in elsewhere)
         return next(others, None)
 
-    def _of_part(self, part: str) -> tuple[Sequence[Claim], Sequence[Claim]]:
-        """The sides of a body part, the first `MOST`, and those of a sentence that names another place."""
-        if part not in self._known:
-            near = [claim for claim in self._different if near_part(part, claim.part)]
-            claims = [claim for claim in near if not excludes(part, claim.part)]
-            elsewhere = [claim for claim in near if any(excludes(part, place) for place in claim.places)]
-            self._known[part] = claims[:MOST], elsewhere[:1]
-        return self._known[part]
+    def _same_and_other_part(self, part: str) -> tuple[Sequence[SideMention], Sequence[SideMention]]:
+        """The first `MOST` sides of a body part, and the first in a sentence that names another place."""
+        if part not in self._by_part:
+            near = [one for one in self._distinct if near_part(part, one.part)]
+            mentions = [one for one in near if not excludes(part, one.part)]
+            elsewhere = [one for one in near if any(excludes(part, place) for place in one.places)]
+            self._by_part[part] = mentions[:MOST], elsewhere[:1]
+        return self._by_part[part]
 
     @cached_property
-    def _known(self) -> dict[str, tuple[Sequence[Claim], Sequence[Claim]]]:
+    def _by_part(self) -> dict[str, tuple[Sequence[SideMention], Sequence[SideMention]]]:
         return {}
 
     @cached_property
-    def _different(self) -> Sequence[Claim]:
-        """The claims, of those that say the same the first."""
-        found: dict[tuple[object, ...], Claim] = {}
-        for claim in self.claims:
-            found.setdefault((*claim[1:], claim.mention.noun), claim)
+    def _distinct(self) -> Sequence[SideMention]:
+        """The mentions, only the first of equal ones."""
+        found: dict[tuple[object, ...], SideMention] = {}
+        for one in self.mentions:
+            found.setdefault((*one[1:], one.mention.noun), one)
         return list(found.values())
 
 
-def _is_of_one(note: Scan, own: Claim) -> bool:
-    """Whether a note says that only this side is meant, or what is done to one: "left ear only", "left mastectomy"."""
+def _is_one_sided(note: Scan, own: SideMention) -> bool:
+    """Whether a note limits a finding to one side: "left ear only", "left mastectomy"."""
     near = {note.word(k) for k in range(own.mention.first - 2, own.mention.last + 4)}
     return bool(near & ONLY) or own.part.endswith(("ectomy", "plasty"))
 
 
-def _judge_both(own: Claim, claims: Sequence[Claim]) -> SideVerdict | None:
-    """Both sides are said of the part, or each of them is; None where the part is unclear."""
-    wrong = [claim for claim in claims if claim.denied is not True]
-    both = [claim for claim in wrong if claim.side == "both"]
-    sides = {claim.side for claim in wrong}
+def _judge_both(own: SideMention, mentions: Sequence[SideMention]) -> SideVerdict | None:
+    """The verdict on "both": supported if the part is mentioned with both, or with each side; None if unclear."""
+    wrong = [one for one in mentions if one.denied is not True]
+    both = [one for one in wrong if one.side == "both"]
+    sides = {one.side for one in wrong}
     if both or {"left", "right"} <= sides:
         return SideVerdict("supported", (both or wrong)[0].mention)
-    good = [claim for claim in claims if claim.side == "both" or own.denied]
+    good = [one for one in mentions if one.side == "both" or own.denied]
     if good and not wrong:
         return SideVerdict("supported", good[0].mention)
-    sure = [claim for claim in claims if own.part and claim.part]
+    sure = [one for one in mentions if own.part and one.part]
     return SideVerdict("contradicted", sure[0].mention) if sure else None
 
 
-def is_measure(scan: Scan, mention: Mention) -> bool:
-    """Whether a side is only what the other one is compared with: "weaker than the [right]"."""
+def is_standard_of_comparison(scan: Scan, mention: Mention) -> bool:
+    """Whether a side is only the standard of a comparison: "weaker than the [right]"."""
     return "than" in scan.words(mention.first - 2, mention.first) and scan.word(mention.first) == mention.values[0]
 
 
-def denied(scan: Scan, mention: Mention) -> bool | None:
-    """Whether a side is denied, in its clause or by the answer "No."; None where only its sentence has a denial.
+def is_negated(scan: Scan, mention: Mention) -> bool | None:
+    """Whether a side is negated, in its clause or by the answer "No."; None if only its sentence has a negation.
 
     A turn's opening "No," may only correct the question ("No, the right one."): it is ignored.
     """
     clause = scan.around(mention.first, mention.last, CLAUSE_ENDS)
     sentence = scan.around(mention.first, mention.last, SENTENCE_ENDS | {":", ";"})
     asks = scan.spoken and scan.word(sentence.stop) == "?"
-    said = DENYING.intersection(scan.words(clause.start, clause.stop))
-    if said and not (asks and said <= GOOD):
+    negations = DENYING.intersection(scan.words(clause.start, clause.stop))
+    if negations and not (asks and negations <= GOOD):
         return True
     words = scan.words(sentence.start, sentence.stop)
     answer = _answer(scan, sentence.stop) if asks else [""]
     if not DENYING.isdisjoint(words[2 if words[:2] == ["no", ","] else 0 :]):
-        return True if said and answer[0] in AGREEING else None  # "The other one's okay?" "Yes."
+        return True if negations and answer[0] in AGREEING else None  # "The other one's okay?" "Yes."
     if len(sentence) <= SHORT and not DENYING.isdisjoint(answer):
         return True  # "And the right?" "Clear."
     return answer[0] in ANSWERS_NO
@@ -175,13 +176,20 @@ def _answer(scan: Scan, end: int) -> list[str]:
     return scan.words(begin, begin + SHORT - 1) if scan.word(end + 1) == "\n" else [""]
 
 
-def read_claim(scan: Scan, mention: Mention) -> Claim:
-    """What a side is said of: the body part next to it, else the nearest of its sentence, else the one asked for."""
+def read_side(scan: Scan, mention: Mention) -> SideMention:
+    """A side with its body part: the one next to it, else the nearest of its sentence, else of the sentences before."""
     sentence = scan.around(mention.first, mention.last)
     part = "toe" if mention.noun in ("great", "big") else mention.noun
     part = part if _is_part(part) else _nearest(scan, mention, sentence)
     places = frozenset(filter(_is_part, map(stem, scan.words(sentence.start, sentence.stop))))
-    return Claim(mention, str(mention.values[0]), part, denied(scan, mention), _words(scan, mention, sentence), places)
+    return SideMention(
+        mention,
+        str(mention.values[0]),
+        part,
+        is_negated(scan, mention),
+        _content_prefixes(scan, mention, sentence),
+        places,
+    )
 
 
 def _is_part(word: str) -> bool:
@@ -201,8 +209,8 @@ def _nearest(scan: Scan, mention: Mention, sentence: range) -> str:
     return ""
 
 
-def _words(scan: Scan, mention: Mention, sentence: range) -> frozenset[str]:
-    """The content words of a side's clause; in speech of its sentence."""
+def _content_prefixes(scan: Scan, mention: Mention, sentence: range) -> frozenset[str]:
+    """Prefixes of the content words of a side's clause; in a dialogue, of its sentence."""
     span = sentence if scan.spoken else scan.around(mention.first, mention.last, CLAUSE_ENDS | {"with"})
     if not scan.spoken and any(scan.word(k) in OPPOSITE for k in span if k != mention.first):
         return frozenset()  # "the left eye in May, followed by the right eye"
@@ -216,7 +224,7 @@ def _places() -> dict[str, frozenset[int]]:
 
 
 def place_of(part: str) -> frozenset[str]:
-    """The words for the place that a body part is; none for what takes in other places."""
+    """The words for the place of a body part; none for a part that contains other places."""
     return frozenset(word for k in _places().get(part, ()) for word in PLACES[k].split())
 
 

@@ -1,8 +1,8 @@
-"""What a value of the dialogue is said of: another drug's dose, another relative's age, the other knee support nothing.
+"""Subjects of values: the dose of another drug, the age of another relative or the other knee support nothing.
 
 `roles.jsonl` holds five sets of fictional facts, each labelled before the checker saw it. First scores (precision,
 recall of unsupported), before anything was changed for the set: 1000 even 0.94, 0.79; 1000 odd 0.96, 0.84; 2000 0.96,
-0.91; 3000 0.94, 0.93; 4000 1.00, 0.96. All but 4000 were then used to find what was wrong.
+0.91; 3000 0.94, 0.93; 4000 1.00, 0.96. All but 4000 were then used to improve the rules.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SETS = {
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_labelled_roles_precision_and_recall_of_unsupported(name: str) -> None:
+def test_labelled_subjects_precision_and_recall_of_unsupported(name: str) -> None:
     found = [
         outcome for case in read_cases("roles.jsonl") if SETS[name](case.number) for _, outcome, _, _ in outcomes(case)
     ]
@@ -61,7 +61,7 @@ def test_how_a_drug_is_given_is_not_the_drug() -> None:
     assert flagged(note, *lisinopril, *metformin) == []
 
 
-def test_a_time_of_day_an_age_and_a_rank_are_no_doses_or_durations() -> None:
+def test_a_time_of_day_an_age_and_an_ordinal_are_no_doses_or_durations() -> None:
     assert flagged("Pain for 4 hours.", "When?", "It woke me up at four.") == ["4 hours"]
     assert flagged("Pain for 2 hours.", "When?", "Around two in the morning.") == ["2 hours"]
     assert flagged("For 9 days.", "Children?", "My son is nine.") == ["9 days"]
@@ -95,7 +95,7 @@ def test_the_age_of_another_relative() -> None:
     assert flagged("85-year-old woman.", "What brings you in?", "My mother is eighty five and I'm sixty.") != []
 
 
-def test_a_value_taken_back_is_not_said() -> None:
+def test_a_corrected_value_is_not_supported() -> None:
     assert flagged("In 1988.", "Was the surgery in eighty eight?", "Eighty nine.") == ["1988"]
     assert flagged("In 2005.", "When?", "Two thousand five, I mean two thousand six.") == ["2005"]
     assert flagged("In 2006.", "When?", "Two thousand five, I mean two thousand six.") == []
@@ -132,7 +132,7 @@ def test_scales_pressures_and_scores_support_no_other_number() -> None:
     assert flagged("Percocet 5/325, Vicodin 5/500.", "And?", "Five three twenty five, five five hundred.") == []
 
 
-def test_forms_of_speech() -> None:
+def test_spoken_forms() -> None:
     assert flagged("On 03/05/2012.", "When?", "Oh three, oh five, two thousand twelve.") == []
     assert flagged("On 03/06/2012.", "When?", "Oh three, oh five, two thousand twelve.") == ["03/06/2012"]
     assert flagged("28 weeks pregnant.", "How many weeks?", "Twenty eight and three days.") == []
