@@ -194,7 +194,8 @@ def crash(folder: Path, *, kernels: str, kills: int, seed: int, num_fresh: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--kernels", choices=["reference", "fast"], default="fast", help="kernels of the runs")
+    choices = ["reference", "fast"]
+    parser.add_argument("--kernels", nargs="+", choices=choices, default=["fast"], help="kernels of the runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", type=int, default=0, help="kills that hit a newly started interpreter")
     parser.add_argument("--attempt", help=argparse.SUPPRESS)
@@ -203,8 +204,9 @@ def main() -> None:
         order = json.loads(options.attempt)
         raise SystemExit(run_attempt(order["argv"], Kill(call=order["call"], stage=order["stage"])))
     preload()
-    with tempfile.TemporaryDirectory() as folder:
-        crash(Path(folder), kernels=options.kernels, kills=options.kills, seed=options.seed, num_fresh=options.fresh)
+    for kernels in options.kernels:
+        with tempfile.TemporaryDirectory() as folder:
+            crash(Path(folder), kernels=kernels, kills=options.kills, seed=options.seed, num_fresh=options.fresh)
 
 
 if __name__ == "__main__":

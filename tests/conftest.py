@@ -29,7 +29,7 @@ settings.load_profile("project")
 
 # The files that take longest, with few tests: handed out first, or one process would wait at the end for the other.
 LONGEST = ["crash", "faults", "embedded_laws", "embedded_live", "interrupted_report", "image_runs", "resume_matrix"]
-LONGEST += ["sharded", "two_processes", "gradient", "command"]
+LONGEST += ["sharded", "two_processes", "gradient", "offline", "families"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -62,16 +61,7 @@ def test_bad_files_are_refused_before_anything_is_loaded_or_written(run: Path, t
     assert list(tmp_path.iterdir()) == [] and not list(run.glob("*.jsonl"))
 
 
-def test_without_the_extra_the_command_names_it_and_all_else_works(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocked = "import sys; sys.modules.update(dict.fromkeys(['starlette', 'uvicorn', 'prometheus_client']))"
-    others = "import train_loop, infer, medsum_core.preview, medsum_core.generation.live; print('imported')"
-    command = "from medsum_core.server.__main__ import main, run_as_script; sys.exit(run_as_script(main))"
-    whole = [sys.executable, "-c", f"{blocked}; {others}; {command}", "--run", str(run)]
-    found = subprocess.run(whole, capture_output=True, text=True)
-    assert (found.returncode, found.stdout) == (2, "imported\n")
-    assert found.stderr.startswith(
-        "error: the server needs starlette, uvicorn, prometheus_client, of the extra `serve`"
-    )
+def test_a_missing_package_of_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medsum_core.server.__main__.find_spec", lambda name: None if name == "uvicorn" else object())
     with pytest.raises(InputError, match=r"needs uvicorn, of the extra `serve`: pip install -e '\.\[serve\]'"):
         check_packages()
