@@ -78,8 +78,7 @@ def generic_denial(finding: Finding, heard: Heard) -> bool:
 
 def denies_word_of(names: Iterable[str], heard: Heard) -> bool:
     """Whether the dialogue denies a word that patients use of one of these concepts: "Blood?" "No."."""
-    known = heard.lexicon.concepts
-    loose = {word for name in names if name in known for stems in known[name].loose for word in stems - LITTLE}
+    loose = {word for _, stems in heard.loose(names) for word in stems - LITTLE}
     places = [i for word in sorted(loose) for i in heard.places.get(word, ())[:MOST]]
     return any(heard.polarity_of(heard.scan.sentence_at(i), [i]) in DENIES for i in places)
 
