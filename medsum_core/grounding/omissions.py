@@ -16,7 +16,7 @@ from medsum_core.grounding.facts.mention import Mention
 from medsum_core.grounding.facts.roles import Claims
 from medsum_core.grounding.facts.talk import Talk, read_talk
 from medsum_core.grounding.facts.verdicts import judge
-from medsum_core.grounding.findings.heard import Heard, hear
+from medsum_core.grounding.findings.finding_index import FindingIndex, index_findings
 from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
 from medsum_core.grounding.findings.reading import scan_findings
 from medsum_core.grounding.findings.verdicts import judge_finding
@@ -91,13 +91,13 @@ def _holds_value(note: Talk, mention: Mention, dialogue: Talk) -> bool:
     return all(verdict == "supported" for _, _, verdict, _ in judged)
 
 
-def _read_note(note: str, lexicon: Lexicon) -> Heard:
+def _read_note(note: str, lexicon: Lexicon) -> FindingIndex:
     """A note as a dialogue of one sentence a turn, so that words count as one finding only where they are together.
 
     A copied dialogue is read as one: its questions have answers.
     """
     if any(turn.is_clinician for turn in read_turns(note)):
-        return hear(note, lexicon)
+        return index_findings(note, lexicon)
     scan = scan_findings(note, None, lexicon)
     sentences = [sentence._replace(turn=number) for number, sentence in enumerate(scan.sentences)]
     bounds = [(sentence.first, sentence.last) for sentence in sentences]
@@ -105,7 +105,7 @@ def _read_note(note: str, lexicon: Lexicon) -> Heard:
     findings = [replace(finding, turn=turn_of[finding.first]) for finding in scan.findings]
     spans = [(scan.words[first].start, scan.words[last - 1].end) for first, last in bounds]
     turns = [Turn("", note[start:end], start, end, start) for start, end in spans]
-    return Heard(turns, replace(scan, sentences=sentences, turns=bounds, findings=findings), lexicon)
+    return FindingIndex(turns, replace(scan, sentences=sentences, turns=bounds, findings=findings), lexicon)
 
 
 def has_statements(task: Task) -> bool:

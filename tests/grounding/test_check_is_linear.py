@@ -13,7 +13,7 @@ from medsum_core.grounding.facts import matching
 from medsum_core.grounding.facts.matching import ValueIndex, supports
 from medsum_core.grounding.facts.reading import read_mentions
 from medsum_core.grounding.facts.talk import read_talk
-from medsum_core.grounding.findings import heard
+from medsum_core.grounding.findings import finding_index
 from medsum_core.grounding.omissions import check_omissions
 
 SIZES = (150, 300)
@@ -64,7 +64,7 @@ def test_twice_the_text_is_twice_the_work(
     told: Callable[[str], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(heard, "MOST", 10)
+    monkeypatch.setattr(finding_index, "MOST", 10)
     monkeypatch.setattr(matching, "MOST", 10)
     check("No fever.", "Doctor: Fever?\nPatient: No.")  # tables are read once
     texts = [(make(size), told(make(size + 1))) for size in SIZES]

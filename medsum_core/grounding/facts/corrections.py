@@ -14,7 +14,7 @@ TAKEN_BACK = bag("mean sorry rather wait scratch strike correction lie pardon ha
 REACH = 12  # words
 
 
-def takes_back(between: Iterable[str]) -> bool:
+def is_correction(between: Iterable[str]) -> bool:
     """Whether the words between two values of a kind take the first one back."""
     words = set(between)
     return words <= BETWEEN and bool(TAKEN_BACK & words)

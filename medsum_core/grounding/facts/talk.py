@@ -12,7 +12,7 @@ from itertools import pairwise
 from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.anatomy import body_parts, stem
 from medsum_core.grounding.facts.answers import Turns, with_roles
-from medsum_core.grounding.facts.corrections import REACH, takes_back
+from medsum_core.grounding.facts.corrections import REACH, is_correction
 from medsum_core.grounding.facts.date_matching import Calendar, calendar_of
 from medsum_core.grounding.facts.directions import End, read_ends
 from medsum_core.grounding.facts.matching import MOST, ValueIndex
@@ -247,7 +247,7 @@ def _corrects(scan: Scan, mention: Mention, other: Mention) -> bool:
     """Whether `other` corrects `mention` right after it: "two thousand five, I mean two thousand six"."""
     if not 0 < other.first - mention.last <= REACH or _alike(mention, other):
         return False
-    return takes_back(scan.word(k) for k in range(mention.last, other.first) if stem(scan.word(k)) != mention.noun)
+    return is_correction(scan.word(k) for k in range(mention.last, other.first) if stem(scan.word(k)) != mention.noun)
 
 
 def _asks_openly(scan: Scan, k: int) -> bool:

@@ -1,6 +1,6 @@
 """What a text does with a drug, a test or a habit: started, stopped, kept, raised, lowered, done, planned, declined.
 
-The table is deeds.tsv of the lexicon. Of two phrases at a word the longer one counts, and each word counts once.
+The table is actions.tsv of the lexicon. Of two phrases at a word the longer one counts, and each word counts once.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.scope import NEGATIONS
 
-Deed = Literal[
+Action = Literal[
     "start", "stop", "keep", "use", "up", "down", "same", "done", "plan", "declined", "switch", "taper", "changed"
 ]
 
-REVERSED: Mapping[str, Deed] = {
+REVERSED: Mapping[str, Action] = {
     "taper": "keep",
     "stop": "keep", "start": "declined", "keep": "stop", "use": "declined", "up": "same", "down": "same",
     "done": "declined", "plan": "declined",
@@ -54,36 +54,36 @@ WISHES, REFUSED_REACH = bag("want need going gonna won't"), 6  # words
 MARKS = frozenset(".,;:?!()\n")
 
 
-def deeds_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Deed]]:
-    """The deeds that the words name, each with its first word, reversed where they deny it: "don't stop" keeps."""
+def actions_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Action]]:
+    """The actions that the words name, each with its first word, reversed where they deny it: "don't stop" keeps."""
     phrases = _phrases(spoken=spoken)
-    found: list[tuple[int, Deed]] = []
+    found: list[tuple[int, Action]] = []
     i = 0
     while i < len(texts):
-        ends = ((deed, _matched(texts, i, phrase)) for phrase, deed in phrases.get(texts[i], ()))
-        deed, end = next((pair for pair in ends if pair[1]), (None, i + 1))
-        if deed is not None:
-            denied = deed not in ("declined", "same") and texts[i] != "anymore" and _is_denied(texts, i)
-            found.append((i, REVERSED.get(deed, deed) if denied else deed))
+        ends = ((action, _matched(texts, i, phrase)) for phrase, action in phrases.get(texts[i], ()))
+        action, end = next((pair for pair in ends if pair[1]), (None, i + 1))
+        if action is not None:
+            denied = action not in ("declined", "same") and texts[i] != "anymore" and _is_denied(texts, i)
+            found.append((i, REVERSED.get(action, action) if denied else action))
         i = end
     return _unrefused(found, texts)
 
 
-def _unrefused(found: Sequence[tuple[int, Deed]], texts: Sequence[str]) -> list[tuple[int, Deed]]:
-    """The deeds, one that is refused as its opposite: "I [don't want to take you off] it" keeps it."""
-    kept: list[tuple[int, Deed]] = []
-    for i, deed in found:
+def _unrefused(found: Sequence[tuple[int, Action]], texts: Sequence[str]) -> list[tuple[int, Action]]:
+    """The actions, one that is refused as its opposite: "I [don't want to take you off] it" keeps it."""
+    kept: list[tuple[int, Action]] = []
+    for i, action in found:
         refusal = next((k for k, one in enumerate(kept) if one[1] == "declined" and i - one[0] <= REFUSED_REACH), None)
-        if refusal is None or deed not in ("stop", "up", "down") or WISHES.isdisjoint(texts[kept[refusal][0] : i]):
-            kept.append((i, deed))
+        if refusal is None or action not in ("stop", "up", "down") or WISHES.isdisjoint(texts[kept[refusal][0] : i]):
+            kept.append((i, action))
         else:
-            kept[refusal:] = [(kept[refusal][0], REVERSED[deed])]
+            kept[refusal:] = [(kept[refusal][0], REVERSED[action])]
     return kept
 
 
-def as_of_now(note: Deed, said: Sequence[Deed]) -> list[Deed]:
+def as_of_now(note: Action, said: Sequence[Action]) -> list[Action]:
     """What is said, without a start that a stop undid, where a note keeps on: "began the statin ... stop it"."""
-    return [deed for deed in said if deed != "start" or note != "keep" or "stop" not in said]
+    return [action for action in said if action != "start" or note != "keep" or "stop" not in said]
 
 
 def _is_denied(texts: Sequence[str], i: int) -> bool:
@@ -111,19 +111,19 @@ def _matched(texts: Sequence[str], i: int, phrase: Sequence[str]) -> int:
 
 
 @lru_cache(maxsize=2)
-def _phrases(*, spoken: bool) -> dict[str, list[tuple[tuple[str, ...], Deed]]]:
+def _phrases(*, spoken: bool) -> dict[str, list[tuple[tuple[str, ...], Action]]]:
     """The phrases of dialogues or notes by their first word, long ones first."""
-    found: dict[str, list[tuple[tuple[str, ...], Deed]]] = {}
-    for line in lines_of(TABLES / "deeds.tsv"):
-        deed, where, phrases = line.split("\t")
+    found: dict[str, list[tuple[tuple[str, ...], Action]]] = {}
+    for line in lines_of(TABLES / "actions.tsv"):
+        action, where, phrases = line.split("\t")
         for phrase in phrases.split("|") if (where == "talk") == spoken else ():
             words = tuple(phrase.split())
-            found.setdefault(words[0], []).append((words, cast(Deed, deed)))
+            found.setdefault(words[0], []).append((words, cast(Action, action)))
     for listed in found.values():
         listed.sort(key=lambda pair: -len(pair[0]))
     return found
 
 
-def is_deed(text: str) -> bool:
+def is_action(text: str) -> bool:
     """Whether a word of a note says what is done with something."""
-    return any(len(words) == 1 and deed != "use" for words, deed in _phrases(spoken=False).get(text, ()))
+    return any(len(words) == 1 and action != "use" for words, action in _phrases(spoken=False).get(text, ()))

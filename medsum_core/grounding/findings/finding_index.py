@@ -27,7 +27,7 @@ LITTLE = FILLERS | {"it", "and"}
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class FindingIndex:
     """A dialogue with the findings named in it."""
 
     turns: Sequence[Turn]
@@ -114,15 +114,15 @@ class Heard:
     def _made(self) -> dict[tuple[object, ...], object]:
         return {}
 
-    def loosely(self, names: Iterable[str], part: str, *, least: int = 1) -> list[tuple[int, Polarity]]:
+    def in_paraphrase(self, names: Iterable[str], part: str, *, least: int = 1) -> list[tuple[int, Polarity]]:
         """The turns that may speak of a concept in `least` or more other words, and whether they affirm it."""
         wanted = tuple(names)
-        return self.once(("loosely", part, least, *wanted), lambda: self._loosely(wanted, part, least))
+        return self.once(("in_paraphrase", part, least, *wanted), lambda: self._in_paraphrase(wanted, part, least))
 
-    def _loosely(self, names: Sequence[str], part: str, least: int) -> list[tuple[int, Polarity]]:
+    def _in_paraphrase(self, names: Sequence[str], part: str, least: int) -> list[tuple[int, Polarity]]:
         part_stems = self._part_stems(part)
         found: list[tuple[int, Polarity]] = []
-        for name, stems in self.loose(names):
+        for name, stems in self.paraphrases(names):
             counts = max(len(stems - LITTLE), 1) >= least and not self._is_claimed(stems, name)
             for number in self._windows(stems) if counts else ():
                 here = {number, number + 1}
@@ -130,13 +130,13 @@ class Heard:
                     found.append((max(number, 0), self._polarity(number, stems)))
         return found
 
-    def loose(self, names: Iterable[str]) -> Iterator[tuple[str, frozenset[str]]]:
+    def paraphrases(self, names: Iterable[str]) -> Iterator[tuple[str, frozenset[str]]]:
         """The words that mention each of these concepts."""
         known = self.lexicon.concepts
-        return ((name, stems) for name in names if name in known for stems in known[name].loose)
+        return ((name, stems) for name in names if name in known for stems in known[name].paraphrases)
 
     def _is_claimed(self, stems: frozenset[str], name: str) -> bool:
-        """Whether a condition's one loose word always stands with words of another: "my [thyroid] is slow"."""
+        """Whether a condition's one-word paraphrase always stands with words of another: "my [thyroid] is slow"."""
         if len(stems) > 1 or self.lexicon.concepts[name].kind != "condition":
             return False
         (word,) = stems
@@ -154,7 +154,7 @@ class Heard:
     def places_of(self, names: Iterable[str]) -> list[tuple[int, Sentence]]:
         """Where a sentence has all words of a phrase for one of the concepts: the first of them, and the sentence."""
         found: dict[int, tuple[int, Sentence]] = {}
-        for _, stems in self.loose(names):
+        for _, stems in self.paraphrases(names):
             shared = set.intersection(*(self.turns_of.get(word, set()) for word in stems))
             for sentence in (s for turn in sorted(shared) for s in self.scan.sentences_of[turn]):
                 here = self._places_in(sentence, stems)
@@ -215,7 +215,7 @@ class Heard:
 
     def _part_stems(self, part: str) -> set[str]:
         concept = self.lexicon.concepts.get(part)
-        return {stem(part), *(word for stems in concept.loose for word in stems)} if concept else set()
+        return {stem(part), *(word for stems in concept.paraphrases for word in stems)} if concept else set()
 
     def _windows(self, stems: frozenset[str]) -> list[int]:
         """The turns that together with the one after them have all of these stems."""
@@ -283,7 +283,7 @@ def _in_order(of_names: Iterable[Sequence[Finding]]) -> list[Finding]:
 
 
 @lru_cache(maxsize=16)  # decoding checks a growing note against one dialogue
-def hear(dialogue: str, lexicon: Lexicon) -> Heard:
+def index_findings(dialogue: str, lexicon: Lexicon) -> FindingIndex:
     """Read a dialogue's findings."""
     turns = read_turns(dialogue)
-    return Heard(turns, scan_findings(dialogue, turns, lexicon), lexicon)
+    return FindingIndex(turns, scan_findings(dialogue, turns, lexicon), lexicon)
