@@ -93,9 +93,8 @@ def _reach(finding: Finding, note: FindingScan) -> tuple[int, int, int]:
     words, sentence, first, last = note.words, note.sentence_of(finding), finding.first, finding.last
     named = note.between(sentence.first, sentence.last)
     others = [o for o in named if o.kind in CHANGED and o.first != first and not ROOTS.issuperset(o.names)]
-    before = [
-        o.last for o in others if o.last <= first and not {",", "and", "or"}.issuperset(texts_of(words, o.last, first))
-    ]
+    earlier = [o.last for o in others if o.last <= first]
+    before = [last for last in earlier if not {",", "and", "or"}.issuperset(texts_of(words, last, first))]
     begin = max([sentence.first, first - BEFORE, *before])
     breaks = (";", ":", ",", "and", "but") if before and begin == max(before) else (";", ":")
     marks = (i for i in range(first - 1, begin - 1, -1) if words[i].text in breaks)
@@ -147,24 +146,21 @@ def _actions_in_talk(finding: Finding, index: FindingIndex) -> list[Action]:
 def _is_other(finding: Finding, names: Set[str], index: FindingIndex) -> bool:
     """Whether something else is named that can be started or done; a "cardiologist" only tells who did it."""
     told = any("referral" in index.lexicon.ancestors[name] for name in finding.names)
-    return (
-        finding.kind in CHANGED and names.isdisjoint(finding.names) and not told and not ROOTS.issuperset(finding.names)
-    )
+    other = names.isdisjoint(finding.names) and not ROOTS.issuperset(finding.names)
+    return finding.kind in CHANGED and other and not told
 
 
 def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int], index: FindingIndex) -> list[Action]:
     """The actions of a name at word `first`; `named`: where all of the kind are; `busy`: sentences that name others."""
     words = index.scan.words
     k = bisect_left(named, first)
-    begin = max(own.first, named[k - 1] + 1 if k else 0)
-    end = min([own.last, *(i for i in named[k + 1 : k + 2])])
+    before = max(own.first, named[k - 1] + 1 if k else 0)
+    after = min([own.last, *named[k + 1 : k + 2]])
     if words[first - 1].text == "except":
         return ["stop"]  # "Go on with all of them except [it]."
     asks = _asks(own, index)
-    further = actions_in(texts_of(words, first + 1, end), spoken=True) if end < own.last else []
-    begin, end = _clause(
-        words, range(begin, end), first, own, after_other=begin > own.first, before_other=end < own.last
-    )
+    further = actions_in(texts_of(words, first + 1, after), spoken=True) if after < own.last else []
+    begin, end = _clause(words, own, before, first, after)
     texts = texts_of(words, begin, end)
     found = [action for _, action in actions_in(texts, spoken=True)]
     if "never" in texts and "declined" in found and not asks:
@@ -172,33 +168,31 @@ def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int],
     if any(action == "switch" for _, action in further):
         found.append("stop")  # "the Cipro isn't working, so I'm changing you to Macrobid"
     reach = next((i for i in named[k + 1 :] if i >= own.last), len(words))
-    after = _afterwards(own, reach, index)
-    answer = _answer(own, after, index)
+    later = _afterwards(own, reach, index)
+    answer = _answer(own, later, index)
     if answer is not None:
         found = _answered(found, own, texts, answer, index, asks=asks)
     elif asks:
         found = []
-    for sentence in (s for s in after if s.first not in busy):
+    for sentence in (s for s in later if s.first not in busy):
         answers = asks and answer is not None and sentence.first == answer[0]
         found += _later(sentence, index, is_near=sentence.turn <= own.turn + FRAGMENTS_AFTER, answers=answers)
     return found
 
 
-def _clause(
-    words: Sequence[Word], span: range, first: int, own: Sentence, *, after_other: bool, before_other: bool
-) -> tuple[int, int]:
-    """The part of words `span` that is of the name at word `first`, where others of its kind stand before or after it.
+def _clause(words: Sequence[Word], own: Sentence, before: int, first: int, after: int) -> tuple[int, int]:
+    """The words of a sentence that are of the name at word `first`, where others of its kind are named.
 
-    "Cut the one in half [and come off the other]"; what is said of a list is said of each of it.
+    The one before ends at word `before`, the next begins at `after`: "Cut the one in half [and come off the other]".
+    What is said of a list is said of each of it.
     """
-    begin, end = span.start, span.stop
-    if after_other and LISTING.issuperset(texts_of(words, begin, first)):
+    begin, end = before, after
+    if before > own.first and LISTING.issuperset(texts_of(words, before, first)):
         begin = own.first
-    elif after_other:
-        begin = next((i for i in range(first - 1, begin - 1, -1) if words[i].text in JOINS), begin)
-    after = [i for i in range(first + 1, end) if words[i].text in JOINS]
-    if before_other and after and not LISTING.issuperset(texts_of(words, first + 1, end)):
-        end = after[-1]
+    elif before > own.first:
+        begin = next((i for i in range(first - 1, before - 1, -1) if words[i].text in JOINS), before)
+    if after < own.last and not LISTING.issuperset(texts_of(words, first + 1, after)):
+        end = next((i for i in range(after - 1, first, -1) if words[i].text in JOINS), after)
     return begin, end
 
 

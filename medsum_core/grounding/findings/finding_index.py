@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal, TypeVar, cast
@@ -21,8 +21,7 @@ Made = TypeVar("Made")
 Polarity = Literal["yes", "no", "well", "neutral"]  # well: "Sleeping?" "Like a baby."
 DENIES = ("no", "well")
 MOST = 200  # findings of one name in a dialogue that a note's finding is compared with, the first ones
-HINT_REACH = 6  # words
-CLAIM_REACH = 4
+REACH = 6  # words between words that belong together
 HERE = "@"  # in a hint: a word of the finding's body part
 LITTLE = FILLERS | {"it", "and"}
 
@@ -123,15 +122,18 @@ class FindingIndex:
     def _in_paraphrase(self, names: Sequence[str], part: str, least: int) -> list[tuple[int, Polarity]]:
         part_stems = self._part_stems(part)
         found: list[tuple[int, Polarity]] = []
-        for name in names:
-            for stems in self.lexicon.concepts[name].paraphrases if name in self.lexicon.concepts else ():
-                counts = _count(stems) >= least and not self._is_claimed(stems, name)
-                for number in self._windows(stems) if counts else ():
-                    if not part_stems or any(
-                        self.turns_of.get(word, set()) & {number, number + 1} for word in part_stems
-                    ):
-                        found.append((max(number, 0), self._polarity(number, stems)))
+        for name, stems in self.paraphrases(names):
+            counts = max(len(stems - LITTLE), 1) >= least and not self._is_claimed(stems, name)
+            for number in self._windows(stems) if counts else ():
+                here = {number, number + 1}
+                if not part_stems or any(self.turns_of.get(word, set()) & here for word in part_stems):
+                    found.append((max(number, 0), self._polarity(number, stems)))
         return found
+
+    def paraphrases(self, names: Iterable[str]) -> Iterator[tuple[str, frozenset[str]]]:
+        """The words that mention each of these concepts."""
+        known = self.lexicon.concepts
+        return ((name, stems) for name in names if name in known for stems in known[name].paraphrases)
 
     def _is_claimed(self, stems: frozenset[str], name: str) -> bool:
         """Whether a condition's one-word paraphrase always stands with words of another: "my [thyroid] is slow"."""
@@ -141,23 +143,23 @@ class FindingIndex:
         left = self.places.get(word, [])
         for longer, other in self.lexicon.longer.get(word, ()) if left else ():
             if not self.lexicon.related(name, other):
-                left = [i for i in left if not all(self._is_near(one, i) for one in longer)]
+                left = [i for i in left if not self._has_near(longer, i)]
         return word in self.places and not left
 
-    def _is_near(self, word: str, i: int) -> bool:
-        others = self.places.get(word, ())
-        return bisect_left(others, i - CLAIM_REACH) < bisect_right(others, i + CLAIM_REACH)
+    def _has_near(self, stems: Iterable[str], i: int) -> bool:
+        """Whether each of these words stands near word i."""
+        places = (self.places.get(word, ()) for word in stems)
+        return all(bisect_left(others, i - REACH) < bisect_right(others, i + REACH) for others in places)
 
     def places_of(self, names: Iterable[str]) -> list[tuple[int, Sentence]]:
         """Where a sentence has all words of a phrase for one of the concepts: the first of them, and the sentence."""
         found: dict[int, tuple[int, Sentence]] = {}
-        for name in names:
-            for stems in self.lexicon.concepts[name].paraphrases if name in self.lexicon.concepts else ():
-                shared = set.intersection(*(self.turns_of.get(word, set()) for word in stems))
-                for sentence in (s for turn in sorted(shared) for s in self.scan.sentences_of[turn]):
-                    here = [i for i in range(sentence.first, sentence.last) if self.scan.words[i].stem in stems]
-                    if stems <= {self.scan.words[i].stem for i in here}:
-                        found.setdefault(here[0], (here[0], sentence))
+        for _, stems in self.paraphrases(names):
+            shared = set.intersection(*(self.turns_of.get(word, set()) for word in stems))
+            for sentence in (s for turn in sorted(shared) for s in self.scan.sentences_of[turn]):
+                here = self._places_in(sentence, stems)
+                if stems <= {self.scan.words[i].stem for i in here}:
+                    found.setdefault(here[0], (here[0], sentence))
         return [found[key] for key in sorted(found)]
 
     def hints_at(self, names: Iterable[str], part: str, *, affirmed: bool = False) -> bool:
@@ -169,17 +171,14 @@ class FindingIndex:
         return self.once(("hints", part, affirmed, *wanted), lambda: self._hints_at(wanted, part, affirmed))
 
     def _hints_at(self, names: Sequence[str], part: str, affirmed: bool) -> bool:
-        known = self.lexicon.concepts
-        of_part = self.parts_named(part)
+        known, of_part = self.lexicon.concepts, self.parts_named(part)
         if part and not of_part:
             return False
-        hints = [
-            stems for name in names if name in known for stems in known[name].hints if not self._is_claimed(stems, name)
-        ]
-        there = [[*sorted(stems - {HERE}), word] for stems in hints if HERE in stems for word in sorted(of_part)]
-        return any(
-            self._are_near(stems, affirmed) for stems in (*there, *(stems for stems in hints if HERE not in stems))
-        )
+        own = ((name, stems) for name in names if name in known for stems in known[name].hints)
+        hints = [stems for name, stems in own if not self._is_claimed(stems, name)]
+        there = [stems - {HERE} | {word} for stems in hints if HERE in stems for word in sorted(of_part)]
+        hints = [*there, *(stems for stems in hints if HERE not in stems)]
+        return any(self._are_near(stems, affirmed=affirmed) for stems in hints)
 
     def parts_named(self, part: str) -> set[str]:
         """The stems of a body part's words that occur."""
@@ -189,19 +188,14 @@ class FindingIndex:
         """Whether a body part is openly asked about ("How is the knee?"), or something is wrong where it is named."""
         stems = self._part_stems(part)
         turns = {turn for word in stems for turn in self.turns_of.get(word, ())}
-        for turn in turns:
-            for sentence in self.scan.sentences_of[turn]:
-                named = any(self.scan.words[i].stem in stems for i in range(sentence.first, sentence.last))
-                words = {self.scan.words[i].text for i in range(sentence.first, sentence.last)}
-                if named and sentence.asks and OPEN & words:
-                    return True
-        return any(turn in self._ill_turns or turn + 1 in self._ill_turns for turn in turns)
-
-    @cached_property
-    def _ill_turns(self) -> set[int]:
-        """The turns that state a symptom."""
+        asking = (s for turn in turns for s in self.scan.sentences_of[turn] if s.asks and self._places_in(s, stems))
+        if any(OPEN & set(texts_of(self.scan.words, s.first, s.last)) for s in asking):
+            return True
         told = (one for one in self.scan.findings if one.kind == "symptom" and one.reply is None)
-        return {one.turn for one in told if one.assertion == "present"}
+        return any(one.assertion == "present" and {one.turn, one.turn - 1} & turns for one in told)
+
+    def _places_in(self, sentence: Sentence, stems: Container[str]) -> list[int]:
+        return [i for i in range(sentence.first, sentence.last) if self.scan.words[i].stem in stems]
 
     @cached_property
     def places(self) -> dict[str, list[int]]:
@@ -211,13 +205,9 @@ class FindingIndex:
             found.setdefault(word.stem, []).append(i)
         return found
 
-    def _are_near(self, stems: Iterable[str], affirmed: bool) -> bool:
-        places = sorted((self.places.get(word, []) for word in stems), key=len)
-        return any(
-            all(bisect_left(others, i - HINT_REACH) < bisect_right(others, i + HINT_REACH) for others in places[1:])
-            and not (affirmed and self._is_refused_at(i))
-            for i in places[0]
-        )
+    def _are_near(self, stems: Iterable[str], *, affirmed: bool) -> bool:
+        places = min((self.places.get(word, []) for word in stems), key=len)
+        return any(self._has_near(stems, i) and not (affirmed and self._is_refused_at(i)) for i in places)
 
     def _is_refused_at(self, i: int) -> bool:
         sentence = self.scan.sentence_at(i)
@@ -240,18 +230,13 @@ class FindingIndex:
 
     def _polarity(self, number: int, stems: frozenset[str]) -> Polarity:
         """Whether the turn, or the answer to it, affirms the words: "no" where each place denies them."""
-        said: list[Polarity] = []
         stems = stems - LITTLE or stems
-        for turn in (number, number + 1):
-            for sentence in self.scan.sentences_of.get(turn, ()):
-                places = [i for i in range(sentence.first, sentence.last) if self.scan.words[i].stem in stems]
-                if places:
-                    said.append(self.polarity_of(sentence, places))
-        if "yes" in said:
-            return "yes"
-        if "well" in said:
-            return "well"
-        return "no" if said and all(polarity == "no" for polarity in said) else "neutral"
+        sentences = (s for turn in (number, number + 1) for s in self.scan.sentences_of.get(turn, ()))
+        named = ((sentence, self._places_in(sentence, stems)) for sentence in sentences)
+        said = {self.polarity_of(sentence, places) for sentence, places in named if places}
+        if "yes" in said or "well" in said:
+            return "yes" if "yes" in said else "well"
+        return "no" if said == {"no"} else "neutral"
 
     def polarity_of(self, sentence: Sentence, places: Sequence[int]) -> Polarity:
         """Whether a sentence, or the answer to it, affirms its words `places`."""
@@ -295,11 +280,6 @@ def _in_order(of_names: Iterable[Sequence[Finding]]) -> list[Finding]:
     """The findings of several names in order, each once; the first `MOST`."""
     found = {(finding.first, finding.last): finding for findings in of_names for finding in findings}
     return [found[key] for key in sorted(found)[:MOST]]
-
-
-def _count(stems: frozenset[str]) -> int:
-    """How many stems there are, but for those like "it"; one at least."""
-    return max(len(stems - LITTLE), 1)
 
 
 @lru_cache(maxsize=16)  # decoding checks a growing note against one dialogue

@@ -78,10 +78,7 @@ def generic_denial(finding: Finding, index: FindingIndex) -> bool:
 
 def denies_word_of(names: Iterable[str], index: FindingIndex) -> bool:
     """Whether the dialogue denies a word that patients use of one of these concepts: "Blood?" "No."."""
-    known = index.lexicon.concepts
-    paraphrases = {
-        word for name in names if name in known for stems in known[name].paraphrases for word in stems - LITTLE
-    }
+    paraphrases = {word for _, stems in index.paraphrases(names) for word in stems - LITTLE}
     places = [i for word in sorted(paraphrases) for i in index.places.get(word, ())[:MOST]]
     return any(index.polarity_of(index.scan.sentence_at(i), [i]) in DENIES for i in places)
 
