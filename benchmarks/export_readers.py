@@ -1,4 +1,4 @@
-"""The programs that `export.py` runs in environments of other versions: none of this project's modules is imported.
+"""The programs that `export.py` runs in environments of other versions; they import nothing of this project.
 
     python benchmarks/export_readers.py logits MODEL_FOLDER OUT.safetensors
     python benchmarks/export_readers.py peft BASE_FOLDER ADAPTER_FOLDER OUT.safetensors
@@ -6,7 +6,7 @@
     python benchmarks/export_readers.py tokenizer NEW_FOLDER ROWS.csv
 
 Each of the first three writes `logits_TV` (fp32) of the same token ids, and `ids_T` of the same text where it has a
-tokenizer. The last makes the files of a small Gemma tokenizer as they lie on the hub, with its sentencepiece model.
+tokenizer. The last writes the files of a small Gemma tokenizer as on the hub, with its sentencepiece model.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def tokenizer(folder: str, rows: str) -> None:
 
 
 def _gemma(reader: Any) -> Any:
-    """Gemma 1 from a GGUF file's tensors and keys; its norms hold 1 more than transformers' do."""
+    """Gemma 1 from a GGUF file's tensors and keys; its norm weights are those of transformers plus 1."""
     from gguf import dequantize
     from transformers import GemmaConfig, GemmaForCausalLM
 

@@ -1,15 +1,15 @@
-"""Let one system call of a command fail, at every call in turn, and look at what is left.
+"""Make one system call of a command fail, each call in turn, and check what is left.
 
     python benchmarks/faults.py [--commands train infer ...] [--sample N]
 
-Commands: train, resume, infer, infer --resume, score --json, merge, conversion (of the embedded model), all over
-made-up files and a tiny model, in forks of one process (`forked_runs.py`). Faults (`faulty_calls.py`): EIO, ENOSPC, a
+Commands: train, resume, infer, infer --resume, score --json, merge, conversion (of the embedded model), all with
+fictional files and a tiny model, in forks of one process (`forked_runs.py`). Faults (`faulty_calls.py`): EIO, ENOSPC, a
 call that does half of what it was asked for, SIGKILL and SIGTERM, at the k-th call that reads, creates, writes, syncs,
 renames or removes a file of the command's own.
 
-Each time: the exit code is a documented one, there is no traceback, no note and no checkpoint that was finished is
-lost, bad input has written nothing; and after the command was given again the files are those of an undisturbed run,
-to the byte and no other.
+Checked each time: the exit code is a documented one, there is no traceback, no finished note or checkpoint is lost,
+and exit code 2 has written nothing; after the command is repeated, the files are those of an uninterrupted run, to the
+byte.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Point:
 
     @property
     def codes(self) -> set[int]:
-        """The documented ones."""
+        """The documented exit codes."""
         if self.fault.kind.startswith("SIGKILL"):
             return {-signal.SIGKILL}
         if self.fault.kind == "SIGTERM":
@@ -92,7 +92,7 @@ class Bench:
         return code
 
     def points(self, command: Command) -> list[Point]:
-        """All faults at all calls of an undisturbed run; signals once between two calls that change something."""
+        """All faults at all calls of an uninterrupted run; signals once between two calls that change something."""
         calls = json.loads(self.journal.with_suffix(".calls").read_text())
         return [
             Point(command=command, fault=Fault(call=number, kind=kind), place=(name, path))
@@ -103,7 +103,7 @@ class Bench:
 
 
 def journal_finished(journal: Path) -> None:
-    """Have each finished note and checkpoint written down, where no fault strikes."""
+    """Record each finished note and checkpoint in a file that faults do not affect."""
     from medsum_core.generation.part_file import PartFile
     from medsum_core.training import resume
 
@@ -151,9 +151,9 @@ def lost(bench: Bench, before: dict[str, bytes]) -> str | None:
 
 
 def reads_input(point: Point, before: dict[str, bytes]) -> bool:
-    """Whether the call reads what was there: a folder of the command's own that can't be listed can't be removed."""
+    """Whether the call reads an input: a folder that the command itself made may be left if it can't be listed."""
     name, path = point.place
-    if name == "open" and path not in before:  # a folder that is opened, which is done to flush it after a write
+    if name == "open" and path not in before:  # a folder is opened only to flush it after a write
         return False
     return name in READING and any(f"{found}/".startswith(f"{path}/") for found in before)
 
@@ -184,23 +184,23 @@ def problem(bench: Bench, point: Point, expected: dict[str, bytes]) -> tuple[int
     return code, f"exit code {code}, in the end these files differ: {differing}" if differing else None
 
 
-def undisturbed(bench: Bench, command: Command) -> dict[str, bytes]:
-    """What an undisturbed run leaves; two of them leave the same."""
+def uninterrupted(bench: Bench, command: Command) -> dict[str, bytes]:
+    """What an uninterrupted run leaves; asserts that a second one leaves the same."""
     found = []
     for _ in range(2):
         lay_out(command, bench.template, bench.work)
         code = bench.attempt(command)
-        assert code == 0, f"undisturbed {command.name}: {code}\n{bench.log.read_text()}"
+        assert code == 0, f"uninterrupted {command.name}: {code}\n{bench.log.read_text()}"
         found.append(outcome(bench.work))
     differing = [name for name in {**found[0], **found[1]} if found[0].get(name) != found[1].get(name)]
-    assert not differing, f"two undisturbed runs differ: {differing}"
+    assert not differing, f"two uninterrupted runs differ: {differing}"
     return found[0]
 
 
 def try_command(bench: Bench, command: Command, *, sample: int | None, chance: random.Random) -> tuple[int, list[str]]:
-    """Try its points and print the counts. Returns how many, and the failures."""
+    """Try the command's points and print the counts. Returns the number of points and the failures."""
     started = time.monotonic()
-    expected = undisturbed(bench, command)
+    expected = uninterrupted(bench, command)
     every = bench.points(command)
     points = every if sample is None or sample >= len(every) else chance.sample(every, sample)
     ended: dict[str, Counter[int]] = {}

@@ -1,7 +1,7 @@
-"""System calls that fail as told: Python's calls of the operating system, on paths below one folder, counted.
+"""Python's system calls on paths in one folder, counted, of which a given one fails.
 
 `os.*`, files opened by `open` and `pathlib`, and the calls in which safetensors and tokenizers read and write by
-themselves. What the interpreter imports, and files elsewhere, are left alone.
+themselves. Imports and files elsewhere are not affected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REMOVING = ("unlink", "rmdir")
 CHANGING = tuple({*WRITING, *REMOVING} - {"sync"})
 NAMES = {"fsync": "sync", "mkdir": "mkdir", "rename": "rename", "replace": "rename", "ftruncate": "write"}
 NAMES |= {"unlink": "unlink", "remove": "unlink", "rmdir": "rmdir", "listdir": "list", "scandir": "list"}
-# once: this call alone; lasting: the later ones that read this path too; full: all later ones that need room.
+# once: this call only; lasting: also later reads of this path; full: all later calls that need disk space.
 FAULTS = {
     **dict.fromkeys(READING, ("EIO once", "EIO lasting", "SIGKILL", "SIGTERM")),
     **dict.fromkeys(WRITING, ("EIO once", "ENOSPC full", "SIGKILL", "SIGTERM")),
@@ -42,17 +42,17 @@ class Fault:
 
 
 class FaultyCalls:
-    """Counts calls on paths below `folder` once `plant` was called, and lets `fault` happen."""
+    """Counts calls on paths in `folder` after `plant` was called, and makes `fault` happen."""
 
     def __init__(self, folder: Path, fault: Fault | None) -> None:
         self.seen: list[tuple[str, str]] = []  # name of the call and path below the folder
         self._folder, self._fault = str(folder.resolve()) + os.sep, fault
-        self._lasting: str | None = None  # what can't be read any more
+        self._lasting: str | None = None  # the path that can't be read any more
         self._full = False
         self._open, self._write = io.open, os.write
 
     def plant(self) -> None:
-        """Put the faulty calls in the place of the real ones, for the rest of this process."""
+        """Replace the real calls by the faulty ones, for the rest of this process."""
         for name, kind in NAMES.items():
             setattr(os, name, self._wrapped(getattr(os, name), kind))
         os.open = self._os_open(os.open)
@@ -60,8 +60,8 @@ class FaultyCalls:
         builtins.open = io.open = self._io_open  # type: ignore[assignment]
         self._wrap_libraries()
 
-    def strike(self, name: str, path: str) -> bool:
-        """Count a call on a path and let what is due happen. Whether only half of it is to be done."""
+    def count_and_fail(self, name: str, path: str) -> bool:
+        """Count a call and raise or kill if the fault is due. Returns whether only half of the call is to be done."""
         self.seen.append((name, path.removeprefix(self._folder)))
         fault = self._fault
         if fault is None:
@@ -88,7 +88,7 @@ class FaultyCalls:
         return path if path.startswith(self._folder) else None
 
     def written_half(self, data: Any, write: Callable[[Any], int]) -> int:
-        """Write the first half, and die if that is due."""
+        """Write the first half, then kill the process if the fault says so."""
         written = write(bytes(data)[: max(1, len(data) // 2)])
         if self._fault is not None and self._fault.kind == "SIGKILL half":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -97,7 +97,7 @@ class FaultyCalls:
     def _wrapped(self, real: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(file: Any = ".", *arguments: Any, **keywords: Any) -> Any:
             if path := self.watched(file) if "dir_fd" not in keywords else None:
-                self.strike(name, path)
+                self.count_and_fail(name, path)
             return real(file, *arguments, **keywords)
 
         return call
@@ -105,14 +105,14 @@ class FaultyCalls:
     def _os_open(self, real: Callable[..., int]) -> Callable[..., int]:
         def call(file: Any, flags: int, *arguments: Any, **keywords: Any) -> int:
             if path := self.watched(file):
-                self.strike("create" if flags & os.O_CREAT else "open", path)
+                self.count_and_fail("create" if flags & os.O_CREAT else "open", path)
             return real(file, flags, *arguments, **keywords)
 
         return call
 
     def _os_write(self, descriptor: int, data: Any) -> int:
         path = self.watched(descriptor)
-        if path and self.strike("write", path):
+        if path and self.count_and_fail("write", path):
             return self.written_half(data, lambda half: self._write(descriptor, half))
         return self._write(descriptor, data)
 
@@ -132,7 +132,7 @@ class FaultyCalls:
         if path is None:
             return self._open(file, mode, buffering, encoding, errors, newline, closefd, opener)
         if not isinstance(file, int):
-            self.strike("open" if "r" in mode else "create", path)
+            self.count_and_fail("open" if "r" in mode else "create", path)
         raw = _FaultyFile(self, path, file, mode.replace("b", "").replace("t", ""), closefd, opener)
         if buffering == 0:
             return raw
@@ -162,9 +162,9 @@ class FaultyCalls:
         PreTrainedTokenizerFast._save_pretrained = save_tokenizer
 
     def _as_other_error(self, name: str, path: str, kind: type[Exception]) -> None:
-        """Rust's libraries raise errors of their own, with the system's words in them."""
+        """Raise as the Rust libraries do: an error of their own with the system's message in it."""
         try:
-            self.strike(name, path)
+            self.count_and_fail(name, path)
         except OSError as error:
             raise kind(f"{error.strerror} (os error {error.errno})") from None
 
@@ -176,21 +176,21 @@ class _FaultyFile(io.FileIO):
 
     def readinto(self, buffer: Any) -> int | None:  # type: ignore[override]
         view = memoryview(buffer).cast("B")
-        half = self._calls.strike("read", self._path)
+        half = self._calls.count_and_fail("read", self._path)
         return super().readinto(view[: max(1, len(view) // 2)] if half else view)
 
     def readall(self) -> bytes:
-        self._calls.strike("read", self._path)
+        self._calls.count_and_fail("read", self._path)
         return super().readall()
 
     def write(self, data: Any) -> int:
-        if self._calls.strike("write", self._path):
+        if self._calls.count_and_fail("write", self._path):
             return self._calls.written_half(data, super().write)
         return super().write(data)
 
 
 def _replace_everywhere(real: Any, other: Any) -> None:
-    """Every name in a loaded module that means `real` means `other` from now on."""
+    """Replace `real` by `other` in every loaded module."""
     for module in list(sys.modules.values()):
         for name, value in list(vars(module).items()) if hasattr(module, "__dict__") else ():
             if value is real:

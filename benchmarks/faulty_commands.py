@@ -1,4 +1,4 @@
-"""The commands that faults.py disturbs: each a short run over made-up files in one folder, started in a fork."""
+"""The commands in which faults.py makes system calls fail: short, with fictional files in one folder, run in a fork."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Command:
     """`run` gets the folder of its files; `again` is the command that a person gives after it has failed."""
 
     name: str
-    files: tuple[str, ...]  # what it starts from, of what `prepare` makes
+    files: tuple[str, ...]  # the files it needs, of those that `prepare` makes
     run: Callable[[Path], object]
     again: Callable[[Path], object]
-    resumable: bool = True  # a signal ends it with 75
-    save_code: int = 2  # when a result can't be written
+    resumable: bool = True  # a signal ends it with exit code 75
+    save_code: int = 2  # exit code if a result can't be written
     again_codes: tuple[int, ...] = (0,)
-    rename: Mapping[str, str] = field(default_factory=dict)  # of those files
+    rename: Mapping[str, str] = field(default_factory=dict)  # other names of these files for the command
 
 
 def train(folder: Path) -> None:
@@ -74,7 +74,7 @@ def merge(folder: Path) -> None:
 
 
 def convert(folder: Path) -> None:
-    """The embedded model's conversion, of two chunks of made-up bytes; a tiny model is what they dequantise to."""
+    """The conversion of the embedded model, with two chunks of fictional bytes and a tiny model as the result."""
     from medsum_core.model import embedded
 
     paths = [folder / f"chunk{number}" for number in range(CHUNKS)]
@@ -133,7 +133,7 @@ COMMANDS = (
         files=("model", "valid.csv", "run"),
         run=merge,
         again=merge,
-        again_codes=(0, 2),  # 2: it was done but for its last call, and nothing is overwritten
+        again_codes=(0, 2),  # 2: only the last call had failed, and the complete output is not overwritten
         resumable=False,
     ),
     Command(
@@ -182,7 +182,7 @@ def lay_out(command: Command, template: Path, folder: Path) -> None:
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
-    """Every file below, by its path: its bytes, or what of it does not depend on the clock. Of checkpoints the last."""
+    """Every file by its path: its bytes without what depends on the clock. Of checkpoints only the last."""
     checkpoints = sorted((folder / "run" / "checkpoints").glob("step-*"))
     found: dict[str, bytes] = {}
     for path in sorted(folder.rglob("*")):
@@ -193,7 +193,7 @@ def outcome(folder: Path) -> dict[str, bytes]:
         data = path.read_bytes()
         if path.name == "metrics.jsonl":
             data = SPEED.sub(b"", data)
-        elif path.name == "report.md":  # it says how long each part of the run took
+        elif path.name == "report.md":  # it states how long each part of the run took
             data = b"\n".join(line for line in data.splitlines() if not DURATION.search(line))
         found[name] = data
     return found

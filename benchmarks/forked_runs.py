@@ -1,4 +1,4 @@
-"""Runs in processes of their own, forked from one that has imported the libraries; crash.py and faults.py try them.
+"""Processes forked from one that has imported the libraries, for crash.py and faults.py.
 
 Import this before torch: a process with idle threads must not be forked, so there is one thread from the start.
 """
@@ -26,7 +26,7 @@ HUNG_SECONDS = 300.0
 
 
 def make_inputs(folder: Path, *, num_train_rows: int = NUM_TRAIN_ROWS, **shape: int) -> None:
-    """A model folder with its tokenizer and two made-up data files. `shape`: of the model, where not the usual one."""
+    """A model folder with its tokenizer and two fictional data files. `shape`: overrides of the tiny model's."""
     from support import tiny_model, tiny_tokenizer
 
     tiny_model("gemma", **shape).save_pretrained(folder / "model")
@@ -41,7 +41,7 @@ def make_inputs(folder: Path, *, num_train_rows: int = NUM_TRAIN_ROWS, **shape: 
 
 
 def preload() -> None:
-    """Import once, before forking, what each run would import again."""
+    """Import once, before forking, what each run needs."""
     import matplotlib.backends.backend_agg  # noqa: F401
     import rouge_score.rouge_scorer  # noqa: F401
     import torch
@@ -92,5 +92,5 @@ def wait(pid: int, *, seconds: float | None = None, number: signal.Signals = sig
             os.kill(pid, number)
             seconds = None
         if time.monotonic() - started > HUNG_SECONDS:
-            os.kill(pid, signal.SIGABRT)  # a code that nothing here expects
+            os.kill(pid, signal.SIGABRT)  # an exit code that the checks refuse
         time.sleep(0.002)

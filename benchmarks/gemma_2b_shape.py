@@ -1,10 +1,10 @@
-"""Gemma 2B's real shape through the unchanged `train_loop.py` on a CPU: straight, and killed half-way and resumed.
+"""A model of Gemma 2B's shape in the unchanged `train_loop.py` on a CPU: uninterrupted, and killed and resumed.
 
     python benchmarks/gemma_2b_shape.py --train_file ROWS.csv --rows 16 --updates 4 --row_tokens 130 --folder MODELS
     python benchmarks/gemma_2b_shape.py --tiny --rows 2 --updates 2 --max_length 512        # seconds, to try the script
 
 A `GemmaForCausalLM` with the configuration of google/gemma-2b-it (2,506,172,416 parameters) and random weights is
-written once (`random_models.py`): 5 GB of disk. It trains in NF4. The straight run and the resumed one must end with
+written once (`random_models.py`): 5 GB of disk. It trains in NF4. The uninterrupted and the resumed run must end with
 the same bytes of adapter and optimiser; `infer.py` then writes notes with the trained adapter. Printed: seconds and
 peak memory of each process, beside the estimate. With `--row_tokens` the rows are drawn at random from those that are
 not longer. Flags that are not listed go to `train_loop.py`, e.g. `--gradient_checkpointing on`.
@@ -41,8 +41,8 @@ class Ended:
 
     code: int
     seconds: float
-    peak_bytes: int  # resident, the model's files included, which are mapped while it loads
-    private_bytes: int  # the peak without them: what the system can't take back
+    peak_bytes: int  # resident, with the model's files, which are mapped while it loads
+    private_bytes: int  # the peak without them, which the system can't reclaim
 
 
 def main() -> None:
@@ -89,12 +89,12 @@ def draw_rows(options: argparse.Namespace, model: Path, scratch: Path) -> Path:
 
 
 def compare(options: argparse.Namespace, others: list[str], model: Path, scratch: Path) -> bool:
-    """The straight run, the killed and resumed one, and whether both ended with the same bytes."""
+    """The uninterrupted run and the killed and resumed one; returns whether both ended with the same bytes."""
     half = options.updates // 2
     straight, resumed = scratch / "straight", scratch / "resumed"
 
     def command(output_dir: Path) -> list[str]:
-        # Unpacking NF4 once would be chosen where memory is plenty; this is about how little it takes.
+        # --dequantize off: this measures the least memory; with enough memory `auto` would dequantise once.
         flags = f"""--model_name_or_path {model} --offline true --train_file {options.train_file} --report_rows 0
             --load_in_4bit true --dequantize off --gradient_accumulation_steps {options.rows} --eval_strategy no
             --max_steps {options.updates} --max_length {options.max_length} --save_strategy steps --save_steps {half}
@@ -113,7 +113,7 @@ def compare(options: argparse.Namespace, others: list[str], model: Path, scratch
     report("killed", killed, expected=-signal.SIGKILL, log=scratch / "killed.log")
     report("resumed", run_script(command(resumed), scratch / "resumed.log"), expected=0, log=scratch / "resumed.log")
     if f"resuming after update {half} " not in (scratch / "resumed.log").read_text():
-        raise SystemExit("the killed run was not resumed but started anew")
+        raise SystemExit("the killed run was not resumed but started again from the first update")
     equal = outcome(straight, options.updates) == outcome(resumed, options.updates)
     print(f"adapter and optimiser after {options.updates} updates: {'equal to the byte' if equal else 'THEY DIFFER'}")
     write_notes(options.train_file, resumed, scratch)

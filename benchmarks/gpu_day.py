@@ -1,14 +1,14 @@
-"""One command for the day a GPU is at hand: every figure of examples/gpu.md, in at most 9 minutes.
+"""All measurements of examples/gpu.md on a GPU by one command, in at most 9 minutes.
 
-    python benchmarks/gpu_day.py                     # the whole day; needs a GPU, and 6 GB of disk in --folder
+    python benchmarks/gpu_day.py                     # everything; needs a GPU, and 6 GB of disk in --folder
     python benchmarks/gpu_day.py --quick             # at most 4 minutes, for a T4 or an RTX card
     python benchmarks/gpu_day.py --with_trl          # TRL's steady windows too, where trl is installed, in what is left
     python benchmarks/gpu_day.py --table             # write the table of examples/gpu.md from benchmarks/figures/
     python benchmarks/gpu_day.py --device cpu --tiny --figures FOLDER              # to try the script
 
-Nothing is downloaded. The figures go to benchmarks/figures/CARD-DATE-COMMIT.json, which is written anew as each section
-ends. A section that fails is there with the type of its error, one that time did not reach with "NoTimeLeft"; the rest
-go on. Send us the file of your card: the table is made from these files alone.
+Nothing is downloaded. The figures go to benchmarks/figures/CARD-DATE-COMMIT.json, rewritten after each section.
+A section that fails is recorded by the type of its error, one for which no time was left as "NoTimeLeft"; the others
+run all the same. Send us the file of your card: the table is made from these files alone.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ from gpu_day_table import write_table  # noqa: E402
 FIGURES = ROOT / "benchmarks" / "figures"
 PAGE = ROOT / "examples" / "gpu.md"
 GPU_TESTS = ("tests/whole/test_cuda.py", "tests/whole/test_cuda_runs.py")
-LIMIT_SECONDS, QUICK_LIMIT_SECONDS = 530, 230  # of all sections together; what starts and ends them has the rest
-MIN_SECONDS = 10  # less is not worth starting a process for
+LIMIT_SECONDS, QUICK_LIMIT_SECONDS = (
+    530,
+    230,
+)  # of all sections together, so that the whole takes less than 9 and 4 minutes
+MIN_SECONDS = 10  # with less left no process is started
 
 Run = Callable[[str, argparse.Namespace, float], dict[str, Any]]
 
@@ -72,15 +75,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--section", help=argparse.SUPPRESS)  # of the processes that this script starts
     options = parser.parse_args(argv)
     if (options.tiny or options.device == "cpu") and not (options.figures or options.section):
-        parser.error("--tiny, --device cpu: give --figures, so that no such figures lie among those of GPUs")
+        parser.error("--tiny, --device cpu: give --figures, so that they are not mixed with those of GPUs")
     options.figures = options.figures or FIGURES
     return options
 
 
 def measure(options: argparse.Namespace, *, command: Sequence[str], run: Run | None = None) -> Path:
-    """Every section in its turn; the file with the figures. `run`: how one section is run, by default in a process.
+    """Run the sections in order; returns the file with the figures. `run` runs one section, by default in a process.
 
-    Raises SystemExit where the machine can't be told, e.g. without a GPU.
+    Raises SystemExit where the machine can't be identified, e.g. without a GPU.
     """
     run = run or in_a_process
     deadline = time.monotonic() + (QUICK_LIMIT_SECONDS if options.quick else LIMIT_SECONDS)
@@ -112,8 +115,8 @@ def run_section(
 
 
 def in_a_process(name: str, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """A section in a fresh process, without a network, ended when its time is over; its messages go to this one's."""
-    # Plugins of the tests that this machine happens to have would only cost time.
+    """A section in a new process without network, ended when its time is over; its messages go to this stderr."""
+    # pytest plugins that happen to be installed would only cost time.
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     if options.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -131,7 +134,7 @@ def in_a_process(name: str, options: argparse.Namespace, seconds: float) -> dict
 
 
 def in_this_process(name: str, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """A section here and now; `seconds` is for the process around it to mind."""
+    """A section in this process; `seconds` is ignored, since the process around it enforces the limit."""
     if options.device == "cuda":
         from torch.cuda import is_available
 
@@ -142,10 +145,10 @@ def in_this_process(name: str, options: argparse.Namespace, seconds: float) -> d
 
 
 def about(machine: dict[str, Any], options: argparse.Namespace, command: Sequence[str]) -> dict[str, Any]:
-    """What the figures belong to."""
+    """The machine, date, commit and command of the figures."""
     if "error" in machine:
         remedy = "; try the script with --device cpu --tiny" if machine["error"] == "NoGpu" else ""
-        raise SystemExit(f"the machine can't be told: {machine['error']}{remedy}")
+        raise SystemExit(f"the machine can't be identified: {machine['error']}{remedy}")
     return {
         "card": machine["card"],
         "driver": machine["driver"],
@@ -175,7 +178,7 @@ def file_name(day: dict[str, Any]) -> str:
 
 
 def write(path: Path, day: dict[str, Any]) -> None:
-    """The whole file or the one before, whenever the machine is taken away."""
+    """Write the file atomically: it stays valid if the machine is lost meanwhile."""
     from medsum_core.files import write_text_atomic
 
     path.parent.mkdir(parents=True, exist_ok=True)

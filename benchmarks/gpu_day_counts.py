@@ -1,4 +1,4 @@
-"""What `gpu_day.py` counts: outcomes of tests, and a GPU's launches and waits in what torch's profiler recorded."""
+"""What `gpu_day.py` counts: outcomes of tests, and launches and waits in a profile of torch's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COUNTED = ("launches", "waits", "busy_share", "waited_for")
 
 
 class TestCounts:
-    """A plugin of pytest's: outcomes by test, and the end of the session when its time is over."""
+    """A pytest plugin: records outcomes by test, and ends the session when its time is over."""
 
     def __init__(self, *, until: float) -> None:
         self.passed: set[str] = set()
@@ -43,9 +43,9 @@ class TestCounts:
 
 
 def count_events(events: Any) -> dict[str, Any]:
-    """Of the marked part: calls that launch, calls that wait, and the share of its time that the GPU was busy.
+    """In the marked part: calls that launch, calls that wait, and the share of the time in which the GPU was busy.
 
-    The profiler's own wait comes after the mark. A copy that waits shows as a wait for its stream.
+    The profiler's own wait comes after the mark. A blocking copy appears as a wait for its stream.
     """
     on_cpu = [event for event in events if not _is_on_gpu(event)]
     (mark,) = [event for event in on_cpu if event.name == MARK]

@@ -1,7 +1,7 @@
-"""The sections of `gpu_day.py`: what each measures. Each runs in a process of its own, so that none spoils another.
+"""The sections of `gpu_day.py` and what they measure. Each runs in a new process, so that none affects another.
 
 Training is `train_step` of the unchanged loop on the run that `train_loop.py` builds, with its arithmetic. Rows are
-random tokens, the weights those of `random_models.py`: they say nothing about notes, but cost as much.
+random tokens, the weights those of `random_models.py`: time and memory are as for real ones.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ TRAINING = {
     for kernels, dequantize in (
         ("fast", "off"),
         ("fast", "on"),
-        ("triton", "on"),  # refused on a CPU, which is then its error
+        ("triton", "on"),  # refused on a CPU, so its error is recorded there
         ("reference", "off"),
         ("reference", "on"),
     )
 }
 TESTS_SECONDS = 200
-FIRST_TOKEN = 6  # below are the control tokens
+FIRST_TOKEN = 6  # lower ids are control tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Day:
-    """What a section is told. `folder`: where the model lies."""
+    """The settings of a section. `folder`: of the model."""
 
     folder: Path
     tests: Sequence[str]
@@ -78,7 +78,7 @@ class Section:
 
 
 def sections(*, with_trl: bool = False, quick: bool = False) -> dict[str, Section]:
-    """By name, the most important first, after the two that the others need. A quick day has the tests last."""
+    """The sections in order: the two that the others need, then the most important. With `quick` the tests are last."""
     tested = {"tests": Section(measure=tests, seconds=TESTS_SECONDS)}
     found = {"machine": Section(measure=machine, seconds=60), "model": Section(measure=model, seconds=150)}
     found |= {} if quick else tested
@@ -219,7 +219,7 @@ def profiled_window(run: Any, window: Sequence[Any]) -> dict[str, Any]:
 
 
 def decoding(day: Day) -> dict[str, Any]:
-    """Notes of forced lengths, greedy, all at a time: our two ways, and `generate` in batches of 16 and of all."""
+    """Greedy notes of forced lengths: both kernels with all notes at a time, `generate` in batches of 16 and of all."""
     from medsum_core.data.prompt import build_renderer
     from medsum_core.device import find_device
     from medsum_core.kernels import choose
@@ -305,7 +305,7 @@ def notes_of(day: Day, count: int) -> list[Any]:
 
 
 def attempt(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The figures, or the type of the error: a setting that runs out of memory leaves the others their turn."""
+    """The figures, or the type of the error, so that a setting that runs out of memory does not stop the others."""
     try:
         return measure()
     except Exception as error:

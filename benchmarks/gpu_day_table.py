@@ -1,4 +1,4 @@
-"""The table of examples/gpu.md, from the files that `gpu_day.py` writes: nothing in it is typed by hand."""
+"""The table of examples/gpu.md, made from the files that `gpu_day.py` writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CARDS = {
     "T4": ("T4",),
 }
 NOT_YET = "not yet run"
-NOTES = ("64", "16")  # of a day that decoded both, the first
+NOTES = ("64", "16")  # the first that was measured is shown
 GIB = 1 << 30
 HEAD = (
     "card",
@@ -44,12 +44,12 @@ def read_days(figures: Path) -> list[dict[str, Any]]:
 
 def table(days: Sequence[dict[str, Any]]) -> str:
     """A row for each day, and one that says "not yet run" for each kind of card without a day."""
-    rows, told = [], set()
+    rows, shown = [], set()
     for kind, names in CARDS.items():
         of_kind = [day for day in days if any(name in day["card"] for name in names)]
-        told |= {id(day) for day in of_kind}
+        shown |= {id(day) for day in of_kind}
         rows += [_row(day) for day in of_kind] or [[kind, *[NOT_YET] * (len(HEAD) - 1)]]
-    rows += [_row(day) for day in days if id(day) not in told]
+    rows += [_row(day) for day in days if id(day) not in shown]
     lines = [HEAD, ["---"] * len(HEAD), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -1,10 +1,10 @@
-"""Does the loop look at images? A random model and random vision tower, trained here alone, against its blind answers.
+"""Whether the loop uses images: a random model, trained on drawn images, against its answers without them.
 
     python benchmarks/images.py --folder WORK
 
 Draws the fictional set (`medsum_core/images/drawn.py`), makes a small Gemma 3 of random weights with a tokenizer of the
 set's words, and trains it with the unchanged `train_loop.py`: an adapter of full rank on a random language model. The
-tower stays random, as the loop never trains it; what it lets through is enough for such pictures.
+tower stays random, since the loop never trains it; its features suffice for such simple images.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def random_base(folder: Path, *, seed: int) -> None:
         tie_word_embeddings=True,
     )
     model = Gemma3ForConditionalGeneration(config)
-    with torch.no_grad():  # transformers begins with zeros here, which would hide every image
+    with torch.no_grad():  # transformers initialises it with zeros, which would hide every image
         model.model.multi_modal_projector.mm_input_projection_weight.normal_(std=HIDDEN**-0.5)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -83,7 +83,7 @@ def random_base(folder: Path, *, seed: int) -> None:
 
 
 def learn(work: Path, *more: str, rows: int = 200, epochs: int = 20, seed: int = 0) -> str:
-    """Draw, build and train in a new folder; the part of the report that says whether the model looks."""
+    """Draw, build and train in a new folder; returns the report's part on whether the model uses its images."""
     write_set(work / "drawn", rows=rows, seed=seed)
     random_base(work / "base", seed=seed)
     files = f"--train_file {work}/drawn/train.csv --validation_file {work}/drawn/valid.csv"

@@ -1,4 +1,4 @@
-"""Precision and recall of "unsupported" by kind, on the labelled pairs of dialogue and note in the tests.
+"""Precision and recall of "unsupported" by kind of fact, on the labelled pairs of dialogue and note of the tests.
 
     python benchmarks/labelled_pairs.py --half held_out
 

@@ -1,7 +1,7 @@
-"""Kernels that a GPU is told to run for a window of 16 rows of Gemma 2B's shape, by name; needs no GPU.
+"""Kernel launches for a window of 16 rows of a model of Gemma 2B's shape, by name; needs no GPU.
 
 `python benchmarks/launches.py --kernels fast --dequantize on` builds the model on the meta device (shapes, no data),
-runs `train_step` of train_loop.py up to the gradient, and counts every operation that makes no view. NF4 counts as
+runs `train_step` of train_loop.py up to the gradient, and counts every operation that is not a view. NF4 counts as
 bitsandbytes' three launches a weight. `--kernels triton` needs the package triton, and compiles nothing. What
 `torch.autocast` adds on the reference path is not counted: meta tensors have none.
 """

@@ -20,7 +20,7 @@ from typing import Any
 from process_memory import GIB, OUR_ENVIRONMENT, status_bytes
 
 LENGTHS = (256, 512, 1024)
-# Of the length, the largest first: packed micro-batches are nearly but not quite equal, and leave holes in the heap.
+# Shares of the length, the largest first, slightly different as of packed micro-batches, so that the heap fragments.
 UPDATES = ((0.995, 0.99, 0.93), (1.0, 0.97, 0.9))
 
 
@@ -55,7 +55,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     from medsum_core.kernels import choose
     from medsum_core.model.base import load_base, load_config
     from medsum_core.model.lora import LoraSettings, attach_lora, trainable_parameters
-    from medsum_core.training.loss import note_nll, told
+    from medsum_core.training.loss import note_nll, with_options
     from medsum_core.training.memory import RunShape, estimate_memory, measure_model
     from medsum_core.training.optimizer import build_optimizer
     from train_loop import accumulate_gradients
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     libraries = peak_gib()
     base = load_base(options.model, precision=options.precision, load_in_4bit=True)
     loading = peak_gib()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew from what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to what is resident now
     resident = peak_gib()
     model, kernels = attach_lora(base, lora, base_name=options.model), choose(options.kernels)
     kernels.apply(model, keep_dense=options.dequantize)
@@ -91,7 +91,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         accumulate = partial(accumulate_gradients, SimpleNamespace(model=model, **about), num_targets=1)
     else:  # pack_tokens 0: no row counts as longer than that
         fast = kernels.accumulator(model, tensors, **about, pack_tokens=0, num_concurrent=options.concurrent)
-        objective = told(note_nll, arithmetic=kernels.head)
+        objective = with_options(note_nll, arithmetic=kernels.head)
         accumulate = partial(fast, num_targets=1, objective=objective, reads_targets_only=True)
     for shares in UPDATES:
         accumulate([packed_row(int(share * options.one_length)) for share in shares for _ in range(options.concurrent)])

@@ -1,8 +1,8 @@
-"""The table of memory in examples/gpu.md: estimated, from configurations alone, so that no card and no model is needed.
+"""The memory table of examples/gpu.md, estimated from configurations alone; needs no GPU and no model.
 
     python benchmarks/memory_table.py        # writes it between the page's two marker lines
 
-Shapes as published; Gemma 3 4B, 12B and 27B with the vision tower that comes with them, tuned on text. The recipe: NF4,
+Shapes as published; Gemma 3 4B, 12B and 27B with their vision tower, tuned on text. The recipe: NF4,
 bf16, LoRA of rank 16 on the seven projections, dropout 0.05, 8-bit AdamW, rows of at most 1,024 tokens.
 """
 
@@ -90,7 +90,7 @@ def write_table(page: Path = PAGE) -> None:
 
 
 def _training(size: ModelSize, num_tokens: int) -> str:
-    """The smallest card that holds a run; then, where it is a smaller one, the smallest with gradient checkpointing."""
+    """The smallest card for a run and, if that is smaller, the smallest with gradient checkpointing."""
     run = RunShape(
         precision="bf16",
         load_in_4bit=True,

@@ -1,4 +1,4 @@
-"""What the kernel says about a process's memory; the peak of a stretch of this one's, or of its GPU's. Linux only."""
+"""A process's memory as Linux reports it, and the peak within a block, of this process or its GPU. Linux only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medsum_core.kernels.cpu.malloc import OWN_PAGES_BYTES
 
 GIB = 1 << 30
 SAMPLE_SECONDS = 0.02
-# What `medsum_core.kernels.set_up_process` does, as an environment for a process of our side that a benchmark starts.
+# The settings of `medsum_core.kernels.set_up_process` as environment variables, for our processes in benchmarks.
 OUR_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(OWN_PAGES_BYTES),
@@ -24,7 +24,7 @@ OUR_ENVIRONMENT = {
 
 
 def status_bytes(process_id: int, name: str) -> int:
-    """A figure of the kernel's about a process, e.g. its high-water mark VmHWM; 0 once it has ended."""
+    """A value of /proc/PID/status, e.g. the high-water mark VmHWM; 0 once the process has ended."""
     try:
         lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
     except OSError:
@@ -35,8 +35,8 @@ def status_bytes(process_id: int, name: str) -> int:
 class PeakMemory:
     """Peak resident bytes of this process while the block runs, above those in use at its start; sampled.
 
-    Free pages that loading a model left in the heap are given back first: they came to anything from 0 to 450 MiB, and
-    a block that filled them again would have looked that much smaller.
+    Free pages that loading a model left in the heap (0 to 450 MiB) are returned first: a block that reused them would
+    seem to need that much less.
     """
 
     def __enter__(self) -> PeakMemory:

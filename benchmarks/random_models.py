@@ -1,6 +1,6 @@
-"""Model folders with a real model's exact shape and random weights: they learn nothing, but cost as much.
+"""Model folders with a real model's exact shape and random weights, to measure time and memory.
 
-Weights are written a file a layer, so that building a model takes as much memory as its largest tensor.
+Weights are written in one file for each layer, so that building a model needs little memory.
 
 `gemma-2b-shape` is google/gemma-2b-it's (2,506,172,416 parameters, 5 GB of disk). Its tokenizer is the embedded
 model's, Gemma 3's, whose 262,144 entries end with 6,143 unused ones, so that text stays below Gemma 2B's 256,000 ids.
@@ -35,9 +35,9 @@ TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "he
 
 
 def build(name: str, parent: Path, *, tokenizer: PreTrainedTokenizerBase | None = None, device: str = "cpu") -> Path:
-    """The folder `parent/name` with weights, configuration and tokenizer; one that is there already is reused.
+    """The folder `parent/name` with weights, configuration and tokenizer; an existing one is reused.
 
-    `tokenizer`: in the place of the model's own, which a machine may not have. The weights are drawn on `device`.
+    `tokenizer` replaces the model's own, whose package may not be installed. The weights are drawn on `device`.
     """
     folder = parent / name
     if (folder / "config.json").exists():
@@ -148,7 +148,7 @@ def smollm2_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def check_ids(folder: Path, train_file: Path, *, max_length: int) -> None:
-    """Stop unless every token of every row has a row in the model's embedding; tell how long the rows are."""
+    """Stop if a token of a row is outside of the model's vocabulary; print how long the rows are."""
     from medsum_core.model.base import load_config
 
     examples = read_examples(folder, train_file, max_length=max_length)

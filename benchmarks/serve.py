@@ -1,7 +1,7 @@
 """The server under load on loopback: `python benchmarks/serve.py --run RUN --input_file VALIDATION.csv`.
 
 Each of 1, 4 and 16 clients streams one note after the other by `/v1/chat/completions`, the same rows for each number of
-clients; useful tokens are those of the notes' texts, all of which arrive. `--memory 500`: so many requests by four
+clients; tokens are those of the notes' texts. `--memory 500`: so many requests by four
 clients, with the server's resident memory every hundred. `--against MERGED`: `transformers serve` with the merged model
 (`python -m medsum_core.merge`), without and with its continuous batching, in turns with ours and by the same calls.
 """
@@ -34,7 +34,7 @@ from medsum_core.errors import InputError
 from medsum_core.model.base import load_tokenizer
 from medsum_core.process import run_as_script
 
-PATIENCE = 600.0  # seconds for a server to be ready, and for an answer
+TIMEOUT_SECONDS = 600.0  # for a server to be ready, and for an answer
 Value = TypeVar("Value")
 RIVAL = ("transformers", "serve")
 
@@ -57,7 +57,7 @@ class Server:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A note as a client got it; seconds from the request on."""
+    """A note as received; `first`, `whole`: seconds from the request to its first token and to its end."""
 
     text: str
     first: float
@@ -109,13 +109,13 @@ def rivals(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
 
 @contextmanager
 def our_server(run: str, longest: int) -> Iterator[Server]:
-    """`python -m medsum_core.server`, its audit log in a folder that goes away."""
+    """`python -m medsum_core.server`, with its audit log in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "medsum_core.server", "--run", run, "--port", "0"]
-        with open(Path(folder) / "said", "w+") as said:
-            process = subprocess.Popen([*command, "--audit_file", f"{folder}/audit.jsonl"], stderr=said)
+        with open(Path(folder) / "log", "w+") as log:
+            process = subprocess.Popen([*command, "--audit_file", f"{folder}/audit.jsonl"], stderr=log)
             try:
-                url = wait_until(lambda: ready_url(Path(said.name).read_text()), process)
+                url = wait_until(lambda: ready_url(Path(log.name).read_text()), process)
                 model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
                 yield Server(url=url, model=model, longest=longest, process=psutil.Process(process.pid))
             finally:
@@ -123,8 +123,8 @@ def our_server(run: str, longest: int) -> Iterator[Server]:
                 process.wait()
 
 
-def ready_url(said: str) -> str | None:
-    found = re.search(r"^ready on (\S+)$", said, re.MULTILINE)
+def ready_url(log: str) -> str | None:
+    found = re.search(r"^ready on (\S+)$", log, re.MULTILINE)
     return found[1] if found else None
 
 
@@ -153,7 +153,7 @@ def rival(merged: str, longest: int, flags: Sequence[str]) -> Iterator[Server]:
 
 
 def wait_until(find: Callable[[], Value | None], process: subprocess.Popen[bytes]) -> Value:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < end and process.poll() is None:
         if (found := find()) is not None:
             return found
@@ -184,8 +184,8 @@ def ask(client: httpx.Client, server: Server, record: Record) -> Answer:
 
 
 def ask_all(server: Server, records: Sequence[Record], num_clients: int) -> list[Answer]:
-    """All rows, by so many clients; each takes the next row as soon as its note is there."""
-    with httpx.Client(timeout=PATIENCE) as client, ThreadPoolExecutor(num_clients) as pool:
+    """All rows by `num_clients` clients, each of which takes the next row when its note has arrived."""
+    with httpx.Client(timeout=TIMEOUT_SECONDS) as client, ThreadPoolExecutor(num_clients) as pool:
         return list(pool.map(lambda record: ask(client, server, record), records))
 
 

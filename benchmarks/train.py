@@ -3,7 +3,7 @@
     pip install -e '.[bench]' -c constraints.txt
     python benchmarks/train.py --train_file ROWS.csv --turns 3 --settings recipe no_checkpointing
     python benchmarks/train.py --train_file ROWS.csv --model_name_or_path llama-135m --folder MODELS
-    python benchmarks/train.py --train_file ROWS.csv --profile           # where one of our windows spends its time
+    python benchmarks/train.py --train_file ROWS.csv --profile           # where the time of one of our windows goes
     python benchmarks/train.py --train_file ROWS.csv --growth            # our cost over tokens a row and over rows
 
 Each side trains on the same rows in a fresh process, in turns (ours, TRL, ours, ...); the clock starts when the weights
@@ -36,7 +36,7 @@ from train_sides import TRL_SETTINGS, run_ours, run_trl
 
 
 def measure_peak(precision: str) -> float:
-    """FLOP/s of a large matrix product in this precision, the best of some: what the machine can do at most."""
+    """FLOP/s of a large matrix product in this precision, the best of 8: an upper bound for this machine."""
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -53,7 +53,7 @@ def measure_peak(precision: str) -> float:
 
 
 def run_worker(side: str) -> dict[str, Any]:
-    """One side in a fresh process, without a network: TRL would report each run.
+    """One side in a new process, without network access, since TRL would report each run.
 
     `train_loop.py` calls `kernels.set_up_process` before its imports; our side's environment does the same here.
     """

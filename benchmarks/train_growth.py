@@ -1,4 +1,4 @@
-"""How our cost grows with the tokens of a row and with the number of rows: made-up rows, a fresh process for each."""
+"""How our cost grows with the tokens of a row and with the number of rows: random rows, a new process for each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from train_sides import WINDOW_ROWS, our_run, train_windows
 ROW_TOKENS = (128, 512, 1024, 4096)
 ROWS_OF_A_LENGTH = 4  # one row a micro-batch
 ROW_FACTORS = (1, 4, 16)  # windows of rows of the first length
-NOTE_SHARE = 5  # one token in so many is the note's, as in MTS-Dialog
+NOTE_SHARE = 5  # a fifth of a row's tokens are the note's, as in MTS-Dialog
 
 
 def growth_sides() -> list[str]:
@@ -29,10 +29,10 @@ def run_grown(args: argparse.Namespace, side: str) -> dict[str, Any]:
         if num_rows == ROWS_OF_A_LENGTH:
             run.pack_tokens = tokens
         vocabulary = run.model.config.get_text_config().vocab_size
-        return train_windows(run, [made_up_row(number, tokens, vocabulary) for number in range(num_rows)])
+        return train_windows(run, [random_row(number, tokens, vocabulary) for number in range(num_rows)])
 
 
-def made_up_row(number: int, num_tokens: int, vocabulary: int) -> Any:
+def random_row(number: int, num_tokens: int, vocabulary: int) -> Any:
     """Random ids, the last fifth of them the note."""
     from medsum_core.data.masking import IGNORE_INDEX, Example
 

@@ -1,8 +1,8 @@
 """Where the time of one of our windows goes, part by part, forward and backward: torch's profiler, read by part.
 
 Each operator's own time counts once, for the innermost part around it. In the backward pass an operator belongs to the
-part whose forward operator it differentiates (autograd numbers them). LoRA is what has the adapter's rank among its
-shapes, and what its fused function does outside of torch's operators (random numbers). The profiler itself slows small
+part whose forward operator it differentiates (autograd numbers them). LoRA: operators with the adapter's rank in a
+shape, and the work of its fused function outside of torch's operators (random numbers). The profiler slows small
 operators down.
 """
 
@@ -33,7 +33,7 @@ def print_profile(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = our_run(args, folder, "--parallel_micro_batches", "1")  # the profiler watches this thread
         window = run.rows[:WINDOW_ROWS]
-        train_step(run, window, learning_rate=1e-4)  # the first one allocates and unpacks
+        train_step(run, window, learning_rate=1e-4)  # the first one allocates and dequantises
         started = time.perf_counter()
         train_step(run, window, learning_rate=1e-4)
         seconds = time.perf_counter() - started
@@ -57,7 +57,7 @@ def print_profile(args: argparse.Namespace) -> None:
 
 def seconds_by_part(events: Any, *, rank: int) -> Counter[str]:
     """Own seconds of every operator, by part."""
-    part_of_node: dict[int, str] = {}  # of several operators with a number the last one made autograd's node
+    part_of_node: dict[int, str] = {}  # of several operators with one number, the last belongs to autograd's node
     for event in sorted(events, key=lambda event: event.time_range.start):
         if event.sequence_nr >= 0 and not _is_backward(event):
             part_of_node[event.sequence_nr] = _enclosing(event) or REST
@@ -111,7 +111,7 @@ def _marked(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _mark_objective(accumulate: Callable[..., Any]) -> Callable[..., Any]:
-    """The fast kernels compute the notes' loss in their own way, which `train_step` would not choose for another."""
+    """The fast kernels choose their own loss, so it is wrapped here, not passed to `train_step`."""
 
     def inner(*args: Any, objective: Callable[..., Any], **kwargs: Any) -> Any:
         return accumulate(*args, objective=_marked("head and loss", objective), **kwargs)

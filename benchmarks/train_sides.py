@@ -13,7 +13,7 @@ from typing import Any
 from process_memory import PeakGpuMemory, PeakMemory
 
 WINDOW_ROWS = 16
-# `padding_free` puts a batch's rows end to end. TRL's own packing does the same with rows that it joins beforehand.
+# `padding_free` concatenates a batch's rows. TRL's own packing does the same with rows joined beforehand.
 TRL_SETTINGS: dict[str, dict[str, Any]] = {
     "recipe": {"gradient_checkpointing": True, "per_device_train_batch_size": 1},
     "no_checkpointing": {"gradient_checkpointing": False, "per_device_train_batch_size": 1},
@@ -70,7 +70,7 @@ def train_windows(run: Any, rows: Sequence[Any], **settings: Any) -> dict[str, A
 
 
 def run_trl(args: argparse.Namespace, setting: str, rows: Sequence[Any] | None = None) -> dict[str, Any]:
-    """One pass of TRL's SFTTrainer over the very same ids and labels, in the same order; `rows`: not the file's."""
+    """One pass of TRL's SFTTrainer over the same ids and labels in the same order; `rows` replace the file's."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -102,7 +102,7 @@ def run_trl(args: argparse.Namespace, setting: str, rows: Sequence[Any] | None =
 
 
 def _step_clock(step_ends: list[float]) -> Any:
-    """A callback that notes when each of TRL's updates has ended, on the GPU too."""
+    """A callback that records when each of TRL's updates has finished, on the GPU too."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -114,7 +114,7 @@ def _step_clock(step_ends: list[float]) -> Any:
 
 
 def wait_for_device() -> None:
-    """Until the GPU, where there is one, has done what it was told."""
+    """Wait until a GPU has finished its queued work."""
     import torch
 
     if torch.cuda.is_available():
@@ -159,7 +159,7 @@ def _labels(row: Any) -> list[int]:
 
 
 def peak_memory() -> PeakMemory | PeakGpuMemory:
-    """Of where the model is."""
+    """The peak of the device that the model is on."""
     import torch
 
     return PeakGpuMemory() if torch.cuda.is_available() else PeakMemory()
@@ -176,7 +176,7 @@ def _result(rows: Sequence[Any], losses: list[float], seconds: float, peak_bytes
 
 
 def flop(model: Any, rows: Sequence[Any]) -> float:
-    """Of one pass over the rows forward and backward, by the formula of `train.py`."""
+    """FLOP of a forward and backward pass over the rows, by the formula of `train.py`."""
     config = model.config.get_text_config()
     layers = [layer.base_layer for layer in model.modules() if hasattr(layer, "base_layer")]
     frozen = sum(layer.in_features * layer.out_features for layer in layers)

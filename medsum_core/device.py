@@ -1,6 +1,6 @@
-"""The device of a process: its facts, and the precision that fits it.
+"""The device of a process: its properties, and the precision that fits it.
 
-A precision that was asked for and that the device does not have is refused with the reason, never replaced.
+A requested precision that the device does not support is refused with the reason, never replaced.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Precision = Literal["fp32", "bf16", "fp16"]
 AMPERE = (8, 0)  # first CUDA capability with bf16 units, TF32 and a variable-length attention kernel
 # Residual streams beyond 65,504 overflow fp16; Gemma 1 is not among them.
 NO_FP16_MODEL_TYPES = ("gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text")
-SPARE_SHARE = 0.1  # of the free memory: fragmentation, and what other programs take meanwhile
+SPARE_SHARE = 0.1  # of the free memory, kept free for fragmentation and other programs
 GIB = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """The facts that automatic settings depend on. `capability` is CUDA's, None on a CPU; sizes are bytes."""
+    """The properties that automatic settings depend on. `capability` is CUDA's, None on a CPU; sizes are in bytes."""
 
     kind: Literal["cpu", "cuda"]
     index: int = 0
@@ -35,11 +35,11 @@ class Device:
     has_bf16_units: bool
     total_bytes: int
     free_bytes: int
-    multiprocessors: int = 0  # of a GPU
+    multiprocessors: int = 0  # of a GPU; 0 on a CPU
 
     @property
     def torch_device(self) -> torch.device:
-        """The device in torch's words."""
+        """The same device as a `torch.device`."""
         return torch.device("cuda", self.index) if self.kind == "cuda" else torch.device("cpu")
 
     @property
@@ -49,7 +49,7 @@ class Device:
 
     @property
     def usable_bytes(self) -> int:
-        """Free memory less a reserve."""
+        """Free memory minus SPARE_SHARE of it."""
         return int(self.free_bytes * (1 - SPARE_SHARE))
 
 
@@ -74,7 +74,7 @@ def find_device(local_rank: int = 0) -> Device:
         units = cpu_has_bf16_units()
         return Device(kind="cpu", name=name, has_bf16_units=units, total_bytes=total, free_bytes=free)
     index = local_rank % torch.cuda.device_count()
-    # is_bf16_supported() also says yes where bf16 is only emulated: the capability decides.
+    # is_bf16_supported() is also True where bf16 is only emulated, so the capability decides.
     capability = torch.cuda.get_device_capability(index)
     free, total = torch.cuda.mem_get_info(index)
     free += torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(
@@ -125,7 +125,7 @@ def choose_precision(asked: str, device: Device, *, model_type: str) -> Precisio
 
 
 def _main_memory() -> tuple[int, int]:
-    """(total, available) bytes of main memory, or of the container's share where it has one."""
+    """(total, available) bytes of main memory, or of the container's limit where it is lower."""
     memory = psutil.virtual_memory()
     limit, used = (_cgroup_bytes(name) for name in ("memory.max", "memory.current"))
     if limit is None or limit >= memory.total:

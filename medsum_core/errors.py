@@ -1,8 +1,9 @@
-"""How a run can end: its errors and their exit codes, which `process.run_as_script` hands on.
+"""The errors by which a command can end, and their exit codes, which `process.run_as_script` returns.
 
 0 done; 1 unexpected; 2 bad input (one message, nothing written); 3 stopped on non-finite or empty windows;
 4 the final save failed; 5 out of memory; 75 (EX_TEMPFAIL of sysexits.h) stopped by a signal: resume it. Where there is
-nothing to resume the signal itself ends the process (130 in a shell after Ctrl-C, 143 after SIGTERM), drafts removed.
+nothing to resume the signal itself ends the process (130 in a shell after Ctrl-C, 143 after SIGTERM); temporary files
+are removed.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-MAX_REASON = 120  # characters of a library's own words
+MAX_REASON = 120  # characters of a library's own error message
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-# What the system says when it is not the program's fault: a failed or full disk, a network folder that has gone.
+# Error numbers of a failed or full disk or of a lost network folder: no fault of the program.
 FAILED_DEVICE = tuple(
     getattr(errno, name)
     for name in ("EIO", "ENOSPC", "EDQUOT", "EROFS", "ESTALE", "ENODEV", "ETIMEDOUT", "EREMOTEIO")
@@ -47,19 +48,19 @@ class FinalSaveError(MedsumError):
 
 
 class OutOfMemory(MedsumError):  # noqa: N818 - as Python's and torch's own
-    """The memory of the GPU or of the machine has run out; the message names what lowers the need. No half saves."""
+    """GPU or main memory has run out; the message names what needs less. Nothing is left half-saved."""
 
     exit_code = 5
 
 
 class StoppedBySignal(MedsumError):  # noqa: N818 - not an error: the run was asked to stop and can be resumed
-    """A signal stopped the run between two windows or tokens; what was finished is saved, and resuming goes on."""
+    """A signal stopped the run between two windows or tokens; what was finished is saved and can be resumed."""
 
     exit_code = 75
 
 
 def raise_all(problems: list[str]) -> None:
-    """Raise one `InputError` that lists every problem, so that all can be corrected at once; none: return."""
+    """Raise one `InputError` that lists every problem, so that all can be fixed at once; return if there is none."""
     if len(problems) == 1:
         raise InputError(problems[0])
     if problems:
@@ -67,21 +68,21 @@ def raise_all(problems: list[str]) -> None:
 
 
 def differing_names(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The names, sorted, whose values differ between two records; one that a record lacks counts as None there."""
+    """The names, sorted, whose values differ between two mappings; a name that one of them lacks counts as None."""
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch or one of CUDA's libraries says so."""
+    """Whether Python, torch or a CUDA library reports with this error that memory has run out."""
     first_line = str(error).partition("\n")[0]
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or (isinstance(error, RuntimeError) and any(words in first_line for words in OUT_OF_MEMORY))
 
 
 def reason(error: BaseException, *, folder: str = "") -> str:
-    """A library's own words in one line of at most MAX_REASON characters, with the error's name where it says more.
+    """A library's error message in one line of at most MAX_REASON characters, with the error's type where it helps.
 
-    `folder`: a path that the reader knows already, which would take the place of what is wrong.
+    `folder`: a path that the reader knows already; it is left out, so that the limit does not cut off the cause.
     """
     words = " ".join(str(error).split())
     words = words.replace(f"{folder}/", "").replace(folder, "it") if folder else words
@@ -93,9 +94,9 @@ def reason(error: BaseException, *, folder: str = "") -> str:
 
 @contextmanager
 def explain_out_of_memory(remedy: str | Callable[[], str]) -> Iterator[None]:
-    """Raise `OutOfMemory` for the errors by which Python, torch and CUDA's libraries say so.
+    """Raise `OutOfMemory` for the errors by which Python, torch and CUDA libraries report it.
 
-    `remedy`: what to do, or a function that is asked for it then.
+    `remedy`: what to do, or a function that is called for it when the error occurs.
     """
     try:
         yield
@@ -103,13 +104,13 @@ def explain_out_of_memory(remedy: str | Callable[[], str]) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         first_line = str(error).partition("\n")[0]
-        told = remedy if isinstance(remedy, str) else remedy()
-        raise OutOfMemory(f"out of memory ({first_line[:MAX_REASON] or 'on this machine'}): {told}") from error
+        advice = remedy if isinstance(remedy, str) else remedy()
+        raise OutOfMemory(f"out of memory ({first_line[:MAX_REASON] or 'on this machine'}): {advice}") from error
 
 
 @contextmanager
 def explain_failed_device() -> Iterator[None]:
-    """Raise `InputError` for a disk or a network that failed where nothing closer has said what that means."""
+    """Raise `InputError` for a failed disk or network that no caller closer to it has handled."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,9 @@
-"""Files and folders that exist whole or not at all, and the folder in which this project caches what it downloads.
+"""Atomic writes of files and folders, reads with retries, and the folder in which this project caches downloads.
 
-Every write goes to a draft beside the target, is flushed to disk, and is then renamed to its name: after a crash at any
-instant there is either the former content or the new one. A sealed folder (a checkpoint) also holds `manifest.json`
-with the size and sha256 of each file, which reveals decayed disks and incomplete copies; it is no signature.
+Every write goes to a draft (a temporary file beside the target), is flushed to disk and then renamed to the target's
+name: after a crash at any instant there is either the former content or the new one. A sealed folder (a checkpoint)
+also holds `manifest.json` with the size and sha256 of each file, which reveals damage and incomplete copies; it is no
+signature.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ MANIFEST_FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
 PART_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # of `write_bytes_atomic`
-READ_PAUSES = (0.1, 0.3, 1.0)  # seconds between the attempts to read: a disk or a network may be back by then
-# The name leads to nothing or to something else than was written: trying again would not change that.
+READ_PAUSES = (0.1, 0.3, 1.0)  # seconds between attempts to read: a disk or network may have recovered by then
+# Errors that another attempt would not change: the path does not exist, or is a file where a folder was expected.
 WRONG_KIND = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-# Nor this: no permission, a pipe or a device, a link where O_NOFOLLOW allows none, a name that no file can have.
+# Likewise: no permission, a pipe or a device, a link where O_NOFOLLOW allows none, an impossible name.
 REFUSED = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG)
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -53,13 +54,13 @@ class DamagedError(Exception):
 
 
 class ReadFailedError(InputError):
-    """The system did not let a file be read, several times in a row; this says nothing about what the file holds."""
+    """The system failed several times in a row to read a file; nothing is known about its content."""
 
 
-def patiently(read: Callable[[], Value]) -> Value:
-    """What `read` returns, tried again after short pauses when the system refuses to read.
+def with_retries(read: Callable[[], Value]) -> Value:
+    """What `read` returns; after an OSError it is called again, after each of READ_PAUSES.
 
-    Raises the last OSError; one that no other attempt would change (`WRONG_KIND`, `REFUSED`) at once.
+    Raises the last OSError, and at once one that another attempt would not change (`WRONG_KIND`, `REFUSED`).
     """
     for pause in READ_PAUSES:
         try:
@@ -73,13 +74,13 @@ def patiently(read: Callable[[], Value]) -> Value:
     return read()
 
 
-def read_patiently(path: Path, read: Callable[[], Value]) -> Value:
-    """`patiently` for what may be damaged, which a refusal is not: it becomes ReadFailedError, naming `path`.
+def read_with_retries(path: Path, read: Callable[[], Value]) -> Value:
+    """`with_retries` that raises ReadFailedError, naming `path`, so that a failed read is not taken for damage.
 
-    What the name leads to (`WRONG_KIND`, a link where none is allowed) still passes through as the system's error.
+    `WRONG_KIND`, and a link where none is allowed, are still raised as the system's own error.
     """
     try:
-        return patiently(read)
+        return with_retries(read)
     except WRONG_KIND:
         raise
     except OSError as error:
@@ -89,10 +90,9 @@ def read_patiently(path: Path, read: Callable[[], Value]) -> Value:
 
 
 def write_bytes_atomic(path: str | Path, data: bytes, *, mode: int = PUBLIC_MODE) -> None:
-    """Write `data` to `path` so that a crash leaves the former file or the new one, never a part.
+    """Write `data` to `path` so that a crash leaves the former file or the new one, never a part of it.
 
-    The file has `mode`, narrowed by the process's umask, from its first byte on. Raises OSError as the system does;
-    the draft beside the target is removed then.
+    The file has `mode`, restricted by the process's umask, from the start. Raises OSError after removing the draft.
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(DRAFT_TOKEN_BYTES)}.part")
@@ -111,14 +111,14 @@ def write_text_atomic(path: str | Path, text: str, *, mode: int = PUBLIC_MODE) -
 
 
 def drafts_of(path: Path) -> list[Path]:
-    """The drafts that killed processes left of `path`; those of a running one too, so hold its lock to delete them."""
+    """The drafts of `path`, left by killed processes or in use by a running one: hold its lock to delete them."""
     return list(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 2 * DRAFT_TOKEN_BYTES}.part"))
 
 
 def write_sealed(target: Path, files: Mapping[str, bytes]) -> None:
-    """Create the folder `target` (mode 0700, files 0600) with `files` and their manifest, durable when this returns.
+    """Create the folder `target` (mode 0700, files 0600) with `files` and their manifest, flushed to disk on return.
 
-    Raises SaveError when the system refuses, after removing the draft. `target` must not exist.
+    Raises SaveError after removing the draft, also where `target` exists already.
     """
     draft = target.parent / f"{DRAFT_PREFIX}{target.name}-{os.getpid()}"
     try:
@@ -139,19 +139,19 @@ def write_sealed(target: Path, files: Mapping[str, bytes]) -> None:
 
 
 def read_sealed(folder: Path, names: Collection[str]) -> dict[str, bytes]:
-    """The bytes of `names`, each verified; exactly those must be in the manifest, as plain files in the folder itself.
+    """The bytes of `names`, each verified; the manifest must list exactly these, as regular files in the folder itself.
 
-    Nothing else in the folder is opened, whatever it is called. Raises DamagedError naming the file at fault, and
-    ReadFailedError when the system refuses to read it.
+    No other file of the folder is opened. Raises DamagedError naming the file at fault, and ReadFailedError when the
+    system fails to read it.
     """
     entries = _read_manifest(folder, names)
     return {name: _read_verified(folder / name, entries[name]) for name in names}
 
 
 def looks_complete(folder: Path, names: Collection[str]) -> bool:
-    """Whether the manifest is valid and each file has its size: the quick check, without reading the files.
+    """Whether the manifest is valid and each file has the size it states: a quick check that reads no other file.
 
-    Raises ReadFailedError when the system refuses to read.
+    Raises ReadFailedError when the system fails to read.
     """
     try:
         entries = _read_manifest(folder, names)
@@ -168,9 +168,9 @@ def remove_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path, name: re.Pattern[str]) -> None:
-    """Delete what killed processes left in `folder`: the files and folders whose whole name is as `name` says.
+    """Delete drafts that killed processes left in `folder`: the files and folders whose whole name matches `name`.
 
-    Only for drafts of one writer, who holds a lock: another process's draft would go as well.
+    Call it only while holding the folder's lock: drafts of a running process would be deleted as well.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
         if name.fullmatch(path.name) is None:
@@ -199,25 +199,25 @@ def make_cache_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{folder}: the cache folder can't be made ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+            f"{folder}: the cache folder can't be made ({error.strerror}); set XDG_CACHE_HOME to a writable folder"
         ) from None
 
 
 def read_plain_file(path: str | Path) -> bytes:
-    """The bytes of a regular file, or of what a link to one names. Raises OSError as the system does, `patiently`.
+    """The bytes of a regular file, or of a link to one, read `with_retries`. Raises OSError.
 
-    A pipe would be waited for without end, and a device such as /dev/zero read without end: OSError, at once.
+    A pipe or a device such as /dev/zero, which could block or never end, is refused at once (OSError, EINVAL).
     """
 
     def read() -> bytes:
         with _open_plain_file(path) as file:
             return file.read()
 
-    return patiently(read)
+    return with_retries(read)
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 (hex) of a file, read in blocks of 1 MiB. Raises OSError as `read_plain_file` does."""
+    """The sha256 (hex) of a file, read in blocks of BLOCK_BYTES. Raises OSError as `read_plain_file` does."""
 
     def read() -> str:
         digest = hashlib.sha256()
@@ -226,14 +226,14 @@ def file_sha256(path: Path) -> str:
                 digest.update(block)
         return digest.hexdigest()
 
-    return patiently(read)
+    return with_retries(read)
 
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Raise OSError for the errors of their own by which safetensors and tokenizers pass on the system's.
+    """Raise OSError for the exception types by which safetensors and tokenizers report an error of the system.
 
-    They are written in Rust, whose words end in `(os error 28)`; tokenizers raises a bare Exception with them.
+    Both are written in Rust, whose messages end in `(os error 28)`; tokenizers raises a bare Exception.
     """
     try:
         yield
@@ -257,7 +257,7 @@ def _open_plain_file(path: str | Path) -> BinaryIO:
 
 
 def _write_file(path: Path, data: bytes, *, mode: int) -> None:
-    """Create `path`, which must not exist, and flush it to disk. The system narrows `mode` by the umask."""
+    """Create `path`, which must not exist, and flush it to disk."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # Windows would translate newlines
     descriptor = os.open(path, flags, mode)
     try:
@@ -270,7 +270,7 @@ def _write_file(path: Path, data: bytes, *, mode: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system lets a folder be opened (Linux, macOS)."""
+    """Flush a folder's entries to disk, where the system allows opening a folder (Linux, macOS)."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -309,7 +309,7 @@ def _read_manifest(folder: Path, names: Collection[str]) -> dict[str, dict[str, 
 
 def _read_verified(path: Path, entry: dict[str, Any]) -> bytes:
     if _size_of_plain_file(path) != entry["size"]:
-        raise DamagedError(f"{path.name} has not the size that it was written with")
+        raise DamagedError(f"{path.name} does not have the size that it was written with")
     data = _read_plain_file(path)
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise DamagedError(f"{path.name} has other bytes than were written")
@@ -323,7 +323,7 @@ def _read_plain_file(path: Path) -> bytes:
             return file.read()
 
     try:
-        return read_patiently(path, read)
+        return read_with_retries(path, read)
     except OSError as error:
         raise DamagedError(f"{path.name} is not a plain file: {error.strerror}") from error
 
@@ -337,6 +337,6 @@ def _size_of_plain_file(path: Path) -> int:
 
 def _lstat(path: Path) -> os.stat_result:
     try:
-        return read_patiently(path, lambda: os.lstat(path))
+        return read_with_retries(path, lambda: os.lstat(path))
     except OSError as error:
         raise DamagedError(f"{path.name} is missing") from error

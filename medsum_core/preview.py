@@ -1,9 +1,9 @@
-"""Shows rows token by token, with what is trained on, and checks on each the laws of the prompt and its targets.
+"""Show rows token by token, with the tokens that are trained on, and check each row against LAWS.
 
     python -m medsum_core.preview --train_file F --num_examples 3
 
-Tokens that are only read are separated by bars, tokens that are trained on are in «guillemets» (green on a terminal).
-Only a tokenizer is loaded, no weights. This command shows text of the rows, on the screen only.
+Prompt tokens are separated by bars, tokens that are trained on are in «guillemets» (green on a terminal). Only a
+tokenizer is loaded, no weights. This command prints the rows' text to the screen and writes it nowhere else.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ _ROWS_AROUND_THE_BORDER = 3
 
 
 def broken_laws(example: Example, record: Record, renderer: PromptRenderer, *, max_prompt_tokens: int) -> list[str]:
-    """Which of `LAWS` a row breaks; none for any row that `build_examples` made of a note that can be spelled.
+    """The `LAWS` that a row breaks; empty unless its note has characters that the vocabulary lacks.
 
-    `max_prompt_tokens` is decoding's, `max_length - max_new_tokens`. A row that is `beyond_reserve` lost more turns
-    than in decoding, and is exempt from the first law.
+    `max_prompt_tokens`: the limit in decoding, `max_length - max_new_tokens`. A row that is `beyond_reserve` lost more
+    turns than in decoding and is exempt from the first law.
     """
     prompt = prompt_within(record, renderer, max_prompt_tokens=max_prompt_tokens)
     fixed = renderer.all_fixed_ids
@@ -72,11 +72,11 @@ def broken_laws(example: Example, record: Record, renderer: PromptRenderer, *, m
         trained_on.count(renderer.stop_token_id) == 1 and trained_on[-1] == renderer.stop_token_id,
         renderer.decode(trained_on) == record.answer.strip(),
     )
-    return [law for law, is_kept in zip(LAWS, holds, strict=True) if not is_kept]
+    return [law for law, is_met in zip(LAWS, holds, strict=True) if not is_met]
 
 
 def show_example(example: Example, record: Record, renderer: PromptRenderer, *, colour: bool) -> str:
-    """The row as text: a headline, its tokens in order, the positions around the first and last target."""
+    """The row as text: a headline, its tokens in order, and the positions around the first and the last target."""
     headline = (
         f"row id {show_id(example.id)}, {_about(record)}{example.num_tokens} tokens, of which "
         f"{example.num_prompt_tokens} prompt and {example.num_targets} trained on (note and stop token); "
@@ -99,9 +99,9 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
     data = column_settings(values, run=values.run)
     source = read_source(values.train_file, columns=columns_of(data))
     if data.shows_images:
-        from medsum_core.images.rows import with_pictures
+        from medsum_core.images.rows import with_image_keys
 
-        source = with_pictures(source, values.train_file.parent)
+        source = with_image_keys(source, values.train_file.parent)
     for notice in source.notices:
         print(notice, file=out)
     records = [record for record in source.records if not record.fault][: values.num_examples]
@@ -151,7 +151,7 @@ def _tokens(example: Example, renderer: PromptRenderer, *, colour: bool) -> str:
 
 
 def _border(example: Example, renderer: PromptRenderer) -> str:
-    """Position by position: what the model reads and what it should predict, where the note begins and ends."""
+    """Input and target token at the positions where the note begins and ends."""
     lines = [f"{'position':>8}  {'reads':<32}should predict"]
     start, end, around = example.num_prompt_tokens - 1, example.num_tokens, _ROWS_AROUND_THE_BORDER
     shown = sorted({*range(max(0, start - around), min(end, start + around)), *range(max(start, end - around), end)})
@@ -166,7 +166,7 @@ def _border(example: Example, renderer: PromptRenderer) -> str:
 
 
 def _token_text(renderer: PromptRenderer, token: int) -> str:
-    """A token's text, safe for a terminal; for a part of a character, the vocabulary's entry."""
+    """A token's text, control characters escaped; for a part of a character, the vocabulary's entry."""
     if token < 0:
         return "<image>"
     text = renderer.tokenizer.decode([token], clean_up_tokenization_spaces=False)

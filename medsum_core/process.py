@@ -27,46 +27,46 @@ Value = TypeVar("Value")
 
 
 def start_script() -> None:
-    """What every script wants before it imports the libraries, which takes seconds: no traceback for Ctrl-C either."""
-    send_nothing_unasked()
-    keep_compiled_code_private()
-    sleep_while_waiting()
-    grow_gpu_segments()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in the background of a shell's script
+    """Settings that must be made before the libraries are imported; Ctrl-C during an import prints no traceback."""
+    disable_hub_telemetry()
+    set_numba_cache()
+    let_idle_threads_sleep()
+    use_expandable_segments()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs of a shell ignore SIGINT
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def keep_files_private() -> None:
-    """What this process writes is readable by its owner only: it stems from patients."""
+    """Make all files that this process creates readable by their owner only: they may hold patients' data."""
     os.umask(0o077)
 
 
-def keep_compiled_code_private() -> None:
-    """Have numba cache compiled code in the user's own cache folder, unless the environment names another.
+def set_numba_cache() -> None:
+    """Have numba cache compiled code in the user's own cache folder, unless NUMBA_CACHE_DIR names another.
 
-    Beside the source a clone that a group shares would hold one user's code for all, or could not be written to. numba
-    reads this when it is imported.
+    numba's default is beside the source: in a clone shared by a group, one user's compiled code would run for all, or
+    the folder is not writable. numba reads the variable when it is imported.
     """
     with suppress(InputError):  # a user without a home: numba looks for a place by itself
         os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
 
 
-def send_nothing_unasked() -> None:
-    """Turn off the telemetry and the update check of the hub's client; it reads this when it is first imported."""
+def disable_hub_telemetry() -> None:
+    """Turn off telemetry and the update check of huggingface_hub, which reads these variables when it is imported."""
     for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_UPDATE_CHECK"):
         os.environ[name] = "1"
 
 
-def sleep_while_waiting() -> None:
-    """Have OpenMP's idle threads sleep instead of spin, unless the environment says otherwise.
+def let_idle_threads_sleep() -> None:
+    """Have OpenMP's idle threads sleep instead of spin, unless OMP_WAIT_POLICY is set.
 
-    Spinning threads take the processor from those that compute as soon as anything else runs on the machine: figures in
-    benchmarks/LOG.md, 2026-11-28. OpenMP reads this when torch is imported.
+    Spinning threads slow down the computing ones as soon as anything else runs on the machine (benchmarks/LOG.md,
+    2026-11-28). OpenMP reads the variable when torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def grow_gpu_segments() -> None:
+def use_expandable_segments() -> None:
     """Have torch extend its segments of GPU memory in place, unless the environment configures its allocator.
 
     Micro-batches and prompts differ in length: the gaps that one leaves in segments of fixed size are too small for the
@@ -77,9 +77,9 @@ def grow_gpu_segments() -> None:
 
 
 def set_tf32(device: Device, *, precision: str) -> None:
-    """TF32 for products and convolutions as `uses_tf32` says, in every script that loads a model to train or to write.
+    """Set TF32 for matrix products and convolutions by `uses_tf32`; called by every script that loads a model.
 
-    Left alone, torch would have it in convolutions, a vision tower's among them, and not in products.
+    torch's default is TF32 in convolutions, also of a vision tower, and fp32 in matrix products.
     """
     if device.kind != "cuda":
         return
@@ -91,12 +91,12 @@ def set_tf32(device: Device, *, precision: str) -> None:
 
 
 def set_arithmetic(device: Device, *, precision: str) -> None:
-    """For training: `set_tf32`, and on a GPU the same order of sums each time; on a CPU nothing changes.
+    """For training on a GPU: `set_tf32`, and deterministic algorithms. Does nothing on a CPU.
 
-    With sums in one order a resumed run ends in the bits of the uninterrupted one: attention's backward pass adds to a
-    query's gradient in the order in which its blocks end, unless told. cuBLAS repeats itself with workspaces of a fixed
-    size (its manual, "Results reproducibility"), which the environment may name already. Memory is not filled for it:
-    nothing here reads what was not written.
+    Sums in a fixed order make a resumed run bit-identical to an uninterrupted one; by default attention's backward pass
+    adds to a query's gradient in the order in which its blocks finish. cuBLAS is reproducible with workspaces of a
+    fixed size (its manual, "Results reproducibility"); a size in the environment is kept. Uninitialised memory is not
+    filled, as nothing here reads it.
     """
     if device.kind != "cuda":
         return
@@ -109,12 +109,12 @@ def set_arithmetic(device: Device, *, precision: str) -> None:
 
 
 def uses_tf32(device: Device, *, precision: str) -> bool:
-    """TF32 for the few fp32 products of a 16-bit run on a GPU from 8.0; a run in fp32 was asked to be exact."""
+    """True for a 16-bit run on a GPU of capability 8.0 or above; `--precision fp32` asks for exact products."""
     return device.is_ampere and precision != "fp32"
 
 
-def print_any_text() -> None:
-    """Write what a terminal's encoding lacks as an escape: a note must not end a command after its work is done."""
+def escape_unencodable_output() -> None:
+    """Print characters that the terminal's encoding lacks as escapes, so that printing a note can't raise an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -123,13 +123,13 @@ def print_any_text() -> None:
 def run_as_script(main: Callable[[], object], *, memory_remedy: str = "use a smaller model or shorter rows") -> int:
     """Run `main`, print a `MedsumError` as one message on stderr and return its exit code (0 without an error).
 
-    An error by which memory has run out becomes `OutOfMemory` with `memory_remedy`, one of a failed disk `InputError`.
-    What a terminal can't show is printed as an escape. The first of `STOP_SIGNALS` reaches `main` as a
-    KeyboardInterrupt, if `main` has no handlers of its own; if it comes out again, that signal ends the process,
-    without a traceback. So does SIGPIPE where the reader of stdout has gone away (`| head`); messages that nobody can
-    read any more are dropped. Raises ValueError outside the main thread, as Python's `signal` does.
+    Errors for lack of memory become `OutOfMemory` with `memory_remedy`, errors of a failed disk `InputError`. What a
+    terminal can't show is printed as an escape. The first of `STOP_SIGNALS` is raised in `main` as KeyboardInterrupt,
+    unless `main` installs its own handlers; if `main` does not catch it, the process ends by that signal, without a
+    traceback. It ends by SIGPIPE where the reader of stdout has closed it (`| head`); messages to a closed stderr are
+    dropped. Raises ValueError outside the main thread, as Python's `signal` does.
     """
-    print_any_text()
+    escape_unencodable_output()
     with redirect_stderr(_Messages(sys.stderr)):  # type: ignore[type-var]
         try:
             with interrupt_on_signals():
@@ -137,27 +137,27 @@ def run_as_script(main: Callable[[], object], *, memory_remedy: str = "use a sma
         except KeyboardInterrupt as interrupt:
             number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
             print(f"\nstopped by {number.name}", file=sys.stderr)
-            _end_by(number)
+            _end_by_signal(number)
         except BrokenPipeError:
             if not _reader_has_gone(sys.stdout):
                 raise
-            _end_by(signal.SIGPIPE)
+            _end_by_signal(signal.SIGPIPE)
 
 
 def _exit_code(main: Callable[[], object], memory_remedy: str) -> int:
     try:
         with explain_out_of_memory(memory_remedy), explain_failed_device():
             main()
-        sys.stdout.flush()  # here a pipe without a reader is still told from other errors
+        sys.stdout.flush()  # here, so that a pipe without a reader is reported as BrokenPipeError
     except MedsumError as error:
         message = f"{'error' if error.exit_code != 75 else 'stopped'}: {error}"
-        print("".join(map(_harmless, message)), file=sys.stderr)
+        print("".join(map(_escaped, message)), file=sys.stderr)
         return error.exit_code
     return 0
 
 
 class Interrupted(KeyboardInterrupt):
-    """One of `STOP_SIGNALS`, as Python raises Ctrl-C."""
+    """Raised for one of `STOP_SIGNALS`, as Python raises KeyboardInterrupt for Ctrl-C."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
@@ -168,11 +168,11 @@ class Interrupted(KeyboardInterrupt):
 def interrupt_on_signals() -> Iterator[None]:
     """While the block runs, the first of `STOP_SIGNALS` raises `Interrupted`; a second one ends the process at once.
 
-    A signal that is ignored stays so: `nohup` ignores SIGHUP. The handlers found are put back at the end.
+    A signal that is ignored stays ignored: `nohup` ignores SIGHUP. The former handlers are restored at the end.
     """
 
     def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-        restore_defaults()
+        restore_default_handlers()
         raise Interrupted(signal.Signals(number))
 
     with handled_signals(interrupt):
@@ -181,7 +181,7 @@ def interrupt_on_signals() -> Iterator[None]:
 
 @contextmanager
 def handled_signals(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """While the block runs, `handler` gets those of `STOP_SIGNALS` that are not ignored; then the former ones do."""
+    """While the block runs, `handler` gets those of `STOP_SIGNALS` that are not ignored; then the former do."""
     handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     former = {number: signal.signal(number, handler) for number in handled}
     try:
@@ -191,15 +191,15 @@ def handled_signals(handler: Callable[[int, FrameType | None], object]) -> Itera
             signal.signal(number, handler_found if handler_found is not None else signal.SIG_DFL)
 
 
-def restore_defaults() -> None:
-    """Let the next of `STOP_SIGNALS` end the process: that needs no Python to run, so it works in a long operation."""
+def restore_default_handlers() -> None:
+    """Let the next of `STOP_SIGNALS` end the process, even inside a long operation that is not Python code."""
     for number in STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
 
 class _Messages:
-    """stderr; what a closed terminal or a pipe without a reader does not take is dropped.
+    """stderr that drops what it can't write: a closed terminal, a pipe without a reader.
 
     Ctrl-C ends `tee` too, and a closed terminal sends SIGHUP: the progress bar must not fail before a run is saved.
     """
@@ -211,11 +211,11 @@ class _Messages:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """As of a text stream."""
+        """As `TextIO.write` and `flush`."""
         return self._try(lambda: self._stream.write(text))
 
     def flush(self) -> None:
-        """As of a text stream."""
+        """As `TextIO.write` and `flush`."""
         self._try(self._stream.flush)
 
     def _try(self, action: Callable[[], Value]) -> Value:
@@ -238,7 +238,7 @@ def _reader_has_gone(stream: TextIO) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _end_by(number: signal.Signals) -> NoReturn:
+def _end_by_signal(number: signal.Signals) -> NoReturn:
     """End as if nothing had handled the signal: a shell's loop stops at a command that Ctrl-C ended, as it should."""
     with suppress(OSError):
         sys.stdout.flush()
@@ -247,7 +247,7 @@ def _end_by(number: signal.Signals) -> NoReturn:
     raise SystemExit(128 + number)  # where the signal is blocked
 
 
-def _harmless(character: str) -> str:
+def _escaped(character: str) -> str:
     """A control character as its Python escape: names of files and flags may hold what a terminal would obey."""
     return character if character.isprintable() or character == "\n" else repr(character)[1:-1]
 

@@ -1,4 +1,4 @@
-"""What libraries do unasked: progress bars, log lines and Python warnings; and native code from a hub at an import."""
+"""Suppress libraries' progress bars, log lines and warnings, and their download of native code from a hub on import."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def refuse_hub_kernels() -> None:
-    """Make the package `kernels` absent to this process, whether it is installed, imported already or a plain folder.
+    """Make `import kernels` fail in this process, whether the package is installed, imported already or a plain folder.
 
-    bitsandbytes asks a hub for native code through it while it is imported, and transformers imports it wherever it is
-    found. Nothing here uses it. None in `sys.modules` is Python's own way to say that a module can't be imported.
+    Through it bitsandbytes downloads native code from a hub during its own import, and transformers imports it where it
+    is installed. Nothing here uses it. None in `sys.modules` makes Python raise ModuleNotFoundError for a module.
     """
     sys.modules["kernels"] = None  # type: ignore[assignment]
 
@@ -47,7 +47,7 @@ def hide_missing_kernels_line() -> None:
     """Hide bitsandbytes' advice, at its import on CPUs with AVX512-BF16, to `pip install kernels`; nothing else of it.
 
     That package would download native code from the hub at every import, so it is refused (`refuse_hub_kernels`); and
-    the kernel in question is never used here (`keep_4bit_differentiable`). Any other reason why it failed is shown.
+    the kernel in question is never used here (`keep_4bit_differentiable`). Other reasons for its failure are shown.
     """
     logging.getLogger(KERNELS_LOGGER).addFilter(_is_not_the_missing_kernels_line)  # a second time changes nothing
 

@@ -27,6 +27,15 @@ settings.register_profile(
 )
 settings.load_profile("project")
 
+# The files that take longest, with few tests: handed out first, or one process would wait at the end for the other.
+LONGEST = ["crash", "faults", "embedded_laws", "embedded_live", "interrupted_report", "image_runs", "resume_matrix"]
+LONGEST += ["sharded", "two_processes", "gradient", "offline", "families"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These files first, the others in their order."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

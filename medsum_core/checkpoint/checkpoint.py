@@ -1,6 +1,6 @@
-"""Checkpoints: the state of a run, in safetensors and JSON, written whole or not at all.
+"""Checkpoints: the state of a run in safetensors and JSON, written atomically.
 
-With the same data, base and environment, whose fingerprints it holds, a run goes on to the same bits.
+It holds fingerprints of data, base and environment; with the same ones a resumed run is bit-identical.
 
 `step-NNNNNN/` holds `adapter_model.safetensors` and `adapter_config.json` (PEFT's own format), `optimizer.safetensors`,
 `state.json` (progress, random states, scaler, fingerprints, resolved settings) and `manifest.json` (size and sha256 of
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
@@ -34,7 +34,7 @@ FILES = (ADAPTER, ADAPTER_CONFIG, OPTIMIZER, STATE)
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is. The order of rows depends on seed and epoch only: `epoch` and `window` are a position in it."""
+    """Progress of a run. `epoch` and `window` are a position in the order of rows, which depends on the seed only."""
 
     step: int  # completed updates
     epoch: int
@@ -42,6 +42,7 @@ class Progress:
     windows_in_a_row_skipped: int = 0
     windows_skipped: int = 0
     best_metric: float | None = None
+    best_metric_of: str | None = None  # what it measures (`training/best.py`); None: a checkpoint of an earlier version
     best_step: int | None = None
     evaluations_without_gain: int = 0
     unlogged_nll: float = 0.0  # summed since the last line of metrics.jsonl, over `unlogged_targets`
@@ -50,7 +51,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A verified checkpoint, read whole. `rng` has one entry a process."""
+    """A verified checkpoint. `rng` has one entry per process."""
 
     path: Path
     progress: Progress
@@ -80,11 +81,11 @@ def save_checkpoint(
     deletable: Collection[str],
     warn: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write `step-NNNNNN/`, durable when this returns, then apply retention; return the folder.
+    """Write `step-NNNNNN/`, flushed to disk on return, then apply retention; return the folder.
 
     Retention keeps the newest `keep_last` (at least 2) and the best one; of the others it deletes those whose names
-    are in `deletable` (`course_of` and what the run has saved since). Raises SaveError when the system refuses to
-    write: nothing but the draft is removed then. One process writes a run's checkpoints.
+    are in `deletable` (`course_of` and those that the run has saved since). Raises SaveError if writing fails, after
+    removing the draft only. One process writes a run's checkpoints.
     """
     if keep_last < 2:
         raise InputError("--save_total_limit must be at least 2: the newest checkpoint may be found damaged")
@@ -118,12 +119,12 @@ def save_checkpoint(
 def find_checkpoint(
     checkpoints_dir: str | Path, choice: str | Path, *, warn: Callable[[str], None] | None = None
 ) -> Path | None:
-    """The checkpoint to continue from, every byte of it verified.
+    """The checkpoint to resume from, with every byte verified.
 
-    `auto`: the newest valid one; each damaged one is named through `warn` (stderr if not given) and passed over; None
-    when there is no checkpoint at all. Anything else is the folder itself.
+    `auto`: the newest valid one; each damaged one is reported by `warn` (stderr if not given) and skipped; None when
+    there is no checkpoint at all. Any other choice is the folder itself.
     Raises InputError when the folder is absent or damaged, when `auto` finds only damaged ones, and when the system
-    refuses to read one: whether it is damaged is not known then, and an older one would repeat updates.
+    fails to read one: it may be undamaged, and resuming from an older one would repeat updates.
     """
     if str(choice) != "auto":
         return load_checkpoint(choice).path
@@ -142,9 +143,9 @@ def find_checkpoint(
 
 
 def newest_valid(checkpoints_dir: str | Path, *, warn: Callable[[str], None] | None = None) -> tuple[Path | None, int]:
-    """The newest checkpoint whose every byte is as it was written, and how many newer ones are damaged.
+    """The newest undamaged checkpoint, and the number of newer, damaged ones.
 
-    Those are named through `warn` (stderr if not given). Raises ReadFailedError when the system refuses to read one.
+    These are reported by `warn` (stderr if not given). Raises ReadFailedError when the system fails to read one.
     """
     num_damaged = 0
     for path in reversed(list_checkpoints(Path(checkpoints_dir))):
@@ -164,21 +165,21 @@ def _damage(path: Path) -> str | None:
 
 
 def checkpoint_of_step(checkpoints_dir: str | Path, step: int) -> Path | None:
-    """The folder of one step, such as the best one's; not verified."""
+    """The folder of the checkpoint of a step, not verified."""
     found = [path for path in list_checkpoints(Path(checkpoints_dir)) if numbers(path)[0] == step]
     return found[-1] if found else None
 
 
 def later_checkpoints(checkpoint: Checkpoint, checkpoints_dir: str | Path) -> list[str]:
-    """The names of those that were saved after `checkpoint`, by their numbers."""
+    """The names of the checkpoints with a higher number than `checkpoint`."""
     here = numbers(checkpoint.path)
     return [path.name for path in list_checkpoints(Path(checkpoints_dir)) if numbers(path) > here]
 
 
 def course_of(checkpoint: Checkpoint, checkpoints_dir: str | Path) -> set[str]:
-    """The names of the checkpoints that led to this one: earlier ones of the same run, and itself.
+    """The names of this checkpoint and of the earlier ones of the same run.
 
-    Of the same run are those with the same fingerprints. What can't be read or is damaged counts as somebody else's.
+    Checkpoints of the same run have the same fingerprints. Unreadable and damaged ones are not counted.
     """
     checkpoints_dir = Path(checkpoints_dir)
     if checkpoint.path.parent != checkpoints_dir.resolve():
@@ -189,7 +190,7 @@ def course_of(checkpoint: Checkpoint, checkpoints_dir: str | Path) -> set[str]:
 
 
 def _run_of(checkpoint: Checkpoint | Path) -> dict[str, Any] | None:
-    """What makes it one of a certain run; None where it can't be read."""
+    """The fingerprints that identify a checkpoint's run; None if it can't be read."""
     try:
         found = read_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     except (DamagedError, ReadFailedError):
@@ -214,7 +215,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read and verify one. Raises DamagedError, and ReadFailedError when the system refuses to read it."""
+    """Read and verify a checkpoint. Raises DamagedError, and ReadFailedError when the system fails to read it."""
     files = read_sealed(folder, FILES)
     try:
         state = json.loads(files[STATE])
@@ -240,13 +241,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 def _has_types(found: Checkpoint) -> bool:
     """Whether what was read from JSON has the types that the rest of the program relies on."""
     hints, values = get_type_hints(Progress), vars(found.progress)
-    numbers_hold = all(
-        type(values[name]) in ((int, float) if hint in (float, float | None) else (int,))
-        or (values[name] is None and hint in (int | None, float | None))
-        for name, hint in hints.items()
+    kinds = {name: get_args(hint) or (hint,) for name, hint in hints.items()}
+    progress_holds = all(
+        type(values[name]) in ((*kind, int) if float in kind else kind) for name, kind in kinds.items()
     )
     objects = (found.adapter_config, found.optimizer_scalars, found.fingerprints, found.resolved, *found.rng)
-    return numbers_hold and bool(found.rng) and all(isinstance(one, dict) for one in objects)
+    return progress_holds and bool(found.rng) and all(isinstance(one, dict) for one in objects)
 
 
 def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:

@@ -1,4 +1,4 @@
-"""Which function a run was given: by its name and its source, so that another one is noticed when it is resumed."""
+"""Identify the functions passed to a run by name and source, so that a changed one is noticed on resume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
 def code_identity(function: Callable[..., Any]) -> dict[str, str]:
     """`name` (with its module) and `sha256` of the source, of bound arguments and of plain values closed over.
 
-    `functools.partial` is unwrapped. What the function calls or reads from its module is not looked at.
+    `functools.partial` is unwrapped. Other functions and globals that it uses are not included.
     """
     parts = list(_parts(function))
     return {"name": parts[0], "sha256": hashlib.sha256("\0".join(parts[1:]).encode()).hexdigest()}
@@ -29,7 +29,7 @@ def is_own(identity: Mapping[str, str]) -> bool:
 
 
 def _parts(function: Any) -> Iterator[str]:
-    """First the name, then everything that tells two functions of one name apart."""
+    """First the name, then everything that distinguishes functions with the same name."""
     if isinstance(function, functools.partial):
         inner = _parts(function.func)
         yield f"partial({next(inner)})"  # with arguments of the user's own it is no function of this project
@@ -38,7 +38,7 @@ def _parts(function: Any) -> Iterator[str]:
         return
     function = inspect.unwrap(function)
     has_code = inspect.isroutine(function) or inspect.isclass(function)
-    named = function if has_code else type(function)  # an object with __call__ is told by its class and its values
+    named = function if has_code else type(function)  # an object with __call__ is identified by class and attributes
     yield f"{_module(named)}.{named.__qualname__}"
     yield _source(named)
     if not has_code:
@@ -51,7 +51,7 @@ def _parts(function: Any) -> Iterator[str]:
 
 
 def _module(named: Any) -> str:
-    """A script's functions have the same name whether it was started or imported."""
+    """The module's name; for `__main__` that of its file, so that running or importing a script makes no difference."""
     module = str(getattr(named, "__module__", None) or "builtins")
     file = getattr(sys.modules.get(module), "__file__", None)
     return Path(file).stem if module == "__main__" and file else module

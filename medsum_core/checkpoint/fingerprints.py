@@ -21,14 +21,14 @@ from medsum_core.checkpoint.code_identity import code_identity
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "numpy")
 
-# What says where a configuration came from, how it is held and what is handed out, and nothing about the numbers.
+# Fields of a configuration without effect on the computed numbers: origin, dtype, outputs.
 # fmt: off
 NOT_COMPUTED_WITH = frozenset({
     "_name_or_path", "_commit_hash", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache",
     "output_hidden_states", "output_attentions", "return_dict", "problem_type", "id2label", "label2id",
 })
 # fmt: on
-# Each changes which kernels a library takes for its products, and so their last bits.
+# Environment variables that change a library's choice of kernels, and so the last bits of its products.
 CPU_VARIABLES = (
     "ONEDNN_MAX_CPU_ISA",
     "DNNL_MAX_CPU_ISA",
@@ -80,9 +80,9 @@ def run_fingerprints(
 def environment_fingerprint(
     *, device: torch.device, world_size: int, uses_numba: bool = False, uses_triton: bool = False
 ) -> dict[str, Any]:
-    """What can change the last bits of a sum and is no setting: versions, processor, threads, number of processes.
+    """What can change the last bits of sums, apart from settings: versions, processor, threads, number of processes.
 
-    `uses_numba`: its version and the processor that it compiles for count as well. `uses_triton`: its version.
+    `uses_numba`: include its version and target processor. `uses_triton`: include its version.
     """
     found: dict[str, Any] = {f"{name} version": _version(name) for name in PACKAGES}
     found["medsum-core version"] = __version__
@@ -106,7 +106,7 @@ def environment_fingerprint(
 def base_fingerprint(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
     """sha256 over the frozen weights as stored in memory: names, shapes, dtypes, bytes, 4-bit scales included.
 
-    Taken before the kernels are applied it is the same for each of them, and whether or not NF4 will be unpacked.
+    Computed before the kernels are applied, it does not depend on them or on `--dequantize`.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(named_parameters, key=lambda pair: pair[0]):
@@ -121,9 +121,9 @@ def base_fingerprint(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> st
 
 
 def config_fingerprint(config: Any) -> str:
-    """sha256 over what a model's configuration says about its numbers, wherever it lies.
+    """sha256 over the fields of a model's configuration that affect its numbers.
 
-    Another version of transformers may know more or fewer fields, and so give another hash.
+    Another version of transformers may have other fields, and thus give another hash.
     """
     return json_sha256(_computed_with(config.to_dict()))
 
@@ -135,7 +135,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def json_sha256(value: Any) -> str:
-    """sha256 (hex) of a value as JSON with sorted keys; what JSON does not know stands as its `str`."""
+    """sha256 (hex) of a value as JSON with sorted keys; other types are converted by `str`."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -167,7 +167,7 @@ def _numba_target() -> dict[str, Any]:
 
 
 def _processor() -> dict[str, Any]:
-    """Matrix libraries choose kernels by family, model and flags; one marketing name can stand for several."""
+    """Family, model and flags of the CPU, by which matrix libraries choose kernels; its name is not specific enough."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             first = file.read().split("\n\n")[0]
@@ -180,5 +180,5 @@ def _processor() -> dict[str, Any]:
 
 
 def _short(text: str) -> str:
-    """Enough of a sha256 to tell long lists apart in a message."""
+    """A short sha256 that distinguishes long lists in a message."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept, and their folders' names. Nothing is deleted but what the run itself made."""
+"""Which checkpoints of a run are kept, and their folders' names. Only the run's own checkpoints are deleted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medsum_core.files import (
     WRONG_KIND,
     ReadFailedError,
     looks_complete,
-    read_patiently,
+    read_with_retries,
     remove_folder,
     sweep,
 )
@@ -21,9 +21,9 @@ DRAFT_NAME = re.compile(rf"{re.escape(DRAFT_PREFIX)}(?:removed-)?{FOLDER_NAME.pa
 
 
 def list_checkpoints(checkpoints_dir: Path) -> list[Path]:
-    """Oldest first, by the numbers in their names. Raises ReadFailedError when the folder can't be listed."""
+    """The checkpoints, oldest first by the numbers in their names. Raises ReadFailedError if listing fails."""
     try:
-        paths = read_patiently(checkpoints_dir, lambda: list(checkpoints_dir.iterdir()))
+        paths = read_with_retries(checkpoints_dir, lambda: list(checkpoints_dir.iterdir()))
     except WRONG_KIND:
         return []
     return sorted((path for path in paths if FOLDER_NAME.fullmatch(path.name)), key=numbers)
@@ -59,8 +59,8 @@ def delete_superseded(
 ) -> None:
     """Keep `written`, the best and the newest complete ones, `keep_last` in all; delete the others among `deletable`.
 
-    A deletable one at or beyond the step just written was made before the run was resumed from an earlier step: `auto`
-    must not continue from it. One that can't be read now is neither counted nor deleted.
+    A deletable one with the same or a higher step was made before the run was resumed from an earlier step; it is
+    deleted, so that `auto` does not resume from it. One that can't be read now is neither counted nor deleted.
     """
     step_written, num_kept = numbers(written)[0], 1
     for path in reversed(list_checkpoints(written.parent)):
@@ -83,5 +83,5 @@ def delete_superseded(
 
 
 def sweep_checkpoint_drafts(checkpoints_dir: Path) -> None:
-    """Delete what crashed saves and deletions left. A run folder has one writer: all drafts in it are stale."""
+    """Delete the drafts of crashed saves and deletions. Only one process writes a run folder, so none is in use."""
     sweep(checkpoints_dir, DRAFT_NAME)

@@ -1,4 +1,4 @@
-"""The state of every random generator of a process as plain JSON values, which cannot carry code."""
+"""The state of all random generators of a process as plain JSON values, unlike pickle free of code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medsum_core.errors import InputError
 
 
 def capture_rng() -> dict[str, Any]:
-    """This process's generators: Python, NumPy, torch on the CPU and, where there is one, the current CUDA device."""
+    """The states of Python's, NumPy's and torch's generators (CPU and, if there is one, the current CUDA device)."""
     numpy_state: Any = np.random.get_state(legacy=True)
     algorithm, keys, position, has_gauss, cached_gaussian = numpy_state
     version, words, next_gauss = random.getstate()
@@ -39,7 +39,7 @@ def restore_rng(state: dict[str, Any]) -> None:
 
 
 def start_rng(*numbers: int) -> None:
-    """Begin every generator anew; other numbers, such as those of a run and of a process, give other draws."""
+    """Seed every generator from `numbers`, such as those of a run, an update and a process."""
     (seed,) = np.random.SeedSequence(numbers).generate_state(1)
     random.seed(int(seed))
     np.random.seed(int(seed))

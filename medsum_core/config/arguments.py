@@ -26,18 +26,18 @@ REFUSED_LORA_INITS = {
     "corda": "CorDA rewrites the base weights after a pass over the data",
 }
 
-# What belongs to a data set by name, and says nothing about files.
+# Settings of --dataset_name, without effect on files.
 SPLIT_SETTINGS = ("dataset_config_name", "train_split", "validation_split")
 
 
 def _setting(default: Any, help: str, *, metavar: str | None = None) -> Any:
-    """A field with its help text, as `HfArgumentParser` wants it."""
+    """A dataclass field with its help text, as `HfArgumentParser` expects it."""
     return field(default=default, metadata={"help": help} | ({"metavar": metavar} if metavar else {}))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArguments:
-    """The base model and how it is held in memory."""
+    """The base model, its precision and its kernels."""
 
     _argument_group_name = "model"
 
@@ -48,11 +48,11 @@ class ModelArguments:
     )
     model_revision: str | None = _setting(None, "branch, tag or commit of a hub model", metavar="REV")
     load_in_4bit: bool = _setting(
-        True, "hold the frozen base in NF4 with double quantisation; one whose files are NF4 is held as they are"
+        True, "store the frozen base in NF4 with double quantisation; a base whose files are NF4 stays as it is"
     )
     kernels: Literal["auto", "reference", "fast", "triton"] = _setting(
         "auto",
-        "reference: transformers' and PEFT's own modules; fast: functions for a CPU in their place (extra `cpu`); "
+        "reference: transformers' and PEFT's own modules; fast: functions for a CPU instead (extra `cpu`); "
         "triton: fast, on CUDA with fused Triton kernels; "
         "auto: fast on a CPU for the families that are tested with it, else reference",
     )
@@ -61,7 +61,7 @@ class ModelArguments:
         "number format of the computation; auto: bf16 where the device has it, fp16 on older GPUs, else fp32",
     )
     dequantize: Literal["auto", "on", "off"] = _setting(
-        "auto", "unpack the NF4 base once instead of in every layer call (same numbers, faster, more memory)"
+        "auto", "dequantise the NF4 base once instead of in every layer call (same numbers, faster, more memory)"
     )
     attention: str = _setting(
         "auto",
@@ -113,7 +113,7 @@ class DataArguments:
     )
     validation_file: list[str] | None = field(
         default=None,
-        metadata={"help": "to evaluate on; takes the place of a data set's own validation split", "metavar": "FILE"},
+        metadata={"help": "to evaluate on; replaces a data set's own validation split", "metavar": "FILE"},
     )
     dataset_name: str | None = _setting(
         None,
@@ -143,7 +143,7 @@ class DataArguments:
     )
     section_column: str | None = _setting(None, "column with the section's header (section_header)", metavar="COLUMN")
     section: str | None = _setting(
-        None, "one section for all rows, in the place of a column: an MTS-Dialog code or a name", metavar="NAME"
+        None, "one section for all rows, instead of a column: an MTS-Dialog code or a name", metavar="NAME"
     )
     image_column: str | None = _setting(
         None,
@@ -152,10 +152,10 @@ class DataArguments:
     )
     image_features: str | None = _setting(
         None,
-        "folder for what the vision tower makes of images, which is patients' data; not given: the user's cache",
+        "folder for the features of images, which are patients' data; not given: the user's cache",
         metavar="DIR",
     )
-    number_rows: bool = _setting(False, "rows that share an id are told apart by a number: ID#1, ID#2")
+    number_rows: bool = _setting(False, "number the rows that share an id: ID#1, ID#2")
     prompt_style: Literal["auto", "chat", "plain"] = _setting(
         "auto", "chat: the model's own turns; plain: text for a base model; auto: chat where there is a template"
     )
@@ -179,7 +179,7 @@ class DataArguments:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """What a prompt may have, in training as in decoding: the rest is reserved for the note."""
+        """The limit of a prompt in training and decoding; the rest of `max_length` is reserved for the note."""
         return self.max_length - self.max_new_tokens
 
     @property
@@ -189,7 +189,7 @@ class DataArguments:
 
     @property
     def prompt_settings(self) -> dict[str, Any]:
-        """What `build_renderer` is given, beside the tokenizer."""
+        """The keyword arguments of `build_renderer`."""
         variables = {"template_kwargs": json.loads(self.chat_template_kwargs)} if self.chat_template_kwargs else {}
         task = {} if self.task == DEFAULT_TASK else {"task": find_task(self.task)}
         return {"style": self.prompt_style, **variables, **task}
@@ -228,20 +228,20 @@ class TrainArguments:
     optim: Literal["paged_adamw_8bit", "adamw_torch"] = _setting("paged_adamw_8bit", "optimiser")
     gradient_checkpointing: Literal["auto", "on", "off", "long"] = _setting(
         "auto",
-        "compute activations again in the backward pass (slower, less memory); long: of rows longer than "
-        "--pack_tokens; auto: off, where memory needs it long, else on",
+        "recompute activations in the backward pass (slower, less memory); long: only for rows longer than "
+        "--pack_tokens; auto: off if memory suffices, else long, else on",
     )
-    seed: int = _setting(42, "of the adapter's start, the order of rows and dropout", metavar="N")
+    seed: int = _setting(42, "of the adapter's initial weights, the order of rows and dropout", metavar="N")
     eval_strategy: Literal["no", "epoch", "steps"] = _setting(
         "epoch", "when to evaluate, in addition to before the first and after the last update; no: never"
     )
     eval_steps: int | None = _setting(None, "updates between evaluations, with --eval_strategy steps", metavar="N")
     eval_generate: int = _setting(0, "validation rows to write notes for and score at each evaluation", metavar="N")
     metric_for_best_model: Literal["eval_loss", "eval_rouge1"] = _setting(
-        "eval_loss", "what the best checkpoint is best at"
+        "eval_loss", "the metric that decides which checkpoint is the best"
     )
     load_best_model_at_end: bool = _setting(False, "leave the best adapter, not the last, in the run folder")
-    early_stopping_patience: int = _setting(0, "stop after so many evaluations without a gain (0: never)", metavar="N")
+    early_stopping_patience: int = _setting(0, "stop after N evaluations without a gain (0: never)", metavar="N")
 
     def num_updates(self, windows_per_epoch: int) -> int:
         """Updates of the whole run when an epoch has that many windows; a part of a window counts as one."""
@@ -261,7 +261,7 @@ class OutputArguments:
     save_steps: int | None = _setting(None, "updates between checkpoints, with --save_strategy steps", metavar="N")
     save_minutes: float = _setting(
         10.0,
-        "write a checkpoint also after so many minutes without one (0, or --save_strategy no: never)",
+        "also write a checkpoint after X minutes without one (0, or --save_strategy no: never)",
         metavar="X",
     )
     save_total_limit: int = _setting(2, "newest checkpoints to keep, at least 2 (and the best one)", metavar="N")
@@ -278,12 +278,12 @@ class OutputArguments:
     )
     baseline_file: str | None = _setting(
         None,
-        "another system's notes of the validation rows, scored beside base and tuned in the report",
+        "another system's notes of the validation rows, scored in the report like base and tuned",
         metavar="FILE",
     )
     examples_file: str | None = _setting(
         None,
-        "blinded sheet of base and tuned notes, its key beside it (both hold patient text)",
+        "blinded sheet of base and tuned notes, with a key file (both hold patient text)",
         metavar="FILE",
     )
     resume_from_checkpoint: str | None = _setting(

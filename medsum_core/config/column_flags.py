@@ -1,4 +1,4 @@
-"""The flags that say how a file's columns are read, for the commands beside `train_loop.py`; the run's by default."""
+"""The flags for a file's columns in commands other than `train_loop.py`; by default the run's settings."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def add_column_flags(parser: argparse.ArgumentParser, *, leave_out: Collection[s
 def column_settings(values: argparse.Namespace, *, run: str | None = None) -> DataArguments:
     """The data settings of the run, or the defaults, with those of `COLUMN_FLAGS` that were given.
 
-    A section and a section's column exclude each other, so the one that is given takes the place of the run's other.
-    Raises InputError where both are given, and where `run` is no run folder, nor its checkpoint or adapter.
+    `--section` and `--section_column` exclude each other, so the one that is given replaces the run's other one. Raises
+    InputError where both are given, and where `run` is not a run folder, a checkpoint or an adapter of one.
     """
     flags = {name: getattr(values, name, None) for name in COLUMN_FLAGS}
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}

@@ -1,7 +1,7 @@
-"""Flags of `transformers.TrainingArguments`, TRL, PEFT and their scripts that are named otherwise here, or not there.
+"""Flags of `transformers.TrainingArguments`, TRL, PEFT and their scripts that have another name here or are absent.
 
-One spelling for one thing: a flag of theirs is no alias, its message names what to give instead. TrainingArguments'
-`true` and `false` stand for the values that mean the same here.
+There are no aliases: the error for such a flag names what to give instead. TrainingArguments' `true` and `false` are
+accepted for the equivalent values here.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 _ALWAYS = "always done here"
 _NO_COUNTERPART = "there is no counterpart"
 _LAUNCHED = (
-    "accelerate launch --num_processes N shares out the rows, and --use_fsdp --fsdp_version 2 shards a base that is "
-    "larger than a card"
+    "accelerate launch --num_processes N divides the rows, and --use_fsdp --fsdp_version 2 shards a base that is "
+    "larger than a GPU"
 )
 _ONE_DEVICE = f"not supported: {_LAUNCHED}"
 _MASKED = "only the note is trained on, always"
@@ -20,7 +20,7 @@ _HUB = "nothing is uploaded; the adapter is in the run folder"
 _PRECISION = "give --precision {} (auto takes bf16 where the device has it)"
 _READS_AHEAD = "rows are read and tokenized before the run"
 
-# The first pattern that fits a name has its remedy.
+# Pattern -> message; the first pattern that matches a name counts.
 COUNTERPARTS: dict[str, str] = {
     # what is computed, and in which numbers
     "bf16": _PRECISION.format("bf16"),
@@ -69,7 +69,7 @@ COUNTERPARTS: dict[str, str] = {
     "preprocessing_num_workers": _READS_AHEAD,
     "dataloader_drop_last": "every row is used: the last window of an epoch may be short",
     "remove_unused_columns": f"{_ALWAYS}: only the named columns are read",
-    "ignore_data_skip": "a resumed run always goes on at its place in the data",
+    "ignore_data_skip": "a resumed run always continues at its position in the data",
     # updates
     "lr": "give --learning_rate",
     "epochs": "give --num_train_epochs",
@@ -93,7 +93,7 @@ COUNTERPARTS: dict[str, str] = {
     "do_train": f"{_ALWAYS}; --dry_run true only checks",
     "do_eval": "give --eval_strategy",
     "do_predict": "python infer.py --run DIR writes notes",
-    "overwrite_output_dir": "name a new --output_dir, or go on with its run: --resume_from_checkpoint auto",
+    "overwrite_output_dir": "name a new --output_dir, or continue its run: --resume_from_checkpoint auto",
     "save_only_model": f"{_NO_COUNTERPART}: any checkpoint can be resumed from; the run folder's adapter/ is the model",
     "save_on_each_node": "the first process saves",
     "trackio_*": "TRACKIO_SPACE_ID in the environment, with --report_to trackio",
@@ -127,13 +127,13 @@ EQUAL_VALUES: dict[str, dict[str, str]] = {
 
 
 def counterpart(name: str) -> str | None:
-    """What to give instead of a setting of another program, or why it is not needed; None for a name of none."""
+    """What to give instead of another program's setting, or why it is not needed; None for an unknown name."""
     return next((text for pattern, text in COUNTERPARTS.items() if fnmatchcase(name, pattern)), None)
 
 
 def with_equal_value(tokens: list[str]) -> list[str]:
-    """The tokens of one flag, with our value in the place of TrainingArguments' where `EQUAL_VALUES` has it."""
+    """The tokens of one flag, with TrainingArguments' value replaced by ours where `EQUAL_VALUES` has it."""
     flag, has_value, value = tokens[0].partition("=")
     equal = EQUAL_VALUES.get(flag.lstrip("-").replace("-", "_"), {})
-    given = value if has_value else " ".join(tokens[1:]) or "true"
+    given = value if has_value else " ".join(tokens[1:] or ["true"])
     return [f"{flag}={equal[given.lower()]}"] if given.lower() in equal else tokens

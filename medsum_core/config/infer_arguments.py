@@ -1,8 +1,9 @@
-"""The command line of `infer.py`: its flags, and which of them go together."""
+"""The command line of `infer.py`: its flags, and which of them may be combined."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from typing import NoReturn
 
 from medsum_core.config.column_flags import COLUMN_FLAGS, add_column_flags
@@ -26,7 +27,7 @@ def batch_size(text: str) -> int | None:
 
 
 def parse_options(argv: list[str]) -> argparse.Namespace:
-    """The flags. Raises InputError for wrong ones, and for those that do not go together."""
+    """Parse the flags. Raises InputError for wrong ones, and for combinations that are not allowed."""
     parser = _Parser(description="write notes with a tuned model", allow_abbrev=False)
     parser.add_argument(
         "--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths; or a checkpoint, or an adapter"
@@ -34,7 +35,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model_name_or_path",
         metavar="NAME",
-        help="a base alone: hub id, folder, embedded:...; with --run: where its base lies now",
+        help="a base alone: hub id, folder, embedded:...; with --run: the present path of its base",
     )
     rows = parser.add_mutually_exclusive_group(required=True)
     rows.add_argument("--input_file", metavar="FILE", help="CSV, TSV, JSONL or JSON (also .gz) with dialogues")
@@ -86,10 +87,10 @@ def _problems(args: argparse.Namespace) -> list[str]:
         and args.dataset_name is None,
         "--split names the part of --dataset_name: give both": (args.split is None) != (args.dataset_name is None),
         "--output_file is where the notes of a file go: give it": args.dialogue_file is None and not args.output_file,
-        "--num_beams, --batch_size and --max_new_tokens must be at least 1": min(
-            args.num_beams, 1 if args.batch_size is None else args.batch_size, args.max_new_tokens or 1
-        )
-        < 1,
+        "--output_file, --output_format, --resume: of a file of notes; --dialogue_file writes to the screen": (
+            args.dialogue_file is not None
+            and (args.output_file is not None or args.output_format != "csv" or args.resume)
+        ),
         "--allow_other_base is about the base of --run: give both": args.allow_other_base and args.run is None,
         "--prompt_style is for --model_name_or_path: a run has that of its training": (
             args.prompt_style is not None and args.run is not None
@@ -100,7 +101,20 @@ def _problems(args: argparse.Namespace) -> list[str]:
         "--chat_template_kwargs is for --model_name_or_path: a run has those of its training": (
             args.chat_template_kwargs is not None and args.run is not None
         ),
-        "--no_repeat_ngram_size must be at least 0": (args.no_repeat_ngram_size or 0) < 0,
     }
     wrong = [text for text, is_wrong in problems.items() if is_wrong]
-    return wrong + template_kwargs_problems(args.chat_template_kwargs)
+    return wrong + decoding_problems(args) + template_kwargs_problems(args.chat_template_kwargs)
+
+
+def decoding_problems(args: argparse.Namespace) -> list[str]:
+    """What is wrong with the flags that say how notes are decoded; the server's are the same."""
+    counts = (args.num_beams, args.batch_size, args.max_new_tokens)
+    problems = {
+        "--num_beams, --batch_size and --max_new_tokens must be at least 1": any(
+            count is not None and count < 1 for count in counts
+        ),
+        "--length_penalty must be a finite number": not math.isfinite(args.length_penalty),
+        "--length_penalty belongs to beam search: give --num_beams": args.length_penalty != 1 and args.num_beams == 1,
+        "--no_repeat_ngram_size must be at least 0": (args.no_repeat_ngram_size or 0) < 0,
+    }
+    return [text for text, is_wrong in problems.items() if is_wrong]

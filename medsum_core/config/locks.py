@@ -1,4 +1,4 @@
-"""One process at a time: locks on what a command writes, held for as long as it writes."""
+"""Locks on files and folders that a command writes, so that only one process writes them at a time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsum_core.errors import InputError
-from medsum_core.files import PRIVATE_MODE, drafts_of, patiently
+from medsum_core.files import PRIVATE_MODE, drafts_of, with_retries
 
 if TYPE_CHECKING:  # the start of a script must stay quick
     from filelock import BaseFileLock
 
 
 def take_lock(path: Path, *, name: str, wait: bool = False) -> BaseFileLock:
-    """Lock the file `path`, made for that and for its owner only; `release_lock` deletes it.
+    """Create and lock the lock file `path` (mode 0600); `release_lock` deletes it.
 
     `name` stands for what is locked, with its flag. Raises InputError when another process has the lock, unless told to
     `wait` for it, and when the system refuses.
@@ -33,19 +33,19 @@ def take_lock(path: Path, *, name: str, wait: bool = False) -> BaseFileLock:
 
 
 def release_lock(lock: BaseFileLock) -> None:
-    """Let others lock it, and leave no lock file behind."""
+    """Release the lock and delete its file."""
     with suppress(OSError):  # Windows deletes no open file; filelock does it there on release
-        # Before the release: whoever waits for this file finds it gone, and makes another.
-        patiently(Path(lock.lock_file).unlink)
+        # Before the release: a process that waits for this file then finds it deleted, and makes another.
+        with_retries(Path(lock.lock_file).unlink)
     lock.release()
 
 
 @contextmanager
 def locked_file(path: Path, *more: Path, flag: str) -> Iterator[None]:
-    """Keep other processes from writing the file `path`, which `flag` names, and those that go with it, meanwhile.
+    """While the block runs, keep other processes from writing `path`, which `flag` names, and the files in `more`.
 
-    Deletes the drafts that killed processes left of them, and in the end its own lock file. Raises InputError when
-    another process is writing it, and when the system refuses.
+    Deletes drafts of these files that killed processes left, and finally its own lock file. Raises InputError when
+    another process is writing them, and when locking fails.
     """
     lock = take_lock(path.with_name(f".{path.name}.lock"), name=f"{flag} {path}")
     try:

@@ -1,16 +1,17 @@
-"""The table of what may differ between a checkpoint and the run that resumes it.
+"""The rules for differences between a checkpoint and the run that resumes it.
 
 | what differs | rule |
 |---|---|
 | how long, where, how often; what is logged; the place of base and data; more updates than planned | EXACT |
 | how the rows of an update are cut into micro-batches, and what is kept in memory | NOTED |
 | kernels, attention function, number of processes, threads, processor, GPU, versions of libraries | CONSENT |
-| a prompt, optimiser or prepared model of one's own; the base's configuration as read by a new version | CONSENT |
+| a user's prompt, optimiser or `prepare_model`; the base's configuration as read by another version | CONSENT |
 | rows an update (processes x batch x accumulation), fewer updates than planned, every other setting | REFUSED |
 | content of the data, base's weights and configuration, tokenizer, adapter's shapes, objective, collator | REFUSED |
 
-Whatever is allowed, each row comes exactly once an epoch: the order of rows depends on seed and epoch alone, and a
-place in it is a number of updates, which is why the rows of an update must stay. `training/resume_check.py` applies it.
+In all allowed cases each row is used exactly once an epoch: the order of rows depends on seed and epoch alone, and the
+position in it is a number of updates, which is why the rows of an update must not change. `training/resume_check.py`
+applies the rules.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from enum import Enum, auto
 
 
 class Rule(Enum):
-    """What a difference means for the run that resumes."""
+    """What happens if a setting differs."""
 
-    EXACT = auto()  # decides no update: the same bits
-    NOTED = auto()  # the same gradient up to rounding: goes on and says so, for whoever names the flag has agreed
-    CONSENT = auto()  # may change last digits, or more, and nobody may have noticed: needs --allow_inexact_resume
-    REFUSED = auto()  # other updates: an error that names what to do
+    EXACT = auto()  # no effect on updates: the same bits
+    NOTED = auto()  # the same gradient up to rounding: continues with a notice, as the user gave the flag
+    CONSENT = auto()  # may change last digits or more, possibly without the user's knowledge: --allow_inexact_resume
+    REFUSED = auto()  # different updates: an error with a remedy
 
 
-# Settings that no line names are REFUSED. The files of rows and the base are compared by content, not by path.
+# All other settings are REFUSED. Files of rows and the base are compared by content, not by path.
 # fmt: off
 SETTINGS: dict[Rule, frozenset[str]] = {
     Rule.EXACT: frozenset({

@@ -1,8 +1,9 @@
-"""Reads the three sources of settings, a preset, a file and the command line, as plain values and a list of faults.
+"""Read the three sources of settings, a preset, a file and the command line, to plain values and a list of problems.
 
-Each source is read on its own with the types of `arguments.py`, so that a message can name the flag or the line it
-comes from, and so that every fault of every source is found at once. Scalars of a file are passed on as they are
-written (`2e-4` is a string to YAML 1.1, `on` a boolean), and get their type from the same parser as the command line.
+Each source is parsed separately with the types of `arguments.py`, so that a message can name the flag or line, and all
+problems of all sources are found at once. Scalars of a file are kept as text (YAML 1.1 would read `2e-4` as a string
+and
+`on` as a boolean) and get their type from the same parser as the command line.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ NULLS = ("", "~", "null", "None")
 
 @dataclass(frozen=True, kw_only=True)
 class SettingsSource:
-    """The values that one source gives explicitly, by flag name, and a message for each value that is wrong."""
+    """The values that one source sets explicitly, by flag name, and a message for each wrong value."""
 
     values: dict[str, Any]
     problems: list[str]
@@ -82,7 +83,7 @@ def print_help() -> None:
 
 
 def read_command_line(argv: list[str]) -> SettingsSource:
-    """The values that the command line gives; `preset` and `config` among them."""
+    """The values that the command line sets, including `preset` and `config`."""
     return _gather([(group[0].split("=")[0], group) for group in _split_flags(argv)], _build_parser(explicit_only=True))
 
 
@@ -235,7 +236,7 @@ def _yaml_pairs(text: str, where: str) -> tuple[list[tuple[str, str, Any]], list
         key, node, is_grouped = pending.pop(0)
         name = key.value if isinstance(key, yaml.ScalarNode) else ""
         place = f"{where}, line {key.start_mark.line + 1}, {_show_key(name)}"
-        # No group in a group: an alias may name the node that it stands in.
+        # Groups are not nested: a YAML alias may refer to the node that contains it.
         if isinstance(node, yaml.MappingNode) and name in SECTIONS and not is_grouped:
             pending = [(*pair, True) for pair in node.value] + pending
         elif isinstance(node, yaml.ScalarNode):

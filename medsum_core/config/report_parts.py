@@ -1,4 +1,4 @@
-"""The notes of an interrupted report, which wait in the run folder for the run's next start."""
+"""The notes of an interrupted report, kept in the run folder until the run is resumed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _ENDING = "_notes.part.jsonl"
 
 
 def part_path(folder: Path, side: str) -> Path:
-    """Where a run folder holds the notes of a side while its report is being written."""
+    """The file in a run folder with the notes of a side (base or tuned) while its report is being written."""
     return folder / f"{side}{_ENDING}"
 
 

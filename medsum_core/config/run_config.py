@@ -29,7 +29,7 @@ from medsum_core.config.validation import path_problems, setting_problems
 from medsum_core.errors import InputError, raise_all
 from medsum_core.tasks.find import DEFAULT_TASK, task_text
 
-# A preset tunes these to the data that it names: other data gets the defaults.
+# Settings that a preset adjusts to its own data: with other data they get the defaults.
 SAMPLE_SETTINGS = ("learning_rate", "max_new_tokens")
 DATA_SOURCES = ("train_file", "validation_file", "dataset_name", *SPLIT_SETTINGS)
 FILES_OF_ROWS = ("train_file", "validation_file")  # each a single path, not a list, in runs of earlier versions
@@ -63,7 +63,7 @@ FORMER_COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All settings of a run. A value `auto` stays until `with_resolved` replaces it with what was chosen."""
+    """All settings of a run. A value `auto` stays until `with_resolved` replaces it by the chosen value."""
 
     preset: str
     model: ModelArguments
@@ -123,7 +123,7 @@ class RunConfig:
 
 
 def parse_run(argv: list[str]) -> RunConfig:
-    """The run that a command line asks for: preset, then `--config FILE`, then the flags; `--help` prints and exits.
+    """The run that a command line defines: preset, then `--config FILE`, then the flags; `--help` prints and exits.
 
     A source that names training data replaces all data of the sources below it, the validation file included.
     Raises InputError that lists every fault of every source, wrong combinations and missing files among them.
@@ -169,9 +169,9 @@ def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:
         if merged.get(name) is not None:
             merged[name] = [bundled_path(path) for path in merged[name]]
     if merged.get("chat_template_kwargs") is not None:
-        merged["chat_template_kwargs"] = _one_spelling(merged["chat_template_kwargs"])
+        merged["chat_template_kwargs"] = _canonical_json(merged["chat_template_kwargs"])
     if "task" in merged:
-        merged["task"] = _task_kept(merged["task"])
+        merged["task"] = _task_as_stored(merged["task"])
     defaults = {name: section() for name, section in SECTIONS.items()}
     return RunConfig(preset=preset, **defaults).with_resolved(**merged)
 
@@ -183,16 +183,16 @@ def _with_lists(part: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _one_spelling(text: str) -> str:
-    """Equal JSON as equal text: resuming compares it. What is no JSON stays, for the check that says so."""
+def _canonical_json(text: str) -> str:
+    """Equal JSON as equal text: resuming compares it. Other text stays; the validation reports it."""
     try:
         return json.dumps(json.loads(text), sort_keys=True)
     except (ValueError, RecursionError):
         return text
 
 
-def _task_kept(task: str) -> str:
-    """The task as a run keeps it; a file that is wrong stays, for the check that says so."""
+def _task_as_stored(task: str) -> str:
+    """The task as a run stores it; a wrong file stays unchanged, and the validation reports it."""
     try:
         return task_text(task)
     except InputError:

@@ -16,7 +16,7 @@ from medsum_core.config.run_config import RunConfig
 from medsum_core.errors import InputError
 from medsum_core.files import WRONG_KIND, read_plain_file, write_text_atomic
 
-if TYPE_CHECKING:  # the start of a script must stay quick
+if TYPE_CHECKING:  # keeps the start of a script fast
     from filelock import BaseFileLock
 
 CONFIG_NAME = "config.json"
@@ -31,15 +31,15 @@ LOCK_NAME = ".lock"
 
 
 def default_folder(preset: str) -> str:
-    """`runs/<preset>-<time>`, for a run that names none."""
+    """`runs/<preset>-<time>`, for a run without --output_dir."""
     return f"runs/{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def make_run_folder(folder: Path, *, chosen: bool) -> Path:
     """Create it, private to its owner, and return it. Raises InputError if the system refuses.
 
-    `chosen`: by the user, who may have made it. A default folder is another run's if it exists already: of two runs
-    that started in the same second the later one gets `-2` and so on.
+    `chosen`: named by the user, and may exist. A default folder that exists belongs to another run, started in the same
+    second: the later run gets the suffix `-2` and so on.
     """
     try:
         if chosen:
@@ -70,13 +70,13 @@ class FolderLock:
     def take(self, folder: Path, *, lock_file: Path | None = None) -> None:
         """Lock the folder. Raises InputError when another process has it, or the system refuses.
 
-        `lock_file`: elsewhere than in the folder, which must exist otherwise.
+        `lock_file`: a path outside the folder; without it the folder must exist.
         """
         if not self.held:
             self._lock = take_lock(lock_file or folder / LOCK_NAME, name=f"--output_dir {folder}")
 
     def release(self) -> None:
-        """Let the folder go, and leave no lock file in it."""
+        """Release the lock and delete the lock file."""
         if self._lock is not None:
             release_lock(self._lock)
             self._lock = None
@@ -97,7 +97,7 @@ def write_run_config(folder: Path, config: RunConfig, facts: Mapping[str, Any]) 
 
 
 def read_run_config(folder: str | Path) -> RunConfig:
-    """The settings of a finished or interrupted run, as resolved. Raises InputError if the folder holds none."""
+    """The settings of a finished or interrupted run, as resolved. Raises InputError if the folder has none."""
     try:
         return RunConfig.from_json(_read_config(folder)["settings"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -105,7 +105,7 @@ def read_run_config(folder: str | Path) -> RunConfig:
 
 
 def run_of(folder: str | Path) -> Path | None:
-    """The run folder itself, or that of one of its checkpoints or of its adapter; None: it belongs to no run."""
+    """The folder itself, or the run folder of a checkpoint or adapter; None if it belongs to no run."""
     place = Path(folder).resolve()
     if place.name == ADAPTER_FOLDER:
         place = place.parent

@@ -1,10 +1,11 @@
-"""What can be wrong with a configuration: values out of range, contradicting combinations, files that do not exist.
+"""Checks of a configuration: values out of range, contradictory combinations, files that do not exist.
 
 Every function returns a list of messages and raises nothing, so that the user sees all faults at once.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -48,7 +49,7 @@ BELOW_ONE = ("lora_dropout", "adam_beta1", "adam_beta2")
 def setting_problems(
     *, model: ModelArguments, lora: LoraArguments, data: DataArguments, train: TrainArguments, output: OutputArguments
 ) -> list[str]:
-    """What is wrong with the values and their combinations, whatever the machine and its files."""
+    """Problems with the values and their combinations, independent of the machine and its files."""
     values = {name: value for section in (model, lora, data, train, output) for name, value in vars(section).items()}
     checks = _data_checks(data) + _model_checks(model, lora) + _cadence_checks(train, output)
     checks += _packing_checks(train, data) + _tracker_checks(model, output)
@@ -61,11 +62,12 @@ def setting_problems(
 
 
 def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
-    """Files that are missing and folders that cannot be used. Nothing is created.
+    """Missing files and unusable folders. Nothing is created.
 
-    Only the first process of a launch looks at the run folder: it may have begun to write when the others come.
+    Only the first process of a launch checks the run folder: it may already be writing when the others check.
     """
-    problems = []
+    if problems := _name_problems(data, output):
+        return problems
     for flag, paths in (("--train_file", data.train_file), ("--validation_file", data.validation_file)):
         for path in paths or ():
             if not Path(path).is_file():
@@ -77,8 +79,30 @@ def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
     return problems
 
 
+def _name_problems(data: DataArguments, output: OutputArguments) -> list[str]:
+    """Paths that no file can have. They are not repeated: a long one may be the text of a file instead of its name."""
+    given = {
+        "train_file": data.train_file or [],
+        "validation_file": data.validation_file or [],
+        **{name: [getattr(output, name)] for name in ("output_dir", "examples_file", "resume_from_checkpoint")},
+    }
+    named = [(name, path) for name, paths in given.items() for path in paths if path is not None]
+    return [f"--{name}: {reason}" for name, path in named if (reason := _name_problem(path))]
+
+
+def _name_problem(path: str) -> str | None:
+    if not path.strip():
+        return "an empty value; give a path"
+    try:
+        os.lstat(path)
+    except (OSError, ValueError) as error:  # ValueError: with a NUL
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            return f"no file or folder can have such a name ({len(path):,} characters)"
+    return None
+
+
 def key_path(examples_file: str | Path) -> Path:
-    """Where the key of a blinded sheet goes: `notes.csv` -> `notes.key.csv` beside it."""
+    """The path of a blinded sheet's key: `notes.csv` -> `notes.key.csv`."""
     path = Path(examples_file)
     return path.with_name(f"{path.stem}.key.csv")
 
@@ -86,10 +110,12 @@ def key_path(examples_file: str | Path) -> Path:
 def examples_file_problems(examples_file: str | Path, *, may_exist: bool = False) -> list[str]:
     """Why a blinded sheet can't be written there: its folder is absent, or a sheet or key exists.
 
-    An existing sheet is never replaced: somebody may have filled it in. `may_exist`: a report that was interrupted may
-    have written it; then it is compared with what would be written.
+    An existing sheet is never replaced, since it may have been filled in. `may_exist`: an interrupted report may have
+    written it; then it is compared with the new content.
     """
     path = Path(examples_file)
+    if not path.name:
+        return [f"--examples_file {path}: a folder, not a file"]
     problems = [
         f"--examples_file: {taken} exists already; name another file or move it away"
         for taken in (path, key_path(path))
@@ -269,7 +295,7 @@ def _cadence_checks(train: TrainArguments, output: OutputArguments) -> list[tupl
 
 
 def no_validation_problems(train: TrainArguments, output: OutputArguments) -> list[str]:
-    """The settings that make no sense in a run without validation rows; a data set may turn out to have none."""
+    """The settings that need validation rows; for a data set of the hub it is known late whether it has some."""
     wanted = {
         "--eval_strategy steps": train.eval_strategy == "steps",
         "--eval_generate": train.eval_generate > 0,

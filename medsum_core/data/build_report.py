@@ -1,4 +1,4 @@
-"""What became of a run's rows as they were tokenised: which were truncated, set aside, or have notes too long to write.
+"""Report of tokenising a run's rows: which were truncated, set aside, or have notes longer than --max_new_tokens.
 
 Ids and counts, never text.
 """
@@ -15,30 +15,30 @@ from medsum_core.data.disclosure import MAX_IDS, show_id, show_ids
 
 @dataclass(frozen=True, kw_only=True)
 class SetAside:
-    """A row that is not trained on: its note alone does not fit, or no turn of its dialogue fits with the note."""
+    """A row that is left out: its note alone does not fit, or no turn of its dialogue fits with the note."""
 
     id: str
     num_note_tokens: int  # without the stop token
-    num_tokens_needed: int  # the --max_length that needs no truncation
-    note_alone: bool  # the note alone (with prompt and stop token, without any dialogue) is too long
+    num_tokens_needed: int  # the --max_length at which nothing is truncated
+    note_alone: bool  # too long even without any dialogue (prompt, note and stop token)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
-    """What became of the rows: `num_rows == num_used + len(set_aside)`. Ids and counts, never text."""
+    """How the rows were used: `num_rows == num_used + len(set_aside)`. Ids and counts, never text."""
 
     num_rows: int
     num_used: int
     num_turns_dropped: dict[str, int]  # by row id, truncated rows only
-    beyond_reserve: tuple[str, ...]  # of these, the rows with a shorter prompt than they get in decoding
+    beyond_reserve: tuple[str, ...]  # truncated rows whose prompt is shorter than in decoding
     set_aside: tuple[SetAside, ...]
-    inexact: tuple[str, ...] = ()  # rows with a note that the vocabulary can't spell: its ids decode to another text
+    inexact: tuple[str, ...] = ()  # rows whose note has characters that the vocabulary lacks: it decodes differently
     num_tokens_dropped: Mapping[str, int] = field(default_factory=dict)  # by row id, truncated rows only
     max_new_tokens: int = 0
     num_note_tokens: Mapping[str, int] = field(default_factory=dict)  # by row id, of all rows, with the stop token
 
     def lines(self) -> list[str]:
-        """The report for a person; empty when every row was used whole and every note can be written whole."""
+        """The report as lines; empty when every row was used whole and no note is longer than --max_new_tokens."""
         lines = [line for line in (self.long_notes(), self.truncated()) if line]
         if self.beyond_reserve:
             lines.append(
@@ -61,7 +61,7 @@ class BuildReport:
         return lines
 
     def long_notes(self) -> str:
-        """How many notes decoding could not write whole, and the `--max_new_tokens` that would do; "" for none."""
+        """How many notes are longer than `--max_new_tokens`, and which value would suffice; "" for none."""
         lengths = sorted(self.num_note_tokens.values())
         longest_first = sorted(self.num_note_tokens, key=lambda id: -self.num_note_tokens[id])
         too_long = [id for id in longest_first if self.num_note_tokens[id] > self.max_new_tokens]
@@ -75,7 +75,7 @@ class BuildReport:
         )
 
     def truncated(self) -> str:
-        """What truncation lost, in turns and tokens; "" where nothing was lost."""
+        """What truncation removed, in turns and tokens; "" for nothing."""
         turns, tokens = self.num_turns_dropped, self.num_tokens_dropped
         if not turns:
             return ""

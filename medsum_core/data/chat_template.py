@@ -1,4 +1,4 @@
-"""A model's chat template: rendering it, the arguments that a user gives it, and what no new run may begin with."""
+"""A model's chat template: rendering, arguments from the user, and templates that a new run may not use."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from medsum_core.errors import InputError
 FLAG = "--chat_template_kwargs"
 TEMPLATE_SECONDS = 20.0  # the first use compiles it; milliseconds on a quiet machine
 MAX_REASON = 200  # characters of a template's own error
-_FIXED_DATE = "26 Jul 2024"  # Llama 3's template writes today's date unless given one: no prompt may depend on the day
+_FIXED_DATE = "26 Jul 2024"  # for Llama 3's template, which else writes today's date: prompts must not depend on it
 _DATE_NAME = re.compile(r"\b(?!strftime_now\b)\w*(?:date|day|time)\w*\b")  # of a variable that may hold a date
-_DAYS = (datetime(2001, 2, 3, 4, 5, 6), datetime(2022, 11, 14, 17, 38, 49))  # different however a date is written
+_DAYS = (datetime(2001, 2, 3, 4, 5, 6), datetime(2022, 11, 14, 17, 38, 49))  # differ in every part of a date
 
-# How a block of thinking begins and ends: by tags in most families; Gemma 4, Command A, Magistral and Kimi have names
-# of their own.
+# The tags around a thinking block: XML-like in most families, others in Gemma 4, Command A, Magistral and Kimi.
 _TAG = "(?:[a-z_]+:)?(?:think|thinking|thoughts?|reason|reasoning)>"
 _OWN_NAMES = (
     ("<|channel>thought", "<channel|>"),
@@ -40,7 +39,7 @@ _END = re.compile("|".join([f"</{_TAG}", *(re.escape(end) for _, end in _OWN_NAM
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFault:
-    """Why no new run may begin with a prompt, and what to do. One that began so in an earlier version goes on."""
+    """Why a new run may not use a prompt, and what to do. A run that has one already may continue."""
 
     what: str
     remedy: str
@@ -50,8 +49,8 @@ class PromptFault:
 
     @property
     def notice(self) -> str:
-        """What a run that began with such a prompt is told."""
-        return f"{self.what}; this run began with such a prompt, and keeps it"
+        """The notice for a run that was started with such a prompt."""
+        return f"{self.what}; this run was started with such a prompt, and keeps it"
 
 
 def template_text(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -75,7 +74,7 @@ def render(
     template_kwargs: Mapping[str, Any],
     add_generation_prompt: bool = False,
 ) -> str:
-    """The messages as the template writes them. Raises InputError where it fails or takes longer than 20 seconds."""
+    """The messages as the template renders them. Raises InputError if it fails or takes over TEMPLATE_SECONDS."""
     variables = {"date_string": _FIXED_DATE, **template_kwargs}
     settings: dict[str, Any] = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
     try:
@@ -90,7 +89,7 @@ def render(
 def check_template_kwargs(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], template_kwargs: Mapping[str, Any]
 ) -> None:
-    """Raise InputError for an argument without which the prompt of these messages would be the same."""
+    """Raise InputError for an argument that does not change the prompt of these messages."""
     reserved = set(inspect.signature(tokenizer.apply_chat_template).parameters)
     if taken := sorted(reserved.intersection(template_kwargs)):
         raise InputError(f"{FLAG}: {', '.join(taken)}: an argument of apply_chat_template, not of a template")
@@ -98,7 +97,7 @@ def check_template_kwargs(
     idle = []
     for name in template_kwargs:
         others = {other: value for other, value in template_kwargs.items() if other != name}
-        with suppress(InputError):  # a template that fails without it reads it
+        with suppress(InputError):  # a template that fails without the argument uses it
             if render(tokenizer, messages, template_kwargs=others, add_generation_prompt=True) == prompt:
                 idle.append(name)
     if idle:
@@ -111,7 +110,7 @@ def check_template_kwargs(
 def day_fault(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], template_kwargs: Mapping[str, Any]
 ) -> PromptFault | None:
-    """The fault of a template that asks for the day: the prompt of these messages, rendered on two days, differs."""
+    """The fault of a template that reads the date: the prompt of these messages differs between two days; else None."""
 
     def is_fixed(variables: Mapping[str, Any]) -> bool:
         prompts = set()
@@ -133,7 +132,7 @@ def day_fault(
 
 @contextmanager
 def _clock_at(day: datetime) -> Iterator[None]:
-    """Templates have one clock, `strftime_now`, which asks this module of transformers for the time."""
+    """Templates read the time only by `strftime_now`, which uses `datetime` of this module of transformers."""
 
     class Stopped(datetime):
         @classmethod
@@ -150,12 +149,12 @@ def _clock_at(day: datetime) -> Iterator[None]:
 
 
 def thinking_names(text: str) -> set[str]:
-    """The names in a text by which a block of thinking begins or ends."""
+    """The thinking tags in a text."""
     return {match[0] for pattern in (_BEGINNING, _END) for match in pattern.finditer(text)}
 
 
 def open_thinking(text: str) -> str | None:
-    """The name that begins the block of thinking in which a text ends; None where it ends in none."""
+    """The tag of the thinking block that is still open at the end of a text; None if there is none."""
     beginnings, ends = list(_BEGINNING.finditer(text)), list(_END.finditer(text))
     if not beginnings or (ends and ends[-1].start() > beginnings[-1].start()):
         return None

@@ -1,4 +1,4 @@
-"""Examples -> micro-batches, padded or packed. How a window is cut into micro-batches never changes its gradient.
+"""Examples to micro-batches, padded or packed. How a window is cut into micro-batches never changes its gradient.
 
 B rows, T positions. A window is the rows of one optimiser update; a micro-batch is what goes through the model at once.
 """
@@ -19,10 +19,10 @@ from medsum_core.data.masking import IGNORE_INDEX, Example
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MicroBatch:
-    """What goes through the model at once. All tensors are int64, [B, T]; no attention mask is needed.
+    """The rows of one forward and backward pass. All tensors are int64, [B, T]; no attention mask is needed.
 
-    `document_lengths` (and positions that restart at 0) separate the documents of a row. Padding comes after a row's
-    last document, where causal attention never looks.
+    `document_lengths` (and positions that restart at 0) separate the documents of a row. Padding comes after the last
+    document of a row, where causal attention does not reach it.
     """
 
     input_ids_BT: Tensor
@@ -34,31 +34,31 @@ class MicroBatch:
     num_tokens: int  # without padding
 
     @cached_property
-    def read_M(self) -> Tensor:  # noqa: N802 - a legend's letter
-        """Indices, ascending, of the positions among the flat B x T that have a target: those that a loss may read."""
+    def read_M(self) -> Tensor:  # noqa: N802 - M: the number of these positions
+        """(M,) int64, ascending: indices into the flat B x T of the positions with a target, which a loss may read."""
         return (self.targets_BT.flatten() != IGNORE_INDEX).nonzero()[:, 0]
 
     @cached_property
     def document_starts(self) -> Tensor:
-        """int32: where each document begins among the flat B x T, and B x T; a row's padding is a document too."""
+        """int32: each document's start in the flat B x T, then B x T; a row's padding counts as a document."""
         lengths = padded_lengths(self.document_lengths, self.input_ids_BT.shape[1])
         return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
 
     def with_tensors(self, change: Callable[[Tensor], Tensor], **fields: Any) -> MicroBatch:
-        """A copy with `change` applied to each of its tensors, and with other values of some fields."""
+        """A copy with `change` applied to each tensor, and with the given values of other fields."""
         names = ("input_ids_BT", "position_ids_BT", "targets_BT")
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
         return replace(self, **changed, **fields)
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same batch with its tensors on `device`, without waiting for the work that a GPU was given before."""
+        """The same batch on `device`, copied without waiting for a GPU's earlier work."""
 
         def moved(tensor: Tensor) -> Tensor:
             pinned = tensor.pin_memory() if torch.device(device).type == "cuda" else tensor  # else the copy would wait
             return pinned.to(device, non_blocking=True)
 
         batch = self.with_tensors(moved)
-        for name in ("read_M", "document_starts"):  # found on the CPU: nonzero() on a GPU would wait
+        for name in ("read_M", "document_starts"):  # computed on the CPU: nonzero() on a GPU would wait for it
             batch.__dict__[name] = moved(getattr(self, name))
         return batch
 
@@ -69,12 +69,12 @@ class Collate(Protocol):
     def __call__(
         self, examples: Sequence[Example], *, batch_size: int, pack_tokens: int, pad_token_id: int
     ) -> list[MicroBatch]:
-        """Micro-batches that hold each of the examples once."""
+        """Micro-batches that together hold each example exactly once."""
         ...
 
 
 def padded_lengths(document_lengths: Sequence[Sequence[int]], num_tokens: int) -> list[int]:
-    """The rows' document lengths end to end; a row's padding becomes a document of its own."""
+    """The document lengths of all rows, concatenated; the padding of a row counts as one more document."""
     lengths: list[int] = []
     for row in document_lengths:
         lengths += [*row, num_tokens - sum(row)] if sum(row) < num_tokens else row
@@ -82,7 +82,7 @@ def padded_lengths(document_lengths: Sequence[Sequence[int]], num_tokens: int) -
 
 
 def pad_rows(examples: Sequence[Example], *, pad_token_id: int) -> MicroBatch:
-    """One document a row, padded on the right to the longest: [B, T]. The padding's id has no influence."""
+    """One document a row, padded on the right to the longest: [B, T]. `pad_token_id` has no effect on the result."""
     width = max(example.num_tokens for example in examples)
     return _micro_batch(
         examples,
@@ -94,7 +94,7 @@ def pad_rows(examples: Sequence[Example], *, pad_token_id: int) -> MicroBatch:
 
 
 def pack_rows(examples: Sequence[Example]) -> MicroBatch:
-    """Documents end to end in a single row: [1, T]. Positions restart at 0 in each; its last one has no target."""
+    """The documents concatenated in one row, [1, T]. In each, positions restart at 0 and the last has no target."""
     return _micro_batch(
         examples,
         input_ids=[[token for row in examples for token in row.input_ids]],
@@ -109,10 +109,9 @@ def split_window(
 ) -> list[MicroBatch]:
     """A window as micro-batches, each row in exactly one.
 
-    `pack_tokens` 0: `batch_size` rows each, in order, padded. Above 0: packed rows of at most so many tokens (a longer
-    document has one of its own), filled best-fit-decreasing: longest first, each into the row with the least room that
-    it fits. The largest micro-batch comes first: the later ones fit into the memory that it frees, so the heap grows
-    less.
+    `pack_tokens` 0: `batch_size` rows each, in order, padded. Above 0: packed rows of at most `pack_tokens` tokens (a
+    longer document gets a row to itself), filled best-fit-decreasing: longest first, each into the fullest row with
+    enough room. The largest micro-batch comes first, so that later ones fit into the memory that it frees.
     """
     if pack_tokens == 0:
         starts = range(0, len(examples), batch_size)

@@ -1,4 +1,4 @@
-"""Which column of a file holds what, and the check that a file has them."""
+"""Which columns of a file hold the parts of a record, and the check that the file has them."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class ColumnSettings(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which column holds what of a task, None: the task's own; case, and spaces for underscores, are ignored.
+    """The column of each part of a record; None: the task's default. Case, and spaces for underscores, are ignored.
 
-    `dialogue` holds the text that the note is written from, whatever the task calls it. A file without the task's id
-    column has its rows numbered from 1. `section`: the section of all rows, in the place of a column. `number_rows`:
-    rows that share an id get a number each, `ID#1, ID#2, ...`; others keep theirs. Raises InputError for a `section`
-    that is empty or that a spreadsheet would run, and for one of a task that knows none.
+    `dialogue` is the column of the source text, whatever the task calls it. Rows of a file without an id column are
+    numbered from 1. `section`: one section for all rows instead of a column. `number_rows`: rows that share an id get
+    `ID#1, ID#2, ...`; others keep theirs. Raises InputError for a `section` that is empty or that a spreadsheet would
+    run as a formula, and where the task has no sections or images.
     """
 
     task: Task = SECTION
@@ -64,12 +64,12 @@ class Columns:
             raise InputError(f"--image_column: the task {self.task.name} shows no images; take vqa-rad or findings")
 
     def candidates(self) -> dict[str, tuple[str, ...]]:
-        """The columns that may hold each part of a record (`id`, the task's parts, `choice`, `note`), the first counts.
+        """The possible columns of each part of a record (`id`, the task's parts, `choice`, `note`), by priority.
 
-        Without the section where `section` is given, and without what the task makes itself.
+        The section is left out where `section` is given, as are parts that the task makes itself.
         """
         task, found = self.task, {"id": _own(self.id, self.task.id_columns)}
-        found[task.source] = ()  # the order in which absent columns are named: what every task has comes first
+        found[task.source] = ()  # fixes the order in which absent columns are named: what every task has comes first
         if task.answer.columns:
             found["note"] = _own(self.note, task.answer.columns)
         named = {task.source: self.dialogue}
@@ -101,14 +101,14 @@ def columns_of(settings: ColumnSettings) -> Columns:
 
 
 def find_first(table: Table, candidates: Sequence[str]) -> str | None:
-    """The table's spelling of the first of these columns that it has."""
+    """The first of these columns that the table has, as the table spells it; None if it has none."""
     return next((column for column in map(table.find_column, candidates) if column), None)
 
 
 def resolve_columns(table: Table, columns: Columns, *, require_note: bool) -> tuple[Table, dict[str, str]]:
-    """The table and, by part of a record (see `Columns.candidates`), its spelling of each column it has.
+    """The table, and the column of each part of a record (see `Columns.candidates`) as the table spells it.
 
-    Rows in a form of chat models get our columns: see `with_our_columns`. Raises InputError for absent columns.
+    Chat-format rows are converted first: see `with_our_columns`. Raises InputError for absent columns.
     """
     task, wanted, as_given = columns.task, columns.candidates(), table.describe_columns()
     if columns.dialogue is None and columns.note is None and task.answer.choice is None:
@@ -133,7 +133,7 @@ def _own(named: str | None, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _remedy(task: Task, absent: Sequence[str]) -> str:
-    """The flags that name other columns, where there are some: a task file names the others."""
+    """What to do about absent columns: the flags that name others, or a task file where there is no flag."""
     flags = {"id": "--id_column NAME", "note": "--note_column NAME", task.source: "--dialogue_column NAME"}
     if task.images_part is not None:
         flags[task.images_part.name] = "--image_column NAME"

@@ -1,4 +1,4 @@
-"""CSV text to rows of exact cells: separator, blank rows at the end, and what is wrong, by row and line.
+"""Parse CSV text to rows of unchanged cells: separator, blank rows at the end, and problems by row and line.
 
 The standard library's `csv` reads the cells, because `datasets` and pandas turn a cell "None" into a null and
 silently move the cells of a ragged row into other columns.
@@ -18,13 +18,13 @@ from medsum_core.data.disclosure import count_known
 from medsum_core.data.rows import Row
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-LINES_OF_TITLE = 6  # so many lines are searched for column names
+LINES_OF_TITLE = 6  # the number of lines that are searched for column names
 SPACED_QUOTE = re.compile(r" +\"")
 
 
 @dataclass(kw_only=True)
 class ParsedRows:
-    """What a parser found: `rows` without those that a problem is about; `notices` as in `Table`."""
+    """The result of a parser: `rows` without the faulty ones, a message for each of these; `notices` as in `Table`."""
 
     columns: tuple[str, ...] = ()
     rows: list[Row] = field(default_factory=list)
@@ -33,10 +33,10 @@ class ParsedRows:
 
 
 def parse_csv(text: str) -> ParsedRows:
-    """The rows of a text with commas, semicolons or tabs, whichever its first line is best divided by.
+    """The rows of a text separated by commas, semicolons or tabs (see `find_separator`).
 
-    A blank between a separator and a quoted cell is no text where the file can be read so: Excel and R write none, but
-    people and some exports do. Rows without any text at the end are no rows.
+    A blank between a separator and a quote is ignored if the file can then be parsed: some exports write it. Rows
+    without any text at the end are left out.
     """
     separator = find_separator(text)
     parsed = _parse(text, separator, skip_blanks=False)
@@ -51,9 +51,9 @@ def parse_csv(text: str) -> ParsedRows:
 
 
 def find_separator(text: str) -> str:
-    """Comma, semicolon or tab: whichever finds the most known names in a line, then the most names in the first.
+    """The separator that gives the most known column names in a line; if equal, the most fields in the first line.
 
-    The frequency in all lines says little: the cells are text, in which any of the three may be frequent.
+    The frequency in all lines is not used: cells are text, in which any of the three may be frequent.
     """
 
     def score(separator: str) -> tuple[int, int]:
@@ -64,7 +64,7 @@ def find_separator(text: str) -> str:
 
 
 def _fields(text: str, separator: str) -> Iterator[list[str]]:
-    """The fields of each line; a line that is no CSV ends them."""
+    """The fields of each line, up to the first line that is not valid CSV."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     with _no_field_limit(len(text)):
         try:
@@ -123,7 +123,7 @@ def _count_columns(names: Sequence[str]) -> str:
 
 
 def _title_problem(lines: Sequence[tuple[int, list[str]]]) -> str | None:
-    """Why the first of the lines is not the one of the column names: a later one is."""
+    """A message if a later line than the first seems to hold the column names; else None."""
     (first, names), *others = lines
     better = [line for line, fields in others if count_known(fields) > 1]
     if count_known(names) or not better:
@@ -132,7 +132,7 @@ def _title_problem(lines: Sequence[tuple[int, list[str]]]) -> str | None:
 
 
 def _name_problems(names: Sequence[str]) -> list[str]:
-    """Names that occur twice; columns without a name, as pandas writes for its index, are read by nobody."""
+    """Messages for names that occur twice. Columns without a name, as pandas writes for its index, are never read."""
     folded = [name.casefold() for name in names]
     places = [str(index + 1) for index, name in enumerate(folded) if name and name in folded[:index]]
     problems = [f"columns {', '.join(places)} have the name of an earlier one (case does not count)"] if places else []
@@ -142,7 +142,7 @@ def _name_problems(names: Sequence[str]) -> list[str]:
 
 
 def _has_spaced_quotes(text: str, separator: str) -> bool:
-    """Whether a field begins with a blank and then a quote; what is inside of quoted cells does not count."""
+    """Whether a field begins with a blank and then a quote, outside of quoted cells."""
     if re.search(rf"{re.escape(separator)} +\"", text) is None:
         return False
     end = rf"{re.escape(separator)}\r\n"
@@ -165,7 +165,7 @@ def _why(error: csv.Error, text: str) -> str:
 
 @contextmanager
 def _no_field_limit(characters: int) -> Iterator[None]:
-    """Lift csv's limit of 131,072 characters a cell, which holds for the process: see `tables.MAX_CELL_CHARACTERS`."""
+    """Lift csv's process-wide limit of 131,072 characters a cell; `tables.MAX_CELL_CHARACTERS` is checked instead."""
     before = csv.field_size_limit(max(characters, 1))
     try:
         yield

@@ -6,15 +6,16 @@ import sys
 
 from medsum_core.data.columns import Columns
 from medsum_core.data.records import Record, divide_records, normalise_dialogue
+from medsum_core.data.text_files import not_utf8
 from medsum_core.errors import InputError
 from medsum_core.files import read_plain_file
 
 
 def read_dialogue(source: str, *, columns: Columns) -> list[Record]:
-    """The record of the dialogue in a text file, or on standard input for `-`; its four divisions, for a visit.
+    """The record of the dialogue in a text file, or on standard input for `-`; for a visit, one record a division.
 
-    UTF-8 whatever the locale. Raises InputError for a file that can't be read, is no UTF-8 text or holds nothing, and
-    for a task whose prompt has more than a dialogue and a section.
+    Read as UTF-8 whatever the locale. Raises InputError for a file that can't be read, is not UTF-8 or is empty, and
+    for a task whose prompt has more parts than a dialogue and a section.
     """
     task, section = columns.task, columns.task.section_part
     others = [part.name for part in task.parts if part.columns and part.name != task.source and part is not section]
@@ -34,7 +35,7 @@ def _read(source: str) -> str:
     except OSError as error:
         raise InputError(f"--dialogue_file {source}: can't be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"--dialogue_file {source}: not UTF-8 text") from error
+        raise InputError(f"--dialogue_file {source}: {not_utf8(error)}") from None
     if not text.strip():
         raise InputError(f"--dialogue_file {source}: the dialogue is empty")
     return normalise_dialogue(text)

@@ -22,9 +22,9 @@ MAX_FILE_BYTES = 32 << 20  # the largest pinned file has 23 MiB
 
 @dataclass(frozen=True, kw_only=True)
 class PinnedFile:
-    """A file of a GitHub repository (`owner/name`) at a commit, and the only content that is taken for it.
+    """A file of a GitHub repository (`owner/name`) at a commit, and the sha256 that its content must have.
 
-    `is_on_hub`: of a data set's repository on the Hugging Face hub instead.
+    `is_on_hub`: the repository is a data set on the Hugging Face hub instead.
     """
 
     repository: str
@@ -43,8 +43,8 @@ class PinnedFile:
 def pinned_file(pin: PinnedFile, *, offline: bool = False) -> Path:
     """The path of the file in the cache, downloaded on its first use.
 
-    Raises InputError for a file that is absent or damaged while `offline`, an unreachable source and a download that is
-    not the pinned file. The file appears in the cache whole or not at all.
+    Raises InputError for a file that is absent or damaged while `offline`, an unreachable source and a download with
+    another sha256. The file is written to the cache atomically.
     """
     name = PurePosixPath(pin.path).name
     path = commit_folder(pin.repository, pin.commit) / name
@@ -64,7 +64,7 @@ def pinned_file(pin: PinnedFile, *, offline: bool = False) -> Path:
 
 
 def write_to_cache(path: Path, data: bytes) -> None:
-    """Write a file of a cache folder that is there, whole or not at all. Raises InputError where that fails."""
+    """Write a file atomically to an existing cache folder. Raises InputError where that fails."""
     try:
         write_bytes_atomic(path, data)
     except OSError as error:
@@ -74,7 +74,7 @@ def write_to_cache(path: Path, data: bytes) -> None:
 
 
 def commit_folder(repository: str, commit: str) -> Path:
-    """Where the cache keeps what comes from a commit; it may not exist yet."""
+    """The cache's folder for the files of a commit; it may not exist yet."""
     return cache_folder() / repository.rpartition("/")[2].lower() / commit[:12]
 
 

@@ -1,9 +1,9 @@
 """Many files of a public repository at one commit, fetched by git and checked against the commit's own hash.
 
 A commit id is a hash over every byte of its files, and git names each object that it receives by the hash of its
-content: a commit that was fetched by its id is the pinned one, whoever delivered it. GitHub's archives (.tar.gz) are
-not promised to keep their bytes, so a hash of those would refuse good data one day. Audio and the like in Git LFS stays
-where it is: nothing is checked out.
+content: a commit that was fetched by its id is the pinned one, whichever server delivered it. GitHub does not promise
+stable bytes of its archives (.tar.gz), so a hash of those may refuse good data one day. Nothing is checked out, so
+audio and other files in Git LFS are not downloaded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medsum_core.files import make_cache_folder
 SOURCE = "https://github.com/"
 TIMEOUT_SECONDS = 900
 REGULAR_FILE = "100"  # git's modes of files: 100644 and 100755; a link is 120000
-# Variables by which a caller (a hook, for one) points git at a repository of its own.
+# Environment variables by which a caller, such as a git hook, makes git use another repository.
 OWN_REPOSITORY = (
     "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY",
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_SHALLOW_FILE",
@@ -32,10 +32,10 @@ OWN_REPOSITORY = (
 
 
 def commit_files(repository: str, commit: str, patterns: Sequence[str], *, offline: bool = False) -> dict[str, bytes]:
-    """The files of `owner/name` on GitHub at a commit (40 hex digits) whose path fits a pattern, by path, sorted.
+    """The files of `owner/name` on GitHub at a commit (40 hex digits) whose path matches a pattern, by path, sorted.
 
-    Cached as a bare repository of that commit alone. `*` in a pattern also crosses folders. Raises InputError where
-    git or the network is needed and absent, and for a commit without such files; a damaged cache is fetched anew.
+    Cached as a bare repository of that commit alone; a damaged one is fetched again. `*` in a pattern also matches `/`.
+    Raises InputError where git or the network is needed and absent, and for a commit without such files.
     """
     folder = commit_folder(repository, commit).with_suffix(".git")
     if folder.is_dir() and (files := _read(folder, commit, patterns)):
@@ -54,7 +54,7 @@ def commit_files(repository: str, commit: str, patterns: Sequence[str], *, offli
 
 
 def _fetch(repository: str, commit: str, folder: Path) -> None:
-    """The commit into `folder`, which appears whole or not at all; what lay there is replaced."""
+    """Fetch the commit into `folder`, replacing it atomically."""
     make_cache_folder(folder.parent)
     url = SOURCE + repository
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
@@ -77,7 +77,7 @@ def _fetch(repository: str, commit: str, folder: Path) -> None:
 
 
 def _read(folder: Path, commit: str, patterns: Sequence[str]) -> dict[str, bytes]:
-    """The files that fit, each checked against its hash in the commit; none where the repository is damaged."""
+    """The matching files, each checked against its hash in the commit; empty if the repository is damaged."""
     listing = _git(folder, "ls-tree", "-r", "-z", "--full-tree", commit)
     if listing.returncode:
         return {}
@@ -104,7 +104,7 @@ def _read(folder: Path, commit: str, patterns: Sequence[str]) -> dict[str, bytes
 
 
 def _git(folder: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """git in a bare repository, which asks nobody for a password. Raises InputError where there is no git."""
+    """Run git in a bare repository without password prompts. Raises InputError where there is no git."""
     environment = {name: value for name, value in os.environ.items() if name not in OWN_REPOSITORY}
     command = ["git", "--no-replace-objects", f"--git-dir={folder}", "-c", "gc.auto=0", *arguments]
     try:

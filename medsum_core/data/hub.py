@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub, and local folders in its layout or as `save_to_disk` writes them.
 
-No Arrow copy stays behind: `datasets` works in a private folder that is deleted when the rows have been read.
+`datasets` works in a private folder that is deleted after reading, so no Arrow copy of the rows is left.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from medsum_core.data.tables import table_from_objects
 from medsum_core.errors import InputError
 
 REWRITTEN_MIRROR = "har1/MTS_Dialogue-Clinical_Note"
-NO_SPLIT = "none"  # as a validation split: nothing to evaluate on
-VALIDATION_SPLITS = ("validation", "valid", "val", "dev")  # the names of this split, in the order of their frequency
-SAVED_TO_DISK = ("dataset_dict.json", "state.json")  # as `save_to_disk` marks the folder of several splits, or of one
+NO_SPLIT = "none"  # as --validation_split: no evaluation
+VALIDATION_SPLITS = ("validation", "valid", "val", "dev")  # usual names of the validation split, most frequent first
+SAVED_TO_DISK = ("dataset_dict.json", "state.json")  # files by which `save_to_disk` marks several splits, or one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class HubRows:
 
     train: SourceRows
     validation: SourceRows | None
-    notices: tuple[str, ...]  # which splits were taken, and whatever is known against the data set
+    notices: tuple[str, ...]  # which splits were used, and known problems of the data set
 
 
 def load_hub(
@@ -43,11 +43,11 @@ def load_hub(
     validation_split: str | None = None,
     offline: bool = False,
 ) -> HubRows:
-    """The rows of a data set by its hub name or folder, rules as `read_records`.
+    """The rows of a data set by its hub name or folder, under the rules of `read_records`.
 
-    `validation_split`: None takes the one named validation, valid, val or dev; `NO_SPLIT` takes none. Raises InputError
-    when the data set cannot be loaded, for whatever reason, and names its configurations or splits where one must be
-    chosen; messages never quote its rows.
+    `validation_split`: None uses the first of VALIDATION_SPLITS that it has; `NO_SPLIT` uses none. Raises InputError
+    when the data set cannot be loaded for any reason, and lists configurations or splits where one must be chosen;
+    messages never quote its rows.
     """
     if offline and not Path(name).is_dir():
         raise InputError(
@@ -70,7 +70,7 @@ def load_hub(
 
 
 def hub_warning(name: str) -> str | None:
-    """A warning about the data set of this name, for the user; None for most."""
+    """A warning for the user about a data set known to be misleading; None for all others."""
     if name.casefold() != REWRITTEN_MIRROR.casefold():
         return None
     return (
@@ -87,7 +87,7 @@ def _no_validation(splits: list[str]) -> str:
 
 
 def refuse_equal_splits(train: str, validation: str | None) -> None:
-    """Raise InputError where a data set would be validated on the split that it is trained on."""
+    """Raise InputError if training and validation split are the same."""
     if train == validation:
         raise InputError(f"--train_split and --validation_split are both {train!r}: scores would be of learnt rows")
 
@@ -130,7 +130,7 @@ def _open_splits(name: str, config_name: str | None, folder: Path) -> Mapping[st
 
 @contextmanager
 def _private_folder() -> Iterator[Path]:
-    """A folder for the libraries' copies of the rows, quietly; nothing is left of it."""
+    """A temporary folder for the libraries' copies of the rows, without progress bars; deleted afterwards."""
     import datasets
 
     from medsum_core.quiet_libraries import quiet_libraries
@@ -153,7 +153,7 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # whatever a hub, a network or a file format can raise; its text may quote rows
+    except Exception as error:  # hub, network and file formats can raise anything; the message may quote rows
         kind = type(error).__name__
         raise InputError(
             f"--dataset_name {name}: cannot be loaded ({kind}); check the name, the network and your access, or "

@@ -1,30 +1,27 @@
-"""Images in a prompt: each is a run of ids below 0 that only its own content decides, so that rows stay rows of ids.
+"""Images in a prompt: each is a sequence of negative ids derived from its content, so a row is still a list of ids.
 
     "\n\n" <start of image>  id-1 ... id-N  <end of image> "\n\n"       as transformers' Gemma3Processor writes it
 
-An id below 0 says which image and which of its N positions: `-1 - (number * N + position)`, the number being the first
-48 bits of the sha256 of the image's bytes. Packing, truncation, checkpoints and decoding need to know no more; only the
-model's embedding (`images/embedding.py`) and its attention (`model/attention.py`) look at the sign.
+A negative id encodes an image and one of its N positions: `-1 - (number * N + position)`, where the number is the first
+48 bits of the sha256 of the image's bytes. Packing, truncation, checkpoints and decoding treat these ids as any others;
+only the model's embedding (`images/embedding.py`) and its attention (`model/attention.py`) look at the sign.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from medsum_core.errors import InputError
 from medsum_core.tasks.task import Task
 
-if TYPE_CHECKING:  # prompts are built with this page
-    from medsum_core.data.prompt import PromptRenderer
-
 SEPARATOR = ";"  # between the images of a row, in a file's column and in a record
-NUMBER_DIGITS = 12  # hex digits of a key: two among a million images are equal once in 500 sets
+NUMBER_DIGITS = 12  # hex digits of a key: a collision among a million images has a probability of about 1/500
 AROUND = "\n\n"  # what Gemma3Processor writes before and after each image
 
-BLANK_KEY = hashlib.sha256(b"a grey picture of medsum").hexdigest()  # of a picture with nothing on it, for a floor
+BLANK_KEY = hashlib.sha256(b"a grey picture of medsum").hexdigest()  # of a blank image, for a baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +31,10 @@ class ImageTokens:
     size: int
     start: str
     end: str
-    between_ids: tuple[int, ...]  # of the end of an image, AROUND twice, and the start of the next
+    between_ids: tuple[int, ...]  # ids of: end of an image, AROUND twice, start of the next
 
     def ids(self, keys: Sequence[str]) -> list[int]:
-        """The ids from after the first start to before the last end. `keys`: the sha256 (hex) of each image's bytes."""
+        """The ids between the first start token and the last end token. `keys`: sha256 (hex) of each image's bytes."""
         ids: list[int] = []
         for key in keys:
             ids += self.between_ids if ids else ()
@@ -47,22 +44,22 @@ class ImageTokens:
 
 
 def image_number(key: str) -> int:
-    """The number by which ids name the image of this key."""
+    """The number that represents the image of this key in ids."""
     return int(key[:NUMBER_DIGITS], 16)
 
 
 def numbers_in(ids: Iterable[int], config: Any) -> set[int]:
-    """The numbers of the images among a prompt's ids; empty for a prompt of text."""
+    """The numbers of the images in a prompt; empty for a prompt without images."""
     return {(-1 - token) // int(config.mm_tokens_per_image) for token in ids if token < 0}
 
 
 def split_keys(text: str) -> list[str]:
-    """The images of a part or cell, in their order; empty entries are none."""
+    """The entries of a part or cell that lists images, in order, without empty ones."""
     return [entry.strip() for entry in text.split(SEPARATOR) if entry.strip()]
 
 
 def image_tokens(config: Any, tokenizer: Any) -> ImageTokens:
-    """How the prompts of a model hold images, from its configuration. Raises InputError for one that reads none."""
+    """How the prompts of a model hold images, from its configuration. Raises InputError for a model without images."""
     size = getattr(config, "mm_tokens_per_image", None)
     indices = [getattr(config, f"{name}_token_index", None) for name in ("boi", "eoi")]
     if config.model_type != "gemma3" or not size or None in indices:
@@ -80,22 +77,7 @@ def image_tokens(config: Any, tokenizer: Any) -> ImageTokens:
 
 
 def with_image_tokens(settings: Mapping[str, Any], config: Any, tokenizer: Any) -> dict[str, Any]:
-    """The arguments of `build_renderer`, and how the model holds images where their task shows some."""
+    """The arguments of `build_renderer`, with `images` added if their task has images."""
     task: Task | None = settings.get("task")
     shows = task is not None and task.images_part is not None
     return {**settings, **({"images": image_tokens(config, tokenizer)} if shows else {})}
-
-
-def question_only(renderer: PromptRenderer) -> PromptRenderer:
-    """The same prompt without its images, nor the tokens around them."""
-    images, (before, after, *others) = renderer.images, renderer.fixed_texts
-    assert images is not None
-    text = before.removesuffix(AROUND + images.start) + after.removeprefix(images.end + AROUND)
-    ids = renderer.tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"]
-    return replace(
-        renderer,
-        task=renderer.task.without_images(),
-        fixed_ids=(tuple(ids), *renderer.fixed_ids[2:]),
-        fixed_texts=(text, *others),
-        images=None,
-    )

@@ -1,4 +1,4 @@
-"""JSON text to rows of exact cells: an array, `{"data": [...]}`, an object by id, or JSON lines."""
+"""Parse JSON text to rows of unchanged cells: an array, `{"data": [...]}`, an object of rows by id, or JSON lines."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from medsum_core.data.rows import ABSENT, Row
 Numbered = tuple[int, int, Any]  # number of the row, its line (0: unknown), its value
 SPACES = re.compile(r"\s*")
 ID_COLUMN = "id"  # of an object of rows by id
-SEVERAL_VALUES = "Extra data"  # the decoder's words for a second value after the first
+SEVERAL_VALUES = "Extra data"  # the decoder's message for a second value after the first
 
 
 def parse_json(text: str, *, format: str) -> ParsedRows:
-    """The rows of JSON (`format` json) or JSON lines (jsonl); either may be named as the other, which a notice says.
+    """The rows of JSON (`format` json) or JSON lines (jsonl). A file in the other format is read too, with a notice.
 
-    Keys that a row lacks and others have are `ABSENT` in it: whoever reads that column refuses the row.
+    Keys that a row lacks and others have are `ABSENT` in it; the row is refused only where that column is needed.
     """
     problems: list[str] = []
     notices: list[str] = []
@@ -44,7 +44,7 @@ def parse_json(text: str, *, format: str) -> ParsedRows:
 
 
 def rows_of_objects(objects: Iterable[Numbered]) -> ParsedRows:
-    """Rows of dicts: text as it is, other values as JSON text. Columns are all keys, whose case does not count."""
+    """Rows from dicts: text unchanged, other values as JSON text. Columns are all keys, case ignored."""
     parsed = ParsedRows()
     spelling: dict[str, str] = {}
     entries: list[tuple[Row, dict[str, Any]]] = []
@@ -163,7 +163,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _why(error: Exception) -> str:
-    """The decoder's own words where they quote nothing of the file."""
+    """The cause of a decoding error, without quoting the file."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, column {error.colno}"
     if isinstance(error, _DuplicateKeyError):
@@ -178,7 +178,7 @@ def _as_text(value: Any) -> str:
 
 
 def _of_arrow(value: object) -> str | None:
-    """What tables of the hub hold beside JSON's kinds: dates, decimals; bytes, such as an image's, have no text."""
+    """Types of hub tables that JSON lacks, such as dates and decimals, as text; None for bytes, such as an image's."""
     return None if isinstance(value, bytes) else str(value)
 
 

@@ -1,6 +1,6 @@
-"""Record -> token ids and targets. The note is never truncated: a dialogue that does not fit loses whole turns.
+"""Records to token ids and targets. The note is never truncated: a dialogue that does not fit loses whole turns.
 
-Targets are shifted here and nowhere else: `targets[t]` is the token that the model should predict at position t.
+Targets are shifted here and nowhere else: `targets[t]` is the token that the model should predict from position t.
 
     input_ids   <bos>  prompt ...  last of prompt   note_1   ...   note_n   <stop>
     targets      -100   -100 ...       note_1       note_2   ...   <stop>    -100
@@ -25,7 +25,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One document for the model: prompt, note and stop token, and which of them are trained on. Ids, no text."""
+    """One row as token ids: prompt, note and stop token, and the targets that are trained on."""
 
     id: str
     input_ids: tuple[int, ...]
@@ -37,7 +37,7 @@ class Example:
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
-        """What decoding starts from."""
+        """The prompt, from which decoding starts."""
         return self.input_ids[: self.num_prompt_tokens]
 
     @property
@@ -47,7 +47,7 @@ class Example:
 
     @property
     def num_targets(self) -> int:
-        """Tokens trained on: the note's and the stop token, without those left out."""
+        """Number of tokens trained on: those of the note and the stop token, without ignored spans."""
         return sum(target != IGNORE_INDEX for target in self.targets)
 
     @property
@@ -83,7 +83,7 @@ def build_examples(
     max_new_tokens: int,
     ignored_spans: Mapping[str, Sequence[Span]] | None = None,
 ) -> tuple[list[Example], BuildReport]:
-    """All rows that fit, in order, and what became of the others. `ignored_spans` is keyed by row id.
+    """All rows that fit, in order, and a report on all rows. `ignored_spans` is keyed by row id.
 
     Raises InputError when no row is left, or when `max_new_tokens` leaves no room for a prompt.
     """
@@ -132,7 +132,7 @@ def _build(
             note_alone=len(prompt.ids) + len(note_ids) > max_length,
         )
     targets = [IGNORE_INDEX] * (len(prompt.ids) - 1) + note_ids + [IGNORE_INDEX]
-    before = len(record.answer) - len(record.note)  # spans count from the note's beginning, behind a choice
+    before = len(record.answer) - len(record.note)  # spans are relative to the note, which follows a choice
     spans = [(start + before, end + before) for start, end in ignored_spans]
     for index in _overlapping(renderer, record.answer, spans):
         targets[len(prompt.ids) - 1 + index] = IGNORE_INDEX
@@ -148,7 +148,7 @@ def _build(
 
 
 def _overlapping(renderer: PromptRenderer, note: str, spans: Sequence[Span]) -> list[int]:
-    """Positions, among the note's tokens, of those that share a character with a span; an empty span shares none."""
+    """Indices of the note's tokens that share a character with a span; empty spans share none."""
     spans = [(begin, stop) for begin, stop in spans if begin < stop]
     if not spans:
         return []

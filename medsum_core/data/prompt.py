@@ -1,13 +1,13 @@
-"""The text of the prompt and a model's turns. Training and decoding build their prompts with the same function.
+"""Build the prompt's token ids. Training and decoding use the same function.
 
-A prompt is pieces of ids, concatenated; for a section of a note:
+A prompt is a concatenation of pieces, each tokenized on its own; for a section of a note:
 
     fixed | " " + section name | fixed | dialogue | fixed        then the note and its stop token
 
-The fixed pieces are the task's (instruction, labels) and the chat template's: they are tokenized once, with control
-ids. The parts come from outside: they are tokenized as plain text, so that "<end_of_turn>" in a dialogue is eleven
-letters and never a control token. The pieces join at newlines or before a space, where the tokenizers tried (Gemma,
-GPT-2 style) split anyway; with another tokenizer, training and decoding still use identical ids.
+The fixed pieces come from the task (instruction, labels) and the chat template: they are tokenized once, with control
+tokens. The other parts come from the user's data: they are tokenized as plain text, so that "<end_of_turn>" in a
+dialogue is thirteen characters and never a control token. Pieces join at newlines or before a space, where the tested
+tokenizers (Gemma, GPT-2 style) split anyway; with another tokenizer, training and decoding still use identical ids.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _NOTE_SLOT = "NOTESLOT"
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRenderer:
-    """Turns the parts of a record and its answer into token ids. Made by `build_renderer`, one for a run.
+    """Turns the parts of a record and its answer into token ids. Made by `build_renderer`, once per run.
 
-    `fixed_ids`: what stands before each part of the task, and after the last.
-    `stop_token_id` is trained on: the first token after the note. `stop_token_ids` end decoding: it and `<eos>`.
-    `pad_token_id` may be one of them: padding is recognised by length, never by id. `cut_names`: tokens that are not
-    marked as special, so that the tokenizer would make them of their names in any text; text from outside is cut there.
-    `fixed_texts`: what `fixed_ids` are the ids of. `day_fault`: the prompt depends on the day.
+    `fixed_ids`: the fixed pieces before each part of the task, and after the last. `stop_token_id`: the first token
+    after the note, which is trained on. `stop_token_ids` end decoding: `stop_token_id` and `<eos>`. `pad_token_id` may
+    be one of them: padding is recognised by length, never by id. `cut_names`: names of added tokens that are not marked
+    as special, so that the tokenizer would produce them from any text; data is cut inside of these names to prevent it.
+    `fixed_texts`: the text of each of `fixed_ids`. `day_fault`: set where the prompt depends on the date.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -63,7 +63,7 @@ class PromptRenderer:
     cut_names: tuple[str, ...] = ()
     fixed_texts: tuple[str, ...] = ()
     day_fault: PromptFault | None = None
-    images: ImageTokens | None = None  # how images stand in the prompt, where the task has some
+    images: ImageTokens | None = None  # how images are represented, where the task has some
 
     @property
     def all_fixed_ids(self) -> list[int]:
@@ -71,9 +71,9 @@ class PromptRenderer:
         return [token for piece in self.fixed_ids for token in piece]
 
     def prompt_ids(self, parts: Mapping[str, str]) -> list[int]:
-        """The prompt's ids, from the template's own BOS (none where it writes none) to the token before the answer.
+        """The prompt's ids, from the template's BOS (if it writes one) to the token before the answer.
 
-        `parts`: texts by the names of the task's parts. Raises InputError for an empty one that stands on a line.
+        `parts`: texts by the names of the task's parts. Raises InputError for an empty part of form "line".
         """
         ids = list(self.fixed_ids[0])
         for part, after in zip(self.task.parts, self.fixed_ids[1:], strict=True):
@@ -95,13 +95,13 @@ class PromptRenderer:
         raise InputError(f"the part {part.name!r} of a row is empty")
 
     def note_ids(self, note: str) -> list[int]:
-        """The note's ids without the space around it, then `stop_token_id`."""
+        """The ids of the stripped note, then `stop_token_id`."""
         return [*self.text_ids(note.strip()), self.stop_token_id]
 
     def note_offsets(self, note: str) -> list[tuple[int, int]]:
-        """For each of `note_ids` but the stop token: its characters `[start, end)` in `note`.
+        """The characters `[start, end)` in `note` of each of `note_ids` except the stop token.
 
-        Raises InputError where the tokenizer can't tell (one without a Rust backend).
+        Raises InputError for a tokenizer without offsets (one without a Rust backend).
         """
         if not self.tokenizer.is_fast:
             raise InputError("this model's tokenizer has no character offsets: facts can't be left out of the loss")
@@ -113,11 +113,11 @@ class PromptRenderer:
         return offsets
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a text from outside: without BOS; the name of a control token in it is tokenized as plain text."""
+        """Ids of text from the user's data: without BOS; names of control tokens in it are tokenized as plain text."""
         return [token for piece in self._pieces(text) for token in self._encode(piece)["input_ids"]]
 
     def decode(self, ids: list[int] | tuple[int, ...]) -> str:
-        """The note that the ids spell: everything before the first stop token, without the space around it."""
+        """The note of the ids: all text before the first stop token, stripped."""
         length = next((i for i, token in enumerate(ids) if token in self.stop_token_ids), len(ids))
         text = self.tokenizer.decode(list(ids[:length]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text).strip()
@@ -147,8 +147,8 @@ class BuildRenderer(Protocol):
     ) -> PromptRenderer:
         """The renderer for a tokenizer; `style` is `--prompt_style`.
 
-        `template_kwargs`: what `--chat_template_kwargs` names, `task` what `--task` does, `images`: how the model holds
-        those of a task that has some; a function that is never used with one of them need not take it.
+        `template_kwargs`, `task`: from `--chat_template_kwargs` and `--task`. `images`: how the model represents
+        images, passed only for tasks that have some. A function that is never used with one of these may lack it.
         """
         ...
 
@@ -184,7 +184,7 @@ def build_renderer(
     if task.images_part is not None:
         if images is None:
             raise InputError(
-                f"the task {task.name} shows images, and this prompt was not told how the model holds them"
+                f"the task {task.name} shows images: pass build_renderer `images`, how the model represents them"
             )
         before, after, *others = pieces  # images come first
         pieces = [f"{before}{AROUND}{images.start}", f"{images.end}{AROUND}{after}", *others]
@@ -208,8 +208,8 @@ def build_renderer(
 
 
 def prompt_faults(renderer: PromptRenderer) -> list[PromptFault]:
-    """Why no new run may begin with this prompt: it depends on the day, or it ends inside a block of thinking, where a
-    note would be learnt, and read, as thoughts."""
+    """Why no new run may use this prompt: it depends on the date, or it ends inside a thinking block, where a note
+    would be learnt, and parsed, as thoughts. Empty for a suitable prompt."""
     tail = renderer.tokenizer.decode(list(renderer.fixed_ids[-1]), clean_up_tokenization_spaces=False)
     faults = [] if renderer.day_fault is None else [renderer.day_fault]
     if name := open_thinking(str(tail)):
@@ -228,12 +228,12 @@ def _print_error(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def check_prompt(renderer: PromptRenderer, *, is_new: bool = True, tell: Callable[[str], None] = _print_error) -> None:
-    """Raise InputError with all of `prompt_faults`; of a run that began in an earlier version, `tell` them only."""
+def check_prompt(renderer: PromptRenderer, *, is_new: bool = True, warn: Callable[[str], None] = _print_error) -> None:
+    """Raise InputError with all of `prompt_faults`; for a run that has started (not `is_new`), only `warn` of them."""
     faults = prompt_faults(renderer)
     raise_all(list(map(str, faults)) if is_new else [])
     for fault in faults:
-        tell(fault.notice)
+        warn(fault.notice)
 
 
 def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -241,16 +241,19 @@ def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
-def _slot(part: Part) -> str:
-    """What stands for the part while the chat template is rendered; one that changes letters' case changes it."""
-    return f"{part.name.title().replace('_', '')}Slot"
+def _slot(task: Task, part: Part) -> str:
+    """The placeholder of a part while the chat template is rendered; mixed case reveals templates that change case.
+
+    By number, since one placeholder must not contain another: parts may be named `history` and `past_history`.
+    """
+    return f"Slot{task.parts.index(part)}Text"
 
 
 def _content(task: Task) -> str:
     """The user's message of a task, with a slot for each part."""
-    images = "".join(_slot(part) for part in task.parts if part.form == "images")
+    images = "".join(_slot(task, part) for part in task.parts if part.form == "images")
     others = [part for part in task.parts if part.form != "images"]
-    parts = (f"{part.label}{' ' if part.form == 'line' else NEWLINE}{_slot(part)}" for part in others)
+    parts = (f"{part.label}{' ' if part.form == 'line' else NEWLINE}{_slot(task, part)}" for part in others)
     return "\n\n".join([images + task.instruction, *parts])
 
 
@@ -273,8 +276,9 @@ def _split_at_slots(text: str, task: Task) -> list[str]:
     """The text before each part, and after the last; the space before a part on a line is tokenized with the part."""
     pieces = []
     for part in task.parts:
-        before, slot, text = text.partition(f" {_slot(part)}" if part.form == "line" else _slot(part))
-        if not slot or _slot(part) in text:
+        name = _slot(task, part)
+        before, slot, text = text.partition(f" {name}" if part.form == "line" else name)
+        if not slot or name in text:
             raise InputError(
                 "this model's chat template changes or repeats the user's message: use --prompt_style plain"
             )
@@ -285,7 +289,7 @@ def _split_at_slots(text: str, task: Task) -> list[str]:
 def _stop_ids(
     tokenizer: PreTrainedTokenizerBase, task: Task, *, style: str, template_kwargs: Mapping[str, Any]
 ) -> tuple[int, ...]:
-    """What ends decoding, by name; first the one that is trained on (the turn's end for chat, `<eos>` for plain)."""
+    """The ids that end decoding; the first one is trained on (end of turn for chat, `<eos>` for plain)."""
     turn_end, eos = _turn_end(tokenizer, task, template_kwargs), tokenizer.eos_token
     if style == "chat" and turn_end is None:
         raise InputError("this model's chat template writes no control token after a message: use --prompt_style plain")
@@ -307,7 +311,7 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase, task: Task, template_kwargs: M
 
 
 def _unmarked_names(tokenizer: PreTrainedTokenizerBase, text: str) -> set[str]:
-    """The tokens in a template's text that are not marked as special, as DeepSeek's turns; one letter can't be cut."""
+    """Added tokens in a template's text that are not marked as special (DeepSeek's turns), if they can be cut."""
     added = (token.content for token in tokenizer.added_tokens_decoder.values() if not token.special)
     return {name for name in added if len(name.strip()) > 1 and name in text}
 
@@ -327,10 +331,10 @@ def _fixed_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]
 
 
 def _refuse_forgeable(renderer: PromptRenderer, fixed_text: str) -> None:
-    """Raise InputError if a control token's name, written in a dialogue, would become that control token.
+    """Raise InputError if the name of a control token in a dialogue would be tokenized as that control token.
 
-    Control are the tokens marked as special, those that end decoding, and any other that the template writes; newlines
-    and spaces, which Gemma has as added tokens too, are not.
+    Control tokens are those marked as special, those that end decoding, and all added tokens that the template writes
+    except white space, for which Gemma has added tokens too.
     """
     tokenizer = renderer.tokenizer
     added = tokenizer.added_tokens_decoder

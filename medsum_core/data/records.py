@@ -1,4 +1,4 @@
-"""Rows of a file as typed records: the parts of a task's prompt by name, and the answer that is learnt.
+"""Rows of a file as typed records: the parts of a task's prompt by name, and the answer to be learnt.
 
 Newlines, byte-order marks and speaker tags are normalised, so that a CRLF and an LF copy of a file give the same
 records (MTS-Dialog's training file has CRLF inside its dialogues, the other three have LF). One message names
@@ -16,15 +16,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from medsum_core.data.artefacts import describe_artefacts
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns, resolve_columns
-from medsum_core.data.dirt import describe_dirt
 from medsum_core.data.rows import ABSENT, Row, Table, formula_problems, not_text_problem, raise_problems
 from medsum_core.data.tables import load_table
 from medsum_core.data.turns import TurnError, join_turns
 from medsum_core.tasks.divisions import DIVISIONS, join_divisions, split_divisions
 from medsum_core.tasks.task import IMAGES, Task
 
-NOT_DISCUSSED = "Not discussed."  # what a visit without a division teaches: nothing is left to invent
+NOT_DISCUSSED = "Not discussed."  # the note of an absent division, so that the model learns not to invent one
 
 # The tags of MTS-Dialog and the misspellings that its files hold.
 TAG_SPELLINGS = {
@@ -41,7 +41,7 @@ TAG = re.compile(rf"({'|'.join(TAG_SPELLINGS)})(?:_?(\d+))?\s*:\s*")
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One row of a task: what its prompt is made of and, for training and scoring, what is written from it.
+    """One row of a task: the parts of its prompt and, for training and scoring, its answer.
 
     For the task `section`, `parts` holds `section_header` and `dialogue`. `note` is "" where there is none; `choice` is
     the first line of the answer, where a task has one. `source`: the part that the note is written from. `fault`: why
@@ -62,7 +62,7 @@ class Record:
 
     @property
     def answer(self) -> str:
-        """All that is learnt: the choice on the first line, then the note."""
+        """The text that is trained on: the choice on the first line, then the note."""
         return "\n".join(text for text in (self.choice, self.note) if text)
 
     @property
@@ -73,19 +73,19 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRows:
-    """The records of one file or data set, in its order; `notices`: how it was read and what looks wrong, no text.
+    """The records of one file or data set, in its order; `notices`: how it was read and suspicious cells, no text.
 
-    `pictures`: where each image of the records lies, by its key (`images/rows.py`).
+    `image_paths`: the file of each image of the records, by its key (`images/rows.py`).
     """
 
     name: str
     records: list[Record]
     notices: tuple[str, ...]
-    pictures: Mapping[str, Path] = field(default_factory=dict)
+    image_paths: Mapping[str, Path] = field(default_factory=dict)
 
 
 def read_records(path: str | Path, *, columns: Columns = DEFAULT_COLUMNS, require_note: bool = True) -> list[Record]:
-    """The records of a table's file, in its order; every row is a record or the file is refused.
+    """The records of a table's file, in its order. If any row is faulty, the whole file is refused.
 
     With `require_note=False` (inference) the note's column or cells may be absent or empty. "None" in a cell is text.
     Raises InputError that names all problems of the file by row and column: see `load_table`, and absent columns,
@@ -95,12 +95,12 @@ def read_records(path: str | Path, *, columns: Columns = DEFAULT_COLUMNS, requir
 
 
 def read_source(path: str | Path, *, columns: Columns = DEFAULT_COLUMNS, require_note: bool = True) -> SourceRows:
-    """`read_records` with what a person should know of the file."""
+    """`read_records` with notices for the user about the file."""
     return source_from_table(load_table(path), columns=columns, require_note=require_note)
 
 
 def source_from_table(table: Table, *, columns: Columns = DEFAULT_COLUMNS, require_note: bool = True) -> SourceRows:
-    """`read_source` for a table that is read already. Raises InputError with all problems of its rows."""
+    """`read_source` for a table in memory. Raises InputError with all problems of its rows."""
     table, names = resolve_columns(table, columns, require_note=require_note)
     problems: list[str] = []
     records = []
@@ -119,13 +119,13 @@ def source_from_table(table: Table, *, columns: Columns = DEFAULT_COLUMNS, requi
             )
     raise_problems(table.source, problems)
     texts = {part: names[part] for part in (columns.task.source, "note") if part in names}
-    notices = (*table.notices, *describe_dirt(table.rows, texts))
+    notices = (*table.notices, *describe_artefacts(table.rows, texts))
     records = divide_records(records) if columns.task.divide else records
     return SourceRows(name=table.source, records=records, notices=tuple(f"{table.source}: {line}" for line in notices))
 
 
 def number_doubled(ids: Sequence[str]) -> list[str]:
-    """The ids with a number behind each that occurs several times: V7, V7 -> V7#1, V7#2. Empty ones stay."""
+    """The ids, with a number appended to each that occurs several times: V7, V7 -> V7#1, V7#2. Empty ones stay."""
     counts = Counter(ids)
     given: Counter[str] = Counter()
     numbered = []
@@ -136,13 +136,13 @@ def number_doubled(ids: Sequence[str]) -> list[str]:
 
 
 def number_doubled_ids(records: Sequence[Record]) -> list[Record]:
-    """The records with their ids as `number_doubled` has them."""
+    """The records with their ids changed by `number_doubled`."""
     ids = number_doubled([record.id for record in records])
     return [replace(record, id=new) for record, new in zip(records, ids, strict=True)]
 
 
 def divide_records(records: Sequence[Record]) -> list[Record]:
-    """Each visit as four records, one for each division of its note; of an empty one, the note is `NOT_DISCUSSED`."""
+    """Each visit as four records, one for each division of its note; an absent division's note is `NOT_DISCUSSED`."""
     return [
         replace(
             record,
@@ -156,14 +156,15 @@ def divide_records(records: Sequence[Record]) -> list[Record]:
 
 
 def by_visit(rows: Sequence[Any]) -> list[Sequence[Any]]:
-    """What belongs to the divisions of each visit, of a sequence that `divide_records` has the order of."""
+    """A sequence in the order of `divide_records`, grouped by visit."""
     return [rows[start : start + len(DIVISIONS)] for start in range(0, len(rows), len(DIVISIONS))]
 
 
 def join_records(records: Sequence[Record], notes: Sequence[str]) -> tuple[list[Record], list[str]]:
-    """The visits of divided records, with their whole notes, and what was written for them, joined alike.
+    """Join divided records to visits with whole notes, and the notes generated for them in the same way.
 
-    The inverse of `divide_records` up to empty lines; every visit's divisions must be there, next to each other.
+    The inverse of `divide_records` up to empty lines. Raises ValueError unless each visit's divisions are complete and
+    in order.
     """
     visits, joined = [], []
     for rows, texts in zip(by_visit(records), by_visit(notes), strict=True):
@@ -177,13 +178,13 @@ def join_records(records: Sequence[Record], notes: Sequence[str]) -> tuple[list[
 
 
 def whole_records(records: Sequence[Record], task: Task) -> list[Record]:
-    """The records as a person knows them: the divisions of a visit joined."""
+    """The records as in the file: the divisions of each visit joined."""
     return join_records(records, [record.note for record in records])[0] if task.divide else list(records)
 
 
 def _joined(texts: Sequence[str]) -> str:
-    said = ("" if text.strip() == NOT_DISCUSSED else text for text in texts)
-    return join_divisions(dict(zip(DIVISIONS, said, strict=True)))
+    written = ("" if text.strip() == NOT_DISCUSSED else text for text in texts)
+    return join_divisions(dict(zip(DIVISIONS, written, strict=True)))
 
 
 def normalise_text(text: str) -> str:
@@ -201,7 +202,7 @@ def normalise_dialogue(text: str) -> str:
 
 
 def dialogue_of(row: Row, column: str | None) -> tuple[str, list[str]]:
-    """The dialogue of a row, normalised, a list of turns as lines; and what is wrong with such a list."""
+    """The normalised dialogue of a row (a JSON list of turns becomes lines), and problems with such a list."""
     if column is None:
         return "", []
     text = row.cells[column]
@@ -241,12 +242,12 @@ def find_shared(train: Sequence[Record], valid: Sequence[Record]) -> list[str]:
 
 
 def _content_key(record: Record) -> tuple[str, str, str]:
-    """The four divisions of a visit share its dialogue and repeat nothing, nor does a question about another image."""
+    """Equal for repeated rows. Divisions of one visit, or questions about different images, are no repetition."""
     return dialogue_key(record.source_text), record.parts.get("division", ""), record.parts.get(IMAGES, "")
 
 
 def dialogue_key(dialogue: str) -> str:
-    """What two copies of a dialogue have in common: its normalised text with white space collapsed to single spaces."""
+    """The dialogue's normalised text with white space collapsed: equal for copies that differ in white space only."""
     return " ".join(normalise_dialogue(dialogue).split())
 
 
@@ -256,7 +257,7 @@ def _spell_tag(match: re.Match[str]) -> str:
 
 
 def _to_record(row: Row, names: dict[str, str], columns: Columns) -> tuple[Record, list[str]]:
-    """The record of a row, and what is wrong with a text that is a list."""
+    """The record of a row, and problems with dialogues given as lists."""
     task, problems, parts = columns.task, [], {}
 
     def cell(part: str) -> str:

@@ -1,4 +1,4 @@
-"""A table as it was read: rows of exact cells with their places in the file, and the messages about them.
+"""A table as it was read: rows of unchanged cells with their places in the file, and messages about them.
 
 Messages name rows, lines and columns, never contents.
 """
@@ -36,9 +36,9 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A whole file: `source` is the name for messages, `columns` the names as the file spells them, in its order.
+    """A whole file: `source` is its name in messages, `columns` the names in its spelling and order.
 
-    `notices`: what a person should know of how it was read, a line each, e.g. that semicolons separate its columns.
+    `notices`: lines for the user on how it was read, e.g. that semicolons separate its columns.
     """
 
     source: str
@@ -47,7 +47,7 @@ class Table:
     notices: tuple[str, ...] = ()
 
     def find_column(self, name: str) -> str | None:
-        """The file's own spelling of a column, else one that differs in case, spaces and underscores only; or None."""
+        """The column of this name as the file spells it (case, spaces, underscores ignored); None if absent."""
         for spelling in (str, str.casefold, fold_column):
             found = [column for column in self.columns if column and spelling(column) == spelling(name)]
             if found:

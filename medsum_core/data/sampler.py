@@ -6,9 +6,9 @@ import numpy as np
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> list[int]:
-    """The order of an epoch's rows: a permutation that depends on these three numbers only, in any library version.
+    """The order of an epoch's rows: a permutation that depends on these three numbers only, not on library versions.
 
-    It sorts the raw 64-bit stream of PCG64, which numpy guarantees never to change; its `permutation` may change.
+    It sorts raw 64-bit numbers of PCG64, whose stream numpy guarantees not to change; numpy's `permutation` may change.
     """
     draws = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_examples)
     return [int(index) for index in np.argsort(draws, kind="stable")]

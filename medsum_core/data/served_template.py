@@ -1,10 +1,10 @@
-"""The prompt as a chat template of its own, so that a server given a dialogue builds the prompt of the training.
+"""Write the training prompt as a chat template, so that a server that gets a dialogue builds the same prompt.
 
-    [{"role": "user", "content": DIALOGUE}], section="GENHX"   ->   the text that `PromptRenderer.prompt_ids` spells
+    [{"role": "user", "content": DIALOGUE}], section="GENHX"   ->   the text of `PromptRenderer.prompt_ids`
 
-The one message is the part that an answer is written from; the others are the template's arguments, by the names of the
-parts (a section also as `section`). All else is the fixed text of the training, with the date and the variables that it
-had. The base's own template is kept inside as a text: whoever trains on top of the model gets that one back.
+The single message is the source text; the other parts are the template's arguments, by their names (a section also as
+`section`). The rest is fixed text, rendered with the date and the template variables of training. The base's own
+template is stored inside as a string and used when the merged model is trained further.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _BASE = "{%- set medsum_base = "
 _END = " -%}"
 _OWN = "medsum_"  # begins the template's own names
 _KEYWORDS = {"messages", "and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None"}
-_MANY = 10  # names of control tokens that differ in a number only: so many are known by what they begin with
+_MANY = 10  # if more control tokens than this differ in a number only, they are matched by their common prefix
 
 
 def served_template(renderer: PromptRenderer) -> str:
-    """The text of `chat_template.jinja`; with `--prompt_style plain` alike.
+    """The text of `chat_template.jinja`, for chat and plain prompts.
 
-    It fails with a plain message (`raise_exception`) without an argument that the prompt needs, for another number of
-    messages than one, and for text that holds the name of a control token, which a server would take for that token.
-    Raises InputError for a task with a part that can't be the name of an argument.
+    The template raises an error (`raise_exception`) for a missing argument, for more or fewer than one message, and for
+    text that holds the name of a control token, which a server would tokenize as that token. Raises InputError for a
+    task with a part whose name can't be an argument.
     """
     task = renderer.task
     if task.images_part is not None:
@@ -67,14 +67,14 @@ def served_template(renderer: PromptRenderer) -> str:
 
 
 def arguments_of(task: Task) -> list[str]:
-    """The names of the template's arguments: every part but the source, a section by the short name."""
+    """The names of the template's arguments: every part but the source; a section is called `section`."""
     return ["section" if part.is_section else part.name for part in task.parts if part.name != task.source]
 
 
 def refuse_unequal(template: str, renderer: PromptRenderer, rows: Iterable[Mapping[str, str]]) -> None:
     """Raise InputError unless the template, rendered and tokenized by transformers alone, gives `prompt_ids`.
 
-    `rows`: the parts of prompts; one with the name of a control token in it, which the template refuses, is left out.
+    `rows`: the parts of prompts; those with the name of a control token, which the template refuses, are skipped.
     """
     task, served = renderer.task, copy(renderer.tokenizer)
     served.chat_template = template
@@ -91,7 +91,7 @@ def refuse_unequal(template: str, renderer: PromptRenderer, rows: Iterable[Mappi
 
 
 def base_template(template: Any) -> Any:
-    """A base's own chat template out of the text of `served_template`, None if it had none; another one as it is."""
+    """The base's own chat template stored by `served_template` (None if it had none); any other template unchanged."""
     if not isinstance(template, str) or not template.startswith(_MARK):
         return template
     text = template.split("\n")[1].removeprefix(_BASE).removesuffix(_END)
@@ -109,14 +109,14 @@ def _check_names(renderer: PromptRenderer) -> None:
 
 
 def _variable(part: Part, task: Task) -> str:
-    """Where the template has a part's text."""
+    """The template's variable that holds a part's text."""
     if part.name == task.source:
         return f"{_OWN}source"
     return f"{_OWN}section" if part.is_section else part.name
 
 
 def _checks(part: Part, task: Task) -> list[str]:
-    """Lines that fail unless the part is a text, and one on a line more than white space."""
+    """Template lines that raise unless the part is a string, and not blank if its form is "line"."""
     variable = _variable(part, task)
     lines = []
     if part.is_section:
@@ -129,7 +129,7 @@ def _checks(part: Part, task: Task) -> list[str]:
 
 
 def _section_lines() -> list[str]:
-    """A code of MTS-Dialog, or a name in any case, is written out as `section_name` does."""
+    """Template lines that expand an MTS-Dialog code or a name in any case, as `section_name` does."""
     section, names = f"{_OWN}section", {name.lower(): name for name in SECTION_NAMES.values()}
     return [
         f"{{%- set {_OWN}codes = {_literal(SECTION_NAMES)} -%}}",
@@ -151,7 +151,7 @@ def _no_control_tokens(renderer: PromptRenderer, variables: Iterable[str]) -> li
 
 
 def _control_names(renderer: PromptRenderer) -> set[str]:
-    """The names that no text may hold; of many that are numbered, what they begin with."""
+    """The names that no text may contain; for many numbered ones, their common prefix."""
     tokenizer = renderer.tokenizer
     names = {str(tokenizer.convert_ids_to_tokens(index)) for index in control_token_ids(tokenizer)}
     names |= set(renderer.cut_names)

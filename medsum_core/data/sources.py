@@ -1,4 +1,4 @@
-"""Several files as the rows of one run: ids made unique, counts by file, dialogues that they share."""
+"""Combine several files to the rows of one run: unique ids, counts by file, shared dialogues."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def read_sources(
 
 
 def join_sources(sources: Sequence[SourceRows]) -> tuple[list[Record], list[str]]:
-    """The records of all files in turn, and what was done to their ids.
+    """The records of all files in order, and notices about changed ids.
 
-    Where an id occurs in several files (two files without ids have both their rows numbered from 1), every id gets its
-    file's name in front: `clinic_a:1`.
+    If an id occurs in several files (rows of files without ids are numbered from 1 in each), every id gets its file's
+    name in front: `clinic_a:1`.
     """
     counts = Counter(record.id for source in sources for record in source.records)
     if len(counts) == sum(counts.values()):
@@ -51,7 +51,7 @@ def join_sources(sources: Sequence[SourceRows]) -> tuple[list[Record], list[str]
 
 
 def describe_sources(train: Sequence[SourceRows], validation: Sequence[SourceRows]) -> list[str]:
-    """Rows by file, and how many dialogues two files share; nothing where there is one file for each purpose."""
+    """Lines with the rows by file and the number of dialogues that two files share; none for single files."""
     if len(train) < 2 and len(validation) < 2:
         return []
     lines = [
@@ -66,7 +66,7 @@ def describe_sources(train: Sequence[SourceRows], validation: Sequence[SourceRow
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """A short name for each file: its own up to the first dot; `file1, file2` where one of those is not fit for ids."""
+    """A short name for each file: its name up to the first dot, or `file1, file2` if one of those is unsuitable."""
     stems = [Path(name).name.partition(".")[0] for name in names]
     fits = all(
         stem and len(stem) <= MAX_LABEL and not runs_in_spreadsheet(stem) and not any(map(str.isspace, stem))

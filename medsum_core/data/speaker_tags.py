@@ -23,7 +23,7 @@ OTHERS = (
     "family caregiver carer guardian guest gest relative friend interpreter receptionist speaker interviewee user "
     "assistant human agent patientin paciente paziente"
 )
-LABELS = (  # words before a colon that name no speaker
+LABELS = (  # words before a colon that are not speakers
     "note notes assessment plan bp hr rr temp pulse weight height bmi spo2 vitals history hpi impression diagnosis "
     "medications allergies labs exam subjective objective summary date time question answer q a ps nb"
 )
@@ -46,7 +46,7 @@ class Tag(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _role_pattern() -> str:
-    """One or more words for a role, possibly with a number or a name: "Guest_family_2", "Dr. Smith"."""
+    """Pattern of one or more role words, possibly with a number or a name: "Guest_family_2", "Dr. Smith"."""
     word = "|".join(sorted([*CLINICIANS.split(), *OTHERS.split()], key=len, reverse=True))
     surname = r"[ _][^\W\d_][\w'’-]{0,20}"
     titled = rf"(?:doctor|dr|prof|professor|nurse|mr|mrs|ms|miss)\b\.?{surname}(?:{surname})?"
@@ -71,7 +71,7 @@ def is_role(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def is_clinician(name: str) -> bool:
-    """Whether a tag names somebody who treats: "Doctor", "nurse 2", "Guest_clinician"."""
+    """Whether a tag names a clinician: "Doctor", "nurse 2", "Guest_clinician"."""
     return _is_clinician().search(name) is not None
 
 
@@ -90,7 +90,7 @@ def _line_pattern() -> re.Pattern[str]:
 
 
 def _inside_pattern(names: frozenset[str]) -> re.Pattern[str]:
-    """Tags inside of a line: roles, and `names` as they stand at the beginning of lines."""
+    """Pattern of tags inside a line: roles, and `names` spelled as at the beginnings of lines."""
     name = "|".join([f"(?i:{_role_pattern()})", *(re.escape(name) for name in sorted(names, key=len, reverse=True))])
     return re.compile(
         rf"(?<=\s)(?:{_TIME}[^\S\n]?)?(?:[*_]{{0,3}}(?P<colon>{name})[*_]{{0,3}}[^\S\n]?[:：](?!\d\d)[*_]{{0,3}}"
@@ -99,7 +99,7 @@ def _inside_pattern(names: frozenset[str]) -> re.Pattern[str]:
 
 
 def find_tags(text: str) -> list[Tag]:
-    """The speakers' tags of a dialogue in order; none where it has none. Time grows with the length of the text."""
+    """The speakers' tags of a dialogue, in order. The time is linear in the length of the text."""
     at_lines = _at_lines(text)
     if at_lines:
         return sorted([*at_lines, *_inside_lines(text, at_lines)])
@@ -140,10 +140,10 @@ def _like_a_name(name: str) -> bool:
 
 
 def _inside_lines(text: str, at_lines: list[Tag]) -> Iterator[Tag]:
-    """Tags within lines, in a style in which lines begin.
+    """Tags inside lines, in a style that also occurs at the beginnings of lines.
 
-    A role in small letters, or a name, is a tag only if a line begins with it ("so I told the doctor: no"); where most
-    lines begin with a tag, one inside of a line must follow the end of a sentence.
+    A lower-case role or a name is a tag only if a line begins with it too (not in "so I told the doctor: no"). Unless
+    the text has FEW_LINES, a tag inside a line must follow the end of a sentence.
     """
     styles = {tag.style for tag in at_lines}.intersection(INLINE_STYLES)
     if not styles:

@@ -1,4 +1,4 @@
-"""Strict reading of CSV, JSONL and JSON tables: every cell is exactly the text in the file, or the file is refused.
+"""Strict reading of CSV, JSONL and JSON tables: every cell is exactly the file's text, or the file is refused.
 
 Columns may be separated by commas, semicolons or tabs, files compressed by gzip. Messages name rows, lines and columns,
 never contents.
@@ -15,7 +15,7 @@ from medsum_core.data.json_tables import parse_json, rows_of_objects
 from medsum_core.data.rows import Row, Table, raise_problems
 from medsum_core.data.text_files import read_text_file
 
-MAX_CELL_CHARACTERS = 1 << 24  # a cell of more is a quote that was never closed, or no text
+MAX_CELL_CHARACTERS = 1 << 24  # a longer cell is an unclosed quote, or no text
 
 
 def read_table(path: str | Path) -> list[dict[str, str]]:

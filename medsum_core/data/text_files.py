@@ -1,4 +1,4 @@
-"""From a path to the text of a table: which format its name says, unpacked, decoded, or refused with the true cause."""
+"""Read a table's file to text: format from its name, decompression, decoding, and errors that name the true cause."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medsum_core.files import read_plain_file
 FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
 ENDINGS = ".csv, .tsv, .jsonl, .ndjson or .json (each also as .gz)"
 GZIP_MAGIC = b"\x1f\x8b"
-OTHER_FORMATS = {  # the first bytes of files that people rename
+OTHER_FORMATS = {  # first bytes of files with a wrong ending
     b"PK\x03\x04": "an Excel workbook or a zip archive; save the sheet as CSV UTF-8, or unpack it",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV UTF-8",
     b"PAR1": "a Parquet file; name its folder with --dataset_name",
@@ -37,8 +37,8 @@ class TextFile:
 def read_text_file(path: Path) -> TextFile:
     """Read a table's text.
 
-    Raises InputError for an ending that says no format, an absent or unreadable file, damaged gzip, one that unpacks
-    to more than 1 GiB, another encoding than UTF-8 (named where its bytes tell), and a file without content.
+    Raises InputError for an unknown ending, an absent or unreadable file, damaged gzip, gzip of more than 1 GiB
+    unpacked, another encoding than UTF-8 (named if it can be recognised), and an empty file.
     """
     name = path.name.lower()
     packed = name.endswith(".gz")
@@ -83,15 +83,17 @@ def _decode(path: Path, data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"{path}: line {line}: not UTF-8 (byte {error.start}){_encoding(data)}; save the file as UTF-8 "
-            "(in Excel: CSV UTF-8)"
-        ) from None
+        raise InputError(f"{path}: {not_utf8(error)} (in Excel: CSV UTF-8)") from None
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Where bytes are no UTF-8 text, what they may be instead, and what to do."""
+    data, line = error.object, error.object[: error.start].count(b"\n") + 1
+    return f"line {line}: not UTF-8 (byte {error.start}){_encoding(data)}; save the file as UTF-8"
 
 
 def _encoding(data: bytes) -> str:
-    """A clause that names the encoding, where the bytes tell it."""
+    """A clause that names the probable encoding; "" if unknown."""
     marked = next((name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)), None)
     if marked is not None:
         return f" but {marked}, by its byte-order mark"
@@ -102,7 +104,7 @@ def _encoding(data: bytes) -> str:
 
 
 def _looks_like(data: bytes) -> str:
-    """A clause that says what a file of another ending seems to hold."""
+    """A clause that says what a file with an unknown ending seems to contain; "" if unknown."""
     known = next((text for magic, text in OTHER_FORMATS.items() if data.startswith(magic)), None)
     if known is not None:
         return f"; it is {known}"

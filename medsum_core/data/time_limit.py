@@ -1,4 +1,4 @@
-"""A time limit for Python code that comes with a model, such as a chat template: it may loop without end."""
+"""A time limit for code that comes with a model, such as a chat template, which may contain an endless loop."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError inside the block once it has taken that long, on any thread.
+    """Raise TimeoutError inside the block after `seconds`; works on any thread.
 
-    Looked at before each line of Python that runs, as a debugger does it (one that is attached pauses meanwhile): a
-    single operation of the C library is not interrupted.
+    Checked by a trace function before each line of Python, so an attached debugger is disabled meanwhile and a single
+    operation in C is not interrupted.
     """
     end = time.monotonic() + seconds
 

@@ -14,12 +14,12 @@ GAP = "[...]"  # replaces dropped turns: a question must not seem answered by a 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A record's prompt as ids, and what its source lost to fit: turns of a dialogue, or paragraphs."""
+    """A record's prompt as ids, and how much of its source was dropped: turns of a dialogue, or paragraphs."""
 
     ids: list[int]
     num_turns_dropped: int
     num_tokens_dropped: int
-    has_dialogue: bool  # False: no turn of the dialogue fits; the prompt without any may then still be too long
+    has_dialogue: bool  # False: no turn of the dialogue fits; even the prompt without any may be too long
 
 
 def prompt_within(record: Record, renderer: PromptRenderer, *, max_prompt_tokens: int) -> Prompt:

@@ -1,4 +1,4 @@
-"""The turns of a dialogue: read from its text, or joined to it where a file holds them as a list or as messages."""
+"""The turns of a dialogue: parsed from its text, or joined to a text where a file has a list of turns or messages."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SYSTEM_ROLES = ("system", "developer")
 
 
 class TurnError(ValueError):
-    """A value that is no list of turns; the message says why and holds no text."""
+    """A value that is not a list of turns; the message gives the reason, without text of the file."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one speaker says at characters `[start, end)` of the dialogue; `text` is `[text_start, end)`, without tag.
+    """One speaker's turn: characters `[start, end)` of the dialogue; `text` is `[text_start, end)`, without the tag.
 
     `speaker`: the tag's name as written ("Guest_family_2"); "" where the dialogue has none. Neither the span nor the
     text has white space at its ends.
@@ -38,7 +38,7 @@ class Turn:
 
     @property
     def is_clinician(self) -> bool:
-        """Whether the tag names somebody who treats; False without a tag."""
+        """Whether the tag names a clinician; False without a tag."""
         return is_clinician(self.speaker)
 
 
@@ -78,11 +78,11 @@ def join_turns(value: str) -> str:
 
 
 def with_our_columns(table: Table, *, dialogue: str, note: str) -> Table:
-    """The table with the columns of a dialogue and its note, taken from a form in which chat models are trained.
+    """The table with columns for dialogue and note, converted from a format in which chat models are trained.
 
-    The forms: `messages`, `conversations`, `prompt` with `completion`, `instruction` with `input` and `output`. What
-    became of them is a notice. A table that has either column, or none of the forms, is returned as it is. Raises
-    InputError for rows that are not one question and one answer.
+    Formats: `messages`, `conversations`, `prompt` with `completion`, `instruction` with `input` and `output`; a notice
+    says what was used. A table that has either column, or none of the formats, is returned unchanged. Raises InputError
+    for rows that are not one question and one answer.
     """
     if table.find_column(dialogue) or table.find_column(note):
         return table
@@ -110,7 +110,7 @@ def _converted(table: Table, names: list[str], convert: Convert, notice: str, ne
 
 
 def _value(row: Row, name: str) -> Any:
-    """The cell as JSON has it; in a CSV, what the text says if it is a list (as pandas and datasets write messages)."""
+    """The cell as a JSON value; in a CSV, a text that is a JSON list is parsed (pandas and datasets write them so)."""
     text, kind = row.cells[name], row.not_text.get(name)
     if kind == "list":
         return json.loads(text)

@@ -1,4 +1,4 @@
-"""Tokens that may not come next: a stop token below the minimum length, and what would repeat an n-gram.
+"""Banned next tokens: stop tokens below the minimum length, and tokens that would repeat an n-gram.
 
 Letters: M rows of candidates, V vocabulary, P pairs of a row and a token.
 """
@@ -15,9 +15,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class BanRules:
-    """`no_repeat_ngram_size`: no sequence of that many tokens occurs twice in a note; 0: no such rule.
+    """`no_repeat_ngram_size`: no n-gram of that many tokens occurs twice in a note; 0: no such rule.
 
-    Unlike in transformers the prompt does not count: a note may quote its dialogue, and should.
+    Unlike in transformers, n-grams of the prompt are allowed, since a note should be able to quote its dialogue.
     """
 
     stop_token_ids: frozenset[int]
@@ -26,7 +26,7 @@ class BanRules:
 
 @dataclass(frozen=True, kw_only=True)
 class Ban:
-    """Pairs of a row and a token that may not come next in it; the only tokens that may, for some other rows.
+    """Pairs of a row and a banned token; for the rows in `only`, the only tokens that are not banned.
 
     Log-probabilities are computed before the ban.
     """
@@ -40,7 +40,7 @@ class Ban:
     def of(
         cls, pairs: Iterable[tuple[int, int]], only: Mapping[int, frozenset[int]] | None = None, *, device: torch.device
     ) -> Ban | None:
-        """The ban of those (row, token) pairs, and of all but `only` in its rows, pairs or not; None without any."""
+        """The ban of (row, token) pairs and, in the rows of `only`, of all tokens but those; None without any ban."""
         only = only or {}
         ordered = sorted((pair for pair in pairs if pair[0] not in only), key=lambda pair: pair[1])
         if not ordered and not only:
@@ -61,10 +61,10 @@ class Ban:
 
 
 def repeating_tokens(tokens: list[int], size: int) -> set[int]:
-    """The tokens that would make the last `size` tokens a sequence that is in `tokens` already."""
+    """The next tokens that would complete an n-gram of `size` tokens that is in `tokens` already."""
     if size == 1:
         return set(tokens)
     tail = tokens[len(tokens) - size + 1 :]
     ends = range(size - 1, len(tokens))
-    # The last token of a sequence is compared first because nearly all sequences differ there.
+    # The last token of an n-gram is compared first, because nearly all n-grams differ there.
     return {tokens[end] for end in ends if tokens[end - 1] == tail[-1] and tokens[end - size + 1 : end] == tail}

@@ -1,10 +1,10 @@
-"""Notes being written together: they join and leave between two forward passes (continuous batching: Orca, OSDI 2022).
+"""Continuous batching (Orca, OSDI 2022): notes join and leave the batch between two forward passes.
 
 Letters: R notes being written, K beams a note, N notes that start now, T tokens of a forward pass.
 
 One forward pass is one packed row: the newest tokens of the R notes being written (R x K of them), then the whole
-prompts of N notes that start. So a prompt is read once, also for beams, and nothing is padded. `generate` writes a list
-of notes with it; `live.py` those that come while others are written.
+prompts of N notes that start. A prompt is thus computed once, also for beams, and nothing is padded. `generate` uses it
+for a list of prompts, `live.py` for requests that arrive over time.
 
 A note does not depend on the batch's other notes or on their order, up to the rounding of sums of different shapes.
 """
@@ -30,7 +30,7 @@ Forward = Callable[[KVCache, Step, Tensor, Tensor, int, Ban | None], Candidates]
 
 
 class Batch:
-    """The notes being written, one a slot: `active[slot]`. The slots in use have no gaps."""
+    """The notes being written, one per slot: `active[slot]`. The slots in use are 0 to R-1."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class Batch:
         self._tokens_RK = torch.zeros(0, search.num_beams, dtype=torch.int64, device=self._device)
 
     def join(self, waiting: deque[Note]) -> list[Note]:
-        """Take from the left the notes that start with the next step; returns them.
+        """Remove from the left of `waiting` the notes that start with the next step, and return them.
 
-        As many as there are free slots, within MAX_PROMPT_TOKENS, one at least where a slot is free.
+        As many as there are free slots and fit in MAX_PROMPT_TOKENS, but at least one if a slot is free.
         """
         joined: list[Note] = []
         num_free = self._num_slots - len(self.active) - len(self.starting)
@@ -66,7 +66,7 @@ class Batch:
         return joined
 
     def leave(self, note: Note) -> None:
-        """Stop writing a note and free its slot; nothing happens where it is not being written any more."""
+        """Stop writing a note and free its slot; does nothing if the note has ended already."""
         for slot, other in enumerate(self.active):
             if other is note:
                 if self._grounded is not None:
@@ -75,9 +75,9 @@ class Batch:
                 return
 
     def step(self) -> list[tuple[Note, Generation]]:
-        """One forward pass and one more token for every note, those that have joined too; returns the notes that end.
+        """One forward pass and one more token for every note, including new ones; returns the notes that end.
 
-        After an error the batch is of no use any more.
+        After an error the batch must not be used any more.
         """
         starting, self.starting = self.starting, []
         step, tokens_T, positions_T = self._packed_inputs(starting)
@@ -104,7 +104,7 @@ class Batch:
             self._tokens_RK[slot] = torch.tensor(newest, device=self._device)
 
     def _free(self, slot: int) -> None:
-        """The note of the last slot moves into this one."""
+        """Free a slot by moving the note of the last slot into it."""
         last = len(self.active) - 1
         if slot != last:
             self._cache.move_slot(last, slot, self.active[last].num_keys(self._search.num_beams))
@@ -128,7 +128,7 @@ class Batch:
         return step, tokens_T, positions_T
 
     def _ban(self, starting: Sequence[Note]) -> Ban | None:
-        """What may not come next, by row: each beam being written has one, then each prompt that starts."""
+        """The banned tokens by row: one row for each beam being written, then one for each prompt that starts."""
         rows = [*(note for note in self.active for _ in range(self._search.num_beams)), *starting]
         too_short = [row for row, note in enumerate(rows) if note.num_written < note.min_new]
         pairs = [(row, token) for row in too_short for token in self._bans.stop_token_ids]

@@ -34,7 +34,7 @@ class BeamRules:
 
 @dataclass(frozen=True, kw_only=True)
 class _BeamStep:
-    """What a step left of a note: the beams that its beams continue, and its row of every tensor of the state."""
+    """A snapshot of a note after a step: the beam that each beam continues, and the note's row of each state tensor."""
 
     parents: list[int]
     state: tuple[Tensor, ...]
@@ -124,7 +124,7 @@ class BeamSearch:
         return found
 
     def go_back(self, note: Note, slot: int, num_tokens: int) -> Trail:
-        """See `ReversibleSearch`. `advance` starts a note anew that has no token."""
+        """See `ReversibleSearch`. A note without a token is started again by `advance`."""
         steps: list[_BeamStep] = note.beam_steps
         del steps[num_tokens:]
         note.num_written = num_tokens
@@ -167,7 +167,7 @@ class BeamSearch:
         self.is_finished_SK[:num_rows] = merged.gather(1, best_RK)
 
     def _done(self, lengths_R: Tensor, limits_R: Tensor) -> Tensor:
-        """(R,) bool: K beams have finished, and by the early-stopping rule no running beam is waited for."""
+        """(R,) bool: K beams have finished and, by the early-stopping rule, no running beam can become better."""
         num_rows = len(lengths_R)
         all_finished_R = self.is_finished_SK[:num_rows].all(1)
         if self.rules.early_stopping is True:

@@ -1,6 +1,6 @@
 """The likeliest next tokens of a row and their log-probabilities.
 
-Letters: M rows, H hidden size, V vocabulary, k candidates.
+Letters: M rows, H hidden size, V vocabulary, g groups of s vocabulary entries, k candidates.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from medsum_core.generation.banned_tokens import Ban
 
 # A maximum with its index over the whole vocabulary is slow: plain maxima of groups first, indices in the best groups.
-GROUP_WORDS = 128
+GROUP_SIZE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,26 +32,26 @@ def candidates_of_logits(logits_MV: Tensor, num_candidates: int, ban: Ban | None
 def best_and_total(
     logits_MV: Tensor, num_candidates: int, ban: Ban | None, start: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best logits that are not banned (M, k), their indices, and logsumexp over all words, banned too (M,)."""
-    groups_MgW = logits_MV.unflatten(1, (-1, GROUP_WORDS)) if _groups_are_faster(logits_MV, num_candidates) else None
-    maxima = logits_MV if groups_MgW is None else groups_MgW.amax(-1)
+    """(M, k) best logits that are not banned; their indices; (M,) logsumexp over the vocabulary, banned ones too."""
+    groups_Mgs = logits_MV.unflatten(1, (-1, GROUP_SIZE)) if _groups_are_faster(logits_MV, num_candidates) else None
+    maxima = logits_MV if groups_Mgs is None else groups_Mgs.amax(-1)
     peak_M1 = maxima.amax(-1, keepdim=True)
     total_M = (logits_MV - peak_M1).exp_().sum(-1).log_().add_(peak_M1[:, 0])
     if ban is not None:
         ban.apply(logits_MV, start=start)
-        maxima = logits_MV if groups_MgW is None else groups_MgW.amax(-1)
-    if groups_MgW is None:
+        maxima = logits_MV if groups_Mgs is None else groups_Mgs.amax(-1)
+    if groups_Mgs is None:
         return *_top(logits_MV, num_candidates), total_M
     _, group_Mk = _top(maxima, num_candidates)
-    inside_MkW = groups_MgW.gather(1, group_Mk[:, :, None].expand(-1, -1, GROUP_WORDS))
-    values_Mk, places_Mk = _top(inside_MkW.flatten(1), num_candidates)
-    group = group_Mk.gather(1, places_Mk // GROUP_WORDS)
-    return values_Mk, group * GROUP_WORDS + places_Mk % GROUP_WORDS, total_M
+    inside_Mks = groups_Mgs.gather(1, group_Mk[:, :, None].expand(-1, -1, GROUP_SIZE))
+    values_Mk, places_Mk = _top(inside_Mks.flatten(1), num_candidates)
+    group = group_Mk.gather(1, places_Mk // GROUP_SIZE)
+    return values_Mk, group * GROUP_SIZE + places_Mk % GROUP_SIZE, total_M
 
 
 def _groups_are_faster(logits_MV: Tensor, num_candidates: int) -> bool:
-    num_words = logits_MV.shape[1]
-    return num_words % GROUP_WORDS == 0 and num_words > 2 * num_candidates * GROUP_WORDS
+    vocabulary_size = logits_MV.shape[1]
+    return vocabulary_size % GROUP_SIZE == 0 and vocabulary_size > 2 * num_candidates * GROUP_SIZE
 
 
 def _top(logits_MV: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
-"""A model family that no test here knows: does decoding choose the tokens that transformers' `generate` chooses?
+"""For an untested model family: check that decoding chooses the same tokens as transformers' `generate`.
 
-A layer that keeps more than keys and values, or reads its positions in another way, would write garbage without a word.
+A layer that stores more than keys and values, or uses positions differently, would silently write wrong notes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from medsum_core.quiet_libraries import quiet_libraries
 
 NUM_PROMPTS = 2
 NUM_TOKENS = 4
-# Nats by which the model's own first choice may be likelier than ours: rounding decides between such near neighbours.
+# Nats by which the model's own choice may be likelier than ours: rounding decides between tokens that close.
 BOUNDS = {torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.1}
-# By what a family's own code fails where it is used in another way than it was written for.
+# Errors of a family's own code when it is used in a way that it does not support.
 FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError, AssertionError)
 
 
@@ -43,7 +43,7 @@ def check_decoding(
     """
     causal = causal_model(model)
     shortest = sorted(prompts, key=len)[:NUM_PROMPTS]
-    with failing_as_input_error(causal, "written notes with"):
+    with failing_as_input_error(causal, "decoded"):
         notes = generate(model, shortest, stop_token_ids=(), max_new_tokens=NUM_TOKENS, decoder=decoder)
         own = [_own_choices(causal, prompt) for prompt in shortest]
     for note, log_probs_SV in zip(notes, own, strict=True):
@@ -56,12 +56,12 @@ def check_decoding(
                     f"where this loop chooses one of {ours:.4f}"
                 )
             if log_prob_V.argmax() != token:
-                break  # near neighbours: from here on the two notes may differ
+                break  # two tokens are equally likely up to rounding: from here on the notes may differ
 
 
 @contextmanager
 def failing_as_input_error(causal: PreTrainedModel, purpose: str) -> Iterator[None]:
-    """Within the block an error of the family's own code is bad input: `purpose` is what can't be done with it."""
+    """While the block runs, raise InputError for errors of the family's own code. `purpose`: what can't be done."""
     try:
         yield
     except FAILURES as error:
@@ -79,7 +79,7 @@ def _own_choices(causal: PreTrainedModel, prompt: Sequence[int]) -> torch.Tensor
     wanted: dict[str, Any] = {"output_logits": True, "return_dict_in_generate": True}
     plain = GenerationConfig(do_sample=False, max_new_tokens=NUM_TOKENS, pad_token_id=0, **wanted)
     before: Any = causal.generation_config
-    causal.generation_config = plain  # what a model's makers set, such as a penalty, is no part of this comparison
+    causal.generation_config = plain  # without the settings that a model comes with, such as a penalty
     try:
         with evaluation_mode(causal), no_adapter_casts(causal), autocast(causal), quiet_libraries():
             own_generate: Any = causal.generate

@@ -1,7 +1,7 @@
-"""What decoding takes of a device's memory, and what that decides: how many notes at a time, a dense base or NF4.
+"""Estimate decoding's memory, and choose by it how many notes are written at a time, and a dense base or NF4.
 
-Sizes are bytes unless they say otherwise. On a GPU a step of many notes takes hardly longer than one of few, so that a
-batch is as large as fits, up to MAX_BATCH; on a CPU it is CPU_BATCH, beyond which a note gets no cheaper.
+Sizes are in bytes unless stated. On a GPU a step of many notes takes hardly longer than one of few, so a batch is as
+large as fits, up to MAX_BATCH; on a CPU it is CPU_BATCH, since larger batches do not lower the time per note.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from medsum_core.model.quantised import FAST_NF4_BYTES, NF4_BYTES
 
 CPU_BATCH, MAX_BATCH = 16, 128
 BATCHES = tuple(MAX_BATCH >> halvings for halvings in range(MAX_BATCH.bit_length()))  # 128, 64, ... 1
-LOGIT_COPIES = 2  # in fp32, beside the head's own output
-MLP_BUFFERS, FP32_BUFFERS = 4, 6  # alive at a time in a layer: of the widest projection, of the hidden size
+LOGIT_COPIES = 2  # in fp32, in addition to the head's output
+MLP_BUFFERS, FP32_BUFFERS = 4, 6  # activations at a time in a layer: of the widest projection, of the hidden size
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingSize:
     """A model's sizes, in elements."""
 
-    projections: int  # weights of linear layers other than the head: those that NF4 holds
+    projections: int  # weights of linear layers other than the head: those stored in NF4
     largest_projection: int
     other_weights: int  # embedding, head, norms
     key_values: int  # keys and values of one token in all layers
@@ -42,38 +42,38 @@ class DecodingSize:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingShape:
-    """What the memory of decoding depends on beside the model."""
+    """The settings that the memory of decoding depends on."""
 
     itemsize: int  # of weights, keys and values
     load_in_4bit: bool
-    has_own_weights: bool  # dense products read copies beside the base's weights (fast kernels), not in their place
+    has_own_weights: bool  # dense weights are copies in addition to the base's own (fast kernels), not replacements
     prompt_tokens: int  # of the longest prompt
     new_tokens: int
     num_beams: int
-    num_decoders: int = 1  # at a time, each with weights and a cache of its own: a server's tuned model and its base
-    is_loaded: bool = False  # the base is in memory already, so that free memory is without it
+    num_decoders: int = 1  # at a time, each with its own weights and cache: a server's tuned model and its base
+    is_loaded: bool = False  # the base is in memory already, so it is not part of the free memory
     emulated: bool = False  # a CPU without 16-bit units computes with a copy in fp32 (`widened_weights.py`)
 
     @property
     def slot_tokens(self) -> int:
-        """Places of a note in `KVCache`; a note's last tokens are never read, so they need none."""
+        """Columns of a slot in `KVCache`; a note's last tokens are never attended to, so they need none."""
         return self.prompt_tokens + self.num_beams * (self.new_tokens - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingChoice:
-    """What was decided. `dense`: NF4 is unpacked once, not at each use; None: the decoder finds out by itself."""
+    """The choices. `dense`: NF4 is dequantised once, not at each use; None: the decoder decides itself."""
 
     batch_size: int
     dense: bool | None
 
     def to_json(self) -> dict[str, int | str]:
-        """The names and values of the flags that mean the same."""
+        """The names and values of the corresponding flags."""
         return {"batch_size": self.batch_size, "dequantize": {None: "auto", True: "on", False: "off"}[self.dense]}
 
 
 def decoding_size(causal: PreTrainedModel) -> DecodingSize:
-    """The sizes of a base that is not in 4 bits, such as an empty one."""
+    """The sizes of a base that is not in 4 bits, such as one on the meta device."""
     text, head = causal.config.get_text_config(), causal.get_output_embeddings()
     linears = [layer for layer in causal.modules() if isinstance(layer, nn.Linear) and layer is not head]
     projections = sum(layer.weight.numel() for layer in linears)
@@ -102,7 +102,7 @@ def decoding_bytes(size: DecodingSize, shape: DecodingShape, *, batch_size: int,
 
 
 def weight_bytes(size: DecodingSize, shape: DecodingShape, *, dense: bool) -> int:
-    """The base's weights, and what its products read in their place or beside them."""
+    """The base's weights, and dequantised or converted copies of them."""
     plain = shape.itemsize * size.projections
     nf4_bytes = FAST_NF4_BYTES if shape.has_own_weights and not dense else NF4_BYTES
     packed = int(nf4_bytes * size.projections) if shape.load_in_4bit else plain
@@ -122,10 +122,10 @@ def cache_bytes(size: DecodingSize, shape: DecodingShape) -> int:
 def choose_decoding(
     size: DecodingSize, shape: DecodingShape, device: Device, *, asked: int | None = None
 ) -> DecodingChoice:
-    """As many notes at a time as `asked`; not given: on a GPU the most of BATCHES that fit, on a CPU CPU_BATCH.
+    """`asked` notes at a time; None: on a GPU the largest of BATCHES that fits, on a CPU CPU_BATCH.
 
-    A dense base comes first where CPU_BATCH notes still fit beside it: a step of few notes is bound by reading weights,
-    and unpacking them reads and writes each several times.
+    A dense base is preferred to a larger batch if CPU_BATCH notes still fit: the time of a step with few notes is that
+    of reading weights, and dequantising reads and writes each weight several times.
     """
 
     def fits(batch_size: int, *, dense: bool) -> bool:
@@ -140,9 +140,9 @@ def choose_decoding(
 def decide_for(
     config: PretrainedConfig, device: Device, *, precision: str, asked: int | None, **shape: Any
 ) -> DecodingChoice:
-    """`choose_decoding` by a base's configuration, said on stderr on a GPU. `shape`: the fields of `DecodingShape`.
+    """`choose_decoding` for a base's configuration; printed on stderr on a GPU. `shape`: fields of `DecodingShape`.
 
-    Fast kernels on a CPU pack weights in a layout and a dtype of their own, and find out by themselves what fits.
+    Fast kernels on a CPU pack weights in their own layout and dtype, and decide themselves whether they fit.
     """
     emulated = device.kind == "cpu" and precision != "fp32" and not device.has_bf16_units
     run = DecodingShape(itemsize=DTYPES[precision].itemsize, emulated=emulated, **shape)
@@ -156,7 +156,7 @@ def decide_for(
 
 
 def choice_line(choice: DecodingChoice, size: DecodingSize, shape: DecodingShape, device: Device) -> str:
-    """What was decided, in words, with its estimate."""
+    """A line with the choices and the estimate."""
     needed = decoding_bytes(size, shape, batch_size=choice.batch_size, dense=bool(choice.dense))
     weights = {None: "as the kernels decide", True: "dense", False: "NF4" if shape.load_in_4bit else "as loaded"}
     return (
@@ -166,14 +166,14 @@ def choice_line(choice: DecodingChoice, size: DecodingSize, shape: DecodingShape
 
 
 def _step_bytes(size: DecodingSize, shape: DecodingShape) -> int:
-    """For a note in a step: logits, and in one layer its keys and values once more with the scores of its heads."""
+    """Per note in a step: logits, and for one layer a copy of its keys and values and the attention scores."""
     logits = shape.num_beams * size.vocabulary * (shape.itemsize + LOGIT_COPIES * 4)
     keys = shape.slot_tokens * size.key_values // size.num_layers * shape.itemsize
     return logits + keys + shape.num_beams * size.num_heads * shape.slot_tokens * (shape.itemsize + 4)
 
 
 def _prompt_bytes(size: DecodingSize, shape: DecodingShape) -> int:
-    """A forward pass over prompts, one layer at a time; a sliding window may ask for a mask of the longest."""
+    """A forward pass over prompts, one layer at a time, and the mask that a sliding window may need."""
     num_tokens = max(MAX_PROMPT_TOKENS, shape.prompt_tokens)
     layer = num_tokens * (MLP_BUFFERS * shape.itemsize * size.widest + FP32_BUFFERS * 4 * size.hidden)
     return layer + shape.prompt_tokens**2 * (1 + shape.itemsize)

@@ -1,7 +1,7 @@
-"""Greedy and beam decoding, written out over the key-value cache.
+"""Greedy and beam decoding with a key-value cache.
 
-A note that ends leaves its batch at once and the next prompt takes its place (`batch.py`): longest prompts first, since
-the last notes to end would otherwise be written almost alone.
+A note that ends leaves the batch at once and the next prompt takes its slot (`batch.py`). The longest prompts start
+first; otherwise long notes would be written almost alone at the end.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def generate(
     max_new_tokens, min_new_tokens: for all notes or one each; the stop token counts, as in transformers.
     no_repeat_ngram_size: no sequence of that many tokens twice in a note; 0 for no such rule (`banned_tokens.py`).
     batch_size: notes being written at a time, each with all its beams.
-    on_finished(index, generation): called as each note ends, in whatever order they do.
+    on_finished(index, generation): called as each note ends, in the order in which they end.
     on_token(index, token): called for each token of a greedy note, the stop token excluded, as it is chosen.
-    decoder: how the forward pass is computed, such as the fast kernels'; not given: by the model's own modules.
+    decoder: computes the forward pass, such as that of the fast kernels; None: the model's own modules.
     search(stop_token_ids): builds another decoding rule, used instead of greedy and beam search.
-    grounding: no note has a fact that its verifier refuses (`grounded.py`), where the rule and the cache can go back.
-    Raises InputError for a prompt that leaves no room for its note, ValueError for arguments that make no sense.
+    grounding: no note has a fact that its verifier refuses (`grounded.py`); needs a rule and a cache that can go back.
+    Raises InputError for a prompt that leaves no room for its note, ValueError for invalid arguments.
     """
     causal = causal_model(model)
     notes = _notes(prompts, max_new_tokens, min_new_tokens, causal.config, grounding)
@@ -98,10 +98,10 @@ def generate(
 
 @contextmanager
 def any_algorithm() -> Iterator[None]:
-    """Within the block torch may take the fastest algorithms, where training has asked for those that repeat its bits.
+    """While the block runs, torch may use nondeterministic algorithms, even where training has disabled them.
 
-    Decoding has none that differ: what varies is the order in which threads add to one place, in gradients. The slower
-    ways would cost it a sort at each write to the cache.
+    Decoding does not use those whose results vary (they sum gradients); the deterministic ones would need a sort at
+    each write to the cache.
     """
     before, only_warns = (
         torch.are_deterministic_algorithms_enabled(),
@@ -115,7 +115,7 @@ def any_algorithm() -> Iterator[None]:
 
 
 def decoder_and_cache(causal: PreTrainedModel, decoder: Decoder | None) -> tuple[Decoder, type[KVCache]]:
-    """How the forward pass is computed and what holds its keys: for families that no test knows, their own cache."""
+    """The decoder and the class of its cache; untested families are decoded with the model's own cache."""
     if decoder is not None:
         return decoder, KVCache
     packs = causal.config.get_text_config().model_type in CACHED_MODEL_TYPES
@@ -138,7 +138,7 @@ def built_in_rule(
 
 
 def check_can_go_back(config: PretrainedConfig, cache_type: type[KVCache]) -> None:
-    """Raise InputError where the cache can't be taken back to an earlier token, as grounded decoding must."""
+    """Raise InputError where the cache can't go back to an earlier token, as grounded decoding needs."""
     if cache_type is OwnCaches:
         raise InputError(
             f"--grounded: {config.model_type} keeps more than keys and values, which can't be taken back: leave it out"
@@ -155,7 +155,7 @@ def _grounded(
 
 
 def _capacity(notes: Sequence[Note], num_beams: int) -> int:
-    """The most keys of a note."""
+    """The largest number of keys of any note."""
     return max(len(note.prompt) + num_beams * (note.max_new - 1) for note in notes)
 
 
@@ -213,5 +213,5 @@ def check_token_ids(tokens: Iterable[int], config: PretrainedConfig) -> None:
 
 
 def num_positions(config: PretrainedConfig) -> int | None:
-    """The most tokens that a model has positions for; None where its configuration names no limit."""
+    """The number of positions of a model; None where its configuration has no limit."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)

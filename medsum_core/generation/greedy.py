@@ -15,7 +15,7 @@ from medsum_core.generation.search import Generation, Note, Trail, finish
 
 
 class GreedySearch:
-    """The likeliest token at each step. One transfer brings all notes' tokens and log-probabilities to the host."""
+    """The likeliest token at each step. A step has one transfer from the GPU, for all notes together."""
 
     num_beams = 1
     num_candidates = 1
@@ -25,7 +25,7 @@ class GreedySearch:
         self._on_token = on_token
 
     def choose(self, candidates: Candidates) -> Candidates:
-        """One candidate a row, (R, 1): the likeliest, which is the only one asked for. Another rule overrides this."""
+        """The chosen candidate of each row, (R, 1); here the only one. Subclasses override it (examples/extend.md)."""
         return candidates
 
     def advance(self, notes: Sequence[Note], candidates: Candidates) -> tuple[Tensor, None, list[bool]]:

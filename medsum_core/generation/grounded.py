@@ -1,17 +1,17 @@
-"""Grounded decoding: notes without a fact that a verifier refuses, by going back over the cache.
+"""Grounded decoding: write notes without a fact that a verifier refuses, by returning to an earlier token of the cache.
 
 Letters: R notes being written, K beams a note.
 
-When a sentence or line ends, or the note, its text is checked: there the text beyond no longer changes its facts. At an
-unsupported one the search goes back to where the fact began, as if the token there had been forbidden from the start.
-After some tries (`grounded_rules.py`) the sentence ends before the fact, or begins otherwise, or the note ends.
+Text is checked when its sentence, line or note ends, as later text no longer changes its facts. At an unsupported fact
+the search returns to the fact's first token and continues as if that token had been banned from the start. After some
+tries (`grounded_rules.py`) the sentence ends before the fact, or begins differently, or the note ends.
 
-Promised, whatever model and verifier:
+Guaranteed for every model and verifier:
 - No note has a fact that its verifier refuses: each is checked as a whole when it is finished.
-- Where no hypothesis that was checked held an unsupported fact, the note is the one of ordinary decoding, token for
-  token. With beams the hypotheses are those of all live beams whose sentence ends, and those that finish.
-- A note does not depend on the batch's others, as in `generate.py`; one without a verifier is not touched.
-- It ends: at most MAX_RETURNS times does it go back.
+- If no checked hypothesis contained an unsupported fact, the note is that of ordinary decoding, token for token. With
+  beams, the checked hypotheses are those of all live beams whose sentence ends, and those that finish.
+- A note does not depend on the others of its batch, as in `generate.py`; one without a verifier is not changed.
+- Decoding ends: it returns at most MAX_RETURNS times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medsum_core.generation.search import Generation, Note, ReversibleSearch, Tr
 
 
 class GroundedNotes:
-    """The rules of the notes being written that have a verifier, and the search that goes back by them."""
+    """The rules of the notes being written that have a verifier; makes the search return to an earlier token."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class GroundedNotes:
         self._marks: dict[int, bool] = {}
 
     def review(self, notes: Sequence[Note], done: list[bool]) -> list[tuple[int, Trail]]:
-        """Check what was written in this step; the slots whose notes went back, and what their cache must keep.
+        """Check the text of this step. Returns the slots whose notes went back, and what their cache must keep.
 
-        `done` is changed: a note that goes back is not, one that has gone back too often is.
+        Changes `done`: False for a note that goes back, True for one that has gone back too often.
         """
         returned = []
         for slot, note in enumerate(notes):

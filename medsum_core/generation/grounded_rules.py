@@ -1,7 +1,7 @@
-"""What may not be written in one note that is decoded under a verifier, and where decoding goes back to.
+"""Rules for one note that is decoded with a verifier: which tokens are forbidden, and where decoding returns to.
 
-A fault is an unsupported fact in the text of a hypothesis (a note's tokens so far, of one beam). Each becomes a rule at
-a beginning of the note (a tuple of tokens): some tokens may not come next there, or only some may.
+A fault is an unsupported fact in the text of a hypothesis (a note's tokens so far, of one beam). Each adds a
+rule for a prefix of the note (a tuple of tokens): some tokens are banned after it, or only some are allowed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ Tokens = tuple[int, ...]
 
 
 class Verifier(Protocol):
-    """What of a note its dialogue does not support."""
+    """Finds the facts of a note that its dialogue does not support. Tests pass their own."""
 
     def __call__(self, text: str) -> Sequence[tuple[int, int]]:
-        """Characters `[start, end)` of the unsupported facts, in order. The same for the same text; none without text.
+        """Characters `[start, end)` of the unsupported facts, in order; none for an empty text. Must be deterministic.
 
-        It need not be right about a text that ends inside of a sentence.
+        The result may be wrong for a text that ends inside a sentence.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grounding:
-    """What `generate` needs to write no fact that a verifier refuses.
+    """What `generate` needs to write only facts that a verifier accepts.
 
     `verifiers`: one for each prompt. `decode`: the text of a note's tokens without the blanks around it. `full_stops`:
     the tokens that may end a sentence early.
@@ -49,7 +49,7 @@ class Grounding:
 class Fault:
     """An unsupported fact in the text of `tokens`: it begins in the token `start`, its sentence in `sentence`.
 
-    `clause`: the number of tokens before it that can be ended by a full stop; None where none can.
+    `clause`: the number of leading tokens that a full stop can follow; None if there is no such place.
     """
 
     tokens: Tokens
@@ -86,7 +86,7 @@ class NoteRules:
         text = self.decode(list(written))
         if ended:
             return self._fault_in(written, text, text)
-        *whole, (last, _) = sentences(text) or [(0, 0)]  # the last one may go on
+        *whole, (last, _) = sentences(text) or [(0, 0)]  # the last one may continue
         fault = self._fault_in(written, text, text[: whole[-1][1]]) if whole else None
         if fault is None and any(len(self.decode(list(place))) >= last for place in places):
             words = text[: max(text.rfind(" "), 0)].rstrip()

@@ -30,14 +30,14 @@ from transformers import AttentionInterface, PreTrainedModel
 from medsum_core.device import arithmetic_dtype
 from medsum_core.model.attention import IMPLEMENTATION_PREFIX, attend_documents, attend_packed, has_varlen
 
-# All rows at once would each read as many keys as the longest has: it cost a third of a step's time.
+# With all rows in one call each reads as many keys as the longest has, which took a third of a step's time.
 MIN_ROWS_AT_A_TIME = 4
-ALIGNED_KEYS = 8  # a mask that begins elsewhere is at an address that CUDA's attention kernels cannot read
+ALIGNED_KEYS = 8  # CUDA's attention kernels read masks from aligned addresses only
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What one forward pass holds: R x K tokens of notes being written, then N whole prompts, end to end.
+    """The input of one forward pass: R x K tokens of notes being written, then N whole prompts, concatenated.
 
     `columns_RK` are the slots' places for the new keys; `prompt_lengths` has N entries, for slots R to R+N-1.
     """
@@ -55,18 +55,18 @@ class Step:
 
     @property
     def num_keys(self) -> int:
-        """L: more keys than this are in no slot."""
+        """L: the most keys in any slot."""
         return max(self.key_counts)
 
     @property
     def read_M(self) -> Tensor:  # noqa: N802 - a shape
-        """Where the next token is asked for: at the R x K newest tokens and at each prompt's last one."""
+        """Positions whose logits are needed: the R x K newest tokens and each prompt's last one."""
         ends_N = self.prompt_starts[1:].long() + self.num_decoded - 1
         return torch.cat((torch.arange(self.num_decoded, device=ends_N.device), ends_N))
 
     @property
     def num_decoded(self) -> int:
-        """R x K: where the prompts begin."""
+        """R x K: also the position where the prompts begin."""
         return self.num_rows * self.num_beams
 
 
@@ -120,13 +120,13 @@ class KVCache:
         )
 
     def reorder_beams(self, parents_RK: Tensor) -> None:
-        """Beam k of note r goes on from what beam `parents_RK[r, k]` has written."""
+        """Beam k of note r continues beam `parents_RK[r, k]`."""
         visible_RKC = self.visible_SKC[: len(parents_RK)]
         index_RKC = parents_RK[:, :, None].expand_as(visible_RKC)
         self.visible_SKC[: len(parents_RK)] = visible_RKC.gather(1, index_RKC)
 
     def go_back(self, slot: int, num_prompt_tokens: int, beams_KT: Sequence[Sequence[int]]) -> None:
-        """Forget what a note's beams wrote but T tokens, the newest of which the next forward pass adds once more.
+        """Remove all tokens of a note's beams but the first T, the last of which the next forward pass computes again.
 
         `beams_KT`: see `Trail`. Without any token, the newest is the prompt's last one.
         """

@@ -1,7 +1,7 @@
-"""What a model thinks of each option of a choice: the sum of its tokens' log-probabilities after the prompt.
+"""The likelihood of each option of a choice: the sum of its tokens' log-probabilities after the prompt.
 
-Options are not sampled and not normalised by length. They share forward passes: where all are one token long, as yes,
-no and maybe are, one pass over the prompt reads them all.
+Options are not sampled and not normalised by length. They share forward passes: if all are one token long, as yes, no
+and maybe are, one pass over the prompt gives all of them.
 
 Letters: R rows of candidates, V vocabulary.
 """
@@ -26,7 +26,7 @@ Option = tuple[int, ...]
 def likeliest_options(
     model: Any, renderer: PromptRenderer, prompts: Sequence[Sequence[int]], *, decoder: Decoder | None = None
 ) -> list[str]:
-    """The likeliest option after each prompt, the first of equal ones; [] for a task that is not scored so."""
+    """The likeliest option after each prompt, of equal ones the first; [] for a task without `by_likelihood`."""
     choice = renderer.task.answer.choice
     if choice is None or not choice.by_likelihood:
         return []
@@ -35,7 +35,7 @@ def likeliest_options(
 
 
 def option_ids(renderer: PromptRenderer) -> list[Option]:
-    """The tokens of each option of the task. Raises InputError where an answer that begins with it has others."""
+    """The tokens of each option. Raises InputError if an answer that begins with an option is tokenized differently."""
     choice = renderer.task.answer.choice
     assert choice is not None
     options = [tuple(renderer.text_ids(option)) for option in choice.options]
@@ -68,10 +68,10 @@ def option_log_probs(
 
 
 class _ReadOptions:
-    """A decoding rule that chooses nothing: it writes the beginning of an option, then reads what each end is worth."""
+    """A decoding rule that writes the tokens of an option but the last, then reads the log-probability of the last."""
 
     num_beams = 1
-    num_candidates = 1 << 30  # all words of the vocabulary
+    num_candidates = 1 << 30  # the whole vocabulary
 
     def __init__(self, options: Sequence[Option], beginnings: Sequence[Option]) -> None:
         self._options, self._beginnings = options, beginnings

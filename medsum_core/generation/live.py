@@ -1,11 +1,11 @@
-"""Notes written as they are asked for: they join and leave the batch between two forward passes, for a server.
+"""An engine for a server: requests join and leave the batch between two forward passes (continuous batching).
 
-One thread owns the model; any other may submit and cancel. Who comes first starts first, as soon as a slot is free and
-within `batch.MAX_PROMPT_TOKENS` of a forward pass, so that no request is starved. A note is the one that `generate`
-writes for its prompt alone, whoever comes and goes beside it: both take their steps by `Batch`.
+One thread owns the model; any other may submit and cancel. Requests start in the order of arrival, as soon as a slot is
+free and within `batch.MAX_PROMPT_TOKENS` per forward pass, so that none starves. A note equals that of `generate` for
+its prompt alone, whatever else is in the batch: both use `Batch`.
 
-The cache is allocated once, slots times the most keys of a request. Only families that are decoded one by one
-(`own_cache.py`) have a cache of the model's own for each note, which comes and goes with it.
+The cache is allocated once, for all slots and the largest request. Only families that are decoded one by one
+(`own_cache.py`) allocate the model's own cache for each note.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _Lane:
-    """The notes of the tuned model, or those of its base: a batch, who waits for it, in what it takes its steps."""
+    """The tuned model's notes, or its base's: the batch, its queue, and the context in which its steps run."""
 
     batch: Batch
     waiting: deque[Note]
@@ -74,14 +74,14 @@ class LiveEngine:
         full_stops: frozenset[int] = frozenset(),
         compare: bool = False,
     ) -> None:
-        """What is given to `generate`, and the engine's bounds; nothing is allocated before `start`.
+        """The arguments of `generate`, and the engine's limits; nothing is allocated before `start`.
 
         num_slots: notes being written at a time, each with all its beams.
-        max_tokens, max_new_tokens: the most of a request's prompt and note together, and of its note.
-        max_waiting: the most requests beyond those that have a slot.
+        max_tokens, max_new_tokens: limits of a request's prompt and note together, and of its note.
+        max_waiting: limit of requests without a slot.
         decode, full_stops: as in `Grounding`; without `decode` no request may have a verifier.
-        compare: requests may be for the base alone too; it has as many slots of its own.
-        Raises InputError where the model has no room for so many tokens, ValueError for bounds that make no sense.
+        compare: requests may also be for the base alone, which then has its own slots, as many as the tuned model.
+        Raises InputError where the model has too few positions, ValueError for invalid limits.
         """
         self._model, self._causal = model, causal_model(model)
         room = num_positions(self._causal.config)
@@ -107,7 +107,7 @@ class LiveEngine:
         self._prefill_seconds = self._decode_seconds = 0.0
 
     def start(self) -> None:
-        """Start the thread; returns once it can write notes, the cache allocated. Raises what kept it from that."""
+        """Start the thread; returns when the cache is allocated and notes can be written. Raises the thread's error."""
         self._thread.start()
         self._is_ready.wait()
         if self._error is not None:
@@ -115,25 +115,25 @@ class LiveEngine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread goes on writing notes."""
+        """Whether the thread runs and writes notes."""
         return self._is_ready.is_set() and self._error is None and self._thread.is_alive()
 
     def submit(self, requests: Sequence[NoteRequest], listeners: Sequence[Listener]) -> list[int]:
-        """Take all of these requests, or none; returns their ids. Their listeners may be called before it returns.
+        """Accept all of these requests, or none; returns their ids. Their listeners may be called before it returns.
 
-        Raises QueueFull, EngineStopped, InputError for one that this engine can't write, ValueError for one that makes
-        no sense.
+        Raises QueueFull, EngineStopped, InputError for a request beyond this engine's limits, ValueError for an invalid
+        one.
         """
         for request in requests:
             self._check(request)
         return self._queue.add(requests, listeners)
 
     def cancel(self, request_id: int) -> None:
-        """Forget a request, waiting or running; its slot is free before the next forward pass. Twice does no harm."""
+        """Cancel a request, waiting or running; its slot is free before the next forward pass. May be called twice."""
         self._queue.end(request_id)
 
     def stats(self) -> EngineStats:
-        """Counts of this moment."""
+        """The current counts."""
         with self._queue.changed:
             num_waiting = self._queue.num_waiting
             return EngineStats(
@@ -147,9 +147,9 @@ class LiveEngine:
             )
 
     def close(self, *, seconds: float) -> None:
-        """Take no more requests; finish those taken within `seconds`, then fail the rest and end the thread.
+        """Accept no more requests; give accepted ones `seconds` to finish, then fail the rest and end the thread.
 
-        A forward pass that has begun is waited for.
+        Waits for a running forward pass.
         """
         with self._queue.changed:
             self._queue.is_open, self._is_closing = False, True
@@ -193,14 +193,14 @@ class LiveEngine:
                 while self._next_step(lanes):
                     for lane in lanes:
                         self._step(lane)
-        except BaseException as found:  # whatever it was: no request may wait for ever
+        except BaseException as found:  # any error: no request may wait for ever
             error = self._error = found
             logger.error("no more notes are written: %s", type(found).__name__)
         self._queue.close(error)
         self._is_ready.set()
 
     def _open_lanes(self, stack: ExitStack) -> list[_Lane]:
-        """A decoder and a cache for the tuned model, and for its base if it is asked for; they live in `stack`."""
+        """A decoder and a cache for the tuned model and, with `compare`, for its base; closed by `stack`."""
         lanes = []
         stack.enter_context(evaluation_mode(self._causal))
         stack.enter_context(torch.no_grad())
@@ -209,7 +209,7 @@ class LiveEngine:
             with adapter():  # packed weights are those of the adapters that are active now
                 forward = stack.enter_context(self._decoder(self._causal))
                 batch = self._batch(forward)
-                # A cache is allocated at its first use: too little memory shows now, not in somebody's request.
+                # The cache is allocated at its first use: do that now, so that lack of memory fails no request later.
                 batch.join(deque([Note(index=-1, prompt=(0,), min_new=0, max_new=1)]))
                 batch.step()
             lanes.append(_Lane(batch=batch, waiting=self._queue.waiting[use_adapter], adapter=adapter))
@@ -228,7 +228,7 @@ class LiveEngine:
         return Batch(forward, rule, self._bans, cache, num_slots=self._num_slots, grounded=grounded)
 
     def _next_step(self, lanes: Sequence[_Lane]) -> bool:
-        """Wait for something to do, and let notes leave and join; False at the end."""
+        """Wait for work, then remove ended notes and add waiting ones; False when the engine is to stop."""
         queue = self._queue
         with queue.changed:
             queue.changed.wait_for(lambda: queue.num_requests or queue.leaving or self._is_closing)
@@ -261,7 +261,7 @@ class LiveEngine:
 
     @contextmanager
     def _shown(self, starting: Sequence[Note]) -> Iterator[None]:
-        """The images of the notes that start, for this forward pass, in which their prompts are read, and no longer."""
+        """Set the image features of the notes that start, for this forward pass only, in which prompts are read."""
         images = {number: features for note in starting for number, features in note.images.items()}
         if not images:
             yield

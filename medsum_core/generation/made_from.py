@@ -1,6 +1,6 @@
-"""What notes were made from: hashes of the rows, and the settings. It tells whether a call may go on with them.
+"""What notes were made from: hashes of the rows, and the settings; they decide whether a call may resume with them.
 
-A row is its content, not its id alone: two visits may share an id in the files of two days. No text is stored.
+A row is identified by its content, not its id alone: two visits in different files may share an id. No text is stored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class MadeFrom:
 
     settings: dict[str, Any]  # model, adapter, prompt and decoding
     rows: tuple[str, ...]  # `row_sha256` of each row of the input, in its order
-    memory: dict[str, Any] = field(default_factory=dict)  # what free memory decided: notes are the same up to rounding
+    memory: dict[str, Any] = field(default_factory=dict)  # chosen by free memory; affects notes by rounding only
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`; `from_json` gives an equal record back."""
@@ -67,13 +67,13 @@ class MadeFrom:
 
 
 def row_sha256(record: Record) -> str:
-    """The sha256 (hex) of what a note is written from: the id and the parts of the prompt."""
+    """The sha256 (hex) of a row's id and the parts of its prompt."""
     fields = [record.id, *record.parts.values()]
     return hashlib.sha256(json.dumps(fields).encode("ascii")).hexdigest()
 
 
 def prompt_sha256(renderer: PromptRenderer, max_prompt_tokens: int) -> str:
-    """The sha256 (hex) of what all prompts share: their fixed pieces and their greatest length."""
+    """The sha256 (hex) of what all prompts share: fixed pieces, stop tokens and maximum length."""
     pieces = [*renderer.fixed_ids, renderer.stop_token_ids, max_prompt_tokens]
     return hashlib.sha256(json.dumps(pieces).encode("ascii")).hexdigest()
 

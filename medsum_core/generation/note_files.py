@@ -1,8 +1,8 @@
-"""The file of notes, OUT, and beside it `OUT.made_from.json`: hashes of what OUT holds and what it was made from.
+"""The file of notes, OUT, and `OUT.made_from.json`: hashes of OUT, and what it was made from.
 
 Columns of OUT: `id, section_header, note, num_tokens, hit_limit`; `unsupported` (characters of the note), `checked`
-(how many of its facts were looked up) and `omitted` (characters of the dialogue); where asked for `evidence`, and
-`left_out` of grounded decoding; `set_aside`, the reason why a row has no note. Rows are in the order of the input.
+(how many of its facts were checked) and `omitted` (characters of the dialogue); on request `evidence`; with grounded
+decoding `left_out`; `set_aside`, the reason why a row has no note. Rows are in the order of the input.
 Other tasks have other columns, and the MEDIQA challenge's submission its own: see `note_rows.py`.
 """
 
@@ -46,12 +46,12 @@ class EarlierNotes:
 
 
 def made_from_path(path: Path) -> Path:
-    """The file that says what OUT was made from."""
+    """The file that records what OUT was made from."""
     return path.with_name(path.name + ".made_from.json")
 
 
 def read_finished(path: Path) -> EarlierNotes:
-    """The notes of a complete OUT (csv format), if it is what infer.py wrote and says what it was made from.
+    """The notes of a complete OUT (csv format), if infer.py wrote it and its `made_from` record matches.
 
     Raises InputError for any other file: its notes can't be matched with rows.
     """
@@ -101,10 +101,10 @@ def write_notes(
     output_format: str,
     with_evidence: bool,
 ) -> None:
-    """Write OUT in the order of the records, and beside it what it was made from; both for their owner only.
+    """Write OUT in the order of the records, and its `made_from` record; both with mode 0600.
 
-    `records`, `notes` and `set_aside` (row -> reason, in the place of a note) are by the hash of their row. Each file
-    is written atomically, OUT last: the part file must stay until this returns.
+    `records`, `notes` and `set_aside` (reasons why rows have no note) are keyed by the hash of their row. Each file is
+    written atomically, OUT last: the part file must stay until this returns.
     """
     written = [
         WrittenRow(

@@ -1,4 +1,4 @@
-"""The rows of OUT: which columns a task's notes have, and what each cell holds."""
+"""The rows of OUT: columns and cells by task."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class GeneratedNote:
     id: str
     note: str = field(repr=False)  # the whole answer, its choice included
     num_tokens: int  # without the stop token
-    hit_limit: bool  # True: it did not stop by itself
-    left_out: int = 0  # how often grounded decoding left something out
-    choice: str = ""  # the likeliest option, where a task scores its choice so
+    hit_limit: bool  # True: it was cut off at max_new_tokens, without a stop token
+    left_out: int = 0  # how often grounded decoding left a fact out
+    choice: str = ""  # the likeliest option, for a task with `by_likelihood`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +38,13 @@ class WrittenRow:
 
 
 def check_format(output_format: str, task: Task) -> None:
-    """Raise InputError for a submission file that a task has not."""
+    """Raise InputError for `mediqa` with a task that has no such submission format."""
     if output_format == "mediqa" and not (task.divide or task.section_part or task.names_section):
         raise InputError(f"--output_format mediqa: the task {task.name} has no such submission; use csv")
 
 
 def can_go_on(task: Task) -> bool:
-    """Whether a finished OUT tells its notes: not where divisions are joined, or a choice stands by itself."""
+    """Whether the notes can be read back from a finished OUT: not if divisions are joined or a choice is separate."""
     return not task.divide and task.answer.choice is None
 
 
@@ -64,7 +64,7 @@ def note_rows(
 def whole_notes(
     records: Sequence[Record], notes: Sequence[GeneratedNote], task: Task
 ) -> tuple[list[Record], list[GeneratedNote]]:
-    """Records and answers as they are read and scored: the divisions of a visit joined to one note."""
+    """Records and answers for reading and scoring: the divisions of each visit joined to one note."""
     if not task.divide:
         return list(records), list(notes)
     visits, texts = join_records(records, [note.note for note in notes])
@@ -115,7 +115,7 @@ def _csv_row(row: WrittenRow, task: Task, *, with_evidence: bool, grounded: bool
         facts = check_record(text, row.record, task)
         cells |= {"unsupported": json.dumps(merge_unsupported(facts)), "checked": count_checked(facts)}
     if has_statements(task):
-        has_note = bool(text) or not row.set_aside  # a row that was set aside leaves out nothing: it has no note
+        has_note = bool(text) or not row.set_aside  # without a note nothing counts as omitted
         omitted = omissions_of_record(text, row.record, task).omitted if has_note else ()
         cells["omitted"] = json.dumps([asdict(one) for one in omitted])
     if with_evidence:

@@ -1,4 +1,4 @@
-"""Generate notes for records, and which records fit, with training's prompt budget and a progress bar."""
+"""Generate notes for records with the prompt budget of training, and find the records that fit it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TokenBudget:
 
     max_prompt_tokens: int  # as in training
     max_new_tokens: int
-    num_positions: int | None  # those that the model was made for; None where its configuration names no bound
+    num_positions: int | None  # of the model; None where its configuration has no limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class FittedRows:
     set_aside: dict[str, str]  # row -> reason
 
     def lines(self, rows: Mapping[str, Record]) -> list[str]:
-        """What a person must know, by id; empty where every row fits whole."""
+        """Notices with row ids about truncation and rows set aside; empty if every row fits."""
         reasons: dict[str, list[str]] = {}
         for row, reason in self.set_aside.items():
             reasons.setdefault(reason, []).append(rows[row].id)
@@ -56,7 +56,7 @@ class FittedRows:
 
 
 def fit_rows(rows: Mapping[str, Record], renderer: PromptRenderer, budget: TokenBudget) -> FittedRows:
-    """Each row's prompt, truncated as in training. A row of which no turn fits is set aside, the others go on."""
+    """Each row's prompt, truncated as in training. Rows that can't be used are set aside with a reason."""
     prompts, truncated, set_aside = {}, [], {}
     for row, record in rows.items():
         if record.fault:
@@ -98,9 +98,9 @@ def generated_note(id: str, generation: Generation, renderer: PromptRenderer) ->
 
 
 def grounding_in(records: Sequence[Record], renderer: PromptRenderer) -> Grounding:
-    """What keeps each note to the facts that its record's text supports (`grounding/check.py`), a record a prompt.
+    """A verifier for each record, which refuses facts that its text does not support (`grounding/check.py`).
 
-    Raises InputError for a task without a text to look facts up in.
+    Raises InputError for a task without a text to check facts against.
     """
     name = renderer.task.facts_from
     if name is None:
@@ -130,11 +130,11 @@ def generate_notes(
     part: PartFile | None = None,
     grounded: bool = False,
 ) -> list[GeneratedNote]:
-    """A note for each record, in the records' order, decoded greedily or by beams under the training's prompt budget.
+    """A note for each record, in order, decoded greedily or by beam search with the prompt budget of training.
 
     The prompt gets `max_length - max_new_tokens` tokens, as in training; a dialogue that does not fit loses whole
-    turns. Leaves each module in its training or evaluation mode. Notes that `part` holds are taken from there, the
-    others are appended to it as they end; OSError if they can't be.
+    turns. Restores each module's training or evaluation mode. Notes in `part` are not generated again; the others are
+    appended to it as they end; raises OSError if that fails.
     `grounded`: no note has a fact that its dialogue does not support (`grounded.py`).
     """
     rows, budget = [row_sha256(record) for record in records], max_length - max_new_tokens

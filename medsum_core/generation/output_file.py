@@ -1,4 +1,4 @@
-"""Where notes go: which OUT may be written, and what an earlier call left of it."""
+"""The output file OUT: checks before it is written, and notes left by an earlier call."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def output_path(name: str) -> Path:
 
 
 def locked_output(out: Path) -> AbstractContextManager[None]:
-    """`locked_file` for OUT and what belongs to it."""
+    """`locked_file` for OUT, its part file and its `made_from` record."""
     return locked_file(out, part_path(out), made_from_path(out), flag="--output_file")
 
 
 def refuse_overwriting(out: Path, *, resume: bool) -> None:
-    """Raise InputError where OUT or finished notes exist already, unless `resume`. To be called under the lock."""
+    """Raise InputError if OUT or finished notes exist already, unless `resume`. Call it while holding the lock."""
     if resume:
         return
     if out.exists():
@@ -37,6 +37,6 @@ def refuse_overwriting(out: Path, *, resume: bool) -> None:
 
 
 def earlier_notes(out: Path) -> EarlierNotes | None:
-    """The notes of a call that was interrupted, which include those of the OUT that it found, or else those of OUT."""
+    """The notes of an interrupted call (which include those of its OUT), or else those of OUT; None without any."""
     part = read_part(part_path(out)) if part_path(out).exists() else None
     return read_finished(out) if part is None and out.exists() else part

@@ -1,10 +1,10 @@
-"""Decoding with the model's own cache, for families whose layers keep more than keys and values, or that no test knows.
+"""Decoding with the model's own cache, for untested families and those that store more than keys and values.
 
 Letters: R notes being written, K beams a note, N notes that start now, M rows of candidates.
 
-Recurrent and convolution layers (Qwen3.5, Mamba, LFM2) have a state that `KVCache` does not hold: their notes would be
-garbage. Here each note has a cache of its own, made and read by the model as in transformers' `generate`, and a forward
-pass of its own: nothing is packed or padded, so that it is slower, and right for any family.
+Recurrent and convolution layers (Qwen3.5, Mamba, LFM2) have a state that `KVCache` does not store, so their notes would
+be wrong. Here each note has its own cache, made and read by the model as in transformers' `generate`, and its own
+forward pass: nothing is packed or padded, which is slower but correct for any family.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from medsum_core.model.widened_weights import widened_weights
 
 
 class OwnCaches(KVCache):
-    """A cache of the model's own for each slot, with a row a beam; keys and values of `KVCache` stay empty."""
+    """The model's own cache for each slot, with a row per beam; keys and values of `KVCache` stay empty."""
 
     def __init__(self, num_slots: int, num_beams: int, capacity: int, *, device: torch.device) -> None:
         super().__init__(num_slots, num_beams, capacity, device=device)
         self.of_slot: dict[int, Any] = {}
 
     def reorder_beams(self, parents_RK: Tensor) -> None:
-        """Beam k of note r goes on from what beam `parents_RK[r, k]` has written."""
+        """Beam k of note r continues beam `parents_RK[r, k]`."""
         super().reorder_beams(parents_RK)
         for slot, parents_K in enumerate(parents_RK):
             self.of_slot[slot].reorder_cache(parents_K)
@@ -47,7 +47,7 @@ class OwnCaches(KVCache):
 
 @contextmanager
 def one_by_one(causal: PreTrainedModel) -> Iterator[Any]:
-    """The forward pass of a step over `OwnCaches`: a call of the model for each note, its beams as rows."""
+    """The forward pass of a step with `OwnCaches`: one call of the model for each note, its beams as rows."""
 
     accepted = signature(causal.forward).parameters
     cache_name = "cache" if "cache" in accepted else "past_key_values"  # from transformers 5.24 on, and before
@@ -68,7 +68,7 @@ def one_by_one(causal: PreTrainedModel) -> Iterator[Any]:
         for slot, length in enumerate(step.prompt_lengths, start=step.num_rows):
             span = slice(place, place + length)
             place += length
-            # Once for each beam: not every family's cache can be repeated afterwards.
+            # The prompt is repeated for each beam, since not every family's cache can be repeated afterwards.
             prompt_KL, where = tokens_T[span].expand(beams, -1), positions(positions_T[span].expand(beams, -1))
             output = causal(input_ids=prompt_KL, use_cache=True, **where, **last_only)
             caches.of_slot[slot] = _cache_of(causal, output, cache_name)

@@ -1,6 +1,6 @@
-"""`OUT.part.jsonl`: the notes that are finished while the others are still being written; a run's report has them too.
+"""`OUT.part.jsonl`: the finished notes of a call that is still running or was interrupted; also used for reports.
 
-Its first line is what they are made from, then comes a line for each note with the hash of its row.
+Its first line is the `made_from` record; then comes a line for each note, with the hash of its row.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class NoteSaveError(FinalSaveError):
-    """A note could not be written. Those that were finished before are in the part file."""
+    """A note could not be saved. Those finished before are in the part file."""
 
 
 class PartFile:
-    """The part file of a call, open for appending. `notes`: those that are finished, by the hash of their row."""
+    """The part file of a call, open for appending. `notes`: the finished ones, by the hash of their row."""
 
     def __init__(self, path: Path, made_from: MadeFrom, notes: Mapping[str, GeneratedNote]) -> None:
-        """Start the file with the notes of an earlier call. One that exists is replaced at once and whole.
+        """Create the file with the notes of an earlier call, replacing an existing one atomically.
 
-        Raises OSError as the system does, as `add` does too: see `saving_notes`.
+        Raises OSError, as does `add`: see `saving_notes`.
         """
         self.path = path
         self.notes = dict(notes)
@@ -44,7 +44,7 @@ class PartFile:
         self._size = sum(map(len, lines))
 
     def add(self, row: str, note: GeneratedNote) -> None:
-        """Append a finished note: it is on the disk, or nothing of it is in the file and OSError is raised."""
+        """Append a finished note and flush it to disk. Raises OSError after removing what was written of it."""
         line = _note_line(row, note)
         try:
             self._append(line)
@@ -55,7 +55,7 @@ class PartFile:
         self.notes[row] = note
 
     def close(self) -> None:
-        """Close the file and leave it for a later call, if it holds a note."""
+        """Close the file; it is kept for a later call if it holds a note, else deleted."""
         os.close(self._descriptor)
         if not self.notes:
             self.path.unlink(missing_ok=True)
@@ -69,7 +69,7 @@ class PartFile:
 
 @contextmanager
 def saving_notes(path: Path) -> Iterator[None]:
-    """Turn an OSError of writing `path` into NoteSaveError, or into InputError where it may not be written at all."""
+    """Raise NoteSaveError for an OSError of writing `path`, or InputError where writing is not permitted."""
     try:
         yield
     except OSError as error:
@@ -87,19 +87,19 @@ def part_path(path: Path) -> Path:
 
 
 def holds_notes(path: Path) -> bool:
-    """Whether there is a part file with a note in it, behind the line that says what they are made from."""
-    return path.exists() and read_plain_file(path).count(b"\n") > 1
+    """Whether there is a part file with a note in it, after the line that says what they are made from.
+
+    Raises InputError for one that can't be read.
+    """
+    return path.exists() and _content(path).count(b"\n") > 1
 
 
 def read_part(path: Path) -> EarlierNotes | None:
-    """What an interrupted call left; None where no note was finished. Says which line it drops.
+    """The notes of an interrupted call; None if none was finished. An incomplete last line is dropped with a notice.
 
     Raises InputError for a file of an older version, for any other content, and if it can't be read.
     """
-    try:
-        whole, _, torn = read_plain_file(path).rpartition(b"\n")
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}); its notes are left as they are") from error
+    whole, _, torn = _content(path).rpartition(b"\n")
     if torn:
         print(f"{path}: its last line was cut off while it was written and is dropped", file=sys.stderr)
     lines = whole.splitlines()
@@ -114,9 +114,16 @@ def read_part(path: Path) -> EarlierNotes | None:
             )
         made_from = MadeFrom.from_json(header["made_from"])
         notes = {line.pop("row"): GeneratedNote(**line) for line in rest}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not what an interrupted call leaves; delete it to start anew") from error
     return EarlierNotes(path=path, made_from=made_from, notes=notes) if notes else None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_plain_file(path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}); its notes are left as they are") from error
 
 
 def _note_line(row: str, note: GeneratedNote) -> bytes:

@@ -1,4 +1,4 @@
-"""The requests of a live engine that have not ended: who waits, who is told, who leaves. Any thread may call it."""
+"""The requests of a live engine that have not ended, and the calls to their listeners. Thread-safe."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class _Request:
 
 
 class RequestQueue:
-    """Requests by their ids. `changed` guards everything in it and is notified of what the engine must see to.
+    """Requests by their ids. `changed` guards all state and is notified when the engine has something to do.
 
-    waiting: the notes without a slot, first come first, by `use_adapter`.
-    leaving: notes with a slot that nobody waits for any more.
-    is_open: whether requests are taken.
+    waiting: the notes without a slot, in order of arrival, by `use_adapter`.
+    leaving: cancelled notes that still have a slot.
+    is_open: whether requests are accepted.
     """
 
     def __init__(self, *, room: int, lanes: Sequence[bool]) -> None:
-        """`room`: the most requests at a time. `lanes`: the values of `use_adapter` that are taken."""
+        """`room`: the largest number of requests at a time. `lanes`: the accepted values of `use_adapter`."""
         self.changed = Condition()
         self.waiting: dict[bool, deque[Note]] = {use_adapter: deque() for use_adapter in lanes}
         self.leaving: list[Note] = []
@@ -45,16 +45,16 @@ class RequestQueue:
 
     @property
     def num_requests(self) -> int:
-        """Those waiting and those running."""
+        """Waiting and running requests."""
         return len(self._requests)
 
     @property
     def num_waiting(self) -> int:
-        """Those without a slot."""
+        """Requests without a slot."""
         return sum(map(len, self.waiting.values()))
 
     def add(self, requests: Sequence[NoteRequest], listeners: Sequence[Listener]) -> list[int]:
-        """Take all or none; see `LiveEngine.submit`."""
+        """Accept all or none; see `LiveEngine.submit`."""
         pairs = list(zip(requests, listeners, strict=True))
         if len(pairs) > self._room:
             raise InputError(f"{len(pairs)} notes at once, but at most {self._room} are taken")
@@ -68,7 +68,7 @@ class RequestQueue:
         return ids
 
     def end(self, number: int) -> Listener | None:
-        """Forget a request that is not finished; its listener, or None where it has ended before."""
+        """Remove an unfinished request and return its listener; None if it has ended already."""
         with self.changed:
             request = self._requests.pop(number, None)
             if request is None:
@@ -80,29 +80,29 @@ class RequestQueue:
                 self.changed.notify()
         return request.listener
 
-    # ---- what the engine's thread tells the listeners ----------------------------------------------------------------
+    # ---- called by the engine's thread -------------------------------------------------------------------------------
 
     def tell_token(self, number: int, token: int) -> None:
-        """A token of a note; grounded ones may go back, so that theirs are not told."""
+        """Pass a token to its listener, except for grounded notes, which may take tokens back."""
         request = self._requests.get(number)
         if request is not None and request.note.verifier is None:
             self._tell(number, partial(request.listener.on_token, token))
 
     def finish(self, number: int, generation: Generation) -> None:
-        """The note has ended and has left its slot."""
+        """Pass a finished note to its listener."""
         with self.changed:
             request = self._requests.pop(number, None)
         if request is not None:
             self._tell(number, partial(request.listener.on_finished, generation))
 
     def fail(self, number: int, error: BaseException) -> None:
-        """There will be no note of this request."""
+        """Pass an error to the listener of a request that will have no note."""
         listener = self.end(number)
         if listener is not None:
             self._tell(number, partial(listener.on_failed, error))
 
     def close(self, error: BaseException) -> None:
-        """Take no more requests, and fail all."""
+        """Accept no more requests, and fail all that are left."""
         with self.changed:
             self.is_open = False
             left = list(self._requests)
@@ -125,7 +125,7 @@ class RequestQueue:
         return number
 
     def _verify(self, number: int, verifier: Verifier, text: str) -> Sequence[tuple[int, int]]:
-        """A verifier that fails must not take others' notes with it."""
+        """Call a verifier; if it raises, only its own request fails."""
         try:
             return verifier(text)
         except Exception as error:
@@ -136,6 +136,6 @@ class RequestQueue:
     def _tell(self, number: int, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception as error:  # one listener's fault is no other's; its message could hold text
+        except Exception as error:  # must not affect other requests; the message is not logged, it may hold text
             logger.error("request %d is cancelled: its listener raised %s", number, type(error).__name__)
             self.end(number)

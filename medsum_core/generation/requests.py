@@ -1,4 +1,4 @@
-"""What is asked of a live engine and what it answers (`live.py`)."""
+"""The types of a live engine's interface (`live.py`): requests, listeners, statistics, errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from medsum_core.errors import MedsumError
 from medsum_core.generation.grounded_rules import Verifier
 
-if TYPE_CHECKING:  # a server that only passes requests on needs no torch
+if TYPE_CHECKING:  # code that only passes requests on needs no torch
     from torch import Tensor
 
     from medsum_core.generation.search import Generation
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # a server that only passes requests on needs no torch
 
 @dataclass(frozen=True, kw_only=True)
 class NoteRequest:
-    """A note to write after a prompt (token ids), of at most so many tokens, the stop token included.
+    """A note to write after a prompt (token ids), of at most `max_new_tokens` tokens, the stop token included.
 
     `verifier`: the note has no fact that it refuses (`grounded.py`). `use_adapter`: False for the base's own note, by
     an engine with `compare`. `images`: the features, (N, H), of each image in the prompt by its number
@@ -32,10 +32,10 @@ class NoteRequest:
 
 
 class Listener(Protocol):
-    """Hears of one request, in the engine's thread: all notes wait for it, so it must return at once.
+    """Callbacks for one request, called in the engine's thread: all notes wait meanwhile, so they must return at once.
 
-    After `on_finished` or `on_failed`, or once the request is cancelled, it hears nothing more, but for a call that had
-    begun already. One that raises has its request cancelled. It may submit and cancel, but not close the engine.
+    After `on_finished`, `on_failed` or a cancellation there are no further calls, except one that has already begun. If
+    a callback raises, its request is cancelled. Callbacks may submit and cancel, but not close the engine.
     """
 
     def on_token(self, token: int) -> None:
@@ -56,14 +56,14 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class EngineStats:
-    """What an engine is doing, and what it has done since it was started."""
+    """An engine's current load, and its totals since it was started."""
 
     num_waiting: int  # requests without a slot
     num_running: int
     num_slots: int  # with `compare` the tuned model and its base have as many each, and this is their sum
     prompt_tokens: int
     new_tokens: int  # one a step of each note, also of those that were cancelled
-    prefill_seconds: float  # in forward passes that read a prompt, running notes going on in them
+    prefill_seconds: float  # in forward passes with a prompt, which also advance running notes
     decode_seconds: float  # in all others
 
 

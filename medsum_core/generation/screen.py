@@ -1,4 +1,4 @@
-"""The note of one dialogue on the screen, token by token; then what either of the two does not say of the other."""
+"""Print the note of one dialogue token by token; then its unsupported, contradicted and omitted facts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
 def show_note(writer: Writer, records: Sequence[Record], *, with_evidence: bool) -> None:
-    """Write the note of one record, or of the four divisions of a visit, and print it, its faults and gaps."""
+    """Generate and print the note of one record, or of the four divisions of a visit, and the result of its check."""
     shown = _Shown(writer)
     prompts = list(fit({record.id: record for record in records}, writer).prompts.values())
     as_they_come = len(records) == 1 and writer.decoding["num_beams"] == 1 and writer.forward["search"] is None
@@ -49,7 +49,7 @@ def show_note(writer: Writer, records: Sequence[Record], *, with_evidence: bool)
 
 
 class _Shown:
-    """The part of the note that stands on the screen already."""
+    """The part of the note that is printed already."""
 
     def __init__(self, writer: Writer) -> None:
         self.text = ""
@@ -65,7 +65,7 @@ class _Shown:
 
 
 def _contradictions(note: str, facts: Sequence[Fact], dialogue: str) -> list[str]:
-    """What the note says and the turn that says otherwise, with the answer where that turn asks."""
+    """Each contradicted fact with the turn that contradicts it, and the next turn if that one is a question."""
     turns = read_turns(dialogue)
     lines = []
     for fact in facts:
@@ -77,7 +77,7 @@ def _contradictions(note: str, facts: Sequence[Fact], dialogue: str) -> list[str
 
 
 def _checked(note: str, record: Record, task: Task) -> Iterator[str]:
-    """What the note says and the dialogue does not, the reverse, and how many facts were looked up for that."""
+    """Unsupported, contradicted and omitted facts, and how many facts were checked."""
     if task.facts_from is None:
         return
     facts, omissions = check_record(note, record, task), omissions_of_record(note, record, task)

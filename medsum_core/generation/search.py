@@ -17,11 +17,11 @@ from medsum_core.generation.grounded_rules import Verifier
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """A note's tokens without the stop token; whether it was cut off by its limit.
+    """A note's tokens without the stop token, and whether it was cut off at its limit.
 
     `score`: the sum of the tokens' log-probabilities (nats, the stop token's included); with beams divided by the
     number of tokens, stop token included, to the power of the length penalty; nan for a note that grounding cut.
-    `left_out`: how often grounding left something out (`grounded.py`).
+    `left_out`: how often grounding left a fact out (`grounded.py`).
     """
 
     token_ids: tuple[int, ...]
@@ -34,7 +34,7 @@ class Generation:
 class Note:
     """A note being written: index in the input, prompt, limits, number of tokens so far, and greedy search's tokens.
 
-    `verifier`: the note has no fact that it refuses (`grounded.py`); None: it is written as the model has it.
+    `verifier`: the note gets no fact that it refuses (`grounded.py`); None: ordinary decoding.
     `images`: of a live engine's request, by number (`requests.py`).
     """
 
@@ -53,7 +53,7 @@ class Note:
     def num_keys(self, num_beams: int) -> int:
         """Keys in its slot: those of all tokens but the newest, which the next forward pass adds.
 
-        A note that went back to its beginning has the prompt's last token for its newest.
+        In a note that went back to its beginning, the newest token is the prompt's last one.
         """
         return len(self.prompt) - 1 if self.num_written == 0 else len(self.prompt) + (self.num_written - 1) * num_beams
 
@@ -90,9 +90,9 @@ class Search(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Trail:
-    """The tokens that the beams of a note have written, and whence: token j of beam k by beam `beams_KT[k][j]`.
+    """The tokens of a note's beams, and the beam that wrote each: token j of beam k was written by `beams_KT[k][j]`.
 
-    Beams change their places as they are reordered, and keys stay where they were written.
+    Beams are reordered at each step, while keys stay in the columns in which they were written.
     """
 
     tokens_KT: list[list[int]]
@@ -104,14 +104,14 @@ class ReversibleSearch(Search, Protocol):
     """A decoding rule that can go back to an earlier step of a note."""
 
     def hypotheses(self, note: Note, slot: int, *, is_done: bool) -> list[tuple[list[int], bool]]:
-        """The tokens of each beam that may still become the note, and whether it ended, with this step.
+        """The tokens of each beam that may still become the note, and whether it ended in this step.
 
         Beams that ended before are left out, and live ones where the note `is_done`.
         """
         ...
 
     def go_back(self, note: Note, slot: int, num_tokens: int) -> Trail:
-        """Forget all but the first `num_tokens` tokens of every beam: all is as it was when there were so many."""
+        """Restore the note's state after its first `num_tokens` tokens."""
         ...
 
 

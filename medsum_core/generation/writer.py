@@ -1,4 +1,4 @@
-"""What writes notes, checked before any weight is loaded, and a file of notes written with it."""
+"""All settings for writing notes, checked before any weight is loaded, and the writing of a file of notes."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from medsum_core.generation.part_file import PartFile, part_path, saving_notes
 
 @dataclass(frozen=True, kw_only=True)
 class Writer:
-    """All that decides the notes, checked; only the weights are not loaded yet."""
+    """All settings that determine the notes, checked; the weights are loaded later by `load_model`."""
 
     load_model: Callable[[Sequence[Sequence[int]]], Any]  # (prompts); takes seconds to minutes
     renderer: PromptRenderer
     budget: TokenBudget
-    decoding: dict[str, Any]  # arguments of `generate` that decide its notes
-    forward: dict[str, Any]  # those that are functions: decoder and search
-    description: dict[str, Any]  # what else decides its notes
-    choice: DecodingChoice  # what memory decides, and no note depends on
+    decoding: dict[str, Any]  # arguments of `generate` that determine its notes
+    forward: dict[str, Any]  # arguments of `generate` that are functions: decoder and search
+    description: dict[str, Any]  # what else determines the notes: hashes of model and adapter, prompt, kernels
+    choice: DecodingChoice  # chosen by free memory; affects notes by rounding only
     base_source: dict[str, Any]  # where the base's files are: name, revision, offline
 
     def options(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Arguments of `generate` for these records. Raises InputError where their facts can't be looked up."""
+        """Arguments of `generate` for these records. Raises InputError where their facts can't be checked."""
         grounding = grounding_in(records, self.renderer) if "grounded" in self.description else None
         how = {"stop_token_ids": self.renderer.stop_token_ids, "batch_size": self.choice.batch_size}
         return {**self.decoding, **self.forward, **how, "grounding": grounding}
@@ -52,7 +52,7 @@ def write_file(
     output_format: str,
     with_evidence: bool,
 ) -> None:
-    """Notes for all records in OUT; each is kept as it is finished, so that an interruption loses none."""
+    """Write notes for all records to OUT; each is saved as it is finished, so that an interruption loses none."""
     rows = {row_sha256(record): record for record in records}
     earlier = earlier_notes(out)
     if earlier is not None:
@@ -87,7 +87,7 @@ def write_file(
 
 
 def fit(rows: Mapping[str, Record], writer: Writer) -> FittedRows:
-    """Prompts, truncated as in training; says what was truncated or set aside. Raises InputError if no row is left."""
+    """Prompts, truncated as in training, with notices on stderr. Raises InputError if no row is left."""
     fitted = fit_rows(rows, writer.renderer, writer.budget)
     if not fitted.prompts:
         raise InputError("no row is left to write a note for:\n" + "\n".join(fitted.lines(rows)))
@@ -97,7 +97,7 @@ def fit(rows: Mapping[str, Record], writer: Writer) -> FittedRows:
 
 
 def _write_missing(writer: Writer, rows: Mapping[str, Record], fitted: FittedRows, part: PartFile) -> None:
-    """The notes that `part` lacks, each appended as it is finished. Raises StoppedBySignal when interrupted."""
+    """Generate the notes that `part` lacks, appending each when finished. Raises StoppedBySignal when interrupted."""
     todo = [row for row in fitted.prompts if row not in part.notes]
     if not todo:
         return

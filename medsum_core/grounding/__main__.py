@@ -1,4 +1,4 @@
-"""Does a note say only what its dialogue says? Its numbers, dates, doses and sides, its findings are looked up.
+"""Checks whether a dialogue supports the facts of its note: numbers, dates, doses, sides and clinical findings.
 
 `python -m medsum_core.grounding --input_file notes.csv --note_column NAME [--dialogues F.csv]
 [--omissions] [--lexicon FILE] [--json OUT]`
@@ -26,14 +26,20 @@ from medsum_core.grounding.report import check_file, table_lines, to_json
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line. Raises InputError for bad files or columns; nothing is written then."""
+    """The command line. Raises InputError for bad files or columns, before anything is written."""
     parser = argparse.ArgumentParser(prog="python -m medsum_core.grounding", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--input_file", required=True, help="CSV, JSONL or JSON with id, note and (mostly) dialogue")
+    parser.add_argument(
+        "--input_file", required=True, help="CSV, JSONL or JSON with id, note and, without --dialogues, dialogue"
+    )
     parser.add_argument("--run", metavar="DIR", help="a run folder: its columns, unless others are given")
     add_column_flags(parser, leave_out=("section", "section_column"))
-    parser.add_argument("--dialogues", help="a file with id and dialogue, joined by id where the notes' file has none")
-    parser.add_argument("--omissions", action="store_true", help="also what the dialogue states and the note lacks")
-    parser.add_argument("--json", help="write the result there: rates, and every row's facts as offsets")
+    parser.add_argument(
+        "--dialogues", help="a file with id and dialogue, joined by id if the notes' file has no dialogues"
+    )
+    parser.add_argument(
+        "--omissions", action="store_true", help="also facts that the dialogue states and the note omits"
+    )
+    parser.add_argument("--json", help="write the result to this file: rates, and the facts of every row as offsets")
     parser.add_argument(
         "--lexicon", metavar="FILE", help="more findings: a table of kind, name, synonyms, broader names"
     )

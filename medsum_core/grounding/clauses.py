@@ -1,6 +1,6 @@
-"""Where an English sentence can end early, so that what comes later in it is left out. Word lists, no grammar.
+"""Where an English sentence can be truncated to omit a fact later in it. Uses word lists, no grammar.
 
-A wrong guess costs style, never a fact: the sentence is shorter than it could be, or reads as broken.
+A wrong decision costs style only: the sentence is shorter than necessary, or ungrammatical.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from functools import lru_cache
 
 from medsum_core.grounding.facts.tokens import bag
 
-MIN_WORDS = 3  # a subject and what is said of it
-# Words after which a sentence does not end: they are removed with what they introduce.
+MIN_WORDS = 3  # of the rest: a subject and its predicate
+# A sentence cannot end with these: they are removed together with the phrase that they introduce.
 INTRODUCING = bag(
     "a about after an and approximately around as at because before between but by during each every for from his her "
     "if in including into its like my nearly near of on or over per roughly since than that the their then through to "
     "until up very when which while who with within without"
 )
-# Words whose object is missing: what is left would say something else, or nothing.
+# A sentence cannot end with these either, as their object is missing: the rest would change its meaning.
 INCOMPLETE = bag(
     "am are be been being began begin consumes could denied denies did do does drank drinks gets given goes got had "
     "has have having he i is it measured measures not no notes noted rated rates reported reports says she smoked "
@@ -32,9 +32,9 @@ def _word() -> re.Pattern[str]:
 
 
 def clause_end(clause: str) -> int:
-    """The characters of the longest beginning of `clause` that can stand as a sentence with a full stop; 0: none."""
+    """The length in characters of the longest prefix of `clause` that can be a sentence; 0 if there is none."""
     words = list(_word().finditer(clause))
-    if words and words[-1].end() == len(clause):  # what is left out began inside of a word: "L5", "(45"
+    if words and words[-1].end() == len(clause):  # the omitted text begins inside a word: "L5", "(45"
         words.pop()
     while words and words[-1].group().lower() in INTRODUCING:
         words.pop()

@@ -1,7 +1,7 @@
-"""Which turns of the dialogue say what a sentence of the note says: lexical, deterministic, without a model.
+"""The turns of a dialogue that support each sentence of a note: lexical, deterministic, without a model.
 
-Words weigh more the rarer they are in the dialogue; plurals and medical terms match their singular and lay forms. Facts
-(numbers, sides, dates) match by meaning, so that "76-year-old" is found in "I'm seventy six".
+Rarer words of the dialogue have a higher weight; plurals and medical terms match their singular and lay forms. Facts
+are matched by meaning, so that "76-year-old" is found in "I'm seventy six".
 """
 
 from __future__ import annotations
@@ -10,32 +10,34 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from itertools import pairwise
 
 from medsum_core.data.turns import read_turns
 from medsum_core.grounding.check import Fact, check_note
 from medsum_core.grounding.facts.anatomy import STOPWORDS, stem
 from medsum_core.grounding.facts.tokens import bag
 
-LOW_SUPPORT = 0.3  # share of a sentence's weight found in its best turns; below it a person should look
+LOW_SUPPORT = 0.3  # a sentence with a lower score should be read by a person
 MAX_TURNS = 3
 FACT_WEIGHT = 3.0  # a number weighs as much as this many common words
 QUESTION_PENALTY = 0.01  # subtracted from a question: a statement with the same words is preferred
-NOTE_WORDS = bag(  # words of a note's style, without content
+NOTE_WORDS = bag(  # typical words of notes, without content
     "denies denied denying reports reported states stated presents presented complains noted none noncontributory "
     "unremarkable significant positive negative history assessment plan exam examination shows"
 )
+ABBREVIATIONS = bag("dr mr mrs ms no vs st")
 PREFIX = 5  # words match if their first letters do: "hypertension", "hypertensive"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Support:
-    """A sentence of the note at `[start, end)`: the turns (from 0) that support it, best first, and how well.
+    """The support for a sentence at characters `[start, end)` of the note.
 
-    `score`: the share of the sentence's weight found in these turns, 0 to 1; 1 for a sentence without a content word, 0
-    for one with an unsupported fact. `low_support`: the score is below LOW_SUPPORT. `contradicting`: the turns that
-    say otherwise, with their answers; none of them is in `turns`. `facts`: the sentence's facts, each with its turn.
+    `turns`: the turns (from 0) that support it, best first. `score`: the share of the sentence's weight found in these
+    turns, 0 to 1; 1 for a sentence without a content word, 0 for one with an unsupported fact. `low_support`: the score
+    is below LOW_SUPPORT. `contradicting`: the turns that contradict it, each question with its answer; none of them is
+    in `turns`. `facts`: the sentence's facts.
     """
 
     start: int
@@ -48,33 +50,23 @@ class Support:
 
 
 def evidence(note: str, dialogue: str) -> list[Support]:
-    """For each sentence of `note` up to three turns of `dialogue` that support it best. Offsets are into `note`."""
-    said = read_turns(dialogue)
-    turns = [_stems(turn.text) for turn in said]
+    """The support for each sentence of `note`: up to three turns of `dialogue`. Offsets are into `note`."""
+    dialogue_turns = read_turns(dialogue)
+    turns = [_stems(turn.text) for turn in dialogue_turns]
     weights = _weights(turns)
-    asks = [turn.text.endswith("?") for turn in said]
+    asks = [turn.text.endswith("?") for turn in dialogue_turns]
     facts = check_note(note, dialogue)
-    found = [_support(note, span, turns, weights, facts, asks) for span in sentences(note)]
-    return [_answered(support, asks) for support in found]
-
-
-def _answered(support: Support, asks: Sequence[bool]) -> Support:
-    against = _with_answers(support.contradicting, asks)
-    turns = tuple(turn for turn in _with_answers(support.turns, asks) if turn not in against)
-    return replace(support, turns=turns, contradicting=against)
+    return [_support(note, span, turns, weights, facts, asks) for span in sentences(note)]
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """The sentences of `text` as `[start, end)` without blanks around them. "1." and "Dr." end no sentence."""
-    spans = []
-    start = 0
-    for match in _sentence_end().finditer(text):
-        if _ends_sentence(text, start, match.start()):
-            spans.append((start, match.end()))
-            start = match.end()
-    spans.append((start, len(text)))
+    """The sentences of `text` as `[start, end)` without blanks around them. "1." and "Dr." do not end a sentence."""
+    ends: list[int] = []
+    for match in re.finditer(r"[.!?]+(?=\s)|\n+", text):
+        if _ends_sentence(text[ends[-1] if ends else 0 : match.start()], match[0]):
+            ends.append(match.end())
     trimmed = []
-    for begin, end in spans:
+    for begin, end in pairwise([0, *ends, len(text)]):
         body = text[begin:end]
         begin += len(body) - len(body.lstrip())
         if body.strip():
@@ -82,25 +74,18 @@ def sentences(text: str) -> list[tuple[int, int]]:
     return trimmed
 
 
-@lru_cache(maxsize=1)
-def _sentence_end() -> re.Pattern[str]:
-    return re.compile(r"[.!?]+(?=\s)|\n+")
-
-
-def _ends_sentence(text: str, start: int, end: int) -> bool:
-    word = text[start:end].rsplit(None, 1)[-1] if text[start:end].strip() else ""
-    abbreviation = word.lower() in ("dr", "mr", "mrs", "ms", "no", "vs", "st") or "." in word or len(word) == 1
-    list_mark = word.isdigit() and text[start:end].strip() == word
-    return bool(word) and not (text[end] == "." and (list_mark or (abbreviation and not word.isdigit())))
-
-
-@lru_cache(maxsize=1)
-def _word() -> re.Pattern[str]:
-    return re.compile(r"[A-Za-z]+")
+def _ends_sentence(sentence: str, mark: str) -> bool:
+    words = sentence.split()
+    if not words or not mark.startswith("."):
+        return bool(words)
+    word = words[-1].lower()
+    if word.isdigit():
+        return len(words) > 1  # "1." numbers a list
+    return word not in ABBREVIATIONS and "." not in word and len(word) > 1
 
 
 def _stems(text: str) -> Counter[str]:
-    words = (stem(word) for word in _word().findall(text) if word.lower() not in NOTE_WORDS)
+    words = (stem(word) for word in re.findall(r"[A-Za-z]+", text) if word.lower() not in NOTE_WORDS)
     return Counter(word[:PREFIX] for word in words if len(word) > 2 and word not in STOPWORDS)
 
 
@@ -121,17 +106,16 @@ def _support(
     start, end = span
     own = [fact for fact in facts if start <= fact.start < end]
     against = {fact.turn for fact in own if fact.verdict == "contradicted" and fact.turn is not None}
-    inside = [fact for fact in own if fact.turn is not None or fact.is_unsupported]  # others count by their words
+    inside = [fact for fact in own if fact.turn is not None or fact.is_unsupported]  # others are matched by their words
     words = _stems(_without(note, span, inside))
     unseen = 1.0 + math.log(len(turns) + 1)
     total = sum(weights.get(word, unseen) for word in words) + FACT_WEIGHT * len(inside)
-    found = 0.0
-    chosen: list[int] = []
-    open_words, open_facts = set(words), {i for i, fact in enumerate(inside) if fact.is_supported}
+    found, chosen = 0.0, list[int]()
+    remaining_words, remaining_facts = set(words), {i for i, fact in enumerate(inside) if fact.is_supported}
     while len(chosen) < MAX_TURNS:
         gains = [
-            sum(weights[word] for word in open_words if word in turn)
-            + FACT_WEIGHT * sum(inside[i].turn == number for i in open_facts)
+            sum(weights[word] for word in remaining_words if word in turn)
+            + FACT_WEIGHT * sum(inside[i].turn == number for i in remaining_facts)
             if number not in against
             else 0.0
             for number, turn in enumerate(turns)
@@ -141,23 +125,26 @@ def _support(
             break
         chosen.append(best)
         found += gains[best]
-        open_words -= set(turns[best])
-        open_facts = {i for i in open_facts if inside[i].turn != best}
+        remaining_words -= set(turns[best])
+        remaining_facts = {i for i in remaining_facts if inside[i].turn != best}
     score = found / total if total else 1.0
-    score = 0.0 if any(fact.is_unsupported for fact in own) else score  # as supported as its worst fact
+    score = (
+        0.0 if any(fact.is_unsupported for fact in own) else score
+    )  # one unsupported fact makes the sentence unsupported
+    contradicting = _with_answers(sorted(against), asks)
     return Support(
         start=start,
         end=end,
-        turns=tuple(chosen),
+        turns=tuple(turn for turn in _with_answers(chosen, asks) if turn not in contradicting),
         score=score,
         low_support=score < LOW_SUPPORT,
-        contradicting=tuple(sorted(against)),
+        contradicting=contradicting,
         facts=tuple(own),
     )
 
 
 def _with_answers(turns: Sequence[int], asks: Sequence[bool]) -> tuple[int, ...]:
-    """Each question followed by its answer: "Any chest pain?" alone does not support "denies chest pain"."""
+    """The turns, each question followed by its answer: "Any chest pain?" alone does not support "denies chest pain"."""
     found: list[int] = []
     for turn in turns:
         answer = [turn + 1] if asks[turn] and turn + 1 < len(asks) else []

@@ -1,4 +1,4 @@
-"""What the checks of notes see and what stays invisible to them, in words, for everything that shows a rate."""
+"""What the grounding check covers and what it does not, in words, to be shown with every rate."""
 
 from __future__ import annotations
 

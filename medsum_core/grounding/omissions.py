@@ -1,7 +1,7 @@
-"""What the dialogue states and the note does not hold: numbers, dates, doses and sides, findings with their assertion.
+"""Facts of the dialogue that the note omits: numbers, dates, doses and sides, findings with their assertion.
 
-Deterministic, without a model or the network. Which of them a note should hold is not known here: of one section's note
-the rate only tells systems apart that write the same sections; of whole notes it can be compared with zero.
+Deterministic, without a model or the network. Which facts a note should contain is unknown here. For notes of one
+section the rate can only compare systems that write the same sections; for notes of whole visits zero is the aim.
 """
 
 from __future__ import annotations
@@ -10,25 +10,28 @@ from dataclasses import dataclass, replace
 
 from medsum_core.data.records import Record
 from medsum_core.data.turns import Turn, read_turns
+from medsum_core.grounding.dialogue_facts import DialogueFacts, read_dialogue_facts
 from medsum_core.grounding.facts.language import is_english
 from medsum_core.grounding.facts.matching import near_part, supports
 from medsum_core.grounding.facts.mention import Mention
-from medsum_core.grounding.facts.roles import Claims
-from medsum_core.grounding.facts.talk import Talk, read_talk
+from medsum_core.grounding.facts.mention_index import MentionIndex, index_mentions
+from medsum_core.grounding.facts.subject_matching import NoteFacts
 from medsum_core.grounding.facts.verdicts import judge
-from medsum_core.grounding.findings.heard import Heard, hear
+from medsum_core.grounding.findings.finding_index import FindingIndex, index_findings
 from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
 from medsum_core.grounding.findings.reading import scan_findings
 from medsum_core.grounding.findings.verdicts import judge_finding
-from medsum_core.grounding.statements import Statements, read_statements
-from medsum_core.grounding.telling import note_words
+from medsum_core.grounding.statements import note_words
 from medsum_core.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Omission:
-    """A fact that turn `turn` (from 0) of the dialogue states first, at characters `[start, end)` of the dialogue as
-    given, and the note does not hold; `kind`: as `check.Fact` has it, or "statement" for a sentence."""
+    """A fact that the dialogue states and the note omits.
+
+    `turn`: the first turn, from 0, that states it, at characters `[start, end)` of the dialogue as given. `kind`: as in
+    `check.Fact`, or "statement" for a sentence.
+    """
 
     turn: int
     start: int
@@ -38,7 +41,7 @@ class Omission:
 
 @dataclass(frozen=True, kw_only=True)
 class Omissions:
-    """What a note leaves out, in the order of the dialogue; `stated`: how many facts it could have left out."""
+    """What a note omits, in the order of the dialogue; `stated`: how many facts the dialogue states."""
 
     stated: int
     omitted: tuple[Omission, ...]
@@ -48,56 +51,56 @@ NONE_STATED = Omissions(stated=0, omitted=())
 
 
 def check_omissions(note: str, dialogue: str, *, lexicon: str | None = None) -> Omissions:
-    """The facts that `dialogue` states and `note` does not hold; one that is said several times counts once.
+    """The facts that `dialogue` states and `note` omits; a fact that is stated several times counts once.
 
-    A fact counts as held wherever the note has its value, or its finding with the same assertion of the same person, in
-    whatever words. A dialogue with few facts also states its other sentences, and a note holds one of which it has a
-    content word. Nothing is stated where note or dialogue are not English. `lexicon`: a file with more findings, see
-    `findings.lexicon`. Raises InputError for a file that is none.
+    The note contains a fact if it has its value, or its finding with the same assertion for the same person, in any
+    words. In a dialogue with few facts its other sentences count too; the note contains a sentence if it has one of its
+    content words. If the note or the dialogue is not English, nothing is stated. `lexicon`: a file with more findings,
+    see `findings.lexicon`. Raises InputError for a file that is not a lexicon.
     """
     if not is_english(note) or not is_english(dialogue):
         return NONE_STATED
     known = load_lexicon(lexicon)
-    return omitted_from(note, read_statements(dialogue, known), known)
+    return omitted_from(note, read_dialogue_facts(dialogue, known), known)
 
 
-def omitted_from(note: str, statements: Statements, lexicon: Lexicon) -> Omissions:
-    """`check_omissions` for a dialogue that was read before."""
-    talk, heard = read_talk(note), _read_note(note, lexicon)
-    words = note_words(heard.scan)
+def omitted_from(note: str, facts: DialogueFacts, lexicon: Lexicon) -> Omissions:
+    """`check_omissions` for a dialogue whose facts were read before."""
+    note_mentions, note_findings = index_mentions(note), _index_note_findings(note, lexicon)
+    words = note_words(note_findings.scan)
     omitted = []
-    for one in statements.found:
-        if one.told is not None:
-            held = words.holds(one.told.stems, denied=one.told.denied)
+    for one in facts.found:
+        if one.statement is not None:
+            contained = words.contains(one.statement.stems, denied=one.statement.denied)
         elif one.finding is None:
-            held = any(_holds_value(talk, reading, statements.talk) for reading in one.readings)
+            contained = any(_contains_value(note_mentions, reading, facts.index) for reading in one.readings)
         else:
-            judged = judge_finding(one.finding, statements.scan, heard)
-            held = judged.verdict == "supported" or words.denies_all(one.finding)
-        if not held:
+            judged = judge_finding(one.finding, facts.scan, note_findings)
+            contained = judged.verdict == "supported" or words.denies_all(one.finding)
+        if not contained:
             omitted.append(Omission(turn=one.turn, start=one.start, end=one.end, kind=one.kind))
-    return Omissions(stated=len(statements.found), omitted=tuple(omitted))
+    return Omissions(stated=len(facts.found), omitted=tuple(omitted))
 
 
-def _holds_value(note: Talk, mention: Mention, dialogue: Talk) -> bool:
-    """Whether the note has the value: a side of the same body part, another value of whatever it is given to.
+def _contains_value(note: MentionIndex, mention: Mention, dialogue: MentionIndex) -> bool:
+    """Whether the note has the value: for a side also the same body part, for other values whatever their subject.
 
-    What it is given to, a drug or a symptom, is a finding and is looked up as one.
+    The subject, a drug or a symptom, is a finding and is looked up as one.
     """
     if mention.dim == "side" and mention.values != ("both",):
-        same = (said for said in note.near(mention) if supports(mention, said))
-        return any(near_part(mention.noun, said.noun) for said in same)
-    judged = judge(mention, dialogue.scan, note, Claims([(mention, "")]))
+        same = (other for other in note.candidates(mention) if supports(mention, other))
+        return any(near_part(mention.noun, other.noun) for other in same)
+    judged = judge(mention, dialogue.scan, note, NoteFacts([(mention, "")]))
     return all(verdict == "supported" for _, _, verdict, _ in judged)
 
 
-def _read_note(note: str, lexicon: Lexicon) -> Heard:
-    """A note as a dialogue of one sentence a turn, so that words count as one finding only where they are together.
+def _index_note_findings(note: str, lexicon: Lexicon) -> FindingIndex:
+    """A note as a dialogue with one sentence per turn, so that a paraphrase counts only within a sentence.
 
-    A copied dialogue is read as one: its questions have answers.
+    A note that is itself a dialogue is read as a dialogue, as its questions have answers.
     """
     if any(turn.is_clinician for turn in read_turns(note)):
-        return hear(note, lexicon)
+        return index_findings(note, lexicon)
     scan = scan_findings(note, None, lexicon)
     sentences = [sentence._replace(turn=number) for number, sentence in enumerate(scan.sentences)]
     bounds = [(sentence.first, sentence.last) for sentence in sentences]
@@ -105,15 +108,15 @@ def _read_note(note: str, lexicon: Lexicon) -> Heard:
     findings = [replace(finding, turn=turn_of[finding.first]) for finding in scan.findings]
     spans = [(scan.words[first].start, scan.words[last - 1].end) for first, last in bounds]
     turns = [Turn("", note[start:end], start, end, start) for start, end in spans]
-    return Heard(turns, replace(scan, sentences=sentences, turns=bounds, findings=findings), lexicon)
+    return FindingIndex(turns, replace(scan, sentences=sentences, turns=bounds, findings=findings), lexicon)
 
 
 def has_statements(task: Task) -> bool:
-    """Whether omissions are looked for in the notes of a task: where facts come from a dialogue, whose turns state."""
+    """Whether omissions are counted for the notes of a task: only if their source is a dialogue with turns."""
     truncate = task.truncate
     return truncate is not None and truncate.unit == "turns" and truncate.part == task.facts_from
 
 
 def omissions_of_record(note: str, record: Record, task: Task) -> Omissions:
-    """`check_omissions` against the dialogue of a record; nothing is stated where its task has none."""
+    """`check_omissions` against the dialogue of a record; nothing is stated if its task has no dialogue."""
     return check_omissions(note, record.source_text) if has_statements(task) else NONE_STATED

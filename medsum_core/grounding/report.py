@@ -1,4 +1,4 @@
-"""The grounding check of a file of notes: rates with intervals, every row's facts and omissions, tables. No text."""
+"""The grounding check of a file of notes: rates with intervals, facts and omissions per row, tables. No note text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medsum_core.data.artefacts import describe_artefacts
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns, find_first
-from medsum_core.data.dirt import describe_dirt
 from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import dialogue_of, number_doubled
 from medsum_core.data.rows import Table, formula_problems, not_text_problem, raise_problems
@@ -23,7 +23,7 @@ from medsum_core.score.bootstrap import rate_estimate
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedNote:
-    """The facts of one row's note, and, where they were asked for, what it leaves out."""
+    """The facts of one row's note and, if requested, its omissions."""
 
     id: str
     facts: tuple[Fact, ...]
@@ -31,13 +31,13 @@ class CheckedNote:
 
     @property
     def num_unsupported(self) -> int:
-        """Facts that are not found or contradicted."""
+        """The number of facts that are not_found or contradicted."""
         return count_unsupported(self.facts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedFile:
-    """A file's notes, checked; `notices`: how it was read and what looks wrong, no text."""
+    """The checked notes of a file; `notices`: how it was read and what looks wrong, without its text."""
 
     notes: list[CheckedNote]
     notices: tuple[str, ...]
@@ -51,7 +51,7 @@ def check_file(
     lexicon: str | None = None,
     with_omissions: bool = False,
 ) -> CheckedFile:
-    """Check the notes of a file against its own dialogues or, if it has none, those of `dialogues`, joined by id.
+    """Check the notes of a file against its own dialogues or, without these, those of `dialogues`, joined by id.
 
     `lexicon`: a file with more findings (`findings.lexicon`). Raises InputError for an unreadable file, absent columns,
     cells that are not text, repeated ids, and ids without a dialogue.
@@ -72,13 +72,13 @@ def check_file(
     else:
         texts = _joined(table.source, ids, dialogues, columns)
     rows = zip(ids, table.rows, texts, strict=True)
-    dirt = describe_dirt(table.rows, {"note": note_name} | ({"dialogue": own} if own else {}))
+    artefacts = describe_artefacts(table.rows, {"note": note_name} | ({"dialogue": own} if own else {}))
     return CheckedFile(
         notes=[
             _checked(id_, row.cells[note_name], text, lexicon=lexicon, with_omissions=with_omissions)
             for id_, row, text in rows
         ],
-        notices=tuple(f"{table.source}: {line}" for line in (*table.notices, *dirt)),
+        notices=tuple(f"{table.source}: {line}" for line in (*table.notices, *artefacts)),
     )
 
 
@@ -98,7 +98,7 @@ def _joined(source: str, ids: Sequence[str], dialogues: str | Path, columns: Col
 
 
 def _dialogues(table: Table, column: str) -> list[str]:
-    """Text as it is in the file; a list of turns as lines. Raises InputError for other values."""
+    """The dialogues as in the file; a list of turns becomes lines. Raises InputError for other values."""
     texts, problems = [], []
     for row in table.rows:
         is_list = row.not_text.get(column) == "list"
@@ -122,7 +122,7 @@ def _either(names: Sequence[str]) -> str:
 
 
 def _ids(table: Table, columns: Columns) -> list[str]:
-    """The ids, or row numbers from 1 where there is no id column. Raises InputError for repeated and unsafe ones."""
+    """The ids, or row numbers from 1 without an id column. Raises InputError for repeated and unsafe ones."""
     names = columns.candidates()["id"]
     name = find_first(table, names) if columns.id is None else _column(table, names)
     ids = [row.cells[name].strip() if name else str(row.number) for row in table.rows]
@@ -140,8 +140,8 @@ def _ids(table: Table, columns: Columns) -> list[str]:
 def to_json(notes: Sequence[CheckedNote]) -> dict[str, Any]:
     """The result as plain data: `facts, unsupported, unsupported_rate`, its interval, and every row's facts.
 
-    `not_checked`: facts of texts that are not English; `facts` and the rate are without them. The interval is None, and
-    the rate 0, where no note has a fact. With omissions also `omissions, stated, omission_rate`, its interval, and in
+    `not_checked`: facts of texts that are not English; `facts` and the rate exclude them. If no note has a fact, the
+    rate is 0 and the interval None. With omissions also `omissions, stated, omission_rate`, its interval, and in
     each row `omitted` (offsets into the dialogue) and `stated`.
     """
     facts = [count_checked(note.facts) for note in notes]
@@ -184,15 +184,15 @@ def _fact(fact: Fact) -> Mapping[str, Any]:
 
 
 def table_lines(notes: Sequence[CheckedNote], result: Mapping[str, Any]) -> list[str]:
-    """A table by kind for the screen, and the rate with its interval."""
+    """The lines to print: a table by kind, and the rates with their intervals."""
     counts = Counter((fact.kind, fact.verdict) for note in notes for fact in note.facts)
     lines = [f"{'kind':<12}{'facts':>8}{'supported':>11}{'not found':>11}{'contradicted':>14}{'unsupported':>13}"]
     for kind in sorted({kind for kind, _ in counts}):
-        said, absent, other = (counts[kind, verdict] for verdict in ("supported", "not_found", "contradicted"))
-        total = said + absent + other
+        good, absent, wrong = (counts[kind, verdict] for verdict in ("supported", "not_found", "contradicted"))
+        total = good + absent + wrong
         if not total:
             continue
-        lines.append(f"{kind:<12}{total:>8}{said:>11}{absent:>11}{other:>14}{(absent + other) / total:>13.1%}")
+        lines.append(f"{kind:<12}{total:>8}{good:>11}{absent:>11}{wrong:>14}{(absent + wrong) / total:>13.1%}")
     rows = sum(note.num_unsupported > 0 for note in notes)
     lines.append(
         f"{result['unsupported']} of {result['facts']} facts are not supported: "
@@ -204,7 +204,7 @@ def table_lines(notes: Sequence[CheckedNote], result: Mapping[str, Any]) -> list
 
 
 def _omission_lines(notes: Sequence[CheckedNote], result: Mapping[str, Any]) -> list[str]:
-    """How many of the stated facts are left out, and of which kinds; none where they were not asked for."""
+    """How many of the stated facts are omitted, and of which kinds; no line if omissions were not requested."""
     if "omissions" not in result:
         return []
     kinds = Counter(one.kind for note in notes if note.omissions for one in note.omissions.omitted)

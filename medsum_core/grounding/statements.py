@@ -1,193 +1,164 @@
-"""What a dialogue states: its facts and findings that a note could hold, each once, with the turn that says it first.
+"""Statements: sentences of a dialogue, and questions answered with yes or no, compared with a note by content words.
 
-Answers count, questions do not; a question that is answered with yes or no counts with its answer. Left out are numbers
-of small talk: times of the day, minutes and seconds, bare numbers that count nothing, and what somebody only supposes.
-A dialogue with fewer than `FEW` of them also states its other sentences, see `telling`.
+The lexicon can't name everything that a note contains ("I live with a roommate"). For a dialogue with few facts that it
+names, the omission rate would rest on one or two facts, or be 0 even for a note on another topic; so its statements
+count as facts. In a dialogue with several facts they do not count: a sentence is small talk, or belongs to another
+section, more often than a fact does.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
-from medsum_core.data.turns import Turn, read_turns
-from medsum_core.grounding.facts.mention import Date, Mention, Value
-from medsum_core.grounding.facts.reading import SINGLES, is_fact
-from medsum_core.grounding.facts.talk import Talk, read_talk
+from medsum_core.data.turns import Turn
+from medsum_core.grounding.facts.anatomy import STOPWORDS
+from medsum_core.grounding.facts.cardinals import DIGITS, SCALES, TEENS, TENS
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.facts.words import units
-from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
-from medsum_core.grounding.findings.lexicon import Lexicon
-from medsum_core.grounding.findings.reading import scan_findings
+from medsum_core.grounding.facts.words import PERIODS
+from medsum_core.grounding.findings.finding import Finding, FindingScan
+from medsum_core.grounding.findings.kinship import FAMILY
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.replies import asks_openly, is_question, read_reply
-from medsum_core.grounding.findings.scope import Sentence
-from medsum_core.grounding.findings.verdicts import KIND_OF
-from medsum_core.grounding.telling import Told, read_told
+from medsum_core.grounding.findings.scope import GOOD, NEGATIONS, Sentence
+from medsum_core.grounding.findings.stems import Word, stem
 
-TOLD_KIND = "statement"
-FEW = 3  # facts and findings; with fewer, one that is left out or held would make the whole rate
-READINGS = 3  # most readings that one value has
-SHORT = 6  # words that may follow a question in its turn: "Any fever? Or chills?"
-UNTOLD_UNITS = bag("second minute")  # how long one waits in a queue
-UNTOLD_DIMS = ("clock", "weekday")  # when one comes
-UNTOLD_WORDS = bag("bed bedtime morning evening night meals meal breakfast lunch dinner supper")
-UNTOLD_MARKS = frozenset(("scale", "few", "clock"))
+MIN_LETTERS = 3  # letters that a content word has at least
+MIN_WORDS = 2  # content words that a statement has at least; a question with its answer needs only one
+PREFIX = 5  # letters that related words share: "retired", "retirement"
+DENYING = bag("no not never none nothing don't didn't doesn't haven't hasn't isn't wasn't denies without nope")
+ALL_NORMAL = bag(  # words of a note that deny whatever was asked: "Noncontributory."
+    "negative none noncontributory contributory unremarkable normal unchanged healthy otherwise"
+)
+UNKNOWN_WORDS = bag("unknown unobtainable unavailable")  # added to SUMMARY_WORDS: "Family history unknown."
+SUMMARY_WORDS = bag(  # a summary sentence has only these and denies everything: "No significant medical history."
+    "no not none negative noncontributory contributory unremarkable significant pertinent relevant known other past "
+    "history histories family familial medical surgical problem problems is are of the reported all . , :"
+)
+SHORT_NOTE = 2  # sentences; in a longer note "None." answers the line before it, not the whole visit
+CONVERSATION_WORDS = (
+    (STOPWORDS - {"family"}) | DIGITS.keys() | TEENS.keys() | TENS.keys() | SCALES.keys() | PERIODS.keys()
+)
+CONVERSATION_WORDS |= bag(  # words of any conversation: no content words
+    "without mine myself yourself someone somebody something anyone anybody anything everyone everybody everything "
+    "nobody nothing thing stuff doing get going come coming let make making made take taking put i'd i'll you've "
+    "you'll you'd we've we'll they've can't couldn't won't wouldn't aren't weren't haven't hasn't hadn't shouldn't "
+    "gonna wanna gotta kinda whom whose why how how're whatever whenever however though although whether yep yup yea "
+    "nope nah never none neither nor alright right correct sure fine good great nice wow wonderful perfect awesome "
+    "excellent exactly absolutely definitely certainly indeed hmm hello hey bye goodbye doc sir ma'am maam miss "
+    "mister mrs nurse please thank welcome sorry apologize excuse congratulations congrats lady gentleman guy man "
+    "buddy know think guess believe suppose mean say said tell told ask hear heard see look sound talk speak remember "
+    "recall forget forgot understand wonder hope want need try keep bet honest honestly actually basically probably "
+    "maybe perhaps possibly even much many lot little bit kind sort pretty quite either else same such less least few "
+    "several enough almost nearly again yet already ever always usually often sometimes today soon way thus question "
+    "answer reason idea problem issue happen matter worry care glad happy bad long far away back first new part place "
+    "whole real true wrong hard easy able best better worse start begin began anymore anyway course especially mostly "
+    "certain different main concern couple read check bring brought call give show turn help find found note discuss "
+    "mention information record chart name people person life feel notice seem experience lately use used"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """A fact of a dialogue at its characters `[start, end)`: a finding, or a value with its readings, of which a note
-    needs to hold one ("a week" is how long, or how often), or what a sentence has `told`."""
+    """A statement at words `[first, last)` of turn `turn`.
+
+    `stems`: of its content words; `denied`: whether it, or the answer to it, has a negation.
+    """
 
     turn: int
-    start: int
-    end: int
-    kind: str
-    readings: tuple[Mention, ...] = ()
-    finding: Finding | None = None
-    told: Told | None = None
+    first: int
+    last: int
+    stems: frozenset[str]
+    denied: bool
 
 
 @dataclass(frozen=True)
-class Statements:
-    """A dialogue with what it states, in order."""
+class NoteWords:
+    """The words of a note, prepared for looking statements up in them."""
 
-    talk: Talk
-    scan: FindingScan
-    found: Sequence[Statement]
+    stems: frozenset[str]
+    prefixes: frozenset[str]
+    denies: bool
+    all_normal: bool
+    not_known: bool
+    denied_in_sum: frozenset[str]  # PATIENT, FAMILY: whose findings a summary sentence denies all
 
-
-def read_statements(dialogue: str, lexicon: Lexicon) -> Statements:
-    """Read a dialogue once, for any number of notes about it."""
-    turns = read_turns(dialogue)
-    spoken = _Spoken(turns, scan_findings(dialogue, turns, lexicon))
-    talk = read_talk(dialogue)
-    found = [*_numeric(talk, spoken), *_findings(spoken.scan.findings, lexicon)]
-    if len(found) < FEW:
-        found += [one for one in _sentences(spoken) if not any(one.start < f.end and f.start < one.end for f in found)]
-    return Statements(talk, spoken.scan, sorted(found, key=lambda one: (one.start, one.end)))
-
-
-@dataclass(frozen=True)
-class _Spoken:
-    """The sentences of a dialogue, by character."""
-
-    turns: Sequence[Turn]
-    scan: FindingScan
-
-    @cached_property
-    def _begins(self) -> list[int]:
-        return [self.scan.words[sentence.first].start for sentence in self.scan.sentences]
-
-    def is_stated(self, start: int, *, has_answer: bool) -> bool:
-        """Whether the sentence at a character of the dialogue tells, or is a question that is answered with yes.
-
-        `has_answer`: the next turn has a value of its own, which the question only asked for.
-        """
-        number = bisect_right(self._begins, start) - 1
-        if number < 0:
-            return False
-        sentence = self.scan.sentences[number]
-        if not is_question(self.scan.words, sentence, is_clinician=self.turns[sentence.turn].is_clinician):
+    def contains(self, stems: frozenset[str], *, denied: bool) -> bool:
+        """Whether the note has one of the content words or a related one; for a denied statement also a negation."""
+        if self.not_known or (denied and self.all_normal):
             return True
-        return not has_answer and self._is_answered_yes(number, sentence)
+        return (self.denies or not denied) and (
+            not self.stems.isdisjoint(stems) or not self.prefixes.isdisjoint(_prefixes(stems))
+        )
 
-    def _is_answered_yes(self, number: int, sentence: Sentence) -> bool:
-        for k in range(number + 1, len(self.scan.sentences)):
-            later = self.scan.sentences[k]
-            if later.turn != sentence.turn:
-                break
-            if not later.asks and later.last - later.first > SHORT:
-                return False
-        if sentence.turn + 1 >= len(self.turns) or asks_openly(self.scan.words, sentence):
-            return False
-        return read_reply(self.scan.words, *self.scan.turns[sentence.turn + 1])[0] == "yes"
+    def denies_all(self, finding: Finding) -> bool:
+        """Whether a summary sentence denies a denied finding: "No significant family history."."""
+        of = {PATIENT, FAMILY} if finding.subject == UNKNOWN else {PATIENT if finding.subject == PATIENT else FAMILY}
+        return finding.assertion == "denied" and not self.denied_in_sum.isdisjoint(of)
 
 
-def _numeric(talk: Talk, spoken: _Spoken) -> list[Statement]:
-    plain = {mention.first for mention in talk.said if not mention.dim}
-    told = sorted((mention for mention in talk.said if _is_told(talk, mention, plain)), key=lambda one: one.start)
-    valued = {(talk.turn(mention.start), mention.dim) for mention in told}
-    found: list[Statement] = []
-    known: set[tuple[str, str, Value | Date]] = set()
-    end = 0
-    for number, mention in enumerate(told):
-        turn = talk.turn(mention.start)
-        shift = _shift(talk, turn, spoken.turns[turn])
-        start = mention.start + shift
-        has_answer = (turn + 1, mention.dim) in valued
-        if mention.start < end or start < spoken.turns[turn].text_start:
-            continue
-        if not spoken.is_stated(start, has_answer=has_answer):
-            continue
-        end = mention.end
-        readings = tuple(other for other in told[number : number + READINGS] if other.start < end)
-        keys = {(one.kind, one.noun, value) for one in readings for value in (*one.values, *one.dates)}
-        if not keys & known:
-            found.append(Statement(turn=turn, start=start, end=end + shift, kind=mention.kind, readings=readings))
-        known |= keys
+def note_words(scan: FindingScan) -> NoteWords:
+    """The `NoteWords` of a note that was read for findings."""
+    stems, texts = frozenset(word.stem for word in scan.words), {word.text for word in scan.words}
+    denies = not texts.isdisjoint(NEGATIONS | GOOD)
+    summaries, is_short = _summaries(scan), len(scan.sentences) <= SHORT_NOTE
+    not_known = [not words.isdisjoint(UNKNOWN_WORDS) for words in summaries]
+    denied_in_sum: set[str] = set()
+    for words, is_unknown in zip(summaries, not_known, strict=True):
+        of_family = not words.isdisjoint(("family", "familial"))
+        if not is_unknown:
+            denied_in_sum.update((FAMILY,) if of_family else (PATIENT, FAMILY) if is_short else ())
+    all_normal = not texts.isdisjoint(ALL_NORMAL)
+    return NoteWords(stems, _prefixes(stems), denies, all_normal, is_short and any(not_known), frozenset(denied_in_sum))
+
+
+def _summaries(scan: FindingScan) -> list[frozenset[str]]:
+    """The words of each summary sentence, with those of a heading above it: "Family history", "Unknown"."""
+    found, heading = [], frozenset[str]()
+    for sentence in scan.sentences:
+        texts = frozenset(word.text for word in scan.words[sentence.first : sentence.last])
+        is_summary = texts <= SUMMARY_WORDS | UNKNOWN_WORDS
+        is_heading = is_summary and texts.isdisjoint(ALL_NORMAL | NEGATIONS | UNKNOWN_WORDS)
+        if is_summary and not is_heading:
+            found.append(texts | heading)
+        heading = texts if is_heading else frozenset()
     return found
 
 
-def _shift(talk: Talk, number: int, turn: Turn) -> int:
-    """What makes a character of the talk one of the dialogue: both have the turn's words, behind other tags."""
-    last = talk.starts[number + 1] - 1 if number + 1 < len(talk.starts) else len(talk.scan.text)
-    return turn.end - last
+def read_statements(turns: Sequence[Turn], scan: FindingScan) -> Iterator[Statement]:
+    """The statements of a dialogue in order; a question is one only if the next turn answers yes or no."""
+    for sentence in scan.sentences:
+        words = scan.words[sentence.first : sentence.last]
+        stems = _content(words)
+        if is_question(scan.words, sentence, is_clinician=turns[sentence.turn].is_clinician):
+            reply, least = reply_to(scan, sentence), 1
+            counts, denied = reply in ("yes", "no"), reply == "no"
+        else:
+            counts, least, denied = True, MIN_WORDS, any(word.text in DENYING for word in words)
+        if counts and len(stems) >= least:
+            yield Statement(turn=sentence.turn, first=sentence.first, last=sentence.last, stems=stems, denied=denied)
 
 
-def _is_told(talk: Talk, mention: Mention, plain: Collection[int]) -> bool:
-    """Whether a mention of speech is one that a note would write down. `plain`: where bare numbers begin."""
-    if mention.dim in UNTOLD_DIMS or mention.unit in UNTOLD_UNITS or mention.marks & UNTOLD_MARKS:
-        return False
-    word = talk.scan.word(mention.first)
-    if word in UNTOLD_WORDS or (mention.dim == "time" and (word in units() or word in SINGLES)):
-        return False  # "last week", "yesterday", "good morning"
-    if mention.dim in ("", "length") and (mention.raw[:1] == (1.0,) or word == "both"):
-        return False  # "one of them", "one foot is worse", "both my parents"
-    if mention.dim == "date" and mention.first in plain:
-        return False  # "from twenty six to thirty"
-    counts = bool(mention.dim or mention.noun or "age" in mention.marks)
-    return counts and is_fact(talk.scan, mention)
+def reply_to(scan: FindingScan, question: Sentence) -> str:
+    """The reply of the next turn to a question, as `findings.replies.read_reply`; "other" for an open question."""
+    if question.turn + 1 >= len(scan.turns) or asks_openly(scan.words, question):
+        return "other"
+    return read_reply(scan.words, *scan.turns[question.turn + 1])[0]
 
 
-def _sentences(spoken: _Spoken) -> list[Statement]:
-    words = spoken.scan.words
-    return [
-        Statement(turn=one.turn, start=words[one.first].start, end=words[one.last - 1].end, kind=TOLD_KIND, told=one)
-        for one in read_told(spoken.turns, spoken.scan)
-    ]
+def _content(words: Sequence[Word]) -> frozenset[str]:
+    return frozenset(
+        word.stem
+        for word in words
+        if len(word.stem) >= MIN_LETTERS and word.stem not in _conversation_stems() and not word.text[0].isdigit()
+    )
 
 
-def _findings(findings: Sequence[Finding], lexicon: Lexicon) -> list[Statement]:
-    told = [finding for finding in findings if _is_told_of(finding)]
-    kept: list[Finding] = []
-    for finding in told:
-        if any(_covers(other, finding, lexicon) for other in kept):
-            continue
-        kept = [other for other in kept if not _covers(finding, other, lexicon)]
-        kept.append(finding)
-    return [
-        Statement(turn=one.turn, start=one.start, end=one.end, kind=KIND_OF.get(one.kind, one.kind), finding=one)
-        for one in kept
-    ]
+@lru_cache(maxsize=1)
+def _conversation_stems() -> frozenset[str]:
+    return frozenset(map(stem, CONVERSATION_WORDS))
 
 
-def _is_told_of(finding: Finding) -> bool:
-    if finding.elided or finding.assertion in ("asked", "uncertain") or ROOTS.issuperset(finding.names):
-        return False
-    return finding.kind != "allergen" or finding.allergy
-
-
-def _covers(one: Finding, other: Finding, lexicon: Lexicon) -> bool:
-    """Whether a finding says all that another one does, of the same person; what is also affirmed is not denied."""
-    if _person(one) != _person(other) or (one.assertion == "denied" and other.assertion != "denied"):
-        return False
-    names = frozenset().union(*(lexicon.ancestors[name] for name in one.names)) - ROOTS
-    return (not other.part or one.part == other.part) and not names.isdisjoint(other.names)
-
-
-def _person(finding: Finding) -> str:
-    return PATIENT if finding.subject == UNKNOWN else finding.subject
+def _prefixes(stems: frozenset[str]) -> frozenset[str]:
+    return frozenset(word[:PREFIX] for word in stems if len(word) >= PREFIX)

@@ -1,10 +1,10 @@
-"""A fictional set of questions about drawn pictures, on which it shows whether a model looks: no patient, no licence.
+"""A fictional data set of questions about drawn images, to test whether a model uses images: no patients, no licence.
 
     python -m medsum_core.images.drawn --output_dir drawn
 
 writes `train.csv`, `valid.csv` (`qid, image, question, answer`, as --task vqa-rad reads them) and a PNG a row: soft
-bright spots ("opacities") and an outlined marker on a grey field with noise. Each answer is drawn first, evenly over
-those of its question, and the picture after it: who sees the question alone can do no better than guess.
+bright spots ("opacities") and an outlined marker on a grey field with noise. Each answer is chosen first, evenly over
+the possible ones, and the image drawn to match: a model that sees the question alone can only guess.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ANSWERS = {
 
 
 def draw_row(number: int, *, seed: int) -> tuple[Image.Image, str, str]:
-    """Picture, question and answer of a row; a pure function of its number and the seed."""
+    """Image, question and answer of a row; a pure function of its number and the seed."""
     draws = random.Random(f"{seed} {number}")
     question = list(ANSWERS)[number % len(ANSWERS)]
     answers = ANSWERS[question]
@@ -71,9 +71,9 @@ def write_set(folder: Path, *, rows: int, seed: int) -> None:
         raise InputError(f"--output_dir {folder}: can't be made ({error.strerror}); name a new one") from None
     table = []
     for number in range(rows):
-        picture, question, answer = draw_row(number, seed=seed)
+        image, question, answer = draw_row(number, seed=seed)
         name = f"images/{number:04d}.png"
-        picture.save(folder / name)
+        image.save(folder / name)
         table.append((f"d{number:04d}", name, question, answer))
     first = rows - int(VALIDATION_SHARE * rows)
     for name, part in (("train.csv", table[:first]), ("valid.csv", table[first:])):
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m medsum_core.images.drawn", allow_abbrev=False)
     parser.add_argument("--output_dir", type=Path, required=True, metavar="DIR", help="a folder that is not there yet")
-    parser.add_argument("--rows", type=int, default=200, metavar="N", help="rows, each with its picture (%(default)s)")
+    parser.add_argument("--rows", type=int, default=200, metavar="N", help="rows, each with its image (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another set of the same kind (%(default)s)")
     values = parser.parse_args(argv)
     write_set(values.output_dir, rows=values.rows, seed=values.seed)

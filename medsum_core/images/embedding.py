@@ -1,4 +1,4 @@
-"""What a model reads at ids below 0: the features of images, which stand beside its table of words.
+"""Embeddings for negative ids: the features of images, in addition to the model's token embeddings.
 
 Letters: B rows, T positions, N positions of an image, H hidden size, P image positions among B x T, K images.
 """
@@ -17,11 +17,11 @@ from medsum_core.model.forward import causal_model, inner_model
 
 
 def give_features(model: Any, features: Mapping[Any, Tensor], *, size: int, by_number: bool = False) -> None:
-    """From here on the model's embedding answers ids below 0 (`data/image_tokens.py`) with features of images.
+    """Make the model's embedding return features of images for negative ids (`data/image_tokens.py`).
 
-    features: (N, H) by an image's key; asked for each time, so that they may lie on disk; with `by_number` by its
-    number, so that they may come and go. `size` is N. Words have the same embedding as before. An image that is not
-    among them raises KeyError.
+    features: (N, H) by an image's key, looked up at each use, so that they may be on disk; with `by_number` by its
+    number, so that entries may be added and removed. `size` is N. Other tokens keep their embedding. An image without
+    features raises KeyError.
     """
     embedding: Any = inner_model(model).get_input_embeddings()
     of_words, keys = embedding.forward, {} if by_number else {image_number(key): key for key in features}
@@ -41,7 +41,7 @@ def give_features(model: Any, features: Mapping[Any, Tensor], *, size: int, by_n
 
 
 def drop_tower(model: Any) -> None:
-    """Remove vision tower and projector, which nothing needs once features are there; the text model stays."""
+    """Remove vision tower and projector, which are not needed once features are computed; the text model stays."""
     causal = causal_model(model)
     assert isinstance(causal, PreTrainedModel)
     outer: Any = causal.model

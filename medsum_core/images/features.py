@@ -1,7 +1,8 @@
-"""The features of images: tower and projector run once an image, and what they give is kept in checked files.
+"""The features of images: vision tower and projector run once per image; their output is cached in verified files.
 
-A file is the sha256 of what follows, then safetensors; its name says image, tower, image processor and arithmetic, so
-that nothing else can be read in its place. Features tell what is on an image: they are patients' data, mode 0600.
+A file is the sha256 of its content, then safetensors; its name is derived from image, tower, image processor and
+precision, so that no other features can be read by mistake. Features reveal an image's content: they are patients'
+data, mode 0600.
 Letters: N positions of an image, H hidden size.
 """
 
@@ -25,7 +26,7 @@ from medsum_core.data.image_tokens import BLANK_KEY
 from medsum_core.errors import InputError, reason
 from medsum_core.files import PRIVATE_MODE, cache_folder, make_cache_folder, read_plain_file, write_bytes_atomic
 from medsum_core.images.embedding import drop_tower, give_features
-from medsum_core.images.pictures import PictureError, decode, key_of, read_bytes
+from medsum_core.images.read_image import ImageError, decode, key_of, read_bytes
 from medsum_core.model.embedded import embedded_folder, is_embedded
 from medsum_core.model.forward import causal_model
 from medsum_core.quiet_libraries import quiet_libraries
@@ -58,7 +59,7 @@ class FeatureFiles(Mapping[str, Tensor]):
 
 def show_images(
     model: Any,
-    pictures: Mapping[str, Path],
+    image_paths: Mapping[str, Path],
     *,
     base_name: str,
     folder: str | Path | None = None,
@@ -66,14 +67,14 @@ def show_images(
     revision: str | None = None,
     offline: bool = False,
 ) -> None:
-    """Give the model the features of these images and of a blank one; afterwards it has no tower any more.
+    """Give the model the features of these images and of a blank one, and remove its vision tower.
 
-    pictures: where each lies, by its key. `folder`: where features are kept, the user's cache unless given; with `keep`
-    false they stay in memory and are written nowhere. Raises InputError for a picture that is another by now.
+    image_paths: the file of each image, by its key. `folder`: where features are cached (default: the user's cache
+    folder); with `keep` false they stay in memory only. Raises InputError for an image that has changed since.
     """
     causal = causal_model(model)
     processor = image_processor(base_name, revision=revision, offline=offline)
-    wanted: dict[str, Path | None] = {**pictures, BLANK_KEY: None}
+    wanted: dict[str, Path | None] = {**image_paths, BLANK_KEY: None}
     features: Mapping[str, Tensor]
     if keep:
         features = _kept(causal, processor, wanted, Path(folder or cache_folder() / "image_features"))
@@ -84,7 +85,7 @@ def show_images(
 
 
 def image_processor(name: str, *, revision: str | None = None, offline: bool = False) -> Gemma3ImageProcessorPil:
-    """The base's own image processor, by Pillow, a picture as a whole. Raises InputError where its file is absent."""
+    """The base's own image processor, by Pillow, without crops. Raises InputError where its file is absent."""
     if is_embedded(name):
         name = str(embedded_folder(name))
     asked: dict[str, Any] = {"revision": revision or "main", "do_pan_and_scan": False}
@@ -96,9 +97,9 @@ def image_processor(name: str, *, revision: str | None = None, offline: bool = F
 
 
 @torch.no_grad()
-def image_features(causal: Any, processor: Gemma3ImageProcessorPil, picture: Image.Image) -> Tensor:
-    """(N, H) on the CPU: what transformers' `get_image_features` gives for this picture alone, in the model's dtype."""
-    pixels = processor(picture, return_tensors="pt")["pixel_values"].to(causal.device, causal.dtype)
+def image_features(causal: Any, processor: Gemma3ImageProcessorPil, image: Image.Image) -> Tensor:
+    """(N, H) on the CPU, in the model's dtype: transformers' `get_image_features` for this image alone."""
+    pixels = processor(image, return_tensors="pt")["pixel_values"].to(causal.device, causal.dtype)
     features: Tensor = causal.get_image_features(pixels, return_dict=True).pooler_output[0]
     return features.cpu().contiguous()
 
@@ -128,14 +129,14 @@ def _open(key: str, path: Path | None) -> Image.Image:
         if key_of(data) == key:
             return decode(data)
         what = "has changed since its row was read"
-    except PictureError as error:
+    except ImageError as error:
         what = str(error)
     raise InputError(f"an image {what}: start again")
 
 
 def _maker_sha256(causal: Any, processor: Gemma3ImageProcessorPil) -> str:
-    """Of all that decides features but the image: weights of tower and projector, processor, arithmetic, versions."""
-    # `base_fingerprint` leaves out what trains; these never do.
+    """Hash of what features depend on besides the image: weights of tower and projector, processor, dtype, versions."""
+    # `base_fingerprint` skips trainable parameters; these are never trained.
     modules = [part.requires_grad_(False) for part in (causal.model.vision_tower, causal.model.multi_modal_projector)]
     about = [
         FORMAT,

@@ -1,4 +1,4 @@
-"""The one switch between the reference path and the fast kernels. Nobody else imports from inside this folder.
+"""The choice between the reference path and the fast kernels. No other module of this folder is imported from outside.
 
 `reference` is transformers' and PEFT's own modules under plain autograd: nothing of this folder runs, and numba is not
 imported. `fast` replaces the forward of the decoder's layers by functions that save less for the backward pass,
@@ -32,7 +32,7 @@ FAST_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama")
 
 
 class Accumulate(Protocol):
-    """Each parameter's `.grad` becomes the gradient of the micro-batches' summed loss over `num_targets`."""
+    """Sets each parameter's `.grad` to the gradient of the micro-batches' summed loss divided by `num_targets`."""
 
     def __call__(
         self,
@@ -42,31 +42,31 @@ class Accumulate(Protocol):
         objective: Callable[..., Tensor],
         reads_targets_only: bool,
     ) -> Tensor:
-        """The summed loss, () float32. `reads_targets_only`: the objective looks at no position without a target."""
+        """The summed loss, () float32. `reads_targets_only`: the objective reads no position without a target."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """What differs between the two paths; None: the caller's own, plain way."""
+    """The functions that differ between the paths; None: the caller uses its own plain implementation."""
 
     name: str
     apply: Callable[..., None]  # (model, keep_dense=): called once, after the adapter is attached
     recompute: Callable[..., None]  # (model, longer_than=): activations are computed again in the backward pass
     hidden_states: Callable[..., Tensor]  # (model, batch) -> (B, T, H), for evaluation
-    attention: Mapping[str, Any] = field(default_factory=dict)  # attention functions in the place of the plain ones
+    attention: Mapping[str, Any] = field(default_factory=dict)  # attention functions by name, instead of the plain ones
     head: Any = None  # a `training.loss.HeadArithmetic`
     decoder: Callable[..., AbstractContextManager[Any]] | None = None  # (model, dense=) -> decoding's forward pass
     accumulator: Callable[..., Accumulate] | None = None
     saved_attention_tokens: int = 0  # attention weights of documents up to this length are saved for the backward pass
-    warm_up: Callable[..., None] | None = None  # compiles what a run will call
+    warm_up: Callable[..., None] | None = None  # compiles the functions before the run calls them
 
 
 def resolve(asked: str, *, device_kind: str, model_type: str) -> str:
     """`auto` becomes `fast` on a CPU for the families whose equality test is in the suite, else `reference`.
 
-    On CUDA `auto` stays `reference` until a GPU has measured all. Raises InputError for `fast` and `triton` where they
-    can't be had.
+    On CUDA `auto` is `reference` until all paths are measured on a GPU. Raises InputError where `fast` or `triton` is
+    not available.
     """
     has_numba = find_spec("numba") is not None
     if asked == "auto":
@@ -98,7 +98,7 @@ def _check_triton(device_kind: str) -> None:
 
 
 def choose(name: str, device_kind: str = "cpu") -> Kernels:
-    """The kernels of that name: `reference`, `fast` or `triton`. Modules of the last two are imported here, not before.
+    """The kernels of that name: `reference`, `fast` or `triton`. Modules of the last two are only imported here.
 
     Raises InputError where numba finds no folder for its compiled code.
     """
@@ -118,9 +118,9 @@ def choose(name: str, device_kind: str = "cpu") -> Kernels:
 
 
 def set_up_process() -> None:
-    """What the fast kernels want of a process's memory; call it before numpy and torch are imported, from a script.
+    """Set the process's memory options for the fast kernels; call it from a script before numpy and torch are imported.
 
-    Sets options of the C library's heap and of oneDNN's caches that a GPU or the reference path does not notice.
+    They are options of the C library's heap and of oneDNN's caches, without effect on a GPU or the reference path.
     """
     from medsum_core.kernels.cpu.malloc import limit_onednn_caches, use_one_heap
 

@@ -1,6 +1,6 @@
-"""A window's gradient by the fast kernels: concurrent micro-batches, and what all their documents begin with once.
+"""A window's gradient by the fast kernels: concurrent micro-batches, and a common prefix that is computed once.
 
-The plain form of the same sum is `accumulate_gradients` in train_loop.py.
+The plain implementation of the same sum is `accumulate_gradients` in train_loop.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medsum_core.errors import InputError
 from medsum_core.kernels.cpu.document_attention import attend_per_document
 from medsum_core.kernels.cpu.malloc import trim_malloc
 from medsum_core.kernels.cpu.shared_prefix import SharedPrefix, prefix_states, split_prefix
-from medsum_core.kernels.cpu.workers import GradientSum, Workers, share_out
+from medsum_core.kernels.cpu.workers import GradientSum, Workers, assign_micro_batches
 from medsum_core.kernels.layers import hidden_states
 from medsum_core.kernels.layers.adapter_copies import AdapterCopies
 from medsum_core.kernels.layers.dropout import draw_seeds, dropout_seed
@@ -30,8 +30,8 @@ Objective = Callable[..., Tensor]
 
 
 class FastAccumulator:
-    """See `kernels.Accumulate`. Each micro-batch has a dropout seed and a place in the sums: the bits are the same
-    each time, whichever thread computes it."""
+    """See `kernels.Accumulate`. Each micro-batch has its own dropout seed and a fixed place in the order of sums, so
+    results are bit-identical whichever thread computes it."""
 
     def __init__(
         self,
@@ -46,8 +46,7 @@ class FastAccumulator:
     ) -> None:
         """`num_concurrent`: micro-batches computed at a time, each on its part of a CPU's cores.
 
-        Norms are read once more, since whoever prepared the model may have changed them. Raises ValueError for a norm
-        that trains.
+        Norms are read again, since `prepare_model` may have changed them. Raises ValueError for a trainable norm.
         """
         use_fast_norms(model)
         self._model, self._parameters, self._device, self._scaler = model, list(parameters), device, scaler
@@ -79,12 +78,12 @@ class FastAccumulator:
                         nll = self._nll(batch, prefix, objective, reads_targets_only=reads_targets_only)
                         loss = self._scaler.scale(nll / num_targets)
                         total.add(nll, torch.autograd.grad(loss, wanted, allow_unused=True))
-                    del nll, loss  # or their graph would live through the next forward pass
+                    del nll, loss  # else their graph would stay in memory during the next forward pass
 
             total = self._sum(micro_batches, add_gradients, num_wanted=len(wanted))
             if prefix is not None:
                 prefix_gradients = total.gradients[len(self._parameters) :]
-                total.add(torch.zeros_like(total.nll), prefix.back(prefix_gradients, self._parameters))
+                total.add(torch.zeros_like(total.nll), prefix.backward(prefix_gradients, self._parameters))
         for parameter, gradient in zip(self._parameters, total.gradients, strict=False):  # the prefix's come after
             parameter.grad = gradient
         return total.nll
@@ -92,7 +91,7 @@ class FastAccumulator:
     def _sum(
         self, micro_batches: Sequence[MicroBatch], add_gradients: Callable[..., None], *, num_wanted: int
     ) -> GradientSum:
-        alone, shares = share_out(micro_batches, self._workers.count, pack_tokens=self._pack_tokens)
+        alone, shares = assign_micro_batches(micro_batches, self._workers.count, pack_tokens=self._pack_tokens)
         sums = [GradientSum(num_wanted, self._device) for _ in shares]
         total = sums[0]
         add_gradients(alone, total)
@@ -116,7 +115,7 @@ class FastAccumulator:
             read_TH = torch.zeros_like(hidden_BTH).flatten(0, 1)
             read_TH[batch.read_M] = hidden_BTH.detach().flatten(0, 1)[batch.read_M]
             if torch.isfinite(objective(read_TH.view_as(hidden_BTH), batch.targets_BT, **head)):
-                raise _reads_unread()  # it is NaN only by what was not computed
+                raise _reads_unread()  # NaN only because it reads positions that were not computed
         return nll
 
 

@@ -1,9 +1,9 @@
-"""Merge a run's adapter into its 16-bit base; the result is saved only if it computes what base and adapter compute.
+"""Merge a run's adapter into its 16-bit base; the result is kept only if it gives the same outputs.
 
     python -m medsum_core.merge --run DIR --output_dir OUT [--num_prompts N --input_file F.csv]
 
-A run over an NF4 base is merged into the same base, unquantised; if its files are in 4 bits, `--base` names that one.
-What is compared, and the bounds: `parity.py`.
+A run on an NF4 base is merged into the unquantised base; if the base's own files are in 4 bits, `--base` names its
+16-bit version. The comparison and its bounds are in `parity.py`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from transformers import PreTrainedModel
 from medsum_core.config.arguments import DataArguments
 from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.columns import columns_of
-from medsum_core.data.image_tokens import question_only, with_image_tokens
+from medsum_core.data.image_tokens import with_image_tokens
 from medsum_core.data.prompt import PromptRenderer, build_renderer, check_prompt
+from medsum_core.data.question_only import question_only
 from medsum_core.data.records import Record, read_records
 from medsum_core.data.served_template import arguments_of, refuse_unequal, served_template
 from medsum_core.data.truncation import prompt_within
@@ -42,7 +43,7 @@ from medsum_core.model.local_files import CHAT_TEMPLATE, SENTENCEPIECE, text_fil
 from medsum_core.model.quantised import check_same_model, is_quantised
 from medsum_core.model.recorded_files import base_files
 
-ONLY_SENTENCEPIECE = ("gemma", "gemma2")  # the converter takes no other vocabulary of these
+ONLY_SENTENCEPIECE = ("gemma", "gemma2")  # llama.cpp's converter accepts no other vocabulary of these
 MEMORY_REMEDY = "on a CPU (CUDA_VISIBLE_DEVICES= in the environment) the merge needs no GPU; nothing was written"
 
 
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     check_prompt(renderer, is_new=False)
     template = _template(renderer, records)
-    # The tower stays as it is: text alone compares all that a merge changes.
+    # A merge does not change the vision tower, so text alone is compared.
     renderer = question_only(renderer) if data.shows_images else renderer
     prompts = [prompt_within(one, renderer, max_prompt_tokens=data.max_prompt_tokens).ids for one in records]
     base = _dense_base(name, args.base, place)
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _records(input_file: str | None, data: DataArguments) -> list[Record]:
-    """The rows of the file, or of the sample: of a task with other parts these get its texts, which serve as well."""
+    """The rows of the file, or of the sample; for a task with other parts the sample's texts are used for these."""
     columns = columns_of(data)
     if input_file is not None:
         return read_records(input_file, columns=columns, require_note=False)
@@ -117,7 +118,7 @@ def _records(input_file: str | None, data: DataArguments) -> list[Record]:
 
 
 def _template(renderer: PromptRenderer, records: Sequence[Record]) -> str | None:
-    """The chat template that writes this run's prompt; None, and why, where there can be none."""
+    """The chat template that writes this run's prompt; None, with a line on stderr, where that is not possible."""
     try:
         template = served_template(renderer)
         refuse_unequal(template, renderer, [record.parts for record in records])
@@ -142,7 +143,7 @@ def _check_bits(name: str, is_quantised: bool, dense: str | None) -> None:
 
 
 def _dense_base(name: str, dense: str | None, place: dict[str, Any]) -> PreTrainedModel:
-    """The base to merge into, in bf16: the run's, or `dense` where that is in 4 bits, checked to be the same model."""
+    """The base to merge into, in bf16: the run's own, or `dense` after checking that it is the same model."""
     device = find_device().torch_device
     if dense is None:
         return load_base(name, precision="bf16", device=device, **place)
@@ -154,7 +155,7 @@ def _dense_base(name: str, dense: str | None, place: dict[str, Any]) -> PreTrain
 
 
 def _text_files(name: str, dense: str | None, place: dict[str, Any]) -> dict[str, Path]:
-    """Tokenizer and processors of the base that was trained over, and `tokenizer.model` if only `dense` has one."""
+    """Tokenizer and processor files of the run's base, and `tokenizer.model` if only `dense` has one."""
     found = text_files(name, **place)
     others = {} if dense is None else text_files(dense, offline=place["offline"])
     return {file: path for file, path in others.items() if file == SENTENCEPIECE} | found
@@ -167,7 +168,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--run", required=True, metavar="DIR", help="the run whose adapter is merged; or a checkpoint, or an adapter"
     )
-    parser.add_argument("--model_name_or_path", metavar="NAME", help="where the run's base lies now, if it was moved")
+    parser.add_argument("--model_name_or_path", metavar="NAME", help="path of the run's base, if it was moved")
     parser.add_argument("--output_dir", required=True, metavar="OUT", help="a new folder, or an empty one")
     parser.add_argument("--num_prompts", type=int, default=4, metavar="N", help="prompts to compare on (%(default)s)")
     parser.add_argument("--input_file", metavar="F", help="CSV or JSONL with their dialogues (default: the sample)")

@@ -1,7 +1,7 @@
-"""A model folder as transformers 4.57 and 5 both read it: what 5 writes under new names stands there under both.
+"""Make a model folder readable by transformers 4.57 and 5: fields that 5 has renamed are written under both names.
 
-vLLM and text-generation-inference environments still run 4.57. It reads rotary positions from `rope_theta`,
-`rope_local_base_freq` and `rope_scaling` and ignores `rope_parameters`, without a word; and it knows neither the class
+vLLM and text-generation-inference environments still use 4.57. It reads rotary positions from `rope_theta`,
+`rope_local_base_freq` and `rope_scaling`, silently ignores `rope_parameters`, and supports neither the class
 `TokenizersBackend` nor a list of `extra_special_tokens`.
 """
 
@@ -28,7 +28,7 @@ NEW_TOKENS, OLD_TOKENS = "extra_special_tokens", "additional_special_tokens"
 def spell_config(folder: Path) -> None:
     """Add the names of 4.57 to the folder's `config.json`, if this transformers still reads the same from it.
 
-    Where the two versions have no common spelling the file stays as it is, and that is said.
+    If the two versions have no common form, the file is left unchanged and a line is printed on stderr.
     """
     path = folder / CONFIG_NAME
     written = path.read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Merge an adapter into its 16-bit base and save the result, only if it still computes what base and adapter do.
+"""Merge an adapter into its 16-bit base and save the result only if it gives the outputs of base and adapter.
 
-Never into 4 bits: the sum would have to be quantised again, which changes the model by far more than the merge does.
+It is never merged into 4 bits: quantising the sum again would change the model by far more than the merge does.
 """
 
 from __future__ import annotations
@@ -70,10 +70,9 @@ def save_if_equal(
 
     The folder holds bf16 safetensors, the base's own `text_files` of tokenizer and processors, and a generation
     configuration with this project's stop tokens; transformers 4.57 reads it too (`both_spellings.py`). `chat_template`
-    takes the place of the base's own (see `data/served_template.py`). Only its owner can read the folder: weights can
-    remember what they were trained on. Leaves `merged` on the CPU. Raises ParityError beyond
-    the bounds of `parity.py` or for a tokenizer that is not `renderer`'s, InputError if the system refuses to write; in
-    each case no file remains.
+    replaces the base's own (see `data/served_template.py`). Only its owner can read the folder: weights can memorise
+    training data. Leaves `merged` on the CPU. Raises ParityError beyond the bounds of `parity.py` or for a tokenizer
+    other than `renderer`'s, InputError if writing fails; in each case no file remains.
     """
     device, draft, lock = merged.device, None, FolderLock()
     nn.Module.to(merged, "cpu")  # a small GPU has no room for this model and the one that is loaded to compare
@@ -100,9 +99,9 @@ def save_if_equal(
 
 
 def _rename_or_move(draft: Path, output: Path) -> None:
-    """Put the folder in its place; where an empty one stays there, such as a mount point, move the files into it.
+    """Rename the folder to its target; if an empty folder can't be replaced, such as a mount point, move the files in.
 
-    The configuration comes last: nothing loads the folder before it is complete.
+    The configuration is moved last, so that no program loads an incomplete folder.
     """
     try:
         with suppress(FileNotFoundError):
@@ -138,10 +137,10 @@ def _save(merged: PreTrainedModel, folder: Path, *, renderer: PromptRenderer, le
 def _save_text_files(
     folder: Path, renderer: PromptRenderer, files: Mapping[str, Path], *, chat_template: str | None
 ) -> None:
-    """The base's own files: this transformers would leave out `tokenizer.model` and write what older ones can't read.
+    """Copy the base's own files: transformers 5 would omit `tokenizer.model` and write files that 4.57 can't read.
 
-    A Gemma's `tokenizer.model` that the base lacks is made from its `tokenizer.json`. Where the base has none of the
-    latter, the tokenizer that was made of its other files is written as well.
+    A Gemma's missing `tokenizer.model` is made from its `tokenizer.json`. If the base lacks `tokenizer.json`, it is
+    written by transformers from the other files.
     """
     if TOKENIZER_JSON not in files:
         with quiet_libraries(), system_errors():

@@ -1,7 +1,7 @@
-"""Does a merged model still compute what base and adapter compute?
+"""Compare a merged model's outputs with those of base and adapter.
 
-Base and adapter write the beginning of a greedy note for each prompt; then the merged model reads the same tokens.
-Compared are the logits before every token of these notes, and which token is likeliest.
+Base and adapter write the beginning of a greedy note for each prompt; then the merged model gets the same tokens. The
+logits before every token of these notes and the likeliest tokens are compared.
 
 Letters: T tokens, V vocabulary.
 """
@@ -31,12 +31,12 @@ MIN_AGREEMENT = 0.9  # share of positions with the same likeliest token
 
 
 class ParityError(MedsumError):
-    """The merged model does not compute what base and adapter compute; its files were removed."""
+    """The merged model's outputs differ from those of base and adapter; its files were removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How far the merged model is from base and adapter over `num_tokens` positions of `num_prompts` greedy notes."""
+    """Difference of the merged model to base and adapter over `num_tokens` positions of `num_prompts` greedy notes."""
 
     largest_logit_difference: float
     logit_range: float  # largest minus least logit: what the difference is measured against

@@ -1,9 +1,9 @@
-"""`tokenizer.model`, written anew from the `tokenizer.json` of a Gemma, for which it was converted from one.
+"""Reconstruct a Gemma's `tokenizer.model` from its `tokenizer.json`, which was converted from such a file.
 
 transformers 5 leaves the sentencepiece file out when it saves a tokenizer, and llama.cpp's converter reads nothing else
 for Gemma 1 and 2. The format is protobuf (sentencepiece_model.proto): the pieces with score and type, how they were
-trained and how text is normalised. The converter takes BPE's merges in the order of the scores, so that gives scores
-back: a piece that is merged earlier has the higher one.
+trained and how text is normalised. tokenizer.json stores no scores, but the order of BPE's merges; the converter reads
+that order from the scores. Scores are therefore set so that a piece which is merged earlier has the higher one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The adapter in PEFT's own format: written atomically, and read as the untrusted file that it may be.
+"""The adapter in PEFT's own format: written atomically, and read as an untrusted file.
 
-PEFT sends a folder that is missing to the hub as a repository name, accepts files that run code when they are read, and
-loads whatever base an adapter names. So the reading is done here: a local folder, safetensors only, a base and shapes
-that match, finite values.
+PEFT looks up a missing folder on the hub as a repository name, accepts files that run code when they are read, and
+loads any base that an adapter names. Therefore adapters are read here: from a local folder, safetensors only, with a
+matching base, matching shapes and finite values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONFIG_NAME = "adapter_config.json"
 MAX_RANK = 1024
 MAX_ALPHA = 1_000_000_000
 PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# What a plain adapter's configuration may say freely; everything else must be as PEFT has it by default.
+# Settings of a plain adapter that may have any valid value; all others must have PEFT's default.
 FREE_SETTINGS = {
     "base_model_name_or_path",
     "target_modules",
@@ -49,7 +49,7 @@ NOTES_OF_PEFT = {
     "revision",
     "task_type",
 }
-PLAIN_STARTS = (True, "gaussian")  # the others rewrite the base: the adapter alone would not be the model
+PLAIN_STARTS = (True, "gaussian")  # values of init_lora_weights; others change the base's weights too
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
 
 
 def adapter_config(model: PeftModel) -> dict[str, Any]:
-    """What `adapter_config.json` holds, as plain JSON values."""
+    """The content of `adapter_config.json`, as plain JSON values."""
     values = model.peft_config["default"].to_dict() | {"inference_mode": True}
     return json.loads(json.dumps(values, default=lambda value: sorted(value) if isinstance(value, set) else str(value)))
 
@@ -68,7 +68,7 @@ def adapter_config(model: PeftModel) -> dict[str, Any]:
 def save_adapter(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, str]:
     """Write both files atomically; `PeftModel.from_pretrained(plain_base, folder)` loads them.
 
-    Returns file name -> sha256 (hex) of what was written. Raises OSError as the system does.
+    Returns file name -> sha256 (hex) of what was written. Raises OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -79,7 +79,7 @@ def save_adapter(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any
 
 
 def load_adapter_tensors(model: PeftModel, tensors: dict[str, Tensor]) -> None:
-    """Copy an adapter into a model that has one of the same names and shapes. Raises InputError at any difference."""
+    """Copy tensors into the model's adapter. Raises InputError unless names and shapes match and values are finite."""
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     if own.keys() != tensors.keys():
         extra, missing = sorted(tensors.keys() - own.keys()), sorted(own.keys() - tensors.keys())
@@ -185,7 +185,7 @@ def _read_settings(folder: Path, base_name: str) -> LoraSettings:
 
 
 def _beyond_plain_lora(config: dict[str, Any]) -> list[str]:
-    """The settings that change what the adapter is, those of other PEFT releases too; empty ones change nothing."""
+    """The settings beyond plain LoRA, also those of other PEFT releases; empty values have no effect."""
     plain = LoraConfig().to_dict()
     others = {key: value for key, value in config.items() if key not in FREE_SETTINGS | NOTES_OF_PEFT}
     changed = [key for key, value in others.items() if value and value != plain.get(key)]

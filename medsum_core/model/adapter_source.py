@@ -1,7 +1,7 @@
-"""What `--run` of infer.py and merge stands for: a run, finished or not, one of its checkpoints, or an adapter folder.
+"""Resolve `--run` of infer.py and merge: a run, finished or not, one of its checkpoints, or an adapter folder.
 
-A run says how it was trained (`config.json`) and over which base, by hash. What lies outside of a run says less: a
-checkpoint has the settings that decide its updates, an adapter only its base's name; that is said.
+A run records how it was trained (`config.json`) and on which base, by hash. Outside of a run less is known, which is
+reported: a checkpoint has the settings that its updates depend on, an adapter only its base's name.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class AdapterSource:
     """An adapter, the settings it was trained with, and its base."""
 
     folder: Path  # holds the adapter's two files
-    run_folder: Path | None  # whose record of the base holds; None: there is none
-    model: ModelArguments  # model_name_or_path: where the base lies now
+    run_folder: Path | None  # has the record of the base; None: there is none
+    model: ModelArguments  # model_name_or_path: the base's present location
     data: DataArguments
     trained_over: str  # the base, as the adapter names it
-    finished: bool  # the adapter is the one that the run ended with
-    moved: bool = False  # the user has named the base's place
+    finished: bool  # whether it is the final adapter of the run
+    moved: bool = False  # whether the user has given the base's location
 
     def check(self, base_files: Mapping[str, str], *, allow_other_base: bool) -> None:
-        """Compare base and adapter with what was recorded; `base_files`: the base's as it is now.
+        """Compare base and adapter with the recorded hashes; `base_files`: hashes of the base now.
 
-        Raises InputError naming each file that differs; with `allow_other_base` one of the base is only said.
+        Raises InputError naming each file that differs; with `allow_other_base` the base's are only reported.
         """
         if self.run_folder is None:
             print(f"{self.folder}: no run's {CONFIG_NAME} beside it, so its base is not checked", file=sys.stderr)
@@ -56,8 +56,8 @@ class AdapterSource:
 def find_adapter(run: str | Path, *, base: str | None = None) -> AdapterSource:
     """The adapter in a run folder, a checkpoint or an adapter folder. Never looked up on a hub.
 
-    base: where its base lies now, if not where the adapter was trained. Of an unfinished run the newest valid
-    checkpoint is taken, which is said on stderr. Raises InputError for a folder that is none of these, or damaged.
+    base: the base's location, if it was moved since training. Of an unfinished run the newest valid checkpoint is used,
+    with a line on stderr. Raises InputError for a folder that is none of these, or damaged.
     """
     folder = Path(run).resolve()
     if not (folder / CONFIG_NAME).exists() and (folder / STATE).exists():
@@ -77,9 +77,9 @@ def find_adapter(run: str | Path, *, base: str | None = None) -> AdapterSource:
 
 
 def base_alone(name: str, **prompt: Any) -> tuple[ModelArguments, DataArguments]:
-    """The settings of a base without an adapter: not quantised here, with the default prompt and lengths.
+    """The settings for a base without an adapter: not quantised, with the default prompt and lengths.
 
-    `prompt`: settings of `DataArguments` that say otherwise.
+    `prompt`: fields of `DataArguments` with other values.
     """
     data = DataArguments(**prompt)
     return ModelArguments(model_name_or_path=name, load_in_4bit=False), data
@@ -126,11 +126,11 @@ def _of_checkpoint(folder: Path) -> AdapterSource:
 
 
 def _saved_config(checkpoint: Checkpoint, base: str) -> RunConfig:
-    """What a checkpoint away from its run tells of its settings; the others are the defaults."""
+    """The settings in a checkpoint outside of its run folder; all others have their defaults."""
     default = RunConfig(preset="none", **{name: section() for name, section in SECTIONS.items()})
     try:
         settings = with_later_settings(checkpoint.fingerprints["settings"]) | checkpoint.resolved
-        # A configuration must name its data, of which a checkpoint knows the content only.
+        # A configuration must name its data; a checkpoint has only hashes of them.
         places = {"model_name_or_path": base, "train_file": ["unknown"]}
         return RunConfig.from_json(default.with_resolved(**settings | places).to_json())
     except (KeyError, TypeError, InputError) as error:

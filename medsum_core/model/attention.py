@@ -1,15 +1,15 @@
-"""Attention inside packed rows: one document never sees another, whatever the layer.
+"""Attention inside packed rows: a document never attends to another one, in any layer.
 
 Letters: B rows, H query heads, G key-value heads, T tokens of a row, L tokens of one document, D head size.
 
-`document_attention(model, name)` puts one of these functions in the place of a transformers model's attention for the
-time of a block. The model hands over `document_lengths` (one tuple a row; tokens after the last document are padding)
-and builds no mask at all, so that neither a cache nor a dense mask can leak one document into the next: position ids
-alone are not enough, since transformers looks at them only without a mask and a cache.
+`document_attention(model, name)` replaces a transformers model's attention by one of these functions while a block
+runs. The function gets `document_lengths` (one tuple per row; tokens after the last document are padding) and the model
+builds no mask, so neither a cache nor a dense mask can leak one document into the next. Position ids alone are not
+enough, since transformers uses them only without a mask and a cache.
 
-On CUDA from capability 8.0 one call of torch's variable-length kernel. Below, and on a CPU, one document follows the
-other: a dense block mask over N documents is about N times the work (on a CPU 3 to 6 times slower), and a call of one
-document needs no mask, so that SDPA can take its memory-efficient kernel, which such cards have.
+On CUDA from capability 8.0 one call of torch's variable-length kernel is used. On older GPUs and on a CPU documents are
+computed one after another: a dense block mask over N documents is about N times the work (on a CPU 3 to 6 times
+slower), and a single document needs no mask, so SDPA can use its memory-efficient kernel, which older GPUs have.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from transformers import AttentionInterface, PreTrainedModel
 from medsum_core.data.collator import padded_lengths
 from medsum_core.device import AMPERE
 
-# Model types whose packed-against-single test is in tests/model/test_attention.py; others train one row each.
+# Model types whose packed rows are tested against single ones (tests/model/test_attention.py); others are not packed.
 PACKABLE_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama", "qwen2", "qwen3")
-# Likewise with images, tests/images/test_image_laws.py, and on text alone, tests/model/test_beside_a_tower.py.
+# Likewise with images, tests/images/test_image_laws.py, and on text alone, tests/model/test_multimodal_text.py.
 IMAGE_MODEL_TYPES = ("gemma3",)
 TESTED_MODEL_TYPES = PACKABLE_MODEL_TYPES + IMAGE_MODEL_TYPES
 IMPLEMENTATION_PREFIX = "medsum_"
@@ -48,12 +48,12 @@ AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 def document_attention(
     model: nn.Module, name: str = "per_document", *, functions: Mapping[str, AttentionFunction] | None = None
 ) -> Iterator[None]:
-    """Within the block, `model(..., document_lengths=...)` attends inside each document only; afterwards as before.
+    """While the block runs, `model(..., document_lengths=...)` attends inside each document only.
 
-    `name` is one of `DOCUMENT_ATTENTION`, or of `functions`, which come first, or a function that the caller has
-    registered with transformers' `AttentionInterface` and that heeds `document_lengths`. With OWN_ATTENTION nothing is
-    replaced: rows of several documents are then refused by `forward.hidden_states`. Raises ValueError for other names.
-    The block must cover the backward pass too, since activation checkpointing runs layers again in it.
+    `name` is one of `functions`, or of `DOCUMENT_ATTENTION`, or a function that the caller has registered with
+    transformers' `AttentionInterface` and that respects `document_lengths`. With OWN_ATTENTION nothing is replaced, and
+    `forward.hidden_states` refuses rows of several documents. Raises ValueError for other names. The block must include
+    the backward pass, since activation checkpointing runs layers again in it.
     """
     if name == OWN_ATTENTION:
         yield
@@ -73,7 +73,7 @@ def document_attention(
 
 
 def is_registered(name: str) -> bool:
-    """Whether somebody registered this function with transformers; its own ones do not heed `document_lengths`."""
+    """Whether a user has registered this function; transformers' own functions ignore `document_lengths`."""
     function = AttentionInterface().get(name)
     return function is not None and not str(getattr(function, "__module__", "")).startswith("transformers.")
 
@@ -114,7 +114,7 @@ def attend_documents(
     softcap: float | None = None,
     image_runs: Tensor | None = None,
 ) -> Tensor:
-    """(T, H, D): each document of `lengths` attends to itself only, causally, and inside of an image both ways.
+    """(T, H, D): each document of `lengths` attends to itself only, causally, inside an image in both directions.
 
     `image_runs`: (T,), see `find_image_runs`. Tokens after the last document get zeros.
     """
@@ -211,26 +211,26 @@ def attend_packed(
 
 @lru_cache
 def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the variable-length kernel runs there."""
+    """Whether the variable-length kernel supports that device and dtype."""
     return device.type == "cuda" and dtype.itemsize == 2 and torch.cuda.get_device_capability(device) >= AMPERE
 
 
 @lru_cache
 def _shared_heads() -> dict[str, Any]:
-    """What tells the kernel that heads share keys and values: torch 2.11's takes that as it comes, later ones ask."""
+    """The kernel's option for grouped key-value heads, which versions after torch 2.11 require."""
     from torch.nn.attention.varlen import varlen_attn
 
     return {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
 def starts_of(document_lengths: Sequence[Sequence[int]], num_tokens: int, *, device: torch.device) -> Tensor:
-    """`MicroBatch.document_starts` where only the lengths are known; on a GPU it waits for the work before it."""
+    """`MicroBatch.document_starts` from the lengths alone; the copy to a GPU waits for its earlier work."""
     ends = accumulate(padded_lengths(document_lengths, num_tokens))
     return torch.tensor([0, *ends], dtype=torch.int32, device=device)
 
 
 def find_image_runs(ids_BT: Tensor) -> Tensor:
-    """(B, T) int64: the number of the image in its row that a position belongs to, -1 for text.
+    """(B, T) int64: which image of its row a position belongs to, counted from 0; -1 for text.
 
     Ids below 0 are positions of images (`data/image_tokens.py`); between two images there is always text.
     """
@@ -242,7 +242,7 @@ def find_image_runs(ids_BT: Tensor) -> Tensor:
 def block_mask(
     document_starts: Tensor, shape: tuple[int, int], *, window: int | None, image_runs: Tensor | None = None
 ) -> Tensor:
-    """(B, 1, T, T) bool: true where a query may see a key: in the same document, and by `seen_mask`."""
+    """(B, 1, T, T) bool: true where a query may attend to a key: in the same document, and by `seen_mask`."""
     places = torch.arange(shape[0] * shape[1], dtype=document_starts.dtype, device=document_starts.device)
     document_BT = torch.searchsorted(document_starts, places, right=True).view(shape)
     allowed = seen_mask(shape[1], window=window, device=document_starts.device, image_runs=image_runs)
@@ -250,10 +250,10 @@ def block_mask(
 
 
 def seen_mask(num_tokens: int, *, window: int | None, device: torch.device, image_runs: Tensor | None = None) -> Tensor:
-    """(T, T) bool: true where a query may see a key of its own document: not later, inside the sliding window.
+    """(T, T) bool: true where a query may attend to a key of its document: not later, inside the sliding window.
 
-    With `image_runs` (B, T) it is (B, T, T), and positions of one image see each other both ways. This is Gemma 3's
-    rule: the window bounds how far back they see, never how far ahead (transformers' `create_masks_for_vision_model`).
+    With `image_runs` (B, T) it is (B, T, T), and positions of one image attend to each other in both directions. This
+    is Gemma 3's rule: the window limits attention backwards only (transformers' `create_masks_for_vision_model`).
     """
     position_T = torch.arange(num_tokens, device=device)
     allowed = position_T[:, None] >= position_T[None, :]  # (T, T), with images (B, T, T)
@@ -274,7 +274,7 @@ def _attend_masked(
     softcap: float | None,
     eager: bool = False,
 ) -> Tensor:
-    """Without a mask causally; with soft-capping or `eager` written out, for which a mask is needed."""
+    """SDPA, causal without a mask; with a mask and soft-capping or `eager`, in plain operations."""
     key, value = (_expand_heads(tensor, query.shape[1]) for tensor in (key, value))
     if mask is None or (softcap is None and not eager):
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling)
@@ -300,9 +300,9 @@ def check_lengths(
     *,
     options: Mapping[str, Any],
 ) -> None:
-    """Raise ValueError unless these are whole rows, without mask or cache, that the document lengths fit.
+    """Raise ValueError unless these are whole rows, without mask or cache, and the document lengths fit them.
 
-    `options`: what a function ignores. A prefix of all documents, which the fast kernels hand over, may not be.
+    `options`: the arguments that the function ignores; a shared prefix or images must not be among them.
     """
     if "prefix" in options:
         raise ValueError("only the fast kernels' per_document attention takes a prefix that documents share")

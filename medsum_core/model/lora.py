@@ -1,6 +1,6 @@
 """The LoRA adapter on a frozen base, in PEFT's own layers: only its tensors train, in fp32.
 
-`prepare_model_for_kbit_training` is not used: it would turn Gemma's embedding of 256,000 words into fp32 (2.1 GB for
+`prepare_model_for_kbit_training` is not used: it would convert Gemma's embedding of 256,000 tokens to fp32 (2.1 GB for
 Gemma 2B).
 """
 
@@ -21,13 +21,13 @@ from medsum_core.quiet_libraries import quiet_libraries
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """The adapter: rank, alpha, dropout rate, the projections it sits on, and PEFT's variants of it."""
+    """The adapter's settings: rank, alpha, dropout rate, adapted layers, and PEFT's variants."""
 
     r: int = 16
     alpha: int = 32
     dropout: float = 0.05
     target_modules: tuple[str, ...] = LORA_PROJECTIONS
-    excluded: str | None = None  # a regular expression of names that get none, as PEFT's `exclude_modules`
+    excluded: str | None = None  # regular expression of modules without an adapter, as PEFT's `exclude_modules`
     use_rslora: bool = False
     use_dora: bool = False
     init: Literal["default", "gaussian"] = "default"
@@ -51,14 +51,14 @@ def attach_lora(base: PreTrainedModel, settings: LoraSettings, *, base_name: str
     with quiet_libraries():
         model = get_peft_model(base, lora_config(settings, base_name=base_name))
     assert isinstance(model, PeftModel)
-    # PEFT puts the folder of the weights there; the word that was asked for holds on every machine.
+    # PEFT writes the local folder of the weights there; the name that the user gave is valid on every machine.
     model.peft_config["default"].base_model_name_or_path = base_name
     check_only_adapter_trains(model)
     return model.train()
 
 
 def dequantize_base(model: nn.Module) -> None:
-    """Replace each NF4 weight by its dense matrix, once, in the place of its blocks: the same numbers at each use.
+    """Replace each NF4 weight by its dense matrix, which has the same values as dequantising it at each use.
 
     Costs 2 or 4 bytes a weight in memory and saves a dequantisation in each forward and backward pass.
     """
@@ -75,7 +75,7 @@ def dequantize_base(model: nn.Module) -> None:
 
 
 def lora_config(settings: LoraSettings, *, base_name: str) -> LoraConfig:
-    """PEFT's own description of the adapter, which is what `adapter_config.json` holds."""
+    """PEFT's own configuration of the adapter, as stored in `adapter_config.json`."""
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,

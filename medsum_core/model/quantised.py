@@ -10,13 +10,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from medsum_core.errors import InputError
 
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, its block's 8-bit scale, the scale's own scale
-FAST_NF4_BYTES = 0.5 + 4 / 64  # on a GPU the fast kernels hold a block's scale in fp32, see `unpack_scales`
-# Codes that differ, as a share of all: rounding to bf16 before quantising moves a weight over a border of two codes in
-# 0.3 % of cases, a processor's own arithmetic in fewer.
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # per weight: 4 bits, its block's 8-bit scale, the scale's own scale
+FAST_NF4_BYTES = 0.5 + 4 / 64  # on a GPU the fast kernels store a block's scale in fp32, see `unpack_scales`
+# The share of codes that may differ: rounding to bf16 before quantising changes the code of 0.3 % of weights, another
+# processor's arithmetic of fewer.
 MAX_OTHER_CODES = 0.01
-NEAR_CODE = 0.01  # of the block's largest weight: the same code with a scale that was itself rounded to 8 bits
-NEAR_VALUE = 2**-7  # relative: a weight that went through 16 bits once more
+NEAR_CODE = 0.01  # relative to the block's largest weight: the same code, with a scale that was rounded to 8 bits
+NEAR_VALUE = 2**-7  # relative: a weight that was rounded to 16 bits once more
 
 
 def is_quantised(config: PretrainedConfig) -> bool:
@@ -27,16 +27,16 @@ def is_quantised(config: PretrainedConfig) -> bool:
     values = found if isinstance(found, dict) else found.to_dict()
     method, kind = values.get("quant_method"), values.get("bnb_4bit_quant_type")
     if not values.get("load_in_4bit") or kind != "nf4":
-        told = kind if values.get("load_in_4bit") else "8 bits" if values.get("load_in_8bit") else method
+        found_kind = kind if values.get("load_in_4bit") else "8 bits" if values.get("load_in_8bit") else method
         raise InputError(
-            f"--model_name_or_path {config.name_or_path}: its files are quantised ({told}), of which only NF4 of "
+            f"--model_name_or_path {config.name_or_path}: its files are quantised ({found_kind}), of which only NF4 of "
             "bitsandbytes is supported; name the base in 16 bits, --load_in_4bit quantises it here"
         )
     return True
 
 
 def set_precision(model: nn.Module, dtype: torch.dtype) -> None:
-    """Hold and compute in `dtype` what is not in 4 bits: transformers takes it from the files of such a base."""
+    """Convert all weights that are not in 4 bits to `dtype` and compute in it, not in the dtype of the files."""
     for module in model.modules():
         if hasattr(module, "compute_type_is_set"):
             setattr(module, "compute_dtype", dtype)  # noqa: B010 - bitsandbytes has no types
@@ -50,9 +50,9 @@ def set_precision(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def unpack_scales(model: nn.Module) -> None:
-    """Hold the scale of each block of NF4 weights in fp32, no longer in 8 bits with scales of their own.
+    """Store the scale of each block of NF4 weights in fp32 instead of in 8 bits with a second scale.
 
-    The same numbers in 0.37 bits a weight more. A dequantisation is then one kernel of a GPU instead of three.
+    The same values with 0.37 bits more per weight. Dequantising is then one kernel on a GPU instead of three.
     """
     for parameter in model.parameters():
         state: Any = getattr(parameter, "quant_state", None)
@@ -64,10 +64,10 @@ def unpack_scales(model: nn.Module) -> None:
 
 
 def check_same_model(dense: PreTrainedModel, quantised: PreTrainedModel, *, names: tuple[str, str]) -> None:
-    """Raise InputError unless `quantised` is what NF4 makes of `dense`.
+    """Raise InputError unless `quantised` is `dense` in NF4.
 
-    names: of both, for the message. Weights that stay in 16 bits must be equal, and 4-bit ones have the codes and
-    scales that quantising the dense ones gives, up to rounding. A fine-tuned model of the same kind differs in both.
+    names: of both, for the message. Weights in 16 bits must be equal, and 4-bit ones must have the codes and scales of
+    the quantised dense ones, up to rounding. A fine-tuned model of the same family differs in both.
     """
     own, other = dict(dense.named_parameters()), dict(quantised.named_parameters())
     differing = sorted(own.keys() ^ other.keys())

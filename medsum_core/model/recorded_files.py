@@ -1,7 +1,7 @@
-"""The files that a run stands on, by sha256: recorded when it trains, compared when its adapter is used.
+"""The sha256 of the base's and adapter's files: recorded by a run, compared when its adapter is used.
 
-Hashed are the files on the disk, not the weights in memory: a run over NF4 is merged in bf16, and a GPU of another kind
-may load the same base in another precision.
+Files on disk are hashed, not weights in memory: a run in NF4 is merged in bf16, and another GPU may load the same base
+in another precision.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medsum_core.model.local_files import INSTEAD_OF_JSON, TOKENIZER_FILES, TOKE
 Value = TypeVar("Value")
 SMALL_FILES = (CONFIG_NAME, *TOKENIZER_FILES)
 BYTES_WORTH_A_LINE = 1 << 30  # hashing takes about a second a GiB
-BASE_FILES = "base_files"  # its name among the run's facts
+BASE_FILES = "base_files"  # its key in the run's config.json
 
 
 def base_files(name: str, *, revision: str | None = None, offline: bool = False) -> dict[str, str]:
@@ -50,7 +50,7 @@ def base_files(name: str, *, revision: str | None = None, offline: bool = False)
 
 
 def record_adapter(run_folder: Path, hashes: Mapping[str, str]) -> None:
-    """Write what `save_adapter` returned into the run folder. Raises OSError as the system does."""
+    """Write the hashes that `save_adapter` returned to the run folder. Raises OSError."""
     text = json.dumps(dict(hashes), indent=2, sort_keys=True) + "\n"
     write_text_atomic(run_folder / ADAPTER_RECORD_NAME, text)
 
@@ -66,10 +66,10 @@ def check_run(
 ) -> None:
     """Compare base and adapter with the hashes that the run recorded.
 
-    current_base: `base_files` of the base as it is now. with_adapter: False for a checkpoint, which has hashes of its
-    own. moved: the base is not where the run says, so that its hashes are all that it is known by. Raises InputError
-    naming each file that differs; with `allow_other_base` one of the base is only said. What an older version did not
-    record is said in one line.
+    current_base: `base_files` of the present base. with_adapter: False for a checkpoint, which has its own hashes.
+    moved: the base is at another location than in the run, so it can be recognised by its hashes only. Raises
+    InputError naming each file that differs; with `allow_other_base` files of the base are only reported. What an older
+    version did not record is reported in one line.
     """
     folder = Path(run_folder)
     recorded_base = read_run_facts(folder).get(BASE_FILES)
@@ -108,9 +108,9 @@ def _adapter_is_recorded(folder: Path) -> bool:
 
 
 def _that_are_read(files: Mapping[str, Value]) -> dict[str, Value]:
-    """Without what stands for the tokenizer beside a `tokenizer.json`: transformers reads that alone.
+    """The files without other tokenizer files if there is a `tokenizer.json`: transformers reads that alone.
 
-    A merge, or another program, may bring the others into the hub's cache long after the run was recorded.
+    A merge, or another program, may download the others into the hub's cache after the run was recorded.
     """
     unread = INSTEAD_OF_JSON if TOKENIZER_JSON in files else ()
     return {name: value for name, value in files.items() if name not in unread}

@@ -1,4 +1,4 @@
-"""What a model folder may hold before a library reads it, and whether what was read are the model's weights."""
+"""Checks of a model folder before a library reads it, and that the loaded weights are all those of the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from medsum_core.errors import InputError, reason
-from medsum_core.files import read_patiently
+from medsum_core.files import read_with_retries
 from medsum_core.model.local_files import shard_names
 
 FolderPart = Literal["config", "tokenizer", "weights"]
@@ -23,8 +23,8 @@ TOKENIZER_FILES = re.compile(
     r"tokenizer\.json|tekken\.json|vocab\.(json|txt)|.*\.model|.*\.tiktoken|.*\.vocab|spiece\.model|added_tokens\.json"
 )
 CODE_CARRIERS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
-# Weights of a folder that a text model leaves aside: towers for images and sound, extra prediction layers, and
-# constants that old versions of transformers saved.
+# Weights that a text model does not use: towers for images and sound, extra prediction layers, and constants that old
+# versions of transformers saved.
 LEFT_ASIDE = re.compile(
     r"(^|\.)(vision_\w+|visual|audio_\w+|multi_modal_projector|mm_projector|embed_vision|embed_audio|mtp)(\.|$)"
     r"|\.rotary_emb\.inv_freq$|\.attn(ention)?\.(masked_)?bias$"
@@ -33,12 +33,12 @@ NAMES_SHOWN, NAME_LENGTH = 3, 80
 
 
 def check_model_folder(folder: Path, part: FolderPart) -> None:
-    """Raise InputError if that part of the folder is absent, damaged, in 8 bits, a pointer of git-lfs or no file.
+    """Raise InputError if that part of the folder is absent, damaged, in 8 bits, a git-lfs pointer or no regular file.
 
-    A pipe would be waited for without end; 8-bit floats mean something only with the scales they were made with; for a
-    tokenizer without files transformers makes an empty one. Only the headers of weights are read.
+    Reading a pipe could block for ever; 8-bit floats are useless without their scales; transformers makes an empty
+    tokenizer if its files are missing. Only the headers of weight files are read.
     """
-    paths = sorted(read_patiently(folder, lambda: list(folder.iterdir())))
+    paths = sorted(read_with_retries(folder, lambda: list(folder.iterdir())))
     for path in paths:
         if path.is_fifo() or path.is_char_device() or path.is_block_device():
             raise InputError(f"--model_name_or_path {folder}: {path.name} is no file but a pipe or a device")
@@ -56,10 +56,10 @@ def check_model_folder(folder: Path, part: FolderPart) -> None:
 
 
 def check_weights(model: nn.Module, report: Mapping[str, Any], *, name: str) -> None:
-    """Raise InputError unless every weight of the model was in its files, in its shape, and nothing else.
+    """Raise InputError unless the files held exactly the model's weights, each in its shape.
 
-    `report`: transformers' own, `output_loading_info`. transformers goes on with random weights in the place of those
-    that it did not find, and does not compare the shapes of those that it quantises.
+    `report`: transformers' `output_loading_info`. transformers itself continues with random weights for missing ones,
+    and does not compare the shapes of weights that it quantises.
     """
     shapes = [(key, tuple(found), tuple(wanted)) for key, found, wanted in report["mismatched_keys"]]
     shapes += _quantised_of_another_shape(model)
@@ -87,7 +87,7 @@ def _check_weight_files(folder: Path) -> None:
         raise InputError(f"--model_name_or_path {folder}: {len(absent)} files of weights are absent ({_shown(absent)})")
     for path in paths:
         try:
-            dtypes = read_patiently(path, partial(_dtypes, path))
+            dtypes = read_with_retries(path, partial(_dtypes, path))
         except (OSError, SafetensorError) as error:
             raise InputError(
                 f"--model_name_or_path {folder}: {path.name} can't be read as safetensors, is it cut short? "
@@ -139,4 +139,4 @@ def _begins_with(path: Path, start: bytes) -> bool:
         with path.open("rb") as file:
             return file.read(len(start)) == start
     except OSError:
-        return False  # whoever needs the file says so
+        return False  # the code that needs the file reports the error

@@ -1,6 +1,6 @@
-"""16-bit weights as fp32 for the time of decoding, on CPUs that multiply bf16 matrices 10 times slower than fp32 ones.
+"""Convert 16-bit weights to fp32 while decoding, on CPUs that multiply bf16 matrices 10 times slower than fp32 ones.
 
-Decoding uses each weight once for every token, so that it pays to convert them once. The values are the same;
+Decoding uses each weight once for every token, so converting them once saves time. The values are the same;
 activations keep more digits than in bf16.
 """
 
@@ -18,11 +18,10 @@ from medsum_core.model.forward import HALF_DTYPES
 
 @contextmanager
 def widened_weights(model: nn.Module, *, widen: bool = False) -> Iterator[None]:
-    """Within the block the model computes in the dtype that its device is fast at; afterwards it is as before.
+    """While the block runs, the model computes in the dtype that is fastest on its device.
 
-    Nothing is done on devices with 16-bit units, or where the wider copy does not fit the free memory: both only cost
-    time. With `widen` a CPU with 16-bit units computes in fp32 as well, for comparisons that the rounding of
-    activations should not disturb.
+    Nothing is done on devices with 16-bit units, or if the wider copy does not fit the free memory. With `widen` a CPU
+    with 16-bit units computes in fp32 too, for comparisons that rounding of activations should not disturb.
     """
     halves = [parameter for parameter in model.parameters() if parameter.dtype in HALF_DTYPES]
     slow = [p for p in halves if arithmetic_dtype(p.device, p.dtype) != p.dtype or (widen and p.device.type == "cpu")]

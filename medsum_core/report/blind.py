@@ -1,4 +1,4 @@
-"""Does a model look at its images? Its answers beside those that it gives blind: without images, with others or grey.
+"""Does a model use its images? Compare its answers with those it gives blind: without images, with others or grey ones.
 
 A model that has learnt what is usually answered scores well without seeing anything. Only what it scores above its own
 blind answers comes from the images.
@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from medsum_core.data.image_tokens import BLANK_KEY, SEPARATOR, question_only, split_keys
+from medsum_core.data.image_tokens import BLANK_KEY, SEPARATOR, split_keys
 from medsum_core.data.prompt import PromptRenderer
+from medsum_core.data.question_only import question_only
 from medsum_core.data.records import Record
 from medsum_core.generation.note_rows import GeneratedNote
 from medsum_core.report.markdown import estimate, table

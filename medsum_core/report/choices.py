@@ -1,8 +1,8 @@
 """Answers that are a choice, such as yes, no or maybe: what base and tuned model choose, and what needs no model.
 
-A choice is taken twice: the option that the model thinks likeliest (where the task asks for it), and the one that the
-written answer begins with. Floors: the commonest option for every row, and the likeliest option without the text that
-the question is about, which shows whether that text is read at all.
+A choice is measured in two ways: the option with the highest probability (where the task asks for it), and the one that
+the written answer begins with. Floors: the commonest option for every row, and the likeliest option without the text
+that the question is about, which shows whether that text is read at all.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Choices:
 def written_choices(
     renderer: PromptRenderer, records: Sequence[Record], notes: Mapping[str, Sequence[GeneratedNote]]
 ) -> Choices | None:
-    """What the written answers of each side begin with; None for a task without a choice."""
+    """The option that each side's written answers begin with; None for a task without a choice."""
     answer = renderer.task.answer
     if answer.choice is None:
         return None
@@ -62,7 +62,7 @@ def likeliest_choices(
     max_prompt_tokens: int,
     decoder: Decoder | None,
 ) -> dict[str, tuple[str, ...]]:
-    """What the model thinks likeliest, by who chose: with the whole prompt, and without its source as a floor."""
+    """The option of highest probability, by who chose: with the whole prompt, and without its source as a floor."""
     task = renderer.task
     if task.answer.choice is None or not task.answer.choice.by_likelihood:
         return {}

@@ -221,7 +221,7 @@ def _copied(records: Sequence[Record], task: Task) -> Rouge:
 def _divisions(
     visits: Sequence[Record], notes: Mapping[str, Sequence[GeneratedNote]]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """By division and side; the two are turned round, as the report has a line for each division."""
+    """Scores by division, then side (the reverse of the input), as the report has a line for each division."""
     truth = [visit.note for visit in visits]
     by_side = {side: division_scores(truth, [[note.note for note in rows]]) for side, rows in notes.items()}
     return {name: {side: scores[name] for side, scores in by_side.items()} for name in by_side["base"]}

@@ -1,4 +1,4 @@
-"""How the report's notes are decoded: by what is free of memory once training is over, not by what training chose."""
+"""How the report's notes are decoded: chosen by the memory that is free after training, not by training's settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medsum_core.training.run import Run
 
 
 def prepare_decoding(plan: Plan, run: Run) -> tuple[DecodingChoice, Decoder | None]:
-    """The choice and the decoder that keeps to it. On the reference path it unpacks the base, which trains no more."""
+    """The choice and a decoder that follows it. On the reference path the base is dequantised, as training is over."""
     model, data = run.config.model, run.config.data
     in_4bit = model.load_in_4bit and model.dequantize != "on"
     decoder = run.kernels.decoder

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from medsum_core.checkpoint.checkpoint import Progress, checkpoint_of_step, load_checkpoint
+from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.config.run_folder import (
     ADAPTER_FOLDER,
     AUDIT_NAME,
-    CHECKPOINTS_FOLDER,
     CURVE_NAME,
     METRICS_NAME,
     REPORT_NAME,
@@ -31,6 +30,7 @@ from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
 from medsum_core.report.run_summary import RunSummary
 from medsum_core.tasks.divisions import DIVISIONS
+from medsum_core.training.best import best_checkpoint
 from medsum_core.training.distributed import print_main
 from medsum_core.training.metrics import read_metrics
 from medsum_core.training.plan import Plan
@@ -47,14 +47,14 @@ def write_results(plan: Plan, run: Run, progress: Progress, *, stop: StopFlag) -
     """Write the adapter (the best one with `--load_best_model_at_end`), then the curve, the report and the card.
 
     Raises FinalSaveError when one of them can't be written, and StoppedBySignal when `stop` is requested while notes
-    are being written; the checkpoints are unaffected. A resumed run goes on with the notes of an interrupted report.
+    are being written; the checkpoints are unaffected. A resumed run continues with the notes of an interrupted report.
     """
     # The rest takes the first process minutes: the others must not wait in a collective, which would time out.
     run.accelerator.wait_for_everyone()
     run.accelerator.end_training()
     if run.log is None:
         return
-    _keep_best(run, progress)
+    _keep_best(plan, run, progress)
     try:
         hashes = save_adapter(run.folder / ADAPTER_FOLDER, adapter_tensors(run.model), adapter_config(run.model))
         record_adapter(run.folder, hashes)
@@ -77,7 +77,7 @@ def _describe(plan: Plan, run: Run, progress: Progress, *, adapter: Mapping[str,
     print_main(_closing_lines(run, summary, comparison), run.accelerator)
 
 
-def _keep_best(run: Run, progress: Progress) -> None:
+def _keep_best(plan: Plan, run: Run, progress: Progress) -> None:
     best_step = progress.best_step
     if not run.config.train.load_best_model_at_end or best_step == progress.step:
         return
@@ -85,13 +85,12 @@ def _keep_best(run: Run, progress: Progress) -> None:
         text = "warning: no evaluation was better than the untrained base's: the last adapter is kept"
         print_main(text, run.accelerator)
         return
-    folder = checkpoint_of_step(run.folder / CHECKPOINTS_FOLDER, best_step)
-    if folder is None:
-        raise FinalSaveError(f"the best adapter, of update {best_step}, is not among the checkpoints")
     try:
-        load_adapter_tensors(run.model, load_checkpoint(folder).adapter_tensors)
+        best = best_checkpoint(run, best_step, resumed_from=plan.checkpoint)
     except InputError as error:
-        raise FinalSaveError(f"the best adapter can't be read back: {error}") from error
+        remedy = "--resume_from_checkpoint auto with --load_best_model_at_end false writes the results of the last one"
+        raise FinalSaveError(f"{error}; {remedy}") from error
+    load_adapter_tensors(run.model, best.adapter_tensors)
 
 
 def _compare(plan: Plan, run: Run, *, adapter: Mapping[str, str], stop: StopFlag) -> Comparison | None:

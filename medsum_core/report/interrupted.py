@@ -1,4 +1,4 @@
-"""A report that is interrupted keeps the notes that are written: they wait in the run folder for the run's next start.
+"""An interrupted report keeps the notes written so far in the run folder, for the next start of the run.
 
 `base_notes.part.jsonl` and `tuned_notes.part.jsonl`, for their owner only, hold patient text while the report is being
 written, and until a run that was interrupted then is resumed; a finished report leaves neither. A resumed report has

@@ -71,9 +71,9 @@ def draw_loss_curve(metrics_path: str | Path, png_path: str | Path, *, title: st
     figure = Figure(figsize=(9.0, 5.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     _draw(figure, curve, title=title)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": None})
-    write_bytes_atomic(Path(png_path), picture.getvalue())
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Software": None})
+    write_bytes_atomic(Path(png_path), image.getvalue())
 
 
 def smooth(values: Sequence[float], *, width: int) -> list[float]:

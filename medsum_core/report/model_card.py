@@ -12,7 +12,8 @@ from medsum_core.report.comparison import Comparison
 from medsum_core.report.markdown import code
 from medsum_core.report.run_summary import RunSummary
 from medsum_core.report.tables import PROTOCOL, fact_differences, fact_kinds, fact_table, loss_table, score_table
-from medsum_core.training.dataset import DataFacts, TargetAudit
+from medsum_core.training.audit import TargetAudit
+from medsum_core.training.dataset import DataFacts
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
@@ -21,11 +22,6 @@ DATA_TEXTS = {
     "own": """\
 Files of the user's own, about which this program knows nothing: whoever passes this adapter on has to state here their
 source, their licence and the consent behind them.""",
-}
-AUDIT_TEXTS = {
-    "keep": "they were trained on all the same, which teaches a model to invent",
-    "drop": "their rows were left out",
-    "mask": "their tokens were left out of the loss",
 }
 PRIVACY = """\
 **An adapter trained on protected health information is protected health information.** A model can repeat what it was
@@ -109,12 +105,7 @@ def _data(data: DataFacts, audit: TargetAudit | None) -> str:
     if data.shared_ids:
         rows += f" (validation rows whose dialogue the training data also has: {len(data.shared_ids)})"
     text = f"{DATA_TEXTS.get(data.source) or named_datasets()[data.source].credit}\n\n{rows}."
-    if audit is None or not audit.num_facts:
-        return text
-    return (
-        f"{text} {audit.num_unsupported} of {audit.num_facts} checkable facts in the training notes are not in their "
-        f"dialogues: {AUDIT_TEXTS[audit.choice]} (`--ungrounded {audit.choice}`)."
-    )
+    return f"{text} {audit.sentence} (`--ungrounded {audit.choice}`)." if audit and audit.sentence else text
 
 
 def _scores(summary: RunSummary, comparison: Comparison | None) -> str:

@@ -23,7 +23,8 @@ from medsum_core.report.tables import (
     others_table,
     score_table,
 )
-from medsum_core.training.dataset import DataFacts, TargetAudit
+from medsum_core.training.audit import TargetAudit
+from medsum_core.training.dataset import DataFacts
 
 
 def write_report(
@@ -150,17 +151,8 @@ def _build_lines(name: str, build: BuildReport) -> str:
 def _audit(audit: TargetAudit | None) -> str:
     if audit is None:
         return ""
-    rate = f"{100 * audit.num_unsupported / audit.num_facts:.1f} %" if audit.num_facts else "none to check"
-    done = {
-        "keep": "kept as they are",
-        "drop": "their rows left out of training",
-        "mask": "their tokens left out of the loss",
-    }[audit.choice]
-    return (
-        "## Audit of the training notes\n\n"
-        f"{audit.num_unsupported} of {audit.num_facts} facts ({rate}), in {audit.num_notes_flagged} of "
-        f"{audit.num_notes} notes, are not in their dialogue or against it: {done} (`--ungrounded {audit.choice}`)."
-    )
+    sentence = audit.sentence or "The training notes hold no fact to check"
+    return f"## Audit of the training notes\n\n{sentence} (`--ungrounded {audit.choice}`)."
 
 
 def _run(summary: RunSummary) -> str:

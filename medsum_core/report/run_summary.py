@@ -1,4 +1,4 @@
-"""What the report and the model card say about a run besides its scores and rows: plain values, no text."""
+"""What the report and the model card state about a run apart from its scores and rows: plain values, no text."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def loss_table(summary: RunSummary) -> str:
 
 
 def score_table(comparison: Comparison) -> str:
-    """ROUGE, beside it that of the copied dialogue; note length; share of notes that stopped by themselves."""
+    """ROUGE, also of the copied dialogue; note length; share of notes that ended with a stop token."""
     base, tuned = comparison.base, comparison.tuned
     rows = []
     for name, title in ROUGE_TITLES.items() if base.rouge else ():
@@ -84,7 +84,7 @@ def division_table(comparison: Comparison) -> str:
 
 
 def fact_table(comparison: Comparison) -> str:
-    """Facts of the notes that the dialogue does not say, and the reverse: references, base and tuned."""
+    """Facts of the notes that the dialogue does not state, and the reverse: references, base and tuned."""
     sides = (comparison.references, comparison.base, comparison.tuned)
     rates = [rate_estimate(side.num_unsupported, side.num_facts) for side in sides]
     rows: list[Sequence[str]] = [

@@ -2,8 +2,8 @@
 
 Rows are matched by id, or by order where neither file has ids. Reads MTS-Dialog columns (ID, section_text), the columns
 that infer.py writes (id, note), ACI-Bench's (encounter_id, note) and the MEDIQA submission formats (TestID,
-SystemOutput or SystemOutput1 and 2); flags name other columns of the references. Besides the score: what short
-references, single sections and rows that training has seen do to it, and floors that any model should clear.
+SystemOutput or SystemOutput1 and 2); flags name other columns of the references. It also reports the effect of short
+references, single sections and rows seen in training on the score, and floors that any model should exceed.
 --task visit adds scores by division, section-with-header the accuracy of the headers; pubmedqa has accuracy and
 macro F1 of the answers (id, answer; references: final_decision).
 """

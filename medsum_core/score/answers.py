@@ -1,8 +1,8 @@
 """Answers that are a choice, scored as PubMedQA's official `evaluation.py` does; the texts behind them by ROUGE.
 
 References are the official JSON or any table with the task's columns (`final_decision`, `long_answer`); predictions
-are a table of `id, answer`, beside which may stand `generated_answer` (what the model wrote, where `answer` is the
-option that it thinks likeliest) and the task's column of the text.
+are a table of `id, answer`, optionally with `generated_answer` (the answer that the model wrote, where `answer` is the
+option of highest probability) and the task's column of the text.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def read_decisions(path: Path, *, columns: Columns) -> AnswerRows:
 
 
 def read_answers(path: Path, *, task: Task) -> AnswerRows:
-    """A system's answers, of which any may be none of the options. Raises InputError as `load_table`, and for absent
+    """A system's answers; an answer may be none of the options. Raises InputError as `load_table`, and for absent
     columns and repeated ids."""
     return _read(load_table(path), task=task, answer_columns=(PREDICTED, *_choice(task).columns))
 

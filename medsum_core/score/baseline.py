@@ -1,4 +1,4 @@
-"""Another system's notes of the validation rows (`--baseline_file`), to stand beside ours in the report."""
+"""Another system's notes of the validation rows (`--baseline_file`), to be compared with ours in the report."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from medsum_core.tasks.task import Task
 
 
 def read_baseline(path: str | Path, records: Sequence[Record], task: Task) -> dict[str, str]:
-    """The file's notes by the id of the row, or visit, that they are for; other rows of the file are left out.
+    """The file's notes by the id of their row or visit; other rows of the file are skipped.
 
-    Raises InputError for an unreadable file, and where a row has no note in it.
+    Raises InputError for an unreadable file, and if a row has no note in it.
     """
     ids = [record.id for record in whole_records(records, task)]
     notes = {record.id: record.note for record in read_predictions(Path(path)).records}

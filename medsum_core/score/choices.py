@@ -40,7 +40,7 @@ class ChoiceScores:
 
 
 def choice_scores(references: Sequence[str], predictions: Sequence[str], *, options: Sequence[str]) -> ChoiceScores:
-    """Each prediction against its reference, compared as they stand.
+    """Each prediction against its reference, compared without any normalisation.
 
     Raises ValueError when the lengths differ, there is no row, or a reference is no option.
     """
@@ -62,7 +62,7 @@ def choice_scores(references: Sequence[str], predictions: Sequence[str], *, opti
 
 
 def commonest_choice(references: Sequence[str]) -> str:
-    """What answers most rows rightly without being read: of equally frequent references, the first in their order."""
+    """The most frequent reference, as a baseline without a model; of equally frequent ones the first in order."""
     return Counter(references).most_common(1)[0][0]
 
 

@@ -1,7 +1,7 @@
 """Notes against their references in the official MEDIQA setting: scores, and what to compare them with.
 
-Besides the score: what short references, single sections and rows that training has seen do to it, and two floors that
-any model should clear.
+Also the effect of short references, single sections and rows seen in training on the score, and two floors that any
+model should exceed.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medsum_core.data.artefacts import describe_artefacts
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns
-from medsum_core.data.dirt import describe_dirt
 from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import Record, dialogue_of, normalise_text, number_doubled_ids
 from medsum_core.data.rows import Row, Table, formula_problems, not_text_problem, raise_problems
@@ -16,7 +16,7 @@ from medsum_core.errors import InputError
 from medsum_core.tasks.task import Task
 
 ID_COLUMNS = ("id", "TestID", "encounter_id", "pubid")
-CANDIDATES: dict[str, tuple[str, ...]] = {  # the usual names, by part of a record, beside those of the task
+CANDIDATES: dict[str, tuple[str, ...]] = {  # the usual names, by part of a record, in addition to those of the task
     "id": ID_COLUMNS,
     "note": ("section_text", "note", "SystemOutput", "SystemOutput2"),
     "section_header": ("section_header", "SystemOutput1"),
@@ -29,7 +29,7 @@ BY_ORDER = "neither file has ids, so its rows were matched by their order with t
 class ScoredRows:
     """The notes of one file, in its order. Without an id column (`has_ids`) its rows are numbered from 1.
 
-    `has_headers`: whether a column (or the settings) says the section. `notices`: how it was read, no text.
+    `has_headers`: whether a column (or the settings) gives the section. `notices`: how it was read, no text.
     """
 
     name: str
@@ -42,18 +42,18 @@ class ScoredRows:
 def read_references(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> ScoredRows:
     """Reference notes as records: id and note as written; header and dialogue where the file has them, else "".
 
-    A column that `columns` names otherwise than by default is that one and no other. Raises InputError as `load_table`
-    does, and for absent or ambiguous columns, cells that are not text, repeated or empty ids, ids and headers that a
-    spreadsheet would run, and empty notes.
+    If `columns` differs from the default name of a column, only that name is accepted. Raises InputError as
+    `load_table` does, and for absent or ambiguous columns, cells that are not text, repeated or empty ids, ids and
+    headers that a spreadsheet would run, and empty notes.
     """
     named: dict[str, tuple[str, ...]] = {part: (name,) for part, name in _own_names(columns).items()}
     return _read_notes(path, candidates=_usual_names(columns.task) | named, columns=columns, allow_empty=False)
 
 
 def read_predictions(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> ScoredRows:
-    """A system's notes as records, as `read_references`; notes may be empty, as a system may predict.
+    """A system's notes as records, as `read_references`; a note may be empty.
 
-    `columns` only counts where the file has none of the usual names: those of the references are rarely a system's.
+    `columns` is used only if the file has none of the usual names, as the references' names are rarely a system's.
     """
     table = load_table(path)
     candidates = _usual_names(columns.task)
@@ -70,7 +70,7 @@ def _usual_names(task: Task) -> dict[str, tuple[str, ...]]:
 
 
 def _own_names(columns: Columns) -> dict[str, str]:
-    """The columns that are named otherwise than by default, by part of a record."""
+    """The columns whose names differ from the default, by part of a record."""
     named = {part: getattr(columns, part) for part in CANDIDATES}
     return {part: name for part, name in named.items() if name is not None}
 
@@ -104,8 +104,8 @@ def _read_notes(
                 f"{row.place}, column {names['id']!r}: the same id as row {first} (--number_rows tells them apart)"
             )
     raise_problems(table.source, problems)
-    dirt = describe_dirt(table.rows, {part: name for part, name in names.items() if name})
-    notices = tuple(f"{table.source}: {line}" for line in (*table.notices, *dirt))
+    artefacts = describe_artefacts(table.rows, {part: name for part, name in names.items() if name})
+    notices = tuple(f"{table.source}: {line}" for line in (*table.notices, *artefacts))
     return ScoredRows(
         name=table.source,
         records=notes,

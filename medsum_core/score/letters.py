@@ -1,4 +1,4 @@
-"""Text outside of a to z: what the official ROUGE tokenizer drops of it, and a tokenizer that keeps it.
+"""Letters other than a to z: how many the official ROUGE tokenizer drops, and a tokenizer that keeps them.
 
 The official one (rouge-score's `DefaultTokenizer`) keeps a to z and 0 to 9: Chinese notes have no token at all, and
 score 0 against themselves; in German ones each umlaut splits its word.
@@ -23,7 +23,7 @@ class UnicodeTokenizer:
     """Words of letters and digits of any script, in lower case; of ASCII text the official tokens."""
 
     def tokenize(self, text: str) -> list[str]:
-        """As rouge-score calls it. A letter and its accent count as one, however they are encoded."""
+        """The method that rouge-score calls. A letter and its accent count as one, however they are encoded."""
         return _TOKEN.findall(unicodedata.normalize("NFC", text).lower())
 
 

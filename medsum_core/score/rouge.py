@@ -23,7 +23,7 @@ METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 @dataclass(frozen=True, kw_only=True)
 class RougeRows:
-    """F-measures from 0 to 1, one entry a row, by metric."""
+    """F-measures from 0 to 1 by metric, one entry per row."""
 
     rouge1: tuple[float, ...]
     rouge2: tuple[float, ...]
@@ -56,7 +56,7 @@ def rows_of_matrix(matrix_NM: Floats) -> RougeRows:
 def score_rows(references: Sequence[str], predictions: Sequence[str], *, tokenizer: Any = None) -> RougeRows:
     """The F-measures of each prediction against its reference; an empty prediction scores 0 and counts.
 
-    `tokenizer`: in the place of the official one, such as `letters.UnicodeTokenizer`. Raises ValueError when the
+    `tokenizer`: instead of the official one, such as `letters.UnicodeTokenizer`. Raises ValueError when the
     lengths differ or there is no row.
     """
     if not references:
@@ -82,7 +82,7 @@ def score_rows(references: Sequence[str], predictions: Sequence[str], *, tokeniz
 def _home_folder_named() -> Iterator[None]:
     """Name a home folder for a user without one, as in a container: rouge-score imports nltk, which insists on a name.
 
-    It would keep downloads there; nothing here makes it download.
+    nltk would store downloads there; nothing here downloads.
     """
     if os.path.expanduser("~") != "~":
         yield

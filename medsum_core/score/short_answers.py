@@ -23,7 +23,7 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True, kw_only=True)
 class ShortAnswers:
-    """A score a row from 0 to 1: of closed questions right or wrong, of open ones the F1 of words."""
+    """A score from 0 to 1 per row: for closed questions 0 or 1, for open ones the F1 of words."""
 
     scores: tuple[float, ...]
     is_closed: tuple[bool, ...]

@@ -1,9 +1,9 @@
 """Full-visit notes by division, as ACI-Bench's `evaluate_fullnote.py` scores them (github.com/wyim/aci-bench).
 
-Three things of that script shape its figures. A division that a note lacks is the text `#####EMPTY#####`, so that it
-scores 1 where both notes lack it and 0 where one does; where no note of a side has it, it is empty text on that side,
-which scores 0 always. Line breaks are written `__lf1__`, which the ROUGE tokenizer reads as a word `lf1`. And every
-row counts for every division. `plain` therefore has the figures without these: the rows whose reference has the
+Three properties of that script affect its figures. A division that a note lacks is the text `#####EMPTY#####`, so that
+it scores 1 where both notes lack it and 0 where one does; where no note of a side has it, it is empty text on that
+side, which always scores 0. Line breaks are written `__lf1__`, which the ROUGE tokenizer reads as a word `lf1`. And
+every row counts for every division. `plain` therefore has the figures without these: the rows whose reference has the
 division, with line breaks.
 """
 
@@ -46,6 +46,6 @@ def _by_division(notes: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _official(parts: Sequence[str]) -> list[str]:
-    """One division of all notes of a side, as the official script hands it to ROUGE."""
+    """One division of all notes of a side, as the official script gives it to ROUGE."""
     empty = EMPTY if any(parts) else ""
     return [part.replace("\n", LINE_BREAK) or empty for part in parts]

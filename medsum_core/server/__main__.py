@@ -2,7 +2,7 @@
 
     python -m medsum_core.server --run runs/mine
 
-Needs the extra `serve`. It listens on 127.0.0.1 only, unless told otherwise; what it logs holds no text. See
+Needs the extra `serve`. It listens on 127.0.0.1 only by default; its logs contain no text. See
 examples/serve.md.
 """
 
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check_packages() -> None:
-    """Raise InputError, naming the extra, where a package of it is not installed."""
+    """Raise InputError, naming the extra, if one of its packages is not installed."""
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise InputError(
             f"the server needs {', '.join(missing)}, of the extra `serve`: pip install -e '.[serve]' -c constraints.txt"

@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from medsum_core.server.audit import AuditLog, known_section, text_sha256
+from medsum_core.server.fields import parse_json, read_body
 from medsum_core.server.job import Ended, Job
 from medsum_core.server.limits import Limits
 from medsum_core.server.refusal import Refusal, internal_error
@@ -32,22 +33,27 @@ class Context:
     audit: AuditLog
     limits: Limits
 
+    async def read(self, request: Request, read: Callable[[object], Value]) -> Value:
+        """What `read` makes of the value of the body, which is JSON. Raises Refusal as `read_body` and `read` do."""
+        body = await read_body(request, self.limits)
+        return await self.service.in_reader(lambda: read(parse_json(body)))
+
     async def record(self, request: Request, event: str, *, id: str, **facts: Any) -> None:
-        """`AuditLog.record` in a thread, for whoever sent the request."""
+        """`AuditLog.record` in a thread, under the name of the request's token."""
         who = str(request.scope[WHO])
         await asyncio.get_running_loop().run_in_executor(
             None, lambda: self.audit.record(event, id=id, who=who, **facts)
         )
 
     async def record_asked(self, request: Request, order: Order, *, id: str, grounded: bool = False) -> None:
-        """That notes were asked for; a record without a later `written` is of a client that left or a failure."""
+        """Record that notes were requested; without a later `written`, the client left or the request failed."""
         facts: dict[str, Any] = {"sections": list(map(known_section, order.sections))}
         facts |= {"dialogue_sha256": text_sha256(order.dialogue)}
         facts |= {"images_sha256": list(order.images_sha256)} if order.images_sha256 else {}
         await self.record(request, "asked", id=id, grounded=grounded or self.service.served.grounded, **facts)
 
     async def record_written(self, request: Request, order: Order, ended: list[Ended], *, id: str) -> None:
-        """Which notes were written, before they are sent whole."""
+        """Record which notes were written, before they are sent in full."""
         notes = [
             {
                 "section": known_section(order.sections[one.index]),
@@ -60,7 +66,7 @@ class Context:
         await self.record(request, "written", id=id, notes=notes)
 
     async def with_faults(self, events: AsyncIterator[bytes], *, named: bool) -> AsyncIterator[bytes]:
-        """The events; a fault in the middle becomes the last one. `named`: as `event: error` with the message alone."""
+        """The events; an error becomes the last one. `named`: as `event: error` with the message alone."""
         try:
             async for one in events:
                 yield one
@@ -94,10 +100,9 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events of a job, which is cancelled when they end for whatever reason.
+    """Server-sent events of a job; the job is cancelled when the stream ends, for any reason.
 
-    Written on starlette alone: the package sse-starlette ends all streams at SIGTERM, and logs what they hold where
-    debugging is on.
+    Uses starlette only: the package sse-starlette ends all streams at SIGTERM, and logs their content at debug level.
     """
 
     media_type = "text/event-stream"
@@ -118,6 +123,6 @@ class EventStream(StreamingResponse):
 
 
 def event(data: object, *, name: str | None = None) -> bytes:
-    """One event; JSON in ASCII has nothing that any reader takes for the end of a line."""
+    """One event; JSON in ASCII contains no character that a client could take for a line end."""
     text = data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))
     return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()

@@ -1,4 +1,4 @@
-"""The routes, put together: a plain ASGI application, for uvicorn and for tests."""
+"""All routes as one plain ASGI application, for uvicorn and for tests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def app(service: Service, *, access: Access, audit: AuditLog, votes: Votes | None = None) -> Starlette:
-    """The application. `votes`: where votes of base against tuned are kept; None: no such comparison."""
+    """The application. `votes`: the file of votes between base and tuned; None: no such comparison."""
     metrics = service.metrics
     context = Context(service=service, audit=audit, limits=service.limits)
     pages = frozenset(f"/{path.name}" for path in PAGE.glob("*") if path.suffix in (".js", ".css"))
@@ -47,11 +47,15 @@ def app(service: Service, *, access: Access, audit: AuditLog, votes: Votes | Non
         *(Route(path, _file(PAGE / path.strip("/")), methods=["GET"]) for path in pages),
         Route("/", _file(PAGE / "index.html"), methods=["GET"]),
     ]
-    return Starlette(
+    application = Starlette(
         routes=routes,
         middleware=[Middleware(partial(counted, paths=_paths(routes))), Middleware(guard)],
         exception_handlers={HTTPException: _http_error},
     )
+    # A path with one slash too many would be answered with an address in plain HTTP, also behind TLS, and a client
+    # that follows sends its dialogue there.
+    application.router.redirect_slashes = False
+    return application
 
 
 def _api_routes(context: Context, *, compares: bool) -> list[Route]:

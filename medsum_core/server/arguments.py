@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import math
 from typing import NoReturn
 
-from medsum_core.config.infer_arguments import BATCH_HELP, batch_size
+from medsum_core.config.infer_arguments import BATCH_HELP, batch_size, decoding_problems
 from medsum_core.errors import InputError, raise_all
 
 ANY_HOST = ("0.0.0.0", "::")
@@ -17,7 +18,7 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see --help")
 
     def flag(self, name: str, help: str, **how: object) -> None:
-        """A flag of its name, which may also be written with hyphens, as other servers' are."""
+        """Add a flag; its name may also be written with hyphens, as other servers' flags are."""
         names = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
         self.add_argument(*names, help=help, **how)  # type: ignore[arg-type]
 
@@ -59,7 +60,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
+    """Whether the address can be reached from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -74,12 +75,7 @@ def _problems(args: argparse.Namespace) -> list[str]:
             args.host in ANY_HOST and not args.allowed_host
         ),
         "--port must be from 0 to 65535": not 0 <= args.port <= 65535,
-        "--batch_size, --num_beams and --max_new_tokens must be at least 1": (
-            min(1 if count is None else count for count in (args.batch_size, args.num_beams, args.max_new_tokens)) < 1
-        ),
         "--max_waiting must be at least 20, the sections of one request": args.max_waiting < 20,
-        "--stop_seconds and --no_repeat_ngram_size must be at least 0": (
-            args.stop_seconds < 0 or (args.no_repeat_ngram_size or 0) < 0
-        ),
+        "--stop_seconds must be at least 0, and finite": not 0 <= args.stop_seconds < math.inf,
     }
-    return [text for text, is_wrong in problems.items() if is_wrong]
+    return [text for text, is_wrong in problems.items() if is_wrong] + decoding_problems(args)

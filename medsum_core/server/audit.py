@@ -1,7 +1,7 @@
 """The audit log: who asked for what and did what with it, as JSON lines. Ids, hashes, offsets and times, never text.
 
-A line is on the disk before the answer that it tells of is sent. The file is only ever appended to, and private to its
-owner (0600): a hash of a short note can be found by trying, so that the log is patients' data too.
+A line is on the disk before the answer that it describes is sent. The file is append-only and private to its owner
+(0600): a short note can be guessed from its hash, therefore the log is patients' data too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class AppendedLines:
     """A file of JSON lines that is only appended to. Safe to use from several threads and processes."""
 
     def __init__(self, path: Path, *, flag: str) -> None:
-        """Open it, or make it. A line that a crash left unfinished is ended. Raises InputError, naming the flag."""
+        """Open or create it. A line that a crash left unfinished gets a newline. Raises InputError, naming the flag."""
         self.path = path
         self._lock = Lock()
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -55,7 +55,7 @@ class AppendedLines:
                 raise
 
     def read(self) -> list[dict[str, Any]]:
-        """The records, in order; what is no record is left out."""
+        """The records, in order; lines that are not records are skipped."""
         records = []
         for line in self.path.read_bytes().splitlines():
             try:
@@ -71,14 +71,14 @@ class AppendedLines:
 
 
 class AuditLog:
-    """The log of one server; `settings_sha256` stands for the model, the adapter, the prompt and the decoding."""
+    """The log of one server; `settings_sha256` identifies the model, the adapter, the prompt and the decoding."""
 
     def __init__(self, lines: AppendedLines, *, model: str, settings_sha256: str) -> None:
         self._lines = lines
         self._about = {"model": model, "settings_sha256": settings_sha256}
 
     def record(self, event: str, *, id: str, who: str, **facts: Any) -> None:
-        """Append an event. Raises Refusal (503) where it can't be: nothing is done unrecorded."""
+        """Append an event. Raises Refusal (503) if that fails: nothing is done without a record."""
         try:
             self._lines.append({"event": event, "id": id, "who": who, **self._about, **facts})
         except OSError as error:
@@ -90,12 +90,12 @@ class AuditLog:
 
 
 def text_sha256(text: str) -> str:
-    """The sha256 (hex) of a text in UTF-8: whoever holds a note can tell that it is the one."""
+    """The sha256 (hex) of a text in UTF-8: shows whether a given note is the one in the log."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def known_section(section: str) -> str:
-    """The code of a section that is known here; "other" for a name that somebody typed, which may be anything."""
+    """The code of a known section; "other" for a name that a user typed, which may contain anything."""
     code = section_code(section).upper()
     if code in SECTION_NAMES:
         return code

@@ -1,7 +1,7 @@
-"""Base against tuned, blinded: two notes of one dialogue in random order, a vote, and the sum with its interval.
+"""Base against tuned, blinded: two notes of one dialogue in random order, a vote, and the totals with their interval.
 
-The base is the same model with the adapter switched off. Which of a pair is which stays here until the vote; votes are
-kept as JSON lines of ids and hashes.
+The base is the same model with the adapter switched off. Which note is the base's is not sent before the vote; votes
+are stored as JSON lines of ids and hashes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import secrets
 import uuid
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -19,8 +20,8 @@ from starlette.responses import JSONResponse, Response
 from medsum_core.generation.requests import NoteRequest
 from medsum_core.server.answers import Context, unless_gone
 from medsum_core.server.audit import AppendedLines, known_section, text_sha256
-from medsum_core.server.fields import Fields, read_json
-from medsum_core.server.refusal import Refusal
+from medsum_core.server.fields import Fields
+from medsum_core.server.refusal import Refusal, bad_request
 from medsum_core.server.security import WHO
 from medsum_core.server.service import LONGEST_NAME, Order
 
@@ -39,7 +40,7 @@ class Pair:
 
 
 class Votes:
-    """The pairs that wait for a vote, in memory, and the votes, in a file."""
+    """The pairs without a vote so far, in memory, and the votes, in a file."""
 
     def __init__(self, lines: AppendedLines) -> None:
         self._lines = lines
@@ -47,7 +48,7 @@ class Votes:
         self._counts = Counter(str(record.get("vote")) for record in lines.read())
 
     def add(self, pair: Pair) -> str:
-        """Remember a pair; its id. The oldest of too many is forgotten."""
+        """Store a pair and return its id. Beyond the limit the oldest pair is dropped."""
         id = uuid.uuid4().hex
         self._open[id] = pair
         if len(self._open) > MOST_OPEN:
@@ -55,7 +56,7 @@ class Votes:
         return id
 
     def vote(self, id: str, letter: str, *, who: str) -> None:
-        """Keep the vote. Raises Refusal for a pair that is not known, or was voted on, or if it can't be written."""
+        """Store the vote. Raises Refusal for an unknown pair, a second vote, or a file that can't be written."""
         pair = self._open.pop(id, None)
         if pair is None:
             raise Refusal(404, "pair_not_found", "no such pair waits for a vote")
@@ -68,7 +69,7 @@ class Votes:
         self._counts[side] += 1
 
     def summary(self) -> dict[str, Any]:
-        """The counts, and the share of the tuned model's among the votes that are no ties, with its 95 % interval."""
+        """The counts, and the tuned model's proportion of the votes that are not ties, with its 95 % interval."""
         tuned, base, tie = (self._counts[side] for side in (*SIDES, "tie"))
         share = tuned / (tuned + base) if tuned + base else None
         return {
@@ -82,7 +83,7 @@ class Votes:
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson, 1927), which also holds for few votes and for shares of 0 and 1."""
+    """The 95 % score interval of a proportion (Wilson, 1927); also valid for few votes and at 0 and 1."""
     share, z2 = count / total, Z_95 * Z_95
     middle = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = Z_95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
@@ -99,7 +100,9 @@ class CompareRoutes:
     async def pair(self, request: Request) -> Response:
         """POST /compare/pair: two notes, `a` and `b`."""
         limits, service = self._context.limits, self._context.service
-        fields = Fields(await read_json(request, limits), known=("dialogue", "section"))
+        fields = await self._context.read(request, partial(Fields, known=("dialogue", "section")))
+        if others := service.other_parts:
+            raise bad_request(f"this run's prompts also have {', '.join(others)}: there is no comparison of its notes")
         sections = [fields.text("section", longest=LONGEST_NAME)] if fields.has("section") else []
         dialogue = fields.text("dialogue", longest=limits.max_dialogue_characters)
         order = await service.order(dialogue, sections, {})
@@ -116,7 +119,7 @@ class CompareRoutes:
 
     async def vote(self, request: Request) -> Response:
         """POST /compare/vote."""
-        fields = Fields(await read_json(request, self._context.limits), known=("pair_id", "vote"))
+        fields = await self._context.read(request, partial(Fields, known=("pair_id", "vote")))
         letter, id = fields.option("vote", ("a", "b", "tie")), fields.text("pair_id", longest=100)
         self._votes.vote(id, letter, who=str(request.scope[WHO]))
         return Response(status_code=204)

@@ -1,4 +1,4 @@
-"""The description of the interface, OpenAPI 3.1: a static file, with what one run's task takes filled in."""
+"""The description of the interface, OpenAPI 3.1: a static file, completed with the inputs of one run's task."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medsum_core.server.fields import SETTINGS_OF_OTHERS
+from medsum_core.server.openai_api import DONE_ANYWAY
 from medsum_core.server.service import Service
 from medsum_core.tasks.divisions import DIVISIONS
 
@@ -20,6 +22,8 @@ def described(service: Service, *, needs_token: bool) -> dict[str, Any]:
     schemas = description["components"]["schemas"]
     chat, notes, pair = (schemas[name] for name in ("ChatRequest", "NotesRequest", "PairRequest"))
     chat["properties"]["model"] = {"const": service.served.name}
+    chat["properties"] |= {name: {"type": "null"} for name in SETTINGS_OF_OTHERS}
+    chat["properties"] |= {name: {"enum": [value, None]} for name, value in DONE_ANYWAY.items()}
     chat["properties"]["task"] = {"const": service.served.renderer.task.name}
     field = service.section_field
     short = "division" if field == "division" else "section"
@@ -44,7 +48,7 @@ def described(service: Service, *, needs_token: bool) -> dict[str, Any]:
         notes["properties"]["sections"]["minItems"] = 1
         notes["required"].append("sections")
         chat["oneOf"] = [{"required": ["section"]}, in_template]
-    if service.served.pictures is None:
+    if service.served.image_encoder is None:
         _without_images(schemas)
     else:
         notes["required"].append("images")

@@ -1,4 +1,4 @@
-"""The JSON body of a request, read field by field. A fault is named by its field and never by what the field holds."""
+"""The JSON body of a request, read field by field. An error names the field and never its content."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ VISIBLE = re.compile(r"[^\s\x00-\x1f\x7f-\xa0\ufeff]")
 
 
 class Fields:
-    """The fields of a JSON object from outside. Each method raises Refusal (400, 413) for a value that is none.
+    """The fields of a JSON object from outside. Each method raises Refusal (400, 413) for a value of another type.
 
-    `known`: all that the object may have; `where` stands before a field's name in messages, such as `notes[2].`.
+    `known`: all fields that the object may have; `where`: prefix of field names in messages, such as `notes[2].`.
     """
 
     def __init__(self, values: object, *, known: Collection[str], where: str = "") -> None:
@@ -43,15 +43,15 @@ class Fields:
                 self._refuse_unknown(name, known)
 
     def has(self, name: str) -> bool:
-        """Whether the field is there."""
+        """Whether the field is present."""
         return name in self._values
 
     def is_list(self, name: str) -> bool:
-        """Whether the field is there and holds a list."""
+        """Whether the field is present and a list."""
         return isinstance(self._values.get(name), list)
 
     def text(self, name: str, *, longest: int, default: str | None = None) -> str:
-        """A text of at most `longest` characters; without a default it must be there, with a visible one."""
+        """A text of at most `longest` characters; without a default it must be present and not blank."""
         value = self._value(name, default)
         if not isinstance(value, str):
             self._refuse(name, "expected a text")
@@ -73,7 +73,7 @@ class Fields:
         return value
 
     def count(self, name: str, *, default: int) -> int:
-        """A whole number from 1 on."""
+        """A whole number of at least 1."""
         value = whole_number(self._value(name, default))
         if value is None or value < 1:
             self._refuse(name, "expected a whole number from 1 on")
@@ -87,7 +87,7 @@ class Fields:
         return str(value)
 
     def items(self, name: str, *, most: int, default: Sequence[object] | None = None) -> list[Any]:
-        """A list of at most `most` entries, which are the caller's to check."""
+        """A list of at most `most` entries, which the caller checks."""
         value = self._value(name, default)
         if not isinstance(value, list | tuple):
             self._refuse(name, "expected a list")
@@ -127,15 +127,19 @@ def whole_number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-async def read_json(request: Request, limits: Limits) -> object:
-    """The body as JSON. Raises Refusal: 415 for another type, 413 and 408 beyond the limits, 400 for no JSON."""
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The body, of content type JSON. Raises Refusal: 415 for another type, 413 and 408 beyond the limits."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, "not_json", "the body must be JSON, with Content-Type: application/json")
     try:
-        body = await asyncio.wait_for(_read(request, limits.max_body_bytes), limits.body_seconds)
+        return await asyncio.wait_for(_read(request, limits.max_body_bytes), limits.body_seconds)
     except asyncio.TimeoutError:
         message = f"the body did not arrive within {limits.body_seconds:g} s"
         raise Refusal(408, "too_slow", message, headers={"Connection": "close"}) from None
+
+
+def parse_json(body: bytes) -> object:
+    """The value of a body. Raises Refusal (400) for invalid JSON."""
     try:
         return json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):

@@ -1,6 +1,6 @@
-"""Pictures in a body: data URLs, in a field `images` or as OpenAI's parts of a message.
+"""Images in a body: data URLs, in a field `images` or as OpenAI's parts of a message.
 
-No other URL is taken: an address would have to be fetched, for whoever sends it, from where only this machine may go.
+No other URL is accepted: fetching it would give a client access to addresses that only this machine can reach.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ HEADS = ("data:image/jpeg;base64", "data:image/png;base64")
 
 
 def read_images(fields: Fields, limits: Limits) -> tuple[bytes, ...]:
-    """The files of the pictures in the field `images`, none where it is not given. Raises Refusal."""
+    """The files of the images in the field `images`, none where it is not given. Raises Refusal."""
     urls = fields.items("images", most=limits.max_images, default=())
     return tuple(_bytes_of(url, f"images[{number}]") for number, url in enumerate(urls))
 
 
 def read_content(message: Fields, limits: Limits) -> tuple[str, tuple[bytes, ...]]:
-    """The text of a message and the files of its pictures: `content` is a text, or one part of text and pictures.
+    """The text of a message and the files of its images: `content` is a text, or one part of text and images.
 
     Raises Refusal.
     """
@@ -38,7 +38,10 @@ def read_content(message: Fields, limits: Limits) -> tuple[str, tuple[bytes, ...
         if kind == "text":
             texts.append(part.text("text", longest=limits.max_dialogue_characters))
         else:
-            url = part.inner("image_url", known=("url",)).text("url", longest=limits.max_body_bytes)
+            image = part.inner("image_url", known=("url", "detail"))
+            if image.has("detail"):
+                image.option("detail", ("auto",))  # every image is read in one way
+            url = image.text("url", longest=limits.max_body_bytes)
             images.append(_bytes_of(url, f"{where}.image_url.url"))
     if len(texts) != 1:
         raise bad_request("messages[0].content: expected one part of text, and a part for each image")
@@ -50,7 +53,7 @@ def _bytes_of(url: object, where: str) -> bytes:
     if head.lower() not in HEADS:
         raise bad_request(
             f"{where}: expected a data URL, {HEADS[0]},... or {HEADS[1]},...: nothing is fetched and no file is opened "
-            "here, so send the picture itself",
+            "here, so send the image itself",
             code="not_a_data_url",
         )
     try:

@@ -1,4 +1,4 @@
-"""The notes of one request, from the engine's thread to the event loop, and back: who leaves cancels them."""
+"""Pass the notes of one request from the engine's thread to the event loop; cancel them when the client leaves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HALF_A_CHARACTER = "\ufffd"
 
 
 class Engine(Protocol):
-    """What the server needs of an engine; `generation.live.LiveEngine` is one."""
+    """The methods of `generation.live.LiveEngine` that the server uses; tests pass their own."""
 
     @property
     def is_alive(self) -> bool:
@@ -34,7 +34,7 @@ class Engine(Protocol):
         ...
 
     def stats(self) -> EngineStats:
-        """What it does now, and has done."""
+        """Counts of its current and finished work."""
         ...
 
     def close(self, *, seconds: float) -> None:
@@ -68,7 +68,7 @@ class _Event:
 
 
 class _Relay:
-    """The listener of one note: hands on to the event loop."""
+    """The listener of one note; forwards its events to the event loop."""
 
     def __init__(self, index: int, put: Callable[[_Event], None]) -> None:
         self._index = index
@@ -85,9 +85,9 @@ class _Relay:
 
 
 class Job:
-    """Notes that are asked for in one request. Leaving the `with` block cancels those that have not ended.
+    """The notes of one request. Leaving the `with` block cancels those that have not ended.
 
-    Raises Refusal where the engine takes no more (429), takes none of such length (400) or has failed (503).
+    Raises Refusal if the queue is full (429), a prompt is too long (400) or the engine has failed (503).
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Job:
 
 
 class _Text:
-    """The part of a note that was handed out already."""
+    """The part of a note that was sent already."""
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self.text = ""

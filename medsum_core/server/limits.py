@@ -1,4 +1,4 @@
-"""What one client may take of the server's memory and time."""
+"""Limits on the memory and time that one client may use."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from medsum_core.server.service import Served
 from medsum_core.tasks.task import IMAGES, Task
 
 if TYPE_CHECKING:
-    from medsum_core.server.pictures import TowerPictures
+    from medsum_core.server.image_encoder import VisionTowerEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Loaded:
 
 
 def load(writer: Writer, args: argparse.Namespace) -> Loaded:
-    """The run that `--run` names. Raises InputError; takes seconds to minutes, which is said on stderr."""
+    """The run that `--run` names. Raises InputError; takes seconds to minutes, with a notice on stderr."""
     renderer = writer.renderer
     shows_images = renderer.task.images_part is not None
     if shows_images and args.compare:
@@ -51,7 +51,7 @@ def load(writer: Writer, args: argparse.Namespace) -> Loaded:
     print(f"loading {args.run}: base and adapter ...", file=sys.stderr, flush=True)
     prompts = [renderer.prompt_ids(record.parts) for record in sample_records(renderer.task)]
     model = writer.load_model(prompts)
-    pictures = _pictures(model, writer) if shows_images else None
+    image_encoder = _image_encoder(model, writer) if shows_images else None
     can_ground = _can_ground(model, writer)
     grounded = "grounded" in writer.description
     if grounded and not can_ground:
@@ -60,8 +60,8 @@ def load(writer: Writer, args: argparse.Namespace) -> Loaded:
     print("writing a first note ...", file=sys.stderr, flush=True)
     engine.start()
     first: dict[str, Any] = {"prompt": tuple(prompts[0]), "max_new_tokens": 2}
-    if pictures is not None:
-        first["images"] = pictures.blank(BLANK_KEY)
+    if image_encoder is not None:
+        first["images"] = image_encoder.blank(BLANK_KEY)
     for use_adapter in (True, False) if args.compare else (True,):
         _write_once(engine, NoteRequest(**first, use_adapter=use_adapter))
     description = json.loads(json.dumps({**writer.description, **writer.decoding}))
@@ -71,20 +71,20 @@ def load(writer: Writer, args: argparse.Namespace) -> Loaded:
         budget=writer.budget,
         grounded=grounded,
         can_ground=can_ground,
-        pictures=pictures,
+        image_encoder=image_encoder,
     )
     return Loaded(engine=engine, served=served, description=description)
 
 
-def _pictures(model: Any, writer: Writer) -> TowerPictures:
+def _image_encoder(model: Any, writer: Writer) -> VisionTowerEncoder:
     from medsum_core.images.features import image_processor  # a run on text imports nothing that reads images
-    from medsum_core.server.pictures import TowerPictures
+    from medsum_core.server.image_encoder import VisionTowerEncoder
 
-    return TowerPictures(model, image_processor(**writer.base_source))
+    return VisionTowerEncoder(model, image_processor(**writer.base_source))
 
 
 def sample_records(task: Task) -> list[Record]:
-    """Records of an invented dialogue, to begin with before anybody asks."""
+    """Records of an invented dialogue, for the notes that are written before the first request."""
     dialogue = "Doctor: What brings you in today?\nPatient: I have had a cough for three days.\nDoctor: Any fever?"
     texts = {part.name: "GENHX" if part.is_section else "-" for part in task.parts}
     texts |= {IMAGES: BLANK_KEY} if task.images_part is not None else {}
@@ -111,7 +111,7 @@ def _engine(model: Any, writer: Writer, args: argparse.Namespace, *, can_ground:
 
 
 def max_tokens(budget: TokenBudget) -> int:
-    """The most tokens of a prompt and its note: the budget's, within what the model was made for."""
+    """The most tokens of a prompt and its note: the budget's, within the model's context length."""
     wanted = budget.max_prompt_tokens + budget.max_new_tokens
     return wanted if budget.num_positions is None else min(wanted, budget.num_positions)
 
@@ -146,7 +146,7 @@ class _First:
 
 
 def _write_once(engine: LiveEngine, request: NoteRequest) -> None:
-    """Two tokens: what is compiled or packed at first use keeps no client waiting."""
+    """Write two tokens, so that no client waits for what is compiled or packed at first use."""
     first = _First()
     engine.submit([request], [first])
     first.done.wait()

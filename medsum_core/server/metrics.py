@@ -42,7 +42,7 @@ class Metrics:
 
 
 class _OfEngine(Collector):
-    """What the engine says of itself, at the moment of asking."""
+    """The engine's own counts at the time of the request."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

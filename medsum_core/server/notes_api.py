@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -12,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from medsum_core.server.answers import Context, EventStream, event, unless_gone
 from medsum_core.server.audit import known_section
-from medsum_core.server.fields import Fields, read_json, whole_number
+from medsum_core.server.fields import Fields, whole_number
 from medsum_core.server.image_fields import read_images
 from medsum_core.server.job import Ended, Job
 from medsum_core.server.refusal import bad_request
@@ -72,7 +73,7 @@ class NotesRoutes:
 
     async def notes(self, request: Request) -> Response:
         """POST /notes: a note for each section, all written at once."""
-        fields = Fields(await read_json(request, self._limits), known=FIELDS)
+        fields = await self._context.read(request, partial(Fields, known=FIELDS))
         if others := self._service.other_parts:
             raise bad_request(
                 f"this run's prompts also have {', '.join(others)}: use /v1/chat/completions with chat_template_kwargs"
@@ -80,9 +81,9 @@ class NotesRoutes:
         sections = fields.items("sections", most=self._limits.max_sections, default=())
         names = [_name(section, f"sections[{number}]") for number, section in enumerate(sections)]
         grounded, stream = fields.flag("grounded"), fields.flag("stream")
-        images = read_images(fields, self._limits)
+        images = await self._service.in_reader(lambda: read_images(fields, self._limits))
         ordered = self._service.order(self._dialogue(fields), names, {}, images)
-        order = await unless_gone(request, ordered)  # pictures take seconds, and wait for those of others
+        order = await unless_gone(request, ordered)  # images take seconds, and wait for those of others
         id = uuid.uuid4().hex
         await self._context.record_asked(request, order, id=id, grounded=grounded)
         job = self._service.write(order, grounded=grounded)
@@ -117,7 +118,7 @@ class NotesRoutes:
 
     async def check(self, request: Request) -> Response:
         """POST /check: what the checks say of notes that are sent, such as edited ones."""
-        fields = Fields(await read_json(request, self._limits), known=("dialogue", "notes"))
+        fields = await self._context.read(request, partial(Fields, known=("dialogue", "notes")))
         if others := self._service.other_parts:
             raise bad_request(f"this run's prompts also have {', '.join(others)}: nothing to check against here")
         dialogue, sent = self._dialogue(fields), fields.items("notes", most=self._limits.max_sections)
@@ -137,9 +138,9 @@ class NotesRoutes:
         return whole
 
     async def audit(self, request: Request) -> Response:
-        """POST /audit: what a person did with the notes of an id."""
+        """POST /audit: what the user did with the notes of an id."""
         known = ("id", "action", "section", "spans", "note_sha256", "format")
-        fields = Fields(await read_json(request, self._limits), known=known)
+        fields = await self._context.read(request, partial(Fields, known=known))
         facts: dict[str, Any] = {}
         if fields.has("section"):
             facts["section"] = known_section(fields.text("section", longest=LONGEST_NAME))

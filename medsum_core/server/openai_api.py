@@ -3,7 +3,8 @@
 The user's one message is the dialogue, or what else a task asks about, with its images as data URLs. `section` (of a
 visit: a division, or none for the whole note) and `task` are fields of their own; `chat_template_kwargs` holds the same
 and any other part of a prompt by name, as vLLM takes it for a merged model, so that the same call works there. Fields
-that would change how a note is written are refused.
+that would change how a note is written are refused; those that ask for what is done anyway, as programs send them
+unasked, are taken.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from medsum_core.data.records import join_records
 from medsum_core.server.answers import Context, EventStream, event, unless_gone
-from medsum_core.server.fields import Fields, read_json
+from medsum_core.server.fields import SETTINGS_OF_OTHERS, Fields
 from medsum_core.server.image_fields import read_content
 from medsum_core.server.job import Ended, Job
 from medsum_core.server.refusal import Refusal, bad_request
@@ -30,6 +31,10 @@ FIELDS = (
     *("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens"),
     *("section", "task", "chat_template_kwargs"),
 )
+# How every note is written: a request may say so.
+DONE_ANYWAY = {"temperature": 0, "top_p": 1, "n": 1, "presence_penalty": 0, "frequency_penalty": 0, "logprobs": False}
+# Where null is no value, as in OpenAI's interface.
+NULLABLE = SETTINGS_OF_OTHERS | {"stream", "stream_options", "max_tokens", "max_completion_tokens"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +65,7 @@ class OpenAIRoutes:
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        chat = self._read(await read_json(request, self._context.limits))
+        chat = await self._context.read(request, self._read)
         id, created = uuid.uuid4().hex, int(time.time())
         order = await unless_gone(request, self._service.order(chat.dialogue, chat.sections, chat.parts, chat.images))
         await self._context.record_asked(request, order, id=id)
@@ -111,7 +116,7 @@ class OpenAIRoutes:
 
     def _read(self, body: object) -> _Chat:
         served = self._service.served
-        fields = Fields(body, known=FIELDS)
+        fields = Fields(_asked(body), known=FIELDS)
         if fields.text("model", longest=200) != served.name:
             raise Refusal(404, "model_not_found", f"there is one model here, {served.name}")
         if fields.has("task") and fields.text("task", longest=200) != served.renderer.task.name:
@@ -154,6 +159,20 @@ class OpenAIRoutes:
             sections = (template.text(short, longest=LONGEST_NAME).replace(" ", "_" if short == "division" else " "),)
         longest = self._context.limits.max_dialogue_characters
         return sections, {name: template.text(name, longest=longest) for name in service.other_parts}
+
+
+def _asked(body: object) -> object:
+    """The body without the fields that ask for nothing else than is done anyway."""
+    if not isinstance(body, dict):
+        return body
+    return {name: value for name, value in body.items() if not _is_done_anyway(name, value)}
+
+
+def _is_done_anyway(name: str, value: object) -> bool:
+    if value is None:
+        return name in NULLABLE
+    done = DONE_ANYWAY.get(name)
+    return value == done and isinstance(value, bool) == isinstance(done, bool)
 
 
 def joined(order: Order, notes: list[str]) -> str:

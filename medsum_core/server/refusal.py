@@ -1,4 +1,4 @@
-"""A request that is refused: its status and words, in the form of OpenAI's errors. They never hold what was sent."""
+"""A request that is refused: its status and words, in the form of OpenAI's errors. They never contain what was sent."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ def try_later(message: str) -> Refusal:
 
 
 def worker_gone() -> Refusal:
-    """The engine has ended by a fault; a restart is needed."""
+    """The engine has failed; a restart is needed."""
     return Refusal(503, "worker_gone", "the model's worker has failed: restart the server; its stderr says why")
 
 
 def stopping() -> Refusal:
-    """The server was asked to end, and the note was not finished in time."""
+    """The server is stopping, and the note was not finished in time."""
     return Refusal(503, "stopping", "the server is stopping; ask again once it is back")
 
 
 def internal_error(error: BaseException) -> Refusal:
-    """A fault of the program: said on stderr by type and place, to the client only that there is one."""
+    """A bug in the program: stderr gets its type and place, the client only the fact."""
     print(f"internal error: {place_of(error)}", file=sys.stderr, flush=True)
     return Refusal(500, "internal_error", "the server has a fault; its stderr says where")
 
 
 def place_of(error: BaseException) -> str:
-    """The type of an error and where it was raised: its words may hold what somebody said."""
+    """The type of an error and where it was raised: its message may contain patient text."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return type(error).__name__ + where

@@ -1,4 +1,4 @@
-"""What the checks say of notes against their dialogue, as the server's answers have it. Offsets and counts, no text."""
+"""The checks of notes against their dialogue, in the form of the server's answers: offsets and counts, no text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_of_note(note: str, text: str, task: Task) -> dict[str, Any]:
 
 
 def check_of_set(notes: Sequence[str], dialogue: str, task: Task) -> dict[str, Any]:
-    """What the dialogue states and none of the notes holds."""
+    """The facts of the dialogue that none of the notes contains."""
     found = check_omissions("\n\n".join(notes), dialogue) if has_statements(task) else NONE_STATED
     omitted = [{"turn": one.turn, "start": one.start, "end": one.end, "kind": one.kind} for one in found.omitted]
     return {"omitted": omitted, "stated": found.stated}

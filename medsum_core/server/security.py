@@ -1,10 +1,11 @@
-"""Who is let in, and what every answer carries: the outermost layer of the server.
+"""Access control and the headers of every answer: the outermost layer of the server.
 
 - The Host header must be a name of ours: else a web page whose name was made to point at 127.0.0.1 (DNS rebinding)
   would be of the same origin as the server.
 - A request from another origin's page is refused; no header ever allows one (no CORS), and there are no cookies.
 - With a token file everything but the page's own files, the health and the interface's description needs a token.
-- A fault of the program is a plain 500; its type and place are printed, never its words, which may hold a patient's.
+- A bug in the program is a plain 500; its type and place are printed, but not its message, which may contain
+  patient text.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 WHO = "medsum.who"  # in an ASGI scope: the name of the token
-NOBODY = "local"  # without a token file: whoever is on this machine
+NOBODY = "local"  # without a token file: any user of this machine
 OPEN_PATHS = frozenset({"/", "/compare", "/health", "/openapi.json"})
 
 
@@ -48,7 +49,7 @@ class Access:
 
 
 class Guard:
-    """The ASGI application with the rules of the module around it. `count(code)` is told of each refusal."""
+    """The ASGI application with the rules of the module around it. `count(code)` is called for each refusal."""
 
     def __init__(
         self,

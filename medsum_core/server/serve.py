@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from medsum_core.errors import InputError
-from medsum_core.process import Interrupted, handled_signals, restore_defaults
+from medsum_core.process import Interrupted, handled_signals, restore_default_handlers
 from medsum_core.server.job import Engine
 from medsum_core.server.limits import Limits
 from medsum_core.server.security import say_no_words
@@ -26,7 +26,7 @@ AFTER_NOTES = 10.0  # seconds in which answers are checked and sent once the eng
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at the address, which does not listen yet. Raises InputError where it can't be had."""
+    """A socket at the address, which does not listen yet. Raises InputError if the address can't be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
@@ -76,7 +76,7 @@ class _Server(uvicorn.Server):
         self._signal: signal.Signals | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; then the server can be used, which is said."""
+        """As uvicorn's; then print that the server is ready."""
         await super().startup(sockets=sockets)
         for bound in sockets or ():
             print(f"ready on {address_of(bound)}", file=sys.stderr, flush=True)
@@ -91,7 +91,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """No new notes; those that run have until the limit."""
-        restore_defaults()
+        restore_default_handlers()
         self._signal = signal.Signals(sig)
         self.should_exit = True
         print(f"stopping: what runs has {self._stop_seconds:g} s", file=sys.stderr, flush=True)

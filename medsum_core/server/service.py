@@ -1,4 +1,4 @@
-"""Dialogues to notes and checks: prompts as in training, notes by the engine, the checks in threads beside it."""
+"""From dialogues to notes and checks: prompts as in training, notes from the engine, checks in other threads."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ LONGEST_NAME = 100  # characters of a section's name
 Value = TypeVar("Value")
 
 
-class Pictures(Protocol):
-    """What makes features of pictures; `pictures.TowerPictures` is one."""
+class ImageEncoder(Protocol):
+    """What makes features of images; `image_encoder.VisionTowerEncoder` is one."""
 
     def features(self, files: Sequence[bytes], keys: Sequence[str], *, limits: Limits) -> Mapping[int, Tensor]:
-        """The features of each picture by the number of its key. Raises Refusal for one that can't be read."""
+        """The features of each image by the number of its key. Raises Refusal for one that can't be read."""
         ...
 
 
@@ -46,7 +46,7 @@ class Pictures(Protocol):
 class Served:
     """What is served. `grounded`: every note is written so; `can_ground`: one can be.
 
-    `pictures`: there where the task shows images.
+    `image_encoder`: there where the task shows images.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Served:
     budget: TokenBudget
     grounded: bool = False
     can_ground: bool = True
-    pictures: Pictures | None = None
+    image_encoder: ImageEncoder | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,7 @@ class Service:
         self.limits = limits
         self.metrics = Metrics(engine)
         self._threads = ThreadPoolExecutor(CHECKING_THREADS, thread_name_prefix="check")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
 
     @property
     def section_field(self) -> str | None:
@@ -100,7 +101,7 @@ class Service:
     async def order(
         self, dialogue: str, sections: Sequence[str], parts: Mapping[str, str], images: Sequence[bytes] = ()
     ) -> Order:
-        """The prompts for a dialogue. `parts`: texts for all of `other_parts`; `images`: files of pictures.
+        """The prompts for a dialogue. `parts`: texts for all of `other_parts`; `images`: files of images.
 
         Without sections a visit has its four divisions. Raises Refusal for a section that is missing or unknown, for
         a dialogue with too many turns, or of which no turn fits the prompt, and for images that the task shows none of,
@@ -152,7 +153,7 @@ class Service:
         return about | await self.checked(note, order.dialogue, order.records[ended.index].parts)
 
     async def checked(self, note: str, dialogue: str, parts: Mapping[str, str]) -> dict[str, Any]:
-        """`check_of_note` in a thread. `parts`: of the prompt; the dialogue stands for its source, as it was sent."""
+        """`check_of_note` in a thread. `parts`: of the prompt, with the dialogue as its source part, as it was sent."""
         task = self.served.renderer.task
         text = dialogue if task.facts_from in (None, task.source) else parts[str(task.facts_from)]
 
@@ -180,15 +181,19 @@ class Service:
 
     async def in_thread(self, function: Callable[[], Value]) -> Value:
         """What the function returns, computed beside the event loop."""
-        work = [function]
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work.pop()())
-        finally:
-            work.clear()  # the queue keeps what was cancelled until a thread is free: not its pictures too
+        return await _in(self._threads, function)
+
+    async def in_reader(self, function: Callable[[], Value]) -> Value:
+        """`in_thread` for reading a body, which holds Python's lock for 0.1 s when it has images: one at a time.
+
+        It does not wait for checks, which take seconds.
+        """
+        return await _in(self._reader, function)
 
     def close(self) -> None:
         """End the threads; a check that runs is waited for."""
-        self._threads.shutdown(cancel_futures=True)
+        for threads in (self._threads, self._reader):
+            threads.shutdown(cancel_futures=True)
 
     def _section_names(self, sections: Sequence[str]) -> tuple[str, ...]:
         task = self.served.renderer.task
@@ -205,17 +210,17 @@ class Service:
         return tuple(sections)
 
     def _check_images(self, images: Sequence[bytes]) -> None:
-        task, reads_images = self.served.renderer.task, self.served.pictures is not None
+        task, reads_images = self.served.renderer.task, self.served.image_encoder is not None
         if images and not reads_images:
             raise bad_request(f"images: the task {task.name} shows none, this run reads text alone: leave them out")
         if reads_images and not images:
-            raise bad_request(f"images: the task {task.name} is about pictures: send one at least, as a data URL")
+            raise bad_request(f"images: the task {task.name} is about images: send one at least, as a data URL")
 
     def _order(
         self, dialogue: str, sections: tuple[str, ...], parts: Mapping[str, str], images: Sequence[bytes]
     ) -> Order:
-        renderer, budget, pictures = self.served.renderer, self.served.budget, self.served.pictures
-        # By chance and not by their bytes, so that no client can choose the number of another's picture.
+        renderer, budget, image_encoder = self.served.renderer, self.served.budget, self.served.image_encoder
+        # By chance and not by their bytes, so that no client can choose the number of another's image.
         image_keys = [secrets.token_hex(32) for _ in images]
         if images:
             parts = {**parts, IMAGES: SEPARATOR.join(image_keys)}
@@ -233,7 +238,7 @@ class Service:
             records=tuple(records),
             prompts=tuple(tuple(fitted.prompts[key]) for key in keys),
             truncated=tuple(key in fitted.truncated for key in keys),
-            images=pictures.features(images, image_keys, limits=self.limits) if pictures is not None else {},
+            images=image_encoder.features(images, image_keys, limits=self.limits) if image_encoder is not None else {},
             images_sha256=tuple(hashlib.sha256(data).hexdigest() for data in images),
         )
 
@@ -248,3 +253,11 @@ class Service:
         if field is None:
             return [whole]
         return [Record(id="1", parts={**whole.parts, field: name}, source=task.source) for name in sections]
+
+
+async def _in(threads: ThreadPoolExecutor, function: Callable[[], Value]) -> Value:
+    work = [function]
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, lambda: work.pop()())
+    finally:
+        work.clear()  # the queue keeps what was cancelled until a thread is free: not its images too

@@ -1,8 +1,8 @@
-"""The four divisions of a visit note, by which ACI-Bench trains and scores, found by the headings of its sections.
+"""The four divisions of a visit note that ACI-Bench trains on and scores, found by the headings of its sections.
 
-The headings and the two readings of them are those of ACI-Bench's section tagger (github.com/wyim/aci-bench,
-`sectiontagger.py`; Yim et al., 2023). A heading stands at the beginning of a line, in any case: most need a colon
-or a line of their own, some also count when more words follow ("Results of ..."), however little a heading that is.
+The headings and the two ways of dividing are those of ACI-Bench's section tagger (github.com/wyim/aci-bench,
+`sectiontagger.py`; Yim et al., 2023). A heading is at the beginning of a line, in any case. Most need a colon or a
+separate line; some also count if more words follow ("Results of ..."), even where that is hardly a heading.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SUBJECTIVE, OBJECTIVE_EXAM, OBJECTIVE_RESULTS, ASSESSMENT_AND_PLAN = DIVISIONS =
     "assessment_and_plan",
 )
 
-# With a colon, before which there may be blanks, or alone in their line.
+# Headings followed by a colon (possibly after blanks), or alone on their line.
 _HEADINGS = {
     SUBJECTIVE: (
         *("cc", "reason for visit", "history", "interval history", "interval hx", "subjective"),
@@ -30,7 +30,7 @@ _HEADINGS = {
         *("assessment & plan", "disposition / plan"),
     ),
 }
-# With whatever follows.
+# Headings that may be followed by any text.
 _PREFIXES = {
     SUBJECTIVE: ("chief complaint", "history of present illness", "hpi", "social history", "past history"),
     OBJECTIVE_EXAM: ("physical exam", "vitals reviewed"),
@@ -42,7 +42,7 @@ _IMPRESSION = re.compile(r"\s*IMPRESSION")  # in capitals only: ACI-Bench's resu
 
 
 def _pattern(division: str) -> re.Pattern[str]:
-    """What a line that begins a section of this division begins with; blanks within a heading may be absent."""
+    """The pattern of a line that begins a section of this division; blanks within a heading may be absent."""
 
     def spaced(heading: str) -> str:
         return r"\s*".join(map(re.escape, heading.split()))
@@ -58,9 +58,9 @@ _PATTERNS = {division: _pattern(division) for division in DIVISIONS}
 
 
 def split_divisions(note: str) -> dict[str, str]:
-    """Each division's text, in the order of `DIVISIONS`, "" for one that the note lacks: how ACI-Bench's data is cut.
+    """Each division's text, in the order of `DIVISIONS`, "" for absent ones, as ACI-Bench's data is divided.
 
-    Every section goes to the division of its heading, wherever it stands; headings stay in the text, and a section
+    Every section belongs to the division of its heading, wherever it is; headings stay in the text, and a section
     without a known heading belongs to the one before it. Text before the first heading is subjective, as in scoring
     (the published files of divisions lack it, but no published note has such text). Nothing is dropped.
     """
@@ -75,8 +75,8 @@ def split_divisions(note: str) -> dict[str, str]:
 def split_for_scoring(note: str) -> dict[str, str]:
     """As `split_divisions`, but a division runs from its first heading to the first of another division.
 
-    This is how ACI-Bench's evaluation cuts a note (`divide_note_by_metasections`). It differs where a division's
-    heading comes again after that of another: there the text stays with the other.
+    This is how ACI-Bench's evaluation divides a note (`divide_note_by_metasections`). It differs where a division's
+    heading occurs again after that of another division: there the text belongs to the other one.
     """
     firsts: dict[str, int] = {}
     for division, start in _find_headings(note):
@@ -87,7 +87,7 @@ def split_for_scoring(note: str) -> dict[str, str]:
 
 
 def join_divisions(parts: Mapping[str, str]) -> str:
-    """One note of its divisions, in the order of `DIVISIONS`, an empty line between them; those without text left out.
+    """Join divisions to a note, in the order of `DIVISIONS`, with an empty line in between; empty ones are left out.
 
     The inverse of `split_divisions`, up to empty lines, for a note whose divisions are in this order. Raises ValueError
     for a name that is no division.
@@ -98,7 +98,7 @@ def join_divisions(parts: Mapping[str, str]) -> str:
 
 
 def _find_headings(note: str) -> list[tuple[str, int]]:
-    """(division, offset of the line) of each line that begins a section, from the top; the first line always does."""
+    """(division, offset) of each line that begins a section, in order; the first line always does."""
     found = []
     offset = 0
     for line in note.split("\n"):

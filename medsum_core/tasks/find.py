@@ -1,6 +1,6 @@
-"""A task by its name, from a user's YAML file, or from the text that a run's configuration keeps of one.
+"""Find a task by its name, in a user's YAML file, or in the JSON text that a run's configuration stores.
 
-A file of `built_in/` is a task of that name: adding one touches nothing else.
+Each file of `built_in/` is a task of that name; adding a task needs no other change.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ def task_names() -> list[str]:
 def find_task(task: str) -> Task:
     """The built-in task of that name, or the one that `task_text` wrote. Raises InputError for any other."""
     if task.startswith("{"):
-        return _read(json.loads(task), where="the task of the run")
+        try:
+            values = json.loads(task)
+        except (ValueError, RecursionError):
+            raise InputError("--task: begins as the text that a run keeps of a task, but is not JSON") from None
+        return _read(values, where="the task of the run")
     if task not in task_names():
         raise InputError(f"--task {task}: no such task; known are {', '.join(task_names())}, or FILE.yaml")
     found: Task = importlib.import_module(f"medsum_core.tasks.built_in.{task.replace('-', '_')}").TASK
@@ -37,15 +41,15 @@ def find_task(task: str) -> Task:
 
 
 def task_text(task: str) -> str:
-    """What a configuration keeps of `--task`: a name as it is; of a YAML file what it says, so that a run needs it no
-    more. Raises InputError that names every fault of the file."""
+    """The value of `--task` for a configuration: a name unchanged, a YAML file as JSON text, so that the file is not
+    needed again. Raises InputError with all problems of the file."""
     if not task.endswith(SUFFIXES):
         return task
     return json.dumps(asdict(read_task_file(task)), sort_keys=True)
 
 
 def read_task_file(path: str | Path) -> Task:
-    """The task of a YAML file, keys as the fields of `Task`. Raises InputError that names every fault of the file."""
+    """The task in a YAML file with the fields of `Task` as keys. Raises InputError with all problems of the file."""
     import yaml
 
     try:
@@ -74,7 +78,7 @@ NESTED: dict[str, type] = {"parts": Part, "answer": Answer, "choice": Choice, "t
 
 
 def _record(kind: type, values: Any, where: str, problems: list[str]) -> Any:
-    """The dataclass from plain values; what is wrong is added to `problems`. A text stands for a list of one."""
+    """The dataclass from plain values; messages are appended to `problems`. A text is accepted for a list of one."""
     if not isinstance(values, Mapping):
         problems.append(f"{where or 'the file'}: expected keys and values")
         return None

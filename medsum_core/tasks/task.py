@@ -1,7 +1,6 @@
-"""What a task is: the labelled parts of its prompt, the answer that is learnt, and what is measured of it.
+"""The definition of a task: the labelled parts of its prompt, the answer to be learnt, and the metrics.
 
-A prompt is the instruction and the parts in their order, each behind its label; a part stands on its label's line, or
-as a block below it:
+A prompt is the instruction and then the parts in order, each after its label: on the same line, or as a block below it:
 
     Write one section of a clinical note from the dialogue below. ...
 
@@ -11,8 +10,8 @@ as a block below it:
     Doctor: What brings you in?             <- a block, which loses whole turns where it is too long
     Patient: My knee.
 
-The answer is a text. It may begin with a choice, one of a few options on a line of its own (yes, no, maybe), which is
-scored by itself.
+The answer is a text. It may begin with a choice, one of a few options on a separate line (yes, no, maybe), which has
+its own scores.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ FLOORS = ("copied_source", "majority", "without_source", "blind")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of the prompt. `columns`: where a file holds it, the first one found; none: it is made, not read.
+    """A part of the prompt. `columns`: the file's columns for it, the first found counts; empty: it is not read.
 
-    `form`: `line` stands behind its label with its white space collapsed, `block` below it; `images` are files, which
-    stand before the instruction and have no label. `is_section`: an MTS-Dialog code is written out, and `--section` may
-    take the place of the column.
+    `form`: `line` is on the line of its label with white space collapsed, `block` below it; `images` are files, before
+    the instruction and without label. `is_section`: an MTS-Dialog code is expanded to its name, and `--section` may
+    replace the column.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The first line of an answer: one of `options`. `by_likelihood`: scored also by what the model thinks of each."""
+    """The first line of an answer: one of `options`. `by_likelihood`: the likeliest option is scored too."""
 
     columns: tuple[str, ...]
     options: tuple[str, ...]
@@ -62,7 +61,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What is learnt: `label` stands before it in a plain prompt, `columns` hold its text."""
+    """The answer: `label` precedes it in a plain prompt, `columns` are the file's columns for its text."""
 
     label: str
     columns: tuple[str, ...]
@@ -81,7 +80,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Truncation:
-    """Which part loses what where a prompt is too long: whole turns of speakers, or whole paragraphs (lines)."""
+    """Which part of a too long prompt is shortened, by whole turns of speakers or whole paragraphs (lines)."""
 
     part: str
     unit: Literal["turns", "paragraphs"]
@@ -89,11 +88,11 @@ class Truncation:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task; see the module. `name` is for people and the report.
+    """A task; see the module. `name` is used in messages and the report.
 
-    `truncate`: None where nothing may be cut, so that a row that is too long is set aside. `facts_from`: the part that
-    facts of an answer are looked up in; None: they are not checked. `divide`: a row is a whole visit, which is learnt
-    and written by the four divisions of its note, joined again afterwards.
+    `truncate`: None: nothing may be truncated, and rows that are too long are set aside. `facts_from`: the part against
+    which facts of an answer are checked; None: they are not checked. `divide`: a row is a whole visit, whose note is
+    learnt and generated as four divisions and joined again. `floors`: baselines in the report.
     """
 
     name: str
@@ -109,7 +108,7 @@ class Task:
 
     @property
     def source(self) -> str:
-        """The part that an answer is written from: the one that may be truncated, else the last."""
+        """Name of the part from which the answer is written: the one that may be truncated, else the last."""
         return self.truncate.part if self.truncate else self.parts[-1].name
 
     @property
@@ -123,7 +122,7 @@ class Task:
         return self.parts[0] if self.parts[0].form == "images" else None
 
     def without_images(self) -> Task:
-        """The same task, asked about images that are not shown."""
+        """The same task without its images."""
         return replace(self, parts=tuple(part for part in self.parts if part.form != "images"))
 
     @property
@@ -133,7 +132,7 @@ class Task:
 
 
 def task_problems(task: Task) -> list[str]:
-    """What is wrong with a task, a line each: names that stand for nothing, and metrics that it has no column for."""
+    """Problems of a task, a line each: unknown names, and metrics for which it has no column."""
     names = [part.name for part in task.parts]
     forms = [part.form for part in task.parts]
     problems = [f"instruction, parts and their labels: {what} is empty" for what in _empty(task)]

@@ -1,4 +1,4 @@
-"""How the processes of a run agree: errors, values and their end are the same on all of them."""
+"""How the processes of a run agree: they get the same values, raise the same errors and end together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 
 def gather_json(value: Any, accelerator: Accelerator) -> list[Any]:
-    """The value of every process, in their order. It travels as JSON: nothing that runs code when it is read."""
+    """The value of every process, in their order. Sent as JSON, not pickle, which can run code when it is read."""
     if accelerator.num_processes == 1:
         return [value]
     data = json.dumps(value).encode()
@@ -27,10 +27,10 @@ def gather_json(value: Any, accelerator: Accelerator) -> list[Any]:
     return [json.loads(bytes(row[:size].tolist())) for row, size in zip(rows, sizes, strict=True)]
 
 
-def together(function: Callable[[], Value], accelerator: Accelerator) -> Value:
-    """What `function` returns here, once it has returned on every process. It must not communicate itself.
+def on_every_process(function: Callable[[], Value], accelerator: Accelerator) -> Value:
+    """Call `function` on every process and return its value here. It must not communicate itself.
 
-    An InputError on one process becomes one on all of them: none is left waiting for the others.
+    An InputError on one process is raised on all of them, so that none waits for the others for ever.
     """
     problem: str | None = None
     try:
@@ -47,7 +47,7 @@ def together(function: Callable[[], Value], accelerator: Accelerator) -> Value:
 
 
 def differing_process(values: Mapping[str, Any], accelerator: Accelerator) -> str | None:
-    """The first process whose values are not the first one's, and the names of those; None where all agree."""
+    """A clause naming the first process whose values differ from those of process 0, and which; None if all agree."""
     digests = {name: _digest(value) for name, value in values.items()}
     first, *others = gather_json(digests, accelerator)
     for index, other in enumerate(others, start=1):
@@ -61,11 +61,11 @@ def _digest(value: Any) -> str:
 
 
 @contextmanager
-def leave_together() -> Iterator[None]:
-    """A function or block that all processes leave by the same error closes their connections at once.
+def close_connections_on_error() -> Iterator[None]:
+    """Close this process's connections at once when the block or function raises a MedsumError.
 
-    Left to the end of the interpreter, one that ends a moment later would be aborted by the other's closed connection
-    (SIGABRT), and its exit code lost.
+    Closed at interpreter exit instead, the process that ends last would be aborted (SIGABRT) by the connection that
+    the other has closed, and its exit code lost.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Every `auto` of a run, decided once: by the device, the model's shape and free memory, or as a checkpoint has it."""
+"""Resolve every `auto` setting once: from a checkpoint, or from the device, the model's shape and free memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medsum_core.training.memory import MULTIPROCESSORS, ModelSize, RunShape, es
 Choice = TypeVar("Choice")
 AUTO = ("auto", None)
 MAX_PACKED_ROWS = 8  # beyond 8 x max_length tokens a micro-batch no longer gets faster
-# What runs of earlier versions did, where those did not have the setting.
+# Settings that earlier versions did not have, with the value that describes their behaviour.
 DEFAULTS_BEFORE = {name: value for section in LATER_SETTINGS.values() for name, value in section.items()}
 RESOLVED = (
     "kernels",
@@ -35,10 +35,10 @@ RESOLVED = (
 
 
 def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
-    """What a checkpoint was made with, in place of each `auto`: so a resumed run goes on alike.
+    """The configuration with each `auto` replaced by the checkpoint's value, so that a resumed run is computed alike.
 
-    `saved` is the checkpoint's own word. Only the settings in `RESOLVED` are taken from it, with the types and ranges
-    of the command line; InputError for anything else, so that no checkpoint says where a run writes.
+    `saved` is read from a file and not trusted: only the settings in `RESOLVED` are taken from it, checked as those of
+    the command line; anything else raises InputError, so that no checkpoint can decide where a run writes.
     """
     where = "cannot resume: the checkpoint's resolved settings"
     if unknown := sorted(set(saved) - set(RESOLVED)):
@@ -47,20 +47,20 @@ def with_saved(config: RunConfig, saved: Mapping[str, Any]) -> RunConfig:
     if not saved:  # a new run
         return config
     saved = {name: value for name, value in DEFAULTS_BEFORE.items() if name in RESOLVED} | dict(saved)
-    try:  # whether the base is in 4 bits now is asked later
+    try:  # load_in_4bit=True: whether the base is in 4 bits now is checked below
         RunConfig.from_json(config.with_resolved(**saved, load_in_4bit=True).to_json())
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     chosen = config.with_resolved(**{name: value for name, value in saved.items() if settings[name] in AUTO})
-    ruled_out = {  # by what is asked for now
+    ruled_out = {  # choices of the checkpoint that contradict other settings of this run
         "gradient_checkpointing": chosen.train.gradient_checkpointing == "long" and not has_long_rows(chosen),
         "dequantize": chosen.model.dequantize == "on" and not config.model.load_in_4bit,
     }
     return chosen.with_resolved(**{name: settings[name] for name, holds in ruled_out.items() if holds})
 
 
-def _or_anew(choose: Callable[[Any], Choice], chosen: Any, *, asked: Any) -> Choice:
-    """`choose(chosen)`; where a checkpoint's choice can't be had here, what `auto` comes to if that was `asked`."""
+def _choose_or_auto(choose: Callable[[Any], Choice], chosen: Any, *, asked: Any) -> Choice:
+    """`choose(chosen)`; where this machine can't do a checkpoint's choice and `auto` was asked, `choose(asked)`."""
     try:
         return choose(chosen)
     except InputError:
@@ -72,27 +72,27 @@ def _or_anew(choose: Callable[[Any], Choice], chosen: Any, *, asked: Any) -> Cho
 def resolve_arithmetic(
     config: RunConfig, base_config: PretrainedConfig, device: Device, *, asked: RunConfig
 ) -> RunConfig:
-    """Kernels, precision, 4 bits and attention. Raises InputError where the device can't do what was asked for.
+    """Resolve kernels, precision, 4 bits and attention. Raises InputError where the device can't do what was asked for.
 
-    `asked`: `config` before a checkpoint's choices were put in the place of each `auto`. One of those that this machine
-    can't do is decided anew.
+    `asked`: `config` before each `auto` was replaced by the checkpoint's choice. A choice that this machine can't do is
+    made again.
     """
     model_type = base_config.model_type
-    kernels = _or_anew(
+    kernels = _choose_or_auto(
         lambda choice: resolve_kernels(choice, device_kind=device.kind, model_type=model_type),
         config.model.kernels,
         asked=asked.model.kernels,
     )
-    precision = _or_anew(
+    precision = _choose_or_auto(
         lambda choice: choose_precision(choice, device, model_type=model_type),
         config.model.precision,
         asked=asked.model.precision,
     )
     soft_capped = getattr(base_config.get_text_config(), "attn_logit_softcapping", None) is not None
     if config.model.attention == "auto" and model_type not in TESTED_MODEL_TYPES:
-        attention = OWN_ATTENTION  # its packing is not tested: one document a row
+        attention = OWN_ATTENTION  # packing is not tested for this family: one document a row
     else:
-        attention = _or_anew(
+        attention = _choose_or_auto(
             lambda choice: choose_attention(
                 choice, device, precision=precision, soft_capped=soft_capped, images=config.data.shows_images
             ),
@@ -106,15 +106,15 @@ def resolve_arithmetic(
 def resolve_memory(
     config: RunConfig, model_type: str, device: Device, size: ModelSize, *, asked: RunConfig
 ) -> RunConfig:
-    """What depends on free memory: packing, recomputed activations, a dense base, concurrent micro-batches.
+    """Resolve what depends on free memory: packing, recomputed activations, dequantised base, concurrent micro-batches.
 
     `asked`: as in `resolve_arithmetic`.
     """
     packable = model_type in TESTED_MODEL_TYPES
-    lean = {"dequantize": "off", "gradient_checkpointing": "off", "parallel_micro_batches": 1}
+    least = {"dequantize": "off", "gradient_checkpointing": "off", "parallel_micro_batches": 1}
 
     def needed(**settings: Any) -> int:
-        return estimate_memory(size, run_shape(config.with_resolved(**lean | settings), device)).total
+        return estimate_memory(size, run_shape(config.with_resolved(**least | settings), device)).total
 
     train, data = config.train, config.data
     pack_tokens = choose_pack_tokens(
@@ -138,7 +138,7 @@ def resolve_memory(
         needed_bytes=needed(**chosen, dequantize="on"),
     )
     chosen["dequantize"] = "on" if dense else "off"
-    concurrent = _or_anew(
+    concurrent = _choose_or_auto(
         lambda choice: choose_parallel_micro_batches(
             choice,
             device,
@@ -165,7 +165,7 @@ def micro_batch_tokens(pack_tokens: int, batch_size: int, max_length: int) -> di
 
 
 def run_shape(config: RunConfig, device: Device) -> RunShape:
-    """What a run's memory depends on."""
+    """The settings that a run's memory depends on."""
     model, train, data = config.model, config.train, config.data
     return RunShape(
         precision=model.precision,
@@ -191,14 +191,15 @@ def run_shape(config: RunConfig, device: Device) -> RunShape:
 
 
 def choose_attention(asked: str, device: Device, *, precision: str, soft_capped: bool, images: bool = False) -> str:
-    """The function inside packed rows: torch's varlen kernel on a GPU from 8.0, elsewhere one document after another.
+    """The attention function for packed rows: torch's varlen kernel on a GPU from 8.0, else one document after another.
 
-    The varlen kernel takes 16-bit numbers; on a GPU neither it nor SDPA knows soft-capping of scores (Gemma 2): `eager`
-    does. From 8.0 images, whose positions see each other both ways, and fp32 take SDPA with a mask of the whole row.
-    Raises InputError for `varlen` and `model` where they cannot run, and for a name that nobody registered.
+    The varlen kernel takes 16-bit numbers only. On a GPU neither it nor SDPA supports soft-capped scores (Gemma 2):
+    `eager` does. From 8.0, images (whose positions attend to each other in both directions) and fp32 use SDPA with a
+    mask of the whole row. Raises InputError for `varlen` and `model` where they cannot run, and for an unregistered
+    name.
     """
     if images and asked in ("varlen", OWN_ATTENTION):
-        raise InputError(f"--attention {asked}: is causal inside of images too, so it reads them wrongly; use auto")
+        raise InputError(f"--attention {asked}: is causal inside images too, so it reads them wrongly; use auto")
     has_varlen = device.is_ampere and precision in ("bf16", "fp16") and not soft_capped and not images
     if asked == "varlen" and not has_varlen:
         raise InputError(
@@ -227,7 +228,7 @@ def choose_gradient_checkpointing(
 ) -> str:
     """Which micro-batches compute their activations again: none, those of rows that are too long to pack, or all.
 
-    As few as memory asks for: `needed_bytes` tells what a run with "off" or "long" takes.
+    As few as possible: `needed_bytes(choice)` is the estimate for a run with "off" or "long".
     """
     if asked != "auto":
         return asked
@@ -236,9 +237,9 @@ def choose_gradient_checkpointing(
 
 
 def choose_dequantize(asked: str, device: Device, *, load_in_4bit: bool, needed_bytes: int) -> bool:
-    """Unpack the NF4 base once where the run with its dense copy (`needed_bytes`) fits; the numbers stay the same.
+    """Whether to dequantise the NF4 base once, where a run with the dense copy (`needed_bytes`) fits; same numbers.
 
-    What is chosen before, so that memory suffices, is chosen for a base in 4 bits: this takes only what is left then.
+    Packing and recomputation are chosen before, for a base in 4 bits: the dense copy only takes memory that is left.
     """
     if not load_in_4bit or asked == "off":
         return False
@@ -248,9 +249,9 @@ def choose_dequantize(asked: str, device: Device, *, load_in_4bit: bool, needed_
 def choose_pack_tokens(
     asked: int | None, device: Device, *, max_length: int, needed_bytes: Callable[[int], int], packable: bool = True
 ) -> int:
-    """Tokens of a packed micro-batch: what was asked for; on a GPU as many times `max_length` as fit, else once.
+    """Tokens of a packed micro-batch: `asked`; for None a multiple of `max_length` that fits a GPU, once on a CPU.
 
-    `needed_bytes` tells what a run with so many tokens takes. 0, unpacked, for models whose packing is not tested.
+    `needed_bytes(tokens)` is the estimate for a run. 0 (no packing) for models whose packing is not tested.
     """
     if not packable:
         return 0
@@ -270,10 +271,10 @@ def choose_parallel_micro_batches(
     needed_bytes: Callable[[int], int],
     ordered_draws: bool,
 ) -> int:
-    """Concurrent micro-batches: two by the fast kernels on a CPU with two cores where `needed_bytes(2)` fits, else one.
+    """Concurrent micro-batches: 2 with the fast kernels on a CPU with 2 cores if `needed_bytes(2)` fits, else 1.
 
-    `ordered_draws`: PEFT's own dropout draws from torch's generator, where two threads would draw in any order.
-    Raises InputError for more than one where it cannot be.
+    `ordered_draws`: PEFT's own dropout is used; it draws from torch's generator, where two threads would draw in random
+    order. Raises InputError for more than 1 where that is not possible.
     """
     num_cores = torch.get_num_threads()
     if asked is None:

@@ -1,4 +1,4 @@
-"""The rows of a run: read, compared with each other, audited and tokenised. Notices and counts hold no text."""
+"""Read the rows of a run, find repeated dialogues, audit the notes, tokenise. Notices and counts hold no text."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from medsum_core.data.records import (
 )
 from medsum_core.data.sources import describe_sources, join_sources, read_sources
 from medsum_core.errors import InputError
-from medsum_core.grounding.check import Fact, check_record, count_unsupported, merge_unsupported
+from medsum_core.grounding.check import check_record, merge_unsupported
 from medsum_core.tasks.task import IMAGES
+from medsum_core.training.audit import TargetAudit, audit_targets
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """Where the rows came from and what happened to them."""
+    """Where the rows came from and what was done with them."""
 
     source: str  # the name of a named data set, sample (the one in the package) or own
     train: BuildReport
@@ -40,17 +41,6 @@ class DataFacts:
     repeated_ids: tuple[str, ...] = ()  # training rows whose dialogue an earlier row has
     shared_ids: tuple[str, ...] = ()  # validation rows whose dialogue the training data has
     ungrounded_dropped_ids: tuple[str, ...] = ()  # training rows left out by --ungrounded drop
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetAudit:
-    """Counts of the facts in training notes that their dialogues do not say, and what was done about them."""
-
-    choice: str  # keep, drop or mask
-    num_notes: int
-    num_notes_flagged: int
-    num_facts: int
-    num_unsupported: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +55,7 @@ class Dataset:
     audit: TargetAudit
     audit_rows: list[dict[str, object]]  # id and counts of each training row with an unsupported fact
     notices: list[str]
-    pictures: Mapping[str, Path] = field(default_factory=dict)  # where each image of the rows lies, by its key
+    image_paths: Mapping[str, Path] = field(default_factory=dict)  # where each image of the rows lies, by its key
 
     @property
     def train_sha256(self) -> str:
@@ -102,7 +92,8 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
     build = partial(build_examples, renderer=renderer, max_length=data.max_length, max_new_tokens=data.max_new_tokens)
     examples, report = build(kept, ignored_spans=spans if data.ungrounded == "mask" else None)
     valid_examples, valid_report = build(validation) if validation else ([], None)
-    notices += _report_lines("training", report) + (_report_lines("validation", valid_report) if valid_report else [])
+    notices += _report_lines("training", report) + _audit_line(audit)
+    notices += _report_lines("validation", valid_report) if valid_report else []
     facts = DataFacts(
         source=_source(data),
         notes=tuple(rows.notes),
@@ -121,29 +112,8 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
         audit=audit,
         audit_rows=audit_rows,
         notices=notices,
-        pictures=rows.pictures,
+        image_paths=rows.image_paths,
     )
-
-
-def audit_targets(
-    note_facts: Mapping[str, Sequence[Fact]], *, choice: str
-) -> tuple[TargetAudit, list[dict[str, object]]]:
-    """What the checked training notes (facts by row id) say that their dialogues do not, and each row with such a fact.
-
-    `choice`: what is done about these rows, for the record.
-    """
-    unsupported = {id: count_unsupported(facts) for id, facts in note_facts.items()}
-    rows: list[dict[str, object]] = [
-        {"id": show_id(id), "unsupported": count} for id, count in unsupported.items() if count
-    ]
-    audit = TargetAudit(
-        choice=choice,
-        num_notes=len(note_facts),
-        num_notes_flagged=len(rows),
-        num_facts=sum(len(facts) for facts in note_facts.values()),
-        num_unsupported=sum(unsupported.values()),
-    )
-    return audit, rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +124,7 @@ class _Rows:
     validation: list[Record]
     notes: list[str]
     notices: list[str]
-    pictures: Mapping[str, Path]
+    image_paths: Mapping[str, Path]
 
 
 def _read(data: DataArguments, *, offline: bool) -> _Rows:
@@ -182,7 +152,7 @@ def _read(data: DataArguments, *, offline: bool) -> _Rows:
         train, validation = [hub.train], [hub.validation] if hub.validation else []
         if data.shows_images:
             folder = find_dataset(data.dataset_name).folder
-            train, validation = _with_pictures(train, folder), _with_pictures(validation, folder)
+            train, validation = _with_image_keys(train, folder), _with_image_keys(validation, folder)
         notices += hub.notices
     if data.validation_file is not None:
         validation = _read_files(data.validation_file, columns)
@@ -191,13 +161,13 @@ def _read(data: DataArguments, *, offline: bool) -> _Rows:
     notes = describe_sources(train, validation)
     notes += [f"training: {line}" for line in train_ids] + [f"validation: {line}" for line in validation_ids]
     notes += [line for source in (*train, *validation) for line in source.notices]
-    pictures = {key: path for source in (*train, *validation) for key, path in source.pictures.items()}
+    image_paths = {key: path for source in (*train, *validation) for key, path in source.image_paths.items()}
     return _Rows(
         train=_without_faults(train_records, notes, "training"),
         validation=_without_faults(validation_records, notes, "validation"),
         notes=notes + _shared_images(train_records, validation_records),
         notices=notices,
-        pictures=pictures,
+        image_paths=image_paths,
     )
 
 
@@ -205,19 +175,19 @@ def _read_files(files: Sequence[str], columns: Columns) -> list[SourceRows]:
     sources = read_sources(files, columns=columns)
     if columns.task.images_part is None:
         return sources
-    from medsum_core.images.rows import read_pictures  # a run on text imports nothing that reads images
+    from medsum_core.images.rows import with_image_keys  # a run on text imports nothing that reads images
 
-    return read_pictures(sources, files)
+    return [with_image_keys(source, Path(file).parent) for source, file in zip(sources, files, strict=True)]
 
 
-def _with_pictures(sources: Sequence[SourceRows], folder: Path) -> list[SourceRows]:
-    from medsum_core.images.rows import with_pictures
+def _with_image_keys(sources: Sequence[SourceRows], folder: Path) -> list[SourceRows]:
+    from medsum_core.images.rows import with_image_keys
 
-    return [with_pictures(source, folder) for source in sources]
+    return [with_image_keys(source, folder) for source in sources]
 
 
 def _without_faults(records: list[Record], notes: list[str], which: str) -> list[Record]:
-    """The rows that can be used; `notes` says of the others why not. Raises InputError where none is left."""
+    """The usable rows; why the others are set aside is appended to `notes`. Raises InputError where none is left."""
     faulty = [record for record in records if record.fault]
     notes += [f"{which}: row id {show_id(record.id)} is set aside: {record.fault}" for record in faulty[:MAX_IDS]]
     if len(faulty) > MAX_IDS:
@@ -228,7 +198,7 @@ def _without_faults(records: list[Record], notes: list[str], which: str) -> list
 
 
 def _shared_images(train: Sequence[Record], validation: Sequence[Record]) -> list[str]:
-    """How many validation rows show an image that training rows show; nothing where none does."""
+    """A line counting the validation rows that show an image of the training rows; no line where there are none."""
     seen = {key for record in train for key in split_keys(record.parts.get(IMAGES, ""))}
     shared = [record.id for record in validation if seen.intersection(split_keys(record.parts.get(IMAGES, "")))]
     if not shared:
@@ -247,3 +217,7 @@ def _source(data: DataArguments) -> str:
 def _report_lines(which: str, report: BuildReport) -> list[str]:
     head = f"{which}: {report.num_used} of {report.num_rows} rows used"
     return [head, *(f"{which}: {line}" for line in report.lines())]
+
+
+def _audit_line(audit: TargetAudit) -> list[str]:
+    return [f"training: {audit.sentence} (--ungrounded {audit.choice})"] if audit.sentence else []

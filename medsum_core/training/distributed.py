@@ -1,4 +1,4 @@
-"""What the processes of a run share: one sum of gradients an update, sums of numbers, and who does what."""
+"""Division of the rows over the processes, sums of gradients and numbers, and printing by one process only."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from medsum_core.data.masking import Example
 
 
 def local_rows(rows: Sequence[Example], accelerator: Accelerator) -> Sequence[Example]:
-    """This process's share of the rows, in their order; shares have about as many tokens, and may have fewer rows.
+    """This process's share of the rows, in their order. Shares have about equal tokens, not equal numbers of rows.
 
-    An update takes as long as the longest share. The longest row goes first, to the process with the fewest tokens so
-    far: the largest share is then at most 4/3 of the least possible (Graham 1969).
+    An update takes as long as its largest share. Rows are assigned longest first, each to the process with the fewest
+    tokens so far: the largest share is then at most 4/3 of the optimum (Graham 1969).
     """
     loads = [0] * accelerator.num_processes
     mine = []
@@ -38,8 +38,8 @@ def window_rows(train: TrainArguments, accelerator: Accelerator) -> int:
 def sum_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
     """Sum each parameter's `.grad` over the processes: one flat buffer, already divided by the global target count.
 
-    The model is not wrapped in DistributedDataParallel for this: the head is called outside of its `forward`, where it
-    would reduce nothing. Several processes are left without a missing gradient: zeros stand for None.
+    DistributedDataParallel is not used: the head is called outside of the model's `forward`, where it would reduce
+    nothing. With several processes a missing gradient (None) becomes zeros.
     """
     if accelerator.num_processes == 1:
         return
@@ -56,13 +56,13 @@ def sum_over_processes(value: Tensor, accelerator: Accelerator) -> Tensor:
 
 
 def any_process(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether any process says yes. One process alone need not ask its device, which would wait for it."""
+    """Whether `flag` is true on any process. With one process nothing is sent, so no GPU is waited for."""
     if accelerator.num_processes == 1:
         return flag
     return bool(sum_over_processes(torch.tensor(float(flag), device=accelerator.device), accelerator) > 0)
 
 
 def print_main(text: str, accelerator: Accelerator) -> None:
-    """A line for the person, above the progress bar, once over all processes."""
+    """Print a line on stderr, above the progress bar, on the main process only."""
     if accelerator.is_main_process:
         tqdm.write(text, file=sys.stderr)

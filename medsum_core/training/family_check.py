@@ -1,7 +1,7 @@
-"""A model family that no test here knows: are the loss and the notes of this loop its own?
+"""For an untested model family: check that this loop's loss and notes equal those of the model's own code.
 
-Letters: B rows, T positions. Some families do more behind the last layer than these pages know, such as adding a bias
-to their logits: the loop would train on another loss than the model's without a word.
+Letters: B rows, T positions. Some families do more after the last layer than this code knows of, such as adding a bias
+to their logits: without this check the loop would silently train on another loss than the model's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def check_family(model: PeftModel, rows: Sequence[Example], *, kernels: Kernels,
 
 
 def _losses(model: PeftModel, rows: Sequence[Example], *, kernels: Kernels, attention: str) -> tuple[float, float]:
-    """The mean over the rows' targets, by this loop and by the model's own forward pass."""
+    """(loss of this loop, loss of the model's own forward pass), each the mean over the rows' targets, nats."""
     batch = pad_rows(rows, pad_token_id=0).to(model.device)
     lengths_B1 = torch.tensor([[row.num_tokens] for row in rows], device=model.device)
     attention_mask_BT = (torch.arange(batch.input_ids_BT.shape[1], device=model.device) < lengths_B1).long()

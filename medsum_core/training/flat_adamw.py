@@ -1,7 +1,7 @@
-"""Paged 8-bit AdamW in one call for all large parameters: the same bits, without a wait for the GPU after each one.
+"""Paged 8-bit AdamW in one call for all large parameters: same bits, without waiting for the GPU after each parameter.
 
-bitsandbytes synchronises after every parameter, 252 times an update of Gemma 2B's adapter. Its arithmetic is by element
-and by blocks of 256, so parameters of whole blocks, end to end in one buffer, get the bits that they get one by one.
+bitsandbytes synchronises after every parameter, 252 times an update of Gemma 2B's adapter. Its arithmetic works on
+elements and on blocks of 256, so parameters of whole blocks, concatenated in one buffer, get the same bits.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import torch
 from bitsandbytes.optim.adamw import PagedAdamW8bit
 from torch import Tensor, nn
 
-from medsum_core.training.optimizer import SMALL_TENSOR, State
-
+State = dict[str, Any]  # of one parameter
 BLOCK = 256  # elements that share a scale
 STATE_SIZES = {"state1": 1, "state2": 1, "absmax1": BLOCK, "absmax2": BLOCK}  # elements of a parameter for one of these
 
 
 class FlatPagedAdamW8bit(PagedAdamW8bit):
-    """`PagedAdamW8bit` whose groups, states and results are the library's; only `step` makes fewer calls.
+    """`PagedAdamW8bit` with the same groups, states and results, but fewer calls in `step`.
 
-    The large parameters of a group become views of one buffer. Where one has no gradient, has moved out of it or has
-    gone through another number of updates than the others, they are updated one by one, as the library does it.
+    The large parameters of a group become views of one buffer. If one of them has no gradient, no longer is in the
+    buffer, or has had another number of updates than the others, they are updated one by one, as by the library.
     """
 
     def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
         super().__init__(groups, **settings)
-        self._flats = [_Flat(group["params"]) for group in self.param_groups]
+        arguments: Any = self.args
+        self._flats = [_Flat(group["params"], smallest=arguments.min_8bit_size) for group in self.param_groups]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -49,11 +49,11 @@ class FlatPagedAdamW8bit(PagedAdamW8bit):
         return loss
 
     def _join(self, flat: _Flat, states: Sequence[State], number: int) -> None:
-        """Give the whole its gradient and, after the first update, its state."""
+        """Set the gradient of `flat.whole` and, after the first update, its state."""
         flat.whole.grad = torch.cat([part.grad.flatten() for part in flat.parts if part.grad is not None])
         if not states[0]:
             return
-        if not flat.holds(states):  # they come from a checkpoint, or from updates one by one
+        if not flat.holds(states):  # they were loaded from a checkpoint, or come from updates one by one
             self.init_state(self.param_groups[number], flat.whole, number, 0)
             flat.keep(self.state[flat.whole])
             flat.fill(states)
@@ -61,11 +61,14 @@ class FlatPagedAdamW8bit(PagedAdamW8bit):
 
 
 class _Flat:
-    """The large parameters of a group end to end in `whole`; `views` are their places in the state of `whole`."""
+    """The large parameters of a group concatenated in `whole`; `views` are their slices of the state of `whole`.
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self.parts = [p for p in parameters if p.numel() >= SMALL_TENSOR and p.numel() % BLOCK == 0]
-        self.others = [p for p in parameters if p.numel() < SMALL_TENSOR or p.numel() % BLOCK]
+    `smallest`: elements of a parameter with 8-bit state; the library's own for those below is fp32.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], *, smallest: int) -> None:
+        self.parts = [p for p in parameters if p.numel() >= smallest and p.numel() % BLOCK == 0]
+        self.others = [p for p in parameters if p.numel() < smallest or p.numel() % BLOCK]
         self.state: State = {}
         self.views: list[dict[str, Tensor]] = []
         if self.parts:
@@ -75,26 +78,26 @@ class _Flat:
         self._addresses = [part.data_ptr() for part in self.parts]
 
     def may_join(self, states: Sequence[State]) -> bool:
-        """Whether one update of the whole is what an update of each part would be."""
+        """Whether one update of `whole` equals an update of each part."""
         has_gradients = all(part.grad is not None for part in self.parts)
-        in_step = len({state.get("step") for state in states}) == 1  # False without parts
-        return in_step and has_gradients and [part.data_ptr() for part in self.parts] == self._addresses
+        same_step = len({state.get("step") for state in states}) == 1  # False without parts
+        return same_step and has_gradients and [part.data_ptr() for part in self.parts] == self._addresses
 
     def holds(self, states: Sequence[State]) -> bool:
-        """Whether these states of the parts are the views."""
+        """Whether these states of the parts are the current views."""
         pairs = zip(states, self.views, strict=True)
         return bool(self.views) and all(state[key] is view for state, views in pairs for key, view in views.items())
 
     def keep(self, state: State) -> None:
-        """Take over the whole's state, in which each part has its views."""
+        """Store the state of `whole` and make the parts' views of it."""
         if not self.state or state["state1"] is not self.state["state1"]:
             pieces = {key: self._pieces(state[key], size) for key, size in STATE_SIZES.items()}
             self.views = [{key: pieces[key][place] for key in pieces} for place in range(len(self.parts))]
         self.state = state
 
     def fill(self, states: Sequence[State]) -> None:
-        """Copy the parts' states into that of the whole."""
-        if self.whole.is_cuda:  # a kernel zeroes paged memory: let it end before the CPU writes
+        """Copy the parts' states into that of `whole`."""
+        if self.whole.is_cuda:  # a kernel zeroes paged memory asynchronously: wait before the CPU writes
             torch.cuda.synchronize()
         for state, views in zip(states, self.views, strict=True):
             for key, view in views.items():
@@ -102,11 +105,11 @@ class _Flat:
         self.state["step"] = states[0]["step"]
 
     def _pieces(self, tensor: Tensor, size: int = 1) -> list[Tensor]:
-        """Each part's place in a flat tensor of the whole; `size`: elements of a part for one of the tensor."""
+        """The slice of a flat tensor of each part; `size`: parameter elements per element of the tensor."""
         pieces = list(tensor.split([part.numel() // size for part in self.parts]))
         if size == 1:
             pieces = [piece.view(part.shape) for part, piece in zip(self.parts, pieces, strict=True)]
-        if getattr(tensor, "is_paged", False):  # the library's marks of managed memory
+        if getattr(tensor, "is_paged", False):  # the library's attributes for managed memory
             for piece in pieces:
                 piece.is_paged, piece.page_deviceid = True, tensor.page_deviceid  # type: ignore[attr-defined]
         return pieces

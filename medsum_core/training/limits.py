@@ -1,4 +1,4 @@
-"""What a model has room for, checked before any weight is loaded: positions and token ids."""
+"""Limits of a model, checked before any weight is loaded: number of positions and token ids."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def check_positions(max_length: int, config: PretrainedConfig) -> None:
 
 
 def check_rows(rows: Iterable[Example], stop_token_ids: Sequence[int], config: PretrainedConfig) -> None:
-    """Raise InputError where a row or a stop has a token that the model's embedding lacks."""
+    """Raise InputError where a row's or a stop token's id is beyond the model's embedding."""
     check_token_ids([*stop_token_ids, *(max(row.input_ids) for row in rows)], config)

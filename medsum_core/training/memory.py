@@ -1,8 +1,8 @@
-"""Estimate a run's peak memory, part by part, before any weight is loaded.
+"""Estimate a run's peak memory by part, before any weight is loaded.
 
 The model is built on the meta device, where tensors have shapes but no memory. One forward pass there, adapter in
-place, counts what autograd saves for the backward pass: no formula per architecture that could go stale. Sizes in
-bytes. Letters: T tokens of a micro-batch, H heads, D head size.
+place, counts what autograd saves for the backward pass: no formula per architecture, which could become outdated. Sizes
+are in bytes. Letters: T tokens of a micro-batch, H heads, D head size.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ GIB = 1 << 30
 PROBE_TOKENS = 128  # what autograd saves grows in proportion to the tokens
 PROBE_ATTENTION = "medsum_memory_probe"
 PROCESS_BYTES = {"cpu": int(0.75 * GIB), "cuda": int(0.55 * GIB)}  # libraries, tokenizer, kernels; the CUDA context
-# Heap / bytes of saved tensors, measured when those up to 32 MiB came from glibc's heap; the arena leaves fewer holes.
+# Heap size / bytes of saved tensors, measured when those up to 32 MiB came from glibc's heap; the arena has fewer gaps.
 HEAP_FACTOR, MMAP_BYTES = 1.7, 35 << 20
-TOWER_BUFFERS = 6  # of the width of its widest layer, alive at a time without a backward pass
+TOWER_BUFFERS = 6  # activations of the vision tower's widest layer that exist at a time without a backward pass
 CARDS_GIB = (6, 8, 12, 16, 24)
 MULTIPROCESSORS = 132  # of an H100 or H200: no card in examples/gpu.md has more
-FLASH_ROWS = 128  # with which each document's part of the query gradient is padded
+FLASH_ROWS = 128  # padding of each document's part of the query gradient
 CARD_SHARE = 0.93  # of a card's memory: the rest goes to the driver, a screen and fragmentation
 
 
@@ -44,7 +44,7 @@ CARD_SHARE = 0.93  # of a card's memory: the rest goes to the driver, a screen a
 class ModelSize:
     """Sizes of a model with its adapter, measured on the meta device. Weights and tensors are counted in elements."""
 
-    projections: int  # weights of linear layers other than the head: those that NF4 holds
+    projections: int  # weights of linear layers other than the head: those stored in NF4
     adapted: int  # those of them that carry an adapter
     largest_projection: int
     other_weights: int  # embedding, tied head, norms
@@ -59,8 +59,8 @@ class ModelSize:
     saved_tensors: tuple[float, ...]  # bytes a token of each tensor saved for the backward pass, attention scores aside
     targets: tuple[str, ...]  # the names of the layers that carry an adapter
     kernels: str
-    tower: int = 0  # weights that compute the features of images, and then leave memory
-    tower_working: int = 0  # elements of one image's activations in it
+    tower: int = 0  # weights of the vision tower, which is freed after the features of images are computed
+    tower_working: int = 0  # elements of its activations for one image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +75,16 @@ class MemoryEstimate:
     activations: int
     logits: int
     process: int
-    tower: int = 0  # beside weights and process while features of images are computed, before the first update
+    tower: int = 0  # vision tower, before the first update only, in addition to weights and process
 
     @property
     def parts(self) -> dict[str, int]:
-        """What is there together in an update."""
+        """The parts of an update's peak: all but the vision tower."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "tower"}
 
     @property
     def total(self) -> int:
-        """The parts together, or what the features of images need where that is more."""
+        """The peak: the sum of the parts, or the memory for computing features of images where that is more."""
         return max(sum(self.parts.values()), self.weights + self.process + self.tower)
 
     def lines(self) -> list[str]:
@@ -107,7 +107,7 @@ class RunShape:
     attention: str = "per_document"
     dequantize: bool = False
     gradient_checkpointing: bool = False
-    recompute_alone: bool = False  # the activations of a longer row
+    recompute_alone: bool = False  # recompute the activations of a longer row
     concurrent: int = 1  # micro-batches computed at a time
     num_documents: int = 1  # of the largest micro-batch, at least
     multiprocessors: int = MULTIPROCESSORS  # of the GPU
@@ -119,10 +119,10 @@ class RunShape:
 def measure_model(
     config: PretrainedConfig, lora: LoraSettings, *, precision: str, kernels: str, images: bool = False
 ) -> ModelSize:
-    """The sizes of a model with its adapter, from its configuration alone; about a second, no memory to speak of.
+    """The sizes of a model with its adapter, from its configuration alone; takes about a second and little memory.
 
-    `kernels`: the path's name, as each saves other tensors for the backward pass. With `images` the vision tower counts
-    by itself: it is there while features are computed, and not in training.
+    `kernels`: the name of the path, as each saves different tensors for the backward pass. With `images` the vision
+    tower is counted separately: it is in memory while features are computed, not in training.
     Raises InputError when a target module matches nothing.
     """
     with torch.device("meta"):
@@ -146,7 +146,7 @@ def measure_model(
         num_weights = sum(parameter.numel() for parameter in base.parameters())
         projections = sum(layer.weight.numel() for layer in linears.values())
         adapted = [n for n in linears if is_inside(n, decoder) and n.rsplit(".", 1)[-1] in lora.target_modules]
-        # The fast kernels save no dropout mask. On the reference path autocast has the adapter compute in 16 bits.
+        # The fast kernels save no dropout masks. On the reference path autocast computes the adapter in 16 bits.
         model = attach_lora(base, replace(lora, dropout=0.0) if kernels in FAST_PATHS else lora, base_name="")
         choose(kernels).apply(model, keep_dense=False)
     if kernels not in FAST_PATHS:
@@ -177,7 +177,7 @@ def measure_model(
 
 
 def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
-    """The peak of an update of that run, by part."""
+    """The peak memory of an update, by part."""
     stored = DTYPES[run.precision].itemsize
     computed = 4 if run.emulated else stored
     unpacks_scales = size.kernels in FAST_PATHS and run.device_kind == "cuda" and not run.dequantize
@@ -201,7 +201,7 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
 
 
 def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
-    """What is saved for the backward pass, and the widest layer's working set in it."""
+    """Bytes saved for the backward pass, plus the working memory of the widest layer in it."""
     saved = _resident_bytes(size, run) + size.num_layers * _score_bytes(size, run, stored=stored, computed=computed)
     if run.gradient_checkpointing:
         saved = saved / size.num_layers + stored * size.num_layers * size.hidden * run.num_tokens
@@ -210,7 +210,7 @@ def _activation_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: 
 
 
 def _attention_working_bytes(size: ModelSize, run: RunShape, *, computed: int) -> int:
-    """Of the variable-length kernel's backward pass where its bits repeat: the gradients, and parts of the query's.
+    """Working memory of the deterministic backward pass of the varlen kernel: gradients, and partial query gradients.
 
     Deterministic FlashAttention 2 has a copy of dQ in fp32 for each of ceil(multiprocessors / (documents x H)) splits,
     (splits, T + 128 x documents, H, D rounded up to 32): `mha_varlen_bwd` of its flash_api.cpp.
@@ -224,7 +224,7 @@ def _attention_working_bytes(size: ModelSize, run: RunShape, *, computed: int) -
 
 
 def _logit_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
-    """A tile of logits with its exponentials, and its part of the head where the arithmetic needs another dtype."""
+    """A tile of logits with its exponentials, plus a converted tile of the head where products use another dtype."""
     rows, words = tile_shape(run.device_kind)
     exponentials = 3 * 4  # the soft cap's slope included
     tile = rows * words * (stored + exponentials)
@@ -232,7 +232,7 @@ def _logit_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) 
 
 
 def _resident_bytes(size: ModelSize, run: RunShape) -> float:
-    """What the saved tensors take of main memory: on a CPU the small ones leave gaps in the heap between them."""
+    """Memory of the saved tensors; on a CPU small ones leave gaps in the heap, which count too."""
     sizes = [num_bytes * run.num_tokens for num_bytes in size.saved_tensors]
     if run.device_kind == "cuda":
         return sum(sizes)
@@ -240,7 +240,7 @@ def _resident_bytes(size: ModelSize, run: RunShape) -> float:
 
 
 def _score_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
-    """What a layer saves for each pair of tokens: a mask with `sdpa`, all scores with `eager`, some by the kernels."""
+    """Bytes that a layer saves for pairs of tokens: a mask (`sdpa`), all scores (`eager`) or some (`per_document`)."""
     pairs = run.num_tokens**2
     saved_pairs = run.num_tokens * min(run.num_tokens, run.saved_attention_tokens) * 3 // 4  # a quarter is masked
     by_kernel = {
@@ -252,14 +252,14 @@ def _score_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) 
 
 
 def _saved_bytes(model: PeftModel, kernels: str) -> list[float]:
-    """The size of each tensor that a forward pass over PROBE_TOKENS saves for its backward pass, without parameters.
+    """Bytes of each tensor, parameters aside, that a forward pass over PROBE_TOKENS saves for its backward pass.
 
-    A family that does not run without weights gets the rule of thumb of Korthikanti et al. 2022 (section 4.1): 34 bytes
-    a token, layer and hidden feature in 16 bits, attention scores aside.
+    For a family that can't run on the meta device, the rule of thumb of Korthikanti et al. 2022 (section 4.1): 34 bytes
+    per token, layer and hidden feature in 16 bits, attention scores aside.
     """
     inner = inner_model(model)
     dtype, grouped = inner.dtype, any(name.split(".")[-2:-1] == ["experts"] for name, _ in inner.named_parameters())
-    if grouped:  # without weights torch's grouped product takes 16 bits only
+    if grouped:  # on the meta device torch's grouped product takes 16 bits only
         model.to(torch.bfloat16)
     try:
         saved = _probe(model, kernels)
@@ -292,9 +292,9 @@ def _probe(model: PeftModel, kernels: str) -> list[int]:
 
 
 class _FusedAttention(torch.autograd.Function):
-    """The shapes of attention and what it saves, no arithmetic.
+    """The shapes of attention and the tensors that it saves, without its arithmetic.
 
-    Other functions save their output too, but that is the next projection's input, which is counted there.
+    Real attention saves its output too, but that is the next projection's input and counted there.
     """
 
     @staticmethod
@@ -314,9 +314,9 @@ def _probe_attention(
     return _FusedAttention.apply(query, key, value), None
 
 
-def fitting_settings(config_sizes: ModelSize, run: RunShape, *, cards_gib: Sequence[float] = CARDS_GIB) -> list[str]:
-    """For each size of GPU a line: whether the run fits, or what to change so that it does."""
-    # Without soft caps and images no card has a mask: below 8.0 one document follows another, which takes no more.
+def fitting_settings(size: ModelSize, run: RunShape, *, cards_gib: Sequence[float] = CARDS_GIB) -> list[str]:
+    """A line for each size of GPU: whether the run fits, or what to change so that it does."""
+    # Without soft caps and images no GPU needs a mask: below 8.0 documents are computed one by one, at no more memory.
     attention = run.attention if run.attention in ("eager", "sdpa") else "varlen"
     base = replace(run, device_kind="cuda", concurrent=1, dequantize=False, emulated=False, attention=attention)
     recomputed = replace(base, gradient_checkpointing=True, recompute_alone=True)
@@ -330,7 +330,7 @@ def fitting_settings(config_sizes: ModelSize, run: RunShape, *, cards_gib: Seque
             shorter, load_in_4bit=True
         ),
     }
-    needs = {flags: estimate_memory(config_sizes, changed).total for flags, changed in changes.items()}
+    needs = {flags: estimate_memory(size, changed).total for flags, changed in changes.items()}
     lines = []
     for card in cards_gib:
         fitting = [flags for flags, needed in needs.items() if needed <= CARD_SHARE * card * GIB]

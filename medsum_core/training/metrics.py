@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a line, with the names that transformers logs, cut back to a step on resume.
+"""`metrics.jsonl`: one JSON object a line, named as transformers logs them; truncated to the checkpoint on resume.
 
 Names: `step, epoch, loss, grad_norm, learning_rate, tokens_per_second`; `eval_loss` and others that start with `eval_`.
 A number that is not finite is written as null, since JSON has no such number.
@@ -37,7 +37,7 @@ class StepStats:
     def of(
         cls, window: Sequence[Example], started: float, *, loss: float, grad_norm: float, skipped: bool
     ) -> StepStats:
-        """The figures of a window whose step began at `started`, in seconds of `time.perf_counter`."""
+        """The figures of a window whose step began at `started` (`time.perf_counter`, seconds)."""
         return cls(
             loss=loss,
             grad_norm=grad_norm,
@@ -49,7 +49,7 @@ class StepStats:
 
 
 class MetricsLog:
-    """Appends lines, each in one write, so that a crash can leave only the last one unfinished. Private (0600).
+    """Appends lines, each in one write, so that a crash can leave only the last line unfinished. Mode 0600.
 
     A full disk does not end a run: a failed write is warned about once, and its lines follow when there is room again.
     """
@@ -68,7 +68,7 @@ class MetricsLog:
         self.close()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record. It must hold `step`, by which a resumed run cuts the file back."""
+        """Write one record. It must hold an integer `step`, by which a resumed run truncates the file (`cut_back`)."""
         if not isinstance(record.get("step"), int):
             raise ValueError("a metrics record needs an integer `step`")
         finite = {name: None if _not_finite(value) else value for name, value in record.items()}
@@ -79,7 +79,7 @@ class MetricsLog:
             self._warn(error)
 
     def sync(self) -> None:
-        """Flush to disk: before a checkpoint, so that no power cut loses lines that a resumed run will not redo."""
+        """Flush to disk; called before a checkpoint is written, so that a power cut loses no line of before it."""
         try:
             self._write_pending()
             os.fsync(self._descriptor)
@@ -100,17 +100,17 @@ class MetricsLog:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """All records, in order. A half-written last line is left out; InputError for any other line that is no record."""
+    """All records, in order, without a half-written last line. Raises InputError for another damaged line."""
     lines = read_plain_file(path).split(b"\n")
     lines.pop()  # half-written, or empty after a complete last line
     return [_record(line, number, path) for number, line in enumerate(lines, start=1)]
 
 
 def records_until(path: str | Path, *, step: int) -> list[dict[str, Any]]:
-    """The records up to `step`, that one's included, in order; none where there is no file.
+    """The records up to and including `step`, in order; none where there is no file.
 
-    What a crash left unfinished beyond them, the last line or a torn one in between, is no reason to stop: a resumed
-    run does those updates again. InputError for a line that is no record and has records up to `step` after it.
+    Damaged lines after the last of them are ignored, as a resumed run repeats those updates. Raises InputError for a
+    damaged line before it.
     """
     if not Path(path).exists():
         return []
@@ -122,10 +122,10 @@ def records_until(path: str | Path, *, step: int) -> list[dict[str, Any]]:
 
 
 def cut_back(path: str | Path, *, step: int) -> int:
-    """Drop what lies beyond `step` (`records_until`); return how many records are left.
+    """Remove the records after `step` (see `records_until`); return how many are left.
 
-    The file is replaced atomically; a missing one counts as empty. Records of `step` itself stay: a
-    loop that evaluates, then saves, has logged both before its checkpoint.
+    The file is replaced atomically; a missing file counts as empty. Records of `step` itself stay: the evaluation at
+    that step is logged before the checkpoint is written.
     """
     path = Path(path)
     kept = records_until(path, step=step)

@@ -1,8 +1,8 @@
-"""The optimiser, and the learning rate as a pure function of the completed step.
+"""The optimiser, and the learning rate as a pure function of the number of completed updates.
 
 Paged 8-bit AdamW (Dettmers et al. 2022, arXiv:2110.02861; paging: arXiv:2305.14314) stores both moments as one byte
 an element with one fp32 scale (absmax) for every 256; tensors under 4,096 elements have fp32 moments. The byte codes
-(qmaps) are constants of the library, shared by all parameters: they are left out of a saved state and built anew.
+(qmaps) are constants of the library, shared by all parameters: they are not saved, but built again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW over the parameters that train, matrices with `weight_decay`, vectors (DoRA's magnitudes) without.
 
-    `name` is `paged_adamw_8bit` (bitsandbytes) or `adamw_torch`. Both libraries would decay by 1e-2 if not told.
+    `name` is `paged_adamw_8bit` (bitsandbytes) or `adamw_torch`. Both libraries' default weight decay is 1e-2.
     Raises InputError for another name or when nothing trains.
     """
     trained = [(key, parameter) for key, parameter in named_parameters if parameter.requires_grad]
@@ -68,16 +68,16 @@ def _paged_adamw_8bit(groups: list[dict[str, Any]], **settings: Any) -> torch.op
     from medsum_core.training.flat_adamw import FlatPagedAdamW8bit
 
     on_gpu = any(parameter.is_cuda for group in groups for _, parameter in group["params"])
-    # Paging moves state between a GPU and main memory. On a CPU it is in main memory already: nothing is lost there.
+    # Paging moves state between a GPU and main memory. On a CPU it is in main memory anyway: the warning is irrelevant.
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
-    # On a CPU nothing waits, and the library's temporaries are as large as what it updates at once.
+    # On a CPU nothing waits for a GPU, and one large update would need temporaries as large as all parameters.
     return (FlatPagedAdamW8bit if on_gpu else PagedAdamW8bit)(groups, **settings)
 
 
 def _empty_paged_state(
     optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group_index: int, index: int
 ) -> State:
-    """State as the library would create it before a parameter's first update, not yet given to the optimiser."""
+    """State as the library creates it before a parameter's first update; the optimiser itself is left unchanged."""
     former = optimizer.state.pop(parameter, None)
     optimizer.init_state(optimizer.param_groups[group_index], parameter, group_index, index)  # type: ignore[attr-defined]
     state: State = optimizer.state.pop(parameter)
@@ -116,7 +116,7 @@ def lr_at(step: int, *, schedule: str, peak: float, warmup_steps: int, num_steps
     """Learning rate of the update that follows `step` completed ones; equals transformers' schedules to the last bit.
 
     Linear warm-up from 0 over `warmup_steps` (so that update 0 of a warm-up has rate 0), then `linear` to 0 at
-    `num_steps`, `cosine` (half a wave) to 0, or `constant`. Pure: nothing to save, nothing to step twice.
+    `num_steps`, `cosine` (half a wave) to 0, or `constant`. There is no scheduler state that would have to be saved.
     """
     if step < warmup_steps:
         return peak * (float(step) / float(max(1, warmup_steps)))

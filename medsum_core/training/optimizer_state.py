@@ -1,7 +1,7 @@
-"""The state of an optimiser by parameter name, out and in again, so that the next update is bit-identical.
+"""Export and restore an optimiser's state by parameter name, so that the next update is bit-identical.
 
-The optimisers that `--optim` names are in the table `optimizer.OPTIMIZERS`; of any other the state must be tensors and
-a step.
+The optimisers that `--optim` names are in the table `optimizer.OPTIMIZERS`. The state of any other optimiser may hold
+tensors and a step only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from medsum_core.training.optimizer import OPTIMIZERS, State
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Copy the state out by parameter name: tensors (on the CPU, `NAME.state1` and so on) and plain scalars.
+    """Copy the state by parameter name: tensors (on the CPU, `NAME.state1` and so on) and plain scalars.
 
     `names` are the parameters that train; they must be those that the optimiser holds, in any order. Scalars:
     `{"optimizer": name, "steps": {NAME: updates}}`; a parameter that was never updated has no entry. An optimiser that
@@ -47,7 +47,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> t
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, names: Sequence[str], tensors: dict[str, Tensor], scalars: dict[str, Any]
 ) -> None:
-    """Put back what `optimizer_state` copied out, so that the next update is bit-identical.
+    """Restore what `optimizer_state` returned, so that the next update is bit-identical.
 
     On CUDA the buffers of paged 8-bit AdamW are allocated by the library's own `get_state_buffer`, hence paged again
     (its `load_state_dict` leaves them in plain device memory: bitsandbytes #782). Raises InputError, before anything is
@@ -70,7 +70,7 @@ def load_optimizer_state(
 
 
 def check_names(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> None:
-    """Raise InputError unless the optimiser holds the parameters of these names, and knows them by their names."""
+    """Raise InputError unless the optimiser holds exactly the parameters of these names, and holds their names."""
     if not all("param_names" in group for group in optimizer.param_groups):
         raise InputError(
             f"{_class_name(optimizer)} has no names of its parameters, by which its state is saved: pass it the named "
@@ -83,7 +83,7 @@ def check_names(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> None:
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> str:
-    """Its name in OPTIMIZERS, else its class's. AMSGrad's third moment is not in that table: it goes by its class."""
+    """The optimiser's name in OPTIMIZERS, else its class's (also with AMSGrad: the table lacks its third moment)."""
     class_name = _class_name(optimizer)
     if any(group.get("amsgrad") for group in optimizer.param_groups):
         return class_name
@@ -130,7 +130,7 @@ def _known_states(
         if (buffer.shape, buffer.dtype) != (tensors[key].shape, tensors[key].dtype):
             found = f"{tuple(tensors[key].shape)} {tensors[key].dtype}"
             raise InputError(f"optimiser state {key} is {found}, expected {tuple(buffer.shape)} {buffer.dtype}")
-    _synchronize(optimizer)  # paged buffers are zeroed by a kernel: let it end before the CPU writes
+    _synchronize(optimizer)  # a kernel zeroes paged buffers asynchronously: wait before the CPU writes
     for key, buffer in buffers.items():
         buffer.copy_(tensors[key])
     for name, state in states.items():
@@ -142,7 +142,7 @@ def _known_states(
 def _other_states(
     optimizer: torch.optim.Optimizer, kind: str, tensors: dict[str, Tensor], scalars: dict[str, Any]
 ) -> dict[str, State]:
-    """The saved tensors in the parameter's memory, but for the step: torch computes with it on the CPU unless told."""
+    """The saved tensors on the parameter's device; a step on the CPU, as in torch, unless capturable or fused."""
     steps, keys = scalars["steps"], scalars["keys"]
     _check_keys([f"{name}.{key}" for name in keys for key in keys[name]], tensors)
     states: dict[str, State] = {}

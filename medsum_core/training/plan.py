@@ -1,4 +1,4 @@
-"""A run, checked and decided, before any weight is loaded; and how it is shown to a person."""
+"""The plan of a run: everything that is checked and decided before any weight is loaded, and its summary."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from medsum_core.kernels import REFERENCE
 from medsum_core.model.base import load_config, load_tokenizer
 from medsum_core.model.lora import LoraSettings
 from medsum_core.score.baseline import read_baseline
-from medsum_core.training.agreement import gather_json, together
+from medsum_core.training.agreement import gather_json, on_every_process
 from medsum_core.training.auto_settings import (
     AUTO,
     RESOLVED,
@@ -48,21 +48,21 @@ LAUNCHER_ECHO_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run, checked and decided, before any weight is loaded."""
+    """Everything that is known of a run before any weight is loaded."""
 
     config: RunConfig  # every `auto` resolved
     folder: Path
     accelerator: Accelerator
-    sharding: Sharding | None  # of the base over the processes; None: each holds it whole
+    sharding: Sharding | None  # of the base over the processes; None: each process holds the whole base
     device: Device
     size: ModelSize
     base_config: PretrainedConfig
     renderer: PromptRenderer
-    build_renderer: BuildRenderer  # that made it
+    build_renderer: BuildRenderer  # the function that made `renderer`
     dataset: Dataset
     baseline: dict[str, str] | None  # another system's notes by row id, for the report
     checkpoint: Checkpoint | None
-    lock: FolderLock  # held from here on where the folder exists already, from `build_run` on otherwise
+    lock: FolderLock  # held from here on if the folder exists already, otherwise from `build_run` on
     trackers: Trackers  # started by `build_run`
     tokenizer_sha256: str
     versions: dict[str, str]
@@ -79,11 +79,11 @@ class Plan:
 
     @property
     def echo_seconds(self) -> float:
-        """How long a launcher's copy of a signal counts as the same request."""
+        """The time in which a second signal counts as a launcher's copy of the first."""
         return LAUNCHER_ECHO_SECONDS if self.accelerator.num_processes > 1 else 0.0
 
     def lines(self) -> list[str]:
-        """The run in a few lines: device, rows, updates, what trains, and the memory that it will need, by part."""
+        """A summary of the run: device, settings, updates, trainable parameters, estimated memory by part."""
         train, model = self.config.train, self.config.model
         rows = window_rows(train, self.accelerator)
         windows = math.ceil(len(self.dataset.train) / rows)
@@ -102,9 +102,9 @@ class Plan:
         ]
 
     def card_lines(self) -> list[str]:
-        """For each size of GPU whether the run fits, or what to change."""
+        """For each size of GPU, whether the run fits, or what to change so that it does."""
         shape, size = run_shape(self.config, self.device), self.size
-        if self.device.kind == "cpu":  # GPUs compute in 16 bits what this CPU may compute in 32
+        if self.device.kind == "cpu":  # this CPU may compute in 32 bits; on a GPU the run would use 16
             shape = replace(shape, precision="bf16")
             how: dict[str, Any] = {"precision": "bf16", "kernels": REFERENCE, "images": self.config.data.shows_images}
             size = measure_model(self.base_config, lora_settings(self.config), **how)
@@ -112,7 +112,7 @@ class Plan:
 
 
 def lora_settings(config: RunConfig) -> LoraSettings:
-    """The adapter that a configuration asks for."""
+    """The settings of the adapter, from the run's configuration."""
     lora = config.lora
     return LoraSettings(
         r=lora.lora_r,
@@ -126,7 +126,7 @@ def lora_settings(config: RunConfig) -> LoraSettings:
 
 
 def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_renderer) -> Plan:
-    """Check everything that can be checked without weights. Raises InputError; nothing of the run is written yet.
+    """Check everything that can be checked without weights. Raises InputError; nothing is written to the run folder.
 
     `build_renderer`: another prompt than the project's own. Enter `Plan.lock`, then `Plan.trackers`, for as long as
     the run folder is written.
@@ -134,7 +134,9 @@ def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_rendere
     (accelerator, sharding), lock = _accelerator(config), FolderLock()
     try:
         checkpoint = _checkpoint(config, accelerator, lock)
-        plan = together(lambda: _plan(config, accelerator, sharding, checkpoint, lock, build_renderer), accelerator)
+        plan = on_every_process(
+            lambda: _plan(config, accelerator, sharding, checkpoint, lock, build_renderer), accelerator
+        )
         plan = _with_first_choices(plan, asked=config)
     except BaseException:
         lock.release()
@@ -144,7 +146,7 @@ def plan_run(config: RunConfig, *, build_renderer: BuildRenderer = build_rendere
 
 
 def _with_first_choices(plan: Plan, *, asked: RunConfig) -> Plan:
-    """Each `auto` as the first process resolved it: free memory differs between them, what they compute must not."""
+    """The plan with each `auto` as the first process resolved it, since processes may differ in free memory."""
     chosen, settings = plan.config.settings(), asked.settings()
     first = gather_json({name: chosen[name] for name in RESOLVED}, plan.accelerator)[0]
     shared = {name: value for name, value in first.items() if settings[name] in AUTO}
@@ -160,7 +162,7 @@ def _plan(
     build_renderer: BuildRenderer,
 ) -> Plan:
     model, data = config.model, config.data
-    if accelerator.is_main_process:  # the only one that will start them
+    if accelerator.is_main_process:  # only this process starts trackers
         check_trackers(config.output.trackers)
     source: dict[str, Any] = {"revision": model.model_revision, "offline": model.offline}
     base_config = load_config(model.model_name_or_path, **source)
@@ -178,9 +180,9 @@ def _plan(
     config = config.with_resolved(lora_target_modules=list(size.targets))
     config = resolve_memory(config, base_config.model_type, device, size, asked=asked)
     renderer = build_renderer(tokenizer, **in_prompt)
-    check_prompt(renderer, is_new=checkpoint is None, tell=partial(print_main, accelerator=accelerator))
+    check_prompt(renderer, is_new=checkpoint is None, warn=partial(print_main, accelerator=accelerator))
     dataset = load_dataset(data, renderer, offline=model.offline)
-    if not dataset.validation:  # known of files before; of a data set only now
+    if not dataset.validation:  # for data sets of the hub this is known only now
         raise_all(no_validation_problems(config.train, config.output))
     other = config.output.baseline_file
     check_rows([*dataset.train, *dataset.validation], renderer.stop_token_ids, base_config)
@@ -205,7 +207,7 @@ def _plan(
 
 
 def _accelerator(config: RunConfig) -> tuple[Accelerator, Sharding | None]:
-    """One device a process. Precision is written out in the model's dtypes, so accelerate gets to do none of it."""
+    """One device a process, without accelerate's mixed precision: the model's dtypes are set explicitly here."""
     plugin = fsdp_plugin()
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # accelerate would take Apple's GPU, which bitsandbytes does not know
@@ -217,14 +219,14 @@ def _accelerator(config: RunConfig) -> tuple[Accelerator, Sharding | None]:
 
 
 def _checkpoint(config: RunConfig, accelerator: Accelerator, lock: FolderLock) -> Checkpoint | None:
-    """The first process chooses, all read the same one: another's listing of the folder may be stale."""
-    found = together(lambda: _choice(config, lock) if accelerator.is_main_process else None, accelerator)
+    """The checkpoint that the first process chooses; the listing of a shared folder may be stale on the others."""
+    found = on_every_process(lambda: _choice(config, lock) if accelerator.is_main_process else None, accelerator)
     path = gather_json(found, accelerator)[0]
-    return together(lambda: load_checkpoint(path) if path is not None else None, accelerator)
+    return on_every_process(lambda: load_checkpoint(path) if path is not None else None, accelerator)
 
 
 def _choice(config: RunConfig, lock: FolderLock) -> str | None:
-    """The checkpoint's folder; the run's is locked first: nobody may write or delete one while it is chosen."""
+    """The checkpoint's folder. The run folder is locked first, so that no process deletes a checkpoint meanwhile."""
     choice, folder = config.output.resume_from_checkpoint, config.output.output_dir
     if choice is None:
         return None

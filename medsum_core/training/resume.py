@@ -1,4 +1,4 @@
-"""Save the state of a run in a checkpoint, and restore it."""
+"""Save the state of a run to a checkpoint, and restore it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from medsum_core.training.run import Run
 
 
 def save_run(run: Run, progress: Progress, *, final: bool) -> None:
-    """Write a checkpoint from the first process. If that fails, earlier ones stay and training goes on.
+    """Write a checkpoint from the first process. If that fails, earlier checkpoints stay and training continues.
 
     Raises FinalSaveError when the last save of a run fails, and when the processes are not at the same place.
     """
@@ -35,7 +35,7 @@ def save_run(run: Run, progress: Progress, *, final: bool) -> None:
         raise FinalSaveError(f"not saved: {difference}; resume with --resume_from_checkpoint auto")
     rng = gather_json(capture_rng(), run.accelerator)
     problem = _write(run, progress, rng) if run.accelerator.is_main_process else None
-    run.saved_at = time.monotonic()  # a failed save counts too: the next try comes after as long
+    run.saved_at = time.monotonic()  # after a failed save too: the next attempt waits for the full interval
     failed = any_process(problem is not None, run.accelerator)
     run.seconds["saving"] += time.perf_counter() - started
     if not failed:
@@ -47,8 +47,8 @@ def save_run(run: Run, progress: Progress, *, final: bool) -> None:
     print_main(text, run.accelerator)
 
 
-def restore_run(run: Run, checkpoint: Checkpoint) -> Progress:
-    """Put adapter, optimiser, scaler and random states back; returns where to go on."""
+def restore_run(run: Run, checkpoint: Checkpoint) -> None:
+    """Restore adapter, optimiser, scaler and random states."""
     load_adapter_tensors(run.model, checkpoint.adapter_tensors)
     names = [name for name, _ in run.parameters]
     load_optimizer_state(run.optimizer, names, checkpoint.optimizer_tensors, checkpoint.optimizer_scalars)
@@ -57,11 +57,10 @@ def restore_run(run: Run, checkpoint: Checkpoint) -> Progress:
     restore_random_state(checkpoint, seed=run.config.train.seed, process=run.accelerator.process_index)
     run.resumed_at = run.windows_done(checkpoint.progress)
     _begin_course(run, checkpoint)
-    return checkpoint.progress
 
 
 def restore_random_state(checkpoint: Checkpoint, *, seed: int, process: int) -> None:
-    """Put this process's random state back; one that the checkpoint holds none for begins its own."""
+    """Restore this process's random state; a process that the checkpoint has none for starts its own."""
     if process < len(checkpoint.rng):
         restore_rng(checkpoint.rng[process])
     else:  # another process's state would give both the same dropout masks
@@ -69,7 +68,7 @@ def restore_random_state(checkpoint: Checkpoint, *, seed: int, process: int) -> 
 
 
 def random_state_notes(checkpoint: Checkpoint, accelerator: Accelerator) -> list[str]:
-    """What becomes of the random states, which draw the dropout masks, where the number of processes differs."""
+    """Lines that say how random states (of dropout masks) are restored if the number of processes has changed."""
     saved, now = len(checkpoint.rng), accelerator.num_processes
     if saved == now:
         return []
@@ -80,7 +79,7 @@ def random_state_notes(checkpoint: Checkpoint, accelerator: Accelerator) -> list
 
 
 def _begin_course(run: Run, checkpoint: Checkpoint) -> None:
-    """Which checkpoints the run may delete from now on. Those after the one resumed from are another course's."""
+    """Set which checkpoints the run may delete; those after the one resumed from are kept, unless a flag says so."""
     folder, output = run.folder / CHECKPOINTS_FOLDER, run.config.output
     if not run.accelerator.is_main_process:
         return

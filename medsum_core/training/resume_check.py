@@ -16,13 +16,13 @@ PARTS = {
     "train_data": "the training data",
     "validation_data": "the validation data",
     "base_weights": "the base model's weights",
-    "base": "the base model's weights, or how they are held (of which this checkpoint of an earlier version tells no "
-    "more: keep --dequantize and --kernels)",
+    "base": "the base model's weights, or how they are stored (this checkpoint of an earlier version records no more: "
+    "keep --dequantize and --kernels)",
     "tokenizer": "the tokenizer or its chat template",
 }
 BASE_CONFIG = "the base model's configuration"
-DECISIVE_FUNCTIONS = ("objective", "collate")  # of `train_loop.main`; the others can be accepted
-# Another value of these is another form of the same weights, which is then not a second reason.
+DECISIVE_FUNCTIONS = ("objective", "collate")  # of `train_loop.main`: refused if changed; others need consent
+# If one of these changed, the weights' fingerprint changes with it, which is then not reported as a second reason.
 FORMS_OF_WEIGHTS = ("precision", "load_in_4bit")
 WINDOW = ("per_device_train_batch_size", "gradient_accumulation_steps")
 PROCESSES = "number of processes"
@@ -30,25 +30,25 @@ NEEDED = ("settings", "train_data", "validation_data", "tokenizer", "parameters"
 
 
 def saved_record(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A checkpoint's fingerprints, in today's terms where an earlier version wrote them.
+    """A checkpoint's fingerprints, converted to the present format where an earlier version wrote them.
 
-    Raises InputError where there is nothing to compare with.
+    Raises InputError where fingerprints are missing.
     """
     record = dict(checkpoint.fingerprints)
     if missing := [name for name in NEEDED if name not in record]:
         raise InputError(
-            f"cannot resume: {checkpoint.path.name} does not tell {', '.join(missing)}; choose another one"
+            f"cannot resume: {checkpoint.path.name} does not record {', '.join(missing)}; choose another one"
         )
     environment = {PROCESSES: len(checkpoint.rng), **record["environment"]}
-    environment.pop("attention kernel", None)  # is a setting too
+    environment.pop("attention kernel", None)  # also recorded among the settings
     return {**record, "settings": with_later_settings(record["settings"]), "environment": environment}
 
 
 def check_compatible(saved: Mapping[str, Any], current: Mapping[str, Any], *, allow_inexact: bool) -> list[str]:
     """Compare `saved_record` with this run's fingerprints; return notes for the user, such as a longer schedule.
 
-    Raises InputError with every reason and what to do about it. `allow_inexact` accepts what needs consent; changed
-    data, weights or settings are refused all the same.
+    Raises InputError with every reason and what to do about it. `allow_inexact` accepts the changes that need consent;
+    changed data, weights and other settings are still refused.
     """
     settings = _settings_changes(saved["settings"], current["settings"])
     refused, consent = _function_changes(saved.get("functions"), current["functions"])
@@ -82,7 +82,8 @@ def check_compatible(saved: Mapping[str, Any], current: Mapping[str, Any], *, al
 def window_problem(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
     """Why the rows of an update may not change, and which flag keeps them; None where they are the same.
 
-    A place in an epoch is a number of updates: with other rows an update, rows would come twice or not at all.
+    The position in an epoch is a number of updates: with another number of rows an update, some rows would be used
+    twice or not at all.
     """
     before, now = _window(saved), _window(current)
     if prod(before) == prod(now):
@@ -128,10 +129,10 @@ def _content_problems(saved: Mapping[str, Any], current: Mapping[str, Any]) -> l
 
 def _environment_changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     known, now = saved["environment"], current["environment"]
-    filled = {**now, **known}, {**known, **now}  # what one of them lacks can't be compared
+    filled = {**now, **known}, {**known, **now}  # an entry that one of them lacks is not compared
     changes = [_change(name, *filled) for name in differing_names(*filled)]
-    reads_otherwise = _config_changed(saved, current) and not _same_transformers(saved, current)
-    return changes + [f"{BASE_CONFIG} is read otherwise"] * reads_otherwise
+    reads_differently = _config_changed(saved, current) and not _same_transformers(saved, current)
+    return changes + [f"{BASE_CONFIG} is read differently"] * reads_differently
 
 
 def _schedule_notes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
@@ -144,7 +145,7 @@ def _schedule_notes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> lis
 
 
 def _unknown_notes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What an earlier version did not record. Another device or other kernels have entries of their own."""
+    """A note on what an earlier version did not record. Entries of another device or other kernels don't count."""
     known, now = saved["environment"], current["environment"]
     unknown = set(now) - set(known)
     if _differ(known, now, "device") or _differ(saved["settings"], current["settings"], "kernels"):
@@ -153,13 +154,13 @@ def _unknown_notes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list
     names += ["the functions of train_loop.main"] * ("functions" not in saved)
     if not names:
         return []
-    return [f"the checkpoint is of an earlier version and does not tell, so not compared: {', '.join(names)}"]
+    return [f"the checkpoint is of an earlier version; not recorded, so not compared: {', '.join(names)}"]
 
 
 def _function_changes(
     saved: Mapping[str, Mapping[str, str]] | None, current: Mapping[str, Mapping[str, str]]
 ) -> tuple[list[str], list[str]]:
-    """What is refused always, and what can be accepted: functions of the user's own, or of another version of these."""
+    """(changes that are refused, changes that need consent): user functions, or other versions of this project's."""
     refused: list[str] = []
     acceptable: list[str] = []
     for role in sorted({*saved, *current}) if saved is not None else ():
@@ -179,7 +180,7 @@ def _config_changed(saved: Mapping[str, Any], current: Mapping[str, Any]) -> boo
 
 
 def _same_transformers(saved: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
-    """Whether both read a configuration alike: another version may know fields that the other does not."""
+    """Whether both have the same version of transformers: another one may add fields to a model's configuration."""
     return not _differ(saved["environment"], current["environment"], "transformers version")
 
 

@@ -1,4 +1,4 @@
-"""The state of one process's run: model, optimiser, rows, run folder; when to evaluate, save, stop and log."""
+"""The state of a run on one process (model, optimiser, rows, folder), and when to evaluate, save, stop and log."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from medsum_core.training.tracker import Trackers
 
 @dataclass(kw_only=True, eq=False)
 class Run:
-    """One process's part of a run, which the loop reads.
+    """The state of a run on one process.
 
-    Updates change the weights of `model`, the state of `optimizer` and `scaler`; logging changes `log`, `trackers`,
-    `unlogged`, `seconds`, `saved_at` and `save_failures`, saving `course`. The others stay as `build_run` set them.
+    Updates change the weights of `model` and the state of `optimizer` and `scaler`; logging and saving change `log`,
+    `trackers`, `unlogged`, `seconds`, `saved_at`, `save_failures` and `course`. All else stays as `build_run` set it.
     """
 
     config: RunConfig
@@ -47,20 +47,20 @@ class Run:
     validation: Sequence[Example]
     validation_records: Sequence[Record]
     renderer: PromptRenderer
-    attention: str  # the function inside packed rows, by its name
+    attention: str  # name of the attention function for packed rows
     pack_tokens: int
     kernels: Kernels
-    accumulate: Accumulate | None  # the fast kernels'; None: `accumulate_gradients` of train_loop.py
-    resolved: dict[str, Any]  # what each `auto` came to
+    accumulate: Accumulate | None  # of the fast kernels; None: `accumulate_gradients` of train_loop.py
+    resolved: dict[str, Any]  # the value of each `auto` setting
     fingerprints: dict[str, Any] = field(default_factory=dict)
-    log: MetricsLog | None = None  # of the first process only
+    log: MetricsLog | None = None  # None on all processes but the first
     trackers: Trackers = field(default_factory=Trackers)  # running on the first process only
     resumed_at: int | None = None  # windows done when the run was resumed
     course: set[str] = field(default_factory=set)  # names of the checkpoints that retention may delete
     save_failures: list[str] = field(default_factory=list)
-    saved_at: float = field(default_factory=lambda: time.monotonic())  # clock of the last save, at first of the start
+    saved_at: float = field(default_factory=lambda: time.monotonic())  # seconds; before the first save: of the start
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by phase
-    unlogged: list[StepStats] = field(default_factory=list)  # since the last logged line: for the speed
+    unlogged: list[StepStats] = field(default_factory=list)  # since the last logged line, for tokens_per_second
 
     @property
     def device(self) -> torch.device:
@@ -74,7 +74,7 @@ class Run:
 
     @property
     def collate_settings(self) -> dict[str, int]:
-        """How a window is cut into micro-batches."""
+        """The arguments of `Collate` other than the rows."""
         return {
             "batch_size": self.config.train.per_device_train_batch_size,
             "pack_tokens": self.pack_tokens,
@@ -88,25 +88,25 @@ class Run:
 
     @property
     def windows_per_epoch(self) -> int:
-        """The last window of an epoch may be short."""
+        """Number of windows; the last window of an epoch may have fewer rows."""
         return math.ceil(len(self.rows) / self.window_rows)
 
     @property
     def num_windows(self) -> int:
-        """Windows of the whole run if none is skipped: its updates."""
+        """Windows of the whole run, which are its updates if none is skipped."""
         return self.config.train.num_updates(self.windows_per_epoch)
 
     def windows_done(self, progress: Progress) -> int:
-        """Windows gone through since the start, skipped ones included."""
+        """Windows processed since the start, skipped ones included."""
         return progress.epoch * self.windows_per_epoch + progress.window
 
     def is_done(self, progress: Progress) -> bool:
-        """With `--max_steps` so many updates, else so many epochs."""
+        """Whether the updates of `--max_steps`, or else the epochs of `--num_train_epochs`, are done."""
         by_steps = self.config.train.max_steps > 0
         return (progress.step if by_steps else self.windows_done(progress)) >= self.num_windows
 
     def window(self, progress: Progress) -> list[Example]:
-        """The rows of the next update: a pure function of seed, epoch and place in the epoch."""
+        """The rows of the next update: a pure function of the seed and of the epoch and window in `progress`."""
         windows = window_indices(
             len(self.rows), seed=self.config.train.seed, epoch=progress.epoch, window_rows=self.window_rows
         )
@@ -124,7 +124,7 @@ class Run:
         )
 
     def evaluates(self, progress: Progress, *, last: bool) -> bool:
-        """Before the first update, as `--eval_strategy` says, and after the last update."""
+        """Whether to evaluate now: before the first update, as `--eval_strategy` says, and after the last update."""
         train = self.config.train
         if not self.validation or train.eval_strategy == "no":
             return False
@@ -132,15 +132,15 @@ class Run:
         return start or self._is_due(train.eval_strategy, train.eval_steps, progress, last=last)
 
     def saves(self, progress: Progress, *, last: bool, best: bool) -> bool:
-        """As `--save_strategy` says, after the last update, and a best one that will be wanted at the end."""
+        """Whether to save now: as `--save_strategy` says, after the last update, and a best model."""
         output = self.config.output
         wanted = best and self.config.train.load_best_model_at_end
         return wanted or self._is_due(output.save_strategy, output.save_steps, progress, last=last)
 
     def saves_by_time(self, progress: Progress) -> bool:
-        """Whether `--save_minutes` have passed on any process since the last save, and there is something new to save.
+        """Whether `--save_minutes` have passed on any process since the last save, with an update since then.
 
-        All processes must ask together: they agree on the answer.
+        All processes must call it together; they get the same answer.
         """
         output, done = self.config.output, self.windows_done(progress)
         if output.save_strategy == "no" or output.save_minutes == 0 or done in (0, self.resumed_at):
@@ -153,21 +153,23 @@ class Run:
         return patience > 0 and progress.evaluations_without_gain >= patience
 
     def _is_due(self, strategy: str, every: int | None, progress: Progress, *, last: bool) -> bool:
-        """Whether what is done by epoch or by steps is due; never at the point just resumed from, where it was done.
+        """Whether an evaluation or a save is due by epoch or by steps; never at the window that was just resumed from.
 
-        With any strategy but `no` it is due after the last update too.
+        With every strategy but `no` it is due after the last update too. By steps, a skipped window makes nothing due:
+        the weights are unchanged since they were last evaluated and saved.
         """
         done = self.windows_done(progress)
         if strategy == "no" or done == 0 or done == self.resumed_at:
             return False
         if strategy == "epoch":
             return last or progress.window == 0
-        return last or (every is not None and progress.step % every == 0)
+        updated = progress.windows_in_a_row_skipped == 0
+        return last or (every is not None and updated and progress.step % every == 0)
 
     def log_step(self, progress: Progress, stats: StepStats, learning_rate: float) -> Progress:
-        """Every `--logging_steps` updates a line: the loss since the last line, weighted by targets.
+        """Log a line every `--logging_steps` updates, with the mean loss a target since the last line.
 
-        The sums belong to the progress that is returned, so that a resumed run logs what an unbroken one would.
+        The sums are part of the returned progress, so that a resumed run logs the same as an uninterrupted one.
         """
         self.seconds["training"] += stats.seconds
         if stats.skipped:
@@ -192,8 +194,16 @@ class Run:
         self.write_metrics(progress, values)
         return replace(progress, unlogged_nll=0.0, unlogged_targets=0)
 
+    def searches_loss_scale(self, stats: StepStats) -> bool:
+        """Whether a skipped window only shows that fp16's loss scale is still too high.
+
+        GradScaler starts at 65,536 and halves the scale at each overflow of a gradient; four overflows in a row are
+        common at the start of a run. Below 1 the gradients themselves are too large.
+        """
+        return self.scaler.is_enabled() and math.isfinite(stats.loss) and self.scaler.get_scale() >= 1.0
+
     def write_metrics(self, progress: Progress, values: dict[str, float]) -> None:
-        """A line of metrics.jsonl, and the same for the trackers."""
+        """Write a line to metrics.jsonl and to the trackers."""
         values = {"epoch": round(self.windows_done(progress) / self.windows_per_epoch, 4), **values}
         if self.log is not None:
             self.log.append({"step": progress.step, **values})
@@ -201,7 +211,7 @@ class Run:
 
 
 def after_window(progress: Progress, *, windows_per_epoch: int, skipped: bool) -> Progress:
-    """Where a run stands after one more window. A skipped one uses up its rows but is no update."""
+    """The progress after one more window. A skipped window uses up its rows but is no update."""
     last = progress.window + 1 == windows_per_epoch
     return replace(
         progress,

@@ -1,4 +1,4 @@
-"""From a plan to a run: load the base, attach the adapter, make the run folder, put a checkpoint back."""
+"""From a plan to a run: load the base, attach the adapter, make the run folder, restore a checkpoint."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ from medsum_core.kernels import FAST_PATHS, TRITON, Accumulate, Kernels, choose
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, fit_to, trainable_parameters
 from medsum_core.model.recorded_files import BASE_FILES, base_files
-from medsum_core.training.agreement import differing_process, together
+from medsum_core.training.agreement import differing_process, on_every_process
 from medsum_core.training.auto_settings import RESOLVED
+from medsum_core.training.best import resumed_best
 from medsum_core.training.distributed import print_main
 from medsum_core.training.family_check import check_family
 from medsum_core.training.loss import Objective, note_nll
@@ -66,7 +67,7 @@ class BuildOptimizer(Protocol):
         eps: float,
         weight_decay: float,
     ) -> torch.optim.Optimizer:
-        """An optimiser over the parameters that train, which it must be given with their names."""
+        """An optimiser over the trainable parameters. It must be given their names too, by which its state is saved."""
         ...
 
 
@@ -78,11 +79,11 @@ def build_run(
     build_optimizer: BuildOptimizer | None = None,
     prepare_model: Callable[[PeftModel], None] | None = None,
 ) -> tuple[Run, Progress]:
-    """Load the base, attach the adapter, make the run folder; put the checkpoint back where there is one.
+    """Load the base, attach the adapter, make the run folder, and restore the checkpoint if there is one.
 
-    `objective`, `collate`: what the loop will be given; a resumed run must be given the same.
-    `build_optimizer`: in the place of `--optim`. `prepare_model`: called once with the model, its adapter and kernels
-    in place, before the first update; what it changes of the weights would not be undone when a run is resumed.
+    `objective`, `collate`: those of the loop, recorded since a resumed run must have the same. `build_optimizer`:
+    replaces `--optim`. `prepare_model`: called once with the model after adapter and kernels are in place, before the
+    first update; when a run is resumed, the checkpoint then overwrites what it changed of the adapter.
     """
     given: dict[str, Callable[..., Any] | None] = {
         "objective": objective,
@@ -92,18 +93,18 @@ def build_run(
         "prepare_model": prepare_model,
     }
     functions = {role: function for role, function in given.items() if function is not None}
-    run = together(lambda: _build(plan, functions), plan.accelerator)
+    run = on_every_process(lambda: _build(plan, functions), plan.accelerator)
     return run, _start(plan, run)
 
 
 def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
-    """The run, before a checkpoint is put back into it."""
+    """The run, before a checkpoint is restored."""
     config, accelerator = plan.config, plan.accelerator
     prepare_model, build_optimizer = functions.get("prepare_model"), functions.get("build_optimizer")
     model_settings, train = config.model, config.train
-    # What will be sharded is loaded by the CPU, so that the whole base never lies on a card.
+    # A base to be sharded is loaded on the CPU, so that no GPU ever holds it whole.
     place = accelerator.device if plan.sharding is None else torch.device("cpu")
-    model, kernels, base_weights = _model(config, plan.dataset.pictures, place)
+    model, kernels, base_weights = _model(config, plan.dataset.image_paths, place)
     if prepare_model is not None:
         prepare_model(model)
     if plan.sharding is not None:
@@ -143,10 +144,10 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
     return run
 
 
-def _model(config: RunConfig, pictures: Mapping[str, Path], device: torch.device) -> tuple[PeftModel, Kernels, str]:
-    """The base with its adapter, as the kernels that were chosen run it; and the fingerprint of the base as loaded.
+def _model(config: RunConfig, image_paths: Mapping[str, Path], device: torch.device) -> tuple[PeftModel, Kernels, str]:
+    """The base with its adapter and the chosen kernels applied; the kernels; the fingerprint of the base as loaded.
 
-    A model that is shown images has their features in the place of its vision tower.
+    A model for images has their precomputed features instead of its vision tower.
     """
     model_settings, train = config.model, config.train
     set_seed(train.seed)  # the adapter starts alike on every process
@@ -165,7 +166,7 @@ def _model(config: RunConfig, pictures: Mapping[str, Path], device: torch.device
         from medsum_core.images.features import show_images  # a run on text imports nothing that reads images
 
         name, folder = model_settings.model_name_or_path, config.data.image_features
-        show_images(model, pictures, base_name=name, folder=folder, **place)
+        show_images(model, image_paths, base_name=name, folder=folder, **place)
     kernels = choose(model_settings.kernels, device.type)
     kernels.apply(model, keep_dense=model_settings.dequantize == "on")
     if kernels.warm_up is not None:
@@ -184,7 +185,7 @@ def _accumulate(
     scaler: torch.amp.GradScaler,
     parameters: Sequence[nn.Parameter],
 ) -> Accumulate | None:
-    """The fast kernels' way to a window's gradient; None on the reference path, where train_loop.py holds it."""
+    """The fast kernels' function for a window's gradient; None on the reference path (`accumulate_gradients`)."""
     if kernels.accumulator is None:
         return None
     return kernels.accumulator(
@@ -199,12 +200,12 @@ def _accumulate(
 
 
 def _start(plan: Plan, run: Run) -> Progress:
-    """The place to begin: the checkpoint's, if it fits this run. From here on the run folder is written to."""
-    progress = together(lambda: _restore(plan, run), run.accelerator)
+    """The progress to start from, of the checkpoint if it fits this run. From here on the run folder is written to."""
+    progress = on_every_process(lambda: _restore(plan, run), run.accelerator)
     parts = {PARTS.get(name, name): value for name, value in run.fingerprints.items() if name != "environment"}
     if difference := differing_process({**parts, "the place to begin": vars(progress)}, run.accelerator):
         raise InputError(f"{difference}: start all processes with the same command line, files and versions")
-    together(lambda: _begin(plan, run, progress) if run.accelerator.is_main_process else None, run.accelerator)
+    on_every_process(lambda: _begin(plan, run, progress) if run.accelerator.is_main_process else None, run.accelerator)
     return progress
 
 
@@ -213,15 +214,19 @@ def _restore(plan: Plan, run: Run) -> Progress:
         return Progress(step=0, epoch=0, window=0)
     allow = run.config.output.allow_inexact_resume
     saved, current = saved_record(plan.checkpoint), run.fingerprints
-    if "base_weights" not in saved:  # an earlier version hashed them when they might already be unpacked
+    if "base_weights" not in saved:  # an earlier version hashed them after they might have been dequantised
         if plan.sharding is not None:
-            raise InputError("cannot resume with FSDP what an earlier version saved: make one more checkpoint without")
-        is_unpacked = run.config.model.dequantize == "on"
-        base = base_fingerprint(run.model.named_parameters()) if is_unpacked else current["base_weights"]
+            raise InputError(
+                "cannot resume a checkpoint of an earlier version with FSDP: save one more checkpoint without first"
+            )
+        is_dequantised = run.config.model.dequantize == "on"
+        base = base_fingerprint(run.model.named_parameters()) if is_dequantised else current["base_weights"]
         current = {**current, "base": base}
     notes = check_compatible(saved, current, allow_inexact=allow)
     notes += random_state_notes(plan.checkpoint, run.accelerator)
-    progress = restore_run(run, plan.checkpoint)
+    restore_run(run, plan.checkpoint)
+    progress, forgotten = resumed_best(run, plan.checkpoint)
+    notes += forgotten
     for note in [f"resuming after update {progress.step} of {run.num_windows}", *notes]:
         print_main(note, run.accelerator)
     return progress
@@ -236,7 +241,7 @@ def _begin(plan: Plan, run: Run, progress: Progress) -> None:
 
 
 def _claim_folder(plan: Plan) -> Path:
-    """The run folder, there and locked. If it was not when the run was planned, nobody may have begun in it since."""
+    """Create and lock the run folder. Raises InputError if another process has started a run in it since the plan."""
     folder = make_run_folder(plan.folder, chosen=plan.config.output.output_dir is not None)
     if plan.lock.held:
         return folder
@@ -247,7 +252,7 @@ def _claim_folder(plan: Plan) -> Path:
 
 
 def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:
-    """Settings and metrics as of here. The last checks, of metrics and trackers, come before the first write."""
+    """Write the configuration and open the metrics. Metrics and trackers are checked before the first write."""
     metrics, step = run.folder / METRICS_NAME, -1 if plan.checkpoint is None else progress.step
     records_until(metrics, step=step)
     model = run.config.model
@@ -267,7 +272,7 @@ def _begin_folder(plan: Plan, run: Run, progress: Progress) -> MetricsLog:
 
 
 def _sweep_leftovers(run: Run) -> None:
-    """The drafts that a killed process left where this run writes; the lock says that no other process is at work."""
+    """Delete the drafts that a killed process left; this run holds the lock, so no running process owns them."""
     sweep_checkpoint_drafts(run.folder / CHECKPOINTS_FOLDER)
     for folder in (run.folder, run.folder / ADAPTER_FOLDER):
         sweep(folder, PART_NAME)

@@ -1,11 +1,11 @@
-"""A base larger than a card: torch's FSDP2 shards its frozen layers over the processes; the adapter stays whole.
+"""For a base larger than one GPU: FSDP2 shards its frozen layers over the processes; the adapter is not sharded.
 
 Each process keeps a part of every layer. A layer's parts are gathered for its forward pass and for its backward pass,
-recomputed activations included, and freed after each. The adapter, its gradients, the optimiser and all files are as
-without it, so that a run may be resumed either way.
+recomputed activations included, and freed after each. The adapter, its gradients, the optimiser and all files are the
+same as without FSDP, so a run can be resumed with or without it.
 
-accelerate says whether and how (`accelerate launch --use_fsdp --fsdp_version 2`); its own `prepare` is not called: it
-would shard the adapter and leave NF4 weights whole.
+It is requested by `accelerate launch --use_fsdp --fsdp_version 2`. accelerate's own `prepare` is not called: it would
+shard the adapter and not NF4 weights.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from medsum_core.training.auto_settings import AUTO
 
 LAUNCH = "accelerate launch --use_fsdp --fsdp_version 2"
 OTHER_ENGINES = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron"}
-NOTHING = Example(id="", input_ids=(0,), targets=(IGNORE_INDEX,), num_prompt_tokens=1, num_turns_dropped=0)
+EMPTY_ROW = Example(id="", input_ids=(0,), targets=(IGNORE_INDEX,), num_prompt_tokens=1, num_turns_dropped=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +44,18 @@ class Sharding:
 
 
 def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
-    """What the launcher's `--use_fsdp` asks for; None without it. Raises InputError for what is not done here."""
+    """The settings of the launcher's `--use_fsdp`; None without it. Raises InputError for unsupported options."""
     for variable, name in OTHER_ENGINES.items():
         if _is_on(variable):
             raise InputError(
                 f"{name} is not supported: start with plain `accelerate launch --num_processes N`, or, where the base "
-                f"is larger than a card, with FSDP: `{LAUNCH}`"
+                f"does not fit on one GPU, with FSDP: `{LAUNCH}`"
             )
     if not _is_on("ACCELERATE_USE_FSDP"):
         return None
     if os.environ.get("FSDP_VERSION") != "2":
         raise InputError(f"FSDP: only its second version is supported: `{LAUNCH}`")
-    # Else transformers would leave all processes but the first without weights, for accelerate to send them.
+    # True (the default) would make transformers load weights on the first process only, for accelerate to send them.
     plugin = FullyShardedDataParallelPlugin(cpu_ram_efficient_loading=False)
     refusals = {
         "--fsdp_offload_params true: not supported; use more cards": isinstance(plugin.cpu_offload, CPUOffloadPolicy),
@@ -68,7 +68,7 @@ def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
 
 
 def begin_sharding(config: RunConfig, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> Sharding:
-    """The processes' mesh; all must call it together. Raises InputError for settings that need the whole base."""
+    """Make the device mesh; all processes must call it. Raises InputError for settings that need the whole base."""
     kernels = config.model.kernels
     refusals = {
         "FSDP shards the base over several processes: give accelerate launch --num_processes 2 or more": (
@@ -89,9 +89,9 @@ def begin_sharding(config: RunConfig, accelerator: Accelerator, plugin: FullySha
 
 
 def with_sharded_choices(config: RunConfig, *, asked: RunConfig) -> RunConfig:
-    """The reference path and packed NF4 in the place of each `auto`, also where a checkpoint without FSDP has others.
+    """The reference path and packed NF4 for each `auto`, even if a checkpoint made without FSDP has other values.
 
-    `asked`: `config` before a checkpoint's choices were put in the place of each `auto`.
+    `asked`: `config` before each `auto` was replaced by the checkpoint's choice.
     """
     choices = {"kernels": REFERENCE, "dequantize": "off"}
     settings = asked.settings()
@@ -99,13 +99,14 @@ def with_sharded_choices(config: RunConfig, *, asked: RunConfig) -> RunConfig:
 
 
 def shard_base(model: PeftModel, sharding: Sharding, *, device: torch.device) -> None:
-    """Leave this process its part of each frozen layer, on `device`, and move there what every process holds whole.
+    """Keep this process's part of each frozen layer, and move it and all unsharded parameters to `device`.
 
-    Whole are the adapter, the embedding, the last norm, the scales of NF4, and the head, which is read outside of the
-    model's forward pass. A layer at a time, so that the whole base never lies on the device. Nothing is communicated.
+    Not sharded are the adapter, the embedding, the last norm, the scales of NF4, and the head, which is read outside of
+    the model's forward pass. Works layer by layer, so that the device never holds the whole base. Processes do not
+    communicate here.
     """
     inner = inner_model(model)
-    kinds = inner._no_split_modules or ()  # transformers' own word for what FSDP may treat as one
+    kinds = inner._no_split_modules or ()  # the classes that transformers declares as units for FSDP
     layers = [module for module in inner.modules() if type(module).__name__ in kinds]
     if not layers:
         raise InputError(f"--model_name_or_path: {model.config.model_type} does not name its layers for FSDP")
@@ -120,32 +121,32 @@ def shard_base(model: PeftModel, sharding: Sharding, *, device: torch.device) ->
 
 
 def is_sharded(model: PeftModel) -> bool:
-    """Whether each pass through the model gathers its layers from all processes."""
+    """Whether the base is sharded, so that each pass through the model gathers its layers from all processes."""
     return isinstance(inner_model(model), FSDPModule)
 
 
-def in_step(micro_batches: list[MicroBatch], model: PeftModel, accelerator: Accelerator) -> list[MicroBatch]:
-    """With a sharded base as many micro-batches on every process, else as they are; all processes must call it.
+def with_equal_counts(micro_batches: list[MicroBatch], model: PeftModel, accelerator: Accelerator) -> list[MicroBatch]:
+    """With a sharded base, pad the list so that all processes have equally many micro-batches; all must call it.
 
-    A pass gathers layers from all processes, so one with fewer passes would leave the others waiting for ever. What is
-    added has one token and no target: a loss and a gradient of zero.
+    Each pass gathers layers from all processes: a process with fewer passes would leave the others waiting for ever.
+    The added micro-batches have one token and no target, so their loss and gradient are zero.
     """
     if not is_sharded(model):
         return micro_batches
     most = max(gather_json(len(micro_batches), accelerator))
-    return [*micro_batches, *(pack_rows([NOTHING]) for _ in range(most - len(micro_batches)))]
+    return [*micro_batches, *(pack_rows([EMPTY_ROW]) for _ in range(most - len(micro_batches)))]
 
 
 def _store_packed_as_floats(layer: nn.Module, device: torch.device) -> None:
     """View NF4's bytes in the dtype of the layer's norms, since FSDP2 takes no integers before torch 2.12 or 2.13.
 
-    The same bytes as with bitsandbytes' `bnb_4bit_quant_storage`, which has no say where a base's own files are NF4.
+    The same bytes as with bitsandbytes' `bnb_4bit_quant_storage`, which has no effect if a base's own files are NF4.
     """
     for module in layer.modules():
         weight: Any = module._parameters.get("weight")  # PEFT's layers have it as an alias
         state = getattr(weight, "quant_state", None)
         if state is not None:
-            state.to(device)  # the module's own reference too: a gathered weight is a plain tensor without scales
+            state.to(device)  # the module refers to it too: a gathered weight is a plain tensor without scales
             weight.data = weight.data.flatten().view(state.dtype).unsqueeze(1)
 
 

@@ -1,7 +1,7 @@
-"""`--report_to`: the first process hands each line of metrics.jsonl to TensorBoard, wandb or trackio as well.
+"""`--report_to`: the first process also sends each line of metrics.jsonl to TensorBoard, wandb or trackio.
 
-What they write is in the run folder, in a folder of the tracker's name. They get figures and settings, no text of the
-rows and no path. A tracker that fails ends no run: metrics.jsonl has every value.
+Each tracker writes to a subfolder of the run folder with its name. Trackers get metrics and settings, no text of the
+rows and no paths. A tracker that fails does not end the run: metrics.jsonl has every value.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from medsum_core.errors import MAX_REASON, InputError, MedsumError
 
 PROJECT = "medsum"
 PATHS = ("train_file", "validation_file", "examples_file", "output_dir", "resume_from_checkpoint")
-# wandb would also send the screen's text, which holds ids of rows, and command line, git remote and source code.
+# By default wandb also sends the console's text, which holds row ids, the command line, git remote and source code.
 WANDB_SETTINGS = {"console": "off", "disable_git": True, "disable_code": True, "x_disable_meta": True}
 WANDB_RUN = re.compile(r"(?:offline-)?run-[0-9]+_[0-9]+-([0-9a-f]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStart:
-    """What a tracker is told of the run that begins or goes on."""
+    """What a tracker is given when a run starts or is resumed."""
 
     folder: Path  # the run folder
     settings: dict[str, bool | int | float | str]
-    step: int | None  # of the checkpoint that is resumed from; None: a new run
+    step: int | None  # of the checkpoint resumed from; None: a new run
     offline: bool
 
 
@@ -45,7 +45,7 @@ class Tracker(Protocol):
     """One tracker, started."""
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """Store the values at this update, where a person can see them before the run ends."""
+        """Store the values at this update, so that they can be seen before the run ends."""
         ...
 
     def finish(self, *, exit_code: int) -> None:
@@ -54,26 +54,26 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """The trackers of a run: none until `start`, all finished at the end of the `with` block, however it is left."""
+    """The trackers of a run: started by `start`, finished at the end of the `with` block, also after an error."""
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self.names = tuple(names)
         self._running: dict[str, Tracker] = {}
 
     def start(self, start: RunStart) -> None:
-        """Start each one. Raises InputError if one can't; then none is running and nothing of theirs is left."""
+        """Start each tracker. Raises InputError if one fails; then the others are stopped and their folders removed."""
         made = [path for name in self.names if not (path := start.folder / name).exists()]
         for name in self.names:
             try:
                 self._running[name] = STARTERS[name](start)
-            except Exception as error:  # another program's: it can raise anything
+            except Exception as error:  # third-party code: it can raise anything
                 self._finish(exit_code=InputError.exit_code)
                 for path in made:
                     rmtree(path, ignore_errors=True)
                 raise InputError(f"--report_to {name}: can't start ({_reason(error)})") from error
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """The values at this update. A tracker that fails is given up, with one warning."""
+        """Log the values at this update. A tracker that fails is dropped with one warning."""
         for name, tracker in list(self._running.items()):
             try:
                 tracker.log(values, step=step)
@@ -108,9 +108,9 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def shown_settings(config: RunConfig) -> dict[str, bool | int | float | str]:
-    """The settings as a tracker may store them: single values, without paths, which can name a patient or a person.
+    """The settings that a tracker may store: single values, without paths, which can contain a patient's name.
 
-    A list or an empty setting is its JSON: TensorBoard's hyperparameters are numbers, truth values and text.
+    Lists and None become JSON text: TensorBoard's hyperparameters are numbers, booleans and text only.
     """
     settings = {name: value for name, value in config.settings().items() if name not in PATHS}
     base = Path(config.model.model_name_or_path)
@@ -121,19 +121,19 @@ def shown_settings(config: RunConfig) -> dict[str, bool | int | float | str]:
 
 
 def _is_installed(name: str) -> bool:
-    """A folder of that name is no package: wandb leaves one where it was used."""
+    """Whether it is a package; a plain folder of that name, as wandb leaves one, has no origin."""
     spec = find_spec(name)
     return spec is not None and spec.origin is not None
 
 
 class _TensorBoard:
-    """A new file of events for each start. Those of updates that a resumed run does again are taken back."""
+    """A new event file for each start. `purge_step` hides the events of updates that a resumed run repeats."""
 
     def __init__(self, start: RunStart) -> None:
         tensorboard = import_module("torch.utils.tensorboard")
         first_step = 0 if start.step is None else start.step + 1
         self._writer = tensorboard.SummaryWriter(str(start.folder / "tensorboard"), purge_step=first_step)
-        # add_hparams would write these into a second file, after which TensorBoard no longer reads the first one.
+        # add_hparams would write a second event file, after which TensorBoard no longer reads the first one.
         for summary in tensorboard.summary.hparams(start.settings, {}):
             self._writer.file_writer.add_summary(summary)
         self._writer.flush()
@@ -148,15 +148,15 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """A resumed run goes on under its id, and wandb keeps the points that it has: steps only rise there.
+    """A resumed run keeps its id. wandb ignores steps that it has already, so repeated updates add no points.
 
-    Offline, each start is a folder of its own: `wandb sync --append` puts them together.
+    Offline, each start makes a new folder; `wandb sync --append` joins them.
     """
 
     def __init__(self, start: RunStart) -> None:
         earlier = sorted((start.folder / "wandb").glob("*run-*")) if start.step is not None else []
         ids = [found[1] for path in earlier if (found := WANDB_RUN.fullmatch(path.name))]
-        os.environ["WANDB_ERROR_REPORTING"] = "false"  # it reports to its makers otherwise, offline too
+        os.environ["WANDB_ERROR_REPORTING"] = "false"  # else crash reports are sent to wandb, even offline
         self._run = import_module("wandb").init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=start.folder.name,
@@ -176,7 +176,7 @@ class _Wandb:
 
 
 class _Trackio:
-    """Its database is in the run folder, unless TRACKIO_DIR names another place. A resumed run adds to its points."""
+    """The database is in the run folder, unless TRACKIO_DIR names another folder. A resumed run adds points to it."""
 
     def __init__(self, start: RunStart) -> None:
         trackio = _import_trackio(start.folder / "trackio")
@@ -188,11 +188,11 @@ class _Trackio:
                 config=start.settings,
                 embed=False,
             )
-        # The step after the last one that it has; a private name, without which it would show some points twice.
+        # The step after the last stored one. A private attribute; without it some points would be shown twice.
         self._last_step = getattr(self._run, "_next_step", 0) - 1
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        if step >= self._last_step:  # the last one may lack its evaluation
+        if step >= self._last_step:  # the last stored step may lack its evaluation
             self._run.log(dict(values), step=step)
 
     def finish(self, *, exit_code: int) -> None:
@@ -200,7 +200,7 @@ class _Trackio:
 
 
 def _import_trackio(folder: Path) -> Any:
-    """The package, which reads once, when it is imported, where its database is. Raises InputError if elsewhere."""
+    """Import trackio, which fixes its database's folder on import, with `folder`. Raises InputError for another one."""
     if os.environ.get("TRACKIO_DIR"):
         return import_module("trackio")
     os.environ["TRACKIO_DIR"] = str(folder)
@@ -215,7 +215,7 @@ def _import_trackio(folder: Path) -> Any:
 
 @contextmanager
 def _hub_refused(refused: bool) -> Iterator[None]:
-    """While the block runs, the hub's client raises instead of using the network; it reads the switch at each call."""
+    """While the block runs, huggingface_hub raises instead of using the network; it reads the constant at each call."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

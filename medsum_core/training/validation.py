@@ -1,6 +1,6 @@
-"""Validation: the loss weighted by tokens, if asked for ROUGE of generated notes, and whether it is the best so far.
+"""Validation: loss a note token, ROUGE of generated notes with `--eval_generate`, and the best result so far.
 
-Letters: B rows, T positions, N targets. The loss is one sum over all targets, divided once. The model is left as found.
+Letters: B rows, T positions, N targets. The loss is one sum over all targets, divided once.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from medsum_core.model.attention import document_attention
 from medsum_core.model.forward import evaluation_mode, head_softcap, head_weight
 from medsum_core.score.rouge import METRICS, score_rows
 from medsum_core.training.agreement import gather_json
+from medsum_core.training.best import judged_by
 from medsum_core.training.distributed import local_rows, print_main
 from medsum_core.training.loss import TORCH, note_token_nll
 from medsum_core.training.run import Run
-from medsum_core.training.sharding import in_step
+from medsum_core.training.sharding import with_equal_counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalResult:
-    """Mean negative log-likelihood a note token, and that of the stop token alone (nats)."""
+    """Mean negative log-likelihood a note token, and that of the stop tokens alone; nats."""
 
     loss: float
     stop_loss: float
@@ -54,14 +55,14 @@ def evaluate_loss(
     pack_tokens: int,
     pad_token_id: int,
 ) -> EvalResult:
-    """The loss of all examples, shared out over the processes. All of them get the same result.
+    """The loss over all examples, which are divided over the processes; all get the same result.
 
-    Nothing random is drawn and every module's mode is put back, so that training goes on as if it had not been called.
+    Draws no random numbers and restores every module's training mode, so that training is not affected.
     """
     local = local_rows(examples, accelerator)
     batches = split_window(local, batch_size=batch_size, pack_tokens=pack_tokens, pad_token_id=pad_token_id)
-    batches = in_step(batches, model, accelerator)
-    sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)  # nats, targets, of stop tokens, stop tokens
+    batches = with_equal_counts(batches, model, accelerator)
+    sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)  # nats, targets; the same of stop tokens
     with evaluation_mode(model), document_attention(model, attention, functions=kernels.attention), torch.no_grad():
         for batch in tqdm(batches, desc="evaluating", leave=False, disable=not accelerator.is_main_process):
             sums += _batch_sums(model, batch.to(accelerator.device), kernels)
@@ -70,9 +71,9 @@ def evaluate_loss(
 
 
 def evaluate(run: Run, progress: Progress) -> tuple[Progress, bool]:
-    """Log `eval_loss` (and, with `--eval_generate N`, ROUGE of N notes); returns the progress and whether it is a gain.
+    """Log `eval_loss` (and, with `--eval_generate N`, ROUGE of N notes); returns the progress and whether it improved.
 
-    Nothing of the training's state changes: neither modes nor random numbers nor weights.
+    The state of training does not change: no weights, random numbers or module modes.
     """
     started = time.perf_counter()
     result = evaluate_loss(
@@ -97,14 +98,16 @@ def evaluate(run: Run, progress: Progress) -> tuple[Progress, bool]:
             show_progress=run.accelerator.is_main_process,
             decoder=run.kernels.decoder,
         )
-        # Each process has written the notes itself, with the weights that its own free memory allows: rounding may
-        # differ, and processes that judge otherwise would part.
+        # Each process generates the notes itself, dequantised or not by its own free memory, so rounding may differ;
+        # with different scores the processes could disagree about early stopping.
         values = gather_json(values, run.accelerator)[0]
     run.seconds["evaluation"] += time.perf_counter() - started
     run.write_metrics(progress, values)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
     print_main(f"update {progress.step}: {shown}", run.accelerator)
-    return judge(progress, values[train.metric_for_best_model], lower_is_better="loss" in train.metric_for_best_model)
+    metric = values[train.metric_for_best_model]
+    progress, best = judge(progress, metric, lower_is_better="loss" in train.metric_for_best_model)
+    return replace(progress, best_metric_of=judged_by(run.config)), best
 
 
 def generation_scores(
@@ -126,7 +129,7 @@ def generation_scores(
 
 
 def judge(progress: Progress, metric: float, *, lower_is_better: bool) -> tuple[Progress, bool]:
-    """Count an evaluation: a new best metric and its step, or one more without a gain. The untrained base is none."""
+    """Record an evaluation: a new best metric and its step, or one more without a gain. Step 0 is no gain."""
     best = progress.best_metric
     better = best is None or (metric < best if lower_is_better else metric > best)
     if better and math.isfinite(metric):
@@ -142,7 +145,7 @@ def _batch_sums(model: PeftModel, batch: MicroBatch, kernels: Kernels) -> torch.
     nll_N = note_token_nll(hidden_BTH, batch.targets_BT, head_weight(model), read_M=batch.read_M, **head)
     is_stop_N = _last_of_document(batch)
     pieces = [nll_N, torch.ones_like(nll_N), torch.where(is_stop_N, nll_N, 0), is_stop_N]
-    return torch.stack([piece.double().sum() for piece in pieces])  # on the device: no wait for it at each batch
+    return torch.stack([piece.double().sum() for piece in pieces])  # stays on the device, so no batch waits for it
 
 
 def _last_of_document(batch: MicroBatch) -> torch.Tensor:

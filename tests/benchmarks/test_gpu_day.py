@@ -1,4 +1,4 @@
-"""The day of a GPU, tried on the CPU: sections and their errors, what is counted, and the table made from the files."""
+"""`gpu_day.py` on the CPU: sections and their errors, what is counted, and the table made from the files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def parse(gpu_day: Any, tmp_path: Path) -> Callable[..., Any]:
     return options
 
 
-def test_a_section_that_fails_is_recorded_and_the_rest_go_on(
+def test_a_section_that_fails_is_recorded_and_the_others_run(
     gpu_day: Any, parse: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any, kernels: str, dequantize: str) -> Any:
@@ -71,13 +71,13 @@ def test_a_section_that_fails_is_recorded_and_the_rest_go_on(
     assert window["tokens"] == 256 and len(window["seconds"]) == 3
     assert window["tokens_per_second"] * window["median_seconds"] == pytest.approx(256)
     assert 0 < window["share_of_peak"] < 1 and window["peak_bytes"] > 0 < window["estimate_bytes"]
-    assert day["figures"]["train_reference_dequantized"]["profile"]["launches"] is None  # nothing is launched on a CPU
+    assert day["figures"]["train_reference_dequantized"]["profile"]["launches"] is None  # a CPU has no launches
     notes = day["figures"]["decode"]["2"]
     assert list(notes) == ["generate_2", "fast", "reference"]
     assert all(found["tokens_per_second"] > 0 for found in notes.values())
 
 
-def test_outcomes_of_tests_are_counted_in_a_process(gpu_day: Any, parse: Callable[..., Any], tmp_path: Path) -> None:
+def test_outcomes_of_tests_are_counted(gpu_day: Any, parse: Callable[..., Any], tmp_path: Path) -> None:
     mixed, broken = tmp_path / "test_mixed.py", tmp_path / "test_broken.py"
     mixed.write_text(MIXED)
     found = gpu_day.in_a_process("tests", parse("--tests", str(mixed)), 60)
@@ -103,7 +103,7 @@ def test_no_section_outlives_its_time(gpu_day: Any, parse: Callable[..., Any]) -
     assert asked == [20.0, section.seconds]
 
 
-def test_tiny_figures_never_lie_among_those_of_gpus(gpu_day: Any) -> None:
+def test_tiny_and_cpu_figures_need_a_folder_of_their_own(gpu_day: Any) -> None:
     for flag in (["--tiny"], ["--device", "cpu"]):
         with pytest.raises(SystemExit):
             gpu_day.parse(flag)
@@ -114,7 +114,7 @@ def event(name: str, start: int, end: int, *, device: str = "DeviceType.CPU", no
     return SimpleNamespace(name=name, time_range=times, device_type=device, is_user_annotation=note)
 
 
-def test_launches_waits_and_the_busy_share_of_the_marked_part(gpu_day: Any) -> None:
+def test_launches_waits_and_busy_share_are_counted_in_the_marked_part(gpu_day: Any) -> None:
     counts = importlib.import_module("gpu_day_counts")
     gpu = {"device": "DeviceType.CUDA"}
     events = [
@@ -140,8 +140,8 @@ def a_day(card: str, **figures: Any) -> dict[str, Any]:
     return about | {"figures": figures, "errors": {"decode": "NoTimeLeft"}}
 
 
-def test_the_table_is_what_the_files_give(gpu_day: Any, tmp_path: Path) -> None:
-    """If it is stale: `python benchmarks/gpu_day.py --table` writes it."""
+def test_the_pages_table_is_up_to_date_and_made_from_the_files(gpu_day: Any, tmp_path: Path) -> None:
+    """If the page is out of date, `python benchmarks/gpu_day.py --table` writes it."""
     page = tmp_path / "gpu.md"
     shutil.copy(gpu_day.PAGE, page)
     gpu_day.write_table(page, gpu_day.FIGURES)

@@ -1,4 +1,4 @@
-"""The table of memory in examples/gpu.md is the one that its script makes, of models as large as the published ones."""
+"""The memory table of examples/gpu.md is the one that its script makes, for models of the published sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from medsum_core.model.base import empty_model
 
 ROOT = Path(__file__).resolve().parents[2]
-PUBLISHED = {  # parameters, of the hub's pages
+PUBLISHED = {  # parameters, from the models' pages on the hub
     "Gemma 2B": 2_506_172_416,
     "Gemma 3 4B": 4_300_079_472,
     "Gemma 3 12B": 12_187_325_040,
@@ -25,8 +25,8 @@ def memory_table(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("memory_table")
 
 
-def test_the_page_has_the_table_as_it_is_made(memory_table: Any, tmp_path: Path) -> None:
-    """If the estimate is right and the page stale: `python benchmarks/memory_table.py` writes it."""
+def test_the_pages_table_is_up_to_date(memory_table: Any, tmp_path: Path) -> None:
+    """If the page is out of date, `python benchmarks/memory_table.py` writes it."""
     page = tmp_path / "gpu.md"
     page.write_text(f"before\n{memory_table.BEGIN}\nold\n{memory_table.END}\nafter\n")
     memory_table.write_table(page)

@@ -1,4 +1,4 @@
-"""The benchmarks start our side's processes with the environment that the scripts give themselves."""
+"""Benchmarks start our processes with the settings that the scripts make for themselves."""
 
 from __future__ import annotations
 

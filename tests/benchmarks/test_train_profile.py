@@ -1,4 +1,4 @@
-"""The training profile counts every operator once, in the backward pass for the part whose forward operator it differentiates."""
+"""The training profile counts every operator once: in the backward pass, for the part of its forward operator."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_operator_counts_once_for_its_part(monkeypatch: pytest.MonkeyPatch
     fused_back = event("autograd::engine::evaluate_function: _GatedDownBackward", 15, 20, number=6)
     fused_node = event(
         "_GatedDownBackward", 16, 200, parent=fused_back, number=6
-    )  # has its forward operator's number too
+    )  # has its forward operator's number as well
     fused_inside = event("aten::mm", 17, 2_000, parent=fused_node)
     other = event("autograd::engine::evaluate_function: AddBackward0", 14, 100_000_000, number=9)
     events = [
@@ -58,7 +58,7 @@ def test_every_operator_counts_once_for_its_part(monkeypatch: pytest.MonkeyPatch
         mlp,
     ]
     found = profile.seconds_by_part(events, rank=RANK)
-    assert found["MLP"] == pytest.approx(1.112233)  # the adapter's node itself does nothing but call
+    assert found["MLP"] == pytest.approx(1.112233)  # the adapter's autograd node itself only calls others
     assert found["LoRA"] == pytest.approx(10.0001)
     assert found[profile.REST] == pytest.approx(100.001)
     assert sum(found.values()) == pytest.approx(sum(one.self_cpu_time_total for one in events) / 1e6)

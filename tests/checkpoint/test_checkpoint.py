@@ -1,4 +1,4 @@
-"""What is stored comes back: every file and number, bit for bit."""
+"""Checkpoints are read back bit for bit, and training continues bit for bit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from medsum_core.training.optimizer import build_optimizer
 from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 
 
-def test_a_checkpoint_comes_back_as_it_was_and_is_private(tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_back_unchanged_and_is_private(tmp_path: Path) -> None:
     former = os.umask(0)
     try:
         path = save(tmp_path / "checkpoints", 3)
@@ -44,8 +44,8 @@ def test_a_checkpoint_comes_back_as_it_was_and_is_private(tmp_path: Path) -> Non
     assert names(path) == sorted(ALL_FILES)
 
 
-def test_every_generator_continues_where_it_was() -> None:
-    random.gauss(0, 1)  # leaves a second value cached
+def test_every_random_generator_continues_where_it_was() -> None:
+    random.gauss(0, 1)  # gauss caches a second value, which is part of the state
     np.random.standard_normal()
     state = json.loads(json.dumps(capture_rng()))
 
@@ -58,7 +58,7 @@ def test_every_generator_continues_where_it_was() -> None:
 
 
 @pytest.mark.parametrize("missing", ["python", "numpy", "torch"])
-def test_a_missing_generator_is_an_error(missing: str) -> None:
+def test_a_missing_generator_state_is_an_error(missing: str) -> None:
     state = capture_rng()
     del state[missing]
     with pytest.raises(InputError, match="random state"):

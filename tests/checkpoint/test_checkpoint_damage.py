@@ -1,4 +1,4 @@
-"""Every damaged file of a checkpoint is found and named, and the checkpoint before it used."""
+"""Every damaged file of a checkpoint is found and named, and the checkpoint before it is used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medsum_core.errors import InputError
 from medsum_core.files import MANIFEST
 
 
-def check_passed_over(folder: Path, damaged: str, capsys: pytest.CaptureFixture[str]) -> None:
+def check_skipped(folder: Path, damaged: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = find_checkpoint(folder, "auto")
     assert found is not None and found.name == "step-000001"
     error = capsys.readouterr().err
@@ -28,7 +28,7 @@ def check_passed_over(folder: Path, damaged: str, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("name", ALL_FILES)
 @pytest.mark.parametrize("damage", ["deleted", "empty", "short", "long", "flipped", "folder", "link", "pipe"])
-def test_every_damaged_file_is_named_and_the_one_before_used(
+def test_every_damaged_file_is_named_and_the_checkpoint_before_is_used(
     tmp_path: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(tmp_path, 1)
@@ -39,7 +39,7 @@ def test_every_damaged_file_is_named_and_the_one_before_used(
     if damage == "folder":
         file.mkdir()
     elif damage == "link":
-        (tmp_path / "elsewhere").write_bytes(data)  # even one that leads to the right bytes
+        (tmp_path / "elsewhere").write_bytes(data)  # refused although the bytes are right
         file.symlink_to(tmp_path / "elsewhere")
     elif damage == "pipe":
         os.mkfifo(file)
@@ -47,10 +47,10 @@ def test_every_damaged_file_is_named_and_the_one_before_used(
         middle = len(data) // 2
         flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
         file.write_bytes({"empty": b"", "short": data[:-1], "long": data + b"\n", "flipped": flipped}[damage])
-    check_passed_over(tmp_path, name, capsys)
+    check_skipped(tmp_path, name, capsys)
 
 
-def test_every_flipped_bit_and_every_cut_is_found(tmp_path: Path) -> None:
+def test_flipped_bits_and_truncated_files_are_found(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     for name in ALL_FILES:
         file = path / name
@@ -71,7 +71,7 @@ def test_every_flipped_bit_and_every_cut_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "..", "sub/file", "extra.json", ""])
-def test_a_manifest_names_the_four_files_and_nothing_else(tmp_path: Path, name: str) -> None:
+def test_a_manifest_may_name_its_own_files_only(tmp_path: Path, name: str) -> None:
     path = save(tmp_path, 1)
     manifest = json.loads((path / MANIFEST).read_text())
     for changed in (
@@ -92,7 +92,9 @@ def test_a_renamed_checkpoint_is_not_taken_for_a_newer_one(tmp_path: Path, capsy
     assert "step-000009" in capsys.readouterr().err
 
 
-def test_none_there_and_none_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_checkpoint_is_none_and_only_damaged_ones_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert find_checkpoint(tmp_path / "absent", "auto") is None
     (save(tmp_path, 1) / MANIFEST).unlink()
     with pytest.raises(InputError, match="1 damaged and no valid") as caught:

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and what a crash or a refused write leaves behind."""
+"""Which checkpoints are kept, and what a crash or a failed write leaves behind."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-000002", "step-000005", "step-000006", "step-000007"]
 
 
-def test_fewer_than_two_are_refused(tmp_path: Path) -> None:
+def test_a_limit_below_two_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="save_total_limit"):
         save(tmp_path, 1, keep_last=1)
     assert not names(tmp_path)
 
 
-def test_an_incomplete_one_does_not_count_among_those_kept(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_not_counted_among_those_kept(tmp_path: Path) -> None:
     for step in (1, 2):
         save(tmp_path, step)
     (tmp_path / "step-000002" / "state.json").write_bytes(b"")
@@ -43,21 +43,21 @@ def test_an_incomplete_one_does_not_count_among_those_kept(tmp_path: Path) -> No
     assert names(tmp_path) == ["step-000001", "step-000003"]
 
 
-def test_a_course_that_was_left_is_removed_once_the_new_one_is_written(tmp_path: Path) -> None:
+def test_checkpoints_of_an_abandoned_course_are_removed_once_a_new_one_is_written(tmp_path: Path) -> None:
     for step in (2, 4):
         save(tmp_path, step)
     save(tmp_path, 3)  # resumed from 2
     assert names(tmp_path) == ["step-000002", "step-000003"]
 
 
-def test_what_the_run_did_not_write_stays(tmp_path: Path) -> None:
+def test_checkpoints_that_the_run_did_not_write_are_not_deleted(tmp_path: Path) -> None:
     for step in (1, 2, 3, 9):
         save(tmp_path, step, deletable=())
     save(tmp_path, 5, deletable=["step-000002", "step-000003"])
     assert names(tmp_path) == ["step-000001", "step-000003", "step-000005", "step-000009"]
 
 
-def test_an_old_one_that_cannot_be_read_is_neither_counted_nor_deleted(
+def test_an_old_checkpoint_that_cannot_be_read_is_neither_counted_nor_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for step in (1, 2):
@@ -68,7 +68,7 @@ def test_an_old_one_that_cannot_be_read_is_neither_counted_nor_deleted(
     assert "kept the old checkpoint step-000002" in capsys.readouterr().err
 
 
-def test_the_course_of_a_checkpoint_is_what_came_before_it_in_the_same_run(tmp_path: Path) -> None:
+def test_the_course_of_a_checkpoint_is_the_earlier_checkpoints_of_the_same_run(tmp_path: Path) -> None:
     mine: dict[str, Any] = {"fingerprints": {"base": "b", "num_steps": 9}, "deletable": ()}
     for step in (2, 4, 6):
         save(tmp_path, step, **mine)
@@ -81,7 +81,7 @@ def test_the_course_of_a_checkpoint_is_what_came_before_it_in_the_same_run(tmp_p
     assert course_of(found, tmp_path / "elsewhere") == set()
 
 
-def test_the_same_step_again_replaces_the_former_only_when_it_is_whole(
+def test_a_second_checkpoint_of_a_step_replaces_the_former_only_when_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 5, window=5)
@@ -98,7 +98,7 @@ def test_the_same_step_again_replaces_the_former_only_when_it_is_whole(
     assert save(tmp_path, 5, window=7).name == "step-000005"
 
 
-def test_drafts_of_crashed_saves_are_ignored_and_swept(tmp_path: Path) -> None:
+def test_drafts_of_crashed_saves_are_ignored_and_removed(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     shutil.copytree(path, tmp_path / ".tmp-step-000002-999")
     assert find_checkpoint(tmp_path, "auto") == path
@@ -112,7 +112,7 @@ def raise_full(*_arguments: Any, **_keywords: Any) -> Any:
 
 @pytest.mark.parametrize("call", ["mkdir", "open", "write", "fsync", "rename"])
 @pytest.mark.parametrize("successes", [0, 1, 3])
-def test_a_refused_save_leaves_the_old_one_and_no_draft(
+def test_a_failed_save_leaves_the_old_checkpoint_and_no_draft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, successes: int
 ) -> None:
     old = save(tmp_path, 1)
@@ -145,7 +145,7 @@ def test_an_unwritable_folder_is_a_save_error(tmp_path: Path) -> None:
         save(tmp_path / "checkpoints", 1)
 
 
-def test_order_of_the_writes_files_manifest_folder_name_parent_then_deletion(
+def test_files_are_flushed_before_the_rename_and_old_checkpoints_deleted_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for step in (1, 2):

@@ -1,4 +1,4 @@
-"""Two functions that can compute something else are told apart, the same one is recognised in another process."""
+"""Functions that may compute different values have different identities; the same one has the same in another process."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def wrapped(x: float) -> float:
 DIFFERENT = {
     "a function": loss,
     "with an argument bound": partial(loss, scale=2.0),
-    "with another": partial(loss, scale=3.0),
-    "bound by place": partial(loss, 1.0),
+    "with another argument bound": partial(loss, scale=3.0),
+    "with a positional argument bound": partial(loss, 1.0),
     "a closure": scaled(1.0),
     "over another number": scaled(2.0),
     "over a list": scaled([1, {"a": (2.0,)}]),
@@ -56,18 +56,18 @@ DIFFERENT = {
     "an object": Loss(1.0),
     "with another value": Loss(2.0),
     "its method": Loss(1.0).method,
-    "its other one": Loss(2.0).method,
+    "its method with another value": Loss(2.0).method,
     "a class": Loss,
-    "in C": len,
-    "also in C": abs,
-    "typed at a prompt": eval("lambda x: x"),
-    "also typed": eval("lambda x: -x"),
+    "a built-in": len,
+    "another built-in": abs,
+    "without source": eval("lambda x: x"),
+    "another without source": eval("lambda x: -x"),
     "a lambda": lambda x: x,
     "of this project": split_window,
 }
 
 
-def test_what_differs_has_another_identity_and_what_is_made_again_the_same() -> None:
+def test_different_functions_have_different_identities_and_equal_ones_the_same() -> None:
     found = {name: tuple(code_identity(function).values()) for name, function in DIFFERENT.items()}
     assert len(set(found.values())) == len(DIFFERENT), found
     for same in (partial(loss, scale=2.0), scaled(2.0), Loss(2.0)):
@@ -76,13 +76,15 @@ def test_what_differs_has_another_identity_and_what_is_made_again_the_same() -> 
     assert is_own(code_identity(split_window)) and not is_own(code_identity(loss))
 
 
-def test_the_name_is_whole() -> None:
+def test_the_name_is_fully_qualified() -> None:
     assert code_identity(split_window)["name"] == "medsum_core.data.collator.split_window"
     assert code_identity(scaled(1.0))["name"].endswith("test_code_identity.scaled.<locals>.inner")
 
 
 @pytest.mark.parametrize("start", ["import loss_of_mine as m; show(m.loss)", None])
-def test_a_script_and_its_import_agree_and_a_changed_line_does_not(tmp_path: Path, start: str | None) -> None:
+def test_a_function_has_one_identity_as_script_and_as_import_and_another_when_changed(
+    tmp_path: Path, start: str | None
+) -> None:
     def shown(body: str) -> str:
         text = f"from medsum_core.checkpoint.code_identity import code_identity\ndef loss(x):\n    return {body}\n"
         show = "def show(f):\n    print(code_identity(f))\n"

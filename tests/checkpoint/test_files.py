@@ -1,4 +1,4 @@
-"""Files are there whole or not at all, with their mode from the first byte on."""
+"""Atomic writes with the file's mode from the first byte on, and reads of plain files only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medsum_core.files import PRIVATE_MODE, write_bytes_atomic, write_text_atomi
 from medsum_core.process import run_as_script
 
 
-def test_what_is_written_is_what_is_read(tmp_path):
+def test_files_are_written_byte_for_byte_without_drafts_left(tmp_path):
     write_text_atomic(tmp_path / "a.txt", "one\r\n\N{MINUS SIGN}\n")
     assert (tmp_path / "a.txt").read_bytes() == "one\r\n\N{MINUS SIGN}\n".encode()
     write_bytes_atomic(tmp_path / "a.txt", b"two")
@@ -37,7 +37,7 @@ def test_a_failure_leaves_the_former_file_and_nothing_else(tmp_path, monkeypatch
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
-def test_modes_and_umask(tmp_path):
+def test_the_umask_restricts_the_requested_mode(tmp_path):
     before = os.umask(0o027)
     try:
         write_bytes_atomic(tmp_path / "public", b"")
@@ -49,7 +49,7 @@ def test_modes_and_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600
 
 
-def test_only_plain_files_are_read_and_links_to_them(tmp_path):
+def test_only_plain_files_and_links_to_them_are_read(tmp_path):
     (tmp_path / "file").write_bytes(b"text")
     (tmp_path / "link").symlink_to("file")
     assert files.read_plain_file(tmp_path / "link") == b"text"
@@ -61,7 +61,7 @@ def test_only_plain_files_are_read_and_links_to_them(tmp_path):
         files.read_plain_file(tmp_path)
 
 
-def test_what_rust_passes_on_is_an_error_of_the_system():
+def test_an_os_error_in_the_message_of_a_rust_library_becomes_an_oserror():
     with pytest.raises(OSError, match="No space left") as caught, files.system_errors():
         raise Exception("No space left on device (os error 28)")  # as tokenizers does
     assert caught.value.errno == errno.ENOSPC
@@ -69,7 +69,7 @@ def test_what_rust_passes_on_is_an_error_of_the_system():
         raise ValueError("another")
 
 
-def test_a_failed_disk_is_one_message_and_other_errors_stay_unexpected(tmp_path, capsys):
+def test_a_failed_disk_is_one_message_and_other_errors_are_raised(tmp_path, capsys):
     def fail(number):
         raise OSError(number, os.strerror(number), str(tmp_path / "file"))
 
@@ -79,7 +79,7 @@ def test_a_failed_disk_is_one_message_and_other_errors_stay_unexpected(tmp_path,
         run_as_script(lambda: fail(errno.ENOENT))
 
 
-def test_a_cache_folder_that_cannot_be_had_is_bad_input(tmp_path, monkeypatch):
+def test_a_cache_folder_that_cannot_be_made_is_bad_input(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"can't be made .*XDG_CACHE_HOME"):
         files.make_cache_folder(tmp_path / "file" / "medsum")

@@ -1,4 +1,4 @@
-"""The fingerprints see what changes a run's bits, and nothing else."""
+"""The fingerprints depend on what changes a run's results, and on nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ ON_CPU: dict[str, Any] = {"device": torch.device("cpu"), "world_size": 1}
 
 
 @pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "NUMBA_CPU_NAME", "version", "flags"])
-def test_what_changes_the_bits_unseen_is_in_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_environment_fingerprint_has_what_changes_results_unnoticed(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     before = environment_fingerprint(**ON_CPU, uses_numba=True)
     if name == "version":
         monkeypatch.setattr(fingerprints, "__version__", "0.0.0")
@@ -44,7 +46,7 @@ def test_what_changes_the_bits_unseen_is_in_the_environment(monkeypatch: pytest.
     assert differing == expected.get(name, {name})
 
 
-def test_the_processor_is_told_by_family_and_model_and_not_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_processor_is_identified_by_family_and_model_not_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     first = "processor: 0\nvendor_id: A\ncpu family: 26\nmodel: 2\nmodel name: {}\nstepping: 1\nflags: avx sse\n\nprocessor: 1"
     found = []
     for text in (first.format("EPYC"), first.format("QEMU"), first.replace("stepping: 1", "stepping: 2")):
@@ -54,7 +56,7 @@ def test_the_processor_is_told_by_family_and_model_and_not_by_its_name(monkeypat
     assert found[0]["CPU family and model"] == "vendor_id A, cpu family 26, model 2, stepping 1"
 
 
-def test_the_environment_names_what_changes_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_fingerprint_has_threads_processes_and_cpu_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     before = environment_fingerprint(**ON_CPU)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX999")
@@ -64,7 +66,7 @@ def test_the_environment_names_what_changes_last_bits(monkeypatch: pytest.Monkey
     assert before["torch version"] == metadata.version("torch")
 
 
-def test_the_base_fingerprint_sees_codes_and_scales_and_not_the_adapter(base_folder: Path) -> None:
+def test_the_base_fingerprint_depends_on_codes_and_scales_and_not_on_the_adapter(base_folder: Path) -> None:
     model = nf4_model(base_folder)
     before = base_fingerprint(model.named_parameters())
     assert before == base_fingerprint(nf4_model(base_folder).named_parameters())
@@ -76,7 +78,7 @@ def test_the_base_fingerprint_sees_codes_and_scales_and_not_the_adapter(base_fol
     assert base_fingerprint(model.named_parameters()) != before
 
 
-def test_a_configuration_is_told_by_its_numbers_and_not_by_its_place(tmp_path: Path) -> None:
+def test_the_configurations_fingerprint_depends_on_its_values_and_not_on_its_path(tmp_path: Path) -> None:
     config = tiny_config()
     for name in ("here", "there"):
         config.save_pretrained(tmp_path / name)

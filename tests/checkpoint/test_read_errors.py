@@ -1,4 +1,4 @@
-"""An error of the system while a checkpoint is read is not damage: it is tried again, then said; nothing is lost by it."""
+"""A checkpoint that the system fails to read is not damaged: reading is retried, then reported, and nothing is deleted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medsum_core.checkpoint.checkpoint import find_checkpoint, load_checkpoint
 from medsum_core.errors import InputError
 
 
-def test_a_moment_of_failure_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_that_fails_twice_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path, 1)
     pauses = fail_to_read(monkeypatch, path.name, times=2)
     assert find_checkpoint(tmp_path, "auto") == path
@@ -25,7 +25,7 @@ def test_a_moment_of_failure_is_waited_out(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("choice", ["auto", "step-000002"])
-def test_a_lasting_failure_names_the_file_and_no_older_one_is_taken(
+def test_a_lasting_failure_names_the_file_and_no_older_checkpoint_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
 ) -> None:
     for step in (1, 2):
@@ -45,7 +45,7 @@ def refuse(real: Callable[..., Any], name: str) -> Callable[..., Any]:
     return refusing
 
 
-def test_looking_fails_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_lstat_is_a_failed_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1)
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(os, "lstat", refuse(os.lstat, "state.json"))
@@ -53,7 +53,7 @@ def test_looking_fails_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         find_checkpoint(tmp_path, "auto")
 
 
-def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "checkpoints", 1)
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(Path, "iterdir", refuse(Path.iterdir, "checkpoints"))
@@ -73,7 +73,7 @@ def trained(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["unreadable", "damaged"])
-def test_auto_neither_starts_anew_nor_deletes_when_no_checkpoint_can_be_used(
+def test_auto_neither_starts_anew_nor_deletes_if_no_checkpoint_can_be_used(
     inputs: Path,
     trained: Path,
     tmp_path: Path,
@@ -97,7 +97,7 @@ def test_auto_neither_starts_anew_nor_deletes_when_no_checkpoint_can_be_used(
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_later_checkpoints_stay_unless_told_otherwise(
+def test_later_checkpoints_are_kept_unless_overwriting_is_asked_for(
     inputs: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], overwrite: bool
 ) -> None:
     folder = tmp_path / "run"
@@ -106,13 +106,13 @@ def test_later_checkpoints_stay_unless_told_otherwise(
     more = ["--resume_from_checkpoint", str(first), "--overwrite_later_checkpoints", str(overwrite).lower()]
     assert exit_code(flags(inputs, folder, *EVERY_STEP, *more)) == 0
     found = names(folder / "checkpoints")
-    said = "later checkpoints stay" in capsys.readouterr().err
+    is_reported = "later checkpoints stay" in capsys.readouterr().err
     if overwrite:
         assert found == ["step-000001", "step-000002-2", "step-000003"]
-        assert not said
+        assert not is_reported
     else:
         later = ["step-000002", "step-000003"]
-        assert found == ["step-000001", *sorted([*later, *(f"{name}-2" for name in later)])] and said
+        assert found == ["step-000001", *sorted([*later, *(f"{name}-2" for name in later)])] and is_reported
         for name in later:
             assert contents(folder / "checkpoints" / name) == contents(trained / "checkpoints" / name)
     assert load_checkpoint(folder / "checkpoints" / found[-1]).progress.step == 3

@@ -1,4 +1,4 @@
-"""The flags of columns: one set for all commands, the run's values by default, those of older runs readable."""
+"""The column flags: the same for all commands, with the run's values as defaults; those of older runs are read."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def run_with(rows: Path, *more: str) -> Path:
     return folder
 
 
-def test_flags_win_over_the_run_over_the_defaults(rows: Path) -> None:
+def test_flags_override_the_runs_values_and_those_the_defaults(rows: Path) -> None:
     run = run_with(rows, "--note_column", "note", "--id_column", "key", "--section", "PLAN", "--number_rows")
     defaults = settings("")
     assert defaults["note_column"] is None and defaults["section"] is None
-    its = {"note_column": "note", "id_column": "key", "section": "PLAN", "number_rows": True}
-    assert settings("", run) == defaults | its
-    assert settings("--note_column n", run) == defaults | its | {"note_column": "n"}
+    of_run = {"note_column": "note", "id_column": "key", "section": "PLAN", "number_rows": True}
+    assert settings("", run) == defaults | of_run
+    assert settings("--note_column n", run) == defaults | of_run | {"note_column": "n"}
 
 
-def test_a_section_and_a_sections_column_take_each_others_place(rows: Path) -> None:
+def test_a_section_column_replaces_the_runs_section_and_both_together_are_refused(rows: Path) -> None:
     constant = run_with(rows, "--section", "PLAN")
     assert settings("--section_column part", constant)["section"] is None
     with pytest.raises(InputError, match="give one"):
@@ -52,7 +52,7 @@ def test_a_section_and_a_sections_column_take_each_others_place(rows: Path) -> N
         parse_run(["--train_file", str(rows), "--section_column", "part", "--section", "CC"])
 
 
-def test_a_section_takes_the_place_of_the_runs_column(rows: Path) -> None:
+def test_a_section_replaces_the_runs_section_column(rows: Path) -> None:
     column = run_with(rows, "--section_column", "part")
     assert settings("--section CC", column) == settings("") | {"section": "CC"}
 
@@ -78,7 +78,7 @@ def test_a_run_of_an_earlier_version_is_read(rows: Path) -> None:
         ("--dataset_name x --validation_split dev --validation_file {rows}", "both name validation data"),
     ],
 )
-def test_files_and_splits_that_do_not_go_together(rows: Path, flags: str, message: str) -> None:
+def test_files_and_splits_that_conflict_are_refused(rows: Path, flags: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_run(flags.format(rows=rows).split())
     assert message in str(caught.value)

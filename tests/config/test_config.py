@@ -1,4 +1,4 @@
-"""Settings: where they come from, which wins, and that every fault is named before anything is loaded."""
+"""Settings: their sources, which source overrides which, and that all faults are named before anything is loaded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_recipe_is_the_default():
     assert config.preset == "gemma-2b"
     assert config.model.model_name_or_path == "google/gemma-2b-it" and config.model.load_in_4bit
     assert (config.lora.lora_r, config.lora.lora_alpha, config.lora.lora_dropout) == (16, 32, 0.05)
-    assert config.lora.lora_target_modules == ["auto"]  # Gemma's seven projections: tests/model/test_families.py
+    assert config.lora.lora_target_modules == ["auto"]  # for Gemma its seven projections
     assert (config.train.per_device_train_batch_size, config.train.gradient_accumulation_steps) == (1, 16)
     assert (config.train.learning_rate, config.train.optim) == (2e-4, "paged_adamw_8bit")
     assert (config.train.num_train_epochs, config.data.max_length, config.data.max_new_tokens) == (1, 1024, 256)
@@ -46,8 +46,8 @@ def test_the_recipe_is_the_default():
     assert config.data.dataset_name == "mts-dialog" and config.data.validation_file is None
 
 
-def test_the_recipe_preset_spells_out_the_defaults():
-    """Else `--help` would show other defaults than a run without flags uses."""
+def test_the_recipe_preset_has_the_values_of_the_defaults():
+    """Otherwise `--help` would show other defaults than a run without flags uses."""
     values = read_preset("gemma-2b").values
     assert values.pop("dataset_name") == "mts-dialog"
     defaults = {
@@ -69,7 +69,7 @@ def test_demo_uses_the_embedded_model_and_the_bundled_rows():
     assert TrainArguments().gradient_accumulation_steps == values["gradient_accumulation_steps"]
 
 
-def test_the_command_line_wins_over_the_file_over_the_preset(tmp_path, rows):
+def test_the_command_line_overrides_the_file_and_that_the_preset(tmp_path, rows):
     file = tmp_path / "run.yaml"
     file.write_text("train:\n  learning_rate: 5e-5\n  seed: 7\nlora_r: 8\n")
     config = parse_run(["--config", str(file), "--seed", "9", "--train_file", str(rows)])
@@ -92,7 +92,7 @@ def test_file_values_get_the_types_of_the_flags(tmp_path, suffix):
     assert config.lora.lora_target_modules == ["q_proj", "v_proj"] and config.train.eval_steps is None
 
 
-def test_a_file_can_empty_a_preset_value(tmp_path, rows):
+def test_a_file_can_unset_a_value_of_the_preset(tmp_path, rows):
     file = tmp_path / "run.yaml"
     file.write_text(f"dataset_name: null\ntrain_file: {rows}\n")
     config = parse_run(["--config", str(file)])
@@ -169,8 +169,20 @@ def test_each_wrong_setting_is_refused(flags, expected, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "flag", ["--train_file", "--validation_file", "--output_dir", "--examples_file", "--resume_from_checkpoint"]
+)
+def test_a_path_that_no_file_can_have_is_refused_and_not_repeated(flag, rows):
+    text = "Doctor: Any pain? " * 300  # as of a shell that was to give a file's name and gave its text
+    others = [] if flag == "--train_file" else ["--train_file", str(rows)]
+    for value, expected in (("", "empty value"), (text, "5,400 characters"), ("a\0b", "3 characters")):
+        message = problems_of([flag, value, *others])
+        assert f"{flag}: " in message and expected in message and "Any pain" not in message
+    assert "a folder, not a file" in problems_of(["--examples_file", "/", "--validation_file", str(rows), *others])
+
+
 @pytest.mark.parametrize("flags", ["--eval_generate 3", "--load_best_model_at_end", "--early_stopping_patience 1"])
-def test_what_needs_validation_rows_says_so(rows, flags):
+def test_settings_that_need_validation_rows_are_refused_without(rows, flags):
     assert "needs validation rows" in problems_of(["--train_file", str(rows), *flags.split()])
 
 
@@ -207,12 +219,12 @@ def test_the_run_folder_must_be_new_or_resumed(tmp_path, monkeypatch):
     assert parse_run(flags).output.output_dir == str(tmp_path / "run")
 
 
-def test_json_round_trip_and_strictness():
+def test_a_configuration_survives_json_and_wrong_json_is_refused():
     config = parse_run(["--learning_rate", "3e-4", "--lora_target_modules", "q_proj", "--no_load_in_4bit"])
     values = json.loads(json.dumps(config.to_json()))
     assert RunConfig.from_json(values) == config
     earlier = {name: value for name, value in values["data"].items() if name != "no_repeat_ngram_size"}
-    assert RunConfig.from_json(values | {"data": earlier}) == config  # a run of a version without the setting
+    assert RunConfig.from_json(values | {"data": earlier}) == config  # a run of a version that lacked the setting
     for section, name, wrong in [("train", "seed", "1"), ("train", "seed", True), ("model", "precision", "fp8")]:
         broken = values | {section: values[section] | {name: wrong}}
         with pytest.raises(InputError, match=f"{name}.*wrong type"):
@@ -237,10 +249,10 @@ def test_resolved_values_make_a_new_configuration():
         config.train.seed = 1
 
 
-def test_what_a_resumed_run_may_change():
+def test_settings_that_change_the_result_are_compared_on_resume():
     names = {field.name for section in SECTIONS.values() for field in fields(section)}
-    judged = [name for names_of_rule in ON_RESUME.values() for name in names_of_rule]
-    assert names >= set(judged) and len(set(judged)) == len(judged)
+    with_rule = [name for names_of_rule in ON_RESUME.values() for name in names_of_rule]
+    assert names >= set(with_rule) and len(set(with_rule)) == len(with_rule)
     compared = parse_run([]).compared_on_resume()
     assert {"learning_rate", "seed", "lora_r", "max_length", "optim", "precision", "pack_tokens"} <= set(compared)
     assert not {"num_train_epochs", "logging_steps", "output_dir", "model_name_or_path"} & set(compared)
@@ -250,7 +262,7 @@ def test_what_a_resumed_run_may_change():
     ("epochs", "max_steps", "windows", "expected"),
     [(1, -1, 75, 75), (1.5, -1, 3, 5), (0.1, -1, 30, 3), (0.01, -1, 3, 1), (3, 10, 75, 10)],
 )
-def test_number_of_updates(epochs, max_steps, windows, expected):
+def test_the_number_of_updates_follows_from_epochs_max_steps_and_windows(epochs, max_steps, windows, expected):
     assert TrainArguments(num_train_epochs=epochs, max_steps=max_steps).num_updates(windows) == expected
 
 
@@ -266,16 +278,16 @@ def test_help_needs_no_torch_and_names_every_flag():
 
 
 def test_every_setting_is_documented():
-    bare = [
+    undocumented = [
         field.name
         for section in SECTIONS.values()
         for field in fields(section)
         if len(field.metadata.get("help", "")) < 4
     ]
-    assert bare == []
+    assert undocumented == []
 
 
-def test_other_data_than_the_presets_bring_the_recipes_rate_back(tmp_path: Path) -> None:
+def test_with_own_data_the_demo_preset_has_the_recipes_learning_rate_and_lengths(tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("dialogue,section_text,section_header\nDoctor: hi,None.,CC\n")
     sample, own = parse_run(["--preset", "demo"]), parse_run(["--preset", "demo", "--train_file", str(rows)])
@@ -286,15 +298,15 @@ def test_other_data_than_the_presets_bring_the_recipes_rate_back(tmp_path: Path)
     assert asked.train.learning_rate == 3e-4
 
 
-def test_settings_of_an_earlier_version_are_what_it_did() -> None:
-    """A checkpoint from before --kernels and --parallel_micro_batches compares as what these runs did then."""
+def test_settings_that_an_earlier_version_lacked_get_its_behaviour() -> None:
+    """Runs from before --kernels and --parallel_micro_batches used the fast kernels and one micro-batch at a time."""
     now = parse_run(["--preset", "demo"]).with_resolved(kernels="fast", parallel_micro_batches=1).compared_on_resume()
     older = {name: value for name, value in now.items() if name not in ("kernels", "parallel_micro_batches")}
     assert with_later_settings(older) == now
     assert with_later_settings(now | {"kernels": "reference"})["kernels"] == "reference"
 
 
-def test_names_of_trackers(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_to_takes_names_of_trackers_or_none(rows: Path, tmp_path: Path) -> None:
     argv = ["--train_file", str(rows), "--report_to"]
     assert parse_run(argv[:2]).output.trackers == parse_run([*argv, "none"]).output.trackers == ()
     assert parse_run([*argv, "wandb", "tensorboard", "wandb"]).output.trackers == ("wandb", "tensorboard")
@@ -308,7 +320,9 @@ def test_names_of_trackers(rows: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert RunConfig.from_json(earlier).output.report_to == ["wandb"]
 
 
-def test_a_tracker_that_sends_is_refused_offline(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_sends_to_another_machine_is_refused_offline(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     argv = ["--train_file", str(rows), "--offline", "true", "--report_to", "trackio"]
     monkeypatch.setenv("TRACKIO_SPACE_ID", "hospital/space")
     assert "TRACKIO_SPACE_ID in the environment sends to another machine" in problems_of(argv)

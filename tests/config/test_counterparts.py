@@ -60,8 +60,8 @@ def test_a_settings_file_gets_the_same_answer(tmp_path: Path) -> None:
     assert f"{path}, line 1, bf16: there is no such setting: give --precision bf16" in refusal("--config", str(path))
 
 
-def test_no_setting_of_training_arguments_is_taken_for_a_misspelling() -> None:
-    """Those that are no setting here are explained, or only said to be none; `--deepspeed` is not `--seed`."""
+def test_no_setting_of_training_arguments_gets_a_wrong_suggestion() -> None:
+    """For example, `--deepspeed` must not be answered by "did you mean --seed"."""
     others = sorted({field.name for field in fields(TrainingArguments)} - OWN)
     problems = read_command_line([f"--{name}" for name in others]).problems
     assert len(problems) == len(others) > 60

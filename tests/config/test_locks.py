@@ -1,4 +1,4 @@
-"""One process writes a file at a time; locks and drafts of killed processes do not stay."""
+"""One process writes a file at a time; locks and drafts of killed processes are removed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def score_into(folder: Path) -> Path:
     return out
 
 
-def test_scores_leave_nothing_beside_them_and_sweep_what_killed_ones_left(tmp_path: Path) -> None:
+def test_scoring_leaves_no_lock_and_removes_the_lock_and_drafts_of_killed_processes(tmp_path: Path) -> None:
     others = [".score.json.mine.part", ".other.json.0a1b2c3d.part"]
     for name in (".score.json.0a1b2c3d.part", ".score.json.lock", *others):
         (tmp_path / name).write_text("")
@@ -38,7 +38,7 @@ def test_scores_leave_nothing_beside_them_and_sweep_what_killed_ones_left(tmp_pa
     assert names(tmp_path) == sorted(["notes.csv", "references.csv", "score.json", *others])
 
 
-def test_scores_that_another_process_is_writing_are_left_alone(tmp_path: Path) -> None:
+def test_scores_that_another_process_is_writing_are_refused(tmp_path: Path) -> None:
     with (
         locked_file(tmp_path / "score.json", flag="--json"),
         pytest.raises(InputError, match=r"--json.*another process"),
@@ -47,7 +47,7 @@ def test_scores_that_another_process_is_writing_are_left_alone(tmp_path: Path) -
     assert names(tmp_path) == ["notes.csv", "references.csv"]
 
 
-def test_a_lock_that_the_system_refuses_names_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_cannot_be_taken_names_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -56,9 +56,7 @@ def test_a_lock_that_the_system_refuses_names_the_flag(tmp_path: Path, monkeypat
         take_lock(tmp_path / "lock", name="--output_dir X")
 
 
-def test_a_lock_file_that_can_be_deleted_a_moment_later_does_not_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deleting_the_lock_file_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unlink, failures = os.unlink, [OSError(errno.EIO, os.strerror(errno.EIO))]
 
     def fail_once(*arguments: Any, **keywords: Any) -> None:

@@ -1,4 +1,4 @@
-"""Settings files that can't be used: one short message, which quotes nothing of a file that holds something else."""
+"""Settings files that can't be used: one short message without text of the file, which may be a patient's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def problems_of(settings: Path) -> str:
     return str(caught.value)
 
 
-def test_another_kind_of_file_given_as_settings_is_not_quoted(tmp_path: Path) -> None:
+def test_the_text_of_another_file_given_as_settings_is_not_shown(tmp_path: Path) -> None:
     text = "Anna Zebrafinch: has a cough\nlora_r: " + "Zebrafinch " * 20
     for name, content in (
         ("visit.yaml", text),
@@ -48,7 +48,7 @@ def test_another_kind_of_file_given_as_settings_is_not_quoted(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("case", UNUSABLE)
-def test_settings_that_loop_nest_or_overflow_are_refused_shortly(tmp_path: Path, case: str) -> None:
+def test_settings_that_loop_nest_or_overflow_are_refused_in_a_short_message(tmp_path: Path, case: str) -> None:
     suffix, text, expected = UNUSABLE[case]
     path = tmp_path / f"settings.{suffix}"
     path.write_text(text)

@@ -1,4 +1,4 @@
-"""Help and refusals come at once: before torch and the libraries on top of it, which take seconds, are imported."""
+"""Help and refusals need no import of torch and the libraries on top of it, which takes seconds."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_nothing_slow_is_imported_for_help_or_a_refusal(tmp_path: Path, argument
     assert {"argparse"} <= imported and not imported & SLOW
 
 
-TOLD = ("OMP_WAIT_POLICY", "PYTORCH_ALLOC_CONF")
-TORCH_THAT_TELLS = f"import os\nraise SystemExit(' '.join(os.environ.get(name, '-') for name in {TOLD}))\n"
+VARIABLES = ("OMP_WAIT_POLICY", "PYTORCH_ALLOC_CONF")
+FAKE_TORCH = f"import os\nraise SystemExit(' '.join(os.environ.get(name, '-') for name in {VARIABLES}))\n"
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,12 @@ TORCH_THAT_TELLS = f"import os\nraise SystemExit(' '.join(os.environ.get(name, '
         ["-m", "medsum_core.merge", "--help"],
     ],
 )
-def test_idle_threads_sleep_and_gpu_segments_grow_before_torch_is_imported(
+def test_threads_and_allocator_are_configured_before_torch_is_imported(
     tmp_path: Path, arguments: list[str], given: dict[str, str], found: str
 ) -> None:
-    (tmp_path / "torch.py").write_text(TORCH_THAT_TELLS)
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
     (tmp_path / "visit.txt").write_text("Doctor: Any cough?")
-    environment = {name: value for name, value in os.environ.items() if name not in TOLD} | given
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES} | given
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT)])
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,5 @@
-"""Templates that think: their variables reach every prompt of a run, and no note is learnt inside of a thought."""
+"""Chat templates of reasoning models: no note is trained on inside a thinking block, and `--chat_template_kwargs`, which
+close it, are the same wherever a run's prompt is built."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ CLOSED = ("--chat_template_kwargs", json.dumps(OFF))
 
 
 def thinking_tokenizer(template: str = THINKING) -> PreTrainedTokenizerFast:
-    """With the tags of thinking as Qwen has them: tokens that are not marked as special."""
+    """With the thinking tags as Qwen has them: added tokens that are not marked as special."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens([AddedToken(name, special=False) for name in ("<think>", "</think>")])
     tokenizer.chat_template = template
@@ -48,14 +49,14 @@ def text_of(renderer: PromptRenderer, ids: list[int]) -> str:
 
 @pytest.fixture(scope="module")
 def thinking(inputs: Path) -> Path:
-    """The files of a tiny run over a base whose template thinks."""
+    """The files of a tiny run over a base whose template opens a thinking block."""
     folder = inputs.parent / "thinking"
     shutil.copytree(inputs, folder)
     thinking_tokenizer().save_pretrained(folder / "model")
     return folder
 
 
-def test_variables_reach_the_template_and_close_its_thinking() -> None:
+def test_template_kwargs_reach_the_template_and_close_its_thinking_block() -> None:
     opened, closed = build_renderer(thinking_tokenizer()), build_renderer(thinking_tokenizer(), template_kwargs=OFF)
     assert text_of(opened, opened.prompt_ids(section_parts(DIALOGUE, "CC"))).endswith(f"{GENERATION}<think>\n")
     assert text_of(closed, closed.prompt_ids(section_parts(DIALOGUE, "CC"))).endswith(
@@ -68,7 +69,7 @@ def test_variables_reach_the_template_and_close_its_thinking() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tail", "is_open"),
+    ("tail", "is_inside"),
     [
         ("", False),
         ("<thinking>\n", True),
@@ -83,16 +84,16 @@ def test_variables_reach_the_template_and_close_its_thinking() -> None:
         ("<reason to think>", False),
     ],
 )
-def test_blocks_that_are_left_open(tail: str, is_open: bool) -> None:
+def test_a_prompt_that_ends_inside_a_thinking_block_is_refused(tail: str, is_inside: bool) -> None:
     template = GEMMA_TEMPLATE.replace("<start_of_turn>model\n", f"<start_of_turn>model\n{tail}")
     renderer = build_renderer(thinking_tokenizer(template))
-    if not is_open:
+    if not is_inside:
         return check_prompt(renderer)
     with pytest.raises(InputError, match="inside a block of thinking"):
         check_prompt(renderer)
 
 
-def test_a_system_text_that_explains_thinking_leaves_none_open() -> None:
+def test_a_think_tag_within_the_system_text_opens_no_block() -> None:
     renderer = build_renderer(thinking_tokenizer("{{ 'Thoughts begin with <think>.\n' }}" + GEMMA_TEMPLATE))
     check_prompt(renderer)
 
@@ -101,17 +102,17 @@ def test_a_system_text_that_explains_thinking_leaves_none_open() -> None:
     ("variables", "message"),
     [
         ({"enable_thinking": False, "thinking": False}, r"kwargs: thinking: changes nothing in this model's prompt"),
-        ({"enable_thinking": True}, r"kwargs: enable_thinking: changes nothing"),  # what it does without it
+        ({"enable_thinking": True}, r"kwargs: enable_thinking: changes nothing"),  # the template's default
         ({"tokenize": True}, r"tokenize: an argument of apply_chat_template"),
         ({"chat_template": "{{ 1 }}"}, r"chat_template: an argument of apply_chat_template"),
     ],
 )
-def test_a_variable_without_effect_is_refused(variables: dict[str, object], message: str) -> None:
+def test_a_template_kwarg_without_effect_is_refused(variables: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_renderer(thinking_tokenizer(), template_kwargs=variables)
 
 
-def test_variables_need_a_template() -> None:
+def test_template_kwargs_need_a_chat_template() -> None:
     with pytest.raises(InputError, match="--chat_template_kwargs: a plain prompt uses no chat template"):
         build_renderer(tiny_tokenizer(chat=False), template_kwargs=OFF)
     with pytest.raises(InputError, match="no effect with --prompt_style plain"):
@@ -119,7 +120,7 @@ def test_variables_need_a_template() -> None:
 
 
 @pytest.mark.parametrize("text", ["enable_thinking=false", "[1]", "{}", "null", '{"a": NaN}', "[" * 99999])
-def test_what_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
+def test_template_kwargs_that_are_not_a_json_object_are_refused(text: str) -> None:
     for parse in (
         lambda: parse_run(["--chat_template_kwargs", text]),
         lambda: preview.main(["--train_file", "rows.csv", "--chat_template_kwargs", text]),
@@ -132,8 +133,8 @@ def test_what_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
         assert len(str(caught.value)) < 300
 
 
-def test_no_text_from_outside_makes_a_tag_of_thinking() -> None:
-    """The tokenizer makes the token of its name wherever it stands, whatever `split_special_tokens` says."""
+def test_no_text_from_outside_makes_a_thinking_token() -> None:
+    """A tokenizer matches a token that is not marked as special in any text, even with `split_special_tokens`."""
     renderer = build_renderer(thinking_tokenizer(), template_kwargs=OFF)
     tags = set(renderer.tokenizer.convert_tokens_to_ids(["<think>", "</think>"]))
     assert tags <= set(renderer.fixed_ids[-1])
@@ -148,7 +149,7 @@ def test_no_text_from_outside_makes_a_tag_of_thinking() -> None:
         )
 
 
-def test_a_run_and_what_reads_it_share_the_variables(
+def test_inference_and_merging_use_the_template_kwargs_of_the_run(
     thinking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, argv = tmp_path / "run", flags(thinking, tmp_path / "run", "--eval_strategy", "no", "--max_steps", "1")
@@ -171,17 +172,17 @@ def test_a_run_and_what_reads_it_share_the_variables(
     assert settings == {"style": "chat", "template_kwargs": OFF}
     given: list[dict[str, object]] = []
 
-    def stop(_: PreTrainedTokenizerFast, **settings: object) -> NoReturn:
+    def record(_: PreTrainedTokenizerFast, **settings: object) -> NoReturn:
         given.append(settings)
-        raise InputError("far enough")
+        raise InputError("prompt settings recorded")
 
-    monkeypatch.setattr(merge, "build_renderer", stop)
-    with pytest.raises(InputError, match="far enough"):
+    monkeypatch.setattr(merge, "build_renderer", record)
+    with pytest.raises(InputError, match="prompt settings recorded"):
         merge.main(["--run", str(run), "--output_dir", str(tmp_path / "merged")])
     assert given == [settings]
 
 
-def test_a_resumed_run_has_the_variables_of_its_beginning(
+def test_a_resumed_run_must_have_the_same_template_kwargs(
     thinking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = flags(thinking, tmp_path / "run", "--eval_strategy", "no", "--max_steps", "1")
@@ -195,7 +196,7 @@ def test_a_resumed_run_has_the_variables_of_its_beginning(
     assert with_later_settings(earlier)["chat_template_kwargs"] is None is now["chat_template_kwargs"]
 
 
-def test_the_preview_shows_the_prompt_of_the_run(thinking: Path) -> None:
+def test_the_preview_takes_template_kwargs(thinking: Path) -> None:
     argv = ["--train_file", str(thinking / "train.csv"), "--model_name_or_path", str(thinking / "model")]
     out = io.StringIO()
     preview.main([*argv, "--num_examples", "1", *CLOSED], out=out)

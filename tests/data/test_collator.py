@@ -1,7 +1,7 @@
-"""How rows become windows and micro-batches, spelled out id by id. Needs no weights; runs alone in seconds.
+"""How the rows of a window become micro-batches, with all token ids written out. Needs no weights, takes seconds.
 
-A window is the rows of one update; it is cut into micro-batches, padded or packed. Nothing here changes what is
-trained on: each target of each row is in exactly one micro-batch, whichever way the window is cut.
+A window is the rows of one optimizer update; it is split into micro-batches, padded or packed. However it is split,
+each target of each row is in exactly one micro-batch.
 """
 
 from __future__ import annotations
@@ -42,19 +42,20 @@ def test_padding_on_the_right_has_no_target_and_belongs_to_no_document() -> None
         [X, 41, 42, 7, X],
         [X, 7, X, X, X],
     ]
-    assert batch.position_ids_BT.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]  # no restart: nothing reads the padding
+    # Positions also count over the padding: nothing attends to it.
+    assert batch.position_ids_BT.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
     assert batch.document_lengths == ((5,), (3,))
     assert batch.ids == ("long", "short")
-    assert (batch.num_targets, batch.num_tokens) == (4, 8)  # padding is no token
+    assert (batch.num_targets, batch.num_tokens) == (4, 8)  # padding does not count
 
 
-def test_padding_may_have_the_stop_tokens_id() -> None:
+def test_the_pad_token_may_be_the_stop_token() -> None:
     batch = pad_rows([LONG, SHORT], pad_token_id=7)
     assert batch.input_ids_BT.tolist()[1] == [2, 32, 7, 7, 7]
     assert batch.targets_BT.tolist()[1] == [X, 7, X, X, X]
 
 
-def test_packed_documents_lie_end_to_end_and_none_predicts_the_next() -> None:
+def test_packed_documents_are_concatenated_and_none_predicts_the_next() -> None:
     batch = pack_rows([LONG, SHORT, SHORT])
     assert batch.input_ids_BT.tolist() == [[2, 31, 41, 42, 7, 2, 32, 7, 2, 32, 7]]
     assert batch.targets_BT.tolist() == [[X, 41, 42, 7, X, X, 7, X, X, 7, X]]
@@ -70,7 +71,7 @@ def test_tensors_are_int64() -> None:
         assert {batch.input_ids_BT.dtype, batch.position_ids_BT.dtype, batch.targets_BT.dtype} == {torch.int64}
 
 
-def test_window_without_packing_is_cut_in_order_and_the_last_batch_may_be_short() -> None:
+def test_without_packing_a_window_is_split_in_order_and_the_last_batch_may_be_short() -> None:
     rows = [of_length(name, 3) for name in "abcde"]
     batches = split_window(rows, batch_size=2, pack_tokens=0, pad_token_id=PAD)
     assert [batch.ids for batch in batches] == [("a", "b"), ("c", "d"), ("e",)]
@@ -79,8 +80,8 @@ def test_window_without_packing_is_cut_in_order_and_the_last_batch_may_be_short(
 def test_packing_is_best_fit_decreasing() -> None:
     rows = [of_length(name, length) for name, length in [("a", 5), ("b", 6), ("c", 9), ("d", 2), ("e", 15)]]
     batches = split_window(rows, batch_size=1, pack_tokens=13, pad_token_id=PAD)
-    # Longest first: e (15) is over the budget and alone; c (9); b (6); a (5) fits b's row only; d (2) fits both and
-    # fills the fuller one. The largest micro-batch comes first.
+    # Longest first: e (15) exceeds pack_tokens and is alone; c (9); b (6); a (5) fits beside b only; d (2) fits beside
+    # both and joins the fuller one. The largest micro-batch comes first: the others fit into the memory that it frees.
     assert [batch.ids for batch in batches] == [("e",), ("b", "a", "d"), ("c",)]
     assert [batch.document_lengths for batch in batches] == [((15,),), ((6, 5, 2),), ((9,),)]
 
@@ -91,7 +92,7 @@ def test_packing_is_best_fit_decreasing() -> None:
     pack_tokens=st.integers(0, 60),
 )
 @settings(deadline=None, max_examples=80)
-def test_every_cut_of_a_window_holds_each_target_once(lengths: list[int], batch_size: int, pack_tokens: int) -> None:
+def test_every_split_of_a_window_has_each_target_once(lengths: list[int], batch_size: int, pack_tokens: int) -> None:
     rows = [of_length(str(index), length) for index, length in enumerate(lengths)]
     batches = split_window(rows, batch_size=batch_size, pack_tokens=pack_tokens, pad_token_id=PAD)
     assert sorted(name for batch in batches for name in batch.ids) == sorted(row.id for row in rows)
@@ -110,7 +111,7 @@ def trained_pairs(input_ids, targets) -> list[tuple[int, int]]:
 
 
 def pairs_of(batches: list[MicroBatch]) -> Counter[tuple[int, int]]:
-    """(token read, token predicted) of all rows: the same whichever way a window is cut."""
+    """(input token, target) of all rows, with their counts."""
     rows = [
         (batch.input_ids_BT[b].tolist(), batch.targets_BT[b].tolist())
         for batch in batches

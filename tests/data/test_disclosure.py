@@ -1,4 +1,4 @@
-"""Messages name rows and columns without repeating text, and no cell of ours is run by a spreadsheet."""
+"""Messages name rows and columns without repeating their text; no cell that is written runs as a spreadsheet formula."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ NAME = "Anna Zebrafinch"
 
 
 @pytest.mark.parametrize("id", ["0", "D2N001", "train-1:a/b.c#7", "Ä9", "x" * MAX_CHARACTERS])
-def test_an_id_that_looks_like_one_is_shown_as_it_is(id: str) -> None:
+def test_an_id_without_free_text_is_shown_unchanged(id: str) -> None:
     assert show_id(id) == id
 
 
 @pytest.mark.parametrize("id", [NAME, "Doctor: Hi\nPatient: Hello", "x" * (MAX_CHARACTERS + 1), "a\u2028b", ""])
-def test_an_id_that_may_be_text_is_described(id: str) -> None:
+def test_an_id_that_may_be_text_is_shown_by_its_length_only(id: str) -> None:
     assert show_id(id) == f"<id of {len(id)} characters>"
 
 
@@ -44,7 +44,7 @@ def test_no_control_or_invisible_character_reaches_a_terminal(character: str) ->
         assert shown.isprintable() and shown.startswith("a\\") and shown.endswith("b")
 
 
-def test_few_ids_are_shown_and_the_others_counted() -> None:
+def test_the_first_ids_are_shown_and_the_others_counted() -> None:
     assert show_ids([]) == "none"
     assert show_ids(["1", NAME]) == "1, <id of 15 characters>"
     assert show_ids(map(str, range(MAX_IDS + 3))) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 3 more"
@@ -78,8 +78,8 @@ def test_formulas_are_recognised(cell: str) -> None:
     assert runs_in_spreadsheet(cell)
 
 
-@pytest.mark.parametrize("cell", ["", "-", "-1", "-1.5", "- 2,000".replace(" ", ""), "1=1", "a@b", "CC", "x+y"])
-def test_other_cells_are_not(cell: str) -> None:
+@pytest.mark.parametrize("cell", ["", "-", "-1", "-1.5", "-2,000", "1=1", "a@b", "CC", "x+y"])
+def test_other_cells_are_not_taken_for_formulas(cell: str) -> None:
     assert not runs_in_spreadsheet(cell)
 
 
@@ -99,7 +99,9 @@ def test_an_id_that_a_spreadsheet_would_run_is_refused_naming_the_row(
     path.write_text("ID,section_header,section_text,dialogue\n1,CC,=note,=talk\n@x,CC,a,b\n-3,CC,a,b\n")
     with pytest.raises(InputError, match=r"row 2 \(line 3\), column 'ID': begins like a formula") as caught:
         read(path)
-    assert "row 1" not in str(caught.value) and "row 3" not in str(caught.value)  # notes and numbers are left alone
+    assert "row 1" not in str(caught.value) and "row 3" not in str(
+        caught.value
+    )  # formulas in notes and negative numbers are allowed
 
 
 @pytest.mark.parametrize("read", [read_records, read_for_scoring])
@@ -131,24 +133,24 @@ ROOT = Path(__file__).parents[2]
 SHOWN_SAFELY = {"show_id", "show_ids", "id_list", "len"}
 
 
-def bare_ids(node: ast.AST) -> list[ast.AST]:
-    """The expressions below that read a row's id outside a call of the functions that make it fit to be shown."""
+def unescaped_ids(node: ast.AST) -> list[ast.AST]:
+    """The expressions under `node` that read a row's id outside a call of one of SHOWN_SAFELY."""
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") in SHOWN_SAFELY:
         return []
     is_id = (isinstance(node, ast.Attribute) and node.attr in ("id", "ids")) or (
         isinstance(node, ast.Name) and node.id in ("id", "id_", "ids")
     )
-    return [node] * is_id + [found for child in ast.iter_child_nodes(node) for found in bare_ids(child)]
+    return [node] * is_id + [found for child in ast.iter_child_nodes(node) for found in unescaped_ids(child)]
 
 
-def test_no_message_formats_an_id_by_itself() -> None:
+def test_no_message_formats_an_id_without_escaping() -> None:
     sources = [ROOT / "train_loop.py", ROOT / "infer.py", *(ROOT / "medsum_core").rglob("*.py")]
     formatted = [
         (path.name, value.lineno)
         for path in sources
         for value in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(value, ast.FormattedValue) and bare_ids(value)
+        if isinstance(value, ast.FormattedValue) and unescaped_ids(value)
     ]
     assert len(sources) > 50 and formatted == []
     probe = ast.parse('f"rows {row.id} and {show_id(row.id)}"')
-    assert len(bare_ids(probe)) == 1
+    assert len(unescaped_ids(probe)) == 1

@@ -1,4 +1,4 @@
-"""Fetched data is the pinned data or nothing; failures are one message."""
+"""A downloaded file has the pinned hash or is refused; each failure is one message."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def cached_files(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
-def test_download_once_then_offline(served: Path, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_once_and_then_read_offline(served: Path, tmp_path: Path) -> None:
     path = pinned_file(PIN)
     assert path.read_bytes() == CONTENT
     assert cached_files(tmp_path) == [path]
@@ -47,7 +47,7 @@ def test_download_once_then_offline(served: Path, tmp_path: Path) -> None:
     assert pinned_file(PIN, offline=True) == path
 
 
-def test_damaged_cache_is_replaced_or_refused(served: Path) -> None:
+def test_a_damaged_cached_file_is_replaced_or_offline_refused(served: Path) -> None:
     path = pinned_file(PIN)
     path.write_bytes(CONTENT[:-5])
     with pytest.raises(InputError, match=r"damaged.*without --offline"):
@@ -55,21 +55,23 @@ def test_damaged_cache_is_replaced_or_refused(served: Path) -> None:
     assert pinned_file(PIN).read_bytes() == CONTENT
 
 
-def test_wrong_download_is_not_kept(served: Path, tmp_path: Path) -> None:
+def test_a_download_with_another_hash_is_refused_and_not_cached(served: Path, tmp_path: Path) -> None:
     served.write_bytes(CONTENT + b"2,CC,a,b\r\n")
     with pytest.raises(InputError, match="not the pinned file"):
         pinned_file(PIN)
     assert cached_files(tmp_path) == []
 
 
-def test_endless_download_is_cut(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_beyond_the_size_limit_is_refused(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download, "MAX_FILE_BYTES", 20)
     with pytest.raises(InputError, match="MiB came"):
         pinned_file(PIN)
     assert cached_files(tmp_path) == []
 
 
-def test_absent_offline_and_unreachable(served: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_cached_or_not_reachable_is_refused(served: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not in the cache.*without --offline"):
         pinned_file(PIN, offline=True)
     served.unlink()
@@ -78,26 +80,28 @@ def test_absent_offline_and_unreachable(served: Path, tmp_path: Path) -> None:
     assert cached_files(tmp_path) == []
 
 
-def test_cache_that_cannot_be_written(served: Path, tmp_path: Path) -> None:
+def test_a_cache_folder_that_cannot_be_written_is_refused(served: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(InputError, match=r"the cache folder can't be made .*XDG_CACHE_HOME"):
         pinned_file(PIN)
 
 
 @pytest.mark.parametrize("name", sorted(named_datasets()))
-def test_every_split_is_of_pinned_files(name: str) -> None:
+def test_every_split_consists_of_pinned_files(name: str) -> None:
     dataset = named_datasets()[name]
     assert re.fullmatch(r"[\w-]+/[\w-]+", dataset.repository) and re.fullmatch(r"[0-9a-f]{40}", dataset.commit)
     paths = {path for splits in dataset.configs.values() for split in splits.values() for path in split}
     if dataset.sha256:
         assert paths == set(dataset.sha256)
-        assert len({Path(path).name for path in paths}) == len(paths)  # one folder of the cache holds all
+        assert len({Path(path).name for path in paths}) == len(
+            paths
+        )  # all files of a data set are cached in one folder
     assert all(re.fullmatch(r"[0-9a-f]{64}", sha256) for sha256 in dataset.sha256.values())
     assert all(dataset.validation_split in splits and "train" in splits for splits in dataset.configs.values())
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the official files are not beside the checkout (../shared/data)")
-def test_pins_are_those_of_the_official_files() -> None:
+def test_pinned_hashes_are_those_of_the_official_files() -> None:
     files = {path.name: path for path in REAL.rglob("*.csv")}
     pins = {Path(path).name: pin for set in named_datasets().values() for path, pin in set.sha256.items()}
     both = sorted(files.keys() & pins.keys())

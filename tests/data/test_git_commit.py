@@ -1,4 +1,4 @@
-"""A commit's files are those of its id, fetched whole or not at all; failures are one message."""
+"""A commit's files match its id, or the commit is refused; each failure is one message."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cached(tmp_path: Path) -> list[str]:
     return [path.name for path in (tmp_path / "cache" / "medsum" / "some-name").iterdir()]
 
 
-def test_files_of_the_commit_once_then_offline(pinned: str, tmp_path: Path) -> None:
+def test_a_commit_is_fetched_once_and_then_read_offline(pinned: str, tmp_path: Path) -> None:
     wanted = {path: FILES[path] for path in ("a/1.xml", "a/b/2.xml")}
     assert commit_files(REPOSITORY, pinned, ["a/*.xml"]) == wanted
     assert cached(tmp_path) == [f"{pinned[:12]}.git"]
@@ -38,13 +38,13 @@ def test_files_of_the_commit_once_then_offline(pinned: str, tmp_path: Path) -> N
     assert commit_files(REPOSITORY, pinned, ["4.*"], offline=True) == {"4.xml": FILES["4.xml"]}
 
 
-def test_links_are_no_files(pinned: str, tmp_path: Path) -> None:
+def test_symbolic_links_are_left_out(pinned: str, tmp_path: Path) -> None:
     folder = tmp_path / "git" / REPOSITORY
     (folder / "a" / "link.xml").symlink_to("1.xml")
     assert "a/link.xml" not in commit_files(REPOSITORY, commit(folder, {"5.xml": b""}), ["*.xml"])
 
 
-def test_a_hook_that_points_git_elsewhere_is_not_obeyed(
+def test_git_variables_of_the_environment_are_ignored(
     pinned: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
@@ -53,23 +53,23 @@ def test_a_hook_that_points_git_elsewhere_is_not_obeyed(
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("harm", ["cut", "forged", "absent"])
-def test_damaged_cache_is_replaced_or_refused(pinned: str, tmp_path: Path, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "replaced", "deleted"])
+def test_a_damaged_cached_commit_is_replaced_or_offline_refused(pinned: str, tmp_path: Path, damage: str) -> None:
     whole = commit_files(REPOSITORY, pinned, ["*.xml"])
     cache = tmp_path / "cache" / "medsum" / "some-name" / f"{pinned[:12]}.git"
     ids = [git(cache, "rev-parse", f"{pinned}:{path}").strip() for path in ("a/1.xml", "4.xml")]
     target, other = (cache / "objects" / id[:2] / id[2:] for id in ids)
-    if harm == "absent":
+    if damage == "deleted":
         target.unlink()
     else:
         target.chmod(0o600)
-        target.write_bytes(target.read_bytes()[:-9] if harm == "cut" else other.read_bytes())
+        target.write_bytes(target.read_bytes()[:-9] if damage == "truncated" else other.read_bytes())
     with pytest.raises(InputError, match=r"damaged.*without --offline"):
         commit_files(REPOSITORY, pinned, ["*.xml"], offline=True)
     assert commit_files(REPOSITORY, pinned, ["*.xml"]) == whole
 
 
-def test_absent_commits_files_network_and_git(pinned: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_failure_to_fetch_is_one_message(pinned: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"not in the cache.*without --offline"):
         commit_files(REPOSITORY, pinned, ["*.xml"], offline=True)
     with pytest.raises(InputError, match=r"git cannot fetch commit 0000.*by hand: git init"):

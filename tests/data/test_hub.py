@@ -1,4 +1,4 @@
-"""Data sets by name or folder: configurations and splits as asked for, no copy left behind, failures are one message."""
+"""Data sets of the hub, by name or folder: configurations, splits, no copies left behind; each failure is one message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTENT = f"ID,section_header,section_text,dialogue\r\n0,CC,None,Doctor: {CANARY
 
 @pytest.fixture
 def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data set in the hub's layout, and a temporary folder of the test's own to look for leftovers in."""
+    """A data set in the hub's layout, and a temporary folder of its own, to find leftovers."""
     folder = tmp_path / "dataset"
     folder.mkdir()
     (folder / "train.csv").write_bytes(CONTENT)
@@ -32,7 +32,9 @@ def files_with_canary(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
 
 
-def test_hub_rows_are_text_and_leave_no_copy(hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_rows_stay_text_and_leave_no_temporary_copy(
+    hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[str] = []
     mkdtemp = tempfile.mkdtemp
     monkeypatch.setattr(tempfile, "mkdtemp", lambda **options: made.append(mkdtemp(**options)) or made[-1])
@@ -59,7 +61,7 @@ def test_hub_rows_are_checked_like_a_file(hub_folder: Path) -> None:
     assert CANARY not in str(caught.value)
 
 
-def test_offline_hub_name_never_opens_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_name_with_offline_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a socket was opened")
 
@@ -68,7 +70,7 @@ def test_offline_hub_name_never_opens_a_socket(monkeypatch: pytest.MonkeyPatch) 
         load_hub("some-owner/some-data", offline=True)
 
 
-def test_warning_for_the_rewritten_mirror() -> None:
+def test_the_rewritten_mirror_of_mts_dialog_is_warned_of() -> None:
     warning = hub_warning("har1/MTS_Dialogue-Clinical_Note")
     assert warning and "rewritten" in warning and "validation rows" in warning
     assert hub_warning("mts-dialog") is None
@@ -86,7 +88,7 @@ def ids(source: object) -> list[str]:
     return [record.id for record in source.records]  # type: ignore[attr-defined]
 
 
-def test_the_data_sets_own_validation_split_is_read_and_said(tmp_path: Path) -> None:
+def test_the_data_sets_own_validation_split_is_used_and_reported(tmp_path: Path) -> None:
     write_split(tmp_path / "train.jsonl", 1, 2)
     write_split(tmp_path / "validation.jsonl", 3)
     rows = load_hub(str(tmp_path))
@@ -100,7 +102,7 @@ def test_the_data_sets_own_validation_split_is_read_and_said(tmp_path: Path) -> 
         load_hub(str(tmp_path), validation_split="train")
 
 
-def test_a_data_set_without_a_validation_split_says_which_it_has(tmp_path: Path) -> None:
+def test_without_a_validation_split_the_notice_names_the_splits(tmp_path: Path) -> None:
     write_split(tmp_path / "train.jsonl", 1)
     write_split(tmp_path / "test.jsonl", 2)
     rows = load_hub(str(tmp_path))
@@ -113,7 +115,7 @@ def test_a_data_set_without_a_validation_split_says_which_it_has(tmp_path: Path)
         load_hub(str(tmp_path), validation_split="dev")
 
 
-def test_of_several_configurations_one_must_be_named(tmp_path: Path) -> None:
+def test_one_of_several_configurations_must_be_chosen(tmp_path: Path) -> None:
     write_split(tmp_path / "one.jsonl", 1)
     write_split(tmp_path / "two.jsonl", 2)
     configs = "".join(
@@ -126,7 +128,7 @@ def test_of_several_configurations_one_must_be_named(tmp_path: Path) -> None:
     assert ids(load_hub(str(tmp_path), config_name="two").train) == ["2"]
 
 
-def test_images_and_dates_beside_the_text_are_no_hindrance(tmp_path: Path) -> None:
+def test_columns_of_images_and_dates_are_ignored(tmp_path: Path) -> None:
     import datasets
 
     row = {"ID": "1", "section_header": "CC", "section_text": "A cough.", "dialogue": "Doctor: Hi."}
@@ -141,7 +143,7 @@ def test_images_and_dates_beside_the_text_are_no_hindrance(tmp_path: Path) -> No
     assert (record.id, record.note) == ("1", "A cough.")
 
 
-def test_a_folder_that_was_saved_to_disk_is_read(tmp_path: Path) -> None:
+def test_a_folder_of_save_to_disk_is_read(tmp_path: Path) -> None:
     import datasets
 
     row = {"ID": "1", "section_header": "CC", "section_text": "A cough.", "dialogue": "Doctor: Hi."}

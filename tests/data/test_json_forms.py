@@ -1,4 +1,4 @@
-"""JSON as people have it: files named as another form, keys that only some rows have, turns and messages as lists."""
+"""Forms of JSON: wrong suffixes, keys that only some rows have, dialogues and messages as lists."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(path: Path, *rows: Any) -> Path:
     return path
 
 
-def refusal(path: Path, columns: Columns = Columns()) -> str:  # noqa: B008 - a frozen record
+def refusal(path: Path, columns: Columns = Columns()) -> str:  # noqa: B008 - frozen
     with pytest.raises(InputError) as caught:
         read_records(path, columns=columns)
     assert CANARY not in str(caught.value)
@@ -44,29 +44,31 @@ def refusal(path: Path, columns: Columns = Columns()) -> str:  # noqa: B008 - a 
         ("f.jsonl", json.dumps(ROW, indent=2) + json.dumps({**ROW, "ID": "2"}, indent=2), "several lines each"),
     ],
 )
-def test_a_file_named_as_another_form_is_read_and_said(tmp_path: Path, name: str, text: str, notice: str) -> None:
+def test_a_file_with_the_suffix_of_another_form_is_read_and_reported(
+    tmp_path: Path, name: str, text: str, notice: str
+) -> None:
     (tmp_path / name).write_text(text)
     source = read_source(tmp_path / name)
     assert [record.id for record in source.records] == ["1", "2"]
     assert len(source.notices) == 1 and notice in source.notices[0]
 
 
-def test_objects_over_several_lines_have_their_lines_in_messages(tmp_path: Path) -> None:
+def test_messages_name_the_line_on_which_an_object_begins(tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_text(json.dumps(ROW, indent=1) + "\n\n" + json.dumps({**ROW, "dialogue": 5}, indent=1))
     assert "row 2 (line 8), column 'dialogue': int, not text" in refusal(tmp_path / "f.jsonl")
 
 
-def test_two_spellings_of_one_key_in_a_data_sets_row_are_refused() -> None:
+def test_two_spellings_of_one_key_in_a_row_are_refused() -> None:
     with pytest.raises(InputError, match="row 2: a key occurs twice"):
         table_from_objects("x", [{"ID": "1"}, {"ID": "1", "id": "2"}])
 
 
-def test_a_table_by_columns_is_said_to_be_one(tmp_path: Path) -> None:
+def test_an_object_of_columns_is_refused_with_the_remedy(tmp_path: Path) -> None:
     message = refusal(write(tmp_path / "f.json", {name: {"0": f"{CANARY} {text}"} for name, text in ROW.items()}))
     assert "one object of columns" in message and 'to_json(orient="records")' in message
 
 
-def test_an_object_by_id_is_a_table_whose_ids_are_its_keys(tmp_path: Path) -> None:
+def test_the_keys_of_an_object_of_rows_are_their_ids(tmp_path: Path) -> None:
     rest = {name: text for name, text in ROW.items() if name != "ID"}
     path = write(tmp_path / "f.json", {"V2": rest, "V1": rest})
     assert [record.id for record in read_records(path)] == ["V2", "V1"]
@@ -74,7 +76,7 @@ def test_an_object_by_id_is_a_table_whose_ids_are_its_keys(tmp_path: Path) -> No
     assert message.endswith("row 2: has a key 'id' of its own beside the one that it stands under")
 
 
-def test_pubmedqas_official_file_is_read_with_its_contexts_as_paragraphs(tmp_path: Path) -> None:
+def test_the_contexts_of_pubmedqas_official_file_are_joined_as_paragraphs(tmp_path: Path) -> None:
     row = {"QUESTION": "Is it?", "CONTEXTS": ["One\n part.", "Two: parts."], "LABELS": ["AIM", "RESULT"]}
     columns = Columns(task=find_task("pubmedqa"))
     rows = {"10001": {**row, "LONG_ANSWER": "So.", "final_decision": "no"}, "10002": {**row, "final_decision": "yes"}}
@@ -95,7 +97,7 @@ def test_aci_benchs_json_is_read_with_column_flags(tmp_path: Path) -> None:
     assert record == section_record(id=row["file"], section_header="Visit note", dialogue=row["src"], note="A note.")
 
 
-def test_keys_that_nobody_reads_may_be_absent_and_others_not(tmp_path: Path) -> None:
+def test_unused_keys_may_be_absent_and_used_ones_may_not(tmp_path: Path) -> None:
     site = {"site": "A", **ROW, "ID": "2"}
     assert [record.id for record in read_records(write(tmp_path / "f.jsonl", ROW, site))] == ["1", "2"]
     short = {name: text for name, text in site.items() if name != "dialogue"}
@@ -131,7 +133,7 @@ def test_each_turn_is_one_line(turns: list[str]) -> None:
 
 
 @pytest.mark.parametrize("turn", [5, None, [CANARY], {"speaker": CANARY}, {"text": 5}, {"speaker": 5, "text": CANARY}])
-def test_a_turn_that_is_none_is_named_by_its_number(tmp_path: Path, turn: Any) -> None:
+def test_a_value_that_is_not_a_turn_is_named_by_its_number(tmp_path: Path, turn: Any) -> None:
     message = refusal(write(tmp_path / "f.jsonl", ROW, {**ROW, "ID": "2", "dialogue": ["Hi.", turn]}))
     assert "row 2 (line 2), column 'dialogue': turn 2 " in message
 
@@ -144,14 +146,17 @@ CHAT_FORMS: dict[str, tuple[Any, str]] = {
     "with a system turn": ({"messages": [SYSTEM, USER, ASSISTANT]}, "system messages are left out"),
     "conversations": ({"conversations": [HUMAN, GPT]}, "the human's turn is the dialogue"),
     "prompt, completion": ({"prompt": ROW["dialogue"], "completion": "A cough."}, "the completion the note"),
-    "as messages": ({"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}, "the completion the note"),
+    "prompt, completion as messages": (
+        {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]},
+        "the completion the note",
+    ),
     "instruction": ({"instruction": "Write.", "input": ROW["dialogue"], "output": "A cough."}, "the instruction is"),
     "messages as text": ({"messages": json.dumps([USER, ASSISTANT])}, "the user's is the dialogue"),
 }
 
 
 @pytest.mark.parametrize("case", CHAT_FORMS)
-def test_what_chat_models_are_trained_on_is_read_and_said(tmp_path: Path, case: str) -> None:
+def test_chat_training_formats_are_read_and_reported(tmp_path: Path, case: str) -> None:
     row, notice = CHAT_FORMS[case]
     source = read_source(write(tmp_path / "f.jsonl", row), columns=Columns(section="GENHX"))
     assert source.records == [RECORD] and len(source.notices) == 1 and notice in source.notices[0]
@@ -160,7 +165,7 @@ def test_what_chat_models_are_trained_on_is_read_and_said(tmp_path: Path, case: 
     assert "no column 'section_header'" in refusal(write(tmp_path / "f.jsonl", row))
 
 
-NOT_PLAIN: list[Any] = [
+NOT_ONE_PAIR: list[Any] = [
     {"messages": [USER]},
     {"messages": [USER, ASSISTANT, USER, ASSISTANT]},
     {"messages": [ASSISTANT, USER]},
@@ -173,14 +178,14 @@ NOT_PLAIN: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("row", NOT_PLAIN)
-def test_other_messages_are_refused_by_row_with_the_remedy(tmp_path: Path, row: Any) -> None:
+@pytest.mark.parametrize("row", NOT_ONE_PAIR)
+def test_messages_that_are_not_one_pair_are_refused_by_row_with_the_remedy(tmp_path: Path, row: Any) -> None:
     message = refusal(write(tmp_path / "f.jsonl", row), Columns(section="GENHX"))
     assert "row 1 (line 1): " in message
     assert message.endswith("write the dialogue and the note into columns of their own (dialogue, section_text)")
 
 
-def test_columns_that_are_named_or_there_come_before_messages(tmp_path: Path) -> None:
+def test_dialogue_columns_take_precedence_over_messages(tmp_path: Path) -> None:
     path = write(tmp_path / "f.jsonl", {**ROW, "messages": [USER]})
     assert read_records(path) == [RECORD] and read_source(path).notices == ()
     assert "no column 'talk'" in refusal(write(tmp_path / "f.jsonl", {"messages": [USER]}), Columns(dialogue="talk"))

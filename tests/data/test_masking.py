@@ -1,6 +1,6 @@
-"""What is trained on, spelled out id by id. Needs no weights and no network; runs alone in seconds.
+"""Which tokens are trained on, with all token ids written out. Needs no weights, takes seconds.
 
-The toy vocabulary holds a few words, each with the space before it, so that a row can be read off its ids:
+The toy vocabulary has a few words, some with the space before them, so that a row can be read from its ids:
 
     position     0      1     2       3        4       5         6       7       8        9
     token      <bos>  <ask>   Plan  <talk>  Cough   .         <note>   Rest     .      </turn>
@@ -30,7 +30,7 @@ X = IGNORE_INDEX
 
 
 def toy_renderer(*, pad_token_id: int = 0) -> PromptRenderer:
-    """A renderer put together by hand: <bos> <ask> SECTION <talk> DIALOGUE <note>, then NOTE </turn>."""
+    """A renderer of the row <bos> <ask> SECTION <talk> DIALOGUE <note> NOTE </turn>."""
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[^\s.]+|\.|\n"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -62,20 +62,20 @@ def test_note_and_stop_token_are_the_only_targets_and_already_shifted() -> None:
     assert (example.num_turns_dropped, example.beyond_reserve) == (0, False)
 
 
-def test_masking_goes_by_length_never_by_id() -> None:
-    # The pad token is the stop token (SmolLM2 is made so), and the note is full of it and of <eos>.
-    # An id-based mask would leave the end of the note untrained: a model that never stops.
+def test_masking_depends_on_the_prompts_length_never_on_token_ids() -> None:
+    # The pad token is the stop token (as in SmolLM2), and the note begins with the same token. A mask by id would
+    # leave the stop token out of the loss, and the model would never learn to stop.
     renderer = toy_renderer(pad_token_id=7)
     example = build(record("</turn> Plan."), renderer)
     assert example.input_ids == (2, 4, 10, 5, 11, 12, 6, 7, 10, 12, 7)
     assert example.targets == (X, X, X, X, X, X, 7, 10, 12, 7, X)
 
 
-def test_space_around_the_note_is_no_target() -> None:
+def test_white_space_around_the_note_is_stripped() -> None:
     assert build(record(" \n Rest.\n\n"), toy_renderer()) == build(record("Rest."), toy_renderer())
 
 
-def test_ignored_characters_leave_exactly_their_tokens_out() -> None:
+def test_exactly_the_tokens_of_ignored_characters_have_no_target() -> None:
     note = "Rest three days."  # tokens: Rest[0:4] " three"[4:10] " days"[10:15] .[15:16]
     renderer = toy_renderer()
     whole = build(record(note), renderer)
@@ -83,10 +83,12 @@ def test_ignored_characters_leave_exactly_their_tokens_out() -> None:
     start = note.index("three")
     masked = build(record(note), renderer, ignored_spans=[(start, start + len("three"))])
     assert masked.targets == (X, X, X, X, X, X, 13, X, 15, 12, 7, X)
-    assert masked.input_ids == whole.input_ids  # still read, not learnt
+    assert masked.input_ids == whole.input_ids  # still in the input, only not trained on
     two = build(record(note), renderer, ignored_spans=[(0, 1), (14, 16)])
     assert two.targets == (X, X, X, X, X, X, X, 14, X, X, 7, X)
-    assert build(record(note), renderer, ignored_spans=[(4, 4)]).targets == whole.targets  # an empty span: nothing
+    assert (
+        build(record(note), renderer, ignored_spans=[(4, 4)]).targets == whole.targets
+    )  # an empty span ignores nothing
 
 
 def test_stop_token_is_trained_on_even_if_the_whole_note_is_ignored() -> None:
@@ -95,17 +97,17 @@ def test_stop_token_is_trained_on_even_if_the_whole_note_is_ignored() -> None:
     assert example.num_targets == 1
 
 
-def test_ignored_characters_count_from_the_note_as_given() -> None:
+def test_ignored_spans_are_positions_in_the_note_before_it_is_stripped() -> None:
     example = build(record("\n\nRest three days."), toy_renderer(), ignored_spans=[(2, 6)])
     assert example.targets == (X, X, X, X, X, X, X, 14, 15, 12, 7, X)
 
 
-def test_note_longer_than_the_limit_is_set_aside_never_cut() -> None:
+def test_a_note_longer_than_the_limit_is_set_aside_never_truncated() -> None:
     rows = [record("Rest.", id="a"), record("Rest" + " three" * 30, id="b"), record("Rest. Plan.", id="c")]
     examples, report = build_examples(rows, toy_renderer(), max_length=20, max_new_tokens=8)
     assert [example.id for example in examples] == ["a", "c"]
     [left_out] = report.set_aside
-    # 31 note tokens; with the 7 of the prompt and the stop token the row needs 39
+    # 31 note tokens + 7 prompt tokens + the stop token = 39
     assert (left_out.id, left_out.num_note_tokens, left_out.num_tokens_needed, left_out.note_alone) == (
         "b",
         31,
@@ -128,7 +130,7 @@ def test_note_longer_than_the_limit_is_set_aside_never_cut() -> None:
     max_new_tokens=st.integers(1, 39),
 )
 @settings(deadline=None, max_examples=60)
-def test_targets_do_not_depend_on_the_limit(turns: list[str], note: str, max_length: int, max_new_tokens: int) -> None:
+def test_targets_do_not_depend_on_max_length(turns: list[str], note: str, max_length: int, max_new_tokens: int) -> None:
     renderer = build_renderer(tiny_tokenizer())
     row = record(note, dialogue="\n".join(f"Doctor: {turn}" for turn in turns))
     whole = build(row, renderer, max_length=100_000)
@@ -151,15 +153,15 @@ def test_targets_do_not_depend_on_the_limit(turns: list[str], note: str, max_len
 )
 @example_case(note="da", spans=[(1, 1)])  # an empty span, inside a token
 @settings(deadline=None, max_examples=150)
-def test_ignored_tokens_equal_a_count_over_bytes(note: str, spans: list[tuple[int, int]]) -> None:
-    """Byte-level tokens hold whole or part characters: compare with the bytes that each token spells."""
+def test_ignored_tokens_are_those_with_a_byte_in_an_ignored_span(note: str, spans: list[tuple[int, int]]) -> None:
+    """A byte-level token may be a part of a character, so the reference counts bytes."""
     renderer = build_renderer(tiny_tokenizer())
     example = build(record(note), renderer, ignored_spans=spans)
     owner = [index for index, char in enumerate(note) for _ in char.encode()]  # byte -> character
     ids = renderer.note_ids(note)[:-1]
     expected, byte = [], 0
     for token in ids:
-        size = len(renderer.tokenizer.convert_ids_to_tokens(token))  # a byte-level token has one sign for each byte
+        size = len(renderer.tokenizer.convert_ids_to_tokens(token))  # written with one character for each byte
         touched = {owner[position] for position in range(byte, byte + size)}
         expected.append(X if any(start <= char < end for start, end in spans for char in touched) else token)
         byte += size
@@ -167,13 +169,13 @@ def test_ignored_tokens_equal_a_count_over_bytes(note: str, spans: list[tuple[in
     assert list(example.targets[example.num_prompt_tokens - 1 :]) == [*expected, renderer.stop_token_id, X]
 
 
-def test_a_row_without_a_note_is_refused_by_id_not_by_content() -> None:
+def test_a_row_without_a_note_is_refused_by_id_without_its_text() -> None:
     with pytest.raises(InputError, match="row id 77 has no note") as caught:
         build(record(" \n", dialogue="Cough secret.", id="77"), toy_renderer())
     assert "secret" not in str(caught.value)
 
 
-def test_a_note_that_the_vocabulary_cannot_spell_is_reported() -> None:
+def test_a_note_that_the_vocabulary_cannot_encode_is_reported() -> None:
     rows = [record("Rest.", id="a"), record("Rest fever.", id="b")]  # " fever" is <unk>
     _, report = build_examples(rows, toy_renderer(), max_length=64, max_new_tokens=8)
     assert report.inexact == ("b",)
@@ -182,13 +184,13 @@ def test_a_note_that_the_vocabulary_cannot_spell_is_reported() -> None:
     ]
 
 
-def test_no_row_left_is_refused_with_the_limit_that_would_do() -> None:
+def test_if_no_row_fits_the_error_names_the_max_length_that_would() -> None:
     with pytest.raises(
         InputError, match=r"none of the 2 rows fits --max_length 10: the shortest needs --max_length 17"
     ):
         build_examples([record("Rest" + " three" * n) for n in (8, 9)], toy_renderer(), max_length=10, max_new_tokens=2)
 
 
-def test_reserve_that_leaves_no_prompt_is_refused() -> None:
+def test_max_new_tokens_that_leave_no_room_for_a_prompt_are_refused() -> None:
     with pytest.raises(InputError, match="--max_new_tokens 64 leaves no prompt within --max_length 64"):
         build_examples([record("Rest.")], toy_renderer(), max_length=64, max_new_tokens=64)

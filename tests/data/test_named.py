@@ -1,4 +1,4 @@
-"""Data sets by name: splits, configurations, what is dropped and said; fictional files after the official forms."""
+"""Named data sets: splits, configurations, dropped rows and notices, on fictional files in the official formats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def column(name: str, split: str, what: str, config: str | None = None) -> list[
     return [row.cells[what] for row in named_table(name, split, config_name=config).rows]
 
 
-def test_there_are_these_sets() -> None:
+def test_the_named_data_sets_are_these() -> None:
     names = ["aci-bench", "medquad", "mts-dialog", "mts-dialog-augmented", "primock57", "pubmedqa", "vqa-rad"]
     assert sorted(named_datasets()) == names
 
@@ -45,7 +45,9 @@ def main_files() -> Mapping[str, bytes]:
     }
 
 
-def test_mts_dialog(main_files: Mapping[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mts_dialog_splits_and_refusals(
+    main_files: Mapping[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     serve(monkeypatch, tmp_path, "mts-dialog", main_files)
     rows = load_named("mts-dialog")
     assert [record.note for record in rows.train.records] == ["None", "N/A", "Cough."]
@@ -76,8 +78,8 @@ AUGMENTED = mts(
     ("TR=EN-FR-EN 0", "None", "D: un"),
     ("TR=EN-FR-EN 1", "N/A", "D: partage"),  # translated from a dialogue of the validation file
     ("TR=EN-ES-EN 2", "Cough.", "D:   t"),  # a dialogue of the first test
-    ("TR=EN-ES-EN 1", "Held out.", "D: uve"),  # by its note, translated from row 1 of the validation file
-    ("TR=EN-ES-EN 0", "A test.", "D: te"),  # by its note, translated from row 0 of the first test
+    ("TR=EN-ES-EN 1", "Held out.", "D: uve"),  # has the note of row 1 of the validation file: translated from it
+    ("TR=EN-ES-EN 0", "A test.", "D: te"),  # has the note of row 0 of the first test: translated from it
     ("2", "Cough.", "D: c again"),
 )
 
@@ -99,7 +101,7 @@ def test_augmented_rows_that_leak_are_dropped_and_counted(
         load_named("mts-dialog-augmented", config_name="set4")
 
 
-def test_aci_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aci_bench_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head = "dataset,encounter_id,dialogue,note\n"
     files = {
         path: (head + f'virtassist,D2N{number},"[doctor] hi\n[patient] {split}",a note\n').encode()
@@ -113,7 +115,7 @@ def test_aci_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def textgrid(*intervals: tuple[float, float, str]) -> bytes:
-    """A transcript as Praat writes one: blanks behind the values, CRLF."""
+    """A transcript as Praat writes it: spaces after the values, CRLF."""
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0 ", "tiers? <exists> ", "item []: "]
     lines += ["    item [1]:", '        class = "IntervalTier" ', f"        intervals: size = {len(intervals)} "]
     for number, (start, end, text) in enumerate(intervals, start=1):
@@ -134,7 +136,7 @@ CONSULTATION = {
 }
 
 
-def test_primock57(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_primock57_merges_both_transcripts_in_order_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fifth = {path.replace("day1", "day5"): data for path, data in CONSULTATION.items()}
     serve(monkeypatch, tmp_path, "primock57", {**CONSULTATION, **fifth})
     (row,) = named_table("primock57", "train").rows
@@ -188,7 +190,7 @@ def pubmedqa_labels() -> dict[str, str]:
     return {str(10_000 + number): label for number, label in enumerate(labels)}
 
 
-def test_pubmedqa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pubmedqa_test_split_and_folds_are_the_official_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = pubmedqa_labels()
     test, folds = pubmedqa.official_split(labels)
     assert Counter(labels[id] for id in test) == {"yes": 276, "no": 169, "maybe": 55}  # figures of the official test
@@ -209,14 +211,14 @@ def test_pubmedqa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # test_ground_truth.json lists the 55 test questions with the answer maybe in the order in which the official split drew
-# them; here, for each, which one it is in the order of ori_pqal.json.
+# them; these are their ranks in the order of ori_pqal.json.
 OFFICIAL_DRAW = [
     40, 47, 12, 15, 7, 41, 39, 53, 21, 34, 30, 48, 38, 27, 36, 11, 25, 22, 31, 28, 8, 13, 18, 37, 54, 16, 19, 43, 17,
     46, 52, 9, 3, 24, 0, 51, 44, 49, 6, 45, 5, 35, 1, 26, 32, 23, 2, 14, 42, 4, 33, 50, 10, 20, 29,
 ]  # fmt: skip
 
 
-def test_pubmedqas_test_is_drawn_as_the_official_one() -> None:
+def test_the_pubmedqa_test_split_is_drawn_in_the_official_order() -> None:
     labels = pubmedqa_labels()
     drawn = [id for id in pubmedqa.official_split(labels)[0] if labels[id] == "maybe"]
     assert [sorted(drawn).index(id) for id in drawn] == OFFICIAL_DRAW
@@ -232,7 +234,9 @@ def document(collection: str, focus: str, *pairs: tuple[str, str]) -> tuple[str,
     return f"{collection}/0000001.xml", f"{text}<QAPairs>{body}</QAPairs></Document>".encode()
 
 
-def test_medquad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_medquad_drops_empty_and_repeated_pairs_and_splits_by_entity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = dict(
         [
             document("1_A_QA", "Gout", ("What is gout ?", "A &amp; b.\n      \n  c  "), ("Why ?", ""), ("Who ?", "  ")),
@@ -252,7 +256,7 @@ def test_medquad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entities = [
         {row[2].casefold().replace("  ", " ") for id, row in rows.items() if id in part} for part in (train, valid)
     ]
-    assert not entities[0] & entities[1]  # each has two spellings
+    assert not entities[0] & entities[1]  # although each entity has two spellings
     assert 3 <= len(entities[1]) <= 20  # of 201; 10 are expected
 
 

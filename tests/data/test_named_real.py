@@ -1,4 +1,4 @@
-"""The readers of named data sets on the official files, where those lie beside the checkout: counts, known leaks."""
+"""The readers of named data sets on the official files, if they are beside the checkout: counts and known leaks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def table(name: str, split: str, files: Mapping[str, bytes]) -> Table:
     return named_datasets()[name].read(files, source=name, config="default", split=split)
 
 
-def test_primock57_says_what_both_speakers_say() -> None:
+def test_primock57_dialogues_alternate_and_have_all_words_of_both_transcripts() -> None:
     files = files_below(REAL / "primock57")
     rows = table("primock57", "all", files).rows
     assert len(rows) == 57 and all(row.cells["note"].strip() for row in rows)
@@ -49,7 +49,7 @@ def test_primock57_says_what_both_speakers_say() -> None:
         assert set(tags) == {"Doctor:", "Patient:"} and all(a != b for a, b in pairwise(tags))
 
 
-def test_medquads_answers_and_entities() -> None:
+def test_medquad_counts_and_entities_on_one_side_only() -> None:
     files = files_below(REAL / "medquad")
     whole, train, valid = (table("medquad", split, files) for split in ("all", "train", "valid"))
     assert len(files) == 180 and "594 without an answer" in whole.notices[0]
@@ -58,14 +58,14 @@ def test_medquads_answers_and_entities() -> None:
     assert not focuses[0] & focuses[1] and len(focuses[1]) > 0
 
 
-def test_pubmedqa_as_published() -> None:
+def test_pubmedqa_counts_and_labels() -> None:
     path = REAL / "pubmedqa" / "ori_pqal_without_test.json"
     records = read_records(path, columns=Columns(task=find_task("pubmedqa")))
     assert len(records) == 500 and all(record.source_text for record in records)
     assert {record.choice for record in records} == {"yes", "no", "maybe"}
 
 
-def test_augmented_rows_that_share_a_dialogue_with_the_validation_file() -> None:
+def test_augmented_rows_that_share_a_dialogue_with_the_validation_file_are_dropped() -> None:
     name = mts_dialog_augmented.FILES["set1"].rpartition("/")[2]
     augmented = csv_table((REAL / "mts-dialog-augmented" / name).read_bytes(), source=name)
     train, valid = (
@@ -77,6 +77,6 @@ def test_augmented_rows_that_share_a_dialogue_with_the_validation_file() -> None
 
 
 @pytest.mark.parametrize("split,count", [("train", 67), ("valid", 20)])
-def test_aci_bench(split: str, count: int) -> None:
+def test_aci_bench_counts(split: str, count: int) -> None:
     data = (REAL / "aci-bench" / "challenge_data" / f"{split}.csv").read_bytes()
     assert len(table("aci-bench", split, {aci_bench.FILES[split]: data}).rows) == count

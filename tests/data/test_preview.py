@@ -1,4 +1,4 @@
-"""The preview shows what is trained on, and notices every law that is broken."""
+"""The preview shows which tokens are trained on, and reports every broken law."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medsum_core.preview import LAWS, broken_laws, main, show_example
 RECORD = section_record(
     id="7", section_header="PLAN", dialogue="Doctor: Any cough?\nPatient: No.", note="No cough.\n\u6f22."
 )
-BUDGET = 512 - 64
+MAX_PROMPT_TOKENS = 512 - 64
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_plain_view_marks_exactly_the_note_and_its_stop_token(renderer: PromptRe
     assert "\x1b" not in shown
     body = shown.split("\n\nposition")[0]
     marked = re.findall("\u00ab(.*?)\u00bb", body, flags=re.DOTALL)
-    # A part of a character is shown under the name that byte-level tokenizers give its byte.
+    # A token that is a part of a character is shown by its entry in the byte-level vocabulary.
     assert "".join(marked) == "No cough.\n\u00e6\u00bc\u00a2.<end_of_turn>"
     assert "row id 7, section PLAN" in shown and f"{len(marked)} trained on" in shown
     assert "<bos>|<start_of_turn>|" in shown
@@ -52,7 +52,9 @@ def test_terminal_view_colours_exactly_the_note_and_its_stop_token(renderer: Pro
     assert len(green) == example.num_targets
 
 
-def test_border_shows_positions_and_shifted_targets(renderer: PromptRenderer, example) -> None:
+def test_the_positions_around_the_first_and_last_target_are_shown_with_shifted_targets(
+    renderer: PromptRenderer, example
+) -> None:
     lines = show_example(example, RECORD, renderer, colour=False).split("position")[1].splitlines()[1:]
     rows = [re.split(r"\s{2,}", line.strip()) for line in lines if line.strip()]
     last = example.num_tokens - 1
@@ -70,9 +72,9 @@ def test_a_row_cannot_send_commands_to_the_terminal(renderer: PromptRenderer) ->
     assert "\\x1b" in shown
 
 
-def test_every_broken_law_is_noticed(renderer: PromptRenderer, example) -> None:
+def test_every_broken_law_is_reported(renderer: PromptRenderer, example) -> None:
     def broken(changed, record: Record = RECORD) -> set[int]:
-        laws = broken_laws(changed, record, renderer, max_prompt_tokens=BUDGET)
+        laws = broken_laws(changed, record, renderer, max_prompt_tokens=MAX_PROMPT_TOKENS)
         return {LAWS.index(law) for law in laws}
 
     border = example.num_prompt_tokens
@@ -99,12 +101,12 @@ def write_rows(path: Path, rows: list[tuple[str, str, str, str]]) -> Path:
 
 
 @pytest.fixture
-def tiny_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny_tokenizer_for_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "load_tokenizer", lambda *_, **__: tiny_tokenizer())
 
 
-@pytest.mark.usefixtures("tiny_from_anywhere")
-def test_command_shows_the_first_rows_and_says_that_the_laws_hold(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("tiny_tokenizer_for_any_name")
+def test_the_command_shows_the_first_rows_and_that_the_laws_hold(tmp_path: Path) -> None:
     rows = [(str(n), "PLAN", f"Rest {n}.", "Doctor: Any cough?\nPatient: No.") for n in range(5)]
     rows.insert(1, ("long", "PLAN", "Rest. " * 200, "Doctor: Hm."))
     out = io.StringIO()
@@ -120,7 +122,7 @@ def test_command_shows_the_first_rows_and_says_that_the_laws_hold(tmp_path: Path
     assert list(tmp_path.iterdir()) == [tmp_path / "rows.csv"]  # nothing is written
 
 
-@pytest.mark.usefixtures("tiny_from_anywhere")
+@pytest.mark.usefixtures("tiny_tokenizer_for_any_name")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -136,8 +138,8 @@ def test_bad_input_is_one_message(tmp_path: Path, options: list[str], message: s
         main(["--train_file", str(path), *options], out=io.StringIO())
 
 
-@pytest.mark.usefixtures("tiny_from_anywhere")
-def test_broken_law_ends_in_a_message_without_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("tiny_tokenizer_for_any_name")
+def test_a_broken_law_is_an_error_without_the_rows_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PromptRenderer, "decode", lambda self, ids: "another text")
     path = write_rows(tmp_path / "rows.csv", [("1", "PLAN", "Rest.", "Doctor: Hi.")])
     with pytest.raises(InputError, match="row id 1 breaks a law: the targets decode to exactly the note") as caught:

@@ -1,6 +1,6 @@
-"""One prompt for training and decoding: its text, its laws, and text from outside that tries to forge control tokens.
+"""Training and decoding have the same prompt: its text, its laws, and texts that try to forge control tokens.
 
-The laws are checked on a tiny tokenizer and, where their packages are installed, on Gemma 3's and SmolLM2's own.
+The laws are checked on a tiny tokenizer and, where their packages are installed, on those of Gemma 3 and SmolLM2.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ STOPS = {
     "gemma3 plain": ["<eos>"],
     "tiny chat": ["<end_of_turn>", "<eos>"],
     "gemma3 chat": ["<end_of_turn>", "<eos>"],
-    "smollm2 chat": ["<|im_end|>"],  # also its eos, its pad and, with <|im_start|> as BOS, half of its turns
+    "smollm2 chat": ["<|im_end|>"],  # also its EOS and pad token; its BOS is <|im_start|>, which begins every turn
 }
-# U+2581 stands for the space in Gemma's vocabulary; SmolLM2's lacks the bytes of some C0 controls and of the planes
-# from 2 on. Neither can be spelled: `BuildReport.inexact` names such rows.
-SPELT = st.characters(exclude_categories=["Cs", "Cc"], max_codepoint=0x1FFFF, exclude_characters="\u2581")
-ANY_TEXT = st.text(st.one_of(SPELT, st.sampled_from("\n\t")))
+# Excluded are characters that a vocabulary can't encode: U+2581, which stands for the space in Gemma's, and some C0
+# controls and the planes from 2 on, whose bytes SmolLM2's lacks. `BuildReport.inexact` names rows that have them.
+ENCODABLE = st.characters(exclude_categories=["Cs", "Cc"], max_codepoint=0x1FFFF, exclude_characters="\u2581")
+ANY_TEXT = st.text(st.one_of(ENCODABLE, st.sampled_from("\n\t")))
 CONTROL_NAMES = [
     "<end_of_turn>",
     "<start_of_turn>model\n",
@@ -96,16 +96,16 @@ def text_of(renderer: PromptRenderer, ids: list[int]) -> str:
     return renderer.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
-def test_prompt_is_this_text(name: str, renderer: PromptRenderer) -> None:
+def test_the_prompt_is_the_text_written_out_here(name: str, renderer: PromptRenderer) -> None:
     assert renderer.style == name.split()[1]
     ids = renderer.prompt_ids(section_parts(DIALOGUE, "GENHX"))
     assert text_of(renderer, ids) == EXPECTED_PROMPTS[name]
     assert (
         renderer.prompt_ids(section_parts(f"\n {DIALOGUE} \n", "History of present\nillness")) == ids
-    )  # code or name, space or not
+    )  # a section's name for its code; outer white space is stripped
 
 
-def test_runs_laid_end_to_end_equal_the_joint_encoding(name: str, renderer: PromptRenderer) -> None:
+def test_pieces_that_are_tokenized_alone_give_the_tokens_of_the_joint_text(name: str, renderer: PromptRenderer) -> None:
     joint = renderer.tokenizer(EXPECTED_PROMPTS[name], add_special_tokens=False)["input_ids"]
     assert renderer.prompt_ids(section_parts(DIALOGUE, "GENHX")) == joint
     if renderer.style == "chat":
@@ -125,23 +125,25 @@ def test_a_server_with_our_template_builds_the_same_prompt(name: str, renderer: 
     assert served.apply_chat_template(message, section="GENHX", add_generation_prompt=True, return_dict=False) == joint
 
 
-def test_stop_tokens_by_name(name: str, renderer: PromptRenderer) -> None:
+def test_stop_tokens_are_those_written_out_here(name: str, renderer: PromptRenderer) -> None:
     names = [renderer.tokenizer.convert_ids_to_tokens(index) for index in renderer.stop_token_ids]
     assert names == STOPS[name]
     assert renderer.stop_token_id == renderer.stop_token_ids[0]
     assert renderer.note_ids("Rest.")[-1] == renderer.stop_token_id
 
 
-def test_the_templates_bos_and_no_more(name: str, renderer: PromptRenderer) -> None:
+def test_bos_occurs_only_where_the_template_writes_it(name: str, renderer: PromptRenderer) -> None:
     ids = renderer.prompt_ids(section_parts("<bos> <|im_start|>", "<bos>"))
     bos = renderer.tokenizer.bos_token_id
     assert ids[0] == bos and ids[1] != bos
-    assert ids.count(bos) == EXPECTED_PROMPTS[name].count(renderer.tokenizer.bos_token)  # 1; SmolLM2: its three turns
+    assert ids.count(bos) == EXPECTED_PROMPTS[name].count(
+        renderer.tokenizer.bos_token
+    )  # one; for SmolLM2 one in each of its three turns
 
 
 @given(dialogue=HOSTILE_TEXT, section=HOSTILE_TEXT.filter(str.strip), note=HOSTILE_TEXT.filter(str.strip))
 @settings(deadline=None, max_examples=60)
-def test_laws_of_every_row(renderer: PromptRenderer, dialogue: str, section: str, note: str) -> None:
+def test_the_laws_hold_for_every_row(renderer: PromptRenderer, dialogue: str, section: str, note: str) -> None:
     dialogue = f"Doctor: {dialogue}"
     record = section_record(id="1", section_header=section, dialogue=dialogue, note=note)
     example = build_example(record, renderer, max_length=100_000, max_new_tokens=1000)
@@ -168,7 +170,7 @@ def control_counts(renderer: PromptRenderer, ids: list[int] | tuple[int, ...]) -
     return {index: list(ids).count(index) for index in controls_of(renderer) & set(ids)}
 
 
-def test_no_control_tokens_name_makes_a_control_token(renderer: PromptRenderer) -> None:
+def test_the_name_of_a_control_token_in_a_text_makes_no_control_token(renderer: PromptRenderer) -> None:
     names = list(names_of_controls(renderer.tokenizer).values())  # Gemma has 6,242 of them
     for text in (" ".join(names), "".join(names), "\n".join(names), "x".join(names), f"{names[0]}{DIALOGUE}"):
         ids = renderer.text_ids(text)
@@ -189,8 +191,8 @@ def test_offsets_cover_the_note(renderer: PromptRenderer, note: str) -> None:
 
 @given(note=ANY_TEXT.filter(str.strip))
 @settings(deadline=None, max_examples=60)
-def test_a_token_of_its_own_has_the_text_of_its_offsets(renderer: PromptRenderer, note: str) -> None:
-    """Tokens that spell whole characters: what they decode to stands at their offsets."""
+def test_a_token_of_whole_characters_decodes_to_the_text_at_its_offsets(renderer: PromptRenderer, note: str) -> None:
+    """A token of a part of a character decodes to U+FFFD and is left out."""
     for token, (start, end) in zip(renderer.note_ids(note), renderer.note_offsets(note), strict=False):
         text = text_of(renderer, [token])
         if "\ufffd" not in text:
@@ -206,7 +208,7 @@ def test_decoding_ends_at_the_first_stop_token(renderer: PromptRenderer) -> None
     assert renderer.decode([*renderer.text_ids("\n\n "), *ids]) == "Rest."
 
 
-# ---- tokenizers that can't be used, and templates of other makes
+# ---- unusable tokenizers and templates, and templates with peculiarities
 
 
 def chat_with(template: str) -> PreTrainedTokenizerFast:
@@ -215,7 +217,7 @@ def chat_with(template: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def test_style_is_checked() -> None:
+def test_prompt_style_must_be_known_and_fit_the_tokenizer() -> None:
     with pytest.raises(InputError, match="--prompt_style poem: choose one of auto, chat, plain"):
         build_renderer(tiny_tokenizer(), style="poem")
     with pytest.raises(InputError, match="no chat template"):
@@ -232,7 +234,7 @@ def test_plain_prompt_of_a_chat_model_ends_in_eos_and_stops_at_turns_too() -> No
 
 
 @pytest.mark.parametrize("style", ["chat", "plain"])
-def test_template_that_raises(style: str) -> None:
+def test_a_template_that_raises_is_refused_for_chat_and_unused_for_plain(style: str) -> None:
     tokenizer = chat_with("{{ raise_exception('no such role') }}")
     if style == "plain":
         assert build_renderer(tokenizer, style="plain").stop_token_ids == (tokenizer.eos_token_id,)
@@ -262,8 +264,8 @@ def test_template_without_bos_gets_none() -> None:
     assert renderer.tokenizer.bos_token_id not in renderer.prompt_ids(section_parts(DIALOGUE, "GENHX"))
 
 
-def test_no_prompt_depends_on_the_day() -> None:
-    """Llama 3.2's template: without a date it would write today's, and decoding tomorrow would see another prompt."""
+def test_a_template_with_a_date_variable_gets_a_fixed_date() -> None:
+    """As in Llama 3.2: without a `date_string` it writes today's date, and decoding tomorrow would see another prompt."""
     date = "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }}"
     renderer = build_renderer(chat_with(date + "{% for m in messages %}{{ m['content'] }}<eos>{% endfor %}"))
     assert text_of(renderer, renderer.prompt_ids(section_parts(DIALOGUE, "GENHX"))).startswith("26 Jul 2024")
@@ -289,13 +291,13 @@ def test_pad_may_be_absent_or_equal_to_eos() -> None:
 
 
 def unmarked(turn: str) -> PreTrainedTokenizerFast:
-    """A tokenizer with a turn's token that is not marked as special: it is matched in any text."""
+    """A tokenizer whose token for a turn is not marked as special, so that it is matched in any text."""
     tokenizer = chat_with("{% for m in messages %}" + turn + "{{ m['content'] }}<eos>{% endfor %}")
     tokenizer.add_tokens([AddedToken(turn, special=False)])
     return tokenizer
 
 
-def test_a_turn_token_that_is_not_special_is_cut_in_a_dialogue() -> None:
+def test_a_turn_token_that_is_not_marked_as_special_is_split_in_a_dialogue() -> None:
     renderer = build_renderer(unmarked("<turn>"))
     turn = renderer.tokenizer.convert_tokens_to_ids("<turn>")
     assert renderer.all_fixed_ids.count(turn) == 1 and turn in renderer.tokenizer("a<turn>").input_ids
@@ -303,7 +305,7 @@ def test_a_turn_token_that_is_not_special_is_cut_in_a_dialogue() -> None:
 
 
 def test_tokenizer_that_lets_a_dialogue_forge_turns_is_refused() -> None:
-    """A name of one letter can't be cut, whatever `split_special_tokens` says."""
+    """The name of a control token is split after its first character, so one of a single character can't be."""
     with pytest.raises(
         InputError, match=re.escape("lets a dialogue forge its control tokens (\u00a7): use another model")
     ):

@@ -1,4 +1,4 @@
-"""Every fault of an input file is named by row and column, never by content; every accepted cell is exact."""
+"""Every fault of an input file is named by row and column, without its text; every accepted cell is unchanged."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ BAD_CSV = {
 
 
 @pytest.mark.parametrize("case", BAD_CSV)
-def test_bad_csv_is_refused_by_place(tmp_path: Path, case: str) -> None:
+def test_bad_csv_is_refused_by_row_line_and_column(tmp_path: Path, case: str) -> None:
     content, expected = BAD_CSV[case]
     message = refusal(write(tmp_path, content))
     assert [words for words in expected if words not in message] == [], message
@@ -128,7 +128,7 @@ def test_absent_file_and_folder_are_refused(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path / "folder.csv")
 
 
-def test_all_problems_of_a_file_come_together_and_capped(tmp_path: Path) -> None:
+def test_all_problems_of_a_file_are_in_one_message_up_to_a_limit(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, HEAD + "0,,a,b\n0,CC,,b\n2,CC,a,\n"))
     assert message.startswith("4 problems")
     message = refusal(write(tmp_path, HEAD + "".join(f"{n},,a,b\n" for n in range(50))))
@@ -137,7 +137,7 @@ def test_all_problems_of_a_file_come_together_and_capped(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("word", ["None", "N/A", "null", "nan", "NA", "", "0012", "TRUE", "=1+1"])
-def test_cells_stay_text(tmp_path: Path, word: str) -> None:
+def test_cells_are_never_converted(tmp_path: Path, word: str) -> None:
     path = write(tmp_path, HEAD + f"007,CC,{word},Doctor: hi\n")
     (record,) = read_records(path, require_note=bool(word))
     assert (record.id, record.note) == ("007", word)
@@ -168,12 +168,12 @@ def test_crlf_bom_and_lf_copies_give_the_same_records(tmp_path: Path) -> None:
     assert read[0][0].note == "a\nb"
 
 
-def test_other_peoples_tags_and_colons_stay() -> None:
+def test_unknown_speaker_tags_and_other_colons_are_unchanged() -> None:
     text = "Dr. Smith : Take two: one now.\nDoctor's office: open\nPATIENT: ok  then\nThe Doctor: no"
     assert normalise_dialogue(text) == text
 
 
-def test_byte_order_marks_inside_a_file_are_no_text(tmp_path: Path) -> None:
+def test_byte_order_marks_inside_a_file_are_removed(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD + "\ufeff7,\ufeffCC,\ufeffNone.,\ufeffDoctor: hi\n")
     assert read_records(path) == [section_record(id="7", section_header="CC", dialogue="Doctor: hi", note="None.")]
 
@@ -205,7 +205,7 @@ def test_every_cell_survives_csv_and_jsonl(
     assert read_table(write(folder, json.dumps(expected), "f.json")) == expected
 
 
-def test_columns_any_case_any_name_and_numbered_rows(tmp_path: Path) -> None:
+def test_column_names_ignore_case_and_can_be_chosen_and_rows_without_ids_are_numbered(tmp_path: Path) -> None:
     path = write(tmp_path, "Dialogue,SECTION_HEADER,Section_Text\nDoctor: hi,CC,a\n\nDoctor: ho,ROS,b\n")
     assert [record.id for record in read_records(path)] == ["1", "2"]
     path = write(tmp_path, "talk,part,key\nDoctor: hi,CC,k1\n")
@@ -222,7 +222,7 @@ def test_json_ids_may_be_numbers(tmp_path: Path) -> None:
     assert record.id == "7"
 
 
-def test_section_names() -> None:
+def test_a_section_code_becomes_its_name_and_other_headers_stay() -> None:
     assert len(SECTION_NAMES) == 20
     assert section_name(" genhx ") == "History of present illness"
     assert section_name("CHIEF complaint") == "Chief complaint"
@@ -233,13 +233,13 @@ def record(number: int, dialogue: str, **changes: str) -> Record:
     return section_record(**{"id": str(number), "section_header": "CC", "dialogue": dialogue, "note": "n", **changes})
 
 
-def test_repeats_and_overlap_ignore_newlines_and_spaces() -> None:
+def test_repeated_and_shared_dialogues_are_found_despite_other_white_space() -> None:
     train = [record(0, "Doctor: a  b\nPatient: c"), record(1, "Doctor: x"), record(2, "Doctor: a b Patient: c")]
     assert find_repeats(train) == ["2"]
     assert find_shared(train, [record(8, "Doctor: y"), record(9, "Doctor:  x")]) == ["9"]
 
 
-def test_fingerprint_sees_every_field_and_the_order() -> None:
+def test_the_fingerprint_depends_on_every_field_and_on_the_order() -> None:
     base = [record(0, "a"), record(1, "b")]
     others = [
         base[::-1],
@@ -255,7 +255,7 @@ def test_fingerprint_sees_every_field_and_the_order() -> None:
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="MTS-Dialog is not beside the checkout (../shared/data)")
-def test_official_files() -> None:
+def test_counts_and_repeats_of_the_official_files() -> None:
     train, valid = (read_records(REAL / f"MTS-Dialog-{name}Set.csv") for name in ("Training", "Validation"))
     assert (len(train), len(valid)) == (1201, 100)
     assert {row.section_header for row in train} == set(SECTION_NAMES)
@@ -272,13 +272,13 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     assert "a pipe or a device, not a file" in refusal(tmp_path / "pipe.csv")
 
 
-def test_a_number_of_too_many_digits_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_number_of_too_many_digits_is_refused_as_such(tmp_path: Path) -> None:
     path = write(tmp_path, '{"ID": 1' + "0" * 5000 + "}", "f.jsonl")
     assert "row 1 (line 1): not a JSON object (a number of too many digits)" in refusal(path)
 
 
 def test_values_of_any_depth_are_read_or_refused(tmp_path: Path) -> None:
-    """Reading and writing JSON give up at depths that differ by one."""
+    """json.loads and json.dumps reach their recursion limits at depths that differ by one; neither error may escape."""
     for depth in range(900, 1010):
         path = write(tmp_path, '{"ID": 1, "x": ' + "[" * depth + "]" * depth + "}", "f.jsonl")
         with contextlib.suppress(InputError):

@@ -1,4 +1,4 @@
-"""The bundled sample is what its README says: complete, fictional in form, and truthful about its dialogues."""
+"""The bundled sample is as its README says: complete, and its notes state only what is in their dialogues."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def squeezed(text: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "at_least"), [("demo_train.csv", 128), ("demo_valid.csv", 32)])
-def test_rows_are_many_enough_and_no_cell_is_empty(name: str, at_least: int) -> None:
+def test_there_are_enough_rows_and_no_cell_is_empty(name: str, at_least: int) -> None:
     rows = rows_of(name)
     assert len(rows) >= at_least
     for row in rows:
@@ -41,13 +41,13 @@ def test_rows_are_many_enough_and_no_cell_is_empty(name: str, at_least: int) -> 
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files_are_utf8_with_lf_and_no_mark(name: str) -> None:
+def test_files_are_utf8_with_lf_and_no_byte_order_mark(name: str) -> None:
     raw = (DATA / name).read_bytes()
     raw.decode("utf-8")
     assert b"\r" not in raw and not raw.startswith(b"\xef\xbb\xbf") and raw.endswith(b"\n")
 
 
-def test_training_has_all_20_headers_and_validation_most() -> None:
+def test_training_has_all_20_section_headers_and_validation_most() -> None:
     assert len(HEADERS) == 20
     assert {row["section_header"] for row in rows_of("demo_train.csv")} == HEADERS
     in_validation = {row["section_header"] for row in rows_of("demo_valid.csv")}
@@ -85,11 +85,11 @@ def test_some_dialogues_are_long_and_most_are_short() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_notes_hold_no_fact_that_the_dialogue_does_not_say(name: str) -> None:
-    """Every fact of a note, looked up by the project's own check, which reads three symptoms of these rows wrongly."""
+    """By the project's own check, which is known to misread one symptom in each of three rows."""
     grounding = pytest.importorskip("medsum_core.grounding.check")
     found = [
         (row["ID"], f) for row in rows_of(name) for f in grounding.check_note(row["section_text"], row["dialogue"])
     ]
     assert len(found) >= 50
-    wrongly = {("demo-133", "symptom"), ("demo-201", "symptom"), ("demo-226", "symptom")}
-    assert {(i, f.kind) for i, f in found if f.verdict != "supported"} <= wrongly
+    misread = {("demo-133", "symptom"), ("demo-201", "symptom"), ("demo-226", "symptom")}
+    assert {(i, f.kind) for i, f in found if f.verdict != "supported"} <= misread

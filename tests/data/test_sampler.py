@@ -9,7 +9,7 @@ from medsum_core.data.sampler import epoch_order, window_indices
 
 
 def test_epoch_order_is_a_fixed_permutation() -> None:
-    # Written down, not computed: an order that drifts with a library would break resuming and every comparison.
+    # Constants, not computed: an order that changes with a library's version would break resuming and comparisons.
     assert epoch_order(8, seed=42, epoch=0) == [4, 1, 3, 6, 0, 7, 2, 5]
     assert epoch_order(8, seed=42, epoch=1) == [1, 2, 5, 3, 6, 0, 4, 7]
     assert epoch_order(8, seed=43, epoch=0) == [2, 1, 5, 7, 4, 0, 6, 3]

@@ -1,4 +1,4 @@
-"""The prompt as a chat template, rendered and tokenized by transformers alone: token for token the training's prompt."""
+"""The served chat template, rendered and tokenized by transformers alone, gives the training prompt token for token."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHATML = (
     "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-LLAMA3 = (  # with a date, an argument of its own, white space on both sides and letters outside of ASCII
+LLAMA3 = (  # with a date, an extra argument, outer white space and letters outside ASCII
     "\n{%- set names = {'user': 'user'} %}{{- bos_token }}\n{%- if not date_string is defined %}"
     '{%- set date_string = "1 Jan" %}{%- endif %}'
     "{{- '<|im_start|>system\n\nToday Date: ' + date_string + ' \\\"é\U0001f600{{%}\\'  \n' + tone + '<|im_end|>' }}"
@@ -73,7 +73,7 @@ def tokenizer_of(form: str) -> PreTrainedTokenizerFast:
 
 @lru_cache
 def pair(form: str, task: str) -> tuple[PromptRenderer, PreTrainedTokenizerFast]:
-    """A renderer, and the tokenizer as a server has it."""
+    """A renderer, and the tokenizer of a server with our template."""
     renderer = build_renderer(tokenizer_of(form), task=TASKS[task], **FORMS[form][1])
     served = tokenizer_of(form)
     served.chat_template = served_template(renderer)
@@ -88,7 +88,7 @@ def served_ids(served: PreTrainedTokenizerFast, task: Task, parts: dict[str, str
     )
 
 
-def has_name(parts: dict[str, str]) -> bool:
+def has_control_name(parts: dict[str, str]) -> bool:
     return any(
         name in text for text in parts.values() for name in ("<bos>", "<pad>", "<unk>", "<end_of_turn>", *NAMES, *IM)
     )
@@ -96,7 +96,7 @@ def has_name(parts: dict[str, str]) -> bool:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("task", TASKS)
-def test_token_for_token_the_prompt_of_the_training(form: str, task: str) -> None:
+def test_the_served_prompt_equals_the_training_prompt(form: str, task: str) -> None:
     renderer, served = pair(form, task)
     names = {part.name: part for part in renderer.task.parts}
 
@@ -108,7 +108,7 @@ def test_token_for_token_the_prompt_of_the_training(form: str, task: str) -> Non
     @settings(deadline=None, max_examples=12, database=None)
     def equal(parts: dict[str, str]) -> None:
         parts = {name: text if text.strip() or names[name].form == "block" else "x" for name, text in parts.items()}
-        if not has_name(parts):
+        if not has_control_name(parts):
             assert served_ids(served, renderer.task, parts) == renderer.prompt_ids(parts)
 
     equal()
@@ -117,7 +117,7 @@ def test_token_for_token_the_prompt_of_the_training(form: str, task: str) -> Non
 @pytest.mark.parametrize(
     "header", [*SECTION_NAMES, *map(str.lower, SECTION_NAMES), "allergies", "REVIEW of systems", "X"]
 )
-def test_a_section_is_written_out(header: str) -> None:
+def test_a_section_code_becomes_the_sections_name(header: str) -> None:
     renderer, served = pair("gemma", "section")
     ours = renderer.prompt_ids({"section_header": header, "dialogue": "Doctor: Hello."})
     message = [{"role": "user", "content": "Doctor: Hello."}]
@@ -149,7 +149,7 @@ def test_the_message_may_be_a_list_of_texts() -> None:
         ("visit", [("user", "Doctor: Hello.")], {"division": "<eos>"}, "name of a control token"),
     ],
 )
-def test_what_makes_no_prompt_is_said(
+def test_messages_that_make_no_prompt_are_refused_with_the_reason(
     task: str, messages: list[tuple[str, str]], arguments: dict[str, Any], message: str
 ) -> None:
     _, served = pair("gemma", task)
@@ -159,7 +159,7 @@ def test_what_makes_no_prompt_is_said(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_no_control_tokens_name_gets_through(form: str) -> None:
+def test_a_text_with_the_name_of_a_control_token_is_refused(form: str) -> None:
     renderer, served = pair(form, "medquad")
     for index in control_token_ids(renderer.tokenizer):
         with pytest.raises(jinja2.exceptions.TemplateError, match="control token"):
@@ -168,7 +168,7 @@ def test_no_control_tokens_name_gets_through(form: str) -> None:
             )
 
 
-def test_many_numbered_names_are_known_by_their_beginning() -> None:
+def test_many_numbered_control_tokens_are_matched_by_their_common_prefix() -> None:
     tokenizer = tokenizer_of("gemma")
     tokenizer.add_special_tokens({"additional_special_tokens": [f"<unused{number}>" for number in range(300)]})
     renderer = build_renderer(tokenizer)
@@ -180,7 +180,7 @@ def test_many_numbered_names_are_known_by_their_beginning() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_whoever_trains_on_top_gets_the_bases_own_template(form: str, tmp_path: Path) -> None:
+def test_loading_a_merged_model_for_training_restores_the_bases_template(form: str, tmp_path: Path) -> None:
     _, served = pair(form, "own")
     served.save_pretrained(tmp_path)
     tiny_config().save_pretrained(tmp_path)
@@ -199,17 +199,19 @@ def test_a_part_that_cannot_be_an_argument_is_refused(name: str) -> None:
         served_template(build_renderer(tokenizer_of("gemma"), task=task))
 
 
-def test_another_prompt_than_the_trainings_is_refused() -> None:
+def test_a_template_that_gives_other_tokens_than_training_is_refused() -> None:
     renderer, _ = pair("gemma", "section")
     rows = [{"section_header": "CC", "dialogue": "Doctor: Hello."}]
     text = served_template(renderer)
     refuse_unequal(text, renderer, rows)
-    refuse_unequal(text, renderer, [{"section_header": "CC", "dialogue": "<eos>"}])  # such text is never served
+    refuse_unequal(
+        text, renderer, [{"section_header": "CC", "dialogue": "<eos>"}]
+    )  # the template refuses such a text, so it is not compared
     with pytest.raises(InputError, match="other tokens than in the training"):
         refuse_unequal(text.replace("Dialogue:", "Dialog:"), renderer, rows)
 
 
-def test_arguments_have_the_names_of_the_parts() -> None:
+def test_the_templates_arguments_are_the_parts_beside_the_message() -> None:
     assert {name: arguments_of(task) for name, task in TASKS.items()} == {
         "section": ["section"],
         "section-with-header": [],
@@ -220,7 +222,7 @@ def test_arguments_have_the_names_of_the_parts() -> None:
     }
 
 
-def test_a_task_file_of_ones_own(tmp_path: Path) -> None:
+def test_a_users_task_file_has_a_served_template(tmp_path: Path) -> None:
     path = tmp_path / "letters.yaml"
     path.write_text(
         "instruction: Write a letter.\nanswer: {label: 'Letter:', columns: letter}\nparts:\n"

@@ -1,4 +1,4 @@
-"""Several files as one set of rows: ids stay unique, rows are counted by file, shared dialogues between all of them."""
+"""Several files as one set of rows: ids are made unique, rows and shared dialogues are counted by file."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ def ids(records: Sequence[Record]) -> list[str]:
     return [record.id for record in records]
 
 
-def test_ids_that_are_unique_over_all_files_stay() -> None:
-    records, said = join_sources([source("a.csv", "1", "2"), source("b.csv", "3")])
-    assert ids(records) == ["1", "2", "3"] and said == []
+def test_ids_that_are_unique_over_all_files_are_unchanged() -> None:
+    records, notices = join_sources([source("a.csv", "1", "2"), source("b.csv", "3")])
+    assert ids(records) == ["1", "2", "3"] and notices == []
     assert join_sources([]) == ([], [])
 
 
-def test_ids_of_several_files_have_their_files_in_front() -> None:
-    records, (said,) = join_sources([source("x/a.csv", "1", "2"), source("y/b.v2.csv.gz", "2", "3")])
+def test_ids_that_occur_in_several_files_get_the_file_name_as_prefix() -> None:
+    records, (notice,) = join_sources([source("x/a.csv", "1", "2"), source("y/b.v2.csv.gz", "2", "3")])
     assert ids(records) == ["a:1", "a:2", "b:2", "b:3"]
-    assert said == "1 ids occur in several files, so all have their file's name in front: a:ID, b:ID"
+    assert notice == "1 ids occur in several files, so all have their file's name in front: a:ID, b:ID"
 
 
 @pytest.mark.parametrize("name", ["x/a.csv", "anna zebrafinch.csv", "=cmd.csv", f"{'x' * 30}.csv", ".csv"])
-def test_a_name_that_is_not_fit_for_an_id_becomes_a_number(name: str) -> None:
-    records, (said,) = join_sources([source("y/a.csv", "1"), source(name, "1")])
-    assert ids(records) == ["file1:1", "file2:1"] and said.endswith("file1:ID, file2:ID")
+def test_a_file_name_that_cannot_be_a_prefix_becomes_a_number(name: str) -> None:
+    records, (notice,) = join_sources([source("y/a.csv", "1"), source(name, "1")])
+    assert ids(records) == ["file1:1", "file2:1"] and notice.endswith("file1:ID, file2:ID")
 
 
-def test_rows_are_counted_by_file_and_shared_dialogues_between_all_files() -> None:
+def test_rows_are_counted_by_file_and_shared_dialogues_by_pair_of_files() -> None:
     first = source("a.csv", "1", "2", "3", dialogues=["x", "y", "z"])
     second = source("b.csv", "4", "5", dialogues=["y", "new"])
     held_out = source("v.csv", "1", "2", dialogues=["x  ", "new"])
@@ -73,13 +73,13 @@ def test_rows_are_counted_by_file_and_shared_dialogues_between_all_files() -> No
     assert describe_sources([first], [held_out]) == []
 
 
-def test_the_faults_of_all_files_come_together(tmp_path: Path) -> None:
+def test_the_faults_of_all_files_are_in_one_message(tmp_path: Path) -> None:
     paths = [write(tmp_path / "a.csv", row("")), write(tmp_path / "b.csv", row("1")), tmp_path / "c.csv"]
     with pytest.raises(InputError, match=r"(?s)2 problems.*a\.csv: row 1 .*c\.csv: no such file"):
         read_sources(paths)
 
 
-def test_rows_that_share_an_id_are_numbered_where_asked_for(tmp_path: Path) -> None:
+def test_number_rows_numbers_the_rows_that_share_an_id(tmp_path: Path) -> None:
     path = write(tmp_path / "f.csv", row("V7"), row("V8"), row("V7", section="ROS"))
     with pytest.raises(InputError, match=r"row 3 .*the same id as row 1 \(--number_rows tells them apart\)"):
         read_records(path)
@@ -90,7 +90,7 @@ def test_rows_that_share_an_id_are_numbered_where_asked_for(tmp_path: Path) -> N
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", ""])))
-def test_numbering_changes_doubled_ids_only_and_twice_changes_nothing(given_ids: list[str]) -> None:
+def test_numbering_changes_duplicate_ids_only_and_is_idempotent(given_ids: list[str]) -> None:
     once = number_doubled(given_ids)
     assert number_doubled(once) == once
     assert [new.partition("#")[0] for new in once] == given_ids
@@ -100,7 +100,7 @@ def test_numbering_changes_doubled_ids_only_and_twice_changes_nothing(given_ids:
     assert len({new for new in once if new}) == sum(bool(old) for old in given_ids)
 
 
-def test_one_section_for_all_rows_takes_the_place_of_a_column(tmp_path: Path) -> None:
+def test_a_section_for_all_rows_replaces_the_column(tmp_path: Path) -> None:
     path = write(tmp_path / "f.csv", ("1", "a", "b"), names=("ID", "dialogue", "section_text"))
     (record,) = read_records(path, columns=Columns(section=" GENHX "))
     assert record.section_header == "GENHX"

@@ -1,4 +1,4 @@
-"""One table written in many ways gives the same records; a refusal names the true cause."""
+"""The same table in different formats gives the same records; a refusal names the true cause."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_same_table_in_every_form_gives_equal_records(
 
 
 @pytest.mark.parametrize("separator,word", [(";", "semicolons"), ("\t", "tabs")])
-def test_a_separator_other_than_the_comma_is_said(tmp_path: Path, separator: str, word: str) -> None:
+def test_a_separator_other_than_the_comma_is_reported(tmp_path: Path, separator: str, word: str) -> None:
     source = read_source(write(tmp_path / "f.csv", as_csv([NAMES, ROW], separator)))
     assert source.records == [RECORD]
     assert source.notices == (f"{tmp_path / 'f.csv'}: columns are separated by {word}",)
@@ -91,7 +91,7 @@ def test_a_separator_other_than_the_comma_is_said(tmp_path: Path, separator: str
     "line,separator",
     [("ID;a,b,c,d;dialogue", ";"), ("a,b;c", ","), ("note", ","), ("", ","), ("Export, new\nID;dialogue;note", ";")],
 )
-def test_known_names_count_more_than_their_number(line: str, separator: str) -> None:
+def test_the_separator_that_gives_known_column_names_wins_over_the_most_frequent(line: str, separator: str) -> None:
     assert find_separator(line + "\nx,y,z;u") == separator
 
 
@@ -106,13 +106,13 @@ TITLES = [
 
 @pytest.mark.parametrize("title", TITLES)
 @pytest.mark.parametrize("separator", [",", ";"])
-def test_a_title_above_the_names_is_said_to_be_one(tmp_path: Path, title: str, separator: str) -> None:
+def test_a_title_line_above_the_column_names_is_refused_as_such(tmp_path: Path, title: str, separator: str) -> None:
     message = refusal(write(tmp_path / "f.csv", f"{title}\n{as_csv([NAMES, ROW], separator)}"))
     assert "line 1 does not look like column names, line " in message and "delete the title" in message
     assert "problems" not in message and "2024" not in message
 
 
-def test_blank_rows_are_left_out_at_the_end_and_named_in_between(tmp_path: Path) -> None:
+def test_blank_rows_are_left_out_at_the_end_and_refused_in_between(tmp_path: Path) -> None:
     text = as_csv([NAMES, ROW])
     source = read_source(write(tmp_path / "f.csv", text + ",,,\r\n , ,,\r\n,,\r\n"))
     assert source.records == [RECORD] and "3 blank rows at its end (from line 4) were left out" in source.notices[0]
@@ -120,29 +120,29 @@ def test_blank_rows_are_left_out_at_the_end_and_named_in_between(tmp_path: Path)
     assert message.endswith("row 2 (line 4): no cell has any text; delete the row")
 
 
-def test_quotes_after_a_blank_are_no_text(tmp_path: Path) -> None:
+def test_quotes_after_a_space_are_not_part_of_the_cell(tmp_path: Path) -> None:
     header = "ID, section_header, section_text, dialogue\n"
     spaced = '1, GENHX, "A cough, dry; for 3 days.", "Doctor: Since when?\nPatient: Three days, maybe four."\n'
     for text in (header + spaced, header.replace(" ", "") + spaced):
         source = read_source(write(tmp_path / "f.csv", text))
         assert source.records == [RECORD] and "quotes" in source.notices[0]
     quoted = write(tmp_path / "f.csv", header + '1,CC,"He said, ""no"", ""yes"".",Doctor: hi\n2,CC, "No" he said.,x\n')
-    source = read_source(quoted)  # quotes within the text of a cell stay
+    source = read_source(quoted)  # quotes within a cell are text
     assert [record.note for record in source.records] == ['He said, "no", "yes".', '"No" he said.']
     assert source.notices == ()
 
 
-def test_columns_without_a_name_are_read_by_nobody(tmp_path: Path) -> None:
+def test_columns_without_a_name_are_ignored(tmp_path: Path) -> None:
     text = as_csv([["", "", *NAMES], ["0", "0", *ROW]])
     assert read_records(write(tmp_path / "f.csv", text)) == [RECORD]
     assert "columns 5" in refusal(write(tmp_path / "f.csv", as_csv([[*NAMES, "id"], [*ROW, "1"]])))
 
 
 @pytest.mark.parametrize("names", [["Id", "Section Header", "SECTION_TEXT", "Dialogue"], ["id", *NAMES[1:]]])
-def test_spaces_for_underscores_and_case_do_not_count(tmp_path: Path, names: list[str]) -> None:
+def test_column_names_may_have_any_case_and_spaces_for_underscores(tmp_path: Path, names: list[str]) -> None:
     assert read_records(write(tmp_path / "f.csv", as_csv([names, ROW]))) == [RECORD]
     both = as_csv([[*NAMES, "section header"], [*ROW, "ROS"]])
-    assert read_records(write(tmp_path / "f.csv", both)) == [RECORD]  # its own spelling comes first
+    assert read_records(write(tmp_path / "f.csv", both)) == [RECORD]  # the exact spelling takes precedence
 
 
 XLSX = b"PK\x03\x04" + bytes(40)
@@ -159,16 +159,16 @@ CAUSES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "array in a text file": ("f.txt", json.dumps([{"ID": CANARY}]), ["name it .json"]),
     "tabs in a text file": ("f.txt", f"ID\tnote\n1\t{CANARY}\n", ["name it .tsv"]),
     "semicolons in a data file": ("f.dat", f"ID;note\n1;{CANARY}\n", ["name it .csv"]),
-    "no idea": ("f.txt", CANARY, [".csv, .tsv, .jsonl, .ndjson or .json"]),
-    "packed, by its name not": ("f.csv", gzip.compress(b"ID\n"), ["compressed by gzip", "end in .gz"]),
-    "packed, by its name only": ("f.csv.gz", f"ID\n{CANARY}\n", ["not compressed", "leave .gz out"]),
-    "packed and cut": ("f.csv.gz", gzip.compress(CANARY.encode() * 99)[:-9], ["damaged or cut short"]),
-    "workbook, packed": ("f.csv.gz", gzip.compress(XLSX), ["Excel workbook"]),
+    "unknown format": ("f.txt", CANARY, [".csv, .tsv, .jsonl, .ndjson or .json"]),
+    "gzip without .gz": ("f.csv", gzip.compress(b"ID\n"), ["compressed by gzip", "end in .gz"]),
+    ".gz without gzip": ("f.csv.gz", f"ID\n{CANARY}\n", ["not compressed", "leave .gz out"]),
+    "truncated gzip": ("f.csv.gz", gzip.compress(CANARY.encode() * 99)[:-9], ["damaged or cut short"]),
+    "workbook in gzip": ("f.csv.gz", gzip.compress(XLSX), ["Excel workbook"]),
     "UTF-16": ("f.csv", f"ID\n{CANARY}\n".encode("utf-16"), ["UTF-16", "save the file as UTF-8"]),
     "Windows-1252": ("f.csv", f"ID\n{CANARY} – “no”\n".encode("cp1252"), ["line 2", "Windows-1252"]),
     "Latin-1": ("f.csv", f"ID\n{CANARY} café\n".encode("latin-1"), ["line 2", "Latin-1"]),
-    "neither": ("f.csv", b"ID\n\x81\xe9\n", ["line 2: not UTF-8 (byte 3); save"]),
-    "broken and ragged": ("f.csv", 'ID,note\n1\n2,"x"y\n', ["row 1 (line 2): 1 fields", "row 2 (starts on line 3)"]),
+    "unknown encoding": ("f.csv", b"ID\n\x81\xe9\n", ["line 2: not UTF-8 (byte 3); save"]),
+    "two faulty rows": ("f.csv", 'ID,note\n1\n2,"x"y\n', ["row 1 (line 2): 1 fields", "row 2 (starts on line 3)"]),
 }
 
 
@@ -179,7 +179,7 @@ def test_a_refusal_names_the_true_cause(tmp_path: Path, case: str) -> None:
     assert [words for words in expected if words not in message] == [], message
 
 
-def test_long_cells_are_read_and_too_long_ones_named_with_their_size(
+def test_long_cells_are_read_and_too_long_ones_refused_with_their_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = csv.field_size_limit()
@@ -195,13 +195,13 @@ def test_long_cells_are_read_and_too_long_ones_named_with_their_size(
     assert csv.field_size_limit() == limit
 
 
-def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gzip_file_beyond_the_size_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medsum_core.data.text_files.MAX_UNPACKED_BYTES", 1 << 20)
     path = write(tmp_path / "f.csv.gz", gzip.compress(bytes(2 << 20)))
     assert "unpacks to more than 1 MiB" in refusal(path)
 
 
-def test_other_names_are_asked_for_by_flag(tmp_path: Path) -> None:
+def test_a_refusal_of_unknown_column_names_names_the_flags(tmp_path: Path) -> None:
     path = write(tmp_path / "f.csv", "number,talk,summary\n1,a,b\n")
     message = refusal(path)
     assert "--dialogue_column NAME, --note_column NAME, --section_column NAME (or one section" in message

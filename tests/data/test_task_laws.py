@@ -2,7 +2,7 @@
 
 1: training, decoding and the text that the template writes by itself are one prompt. 2: nothing but the answer is
 trained on. 3: no text from outside makes a control token; BOS is where the template writes it. The references are
-written by hand: a user's message of each task here, what stands around it in `template_forms.py`.
+written by hand: each task's user message here, and what a template puts around it in `template_forms.py`.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ ANSWER_LABELS = {
 SOURCES = {"pubmedqa": "context", "medquad": "question"}
 CHOICES = {"pubmedqa": ["yes", "no", "maybe"], "section-with-header": ["Plan", "Family and social history"]}
 SECTIONS = {"GENHX": "History of present illness", "cc": "Chief complaint", " Visit\n 2": "Visit 2"}
-# U+001C and the like are white space to str.split, which collapses lines.
+# No control characters: str.split takes some, such as U+001C, for white space and removes them from one-line parts.
 LETTERS = st.characters(exclude_categories=["Cs", "Cc"])
-# Templates of which no run can learn: what their text is, and what is wrong.
+# Templates that no run may use, with the reason.
 REFUSED: dict[str, tuple[str, str]] = {
     "glm-4": (
         turns("'<|user|>\\n' + c", "'<|assistant|>\\n' + c", "'<|assistant|>'"),
@@ -75,8 +75,8 @@ REFUSED: dict[str, tuple[str, str]] = {
 PROPERTY = settings(deadline=None, max_examples=8, database=None)
 
 
-def test_every_task_has_its_message_here() -> None:
-    """Those that show images are held against transformers' own processor: tests/images/test_image_prompt.py."""
+def test_every_text_task_has_its_message_here() -> None:
+    """Tasks with images are compared with transformers' own processor in tests/images/test_image_prompt.py."""
     assert sorted(MESSAGES) == [name for name in task_names() if find_task(name).images_part is None]
 
 
@@ -141,7 +141,7 @@ def test_the_laws_hold(form: str, style: str) -> None:
             asked = {"add_generation_prompt": True, "tokenize": False, "date_string": "26 Jul 2024", **made.variables}
             assert tokenizer.apply_chat_template([{"role": "user", "content": message}], **asked) == expected
         assert tokenizer.decode(prompt, clean_up_tokenization_spaces=False) == expected
-        # Control tokens are those of the same text around a message of plain letters.
+        # The reference has the same text around a harmless message, so all its control tokens are the template's.
         around = tokenizer(expected.replace(message, "x"), add_special_tokens=False)["input_ids"]
         marks = [mark for mark in made.marks.split() if mark in expected.replace(message, "")]
         controls = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(marks)}
@@ -157,7 +157,7 @@ def test_the_laws_hold(form: str, style: str) -> None:
 
 
 @pytest.mark.parametrize("form", REFUSED)
-def test_forms_that_nothing_can_be_learnt_with_are_refused(form: str) -> None:
+def test_templates_that_cannot_be_trained_with_are_refused(form: str) -> None:
     template, message = REFUSED[form]
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
@@ -167,17 +167,17 @@ def test_forms_that_nothing_can_be_learnt_with_are_refused(form: str) -> None:
     check_prompt(build_renderer(tokenizer, style="plain"))
 
 
-def test_a_broken_law_is_seen() -> None:
-    """A renderer that makes control tokens of names in a dialogue."""
+def test_a_broken_law_is_reported() -> None:
+    """The broken renderer makes control tokens of their names in a dialogue."""
     renderer = renderer_of("chatml", "section", "chat")
-    careless = copy_of(renderer)
+    careless = careless_copy(renderer)
     parts = {"section_header": "CC", "dialogue": "Doctor: <|im_end|>"}
     record = Record(id="1", parts=parts, note="Rest.")
     example = build_example(record, careless, max_length=1000, max_new_tokens=100)
     assert "no text from outside made a control token" in broken_laws(example, record, careless, max_prompt_tokens=900)
 
 
-def copy_of(renderer: PromptRenderer) -> PromptRenderer:
+def careless_copy(renderer: PromptRenderer) -> PromptRenderer:
     class Careless(PromptRenderer):
         def text_ids(self, text: str) -> list[int]:
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,4 +1,4 @@
-"""A dialogue that does not fit loses whole turns, the same way in training and decoding, and the run says which ids."""
+"""A dialogue that does not fit loses whole turns, alike in training and decoding, and the run reports the rows' ids."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def test_a_turn_begins_at_a_speakers_tag() -> None:
     assert split_turns("\n") == []
 
 
-def test_a_dialogue_that_fits_is_returned_untouched(renderer: PromptRenderer) -> None:
+def test_a_dialogue_that_fits_is_unchanged(renderer: PromptRenderer) -> None:
     dialogue = "  Doctor: Hi.\n\n\nPatient:   Hi.  "
     exact = length_of(renderer, dialogue)
     assert truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=exact) == (dialogue, 0)
     assert truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=exact - 1)[1] > 0
 
 
-def test_the_middle_is_dropped_and_marked(renderer: PromptRenderer) -> None:
+def test_middle_turns_are_dropped_and_the_gap_is_marked(renderer: PromptRenderer) -> None:
     dialogue = dialogue_of([2, 2, 2, 30, 2, 2])
     turns = split_turns(dialogue)
     wanted = "\n".join([*turns[:3], GAP, *turns[4:]])
     assert truncate_source(
         section_parts(dialogue, SECTION), renderer, max_prompt_tokens=length_of(renderer, wanted)
     ) == (wanted, 1)
-    # One token less: the last turn that was taken, the head's third, goes too.
+    # One token less: the turn that was added last, the third of the beginning, is dropped as well.
     wanted_less = "\n".join([*turns[:2], GAP, *turns[4:]])
     budget = length_of(renderer, wanted) - 1
     assert truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=budget) == (wanted_less, 2)
 
 
-def test_blank_lines_go_before_any_turn_does(renderer: PromptRenderer) -> None:
+def test_blank_lines_are_dropped_before_any_turn(renderer: PromptRenderer) -> None:
     dialogue = "Doctor: Hi." + "\n" * 200 + "Patient: Hi."
     assert truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=200) == (
         "Doctor: Hi.\nPatient: Hi.",
@@ -72,7 +72,7 @@ def test_blank_lines_go_before_any_turn_does(renderer: PromptRenderer) -> None:
     )
 
 
-def test_one_turn_that_is_too_long_is_never_cut(renderer: PromptRenderer) -> None:
+def test_a_turn_that_is_too_long_is_dropped_whole(renderer: PromptRenderer) -> None:
     assert truncate_source(section_parts(dialogue_of([200]), SECTION), renderer, max_prompt_tokens=150) == ("", 1)
     dialogue = dialogue_of([200, 1])
     assert truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=150) == (
@@ -83,7 +83,7 @@ def test_one_turn_that_is_too_long_is_never_cut(renderer: PromptRenderer) -> Non
 
 @given(lengths=st.lists(st.integers(0, 25), min_size=1, max_size=25), budget=st.integers(90, 400))
 @settings(deadline=None, max_examples=100)
-def test_kept_are_whole_turns_of_both_ends(renderer: PromptRenderer, lengths: list[int], budget: int) -> None:
+def test_whole_turns_from_both_ends_are_kept(renderer: PromptRenderer, lengths: list[int], budget: int) -> None:
     dialogue = dialogue_of(lengths)
     turns = split_turns(dialogue)
     text, num_dropped = truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=budget)
@@ -99,8 +99,7 @@ def test_kept_are_whole_turns_of_both_ends(renderer: PromptRenderer, lengths: li
 
 @given(lengths=st.lists(st.integers(0, 12), min_size=2, max_size=12), budget=st.integers(90, 300))
 @settings(deadline=None, max_examples=60)
-def test_nothing_is_dropped_needlessly(renderer: PromptRenderer, lengths: list[int], budget: int) -> None:
-    """Neither the next turn of the head nor the next of the tail would have fitted as well."""
+def test_no_further_turn_would_have_fitted(renderer: PromptRenderer, lengths: list[int], budget: int) -> None:
     dialogue = dialogue_of(lengths)
     turns = split_turns(dialogue)
     text, num_dropped = truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=budget)
@@ -114,15 +113,15 @@ def test_nothing_is_dropped_needlessly(renderer: PromptRenderer, lengths: list[i
 
 
 @pytest.mark.parametrize("error", [-3, 3])
-def test_the_joint_text_counts_even_where_turns_alone_have_other_lengths(
+def test_the_limit_holds_for_the_joint_text_where_turns_alone_have_other_lengths(
     renderer: PromptRenderer, error: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some tokenizers merge across a newline, or add a space before each text: a turn's own length is an estimate."""
+    """Some tokenizers merge across a newline or add a space before each text: the sum of the turns' lengths is inexact."""
     encode = PromptRenderer.text_ids
 
     def text_ids(self: PromptRenderer, text: str) -> list[int]:
         ids = encode(self, text)
-        alone = text.endswith("\n")  # only a turn that is measured by itself
+        alone = text.endswith("\n")  # true only for a turn that is tokenized alone
         return [*ids, *[9] * error] if alone and error > 0 else ids[:error] if alone else ids
 
     monkeypatch.setattr(PromptRenderer, "text_ids", text_ids)
@@ -133,7 +132,7 @@ def test_the_joint_text_counts_even_where_turns_alone_have_other_lengths(
         assert 0 < num_dropped < 30
 
 
-def test_each_turn_is_tokenised_once(renderer: PromptRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_turn_is_tokenized_once(renderer: PromptRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     encode = PromptRenderer.text_ids
     monkeypatch.setattr(PromptRenderer, "text_ids", lambda self, text: calls.append(len(text)) or encode(self, text))
@@ -167,14 +166,14 @@ def test_rows_are_used_or_reported_and_only_a_long_note_costs_more_turns(rendere
         "row id one-turn is set aside",
         "row id note-alone is set aside",
     ]
-    for row in report.set_aside:  # the remedy is true, to the token
+    for row in report.set_aside:  # the --max_length that is reported for a row suffices
         [record] = [record for record in rows if record.id == row.id]
         [example], _ = build_examples([record], renderer, max_length=row.num_tokens_needed, max_new_tokens=60)
         assert example.num_turns_dropped == 0
         assert not build_examples([*rows[:1], record], renderer, max_length=400, max_new_tokens=60)[1].num_turns_dropped
 
 
-def test_training_sees_the_prompt_that_decoding_builds(renderer: PromptRenderer) -> None:
+def test_training_and_decoding_truncate_alike(renderer: PromptRenderer) -> None:
     for lengths in ([3], [5] * 30, [0, 60, 0]):
         row = section_record(id="1", section_header=SECTION, dialogue=dialogue_of(lengths), note="Rest.")
         [example], _ = build_examples([row], renderer, max_length=300, max_new_tokens=64)

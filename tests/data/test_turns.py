@@ -1,4 +1,4 @@
-"""One reader of turns, for every style of speakers' tags."""
+"""`read_turns` reads every style of speaker tags, for truncation, scoring and grounding alike."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def written(style: str) -> str:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_style_gives_the_same_turns(style: str) -> None:
+def test_every_style_of_speaker_tags_gives_the_same_turns(style: str) -> None:
     dialogue = written(style)
     turns = read_turns(dialogue)
     assert [turn.text for turn in turns] == list(SAID)
@@ -59,7 +59,7 @@ def test_every_style_gives_the_same_turns(style: str) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_side_denied_in_the_answer_is_contradicted_in_every_style(style: str) -> None:
+def test_a_denied_side_is_contradicted_in_every_style(style: str) -> None:
     assert [fact.verdict for fact in check_note("Left knee pain.", written(style)) if fact.kind == "laterality"] == [
         "contradicted"
     ]
@@ -74,7 +74,7 @@ def test_without_tags_each_line_is_a_turn() -> None:
     assert read_turns(" \n") == []
 
 
-def test_labels_remarks_and_reported_speech_are_no_tags() -> None:
+def test_labels_remarks_and_reported_speech_are_not_speaker_tags() -> None:
     dialogue = (
         "Doctor: I told the doctor: no. Then Plan: rest.\nAssessment: to be discussed\n[laughs] fine\n"
         "Patient: My last doctor said, Doctor: it is late.\nNote: recording paused\n12:30 was the last dose.\n"
@@ -87,7 +87,7 @@ def test_labels_remarks_and_reported_speech_are_no_tags() -> None:
     ]
 
 
-def test_names_are_tags_where_they_come_again_or_no_role_is_named() -> None:
+def test_names_are_speaker_tags_if_they_recur_or_if_no_role_occurs() -> None:
     assert [turn.speaker for turn in read_turns("Doctor: Hi.\nAnna: Hello.\nDoctor: Well?\nAnna: Yes.")] == [
         "Doctor", "Anna", "Doctor", "Anna",
     ]  # fmt: skip
@@ -98,7 +98,7 @@ def test_names_are_tags_where_they_come_again_or_no_role_is_named() -> None:
 
 
 @given(st.text(st.sampled_from("Doctor:Patient [](){}<>*-\n 0:12.?ab"), max_size=80))
-def test_turns_are_in_order_and_lose_no_word(text: str) -> None:
+def test_turns_are_in_order_and_cover_the_text(text: str) -> None:
     turns = read_turns(text)
     for turn, after in zip(turns, [*turns[1:], None], strict=False):
         assert turn.start <= turn.text_start <= turn.end

@@ -1,6 +1,7 @@
-"""Chat templates that no run may begin with, or that can't be used: one message that names the remedy.
+"""Chat templates that depend on the date or can't be used are refused by one message that names the remedy.
 
-The dated ones are written after those of the models that they name. What a run began with in an earlier version it keeps.
+The dated ones imitate those of the models that they are named for. A run that an earlier version of this project began
+with a dated template may continue.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ DATED = {
     "gpt-oss": "{%- macro told() %}{{ 'Current date: ' + strftime_now('%Y-%m-%d') }}{% endmacro %}{{ told() }}<eos>",
     "by-the-hour": "{{ 'Good evening' if strftime_now('%H') | int > 17 or strftime_now('%H') | int < 5 else 'Hello' }}",
     "mentions-a-time": "{% set some_time = strftime_now('%x') %}{{ some_time }}",
-    "adds-to-a-time": "{{ (time_zone or 0) * 2 + 1 }}{{ strftime_now('%j') }}",  # a date in its place would be an error
+    "adds-to-a-time": "{{ (time_zone or 0) * 2 + 1 }}{{ strftime_now('%j') }}",  # not a date variable: setting it to a date would be an error
 }
 UNUSABLE: list[tuple[Any, str]] = [
     ({"tool_use": TURNS, "rag": TURNS}, r"templates by name \(tool_use, rag\) and no `default` among them"),
@@ -56,13 +57,13 @@ def test_a_prompt_that_depends_on_the_day_is_refused(form: str) -> None:
     assert "today's date" in message and message.endswith(": use --prompt_style plain")
 
 
-def test_plain_is_the_remedy() -> None:
+def test_a_plain_prompt_is_the_remedy_for_a_dated_template() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = DATED["granite-3"] + TURNS
     check_prompt(build_renderer(tokenizer, style="plain"))
 
 
-def test_a_template_that_takes_the_date_by_a_name_is_refused_with_that_name() -> None:
+def test_a_template_with_a_date_variable_is_refused_naming_the_variable() -> None:
     dated = (
         "{% if today_date is not defined %}{% set today_date = strftime_now('%d %b %Y') %}{% endif %}{{ today_date }}"
     )
@@ -70,7 +71,9 @@ def test_a_template_that_takes_the_date_by_a_name_is_refused_with_that_name() ->
     given = message.partition("--chat_template_kwargs '")[2].partition("'")[0]
     assert json.loads(given) == {"today_date": "26 Jul 2024"} and message.endswith("or --prompt_style plain")
     assert faults(dated + TURNS, **json.loads(given)) == []
-    (message,) = faults("{{ greeting }}" + dated + TURNS, greeting="Hello")  # what was given stays given
+    (message,) = faults(
+        "{{ greeting }}" + dated + TURNS, greeting="Hello"
+    )  # variables that were given are kept in the remedy
     assert '{"greeting": "Hello", "today_date": "26 Jul 2024"}' in message
 
 
@@ -79,11 +82,11 @@ def test_a_template_that_takes_the_date_by_a_name_is_refused_with_that_name() ->
     [
         TURNS,
         "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
-        "{{ 'Today Date: ' + date_string }}<eos>" + TURNS,  # Llama 3.2: the date is the project's own
-        "{% if tools %}{{ strftime_now('%d') }}{% endif %}" + TURNS,  # named, and never asked here
+        "{{ 'Today Date: ' + date_string }}<eos>" + TURNS,  # Llama 3.2: this project sets date_string
+        "{% if tools %}{{ strftime_now('%d') }}{% endif %}" + TURNS,  # never called: prompts here have no tools
     ],
 )
-def test_a_prompt_of_every_day_is_not(template: str) -> None:
+def test_a_prompt_that_is_the_same_every_day_is_accepted(template: str) -> None:
     assert faults(template) == []
 
 
@@ -98,7 +101,7 @@ def dated(inputs: Path) -> Path:
     return folder
 
 
-def test_a_run_of_an_earlier_version_goes_on_and_is_told(
+def test_a_run_begun_by_an_earlier_version_continues_with_a_notice(
     dated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -118,8 +121,8 @@ def test_a_run_of_an_earlier_version_goes_on_and_is_told(
     renderer = planning.plan_run(parse_run([*argv, "--resume_from_checkpoint", "auto"])).renderer
     again = infer.prepare_writer(parse_options(["--run", str(run), *of_row])).renderer
     assert again.prompt_ids(section_parts("D: a", "CC")) == renderer.prompt_ids(section_parts("D: a", "CC"))
-    notice = "writes today's date, so that tomorrow's prompt would not be the one of today; this run began with such"
-    assert capsys.readouterr().err.count(notice) == 2  # one each
+    notice = "writes today's date, so that tomorrow's prompt would not be the one of today; this run was started"
+    assert capsys.readouterr().err.count(notice) == 2  # one from planning the resumed run, one from infer
     with pytest.raises(InputError, match="a run has that of its training"):
         parse_options(["--run", str(run), *of_row, "--prompt_style", "plain"])
 
@@ -134,18 +137,20 @@ def test_a_template_that_cannot_be_used_is_one_message(template: Any, cause: str
     assert build_renderer(tokenizer, style="plain").style == "plain"
 
 
-def test_the_template_that_is_named_default_is_used() -> None:
+def test_of_several_named_templates_the_default_is_used() -> None:
     tokenizer = tiny_tokenizer()
     expected = build_renderer(tokenizer).fixed_ids
     tokenizer.chat_template = {"tool_use": TURNS, "default": GEMMA_TEMPLATE}
     assert build_renderer(tokenizer).fixed_ids == expected
 
 
-@pytest.mark.parametrize("template", [UNUSABLE[0][0], UNUSABLE[1][0]], ids=["by name", "no jinja"])
-def test_a_run_with_one_ends_before_it_begins(
+@pytest.mark.parametrize(
+    "template", [UNUSABLE[0][0], UNUSABLE[1][0]], ids=["no default among named templates", "invalid Jinja"]
+)
+def test_a_run_with_an_unusable_template_ends_before_it_writes_anything(
     template: Any, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As the hub has it: in `tokenizer_config.json`, several of them as a list."""
+    """Stored as on the hub: in `tokenizer_config.json`, several templates as a list."""
     shutil.copytree(inputs / "model", tmp_path / "model")
     (tmp_path / "model" / "chat_template.jinja").unlink()
     path = tmp_path / "model" / "tokenizer_config.json"

@@ -1,4 +1,4 @@
-"""No n-gram twice in a note: against transformers' own rule, applied to the note without its prompt."""
+"""`no_repeat_ngram_size`, against transformers' rule applied to the note without its prompt."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ def ngrams(tokens: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("stops", [(3,), STOPS])
 @pytest.mark.parametrize("num_beams", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "llama"])
-def test_is_transformers_rule_without_the_prompt(kind: str, num_beams: int, stops: tuple[int, ...]) -> None:
-    for seed in range(3):
-        model, prompts = small_model(kind, seed), some_prompts(seed, 3)
-        for size in (1, 2, 3):
-            settings = {"max_new_tokens": 12, "num_beams": num_beams}
-            notes = generate(model, prompts, stop_token_ids=stops, no_repeat_ngram_size=size, batch_size=2, **settings)
-            for prompt, note in zip(prompts, notes, strict=True):
-                expected = reference(model, prompt, stops=stops, no_repeat_in_note=size, **settings)
-                assert note.token_ids == expected.token_ids
+def test_notes_equal_those_under_transformers_rule_without_the_prompt(
+    kind: str, num_beams: int, stops: tuple[int, ...]
+) -> None:
+    for size in (1, 2, 3):  # a model each
+        model, prompts = small_model(kind, size), some_prompts(size, 3)
+        settings = {"max_new_tokens": 12, "num_beams": num_beams}
+        notes = generate(model, prompts, stop_token_ids=stops, no_repeat_ngram_size=size, batch_size=2, **settings)
+        for prompt, note in zip(prompts, notes, strict=True):
+            expected = reference(model, prompt, stops=stops, no_repeat_in_note=size, **settings)
+            assert note.token_ids == expected.token_ids
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_the_rule_ends_a_note_s_endless_repetition(num_beams: int) -> None:
-    # Tied, a random model says its last token again and again.
+def test_the_rule_ends_an_endless_repetition(num_beams: int) -> None:
+    # A random model with a tied head repeats its last token.
     model, prompts = small_model("gemma", tie_word_embeddings=True), some_prompts(1, 5)
     options: dict[str, Any] = {"stop_token_ids": NO_STOPS, "max_new_tokens": 30, "num_beams": num_beams}
     for size in (1, 2, 4):
@@ -54,7 +55,7 @@ def test_a_note_may_quote_its_prompt() -> None:
     assert note.token_ids == free.token_ids == (9, 9)
 
 
-def test_log_probabilities_are_those_without_the_rule() -> None:
+def test_log_probabilities_are_unaffected_by_the_rule() -> None:
     model, (prompt,) = small_model("gemma", tie_word_embeddings=True), some_prompts(2, 1)
     (note,) = generate(model, [prompt], stop_token_ids=NO_STOPS, max_new_tokens=6, no_repeat_ngram_size=1)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A decoding step of 16 notes of Gemma 2B's shape with the fast decoder, counted on the meta device as on a GPU."""
+"""Kernel launches of a decoding step of 16 notes on Gemma 2B's shape, fast decoder, counted on the meta device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPE = {"hidden_size": 2048, "intermediate_size": 16_384, "num_attention_heads"
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
-    """What a forward pass of so many notes being written, and prompts of these lengths, tells a GPU to run."""
+    """The launches of a forward pass over so many notes in progress and prompts of these lengths."""
     for module in (decoder_layers, packed_weights):
         monkeypatch.setattr(module, "fits", lambda num_bytes, device: True)
     config = GemmaConfig(**SHAPE, head_dim=256, vocab_size=256_000, num_hidden_layers=18)
@@ -40,7 +40,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str
         yield count
 
 
-def test_a_step_of_16_notes_stays_within_its_launches(launches: Callable[..., list[str]]) -> None:
+def test_a_step_of_16_notes_launches_no_more_kernels_than_its_budget(launches: Callable[..., list[str]]) -> None:
     assert 500 < len(launches(16, [])) <= BUDGET
 
 

@@ -1,4 +1,4 @@
-"""What free memory decides about decoding: its estimate against real tensors, the choices for devices not at hand."""
+"""Decoding by free memory: the estimate against real tensors, and the choices for made-up devices."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def test_the_cache_and_the_weights_are_as_large_as_estimated(kind: str, num_beam
     assert sum(parameter.nbytes for parameter in model.parameters()) == weight_bytes(size, shape, dense=False)
 
 
-def test_weights_of_each_way_to_hold_them() -> None:
+def test_weights_take_the_estimated_bytes_in_nf4_and_dense() -> None:
     packed, dense = weight_bytes(SIZE_2B, SHAPE, dense=False), weight_bytes(SIZE_2B, SHAPE, dense=True)
-    assert dense == 2 * 2_506_172_416  # the published size of gemma-2b, in the place of NF4
+    assert dense == 2 * 2_506_172_416  # the published size of gemma-2b, instead of NF4
     assert packed == pytest.approx(dense - (2 - 0.5 - 1 / 64) * SIZE_2B.projections + 2 * 2048 * 16_384, rel=1e-3)
     fast = replace(SHAPE, has_own_weights=True)
     scales_in_fp32 = SIZE_2B.projections * (4 / 64 - 1 / 64 - 4 / (64 * 256))
@@ -95,15 +95,15 @@ def test_weights_of_each_way_to_hold_them() -> None:
 @pytest.mark.parametrize(
     ("free_gib", "expected"),
     [
-        (3.2, (16, False)),  # beside the screen of a small card
+        (3.2, (16, False)),  # a small card that also drives a screen
         (5.8, (128, False)),  # 6 GB
         (7.6, (64, True)),  # 8 GB
         (14.7, (128, True)),  # T4
         (139, (128, True)),
-        (1, (1, False)),  # nothing fits: the attempt says so, with what to do
+        (1, (1, False)),  # nothing fits: decoding will fail with a remedy
     ],
 )
-def test_notes_at_a_time_and_a_dense_base_by_free_memory(free_gib: float, expected: tuple[int, bool]) -> None:
+def test_batch_size_and_dequantising_by_free_memory(free_gib: float, expected: tuple[int, bool]) -> None:
     device = gpu(free_gib=free_gib)
     choice = choose_decoding(SIZE_2B, SHAPE, device)
     assert (choice.batch_size, choice.dense) == expected
@@ -116,7 +116,7 @@ def test_notes_at_a_time_and_a_dense_base_by_free_memory(free_gib: float, expect
     assert choose_decoding(SIZE_2B, SHAPE, device, asked=5).batch_size == 5
 
 
-def test_what_takes_more_gets_fewer_notes() -> None:
+def test_longer_or_wider_searches_get_fewer_notes_at_a_time() -> None:
     def notes(free_gib: float, **changed: Any) -> int:
         return choose_decoding(SIZE_2B, replace(SHAPE, **changed), gpu(free_gib=free_gib)).batch_size
 
@@ -128,7 +128,7 @@ def test_what_takes_more_gets_fewer_notes() -> None:
         assert batches == sorted(batches) and min(batches) >= (CPU_BATCH if dense else 1)
 
 
-def test_a_cpu_keeps_its_batch_and_unpacks_the_base_where_it_fits() -> None:
+def test_a_cpu_keeps_its_batch_size_and_dequantises_the_base_where_it_fits() -> None:
     config, shape = tiny_config(), {"prompt_tokens": 9, "new_tokens": 5, "num_beams": 1}
     decide = partial(decide_for, config, precision="fp32", asked=None, **shape)
     assert decide(cpu(free_gib=8), load_in_4bit=False, has_own_weights=False).to_json() == {
@@ -143,8 +143,8 @@ def test_a_cpu_keeps_its_batch_and_unpacks_the_base_where_it_fits() -> None:
         assert (choice.batch_size, choice.dense) == (CPU_BATCH, dense)
 
 
-def test_a_cpu_without_16_bit_units_unpacks_where_the_copy_in_fp32_fits_beside_it() -> None:
-    """Products of dense bf16 are 10 times slower there; NF4 is unpacked into fp32."""
+def test_a_cpu_without_16_bit_units_dequantises_only_where_an_fp32_copy_fits() -> None:
+    """Products in bf16 are 10 times slower there, so NF4 is dequantised to fp32."""
     how: dict[str, Any] = {"load_in_4bit": True, "has_own_weights": False, "prompt_tokens": 768, "new_tokens": 256}
     decide = partial(decide_for, CONFIG_2B, precision="bf16", asked=None, num_beams=1, **how)
     copy_gib = 4 * 2_506_172_416 / GIB
@@ -161,7 +161,7 @@ def test_a_base_without_linear_layers_is_counted_too() -> None:
     assert size.other_weights == sum(p.numel() for p in GPT2LMHeadModel(config).parameters())
 
 
-def test_the_choice_is_said_once_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_choice_is_printed_once_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     shape: dict[str, Any] = {"prompt_tokens": 9, "new_tokens": 5, "num_beams": 1}
     decide_for(
         tiny_config(), gpu(free_gib=8), precision="bf16", asked=None, load_in_4bit=True, has_own_weights=False, **shape
@@ -173,7 +173,7 @@ def test_the_choice_is_said_once_on_a_gpu(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(("free_gib", "expected"), [(8, (128, True)), (0.004, (1, False))])
-def test_notes_are_written_as_the_device_allows_and_not_as_the_run_was_trained(
+def test_decoding_choices_depend_on_the_device_and_not_on_the_runs_training(
     run: Path, monkeypatch: pytest.MonkeyPatch, free_gib: float, expected: tuple[int, bool]
 ) -> None:
     settings = read_run_config(run)
@@ -189,7 +189,7 @@ def test_notes_are_written_as_the_device_allows_and_not_as_the_run_was_trained(
     assert tf32 == [settings.model.precision]
 
 
-def test_auto_and_a_number_are_read_and_anything_else_is_refused() -> None:
+def test_batch_size_is_auto_or_a_number() -> None:
     flags = ["--run", "r", "--dialogue_file", "-", "--section", "CC"]
     assert parse_options([*flags, "--batch_size", "auto"]).batch_size is parse_options(flags).batch_size is None
     assert parse_options([*flags, "--batch_size", "7"]).batch_size == 7
@@ -198,7 +198,7 @@ def test_auto_and_a_number_are_read_and_anything_else_is_refused() -> None:
             parse_options([*flags, "--batch_size", wrong])
 
 
-def test_the_choice_is_recorded_and_another_one_goes_on_with_the_notes(
+def test_the_choice_is_recorded_and_another_one_may_resume_the_notes(
     run: Path, dialogues: Path, tmp_path: Path
 ) -> None:
     """The remedy for too little memory is a lower --batch_size with --resume."""
@@ -220,7 +220,7 @@ def test_the_choice_is_recorded_and_another_one_goes_on_with_the_notes(
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_decoding_is_free_of_trainings_algorithms_and_leaves_them_as_they_were(fails: bool) -> None:
+def test_decoding_suspends_deterministic_algorithms_and_restores_them(fails: bool) -> None:
     seen = []
 
     @contextmanager
@@ -247,7 +247,7 @@ def test_decoding_is_free_of_trainings_algorithms_and_leaves_them_as_they_were(f
 
 
 @pytest.mark.parametrize("dense", [True, False])
-def test_the_fast_decoder_keeps_to_what_was_decided(dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fast_decoder_follows_the_choice(dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = tuned(tiny_model())
     stack = decoder_layers.DecoderStack(model.get_base_model(), dense=dense)
     assert [layer._out._base is not None for layer in stack._layers] == [dense, dense]
@@ -259,7 +259,7 @@ def test_the_fast_decoder_keeps_to_what_was_decided(dense: bool, monkeypatch: py
 
 
 @pytest.mark.parametrize(("free_gib", "dense"), [(8, True), (0.001, False)])
-def test_the_report_unpacks_the_base_that_training_kept_packed(
+def test_the_report_may_dequantise_a_base_that_training_kept_in_nf4(
     base: Path, free_gib: float, dense: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed: Any = load_base(str(base), precision="fp32", load_in_4bit=True)

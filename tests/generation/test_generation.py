@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from functools import cache
 from typing import Any
 
 import pytest
@@ -47,11 +48,10 @@ def log_prob(model: Any, prompt: list[int], tokens: list[int]) -> float:
     return float(sum(log_probs[len(prompt) - 1 + place, token] for place, token in enumerate(tokens)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(13))
-def test_batched_is_single_is_transformers(kind: str, seed: int) -> None:
-    """52 random models; greedy, 2 and 4 beams with changing penalties; batches smaller than the number of notes."""
-    model, prompts, chance = small_model(kind, seed), some_prompts(seed, 3), random.Random(seed)
+@cache
+def expected_notes(kind: str, seed: int) -> list[tuple[dict[str, Any], list[Generation]]]:
+    """Settings of greedy, 2 and 4 beams with changing penalties, and the notes of transformers: for either decoder."""
+    model, chance, found = small_model(kind, seed), random.Random(seed), []
     for num_beams in (1, 2, 4):
         settings: dict[str, Any] = {"max_new_tokens": 8, "num_beams": num_beams}
         if num_beams > 1:
@@ -59,19 +59,28 @@ def test_batched_is_single_is_transformers(kind: str, seed: int) -> None:
                 "length_penalty": chance.choice([0.0, 0.6, 1.0, 2.0]),
                 "early_stopping": chance.choice([False, True, "never"]),
             }
+        found.append((settings, [reference(model, prompt, **settings) for prompt in some_prompts(seed, 3)]))
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(13))
+def test_batched_notes_equal_single_notes_and_those_of_transformers(kind: str, seed: int) -> None:
+    """52 random models; batches smaller than the number of notes."""
+    model, prompts = small_model(kind, seed), some_prompts(seed, 3)
+    for settings, notes in expected_notes(kind, seed):
         batched = generate(model, prompts, stop_token_ids=STOPS, batch_size=2, **settings)
-        for prompt, note in zip(prompts, batched, strict=True):
+        for prompt, note, expected in zip(prompts, batched, notes, strict=True):
             (single,) = generate(model, [prompt], stop_token_ids=STOPS, **settings)
-            expected = reference(model, prompt, **settings)
             assert note.token_ids == single.token_ids == expected.token_ids
             assert note.hit_limit == single.hit_limit == expected.hit_limit
             assert note.score == pytest.approx(single.score, abs=1e-4)
-            if num_beams > 1:
+            if settings["num_beams"] > 1:
                 assert note.score == pytest.approx(expected.score, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_minimum_length_as_in_transformers(kind: str) -> None:
+def test_min_new_tokens_works_as_in_transformers(kind: str) -> None:
     model, prompts = small_model(kind, 3), some_prompts(3, 5)
     for num_beams, stops in itertools.product((1, 3), (STOPS, tuple(range(1, VOCAB, 3)))):
         free = generate(model, prompts, stop_token_ids=stops, max_new_tokens=7)
@@ -83,8 +92,8 @@ def test_minimum_length_as_in_transformers(kind: str) -> None:
             assert len(note.token_ids) >= 4
 
 
-def test_masks_begin_where_cuda_kernels_can_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the first key of a sliding window on, a mask would begin at any address: CUDA's kernels need 16 bytes."""
+def test_masks_begin_at_addresses_that_cuda_kernels_accept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice of a mask from a window's first key on may begin at any address; CUDA's kernels need 16-byte alignment."""
     masks: list[torch.Tensor] = []
 
     def watched(*tensors: torch.Tensor, attn_mask: torch.Tensor | None, **settings: Any) -> torch.Tensor:
@@ -109,11 +118,11 @@ def test_each_note_has_its_own_limits() -> None:
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_order_and_the_other_notes_of_a_batch_change_nothing(num_beams: int) -> None:
+def test_a_note_depends_neither_on_order_nor_on_the_others_of_its_batch(num_beams: int) -> None:
     model, prompts = small_model("gemma3_text", 1), some_prompts(5, 9, longest=30)
     options: dict[str, Any] = {"stop_token_ids": STOPS, "max_new_tokens": 20, "num_beams": num_beams}
     expected = generate(model, prompts, batch_size=1, **options)
-    assert len({len(note.token_ids) for note in expected}) > 3  # they leave the batch one by one
+    assert len({len(note.token_ids) for note in expected}) > 3  # so that they leave the batch at different times
     for seed, batch_size in ((0, 2), (1, 4), (2, 9)):
         order = random.Random(seed).sample(range(9), 9)
         notes = generate(model, [prompts[i] for i in order], batch_size=batch_size, **options)
@@ -122,8 +131,8 @@ def test_order_and_the_other_notes_of_a_batch_change_nothing(num_beams: int) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_beam_is_brute_force_on_a_tiny_vocabulary(kind: str) -> None:
-    """As many beams as there are beginnings: the best of all texts of up to three tokens must be found."""
+def test_beam_search_equals_brute_force_on_a_tiny_vocabulary(kind: str) -> None:
+    """With as many beams as beginnings, the best of all texts of up to three tokens must be found."""
     model = small_model(kind, 2, vocab_size=8, pad_token_id=0)
     prompt, stop, limit, vocab = [2, 3, 4], 1, 3, 8
     texts = list(itertools.product(range(vocab), repeat=limit))
@@ -162,8 +171,8 @@ def test_score_is_the_teacher_forced_log_probability(num_beams: int) -> None:
         assert note.score == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_search_with_one_beam_is_greedy() -> None:
-    """`generate` uses greedy search for one beam; beam search with one beam and no second chance does the same."""
+def test_beam_search_with_one_beam_is_greedy() -> None:
+    """`generate` uses greedy search for one beam; beam search with one beam must give the same."""
     torch.manual_seed(0)
     table = torch.randn(VOCAB, VOCAB) * 2
     stops, token, tokens = frozenset({1}), 2, []
@@ -182,7 +191,7 @@ def test_a_search_with_one_beam_is_greedy() -> None:
     assert search.result(note, 0).token_ids == tuple(token for token in tokens if token != 1)
 
 
-def test_stops_on_any_of_the_ids_and_says_who_hit_the_limit() -> None:
+def test_a_note_stops_at_any_stop_token_or_has_hit_limit() -> None:
     model, prompts = small_model("llama", 6), some_prompts(6, 6)
     free = generate(model, prompts, stop_token_ids=[], max_new_tokens=12)
     assert all(note.hit_limit and len(note.token_ids) == 12 for note in free)
@@ -194,7 +203,7 @@ def test_stops_on_any_of_the_ids_and_says_who_hit_the_limit() -> None:
         assert note.hit_limit == (end == 12)
 
 
-def test_callbacks_tell_each_token_and_each_note_once() -> None:
+def test_callbacks_get_each_token_and_each_note_once() -> None:
     model, prompts = small_model("gemma"), some_prompts(1, 5)
     finished: dict[int, Generation] = {}
     tokens: dict[int, list[int]] = {index: [] for index in range(5)}
@@ -211,7 +220,7 @@ def test_callbacks_tell_each_token_and_each_note_once() -> None:
     assert [tuple(tokens[index]) for index in range(5)] == [note.token_ids for note in notes]
 
 
-def test_prompts_are_read_once_and_nothing_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_are_read_once_and_nothing_is_padded() -> None:
     model, prompts = small_model("gemma"), some_prompts(2, 6)
     seen: list[int] = []
     embed = model.get_input_embeddings()
@@ -230,7 +239,7 @@ def test_decoding_drops_the_blocks_of_the_arena_that_training_left_free(monkeypa
     assert held.fill_(1).all()
 
 
-def test_mode_gradients_and_attention_are_left_as_found() -> None:
+def test_mode_gradients_and_attention_are_restored() -> None:
     model = get_peft_model(
         small_model("gemma3_text"), LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "down_proj"])
     )
@@ -259,7 +268,7 @@ def test_mode_gradients_and_attention_are_left_as_found() -> None:
     assert [note.token_ids for note in base] != [note.token_ids for note in before]
 
 
-def test_an_interrupted_call_leaves_the_model_as_found() -> None:
+def test_an_interrupted_call_restores_the_model() -> None:
     model = small_model("gemma").train()
     attention = model.config._attn_implementation
 
@@ -303,8 +312,10 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
 
 
 @pytest.mark.parametrize("num_candidates", [1, 5])
-def test_candidates_in_blocks_are_those_of_all_logits(num_candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medsum_core.kernels.decoding.blocked_head.CPU_BLOCK_WORDS", 7)
+def test_candidates_found_in_blocks_are_those_of_all_logits(
+    num_candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medsum_core.kernels.decoding.blocked_head.CPU_BLOCK_ENTRIES", 7)
     chance = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(3, 16, generator=chance), torch.randn(50, 16, generator=chance)
     logits = torch.tanh(hidden @ weight.t() / 3) * 3
@@ -320,7 +331,7 @@ def test_candidates_in_blocks_are_those_of_all_logits(num_candidates: int, monke
     torch.testing.assert_close(found.log_probs_Mk, expected.values)
 
 
-def test_slow_bf16_weights_are_widened_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_weights_on_slow_cpus_are_widened_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("gemma", dtype=torch.bfloat16, tie_word_embeddings=True)
     before = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
     for has_units, widen, expected in (

@@ -1,4 +1,4 @@
-"""`infer.py --grounded`: its column, its notes on the screen, and that --resume keeps to it; what cannot go back."""
+"""`infer.py --grounded`: its column, its notes on the screen, --resume, and decoding rules that cannot go back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refuse_vowels(note: str, dialogue: str) -> list[tuple[int, int]]:
     return [(place, place + 1) for place, letter in enumerate(note) if letter in "aeiou"]
 
 
-def test_column_and_screen(
+def test_left_out_facts_are_counted_in_a_column_and_on_the_screen(
     run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = write(run, dialogues, tmp_path / "plain.csv")
@@ -56,10 +56,10 @@ def test_column_and_screen(
 
 
 @pytest.mark.parametrize("flags", [[], ["--grounded"]])
-def test_resume_keeps_to_it(
+def test_resume_needs_the_same_grounded_flag(
     flags: list[str], run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a part file nor a finished one, made with or without the flag, is gone on with otherwise."""
+    """A part file or a finished file is not resumed with the flag if it was begun without, nor without it if begun with."""
     other = [] if flags else ["--grounded"]
     out = tmp_path / "notes.csv"
     add = PartFile.add
@@ -125,7 +125,7 @@ class WithoutReturn:
     def move_slot(self, source: int, target: int) -> None: ...
 
 
-def test_what_cannot_go_back_is_refused(tmp_path: Path) -> None:
+def test_a_decoding_rule_that_cannot_go_back_is_refused(tmp_path: Path) -> None:
     rules = grounding([lambda text: []])
     options: dict[str, Any] = {"stop_token_ids": [1], "max_new_tokens": 3, "grounding": rules}
     model = small_model("gemma")

@@ -13,6 +13,7 @@ from support import section_parts, tiny_tokenizer
 from tuned_run import DIALOGUES
 
 import infer
+from medsum_core.config.infer_arguments import parse_options
 from medsum_core.data.prompt import build_renderer
 from medsum_core.errors import InputError
 from medsum_core.generation.generate import generate
@@ -21,7 +22,7 @@ from medsum_core.model.base import load_base
 ROOT = Path(__file__).parents[2]
 
 
-def test_columns_order_and_notes(run: Path, base: Path, dialogues: Path, tmp_path: Path) -> None:
+def test_columns_order_and_notes_of_the_output_file(run: Path, base: Path, dialogues: Path, tmp_path: Path) -> None:
     rows = write(run, dialogues, tmp_path / "notes.csv", "--batch_size", "2")
     columns = "id section_header note num_tokens hit_limit unsupported checked omitted set_aside"
     assert list(rows[0]) == columns.split()
@@ -32,7 +33,7 @@ def test_columns_order_and_notes(run: Path, base: Path, dialogues: Path, tmp_pat
     for row in rows:
         assert all(0 <= start < end <= len(row["note"]) for start, end in json.loads(row["unsupported"]))
         assert int(row["checked"]) >= len(json.loads(row["unsupported"]))
-    omitted = [json.loads(row["omitted"]) for row in rows]  # a random model's notes hold nothing of what was said
+    omitted = [json.loads(row["omitted"]) for row in rows]  # a random model's notes state nothing of the dialogue
     said = [[text[o["start"] : o["end"]] for o in row] for row, (_, _, text) in zip(omitted, DIALOGUES, strict=True)]
     assert said[0] == ["cough", "three days"] and said[2] == ["fever"] and said[3] == ["knee hurts"]
     assert [(o["turn"], o["kind"]) for o in omitted[0]] == [(1, "symptom"), (1, "duration")]
@@ -57,9 +58,7 @@ def test_submission_format_and_evidence(run: Path, dialogues: Path, tmp_path: Pa
     assert all({"start", "turns", "score"} <= set(s) for row in with_evidence for s in json.loads(row["evidence"]))
 
 
-def test_the_rule_against_repetition_is_the_runs_unless_another_is_given(
-    run: Path, base: Path, dialogues: Path, tmp_path: Path
-) -> None:
+def test_no_repeat_ngram_size_is_the_runs_unless_given(run: Path, dialogues: Path, tmp_path: Path) -> None:
     free = write(run, dialogues, tmp_path / "free.csv")
     ruled = write(run, dialogues, tmp_path / "ruled.csv", "--no_repeat_ngram_size", "1")
     assert [row["note"] for row in ruled] != [row["note"] for row in free]
@@ -91,6 +90,24 @@ def test_one_dialogue_streams_the_note_of_the_file(
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        ("--input_file f --output_file o.csv --max_new_tokens 0", "--max_new_tokens must be at least 1"),
+        ("--input_file f --output_file o.csv --batch_size 0", "--batch_size and"),
+        ("--input_file f --output_file o.csv --num_beams 2 --length_penalty nan", "finite"),
+        ("--input_file f --output_file o.csv --num_beams 2 --length_penalty inf", "finite"),
+        ("--input_file f --output_file o.csv --length_penalty 0.6", "belongs to beam search"),
+        ("--dialogue_file f --section CC --output_file o.csv", "writes to the screen"),
+        ("--dialogue_file f --section CC --resume", "writes to the screen"),
+        ("--dialogue_file f --section CC --output_format mediqa", "writes to the screen"),
+    ],
+)
+def test_no_flag_is_dropped_without_a_word(flags: str, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        parse_options(["--run", "r", *flags.split()])
+
+
 def test_bad_input_is_one_message(run: Path, base: Path, dialogues: Path, tmp_path: Path) -> None:
     out, empty = str(tmp_path / "o.csv"), tmp_path / "empty.txt"
     empty.write_text(" \n")
@@ -114,7 +131,7 @@ def test_bad_input_is_one_message(run: Path, base: Path, dialogues: Path, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dialogues.csv", "empty.txt", "holes.csv"]
 
 
-def test_no_adapter_or_one_for_another_base(run: Path, dialogues: Path, tmp_path: Path) -> None:
+def test_a_missing_adapter_or_one_for_another_base_is_refused(run: Path, dialogues: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     copy.mkdir()
     (copy / "config.json").write_bytes((run / "config.json").read_bytes())

@@ -33,7 +33,7 @@ NUM_WRITES = 1 + 4 + 2  # the part file's start, its four notes, OUT and what it
 ROOT = Path(__file__).parents[2]
 
 
-def test_interrupted_call_loses_no_note_and_resumes(
+def test_an_interrupted_call_loses_no_note_and_resumes(
     run: Path,
     dialogues: Path,
     tmp_path: Path,
@@ -55,7 +55,7 @@ def test_interrupted_call_loses_no_note_and_resumes(
     monkeypatch.undo()
     assert not out.exists() and len(part.read_text().splitlines()) == 3
     with part.open("a") as file:
-        file.write('{"id": "1", "no')  # killed while writing
+        file.write('{"id": "1", "no')  # as of a process that was killed while writing
     with pytest.raises(InputError, match="--resume"):
         write(run, dialogues, out)
     with pytest.raises(InputError, match="other settings"):
@@ -72,7 +72,7 @@ def test_interrupted_call_loses_no_note_and_resumes(
 
 
 def test_a_killed_process_exits_with_75(run: Path, dialogues: Path, tmp_path: Path) -> None:
-    """Enough notes that the signal comes in between; what was finished is in the part file, which no other writes to."""
+    """With enough notes that the signal comes between them."""
     rows = "".join(f'{i},CC,"Doctor: Hello.\nPatient: My knee hurts, number {i}."\n' for i in range(300))
     dialogues.write_text("ID,section_header,dialogue\n" + rows)
     out = tmp_path / "notes.csv"
@@ -95,7 +95,7 @@ def test_a_killed_process_exits_with_75(run: Path, dialogues: Path, tmp_path: Pa
 
 
 class Faults:
-    """`os.write` and `os.fsync` of a disk that is at fault at the k-th call of one of them."""
+    """`os.write` and `os.fsync` of which the k-th call fails."""
 
     def __init__(self, kind: str, at: int) -> None:
         self.kind, self.at, self.num_calls = kind, at, 0
@@ -145,7 +145,7 @@ def test_a_fault_at_any_write_loses_no_finished_note(
     flags = ["--run", str(run), "--input_file", str(dialogues), "--output_file", str(out), "--resume"]
     args = parse_options(flags)
     writer, records = with_its_model(infer.prepare_writer(args)), read_records(dialogues, require_note=False)
-    in_part = range(2, 6) if kind == "signal" else range(1, NUM_WRITES + 1)  # where the call answers to signals
+    in_part = range(2, 6) if kind == "signal" else range(1, NUM_WRITES + 1)  # the range in which signals are handled
     for at in in_part:
         faults = Faults(kind, at)
         with monkeypatch.context() as disk:
@@ -196,7 +196,7 @@ NO_NOTE = json.dumps({"made_from": MadeFrom(settings={"num_beams": 9}, rows=("x"
 
 
 @pytest.mark.parametrize("flags", [[], ["--resume"]], ids=["fresh", "resumed"])
-def test_what_a_call_was_to_be_made_from_binds_no_later_one_until_a_note_is_finished(
+def test_a_part_file_without_notes_does_not_bind_a_later_call(
     run: Path, dialogues: Path, tmp_path: Path, flags: list[str]
 ) -> None:
     """A call that was killed while it loaded the model."""
@@ -216,7 +216,7 @@ def test_a_part_file_without_a_whole_line_starts_anew(
     assert ("cut off" in capsys.readouterr().err) == bool(content)
 
 
-def test_a_disk_that_takes_a_few_bytes_at_a_time_tears_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes_leave_no_incomplete_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_all = os.write
     part = PartFile(tmp_path / "part.jsonl", MadeFrom(settings={}, rows=("a", "b")), {})
     notes = {row: GeneratedNote(id=row, note=f"Note {row}.", num_tokens=2, hit_limit=False) for row in ("a", "b")}
@@ -228,12 +228,20 @@ def test_a_disk_that_takes_a_few_bytes_at_a_time_tears_no_line(tmp_path: Path, m
     assert earlier is not None and earlier.notes == notes
 
 
-def test_a_part_file_that_cannot_be_read_is_left_as_it_is(
-    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_part_file_that_cannot_be_read_is_not_changed(
+    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
     part = part_path(tmp_path / "notes.csv")
     part.write_text("kept")
     with monkeypatch.context() as disk, pytest.raises(InputError, match="Input/output error"):
         fail_to_read(disk, part, times=99)
-        write(run, dialogues, tmp_path / "notes.csv", "--resume")
+        write(run, dialogues, tmp_path / "notes.csv", *(["--resume"] if resume else []))
     assert part.read_text() == "kept"
+
+
+def test_a_part_file_of_nested_lists_is_not_what_a_call_leaves(tmp_path: Path) -> None:
+    part = tmp_path / "notes.csv.part.jsonl"
+    part.write_text("[" * 100_000 + "\n{}\n")
+    with pytest.raises(InputError, match="not what an interrupted call leaves"):
+        part_file.read_part(part)

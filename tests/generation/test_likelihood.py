@@ -56,7 +56,7 @@ def test_the_likeliest_option_is_named_and_other_tasks_have_none() -> None:
 
 
 def test_a_tokenizer_that_joins_an_option_with_what_follows_is_refused() -> None:
-    """What is scored would not be how an answer begins that was trained on."""
+    """The tokens that are scored would not be those with which a trained answer begins."""
     renderer = build_renderer(tiny_tokenizer(), task=find_task("pubmedqa"))
 
     class Joining:

@@ -1,4 +1,4 @@
-"""The live engine writes the notes that `generate` writes for each prompt alone, whoever comes and goes beside them."""
+"""The live engine writes the note that `generate` writes for each prompt alone, whatever other requests come and go."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Asked:
 
     @property
     def is_told(self) -> bool:
-        """Whether a greedy engine tells its tokens."""
+        """Whether a greedy engine streams its tokens."""
         return self.request.verifier is None
 
 
@@ -101,8 +101,8 @@ class Schedule:
 
 @pytest.mark.parametrize("num_beams", [1, 2, 4])
 @pytest.mark.parametrize(("kind", "decoder"), PATHS)
-def test_a_note_is_the_one_of_its_prompt_alone(kind: str, decoder: Any, num_beams: int) -> None:
-    """A third of the requests are grounded; the cache lies where it was allocated, and all slots are free again."""
+def test_a_note_equals_that_of_its_prompt_alone(kind: str, decoder: Any, num_beams: int) -> None:
+    """A third of the requests are grounded; afterwards the cache has not moved and all slots are free."""
     model, passes, options = small_model(kind), Passes(decoder), {"num_beams": num_beams, "length_penalty": 0.6}
     choices = [ask(model, seed, refuses=seed % 3 == 0, decoder=decoder, **options) for seed in range(12)]
     num_written = num_cut = 0
@@ -118,7 +118,7 @@ def test_a_note_is_the_one_of_its_prompt_alone(kind: str, decoder: Any, num_beam
 
 @pytest.mark.parametrize("num_beams", [1, 2])
 @pytest.mark.parametrize(("kernels", "decoder"), [("reference", own_modules), ("fast", packed_decoder)])
-def test_base_and_tuned_beside_each_other(kernels: str, decoder: Any, num_beams: int) -> None:
+def test_notes_of_base_and_tuned_model_at_the_same_time(kernels: str, decoder: Any, num_beams: int) -> None:
     model: Any = tuned_model(small_model("gemma"), LoraSettings(r=4, dropout=0.1, alpha=60), kernels=kernels)
     passes, options = Passes(decoder), {"num_beams": num_beams}
     tuned, base = (
@@ -138,7 +138,7 @@ def test_base_and_tuned_beside_each_other(kernels: str, decoder: Any, num_beams:
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_a_model_with_its_own_cache(num_beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_of_a_model_with_its_own_cache(num_beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It keeps more than keys and values, so that nothing can be taken back: no grounded notes."""
     torch.manual_seed(0)
     [family] = [family for family in FAMILIES if family.name == "lfm2"]
@@ -154,7 +154,7 @@ def test_a_model_with_its_own_cache(num_beams: int, monkeypatch: pytest.MonkeyPa
             engine.submit([refused], [Heard()])
 
 
-def test_no_n_gram_twice_beside_others() -> None:
+def test_no_repeat_ngram_size_with_other_notes_at_the_same_time() -> None:
     model, passes = small_model("llama"), Passes(packed_decoder)
     plain = [ask(model, seed, decoder=packed_decoder) for seed in range(8)]
     ruled = [ask(model, seed, decoder=packed_decoder, no_repeat_ngram_size=2) for seed in range(8)]

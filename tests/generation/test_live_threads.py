@@ -1,4 +1,4 @@
-"""The live engine under many threads: who leaves frees a slot, who fails takes no other with it, the end is an end."""
+"""The live engine with threads: cancelled requests free their slots, failures stay with their request, closing is final."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def at_pass(number: int, act: Callable[[], Any]) -> Callable[[], None]:
     return lambda: act() if next(numbers) == number else None
 
 
-def test_one_that_is_cancelled_while_it_waits_is_never_read() -> None:
+def test_a_request_cancelled_while_it_waits_is_never_read() -> None:
     passes = Passes()
     with running(MODEL, passes, num_slots=1) as engine:
         gate, read = Gate(passes), engine.stats().prompt_tokens
@@ -92,7 +92,7 @@ def test_one_that_is_cancelled_while_it_waits_is_never_read() -> None:
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_one_that_is_cancelled_while_it_is_written_frees_its_slot_before_the_next_pass(num_beams: int) -> None:
+def test_a_request_cancelled_while_it_is_written_frees_its_slot_before_the_next_pass(num_beams: int) -> None:
     passes = Passes()
     with running(MODEL, passes, num_slots=1, num_beams=num_beams) as engine:
         numbers: Queue[int] = Queue()
@@ -104,7 +104,7 @@ def test_one_that_is_cancelled_while_it_is_written_frees_its_slot_before_the_nex
         assert cancelled.num_ends == 0 and len(cancelled.tokens) == (2 if num_beams == 1 else 0)
 
 
-def test_nothing_is_kept_of_grounded_notes_that_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_of_finished_grounded_notes_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grounded_rules, "MAX_RETURNS", 0)  # the first refused number ends a note
     made: list[GroundedNotes] = []
 
@@ -122,11 +122,11 @@ def test_nothing_is_kept_of_grounded_notes_that_have_left(monkeypatch: pytest.Mo
         [number, *_], heard = submit(engine, request(verifier=lambda text: []), *requests)
         numbers.put(number)
         scores = [each.wait().generation.score for each in heard[1:]]
-        assert any(score != score for score in scores)  # a note that was cut has none
+        assert any(score != score for score in scores)  # a note that grounding ended has no score (NaN)
         assert heard[0].num_ends == 0 and made[0]._rules == made[0]._ended == {}
 
 
-def test_a_full_queue_takes_all_of_a_call_or_none() -> None:
+def test_a_full_queue_accepts_all_requests_of_a_call_or_none() -> None:
     passes = Passes()
     with running(MODEL, passes, num_slots=1, max_waiting=2) as engine:
         gate = Gate(passes)
@@ -169,7 +169,7 @@ def test_first_come_first_served_within_the_tokens_of_a_pass(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("method", ["on_token", "on_finished"])
-def test_a_listener_that_raises_takes_no_other_with_it(method: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_that_raises_fails_its_own_request_only(method: str, caplog: pytest.LogCaptureFixture) -> None:
     class Raises(Heard):
         pass
 
@@ -198,7 +198,7 @@ def test_a_verifier_that_raises_fails_its_own_request(num_beams: int, caplog: py
     assert "its verifier raised ValueError" in caplog.text and SECRET not in caplog.text
 
 
-def test_a_failed_pass_fails_all_and_the_engine_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_forward_pass_fails_all_requests_and_the_engine(caplog: pytest.LogCaptureFixture) -> None:
     passes, alive = Passes(), []
     model = small_model("gemma").train()
     attention = model.config._attn_implementation
@@ -224,7 +224,7 @@ def test_a_failed_pass_fails_all_and_the_engine_says_so(caplog: pytest.LogCaptur
     assert "RuntimeError" in caplog.text and SECRET not in caplog.text
 
 
-def test_what_keeps_an_engine_from_its_start_is_raised() -> None:
+def test_an_error_at_the_start_of_an_engine_is_raised() -> None:
     passes = Passes()
     passes.before = at_pass(1, lambda: [].pop())
     engine = LiveEngine(
@@ -244,7 +244,7 @@ def test_what_keeps_an_engine_from_its_start_is_raised() -> None:
     engine.close(seconds=0)
 
 
-def test_close_finishes_what_was_taken_and_takes_no_more() -> None:
+def test_close_finishes_accepted_requests_and_accepts_no_more() -> None:
     with running(MODEL, num_slots=1) as engine:
         _, heard = submit(engine, request(), request(), request())
         engine.close(seconds=60)
@@ -255,7 +255,7 @@ def test_close_finishes_what_was_taken_and_takes_no_more() -> None:
         engine.close(seconds=0)
 
 
-def test_close_fails_what_its_time_is_too_short_for() -> None:
+def test_close_fails_requests_that_its_time_is_too_short_for() -> None:
     passes = Passes()
     with running(MODEL, passes, num_slots=1) as engine:
         gate = Gate(passes)
@@ -309,7 +309,7 @@ def test_eight_threads_submit_and_cancel_at_once() -> None:
         assert faults == [] and is_idle(engine)
 
 
-def test_what_an_engine_cannot_write_is_refused() -> None:
+def test_requests_that_an_engine_cannot_serve_are_refused() -> None:
     with running(MODEL, decode=None) as engine:
         for bad, error, words in (
             (NoteRequest(prompt=PROMPT * 6, max_new_tokens=14), InputError, "at most 34 and 14"),
@@ -330,7 +330,7 @@ def test_what_an_engine_cannot_write_is_refused() -> None:
         pass
 
 
-def test_stats_count_what_was_done() -> None:
+def test_stats_count_requests_tokens_and_passes() -> None:
     with running(MODEL, num_slots=2) as engine:
         before = engine.stats()
         for each in submit(engine, request(5), request(3))[1]:

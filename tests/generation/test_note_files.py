@@ -1,4 +1,4 @@
-"""OUT and its part file: `--resume` never gives one patient the note of another, and no finished note is lost."""
+"""The output file and its part file: `--resume` gives no row another's note, and no finished note is lost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ids
 
 
-def test_a_patient_never_gets_the_note_of_another_days_patient(run: Path, tmp_path: Path) -> None:
+def test_a_row_never_gets_the_note_of_an_earlier_file_with_the_same_ids(run: Path, tmp_path: Path) -> None:
     monday = save_rows(tmp_path / "monday.csv", DIALOGUES)
     out = tmp_path / "notes.csv"
     write(run, monday, out)
@@ -100,7 +100,7 @@ def edit_note(out: Path) -> None:
         (edit_note, "was changed since"),
     ],
 )
-def test_an_out_that_does_not_say_what_it_was_made_from_is_left_alone(
+def test_an_output_file_without_a_record_of_its_input_is_not_overwritten(
     run: Path, dialogues: Path, tmp_path: Path, change: Callable[[Path], object], message: str
 ) -> None:
     out = tmp_path / "notes.csv"
@@ -112,7 +112,7 @@ def test_an_out_that_does_not_say_what_it_was_made_from_is_left_alone(
     assert out.read_bytes() == before
 
 
-def test_the_record_holds_hashes_and_no_text(run: Path, dialogues: Path, tmp_path: Path) -> None:
+def test_the_record_of_the_input_has_hashes_and_no_text(run: Path, dialogues: Path, tmp_path: Path) -> None:
     out = tmp_path / "notes.csv"
     rows = write(run, dialogues, out)
     record = made_from_path(out)
@@ -142,7 +142,7 @@ def test_a_part_file_of_an_older_version_or_of_other_rows_is_refused(
 
 
 def test_each_note_of_a_part_file_belongs_to_a_row_of_the_input(run: Path, dialogues: Path, tmp_path: Path) -> None:
-    """A call with more rows than the one that began the file left a note that this input has no row for."""
+    """A part file may have a note of an earlier call for a row that the input lacks now."""
     out = tmp_path / "notes.csv"
     line = {"row": "0" * 64, "id": "7", "note": "It is Monday's.", "num_tokens": 4, "hit_limit": False}
     header = {"made_from": MadeFrom(settings={}, rows=()).to_json()}

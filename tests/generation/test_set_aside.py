@@ -52,7 +52,7 @@ def test_a_note_that_the_model_has_no_room_for_sets_its_row_aside(run: Path, dia
     assert short["set_aside"] == "" and "2048 tokens that this model has room for" in long["set_aside"]
 
 
-def test_no_row_left_is_bad_input_and_found_before_the_weights_are_loaded(
+def test_if_no_row_fits_it_is_bad_input_before_the_weights_are_loaded(
     run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dialogues.write_text(f"ID,section_header,dialogue\nx8,CC,{LONG}\nx9,CC,{LONG}\n")

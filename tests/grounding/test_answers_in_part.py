@@ -1,4 +1,4 @@
-"""Answers in part, relatives who only help, what "no" and "baby" mark, and names that are alike or hold a number."""
+"""Partial answers, relatives who only help, the scope of "no" and "baby", names that are similar or have a number."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def flags(note: str, *lines: str) -> list[str]:
     return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
 
 
-def test_a_relative_who_only_helps_is_one_whom_the_dialogue_names() -> None:
+def test_a_relative_who_only_helps_must_be_in_the_dialogue() -> None:
     lines = ("Who fills your pill box?", "My daughter does.")
     assert flags("Her pill box is filled by her daughter.", *lines) == []
     assert flags("Her pill box is filled by her son.", *lines) == ["son"]
     assert flags("Accompanied by her son.", *lines) == []
 
 
-def test_a_relative_is_of_the_side_that_the_answer_names() -> None:
+def test_the_answer_decides_maternal_or_paternal() -> None:
     lines = ("Any strokes?", "My granddad had one.", "Which side?", "Mom's dad.")
     assert flags("Maternal grandfather had a stroke.", *lines) == []
     assert flags("Paternal grandfather had a stroke.", *lines) == ["Paternal grandfather"]
@@ -44,7 +44,7 @@ ALLERGY = "The patient is allergic to {}."
         ("penicillin", ("Any trouble with penicillin?", "It gave me hives."), False),
     ],
 )
-def test_no_to_a_question_of_trouble_says_that_a_substance_is_borne(
+def test_no_to_a_question_about_problems_means_tolerated(
     substance: str, lines: tuple[str, ...], is_wrong: bool
 ) -> None:
     assert flags(ALLERGY.format(substance), *lines) == ([substance] if is_wrong else [])
@@ -67,11 +67,13 @@ def test_no_reaction_is_no_allergy() -> None:
         ("He had chest pain, but did not rest.", ("Any chest pain?", "No, never."), ["chest pain"]),
     ],
 )
-def test_what_an_answer_denies_by_name_is_denied(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
+def test_a_finding_that_the_answer_names_and_denies_is_denied(
+    note: str, lines: tuple[str, ...], wrong: list[str]
+) -> None:
     assert flags(note, *lines) == wrong
 
 
-def test_what_explains_a_question_affirms_nothing() -> None:
+def test_the_explanation_of_a_question_affirms_nothing() -> None:
     lines = ("Any anaphylaxis?", "What is that?", "It's a reaction of the whole body.", "No, never had that.")
     assert flags("Had anaphylaxis.", *lines) == ["anaphylaxis"]
 
@@ -86,7 +88,7 @@ def test_what_explains_a_question_affirms_nothing() -> None:
         ("Continues to drink alcohol.", ("Are you still drinking?", "Yes."), []),
     ],
 )
-def test_marks_of_the_past(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
+def test_expressions_of_the_past(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
     assert flags(note, *lines) == wrong
 
 
@@ -102,5 +104,5 @@ def test_marks_of_the_past(note: str, lines: tuple[str, ...], wrong: list[str]) 
         ("Has sick contacts.", ("It's strep.", "My kids are fine."), ["sick contacts"]),
     ],
 )
-def test_words_that_are_alike_and_words_of_patients(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
+def test_similar_words_and_lay_words(note: str, lines: tuple[str, ...], wrong: list[str]) -> None:
     assert flags(note, *lines) == wrong

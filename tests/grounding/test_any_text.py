@@ -1,4 +1,4 @@
-"""The checker reads whatever a model writes: runs of digits and number words of any length and order raise nothing."""
+"""The check accepts any text that a model writes: digits and number words of any length and order raise no error."""
 
 from __future__ import annotations
 
@@ -11,74 +11,15 @@ from medsum_core.grounding.evidence import evidence
 from medsum_core.grounding.omissions import check_omissions
 
 WORDS = [
-    "nine",
-    "oh",
-    "zero",
-    "million",
-    "thousand",
-    "hundred",
-    "point",
-    "and",
-    "a",
-    "half",
-    "twenty",
-    "billion",
-    "dozen",
-    "0",
-    "9",
-    "1/",
-    "2.",
-    "x",
-    "mg",
-    "years",
-    "no",
-]
+    "nine", "oh", "zero", "million", "thousand", "hundred", "point", "and", "a", "half", "twenty", "billion", "dozen",
+    "0", "9", "1/", "2.", "x", "mg", "years", "no",
+]  # fmt: skip
 TALK = [
-    *[
-        "years",
-        "since",
-        "them",
-        "hundreds",
-        "about",
-        "allergic",
-        "to",
-        "mother",
-        "denies",
-        "left",
-        "knee",
-        "pain",
-        "aspirin",
-        "started",
-        "stopped",
-        "not",
-        "any",
-    ],
-    *[
-        "or",
-        "but",
-        "pack",
-        "smoked",
-        "half",
-        "two",
-        "3",
-        "mg",
-        "daily",
-        "insulin",
-        "cancer",
-        "his",
-        "sister's",
-        "never",
-        "Yes",
-        "was",
-        "in",
-        "1998",
-        "last",
-        "week",
-        "old",
-    ],
-    *["40", "fever", "?", ".", ",", "and", "no"],
-    *("\nDoctor: ", "\nPatient: "),
-]
+    "years", "since", "them", "hundreds", "about", "allergic", "to", "mother", "denies", "left", "knee", "pain",
+    "aspirin", "started", "stopped", "not", "any", "or", "but", "pack", "smoked", "half", "two", "3", "mg", "daily",
+    "insulin", "cancer", "his", "sister's", "never", "Yes", "was", "in", "1998", "last", "week", "old", "40", "fever",
+    "?", ".", ",", "and", "no", "\nDoctor: ", "\nPatient: ",
+]  # fmt: skip
 
 
 @settings(max_examples=150, deadline=None)
@@ -91,8 +32,8 @@ def test_number_words_in_any_order_are_read(words: list[str], glued: bool) -> No
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(TALK), max_size=30), st.lists(st.sampled_from(TALK), max_size=60))
-def test_findings_in_any_order_are_read(note_words: list[str], said: list[str]) -> None:
-    note, dialogue = " ".join(note_words), "Doctor: " + " ".join(said)
+def test_findings_in_any_order_are_read(note_words: list[str], dialogue_words: list[str]) -> None:
+    note, dialogue = " ".join(note_words), "Doctor: " + " ".join(dialogue_words)
     assert all(0 <= fact.start < fact.end <= len(note) for fact in check_note(note, dialogue))
     assert all(omission.turn >= 0 for omission in check_omissions(note, dialogue).omitted)
     evidence(note, dialogue)
@@ -100,7 +41,7 @@ def test_findings_in_any_order_are_read(note_words: list[str], said: list[str]) 
 
 @pytest.mark.parametrize("word", ["9", "nine ", "nine", "1,000", "0.", "oh ", "million ", "hundred ", "point "])
 def test_runs_of_any_length_are_read(word: str) -> None:
-    """A small model that runs in circles wrote 300 digits: as a float that is infinite."""
+    """A degenerate model output had 300 digits, which overflow a float."""
     text = word * 500
     for note, dialogue in (
         (text, f"Doctor: {text}"),

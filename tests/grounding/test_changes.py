@@ -1,4 +1,4 @@
-"""What is done with drugs and operations, clause by clause; allergies by the words of harm; drugs taken back."""
+"""Actions on drugs and operations, clause by clause; allergies by the words for a reaction; corrected drugs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ TOOK_OUT = "Doctor: And your gallbladder?\nPatient: It came out on the twenty-se
         (TOOK_OUT, "Status post cholecystectomy.", "Cholecystectomy is scheduled."),
     ],
 )
-def test_each_clause_has_its_own_deed(dialogue: str, right: str, wrong: str) -> None:
+def test_each_clause_has_its_own_action(dialogue: str, right: str, wrong: str) -> None:
     assert flagged(right, dialogue) == []
     assert len(flagged(wrong, dialogue)) == 1
 
 
-def test_a_drug_that_is_taken_back_is_not_taken() -> None:
+def test_a_corrected_drug_is_not_supported() -> None:
     dialogue = "Doctor: Which statin?\nPatient: Crestor. No, sorry, Lipitor."
     assert flagged("Takes rosuvastatin.", dialogue) == ["rosuvastatin"]
     assert flagged("Takes atorvastatin.", dialogue) == []
 
 
-def test_a_release_is_no_emergency_room() -> None:
+def test_extended_release_is_no_emergency_room() -> None:
     assert flagged("Takes metformin ER.", "Doctor: What do you take?\nPatient: Metformin, the long-acting.") == []
 
 
@@ -45,11 +45,11 @@ WASP = (
 )
 
 
-def test_what_treats_a_reaction_does_not_cause_it() -> None:
+def test_the_treatment_of_a_reaction_is_not_its_cause() -> None:
     assert flagged("No known drug allergies.", WASP) == []
 
 
-def test_words_of_harm_name_an_allergen() -> None:
+def test_reaction_words_name_an_allergen() -> None:
     dialogue = "Doctor: Foods?\nPatient: Apples make my mouth itch."
     assert flagged("Oral itching from carrots.", dialogue) == ["carrots"]
     assert flagged("Oral itching from apples.", dialogue) == []
@@ -61,6 +61,6 @@ def test_one_ointment_is_not_another() -> None:
     assert flagged("Allergy to Neosporin.", dialogue) == []
 
 
-def test_denied_allergies_are_of_what_is_named() -> None:
+def test_a_denied_allergy_is_only_of_the_named_substance() -> None:
     dialogue = "Doctor: Penicillin?\nPatient: Penicillin gave me hives.\nDoctor: And latex?\nPatient: Gloves are fine."
     assert flagged("Allergic to penicillin. No latex allergy.", dialogue) == []

@@ -1,4 +1,4 @@
-"""The check's work grows with the text, not with its square; and what is skipped would have supported nothing."""
+"""The time of the check is linear in the text, and the mentions that it skips would support nothing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from medsum_core.grounding.check import check_note
-from medsum_core.grounding.facts import value_index
-from medsum_core.grounding.facts.matching import supports
+from medsum_core.grounding.facts import matching
+from medsum_core.grounding.facts.matching import ValueIndex, supports
+from medsum_core.grounding.facts.mention_index import index_mentions
 from medsum_core.grounding.facts.reading import read_mentions
-from medsum_core.grounding.facts.talk import read_talk
-from medsum_core.grounding.facts.value_index import ValueIndex
-from medsum_core.grounding.findings import heard
+from medsum_core.grounding.findings import finding_index
 from medsum_core.grounding.omissions import check_omissions
 
 SIZES = (150, 300)
@@ -35,13 +34,13 @@ def findings(count: int) -> str:
     return " ".join(f"She has {NAMES[k % 8]} and no {NAMES[(3 * k + 1) % 8]}." for k in range(count))
 
 
-def as_talk(text: str) -> str:
+def as_dialogue(text: str) -> str:
     sentences = text.split(". ")
     return "\n".join(f"{('Doctor', 'Patient')[k % 2]}: {sentence}." for k, sentence in enumerate(sentences))
 
 
-def calls_of(function: Callable[[], object]) -> int:
-    """How many functions of Python are called."""
+def num_calls(function: Callable[[], object]) -> int:
+    """The number of calls of Python functions."""
     count = 0
 
     def see(frame: object, event: str, argument: object) -> None:
@@ -58,30 +57,32 @@ def calls_of(function: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("check", [check_note, check_omissions])
 @pytest.mark.parametrize("make", [numbers, dates, findings])
-@pytest.mark.parametrize("told", [as_talk, str])
-def test_twice_the_text_is_twice_the_work(
+@pytest.mark.parametrize("as_source", [as_dialogue, str])
+def test_time_is_linear_in_the_text(
     check: Callable[[str, str], object],
     make: Callable[[int], str],
-    told: Callable[[str], str],
+    as_source: Callable[[str], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(heard, "MOST", 10)
-    monkeypatch.setattr(value_index, "MOST", 10)
+    monkeypatch.setattr(finding_index, "MOST", 10)
+    monkeypatch.setattr(matching, "MOST", 10)
     check("No fever.", "Doctor: Fever?\nPatient: No.")  # tables are read once
-    texts = [(make(size), told(make(size + 1))) for size in SIZES]
-    small, large = (calls_of(lambda pair=pair: check(*pair)) for pair in texts)  # type: ignore[misc]
+    texts = [(make(size), as_source(make(size + 1))) for size in SIZES]
+    small, large = (num_calls(lambda pair=pair: check(*pair)) for pair in texts)  # type: ignore[misc]
     assert large < 2.5 * small
 
 
-def test_the_index_leaves_out_no_mention_that_supports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(value_index, "FEW", 0)
-    monkeypatch.setattr(value_index, "MOST", 10**6)
-    told = [
+def test_the_index_finds_every_supporting_mention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "FEW", 0)
+    monkeypatch.setattr(matching, "MOST", 10**6)
+    values = [
         form.format(n=n, unit=unit) for form, unit, n in itertools.product(FORMS, UNITS, (1, 2, 4, 7, 12, 28, 30, 66))
     ]
-    said = read_talk("\n".join(f"Patient: I had {value}." for value in told)).said
-    index = ValueIndex(said)
-    facts = read_mentions(" ".join(f"Had {value}." for value in told), spoken=False)[1]
+    mentions = index_mentions("\n".join(f"Patient: I had {value}." for value in values)).mentions
+    index = ValueIndex(mentions)
+    facts = read_mentions(" ".join(f"Had {value}." for value in values), spoken=False)[1]
     assert len(facts) > 200
     for fact in facts:
-        assert [one for one in index.near(fact) if supports(fact, one)] == [one for one in said if supports(fact, one)]
+        assert [one for one in index.candidates(fact) if supports(fact, one)] == [
+            one for one in mentions if supports(fact, one)
+        ]

@@ -1,4 +1,4 @@
-"""Sentences of a note and the turns that support them."""
+"""The turns that support each sentence of a note."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIALOGUE = (
 )
 
 
-def test_each_sentence_gets_the_turns_that_say_it() -> None:
+def test_each_sentence_gets_its_supporting_turns() -> None:
     note = "The patient is a 76-year-old female. Left knee swelling for 14 days. Takes lisinopril and ibuprofen."
     found = evidence(note, DIALOGUE)
     assert [support.turns[0] for support in found] == [1, 3, 5]
@@ -34,14 +34,14 @@ def test_an_invented_sentence_has_low_support() -> None:
 
 
 def test_a_question_is_evidence_with_its_answer_and_a_statement_comes_first() -> None:
-    talk = "Doctor: Any chest pain?\nPatient: No.\nDoctor: Nausea?\nPatient: No, no nausea.\nDoctor: Good."
-    pain, nausea = evidence("She denies chest pain. She denies nausea.", talk)
+    dialogue = "Doctor: Any chest pain?\nPatient: No.\nDoctor: Nausea?\nPatient: No, no nausea.\nDoctor: Good."
+    pain, nausea = evidence("She denies chest pain. She denies nausea.", dialogue)
     assert pain.turns == (0, 1)
     assert nausea.turns[0] == 3
     assert not pain.low_support and not nausea.low_support
 
 
-def test_the_words_that_notes_use_do_not_count() -> None:
+def test_typical_note_words_do_not_count() -> None:
     (none,) = evidence("None.", DIALOGUE)
     assert not none.low_support
     (long,) = evidence("The patient reports a history of left knee swelling.", DIALOGUE)
@@ -49,24 +49,24 @@ def test_the_words_that_notes_use_do_not_count() -> None:
     assert long.score == short.score
 
 
-def test_a_number_the_dialogue_lacks_lowers_the_score() -> None:
+def test_a_number_absent_from_the_dialogue_lowers_the_score() -> None:
     (right,) = evidence("Knee swollen for 2 weeks.", DIALOGUE)
     (wrong,) = evidence("Knee swollen for 9 weeks.", DIALOGUE)
     assert right.score > wrong.score
 
 
-def pieces_of(note: str) -> list[str]:
+def sentence_texts(note: str) -> list[str]:
     return [note[start:end] for start, end in sentences(note)]
 
 
-def test_sentences_are_cut_at_ends_not_at_abbreviations() -> None:
+def test_sentences_do_not_end_at_abbreviations() -> None:
     note = "1.  Gout. 2.  Seen by Dr. Smith at 3.5 cm.\nTakes it b.i.d. with food! Why?"
-    pieces = pieces_of(note)
-    assert pieces_of("Died at 60. Well at 9.") == ["Died at 60.", "Well at 9."]
+    pieces = sentence_texts(note)
+    assert sentence_texts("Died at 60. Well at 9.") == ["Died at 60.", "Well at 9."]
     assert pieces == ["1.  Gout.", "2.  Seen by Dr. Smith at 3.5 cm.", "Takes it b.i.d. with food!", "Why?"]
 
 
-def test_a_sentence_without_words_of_meaning_is_not_flagged() -> None:
+def test_a_sentence_without_content_words_is_not_flagged() -> None:
     (support,) = evidence("It is.", DIALOGUE)
     assert support.score == 1.0 and not support.low_support
 
@@ -83,19 +83,19 @@ def test_spans_cover_the_note_in_order_and_scores_are_shares(note: str, dialogue
     assert found == evidence(note, dialogue)
 
 
-def test_a_contradicted_sentence_shows_the_turn_against_it_never_as_support() -> None:
-    talk = (
+def test_a_contradicting_turn_is_never_a_supporting_one() -> None:
+    dialogue = (
         "Doctor: How are you?\nPatient: I do feel short of breath when I climb the stairs.\n"
         "Doctor: Any chest pain?\nPatient: No.\nDoctor: Do you smoke?\nPatient: No, never."
     )
-    denied, smoker = evidence("He denies chest pain and shortness of breath. He smokes.", talk)
+    denied, smoker = evidence("He denies chest pain and shortness of breath. He smokes.", dialogue)
     assert denied.contradicting == (1,) and 1 not in denied.turns and denied.turns == (2, 3)
-    assert denied.low_support and denied.score == 0.0  # as supported as its worst fact
+    assert denied.low_support and denied.score == 0.0  # one unsupported fact makes the sentence unsupported
     assert [(fact.verdict, fact.turn) for fact in denied.facts] == [("supported", 2), ("contradicted", 1)]
     assert smoker.contradicting == (4, 5) and smoker.turns == ()
 
 
-def test_words_in_common_make_no_support_of_a_turn_that_says_otherwise() -> None:
-    talk = "Doctor: Hello.\nPatient: I get short of breath when I climb the stairs."
-    (denied,) = evidence("No shortness of breath when climbing the stairs.", talk)
+def test_a_contradicting_turn_with_common_words_does_not_support() -> None:
+    dialogue = "Doctor: Hello.\nPatient: I get short of breath when I climb the stairs."
+    (denied,) = evidence("No shortness of breath when climbing the stairs.", dialogue)
     assert (denied.contradicting, denied.turns) == ((1,), ())

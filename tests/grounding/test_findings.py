@@ -1,4 +1,4 @@
-"""Findings of notes and dialogues: what they are called, what is said of them, of whom, and whether a note is right."""
+"""Findings of notes and dialogues: names, assertion, subject, and the verdict on a note's finding."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from medsum_core.grounding.findings.finding import Finding
 from medsum_core.grounding.findings.reading import read_findings
 
 
-def talk(*lines: str) -> str:
+def dialogue_of(*lines: str) -> str:
     speakers = ("Doctor", "Patient")
     return "\n".join(f"{speakers[k % 2]}: {line}" for k, line in enumerate(lines))
 
 
-def said(*lines: str) -> dict[str, str]:
-    """What a dialogue says of each finding."""
-    text = talk(*lines)
+def dialogue_assertions(*lines: str) -> dict[str, str]:
+    """The assertion of each finding of a dialogue."""
+    text = dialogue_of(*lines)
     return {finding.names[0]: finding.assertion for finding in read_findings(text, read_turns(text))}
 
 
-def written(note: str) -> dict[str, str]:
+def note_assertions(note: str) -> dict[str, str]:
     return {finding.names[0]: finding.assertion for finding in read_findings(note)}
 
 
 def flags(note: str, *lines: str) -> list[tuple[str, str]]:
-    facts = check_note(note, talk(*lines))
+    facts = check_note(note, dialogue_of(*lines))
     return [(note[fact.start : fact.end], fact.verdict) for fact in facts if fact.is_unsupported]
 
 
 def facts_of(note: str, *lines: str) -> list[Fact]:
-    return [fact for fact in check_note(note, talk(*lines)) if fact.kind in FINDING_KINDS]
+    return [fact for fact in check_note(note, dialogue_of(*lines)) if fact.kind in FINDING_KINDS]
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_lay_and_clinical_names_brands_classes_and_spellings_are_one(note: str, 
         (("I will order an MRI.", "Fine."), {"mri": "planned"}),
     ],
 )  # fmt: skip
-def test_what_answers_make_of_questions(lines: tuple[str, ...], wanted: dict[str, str]) -> None:
-    found = said(*lines)
+def test_answers_decide_the_assertion_of_a_question(lines: tuple[str, ...], wanted: dict[str, str]) -> None:
+    found = dialogue_assertions(*lines)
     assert {name: found[name] for name in wanted} == wanted if wanted else "headache" not in found
 
 
@@ -107,11 +107,11 @@ def test_what_answers_make_of_questions(lines: tuple[str, ...], wanted: dict[str
     ],
 )  # fmt: skip
 def test_the_scope_of_a_negation(note: str, wanted: dict[str, str]) -> None:
-    found = written(note)
+    found = note_assertions(note)
     assert {name: found.get(name) for name in wanted} == wanted
 
 
-def test_the_case_of_the_demo() -> None:
+def test_the_demo_note() -> None:
     lines = ("How are you?", "I do feel short of breath when I climb the stairs.", "Any chest pain?", "No.")
     pain, dyspnea = facts_of("He denies chest pain and shortness of breath.", *lines)
     assert (pain.verdict, pain.turn) == ("supported", 2)
@@ -131,7 +131,7 @@ def test_the_case_of_the_demo() -> None:
         ("The patient has diabetes.", ("Your family?", "My brother has diabetes."), "contradicted"),
     ],
 )
-def test_swapped_invented_and_reversed_findings(note: str, lines: tuple[str, ...], wanted: str) -> None:
+def test_replaced_invented_and_negated_findings(note: str, lines: tuple[str, ...], wanted: str) -> None:
     assert {fact.verdict for fact in facts_of(note, *lines)} == {wanted}
 
 
@@ -148,11 +148,11 @@ def test_swapped_invented_and_reversed_findings(note: str, lines: tuple[str, ...
         ("Right knee pain.", ("Does the left knee hurt?", "No, the right one.")),
     ],
 )
-def test_what_is_said_in_other_words_is_not_flagged(note: str, lines: tuple[str, ...]) -> None:
+def test_paraphrases_are_not_flagged(note: str, lines: tuple[str, ...]) -> None:
     assert [fact for fact in facts_of(note, *lines) if fact.is_unsupported] == []
 
 
-def test_statements_have_their_turn_offsets_and_person() -> None:
+def test_findings_have_turn_offsets_and_subject() -> None:
     text = "[doctor] Any chest pain?\n[patient] No. My father had a stroke."
     pain, stroke = read_findings(text, read_turns(text))
     assert (text[pain.start : pain.end], pain.turn, pain.reply) == ("chest pain", 0, 1)
@@ -162,10 +162,10 @@ def test_statements_have_their_turn_offsets_and_person() -> None:
 def test_a_users_lexicon_adds_names_and_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "mine.tsv"
     path.write_text("# our own\nmedication\tzentol\tzentola|~little green pill\tantibiotic\n", encoding="utf-8")
-    dialogue = talk("What do you take?", "Nothing.")
+    dialogue = dialogue_of("What do you take?", "Nothing.")
     assert check_note("Takes Zentol.", dialogue) == []
     assert [fact.verdict for fact in check_note("Takes Zentol.", dialogue, lexicon=str(path))] == ["not_found"]
-    green = talk("What do you take?", "The little green pill.")
+    green = dialogue_of("What do you take?", "The little green pill.")
     assert [fact.verdict for fact in check_note("Takes Zentola.", green, lexicon=str(path))] == ["supported"]
     for bad in ("drug\tzentol\n", "medication\n", "medication\ta\tb\tc\td\n"):
         path.with_name("bad.tsv").write_text(bad, encoding="utf-8")
@@ -184,7 +184,7 @@ WORDS = st.sampled_from(TEXT.split(" "))
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(WORDS, max_size=25), st.lists(WORDS, max_size=40))
-def test_any_text_is_read_without_fault_and_offsets_hold(note_words: list[str], dialogue_words: list[str]) -> None:
+def test_any_text_is_read_with_valid_offsets(note_words: list[str], dialogue_words: list[str]) -> None:
     note, dialogue = " ".join(note_words), " ".join(dialogue_words)
     facts = check_note(note, dialogue)
     assert facts == check_note(note, dialogue)
@@ -195,8 +195,8 @@ def test_any_text_is_read_without_fault_and_offsets_hold(note_words: list[str], 
     assert all(0 <= finding.start < finding.end <= len(dialogue) for finding in found)
 
 
-def test_british_spelling_and_body_parts_tell_findings_apart() -> None:
-    assert set(written("Diarrhoea, anaemia.")) == {"diarrhea", "anemia"}
+def test_british_spelling_and_body_parts_distinguish_findings() -> None:
+    assert set(note_assertions("Diarrhoea, anaemia.")) == {"diarrhea", "anemia"}
     assert flags("Ankle swelling.", "What is it?", "My face is swollen.") == [("Ankle swelling", "not_found")]
     assert flags("Face swelling.", "What is it?", "My face is swollen.") == []
     assert flags("She has chest pain.", "Any chest pain?", "No.") == [("chest pain", "contradicted")]

@@ -1,4 +1,4 @@
-"""What a note says in other words than its dialogue is no error: lay words, answers, relatives, allergies, changes."""
+"""Notes in other words than their dialogue are not flagged: lay words, answers, relatives, allergies, changes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from medsum_core.grounding.findings.lexicon import load_hints, load_lexicon
 
 def flags(note: str, *lines: str) -> list[tuple[str, str]]:
     speakers = ("Doctor", "Patient")
-    talk = "\n".join(f"{speakers[k % 2]}: {line}" for k, line in enumerate(lines))
-    return [(note[fact.start : fact.end], fact.verdict) for fact in check_note(note, talk) if fact.is_unsupported]
+    dialogue = "\n".join(f"{speakers[k % 2]}: {line}" for k, line in enumerate(lines))
+    return [(note[fact.start : fact.end], fact.verdict) for fact in check_note(note, dialogue) if fact.is_unsupported]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def flags(note: str, *lines: str) -> list[tuple[str, str]]:
         ("Has epilepsy.", "He has fits."),
     ],
 )
-def test_a_finding_in_a_patients_words_is_not_missing(note: str, lay: str) -> None:
+def test_a_finding_in_lay_words_is_found(note: str, lay: str) -> None:
     assert flags(note, "How are you?", lay) == []
     assert flags(note, "How are you?", "My shirt is blue and I drove here.") != []
 
@@ -72,7 +72,7 @@ def test_hints_name_known_findings() -> None:
         ("Pressure 19 bilaterally.", ("Pressures?", "Nineteen both.")),
     ],
 )
-def test_what_the_dialogue_leaves_open_is_no_error(note: str, lines: tuple[str, ...]) -> None:
+def test_what_the_dialogue_leaves_open_is_not_flagged(note: str, lines: tuple[str, ...]) -> None:
     assert flags(note, *lines) == []
 
 
@@ -95,7 +95,7 @@ def test_what_the_dialogue_leaves_open_is_no_error(note: str, lines: tuple[str, 
         ("Penicillin allergy.", ("Penicillin?", "I'm not allergic to penicillin.")),
     ],
 )
-def test_what_the_dialogue_says_otherwise_is_an_error(note: str, lines: tuple[str, ...]) -> None:
+def test_what_the_dialogue_contradicts_is_flagged(note: str, lines: tuple[str, ...]) -> None:
     assert flags(note, *lines) != []
 
 
@@ -107,16 +107,16 @@ def test_what_the_dialogue_says_otherwise_is_an_error(note: str, lines: tuple[st
         ("The father had gout.", ("Family?", "My sister has gout."), "father had gout"),
     ],
 )
-def test_an_error_names_what_is_done_and_who_has_it(note: str, lines: tuple[str, ...], wanted: str) -> None:
+def test_the_flagged_span_includes_action_and_person(note: str, lines: tuple[str, ...], wanted: str) -> None:
     assert flags(note, *lines) == [(wanted, "contradicted")]
 
 
-def test_each_of_several_relatives_has_what_is_named_before_it() -> None:
+def test_each_relative_has_the_finding_named_before_it() -> None:
     dialogue = "Patient: My mother had breast cancer, and my father heart disease."
     note = "Family history is significant for breast cancer in her mother and heart disease in her father."
     assert all(fact.is_supported for fact in check_note(note, dialogue))
 
 
-def test_what_is_declined_is_not_had() -> None:
+def test_a_declined_procedure_was_not_done() -> None:
     dialogue = "Doctor: Can I interest you in an influenza vaccine?\nPatient: No, thanks. I don't want the flu one."
     assert all(fact.is_supported for fact in check_note("He declines the influenza vaccine.", dialogue))

@@ -1,4 +1,4 @@
-"""Facts of notes looked up in dialogues: the labelled set in two halves, meaning over wording, offsets."""
+"""Numeric facts of notes looked up in dialogues: the labelled set in two halves, equal values in other words, offsets."""
 
 from __future__ import annotations
 
@@ -17,19 +17,9 @@ from medsum_core.grounding.check import count_unsupported, unsupported_spans
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "mts-dialog" / "MTS-Dialog-TrainingSet.csv"
 KINDS = [
-    "age",
-    "code",
-    "date",
-    "dose",
-    "duration",
-    "frequency",
-    "laterality",
-    "measurement",
-    "number",
-    "percent",
-    "pressure",
-    "temperature",
-]
+    "age", "code", "date", "dose", "duration", "frequency", "laterality", "measurement", "number", "percent",
+    "pressure", "temperature",
+]  # fmt: skip
 
 
 def verdicts(note: str, dialogue: str) -> list[tuple[str, str, str]]:
@@ -104,7 +94,7 @@ def test_labelled_set_is_large_and_of_every_kind() -> None:
         ("Lasix 40 mg", "I take forty of Lasix."),
     ],
 )
-def test_meaning_counts_not_wording(note: str, dialogue: str) -> None:
+def test_equal_values_in_other_words_are_supported(note: str, dialogue: str) -> None:
     assert verdict(note, f"Patient: {dialogue}") == "supported"
 
 
@@ -125,7 +115,7 @@ def test_meaning_counts_not_wording(note: str, dialogue: str) -> None:
         ("right-handed", "I'm left handed.", "contradicted"),
     ],
 )
-def test_near_misses(note: str, dialogue: str, expected: str) -> None:
+def test_similar_but_different_values(note: str, dialogue: str, expected: str) -> None:
     assert verdict(note, f"Patient: {dialogue}") == expected
 
 
@@ -140,11 +130,11 @@ def test_near_misses(note: str, dialogue: str, expected: str) -> None:
         "First visit. None. Noncontributory.",
     ],
 )
-def test_what_only_looks_like_a_fact(note: str) -> None:
+def test_numbers_that_are_not_facts(note: str) -> None:
     assert numeric_facts(note, "Patient: Hello.") == []
 
 
-def test_a_year_that_nobody_said_is_flagged_alone() -> None:
+def test_an_unsupported_year_is_flagged_alone() -> None:
     note = "Seen on 04/14/2004 and June 3, 2005."
     dialogue = "Patient: I came on April fourteenth and then June third."
     assert [(text, v) for text, _, v in verdicts(note, dialogue)] == [
@@ -155,14 +145,14 @@ def test_a_year_that_nobody_said_is_flagged_alone() -> None:
     ]
 
 
-def test_a_denied_question_and_an_offered_choice_say_nothing() -> None:
+def test_a_denied_question_and_an_alternative_support_nothing() -> None:
     assert verdict("for 3 weeks", "Doctor: Was it three weeks?\nPatient: No, four.") != "supported"
     assert verdict("Right-handed", "Doctor: Are you left or right handed?\nPatient: Left.") != "supported"
     assert verdict("Right-handed", "Doctor: Are you left or right handed?\nPatient: Right.") == "supported"
     assert verdict("Bilateral ear pain", "Doctor: One ear or both?\nPatient: The right ear.") != "supported"
 
 
-def test_the_turn_is_the_one_that_says_it() -> None:
+def test_the_turn_is_the_supporting_one() -> None:
     dialogue = "Doctor: Hello.\nDoctor: How old are you?\nPatient: Sixty.\nPatient: My left knee hurts."
     facts = numeric_facts("60-year-old with left knee pain", dialogue)
     assert [fact.turn for fact in facts] == [2, 3]
@@ -175,54 +165,12 @@ def test_spans_are_of_the_unsupported_facts_in_order_without_overlap() -> None:
     assert [note[start:end] for start, end in spans] == ["34-year-old", "left", "2004"]
 
 
-WORDS = st.sampled_from(
-    [
-        "patient",
-        "left",
-        "right",
-        "knee",
-        "both",
-        "one",
-        "two",
-        "fifteen",
-        "fifty",
-        "mg",
-        "of",
-        "Lasix",
-        "5",
-        "mg.",
-        "twice",
-        "a",
-        "day",
-        "years",
-        "old",
-        "ago",
-        "over",
-        "eighty",
-        "3/10",
-        "06/30/04",
-        "June",
-        "1998",
-        "half",
-        "pack",
-        "L4",
-        "b.i.d.",
-        "and",
-        "or",
-        ".",
-        "?",
-        "\n",
-        "Doctor:",
-        "q.6h",
-        "bilateral",
-        "couple",
-        "week",
-        "½",
-        "5'10\"",
-        "point",
-        "oh",
-    ]
-)
+WORDS = st.sampled_from([
+    "patient", "left", "right", "knee", "both", "one", "two", "fifteen", "fifty", "mg", "of", "Lasix", "5", "mg.",
+    "twice", "a", "day", "years", "old", "ago", "over", "eighty", "3/10", "06/30/04", "June", "1998", "half", "pack",
+    "L4", "b.i.d.", "and", "or", ".", "?", "\n", "Doctor:", "q.6h", "bilateral", "couple", "week", "½", "5'10\"",
+    "point", "oh",
+])  # fmt: skip
 
 
 @settings(max_examples=200, deadline=None)
@@ -244,13 +192,13 @@ def test_offsets_point_at_the_facts_in_order(note_words: list[str], dialogue_wor
 @given(st.data())
 def test_a_supported_fact_copied_from_the_dialogue_is_supported(data: st.DataObject) -> None:
     case = data.draw(st.sampled_from(read_cases()))
-    said = [fact for fact in numeric_facts(case.dialogue, case.dialogue) if fact.verdict == "supported"]
-    for fact in said:
+    supported = [fact for fact in numeric_facts(case.dialogue, case.dialogue) if fact.verdict == "supported"]
+    for fact in supported:
         copy = case.dialogue[fact.start : fact.end]
         assert all(f.verdict == "supported" for f in numeric_facts(copy, case.dialogue)), copy
 
 
-def test_most_of_what_a_dialogue_says_is_supported_by_itself() -> None:
+def test_most_facts_of_a_dialogue_are_supported_by_itself() -> None:
     for case in read_cases():
         unsupported = [f for f in numeric_facts(case.dialogue, case.dialogue) if f.verdict != "supported"]
         taken_back = any(words in case.dialogue for words in ("No, ", " or both?", "zero to ten?"))

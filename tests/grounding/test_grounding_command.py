@@ -1,4 +1,4 @@
-"""`python -m medsum_core.grounding`: rates and rows without text, and what is wrong said by name."""
+"""`python -m medsum_core.grounding`: rates and rows without text, and errors that name the cause."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_interval_is_that_of_the_report_and_absent_without_a_fact() -> None:
     assert any("0.0%; in 0 of 10 notes" in line for line in table_lines(silent, nothing))
 
 
-def test_omissions_are_counted_where_they_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_omissions_are_counted_if_requested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     notes, dialogues, out = tmp_path / "notes.csv", tmp_path / "dialogues.csv", tmp_path / "out.json"
     notes.write_text("ID,out\na,A 40-year-old.\nb,Fever.\nc,None.\n")
     dialogues.write_text(
@@ -73,7 +73,7 @@ def test_omissions_are_counted_where_they_are_asked_for(tmp_path: Path, capsys: 
     ]
     assert "1 of 3 facts that the dialogues state are not in the notes: 33.3%" in screen
     assert "(duration 1)" in screen and "days" not in screen + out.read_text()
-    assert screen.count("Not seen: ") == 2  # each rate says what it covers
+    assert screen.count("Not seen: ") == 2  # with each rate, what it covers
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Errors and right words as systems write them: places of care, objects of a denial, generic words of harm, answers."""
+"""Errors and correct notes as systems write them: places of care, scope of negation, generic reaction words, answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from labelled_facts import flagged
         ),
     ],
 )
-def test_right_words_are_left_alone(note: str, dialogue: str) -> None:
+def test_correct_notes_are_not_flagged(note: str, dialogue: str) -> None:
     assert flagged(note, dialogue) == []
 
 
@@ -49,7 +49,7 @@ def test_right_words_are_left_alone(note: str, dialogue: str) -> None:
         ("Has vomiting.", "Doctor: Throwing up?\nPatient: No, I can keep food down.", "vomiting"),
     ],
 )
-def test_invented_words_are_found(note: str, dialogue: str, fault: str) -> None:
+def test_invented_findings_are_flagged(note: str, dialogue: str, fault: str) -> None:
     assert flagged(note, dialogue) == [fault]
 
 
@@ -77,7 +77,7 @@ PLUGGED = "Doctor: Is anything coming out of the ear?\nPatient: No, it's just pl
         (PLUGGED, "No purulent discharge.", "Has purulent discharge.", "purulent discharge"),
     ],
 )
-def test_what_is_said_last_and_in_two_steps_counts(dialogue: str, right: str, wrong: str, fault: str) -> None:
+def test_the_last_statement_counts(dialogue: str, right: str, wrong: str, fault: str) -> None:
     assert flagged(right, dialogue) == []
     assert flagged(wrong, dialogue) == [fault]
 
@@ -98,7 +98,7 @@ def test_common_conditions_are_known(note: str, lay: str) -> None:
     assert flagged(note, "Doctor: And?\nPatient: I was twelve. My knee hurts since I drove here.") != []
 
 
-def test_relatives_joined_by_a_count_have_it_together() -> None:
+def test_counted_relatives_share_a_finding() -> None:
     dialogue = "Patient: My grandmother and two of my aunts also died of diabetes."
     dialogue = f"Patient: My mother had diabetes.\n{dialogue}"
     assert flagged("Grandmother had diabetes.", dialogue) == []

@@ -1,4 +1,4 @@
-"""Omissions: what a fictional dialogue states, marked by hand, and which of it a note leaves out."""
+"""Omissions: the facts that fictional dialogues state, labelled by hand, and which of them a note omits."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from labelled_facts import read_cases
 
 from medsum_core.data.turns import read_turns
+from medsum_core.grounding.dialogue_facts import read_dialogue_facts
 from medsum_core.grounding.findings.lexicon import load_lexicon
 from medsum_core.grounding.omissions import NONE_STATED, check_omissions, has_statements
-from medsum_core.grounding.statements import read_statements
 from medsum_core.tasks.find import find_task
 
 MARK = re.compile(r"\[\[(\w+)\|([+-])\|(.*?)\]\]")
 
-# `[[kind|+|words]]`: stated and in the note, `-`: stated and left out; unmarked words state nothing that counts.
+# `[[kind|+|words]]`: stated and in the note; `-`: stated and omitted; words without a label state no fact.
 LABELLED = {
     "answers count, questions do not": (
         "Doctor: How long have you had the cough? Is it three weeks?\n"
@@ -128,8 +128,8 @@ LABELLED = {
 }
 
 
-def unmarked(marked: str) -> tuple[str, list[tuple[int, int, str, bool]]]:
-    """The dialogue, and its labels as start, end, kind and whether the note leaves it out."""
+def parse_labels(marked: str) -> tuple[str, list[tuple[int, int, str, bool]]]:
+    """The dialogue without its labels, and these as start, end, kind and whether the note omits it."""
     text, labels, last = "", [], 0
     for mark in MARK.finditer(marked):
         text += marked[last : mark.start()]
@@ -140,10 +140,10 @@ def unmarked(marked: str) -> tuple[str, list[tuple[int, int, str, bool]]]:
 
 
 @pytest.mark.parametrize("name", LABELLED)
-def test_what_is_stated_and_left_out(name: str) -> None:
+def test_labelled_statements_and_omissions(name: str) -> None:
     marked, note = LABELLED[name]
-    dialogue, labels = unmarked(marked)
-    stated = [(one.start, one.end, one.kind) for one in read_statements(dialogue, load_lexicon()).found]
+    dialogue, labels = parse_labels(marked)
+    stated = [(one.start, one.end, one.kind) for one in read_dialogue_facts(dialogue, load_lexicon()).found]
     assert stated == [label[:3] for label in labels]
     found = check_omissions(note, dialogue)
     assert found.stated == len(labels)
@@ -151,11 +151,11 @@ def test_what_is_stated_and_left_out(name: str) -> None:
 
 
 def all_dialogues() -> list[str]:
-    """The labelled ones, and the fictional dialogues in which the checker's facts are labelled."""
-    return [unmarked(marked)[0] for marked, _ in LABELLED.values()] + [case.dialogue for case in read_cases()]
+    """The dialogues of this file and those of `cases/`."""
+    return [parse_labels(marked)[0] for marked, _ in LABELLED.values()] + [case.dialogue for case in read_cases()]
 
 
-def test_a_note_that_repeats_the_statements_leaves_nothing_out() -> None:
+def test_a_note_with_all_statements_omits_nothing() -> None:
     num_stated = 0
     for dialogue in all_dialogues():
         found = check_omissions(dialogue, dialogue)
@@ -164,7 +164,7 @@ def test_a_note_that_repeats_the_statements_leaves_nothing_out() -> None:
     assert num_stated > 300
 
 
-def test_an_empty_note_leaves_everything_out() -> None:
+def test_an_empty_note_omits_everything() -> None:
     for dialogue in all_dialogues():
         found = check_omissions("", dialogue)
         assert len(found.omitted) == found.stated
@@ -198,7 +198,7 @@ def test_a_finding_of_the_users_lexicon_is_stated(tmp_path: Path) -> None:
     assert check_omissions("Fever, plumbosis.", dialogue, lexicon=str(table)).omitted == ()
 
 
-def test_only_notes_of_dialogues_can_leave_something_out() -> None:
+def test_only_notes_of_dialogues_have_omissions() -> None:
     assert has_statements(find_task("section")) and has_statements(find_task("visit"))
     assert not has_statements(find_task("pubmedqa")) and not has_statements(find_task("medquad"))
 

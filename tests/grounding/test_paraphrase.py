@@ -1,4 +1,4 @@
-"""What a reference note says in the field's words and its dialogue in others is no flag; what nobody said is one."""
+"""Clinical words of a note for lay words of its dialogue are not flagged; findings without any support are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from medsum_core.grounding.check import check_note
 
 def flags(note: str, *lines: str) -> list[tuple[str, str]]:
     speakers = ("Doctor", "Patient")
-    talk = "\n".join(f"{speakers[k % 2]}: {line}" for k, line in enumerate(lines))
-    return [(note[fact.start : fact.end], fact.verdict) for fact in check_note(note, talk) if fact.is_unsupported]
+    dialogue = "\n".join(f"{speakers[k % 2]}: {line}" for k, line in enumerate(lines))
+    return [(note[fact.start : fact.end], fact.verdict) for fact in check_note(note, dialogue) if fact.is_unsupported]
 
 
 @pytest.mark.parametrize(
@@ -28,22 +28,22 @@ def flags(note: str, *lines: str) -> list[tuple[str, str]]:
         ("Has postnasal drip.", ("Nose?", "Stuff keeps dropping down the back of my throat.")),
         ("Has buttock spasms.", ("Pain?", "My butt muscles keep spazzing.")),
         ("No substance abuse.", ("Habits?", "I don't do drugs.")),
-        # a problem of the body part that the note names
+        # a problem with the body part that the note names
         ("Has left knee pain.", ("Joints?", "An issue with the left knee.")),
         ("Has umbilical discharge.", ("And?", "There is fluid at his belly button.")),
         ("Has testicular swelling.", ("And?", "One of my balls has got big.")),
-        # what a note denies in part
+        # partial denials of a note
         ("No chills except recently.", ("Chills?", "I have chills now.")),
         ("No numbness elsewhere.", ("Numb?", "My hand is numb.")),
         ("No gross hematuria.", ("Urine?", "A little blood in the urine.")),
         ("A non-contact injury in which she injured her knee.", ("Any contact?", "No. I hurt it. My knee.")),
-        # what an answer to several questions, or to a choice, leaves open
+        # answers to several questions or to an alternative question
         ("No menorrhagia.", ("How would you describe your periods? Light, normal, heavy?", "Pretty normal.")),
         ("No lymphadenopathy.", ("The lymph nodes look fine.", "Good.")),
         ("Needs a blood transfusion.", ("Has he had a blood transfusion before?", "No, this is the first.")),
         ("Denies vomiting.", ("And no other symptoms?", "No.")),
         ("Right arm weakness.", ("Any weakness on the right side?", "Yes, a little.")),
-        # what is done with a drug in the end, or with another one
+        # the last action on a drug, and actions on another one
         (
             "I do not know if this is why he is off Coumadin.",
             ("I am not sure if he is off Coumadin.", "He is on Coumadin. Not sure if he has stopped the medicine."),
@@ -62,7 +62,7 @@ def flags(note: str, *lines: str) -> list[tuple[str, str]]:
             "He was taking Benadryl at that time.",
             ("No swelling?", "Due to the Benadryl I took.", "Did you take Benadryl again today?", "No, not needed."),
         ),
-        # results, and what is said of something else
+        # results, and statements about something else
         ("Her triglycerides were elevated.", ("And?", "I had high triglycerides. I keep well.", "Good.", "Yes.")),
         ("They have misplaced the Cardizem.", ("So you are not on Cardizem.", "That's right. I misplaced it.")),
         ("Abnormal audiogram.", ("Let's perform an audiogram test to check your ears.", "Sounds good.")),
@@ -79,7 +79,7 @@ def flags(note: str, *lines: str) -> list[tuple[str, str]]:
             "I am not familiar with the NSAID causing sores.",
             ("I do not think that aspirin, an NSAID, is the cause of the sores.", "Oh."),
         ),
-        # everyone in a family, or someone
+        # the whole family, or one relative
         ("Migraine in her siblings.", ("Do migraines run in the family?", "Yes. Everyone has them.")),
         (
             "Remarkable for heart disease, dementia.",
@@ -90,7 +90,7 @@ def flags(note: str, *lines: str) -> list[tuple[str, str]]:
                 "My uncle has dementia.",
             ),
         ),
-        # visits as they are transcribed: no full stops, parted words; exams
+        # automatic transcripts: no full stops, split words; exams
         ("Mild ankle sprain.", ("it's a mild ankle sprain we will wrap it do you have questions", "no")),
         ("Denies vomiting.", ("so any of that", "i have n't been vomiting but i feel ill")),
         ("Reports chills.", ("a fever", "no fever some chills and i can not eat")),
@@ -105,7 +105,7 @@ def flags(note: str, *lines: str) -> list[tuple[str, str]]:
         ("Ob/Gyn: Two pregnancies.", ("Pregnancies?", "Two.")),
     ],
 )
-def test_what_the_dialogue_says_in_other_words_is_no_flag(note: str, lines: tuple[str, ...]) -> None:
+def test_paraphrases_are_not_flagged(note: str, lines: tuple[str, ...]) -> None:
     assert flags(note, *lines) == []
 
 
@@ -125,5 +125,5 @@ def test_what_the_dialogue_says_in_other_words_is_no_flag(note: str, lines: tupl
         ("Nervous system: has anxiety.", ("Falls?", "No.")),
     ],
 )
-def test_what_nobody_said_is_flagged(note: str, lines: tuple[str, ...]) -> None:
+def test_unsupported_findings_are_flagged(note: str, lines: tuple[str, ...]) -> None:
     assert flags(note, *lines) != []

@@ -1,4 +1,4 @@
-"""Numbers of speech: what text2num alone misreads, each phrase of it, and that digits and words agree."""
+"""Spoken numbers: phrases that text2num alone misreads, and that digits and words agree."""
 
 from __future__ import annotations
 
@@ -11,25 +11,9 @@ from medsum_core.grounding.facts.spoken_numbers import read_numbers
 from medsum_core.grounding.facts.tokens import tokenize
 
 ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-]
-ONES += ["seventeen", "eighteen", "nineteen"]
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
 TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
@@ -41,29 +25,29 @@ def best(text: str) -> list[float]:
     return [values[0] for values in readings(text)]
 
 
-def spell(value: int) -> str:
-    """An independent speller: 0 to 9999 in words."""
+def spell_out(value: int) -> str:
+    """0 to 9999 in words, independently of the code under test."""
     if value < 20:
         return ONES[value]
     if value < 100:
         return TENS[value // 10] + (f" {ONES[value % 10]}" if value % 10 else "")
     scale, name = (1000, "thousand") if value >= 1000 else (100, "hundred")
-    rest = f" {spell(value % scale)}" if value % scale else ""
-    return f"{spell(value // scale)} {name}{rest}"
+    rest = f" {spell_out(value % scale)}" if value % scale else ""
+    return f"{spell_out(value // scale)} {name}{rest}"
 
 
 @given(st.integers(0, 9999))
-def test_every_cardinal_is_read_whole(value: int) -> None:
-    assert best(spell(value)) == [value]
-    assert best(spell(value).replace(" ", "-")) == [value]
+def test_every_cardinal_is_one_number(value: int) -> None:
+    assert best(spell_out(value)) == [value]
+    assert best(spell_out(value).replace(" ", "-")) == [value]
 
 
 @given(st.integers(101, 999))
-def test_a_hundred_said_with_and_or_without_its_one(value: int) -> None:
+def test_hundred_with_and_or_without_one(value: int) -> None:
     if value % 100:
-        assert best(f"{spell(value // 100)} hundred and {spell(value % 100)}") == [value]
+        assert best(f"{spell_out(value // 100)} hundred and {spell_out(value % 100)}") == [value]
     if value < 200 and value % 100:
-        assert best(f"a hundred and {spell(value % 100)}") == [value]
+        assert best(f"a hundred and {spell_out(value % 100)}") == [value]
 
 
 @pytest.mark.parametrize(
@@ -126,11 +110,11 @@ def test_ambiguous_speech_keeps_its_readings(phrase: str, expected: set[float]) 
 @pytest.mark.parametrize(
     "phrase", ["no one", "one of them", "each one", "a half brother", "halfway", "oh dear", "someone", "half way up"]
 )
-def test_words_that_count_nothing(phrase: str) -> None:
+def test_words_that_are_no_numbers(phrase: str) -> None:
     assert readings(phrase) == []
 
 
-def test_neighbours_that_are_two_numbers() -> None:
+def test_adjacent_cardinals_that_are_two_numbers() -> None:
     assert best("thirty first two thousand and four") == [31, 2004]
     assert best("nineteen ninety one nineteen ninety two") == [1991, 1992]
     assert best("six or seven") == [6, 7]
@@ -196,7 +180,7 @@ def test_dates(phrase: str, date: tuple[int | None, int | None, int | None]) -> 
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_read_without_fault_and_offsets_hold(text: str) -> None:
+def test_any_text_is_read_with_valid_offsets(text: str) -> None:
     for spoken in (False, True):
         for mention in read_mentions(text, spoken=spoken)[1]:
             assert 0 <= mention.start < mention.end <= len(text)

@@ -1,4 +1,4 @@
-"""Forms of British notes, transcribers and other languages: shorthand durations, decimals, days counted from a day."""
+"""Written forms: British shorthand durations, decimals of transcribers, computed weekdays, other languages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_days_weeks_and_months_in_british_shorthand(note: str, said: str, verdic
         ("Five children.", "there were two . five children stayed", "supported"),
     ],
 )
-def test_a_point_that_stands_alone_may_be_a_decimal_point(note: str, said: str, verdict: str) -> None:
+def test_a_detached_point_may_be_a_decimal_point(note: str, said: str, verdict: str) -> None:
     assert verdicts(note, said) == [verdict]
 
 
@@ -49,7 +49,7 @@ def test_a_point_that_stands_alone_may_be_a_decimal_point(note: str, said: str, 
     ("note", "verdict"),
     [("Seen on Wednesday.", "supported"), ("Seen on Friday.", "not_found"), ("Fell Monday.", "supported")],
 )
-def test_days_are_counted_from_a_named_day(note: str, verdict: str) -> None:
+def test_weekdays_are_computed_from_a_named_day(note: str, verdict: str) -> None:
     assert (
         verdicts(note, "I fell on Monday.", "Two days later I saw you.")[0].replace("contradicted", "not_found")
         == verdict

@@ -22,8 +22,8 @@ from medsum_core.generation.requests import NoteRequest
 from medsum_core.server.app import app
 from medsum_core.server.audit import AUDIT_FILE, AppendedLines, AuditLog
 from medsum_core.server.compare import VOTES_FILE, Votes
+from medsum_core.server.image_encoder import decoded
 from medsum_core.server.limits import Limits
-from medsum_core.server.pictures import decoded
 from medsum_core.server.security import LOOPBACK, Access
 from medsum_core.server.service import Served, Service
 from medsum_core.server.tokens import Tokens, read_tokens
@@ -63,7 +63,7 @@ def tokens_of(*lines: str) -> Tokens:
 
 
 class NoTower:
-    """Reads pictures as a server does; their features are zeros."""
+    """Reads images as a server does; their features are zeros."""
 
     def features(self, files: Sequence[bytes], keys: Sequence[str], *, limits: Limits) -> dict[int, torch.Tensor]:
         for place, data in enumerate(files):
@@ -109,7 +109,7 @@ def fake_server(
         renderer=renderer,
         budget=budget,
         can_ground=renderer.task.facts_from is not None,
-        pictures=NoTower() if shown else None,
+        image_encoder=NoTower() if shown else None,
     )
     service = Service(fake, served, limits=limits or Limits())
     lines = AppendedLines(folder / AUDIT_FILE, flag="--audit_file")

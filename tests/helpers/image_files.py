@@ -1,11 +1,11 @@
-"""A run that shows images, in seconds: a tiny base's folder, rows of questions about drawn pictures, and its flags."""
+"""A run that shows images, in seconds: a tiny base's folder, rows of questions about drawn images, and its flags."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 
-from image_models import random_picture, save_image_base
+from image_models import random_image, save_image_base
 
 QUESTIONS = ["is the left lung clear?", "where is the opacity?", "how many nodules are there?", "is there a fracture?"]
 ANSWERS = ["yes", "left side", "two", "no"]
@@ -18,11 +18,11 @@ def write_rows(path: Path, rows: list[tuple[str, str, str, str]]) -> Path:
 
 
 def make_image_inputs(folder: Path) -> Path:
-    """A base, ten training rows and four validation rows over five pictures; the last row of each shows two."""
+    """A base, ten training rows and four validation rows over five images; the last row of each shows two."""
     save_image_base(folder / "model")
     (folder / "img").mkdir()
     for seed in range(5):
-        random_picture(seed).save(folder / "img" / f"p{seed}.png")
+        random_image(seed).save(folder / "img" / f"p{seed}.png")
     shown = [f"img/p{row % 5}.png" for row in range(14)]
     rows = [(f"q{row}", shown[row], QUESTIONS[row % 4], ANSWERS[row % 4]) for row in range(14)]
     rows[9] = ("q9", "img/p1.png; img/p2.png", *rows[9][2:])

@@ -1,4 +1,4 @@
-"""A tiny random Gemma 3 with its SigLIP tower, a tokenizer with the tokens of images, pictures, and rows that show them."""
+"""A tiny random Gemma 3 with its SigLIP tower, a tokenizer with the tokens of images, images, and rows that show them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from windows import make_example
 
 from medsum_core.data.image_tokens import ImageTokens, image_tokens
 from medsum_core.data.masking import Example
-from medsum_core.images.pictures import key_of
+from medsum_core.images.read_image import key_of
 
 SIZE = 4  # positions of an image; the sliding window is 8
 SIDE = 28  # pixels
@@ -68,17 +68,17 @@ def save_image_base(folder: Path, *, chat: bool = True, **text: Any) -> Path:
     return folder
 
 
-def random_picture(seed: int, *, side: int = 40) -> Image.Image:
+def random_image(seed: int, *, side: int = 40) -> Image.Image:
     draws = torch.randint(0, 256, (side, side, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return Image.fromarray(draws.numpy())
 
 
-def save_pictures(folder: Path, number: int) -> dict[str, Path]:
-    """Random pictures as PNG, by their keys."""
+def save_images(folder: Path, number: int) -> dict[str, Path]:
+    """Random images as PNG, by their keys."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{seed}.png" for seed in range(number)]
     for seed, path in enumerate(paths):
-        random_picture(seed).save(path)
+        random_image(seed).save(path)
     return {key_of(path.read_bytes()): path for path in paths}
 
 

@@ -12,8 +12,8 @@ from image_models import (
     image_model,
     image_processor_of_tiny,
     image_window,
-    random_picture,
-    save_pictures,
+    random_image,
+    save_images,
     tokens_of_images,
 )
 from peft import PeftModel
@@ -32,15 +32,15 @@ class Pair:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
         self.theirs, self.ours = (image_model().to(device) for _ in range(2))
-        self.pictures = save_pictures(folder, 3)
+        self.image_paths = save_images(folder, 3)
         processor = image_processor_of_tiny()
-        pictures = dict(zip(self.pictures, map(random_picture, range(3)), strict=True))
+        images = dict(zip(self.image_paths, map(random_image, range(3)), strict=True))
         self.pixels = {
-            key: processor(picture, return_tensors="pt")["pixel_values"].to(device) for key, picture in pictures.items()
+            key: processor(image, return_tensors="pt")["pixel_values"].to(device) for key, image in images.items()
         }
-        self.features = {key: image_features(self.ours, processor, picture) for key, picture in pictures.items()}
+        self.features = {key: image_features(self.ours, processor, image) for key, image in images.items()}
         self.images = tokens_of_images(self.ours)
-        self.rows = image_window(list(self.pictures), self.images)
+        self.rows = image_window(list(self.image_paths), self.images)
         self.targets = fit_to(self.ours, NO_DROPOUT)
         drop_tower(self.ours)
         give_features(self.ours, self.features, size=SIZE)
@@ -55,7 +55,7 @@ class Pair:
         """What transformers takes for a row: soft tokens for images, their pixels, and where they are."""
         ids_T = torch.tensor(ids, device=self.theirs.device)
         firsts = [-1 - token for token in ids if token < 0 and (-1 - token) % SIZE == 0]
-        by_number = {int(key[:12], 16): key for key in self.pictures}
+        by_number = {int(key[:12], 16): key for key in self.image_paths}
         pixels = [self.pixels[by_number[first // SIZE]] for first in firsts]
         soft = self.theirs.config.image_token_id
         return {

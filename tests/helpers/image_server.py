@@ -59,7 +59,7 @@ def data_url(data: bytes, *, kind: str = "image/png") -> str:
 
 
 def chat_body(model: str, question: str, files: list[bytes], **more: Any) -> dict[str, Any]:
-    """The picture first, as OpenAI's own examples have it last: neither decides the prompt."""
+    """The image first, as OpenAI's own examples have it last: neither decides the prompt."""
     images = [{"type": "image_url", "image_url": {"url": data_url(data)}} for data in files]
     content = [*images[:1], {"type": "text", "text": question}, *images[1:]]
     return {"model": model, "messages": [{"role": "user", "content": content}], **more}

@@ -1,4 +1,8 @@
-"""A tiny base on disk, a run over it whose adapter is far from zero, and a file of dialogues, as fixtures."""
+"""A tiny base on disk, a run over it whose adapter is far from zero, and a file of dialogues, as fixtures.
+
+The libraries are imported in the fixtures, since pytest reads this file in every process, the one that only hands out
+tests included.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,6 @@ import csv
 from pathlib import Path
 
 import pytest
-import torch
-from support import tiny_model, tiny_tokenizer
-
-from medsum_core.config.run_config import parse_run
-from medsum_core.config.run_folder import write_run_config
-from medsum_core.model.adapter_files import adapter_config, adapter_tensors, save_adapter
-from medsum_core.model.base import load_base
-from medsum_core.model.lora import LoraSettings, attach_lora
 
 DIALOGUES = [
     ("7", "GENHX", "Doctor: What brings you in today?\nPatient: I have had a cough for three days."),
@@ -25,6 +21,8 @@ DIALOGUES = [
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from support import tiny_model, tiny_tokenizer
+
     folder = tmp_path_factory.mktemp("base")
     tiny_model("gemma").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
@@ -34,6 +32,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder whose adapter is far from zero."""
+    import torch
+
+    from medsum_core.config.run_config import parse_run
+    from medsum_core.config.run_folder import write_run_config
+    from medsum_core.model.adapter_files import adapter_config, adapter_tensors, save_adapter
+    from medsum_core.model.base import load_base
+    from medsum_core.model.lora import LoraSettings, attach_lora
+
     folder = tmp_path_factory.mktemp("run")
     rows = tmp_path_factory.mktemp("rows") / "train.csv"
     rows.write_text("ID,dialogue,section_text,section_header\n1,Doctor: Hi.,Hi.,CC\n")

@@ -1,4 +1,4 @@
-"""Laws of images in the prompt: packed = alone = transformers' own forward, cached = from pixels, both ways in an image."""
+"""Rows with images: packed = alone = transformers' forward from pixels, with bidirectional attention within an image."""
 
 from __future__ import annotations
 
@@ -59,9 +59,11 @@ def test_packed_and_padded_rows_equal_transformers_own_forward_from_pixels(pair:
     assert worst(pair, kernel) <= BOUND
 
 
-@pytest.mark.parametrize("forgotten", ["both ways", "window", "image numbers"])
-def test_a_forgotten_mask_would_show(pair: Pair, monkeypatch: pytest.MonkeyPatch, forgotten: str) -> None:
-    """The law above is no formality: each of these silent mistakes moves some row by more than a hundred bounds."""
+@pytest.mark.parametrize("omitted", ["both ways", "window", "image numbers"])
+def test_each_part_of_the_mask_matters_to_the_comparison(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, omitted: str
+) -> None:
+    """Each of these mistakes changes some row by more than 100 times the bound of the test above."""
     own = attention.seen_mask
 
     def without_windows(*args: Any, **kwargs: Any) -> Tensor:
@@ -70,16 +72,16 @@ def test_a_forgotten_mask_would_show(pair: Pair, monkeypatch: pytest.MonkeyPatch
     def one_image(ids_BT: Tensor) -> Tensor:
         return find_image_runs(ids_BT).clamp(max=0)
 
-    if forgotten == "both ways":
+    if omitted == "both ways":
         monkeypatch.setattr("medsum_core.model.forward.image_options", lambda *_: {})
-    elif forgotten == "window":
+    elif omitted == "window":
         monkeypatch.setattr(attention, "seen_mask", without_windows)
     else:
         monkeypatch.setattr("medsum_core.model.forward.find_image_runs", one_image)
     assert worst(pair, "per_document") > 100 * BOUND
 
 
-def test_features_from_the_cache_are_those_from_pixels_bit_for_bit(pair: Pair) -> None:
+def test_cached_features_equal_those_from_pixels_bit_for_bit(pair: Pair) -> None:
     for key, pixels in pair.pixels.items():
         with torch.no_grad():
             own = pair.theirs.get_image_features(pixels, return_dict=True).pooler_output[0]
@@ -90,7 +92,7 @@ def test_features_from_the_cache_are_those_from_pixels_bit_for_bit(pair: Pair) -
 
 
 @pytest.mark.parametrize("pack_tokens", [0, 64, 400])
-def test_a_windows_loss_and_gradient_are_transformers_own(pair: Pair, pack_tokens: int) -> None:
+def test_loss_and_gradient_of_a_window_equal_those_of_transformers(pair: Pair, pack_tokens: int) -> None:
     ours, theirs = pair.tuned()
     run = make_run(ours, pack_tokens=pack_tokens, kernels="reference", batch_size=2)
     stats = train_step(run, pair.rows, learning_rate=0.0)
@@ -99,14 +101,14 @@ def test_a_windows_loss_and_gradient_are_transformers_own(pair: Pair, pack_token
     assert relative(run.optimizer.gradients, expected) <= BOUND
 
 
-def test_the_adapter_sits_on_the_language_model_alone(pair: Pair) -> None:
+def test_only_the_language_model_has_an_adapter(pair: Pair) -> None:
     ours, _ = pair.tuned()
     assert all(".language_model.layers." in name for name, _ in trainable_parameters(ours))
     assert not any("vision_tower" in name or "projector" in name for name, _ in ours.named_parameters())
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_notes_over_the_cache_are_those_of_transformers_generate(pair: Pair, batch_size: int) -> None:
+def test_notes_from_cached_features_equal_those_of_transformers_generate(pair: Pair, batch_size: int) -> None:
     prompts = [row.prompt_ids for row in pair.rows]
     notes = generate(pair.ours, prompts, stop_token_ids=(1,), max_new_tokens=8, batch_size=batch_size)
     wanted = {"output_logits": True, "return_dict_in_generate": True}
@@ -118,22 +120,22 @@ def test_notes_over_the_cache_are_those_of_transformers_generate(pair: Pair, bat
         assert own[len(note.token_ids) :] in ([], [1])
         log_probs = torch.cat(output.logits).log_softmax(-1)
         score = sum(log_probs[step, token].item() for step, token in enumerate(own))
-        assert note.score == pytest.approx(score, abs=1e-4)  # the same tokens may come of other keys
+        assert note.score == pytest.approx(score, abs=1e-4)  # the tokens alone could agree by chance
 
 
-def test_no_kernel_that_is_causal_throughout_reads_prompts_with_images(
+def test_prompts_with_images_do_not_use_the_causal_variable_length_kernel(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> Tensor:
-        raise AssertionError("the variable-length kernel forgets that images are seen both ways")
+        raise AssertionError("the variable-length kernel is causal within an image too")
 
     monkeypatch.setattr(kv_cache, "has_varlen", lambda *_: True)  # as on a GPU
     monkeypatch.setattr(kv_cache, "attend_packed", refuse)
     generate(pair.ours, [row.prompt_ids for row in pair.rows], stop_token_ids=(1,), max_new_tokens=2)
 
 
-def test_another_image_changes_the_note_and_nothing_of_its_neighbours(pair: Pair) -> None:
-    keys = list(pair.pictures)
+def test_another_image_changes_its_own_row_only(pair: Pair) -> None:
+    keys = list(pair.image_paths)
     other = image_window([keys[2], *keys[1:]], pair.images)
     before, after = our_hidden(pair, pack_rows(pair.rows)), our_hidden(pair, pack_rows([other[0], *pair.rows[1:]]))
     first = pair.rows[0].num_tokens
@@ -141,7 +143,7 @@ def test_another_image_changes_the_note_and_nothing_of_its_neighbours(pair: Pair
     assert torch.equal(before[0, first:], after[0, first:])
 
 
-def test_attention_that_cannot_see_both_ways_is_refused(pair: Pair) -> None:
+def test_attention_functions_that_are_only_causal_are_refused(pair: Pair) -> None:
     batch = pad_rows(pair.rows[:1], pad_token_id=0)
     with pytest.raises(ValueError, match="per_document, sdpa or eager"):
         our_hidden(pair, batch, "varlen")

@@ -1,4 +1,4 @@
-"""The kernels' memory: aligned, contiguous, reused when nothing refers to it, and never before."""
+"""The kernels' memory is aligned and contiguous, and reused only once nothing refers to it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_other_devices_use_their_own_allocator() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_blocks_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arena, "_blocks", {})
     monkeypatch.setattr(arena.ACTIVATIONS, "block", None)
     monkeypatch.setattr(arena.GRADIENTS, "block", None)
@@ -109,7 +109,7 @@ def test_a_tensor_larger_than_a_block_is_returned_to_the_system() -> None:
     assert not arena._blocks
 
 
-def test_where_linux_has_no_huge_pages_plain_ones_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_huge_pages_ordinary_pages_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 9999, raising=False)  # unknown advice: EINVAL, as without huge pages
     assert empty((LARGEST_BLOCK + 2,), dtype=torch.uint8, device=CPU).fill_(1).all()
 
@@ -128,6 +128,6 @@ def test_a_lasting_copy_has_the_same_bits() -> None:
     assert lasting_copy(torch.empty(4096, device="meta")).is_meta
 
 
-def test_a_product_has_the_bits_of_torchs_and_no_gradient() -> None:
+def test_mm_is_bit_identical_to_torchs_and_has_no_gradient() -> None:
     a, b = torch.randn(200, 300, requires_grad=True), torch.randn(300, 100)
     assert torch.equal(mm(a, b), a @ b) and not mm(a, b).requires_grad

@@ -1,4 +1,4 @@
-"""The compiled attention: equal to a dense mask, in blocks of queries, and those of long documents save no attention weights."""
+"""The compiled attention, in blocks of queries: equal to a dense mask, and for long documents it saves no attention weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each compiled kernel against PyTorch's operators in fp64: fp32 and fp64 nearly exact, bf16 within a rounding."""
+"""Each compiled kernel against torch's operators in fp64: fp32 and fp64 nearly exact, bf16 within one rounding."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def same(found: Tensor, expected: Tensor) -> bool:
     return torch.equal(found.isnan(), expected.isnan()) and torch.equal(found.nan_to_num(), expected.nan_to_num())
 
 
-def test_bf16_is_read_and_rounded_as_torch_does() -> None:
+def test_bf16_is_widened_and_rounded_as_in_torch() -> None:
     wide_numbers = torch.empty(1 << 16)
     widened(array_of(every_bf16()), wide_numbers.numpy())
     assert same(wide_numbers, every_bf16().float())
@@ -85,7 +85,7 @@ def test_bf16_is_read_and_rounded_as_torch_does() -> None:
     assert same(found, x.bfloat16())
 
 
-def test_a_larger_number_has_a_higher_rank() -> None:
+def test_rank_orders_numbers_by_their_value() -> None:
     for x in (every_bf16(), draw(1000, dtype=torch.float32)):
         x = x[~x.isnan()].sort().values
         found = torch.empty(len(x), dtype=torch.int64)
@@ -160,7 +160,7 @@ def test_causal_softmax_and_its_gradient(dtype: torch.dtype, window: int) -> Non
 
 
 @every_dtype
-def test_running_softmax_over_tiles(dtype: torch.dtype) -> None:
+def test_running_softmax_over_tiles_equals_the_softmax_of_all_logits(dtype: torch.dtype) -> None:
     num_rows, num_words = 5, 40
     tiles = [draw(num_rows, num_words, dtype=dtype, seed=seed, scale=4) for seed in range(3)]
     targets = torch.tensor([0, 39, 40, 85, 119])

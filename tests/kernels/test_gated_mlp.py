@@ -46,7 +46,7 @@ def step(model: Any) -> tuple[Tensor, list[Tensor]]:
 @pytest.mark.parametrize("has_kernels", [True, False])
 @pytest.mark.parametrize("dtype,bound", [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize("kind", list(MLPS))
-def test_output_and_gradients_are_the_modules_own(
+def test_output_and_gradients_equal_the_modules_own(
     kind: str, dtype: torch.dtype, bound: float, has_kernels: bool, dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_kernels:

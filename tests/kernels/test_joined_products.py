@@ -1,4 +1,4 @@
-"""Projections of one input computed together: the reference path's gradient, and a mask of its own for each."""
+"""Projections of one input computed together: the same gradient, and a dropout mask of its own for each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("kind", FAST_MODEL_TYPES)
-def test_a_windows_gradient_is_the_reference_paths(kind: str) -> None:
+def test_the_gradient_of_a_window_equals_that_over_full_logits(kind: str) -> None:
     model = attach_lora(tiny_model(kind).requires_grad_(False), NO_DROPOUT, base_name="tiny")
     apply_fast_layers(model, keep_dense=False, fewer_launches=True)
     randomise_adapter(model)
@@ -55,7 +55,7 @@ def test_recomputed_layers_have_the_masks_of_the_forward_pass() -> None:
 
 
 def make(dtype: torch.dtype = torch.float32, **settings: Any) -> tuple[Any, list[Any]]:
-    """A model of two joined projections of other widths, one with a bias, and their fused layers."""
+    """A model of two joined projections of different widths, one with a bias, and their fused layers."""
     torch.manual_seed(0)
     base = nn.ModuleDict({"wide": nn.Linear(SIZE, 96, bias=False), "narrow": nn.Linear(SIZE, 32)}).to(dtype)
     config = LoraConfig(r=8, lora_alpha=24, target_modules=["wide", "narrow"], lora_dropout=RATE, **settings)
@@ -83,7 +83,7 @@ def make_input(dtype: torch.dtype = torch.float32) -> Tensor:
 
 @torch.no_grad()
 def joined(layers: list[Any], weights: list[Tensor], x: Tensor) -> list[Tensor]:
-    """What `with_gradients` gives, by the products themselves."""
+    """The same as `with_gradients`, computed by `JoinedProducts`."""
     products = draw_products(layers)
     assert isinstance(products, JoinedProducts)
     outputs, saved = products.forward(x, weights)
@@ -111,7 +111,7 @@ def test_each_projection_has_a_mask_of_its_own_forward_and_backward() -> None:
         assert relative(one, other) <= 1e-5
 
 
-def test_copies_in_16_bits_give_what_converting_at_each_use_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_16_bit_copies_are_bit_identical_to_converting_at_each_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_module, "cpu_has_bf16_units", lambda: True)
     model, layers = make(torch.bfloat16)
     weights, x, results = [weight for layer in layers for weight in layer.adapter], make_input(torch.bfloat16), []
@@ -134,7 +134,7 @@ def test_adapters_of_different_ranks_are_computed_in_turn() -> None:
 
 
 @pytest.mark.parametrize("changed", ["factor", "rate", "mode"])
-def test_projections_that_came_to_differ_are_computed_in_turn(changed: str) -> None:
+def test_projections_whose_settings_differ_later_are_computed_in_turn(changed: str) -> None:
     _, layers = make()
     assert isinstance(draw_products(layers), JoinedProducts)
     narrow = layers[1].layer

@@ -1,4 +1,4 @@
-"""A LoRA projection as one function: equal to PEFT's own, and with dropout to autograd with the same mask."""
+"""A LoRA projection as one function: equal to PEFT's, and with dropout to autograd's under the same mask."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_gradient_with_dropout_equals_finite_differences() -> None:
     assert torch.autograd.gradcheck(forward, inputs, eps=1e-6, atol=1e-6, fast_mode=True)
 
 
-def test_dropout_draws_from_torchs_generator_when_training_and_not_otherwise() -> None:
+def test_dropout_draws_from_torchs_generator_only_in_training() -> None:
     model = make_layer(lora_dropout=0.3)
     fuse_lora_layers(model, keep_dense=False)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Packed products and projections: equal to the layers' own, which stay unchanged."""
+"""Products with packed weights and joined projections equal those of the layers, which stay unchanged."""
 
 from __future__ import annotations
 
@@ -70,11 +70,13 @@ def test_a_projection_concatenates_the_outputs_of_its_layers(fused: bool, packed
             return
         found = Projection(layers, packed)(x)
         close(found, torch.cat([layer(x) for layer in layers], -1))
-        assert (found[:, :320] - base[:, :320]).abs().max() > 0.1  # the adapter is in it
+        assert (found[:, :320] - base[:, :320]).abs().max() > 0.1  # the adapter takes part
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_where_copies_do_not_fit_the_layers_themselves_run(num_beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_for_packed_copies_the_layers_themselves_run(
+    num_beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_model("gemma3_text", tie_word_embeddings=False)
     options: dict[str, Any] = {"stop_token_ids": [1], "max_new_tokens": 8, "num_beams": num_beams}
     expected = generate(model, [[2, 9, 30], [2, 17]], **options)
@@ -88,6 +90,6 @@ def test_where_copies_do_not_fit_the_layers_themselves_run(num_beams: int, monke
     ]
 
 
-def test_what_fits_is_a_matter_of_the_weights_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whether_copies_fit_depends_on_the_gpu_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_weights, "find_device", lambda rank: SimpleNamespace(usable_bytes=10 * rank))
     assert [packed_weights.fits(15, torch.device("cuda", rank)) for rank in (1, 2)] == [False, True]

@@ -24,7 +24,7 @@ from medsum_core.training.loss import note_nll
 
 ROWS = make_window(5)
 NUM_TOKENS = sum(row.num_tokens for row in ROWS)
-MODES = {"off": None, "long, of a row that is": NUM_TOKENS - 1, "long, of a row that is not": NUM_TOKENS, "on": 0}
+MODES = {"off": None, "long, with a long row": NUM_TOKENS - 1, "long, with a short row": NUM_TOKENS, "on": 0}
 
 
 def gradient_of_another_thread(kind: str, kernels: str, longer_than: int | None) -> list[Tensor]:

@@ -1,7 +1,4 @@
-"""The reference path is transformers' and PEFT's own computation, and the fast kernels give the same.
-
-Three ways to one gradient: full logits of a padded batch (transformers alone), the reference path, the fast kernels.
-"""
+"""The reference path and the fast kernels have the gradient of transformers and PEFT over the full logits of a padded batch."""
 
 from __future__ import annotations
 
@@ -23,41 +20,41 @@ from medsum_core.model.lora import LoraSettings, attach_lora
 from medsum_core.training.family_check import check_family
 from train_loop import train_step
 
-CUTS = {"8x1": (1, 0), "2x4": (4, 0), "packed": (1, 96)}  # rows in a micro-batch, packed to
+SPLITS = {"8x1": (1, 0), "2x4": (4, 0), "packed": (1, 96)}  # (rows in a micro-batch, tokens that rows are packed to)
 BOUND = 1e-5
 
 
-def step(model: Any, window: list[Example], cut: str, kernels: str, **settings: Any) -> tuple[float, list[Tensor]]:
-    batch_size, pack_tokens = CUTS[cut]
+def step(model: Any, window: list[Example], split: str, kernels: str, **settings: Any) -> tuple[float, list[Tensor]]:
+    batch_size, pack_tokens = SPLITS[split]
     run = make_run(model, batch_size=batch_size, pack_tokens=pack_tokens, kernels=kernels, **settings)
     stats = train_step(run, window, learning_rate=0.0)
     assert not stats.skipped
     return stats.loss, run.optimizer.gradients  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
-def test_the_reference_path_equals_the_gradient_over_full_logits(kind: str, cut: str) -> None:
+def test_the_reference_path_equals_the_gradient_over_full_logits(kind: str, split: str) -> None:
     model = tuned(tiny_model(kind, attn_implementation="eager"), kernels="reference")
     window = [*make_window(7), make_example(9, 0, seed=77)]  # a row without a target among them
     loss, expected = reference_gradient(plain_peft(tiny_model(kind, attn_implementation="eager"), model), window)
-    found, gradients = step(model, window, cut, "reference")
+    found, gradients = step(model, window, split, "reference")
     assert abs(found - loss) <= BOUND * loss
     assert relative(gradients, expected) <= BOUND
 
 
-@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("kind", FAST_MODEL_TYPES)
-def test_the_fast_kernels_give_the_reference_paths_gradient(kind: str, cut: str) -> None:
+def test_the_fast_kernels_give_the_reference_paths_gradient(kind: str, split: str) -> None:
     window, results = make_window(8), {}
     for kernels in ("reference", "fast"):
-        results[kernels] = step(tuned(tiny_model(kind), kernels=kernels), window, cut, kernels)
+        results[kernels] = step(tuned(tiny_model(kind), kernels=kernels), window, split, kernels)
     assert results["fast"][0] == pytest.approx(results["reference"][0], rel=BOUND)
     assert relative(results["fast"][1], results["reference"][1]) <= BOUND
 
 
 @pytest.mark.parametrize("kind", FAST_MODEL_TYPES)
-def test_in_bf16_both_paths_point_where_the_exact_gradient_does(kind: str) -> None:
+def test_in_bf16_both_paths_have_the_direction_of_the_fp32_gradient(kind: str) -> None:
     """The reference path computes under autocast; its adapter and its gradient stay fp32."""
     window = make_window(8)
     model = tuned(tiny_model(kind), kernels="reference")
@@ -75,7 +72,7 @@ FAMILIES = ("mistral", "olmo2", "granite", "stablelm", "gpt_neox", "opt")
 
 
 def family_model(kind: str, **overrides: Any) -> Any:
-    """A tiny random model of a family that no other test knows, without dropout of its own."""
+    """A tiny random model of a family outside the tested ones, without dropout of its own."""
     shape = {"vocab_size": TINY_VOCAB, "hidden_size": 256, "intermediate_size": 512, "ffn_dim": 512}
     shape |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "dropout": 0.0}
     shape |= {"word_embed_proj_dim": 256, "max_position_embeddings": 256, "pad_token_id": 0, **overrides}
@@ -85,7 +82,7 @@ def family_model(kind: str, **overrides: Any) -> Any:
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_any_causal_language_model_trains_on_the_reference_path(kind: str) -> None:
-    """One document a row, by the model's own attention: transformers' own loss and gradient."""
+    """With one document a row and the model's own attention."""
     targets = {"gpt_neox": ("query_key_value",), "opt": ("q_proj", "v_proj")}.get(kind, ("q_proj", "o_proj"))
     settings = LoraSettings(dropout=0.0, target_modules=targets)
     model = tuned(family_model(kind), settings, kernels="reference")
@@ -109,7 +106,7 @@ def test_lora_variants_train_on_the_reference_path(variant: dict[str, bool]) -> 
     assert relative(step(model, make_window(8), "packed", "reference")[1], expected) <= BOUND
 
 
-# ---- what a user of transformers expects -----------------------------------------------------------------------------
+# ---- hooks, attention functions and losses of the user -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
@@ -127,11 +124,11 @@ def test_forward_hooks_fire_on_every_module_of_the_decoder(kind: str) -> None:
 
 
 def _is_of_a_layer(name: str, module: nn.Module) -> bool:
-    """A decoder layer or one of its parts; PEFT calls a merged or absent dropout's Identity all the same."""
+    """A decoder layer or one of its parts that are called: no container, no magnitude vector of DoRA."""
     return ".layers." in name and not isinstance(module, (nn.ModuleDict, nn.ParameterDict)) and "lora_magn" not in name
 
 
-def test_another_attention_function_is_called_in_each_layer() -> None:
+def test_a_registered_attention_function_is_called_in_each_layer() -> None:
     from transformers import AttentionInterface
 
     from medsum_core.model.attention import attend_per_document
@@ -153,15 +150,6 @@ def mean_of_all_positions(hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tenso
     return hidden_BTH.float().square().mean()
 
 
-def only_where_it_is_finite(
-    hidden_BTH: Tensor, targets_BT: Tensor, head_VH: Tensor, *, softcap: float | None
-) -> Tensor:
-    return (
-        torch.where(hidden_BTH.isnan(), torch.zeros_like(hidden_BTH), hidden_BTH).square().sum()
-        + hidden_BTH[:, 0].sum().nan_to_num()
-    )
-
-
 def test_an_objective_may_read_every_position_on_the_reference_path_only() -> None:
     window = make_window(3)
     for kernels in ("reference", "fast"):
@@ -173,7 +161,7 @@ def test_an_objective_may_read_every_position_on_the_reference_path_only() -> No
             train_step(run, window, learning_rate=0.0, objective=mean_of_all_positions)
 
 
-# ---- the choice ------------------------------------------------------------------------------------------------------
+# ---- which kernels are chosen ------------------------------------------------------------------------------------------------------
 
 
 def test_auto_is_fast_on_a_cpu_for_tested_families_and_else_reference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +177,7 @@ def test_auto_is_fast_on_a_cpu_for_tested_families_and_else_reference(monkeypatc
         resolve("fast", device_kind="cpu", model_type="gemma")
 
 
-def test_a_base_in_nf4_trains_alike_dequantised_once_or_at_each_use(tmp_path: Any) -> None:
+def test_an_nf4_base_has_one_gradient_dequantised_once_or_at_each_use(tmp_path: Any) -> None:
     from medsum_core.model.base import load_base
 
     tiny_model().save_pretrained(tmp_path)

@@ -38,7 +38,7 @@ def test_output_and_gradient_are_those_of_transformers(
 ) -> None:
     if not has_kernels:
         monkeypatch.setattr("medsum_core.kernels.layers.rms_norm.on_cpu", lambda x: False)
-        # torch has this function on GPUs only: here by its own definition in smaller ones
+        # torch has this operator on GPUs only; on a CPU its decomposition takes its place
         backward = decomposition_table[torch.ops.aten._fused_rms_norm_backward.default]
         monkeypatch.setattr(torch.ops.aten, "_fused_rms_norm_backward", backward)
     model, x, gradient = make_norm(norm_class, dtype)
@@ -64,7 +64,7 @@ def test_only_the_input_and_one_number_a_token_are_saved(norm_class: Any) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("norm_class", NORMS)
-def test_the_output_computed_again_is_bit_identical(norm_class: Any, dtype: torch.dtype) -> None:
+def test_the_recomputed_output_is_bit_identical(norm_class: Any, dtype: torch.dtype) -> None:
     model, x, _ = make_norm(norm_class, dtype)
     use_fast_norms(model)
     norm = frozen_rms_norm(model[0])
@@ -86,7 +86,7 @@ def test_a_norm_that_trains_is_refused() -> None:
         use_fast_norms(nn.Sequential(GemmaRMSNorm(64)))
 
 
-def test_norms_that_were_changed_before_the_first_update_count_as_they_are_then() -> None:
+def test_norm_weights_changed_before_the_first_update_are_used() -> None:
     losses = []
     for kernels in ("reference", "fast"):
         model = tuned(tiny_model(), kernels=kernels)

@@ -35,7 +35,7 @@ def example(ids: list[int], num_prompt: int) -> Example:
     )
 
 
-def behind(rows: list[Example], num_shared: int) -> list[Example]:
+def with_prefix(rows: list[Example], num_shared: int) -> list[Example]:
     """The rows with the same `num_shared` tokens before each."""
     shared = make_example(num_shared, 0, seed=9).input_ids
     return [
@@ -56,7 +56,7 @@ def gradient(model: Any, window: list[Example], **settings: Any) -> tuple[float,
     return stats.loss, run.optimizer.gradients
 
 
-def test_the_prefix_of_a_packed_row() -> None:
+def test_the_prefix_of_packed_rows_is_split_off() -> None:
     rows = [example([7, 8, 9, 20, 21], 4), example([7, 8, 5, 30], 3)]
     prefix, (batch,) = split_prefix([pack_rows(rows)])
     assert prefix is not None
@@ -68,7 +68,7 @@ def test_the_prefix_of_a_packed_row() -> None:
     assert (batch.document_lengths, batch.num_tokens, batch.num_targets) == (((3, 2),), 5, 2)
 
 
-def test_the_prefix_of_padded_rows() -> None:
+def test_the_prefix_of_padded_rows_is_split_off() -> None:
     rows = [example([7, 8, 9, 20, 21], 4), example([7, 8, 5], 2)]
     prefix, (batch,) = split_prefix([pad_rows(rows, pad_token_id=0)])
     assert prefix is not None and prefix.input_ids_BT.tolist() == [[7]]  # position 1 of the second row has a target
@@ -85,7 +85,7 @@ def test_the_prefix_of_padded_rows() -> None:
         ([[7, 8, 9]], 0),  # a single document
     ],
 )
-def test_how_long_a_prefix_is(rows: list[list[int]], length: int) -> None:
+def test_the_prefix_is_the_longest_that_leaves_each_document_a_token(rows: list[list[int]], length: int) -> None:
     batches = [pack_rows([example(ids, len(ids))]) for ids in rows]
     prefix, left = split_prefix(batches)
     assert (0 if prefix is None else prefix.num_tokens) == length
@@ -103,11 +103,22 @@ def test_rows_that_would_get_different_lengths_are_unchanged() -> None:
 @pytest.mark.parametrize("pack_tokens", [48, 400])
 @pytest.mark.parametrize("num_shared", [11, 40])  # shorter and longer than the sliding window of 32
 @pytest.mark.parametrize("kind", FAST_MODEL_TYPES)
-def test_the_gradient_is_that_of_whole_rows(kind: str, num_shared: int, pack_tokens: int, num_concurrent: int) -> None:
-    model, window = tuned(tiny_model(kind)), behind(make_window(8), num_shared)
+def test_the_gradient_equals_that_of_whole_rows(
+    kind: str, num_shared: int, pack_tokens: int, num_concurrent: int
+) -> None:
+    model, window = tuned(tiny_model(kind)), with_prefix(make_window(8), num_shared)
     expected_loss, expected = reference_gradient(plain_peft(tiny_model(kind), model), window)
     loss, found = gradient(model, window, pack_tokens=pack_tokens, num_concurrent=num_concurrent)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert relative(found, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",)])
+def test_keys_and_values_of_the_first_layer_may_depend_on_no_adapter(targets: tuple[str, ...]) -> None:
+    settings, window = LoraSettings(r=16, dropout=0.0, target_modules=targets), with_prefix(make_window(4), 11)
+    model = tuned(tiny_model(), settings)
+    _, expected = reference_gradient(plain_peft(tiny_model(), model, settings), window)
+    _, found = gradient(model, window, pack_tokens=60)
     assert relative(found, expected) <= 1e-5
 
 
@@ -120,34 +131,34 @@ def test_the_prefix_is_computed_once_a_window(monkeypatch: pytest.MonkeyPatch) -
         lambda model, batch, **more: counts.append(batch.num_tokens) or plain(model, batch, **more),
     )
     rows = make_window(8)
-    gradient(model, behind(rows, 11), pack_tokens=60)
+    gradient(model, with_prefix(rows, 11), pack_tokens=60)
     assert sum(counts) == sum(row.num_tokens for row in rows)
     counts.clear()
-    gradient(model, behind(rows, 11), pack_tokens=0)  # rows are not packed: no shared prefix
+    gradient(model, with_prefix(rows, 11), pack_tokens=0)  # rows are not packed: no shared prefix
     assert sum(counts) == sum(row.num_tokens + 11 for row in rows)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
 def test_recomputed_activations_change_no_gradient(dropout: float) -> None:
     model = tuned(tiny_model("gemma3_text"), LoraSettings(r=16, dropout=dropout))
-    window = behind(make_window(6), 12)
+    window = with_prefix(make_window(6), 12)
     expected = gradient(model, window, pack_tokens=80)
     recompute_activations(model)
     found = gradient(model, window, pack_tokens=80)
     assert found[0] == pytest.approx(expected[0], rel=1e-6) and relative(found[1], expected[1]) <= 1e-6
 
 
-def test_with_dropout_a_window_gives_the_same_bits_each_time() -> None:
+def test_with_dropout_the_gradient_of_a_window_is_reproducible() -> None:
     model = tuned(tiny_model(), LoraSettings(r=16, dropout=0.05))
-    window = behind(make_window(6), 12)
+    window = with_prefix(make_window(6), 12)
     (_, one), (_, other) = (gradient(model, window, pack_tokens=60, num_concurrent=2) for _ in range(2))
     assert all(torch.equal(first, second) for first, second in zip(one, other, strict=True))
 
 
-def test_documents_behind_a_prefix_do_not_see_each_other() -> None:
+def test_documents_after_a_prefix_do_not_attend_to_each_other() -> None:
     model = tuned(tiny_model("gemma3_text"))
-    rows = behind(make_window(3), 12)
-    other = behind([make_example(20, 4, seed=77)], 12)[0]
+    rows = with_prefix(make_window(3), 12)
+    other = with_prefix([make_example(20, 4, seed=77)], 12)[0]
     found = []
     for window in (rows, [other, *rows[1:]]):
         prefix, (batch,) = split_prefix([pack_rows(window)])
@@ -160,7 +171,7 @@ def test_documents_behind_a_prefix_do_not_see_each_other() -> None:
 
 
 def test_only_the_cpu_kernel_takes_a_prefix() -> None:
-    model, rows = tuned(tiny_model()), behind(make_window(3), 12)
+    model, rows = tuned(tiny_model()), with_prefix(make_window(3), 12)
     prefix, (batch,) = split_prefix([pack_rows(rows)])
     assert prefix is not None
     for kernel in ("sdpa", "eager"):

@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: in Triton's interpreter, and compiled for cards that are not here."""
+"""The Triton kernels without a GPU: run by Triton's interpreter, and compiled for several GPUs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own, because Triton reads its settings when it is imported."""
+    """Run Python in a new process, because Triton reads its settings when it is imported."""
     pytest.importorskip("triton", reason="needs triton, which torch for CUDA brings with it on Linux")
     search = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     settings = {**os.environ, "PYTHONPATH": os.pathsep.join(search), "TRITON_CACHE_DIR": str(folder), **environment}
@@ -27,13 +27,13 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
 
 
-def test_each_computes_what_its_twin_does(tmp_path: Path) -> None:
+def test_each_kernel_equals_its_numba_twin_in_the_interpreter(tmp_path: Path) -> None:
     options = ("-q", "-n0", "-p", "no:cacheprovider")
     done = run(tmp_path, "-m", "pytest", *options, "tests/kernels/triton_interpreted.py", TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]
 
 
-def test_each_compiles_for_the_cards_that_people_have(tmp_path: Path) -> None:
+def test_each_kernel_compiles_for_gpus_of_several_capabilities(tmp_path: Path) -> None:
     done = run(tmp_path, "tests/helpers/compile_triton.py", TRITON_INTERPRET="0")
     assert done.returncode == 0, done.stderr[-5000:]
     found = json.loads(done.stdout)
@@ -43,27 +43,29 @@ def test_each_compiles_for_the_cards_that_people_have(tmp_path: Path) -> None:
         assert {name for _, _, name, _, _ in case} == kernels and len(case) == len(kernels)
         assert all(num_bytes > 1000 for _, _, _, num_bytes, _ in case)
         if dtype == "bfloat16":
-            assert {name for _, _, name, _, rounds in case if not rounds} == {"_kept"}  # which rounds nothing
+            assert {name for _, _, name, _, rounds in case if not rounds} == {
+                "_kept"
+            }  # it only copies or zeroes elements, so it rounds nothing
 
 
-def test_tritons_version_is_compared_on_resume() -> None:
+def test_tritons_version_is_in_the_environment_fingerprint() -> None:
     about = {"device": torch.device("cpu"), "world_size": 1}
     plain = environment_fingerprint(**about)
     assert set(environment_fingerprint(**about, uses_triton=True)) - set(plain) == {"triton version"}
 
 
-def test_they_are_refused_where_they_cannot_run_and_never_taken_by_auto(monkeypatch: pytest.MonkeyPatch) -> None:
-    here: set[str] = {"numba", "triton", "gcc"}
-    monkeypatch.setattr("medsum_core.kernels.find_spec", lambda name: "a spec" if name in here else None)
-    monkeypatch.setattr("medsum_core.kernels.shutil.which", lambda name: name if name in here else None)
+def test_triton_is_refused_where_it_cannot_run_and_never_chosen_by_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: set[str] = {"numba", "triton", "gcc"}
+    monkeypatch.setattr("medsum_core.kernels.find_spec", lambda name: "a spec" if name in installed else None)
+    monkeypatch.setattr("medsum_core.kernels.shutil.which", lambda name: name if name in installed else None)
     monkeypatch.delenv("CC", raising=False)
     gpu = {"device_kind": "cuda", "model_type": "gemma"}
     assert resolve("triton", **gpu) == "triton" and resolve("auto", **gpu) == "reference"
     for missing, remedy in (("gcc", "install gcc"), ("triton", "pip install triton"), ("numba", "medsum-core")):
-        here.remove(missing)
+        installed.remove(missing)
         with pytest.raises(InputError, match=rf"--kernels triton.*{remedy}.*or use --kernels"):
             resolve("triton", **gpu)
-    here |= {"numba", "triton", "gcc"}
+    installed |= {"numba", "triton", "gcc"}
     with pytest.raises(InputError, match=r"needs a CUDA GPU.*on cpu.*--kernels fast"):
         resolve("triton", device_kind="cpu", model_type="gemma")
     with pytest.raises(InputError, match=r"--kernels triton: qwen2.*--kernels reference"):

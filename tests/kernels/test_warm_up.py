@@ -1,4 +1,4 @@
-"""All kernels that an update calls are compiled before it: an update compiles nothing."""
+"""All kernels that an update calls are compiled before the first update."""
 
 from __future__ import annotations
 

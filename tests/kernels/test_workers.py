@@ -1,4 +1,4 @@
-"""Concurrent micro-batches: the same gradient, dropout masks and bits each time, and work shared out evenly."""
+"""Concurrent micro-batches: a reproducible gradient with the same dropout masks, and evenly divided work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from windows import make_example, make_run, make_window, relative, tuned
 from medsum_core.data.collator import pack_rows
 from medsum_core.kernels import accumulate
 from medsum_core.kernels.cpu import workers
-from medsum_core.kernels.cpu.workers import GradientSum, Workers, share_out
+from medsum_core.kernels.cpu.workers import GradientSum, Workers, assign_micro_batches
 from medsum_core.kernels.layers import recompute_activations
 from medsum_core.model.lora import LoraSettings
 from train_loop import train_step
@@ -69,7 +69,7 @@ def test_only_long_rows_recompute_their_activations() -> None:
         assert all(torch.equal(left, right) for left, right in zip(gradients[0], other, strict=True))
 
 
-def test_two_workers_give_the_same_bits_whichever_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gradient_of_two_workers_does_not_depend_on_which_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     first = gradient(num_workers=2)
     for slow in ("worker_0", "worker_1"):
 
@@ -104,7 +104,7 @@ def test_workers_divide_the_cores_and_leave_the_callers_number_unchanged() -> No
     assert found == [before]  # a thread started later has all cores again
 
 
-def test_results_come_in_the_order_of_the_shares_each_from_its_own_thread() -> None:
+def test_results_are_in_the_order_of_the_shares_each_from_a_thread_of_its_own() -> None:
     def work(seconds: float) -> tuple[float, str]:
         time.sleep(seconds)
         return seconds, threading.current_thread().name
@@ -115,7 +115,7 @@ def test_results_come_in_the_order_of_the_shares_each_from_its_own_thread() -> N
     assert Workers(1).map(work, [0.0]) == [(0.0, threading.current_thread().name)]
 
 
-def test_an_error_is_raised_when_all_workers_have_stopped() -> None:
+def test_an_error_is_raised_once_all_workers_have_stopped() -> None:
     done = []
 
     def work(seconds: float) -> None:
@@ -139,11 +139,11 @@ def test_a_sum_skips_parameters_without_gradient_and_changes_no_input() -> None:
 
 
 @given(rows=st.lists(st.tuples(st.integers(1, 600), st.integers(1, 200)), max_size=7), num_workers=st.integers(1, 3))
-def test_each_micro_batch_has_one_worker_and_the_workers_about_equal_work(
+def test_each_micro_batch_has_one_worker_and_the_work_is_within_grahams_bound(
     rows: list[tuple[int, int]], num_workers: int
 ) -> None:
     batches = [pack_rows([make_example(*row, seed=seed)]) for seed, row in enumerate(rows)]
-    alone, shares = share_out(batches, num_workers, pack_tokens=0)
+    alone, shares = assign_micro_batches(batches, num_workers, pack_tokens=0)
     assert alone == []
     assert sorted(place for share in shares for place in share) == list(range(len(rows)))
     work = [workers._work(batch) for batch in batches]
@@ -157,27 +157,27 @@ def test_each_micro_batch_has_one_worker_and_the_workers_about_equal_work(
     worker_of = {place: worker for worker, share in enumerate(shares) for place in share}
     best = min(longest(choice) for choice in product(range(num_workers), repeat=len(rows)))
     assert longest(worker_of[place] for place in range(len(rows))) <= (4 / 3 - 1 / (3 * num_workers)) * best + 1e-6
-    # Graham 1969: the bound of heaviest-first alone; exchanges only lower the longest
+    # Graham 1969: the bound for assigning the heaviest first; the exchanges after it only lower the maximum
 
 
 def test_micro_batches_are_exchanged_until_the_work_is_even() -> None:
     batches = [pack_rows([make_example(length, 1, seed=length)]) for length in (388, 288, 188, 188, 188)]
     assert [round(workers._work(batch)) for batch in batches] == [581, 458, 342, 342, 342]
-    _, shares = share_out(batches, 2, pack_tokens=0)  # heaviest first only: 581 + 342 and 458 + 342 + 342
+    _, shares = assign_micro_batches(batches, 2, pack_tokens=0)  # heaviest first only: 581 + 342 and 458 + 342 + 342
     assert [sorted(share) for share in shares] == [[0, 1], [2, 3, 4]]
 
 
 def test_the_two_heaviest_micro_batches_do_not_run_at_the_same_time() -> None:
     batches = [pack_rows([make_example(length, 1, seed=length)]) for length in (500, 490, 100, 90)]
-    assert share_out(batches, 2, pack_tokens=0) == ([], [[0, 3], [2, 1]])
-    assert share_out(batches, 1, pack_tokens=0) == ([], [[0, 1, 2, 3]])
+    assert assign_micro_batches(batches, 2, pack_tokens=0) == ([], [[0, 3], [2, 1]])
+    assert assign_micro_batches(batches, 1, pack_tokens=0) == ([], [[0, 1, 2, 3]])
 
 
-def test_a_row_longer_than_a_packed_one_runs_first_and_alone_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_longer_than_pack_tokens_runs_first_and_alone_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [pack_rows([make_example(length, 1, seed=length)]) for length in (600, 512, 500, 300)]
-    assert share_out(batches, 2, pack_tokens=512) == ([0, 1], [[2], [3]])  # of 601 and 513 tokens
-    assert share_out(batches, 1, pack_tokens=512) == ([], [[0, 1, 2, 3]])
-    assert share_out(batches[:1], 2, pack_tokens=512) == ([0], [[], []])
+    assert assign_micro_batches(batches, 2, pack_tokens=512) == ([0, 1], [[2], [3]])  # of 601 and 513 tokens
+    assert assign_micro_batches(batches, 1, pack_tokens=512) == ([], [[0, 1, 2, 3]])
+    assert assign_micro_batches(batches[:1], 2, pack_tokens=512) == ([0], [[], []])
 
     calls: list[tuple[int, str, int]] = []
     plain = accumulate.hidden_states
@@ -193,7 +193,7 @@ def test_a_row_longer_than_a_packed_one_runs_first_and_alone_on_all_cores(monkey
     assert sorted(tokens for tokens, _, _ in calls[1:]) == [17, 18]
     cores = max(1, torch.get_num_threads() // 2)
     assert {threads for _, _, threads in calls[1:]} == {cores}
-    assert {name for _, name, _ in calls[1:]} <= {"worker_0", "worker_1"}  # a quick one may take both
+    assert {name for _, name, _ in calls[1:]} <= {"worker_0", "worker_1"}  # one worker may take both
 
 
 def test_the_pool_starts_all_its_threads() -> None:

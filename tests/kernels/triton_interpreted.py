@@ -13,7 +13,7 @@ import pytest
 import torch
 import triton
 from support import tiny_model
-from test_dropout import (  # noqa: F401  laws that hold for these masks too
+from test_dropout import (  # noqa: F401  these laws hold for Triton's masks too
     test_a_copy_and_the_tensor_itself_lose_the_same_elements,
     test_a_mask_is_a_pure_function_of_its_seed,
 )
@@ -34,16 +34,16 @@ from medsum_core.kernels.layers.rms_norm import frozen_rms_norm, use_fast_norms
 from medsum_core.kernels.layers.rotation import rotate
 from train_loop import train_step
 
-# Two roundings; fp32 by orders of sums and another exponential function.
+# Two roundings; in fp32, other orders of sums and another exponential function.
 BOUNDS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-PHILOX_PLACES = [540, 741, 794, 1212, 1564, 1630, 1685]  # once more in test_cuda.py
+PHILOX_POSITIONS = [540, 741, 794, 1212, 1564, 1630, 1685]  # the same list is in tests/whole/test_cuda.py
 by_dtype = pytest.mark.parametrize("dtype", list(BOUNDS), ids=str)
 
 
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(triton_choice, "DEVICE_KINDS", ("cpu",))
-    # The twin of fp16 norms: torch has this function on GPUs only, here by its own definition in smaller ones.
+    # The twin of fp16 norms is an operator that torch has on GPUs only; its decomposition takes its place.
     backward = decomposition_table[torch.ops.aten._fused_rms_norm_backward.default]
     monkeypatch.setattr(torch.ops.aten, "_fused_rms_norm_backward", backward)
     monkeypatch.setattr(interpreter, "_convert_float", partial(_convert_float, interpreter._convert_float))
@@ -53,21 +53,21 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _convert_float(plain: Any, values: Any, source: Any, target: Any, rounding: Any) -> Any:
-    """The interpreter cuts off bits for bf16; a GPU rounds to nearest: `test_triton.py`."""
+    """The interpreter truncates to bf16, where a GPU rounds to nearest."""
     if target == triton.language.bfloat16:
         return torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
     return plain(values, source, target, rounding)
 
 
 def with_twin(compute: Callable[[], Any]) -> tuple[Any, Any]:
-    """What Triton's functions compute, and what numba's (fp16: torch's) do."""
+    """The results of Triton's functions and of their twins: numba's, or for fp16 torch's."""
     found = compute()
     triton_choice.use_triton(False)
     return found, compute()
 
 
 def check_twin(found: Tensor, twin: Tensor) -> None:
-    """A rounding left out, or put in, would change far more elements than other orders of sums do."""
+    """Other orders of sums change few elements; a rounding too many or too few would change far more."""
     assert found.dtype == twin.dtype and found.shape == twin.shape
     assert relative(found, twin) <= BOUNDS[found.dtype]
     if found.dtype != torch.float32:
@@ -84,7 +84,7 @@ def test_the_kernels_are_interpreted() -> None:
 
 @by_dtype
 @pytest.mark.parametrize("norm_class", [GemmaRMSNorm, LlamaRMSNorm])
-def test_norms_are_those_of_transformers_and_of_their_twins(norm_class: Any, dtype: torch.dtype) -> None:
+def test_norms_equal_those_of_transformers_and_their_twins(norm_class: Any, dtype: torch.dtype) -> None:
     model = nn.Sequential(norm_class(72)).to(dtype).requires_grad_(False)
     model[0].weight.copy_(draw(72, seed=5))
     x, dy = (draw(2, 3, 72, dtype=dtype, seed=seed, scale=30.0) for seed in (6, 7))
@@ -117,10 +117,10 @@ def test_a_wider_weight_widens_the_output_as_in_transformers() -> None:
     check_twin(model(x), expected)
 
 
-@pytest.mark.filterwarnings("ignore:overflow")  # of the interpreter's exp, for -60
+@pytest.mark.filterwarnings("ignore:overflow")  # in the interpreter's exp, for -60
 @by_dtype
 @pytest.mark.parametrize("name", ["GELUTanh", "SiLU"])
-def test_gated_products_are_those_of_torch_and_of_their_twins(name: str, dtype: torch.dtype) -> None:
+def test_gated_products_equal_those_of_torch_and_their_twins(name: str, dtype: torch.dtype) -> None:
     activation = gated_mlp.ACTIVATION_FUNCTIONS[name]
     gate, up, dy = (draw(3, 401, dtype=dtype, seed=seed, scale=2.0) for seed in (2, 3, 4))  # more than a block
     gate[0, :3] = torch.tensor([0.0, 60.0, -60.0])
@@ -141,8 +141,8 @@ def test_gated_products_are_those_of_torch_and_of_their_twins(name: str, dtype: 
 
 
 @by_dtype
-@pytest.mark.parametrize("shared", [True, False])  # the angles of all rows
-def test_rotation_is_that_of_transformers_forward_and_backward(shared: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("shared", [True, False])  # one position's angles for all rows, or for each
+def test_rotation_equals_that_of_transformers_forward_and_backward(shared: bool, dtype: torch.dtype) -> None:
     heads_BNTD = draw(2, 3, 5, 12, dtype=dtype)  # transposed below: not contiguous
     angles = draw(1 if shared else 2, 5, 6, seed=3, scale=3.0).repeat(1, 1, 2)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
@@ -176,7 +176,7 @@ def test_elements_are_dropped_at_the_requested_rate_and_independently() -> None:
         assert abs(both - rate**2) < 5 * (rate**2 / size) ** 0.5, distance
 
 
-def test_masks_are_those_of_philox() -> None:
+def test_dropout_masks_follow_philox() -> None:
     def draw_four(counter: int, seed: int) -> list[int]:
         """Philox4x32-10, Salmon et al. 2011."""
         low, words, keys = 2**32 - 1, [counter, 0, 0, 0], [seed & (2**32 - 1), seed >> 32]
@@ -190,10 +190,10 @@ def test_masks_are_those_of_philox() -> None:
     draws = [number for counter in range(750) for number in draw_four(counter, seed)]
     uniform = [min(number, 2**32 - 1 - number) / 2**31 for number in draws]
     expected = [place for place, number in enumerate(uniform) if number < rate]
-    assert (keep(3000, rate, seed) == 0).nonzero().flatten().tolist() == expected == PHILOX_PLACES
+    assert (keep(3000, rate, seed) == 0).nonzero().flatten().tolist() == expected == PHILOX_POSITIONS
 
 
-def test_a_mask_depends_on_seed_and_place_alone() -> None:
+def test_a_mask_depends_on_seed_and_position_alone() -> None:
     longest, others = keep(3000, 0.3, 5), [keep(3000, 0.3, seed) for seed in (6, 5 + 2**32, 5 + 2**61)]
     for size in (0, 1, 1023, 1025):
         assert torch.equal(keep(size, 0.3, 5), longest[:size])
@@ -212,7 +212,7 @@ def test_every_use_of_a_mask_drops_the_same_elements(dtype: torch.dtype) -> None
     mask, drawn = keep(1500, 0.3, 9).view(30, 50).to(dtype), dropped(1500, 0.3, 9)
     expected = torch.addcmul(total, x, mask)
     assert torch.equal(drawn.without(x), x * mask)
-    drawn.add_rest_to(total, x.clone())
+    drawn.add_kept_to(total, x.clone())
     assert torch.equal(total, expected)
     assert drawn.zero_(x) is x and torch.equal(x == 0, mask == 0)
 
@@ -224,7 +224,7 @@ def gradient(kernels: str, kind: str) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["gemma3_text", "llama"])  # both kinds of norms and of activations, and norms of heads
-def test_whole_layers_have_the_gradient_of_their_twins(kind: str) -> None:
+def test_a_models_gradient_equals_that_of_the_numba_kernels(kind: str) -> None:
     found = gradient("triton", kind)
     assert triton_choice.triton_for(torch.device("cpu")) is not None
     expected = gradient("fast", kind)

@@ -1,6 +1,6 @@
-"""A merged folder elsewhere: the names of transformers 4.57 beside those of 5, the base's own files, tokenizer.model.
+"""A merged folder for other programs: names of transformers 4.57 and 5, the base's own files, tokenizer.model.
 
-What these versions and llama.cpp's converter make of it is measured by `benchmarks/export.py`.
+`benchmarks/export.py` loads such folders with these versions and with llama.cpp's converter.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LLAMA3 = {
 
 
 def export(base: Path, out: Path, *, kind: str = "gemma", tokenizer: Any = None) -> Path:
-    """A merged folder of a model that was not changed, made with the base's files."""
+    """A merged folder of an unchanged model with the base's files."""
     model = tiny_model(kind, dtype=torch.bfloat16)
     row = (2, 40, 41)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def encode(data: bytes, text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma"])
-def test_rotary_positions_stand_under_both_names(tmp_path: Path, kind: str) -> None:
+def test_rotary_settings_are_written_under_the_names_of_both_versions(tmp_path: Path, kind: str) -> None:
     for rope in ({"rope_type": "default", "rope_theta": 500_000.0}, LLAMA3):
         config = tiny_config(kind, rope_parameters=dict(rope))
         config.save_pretrained(tmp_path)
@@ -123,7 +123,7 @@ def test_rotary_positions_stand_under_both_names(tmp_path: Path, kind: str) -> N
         assert AutoConfig.from_pretrained(tmp_path).to_dict()["rope_parameters"] == rope
 
 
-def test_sliding_layers_have_the_name_of_their_own(tmp_path: Path) -> None:
+def test_rotary_settings_of_sliding_layers_have_a_name_of_their_own(tmp_path: Path) -> None:
     config = tiny_config("gemma3_text")
     config.rope_parameters["full_attention"] |= {"rope_type": "linear", "factor": 8.0}
     config.save_pretrained(tmp_path)
@@ -136,7 +136,7 @@ def test_sliding_layers_have_the_name_of_their_own(tmp_path: Path) -> None:
     assert inside["text_config"]["rope_local_base_freq"] == 10_000.0 and "rope_theta" not in inside["vision_config"]
 
 
-def test_a_spelling_that_this_version_reads_otherwise_is_left_out_and_said(
+def test_old_names_that_this_version_reads_differently_are_left_out_with_a_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiny_config("llama", rope_parameters=dict(LLAMA3)).save_pretrained(tmp_path)
@@ -152,7 +152,7 @@ def test_a_spelling_that_this_version_reads_otherwise_is_left_out_and_said(
 
 
 def test_the_bases_own_files_are_copied_byte_for_byte(tmp_path: Path) -> None:
-    """As on the hub: `tokenizer.model`, and a configuration of transformers 4; for images also those of processors."""
+    """As on the hub: `tokenizer.model`, a configuration of transformers 4, and processor files."""
     base = tmp_path / "base"
     tiny_tokenizer().save_pretrained(base)
     named = {
@@ -177,7 +177,7 @@ def test_the_bases_own_files_are_copied_byte_for_byte(tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(merged).dtype == torch.bfloat16
 
 
-def test_a_tokenizer_saved_by_version_5_gets_the_names_of_4(tmp_path: Path) -> None:
+def test_a_tokenizer_saved_by_transformers_5_gets_the_names_of_4(tmp_path: Path) -> None:
     base = tmp_path / "base"
     tiny_tokenizer().save_pretrained(base)
     before = json.loads((base / "tokenizer_config.json").read_text())
@@ -187,7 +187,7 @@ def test_a_tokenizer_saved_by_version_5_gets_the_names_of_4(tmp_path: Path) -> N
     assert after.pop("tokenizer_class") == "PreTrainedTokenizerFast" and "extra_special_tokens" not in after
     assert after.pop("additional_special_tokens") == before["extra_special_tokens"]
     assert after.items() <= before.items()
-    assert not (merged / "tokenizer.model").exists()  # a byte-level BPE is none of sentencepiece's
+    assert not (merged / "tokenizer.model").exists()  # sentencepiece has no byte-level BPE
 
 
 def test_a_tokenizer_that_is_not_the_bases_leaves_nothing(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_tokenizer_that_is_not_the_bases_leaves_nothing(tmp_path: Path) -> Non
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_sentencepiece_model_is_made_anew_from_a_gemmas_tokenizer(tmp_path: Path) -> None:
+def test_a_sentencepiece_model_is_made_from_a_gemma_tokenizer(tmp_path: Path) -> None:
     """Its pieces, merged by their scores, give the ids that the tokenizer gives; a byte-level BPE has none."""
     base = tmp_path / "base"
     named = {f"{role}_token": f"<{role}>" for role in ("bos", "eos", "unk", "pad")}

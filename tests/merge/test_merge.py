@@ -1,4 +1,4 @@
-"""Merging: the files equal base and adapter up to rounding and load with plain transformers, or none remain."""
+"""Merging: the files equal base and adapter up to rounding and load in plain transformers, or nothing is left."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def weights(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def test_every_projection_is_the_fp32_sum_rounded_once(base: Path, run: Path) -> None:
+def test_every_merged_projection_is_the_fp32_sum_rounded_once(base: Path, run: Path) -> None:
     before = weights(load_base(str(base), precision="bf16"))
     model = adapted(base, run)
     scaling = model.peft_config["default"].lora_alpha / model.peft_config["default"].r  # type: ignore[attr-defined]
@@ -71,7 +71,7 @@ def test_every_projection_is_the_fp32_sum_rounded_once(base: Path, run: Path) ->
 
 
 @pytest.mark.parametrize("use_dora", [False, True], ids=["plain", "dora"])
-def test_the_same_weights_as_a_fresh_peft_model(tmp_path: Path, base: Path, use_dora: bool) -> None:
+def test_merged_weights_equal_those_of_pefts_merge_and_unload(tmp_path: Path, base: Path, use_dora: bool) -> None:
     model = tuned(base, LoraSettings(r=4, dropout=0.0, use_dora=use_dora, target_modules=("q_proj", "down_proj")))
     save_adapter(tmp_path, adapter_tensors(model), adapter_config(model))
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
@@ -83,7 +83,7 @@ def test_the_same_weights_as_a_fresh_peft_model(tmp_path: Path, base: Path, use_
 
 @pytest.fixture
 def mild_run(run: Path, base: Path, tmp_path: Path) -> Path:
-    """The run with an adapter of a trained one's size: rounding a huge random one moves a random model's logits a lot."""
+    """The run with a smaller adapter: rounding a large random one would change a random model's logits too much."""
     folder = tmp_path / "mild"
     shutil.copytree(run, folder)
     model = adapted(base, run)
@@ -113,20 +113,22 @@ def test_the_command_writes_a_model_for_plain_transformers(
     renderer = build_renderer(tiny_tokenizer())
     assert model.dtype == torch.bfloat16
     assert model.generation_config.eos_token_id == list(renderer.stop_token_ids) and len(renderer.stop_token_ids) == 2
-    assert load_tokenizer(str(out)).chat_template == renderer.tokenizer.chat_template  # to train on top of it
+    assert (
+        load_tokenizer(str(out)).chat_template == renderer.tokenizer.chat_template
+    )  # loading it for further training gives the base's template
     prompt = build_renderer(load_tokenizer(str(out))).prompt_ids(section_parts(DIALOGUE, "CC"))
     asked = {"section": "CC", "add_generation_prompt": True, "return_dict": False}
     assert tokenizer.apply_chat_template([{"role": "user", "content": DIALOGUE}], **asked) == prompt
     model, merged, ids = model.float(), fold(adapted(base, mild_run)).float(), torch.tensor([prompt])
     for module in merged.modules():
-        vars(module).pop("forward", None)  # those of training: the kernels of norms round otherwise
+        vars(module).pop("forward", None)  # the fast norms round differently
     assert torch.equal(model(ids).logits, merged(ids).logits)
     written = model.generate(ids, max_new_tokens=8)[0, len(prompt) :].tolist()
     (note,) = generate(model, [prompt], stop_token_ids=renderer.stop_token_ids, max_new_tokens=8)
     assert [token for token in written if token not in renderer.stop_token_ids] == list(note.token_ids)
 
 
-def test_parity_tells_a_right_merge_from_none_and_from_a_double_one(base: Path, run: Path) -> None:
+def test_parity_holds_for_a_right_merge_only(base: Path, run: Path) -> None:
     expected = note_logits(adapted(base, run, precision="fp32"), PROMPTS, build_renderer(tiny_tokenizer()))
     exact = compare_logits(fold(adapted(base, run, precision="fp32")), expected)
     assert exact.holds and exact.agreement == 1 and exact.largest_logit_difference < 1e-4 * exact.logit_range
@@ -145,7 +147,7 @@ def test_parity_tells_a_right_merge_from_none_and_from_a_double_one(base: Path, 
 @pytest.mark.parametrize(
     ("difference", "same", "holds"), [(5.0, 90, True), (5.1, 100, False), (0.0, 89, False), (float("nan"), 100, False)]
 )
-def test_each_bound_counts(difference: float, same: int, holds: bool) -> None:
+def test_parity_needs_both_bounds(difference: float, same: int, holds: bool) -> None:
     parity = Parity(
         largest_logit_difference=difference,
         logit_range=100.0,
@@ -157,7 +159,7 @@ def test_each_bound_counts(difference: float, same: int, holds: bool) -> None:
     assert parity.holds is holds
 
 
-def test_beyond_the_bounds_nothing_is_kept(
+def test_a_merge_beyond_the_bounds_leaves_nothing(
     run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -193,7 +195,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 def test_a_full_disk_is_bad_input_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """The writer of safetensors has an error of its own for it."""
+    """safetensors raises an error of its own."""
 
     def fail(_: object, folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"half")
@@ -215,7 +217,7 @@ def test_an_output_that_is_not_empty_is_refused(run: Path, tmp_path: Path) -> No
     assert kept.read_text() == "mine"
 
 
-def test_4_bits_are_refused_however_they_come(base: Path, run: Path, tmp_path: Path) -> None:
+def test_merging_into_4_bits_is_refused(base: Path, run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="16-bit"):
         main(["--run", str(run), "--output_dir", str(tmp_path / "out"), "--load_in_4bit"])
     with pytest.raises(InputError, match="16-bit"):
@@ -223,7 +225,7 @@ def test_4_bits_are_refused_however_they_come(base: Path, run: Path, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_no_run_and_a_wrong_number_are_refused(run: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_and_zero_prompts_are_refused(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(InputError, match="run folder"):
         main(["--run", str(tmp_path), "--output_dir", str(out)])
@@ -232,7 +234,7 @@ def test_a_folder_that_is_no_run_and_a_wrong_number_are_refused(run: Path, tmp_p
     assert not out.exists()
 
 
-def test_the_lock_of_a_merge_that_was_killed_at_its_end_does_not_stay(run: Path, tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_merge_is_removed(run: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     (output / "config.json").write_text("whole")

@@ -1,4 +1,4 @@
-"""The merged folder brings its prompt along: plain transformers builds it from a dialogue, for a run of any task."""
+"""The merged folder's chat template builds the run's prompt in plain transformers, for a run of any task."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOURCES = {"pubmedqa": "context", "medquad": "question"}
 
 @pytest.fixture(scope="module")
 def of_task(run: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A function that gives the run, as one of this task and style and with a mild adapter (see `mild_run`)."""
+    """A function that makes a run of a task and style; its adapter is small, so that rounding changes little."""
 
     def make(task: str, style: str) -> Path:
         folder = tmp_path_factory.mktemp("of") / "run"
@@ -56,7 +56,7 @@ def of_task(run: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.mark.parametrize(
     ("task", "style"), [("visit", "chat"), ("pubmedqa", "chat"), ("medquad", "plain"), ("section-with-header", "plain")]
 )
-def test_a_merged_model_of_any_task_brings_its_prompt(
+def test_a_merged_models_template_builds_the_prompt_of_its_task(
     of_task: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, style: str
 ) -> None:
     run, out = of_task(task, style), tmp_path / "merged"
@@ -76,20 +76,22 @@ def test_a_merged_model_of_any_task_brings_its_prompt(
     assert written.max_new_tokens == read_run_config(run).data.max_new_tokens
 
 
-def test_a_prompt_that_no_template_can_write_leaves_the_bases_own_and_says_why(
+def test_if_no_template_builds_the_prompt_the_bases_own_is_kept_with_a_notice(
     of_task: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "merged"
     served = command.served_template
     monkeypatch.setattr(command, "served_template", lambda renderer: served(renderer).replace("Dialogue:", "Dialog:"))
     main(["--run", str(of_task("section", "chat")), "--output_dir", str(out), "--num_prompts", "1"])
-    said = capsys.readouterr()
-    assert "no chat_template.jinja of this run's prompt" in said.err and "writes this run's prompt" not in said.out
+    captured = capsys.readouterr()
+    assert (
+        "no chat_template.jinja of this run's prompt" in captured.err and "writes this run's prompt" not in captured.out
+    )
     assert AutoTokenizer.from_pretrained(out).chat_template == GEMMA_TEMPLATE
 
 
-def test_no_other_template_stays_in_the_folder(tmp_path: Path) -> None:
-    """Older bases have theirs in `tokenizer_config.json`, several by name; processors in `chat_template.json`."""
+def test_the_merged_folder_has_no_other_template(tmp_path: Path) -> None:
+    """Older bases have named templates in `tokenizer_config.json`; processors have one in `chat_template.json`."""
     base = tmp_path / "base"
     tiny_tokenizer().save_pretrained(base)
     (base / "chat_template.jinja").unlink()

@@ -1,4 +1,4 @@
-"""The adapter's files: PEFT loads what we write, and what we read is treated as the untrusted file that it may be."""
+"""Adapter files: PEFT loads those that are written here, and those that are read are treated as untrusted."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ def test_peft_loads_our_files_onto_the_plain_base_with_equal_logits(variant: str
         assert not torch.allclose(logits(model), expected, atol=1e-2)  # the adapter does something
 
 
-def test_files_are_fp32_and_name_the_base_as_it_was_asked_for(saved: Path) -> None:
+def test_files_are_fp32_and_name_the_base_as_it_was_given(saved: Path) -> None:
     assert {tensor.dtype for tensor in load_file(saved / WEIGHTS_NAME).values()} == {torch.float32}
     assert sorted(path.name for path in saved.iterdir()) == [CONFIG_NAME, WEIGHTS_NAME]
     assert adapter_base_name(saved) == "tiny"
     assert json.loads((saved / CONFIG_NAME).read_text())["inference_mode"] is True
 
 
-def test_a_loaded_adapter_is_frozen_and_evaluates(saved: Path) -> None:
+def test_a_loaded_adapter_is_frozen_and_in_evaluation_mode(saved: Path) -> None:
     model = load(saved)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not any(module.training for module in model.modules())
@@ -128,7 +128,7 @@ def test_a_missing_or_damaged_file_is_bad_input(saved: Path, name: str, content:
         load(saved)
 
 
-def test_files_that_run_code_are_never_opened(saved: Path) -> None:
+def test_files_that_can_carry_code_are_never_opened(saved: Path) -> None:
     for name in ("adapter_model.bin", "adapter_model.pt", "adapter_model.pkl"):
         (saved / name).mkdir()  # opening one fails, whatever opens it
     load(saved)
@@ -186,7 +186,7 @@ def test_a_wrong_shape_is_refused_before_anything_is_copied(saved: Path) -> None
         {"fan_in_fan_out": True},
         {"use_qalora": True},
         {"eva_config": {"rho": 2.0}},
-        {"a_setting_of_tomorrow": {"scale": 2}},
+        {"an_unknown_setting": {"scale": 2}},
         {"peft_type": "IA3"},
         {"target_modules": "all-linear"},
         {"target_modules": [".*proj"]},

@@ -1,4 +1,4 @@
-"""`--run` names a run, a checkpoint or an adapter, and its base may have been moved: the same notes, or one message."""
+"""`--run` takes a run, a checkpoint or an adapter, and its base may have been moved: the same notes, or one message."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import train_loop
 from medsum_core.errors import InputError
 from medsum_core.merge.__main__ import main as merge
 
-# What an adapter by itself does not tell.
-LIKE_THE_RUN = ("--precision", "fp32", "--max_new_tokens", "32")
+# An adapter alone does not record these.
+SETTINGS_OF_THE_RUN = ("--precision", "fp32", "--max_new_tokens", "32")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def damage(checkpoint: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"?")
 
 
-def test_a_run_its_last_checkpoint_and_its_adapter_are_the_same(
+def test_a_run_its_last_checkpoint_and_its_adapter_write_the_same_notes(
     made: Path, unfinished: Path, dialogues: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, checkpoint = made / "run", made / "run" / "checkpoints" / "step-000002"
@@ -67,12 +67,12 @@ def test_a_run_its_last_checkpoint_and_its_adapter_are_the_same(
     assert notes(tmp_path / "alone", dialogues) == expected
     assert "base is not checked" in capsys.readouterr().err
     shutil.copytree(run / "adapter", tmp_path / "bare")
-    assert notes(tmp_path / "bare", dialogues, *LIKE_THE_RUN) == expected
-    said = capsys.readouterr().err
-    assert "an adapter by itself; prompt and lengths are the defaults" in said and "base is not checked" in said
+    assert notes(tmp_path / "bare", dialogues, *SETTINGS_OF_THE_RUN) == expected
+    messages = capsys.readouterr().err
+    assert "an adapter by itself; prompt and lengths are the defaults" in messages and "base is not checked" in messages
 
 
-def test_a_damaged_checkpoint_is_passed_over_or_refused(
+def test_a_damaged_checkpoint_is_skipped_or_refused_if_named(
     unfinished: Path, dialogues: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoints = unfinished / "checkpoints"
@@ -82,8 +82,8 @@ def test_a_damaged_checkpoint_is_passed_over_or_refused(
         notes(checkpoints / "step-000002", dialogues)
     capsys.readouterr()
     assert notes(unfinished, dialogues) == earlier
-    said = capsys.readouterr().err
-    assert "step-000002 is damaged" in said and "newest checkpoint is used, step-000001" in said
+    messages = capsys.readouterr().err
+    assert "step-000002 is damaged" in messages and "newest checkpoint is used, step-000001" in messages
     damage(checkpoints / "step-000001")
     with pytest.raises(InputError, match="not finished, and its 2 checkpoints are damaged"):
         notes(unfinished, dialogues)
@@ -99,14 +99,16 @@ def test_a_checkpoint_is_merged_like_the_run(made: Path, unfinished: Path, tmp_p
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_moved_base_is_named_and_known_by_its_hashes(made: Path, dialogues: Path, tmp_path: Path) -> None:
+def test_a_moved_base_must_be_given_and_is_recognised_by_its_hashes(
+    made: Path, dialogues: Path, tmp_path: Path
+) -> None:
     expected = notes(made / "run", dialogues)
     shutil.copytree(made, tmp_path / "made")
     run, moved = tmp_path / "made" / "run", tmp_path / "elsewhere"
     (tmp_path / "made" / "model").rename(moved)
     for path in (run / "config.json", run / "adapter" / "adapter_config.json"):
         path.write_text(path.read_text().replace(str(made / "model"), str(tmp_path / "made" / "model")))
-    (run / "adapter.sha256.json").unlink()  # it was changed above
+    (run / "adapter.sha256.json").unlink()  # its hash no longer holds: adapter_config.json was edited above
     out = ["--output_dir", str(tmp_path / "merged"), "--offline", "--num_prompts", "1"]
     with pytest.raises(InputError, match=r"is not there; .*--model_name_or_path"):
         notes(run, dialogues)
@@ -126,10 +128,8 @@ def test_a_moved_base_is_named_and_known_by_its_hashes(made: Path, dialogues: Pa
         notes(run, dialogues, *there)
 
 
-def test_files_that_are_not_read_beside_tokenizer_json_are_no_other_base(
-    made: Path, dialogues: Path, tmp_path: Path
-) -> None:
-    """A merge may bring the sentencepiece model into the hub's cache; a download of the whole repository, all three."""
+def test_unused_tokenizer_files_do_not_make_it_another_base(made: Path, dialogues: Path, tmp_path: Path) -> None:
+    """These three are not read where there is a tokenizer.json; a merge or a full download may add them to the base."""
     shutil.copytree(made / "model", tmp_path / "moved")
     for name in ("tokenizer.model", "vocab.json", "merges.txt"):
         (tmp_path / "moved" / name).write_bytes(b"{}")

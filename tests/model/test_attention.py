@@ -1,4 +1,4 @@
-"""Law 4: a packed document is the document alone, whatever its neighbours, the layer, the kernel and the mode."""
+"""A packed document gives what it gives alone, with any neighbours, and for each kernel and mode."""
 
 from __future__ import annotations
 
@@ -37,11 +37,9 @@ from medsum_core.model.attention import (
 from medsum_core.model.forward import hidden_states
 
 KERNELS = ("per_document", "sdpa", "eager", "compiled")
-COMPILED = {"compiled": attend_compiled}  # the fast kernels' own, by a name of its own
+COMPILED = {"compiled": attend_compiled}  # the fast kernels' function
 LENGTHS = (3, 8, 9, 21)  # around the sliding window of 8
 BOUND = 1e-5
-
-ModelOf = Callable[[str], PreTrainedModel]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +69,7 @@ def ours(model: PreTrainedModel, batch: MicroBatch, kernel: str = "per_document"
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
-def test_packed_and_padded_documents_equal_each_alone(
+def test_packed_and_padded_documents_equal_each_document_alone(
     models: dict[str, PreTrainedModel], documents: list[Example], kind: str, kernel: str
 ) -> None:
     model = models[kind]
@@ -134,7 +132,7 @@ def test_mode_and_checkpointing_change_neither_output_nor_gradient(
 
 
 class ShapesMade(TorchDispatchMode):
-    """The shape of each tensor that an operation gives, forward and backward."""
+    """Records the shape of each operation's result, forward and backward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,11 +146,11 @@ class ShapesMade(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
-def test_one_document_after_another_makes_nothing_of_the_size_of_the_row_squared(
+def test_attention_per_document_makes_no_tensor_of_the_rows_length_squared(
     models: dict[str, PreTrainedModel], documents: list[Example], kind: str, dtype: torch.dtype
 ) -> None:
     batch, squared = pack_rows(documents), {}
-    assert batch.num_tokens == 41  # like no other size of these models
+    assert batch.num_tokens == 41  # a size that nothing else in these models has
     for kernel in ("per_document", "sdpa"):
         model = deepcopy(models[kind]).to(dtype)
         with document_attention(model, kernel), ShapesMade() as made:
@@ -165,7 +163,7 @@ def test_one_document_after_another_makes_nothing_of_the_size_of_the_row_squared
 def test_without_windows_and_soft_caps_no_document_has_a_mask(
     models: dict[str, PreTrainedModel], documents: list[Example], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one SDPA would give each pair of tokens a number, and some cards their slowest kernel."""
+    """A mask has an element for each pair of tokens, and on some GPUs SDPA then takes its slowest kernel."""
     calls: list[dict[str, Any]] = []
 
     def recorded(*heads: Tensor, **options: Any) -> Tensor:
@@ -236,7 +234,7 @@ def reference_varlen(
     window_size: tuple[int, int] = (-1, -1),
     enable_gqa: bool = False,
 ) -> Tensor:
-    """torch's documented meaning of `varlen_attn`, token by token; checks what the real kernel would refuse."""
+    """`varlen_attn` as torch documents it, token by token; asserts what the real kernel requires."""
     assert query.ndim == key.ndim == value.ndim == 3 and enable_gqa
     assert cu_seq_k is not None and cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
     bounds = cu_seq_q.tolist()
@@ -254,7 +252,7 @@ def reference_varlen(
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_varlen_gets_the_documents_as_torch_defines_them(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_varlen_attn_is_called_as_torch_documents_it(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", reference_varlen)
     found, gradients = attend(attend_varlen, sliding_window=window)
     expected, expected_gradients = attend(attend_block_mask, eager=True, sliding_window=window)
@@ -263,7 +261,7 @@ def test_varlen_gets_the_documents_as_torch_defines_them(window: int | None, mon
         assert relative(gradient, reference) <= BOUND
 
 
-def test_varlen_keeps_documents_apart_in_a_model(
+def test_with_varlen_packed_documents_of_a_model_equal_each_document_alone(
     models: dict[str, PreTrainedModel], documents: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", reference_varlen)
@@ -272,11 +270,11 @@ def test_varlen_keeps_documents_apart_in_a_model(
         assert relative(packed[row], alone(models["gemma3_text"], document)) <= BOUND
 
 
-def test_the_varlen_kernel_of_torch_2_11_accepts_shared_heads_silently(monkeypatch: pytest.MonkeyPatch) -> None:
-    def older(*tensors: Any, scale: float | None, window_size: tuple[int, int]) -> Tensor:
+def test_enable_gqa_is_passed_only_where_varlen_attn_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_torch_2_11(*tensors: Any, scale: float | None, window_size: tuple[int, int]) -> Tensor:
         return reference_varlen(*tensors, scale=scale, window_size=window_size, enable_gqa=True)
 
-    for kernel, expected in ((older, {}), (reference_varlen, {"enable_gqa": True})):
+    for kernel, expected in ((of_torch_2_11, {}), (reference_varlen, {"enable_gqa": True})):
         monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
         _shared_heads.cache_clear()
         assert _shared_heads() == expected
@@ -286,7 +284,9 @@ def test_the_varlen_kernel_of_torch_2_11_accepts_shared_heads_silently(monkeypat
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_one_call_for_all_prompts_is_a_call_for_each(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_varlen_call_for_all_prompts_equals_attention_for_each(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", reference_varlen)
     torch.manual_seed(0)
     lengths, heads = (4, 1, 7), [torch.randn(12, count, 8) for count in (4, 2, 2)]
@@ -301,12 +301,12 @@ def test_varlen_refuses_soft_capping() -> None:
         attend(attend_varlen, softcap=2.0)
 
 
-def test_padding_is_a_document_of_its_own() -> None:
+def test_the_padding_of_a_row_is_a_document_of_its_own() -> None:
     assert padded_lengths([(2, 3), (4,), (5,)], 5) == [2, 3, 4, 1, 5]
 
 
 @pytest.mark.parametrize("kernel", list(DOCUMENT_ATTENTION))
-def test_the_config_is_as_before_afterwards_even_after_an_error(
+def test_the_models_attention_setting_is_restored_also_after_an_error(
     models: dict[str, PreTrainedModel], kernel: str
 ) -> None:
     config = models["gemma"].config
@@ -319,7 +319,7 @@ def test_the_config_is_as_before_afterwards_even_after_an_error(
 
 
 @pytest.mark.parametrize("name", ["flex", "flash_attention_2"])
-def test_an_unknown_function_and_one_that_does_not_heed_documents_are_refused(
+def test_an_unknown_function_and_one_that_ignores_documents_are_refused(
     models: dict[str, PreTrainedModel], name: str
 ) -> None:
     with pytest.raises(ValueError, match=name), document_attention(models["gemma"], name):

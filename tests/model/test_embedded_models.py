@@ -1,4 +1,4 @@
-"""The embedded models: what is refused, and that SmolLM2 says and reads what its GGUF file holds.
+"""The embedded models: what is refused, and that SmolLM2's weights and tokenizer are those of its GGUF file.
 
 Reference: the file itself, read by llama.cpp's rules (`gguf_file.py`).
 """
@@ -47,14 +47,16 @@ def test_a_missing_package_is_bad_input_naming_the_command(tmp_path: Path, monke
     assert refused.value.exit_code == 2 and list(tmp_path.iterdir()) == []
 
 
-def test_without_a_reader_of_gguf_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gguf_package_is_bad_input_naming_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(embedded, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs the package gguf .*pip install 'gguf"):
         embedded_folder(SMOLLM2_NAME)
 
 
-def test_an_unknown_name_is_told_the_known_ones() -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"embedded:gpt: .*embedded:gemma3-270m, embedded:smollm2-135m-it"):
         embedded_folder("embedded:gpt")
 
@@ -73,7 +75,7 @@ def test_other_weights_are_refused_and_no_module_of_the_package_runs(
     assert list((tmp_path / "cache" / "medsum").iterdir()) == []
 
 
-def test_runs_over_the_first_model_keep_its_identity() -> None:
+def test_the_identity_of_gemma3_270m_is_the_one_that_earlier_runs_recorded() -> None:
     sha256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
     assert embedded_identity(EMBEDDED_NAME) == {"gemma-3-270m-q4_k_m.gguf": sha256, "conversion": "1"}
 
@@ -128,13 +130,13 @@ def test_weights_and_logits_equal_the_files(
 @needs_smollm2
 @pytest.mark.parametrize("layer", [0, 29])
 def test_attention_scores_equal_those_of_llama_cpps_rotation(base: PreTrainedModel, contents: Any, layer: int) -> None:
-    """A GGUF file's Llama rotates neighbours (2i, 2i + 1); transformers' rotates i and i + 32 of a head."""
+    """In a Llama's GGUF file elements 2i and 2i + 1 of a head are rotated together; in transformers i and i + 32."""
     attention, positions = base.model.layers[layer].self_attn, torch.tensor([[0, 1, 7, 400]])
     states = torch.randn(1, 4, 576, generator=torch.Generator().manual_seed(0))
     cos, sin = base.model.rotary_emb(states, positions)
     query, key = (linear(states).view(1, 4, -1, 64).transpose(1, 2) for linear in (attention.q_proj, attention.k_proj))
     query, key = apply_rotary_pos_emb(query, key, cos, sin)
-    found = query.unflatten(1, (3, 3)) @ key.transpose(-1, -2).unsqueeze(2)  # three queries' heads share a key's
+    found = query.unflatten(1, (3, 3)) @ key.transpose(-1, -2).unsqueeze(2)  # three query heads share a key head
 
     def rotated(name: str) -> Tensor:
         vectors = states[0].double() @ dequantised(contents, f"blk.{layer}.{name}.weight").double().T
@@ -149,7 +151,7 @@ def test_attention_scores_equal_those_of_llama_cpps_rotation(base: PreTrainedMod
 
 
 @needs_smollm2
-def test_it_answers_a_question_and_stops(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_smollm2_answers_a_question_and_stops(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     messages = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     with torch.no_grad():
@@ -159,7 +161,9 @@ def test_it_answers_a_question_and_stops(base: PreTrainedModel, tokenizer: PreTr
 
 
 @needs_smollm2
-def test_template_special_tokens_and_stop(tokenizer: PreTrainedTokenizerBase, contents: Any) -> None:
+def test_template_special_tokens_and_stop_token_are_the_files(
+    tokenizer: PreTrainedTokenizerBase, contents: Any
+) -> None:
     fields = {name: field.contents() for name, field in contents.fields.items() if name.startswith("tokenizer.")}
     assert tokenizer.chat_template == fields["tokenizer.chat_template"]
     assert tokenizer.get_vocab() == {token: index for index, token in enumerate(fields["tokenizer.ggml.tokens"])}
@@ -176,7 +180,7 @@ def test_template_special_tokens_and_stop(tokenizer: PreTrainedTokenizerBase, co
 @needs_smollm2
 @given(text=st.one_of(st.sampled_from(TEXTS), st.text("\n \t12a.,s'²", max_size=20)))
 @settings(max_examples=80)
-def test_tokens_are_those_of_llama_cpps_rules(
+def test_tokenization_follows_llama_cpps_rules(
     tokenizer: PreTrainedTokenizerBase, ranks: dict[tuple[str, ...], int], text: str
 ) -> None:
     tokens = [token for word in words(text) for token in merged(word, ranks)]

@@ -1,4 +1,4 @@
-"""The adapter folder in transformers' own hands: `base.load_adapter(folder)`, without PEFT's model around the base."""
+"""transformers' own `base.load_adapter(folder)` reads the adapter folder, without a PeftModel around the base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws 6 and 7: the frozen base stays what it is and lets gradients through; exactly the adapter trains, in fp32."""
+"""The base stays frozen and differentiable; exactly the adapter trains, in fp32."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from train_loop import train_step
 
 FEW_TARGETS = LoraSettings(
     r=16, dropout=0.0, target_modules=("o_proj", "down_proj")
-)  # the rest stays bitsandbytes' own
+)  # the other layers keep bitsandbytes' forward
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def four_bit_layers(model: nn.Module) -> list[Linear4bit]:
 
 
 def base_hash(model: nn.Module) -> str:
-    """sha256 over every frozen weight as it is used: 4-bit ones dequantised."""
+    """sha256 over every frozen weight, 4-bit ones dequantised."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -96,7 +96,7 @@ def generate_notes(model: PeftModel, window: list[Example]) -> None:
 
 
 def plain_forward(model: PeftModel, window: list[Example]) -> None:
-    """What any script does: transformers' own forward and `generate`, in evaluation mode."""
+    """transformers' own forward and `generate`, in evaluation mode."""
     with torch.no_grad():
         model.eval()
         model(input_ids=torch.tensor([window[0].input_ids]))
@@ -112,20 +112,20 @@ def save_and_load(model: PeftModel, window: list[Example], folder: Path) -> None
 
 @pytest.mark.parametrize("settings", [NO_DROPOUT, FEW_TARGETS], ids=["all", "few"])
 @pytest.mark.parametrize("four_bit", [False, True])
-def test_base_and_gradient_are_the_same_after_everything_that_a_run_does(
+def test_evaluating_generating_and_saving_change_neither_base_nor_gradient(
     four_bit: bool, settings: LoraSettings, folder: Path, window: list[Example], tmp_path: Path
 ) -> None:
     base = load_nf4(folder) if four_bit else load_base(str(folder), precision="fp32")
     model = tuned(base, settings)
     bits, expected = base_hash(model), gradient(model, window)
-    doings: list[Callable[[PeftModel, list[Example]], None]] = [
+    actions: list[Callable[[PeftModel, list[Example]], None]] = [
         evaluate,
         generate_notes,
         plain_forward,
         lambda model, rows: save_and_load(model, rows, tmp_path),
     ]
-    for do in doings:
-        do(model, window)
+    for act in actions:
+        act(model, window)
         assert base_hash(model) == bits
         assert all(module.training for module in model.modules())
         for found, reference in zip(gradient(model, window), expected, strict=True):
@@ -155,7 +155,7 @@ def packing_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_gradient_survives_an_evaluation_where_bitsandbytes_repacks_weights(
     guarded: bool, folder: Path, window: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not guarded:  # what this test would look like without the guard: it must be able to fail
+    if not guarded:  # without the guard the gradient must change, else this test shows nothing
         monkeypatch.setattr(base_module, "keep_4bit_differentiable", lambda model: None)
     base = load_nf4(folder)
     assert {layer.support_avx512bf16_for_cpu for layer in four_bit_layers(base)} == {not guarded}
@@ -166,7 +166,7 @@ def test_the_gradient_survives_an_evaluation_where_bitsandbytes_repacks_weights(
     assert error == 0 if guarded else error > 0.1
 
 
-def test_nf4_settings_as_read_back_from_each_layer(folder: Path) -> None:
+def test_each_nf4_layer_has_the_quantisation_settings(folder: Path) -> None:
     base = load_nf4(folder)
     layers = four_bit_layers(base)
     assert len(layers) == 2 * 7
@@ -183,7 +183,7 @@ def test_nf4_settings_as_read_back_from_each_layer(folder: Path) -> None:
 
 @pytest.mark.parametrize("precision,dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 @pytest.mark.parametrize("four_bit", [False, True])
-def test_base_keeps_its_precision_and_its_tied_head_and_lora_is_fp32(
+def test_the_base_keeps_its_precision_and_tied_head_and_the_adapter_is_fp32(
     four_bit: bool, precision: str, dtype: torch.dtype, folder: Path
 ) -> None:
     base = load_base(str(folder), precision=precision, load_in_4bit=four_bit)
@@ -199,7 +199,7 @@ def test_base_keeps_its_precision_and_its_tied_head_and_lora_is_fp32(
     assert model.peft_config["default"].base_model_name_or_path == "tiny"
 
 
-def test_a_second_trainable_or_a_16_bit_adapter_is_noticed() -> None:
+def test_another_trainable_parameter_or_a_16_bit_adapter_is_an_error() -> None:
     model = tuned(tiny_model())
     check_only_adapter_trains(model)
     norm: Any = model.get_submodule("base_model.model.model.norm")
@@ -216,12 +216,12 @@ def test_a_second_trainable_or_a_16_bit_adapter_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_torch"])
-def test_every_lora_tensor_moves_at_the_smallest_rate(optim: str, window: list[Example]) -> None:
+def test_every_lora_tensor_changes_at_the_smallest_learning_rate(optim: str, window: list[Example]) -> None:
     model = tuned(tiny_model())
     bits = base_hash(model)
     before = [parameter.detach().clone() for _, parameter in trainable_parameters(model)]
-    least_rate = lr_at(74, schedule="linear", peak=2e-4, warmup_steps=0, num_steps=75)
-    stats = train_step(make_run(model, optim=optim, max_grad_norm=1.0), window, learning_rate=least_rate)
+    smallest_rate = lr_at(74, schedule="linear", peak=2e-4, warmup_steps=0, num_steps=75)
+    stats = train_step(make_run(model, optim=optim, max_grad_norm=1.0), window, learning_rate=smallest_rate)
     assert not stats.skipped and stats.grad_norm > 0
     for (name, parameter), former in zip(trainable_parameters(model), before, strict=True):
         assert (parameter != former).float().mean() > 0.98, name
@@ -253,10 +253,10 @@ def test_checkpointing_activations_changes_no_gradient(use_dora: bool, dropout: 
     assert all(bool(tensor.any()) for tensor in found)
     assert len(recomputed) == 2 * 2  # two packed micro-batches, each layer run twice
     embedding = model.get_input_embeddings()
-    assert not embedding._forward_hooks  # input gradients are not asked for
+    assert not embedding._forward_hooks  # checkpointing here needs no gradient of the inputs
 
 
-def test_two_seeds_of_dropout_differ(window: list[Example]) -> None:
+def test_dropout_depends_on_the_seed(window: list[Example]) -> None:
     model = tuned(tiny_model(), LoraSettings(r=16, dropout=0.05))
     expected = gradient(model, window)
     run: Any = make_run(model, pack_tokens=64)
@@ -272,7 +272,7 @@ def test_a_target_that_matches_nothing_is_bad_input(targets: tuple[str, ...]) ->
 
 
 @pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder", "~/no-such-folder", "../nothing"])
-def test_a_missing_folder_is_not_asked_of_a_hub(name: str) -> None:
+def test_a_missing_folder_is_not_looked_up_on_a_hub(name: str) -> None:
     for load in (load_config, load_tokenizer):
         with pytest.raises(InputError, match="no folder"):
             load(name)
@@ -282,7 +282,9 @@ def test_an_incomplete_folder_and_an_offline_miss_are_bad_input(folder: Path, tm
     with pytest.raises(InputError, match=r"no config\.json"):
         load_base(str(tmp_path), precision="fp32")
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
-    (tmp_path / "pytorch_model.bin").mkdir()  # weights that run code are not even opened
+    (
+        tmp_path / "pytorch_model.bin"
+    ).mkdir()  # opening it would fail: a format that can carry code is refused by its name
     with pytest.raises(InputError, match=r"only pytorch_model\.bin, a format that can run code"):
         load_base(str(tmp_path), precision="fp32")
     with pytest.raises(InputError, match="--offline"):
@@ -299,7 +301,7 @@ def test_head_with_an_adapter_or_a_bias_is_refused_and_its_cap_is_read() -> None
         head_weight(base)
 
 
-def test_loading_an_adapter_onto_a_4_bit_base_keeps_it_as_it_was(folder: Path, tmp_path: Path) -> None:
+def test_loading_an_adapter_leaves_a_4_bit_base_unchanged(folder: Path, tmp_path: Path) -> None:
     model = tuned(load_nf4(folder))
     bits = base_hash(model)
     save_adapter(tmp_path, adapter_tensors(model), adapter_config(model))

@@ -1,4 +1,4 @@
-"""A base that can't be used is bad input with its reason: pipes, damaged or 8-bit weights, no room for the embedded one."""
+"""A base that can't be used is bad input with its reason: pipes, damaged or 8-bit weights, a full disk."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_pipe_in_the_folder_is_refused_at_once(folder: Path, name: str) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_weights_in_8_bits_are_refused(folder: Path, dtype: torch.dtype) -> None:
-    """transformers reads them as numbers, without the scales that they were made with."""
+    """transformers would read them without the scales that belong to them."""
     path = folder / "model.safetensors"
     save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
     assert "holds weights in 8 bits" in refusal(folder)
@@ -56,13 +56,13 @@ def test_damaged_weights_are_refused(folder: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     "text", ["[" * 100_000 + "]" * 100_000, "[]", '{"model_type": {}}', '{"model_type": "gemma", "vocab_size": "x"}']
 )
-def test_a_configuration_of_another_kind_is_refused(folder: Path, text: str) -> None:
+def test_an_invalid_configuration_is_refused(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
     assert "can't be loaded" in refusal(folder)
 
 
 @pytest.fixture
-def no_model_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder; the packages with the weights need not be installed."""
     monkeypatch.setattr(embedded, "_part_paths", lambda model: [])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -77,7 +77,7 @@ def no_model_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_full_disk_during_the_conversion_is_bad_input_and_leaves_nothing(
-    no_model_yet: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(model: embedded.EmbeddedModel, work: Path) -> None:
         (work / "model.safetensors").write_bytes(b"half")
@@ -87,10 +87,10 @@ def test_a_full_disk_during_the_conversion_is_bad_input_and_leaves_nothing(
     monkeypatch.setattr(embedded, "_dequantise", fail)
     with pytest.raises(InputError, match=r"can't be written .*No space left.*make room"):
         embedded.embedded_folder()
-    assert list((no_model_yet / "medsum").iterdir()) == []
+    assert list((empty_cache / "medsum").iterdir()) == []
 
 
-def test_a_cache_folder_that_cannot_be_made_is_bad_input(no_model_yet: Path) -> None:
-    no_model_yet.write_text("a file where the folder should be")
+def test_a_cache_folder_that_cannot_be_made_is_bad_input(empty_cache: Path) -> None:
+    empty_cache.write_text("a file where the folder should be")
     with pytest.raises(InputError, match="the cache folder can't be made"):
         embedded.embedded_folder()

@@ -1,4 +1,4 @@
-"""A base whose own files are NF4: the same numbers as quantising here, recorded as it is, merged into its dense form."""
+"""A base whose files are NF4 already: the same numbers as quantising here, and merged into the dense base of `--base`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def merged(made: Path, run: str, out: Path, *more: str) -> dict[str, torch.Tenso
     return load_file(out / WEIGHTS)
 
 
-def test_it_is_trained_decoded_and_recorded_as_the_same_model(made: Path, dialogues: Path, tmp_path: Path) -> None:
+def test_an_nf4_base_is_trained_decoded_and_recorded_like_one_quantised_here(
+    made: Path, dialogues: Path, tmp_path: Path
+) -> None:
     saved = json.loads((made / "run-nf4" / "config.json").read_text())["settings"]["model"]
     assert saved["load_in_4bit"] is True and saved["precision"] == "fp32"
     assert losses(made / "run-nf4") == losses(made / "run-dense")
@@ -65,7 +67,7 @@ def test_it_is_trained_decoded_and_recorded_as_the_same_model(made: Path, dialog
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_precision_is_the_one_that_was_asked_for(made: Path, precision: str) -> None:
+def test_an_nf4_base_is_loaded_in_the_requested_precision(made: Path, precision: str) -> None:
     expected = {"fp32": torch.float32, "fp16": torch.float16}[precision]
     model = load_base(str(made / "nf4"), precision=precision)
     states = [value.quant_state for value in model.parameters() if hasattr(value, "quant_state")]
@@ -75,7 +77,7 @@ def test_the_precision_is_the_one_that_was_asked_for(made: Path, precision: str)
     assert {module.compute_dtype for module in model.modules() if hasattr(module, "compute_type_is_set")} == {expected}
 
 
-def test_it_is_merged_into_the_dense_base_that_a_flag_names(
+def test_an_nf4_base_is_merged_into_the_dense_base_of_the_flag(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(InputError, match=r"itself quantised.*--base"):
@@ -93,15 +95,14 @@ def test_it_is_merged_into_the_dense_base_that_a_flag_names(
 
 
 @pytest.mark.parametrize(
-    ("name", "share"),
-    [("model.layers.1.mlp.up_proj.weight", 0.05), ("model.norm.weight", 0.05), ("model.embed_tokens.weight", 0.05)],
+    "name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "model.embed_tokens.weight"]
 )
-def test_another_dense_model_is_refused(made: Path, tmp_path: Path, name: str, share: float) -> None:
-    """As a fine-tuned one: a twentieth of the weights' own size beside them, in one tensor only."""
+def test_merging_into_another_dense_model_is_refused(made: Path, tmp_path: Path, name: str) -> None:
+    """Such as a fine-tuned one: one tensor differs by a twentieth of its size."""
     shutil.copytree(made / "dense", tmp_path / "other")
     tensors = load_file(tmp_path / "other" / WEIGHTS)
     noise = torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(0))
-    tensors[name] += (share * noise * (tensors[name].float().std() + 0.1)).to(torch.bfloat16)
+    tensors[name] += (0.05 * noise * (tensors[name].float().std() + 0.1)).to(torch.bfloat16)
     save_file(tensors, tmp_path / "other" / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(InputError, match=rf"--base .*1 of 20 weights differ, such as {name}"):
         merged(made, "run-nf4", tmp_path / "out", "--base", str(tmp_path / "other"))
@@ -109,7 +110,7 @@ def test_another_dense_model_is_refused(made: Path, tmp_path: Path, name: str, s
 
 
 @pytest.mark.parametrize(
-    ("quantisation", "told"),
+    ("quantisation", "named"),
     [
         ({"quant_method": "gptq", "bits": 4}, "gptq"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True, "bnb_4bit_quant_type": "nf4"}, "8 bits"),
@@ -117,9 +118,9 @@ def test_another_dense_model_is_refused(made: Path, tmp_path: Path, name: str, s
     ],
 )
 def test_other_quantisations_are_refused(
-    base_folder: Path, tmp_path: Path, quantisation: dict[str, object], told: str
+    base_folder: Path, tmp_path: Path, quantisation: dict[str, object], named: str
 ) -> None:
     values = json.loads((base_folder / "config.json").read_text()) | {"quantization_config": quantisation}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(InputError, match=rf"quantised \({told}\).*only NF4"):
+    with pytest.raises(InputError, match=rf"quantised \({named}\).*only NF4"):
         is_quantised(load_config(str(tmp_path)))

@@ -1,12 +1,9 @@
-"""The bytes that a run stands on are compared before its adapter is used, in decoding and in merging."""
+"""The hashes of a run's base and adapter are compared before they are used, in decoding and in merging."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +21,6 @@ from medsum_core.model import embedded, recorded_files
 from medsum_core.model.embedded import EMBEDDED_NAME, EmbeddedModel, embedded_folder
 from medsum_core.model.recorded_files import base_files
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,13 +32,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(made: Path, tmp_path: Path) -> Path:
-    """A copy whose base lies where the run says: the former one is put back afterwards."""
+    """A copy of the folder; its run still names the base of the original."""
     shutil.copytree(made, tmp_path / "made")
     return tmp_path / "made"
 
 
 @pytest.fixture
 def base_put_back(made: Path, tmp_path: Path) -> Any:
+    """The base, which a test may change: it is restored afterwards."""
     shutil.copytree(made / "model", tmp_path / "former")
     yield made / "model"
     shutil.rmtree(made / "model")
@@ -78,7 +74,7 @@ def notes(run: Path, dialogues: Path, out: Path, *more: str) -> list[dict[str, s
         (other_template, r"chat_template\.jinja"),
         (lambda base: (base / "added_tokens.json").write_text("{}"), r"added_tokens\.json"),
     ],
-    ids=["weights", "bit", "template", "added"],
+    ids=["other weights", "a flipped bit", "other template", "added tokens"],
 )
 def test_another_base_in_the_same_folder_is_refused(
     made: Path,
@@ -117,7 +113,7 @@ def test_a_flipped_bit_of_the_adapter_is_refused(copy: Path, dialogues: Path, tm
             notes(copy / "run", dialogues, tmp_path / "o.csv")
 
 
-def test_a_whole_run_is_used_without_a_word_and_an_older_one_is_said_to_be_unchecked(
+def test_a_checked_run_prints_nothing_and_an_older_one_that_it_is_not_checked(
     made: Path, copy: Path, dialogues: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = notes(made / "run", dialogues, tmp_path / "a.csv")
@@ -133,8 +129,8 @@ def test_a_whole_run_is_used_without_a_word_and_an_older_one_is_said_to_be_unche
     assert len(lines) == 1 and "no hash of its base and adapter; not checked" in lines[0]
 
 
-def test_resume_tells_another_base_or_adapter(
-    made: Path, base_put_back: Path, copy: Path, dialogues: Path, tmp_path: Path
+def test_notes_are_not_resumed_with_another_base(
+    made: Path, base_put_back: Path, dialogues: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "o.csv"
     notes(made / "run", dialogues, out)
@@ -143,7 +139,7 @@ def test_resume_tells_another_base_or_adapter(
         notes(made / "run", dialogues, out, "--resume", "--allow_other_base")
 
 
-def test_a_base_of_several_files_is_known_by_all_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_shard_of_a_base_is_hashed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_model().save_pretrained(tmp_path, max_shard_size="500KB")
     shards = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     before = base_files(str(tmp_path))
@@ -157,20 +153,21 @@ def test_a_base_of_several_files_is_known_by_all_of_them(tmp_path: Path, capsys:
         base_files(str(tmp_path))
 
 
-def test_a_base_of_the_hub_is_hashed_in_the_local_cache(made: Path, tmp_path: Path) -> None:
-    """The cache's layout: refs/main names the commit, snapshots/<commit> holds the files. Never the network."""
+def test_a_base_of_the_hub_is_hashed_in_the_local_cache(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the cache's layout refs/main names the commit and snapshots/<commit> has the files. The network is not used."""
     folder, commit = tmp_path / "models--some--base", "0" * 40
     shutil.copytree(made / "model", folder / "snapshots" / commit)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text(commit)
-    script = "import json; from medsum_core.model.recorded_files import base_files as b;"
-    script += "print(json.dumps([b('some/base', offline=True), b('some/other', offline=True)]))"
-    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [base_files(str(made / "model")), {}]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network is used"))
+    assert base_files("some/base", offline=True) == base_files(str(made / "model"))
+    assert base_files("some/other", offline=True) == {}
 
 
-def test_a_large_base_is_hashed_with_a_line(
+def test_hashing_a_large_base_prints_a_line(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(recorded_files, "BYTES_WORTH_A_LINE", 0)
@@ -210,9 +207,9 @@ def conversions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         lambda folder: (folder / "chat_template.jinja").write_text("{{ planted }}"),
         lambda folder: (folder / "conversion.json").write_text('{"conversion": 1}'),
     ],
-    ids=["zeros", "bit", "missing", "planted", "older"],
+    ids=["zeros", "a flipped bit", "a missing file", "a file too many", "an older format"],
 )
-def test_a_damaged_conversion_is_said_once_and_made_anew(
+def test_a_damaged_conversion_is_reported_once_and_made_anew(
     conversions: list[Path], capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object]
 ) -> None:
     folder = embedded_folder(EMBEDDED_NAME)
@@ -223,6 +220,6 @@ def test_a_damaged_conversion_is_said_once_and_made_anew(
     (folder.parent / ".converting-killed_1").mkdir()
     for _ in range(2):
         assert embedded_folder() == folder
-    assert capsys.readouterr().err.count("converted anew") == 1 and len(conversions) == 2
+    assert capsys.readouterr().err.count("converted again") == 1 and len(conversions) == 2
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []

@@ -1,4 +1,4 @@
-"""Weights that are not the model's own are bad input by name, in fp32 and NF4; so are files that are not there."""
+"""Weights that are not the model's own are refused by name, in fp32 and NF4; so are absent files."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], tuple
         lambda tensors: tensors | {LAYER: torch.zeros(64, 256)},
         (f"1 of another shape ({LAYER} (64, 256) instead of (512, 256))",),
     ),
-    "one too many": (
+    "an extra tensor": (
         lambda tensors: tensors | {"model.layers.1.mlp.extra.weight": torch.zeros(64, 256)},
         ("1 unexpected (model.layers.1.mlp.extra.weight)",),
     ),
@@ -77,29 +77,29 @@ def test_weights_of_another_model_are_named_and_counted(
 
 
 @pytest.mark.parametrize("in_4bit", [False, True], ids=["fp32", "NF4"])
-def test_what_a_text_model_leaves_aside_is_no_fault(folder: Path, in_4bit: bool) -> None:
-    """A tied head that was saved, constants of old versions, the towers of a multimodal class."""
-    aside = ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq", "model.vision_tower.encoder.q.weight")
-    change_weights(folder, lambda tensors: tensors | {name: torch.zeros(512, 256) for name in aside})
+def test_weights_that_a_text_model_does_not_use_are_allowed(folder: Path, in_4bit: bool) -> None:
+    """A saved copy of a tied head, constants of old versions, the tower of a multimodal class."""
+    unused = ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq", "model.vision_tower.encoder.q.weight")
+    change_weights(folder, lambda tensors: tensors | {name: torch.zeros(512, 256) for name in unused})
     load_base(str(folder), precision="fp32", load_in_4bit=in_4bit)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_pointer_of_git_lfs_is_named(folder: Path, name: str) -> None:
+def test_a_git_lfs_pointer_is_refused_as_such(folder: Path, name: str) -> None:
     (folder / name).write_text(POINTER)
     load = {"config.json": load_config, "tokenizer.json": load_tokenizer}.get(name, load_base)
     options = {"precision": "fp32"} if load is load_base else {}
     assert f"FOLDER: {name} is a git-lfs pointer" in refusal(load, folder, **options)
 
 
-def test_weights_that_are_cut_short_are_named(folder: Path) -> None:
+def test_truncated_weights_are_refused_as_such(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
     message = refusal(load_base, folder, precision="fp32")
     assert "model.safetensors can't be read as safetensors, is it cut short?" in message
 
 
-def test_shards_that_the_index_names_are_there(folder: Path) -> None:
+def test_absent_shards_of_the_index_are_named(folder: Path) -> None:
     names = [f"model-0000{number}-of-00009.safetensors" for number in range(1, 6)]
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {name: name for name in names}}))
     assert f"5 files of weights are absent ({names[0]}, {names[1]}, {names[2]}, ...)" in refusal(
@@ -110,8 +110,8 @@ def test_shards_that_the_index_names_are_there(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gemma", "qwen2"])
-def test_a_tokenizer_that_is_absent_is_said_so(folder: Path, kind: str) -> None:
-    """transformers makes an empty one for some families, which tokenises every text to nothing."""
+def test_an_absent_tokenizer_is_refused_as_such(folder: Path, kind: str) -> None:
+    """For some families transformers makes an empty one, which tokenizes every text to nothing."""
     change_config(folder, model_type=kind)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
@@ -134,7 +134,7 @@ CONFIGS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("text,cause", CONFIGS.values(), ids=list(CONFIGS))
-def test_the_cause_is_given_in_the_librarys_own_words(folder: Path, text: str, cause: str) -> None:
+def test_the_cause_is_the_librarys_error_message(folder: Path, text: str, cause: str) -> None:
     (folder / "config.json").write_text(text)
     message = refusal(load_base, folder, precision="fp32")
     assert cause in message

@@ -1,4 +1,4 @@
-"""The blinded sheet: text whole, sides shuffled and balanced, key apart, both for the owner alone."""
+"""The blind sheet: whole texts, sides shuffled and balanced, the key in a file of its own, both private."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_sheet_and_key_belong_together(tmp_path):
+def test_the_key_says_which_note_of_the_sheet_is_the_tuned_one(tmp_path):
     path = tmp_path / "sheet.csv"
     records = write(path)
     sheet, key = read(path), read(tmp_path / "sheet.key.csv")
@@ -58,7 +58,7 @@ def test_sheet_and_key_belong_together(tmp_path):
             assert line[side] == f"{owners[side]} of {record.id}"
 
 
-def test_an_interrupted_report_finds_its_own_sheet_and_no_other_is_replaced(tmp_path):
+def test_a_resumed_report_may_rewrite_its_own_sheet_and_replaces_no_other(tmp_path):
     folder, path = tmp_path / "run", tmp_path / "sheet.csv"
     folder.mkdir()
     write(path)
@@ -82,7 +82,7 @@ def test_each_side_has_half_of_the_tuned_notes(tmp_path, count):
         assert tuned_first in (count // 2, (count + 1) // 2)
 
 
-def test_the_seed_draws_the_sides(tmp_path):
+def test_the_sides_depend_on_the_seed(tmp_path):
     orders = []
     for place, seed in enumerate((1, 1, 2, 3)):
         write(tmp_path / f"{place}.csv", seed=seed)
@@ -103,7 +103,7 @@ def test_only_the_owner_can_read_the_files(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_the_key_holds_no_text_and_a_note_does_not_print_its_own(tmp_path):
+def test_the_key_has_no_text_and_the_repr_of_a_note_neither(tmp_path):
     _, base, _ = rows(1)
     assert "base of" not in repr(base[0])
     write(tmp_path / "sheet.csv")
@@ -118,7 +118,7 @@ def test_rows_that_do_not_match_are_refused(tmp_path):
     assert "of r" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
-def test_a_sheet_that_was_filled_in_is_never_replaced_by_a_new_run(tmp_path):
+def test_a_new_run_replaces_no_existing_sheet(tmp_path):
     assert examples_file_problems(tmp_path / "sheet.csv") == []
     for taken in (tmp_path / "sheet.csv", key_path(tmp_path / "sheet.csv")):
         taken.write_text("my verdicts")

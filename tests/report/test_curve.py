@@ -1,4 +1,4 @@
-"""The loss curve: what is read from metrics.jsonl, how it is smoothed, and what the picture says."""
+"""The loss curve: how metrics.jsonl is read and smoothed, and what the image shows."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def two_epochs(path: Path) -> Path:
     return write_metrics(path, lines)
 
 
-def test_training_and_evaluation_points_are_told_apart(tmp_path):
+def test_training_and_evaluation_points_are_separated(tmp_path):
     curve = read_curve(two_epochs(tmp_path / "metrics.jsonl"))
     assert curve.evaluation == ((0, 3.0), (10, 2.0), (20, 2.25))
     assert curve.train == tuple((step, 3.0 - step / 20) for step in range(1, 21))
     assert curve.epoch_ends == (10,)
 
 
-def test_skipped_windows_and_repeated_steps(tmp_path):
+def test_skipped_windows_are_left_out_and_the_last_line_of_a_step_counts(tmp_path):
     lines = [{"step": 1, "loss": 5.0}, {"step": 2, "loss": None}, {"step": 3, "loss": 2.0}, {"step": 1, "loss": 4.0}]
     path = write_metrics(tmp_path / "metrics.jsonl", lines)
     with path.open("a") as file:
@@ -61,7 +61,7 @@ def test_unreadable_metrics_are_an_input_error(tmp_path, content):
 
 @given(values=st.lists(st.floats(-100, 100), min_size=1, max_size=60), width=st.integers(3, 31))
 @settings(max_examples=60, deadline=None)
-def test_smoothing_is_the_least_squares_line_through_the_span(values, width):
+def test_smoothing_is_the_least_squares_line_through_each_span(values, width):
     smoothed = smooth(values, width=width)
     for index in range(len(values)):
         span = np.arange(max(0, index - width // 2), min(len(values), index + width // 2 + 1))
@@ -70,21 +70,21 @@ def test_smoothing_is_the_least_squares_line_through_the_span(values, width):
         assert smoothed[index] == pytest.approx(fit(index), abs=1e-6)
 
 
-def test_smoothing_neither_lags_nor_leans():
+def test_smoothing_a_line_gives_the_line():
     line = [3.0 - 0.01 * step for step in range(200)]
     assert smooth(line, width=smoothing_width(200)) == pytest.approx(line)
 
 
-def test_the_picture_is_a_png_and_replaces_the_old_one_whole(tmp_path):
-    picture = tmp_path / "loss_curve.png"
-    picture.write_bytes(b"old")
-    draw_loss_curve(two_epochs(tmp_path / "metrics.jsonl"), picture)
-    data = picture.read_bytes()
+def test_the_image_is_a_png_and_replaces_the_old_one_atomically(tmp_path):
+    image = tmp_path / "loss_curve.png"
+    image.write_bytes(b"old")
+    draw_loss_curve(two_epochs(tmp_path / "metrics.jsonl"), image)
+    data = image.read_bytes()
     assert data.startswith(PNG_SIGNATURE) and data.rstrip().endswith(b"IEND\xaeB`\x82")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loss_curve.png", "metrics.jsonl"]
 
 
-def test_the_picture_names_base_tuned_and_lowest(tmp_path):
+def test_the_image_labels_the_base_tuned_and_lowest_loss(tmp_path):
     from matplotlib.figure import Figure
 
     figure = Figure()
@@ -96,7 +96,7 @@ def test_the_picture_names_base_tuned_and_lowest(tmp_path):
 
 
 @pytest.mark.parametrize("lines", [[], [{"step": 1, "loss": 2.0}], [{"step": 0, "eval_loss": 3.0}]])
-def test_runs_with_hardly_a_point_are_drawn_too(tmp_path, lines):
+def test_runs_with_one_point_or_none_are_drawn(tmp_path, lines):
     draw_loss_curve(write_metrics(tmp_path / "metrics.jsonl", lines), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG_SIGNATURE)
 

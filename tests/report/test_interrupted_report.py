@@ -1,4 +1,4 @@
-"""A report that a signal or a kill interrupts goes on where it was, and ends in the files of an uninterrupted run."""
+"""A report that a signal or a kill interrupts is continued, and ends in the files of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NUM_ROWS = 3
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing of this project catches it."""
+    """Raised in the place of SIGKILL; nothing in this project catches it."""
 
 
 def at_note(patch: pytest.MonkeyPatch, number: int, action: Callable[[PartFile], None]) -> None:
@@ -60,7 +60,7 @@ def report_flags(inputs: Path, folder: Path, *more: str) -> list[str]:
 
 
 def files_of(folder: Path) -> dict[str, Any]:
-    """The run folder's files; without what is measured by the clock."""
+    """The run folder's files without durations and speeds."""
     found: dict[str, Any] = dict(contents(folder))
     found["metrics.jsonl"] = [{**line, "tokens_per_second": None} for line in metrics(folder)]
     report = found["report.md"].decode().splitlines()
@@ -70,13 +70,13 @@ def files_of(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where every run of this file trains: its folder's name is in its report."""
+    """The folder of every run here: its path is in the report, so that equal reports need one path."""
     return tmp_path_factory.mktemp("runs") / "run"
 
 
 @pytest.fixture(scope="module")
 def straight(inputs: Path, place: Path) -> Path:
-    """The run that nothing interrupts."""
+    """The uninterrupted run."""
     assert exit_code(report_flags(inputs, place)) == 0
     return place.rename(place.with_name("straight"))
 
@@ -93,7 +93,7 @@ def trained(straight: Path, place: Path) -> Path:
 
 
 def kept(folder: Path) -> list[list[dict[str, Any]]]:
-    """The notes in each part file that is there."""
+    """The notes in each existing part file."""
     paths = [folder / name for name in PARTS if (folder / name).exists()]
     return [[json.loads(line) for line in path.read_text().splitlines()[1:] if line.endswith("}")] for path in paths]
 
@@ -112,7 +112,7 @@ def test_an_interrupted_report_keeps_its_notes_and_ends_in_the_same_files(
     number: int,
     num_kept: int,
 ) -> None:
-    """A side's notes end at the same token here."""
+    """The notes of a side end at the same token, so a signal keeps all three."""
     argv = report_flags(inputs, trained)
     with pytest.MonkeyPatch.context() as patch:
         at_note(patch, number, action)
@@ -131,7 +131,7 @@ def test_an_interrupted_report_keeps_its_notes_and_ends_in_the_same_files(
 
 
 def notes_written(argv: list[str]) -> list[Path]:
-    """Run the script to its end; where it appends each note."""
+    """Run the script to its end; returns the part file of each note that it writes."""
     written: list[Path] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PartFile, "add", lambda part, row, note: written.append(part.path))
@@ -139,17 +139,19 @@ def notes_written(argv: list[str]) -> list[Path]:
     return written
 
 
-def test_a_signal_after_the_last_note_lets_the_report_end(inputs: Path, straight: Path, trained: Path) -> None:
+def test_after_a_signal_behind_the_last_note_the_report_is_finished(
+    inputs: Path, straight: Path, trained: Path
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         at_note(patch, 2 * NUM_ROWS, interrupt)
         assert exit_code(report_flags(inputs, trained)) == 0
     assert files_of(trained) == files_of(straight)
 
 
-def test_the_real_script_in_its_report_killed_then_its_terminal_closed_then_resumed(
+def test_the_real_script_is_killed_in_its_report_then_hung_up_then_resumed(
     inputs: Path, place: Path, tmp_path: Path
 ) -> None:
-    """Enough rows that it happens in between."""
+    """With enough rows that kill and hangup come between notes."""
     shutil.rmtree(place, ignore_errors=True)
     valid, rows = tmp_path / "valid.csv", [f"v{n},ROS,Doctor: Any cough on day {n}?,{CANARY} cough." for n in range(48)]
     valid.write_text("ID,section_header,dialogue,section_text\n" + "\n".join(rows) + "\n")
@@ -171,7 +173,7 @@ def test_the_real_script_in_its_report_killed_then_its_terminal_closed_then_resu
 
 
 @pytest.mark.parametrize("change", ["no_repeat_ngram_size", "adapter", "damaged"])
-def test_notes_of_other_settings_are_written_anew(
+def test_notes_of_other_settings_or_damaged_ones_are_written_anew(
     inputs: Path, straight: Path, trained: Path, capsys: pytest.CaptureFixture[str], change: str
 ) -> None:
     argv = report_flags(inputs, trained)
@@ -200,10 +202,10 @@ def test_notes_of_other_settings_are_written_anew(
     assert another_rule or files_of(trained) == files_of(straight)
 
 
-def test_metrics_that_can_not_be_read_back_are_a_failed_save_and_no_bad_input(
+def test_metrics_that_cannot_be_read_for_the_report_are_a_failed_save(
     inputs: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A disk that fails then: the adapter is written before, and the same command makes the report."""
+    """The adapter is saved before, and repeating the command writes the report."""
     with monkeypatch.context() as patch:
         patch.setattr(loss_curve, "read_metrics", refuse_to_read)
         assert exit_code(report_flags(inputs, trained)) == 4
@@ -215,7 +217,7 @@ def refuse_to_read(_: object) -> None:
     raise InputError("cannot read the metrics file: Input/output error")
 
 
-def test_a_report_that_is_not_wanted_any_more_leaves_no_notes(inputs: Path, trained: Path) -> None:
+def test_without_a_report_its_saved_notes_are_removed(inputs: Path, trained: Path) -> None:
     for side in interrupted.SIDES:
         part_path(trained, side).write_text("{}\n")
     assert exit_code([*report_flags(inputs, trained), "--report_rows", "0"]) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from medsum_core.report.markdown import code, duration, figure, id_list, table
 
 
-def test_pieces() -> None:
+def test_tables_code_ids_figures_and_durations() -> None:
     assert table(("a", "b"), [("x|y", "1\n2")]) == "| a | b |\n| :--- | ---: |\n| x\\|y | 1 2 |"
     assert code("a`b\nc") == "`a'b c`"
     assert id_list([]) == "none" and id_list(["1"] * 1001).endswith("and 1 more")

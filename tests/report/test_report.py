@@ -1,4 +1,4 @@
-"""Base against tuned, the report and the model card: numbers against independent references, and not a word of text."""
+"""Base against tuned, the report and the model card: figures against independent references, and no text of rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from medsum_core.report.run_summary import RunSummary
 from medsum_core.report.tables import OMISSION_NOTE, fact_differences, fact_table, score_table
 from medsum_core.score.bootstrap import mean_difference, mean_estimate, rate_difference, rate_estimate
 from medsum_core.score.rouge import METRICS
-from medsum_core.training.dataset import DataFacts, TargetAudit
+from medsum_core.training.audit import TargetAudit
+from medsum_core.training.dataset import DataFacts
 from medsum_core.training.validation import generation_scores
 
 CANARY = "xylocanaryphone"
@@ -115,7 +116,7 @@ def texts_of(value) -> str:
 # --- generation ---------------------------------------------------------------------------------------------------
 
 
-def test_the_base_is_the_base_and_the_tuned_is_the_tuned():
+def test_base_and_tuned_notes_equal_those_of_the_two_models_alone():
     _, base, tuned = compared()
     plain = generate_notes(tiny_model("llama"), renderer(), RECORDS, show_progress=False, **LIMITS)
     assert base == plain
@@ -124,7 +125,7 @@ def test_the_base_is_the_base_and_the_tuned_is_the_tuned():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_left_as_it_came(training):
+def test_the_models_mode_and_gradients_are_restored(training):
     model = tuned_model().train(training)
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     generate_notes(model, renderer(), RECORDS[:1], show_progress=False, **LIMITS)
@@ -146,11 +147,11 @@ def test_a_long_dialogue_is_truncated_as_in_training(monkeypatch):
     notes = generate_notes(tuned_model(), renderer(), [RECORDS[0], long], show_progress=False, **LIMITS)
     whole = renderer().prompt_ids(section_parts(long.source_text, long.section_header))
     assert prompts[0] == renderer().prompt_ids(section_parts(RECORDS[0].source_text, RECORDS[0].section_header))
-    assert len(whole) > 256 - 8 >= len(prompts[1]) > 200  # whole turns go, and no more than need be
+    assert len(whole) > 256 - 8 >= len(prompts[1]) > 200  # whole turns are dropped, and not more than needed
     assert [note.id for note in notes] == ["row-3", "long"]
 
 
-def test_sides_are_measured_row_by_row():
+def test_each_side_is_measured_row_by_row():
     comparison, base, tuned = compared()
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
     for side, notes in ((comparison.base, base), (comparison.tuned, tuned)):
@@ -190,7 +191,7 @@ def test_rows_shared_with_training_can_be_left_out():
     assert rest.base.rouge["rougeL"] == comparison.base.rouge["rougeL"][::2]
 
 
-def test_nothing_to_measure_is_a_dash():
+def test_a_value_that_cannot_be_measured_is_a_dash():
     for nothing in (mean_estimate([]), mean_difference([], []), rate_estimate([0, 0], [0, 0])):
         assert estimate(nothing) == "–"
     assert np.isnan(rate_difference([0], [0], [1], [2]).value)
@@ -229,7 +230,7 @@ def two_rows() -> Comparison:
     )
 
 
-def test_the_score_table_says_what_the_rows_say():
+def test_the_score_table_has_the_means_of_the_rows():
     text = score_table(two_rows())
     assert "copied dialogue: 0.125" in row_of(text, "ROUGE-1")[0]
     assert row_of(text, "ROUGE-1")[1:] == ["0.125 [0.125, 0.125]", "0.500 [0.500, 0.500]", "+0.375 [+0.375, +0.375]"]
@@ -248,7 +249,7 @@ def test_the_score_table_says_what_the_rows_say():
 
 
 @pytest.mark.parametrize("stated", [(5, 3), (0, 0)])  # (0, 0): facts come from a text that is no dialogue
-def test_each_rate_says_which_kinds_it_is_of(tmp_path: Path, stated: tuple[int, int]) -> None:
+def test_each_rate_names_the_kinds_of_facts_that_it_covers(tmp_path: Path, stated: tuple[int, int]) -> None:
     rows = two_rows()
     rows = replace(rows, references=replace(rows.references, num_stated=stated))
     write_report(tmp_path / "report.md", summary=SUMMARY, data=DATA, comparison=rows)
@@ -271,7 +272,8 @@ def test_the_report_accounts_for_every_row(tmp_path):
         "`t3` (note of 999 tokens; fits whole into `--max_length 1300`)",
         "an earlier row has (1, kept): `t4`",
         "(1, kept): `row-4`",
-        "3 of 20 facts (15.0 %), in 2 of 11 notes",
+        "3 of 20 checkable facts in the training notes (15.0 %)",
+        "in 2 of 11 notes: their tokens",
         "NF4 base, bf16 computation",
         "75 updates, no window skipped",
         "1 h 02 min",
@@ -284,7 +286,7 @@ def test_the_report_accounts_for_every_row(tmp_path):
     assert "dequantised" not in text
 
 
-def test_no_generation_report_is_said(tmp_path):
+def test_a_report_without_generation_says_so(tmp_path):
     write_report(tmp_path / "report.md", summary=SUMMARY, data=DATA, comparison=None)
     write_model_card(tmp_path, summary=SUMMARY, data=DATA, comparison=None)
     assert "not asked for (`--report_rows 0`)" in (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -313,7 +315,7 @@ def front_matter(folder: Path) -> dict:
     return yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])
 
 
-def test_the_model_card_is_one_that_the_hub_reads(tmp_path):
+def test_the_model_card_is_valid_for_the_hub(tmp_path):
     from huggingface_hub import ModelCard
 
     write_model_card(tmp_path, summary=SUMMARY, data=DATA, comparison=compared()[0], audit=AUDIT)
@@ -326,7 +328,7 @@ def test_the_model_card_is_one_that_the_hub_reads(tmp_path):
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_a_folder_is_not_given_away_as_a_hub_model(tmp_path, monkeypatch, relative):
+def test_a_local_base_folder_is_not_named_as_a_hub_model(tmp_path, monkeypatch, relative):
     (tmp_path / "jane" / "weights").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     base_name = "jane/weights" if relative else str(tmp_path / "jane" / "weights")

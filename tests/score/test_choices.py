@@ -1,4 +1,4 @@
-"""Accuracy and macro F1 by their definitions, computed here row by row; all answers are invented."""
+"""Accuracy and macro F1 by their definitions, computed here row by row; all answers are fictional."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def macro_f1(truth: Sequence[str], given: Sequence[str]) -> float:
     return sum(scores) / len(scores) if scores else 0.0
 
 
-def test_scores_by_hand() -> None:
+def test_accuracy_and_macro_f1_by_hand() -> None:
     scores = choice_scores(TRUTH, GIVEN, options=OPTIONS)
     assert scores.accuracy.value == pytest.approx(3 / 6)
     # yes: 2 right of 3 given, of 3 wanted; no: 1 of 2, of 2; maybe: never given. "perhaps" is no class.
@@ -38,7 +38,7 @@ def test_an_option_in_neither_truth_nor_prediction_is_no_class() -> None:
     assert choice_scores(["yes", "no"], ["yes", "maybe"], options=OPTIONS).macro_f1.value == pytest.approx(1 / 3)
 
 
-def test_as_scikit_learn_does_it() -> None:
+def test_scores_equal_those_of_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     generator = np.random.default_rng(3)
     for _ in range(20):
@@ -68,11 +68,11 @@ def test_rows_that_cannot_be_scored_are_refused() -> None:
         choice_scores(["yes", "Yes"], ["yes", "yes"], options=OPTIONS)
 
 
-def test_of_equally_common_choices_the_first_counts() -> None:
+def test_of_equally_common_choices_the_first_is_taken() -> None:
     assert commonest_choice(["no", "yes", "yes", "no"]) == "no"
 
 
-def test_headers_count_by_code_and_by_name() -> None:
+def test_headers_match_by_code_or_by_name() -> None:
     references = ["CC", "Review of systems", "EXAM", "My own"]
     good = ["chief complaint", "ros", "Physical Examination", "my OWN"]
     half = ["CC", "ROS", "", "EXAM"]

@@ -1,4 +1,4 @@
-"""Notes in other scripts: the official tokenizer drops their letters, so it is refused or said; another one keeps them."""
+"""Notes in other scripts: the official tokenizer drops their letters, which is refused or reported; another keeps them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def file_of(path: Path, *notes: str) -> Path:
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=127)))
-def test_of_ascii_text_the_tokens_are_the_official_ones(text: str) -> None:
+def test_tokens_of_ascii_text_are_the_official_ones(text: str) -> None:
     assert UnicodeTokenizer().tokenize(text) == DefaultTokenizer(use_stemmer=False).tokenize(text)
 
 
@@ -39,13 +39,13 @@ def test_of_ascii_text_the_tokens_are_the_official_ones(text: str) -> None:
         ("кашель BP_140", ["кашель", "bp", "140"]),
     ],
 )
-def test_tokens_of_other_scripts(text: str, tokens: list[str]) -> None:
+def test_tokens_of_other_scripts_keep_their_letters(text: str, tokens: list[str]) -> None:
     assert UnicodeTokenizer().tokenize(text) == tokens
 
 
-def test_a_note_in_chinese_is_itself() -> None:
+def test_a_chinese_note_scores_one_against_itself() -> None:
     note = ["患者咳嗽三天"]
-    assert score_rows(note, note).rouge1 == (0.0,)  # officially
+    assert score_rows(note, note).rouge1 == (0.0,)  # with the official tokenizer
     assert score_rows(note, note, tokenizer=UnicodeTokenizer()).rougeLsum == (1.0,)
 
 
@@ -60,7 +60,9 @@ def test_notes_whose_letters_would_be_dropped_are_refused_naming_the_remedy(tmp_
     assert (scores["rouge1"], scores["unicode"]["rouge1"]) == (0.5, 1.0)
 
 
-def test_a_letter_here_and_there_is_said_and_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_few_other_letters_are_reported_and_scored_officially(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     notes = file_of(tmp_path / "r.jsonl", "no fever " * 20 + "Mrs. André")
     main(["--references", str(notes), "--predictions", str(notes)])
     shown = capsys.readouterr()

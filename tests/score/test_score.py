@@ -1,4 +1,4 @@
-"""The official ROUGE setting to the last bit, rows matched by id, bad files refused."""
+"""The official ROUGE setting, rows matched by id, bad files refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def predictions(tmp_path: Path) -> Path:
     return write(tmp_path / "predictions.csv", "id,section_header,note", *rows)
 
 
-def test_scores_by_hand() -> None:
+def test_rouge_by_hand() -> None:
     rows = score_rows(["the cat sat", "a b\nc d", "x", "running"], ["the cat ran fast", "c d\na b", "", "runs"])
     assert rows.rouge1 == pytest.approx((4 / 7, 1.0, 0.0, 0.0))  # no stemmer: running is not runs
     assert rows.rouge2 == pytest.approx((2 / 5, 2 / 3, 0.0, 0.0))
@@ -150,7 +150,7 @@ def test_ids_that_do_not_match_are_refused(references: Path, tmp_path: Path, cas
     assert not (tmp_path / "out.json").exists()
 
 
-def test_columns_that_cannot_be_told_are_refused(references: Path, predictions: Path, tmp_path: Path) -> None:
+def test_missing_and_ambiguous_columns_are_refused(references: Path, predictions: Path, tmp_path: Path) -> None:
     both = write(tmp_path / "both.csv", "id,note,section_text", ("0", "a", "b"))
     assert "could all be meant" in refusal("--references", references, "--predictions", both)
     no_id = write(tmp_path / "no_id.csv", "number,note", ("0", "a"))
@@ -166,7 +166,7 @@ def test_columns_that_cannot_be_told_are_refused(references: Path, predictions: 
     assert "NoneType, not text" in refusal("--references", references, "--predictions", null)
 
 
-def test_output_that_cannot_be_is_refused_before_scoring(references: Path, predictions: Path, tmp_path: Path) -> None:
+def test_an_impossible_output_is_refused_before_scoring(references: Path, predictions: Path, tmp_path: Path) -> None:
     both = ("--references", references, "--predictions", predictions)
     assert "folder that exists" in refusal(*both, "--json", tmp_path / "absent" / "out.json")
     before = references.read_bytes()
@@ -182,7 +182,7 @@ def records(*rows: tuple[str, str, str]) -> list[Record]:
     ]
 
 
-def test_floors() -> None:
+def test_floors_are_the_copied_dialogue_and_the_commonest_training_text() -> None:
     training = records(
         ("ROS", "a", "None."),
         ("ROS", "b", "Fever."),
@@ -205,7 +205,7 @@ def test_tags_are_stripped_and_colons_kept() -> None:
     assert strip_tags(text) == "Two: one now. Yes: I do She said this: no"
 
 
-def test_strata_seeds_sharing_and_comparison() -> None:
+def test_runs_strata_sections_shared_dialogues_and_comparison() -> None:
     valid = records(
         ("CC", "Doctor: seen  it", "one two three"),
         ("CC", "Doctor: new", "one two three four"),
@@ -249,7 +249,7 @@ def test_command_line_prints_no_text_and_exits_2(references: Path, predictions: 
     assert call("--reference", references, "--predictions", predictions).returncode == 2
 
 
-def test_headers_of_other_names_are_counted_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_headers_are_counted_and_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [("1", f"Anna {CANARY}", "Cough."), ("2", "ROS", "Fever."), ("3", "Review of systems", "Fever.")]
     path = write(tmp_path / "notes.csv", "id,section_header,note", *rows)
     run("--references", path, "--predictions", path, "--json", tmp_path / "out.json")
@@ -259,7 +259,7 @@ def test_headers_of_other_names_are_counted_on_the_screen(tmp_path: Path, capsys
     assert f"Anna {CANARY}" in json.loads((tmp_path / "out.json").read_text())["sections"]
 
 
-def test_a_full_disk_is_said(
+def test_a_full_disk_is_one_message(
     references: Path, predictions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -270,7 +270,7 @@ def test_a_full_disk_is_said(
     assert "cannot be written (No space left on device)" in message
 
 
-def test_the_widest_cells_of_the_table_stand_apart(references: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_widest_cells_of_the_table_do_not_touch(references: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("--references", references, "--predictions", references)
     shown = capsys.readouterr().out
     assert "100.00 [100.0, 100.0]" in shown and re.search(r"\]\d", shown) is None
@@ -279,7 +279,7 @@ def test_the_widest_cells_of_the_table_stand_apart(references: Path, capsys: pyt
 def test_the_json_is_written_before_anything_is_printed(
     references: Path, predictions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A closed pipe ends the command when it prints; the scores are safe by then."""
+    """A closed pipe ends the command when it prints; by then the scores must be saved."""
 
     def reader_has_gone(*_: object, **__: object) -> None:
         raise BrokenPipeError

@@ -1,4 +1,4 @@
-"""`score --task`: the file forms of each task, and scores equal to rouge-score by hand; all texts are invented."""
+"""`score --task`: the files of each task, with scores computed here by rouge-score; all texts are fictional."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ KNEE = f"CHIEF COMPLAINT\n\nSore knee, {CANARY}.\n\nPHYSICAL EXAM\n\nKnee warm.\
 COUGH = "CC:\nDry cough.\n\nRESULTS\n\nX-ray clear.\n\nPLAN\n\nTea and rest."
 KNEE_GIVEN = "CHIEF COMPLAINT\n\nKnee sore.\n\nPLAN\n\nIce the knee.\nRest."
 COUGH_GIVEN = "Cough for days.\n\nPLAN\n\nRest, honey and tea."
-# What each side has by division: the official tagger's cut, written out. None: the note lacks it.
-CUT = {
+# (references, predictions) of each division as the official tagger splits the notes above; None: the note lacks it.
+DIVISIONS = {
     "subjective": (
         [f"CHIEF COMPLAINT\n\nSore knee, {CANARY}.\n\n", "CC:\nDry cough.\n\n"],
         ["CHIEF COMPLAINT\n\nKnee sore.\n\n", "Cough for days.\n\n"],
@@ -85,8 +85,8 @@ def test_a_visit_is_scored_whole_and_by_division(
     result = score(tmp_path, "visit", visits, given)
     whole = by_hand([KNEE, COUGH], [KNEE_GIVEN, COUGH_GIVEN])
     assert {metric: result[metric] for metric in METRICS} == pytest.approx(whole, abs=5e-7)
-    assert list(result["divisions"]) == list(CUT)
-    for name, (truth, predicted) in CUT.items():
+    assert list(result["divisions"]) == list(DIVISIONS)
+    for name, (truth, predicted) in DIVISIONS.items():
         division = result["divisions"][name]
         expected = by_hand(official(truth), official(predicted))
         assert {metric: division[metric] for metric in METRICS} == pytest.approx(expected, abs=5e-7), name
@@ -100,7 +100,7 @@ def test_a_visit_is_scored_whole_and_by_division(
 
 
 def test_a_division_that_both_notes_lack_scores_1_as_the_official_script_has_it(visits: Path, tmp_path: Path) -> None:
-    """But only where another note of that side has it; where none has, that side is empty text."""
+    """But only if another note of that side has it; if none has, that side is empty text."""
     exam = KNEE_GIVEN.replace("PLAN", "EXAM\n\nKnee warm.\n\nPLAN")
     with_exam = write(tmp_path / "p.csv", "encounter_id,note", ("D1", exam), ("D2", COUGH_GIVEN))
     scores = score(tmp_path, "visit", visits, with_exam)["divisions"]["objective_exam"]
@@ -114,7 +114,7 @@ def test_a_division_that_both_notes_lack_scores_1_as_the_official_script_has_it(
     assert score(tmp_path, "visit", visits, without)["divisions"]["objective_exam"]["rouge1"] == 0.0
 
 
-def test_line_breaks_as_mediqa_writes_them_divide_a_note(visits: Path, tmp_path: Path) -> None:
+def test_mediqas_markers_of_line_breaks_are_line_breaks(visits: Path, tmp_path: Path) -> None:
     rows = [("D1", KNEE_GIVEN.replace("\n", "__lf1__")), ("D2", COUGH_GIVEN.replace("\n", "__lf1__"))]
     marked = score(tmp_path, "visit", visits, write(tmp_path / "p.csv", "ID,SystemOutput2", *rows))
     rows = [("D1", KNEE_GIVEN), ("D2", COUGH_GIVEN)]
@@ -147,7 +147,7 @@ def test_without_ids_in_both_files_rows_are_matched_by_order(
 HEADERS = "TestID,SystemOutput1,SystemOutput2"
 
 
-def test_headers_are_scored_beside_their_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_headers_are_scored_besides_their_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     columns = "ID,section_header,section_text"
     truth = write(
         tmp_path / "r.csv", columns, ("0", "CC", "Cough."), ("1", "ROS", "No fever."), ("2", "EXAM", "Clear.")
@@ -186,7 +186,7 @@ def decisions(tmp_path: Path) -> Path:
     return write(tmp_path / "decisions.csv", DECISIONS, *rows)
 
 
-def test_answers_are_scored_with_the_generated_ones_beside_them(
+def test_answers_by_likelihood_and_generated_answers_are_both_scored(
     decisions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [("9", "no", "maybe", "Unclear."), ("7", "yes", "I think so", "It does."), ("8", "No.", "yes", "")]
@@ -235,7 +235,7 @@ def test_answer_files_that_cannot_be_scored_are_refused(decisions: Path, tmp_pat
     assert "row 1 (line 1), column 'answer': int, not text" in refusal(tmp_path, "pubmedqa", decisions, number)
 
 
-def test_flags_that_answers_have_no_use_for_are_refused(decisions: Path, tmp_path: Path) -> None:
+def test_flags_without_effect_on_answers_are_refused(decisions: Path, tmp_path: Path) -> None:
     message = refusal(
         tmp_path,
         "pubmedqa",
@@ -255,8 +255,8 @@ def test_flags_that_answers_have_no_use_for_are_refused(decisions: Path, tmp_pat
     assert score(tmp_path, "pubmedqa", own, decisions, "--id_column", "key")["accuracy"] == 1.0
 
 
-def test_a_task_of_ones_own_is_scored_by_its_options(tmp_path: Path) -> None:
-    """Its columns, its options, its id; a generated answer counts by what it begins with, as in decoding."""
+def test_a_users_task_is_scored_by_its_options(tmp_path: Path) -> None:
+    """With its columns, options and id; a generated answer is the option that it begins with, as in decoding."""
     task = tmp_path / "triage.yaml"
     task.write_text(
         "instruction: How urgent is it?\n"

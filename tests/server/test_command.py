@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -32,8 +31,12 @@ DIALOGUE = "Doctor: What brings you in today?\nPatient: I have had a cough for t
         ("--run r --host 0.0.0.0 --token_file t", "--allowed_host"),
         ("--run r --host example.org", "--token_file"),
         ("--run r --batch_size 0", "--batch_size"),
+        ("--run r --max_new_tokens 0", "--max_new_tokens"),
+        ("--run r --num_beams 2 --length_penalty nan", "--length_penalty"),
+        ("--run r --length_penalty 2", "--num_beams"),
         ("--run r --max_waiting 3", "--max_waiting"),
         ("--run r --stop_seconds -1", "--stop_seconds"),
+        ("--run r --stop_seconds nan", "--stop_seconds"),
         ("--run r --prot 80", "--prot"),
     ],
 )
@@ -46,7 +49,7 @@ def test_flags_may_have_hyphens_too() -> None:
     assert parse_options(["--run", "r", "--token-file", "t", "--stop-seconds", "5"]).token_file == "t"
 
 
-def test_bad_files_are_said_before_anything_is_loaded_or_written(run: Path, tmp_path: Path) -> None:
+def test_bad_files_are_refused_before_anything_is_loaded_or_written(run: Path, tmp_path: Path) -> None:
     with socket.socket() as taken, pytest.raises(InputError, match="--port"):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -58,16 +61,7 @@ def test_bad_files_are_said_before_anything_is_loaded_or_written(run: Path, tmp_
     assert list(tmp_path.iterdir()) == [] and not list(run.glob("*.jsonl"))
 
 
-def test_without_the_extra_the_command_names_it_and_all_else_works(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocked = "import sys; sys.modules.update(dict.fromkeys(['starlette', 'uvicorn', 'prometheus_client']))"
-    others = "import train_loop, infer, medsum_core.preview, medsum_core.generation.live; print('imported')"
-    command = "from medsum_core.server.__main__ import main, run_as_script; sys.exit(run_as_script(main))"
-    whole = [sys.executable, "-c", f"{blocked}; {others}; {command}", "--run", str(run)]
-    found = subprocess.run(whole, capture_output=True, text=True)
-    assert (found.returncode, found.stdout) == (2, "imported\n")
-    assert found.stderr.startswith(
-        "error: the server needs starlette, uvicorn, prometheus_client, of the extra `serve`"
-    )
+def test_a_missing_package_of_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medsum_core.server.__main__.find_spec", lambda name: None if name == "uvicorn" else object())
     with pytest.raises(InputError, match=r"needs uvicorn, of the extra `serve`: pip install -e '\.\[serve\]'"):
         check_packages()

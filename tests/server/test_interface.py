@@ -1,10 +1,12 @@
-"""The interface as others see it: schemathesis against the description, and the official client over a socket."""
+"""The HTTP interface: schemathesis against its OpenAPI description, and OpenAI's client over a socket."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import httpx
@@ -12,8 +14,8 @@ import openai
 import pytest
 import schemathesis
 from fake_server import DIALOGUE, MODEL, NOTE, TOKEN, fake_server, tokens_of
-from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import Status, events, from_schema
 from serve_fake import Served, serve_fake
 from starlette.testclient import TestClient
 
@@ -26,14 +28,27 @@ EXAMPLES = 25  # a route
 
 fake = fake_server("No fever.", tokens=tokens_of(TOKEN), num_slots=16, max_waiting=64)
 refusals = {"negative_data_rejection": {"expected-statuses": ["400", "404", "405", "413", "415"]}}
-config = SchemathesisConfig.from_dict({"checks": refusals, "headers": {"Authorization": f"Bearer {TOKEN}"}})
+drawn = {"max-examples": EXAMPLES, "deterministic": True, "database": "none"}
+config = SchemathesisConfig.from_dict(
+    {"checks": refusals, "generation": drawn, "headers": {"Authorization": f"Bearer {TOKEN}"}}
+    | {"phases": {"stateful": {"enabled": False}}}
+)
 schema = schemathesis.openapi.from_asgi("/openapi.json", fake.app, config=config)
 
 
-@schema.parametrize()
-@settings(max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-def test_schemathesis_finds_no_failure(case: schemathesis.Case) -> None:
-    case.call_and_validate()
+def test_schemathesis_finds_no_failure() -> None:
+    """By its engine, not its decorator, which makes the cases of the second phase whenever this file is collected."""
+    found: Counter[tuple[str, str]] = Counter()
+    for event in from_schema(schema).execute():
+        assert not isinstance(event, (events.NonFatalError, events.FatalError)), event
+        if isinstance(event, events.EngineFinished):
+            assert event.failures == []
+        if isinstance(event, events.ScenarioFinished) and event.status != Status.SKIP:  # no route has examples
+            assert event.status == Status.SUCCESS, event.recorder.checks
+            found[event.phase.name, str(event.label)] += len(event.recorder.cases)
+    routes = {each.ok().label for each in schema.get_all_operations()}
+    assert len(routes) == 11 and found.keys() == set(product(("COVERAGE", "FUZZING"), routes))
+    assert min(found.values()) > 0 and found["FUZZING", "POST /notes"] >= EXAMPLES
 
 
 def test_the_description_names_every_route_but_the_pages() -> None:
@@ -75,7 +90,7 @@ def test_the_official_client_streams_a_note(client: openai.OpenAI) -> None:
     assert chunks[-2].choices[0].finish_reason == "stop" and chunks[-1].usage.completion_tokens > 10
 
 
-def test_a_note_may_be_cut_by_the_client(client: openai.OpenAI) -> None:
+def test_the_client_may_limit_a_notes_tokens(client: openai.OpenAI) -> None:
     answer = chat(client, max_tokens=5)
     assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (5, "length")
     assert NOTE.startswith(answer.choices[0].message.content)
@@ -83,12 +98,41 @@ def test_a_note_may_be_cut_by_the_client(client: openai.OpenAI) -> None:
 
 def test_the_official_client_is_refused_by_its_own_errors(served: Served, client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="temperature"):
-        chat(client, temperature=0)
+        chat(client, temperature=0.7)
     with pytest.raises(openai.NotFoundError, match=MODEL):
         client.chat.completions.create(model="gpt", messages=[{"role": "user", "content": DIALOGUE}])
     stranger = openai.OpenAI(base_url=f"{served.url}/v1", api_key="another", max_retries=0)
     with stranger, pytest.raises(openai.AuthenticationError):
         stranger.models.list()
+
+
+# As programs send them unasked: their own defaults, and null for what nobody gave.
+UNASKED = (
+    {"temperature": 0, "top_p": 1.0, "n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logprobs": False},
+    {"max_tokens": None, "max_completion_tokens": None, "stream": None, "stream_options": None},
+    dict.fromkeys(("temperature", "stop", "seed", "tools", "tool_choice", "response_format", "user", "logit_bias")),
+)
+
+
+@pytest.mark.parametrize("more", UNASKED)
+def test_what_asks_for_nothing_else_than_is_done_is_taken(more: dict[str, object], client: openai.OpenAI) -> None:
+    assert chat(client, **more).choices[0].message.content == NOTE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("temperature", value) for value in (1, False)),
+        *(("n", value) for value in (2, True)),
+        *(("logprobs", value) for value in (True, 0)),
+        *(("stop", value) for value in (["."], "Plan")),
+        *(("top_p", 0.9), ("tools", [])),
+    ],
+)
+def test_what_would_change_a_note_is_refused_by_name(name: str, value: object) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": DIALOGUE}], "section": "CC", name: value}
+    error = TestClient(fake_server().app).post("/v1/chat/completions", json=body).json()["error"]
+    assert error["code"] == "unknown_field" and error["message"].startswith(f"{name}: not taken here")
 
 
 def test_the_call_for_a_merged_model_at_vllm_works_unchanged(client: openai.OpenAI) -> None:
@@ -115,7 +159,7 @@ def test_a_visit_is_its_four_divisions_joined() -> None:
     assert one["choices"][0]["message"]["content"] == notes["objective exam"]
 
 
-def test_the_page_of_the_documentation_says_what_is_true(client: openai.OpenAI, served: Served) -> None:
+def test_the_calls_flags_and_limits_of_the_documentation_are_right(client: openai.OpenAI, served: Served) -> None:
     """Its calls as printed, but for the model's name; its flags; its limits."""
     page = (Path(__file__).parents[2] / "examples" / "serve.md").read_text()
     (call,) = re.findall(r"client\.chat\.completions\.create\(\n.*?\n\)", page, re.DOTALL)

@@ -1,4 +1,4 @@
-"""The review page in a real browser: from a pasted conversation to signed notes, on a desk and on a phone."""
+"""The review page in a real browser: from a pasted conversation to signed notes, at desktop and phone size."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_notes_are_written_side_by_side_with_their_flags(
     window.close()
 
 
-def test_a_sentence_lights_its_turns_and_a_turn_its_sentences(watched: Watched) -> None:
+def test_a_sentence_highlights_its_turns_and_a_turn_its_sentences(watched: Watched) -> None:
     page = watched.page
     write_whole(page)
     card(page, HISTORY).get_by_text("It is worse when lifting.").click()
@@ -103,7 +103,7 @@ def test_on_a_phone_the_turns_are_quoted_below_the_sentence(browser: Any, addres
     window.close()
 
 
-def test_an_edit_makes_the_check_stale_until_it_has_run_again(server: FakeServer, watched: Watched) -> None:
+def test_an_edit_marks_the_check_as_out_of_date_until_it_has_run_again(server: FakeServer, watched: Watched) -> None:
     page = watched.page
     write_whole(page)
     held: list[Any] = []
@@ -131,7 +131,7 @@ def test_an_edit_makes_the_check_stale_until_it_has_run_again(server: FakeServer
     assert len(edit["note_sha256"]) == 64
 
 
-def test_cancel_and_escape_bring_the_text_back(watched: Watched) -> None:
+def test_cancel_and_escape_restore_the_text(watched: Watched) -> None:
     page = watched.page
     write_whole(page, [COMPLAINT])
     for leave in (lambda: page.get_by_role("button", name="Cancel").click(), lambda: page.keyboard.press("Escape")):
@@ -193,7 +193,7 @@ def test_a_note_that_was_cut_and_a_conversation_that_did_not_fit_are_flags(brows
         window.close()
 
 
-def test_a_dead_worker_is_said_and_no_text_is_lost(server: FakeServer, watched: Watched) -> None:
+def test_a_dead_worker_is_reported_and_no_text_is_lost(server: FakeServer, watched: Watched) -> None:
     page = watched.page
     server.engine.hold_after = 20
     write(page, [HISTORY])
@@ -207,6 +207,7 @@ def test_a_dead_worker_is_said_and_no_text_is_lost(server: FakeServer, watched: 
     page.get_by_role("button", name="Write notes").click()
     page.get_by_role("alert").get_by_text("Your text is still on this page").wait_for()
     assert page.get_by_role("textbox", name="Conversation").input_value() == DIALOGUE
+    page.locator("#dialogue:focus").wait_for()  # and not the hidden button: the next Tab would begin at the top
     assert "words of a patient" not in page.content()
 
 

@@ -1,4 +1,4 @@
-"""What leaves the page: text, Markdown, JSON and a FHIR R4 document, by copying and as a file."""
+"""The page's exports: text, Markdown, JSON and a FHIR R4 document, copied or saved as a file."""
 
 from __future__ import annotations
 

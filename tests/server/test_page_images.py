@@ -1,4 +1,4 @@
-"""Pictures on the page: attached, shown beside what was asked about them, sent with the form alone, forgotten with it."""
+"""Images on the page: attached, shown beside the answer, sent with the form only, dropped with the visit."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def attach(page: Any, *numbers: int) -> None:
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desk", "phone"])
-def test_a_picture_is_asked_about_and_stands_beside_the_answer(
-    browser: Any, address: str, size: dict[str, int]
-) -> None:
+def test_an_image_is_asked_about_and_shown_beside_the_answer(browser: Any, address: str, size: dict[str, int]) -> None:
     window = Watched(browser, address, size=size)
     page = window.page
     sent: list[Any] = []
@@ -65,7 +63,7 @@ def test_a_picture_is_asked_about_and_stands_beside_the_answer(
     window.close()
 
 
-def test_what_is_attached_is_forgotten_with_the_visit(browser: Any, address: str) -> None:
+def test_attached_images_are_dropped_with_the_visit(browser: Any, address: str) -> None:
     window = Watched(browser, address)
     page = window.page
     page.on("dialog", lambda dialog: dialog.accept())
@@ -102,7 +100,7 @@ def test_other_files_and_too_many_are_refused_by_the_page(browser: Any, address:
     window.close()
 
 
-def test_a_run_on_text_shows_nothing_of_pictures(browser: Any) -> None:
+def test_a_run_on_text_has_no_controls_for_images(browser: Any) -> None:
     with serving(fake_server().app) as address:
         window = Watched(browser, address)
         window.page.get_by_label("Chief complaint", exact=True).wait_for()

@@ -1,5 +1,5 @@
-"""The page keeps to itself: no text runs as a script, nothing is stored, nothing is fetched from elsewhere, and it can
-be used without a mouse and read by anybody."""
+"""The page's safety and accessibility: no text runs as a script, nothing is stored or fetched elsewhere; keyboard,
+contrast and screen readers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def address() -> Iterator[str]:
         yield found
 
 
-def test_markup_in_a_dialogue_a_speaker_and_a_note_is_text(browser: Any) -> None:
+def test_markup_in_a_dialogue_a_speaker_or_a_note_is_shown_as_text(browser: Any) -> None:
     dialogue = (
         f"Doctor: How are you? {SCRIPT}\n[<b onclick='window.ran = 1'>Nurse</b>] Fine.\nPatient: {SCRIPT} 7 days."
     )
@@ -77,7 +77,7 @@ def test_markup_in_a_dialogue_a_speaker_and_a_note_is_text(browser: Any) -> None
         window.close()
 
 
-def test_nothing_is_stored_and_nothing_goes_elsewhere(browser: Any, address: str) -> None:
+def test_nothing_is_stored_and_no_other_server_is_contacted(browser: Any, address: str) -> None:
     window = Watched(browser, address)
     page = window.page
     before = page.evaluate(STORED)
@@ -180,7 +180,7 @@ def reach(page: Any, name: str) -> None:
     raise AssertionError(f"{name} is not reached with Tab")
 
 
-def test_progress_is_read_out(browser: Any) -> None:
+def test_progress_is_announced_to_screen_readers(browser: Any) -> None:
     server = fake_server(NOTES)
     server.engine.hold_after = 30
     with serving(server.app) as address:
@@ -196,7 +196,7 @@ def test_progress_is_read_out(browser: Any) -> None:
         window.close()
 
 
-def test_two_notes_are_compared_without_saying_whose_they_are(browser: Any) -> None:
+def test_two_notes_are_compared_blind(browser: Any) -> None:
     server = fake_server(f"Tuned. {SCRIPT}", base_note="Base.")
     with serving(server.app) as address:
         window = Watched(browser, address, path="/compare")

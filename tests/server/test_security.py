@@ -1,4 +1,4 @@
-"""Who is refused, and that nobody can hold the server up: hosts, origins, tokens, sizes, slow and vanishing clients."""
+"""Which requests are refused, and that no client can block the server: hosts, origins, tokens, sizes, slow clients."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_other_hosts_and_origins_are_refused(headers: dict[str, str], code: str,
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST"])
-def test_our_own_page_is_let_in(host: str) -> None:
+def test_our_own_page_is_accepted(host: str) -> None:
     client = TestClient(fake_server().app, base_url=f"http://{host}")
     answer = client.post("/notes", json=BODY, headers={"Host": host, "Origin": f"http://{host}"})
     assert answer.status_code == 200
@@ -74,7 +74,7 @@ def test_no_cross_origin_request_is_ever_allowed() -> None:
     "authorization",
     [None, "", "Bearer", "Bearer wrong", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", TOKEN],
 )
-def test_without_the_token_nothing_is_done(authorization: str | None) -> None:
+def test_requests_without_the_token_are_refused(authorization: str | None) -> None:
     server = fake_server(tokens=tokens_of(f"ann:{TOKEN}"))
     client = TestClient(server.app)
     headers = {} if authorization is None else {"Authorization": authorization}
@@ -87,7 +87,7 @@ def test_without_the_token_nothing_is_done(authorization: str | None) -> None:
     assert server.audit == ""
 
 
-def test_the_token_s_name_is_in_the_audit_log() -> None:
+def test_the_tokens_name_is_in_the_audit_log() -> None:
     server = fake_server(tokens=tokens_of(f"ann:{TOKEN}", "bob:another-token-0123456789"))
     client = TestClient(server.app)
     assert client.post("/notes", json=BODY, headers={"Authorization": f"bearer {TOKEN}"}).status_code == 200
@@ -95,7 +95,7 @@ def test_the_token_s_name_is_in_the_audit_log() -> None:
     assert TOKEN not in server.audit
 
 
-def test_what_is_too_large_is_refused() -> None:
+def test_requests_that_are_too_large_are_refused() -> None:
     limits = Limits(max_body_bytes=10_000, max_dialogue_characters=4_000, max_turns=50, max_note_characters=100)
     client = TestClient(fake_server(limits=limits).app)
 
@@ -115,7 +115,7 @@ def test_what_is_too_large_is_refused() -> None:
     assert client.post("/notes", content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415
 
 
-def test_a_dialogue_loses_turns_to_fit_which_is_said_or_is_refused() -> None:
+def test_a_dialogue_that_loses_turns_is_reported_or_refused() -> None:
     server = fake_server(max_prompt_tokens=200)
     client = TestClient(server.app)
     long = client.post("/notes", json={**BODY, "dialogue": f"{DIALOGUE}\n" * 20})
@@ -166,7 +166,7 @@ def test_it_listens_on_loopback_only(served: Served) -> None:
     assert ours == [f"0100007F:{served.port:04X}"]
 
 
-def test_slow_clients_are_cut_off(served: Served) -> None:
+def test_slow_clients_are_disconnected(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as slow_body:
         head = (
             b"POST /notes HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
@@ -214,7 +214,7 @@ def test_sigterm_finishes_what_runs_or_returns_it_in_time(
     assert said.splitlines() == [f"stopping: what runs has {seconds:g} s", "", "stopped by SIGTERM"]
 
 
-def test_a_note_that_fails_alone_is_no_dead_worker() -> None:
+def test_a_request_that_fails_alone_leaves_the_worker_alive() -> None:
     server = fake_server()
     submit = server.engine.submit
 
@@ -230,7 +230,7 @@ def test_a_note_that_fails_alone_is_no_dead_worker() -> None:
     assert client.get("/health").status_code == 200 and server.engine.stats().num_running == 0
 
 
-def test_a_dead_worker_is_said() -> None:
+def test_a_dead_worker_is_reported() -> None:
     server = fake_server()
     client = TestClient(server.app)
     server.engine.fail(RuntimeError("x"))

@@ -31,7 +31,7 @@ def test_the_audit_log_says_who_asked_and_what_was_written(tmp_path: Path) -> No
     assert stat.S_IMODE((tmp_path / AUDIT_FILE).stat().st_mode) == 0o600
 
 
-def test_lines_are_only_ever_added_and_a_torn_one_stays_by_itself(tmp_path: Path) -> None:
+def test_lines_are_only_appended_and_an_incomplete_one_stays_apart(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b'{"a":1}\n{"b":')
     for number in range(2):
@@ -43,7 +43,7 @@ def test_lines_are_only_ever_added_and_a_torn_one_stays_by_itself(tmp_path: Path
     assert [json.loads(line)["c"] for line in added] == [0, 1]
 
 
-def test_a_line_is_on_the_disk_before_it_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_on_disk_before_the_request_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
     server = fake_server(folder=tmp_path, compare=False)
@@ -53,8 +53,8 @@ def test_a_line_is_on_the_disk_before_it_is_answered(tmp_path: Path, monkeypatch
     assert synced == [(tmp_path / AUDIT_FILE).stat().st_size]
 
 
-def test_nothing_is_done_unrecorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk: no note is written, and no half of a line stays."""
+def test_a_request_that_cannot_be_recorded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a full disk no note is written, and no incomplete line is left."""
     server = fake_server(folder=tmp_path)
     client = TestClient(server.app)
     assert client.post("/notes", json=BODY).status_code == 200
@@ -68,7 +68,7 @@ def test_nothing_is_done_unrecorded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert server.engine.stats().new_tokens == 2 * len(server.service.served.renderer.text_ids(NOTE))
 
 
-def test_a_link_is_not_followed(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to(tmp_path / "another")
     with pytest.raises(InputError, match="--audit_file"):
         AppendedLines(tmp_path / "log", flag="--audit_file")
@@ -82,11 +82,11 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
         *(("Mr Smith", "other"), ("GENHX of Mr Smith", "other")),
     ],
 )
-def test_a_section_that_somebody_typed_is_not_logged(section: str, written: str) -> None:
+def test_a_free_text_section_is_not_logged(section: str, written: str) -> None:
     assert known_section(section) == written
 
 
-def test_which_note_is_the_tuned_one_is_told_by_nothing_but_the_vote(tmp_path: Path) -> None:
+def test_only_the_vote_reveals_which_note_is_the_tuned_one(tmp_path: Path) -> None:
     server = fake_server("Tuned.", base_note="Base.", folder=tmp_path)
     client = TestClient(server.app)
     places = []
@@ -123,7 +123,7 @@ def test_votes_for_the_base_and_ties_are_counted(tmp_path: Path) -> None:
     # Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
     [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0.0, 0.1611)), (1, 29, (0.0061, 0.1718))],
 )
-def test_the_interval_is_wilson_s(count: int, total: int, interval: tuple[float, float]) -> None:
+def test_the_interval_is_wilsons(count: int, total: int, interval: tuple[float, float]) -> None:
     assert wilson(count, total) == pytest.approx(interval, abs=5e-5)
 
 
@@ -145,9 +145,7 @@ def test_lines_that_are_no_votes_are_not_counted(tmp_path: Path) -> None:
         (None, 0o600, "can't be read"),
     ],
 )
-def test_a_file_of_tokens_that_would_let_others_in_is_refused(
-    text: str | None, mode: int, match: str, tmp_path: Path
-) -> None:
+def test_an_insecure_file_of_tokens_is_refused(text: str | None, mode: int, match: str, tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     if text is not None:
         path.write_text(text)

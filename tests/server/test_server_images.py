@@ -1,4 +1,4 @@
-"""Pictures sent to the server: the answers are those of `infer.py`, nothing is fetched, and nothing of them is kept."""
+"""Images sent to the server: the answers are those of `infer.py`, nothing is fetched, and nothing of them is kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from fake_server import MODEL, FakeServer, fake_server
 from image_files import image_flags, make_image_inputs
-from image_models import random_picture
+from image_models import random_image
 from image_server import ImageServer, chat_body, data_url, image_server
 from PIL import Image
 from starlette.testclient import TestClient
@@ -37,13 +37,13 @@ VARIED = ("--no_repeat_ngram_size", "1")  # an untrained model writes the same t
 QUESTION = "is the left lung clear?"
 
 
-def png(picture: Image.Image, **options: Any) -> bytes:
+def png(image: Image.Image, **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG", **options)
+    image.save(file, "PNG", **options)
     return file.getvalue()
 
 
-PICTURE = png(random_picture(0))
+IMAGE = png(random_image(0))
 
 
 @pytest.fixture(scope="module")
@@ -92,30 +92,30 @@ def test_an_answer_is_token_for_token_that_of_infer(inputs: Path, run: Path, rea
     assert chats == notes == expected
     assert max(len(files) for _, files in sent) == 2 and len(set(expected)) > 1
     question, files = sent[0]
-    assert real.chat(question, [png(random_picture(50))]).json()["choices"][0]["message"]["content"] != expected[0]
+    assert real.chat(question, [png(random_image(50))]).json()["choices"][0]["message"]["content"] != expected[0]
     assert real.chat(question, files).json()["choices"][0]["message"]["content"] == expected[0]
 
 
-def test_nothing_of_a_picture_is_kept(
+def test_nothing_of_an_image_is_kept(
     real: ImageServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = set(real.audit.parents[1].rglob("*"))
     figures = {line.split(" ")[0].split("{")[0] for line in real.client.get("/metrics").text.splitlines()}
-    assert real.notes(QUESTION, [PICTURE]).status_code == 200
+    assert real.notes(QUESTION, [IMAGE]).status_code == 200
     assert set(real.audit.parents[1].rglob("*")) == before and not list(tmp_path.iterdir())
     assert {line.split(" ")[0].split("{")[0] for line in real.client.get("/metrics").text.splitlines()} == figures
     assert inner_model(real.loaded.engine._model).get_input_embeddings().image_features == {}
     lines = real.audit.read_text()
     assert [len(sha256) for sha256 in json.loads(lines.splitlines()[-2])["images_sha256"]] == [64]
     for text in (lines, caplog.text):
-        assert data_url(PICTURE)[30:90] not in text and "PNG" not in text
+        assert data_url(IMAGE)[30:90] not in text and "PNG" not in text
 
 
-def test_a_number_that_another_has_cannot_be_chosen(fake: FakeServer) -> None:
-    """Numbers have 48 bits: two files of equal ones could be made, if they came from the files."""
-    orders = [asyncio.run(fake.service.order(QUESTION, (), {}, [PICTURE, PICTURE])) for _ in range(2)]
+def test_images_get_new_numbers_in_each_request(fake: FakeServer) -> None:
+    """They have 48 bits: if they were hashes of the files, somebody could make two files with equal ones."""
+    orders = [asyncio.run(fake.service.order(QUESTION, (), {}, [IMAGE, IMAGE])) for _ in range(2)]
     assert len({number for order in orders for number in order.images}) == 4
 
 
@@ -131,7 +131,7 @@ def test_the_compared_base_has_no_page_for_images(run: Path) -> None:
         load(infer.prepare_writer(args), args)
 
 
-# ---- what is sent: URLs, files that are no pictures, too many
+# ---- what is sent: URLs, files that are no images, too many
 
 calls: list[str] = []
 is_watching = False
@@ -163,7 +163,7 @@ hooks: list[Any] = []
 def both(server: FakeServer, url: Any) -> list[Any]:
     """The answers of both routes to a URL."""
     client = TestClient(server.app)
-    body = chat_body(MODEL, QUESTION, [PICTURE])
+    body = chat_body(MODEL, QUESTION, [IMAGE])
     body["messages"][0]["content"][0]["image_url"]["url"] = url
     return [
         client.post("/v1/chat/completions", json=body),
@@ -171,7 +171,7 @@ def both(server: FakeServer, url: Any) -> list[Any]:
     ]
 
 
-def test_the_watch_sees_what_it_should(watched: list[str], tmp_path: Path) -> None:
+def test_the_audit_hook_records_lookups_connections_and_file_reads(watched: list[str], tmp_path: Path) -> None:
     import socket
 
     (tmp_path / "secret").write_text("")
@@ -196,7 +196,7 @@ def test_the_watch_sees_what_it_should(watched: list[str], tmp_path: Path) -> No
         "  data:image/png;base64,AAAA",
     ],
 )
-def test_nothing_but_a_data_url_of_a_jpeg_or_png_is_taken(fake: FakeServer, watched: list[str], url: str) -> None:
+def test_only_data_urls_of_jpeg_and_png_are_accepted(fake: FakeServer, watched: list[str], url: str) -> None:
     for answer in both(fake, url):
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (400, "not_a_data_url")
@@ -205,11 +205,11 @@ def test_nothing_but_a_data_url_of_a_jpeg_or_png_is_taken(fake: FakeServer, watc
     assert watched == []
 
 
-def test_pictures_that_cannot_be_read_are_named_by_their_number(fake: FakeServer) -> None:
+def test_images_that_cannot_be_read_are_named_by_their_number(fake: FakeServer) -> None:
     gif, bomb = io.BytesIO(), png(Image.new("L", (8_000, 8_000)))
     Image.new("RGB", (8, 8)).save(gif, "GIF")
     for data, words in (
-        (PICTURE[: len(PICTURE) // 2], "image 1 is truncated"),
+        (IMAGE[: len(IMAGE) // 2], "image 1 is truncated"),
         (gif.getvalue(), "image 1 is neither JPEG nor PNG"),
         (b"\0" * 128 + b"DICM" + b"\0" * 200, "image 1 is neither JPEG nor PNG"),
         (bomb, "image 1 has 8000 x 8000 pixels, more than 32,000,000"),
@@ -225,19 +225,19 @@ def test_pictures_that_cannot_be_read_are_named_by_their_number(fake: FakeServer
     assert fake.engine.stats().prompt_tokens == 0
 
 
-def test_a_jpeg_is_taken_and_so_is_a_large_body(fake: FakeServer, real: ImageServer) -> None:
+def test_a_jpeg_and_a_large_body_are_accepted(fake: FakeServer, real: ImageServer) -> None:
     file = io.BytesIO()
-    random_picture(0).save(file, "JPEG")
+    random_image(0).save(file, "JPEG")
     assert [answer.status_code for answer in both(fake, data_url(file.getvalue(), kind="image/jpeg"))] == [200, 200]
-    large = png(random_picture(1, side=900))
+    large = png(random_image(1, side=900))
     assert len(large) > 2 << 20
     assert real.notes(QUESTION, [large]).status_code == 200
     assert real.notes(QUESTION, [large] * 4).status_code == 413
-    assert real.notes(QUESTION, [PICTURE] * 5).status_code == 413
+    assert real.notes(QUESTION, [IMAGE] * 5).status_code == 413
 
 
 class SlowTower:
-    """Reads no picture before it may."""
+    """Reads no image before it may."""
 
     def __init__(self) -> None:
         self.begun, self.may_end = 0, Event()
@@ -249,11 +249,11 @@ class SlowTower:
 
 
 @pytest.mark.parametrize("path", ["/notes", "/v1/chat/completions"])
-def test_who_leaves_has_no_picture_read(path: str) -> None:
+def test_no_image_is_read_for_a_client_that_has_left(path: str) -> None:
     server, tower = fake_server("yes", task="vqa-rad", compare=False), SlowTower()
-    server.service.served = replace(server.service.served, pictures=tower)
-    body = {"dialogue": QUESTION, "images": [data_url(PICTURE)]}
-    body = body if path == "/notes" else chat_body(MODEL, QUESTION, [PICTURE])
+    server.service.served = replace(server.service.served, image_encoder=tower)
+    body = {"dialogue": QUESTION, "images": [data_url(IMAGE)]}
+    body = body if path == "/notes" else chat_body(MODEL, QUESTION, [IMAGE])
     headers = [(b"host", b"testserver"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
 
@@ -282,7 +282,7 @@ def test_who_leaves_has_no_picture_read(path: str) -> None:
     assert tower.begun <= CHECKING_THREADS and server.engine.stats().prompt_tokens == 0
 
 
-def test_what_was_cancelled_is_not_held_until_a_thread_is_free(fake: FakeServer) -> None:
+def test_a_cancelled_request_ends_without_waiting_for_a_thread(fake: FakeServer) -> None:
     may_end, sent = Event(), type("Sent", (), {"__call__": lambda _: None})()
     left = weakref.ref(sent)
 
@@ -303,10 +303,10 @@ def test_what_was_cancelled_is_not_held_until_a_thread_is_free(fake: FakeServer)
     asyncio.run(leave())
 
 
-def test_images_belong_to_a_task_that_shows_some(fake: FakeServer) -> None:
+def test_images_are_refused_for_a_task_without_images(fake: FakeServer) -> None:
     text = fake_server()
-    (chat, notes) = both(text, data_url(PICTURE))
-    sectioned = {"dialogue": QUESTION, "sections": ["CC"], "images": [data_url(PICTURE)]}
+    (chat, notes) = both(text, data_url(IMAGE))
+    sectioned = {"dialogue": QUESTION, "sections": ["CC"], "images": [data_url(IMAGE)]}
     for answer in (TestClient(text.app).post("/notes", json=sectioned), chat, notes):
         assert answer.status_code == 400
     assert "this run reads text alone" in TestClient(text.app).post("/notes", json=sectioned).json()["error"]["message"]
@@ -316,15 +316,15 @@ def test_images_belong_to_a_task_that_shows_some(fake: FakeServer) -> None:
         client.post("/v1/chat/completions", json={"model": MODEL, "messages": [{"role": "user", "content": QUESTION}]}),
     ):
         assert answer.status_code == 400 and "send one at least, as a data URL" in answer.json()["error"]["message"]
-    two_texts = chat_body(MODEL, QUESTION, [PICTURE])
+    two_texts = chat_body(MODEL, QUESTION, [IMAGE])
     two_texts["messages"][0]["content"].append({"type": "text", "text": "more"})
-    both_in_one = chat_body(MODEL, QUESTION, [PICTURE, PICTURE])
+    both_in_one = chat_body(MODEL, QUESTION, [IMAGE, IMAGE])
     both_in_one["messages"][0]["content"][1] |= both_in_one["messages"][0]["content"].pop() | {"type": "text"}
     assert "not both" in client.post("/v1/chat/completions", json=both_in_one).json()["error"]["message"]
     assert "one part of text" in client.post("/v1/chat/completions", json=two_texts).json()["error"]["message"]
 
 
-def test_the_description_and_the_options_say_what_is_taken(fake: FakeServer) -> None:
+def test_the_description_and_the_options_name_the_accepted_images(fake: FakeServer) -> None:
     client, text = TestClient(fake.app), TestClient(fake_server().app)
     options = client.get("/options").json()
     assert (options["source"], options["max_images"], options["checks"]) == ("question", 4, False)

@@ -1,4 +1,4 @@
-"""No text where it does not belong: in an error, a log, a figure, the audit log; whatever is sent."""
+"""Whatever is sent, no text is in errors, logs, statistics or the audit log."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def right_bodies(server: FakeServer) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_canaries_are_nowhere_but_in_the_answers(
-    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_text_is_in_the_answers_only(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     server = fake_server(f"{WRITTEN} 12 mg, a cough.", base_note=f"{WRITTEN} of the base.")
     client = TestClient(server.app)
@@ -62,7 +60,7 @@ def test_canaries_are_nowhere_but_in_the_answers(
     assert [canary for text in everything for canary in (SAID, WRITTEN, NAMED) if canary in text] == []
 
 
-def test_a_fault_of_the_program_is_told_by_its_place(
+def test_an_internal_error_is_logged_by_its_location_only(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     server = fake_server()
@@ -86,7 +84,7 @@ Change = Callable[[random.Random, Any], Any]
 
 
 def mutated(chance: random.Random, value: Any) -> Any:
-    """The value with one place in it changed: another type, a canary, a field more or less."""
+    """The value with one change: another type, a canary, an extra or a missing field."""
     if isinstance(value, dict) and value and chance.random() < 0.8:
         name = chance.choice(list(value))
         action = chance.random()
@@ -119,8 +117,10 @@ def as_bytes(chance: random.Random, body: Any) -> bytes:
     )
 
 
-def test_a_thousand_bodies(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    """No fault, no answer or log that repeats a refused body; what is taken leaves no text behind either."""
+def test_a_thousand_invalid_bodies_cause_no_fault_and_leave_no_text(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """No answer and no log repeats a refused body; accepted ones leave no text either."""
     caplog.set_level(logging.DEBUG, logger="asyncio")
     chance = random.Random(28)
     server = fake_server("A note.", num_slots=8)

@@ -1,4 +1,4 @@
-"""A visit note cut at its headings as ACI-Bench's own tagger cuts it, and joined again; all notes and people here are invented."""
+"""A visit note is divided at its headings as by ACI-Bench's tagger, and joined again; all notes are fictional."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOTE = (
 )
 
 
-def test_a_section_belongs_to_the_division_of_its_heading_and_an_unknown_one_to_the_section_before() -> None:
+def test_a_section_belongs_to_its_headings_division_and_an_unknown_one_to_the_section_before() -> None:
     parts = split_divisions(NOTE)
     assert (
         list(parts) == ["subjective", "objective_exam", "objective_results", "assessment_and_plan"] == list(DIVISIONS)
@@ -59,8 +59,8 @@ def test_a_section_belongs_to_the_division_of_its_heading_and_an_unknown_one_to_
         ("See PLAN:", None),
     ],
 )
-def test_what_begins_a_section(line: str, division: str | None) -> None:
-    """Each case read off the official tagger's list of headings by hand."""
+def test_a_line_is_a_heading_as_in_the_official_tagger(line: str, division: str | None) -> None:
+    """The cases are taken from the official tagger's list of headings by hand."""
     before = "RESULTS" if division != "objective_results" else "PLAN"
     parts = split_divisions(f"{before}\n{line}\nMore.")
     if division is None:
@@ -69,11 +69,11 @@ def test_what_begins_a_section(line: str, division: str | None) -> None:
         assert parts[division] == f"{line}\nMore."
 
 
-def test_a_heading_that_comes_again_counts_in_data_and_not_in_scoring() -> None:
+def test_a_repeated_heading_counts_in_data_and_not_in_scoring() -> None:
     note = "HPI\nKnee.\nEXAM\nWarm.\nPLAN\nRest.\nPhysical exam was repeated.\nIce.\n"
-    cut, scored = split_divisions(note), split_for_scoring(note)
-    assert cut["objective_exam"] == "EXAM\nWarm.\nPhysical exam was repeated.\nIce.\n"
-    assert cut["assessment_and_plan"] == "PLAN\nRest.\n"
+    divided, scored = split_divisions(note), split_for_scoring(note)
+    assert divided["objective_exam"] == "EXAM\nWarm.\nPhysical exam was repeated.\nIce.\n"
+    assert divided["assessment_and_plan"] == "PLAN\nRest.\n"
     assert scored["objective_exam"] == "EXAM\nWarm.\n"
     assert scored["assessment_and_plan"] == "PLAN\nRest.\nPhysical exam was repeated.\nIce.\n"
 
@@ -112,11 +112,11 @@ def test_all_published_divisions_are_our_split_of_the_full_notes(split: str, cou
             published = rows[name][index]
             assert published["file"] == f"{full['file']}-{name}"
             assert (parts[name] or f"{name}: #####EMPTY#####.\n") == published["tgt"]
-        if squeezed(join_divisions(parts)) != squeezed(full["tgt"]):
+        if without_blank_lines(join_divisions(parts)) != without_blank_lines(full["tgt"]):
             out_of_order.append(full["file"])
     assert len(rows["full"]) == count
     assert out_of_order == (["D2N030-virtscribe"] if split == "train" else [])
 
 
-def squeezed(text: str) -> str:
+def without_blank_lines(text: str) -> str:
     return re.sub(r"\n+", "\n", text).strip("\n")

@@ -1,4 +1,4 @@
-"""Tasks: what a user's own file may say, what of it is refused and how, and answers that begin with a choice."""
+"""Tasks: users' task files and what is refused in them, answers that begin with a choice, and divided visits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from medsum_core.errors import InputError
 from medsum_core.tasks.divisions import DIVISIONS
 from medsum_core.tasks.find import find_task, read_task_file, task_names, task_text
 from medsum_core.tasks.section_names import SECTION_NAMES, section_code, section_name
-from medsum_core.tasks.task import Answer, Choice, Task
+from medsum_core.tasks.task import Answer, Choice
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "patient_instructions.yaml"
 NAMES = ["findings", "medquad", "pubmedqa", "section", "section-with-header", "visit", "vqa-rad"]
@@ -60,15 +60,17 @@ def test_the_built_in_tasks_are_the_files_of_their_folder() -> None:
         assert find_task(name).name == name
     with pytest.raises(InputError, match=r"--task poem: no such task; known are findings, .*, or FILE.yaml"):
         find_task("poem")
+    with pytest.raises(InputError, match="not JSON"):
+        find_task("{poem")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_task_as_a_run_keeps_it_is_the_same_task(name: str) -> None:
+def test_a_task_survives_the_json_of_a_run(name: str) -> None:
     task = find_task(name)
     assert find_task(json.dumps(dataclasses.asdict(task))) == task
 
 
-def test_the_worked_example_is_read(tmp_path: Path) -> None:
+def test_the_worked_example_is_read() -> None:
     task = read_task_file(EXAMPLE)
     assert task.name == "patient_instructions" and task.source == "summary" and task.id_columns == ("stay_id",)
     assert task.parts[0].form == "line" and task.parts[1].columns == ("discharge_summary", "summary")
@@ -99,11 +101,21 @@ def test_the_worked_example_is_read(tmp_path: Path) -> None:
         ("a: [b\n", "not YAML (line 2)"),
     ],
 )
-def test_a_task_file_that_is_wrong_is_refused_by_key(tmp_path: Path, text: str, message: str) -> None:
+def test_a_wrong_task_file_is_refused_by_key(tmp_path: Path, text: str, message: str) -> None:
     assert message in refusal(tmp_path, text)
 
 
-def test_all_faults_of_a_task_file_are_named_at_once_among_those_of_the_flags(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [("history", "past_history"), ("past_history", "history")])
+def test_the_name_of_a_part_may_end_as_another_does(tmp_path: Path, names: tuple[str, str]) -> None:
+    parts = "\n".join(f'  - {{name: {name}, label: "{name}:", columns: {name}}}' for name in names)
+    task = read_task_file(own(tmp_path, f"instruction: Plan.\nparts:\n{parts}\nanswer: {{label: Out, columns: out}}\n"))
+    renderer = build_renderer(tiny_tokenizer(), task=task, style="plain")
+    prompt = renderer.decode(renderer.prompt_ids({"history": "cough", "past_history": "asthma"}))
+    first, second = ("cough", "asthma") if names[0] == "history" else ("asthma", "cough")
+    assert prompt == f"Plan.\n\n{names[0]}:\n{first}\n\n{names[1]}:\n{second}\n\nOut"
+
+
+def test_all_faults_of_a_task_file_are_in_one_message_with_those_of_the_flags(tmp_path: Path) -> None:
     path = own(tmp_path, SMALL + "metrics: bleu\nfloors: copy\n")
     with pytest.raises(InputError) as caught:
         parse_run(["--train_file", str(tmp_path / "none.csv"), "--task", str(path), "--lora_r", "0"])
@@ -111,12 +123,12 @@ def test_all_faults_of_a_task_file_are_named_at_once_among_those_of_the_flags(tm
     assert all(part in message for part in ("'bleu'", "'copy'", "there is no such file", "--lora_r 0"))
 
 
-def test_facts_can_not_guide_decoding_where_a_task_has_no_text_for_them(tmp_path: Path) -> None:
+def test_grounded_is_refused_for_a_task_without_a_source_text() -> None:
     with pytest.raises(InputError, match="--grounded: the task medquad gives no text"):
         parse_run(["--train_file", str(EXAMPLE), "--task", "medquad", "--grounded"])
 
 
-def test_columns_that_a_file_lacks_are_named_with_what_to_do(tmp_path: Path) -> None:
+def test_missing_columns_are_named_with_the_remedy(tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("stay_id,summary\n1,Rest.\n")
     with pytest.raises(InputError) as caught:
@@ -160,14 +172,14 @@ def test_a_written_answer_is_split_into_choice_and_text(answer: str, split: tupl
 
 
 @given(st.sampled_from(sorted(SECTION_NAMES)), st.text(min_size=1).map(str.strip).filter(bool))
-def test_an_answer_that_was_joined_splits_again(code: str, text: str) -> None:
+def test_a_joined_answer_is_split_into_the_same_choice_and_text(code: str, text: str) -> None:
     task = find_task("section-with-header")
     record = Record(id="1", parts={"dialogue": "x"}, note=text, choice=section_name(code))
     choice, rest = task.answer.split(record.answer)
     assert (section_code(choice), rest) == (code, text)
 
 
-def test_choice_and_text_are_trained_on_and_ignored_characters_count_from_the_text() -> None:
+def test_choice_and_text_are_trained_on_and_ignored_spans_are_positions_in_the_text() -> None:
     renderer = build_renderer(tiny_tokenizer(), task=find_task("pubmedqa"))
     record = Record(
         id="1", parts={"question": "Why?", "context": "Four."}, note="In 4 days.", choice="yes", source="context"
@@ -191,7 +203,7 @@ def test_an_abstract_loses_whole_paragraphs() -> None:
     assert prompt.ids == renderer.prompt_ids({"question": "Why?", "context": kept}) and prompt.num_turns_dropped == 7
 
 
-def test_a_task_that_may_not_be_truncated_sets_a_long_row_aside() -> None:
+def test_a_row_too_long_for_a_task_without_truncation_is_set_aside() -> None:
     renderer = build_renderer(tiny_tokenizer(), task=find_task("medquad"))
     record = Record(id="1", parts={"question": "Why " * 80}, note="So.", source="question")
     assert build_example(record, renderer, max_length=90, max_new_tokens=10) is None
@@ -202,7 +214,7 @@ def visit(id: str, note: str) -> Record:
     return Record(id=id, parts={"division": "", "dialogue": f"[doctor] hello {id}"}, note=note)
 
 
-def test_a_visit_becomes_four_rows_and_one_again() -> None:
+def test_a_visit_is_divided_into_four_rows_and_joined_again() -> None:
     visits = [visit("a", visit_note("a cough")), visit("b", visit_note("a rash", with_results=False))]
     rows = divide_records(visits)
     assert [row.id for row in rows[:4]] == [f"a/{division}" for division in DIVISIONS]
@@ -215,12 +227,12 @@ def test_a_visit_becomes_four_rows_and_one_again() -> None:
         join_records(rows[1:5], ["x"] * 4)
 
 
-def test_the_divisions_of_a_visit_repeat_nothing_and_shared_visits_are_found() -> None:
+def test_the_divisions_of_a_visit_are_not_repeats_and_shared_visits_are_found() -> None:
     rows = divide_records([visit("a", visit_note("a cough"))])
     assert find_repeats(rows) == [] and find_shared(rows, rows) == [row.id for row in rows]
 
 
-def test_a_section_is_refused_where_a_task_knows_none() -> None:
+def test_a_section_is_refused_for_a_task_without_sections() -> None:
     with pytest.raises(InputError, match="the task visit knows no sections"):
         Columns(task=find_task("visit"), section="CC")
 
@@ -228,4 +240,3 @@ def test_a_section_is_refused_where_a_task_knows_none() -> None:
 def test_tasks_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         find_task("section").name = "x"  # type: ignore[misc]
-    assert isinstance(find_task("section"), Task)

@@ -1,4 +1,4 @@
-"""Each choice of the device policy, with the facts of devices that are not at hand."""
+"""Automatic settings for each kind of device, with made-up properties of devices."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from medsum_core.training.auto_settings import (
         (cpu(bf16=False), "gemma", "fp32"),
     ],
 )
-def test_precision_of_each_device(device, model_type, expected):
+def test_automatic_precision_of_each_device(device, model_type, expected):
     assert choose_precision("auto", device, model_type=model_type) == expected
 
 
-def test_precision_that_was_asked_for_is_met_or_refused():
+def test_a_requested_precision_is_used_or_refused():
     assert choose_precision("bf16", cpu(), model_type="gemma") == "bf16"
     assert choose_precision("fp32", gpu((9, 0)), model_type="gemma") == "fp32"
     for asked, device, model_type in [("fp16", cpu(), "gemma"), ("bf16", gpu((7, 5)), "gemma")]:
@@ -69,11 +69,11 @@ def test_precision_that_was_asked_for_is_met_or_refused():
         (cpu(), "fp32", True, "per_document"),
     ],
 )
-def test_attention_of_each_device(device, precision, soft_capped, expected):
+def test_automatic_attention_of_each_device(device, precision, soft_capped, expected):
     assert choose_attention("auto", device, precision=precision, soft_capped=soft_capped) == expected
 
 
-def test_attention_that_was_asked_for_is_met_or_refused():
+def test_a_requested_attention_is_used_or_refused():
     assert choose_attention("sdpa", gpu((8, 0)), precision="bf16", soft_capped=False) == "sdpa"
     for device in (cpu(), gpu((7, 5))):
         with pytest.raises(InputError, match="--attention varlen"):
@@ -84,18 +84,18 @@ def test_images_need_a_mask_on_every_device():
     for device, expected in ((cpu(), "per_document"), (gpu((8, 0)), "sdpa"), (gpu((7, 5)), "per_document")):
         assert choose_attention("auto", device, precision="bf16", soft_capped=False, images=True) == expected
         for asked in ("varlen", "model"):
-            with pytest.raises(InputError, match=f"--attention {asked}: is causal inside of images too"):
+            with pytest.raises(InputError, match=f"--attention {asked}: is causal inside images too"):
                 choose_attention(asked, device, precision="bf16", soft_capped=False, images=True)
 
 
-def test_tf32_only_beside_16_bit_numbers():
+def test_tf32_is_used_in_16_bit_runs_only():
     assert uses_tf32(gpu((8, 0)), precision="bf16") is True
     assert uses_tf32(gpu((8, 0)), precision="fp32") is False
     assert uses_tf32(gpu((7, 5)), precision="fp16") is False
     assert uses_tf32(cpu(), precision="bf16") is False
 
 
-def test_a_gpu_is_told_to_repeat_its_bits_and_a_cpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deterministic_algorithms_are_set_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(allow_tf32=True))
     monkeypatch.setattr(torch, "use_deterministic_algorithms", calls.append)
@@ -118,7 +118,7 @@ def test_a_gpu_is_told_to_repeat_its_bits_and_a_cpu_is_left_alone(monkeypatch: p
     assert not torch.backends.cudnn.allow_tf32  # a vision tower's convolutions are exact too
 
 
-def test_checkpointing_of_activations_where_memory_needs_it():
+def test_activations_are_checkpointed_where_memory_requires_it():
     def chosen(asked: str, free_gib: int, *, has_long_rows: bool) -> str:
         needed = {"off": 8 * GIB, "long": 6 * GIB}
         device = gpu((8, 0), free_gib=free_gib)
@@ -132,7 +132,7 @@ def test_checkpointing_of_activations_where_memory_needs_it():
         assert all(chosen(asked, free, has_long_rows=True) == asked for free in (80, 1))
 
 
-def test_unpacking_the_base():
+def test_the_base_is_dequantised_once_where_memory_allows():
     assert choose_dequantize("auto", cpu(free_gib=10), load_in_4bit=True, needed_bytes=8 * GIB)
     assert not choose_dequantize("auto", cpu(free_gib=10), load_in_4bit=True, needed_bytes=10 * GIB)
     assert choose_dequantize("auto", gpu((8, 0), free_gib=80), load_in_4bit=True, needed_bytes=70 * GIB)
@@ -210,7 +210,7 @@ def test_find_device_asks_for_the_capability(monkeypatch):
 
 
 @pytest.mark.parametrize(("limit", "used", "expected"), [(None, None, (64, 40)), (8, 3, (8, 5)), (99, 3, (64, 40))])
-def test_a_container_sees_its_own_share(monkeypatch, limit, used, expected):
+def test_memory_in_a_container_is_its_own_limit(monkeypatch, limit, used, expected):
     facts = {"memory.max": limit, "memory.current": used}
     monkeypatch.setattr(device_module, "_cgroup_bytes", facts.get)
     monkeypatch.setattr(device_module.psutil, "virtual_memory", lambda: SimpleNamespace(total=64, available=40))
@@ -218,7 +218,7 @@ def test_a_container_sees_its_own_share(monkeypatch, limit, used, expected):
 
 
 @pytest.mark.parametrize(("name", "bound"), [("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128"), ("LRU_CACHE_CAPACITY", "32")])
-def test_the_bounds_on_compiled_products_are_set_unless_someone_set_them(
+def test_the_limits_of_onednns_caches_are_set_unless_the_environment_has_them(
     monkeypatch: pytest.MonkeyPatch, name: str, bound: str
 ) -> None:
     monkeypatch.setenv(name, "")  # so that it is put back afterwards
@@ -230,7 +230,7 @@ def test_the_bounds_on_compiled_products_are_set_unless_someone_set_them(
     assert os.environ[name] == "7"
 
 
-def test_free_pages_are_returned_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_pages_are_returned_where_the_c_library_has_malloc_trim(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: SimpleNamespace(malloc_trim=calls.append))
     malloc.trim_malloc()

@@ -89,7 +89,7 @@ def test_a_bad_settings_file_is_named(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_that_cannot_be_reached(
+def test_a_model_that_cannot_be_reached_is_bad_input(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*_: object, **__: object) -> NoReturn:
@@ -117,7 +117,7 @@ def test_the_key_of_a_former_sheet_is_not_replaced(
     assert contents(tmp_path) == {"sheet.key.csv": b"kept"}
 
 
-def test_a_disk_that_is_full_at_the_start(
+def test_a_full_disk_at_the_start_is_bad_input(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The flat 8-bit optimiser gives the library's bits, state and fall-backs, with a wait for all instead of for each."""
+"""The flat 8-bit optimiser has bitsandbytes' bits, state and fallbacks, but waits for the GPU once, not per parameter."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return found
 
 
-def test_ten_updates_have_the_librarys_bits() -> None:
+def test_ten_updates_are_bit_identical_to_the_librarys() -> None:
     flat, plain = Side(FlatPagedAdamW8bit), Side(PagedAdamW8bit)
     for step in range(10):
         flat.update(step)
@@ -79,7 +79,7 @@ def test_the_library_is_called_once_for_all_large_parameters(waits: list[Tensor]
 
 
 @pytest.mark.parametrize("builds", [(FlatPagedAdamW8bit, PagedAdamW8bit), (PagedAdamW8bit, FlatPagedAdamW8bit)])
-def test_a_checkpoint_of_either_goes_on_in_the_other(builds: tuple[Any, Any]) -> None:
+def test_a_checkpoint_of_either_optimiser_continues_in_the_other(builds: tuple[Any, Any]) -> None:
     first, straight = Side(builds[0]), Side(PagedAdamW8bit)
     for step in range(3):
         first.update(step)
@@ -96,7 +96,7 @@ def test_a_checkpoint_of_either_goes_on_in_the_other(builds: tuple[Any, Any]) ->
     assert_same(second, straight)
 
 
-def test_a_parameter_without_a_gradient_is_left_out_and_comes_back(waits: list[Tensor]) -> None:
+def test_a_parameter_without_a_gradient_is_skipped_for_that_update(waits: list[Tensor]) -> None:
     flat, plain = Side(FlatPagedAdamW8bit), Side(PagedAdamW8bit)
     for step, without in enumerate(["B", "", "A", "", ""]):
         flat.update(step, without=without)
@@ -114,7 +114,7 @@ def test_a_parameter_that_was_moved_is_still_updated() -> None:
     assert_same(flat, plain)
 
 
-def test_a_run_trains_to_the_same_bits_as_with_the_librarys_own() -> None:
+def test_a_run_ends_in_the_same_bits_as_with_the_librarys_optimiser() -> None:
     found = []
     for build in (FlatPagedAdamW8bit, PagedAdamW8bit):
         run = make_run(tuned(tiny_model(hidden_size=256)), pack_tokens=96, optim="paged_adamw_8bit", max_grad_norm=0.3)

@@ -1,4 +1,4 @@
-"""Law 1: however a window is cut into micro-batches, packed or shared out, its gradient is that of one full batch."""
+"""However a window is split (micro-batches, packing, processes), its gradient is that of one full batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from medsum_core.training.optimizer_state import optimizer_state
 from medsum_core.training.run import Run
 from train_loop import train_step
 
-CUTS = {"16x1": (1, 0), "4x4": (4, 0), "1x16": (16, 0), "packed": (1, 96), "packed in one": (1, 10_000)}
+SPLITS = {"16x1": (1, 0), "4x4": (4, 0), "1x16": (16, 0), "packed": (1, 96), "packed in one": (1, 10_000)}
 BOUND = 1e-5
 
 
@@ -40,8 +40,8 @@ def base_of(kind: str) -> PreTrainedModel:
     return model
 
 
-def step(model: PeftModel, window: list[Example], cut: str, **settings: Any) -> tuple[StepStats, list[Tensor]]:
-    batch_size, pack_tokens = CUTS[cut]
+def step(model: PeftModel, window: list[Example], split: str, **settings: Any) -> tuple[StepStats, list[Tensor]]:
+    batch_size, pack_tokens = SPLITS[split]
     run = make_run(model, batch_size=batch_size, pack_tokens=pack_tokens, **settings)
     stats = train_step(run, window, learning_rate=0.0)
     assert isinstance(run.optimizer, Recorder)
@@ -49,7 +49,7 @@ def step(model: PeftModel, window: list[Example], cut: str, **settings: Any) -> 
 
 
 @pytest.mark.parametrize("kind", PACKABLE_MODEL_TYPES)
-def test_every_cut_of_a_window_gives_the_gradient_of_one_full_batch(kind: str) -> None:
+def test_every_split_of_a_window_has_the_gradient_of_one_full_batch(kind: str) -> None:
     model = tuned(base_of(kind))
     reference = plain_peft(base_of(kind), model)
     rows = make_window(16)
@@ -62,16 +62,16 @@ def test_every_cut_of_a_window_gives_the_gradient_of_one_full_batch(kind: str) -
     }
     for name, window in windows.items():
         loss, expected = reference_gradient(reference, window)
-        for cut, num_concurrent in [*((cut, 1) for cut in CUTS), ("packed", 2), ("4x4", 2)]:
-            stats, gradients = step(model, window, cut, num_concurrent=num_concurrent)
-            assert abs(stats.loss - loss) <= BOUND * loss, (name, cut, num_concurrent)
-            assert relative(gradients, expected) <= BOUND, (name, cut, num_concurrent)
+        for split, num_concurrent in [*((split, 1) for split in SPLITS), ("packed", 2), ("4x4", 2)]:
+            stats, gradients = step(model, window, split, num_concurrent=num_concurrent)
+            assert abs(stats.loss - loss) <= BOUND * loss, (name, split, num_concurrent)
+            assert relative(gradients, expected) <= BOUND, (name, split, num_concurrent)
             assert stats.num_targets == sum(row.num_targets for row in window)
             assert stats.num_tokens == sum(row.num_tokens for row in window)
             assert not stats.skipped and stats.seconds > 0
 
 
-def test_every_cut_gives_the_same_gradient_with_activation_checkpointing_and_each_kernel() -> None:
+def test_every_split_has_the_same_gradient_with_activation_checkpointing_and_each_kernel() -> None:
     from medsum_core.kernels.layers import recompute_activations
 
     window = make_window(7)
@@ -79,24 +79,24 @@ def test_every_cut_gives_the_same_gradient_with_activation_checkpointing_and_eac
     _, expected = step(model, window, "16x1")
     recompute_activations(model)
     for kernel in ("per_document", "sdpa", "eager"):
-        for cut in ("4x4", "packed"):
-            assert relative(step(model, window, cut, attention=kernel)[1], expected) <= BOUND
+        for split in ("4x4", "packed"):
+            assert relative(step(model, window, split, attention=kernel)[1], expected) <= BOUND
 
 
 def test_the_gradient_is_clipped_once_for_the_whole_window() -> None:
     model, window = tuned(tiny_model()), make_window(6)
     free, gradients = step(model, window, "16x1")
     clipped, shorter = step(model, window, "4x4", max_grad_norm=free.grad_norm / 4)
-    assert clipped.grad_norm == pytest.approx(free.grad_norm, rel=1e-5)  # the norm before clipping is what is told
+    assert clipped.grad_norm == pytest.approx(free.grad_norm, rel=1e-5)  # the norm before clipping is reported
     assert relative([4 * gradient for gradient in shorter], gradients) <= 1e-4
 
 
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_torch"])
-def test_cuts_give_the_same_losses_over_several_updates(optim: str) -> None:
+def test_splits_give_the_same_losses_over_several_updates(optim: str) -> None:
     rows = make_window(12)
     losses = []
-    for cut in ("16x1", "packed"):
-        batch_size, pack_tokens = CUTS[cut]
+    for split in ("16x1", "packed"):
+        batch_size, pack_tokens = SPLITS[split]
         run = make_run(tuned(tiny_model()), batch_size=batch_size, pack_tokens=pack_tokens, optim=optim)
         losses.append([train_step(run, rows[at : at + 4], learning_rate=2e-4).loss for at in (0, 4, 8)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -241,13 +241,13 @@ def test_an_overflow_halves_the_scale_and_changes_nothing_else() -> None:
 
 @pytest.mark.parametrize("attention", ["per_document", "sdpa"])
 def test_an_fp16_base_gives_the_gradient_of_an_fp32_base_even_where_it_is_small(attention: str) -> None:
-    """On a card before Ampere; a head of small weights stands for a note that the model all but knows."""
+    """As on a GPU before Ampere. The head's small weights make small gradients, as for a note that the model predicts well."""
     window, found = make_window(8), []
     for dtype in (torch.float32, torch.float16):
         base = base_of("llama")
         head = base.get_output_embeddings()
         head.weight = torch.nn.Parameter(head.weight.detach() * 2**-18)
-        base = base.to(torch.float16).to(dtype)  # weights that both have
+        base = base.to(torch.float16).to(dtype)  # weights that fp16 represents exactly
         scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
         model = tuned(base, kernels="reference")
         stats, gradients = step(model, window, "packed", kernels="reference", attention=attention, scaler=scaler)
@@ -274,7 +274,7 @@ def test_a_process_without_rows_takes_part_in_a_scaled_update(kernels: str, monk
     assert stats.grad_norm == pytest.approx(sum(parameter.numel() for parameter in run.tensors) ** 0.5, rel=1e-5)
 
 
-def test_dropout_is_the_only_thing_that_a_cut_changes() -> None:
+def test_a_split_changes_dropout_only() -> None:
     model, window = tuned(tiny_model(), LoraSettings(r=16, dropout=0.3)), make_window(4)
     torch.manual_seed(1)
     _, one = step(model, window, "16x1")

@@ -1,4 +1,4 @@
-"""What a model has no room for is bad input before any weight is loaded; a family's whole run, from plan to notes."""
+"""Rows beyond a model's limits are refused before any weight is loaded; whole runs of two special families."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_token_beyond_the_embedding_is_refused_in_rows_stops_and_prompts() -> 
 
 
 def small_base(inputs: Path, folder: Path, **settings: Any) -> Path:
-    """The files of a tiny run with another base in the place of its model."""
+    """The files of a tiny run, with another base model."""
     shutil.copytree(inputs, folder, ignore=shutil.ignore_patterns("model"))
     tiny_model("llama", **settings).save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")
@@ -56,7 +56,6 @@ def small_base(inputs: Path, folder: Path, **settings: Any) -> Path:
 def test_a_run_beyond_a_models_limits_ends_before_its_weights_are_read(
     inputs: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     settings: dict[str, Any],
     words: str,
@@ -69,7 +68,7 @@ def test_a_run_beyond_a_models_limits_ends_before_its_weights_are_read(
 
 
 @pytest.mark.parametrize("name", ["qwen3_5_text", "gemma3, multimodal"])
-def test_a_hybrid_and_a_multimodal_family_run_from_the_plan_to_notes(inputs: Path, tmp_path: Path, name: str) -> None:
+def test_a_hybrid_and_a_multimodal_family_train_and_write_notes(inputs: Path, tmp_path: Path, name: str) -> None:
     """Rows, memory, adapter, updates, report and notes of the saved run; what the table does not go through."""
     folder = small_base(inputs, tmp_path / "in")
     family = next(family for family in FAMILIES if family.name == name)

@@ -1,4 +1,4 @@
-"""The note's loss from its positions alone, against cross-entropy over the full logits of every position."""
+"""The loss computed from note positions only, against cross-entropy over the full logits of every position."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def test_sixteen_bit_hidden_states_give_a_loss_in_fp32(dtype: torch.dtype) -> No
     assert relative(found, expected) < 5e-3
 
 
-def test_a_flat_distribution_over_many_words_does_not_overflow_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flat_distribution_over_a_large_vocabulary_does_not_overflow_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiles(monkeypatch, 1, 150_000)
-    # Exponentials before their division by the sum would add up to 150,000 x 0.6 here; fp16 ends at 65,504.
+    # Before their division by the sum the exponentials add up to 150,000 x 0.6 here, above fp16's maximum of 65,504.
     head = torch.full((150_000, 4), 0.6, dtype=torch.float16)
     hidden = torch.zeros(1, 1, 4, dtype=torch.float16, requires_grad=True)
     (gradient,) = torch.autograd.grad(note_nll(hidden, torch.tensor([[3]]), head), hidden)
@@ -117,12 +117,12 @@ def test_the_factor_on_the_loss_is_not_rounded_to_the_hidden_states_dtype(
 
 @pytest.mark.parametrize("softcap", [None, 30.0])
 @pytest.mark.parametrize("wanted_nll", [1e-2, 1e-3, 1e-4])
-def test_a_scalers_factor_saves_the_gradient_of_a_confident_note_from_fp16(
+def test_a_grad_scalers_factor_keeps_the_small_gradient_of_a_confident_note_in_fp16(
     wanted_nll: float, softcap: float | None
 ) -> None:
-    # Of 1e-4 each word's share is about 5e-7, and its product with the head 1e-9: fp16 has nothing from 0 to 6e-8.
+    # A loss of 1e-4 gives each vocabulary entry about 5e-7, and 1e-9 after the head: below fp16's smallest value, 6e-8.
     generator = torch.Generator().manual_seed(4)
-    head = (torch.randn(VOCAB, 1024, generator=generator) * 0.002).half()  # its rows are all but orthogonal
+    head = (torch.randn(VOCAB, 1024, generator=generator) * 0.002).half()  # its rows are nearly orthogonal
     targets = torch.arange(7)[None]
     logit = math.log(VOCAB / wanted_nll)  # where the other words' logits are about 0
     logit = logit if softcap is None else softcap * math.atanh(logit / softcap)

@@ -1,4 +1,4 @@
-"""The memory plan: counts from the meta device against what real tensors take."""
+"""The memory estimate: counts from the meta device against the bytes of real tensors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_gemma_2b_trains_19_611_648_parameters(size_2b):
     assert size_2b.head == 256_000 * 2048 and size_2b.widest == 16_384
 
 
-def test_nf4_bytes_are_those_of_bitsandbytes():
+def test_estimated_nf4_bytes_equal_those_of_bitsandbytes():
     layer = Linear4bit(2048, 1024, bias=False, compress_statistics=True, quant_type="nf4").to("cpu")
     state = layer.weight.quant_state
     tensors = [layer.weight.data, state.absmax, state.state2.absmax]
@@ -58,7 +58,7 @@ def test_nf4_bytes_are_those_of_bitsandbytes():
 
 
 def saved_bytes(model: Any, kernels: str, num_tokens: int) -> int:
-    """What a real forward pass saves for the backward pass, parameters left out: documents of 8, so no masks."""
+    """Bytes that a forward pass saves for the backward pass, without parameters; documents of 8 tokens need no masks."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, tuple[int, torch.Tensor]] = {}
 
@@ -85,7 +85,7 @@ def saved_bytes(model: Any, kernels: str, num_tokens: int) -> int:
 
 
 @pytest.mark.parametrize("kind", ["gemma", "gemma2", "gemma3_text", "llama"])
-def test_saved_activations_are_those_of_a_real_forward_pass_of_the_fast_kernels(kind: str) -> None:
+def test_estimated_activations_equal_those_of_a_forward_pass_of_the_fast_kernels(kind: str) -> None:
     model = attach_lora(tiny_model(kind), NO_DROPOUT, base_name="")
     choose("fast").apply(model, keep_dense=False)
     found = saved_bytes(model, "fast", 256)
@@ -99,7 +99,7 @@ def test_saved_activations_are_those_of_a_real_forward_pass_of_the_fast_kernels(
 
 @pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "llama", "qwen3"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_saved_activations_are_those_of_a_real_forward_pass_of_the_reference_path(precision: str, kind: str) -> None:
+def test_estimated_activations_equal_those_of_a_forward_pass_of_the_reference_path(precision: str, kind: str) -> None:
     """Dropout's masks and copies among them; in bf16 under autocast, with a 16-bit copy of the adapter's weights."""
     settings = LoraSettings(r=4, dropout=0.05)
     model = attach_lora(tiny_model(kind, dtype=DTYPES[precision]), settings, base_name="")
@@ -109,7 +109,7 @@ def test_saved_activations_are_those_of_a_real_forward_pass_of_the_reference_pat
 
 
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_torch"])
-def test_optimizer_bytes_are_those_of_a_real_state(optim):
+def test_estimated_optimizer_bytes_equal_those_of_a_real_state(optim):
     model = attach_lora(tiny_model(), NO_DROPOUT, base_name="")
     parameters = trainable_parameters(model)
     optimizer = build_optimizer(parameters, name=optim, learning_rate=1e-4)
@@ -125,7 +125,7 @@ def test_optimizer_bytes_are_those_of_a_real_state(optim):
     assert estimate.gradients == 2 * estimate.adapter  # the sum, and that of a micro-batch
 
 
-def test_each_choice_moves_its_part(size_2b):
+def test_each_setting_changes_its_part_of_the_estimate(size_2b):
     run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024, num_documents=16, saved_attention_tokens=512)
     plain = estimate_memory(size_2b, run)
 
@@ -160,7 +160,7 @@ def test_each_choice_moves_its_part(size_2b):
     assert len(plain.lines()) == len(plain.parts) + 1 and plain.lines()[-1].startswith("peak")
 
 
-def test_attention_whose_bits_repeat_has_copies_of_the_query_gradient(size_2b: ModelSize) -> None:
+def test_deterministic_attention_needs_copies_of_the_query_gradient(size_2b: ModelSize) -> None:
     """FlashAttention 2's workspace, by hand: (splits, T + 128 x documents, 8 heads, 256) in fp32, beside the gradients."""
     base: dict[str, Any] = {"precision": "bf16", "load_in_4bit": True, "device_kind": "cuda", "attention": "varlen"}
 
@@ -179,7 +179,7 @@ def test_attention_whose_bits_repeat_has_copies_of_the_query_gradient(size_2b: M
 
 
 def test_small_tensors_take_more_of_a_cpus_heap(size_2b):
-    """glibc gives tensors from 32 MiB on pages of their own; CUDA's allocator has no such gaps."""
+    """glibc maps tensors of 32 MiB or more separately; smaller ones leave gaps, which CUDA's allocator does not."""
     shape: dict[str, Any] = {"precision": "bf16", "load_in_4bit": True, "saved_attention_tokens": 512}
     small, large = (RunShape(**shape, num_tokens=tokens) for tokens in (256, 2048))
     saved = {run.num_tokens: sum(size_2b.saved_tensors) * run.num_tokens for run in (small, large)}
@@ -191,7 +191,7 @@ def test_small_tensors_take_more_of_a_cpus_heap(size_2b):
     assert on_gpu < 1.1 * saved[256]
 
 
-def test_which_gpus_fit(size_2b):
+def test_the_plan_names_gpus_that_fit(size_2b):
     run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=2048, attention="varlen")
     six, eight, *larger = fitting_settings(size_2b, run)
     assert "--gradient_checkpointing on" in six and "as it is" in eight
@@ -216,7 +216,7 @@ def test_nothing_is_allocated_and_wrong_targets_are_refused(size_2b):
         measure_model(tiny_config(), LoraSettings(target_modules=("no_such",)), precision="fp32", kernels="fast")
 
 
-def test_dora_is_counted():
+def test_dora_adds_its_magnitudes_to_the_estimate():
     plain = measure_model(tiny_config(), NO_DROPOUT, precision="fp32", kernels="fast")
     dora = measure_model(tiny_config(), LoraSettings(dropout=0.0, use_dora=True), precision="fp32", kernels="fast")
     out_features = 2 * (256 + 64 + 64 + 256 + 512 + 512 + 256)
@@ -224,7 +224,7 @@ def test_dora_is_counted():
     assert dora.adapter_small == plain.adapter_small + out_features
 
 
-def test_the_vision_tower_counts_apart_and_is_gone_in_training() -> None:
+def test_the_vision_tower_is_counted_apart_and_not_loaded_in_training() -> None:
     lora = LoraSettings(target_modules=("auto",))
     text, images = (
         measure_model(image_config(), lora, precision="fp32", kernels="reference", images=shown)

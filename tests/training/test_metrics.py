@@ -1,4 +1,4 @@
-"""metrics.jsonl: whole lines, cut back to a step, private, and no end of a run because of a full disk."""
+"""metrics.jsonl: complete lines, cut back to a step on resume, private; a full disk does not end a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_appends_lines_that_read_back_and_the_file_is_private(tmp_path: Path) ->
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_cut_back_keeps_the_step_and_its_evaluation(tmp_path: Path) -> None:
+def test_cut_back_keeps_lines_up_to_the_step_and_its_evaluation(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write(path, range(1, 4))
     with MetricsLog(path) as log:
@@ -44,7 +44,7 @@ def test_cut_back_keeps_the_step_and_its_evaluation(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_every_torn_end_is_tolerated_and_removed(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_tolerated_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write(path, range(3))
     whole = path.read_bytes()
@@ -64,7 +64,7 @@ def test_a_bad_line_before_the_last_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [b'{"st', b"\0\0\0", b"[1]", b'{"step": "3"}', b"\xff", b"[" * 100_000])
-def test_a_torn_line_is_cut_where_all_that_counts_comes_before_it(tmp_path: Path, torn: bytes) -> None:
+def test_a_damaged_line_is_removed_if_all_lines_up_to_the_step_come_before_it(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + torn + b'\n{"step": 4}\n')
     before = path.read_bytes()
@@ -75,11 +75,11 @@ def test_a_torn_line_is_cut_where_all_that_counts_comes_before_it(tmp_path: Path
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 
-def test_no_file_is_nothing_to_cut(tmp_path: Path) -> None:
+def test_cut_back_without_a_file_does_nothing(tmp_path: Path) -> None:
     assert cut_back(tmp_path / "metrics.jsonl", step=3) == 0
 
 
-def test_not_finite_becomes_null_and_a_step_is_asked_for(tmp_path: Path) -> None:
+def test_non_finite_values_become_null_and_a_step_is_required(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with MetricsLog(path) as log:
         log.append({"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
@@ -93,7 +93,7 @@ def test_not_finite_becomes_null_and_a_step_is_asked_for(tmp_path: Path) -> None
     }
 
 
-def test_full_disk_is_said_once_and_made_good_later(
+def test_a_full_disk_is_reported_once_and_the_lines_are_written_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "metrics.jsonl"
@@ -116,7 +116,7 @@ def test_full_disk_is_said_once_and_made_good_later(
     assert capsys.readouterr().err.count("No space left") == 1
 
 
-def test_the_last_line_of_a_run_is_made_good_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_line_of_a_run_is_written_at_the_next_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No later line follows it: the next chance is the sync before the last checkpoint."""
     path, write_some, failures = tmp_path / "metrics.jsonl", os.write, [OSError(errno.EIO, os.strerror(errno.EIO))]
 

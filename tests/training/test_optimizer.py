@@ -167,7 +167,7 @@ def test_another_optimiser_than_the_checkpoints_is_refused_by_its_name(kind: str
         assert not second.state
 
 
-def test_an_optimiser_without_parameter_names_is_told_to_take_them() -> None:
+def test_an_optimiser_without_parameter_names_is_refused_with_the_remedy() -> None:
     parameters = make_parameters()
     optimizer = torch.optim.Adam(parameters.values(), lr=1e-3)
     with pytest.raises(InputError, match="pass it the named parameters"):
@@ -177,7 +177,7 @@ def test_an_optimiser_without_parameter_names_is_told_to_take_them() -> None:
         load_optimizer_state(optimizer, list(parameters), *named)
 
 
-def test_a_state_that_can_not_be_saved_whole_is_refused() -> None:
+def test_a_state_that_cannot_be_saved_completely_is_refused() -> None:
     parameters = make_parameters()
     optimizer = build(parameters, "SGD with momentum")
     update(parameters, optimizer, 3)
@@ -187,7 +187,7 @@ def test_a_state_that_can_not_be_saved_whole_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_decay_moves_matrices_only_and_is_off_by_default(kind: str) -> None:
+def test_weight_decay_is_off_by_default_and_applies_to_matrices_only(kind: str) -> None:
     for decay, matrix_moves in ((0.0, False), (0.5, True)):
         parameters = make_parameters()
         before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -233,7 +233,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(kind: str, dam
     assert all(torch.equal(after[key], before[key]) for key in before)
 
 
-def test_names_must_be_those_that_train() -> None:
+def test_state_names_must_be_those_of_the_trainable_parameters() -> None:
     parameters = make_parameters()
     optimizer = build(parameters, "adamw_torch")
     with pytest.raises(InputError, match="magnitude"):
@@ -266,7 +266,7 @@ def test_state_is_loaded_into_the_librarys_own_buffers(monkeypatch: pytest.Monke
             assert torch.equal(buffer, tensors[f"{name}.{key}"])
 
 
-def test_paging_on_a_cpu_is_not_warned_about() -> None:
+def test_a_paged_optimiser_on_a_cpu_prints_no_warning() -> None:
     parameters = make_parameters()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

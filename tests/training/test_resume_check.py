@@ -1,4 +1,4 @@
-"""What a resumed run may change, and what it may not: the rules on the records alone."""
+"""What a resumed run may change and what not: the rules, on records without a run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def record(**changes: Any) -> dict[str, Any]:
     return run_fingerprints(**{**parts, **changes})
 
 
-def test_the_same_run_is_compatible() -> None:
+def test_an_unchanged_run_may_be_resumed() -> None:
     assert check_compatible(json.loads(json.dumps(record())), record(), allow_inexact=False) == []
 
 
@@ -85,7 +85,7 @@ def test_the_same_run_is_compatible() -> None:
     ],
 )
 @pytest.mark.parametrize("allow_inexact", [False, True])
-def test_what_decides_the_updates_is_refused_with_reason_and_remedy(
+def test_changes_of_what_decides_the_updates_are_refused_with_the_remedy(
     change: dict[str, Any], reason: str, allow_inexact: bool
 ) -> None:
     with pytest.raises(InputError, match="Remedy") as caught:
@@ -111,13 +111,13 @@ def test_another_version_of_this_projects_own_loss_needs_consent() -> None:
 
 
 @pytest.mark.parametrize("allow_inexact", [False, True])
-def test_an_earlier_versions_checkpoint_is_compared_by_what_it_tells(allow_inexact: bool) -> None:
+def test_an_earlier_versions_checkpoint_is_compared_by_what_it_records(allow_inexact: bool) -> None:
     old = record()
     del old["functions"], old["base_config"]
     environment = {name: value for name, value in old["environment"].items() if name in OLD_ENVIRONMENT}
     old["environment"] = {**environment, "CPU": "a marketing name"}
     (note,) = check_compatible(old, record(), allow_inexact=allow_inexact)
-    assert "does not tell" in note and "ONEDNN_MAX_CPU_ISA" in note and "functions" in note and "configuration" in note
+    assert "not recorded" in note and "ONEDNN_MAX_CPU_ISA" in note and "functions" in note and "configuration" in note
     old["environment"]["CPU threads"] = 999
     if not allow_inexact:
         with pytest.raises(InputError, match="CPU threads was 999"):
@@ -127,7 +127,7 @@ def test_an_earlier_versions_checkpoint_is_compared_by_what_it_tells(allow_inexa
 OLD_ENVIRONMENT = ("torch version", "device", "CPU capability", "CPU threads", "number of processes")
 
 
-def test_more_updates_are_allowed_and_said() -> None:
+def test_more_updates_are_allowed_with_a_notice() -> None:
     (note,) = check_compatible(record(), record(num_steps=150), allow_inexact=False)
     assert "150 updates instead of 75" in note
 
@@ -153,12 +153,12 @@ def test_another_environment_needs_consent() -> None:
         ("a setting that nobody has judged", Rule.REFUSED),
     ],
 )
-def test_the_table_judges_every_setting(name: str, rule: Rule) -> None:
+def test_every_setting_has_its_rule(name: str, rule: Rule) -> None:
     assert rule_of(name) is rule
     assert (name in parse_run([]).compared_on_resume()) is (rule is not Rule.EXACT and not name.startswith("a "))
 
 
-def test_settings_that_keep_the_gradient_are_noted_and_the_kernels_need_consent() -> None:
+def test_settings_that_keep_the_gradient_give_a_notice_and_kernels_need_consent() -> None:
     smaller = record(settings={**SETTINGS, "pack_tokens": 120})
     for allow_inexact in (False, True):
         (note,) = check_compatible(record(), smaller, allow_inexact=allow_inexact)
@@ -185,7 +185,7 @@ def with_window(processes: int, batch: int, accumulation: int) -> dict[str, Any]
     ],
 )
 @pytest.mark.parametrize("allow_inexact", [False, True])
-def test_other_rows_an_update_are_refused_with_what_keeps_them(
+def test_other_rows_in_an_update_are_refused_with_the_flags_that_keep_them(
     window: tuple[int, int, int], remedy: str, allow_inexact: bool
 ) -> None:
     with pytest.raises(InputError, match="rows") as caught:
@@ -193,14 +193,14 @@ def test_other_rows_an_update_are_refused_with_what_keeps_them(
     assert remedy in str(caught.value) and "an update had 16 rows" in str(caught.value)
 
 
-def test_the_same_rows_an_update_go_on_in_another_shape() -> None:
+def test_the_same_rows_in_an_update_may_be_divided_otherwise() -> None:
     (note,) = check_compatible(with_window(1, 2, 8), with_window(1, 1, 16), allow_inexact=False)
     assert "--per_device_train_batch_size was 2, is 1" in note
     (note,) = check_compatible(with_window(1, 2, 8), with_window(2, 2, 4), allow_inexact=True)
     assert "number of processes was 1, is 2" in note
 
 
-def test_another_precision_is_not_called_another_base() -> None:
+def test_another_precision_is_not_reported_as_another_base() -> None:
     """The weights in memory differ with it; whoever reads the message should change the precision, not the base."""
     other = record(settings={**SETTINGS, "precision": "bf16"}, base_weights="other")
     with pytest.raises(InputError, match="--precision was fp32, is bf16") as caught:
@@ -208,14 +208,14 @@ def test_another_precision_is_not_called_another_base() -> None:
     assert "base model" not in str(caught.value)
 
 
-def test_a_configuration_that_another_transformers_reads_otherwise_needs_consent() -> None:
+def test_a_base_configuration_that_another_transformers_reads_differently_needs_consent() -> None:
     newer = record(base_config="other", environment={**record()["environment"], "transformers version": "9"})
-    with pytest.raises(InputError, match=r"configuration is read otherwise.*allow_inexact_resume"):
+    with pytest.raises(InputError, match=r"configuration is read differently.*allow_inexact_resume"):
         check_compatible(record(), newer, allow_inexact=False)
     assert len(check_compatible(record(), newer, allow_inexact=True)) == 1
 
 
-def test_an_earlier_versions_record_is_read_in_todays_terms(tmp_path: Path) -> None:
+def test_an_earlier_versions_record_is_read_under_todays_names(tmp_path: Path) -> None:
     old = record(settings={**SETTINGS, "model_name_or_path": "elsewhere"})
     old["base"] = old.pop("base_weights")
     old["environment"]["attention kernel"] = "sdpa"
@@ -228,13 +228,13 @@ def test_an_earlier_versions_record_is_read_in_todays_terms(tmp_path: Path) -> N
     now["settings"] = found["settings"]
     now["environment"]["number of processes"] = 2
     assert check_compatible(found, now, allow_inexact=False) == []
-    with pytest.raises(InputError, match="earlier version tells no more: keep --dequantize and --kernels"):
+    with pytest.raises(InputError, match="earlier version records no more: keep --dequantize and --kernels"):
         check_compatible(found, now | {"base": "other"}, allow_inexact=True)
-    with pytest.raises(InputError, match="does not tell settings, train_data"):
+    with pytest.raises(InputError, match="does not record settings, train_data"):
         saved_record(load_checkpoint(save(tmp_path, 2)))
 
 
-def test_each_process_that_a_checkpoint_does_not_know_draws_masks_of_its_own(tmp_path: Path) -> None:
+def test_processes_without_a_saved_random_state_draw_different_masks(tmp_path: Path) -> None:
     torch.manual_seed(3)
     checkpoint = load_checkpoint(save(tmp_path, 4, rng=[capture_rng()]))
     expected, draws = torch.rand(8), []

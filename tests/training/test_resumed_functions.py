@@ -1,4 +1,4 @@
-"""A run is resumed with the functions that it was started with, through the real script."""
+"""A run must be resumed with the functions that it was started with; by the real script."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def another_renderer(*arguments: Any, **settings: Any) -> Any:
     return build_renderer(*arguments, **settings)
 
 
-def leave_alone(_model: Any) -> None:
-    """Prepares nothing."""
+def prepare_nothing(_model: Any) -> None:
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_another_objective_or_collator_is_refused_always(
     assert contents(resumable) == before
 
 
-@pytest.mark.parametrize("given", [{"build_renderer": another_renderer}, {"prepare_model": leave_alone}])
+@pytest.mark.parametrize("given", [{"build_renderer": another_renderer}, {"prepare_model": prepare_nothing}])
 def test_another_prompt_or_prepared_model_needs_consent(
     inputs: Path, resumable: Path, capsys: pytest.CaptureFixture[str], given: dict[str, Any]
 ) -> None:
@@ -74,7 +74,7 @@ def test_another_prompt_or_prepared_model_needs_consent(
     assert "resuming inexactly, as asked" in capsys.readouterr().err
 
 
-def test_the_same_objective_goes_on(inputs: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_with_the_same_objective(inputs: Path, tmp_path: Path) -> None:
     argv = flags(inputs, tmp_path / "run", *SHORT, "--resume_from_checkpoint", "auto", "--max_steps")
     assert exit_code([*argv, "1"], objective=doubled) == 0
     assert exit_code([*argv, "2"], objective=doubled) == 0
@@ -96,8 +96,8 @@ def test_the_fast_kernels_record_numbas_target(trained: Path) -> None:
     assert {"numba version", "numba CPU", "numba CPU features", "medsum-core version"} <= facts.keys()
 
 
-def test_a_checkpoint_of_an_earlier_version_goes_on(
-    inputs: Path, resumable: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+def test_a_checkpoint_of_an_earlier_version_can_be_resumed(
+    inputs: Path, resumable: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def make_old(state: dict[str, Any]) -> None:
         record = state["fingerprints"]
@@ -114,4 +114,4 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(
         rewrite_state(path, make_old)
     argv = flags(inputs, resumable, *SHORT, "--resume_from_checkpoint", "auto", "--parallel_micro_batches", "1")
     assert exit_code(argv) == 0
-    assert capsys.readouterr().err.count("does not tell, so not compared") == 1
+    assert capsys.readouterr().err.count("not recorded, so not compared") == 1

@@ -1,4 +1,4 @@
-"""A run folder has one writer, and its own name."""
+"""A run folder has a name of its own and one writer at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ with FolderLock() as lock:
 """
 
 
-def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+def test_runs_that_start_in_the_same_second_get_different_folders(tmp_path: Path) -> None:
     folder, barrier = tmp_path / "runs" / "demo-20200101-000000", threading.Barrier(8)
 
     def make(_: int) -> Path:
@@ -71,7 +71,7 @@ def test_a_second_process_on_the_same_folder_is_refused_until_the_first_has_ende
         with pytest.raises(InputError, match="another process") as caught:
             FolderLock().take(tmp_path)
         assert caught.value.exit_code == 2
-        other.kill()  # what dies holds nothing
+        other.kill()  # a dead process holds no lock
         other.wait()
         with FolderLock() as lock:
             lock.take(tmp_path)
@@ -111,7 +111,7 @@ def test_the_folder_is_locked_through_the_whole_run(
     assert LOCK_NAME not in contents(folder)
 
 
-def test_a_folder_that_was_begun_after_the_checks_is_left_alone(
+def test_a_folder_that_another_run_began_after_the_checks_is_refused(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, fingerprints = tmp_path / "run", setup._fingerprints
@@ -127,7 +127,7 @@ def test_a_folder_that_was_begun_after_the_checks_is_left_alone(
     assert contents(folder) == {"config.json": b"theirs"}
 
 
-def test_a_refused_run_lets_the_folder_go(inputs: Path, tmp_path: Path) -> None:
+def test_a_refused_run_releases_the_folders_lock(inputs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     argv = flags(inputs, folder, "--resume_from_checkpoint", "auto", "--lora_target_modules", "no_proj")

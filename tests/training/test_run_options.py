@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import math
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from medsum_core.config.arguments import TrainArguments
 from medsum_core.config.run_config import parse_run
 from medsum_core.report import finish
 from medsum_core.training import validation
+from medsum_core.training.metrics import StepStats
 from medsum_core.training.plan import plan_run
 from medsum_core.training.run import Run
 from medsum_core.training.validation import EvalResult
@@ -33,7 +35,7 @@ EVERY_STEP = ("--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy"
 
 @pytest.fixture(scope="module")
 def straight(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing interrupts."""
+    """The uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     train_loop.main(flags(inputs, folder, "--examples_file", str(folder.parent / "sheet.csv"), "--report_rows", "2"))
     return folder
@@ -55,7 +57,7 @@ def adapters_equal(left: Path, right: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_patience_ends_the_run_and_the_best_adapter_is_left(
+def test_early_stopping_ends_the_run_and_saves_the_best_adapter(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script_losses(monkeypatch, [3.0, 2.0, 2.25, 2.5])
@@ -70,7 +72,7 @@ def test_patience_ends_the_run_and_the_best_adapter_is_left(
     assert "| 30.000 | 20.000 |" in report  # the stop token's
 
 
-def test_where_nothing_beats_the_base_the_last_adapter_is_left_and_that_is_said(
+def test_if_no_evaluation_beats_the_base_the_last_adapter_is_saved_with_a_notice(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script_losses(monkeypatch, [2.0, 3.0])
@@ -79,6 +81,23 @@ def test_where_nothing_beats_the_base_the_last_adapter_is_left_and_that_is_said(
     assert "no evaluation was better than the untrained base's" in capsys.readouterr().err
     assert adapters_equal(tmp_path / "run" / "adapter", tmp_path / "run" / "checkpoints" / "step-000001")
     assert "| 2.000 | 3.000 |" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_a_skipped_window_is_not_judged_as_if_it_were_an_update(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, skips = train_loop.train_step, iter([True, False, True, False])
+
+    def skipping(*arguments: Any, **settings: Any) -> Any:
+        if not next(skips):
+            return step(*arguments, **settings)
+        return StepStats(loss=math.nan, grad_norm=math.nan, num_targets=1, num_tokens=1, seconds=1.0, skipped=True)
+
+    monkeypatch.setattr(train_loop, "train_step", skipping)
+    more = ("--early_stopping_patience", "1", "--max_steps", "2")
+    train_loop.main(flags(inputs, tmp_path / "run", *EVERY_STEP, *more))
+    assert [line["step"] for line in metrics(tmp_path / "run") if "eval_loss" in line] == [0, 1, 2]
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"step-000001", "step-000002"}
 
 
 def test_the_blinded_sheet_has_its_rows_and_its_key(straight: Path) -> None:
@@ -105,7 +124,7 @@ class Interrupt:
 
 
 @pytest.mark.parametrize("method,number,step", [("evaluates", 1, 0), ("window", 2, 2)], ids=["at once", "later"])
-def test_a_stopped_run_says_how_to_go_on_and_ends_in_the_same_bytes(
+def test_a_stopped_run_says_how_to_resume_and_ends_in_the_same_bytes(
     inputs: Path,
     straight: Path,
     tmp_path: Path,
@@ -138,7 +157,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("named,more", REFUSED.values(), ids=list(REFUSED))
-def test_another_run_is_not_resumed_onto(
+def test_a_run_with_other_settings_is_not_resumed(
     inputs: Path,
     straight: Path,
     tmp_path: Path,
@@ -157,14 +176,14 @@ def test_another_run_is_not_resumed_onto(
 
 
 @pytest.mark.parametrize("choice", ["keep", "drop", "mask"])
-def test_what_becomes_of_facts_that_no_dialogue_says(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], choice: str
-) -> None:
+def test_unsupported_facts_are_kept_masked_or_dropped_as_asked(inputs: Path, tmp_path: Path, choice: str) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text(f"{HEADER}a,CC,Doctor: Fine?,Takes lisinopril 50 mg.\nb,CC,Doctor: Fine?,Fine.\n")
     argv = flags(inputs, tmp_path / "run", "--train_file", str(rows), "--ungrounded", choice)
     dataset = plan_run(parse_run(argv)).dataset
     assert dataset.audit_rows == [{"id": "a", "unsupported": 2}]  # the drug and its dose
+    [line] = [line for line in dataset.notices if f"(--ungrounded {choice})" in line]  # before training, not only after
+    assert line == f"training: {dataset.audit.sentence} (--ungrounded {choice})"
     assert [example.id for example in dataset.train] == (["b"] if choice == "drop" else ["a", "b"])
     if choice != "drop":
         ids = [token for token in dataset.train[0].targets if token >= 0]
@@ -205,7 +224,9 @@ def test_the_average_of_several_updates_survives_a_resume(inputs: Path, tmp_path
     assert found == expected
 
 
-def test_a_checkpoint_by_time_besides_the_epochs(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_saved_by_time_as_well_as_by_epoch(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three windows of 7 simulated minutes: the epoch's end is the third; after the second 14 minutes have passed."""
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
@@ -223,7 +244,7 @@ def test_a_checkpoint_by_time_besides_the_epochs(inputs: Path, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_processes_whose_notes_differ_in_rounding_judge_alike(process: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_use_the_same_evaluation_score(process: int, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = [{"eval_rouge1": 0.25}, {"eval_rouge1": 0.5}]
     everyone = [{"eval_loss": 2.0, "eval_stop_loss": 20.0, **score} for score in scores]
 

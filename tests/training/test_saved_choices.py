@@ -1,4 +1,4 @@
-"""What a run chose for each `auto`, and its checkpoint kept, when the run goes on: here, elsewhere, with other flags."""
+"""The choices for `auto` in a checkpoint, when the run is resumed here, on another machine or with other flags."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medsum_core.training.auto_settings import resolve_arithmetic, resolve_memor
 from medsum_core.training.memory import measure_model
 
 
-def test_a_checkpoint_from_before_the_choice_of_kernels_goes_on_with_the_fast_ones_and_a_new_run_chooses() -> None:
+def test_a_checkpoint_from_before_the_kernels_flag_continues_with_the_fast_kernels() -> None:
     config = parse_run(["--preset", "demo"])
     assert with_saved(config, {}).model.kernels == "auto"
     assert with_saved(config, {"precision": "bf16"}).model.kernels == "fast"
@@ -37,13 +37,13 @@ SAVED = {
 }
 
 
-def test_a_resumed_run_takes_the_checkpoints_choices_where_none_is_asked_for() -> None:
+def test_a_resumed_run_takes_the_checkpoints_choice_for_auto() -> None:
     found = with_saved(parse_run(["--preset", "demo", "--precision", "bf16"]), SAVED).settings()
     assert {name: found[name] for name in SAVED} == SAVED | {"precision": "bf16"}
 
 
-def test_a_checkpoints_choice_gives_way_to_what_is_asked_for_now() -> None:
-    """Or the remedy for running out of memory, less packing, would be refused for a choice that nobody asked for."""
+def test_flags_override_a_checkpoints_choice() -> None:
+    """Otherwise the remedy for a lack of memory, a lower --pack_tokens, would be refused for an automatic choice."""
     saved = SAVED | {"gradient_checkpointing": "long", "pack_tokens": 512, "dequantize": "on"}
     unpacked = with_saved(parse_run(["--preset", "demo", "--pack_tokens", "0"]), saved)
     assert (unpacked.train.pack_tokens, unpacked.train.gradient_checkpointing) == (0, "auto")
@@ -60,7 +60,7 @@ def test_a_checkpoints_choice_gives_way_to_what_is_asked_for_now() -> None:
         (["--kernels", "reference"], {"parallel_micro_batches": 2, "kernels": "fast"}, ("sdpa", "fp32", 1)),
     ],
 )
-def test_a_checkpoints_choice_that_this_machine_cant_do_is_decided_anew(
+def test_a_checkpoints_choice_that_this_machine_lacks_is_chosen_anew(
     monkeypatch: pytest.MonkeyPatch, asked: list[str], saved: dict[str, Any], expected: tuple[str, str, int]
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
@@ -77,7 +77,7 @@ def test_a_checkpoints_choice_that_this_machine_cant_do_is_decided_anew(
         resolve_arithmetic(with_saved(insistent, SAVED), tiny_config(), device, asked=insistent)
 
 
-def test_a_checkpoint_from_before_a_setting_existed_means_what_runs_did_then() -> None:
+def test_a_setting_that_a_checkpoint_lacks_gets_the_behaviour_of_its_version() -> None:
     old = {name: value for name, value in SAVED.items() if name not in ("kernels", "parallel_micro_batches")}
     found = with_saved(parse_run(["--preset", "demo"]), old).settings()
     assert (found["kernels"], found["parallel_micro_batches"]) == ("fast", 1)

@@ -1,4 +1,4 @@
-"""What of FSDP is refused before anything is loaded, and what `auto` comes to with it."""
+"""FSDP: what is refused before anything is loaded, and what `auto` chooses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ("FSDP_ACTIVATION_CHECKPOINTING", "true", "--gradient_checkpointing on"),
     ],
 )
-def test_what_the_launcher_may_not_ask_for(launched: pytest.MonkeyPatch, variable: str, value: str, says: str) -> None:
+def test_launcher_settings_that_are_not_supported_are_refused(
+    launched: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
     launched.setenv(variable, value)
     with pytest.raises(InputError, match=says):
         fsdp_plugin()
@@ -49,7 +51,7 @@ def test_every_process_loads_the_base(launched: pytest.MonkeyPatch) -> None:
     assert not is_fsdp_enabled()
 
 
-def test_without_the_launcher_nothing_is_asked_for() -> None:
+def test_without_the_launcher_nothing_is_sharded() -> None:
     assert fsdp_plugin() is None
 
 
@@ -65,14 +67,14 @@ def test_without_the_launcher_nothing_is_asked_for() -> None:
         ("--task vqa-rad", 2, "images"),
     ],
 )
-def test_settings_that_need_the_whole_base(flags: str, num_processes: int, says: str) -> None:
+def test_settings_that_need_the_whole_base_are_refused(flags: str, num_processes: int, says: str) -> None:
     accelerator: Any = SimpleNamespace(num_processes=num_processes)
     plugin: Any = FullyShardedDataParallelPlugin
     with pytest.raises(InputError, match=says):
         begin_sharding(parse_run([*NO_NOTES, *flags.split()]), accelerator, plugin)
 
 
-def test_auto_is_what_can_be_sharded_whatever_a_checkpoint_says() -> None:
+def test_auto_chooses_what_can_be_sharded_whatever_the_checkpoint_has() -> None:
     asked = parse_run(NO_NOTES)
     saved = asked.with_resolved(kernels="fast", dequantize="on")  # by a run with a whole base
     assert with_sharded_choices(saved, asked=asked).model.kernels == "reference"

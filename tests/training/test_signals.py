@@ -1,4 +1,4 @@
-"""Signals: the first sets a flag, the second ends the process, and the former handlers come back."""
+"""Signals: the first sets a flag, the second ends the process, and the former handlers are restored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_first_signal_sets_the_flag_and_handlers_come_back(number: signal.Signals) -> None:
+def test_the_first_signal_sets_the_flag_and_handlers_are_restored(number: signal.Signals) -> None:
     former = {each: signal.getsignal(each) for each in STOP_SIGNALS}
     with stop_on_signals() as flag:
         assert not flag.requested
@@ -41,14 +41,14 @@ def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, former)
 
 
-def test_handlers_come_back_after_an_error() -> None:
+def test_handlers_are_restored_after_an_error() -> None:
     former = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError), stop_on_signals():
         raise RuntimeError
     assert signal.getsignal(signal.SIGTERM) == former
 
 
-def test_an_echo_of_the_first_signal_is_the_same_request() -> None:
+def test_a_repeated_signal_shortly_after_the_first_is_the_same_request() -> None:
     with stop_on_signals(echo_seconds=60.0) as flag:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -81,7 +81,7 @@ def start(echo_seconds: float) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("echo_seconds", [0.0, 0.2])
 @pytest.mark.parametrize("first,second", [("SIGTERM", "SIGTERM"), ("SIGINT", "SIGTERM"), ("SIGINT", "SIGINT")])
-def test_second_signal_ends_the_process_at_once(first: str, second: str, echo_seconds: float) -> None:
+def test_the_second_signal_ends_the_process_at_once(first: str, second: str, echo_seconds: float) -> None:
     process = start(echo_seconds)
     assert process.stdout is not None and process.stderr is not None
     process.send_signal(signal.Signals[first])

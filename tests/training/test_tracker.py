@@ -1,4 +1,4 @@
-"""What `--report_to` hands to trackers: the values of metrics.jsonl, once each, whichever way the run ends."""
+"""`--report_to` passes trackers the values of metrics.jsonl, once each, however the run ends."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_tensorboard_has_each_value_of_the_metrics_once_after_a_resume_too(input
     assert CANARY.encode() not in stored and str(inputs).encode() not in stored
 
 
-def test_a_tracker_gets_what_the_metrics_get(inputs: Path, tmp_path: Path, wandb: Any) -> None:
+def test_a_tracker_gets_the_values_of_the_metrics_file(inputs: Path, tmp_path: Path, wandb: Any) -> None:
     run = tmp_path / "run"
     argv = flags(inputs, run, *EVERY_STEP, "--report_to", "wandb")
     train_loop.main(argv)
@@ -112,7 +112,7 @@ def test_a_tracker_gets_what_the_metrics_get(inputs: Path, tmp_path: Path, wandb
 
 
 @pytest.mark.parametrize("way", ["diverged", "signal", "unexpected"])
-def test_trackers_are_finished_whichever_way_a_run_is_left(inputs: Path, tmp_path: Path, wandb: Any, way: str) -> None:
+def test_trackers_are_finished_however_a_run_ends(inputs: Path, tmp_path: Path, wandb: Any, way: str) -> None:
     def objective(*args: torch.Tensor, **settings: float) -> torch.Tensor:
         if way == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
@@ -131,7 +131,7 @@ def test_trackers_are_finished_whichever_way_a_run_is_left(inputs: Path, tmp_pat
     assert calls(tmp_path / "run", "finish") == [expected]
 
 
-def test_a_tracker_that_fails_is_given_up_and_the_run_goes_on(
+def test_a_tracker_that_fails_is_dropped_and_the_run_continues(
     inputs: Path, tmp_path: Path, wandb: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(wandb, "FAILS_AT", 2)
@@ -142,7 +142,7 @@ def test_a_tracker_that_fails_is_given_up_and_the_run_goes_on(
     assert capsys.readouterr().err.count(warning) == 1 and metrics(run)[-1]["step"] == 3
 
 
-def test_one_that_cannot_start_ends_the_run_before_it_begins(
+def test_a_tracker_that_cannot_start_ends_the_run_before_training(
     inputs: Path, tmp_path: Path, wandb: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def start(_: tracker.RunStart) -> tracker.Tracker:
@@ -167,7 +167,7 @@ def test_a_missing_package_is_named_before_anything_is_loaded(
     assert not (tmp_path / "run").exists()
 
 
-def test_every_name_that_the_flag_takes_has_a_starter() -> None:
+def test_every_tracker_of_the_flag_can_be_started() -> None:
     assert set(tracker.STARTERS) == set(TRACKERS)
 
 

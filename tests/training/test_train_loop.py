@@ -1,4 +1,4 @@
-"""The training script itself, end to end on a tiny model: what it leaves, and which variants it trains."""
+"""The training script from end to end on a tiny model: the files it writes, and the variants it trains."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_adapter_loads_with_peft_on_the_plain_base(trained: Path, inputs: Pa
     assert len(moved) == 14
 
 
-def test_no_patient_text_but_in_the_file_that_was_asked_for(
+def test_patient_text_is_only_in_the_requested_file(
     trained: Path, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_loop.main(flags(inputs, tmp_path / "run"))
@@ -80,7 +80,7 @@ def test_no_patient_text_but_in_the_file_that_was_asked_for(
     assert holding == ["sheet.csv"]
 
 
-def test_what_a_run_writes_is_for_its_owner_alone(trained: Path) -> None:
+def test_the_files_of_a_run_are_private(trained: Path) -> None:
     open_to_others = [path for path in trained.rglob("*") if stat.S_IMODE(path.stat().st_mode) & 0o077]
     assert open_to_others == []
 
@@ -114,7 +114,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
         ("--ungrounded", "mask", "--load_in_4bit", "false", "--init_lora_weights", "gaussian"),
         ("--load_best_model_at_end", "true", "--early_stopping_patience", "1", "--save_strategy", "epoch"),
     ],
-    ids=["rslora", "dora", "unpacked", "masked", "best"],
+    ids=["rslora", "dora", "not packed", "masked", "best"],
 )
 def test_variants_train_to_the_end(inputs: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
     train_loop.main(flags(inputs, tmp_path / "run", *more))

@@ -1,4 +1,4 @@
-"""A run's columns and section are those of every command that is given the run; prompts are the same in all of them."""
+"""Every command that is given a run takes the run's columns and section, so that all build the same prompts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_visits(path: Path, *ids: str) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, visits in two files for training and one held out: semicolons, no column of sections, an id twice."""
+    """A model and visits in two files for training and one held out: semicolons, no section column, an id that occurs twice."""
     folder = make_canary_inputs(tmp_path_factory.mktemp("inputs"))
     write_visits(folder / "a.csv", "V1", "V2", "V2")
     write_visits(folder / "b.csv", "V2", "V3")
@@ -57,12 +57,12 @@ def run(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_report_tells_the_files_and_how_they_were_read(files: Path, run: Path) -> None:
+def test_the_report_names_the_files_and_how_they_were_read(files: Path, run: Path) -> None:
     report = (run / "report.md").read_text()
     assert f"- training rows by file: 3 of {files / 'a.csv'}, 2 of {files / 'b.csv'}" in report
     assert f"- {files / 'a.csv'}: columns are separated by semicolons" in report
     assert f"- 1 dialogues of {files / 'b.csv'} are in {files / 'a.csv'} too" in report
-    assert "a:ID, b:ID" not in report  # V2#1 and V2#2 of one file, V2 of the other: no id in both
+    assert "a:ID, b:ID" not in report  # V2#1 and V2#2 in one file, V2 in the other: no id is in both
 
 
 def test_notes_are_written_with_the_columns_of_the_run(
@@ -88,7 +88,7 @@ def test_notes_are_written_with_the_columns_of_the_run(
     assert json.loads(result.read_text())["rouge1"] == scores["rouge1"]
 
 
-def test_flags_take_the_place_of_the_runs_columns(files: Path, run: Path, tmp_path: Path) -> None:
+def test_flags_override_the_runs_columns(run: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("ID,part,dialogue\n1,PLAN,Doctor: Any cough?\n")
     argv = ["--run", str(run), "--input_file", str(rows), "--output_file", str(tmp_path / "notes.csv")]
@@ -99,8 +99,8 @@ def test_flags_take_the_place_of_the_runs_columns(files: Path, run: Path, tmp_pa
         assert next(csv.DictReader(file))["section_header"] == "PLAN"
 
 
-def test_one_dialogue_gets_the_section_of_the_run_unless_another_is_named(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_one_dialogue_gets_the_section_of_the_run_unless_the_flag_names_another(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "visit.txt").write_text("Doctor: Any cough?")
     sections: list[str] = []
@@ -133,7 +133,7 @@ def test_preview_grounding_and_merge_take_the_runs_columns(
     assert read_run_config(run).data.section == "GENHX"
 
 
-def test_what_is_no_text_is_refused_by_the_check_as_in_training(tmp_path: Path) -> None:
+def test_grounding_reads_turns_and_refuses_other_values_as_training_does(tmp_path: Path) -> None:
     rows = [
         {"note": "Left knee pain.", "dialogue": ["Doctor: Does the left knee hurt?", "Patient: No, the right one."]},
         {"note": 4, "dialogue": "x"},
@@ -146,7 +146,10 @@ def test_what_is_no_text_is_refused_by_the_check_as_in_training(tmp_path: Path) 
     grounding.main(["--input_file", str(path), "--note_column", "note", "--json", str(tmp_path / "g.json")])
     (row,) = json.loads((tmp_path / "g.json").read_text())["rows"]
     found = {fact["kind"]: fact["verdict"] for fact in row["facts"]}
-    assert found == {"laterality": "contradicted", "symptom": "supported"}  # the turns were lines, not one text
+    assert found == {
+        "laterality": "contradicted",
+        "symptom": "supported",
+    }  # read as turns, else the denial would not be found
     for bad in ({**rows[0], "dialogue": [5]}, {**rows[0], "dialogue": None}, {**rows[0], "note": None}):
         path.write_text(json.dumps(bad))
         with pytest.raises(InputError, match="row 1"):

@@ -1,4 +1,4 @@
-"""The main laws once more on a GPU, with the kernels and the optimiser that only a GPU has; skipped without one.
+"""The main laws on a GPU, with the kernels and the optimiser that only a GPU has; skipped without one.
 
 python -m pytest -q tests/whole/test_cuda.py tests/whole/test_crash.py
 """
@@ -34,9 +34,9 @@ from train_loop import train_step
 
 pytestmark = needs_gpu
 
-CUTS = {"16x1": (1, 0), "4x4": (4, 0), "packed": (1, 96), "packed in one": (1, 10_000)}
+SPLITS = {"16x1": (1, 0), "4x4": (4, 0), "packed": (1, 96), "packed in one": (1, 10_000)}
 DROPOUT = LoraSettings(r=16, dropout=0.05)
-MAX_HALVINGS = 8  # of the scaler's first factor, 65,536
+MAX_HALVINGS = 8  # of the GradScaler's initial scale, 65,536
 
 
 @pytest.fixture(autouse=True)
@@ -46,10 +46,10 @@ def _as_in_a_run() -> Iterator[None]:
 
 
 def gradient(
-    model: Any, window: Any, cut: str, kernel: str, kernels: str = "fast", *, scaler: Any = None
+    model: Any, window: Any, split: str, kernel: str, kernels: str = "fast", *, scaler: Any = None
 ) -> list[Tensor]:
-    """The window's gradient; with a scaler after as many halvings of its factor as it takes, as in a run."""
-    batch_size, pack_tokens = CUTS[cut]
+    """The window's gradient; with a GradScaler, after as many halvings of its scale as it needs, as in a run."""
+    batch_size, pack_tokens = SPLITS[split]
     settings: Any = {"batch_size": batch_size, "pack_tokens": pack_tokens, "attention": kernel, "kernels": kernels}
     run = make_run(model, device=CUDA, scaler=scaler, **settings)
     tries = 1 if scaler is None else MAX_HALVINGS
@@ -67,15 +67,15 @@ PATHS = [
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize(("kernels", "kind"), PATHS)
-def test_every_cut_of_a_window_gives_the_gradient_of_one_full_batch(kernels: str, kind: str, kernel: str) -> None:
+def test_every_split_of_a_window_has_the_gradient_of_one_full_batch(kernels: str, kind: str, kernel: str) -> None:
     if kind == "gemma2" and kernel == "sdpa":
         pytest.skip("SDPA has no soft-capping")
     model = tuned(tiny_model(kind, attn_implementation="eager"), kernels=kernels, device=CUDA)
     base = tiny_model(kind, attn_implementation="eager").to(CUDA)
     window = make_window(16)
     _, expected = reference_gradient(plain_peft(base, model), window)
-    for cut in CUTS:
-        assert relative(gradient(model, window, cut, kernel, kernels), expected) <= 1e-5, cut
+    for split in SPLITS:
+        assert relative(gradient(model, window, split, kernel, kernels), expected) <= 1e-5, split
 
 
 @pytest.mark.parametrize(("kernels", "kind"), PATHS)
@@ -94,19 +94,19 @@ def test_recomputed_activations_drop_the_same_elements(kernels: str, kind: str) 
 @needs_varlen
 @pytest.mark.parametrize("kernels", ["reference", "fast", "triton"])
 @pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "llama"])
-def test_the_packed_16_bit_gradient_points_where_the_exact_one_does(kind: str, kernels: str) -> None:
+def test_the_packed_16_bit_gradient_has_the_direction_of_the_fp32_one(kind: str, kernels: str) -> None:
     window = make_window(16, longest=120)
     _, expected = reference_gradient(plain_peft(tiny_model(kind).to(CUDA), tuned(tiny_model(kind))), window)
     model = tuned(tiny_model(kind, dtype=torch.bfloat16), kernels=kernels, device=CUDA)
-    for cut in ("16x1", "packed", "packed in one"):
-        found = torch.cat([part.flatten() for part in gradient(model, window, cut, "varlen", kernels)])
+    for split in ("16x1", "packed", "packed in one"):
+        found = torch.cat([part.flatten() for part in gradient(model, window, split, "varlen", kernels)])
         exact = torch.cat([part.flatten() for part in expected])
-        assert torch.cosine_similarity(found.double(), exact.double(), dim=0) >= 0.999, cut
+        assert torch.cosine_similarity(found.double(), exact.double(), dim=0) >= 0.999, split
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["gemma3_text", "llama"])
-def test_tritons_layers_compute_what_their_eager_twins_do(kind: str, dtype: torch.dtype) -> None:
+def test_tritons_layers_have_the_gradient_of_their_eager_twins(kind: str, dtype: torch.dtype) -> None:
     window, found = make_window(6), []
     for kernels in FAST_PATHS:
         model = tuned(tiny_model(kind, dtype=dtype), kernels=kernels, device=CUDA)
@@ -114,8 +114,8 @@ def test_tritons_layers_compute_what_their_eager_twins_do(kind: str, dtype: torc
     assert relative(found[1], found[0]) <= {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
 
 
-def test_tritons_masks_are_those_that_its_interpreter_draws() -> None:
-    """And those of Philox: `triton_interpreted.py`, whose laws of masks so hold here."""
+def test_tritons_dropout_masks_are_those_of_its_interpreter() -> None:
+    """So the laws of masks that tests/kernels/triton_interpreted.py checks hold here too."""
     elementwise = pytest.importorskip("medsum_core.kernels.gpu.elementwise", reason="needs triton")
     kept = elementwise.without_dropped(torch.ones(3000, device=CUDA), 0.002, 2**61 + 5)
     assert (kept == 0).nonzero().flatten().tolist() == [540, 741, 794, 1212, 1564, 1630, 1685]
@@ -125,7 +125,7 @@ def test_tritons_masks_are_those_that_its_interpreter_draws() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("window", [None, 8, 512])
 @pytest.mark.parametrize(("heads", "groups", "size"), [(8, 1, 256), (4, 1, 256), (9, 3, 64)])
-def test_the_variable_length_kernel_is_attention_with_a_block_mask(
+def test_the_variable_length_kernel_equals_attention_with_a_block_mask(
     heads: int, groups: int, size: int, window: int | None, dtype: torch.dtype
 ) -> None:
     lengths = ((700, 1, 8, 9, 130), (5, 600))  # the second row has padding
@@ -133,7 +133,7 @@ def test_the_variable_length_kernel_is_attention_with_a_block_mask(
     shapes = [(2, count, 848, size) for count in (heads, groups, groups)]
     inputs = [torch.randn(shape, generator=chance).to(CUDA, dtype) for shape in shapes]
     dout = torch.randn((2, 848, heads, size), generator=chance).to(CUDA, dtype)
-    dout[1, sum(lengths[1]) :] = 0  # nobody reads the padding
+    dout[1, sum(lengths[1]) :] = 0  # the padding has no gradient
     results = []
     for attend, precise in ((attend_varlen, dtype), (attend_block_mask, torch.float64)):
         tensors = [tensor.to(precise).requires_grad_() for tensor in inputs]
@@ -147,15 +147,15 @@ def test_the_variable_length_kernel_is_attention_with_a_block_mask(
 BITS = [
     pytest.param("varlen", torch.bfloat16, marks=needs_varlen),
     ("sdpa", torch.float32),
-    ("per_document", torch.float16),  # what a T4 gets
+    ("per_document", torch.float16),  # the setting of a T4, which has no bf16 units
 ]
 
 
 @pytest.mark.parametrize(("kernel", "dtype"), BITS)
-def test_a_packed_window_gives_the_same_bits_each_time(kernel: str, dtype: torch.dtype) -> None:
-    """Attention's backward pass would else add to a gradient in the order in which its blocks happen to end.
+def test_the_gradient_of_a_packed_window_is_reproducible_to_the_bit(kernel: str, dtype: torch.dtype) -> None:
+    """By default attention's backward pass adds to a gradient in the order in which its blocks finish.
 
-    It takes documents of several blocks to see that: two addends have one sum in either order.
+    The documents span several blocks: two addends would have the same sum in either order.
     """
     window = [make_example(num_tokens, 30, seed=num_tokens) for num_tokens in (1900, 700, 1500, 40, 1800)]
     for kind, kernels in itertools.product(("gemma", "gemma3_text"), ("reference", *FAST_PATHS)):
@@ -168,9 +168,11 @@ def test_a_packed_window_gives_the_same_bits_each_time(kernel: str, dtype: torch
             assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
 
 
-def test_paged_optimiser_state_is_paged_again_and_goes_on_bit_for_bit() -> None:
+def test_restored_paged_optimiser_state_is_paged_and_continues_bit_for_bit() -> None:
     def fresh() -> Any:
-        wide = tiny_model(dtype=torch.bfloat16, intermediate_size=8192)  # from 100,000 elements on state is paged
+        wide = tiny_model(
+            dtype=torch.bfloat16, intermediate_size=8192
+        )  # bitsandbytes pages state of 100,000 elements or more
         model = tuned(wide, device=CUDA)
         return make_run(model, pack_tokens=96, optim="paged_adamw_8bit", attention="sdpa", device=CUDA)
 
@@ -197,7 +199,7 @@ def test_paged_optimiser_state_is_paged_again_and_goes_on_bit_for_bit() -> None:
     ("precision", "kernels"), [("bf16", "fast"), ("fp16", "fast"), ("fp32", "fast"), ("fp16", "triton")]
 )
 def test_a_run_resumed_in_the_middle_ends_in_the_same_bytes(precision: str, kernels: str, tmp_path: Path) -> None:
-    """fp16 with its gradient scaler, whose scale is a part of the state. Each window of bf16: `test_crash.py`."""
+    """In fp16 the GradScaler's scale is part of the state. tests/whole/test_crash.py resumes at every window."""
     if precision == "bf16" and not HAS_VARLEN:
         pytest.skip("needs bf16 units")
     make_inputs(tmp_path)
@@ -213,19 +215,19 @@ def test_a_run_resumed_in_the_middle_ends_in_the_same_bytes(precision: str, kern
     assert all(math.isfinite(line["grad_norm"]) for line in straight.outcome["metrics"] if "grad_norm" in line)
 
 
-@pytest.mark.parametrize("keep_dense", [False, True], ids=["unpacked at each use", "unpacked once"])
+@pytest.mark.parametrize("keep_dense", [False, True], ids=["dequantised at each use", "dequantised once"])
 @pytest.mark.parametrize("kernels", ["reference", *FAST_PATHS])
-def test_an_nf4_base_trains_with_the_gradient_of_plain_peft(base_folder: Path, kernels: str, keep_dense: bool) -> None:
-    """Its blocks are made on the GPU; those that a CPU makes of the same weights differ a little."""
+def test_an_nf4_base_has_the_gradient_of_plain_peft(base_folder: Path, kernels: str, keep_dense: bool) -> None:
+    """Both models are quantised on the GPU: a CPU quantises the same weights slightly differently."""
     model, base = (load_base(str(base_folder), precision="fp32", load_in_4bit=True, device=CUDA) for _ in range(2))
     ours, window = tuned(model, kernels=kernels, keep_dense=keep_dense, device=CUDA), make_window(6)
     _, expected = reference_gradient(plain_peft(base, ours), window)
-    for cut in ("16x1", "packed"):
-        assert relative(gradient(ours, window, cut, "sdpa", kernels), expected) <= 1e-4, cut
+    for split in ("16x1", "packed"):
+        assert relative(gradient(ours, window, split, "sdpa", kernels), expected) <= 1e-4, split
 
 
 @pytest.mark.parametrize("kernels", ["reference", "fast"])
-def test_dora_trains_with_the_gradient_of_plain_peft(kernels: str) -> None:
+def test_dora_has_the_gradient_of_plain_peft(kernels: str) -> None:
     settings, window = LoraSettings(dropout=0.0, use_dora=True), make_window(6)
     model = tuned(tiny_model("llama"), settings, kernels=kernels, device=CUDA)
     _, expected = reference_gradient(plain_peft(tiny_model("llama").to(CUDA), model, settings), window)
@@ -235,14 +237,14 @@ def test_dora_trains_with_the_gradient_of_plain_peft(kernels: str) -> None:
 @pytest.mark.parametrize("kernel", ["per_document", "sdpa"])
 @pytest.mark.parametrize("kernels", ["reference", *FAST_PATHS])
 @pytest.mark.parametrize("kind", ["gemma", "llama"])
-def test_the_scaled_fp16_gradient_is_the_exact_one_in_direction_and_size(kind: str, kernels: str, kernel: str) -> None:
-    """What a T4 computes; a head of small weights stands for a note that the model all but knows."""
+def test_the_scaled_fp16_gradient_has_direction_and_norm_of_the_fp32_one(kind: str, kernels: str, kernel: str) -> None:
+    """As on a T4. The head's small weights make small gradients, as for a note that the model predicts well."""
     found, window = [], make_window(8, longest=120)
     for dtype in (torch.float32, torch.float16):
         base = tiny_model(kind, tie_word_embeddings=False)
         head = base.get_output_embeddings()
         head.weight = torch.nn.Parameter(head.weight.detach() * 2**-18)
-        base = base.to(torch.float16).to(dtype)  # weights that both have
+        base = base.to(torch.float16).to(dtype)  # weights that fp16 represents exactly
         scaler = torch.amp.GradScaler(CUDA.type) if dtype == torch.float16 else None
         model = tuned(base, kernels=kernels, device=CUDA)
         found.append(flat(gradient(model, window, "packed", kernel, kernels, scaler=scaler)))
@@ -252,7 +254,7 @@ def test_the_scaled_fp16_gradient_is_the_exact_one_in_direction_and_size(kind: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_batched_decoding_is_that_of_transformers(kind: str) -> None:
+def test_batched_notes_equal_those_of_transformers(kind: str) -> None:
     for seed in range(4):
         model, prompts = small_model(kind, seed), some_prompts(seed, 4)
         limits: dict[str, Any] = {"max_new_tokens": 8}

@@ -1,8 +1,8 @@
-"""Whole commands on a GPU, and what evaluation and decoding find there; skipped without one.
+"""Whole commands, evaluation and decoding on a GPU; skipped without one.
 
 python -m pytest -q tests/whole/test_cuda_runs.py
 
-The laws of the gradient, of its bits and of resuming: `test_cuda.py`.
+Gradients, reproducibility and resuming are in test_cuda.py.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from medsum_core.training.validation import evaluate_loss
 pytestmark = needs_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = ["reference", "fast"]  # triton's decodes as fast does
+PATHS = ["reference", "fast"]  # triton decodes with the fast kernels
 RUNS = {
-    "as it comes": "--kernels reference --precision auto",
+    "automatic settings": "--kernels reference --precision auto",
     "DoRA, recomputed": "--kernels reference --precision auto --use_dora true --gradient_checkpointing on",
-    "unpacked once": "--kernels fast --precision auto --dequantize on",
+    "dequantised once": "--kernels fast --precision auto --dequantize on",
     "as on a T4": "--kernels reference --precision fp16 --attention per_document --dequantize off",
 }
 
@@ -65,7 +65,7 @@ def _as_in_a_run() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A finished run over NF4, the kernels it had, and its sheet of base and tuned notes."""
+    """A finished run over an NF4 base, its kernels, and the blind sheet of its base and tuned notes."""
 
     folder: Path
     kernels: str
@@ -116,12 +116,12 @@ def test_a_merged_model_has_the_logits_of_base_and_adapter_in_plain_transformers
     assert relative(found, expected) < 2e-2 < relative(untuned, expected)  # bf16 weights
 
 
-def test_out_of_memory_is_exit_code_5_and_the_run_goes_on_from_its_checkpoint(
+def test_out_of_memory_is_exit_code_5_and_the_run_resumes_from_its_checkpoint(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls, step = [], train_loop.train_step
 
-    def hardly_any_memory_from_the_second_on(*args: Any, **options: Any) -> Any:
+    def without_memory_from_the_second_on(*args: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             torch.cuda.empty_cache()
@@ -131,7 +131,7 @@ def test_out_of_memory_is_exit_code_5_and_the_run_goes_on_from_its_checkpoint(
     saved = ("--save_strategy", "steps", "--save_steps", "1", "--resume_from_checkpoint", "auto")
     argv = flags(inputs, tmp_path / "run", "--eval_strategy", "no", *saved)
     with monkeypatch.context() as patch:
-        patch.setattr(train_loop, "train_step", hardly_any_memory_from_the_second_on)
+        patch.setattr(train_loop, "train_step", without_memory_from_the_second_on)
         try:
             assert exit_code(argv) == 5
         finally:
@@ -147,12 +147,12 @@ def test_out_of_memory_is_exit_code_5_and_the_run_goes_on_from_its_checkpoint(
 
 DENSE = "--load_in_4bit false"
 SHARED = {"replicas": ({}, DENSE, 1e-4), "sharded": (FSDP, DENSE, 1e-4)}
-SHARED["sharded NF4"] = (FSDP, "--load_in_4bit true", 1e-2)  # its blocks are made by the CPU, those of one GPU there
+SHARED["sharded NF4"] = (FSDP, "--load_in_4bit true", 1e-2)  # quantised by the CPU; on one GPU by the GPU
 
 
 @needs_two_gpus
 @pytest.mark.parametrize("how", SHARED)
-def test_two_gpus_do_what_one_does(inputs: Path, tmp_path: Path, how: str) -> None:
+def test_two_gpus_have_the_losses_of_one(inputs: Path, tmp_path: Path, how: str) -> None:
     environment, more, bound = SHARED[how]
     options = [*more.split(), *["--lora_dropout", "0", "--kernels", "reference", "--pack_tokens", "96"]]
     assert exit_code(flags(inputs, tmp_path / "one", *options)) == 0
@@ -189,7 +189,7 @@ EVALUATIONS = [
 
 @pytest.mark.parametrize(("attention", "dtype", "bound"), EVALUATIONS)
 @pytest.mark.parametrize("kernels", PATHS)
-def test_the_losses_of_an_evaluation_are_those_of_full_logits(
+def test_evaluation_losses_equal_those_over_full_logits(
     kernels: str, attention: str, dtype: torch.dtype, bound: float
 ) -> None:
     window = make_window(8)
@@ -209,7 +209,7 @@ def test_the_losses_of_an_evaluation_are_those_of_full_logits(
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("kernels", PATHS)
-def test_no_n_gram_twice_is_transformers_rule(kernels: str, num_beams: int) -> None:
+def test_notes_without_repeated_n_grams_equal_those_of_transformers(kernels: str, num_beams: int) -> None:
     model, prompts = small_model("gemma3_text", 1), some_prompts(1, 4)
     decoder, limits = choose(kernels, CUDA.type).decoder, {"max_new_tokens": 12, "num_beams": num_beams}
     for size in (1, 2):
@@ -220,15 +220,17 @@ def test_no_n_gram_twice_is_transformers_rule(kernels: str, num_beams: int) -> N
 
 
 def gap(model: Any, prompt: list[int], one: tuple[int, ...], other: tuple[int, ...]) -> float:
-    """Where two notes part: the difference of the logits of what they say there, as a share of all logits' range."""
+    """Where two notes diverge: the difference of the logits of their next tokens, as a share of the logits' range."""
     if one == other:
         return 0.0
     pairs = enumerate(zip(one, other, strict=False))
     common = next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))
     with torch.no_grad():
         logits_V = model(torch.tensor([[*prompt, *one[:common]]], device=CUDA)).logits[0, -1]
-    said = [logits_V[note[common]] if common < len(note) else logits_V[list(STOPS)].max() for note in (one, other)]
-    return float((said[0] - said[1]).abs() / (logits_V.max() - logits_V.min()))
+    logits_of_both = [
+        logits_V[note[common]] if common < len(note) else logits_V[list(STOPS)].max() for note in (one, other)
+    ]
+    return float((logits_of_both[0] - logits_of_both[1]).abs() / (logits_V.max() - logits_V.min()))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +238,7 @@ def gap(model: Any, prompt: list[int], one: tuple[int, ...], other: tuple[int, .
 )
 @pytest.mark.parametrize("kernels", PATHS)
 @pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "llama"])
-def test_16_bit_notes_are_those_of_transformers_but_for_ties(
+def test_16_bit_notes_equal_those_of_transformers_except_for_ties(
     kind: str, kernels: str, dtype: torch.dtype, tie: float
 ) -> None:
     gaps = []
@@ -252,7 +254,7 @@ def test_16_bit_notes_are_those_of_transformers_but_for_ties(
 
 @pytest.mark.parametrize("kernels", PATHS)
 def test_the_live_engine_writes_the_notes_of_transformers(kernels: str) -> None:
-    """Three slots: some wait, and some come while others are being written."""
+    """With three slots: some requests wait, and some arrive while others are written."""
     model, prompts = small_model("gemma3_text", 2), some_prompts(2, 9)
     lengths = [LONGEST_NOTE - number for number in range(len(prompts))]
     limits = list(zip(prompts, lengths, strict=True))
@@ -284,7 +286,7 @@ def test_features_of_images_give_the_gradient_of_transformers_over_pixels(tmp_pa
     assert relative(run.optimizer.gradients, expected) <= 1e-5  # type: ignore[attr-defined]
 
 
-def test_a_run_that_shows_images_trains_reports_and_answers(tmp_path: Path) -> None:
+def test_an_image_run_trains_and_infer_writes_the_tuned_answers_of_its_report(tmp_path: Path) -> None:
     inputs, sheet = make_image_inputs(tmp_path), tmp_path / "sheet.csv"
     more = ("--precision", "auto", "--report_rows", "4", "--examples_file", str(sheet))
     assert exit_code(image_flags(inputs, tmp_path / "run", *more)) == 0

@@ -1,4 +1,4 @@
-"""Laws 1, 2, 3, 5 and 6 on real models, the embedded ones: a few short rows, within the bounds of their arithmetic."""
+"""The laws of rows, loss and gradient on real models, the embedded ones, with a few short rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.truncation import GAP
 from medsum_core.generation.generate import generate
 from medsum_core.model.base import load_base, load_tokenizer
-from medsum_core.model.embedded import EMBEDDED_MODELS, SMOLLM2_NAME
+from medsum_core.model.embedded import EMBEDDED_MODELS, EMBEDDED_NAME
 from medsum_core.training.loss import note_nll
 from medsum_core.training.validation import evaluate_loss
 from train_loop import train_step
@@ -28,6 +28,7 @@ RECORDS = [
     ("ALLERGY", "Doctor: Allergies?\nPatient: Penicillin.", "Penicillin."),
     ("MEDICATIONS", "Doctor: What do you take?\nPatient: Just aspirin.", "Aspirin, daily dose not stated."),
 ]
+NUM_LAYERS = 6  # of 18 and 30, which repeat themselves: the sixth is Gemma's first of full attention
 NUM_BOS = {"plain": 1, "chat": 3}  # SmolLM2's BOS begins its turns: the system's, the user's and the note's
 
 
@@ -62,9 +63,11 @@ def kernels(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def model(name: str, kernels: str) -> PeftModel:
     base = load_base(name, precision="fp32", offline=True)
-    if name == SMOLLM2_NAME:  # its 30 layers are all alike: ten take a third of the time
-        del base.model.layers[10:]
-        base.config.num_hidden_layers = 10
+    del base.model.layers[NUM_LAYERS:]
+    base.config.num_hidden_layers = NUM_LAYERS
+    if name == EMBEDDED_NAME:
+        base.config.layer_types = base.config.layer_types[:NUM_LAYERS]
+        assert base.config.layer_types.count("full_attention") == 1
     return tuned(base, kernels=kernels)
 
 
@@ -75,9 +78,7 @@ def gradient(model: PeftModel, window: list[Example], kernels: str, **settings: 
     return run.optimizer.gradients
 
 
-def test_law_2_a_row_is_the_decoders_prompt_and_exactly_the_note(
-    renderer: PromptRenderer, window: list[Example]
-) -> None:
+def test_a_row_is_the_decoding_prompt_and_exactly_the_note(renderer: PromptRenderer, window: list[Example]) -> None:
     for (header, dialogue, note), row in zip(RECORDS, window, strict=True):
         prompt = renderer.prompt_ids(section_parts(dialogue, header))
         labels = [target for target in row.targets if target != IGNORE_INDEX]
@@ -89,7 +90,7 @@ def test_law_2_a_row_is_the_decoders_prompt_and_exactly_the_note(
         assert row.num_tokens <= 104
 
 
-def test_law_3_the_note_stays_whole_and_the_dialogue_loses_whole_turns(renderer: PromptRenderer) -> None:
+def test_the_note_stays_whole_and_the_dialogue_loses_whole_turns(renderer: PromptRenderer) -> None:
     header, _, note = RECORDS[0]
     turns = [f"{speaker}: It is {number}." for number in range(6) for speaker in ("Doctor", "Patient")]
     kept = renderer.prompt_ids(section_parts("\n".join([*turns[:2], GAP, *turns[-2:]]), header))
@@ -103,7 +104,7 @@ def test_law_3_the_note_stays_whole_and_the_dialogue_loses_whole_turns(renderer:
     assert report.num_turns_dropped == {"fits": 8} and [aside.id for aside in report.set_aside] == ["too long"]
 
 
-def test_law_5_the_notes_loss_equals_that_of_the_full_logits(model: PeftModel, window: list[Example]) -> None:
+def test_the_note_only_loss_equals_that_of_the_full_logits(model: PeftModel, window: list[Example]) -> None:
     row = window[1]
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
@@ -121,7 +122,9 @@ def test_law_5_the_notes_loss_equals_that_of_the_full_logits(model: PeftModel, w
         assert relative(torch.autograd.grad(found, found_hidden), expected_gradient) <= bound
 
 
-def test_laws_1_and_6_in_fp32(model: PeftModel, kernels: str, window: list[Example], renderer: PromptRenderer) -> None:
+def test_every_split_has_the_gradient_of_full_logits_and_the_base_does_not_change(
+    model: PeftModel, kernels: str, window: list[Example], renderer: PromptRenderer
+) -> None:
     bits, single = base_bits(model), gradient(model, window, kernels)
     _, expected = reference_gradient(model, window)
     assert relative(single, expected) <= 2e-3
@@ -141,14 +144,16 @@ def test_laws_1_and_6_in_fp32(model: PeftModel, kernels: str, window: list[Examp
     assert base_bits(model) == bits
 
 
-def test_law_1_in_fp64(model: PeftModel, kernels: str, window: list[Example]) -> None:
+def test_a_packed_window_has_the_gradient_of_its_rows_alone_in_fp64(
+    model: PeftModel, kernels: str, window: list[Example]
+) -> None:
     rows = sorted(window, key=lambda row: row.num_tokens)[:2]
-    model.double()  # the last test of this model, which is left so
+    model.double()  # must be the last test of this model: it stays in fp64
     assert relative(gradient(model, rows, kernels, pack_tokens=512), gradient(model, rows, kernels)) <= 1e-9
 
 
 def base_bits(model: PeftModel) -> str:
-    """sha256 over every weight that is not the adapter's."""
+    """sha256 over the weights of the base."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if "lora_" not in name:

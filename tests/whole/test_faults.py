@@ -1,4 +1,4 @@
-"""One system call of a command fails; nothing is lost, and given again the command ends as if nothing had happened."""
+"""One system call of a command fails: nothing is lost, and the repeated command ends as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ COMMANDS = ("train", "resume", "infer", "infer --resume", "score --json", "merge
 POINTS = 5  # of each command
 
 
-def test_a_sample_of_faults_in_every_command() -> None:
-    """The short version: `python benchmarks/faults.py` tries every call of every command."""
+def test_after_a_failed_system_call_every_command_can_be_repeated_to_the_same_end() -> None:
+    """A sample; `python benchmarks/faults.py` makes every call of every command fail."""
     command = [sys.executable, str(ROOT / "benchmarks" / "faults.py"), "--sample", str(POINTS), "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]

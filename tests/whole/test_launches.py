@@ -1,7 +1,7 @@
-"""How many kernels a GPU is told to run for a window of 16 rows of Gemma 2B's shape, counted on the meta device.
+"""The number of kernels launched for a window of 16 rows on a model of Gemma 2B's shape, counted on the meta device.
 
-The time of a small window on a large card is the time of these launches. Each operation that makes no view counts as
-one; `benchmarks/launches.py` prints them by name.
+Launches take most of a small window's time on a large GPU. Each operation that is not a view counts as one;
+`benchmarks/launches.py` prints them by name.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ BUDGETS = {
 
 
 @pytest.mark.parametrize(("kernels", "dequantize"), list(BUDGETS))
-def test_a_window_stays_within_its_launches(kernels: str, dequantize: str) -> None:
+def test_a_window_launches_no_more_kernels_than_its_budget(kernels: str, dequantize: str) -> None:
     if kernels == "triton":
         pytest.importorskip("triton", reason="needs triton, which torch for CUDA brings with it on Linux")
-    launches = count_launches(kernels, dequantize=dequantize, num_layers=18)
-    assert 1000 < sum(launches.values()) <= BUDGETS[kernels, dequantize]
+    of_two, of_three = (
+        sum(count_launches(kernels, dequantize=dequantize, num_layers=number).values()) for number in (2, 3)
+    )
+    launches = of_two + (18 - 2) * (of_three - of_two)  # each layer has as many
+    assert 1000 < launches <= BUDGETS[kernels, dequantize]

@@ -1,4 +1,4 @@
-"""What a killed process leaves is swept by the next one that writes there; nothing is rewritten before the last check."""
+"""What a killed process leaves is removed by the next one that writes there; a refused command changes nothing."""
 
 from __future__ import annotations
 
@@ -37,14 +37,16 @@ def trained(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plant(folder: Path, *drafts: str) -> None:
-    """Drafts with a file in each, and files of somebody else that look a little like them."""
+    """Folders with the given names of drafts, and those of OTHERS, whose names are similar; each has a file."""
     folder.mkdir(exist_ok=True)
     for name in (*drafts, *OTHERS):
         (folder / name).mkdir()
         (folder / name / "file").write_text("x")
 
 
-def test_a_run_sweeps_its_folder_and_nothing_of_anybody_else(inputs: Path, trained: Path, tmp_path: Path) -> None:
+def test_a_run_removes_leftover_drafts_of_its_folder_and_no_other_files(
+    inputs: Path, trained: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     plant(folder / "checkpoints", ".tmp-step-000009-77", ".tmp-removed-step-000001-77", ".tmp-step-000009-2-77")
@@ -59,7 +61,7 @@ def test_a_run_sweeps_its_folder_and_nothing_of_anybody_else(inputs: Path, train
 
 
 @pytest.mark.parametrize("place,code", [("before", 2), ("after", 0)])
-def test_a_torn_metrics_line(
+def test_a_torn_line_of_metrics_is_refused_before_the_checkpoint_and_dropped_after_it(
     inputs: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, code: int
 ) -> None:
     folder = tmp_path / "run"
@@ -82,7 +84,7 @@ def test_a_torn_metrics_line(
 
 
 @pytest.mark.parametrize("more", [("--learning_rate", "1"), ("--train_file", "VALID"), ("--seed", "1")])
-def test_a_refused_resume_rewrites_nothing(inputs: Path, trained: Path, tmp_path: Path, more: tuple[str, str]) -> None:
+def test_a_refused_resume_changes_no_file(inputs: Path, trained: Path, tmp_path: Path, more: tuple[str, str]) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     with open(folder / "metrics.jsonl", "a") as file:
@@ -100,23 +102,25 @@ def merge_into(output: Path) -> None:
 
 
 @pytest.fixture
-def any_merge_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def accept_any_merge(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {"num_same_tokens": 1, "num_tokens": 1, "num_prompts": 1}
     parity = Parity(largest_logit_difference=0.0, logit_range=1.0, arithmetic="float32", **counts)
     monkeypatch.setattr(fold, "compare_logits", lambda *_: parity)
 
 
-@pytest.mark.usefixtures("any_merge_is_right")
-def test_a_merge_sweeps_the_drafts_of_its_own_output(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("accept_any_merge")
+def test_a_merge_removes_the_leftover_drafts_of_its_own_output(tmp_path: Path) -> None:
     plant(tmp_path, ".out.abc_0123.part")
     (tmp_path / ".other.abc_0123.part").mkdir()
     merge_into(tmp_path / "out")
     assert names(tmp_path) == sorted([*OTHERS, ".other.abc_0123.part", "out"])
 
 
-@pytest.mark.usefixtures("any_merge_is_right")
+@pytest.mark.usefixtures("accept_any_merge")
 @pytest.mark.parametrize("refused", [None, "model.safetensors", "config.json"])
-def test_a_merge_into_a_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str | None) -> None:
+def test_a_merge_into_a_mount_point_moves_all_files_or_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str | None
+) -> None:
     output, order = tmp_path / "out", []
     output.mkdir()
     inode, move = output.stat().st_ino, shutil.move
@@ -144,8 +148,8 @@ def test_a_merge_into_a_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert names(tmp_path) == ["out"] and output.stat().st_ino == inode
 
 
-@pytest.mark.usefixtures("any_merge_is_right")
-def test_two_merges_do_not_share_an_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("accept_any_merge")
+def test_a_second_merge_into_the_same_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save = fold._save
 
     def meanwhile(*arguments: Any, **settings: Any) -> None:
@@ -159,7 +163,7 @@ def test_two_merges_do_not_share_an_output(tmp_path: Path, monkeypatch: pytest.M
     assert names(tmp_path) == ["out"]
 
 
-def test_a_conversion_sweeps_those_that_were_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_removes_what_killed_ones_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(embedded, "_part_paths", lambda model: [])
     monkeypatch.setattr(embedded, "_assemble", lambda model, parts, path: path.write_bytes(b""))
@@ -180,10 +184,12 @@ def test_a_conversion_sweeps_those_that_were_killed(tmp_path: Path, monkeypatch:
 
 
 def refuse_to_save(*_: Any, **__: Any) -> None:
-    raise Exception("No space left on device (os error 28)")  # what the package tokenizers raises
+    raise Exception("No space left on device (os error 28)")  # as the package tokenizers does
 
 
-def test_a_disk_that_is_full_when_the_tokenizer_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_while_the_tokenizer_is_written_is_bad_input_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(PreTrainedTokenizerFast, "_save_pretrained", refuse_to_save)
     with pytest.raises(InputError, match=r"--output_dir.*No space left"):
         merge_into(tmp_path / "out")
@@ -212,7 +218,9 @@ write_sealed(Path(sys.argv[1]), {"state.json": b"x"})
 """
 
 
-def test_what_a_killed_save_leaves_is_private_and_is_swept(inputs: Path, trained: Path, tmp_path: Path) -> None:
+def test_the_draft_of_a_killed_save_is_private_and_removed_by_the_next_run(
+    inputs: Path, trained: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     target = folder / "checkpoints" / "step-000007"

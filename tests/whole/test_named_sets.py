@@ -51,14 +51,16 @@ def ids_of_notes(run: Path, out: Path, *more: str) -> list[str]:
         return [row["id"] for row in csv.DictReader(file)]
 
 
-def test_trained_by_name_and_credited(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_on_a_named_data_set_credits_it_in_the_model_card(run: Path) -> None:
     report = (run / "report.md").read_text()
     assert "0 of 2 rows dropped: their dialogue" in report
     card = (run / "adapter" / "README.md").read_text()
     assert "translated to French or Spanish and back, licensed CC BY 4.0" in card and "the user's own" not in card
 
 
-def test_notes_for_a_split_of_the_runs_configuration_unless_another_is_named(run: Path, tmp_path: Path) -> None:
+def test_notes_are_for_a_split_of_the_runs_configuration_unless_the_flag_names_another(
+    run: Path, tmp_path: Path
+) -> None:
     assert ids_of_notes(run, tmp_path / "1.csv", "--split", "train", "--offline") == ["A", "B"]
     assert ids_of_notes(run, tmp_path / "2.csv", "--split", "train", "--dataset_config_name", "set3") == ["D", "E", "F"]
     assert ids_of_notes(run, tmp_path / "3.csv", "--split", "test2") == ["test2"]

@@ -1,4 +1,4 @@
-"""The notebook's own cells, executed from top to bottom in a kernel: other settings, nothing else changed."""
+"""The notebook's cells, executed from top to bottom by a Jupyter kernel; only the settings are changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tagged(notebook: nbformat.NotebookNode, tag: str) -> nbformat.NotebookNode:
 
 
 def set_parameter(cell: nbformat.NotebookNode, name: str, value: object) -> None:
-    """Write another value in the place of the one in the settings cell, which must have it."""
+    """Replace the value of `name` in the settings cell."""
     cell.source, count = re.subn(rf"(?m)^{name} = .*$", lambda _: f"{name} = {value!r}", cell.source)
     assert count == 1, f"the settings cell does not set {name} once"
 
@@ -50,7 +50,7 @@ def make_inputs(folder: Path) -> list[str]:
     return [*flags, "--offline", "true", "--max_length", "192"]
 
 
-def test_it_is_committed_without_outputs_or_images(notebook: nbformat.NotebookNode) -> None:
+def test_the_notebook_is_committed_without_outputs_or_images(notebook: nbformat.NotebookNode) -> None:
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
@@ -59,7 +59,7 @@ def test_it_is_committed_without_outputs_or_images(notebook: nbformat.NotebookNo
     assert "pip install" in tagged(notebook, INSTALL).source
 
 
-def test_its_cells_run_from_top_to_bottom(
+def test_the_notebooks_cells_run_from_top_to_bottom(
     notebook: nbformat.NotebookNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""No import asks a hub for native code: a package `kernels` is refused, whichever library would use it first."""
+"""No import downloads native code: the package `kernels`, with which libraries would, is made unimportable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# What bitsandbytes does while it is imported on a CPU with AVX512-BF16, here on any.
+# bitsandbytes does this when it is imported on a CPU with AVX512-BF16.
 ASK = """
 try:
     from kernels import get_kernel
@@ -39,7 +39,7 @@ def __getattr__(name):
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder with an installed package `kernels` that leaves a file when it is imported or called."""
+    """A folder with an installed package `kernels` that creates a file when it is imported or called."""
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").write_text(FAKE)
     (tmp_path / "kernels-0.12.0.dist-info").mkdir()
@@ -59,25 +59,24 @@ def run(script: str, site: Path, **more: str) -> subprocess.CompletedProcess[str
 ORDERS = [
     "import medsum_core, bitsandbytes",
     "import medsum_core, transformers.integrations.hub_kernels, bitsandbytes",
-    "import train_loop",
-    "import infer, medsum_core.merge.__main__, medsum_core.preview, medsum_core.score.__main__",
+    "import infer, medsum_core.merge.__main__, medsum_core.preview, medsum_core.score.__main__, train_loop",
 ]
 
 
 @pytest.mark.parametrize("imports", ORDERS)
-def test_an_installed_package_is_neither_imported_nor_called(site: Path, imports: str) -> None:
+def test_an_installed_package_kernels_is_neither_imported_nor_called(site: Path, imports: str) -> None:
     done = run(NO_NETWORK + imports + ASK, site)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     assert not (site / "imported").exists() and not (site / "called").exists()
 
 
-def test_one_that_is_imported_already_is_not_called(site: Path) -> None:
+def test_a_package_kernels_that_is_imported_already_is_not_called(site: Path) -> None:
     done = run(f"{NO_NETWORK}import kernels, medsum_core, bitsandbytes{ASK}", site)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     assert (site / "imported").exists() and not (site / "called").exists()
 
 
-def test_a_plain_folder_of_that_name_is_no_package(tmp_path: Path) -> None:
+def test_a_folder_kernels_is_not_taken_for_the_package(tmp_path: Path) -> None:
     """Python makes a namespace package of any folder on its path, such as tests/kernels."""
     (tmp_path / "kernels").mkdir()
     script = "import medsum_core, importlib.util; assert importlib.util.find_spec('kernels') is None" + ASK
@@ -86,12 +85,12 @@ def test_a_plain_folder_of_that_name_is_no_package(tmp_path: Path) -> None:
 
 
 SCRIPTS = ["train_loop.py", "infer.py"]
-MODULES = ["medsum_core.preview", "medsum_core.merge"]  # the others import no client of a hub
+MODULES = ["medsum_core.preview", "medsum_core.merge"]  # the other modules do not import huggingface_hub
 
 
 @pytest.mark.parametrize("name", SCRIPTS + MODULES)
-def test_a_script_turns_off_what_libraries_report(tmp_path: Path, name: str) -> None:
-    """Read by huggingface_hub at its import, which must come later."""
+def test_a_script_turns_off_telemetry_and_update_checks(tmp_path: Path, name: str) -> None:
+    """huggingface_hub reads these variables when it is imported, so they must be set before."""
     start = f"runpy.run_path({str(ROOT / name)!r}, run_name='__main__')"
     if name in MODULES:
         start = f"runpy.run_module({name!r}, run_name='__main__')"

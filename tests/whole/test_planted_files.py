@@ -34,16 +34,16 @@ PLANTED = [
 ]
 
 
-def code_that_plants(marker: Path) -> bytes:
-    """What an unsafe loader would run: opcodes that call `os.system('touch MARKER')`."""
+def code_that_creates(marker: Path) -> bytes:
+    """Opcodes with which an unsafe loader would call `os.system('touch MARKER')`."""
     return b"cos\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR."
 
 
-def test_planted_files_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_formats_that_can_carry_code_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     marker = tmp_path / "executed"
     path = save(tmp_path, 1)
     for name in PLANTED:
-        (path / name).write_bytes(code_that_plants(marker))
+        (path / name).write_bytes(code_that_creates(marker))
     opened: list[str] = []
     real_open = os.open
 
@@ -58,16 +58,18 @@ def test_planted_files_are_never_opened(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ALL_FILES)
-def test_planted_code_under_our_names_is_damage(tmp_path: Path, name: str) -> None:
+def test_code_under_the_name_of_a_checkpoint_file_is_damage(tmp_path: Path, name: str) -> None:
     marker = tmp_path / "executed"
     path = save(tmp_path, 1)
-    (path / name).write_bytes(code_that_plants(marker))
+    (path / name).write_bytes(code_that_creates(marker))
     with pytest.raises(InputError, match="damaged"):
         load_checkpoint(path)
     assert not marker.exists()
 
 
-def test_a_planted_setting_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_setting_added_to_a_checkpoint_is_refused_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     inputs, folder, sheet = make_canary_inputs(tmp_path), tmp_path / "run", tmp_path / "planted.csv"
     argv = flags(inputs, folder, "--eval_strategy", "no", "--report_rows", "1", "--num_train_epochs", "2")
     assert exit_code(argv) == 0
@@ -92,7 +94,7 @@ def test_a_planted_setting_writes_nothing(tmp_path: Path, capsys: pytest.Capture
         lambda state: state["progress"].update(best_metric="low"),
     ],
 )
-def test_a_state_of_other_types_is_damage(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def test_a_state_with_values_of_wrong_types_is_damage(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path = save(tmp_path, 1)
     rewrite_state(path, change)
     with pytest.raises(InputError, match="damaged"):
@@ -100,18 +102,8 @@ def test_a_state_of_other_types_is_damage(tmp_path: Path, change: Callable[[dict
 
 
 def test_no_code_in_the_tree_reads_formats_that_can_carry_code() -> None:
-    words = [
-        word[::-1]
-        for word in (
-            "elkcip",
-            "daol.hcrot",
-            "bilboj",
-            "llid tropmi",
-            "evlehs",
-            "elkcip_wolla",
-            "edoc_etomer_tsurt=eurt",
-        )
-    ]
+    words = ("import pickle", "from pickle", "pickle.load", "allow_pickle", "torch.load", "joblib", "import dill")
+    words += ("shelve", "trust_remote_code=true")
     files = [path for folder in ("medsum_core", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")]
     files += [path for path in (*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py")) if path.name != Path(__file__).name]
     assert len(files) > 20

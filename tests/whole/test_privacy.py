@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def holding(folder: Path) -> list[str]:
-    """The files below that hold the canary."""
+    """The files under `folder` that contain the canary."""
     return [path for path, data in contents(folder).items() if CANARY.encode() in data]
 
 
-def test_a_whole_process_without_network_shows_and_keeps_no_text(inputs: Path, tmp_path: Path) -> None:
-    """Import, training, evaluation with notes, report: any use of a socket or of a name server would end it."""
+def test_a_whole_run_uses_no_network_and_neither_shows_nor_keeps_text(inputs: Path, tmp_path: Path) -> None:
+    """Imports, training, evaluation with notes, report: a connection or a name lookup would raise."""
     sheet = tmp_path / "sheet.csv"
     more = ("--eval_generate", "1", "--report_rows", "2", "--examples_file", str(sheet), "--max_steps", "1")
     script = f"""
@@ -60,7 +60,7 @@ def test_a_note_that_does_not_fit_is_set_aside_by_id(
     assert CANARY not in shown.out + shown.err
 
 
-def test_facts_that_no_dialogue_says_are_counted_and_not_shown(
+def test_facts_that_are_not_in_the_dialogue_are_counted_and_not_shown(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = tmp_path / "rows.csv"
@@ -72,13 +72,13 @@ def test_facts_that_no_dialogue_says_are_counted_and_not_shown(
     assert b'"made-up"' in contents(tmp_path / "run")["target_audit.jsonl"]
 
 
-def test_a_run_that_diverges_names_rows_and_shows_none(
+def test_a_run_that_diverges_names_rows_without_their_text(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def poisoned(*args: torch.Tensor, **settings: float) -> torch.Tensor:
+    def non_finite(*args: torch.Tensor, **settings: float) -> torch.Tensor:
         return note_nll(*args, **settings) * float("nan")
 
-    assert exit_code(flags(inputs, tmp_path / "run", "--eval_strategy", "no"), objective=poisoned) == 3
+    assert exit_code(flags(inputs, tmp_path / "run", "--eval_strategy", "no"), objective=non_finite) == 3
     shown = capsys.readouterr()
     message = shown.err[shown.err.index("error: ") :]
     ids = message.split("Rows of the last one: ")[1].split(". ")[0].split(", ")

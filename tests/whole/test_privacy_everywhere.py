@@ -1,4 +1,4 @@
-"""A name in ids, headers, column names and cells: over every command and error path only in files that were asked for."""
+"""A name in ids, headers, column names and cells: no command and no error writes it anywhere but to requested files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medsum_core.process import run_as_script
 from medsum_core.score import __main__ as score
 
 NAME = "Anna Zebrafinch"
-CANARY = "Zebrafinch"  # alone in dialogues and notes
+CANARY = "Zebrafinch"  # in dialogues and notes without the first name
 COLUMNS = ("ID", "section_header", "dialogue", "section_text", f"{NAME} 1970")
 DIALOGUE = f"Doctor: Any cough?\nPatient: No, {CANARY} has 3 cats."
 
@@ -31,7 +31,7 @@ def write_rows(path: Path, rows: Sequence[Sequence[str]], columns: Sequence[str]
 
 
 def row(number: int, *, dialogue: str = DIALOGUE, note: str = f"{CANARY} takes 50 mg.") -> tuple[str, ...]:
-    """A row whose dialogue every other has too, and whose note states what the dialogue does not."""
+    """A row with the same dialogue as the others, whose note states what the dialogue does not."""
     return (f"{NAME} {number}", f"{NAME} history", dialogue, note, NAME)
 
 
@@ -66,18 +66,18 @@ def holding(folder: Path) -> list[str]:
     return [path for path, data in contents(folder).items() if CANARY.encode() in data]
 
 
-def test_a_run_leaves_the_name_nowhere(files: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_writes_the_name_nowhere(files: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     more = ("--max_steps", "1", "--report_rows", "2", "--eval_generate", "1")
     train_loop.main(flags(files, tmp_path / "run", *more))
     shown = capfd.readouterr()
     assert CANARY not in shown.out + shown.err
-    assert "<id of 17 characters>" in shown.err  # rows with one dialogue
+    assert "<id of 17 characters>" in shown.err  # the rows that share a dialogue
     assert holding(tmp_path) == []
     assert b"<id of 17 characters>" in contents(tmp_path)["run/target_audit.jsonl"]
 
 
 Main = Callable[[list[str]], object]
-# What each command is told, `{...}` being a path; its exit code; the files that may hold text.
+# Each command with its arguments ({...} is a path), its exit code, and the files that may contain text.
 CASES: dict[str, tuple[Main, str, int, list[str]]] = {
     "train, headerless": (
         train_loop.main,
@@ -182,7 +182,7 @@ CASES: dict[str, tuple[Main, str, int, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_command_shows_no_text_and_keeps_it_where_asked(
+def test_a_command_shows_no_text_and_writes_it_only_to_the_requested_files(
     files: Path, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str
 ) -> None:
     main, line, code, asked_for = CASES[case]
@@ -193,7 +193,9 @@ def test_a_command_shows_no_text_and_keeps_it_where_asked(
     assert holding(tmp_path) == asked_for and holding(run) == []
 
 
-def test_ids_without_a_dialogue_are_described(files: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ids_without_a_dialogue_are_shown_by_their_length_only(
+    files: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     notes = write_rows(tmp_path / "notes.csv", [(f"{NAME} 9", CANARY)], columns=("id", "note"))
     argv = ["--input_file", str(notes), "--note_column", "note", "--dialogues", str(files / "train.csv")]
     assert run_as_script(lambda: grounding.main(argv)) == 2
@@ -201,7 +203,7 @@ def test_ids_without_a_dialogue_are_described(files: Path, tmp_path: Path, capfd
     assert CANARY not in shown.out + shown.err and "<id of 17 characters>" in shown.err
 
 
-def test_a_dialogue_that_fits_no_prompt_is_named_by_no_text(
+def test_a_dialogue_that_fits_no_prompt_is_reported_without_its_text(
     files: Path, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--run", str(run), "--input_file", str(files / "long.csv"), "--output_file", str(tmp_path / "notes.csv")]

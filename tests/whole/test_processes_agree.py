@@ -1,4 +1,4 @@
-"""Processes of a run that don't agree end together with a message, instead of mixing their updates."""
+"""Processes of a run that disagree end together with a message, instead of mixing their updates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_another_training_file_on_one_process_is_refused(inputs: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_that_only_one_process_lacks_ends_both(inputs: Path, tmp_path: Path) -> None:
+def test_bad_input_of_one_process_ends_both(inputs: Path, tmp_path: Path) -> None:
     first = flags(inputs, tmp_path / "run", *SHORT, *HALF)
     bad = tmp_path / "bad.csv"
     bad.write_text("ID,dialogue\n")
@@ -45,7 +45,7 @@ def trained(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("fault,expected", [("unreadable", 2), ("stale_listing", 0)])
-def test_one_process_that_misses_the_newest_checkpoint(
+def test_both_processes_resume_from_one_checkpoint_or_end(
     inputs: Path, trained: Path, tmp_path: Path, fault: str, expected: int
 ) -> None:
     folder = tmp_path / "run"

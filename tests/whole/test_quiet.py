@@ -1,4 +1,4 @@
-"""What is hidden: one line of bitsandbytes that asks for a package left out on purpose, nothing else."""
+"""One log line of bitsandbytes is hidden: it asks for the package `kernels`, which is left out on purpose."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_only_that_line_is_hidden(
     assert len(caplog.records) == is_shown
 
 
-def test_a_fresh_process_says_nothing_when_it_imports_the_libraries(tmp_path: Path) -> None:
-    """On a CPU without AVX512-BF16 bitsandbytes doesn't log the line, so that nothing is tested there."""
+def test_importing_the_libraries_prints_nothing(tmp_path: Path) -> None:
+    """Only on a CPU with AVX512-BF16 does bitsandbytes log the line."""
     command = [sys.executable, "-c", "import medsum_core.model.base, bitsandbytes"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""

@@ -1,4 +1,4 @@
-"""A base that FSDP shards over two processes: the gradient of one process, and the bytes of two with a whole base."""
+"""A base that FSDP shards over two processes has the gradient of one process and the bytes of two with a whole base."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from windows import relative
 
 ROOT = Path(__file__).resolve().parents[2]
 ADAPTER = "adapter/adapter_model.safetensors"
-# Three windows, of 4, 4 and 2 rows; dropout, so that random states count too.
+# Three windows, of 4, 4 and 2 rows; with dropout, so that random states matter.
 OPTIONS = (
     "--load_in_4bit true --gradient_accumulation_steps 2 --save_strategy steps --save_steps 1 --save_total_limit 9"
 )
@@ -28,7 +28,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_pairs(inputs: Path, folder: Path, *jobs: list[str]) -> None:
-    """Each job, in order, by two processes that end with 0."""
+    """Run the jobs in order, each on two processes, which must end with exit code 0."""
     helpers = ROOT / "tests" / "helpers"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{helpers}", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(helpers / "sharded_pairs.py"), str(inputs), str(folder), json.dumps(jobs)]
@@ -36,7 +36,7 @@ def in_pairs(inputs: Path, folder: Path, *jobs: list[str]) -> None:
     assert done.stdout.split() == ["[0,", "0]"] * len(jobs), done.stderr[-3000:]
 
 
-def test_sharded_or_whole_a_base_gives_the_same_gradient_and_runs_resume_either_way(
+def test_a_sharded_base_has_the_gradient_of_a_whole_one_and_runs_resume_either_way(
     inputs: Path, tmp_path: Path
 ) -> None:
     run, resume = OPTIONS.split(), [*OPTIONS.split(), "--resume_from_checkpoint", "auto"]

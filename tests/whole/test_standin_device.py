@@ -1,8 +1,8 @@
-"""The forward pass, the loss, the backward pass and an evaluation once on the meta device, in the place of a GPU.
+"""The forward pass, the loss, the backward pass and an evaluation on the meta device, as a stand-in for a GPU.
 
-Meta tensors have a shape and a device but no data: a tensor made or left on the CPU shows at once, here as a line in a
-record of all operations. Two things may be on the CPU: a window before it is moved, and the seed of a layer's dropout,
-one number that comes from torch's generator so that resuming repeats it.
+Meta tensors have a shape and a device but no data, so an operation on a tensor that is still on the CPU can be recorded.
+Only two things may be on the CPU: a window before it is moved, and the seed of a layer's dropout, a number that is drawn
+from torch's generator so that resuming repeats it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medsum_core.training import validation
 
 
 class CpuRecorder(TorchDispatchMode):
-    """Names each operation that takes or makes a CPU tensor, those above aside."""
+    """Records each operation that takes or returns a CPU tensor, except for the two that are allowed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class CpuRecorder(TorchDispatchMode):
         taken, name = on_cpu((args, kwargs)), str(func)
         self.num_operations += 1
         self.note(name, taken if not name.startswith(COPIES) else [])
-        result = func(*args, **(kwargs or {}))  # some operations refuse a mix of devices, most compute with it
+        result = func(*args, **(kwargs or {}))  # most operations accept a mix of devices here
         self.note(name, on_cpu(result))
         return result
 
@@ -74,7 +74,7 @@ def record(run: Any, *, recorder: CpuRecorder | None = None) -> CpuRecorder:
 
 
 def record_faulty(run: Any) -> list[str]:
-    """The record of a run with a planted fault, which may end in an error of torch's."""
+    """What is recorded for a run with a planted fault, which may also raise an error in torch."""
     recorder = CpuRecorder()
     with suppress(RuntimeError):
         record(run, recorder=recorder)
@@ -95,7 +95,7 @@ CASES = [
 
 @pytest.mark.parametrize("kernels", ["reference", "fast"])
 @pytest.mark.parametrize(("kind", "attention", "pack_tokens"), CASES)
-def test_everything_is_on_the_device(kind: str, attention: str, pack_tokens: int, kernels: str) -> None:
+def test_all_tensors_are_on_the_device(kind: str, attention: str, pack_tokens: int, kernels: str) -> None:
     run = meta_run(kind, attention, pack_tokens=pack_tokens, kernels=kernels)
     recorder = record(run)
     assert recorder.found == []
@@ -105,7 +105,7 @@ def test_everything_is_on_the_device(kind: str, attention: str, pack_tokens: int
 
 
 @pytest.mark.parametrize("kernels", ["reference", "fast"])
-def test_everything_is_on_the_device_over_a_4_bit_base(kernels: str) -> None:
+def test_all_tensors_are_on_the_device_over_a_4_bit_base(kernels: str) -> None:
     assert record(meta_run(load_in_4bit=True, kernels=kernels)).found == []
 
 
@@ -119,12 +119,12 @@ def test_a_batch_that_is_not_moved_is_found(monkeypatch: pytest.MonkeyPatch, ker
 def test_a_tensor_of_a_batch_that_is_not_moved_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     move = MicroBatch.to
 
-    def forgetful(batch: MicroBatch, device: torch.device) -> MicroBatch:
+    def without_one_tensor(batch: MicroBatch, device: torch.device) -> MicroBatch:
         moved = move(batch, device)
         moved.__dict__[name] = getattr(batch, name)
         return moved
 
-    monkeypatch.setattr(MicroBatch, "to", forgetful)
+    monkeypatch.setattr(MicroBatch, "to", without_one_tensor)
     assert record_faulty(meta_run())
 
 

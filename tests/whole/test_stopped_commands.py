@@ -49,14 +49,14 @@ PHASES: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "checking the run": (infer, "prepare_writer", {}),
     "loading the model": (infer, "_load_model", {}),
     "after the last note": (writer, "_write_missing", {"before": False}),
-    "before OUT": (note_files, "write_text_atomic", {"call": 2}),
-    "after OUT": (note_files, "write_text_atomic", {"call": 2, "before": False}),
+    "before the output file": (note_files, "write_text_atomic", {"call": 2}),
+    "after the output file": (note_files, "write_text_atomic", {"call": 2, "before": False}),
 }
 
 
 @pytest.fixture(scope="module")
 def whole(run: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """OUT of a call that nothing interrupts."""
+    """The notes of an uninterrupted call."""
     folder = tmp_path_factory.mktemp("whole")
     rows = folder / "rows.csv"
     rows.write_text(ROWS)
@@ -68,7 +68,7 @@ ROWS = 'ID,section_header,dialogue\n1,CC,"Doctor: Hello.\nPatient: My knee hurts
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_signal_in_any_phase_of_writing_a_file_loses_nothing(
+def test_a_signal_in_any_phase_of_writing_notes_loses_nothing(
     run: Path,
     whole: bytes,
     tmp_path: Path,
@@ -86,7 +86,7 @@ def test_a_signal_in_any_phase_of_writing_a_file_loses_nothing(
         assert run_as_script(lambda: infer.main(argv)) == 75
     message = capsys.readouterr().err.rpartition("stopped: ")[2]
     assert "kept" in message and "--resume" in message and message.count("\n") == 1
-    if "OUT" in phase or "note" in phase:
+    if "output" in phase or "note" in phase:
         part = tmp_path / "notes.csv.part.jsonl"
         assert len(part.read_text().splitlines()) == 1 + 2
         monkeypatch.setattr(infer, "_load_model", lambda *_: pytest.fail("a note is written anew"))
@@ -110,11 +110,11 @@ def test_a_hangup_that_nohup_ignores_does_not_stop_the_notes(
 
 
 class EndedError(Exception):
-    """Stands for the end of this process by a signal."""
+    """Raised where the process would end by a signal."""
 
 
 @pytest.fixture
-def ends(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
+def ending_signals(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
     """The signals by which this process would have ended."""
     found: list[signal.Signals] = []
 
@@ -122,23 +122,27 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
         found.append(number)
         raise EndedError
 
-    monkeypatch.setattr(process, "_end_by", end)
+    monkeypatch.setattr(process, "_end_by_signal", end)
     return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_merge_leaves_no_draft(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: list[signal.Signals], number: signal.Signals
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending_signals: list[signal.Signals],
+    number: signal.Signals,
 ) -> None:
     monkeypatch.setattr(fold, "_save", Interrupting(fold._save, number, before=False))
     argv = ["--run", str(run), "--output_dir", str(tmp_path / "merged"), "--num_prompts", "1"]
     with pytest.raises(EndedError):
         run_as_script(lambda: merge.main(argv))
-    assert ends == [number] and list(tmp_path.iterdir()) == []
+    assert ending_signals == [number] and list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_score_leaves_no_draft(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: list[signal.Signals]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending_signals: list[signal.Signals]
 ) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text(f"{HEADER}1,CC,Doctor: Fine?,Fine today.\n")
@@ -146,7 +150,7 @@ def test_an_interrupted_score_leaves_no_draft(
     argv = ["--references", str(rows), "--predictions", str(rows), "--json", str(tmp_path / "scores.json")]
     with pytest.raises(EndedError):
         run_as_script(lambda: score.main(argv))
-    assert ends == [signal.SIGTERM] and list(tmp_path.iterdir()) == [rows]
+    assert ending_signals == [signal.SIGTERM] and list(tmp_path.iterdir()) == [rows]
 
 
 def started(script: str) -> subprocess.Popen[str]:
@@ -156,7 +160,7 @@ def started(script: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_what_has_nothing_to_resume_cleans_up_and_ends_by_the_signal(number: signal.Signals) -> None:
+def test_a_command_without_resume_cleans_up_and_ends_by_the_signal(number: signal.Signals) -> None:
     process = started("""
         import time
         from medsum_core.process import run_as_script
@@ -185,7 +189,7 @@ def test_the_second_signal_ends_a_script_at_once() -> None:
                 time.sleep(60)
             except KeyboardInterrupt:
                 print("stopping", flush=True)
-                sum(range(10**12))  # runs no handler
+                sum(range(10**12))  # a single call in C: no Python handler can run
         raise SystemExit(run_as_script(main))
     """)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -225,7 +229,7 @@ def test_ctrl_c_while_the_libraries_are_imported_shows_no_traceback(tmp_path: Pa
 
 @pytest.mark.parametrize("command", ["preview", "score", "messages"])
 def test_a_pipe_without_a_reader_ends_a_command_quietly(base: Path, tmp_path: Path, command: str) -> None:
-    """As `| head -1` does: by SIGPIPE, or unnoticed where only messages are lost."""
+    """As in `| head -1`: it ends by SIGPIPE, or goes on where only messages are lost."""
     rows = tmp_path / "rows.csv"
     rows.write_text(f"{HEADER}1,CC,Doctor: Fine?,Fine today.\n")
     argv = ["-m", "medsum_core.score", "--references", str(rows), "--predictions", str(rows)]
@@ -245,7 +249,7 @@ def test_a_pipe_without_a_reader_ends_a_command_quietly(base: Path, tmp_path: Pa
     assert getattr(done, other) == ""
 
 
-def test_a_broken_pipe_elsewhere_is_not_taken_for_that() -> None:
+def test_a_broken_pipe_other_than_stdouts_is_raised() -> None:
     def main() -> None:
         raise BrokenPipeError
 

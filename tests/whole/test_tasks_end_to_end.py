@@ -1,4 +1,4 @@
-"""Every task from file to report and score: training, notes and scores by the scripts, on a tiny random model."""
+"""Every task from file to report and score, by the scripts, on a tiny random model."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def scores(folder: Path, task: object, references: Path) -> dict[str, object]:
     return found
 
 
-def test_visits_are_learnt_by_division_and_written_whole(model: Path, tmp_path: Path) -> None:
+def test_visits_are_trained_on_by_division_and_written_whole(model: Path, tmp_path: Path) -> None:
     valid = visits(tmp_path / "valid.csv", first=50, count=2)
     other = write_csv(tmp_path / "other.csv", ("encounter_id", "note"), ("V51", "Rest."), ("V50", "Has a rash."))
     report = train(
@@ -79,8 +79,10 @@ def test_visits_are_learnt_by_division_and_written_whole(model: Path, tmp_path: 
     assert scores(tmp_path, "visit", valid)["rouge1"] == found["rouge1"]
 
 
-def test_visits_by_name_are_the_same_as_by_path(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The official files, mocked: every split has its own visits."""
+def test_visits_of_the_named_data_set_get_the_notes_of_their_file(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fictional files in the place of the official ones; every split has its own visits."""
     splits = {
         split: visits(tmp_path / f"{split}.csv", first=10 * n, count=2) for n, split in enumerate(aci_bench.FILES)
     }
@@ -99,7 +101,9 @@ def test_visits_by_name_are_the_same_as_by_path(model: Path, tmp_path: Path, mon
         assert list(csv.DictReader(file)) == by_path
 
 
-def test_finished_visits_can_not_be_added_to(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_notes_of_visits_cannot_be_resumed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     valid = visits(tmp_path / "valid.csv", first=50, count=1)
     train(model, tmp_path, "visit", visits(tmp_path / "train.csv", first=0, count=1), valid, "--report_rows", 0)
     write_notes(tmp_path, valid)
@@ -108,7 +112,7 @@ def test_finished_visits_can_not_be_added_to(model: Path, tmp_path: Path, capsys
     assert "rows of its task can't be added" in capsys.readouterr().err
 
 
-def test_questions_have_choices_by_likelihood_and_as_written(model: Path, tmp_path: Path) -> None:
+def test_questions_are_answered_by_likelihood_and_by_generation(model: Path, tmp_path: Path) -> None:
     valid = questions(tmp_path / "valid.json", first=30, count=3)
     report = train(model, tmp_path, "pubmedqa", questions(tmp_path / "train.json", first=0, count=6), valid)
     for line in (
@@ -127,7 +131,7 @@ def test_questions_have_choices_by_likelihood_and_as_written(model: Path, tmp_pa
     assert found["accuracy"] == pytest.approx(right / 3) and found["generated"]["count"] == 3  # type: ignore[index]
 
 
-def test_a_section_s_header_is_written_before_it(model: Path, tmp_path: Path) -> None:
+def test_a_sections_header_is_written_before_the_section(model: Path, tmp_path: Path) -> None:
     header = ("ID", "section_header", "dialogue", "section_text")
     rows = [(str(n), ("CC", "ROS")[n % 2], f"Doctor: Hm {n}?\nPatient: A cough.", "Cough.") for n in range(4)]
     data = write_csv(tmp_path / "rows.csv", header, *rows)
@@ -139,8 +143,8 @@ def test_a_section_s_header_is_written_before_it(model: Path, tmp_path: Path) ->
     assert "header_accuracy" in scores(tmp_path, "section-with-header", valid)
 
 
-def test_a_task_of_one_s_own_goes_from_file_to_report(model: Path, tmp_path: Path) -> None:
-    """The worked example of `examples/`. The run keeps the task: its file may change or go afterwards."""
+def test_a_users_task_goes_from_its_file_to_report_and_score(model: Path, tmp_path: Path) -> None:
+    """The worked example of `examples/`. The run stores the task: its file may be changed or deleted afterwards."""
     own = tmp_path / "own.yaml"
     own.write_text(OWN.read_text())
     valid = summaries(tmp_path / "valid.csv", first=30, count=2)
@@ -150,7 +154,7 @@ def test_a_task_of_one_s_own_goes_from_file_to_report(model: Path, tmp_path: Pat
     own.unlink()
     rows = write_notes(tmp_path, valid)
     assert [row["id"] for row in rows] == ["S30", "S31"] and list(rows[0])[1] == "note"
-    assert "left_out" in rows[0]  # decoding as the run's
+    assert "left_out" in rows[0]  # decoding is grounded, as in the run
     assert scores(tmp_path, OWN, valid)["count"] == 2
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_script_on_two_processes_does_what_one_does(tmp_path: Path) -> None:
-    # `accelerate launch --cpu --num_processes 2` starts one process unless there is MPI: torch's own launcher starts two.
+    # Without MPI `accelerate launch --cpu --num_processes 2` starts one process only, so torch's launcher is used.
     inputs = make_canary_inputs(tmp_path)
     options = ("--lora_dropout", "0", "--pack_tokens", "0", "--report_rows", "2", "--eval_generate", "1")
     options += ("--save_strategy", "steps", "--save_steps", "1", "--num_train_epochs", "2")

@@ -1,4 +1,4 @@
-"""A file that can't be read is neither missing nor damaged: it is tried again, then named with the system's words."""
+"""A file that can't be read is neither missing nor damaged: reading is retried, then the system's error reported."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ READERS = {
     "notes": Reader(name="notes.csv", read=lambda folder: read_finished(folder / "notes.csv")),
     "conversion": Reader(name="conversion.json", read=embedded._is_whole),
 }
-OTHERWISE = ("missing", "damaged", "not what", "not JSON", "not the settings", "not safetensors")
+WRONG_CAUSES = ("missing", "damaged", "not what", "not JSON", "not the settings", "not safetensors")
 
 
 @pytest.fixture
 def folder(run: Path, tmp_path: Path) -> Path:
-    """All that is read here, in one folder."""
+    """A folder with every file of READERS."""
     folder = tmp_path / FOLDER
     shutil.copytree(run, folder)
     record_adapter(folder, adapter_hashes(folder / "adapter"))
@@ -107,18 +107,20 @@ pytestmark = pytest.mark.usefixtures("notes")
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_moment_of_failure_is_waited_out(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_read_that_fails_twice_is_retried(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     pauses = fail_to_read(monkeypatch, folder / READERS[name].name, times=2)
     READERS[name].read(folder)
     assert len(pauses) == 2
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_lasting_failure_is_said_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_lasting_failure_is_reported_and_not_taken_for_damage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     fail_to_read(monkeypatch, folder / READERS[name].name, times=99)
     with pytest.raises((InputError, OSError), match="Input/output error") as caught:
         READERS[name].read(folder)
-    assert not [words for words in OTHERWISE if words in str(caught.value)]
+    assert not [words for words in WRONG_CAUSES if words in str(caught.value)]
     assert FOLDER in str(caught.value)
 
 
@@ -132,7 +134,9 @@ def test_a_pipe_is_refused_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch
         READERS[name].read(folder)
 
 
-def test_a_model_folder_that_cannot_be_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_folder_that_cannot_be_listed_is_reported_after_retries(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
 
     def refuse(_: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a data set with a name is: a commit of a public repository, the files of each split, and how they are read."""
+"""The definition of a named data set: a commit of a public repository, the files of each split, and their reader."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class NamedDataset:
-    """A data set by the word that `--dataset_name` takes.
+    """A data set that `--dataset_name` accepts by `name`.
 
-    `sha256`: of each file, by path; empty where there are too many of them, whose content the commit's own hash says
-    (see git_commit.py). `configs`: the splits of each configuration; the first is the default.
+    `sha256`: of each file, by path; empty for sets of many files, which are verified by the commit's own hash (see
+    git_commit.py). `configs`: the splits of each configuration; the first is the default.
     """
 
     name: str
@@ -36,14 +36,14 @@ class NamedDataset:
     commit: str
     configs: Mapping[str, Splits]
     read: Reader
-    credit: str  # for a model card: what it is, whose, where published, under which licence
+    credit: str  # for the model card: authors, publication, licence
     sha256: Mapping[str, str] = field(default_factory=dict)
     validation_split: str = "valid"  # evaluated on unless another is asked for
     is_on_hub: bool = False
 
     @property
     def folder(self) -> Path:
-        """Its folder of the cache, from which paths in its tables start; it may not exist yet."""
+        """Its folder in the cache, to which paths in its tables are relative; it may not exist yet."""
         return commit_folder(self.repository, self.commit)
 
     def choose_config(self, config: str | None) -> str:

@@ -40,9 +40,9 @@ def load_named(
     validation_split: str | None = None,
     offline: bool = False,
 ) -> HubRows:
-    """The rows of a named data set, rules as `load_hub`; `validation_split` None takes the set's own, `none` no split.
+    """The rows of a named data set, as `load_hub`; `validation_split` None uses the set's own, `none` uses none.
 
-    Raises InputError for unknown configurations and splits, and for files that cannot be had or are not the pinned.
+    Raises InputError for unknown configurations and splits, and for files that are unavailable or not the pinned ones.
     """
     dataset = find_dataset(name)
     chosen = validation_split or dataset.validation_split

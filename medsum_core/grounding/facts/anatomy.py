@@ -1,4 +1,4 @@
-"""Body parts that have sides, relatives, stop words; stems of words."""
+"""Vocabulary of body parts with a left and a right, relatives and stop words; the stem of a word."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BODY_REGIONS = {
     "lesion swelling edema numbness tingling effusion stone fracture ulcer wound incision limp clot hearing tremor "
     "clumsiness paralysis infarct stroke",
 }
-# Places that exclude each other; those that take in others, as "arm" and "foot", are in none.
+# Places that exclude each other; parts that contain several places, such as "arm" and "foot", are not listed.
 PLACES = (
     "shoulder rotator clavicle collarbone scapula", "elbow", "forearm radius ulna radial ulnar", "wrist carpal",
     "finger thumb pinky pinkie index knuckle", "bicep tricep biceps triceps humerus", "axilla axillary armpit",
@@ -78,7 +78,7 @@ NOT_COUNTED = bag(
 
 @lru_cache(maxsize=8192)
 def stem(word: str) -> str:
-    """The singular without possessive; the formal word for a lay one: "knees" -> "knee", "mom's" -> "mother"."""
+    """The singular without possessive; the standard word for a lay one: "knees" -> "knee", "mom's" -> "mother"."""
     word = word.lower().replace("’", "'")
     word = word[:-2] if word.endswith("'s") else word
     if word in IRREGULAR:

@@ -1,7 +1,7 @@
-"""The meaning that a question gives to the bare number that answers it: "How many pillows?" "Three." counts pillows.
+"""The role of a bare number, from the question that it answers: "How many pillows?" "Three." counts pillows.
 
-A number with such a role, or with one from the words around it ("at four a.m.", "she's ninety"), supports no fact of
-another role.
+Adjacent words can also give a role ("at four a.m.", "she's ninety"). A number with a role supports no fact of another
+role.
 """
 
 from __future__ import annotations
@@ -10,104 +10,90 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medsum_core.grounding.facts.anatomy import KIN, NOT_COUNTED, STOPWORDS, stem
-from medsum_core.grounding.facts.mention import Mention, Scan
+from medsum_core.grounding.facts.mention import SENTENCE_ENDS, Mention, Scan
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import PERIODS, units
 
-SENTENCE_ENDS = frozenset((".", "?", "!", "\n", ""))
 AGE_LEADS = bag("i'm he's she's she'll he'll i'll you're turned turning age aged")
-HALF_DAYS = bag("am pm o'clock oclock noon")
-TIMED = bag("wake wakes woke woken up bed came come started starts start began begins dinner lunch work")
+HALF_DAYS = bag("am pm o'clock oclock noon")  # after a time of day
+TIMED_EVENTS = bag("wake wakes woke woken up bed came come comes started starts start began begins dinner lunch work")
+PARTS_OF_DAY = bag("morning afternoon evening")
 OLDEST = 110.0
-JOINED = 5  # the second of two joined numbers follows within so many tokens
-QUESTION_REACH = 40  # tokens at the end of the turn before that are searched for its question
+JOINED = 5  # most tokens between two joined numbers: "five or six"
+QUESTION_REACH = 40  # tokens at the end of the turn before that are searched for a question
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turns:
+class TurnTokens:
     """The turns of a dialogue as tokens `[begin, end)` without the speaker's tag."""
 
     begins: Sequence[int]
     ends: Sequence[int]
 
 
-def with_roles(scan: Scan, mentions: Sequence[Mention], turns: Turns) -> list[Mention]:
-    """The mentions, with noun, unit or marks for bare numbers whose question or neighbouring words give them a role."""
-    roles = [mention if mention.dim or mention.noun else _spoken_role(scan, mention) for mention in mentions]
+def with_roles(scan: Scan, mentions: Sequence[Mention], turns: TurnTokens) -> list[Mention]:
+    """The mentions; bare numbers get noun, unit or marks if their question or adjacent words give them a role."""
+    roles = [mention if mention.dim or mention.noun else _role_from_context(scan, mention) for mention in mentions]
     bare = {
         mention.first: k
         for k, mention in enumerate(roles)
         if mention.dim == "" and not mention.noun and not mention.marks - {"upcoming", "counting"}
     }
     for number in range(1, len(turns.begins)):
-        answers = _answers(scan, turns.begins[number], turns.ends[number], bare)
+        answers = _answer_positions(scan, turns.begins[number], turns.ends[number], bare)
         if answers:
-            asked = _question(scan, turns.begins[number - 1], turns.ends[number - 1])
-            for k in answers if asked else ():
-                roles[k] = _as_asked(scan, roles[k], asked)
+            asked = _asked_role(scan, turns.begins[number - 1], turns.ends[number - 1])
+            for k in answers if asked[0] else ():
+                roles[k] = _with_question_role(roles[k], asked)
     return roles
 
 
-def _spoken_role(scan: Scan, mention: Mention) -> Mention:
+def _role_from_context(scan: Scan, mention: Mention) -> Mention:
     """ "at four a.m.", "he's ninety", "two level surgery": a time of day, an age, a number that goes with a noun."""
-    after = scan.word(mention.last)
-    if _ends_scale(scan, mention, after):
-        return mention._replace(marks=mention.marks | {"scale"})
-    split = after in ("a", "p") and (scan.word(mention.last + 1) == "m" or scan.word(mention.last + 2) == "m")
-    if after in HALF_DAYS or split:
-        return mention._replace(marks=mention.marks | {"clock"})
-    before = scan.word(mention.first - 1)
-    hour = 1 <= mention.raw[0] <= 12
-    part_of_day = after == "in" and scan.word(mention.last + 2) in ("morning", "afternoon", "evening")
-    woken = before == "at" and _wakes(scan, mention.first)
-    if hour and (woken or (part_of_day and before in ("at", "around", "about"))):
-        return mention._replace(marks=mention.marks | {"clock"})
-    ends = scan.tokens[mention.last].kind != "word" or after in ("and", "now", "years", "or", "but")
+    if _is_scale_end(scan, mention):
+        return _marked(mention, "scale")
+    first, last = mention.first, mention.last
+    before, after = scan.word(first - 1), scan.word(last)
+    spelled = after in ("a", "p") and "m" in scan.words(last + 1, last + 3)
+    is_hour = 1 <= mention.raw[0] <= 12 and before in ("at", "around", "about")
+    in_morning = after == "in" and scan.word(last + 2) in PARTS_OF_DAY
+    is_timed = before == "at" and not TIMED_EVENTS.isdisjoint(scan.words(first - 6, first))  # "woke up at four"
+    if after in HALF_DAYS or spelled or (is_hour and (in_morning or is_timed)):
+        return _marked(mention, "clock")
+    ends = not scan.is_word(last) or after in ("and", "now", "years", "or", "but")
     whole = all(value == int(value) and value <= OLDEST for value in mention.raw)
-    led = before in AGE_LEADS or (before in ("is", "was", "at") and _of_kin(scan, mention.first))
-    if led and ends and whole and "ordinal" not in mention.marks:
-        return mention._replace(marks=mention.marks | {"age"})
-    follower = scan.tokens[mention.last]
-    names = follower.kind == "word" and not follower.capital and scan.glued(mention.last)
-    names = names and mention.last not in scan.numbers  # "seventy five once a day"
-    if names and after not in STOPWORDS and after not in PERIODS:
-        return mention._replace(marks=mention.marks | {"counting"})
-    return mention
+    if ends and whole and (before in AGE_LEADS or (before in ("is", "was", "at") and _follows_relative(scan, first))):
+        return _marked(mention, "age")
+    names = scan.is_word(last) and not scan.tokens[last].capital and last not in scan.numbers
+    return _marked(mention, "counting") if names and after not in STOPWORDS and after not in PERIODS else mention
 
 
-def _ends_scale(scan: Scan, mention: Mention, after: str) -> bool:
-    """Whether a number is an end of a scale: "zero to ten", "with ten being the worst"."""
-    value = mention.raw[0]
-    if after == "being":
+def _marked(mention: Mention, mark: str) -> Mention:
+    return mention._replace(marks=mention.marks | {mark})
+
+
+def _is_scale_end(scan: Scan, mention: Mention) -> bool:
+    """Whether a number is the end of a scale: "zero to ten", "with ten being the worst"."""
+    value, first, last = mention.raw[0], mention.first, mention.last
+    if scan.word(last) == "being":
         return value in (0, 1, 10)
-    if value in (0, 1) and after in ("to", "through"):
-        other = scan.numbers.get(mention.last + 1)
-        return other is not None and other.values[0] == 10 and _counts_nothing(scan, other.last)
-    lower = next((scan.numbers[k] for k in (mention.first - 2, mention.first - 3) if k in scan.numbers), None)
-    joined = lower is not None and lower.values[0] in (0, 1) and scan.word(mention.first - 1) in ("to", "through")
-    return value == 10 and joined and _counts_nothing(scan, mention.last)
+    if value == 10 and scan.word(first - 1) in ("to", "through"):
+        lower, last = first - 2, last
+    elif value in (0, 1) and scan.word(last) in ("to", "through") and scan.word(last + 1) in ("ten", "10"):
+        lower, last = first, last + 2
+    else:
+        return False
+    is_low = scan.word(lower) in ("zero", "one", "0", "1")
+    return is_low and (not scan.is_word(last) or scan.word(last) in STOPWORDS)
 
 
-def _counts_nothing(scan: Scan, k: int) -> bool:
-    return scan.tokens[k].kind != "word" or scan.word(k) in STOPWORDS
-
-
-def _of_kin(scan: Scan, first: int) -> bool:
+def _follows_relative(scan: Scan, first: int) -> bool:
     """Whether a relative is named in the clause before token `first`: "my son is [nine]"."""
-    for k in range(first - 2, first - 7, -1):
-        if scan.tokens[k].kind != "word" or k < 0:
-            return False
-        if stem(scan.word(k)) in KIN:
-            return True
-    return False
+    clause = scan.around(first, first, SENTENCE_ENDS | {",", ":", ";"})
+    return any(stem(scan.word(k)) in KIN for k in range(max(clause.start, first - 6), first - 1))
 
 
-def _wakes(scan: Scan, first: int) -> bool:
-    """Whether someone wakes, rises, comes "at [four]"."""
-    return any(scan.word(k) in TIMED for k in range(first - 6, first))
-
-
-def _answers(scan: Scan, begin: int, end: int, bare: dict[int, int]) -> list[int]:
+def _answer_positions(scan: Scan, begin: int, end: int, bare: dict[int, int]) -> list[int]:
     """Positions of the first bare number of a turn and of one joined to it: "Five or six."."""
     k = next((k for k in range(begin, end) if k in bare), end)
     joined = next((j for j in range(k + 1, min(k + JOINED, end)) if j in bare), end)
@@ -115,43 +101,36 @@ def _answers(scan: Scan, begin: int, end: int, bare: dict[int, int]) -> list[int
     return [bare[j] for j in (k, joined if links else end) if j < end]
 
 
-def _question(scan: Scan, begin: int, end: int) -> tuple[str, str]:
+def _asked_role(scan: Scan, begin: int, end: int) -> tuple[str, str]:
     """What the last question of a turn asks for: ("noun", word), ("unit", word) or ("age", ""); else ("", "")."""
-    last = end - 1
-    while last > begin and scan.word(last) != "?":
-        last -= 1
-    for k in range(last, max(begin, last - QUESTION_REACH) - 1, -1):
-        if k < last and scan.word(k) in SENTENCE_ENDS:
-            break
-        if scan.word(k) != "how":
-            continue
-        if scan.word(k + 1) == "old":
+    last = next((k for k in range(end - 1, begin, -1) if scan.word(k) == "?"), begin)
+    first = max(scan.around(last, last).start, begin, last - QUESTION_REACH)
+    for k in range(last, first - 1, -1):
+        if scan.words(k, k + 2) == ["how", "old"]:
             return "age", ""
-        if scan.word(k + 1) == "many":
+        if scan.words(k, k + 2) == ["how", "many"]:
             return _counted(scan, k + 2)
     return "", ""
 
 
 def _counted(scan: Scan, k: int) -> tuple[str, str]:
     """The first plural after "how many": "how many grown children" asks for children."""
-    for word in (scan.word(j) for j in range(k, k + 3)):
+    for word in scan.words(k, k + 3):
         if word in units():
             return "unit", word
-        if word == "times" or word in PERIODS:
-            return ("noun", "time") if word == "times" else ("", "")
-        if stem(word) != word and word not in NOT_COUNTED and word not in STOPWORDS:
+        if word == "times":
+            return "noun", "time"
+        if stem(word) != word and word not in NOT_COUNTED:
             return "noun", stem(word)
     return "", ""
 
 
-def _as_asked(scan: Scan, mention: Mention, asked: tuple[str, str]) -> Mention:
+def _with_question_role(mention: Mention, asked: tuple[str, str]) -> Mention:
     role, word = asked
     if role == "age":
-        return mention._replace(marks=mention.marks | {"age"})
+        return _marked(mention, "age")
     if role == "noun":
         return mention._replace(noun=word)
-    if role == "unit":
-        unit = units()[word]
-        values = tuple(value * unit.factor for value in mention.raw)
-        return mention._replace(kind=unit.kind, dim=unit.dim, values=values, unit=unit.name)
-    return mention
+    unit = units()[word]
+    values = tuple(value * unit.factor for value in mention.raw)
+    return mention._replace(kind=unit.kind, dim=unit.dim, values=values, unit=unit.name)

@@ -1,6 +1,6 @@
-"""Spoken cardinals: where each ends, and neighbours that form one number ("nineteen eighty four").
+"""Spoken cardinals: where each ends, and adjacent ones that form one number ("nineteen eighty four").
 
-text2num turns the words of one cardinal into its value.
+text2num converts the words of one cardinal into its value.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ ORDINALS = {
     "nineth": "nine",
 }
 ZEROS = {"oh", "o"}
-MAX_SPOKEN_DIGITS = 15  # of one number said digit by digit: a telephone's
+MAX_SPOKEN_DIGITS = 15  # of one number spoken digit by digit; longer ones are telephone numbers
 
 
-class Group(NamedTuple):
+class Cardinal(NamedTuple):
     """One cardinal or ordinal at tokens `[first, last)`."""
 
     first: int
@@ -42,67 +42,59 @@ class Group(NamedTuple):
     ordinal: bool = False
 
 
-def group_at(tokens: Sequence[Token], i: int) -> Group | None:
+def cardinal_at(tokens: Sequence[Token], i: int) -> Cardinal | None:
     """The longest cardinal or ordinal that begins at token i: "one hundred and eighty three"."""
     words: list[str] = []
-    last, ordinal = i, False
-    ceiling = 10**9  # the next part must be below this
-    if tokens[i].text in SCALES:  # "hundred and five", said without its "one"
-        last, ceiling = _scales(tokens, i, words, ceiling)
-    while not ordinal:
-        joined = last == i or tokens[last].gap.strip(" -") == ""
-        part = small_at(tokens, last) if joined else None
-        if part is None and words and words[-1] in SCALES and tokens[last].text == "and" and tokens[last].gap == " ":
+    last, ordinal = _scales(tokens, i, words, 10**9), False  # "hundred and five" without "one"
+    while not ordinal and (not words or words[-1] in SCALES):
+        part = small_at(tokens, last) if last == i or not tokens[last].gap.strip(" -") else None
+        if part is None and words and tokens[last].text == "and":
             part = small_at(tokens, last + 1)
-        if part is None or part.value >= ceiling:
+        if part is None:
             break
+        ceiling = SCALES[words[-1]] if words else 10**9
         words += _cardinal_words(tokens, part)
-        last, ordinal = part.last, part.ordinal
-        last, ceiling = _scales(tokens, last, words, ceiling)
-        if words[-1] not in SCALES:
-            break
+        ordinal = part.ordinal
+        last = _scales(tokens, part.last, words, ceiling)
     value = _value(tuple(words)) if words else math.nan
-    return None if math.isnan(value) else Group(i, last, value, ordinal)
+    return None if math.isnan(value) else Cardinal(i, last, value, ordinal)
 
 
-def _scales(tokens: Sequence[Token], last: int, words: list[str], ceiling: int) -> tuple[int, int]:
-    """Append "hundred", "thousand" to `words`; returns the token after them and the bound for the next part."""
-    while tokens[last].text in SCALES and SCALES[tokens[last].text] < ceiling and tokens[last].gap.strip(" -") == "":
-        scale = SCALES[tokens[last].text]
-        if words and words[-1] in SCALES and scale <= SCALES[words[-1]]:
-            break
+def _scales(tokens: Sequence[Token], last: int, words: list[str], ceiling: int) -> int:
+    """Append "hundred", "thousand", each below `ceiling`, to `words`; returns the token after them."""
+    while SCALES.get(tokens[last].text, ceiling) < ceiling and not (words and tokens[last].gap.strip(" -")):
         words.append(tokens[last].text)
         last += 1
-    return last, min(ceiling, SCALES[words[-1]]) if words and words[-1] in SCALES else 1
+    return last
 
 
-def small_at(tokens: Sequence[Token], i: int) -> Group | None:
+def small_at(tokens: Sequence[Token], i: int) -> Cardinal | None:
     """0 to 99 at token i: "seventy six", "nineteen", "twenty first"."""
     word = MISSPELT.get(tokens[i].text, tokens[i].text)
     if word in ZEROS:
-        return Group(i, i + 1, 0.0)
+        return Cardinal(i, i + 1, 0.0)
     if word in ORDINALS:
-        return Group(i, i + 1, _value((ORDINALS[word],)), True)
+        return Cardinal(i, i + 1, _value((ORDINALS[word],)), True)
     if word in DIGITS or word in TEENS:
-        return Group(i, i + 1, _value((word,)))
+        return Cardinal(i, i + 1, _value((word,)))
     if word not in TENS:
         return None
     after = tokens[i + 1]
-    if after.gap.strip(" -") == "" and after.text != "zero":
+    if not after.gap.strip(" -") and after.text != "zero":
         unit = ORDINALS.get(after.text, after.text)
         if unit in DIGITS:
-            return Group(i, i + 2, _value((word, unit)), after.text in ORDINALS)
-    return Group(i, i + 1, _value((word,)))
+            return Cardinal(i, i + 2, _value((word, unit)), after.text in ORDINALS)
+    return Cardinal(i, i + 1, _value((word,)))
 
 
-def _cardinal_words(tokens: Sequence[Token], part: Group) -> list[str]:
+def _cardinal_words(tokens: Sequence[Token], part: Cardinal) -> list[str]:
     words = [MISSPELT.get(t.text, t.text) for t in tokens[part.first : part.last]]
     return ["zero" if w in ZEROS else ORDINALS.get(w, w) for w in words]
 
 
 @lru_cache(maxsize=4096)
 def _value(words: tuple[str, ...]) -> float:
-    """The value of number words; NaN where they are none together ("million zero")."""
+    """The value of number words; NaN if they form no number ("million zero")."""
     from text_to_num import text2num
 
     try:
@@ -111,25 +103,23 @@ def _value(words: tuple[str, ...]) -> float:
         return math.nan
 
 
-def joint_reading(groups: Sequence[Group]) -> tuple[int, tuple[float, ...]]:
-    """How many of the first groups form one number, and its readings (none for a single cardinal)."""
+def joint_reading(cardinals: Sequence[Cardinal]) -> tuple[int, tuple[float, ...]]:
+    """How many of the first cardinals form one number, and its readings (none for a single cardinal)."""
     plain = 0
-    while plain < len(groups) and not groups[plain].ordinal and groups[plain].value < 100:
+    while plain < len(cardinals) and not cardinals[plain].ordinal and cardinals[plain].value < 100:
         plain += 1
-    values = [int(group.value) for group in groups[:plain]]
+    values = [int(cardinal.value) for cardinal in cardinals[:plain]]
     digits = 0
     while digits < min(plain, MAX_SPOKEN_DIGITS) and values[digits] < 10:
         digits += 1
     if plain >= 3 and values[0] in (18, 19, 20) and values[1] == 0 and values[2] < 10:  # nineteen oh five
         return 3, (values[0] * 100.0 + values[2],)
-    if digits >= 2 and values[0] == 0 and digits == 2:  # oh eight
+    if digits == 2 and values[0] == 0:  # oh eight
         return 2, (2000.0 + values[1], 1900.0 + values[1])
     if digits >= 2:  # five oh four
         return digits, (float("".join(map(str, values[:digits]))),)
     if plain < 2 or values[1] < 10:
         if plain >= 2 and 90 <= values[0] <= 110:  # ninety eight six
             return 2, (values[0] + values[1] / 10,)
-        return 1, ()
-    if values[0] == 0:
         return 1, ()
     return 2, (values[0] * 100.0 + values[1],)  # one fifty; nineteen eighty four; seven thirty

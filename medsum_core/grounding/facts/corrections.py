@@ -1,4 +1,4 @@
-"""Is what was said taken back for what comes next? "The right one. No wait, the left.", "Crestor, sorry, Lipitor"."""
+"""Self-corrections of a speaker: "The right one. No wait, the left.", "Crestor, sorry, Lipitor"."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterable
 
 from medsum_core.grounding.facts.tokens import bag
 
-BETWEEN = bag(  # all that may stand between a value and the one that it is taken back for
+EDITING_WORDS = bag(  # the only words that can separate a value from its correction
     "i mean sorry no or rather wait uh um oh hang on hold scratch strike that make actually not it's its it is was the "
     "my one side lie tell a correction . , ; - well er excuse me beg pardon"
 )
-TAKEN_BACK = bag("mean sorry rather wait scratch strike correction lie pardon hang hold")
-REACH = 12  # words
+CORRECTION_MARKERS = bag("mean sorry rather wait scratch strike correction lie pardon hang hold")
+REACH = 12  # most words between the two values
 
 
-def takes_back(between: Iterable[str]) -> bool:
-    """Whether the words between two values of a kind take the first one back."""
+def is_correction(between: Iterable[str]) -> bool:
+    """Whether the words between two values of a kind mark the second one as a correction of the first."""
     words = set(between)
-    return words <= BETWEEN and bool(TAKEN_BACK & words)
+    return words <= EDITING_WORDS and bool(CORRECTION_MARKERS & words)

@@ -1,11 +1,11 @@
-"""Upper or lower, inner or outer, front or back: does a note name the end of a body part that the dialogue names?
+"""Directional terms of anatomy: upper or lower, medial or lateral, anterior or posterior.
 
-Contradicted only where the dialogue has the other end of the axis, of the same region of the body, and never this one.
+A note's term is contradicted only if the dialogue has the opposite one, for the same body region, and never the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,36 +13,26 @@ from medsum_core.grounding.facts.anatomy import body_parts, stem
 from medsum_core.grounding.facts.mention import Scan
 from medsum_core.grounding.facts.tokens import bag
 
-# Axis -> end -> words of a note, phrases of a dialogue; "^" begins a sentence.
-AXES: Mapping[str, Mapping[str, tuple[str, str]]] = {
-    "height": {
-        "upper": ("upper superior", "upper|top|up high|high up|higher up|up top|^high|ribs|shoulder blades"),
-        "lower": ("lower inferior", "lower|bottom|down low|low down|below|low on|and low|^low|tailbone|belt"),
-    },
-    "width": {
-        "inner": ("medial inner", "inner|inside|medial|big toe side|great toe|between"),
-        "outer": ("lateral outer", "outer|outside|lateral|pinky side|little toe|out to the side|the side"),
-    },
-    "depth": {
-        "front": ("anterior", "front|anterior|forward|shin|kneecap"),
-        "back": ("posterior", "back of|behind|posterior"),
-    },
-    "head": {
-        "frontal": ("frontal", "forehead|front|frontal|brow|eyes|between my eyes|sinuses|all over|all around"),
-        "occipital": ("occipital", "back of|the back|nape|neck|base of|occipital|all over|all around"),
-        "temporal": ("temporal", "temple|temples|side|sides|temporal|all over|all around|ear"),
-    },
-    "knee": {
-        "above": ("above", "above the knee|above knee|over the knee|thigh|hip"),
-        "below": ("below", "below the knee|below knee|under the knee|shin|ankle|foot"),
-    },
-    "hernia": {
-        "inguinal": ("inguinal", "inguinal|groin|scrotum|testicle|testicles|down there"),
-        "umbilical": ("umbilical", "umbilical|belly button|navel|bellybutton"),
-        "hiatal": ("hiatal", "hiatal|hiatus|stomach|chest|heartburn|reflux|food pipe"),
-    },
-}
-NOUNS: Mapping[str, frozenset[str]] = {  # what must follow for a word to be an end of the axis; else any body part
+# Axis, direction, words of a note, phrases of a dialogue ("^": only at the start of a sentence).
+AXES = (
+    ("height", "upper", "upper superior", "upper|top|up high|high up|higher up|up top|^high|ribs|shoulder blades"),
+    ("height", "lower", "lower inferior", "lower|bottom|down low|low down|below|low on|and low|^low|tailbone|belt"),
+    ("width", "inner", "medial inner", "inner|inside|medial|big toe side|great toe|between"),
+    ("width", "outer", "lateral outer", "outer|outside|lateral|pinky side|little toe|out to the side|the side"),
+    ("depth", "front", "anterior", "front|anterior|forward|shin|kneecap"),
+    ("depth", "back", "posterior", "back of|behind|posterior"),
+    ("head", "frontal", "frontal",
+     "forehead|front|frontal|brow|eyes|between my eyes|sinuses|all over|all around"),
+    ("head", "occipital", "occipital",
+     "back of|the back|nape|neck|base of|occipital|all over|all around"),
+    ("head", "temporal", "temporal", "temple|temples|side|sides|temporal|all over|all around|ear"),
+    ("knee", "above", "above", "above the knee|above knee|over the knee|thigh|hip"),
+    ("knee", "below", "below", "below the knee|below knee|under the knee|shin|ankle|foot"),
+    ("hernia", "inguinal", "inguinal", "inguinal|groin|scrotum|testicle|testicles|down there"),
+    ("hernia", "umbilical", "umbilical", "umbilical|belly button|navel|bellybutton"),
+    ("hernia", "hiatal", "hiatal", "hiatal|hiatus|stomach|chest|heartburn|reflux|food pipe"),
+)  # fmt: skip
+NOUNS: Mapping[str, frozenset[str]] = {  # nouns that must follow the word on each axis; on other axes any body part
     "height": bag(
         "quadrant back arm leg lip lid eyelid thigh abdomen belly jaw teeth tooth molar molars lobe breast chest pole"
     ),
@@ -51,14 +41,14 @@ NOUNS: Mapping[str, frozenset[str]] = {  # what must follow for a word to be an 
     "hernia": bag("hernia hernias"),
 }
 BETWEEN = bag("left right l r inner outer upper lower medial lateral and aspect side of the")
-ANYWHERE = ("quadrant", "lobe", "pole")  # parts of breast, belly, lung
-ENDS = frozenset((".", "?", "!", "\n", ":"))
+ANYWHERE = ("quadrant", "lobe", "pole")  # of several organs, so without a region
+SENTENCE_ENDS = frozenset((".", "?", "!", "\n", ":"))
 DENIALS, DENIED_REACH = bag("not no never"), 2
 REACH = 4  # tokens between the word of a note and its body part
 
 
-class End(NamedTuple):
-    """The end of an axis at characters `[start, end)`; `region`: of the body parts near it, "" if none is named."""
+class Direction(NamedTuple):
+    """A directional term at characters `[start, end)`; `regions`: those of the body parts near it, may be empty."""
 
     start: int
     end: int
@@ -67,31 +57,22 @@ class End(NamedTuple):
     regions: frozenset[str]
 
 
-class EndVerdict(NamedTuple):
-    """Whether the dialogue names the end `end` of the note, and the end there that decides."""
+def judge_directions(
+    of_note: Sequence[Direction], of_dialogue: Sequence[Direction]
+) -> Iterator[tuple[Direction, Direction | None]]:
+    """Each term of a note with the same term in the dialogue, or None if the dialogue has only another one.
 
-    end: End
-    is_supported: bool
-    said: End
-
-
-def judge_ends(named: Sequence[End], said: Sequence[End]) -> list[EndVerdict]:
-    """The verdicts on the ends that a note names; none for those whose axis the dialogue does not speak of."""
-    verdicts = []
-    for end in named:
-        same = [other for other in said if other.axis == end.axis and other.name == end.name]
-        rivals = [one for one in said if one.axis == end.axis and one.name != end.name and _near(one, end)]
-        if same or rivals:
-            verdicts.append(EndVerdict(end, bool(same), (same or rivals)[0]))
-    return verdicts
+    Skips terms whose axis, or region, the dialogue does not mention.
+    """
+    for direction in of_note:
+        of_axis = [one for one in of_dialogue if one.axis == direction.axis]
+        same = next((one for one in of_axis if one.name == direction.name), None)
+        if same or any(not one.regions or not direction.regions or one.regions & direction.regions for one in of_axis):
+            yield direction, same
 
 
-def _near(said: End, end: End) -> bool:
-    return not said.regions or not end.regions or not end.regions.isdisjoint(said.regions)
-
-
-def ends_of_note(note: Scan) -> list[End]:
-    """The ends of body parts that a note names: "[upper] quadrant"."""
+def read_note_directions(note: Scan) -> list[Direction]:
+    """The directional terms of a note: "[upper] quadrant"."""
     found = []
     for i, token in enumerate(note.tokens):
         axis, name = _words_of_notes().get(token.text, ("", ""))
@@ -99,56 +80,49 @@ def ends_of_note(note: Scan) -> list[End]:
         while axis and k < i + REACH and note.word(k) in BETWEEN:
             k += 1
         noun = stem(note.word(k))
-        fits = noun in NOUNS[axis] if axis in NOUNS else noun in body_parts()
-        if axis and fits:
-            region = body_parts().get(noun, "") if noun not in ANYWHERE else ""
-            found.append(End(token.start, token.end, axis, name, frozenset((region,) if region else ())))
+        if axis and noun in NOUNS.get(axis, body_parts()):
+            regions = {body_parts()[noun]} if noun in body_parts() and noun not in ANYWHERE else ()
+            found.append(Direction(token.start, token.end, axis, name, frozenset(regions)))
     return found
 
 
 @lru_cache(maxsize=1)
 def _words_of_notes() -> Mapping[str, tuple[str, str]]:
-    return {word: (axis, name) for axis, ends in AXES.items() for name, (own, _) in ends.items() for word in bag(own)}
+    return {word: (axis, name) for axis, name, own, _ in AXES for word in own.split()}
 
 
 @lru_cache(maxsize=1)
-def _phrases() -> Mapping[str, Sequence[tuple[tuple[str, ...], str, str]]]:
+def _phrases() -> Mapping[str, Sequence[tuple[Sequence[str], str, str]]]:
     """The phrases of dialogues by their first word."""
-    found: dict[str, list[tuple[tuple[str, ...], str, str]]] = {}
-    for axis, ends in AXES.items():
-        for name, (_, phrases) in ends.items():
-            for phrase in phrases.split("|"):
-                words = tuple(phrase.split())
-                found.setdefault(words[0].removeprefix("^"), []).append((words, axis, name))
+    found: dict[str, list[tuple[Sequence[str], str, str]]] = {}
+    for axis, name, _, phrases in AXES:
+        for phrase in phrases.split("|"):
+            words = phrase.split()
+            found.setdefault(words[0].removeprefix("^"), []).append((words, axis, name))
     return found
 
 
-def read_ends(talk: Scan) -> list[End]:
-    """The ends of axes that a dialogue names, but for those of a choice in a question: "The upper back, or lower?"."""
-    found: list[End] = []
+def read_dialogue_directions(dialogue: Scan) -> list[Direction]:
+    """The directional terms of a dialogue, without those of an alternative question: "The upper back, or lower?"."""
+    found: list[Direction] = []
     begin = 0
-    for last in range(len(talk.tokens)):
-        if talk.word(last) not in ENDS and last + 1 < len(talk.tokens):
-            continue
-        sentence = range(begin, last + 1)
-        begin = last + 1
-        texts = [talk.word(k) for k in sentence]
-        if talk.word(last) == "?" and "or" in texts:
-            continue
-        regions = frozenset(body_parts()[part] for part in map(stem, texts) if part in body_parts()) - {
-            "whole",
-            "handed",
-        }
-        found += [
-            End(talk.tokens[k].start, talk.tokens[k].end, axis, name, regions)
-            for k in sentence
-            for words, axis, name in _phrases().get(talk.word(k), ())
-            if _matches(talk, k, words, begins=k == sentence.start)
-        ]
+    while begin < len(dialogue.tokens):
+        sentence = dialogue.around(begin, begin, SENTENCE_ENDS)
+        words = dialogue.words(begin, sentence.stop)
+        if not ("or" in words and dialogue.word(sentence.stop) == "?"):
+            regions = frozenset(body_parts()[part] for part in map(stem, words) if part in body_parts())
+            regions -= {"whole", "handed"}
+            found += [
+                Direction(dialogue.tokens[k].start, dialogue.tokens[k].end, axis, name, regions)
+                for k in range(begin, sentence.stop)
+                for phrase, axis, name in _phrases().get(dialogue.word(k), ())
+                if _matches(dialogue, k, phrase, begins=k == begin)
+            ]
+        begin = sentence.stop + 1
     return found
 
 
-def _matches(talk: Scan, k: int, words: Sequence[str], *, begins: bool) -> bool:
-    led = begins or not words[0].startswith("^")
-    led = led and DENIALS.isdisjoint(talk.word(j) for j in range(k - DENIED_REACH, k))  # "not the bottom ones"
-    return led and all(talk.word(k + j) == word for j, word in enumerate(words[1:], start=1))
+def _matches(dialogue: Scan, k: int, phrase: Sequence[str], *, begins: bool) -> bool:
+    denied = not DENIALS.isdisjoint(dialogue.words(k - DENIED_REACH, k))  # "not the bottom ones"
+    led = begins or not phrase[0].startswith("^")
+    return led and not denied and dialogue.words(k + 1, k + len(phrase)) == list(phrase[1:])

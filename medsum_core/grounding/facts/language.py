@@ -1,4 +1,4 @@
-"""Is a text English? The readers of facts know English only; other texts are not checked."""
+"""Detects whether a text is English. The readers know only English; other texts are not checked."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from functools import lru_cache
 
 from medsum_core.grounding.facts.tokens import bag
 
-MIN_WORDS = 2  # different words of another language
-MIN_SHARE = 0.3  # of the letters: from this share on, a text in another script is not English
+MIN_WORDS = 2  # so many different foreign words make a text foreign
+MIN_SHARE = 0.3  # of the letters; with at least this share in another script, a text is not English
 ENGLISH = bag(
     "the and of to is was are with for on at this that has have had he she they you i my his her we it be been not or "
     "from by as what how when any do does did your me there which who denies reports patient no yes okay"
 )
-OTHERS = bag(  # frequent words that are not English, nor names or abbreviations of English notes
+OTHERS = bag(  # frequent foreign words, without names and abbreviations of English notes
     "der das und ist nicht ein eine einen mit seit wie ich sie haben auf für von dem den wochen tage jahre schmerzen "
     "keine drei lange bei wird nein auch oder wurde le les une est pas avec pour depuis vous je il elle dans sur qui "
     "depuis jours semaines oui douleur aucune avez el los las una es con para por desde que usted yo tiene dolor sin "
@@ -29,7 +29,7 @@ def _words() -> re.Pattern[str]:
 
 
 def is_english(text: str) -> bool:
-    """Whether `text` is English, or too short to tell."""
+    """Whether `text` is English, or too short to decide."""
     words = [word.lower() for word in _words().findall(text)]
     letters = sum(len(word) for word in words)
     other_script = sum(len(word) for word in words if ord(word[0]) > 0x24F)  # beyond the Latin letters of Europe

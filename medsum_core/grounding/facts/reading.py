@@ -1,39 +1,37 @@
-"""All checkable mentions of a text, in order. Notes and dialogues have the same readers; notes are then filtered."""
+"""Extracts the mentions of a text in order. Notes and dialogues share the readers; a note's mentions are filtered."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from medsum_core.grounding.facts.after_number import Reading, half_after
 from medsum_core.grounding.facts.anatomy import stem
 from medsum_core.grounding.facts.dates import date_at
-from medsum_core.grounding.facts.mention import Mention, Scan, scan_text
-from medsum_core.grounding.facts.quantities import quantity_at
-from medsum_core.grounding.facts.rates import ADVERBS, rate_at
+from medsum_core.grounding.facts.frequencies import ADVERBS, TIMES_OF_DAY, frequency_at
+from medsum_core.grounding.facts.mention import Mention, ReaderResult, Scan, scan_text
+from medsum_core.grounding.facts.quantities import half_after, quantity_at
 from medsum_core.grounding.facts.sides import HANDED, LIMB_CODES, SIDES, side_at
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.facts.words import MONTHS, WEEKDAYS, units
 
-SINGLES = {"yesterday": 1.0, "overnight": 1.0, "tomorrow": 1.0}
-WELL_KNOWN_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2 a1c hba1c")
-NUMBERED = bag("covid sars cov hpv ca il")  # names with a number, which counts nothing
-LISTED = bag("problem issue complaint concern thing point reason")
-SCALE_WORDS = bag("scale being analog vas")
+SINGLES = bag("yesterday overnight tomorrow")  # a day each
+NOT_FACT_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2 a1c hba1c")
+NUMBERED = bag("covid sars cov hpv ca il")  # a number after these is part of a name
+LISTED = bag("problem issue complaint concern thing point reason")  # counts of these are no facts
+SCALE_WORDS = bag("scale being analog vas")  # near the ends of a scale
 ROMAN = {"ii": 2.0, "iii": 3.0, "iv": 4.0}
-GRADED = bag("type grade stage class phase level")
+GRADED = bag("type grade stage class phase level")  # before a Roman numeral
 
 
 @lru_cache(maxsize=1)
 def _triggers() -> frozenset[str]:
     days = {f"{day}{end}" for day in WEEKDAYS for end in ("", "s", "'s", "’s")}
-    words = {*MONTHS, *days, *ADVERBS, *SIDES, *HANDED, *LIMB_CODES, *SINGLES, *ROMAN, "few", "several", "biweekly"}
-    words |= {"every", "each", "either", "q", "ppd", "per", "a", "an", "/", "x", "times", "and"}
-    words |= {"morning", "bedtime", "bed", "night", "evening", "meals", "meal", "breakfast", "dinner", "supper"}
-    return frozenset(words | {word for word, unit in units().items() if unit.dim == "time"})
+    words = {*MONTHS, *days, *ADVERBS, *TIMES_OF_DAY, *SIDES, *HANDED, *LIMB_CODES, *SINGLES, *ROMAN}
+    words |= {"few", "several", "biweekly", "every", "each", "either", "q", "ppd", "per", "a", "an", "/", "x", "and"}
+    return frozenset(words | {"times"} | {word for word, unit in units().items() if unit.dim == "time"})
 
 
 def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
-    """The scan of `text` and its mentions by start. `spoken=False` leaves out what is not a fact in a note."""
+    """The scan of `text` and its mentions in order. `spoken=False`: a note; its mentions are filtered by `is_fact`."""
     scan = scan_text(text, spoken=spoken)
     skipped = frozenset() if spoken else _list_marks(scan)
     triggers = _triggers()
@@ -50,95 +48,88 @@ def read_mentions(text: str, *, spoken: bool) -> tuple[Scan, list[Mention]]:
     return scan, mentions if spoken else [mention for mention in mentions if is_fact(scan, mention)]
 
 
-def _at(scan: Scan, i: int) -> Reading:
-    """The mentions that begin at token i, by the first reader that recognises them, and where to continue."""
-    for reader in (date_at, rate_at, quantity_at, side_at, _written_form, _single, _few, _noun_and_half):
+def _at(scan: Scan, i: int) -> ReaderResult:
+    """The mentions at token i by the first reader that recognises them, and the token at which to continue."""
+    for reader in (date_at, frequency_at, quantity_at, side_at, _written_form, _single, _few, _noun_and_half):
         reading = reader(scan, i)
         if reading is not None:
             found, after = reading
-            both = _single(scan, i) if scan.spoken and reader is rate_at and i not in scan.numbers else None
+            both = _single(scan, i) if scan.spoken and reader is frequency_at and i not in scan.numbers else None
             return [*found, *(both[0] if both else [])], max(after, i + 1)
     return [], i + 1
 
 
-def _written_form(scan: Scan, i: int) -> Reading | None:
+def _written_form(scan: Scan, i: int) -> ReaderResult | None:
     """5'10", 7:30, L4, "x 3", "type II"."""
     token = scan.tokens[i]
     if token.kind == "height":
         feet, inches = (float(part) for part in token.text.strip("\"”'’ ").replace("’", "'").split("'")[:2])
-        values = (12 * feet + inches,)
-        return [scan.mention(i, i + 1, "measurement", "height", values, raw=(feet, inches))], i + 1
+        return [scan.mention(i, i + 1, "measurement", "height", (12 * feet + inches,), raw=(feet, inches))], i + 1
     if token.kind == "clock":
         hour, minute = (float(part) for part in token.text.split(":"))
-        times = [100 * hour + minute, *([hour] if minute == 0 else [])]
-        return [scan.mention(i, i + 1, "number", "clock", times, raw=tuple(times))], i + 1
+        times = (100 * hour + minute, *([hour] if minute == 0 else []))
+        return [scan.mention(i, i + 1, "number", "clock", times, raw=times)], i + 1
     if token.kind == "code":
         return _code(scan, i)
-    number = scan.numbers.get(i + 1)
-    if token.text in ("x", "times") and number is not None:
-        found = quantity_at(scan, i + 1)
-        return (found[0], found[1]) if found else None
+    if token.text in ("x", "times") and i + 1 in scan.numbers:
+        return quantity_at(scan, i + 1)
     return _roman(scan, i) if scan.word(i - 1) in GRADED else None
 
 
-def _roman(scan: Scan, i: int) -> Reading | None:
+def _roman(scan: Scan, i: int) -> ReaderResult | None:
     """ "type II", "grade I V": a numeral in one word or letter by letter."""
     last = i + 1
-    while len(scan.word(last)) == 1 and scan.word(last) in "iv" and len(scan.word(i)) == 1:
+    while scan.word(last) in ("i", "v") and len(scan.word(i)) == 1:
         last += 1
-    value = ROMAN.get("".join(scan.word(k) for k in range(i, last)))
-    return ([scan.mention(i, last, "number", "", (value,), raw=(value,))], last) if value else None
+    value = ROMAN.get("".join(scan.words(i, last)))
+    return ([scan.plain(i, last, (value,))], last) if value else None
 
 
-def _code(scan: Scan, i: int) -> Reading:
+def _code(scan: Scan, i: int) -> ReaderResult:
     """L4, G2: a code; "x3": the number alone."""
     text = scan.tokens[i].text
-    if text in WELL_KNOWN_CODES:
+    if text in NOT_FACT_CODES:
         return [], i + 1
     letters = text.rstrip("abcdefghijklmnopqrstuvwxyz").rstrip("0123456789")
     digits = "".join(char for char in text if char.isdigit())
-    value = float(digits)
     if letters == "x":
-        return [scan.mention(i, i + 1, "number", "", (value,), raw=(value,))], i + 1
-    return [scan.mention(i, i + 1, "code", "code", (f"{letters}{digits}",), raw=(value,), noun=letters)], i + 1
+        return [scan.plain(i, i + 1, (float(digits),))], i + 1
+    return [scan.mention(i, i + 1, "code", "code", (f"{letters}{digits}",), raw=(float(digits),), noun=letters)], i + 1
 
 
-def _single(scan: Scan, i: int) -> Reading | None:
+def _single(scan: Scan, i: int) -> ReaderResult | None:
     """ "a week", "a year and a half", "last year", "yesterday": in a note only after "a" or "an"."""
     word = scan.word(i)
     if scan.spoken and word in SINGLES:
-        return [scan.mention(i, i + 1, "duration", "time", (1.0,), raw=(1.0,), unit="day")], i + 1
+        return [scan.measure(i, i + 1, units()["day"], (1.0,))], i + 1
     start = i if scan.spoken and word in units() else i + 1
     unit = units().get(scan.word(start))
     if (start > i and word not in ("a", "an")) or unit is None or unit.dim != "time" or scan.word(start).endswith("s"):
         return None
     half, last = half_after(scan, start + 1)
-    age = scan.word(last) == "old"
-    last += age
-    marks = frozenset({"age"}) if age else frozenset()
-    kind, amount = ("age" if age else "duration"), 1.0 + half
-    values = (amount * unit.factor,)
-    return [scan.mention(i, last, kind, "time", values, raw=(amount,), unit=unit.name, marks=marks)], last
+    is_age = scan.word(last) == "old"
+    last += is_age
+    marks = frozenset({"age"} if is_age else ())
+    return [scan.measure(i, last, unit, (1.0 + half,), kind="age" if is_age else "", marks=marks)], last
 
 
-def _few(scan: Scan, i: int) -> Reading | None:
-    """ "a few days", "several weeks": no number, but they support a note's "couple of"."""
+def _few(scan: Scan, i: int) -> ReaderResult | None:
+    """ "a few days", "several weeks": without a number, but they support a note's "couple of"."""
     unit = units().get(scan.word(i + 1))
     if scan.word(i) not in ("few", "several") or not scan.spoken or unit is None:
         return None
-    marks = frozenset({"few"})
-    return [scan.mention(i, i + 2, "duration", "time", (), unit=unit.name, marks=marks)], i + 2
+    return [scan.measure(i, i + 2, unit, (), marks=frozenset({"few"}))], i + 2
 
 
-def _noun_and_half(scan: Scan, i: int) -> Reading | None:
+def _noun_and_half(scan: Scan, i: int) -> ReaderResult | None:
     """ "a pack and a half" at its "and"."""
     half, last = half_after(scan, i)
-    if not half or scan.tokens[i - 1].kind != "word" or scan.word(i - 2) not in ("a", "an", "one"):
+    if not half or scan.word(i - 2) not in ("a", "an", "one"):
         return None
     unit = units().get(scan.word(i - 1))
     if unit is None:
-        return [scan.mention(i - 2, last, "number", "", (1.5,), raw=(1.5,), noun=stem(scan.word(i - 1)))], last
-    return [scan.mention(i - 2, last, unit.kind, unit.dim, (1.5 * unit.factor,), raw=(1.5,), unit=unit.name)], last
+        return [scan.plain(i - 2, last, (1.5,), noun=stem(scan.word(i - 1)))], last
+    return [scan.measure(i - 2, last, unit, (1.5,))], last
 
 
 def _list_marks(scan: Scan) -> frozenset[int]:
@@ -155,32 +146,24 @@ def _list_marks(scan: Scan) -> frozenset[int]:
 
 
 def is_fact(scan: Scan, mention: Mention) -> bool:
-    """Whether a mention of a note is a fact: not the pronoun "one", the ends of a scale, "first" or "half" alone."""
+    """Whether a mention is a checkable fact: not the pronoun "one", the end of a scale, "first" or "half" alone."""
     if mention.dim:
         return True
-    if not scan.tokens[mention.first].gap and scan.word(mention.first - 1)[-1:].isdigit():
-        return False  # "199two"
-    if scan.tokens[mention.first].gap == "-" and scan.word(mention.first - 1) in NUMBERED:
-        return False  # "COVID-19"
-    value = mention.raw[0]
-    word = scan.word(mention.first)
-    ordinal = "ordinal" in mention.marks
-    if mention.noun in LISTED or (
-        scan.word(mention.last) in ("different", "separate") and stem(scan.word(mention.last + 1)) in LISTED
-    ):
+    first, last, noun, value = mention.first, mention.last, mention.noun, mention.raw[0]
+    word, before, gap = scan.word(first), scan.word(first - 1), scan.tokens[first].gap
+    if (not gap and before[-1:].isdigit()) or (gap == "-" and before in NUMBERED):
+        return False  # "199two", "COVID-19"
+    if noun in LISTED or (scan.word(last) in ("different", "separate") and stem(scan.word(last + 1)) in LISTED):
         return False  # "comes in for two different things"
-    if ordinal and not mention.noun and (word in ("first", "second", "1st") or scan.word(mention.last) in LISTED):
+    if "ordinal" in mention.marks:
+        if not noun and (word in ("first", "second", "1st") or scan.word(last) in LISTED):
+            return False
+    elif before == "the" and not scan.is_word(last):
+        return False  # "between the two,"
+    if value in (0.0, 1.0) and scan.is_word(first) and not (noun and word == "one"):
         return False
-    if (
-        not ordinal and scan.word(mention.first - 1) == "the" and scan.tokens[mention.last].kind != "word"
-    ):  # "between the two,"
+    if not noun and (value < 1 or "couple" in (word, scan.word(first + 1))):
         return False
-    if value in (0.0, 1.0) and scan.tokens[mention.first].kind == "word" and not (mention.noun and word == "one"):
-        return False
-    if not mention.noun and (value < 1 or "couple" in (word, scan.word(mention.first + 1))):
-        return False
-    if value == 4.0 and mention.noun in ("extremity", "limb"):
+    if value == 4.0 and noun in ("extremity", "limb"):
         return False  # "all four extremities" is a fixed phrase for arms and legs
-    if value in (0.0, 1.0, 10.0):
-        return not any(scan.word(k) in SCALE_WORDS for k in range(mention.first - 6, mention.last + 6))
-    return True
+    return value not in (0.0, 1.0, 10.0) or SCALE_WORDS.isdisjoint(scan.words(first - 6, last + 6))

@@ -1,12 +1,12 @@
-"""Laterality: left, right, bilateral, with the body part. Not "right" that agrees, nor "left" that leaves."""
+"""Laterality: left, right or both, with the body part. "Right" that agrees and "left" of leaving are excluded."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from medsum_core.grounding.facts.after_number import Reading, counted_noun
 from medsum_core.grounding.facts.anatomy import body_parts, stem
-from medsum_core.grounding.facts.mention import Mention, Scan
+from medsum_core.grounding.facts.mention import Mention, ReaderResult, Scan
+from medsum_core.grounding.facts.quantities import counted_noun
 from medsum_core.grounding.facts.tokens import bag
 
 SIDES = {
@@ -23,7 +23,7 @@ LIMB_CODES = {
     "llq": ("left", "quadrant"),
 }  # fmt: skip
 HANDED = {"righty": "right", "rightie": "right", "lefty": "left", "leftie": "left", "southpaw": "left"}
-OWNERS = bag("the my your his her their on to")
+BEFORE_BARE_SIDE = bag("the my your his her their on to")  # before a side without a body part
 NOT_SIDES = bag(  # "the right decision", "the left alone"
     "thing things decision decisions way ways direction track time now place person people away here there after "
     "before dose amount choice medication medicine medications treatment diet answer word words number size order "
@@ -32,75 +32,73 @@ NOT_SIDES = bag(  # "the right decision", "the left alone"
 OF_BOTH = bag("of my his her their your the these")
 DOMINANT = bag("dominant dominance dominantly write writes writing handed everything")
 ASKS_SIDE = bag("which left side handed hand dominant leftie lefty")
-STOPPERS = bag("in i he she my his her that now before after when with the me for over and")
-PLACED = bag("top bottom upper lower far front")
-LOOK_AHEAD = 4
+NOT_BEFORE_PART = bag("in i he she my his her that now before after when with the me for over and")
+DIRECTION_WORDS = bag("top bottom upper lower far front")  # before a side: "Top left."
+LETTERS = bag("l r lt rt")  # only in capitals, only in notes
+BEFORE_AGREEMENT = bag("that's all you're is yes ,")  # before "right" in the sense of "correct"
+LOOK_AHEAD = 4  # tokens from a side to its body part
 OPPOSITE = {"left": "right", "right": "left"}
-OTHER_REACH = 40  # tokens
+OTHER_REACH = 40  # tokens from a side to "the other"
 
 
-def side_at(scan: Scan, i: int) -> Reading | None:
-    """The side that token i names, with the body part near it as noun; None if it names none."""
+def side_at(scan: Scan, i: int) -> ReaderResult | None:
+    """The side at token i, with its body part as noun; None if there is none."""
     word = scan.word(i)
     if word in LIMB_CODES and scan.tokens[i].capital and not scan.spoken:
-        side, noun = LIMB_CODES[word]
-        return [scan.mention(i, i + 1, "laterality", "side", (side,), noun=noun)], i + 1
+        return [_side(scan, i, i + 1, *LIMB_CODES[word])], i + 1
     if word in HANDED:
-        return [scan.mention(i, i + 1, "laterality", "side", (HANDED[word],), noun="handed")], i + 1
+        return [_side(scan, i, i + 1, HANDED[word], "handed")], i + 1
     if word in ("each", "either") and scan.spoken:
         return _each_of_two(scan, i)
     side = SIDES.get(word, "")
-    if not side or (word in ("l", "r", "lt", "rt") and (scan.spoken or not scan.tokens[i].capital)):
+    if not side or (word in LETTERS and (scan.spoken or not scan.tokens[i].capital)) or _is_alternative(scan, i):
         return None
     noun = _body_part(scan, i)
+    if side == "both":
+        counted = _two_of(scan, i) if word == "both" and scan.spoken else []
+        is_side = word != "both" or noun or (scan.spoken and _has_before(scan, i, body_parts().keys() | OPPOSITE))
+        found = [*([_side(scan, i, i + 1, "both", noun)] if is_side else []), *counted]
+        return (found, i + 1) if found else None
     if noun in ("hand", *([""] if scan.spoken else [])) and _dominant(scan, i):
         noun = "handed"
-    or_before = scan.word(i - 1) == "or" or (scan.word(i - 1) == "the" and scan.word(i - 2) == "or")
-    listed = {scan.word(i - 2), scan.word(i + 2)} & {"left", "right"} and "," in (scan.word(i - 1), scan.word(i + 1))
-    if (or_before or listed or scan.word(i + 1) == "or") and _offered(scan, i):
-        return None
-    counted = _two_of(scan, i) if word == "both" and scan.spoken else []
-    if side == "both":
-        if word == "both" and not noun and not (scan.spoken and _asked(scan, i, body_parts().keys() | OPPOSITE)):
-            return (counted, i + 1) if counted else None
-        return [scan.mention(i, i + 1, "laterality", "side", ("both",), noun=noun), *counted], i + 1
-    if not noun and not _bare_side(scan, i):
-        return None
-    sides = ("left", "right", "both") if _joined(scan, i) else (side,)
-    return [scan.mention(i, i + 1, "laterality", "side", (side,), noun=noun, marks=frozenset(sides))], i + 1
+    return ([_side(scan, i, i + 1, side, noun)], i + 1) if noun or _bare_side(scan, i) else None
 
 
-def _each_of_two(scan: Scan, i: int) -> Reading | None:
-    """ "in each eye": both."""
+def _side(scan: Scan, first: int, last: int, side: str, noun: str) -> Mention:
+    return scan.mention(first, last, "laterality", "side", (side,), noun=noun)
+
+
+def _each_of_two(scan: Scan, i: int) -> ReaderResult | None:
+    """ "in each eye", "on either side": both."""
     part = stem(scan.word(i + 1))
-    if body_parts().get(part) not in ("arm", "leg", "eye", "ear") and part != "side":
-        return None
-    return [scan.mention(i, i + 2, "laterality", "side", ("both",), noun=part)], i + 2
+    is_pair = part == "side" or body_parts().get(part) in ("arm", "leg", "eye", "ear")
+    return ([_side(scan, i, i + 2, "both", part)], i + 2) if is_pair else None
 
 
 def _dominant(scan: Scan, i: int) -> bool:
     """Whether the hand of token i is the dominant one: "right hand dominant", "I write with my left hand"."""
     near = range(max(i - 6, 0), i + 13) if scan.spoken else range(i + 1, i + LOOK_AHEAD)
-    return any(scan.word(k) in DOMINANT and (k - 1 == i or scan.word(k - 1) not in SIDES) for k in near)
+    return any(scan.word(k) in DOMINANT and scan.word(k - 1) not in SIDES for k in near)
 
 
 def other_sides(scan: Scan, mentions: Sequence[Mention]) -> list[Mention]:
-    """Sides that are meant, not named: "the other knee", "bigger than the right one" mean the side not named last."""
+    """Implicit sides: "the other knee", "bigger than the right one" refer to the opposite of the side before."""
     found = []
     last: Mention | None = None
     by_token = {mention.first: mention for mention in mentions if mention.dim == "side"}
     for i in range(len(scan.tokens) - 1):
         last = by_token.get(i, last)
-        if i in by_token and scan.word(i - 2) == "than" and (opposite := OPPOSITE.get(str(by_token[i].values[0]))):
-            found.append(by_token[i]._replace(values=(opposite,), marks=frozenset({opposite})))
-        if scan.word(i) != "other" or last is None or last.values[0] not in OPPOSITE or i - last.last > OTHER_REACH:
+        opposite = OPPOSITE.get(str(last.values[0])) if last is not None else None
+        if last is None or opposite is None:
+            continue
+        if i in by_token and scan.word(i - 2) == "than":
+            found.append(last._replace(values=(opposite,)))
+        if scan.word(i) != "other" or i - last.last > OTHER_REACH:
             continue
         noun = stem(scan.word(i + 1))
-        bare = scan.word(i - 1) == "the" and scan.tokens[i + 1].kind == "punct"  # "And the other?"
-        if bare or noun in ("one", "side") or noun == last.noun:
-            part = last.noun if bare or noun == "one" else noun
-            other = (OPPOSITE[str(last.values[0])],)
-            found.append(scan.mention(i, i + 2, "laterality", "side", other, noun=part, marks=frozenset(other)))
+        bare = scan.word(i - 1) == "the" and not scan.is_word(i + 1)  # "And the other?"
+        if bare or noun in ("one", "side", last.noun):
+            found.append(_side(scan, i, i + 2, opposite, last.noun if bare or noun == "one" else noun))
     return found
 
 
@@ -110,36 +108,28 @@ def _two_of(scan: Scan, i: int) -> list[Mention]:
     while scan.word(k) in OF_BOTH:
         k += 1
     noun = counted_noun(scan, k, small=False)
-    return [scan.mention(i, i + 1, "number", "", (2.0,), raw=(2.0,), noun=noun)] if noun else []
+    return [scan.plain(i, i + 1, (2.0,), noun=noun)] if noun else []
 
 
-def _offered(scan: Scan, i: int) -> bool:
-    """Whether the side is an alternative in a question: "left or right?", "left, right?", "one ear or both?"."""
-    k = i
-    while k < len(scan.tokens) - 1 and scan.word(k) not in (".", "?", "!", "\n"):
-        k += 1
-    return scan.word(k) == "?"
-
-
-def _joined(scan: Scan, i: int) -> bool:
-    """Whether it is one of "left and right", "right or left"."""
-    before = scan.word(i - 1) in ("and", "or") and scan.word(i - 2) in ("left", "right")
-    return before or (scan.word(i + 1) in ("and", "or") and scan.word(i + 2) in ("left", "right"))
+def _is_alternative(scan: Scan, i: int) -> bool:
+    """Whether the side is part of an alternative question: "left or right?", "one ear or both?"."""
+    joined = "or" in (scan.word(i - 1), scan.word(i + 1)) or scan.words(i - 2, i) == ["or", "the"]
+    return joined and scan.word(scan.around(i, i).stop) == "?"
 
 
 def _body_part(scan: Scan, i: int) -> str:
-    """The body part after the side at token i ("left lower leg"), or before it ("the knee on the left")."""
+    """The body part after the side at token i ("left lower leg"), or before it ("the knee on the left"); "" if none."""
     parts = body_parts()
     both = SIDES[scan.word(i)] == "both"
     begin = i + 1
     while both and scan.word(begin) in OF_BOTH:
         begin += 1
     for k in range(begin, begin + LOOK_AHEAD):
-        token = scan.tokens[min(k, len(scan.tokens) - 1)]
-        if token.kind != "word" or token.text in STOPPERS or token.text in NOT_SIDES:
+        word = scan.word(k)
+        if not scan.is_word(k) or word in NOT_BEFORE_PART or word in NOT_SIDES:
             break
-        if stem(token.text) in parts and not (k == i + 1 and token.text in ("back", "down")):
-            return stem(token.text)
+        if stem(word) in parts and not (k == i + 1 and word in ("back", "down")):
+            return stem(word)
     backward = both and scan.word(i + 1) in (".", ",", "", "and", "with", "to", ";")  # "knees bilaterally"
     if scan.word(i - 1) not in ("the", "on", "to", "both") and not backward:
         return ""
@@ -152,21 +142,22 @@ def _body_part(scan: Scan, i: int) -> str:
 
 
 def _bare_side(scan: Scan, i: int) -> bool:
-    """Whether a side without a body part is one: "on the left", "it's the right one", the answer "Left."."""
+    """Whether "left" or "right" without a body part is a side: "on the left", "it's the right one", "Left."."""
     before, after = scan.word(i - 1), scan.word(i + 1)
-    if not scan.spoken and scan.word(i) in ("l", "r", "lt", "rt"):
+    if not scan.spoken and scan.word(i) in LETTERS:
         return False
-    if before in PLACED and scan.tokens[i + 1].kind == "punct":
+    if before in DIRECTION_WORDS and scan.tokens[i + 1].kind == "punct":
         return True  # "Top left, in the back."
-    if before in OWNERS and after not in NOT_SIDES:
-        return before != "to" or after in (".", ",", "", "?", "and", "or")
+    if before in BEFORE_BARE_SIDE and after not in NOT_SIDES:
+        return before != "to" or not scan.is_word(i + 1)
     if scan.spoken and before == ":" and after in (".", "", "\n", "?", ","):
-        return scan.word(i) == "left" or _asked(scan, i, ASKS_SIDE)
-    if scan.spoken and after in (".", "\n", "") and before not in ("that's", "all", "you're", "is", "yes", ","):
-        return _asked(scan, i, ASKS_SIDE)  # "I think it's left."
-    return _joined(scan, i)
+        return scan.word(i) == "left" or _has_before(scan, i, ASKS_SIDE)
+    if scan.spoken and after in (".", "\n", "") and before not in BEFORE_AGREEMENT:
+        return _has_before(scan, i, ASKS_SIDE)  # "I think it's left."
+    beside = scan.words(i - 2, i), scan.words(i + 1, i + 3)
+    return any("and" in words and not OPPOSITE.keys().isdisjoint(words) for words in beside)  # "left and right"
 
 
-def _asked(scan: Scan, i: int, words: Container[str]) -> bool:
-    """Whether one of `words` was said just before token i."""
-    return any(stem(scan.word(k)) in words for k in range(max(i - 14, 0), i))
+def _has_before(scan: Scan, i: int, words: Container[str]) -> bool:
+    """Whether one of `words` occurs shortly before token i."""
+    return any(stem(word) in words for word in scan.words(i - 14, i))

@@ -1,4 +1,4 @@
-"""Text -> tokens with offsets. Written numeric forms (dates, ratios, heights) are one token.
+"""The tokenizer. Written numeric forms (dates, ratios, heights) are one token each.
 
 A hyphen is not a token: "seventy-six-year-old" is four words whose `gap` is "-".
 """
@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-MAX_NUMBER_CHARACTERS = 40  # a longer run of digits, as a model that runs in circles writes, says no quantity
+MAX_NUMBER_CHARACTERS = 40  # longer runs of digits, as from a degenerate model output, are no quantity
 
 
 def bag(words: str) -> frozenset[str]:
@@ -18,7 +18,7 @@ def bag(words: str) -> frozenset[str]:
 
 
 class Token(NamedTuple):
-    """One piece of text. `text` is lower case; `gap` is the text between it and the token before."""
+    """A token at characters `[start, end)`. `text`: in lower case; `gap`: the text between it and the token before."""
 
     kind: str  # word | num | date | height | clock | slash | rate | code | punct | end
     text: str
@@ -30,7 +30,7 @@ class Token(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _token_pattern() -> re.Pattern[str]:
-    """Forms in order of precedence; `plain` are words that can be nothing else. Compiled at first use."""
+    """Forms in order of precedence; `plain`: words that match no other form. Compiled at first use."""
     return re.compile(
         r"""(?P<plain>[AC-PRSU-Zac-prsu-z][A-Za-z]*(?:['’][A-Za-z]+)?(?![A-Za-z\d]))
           | (?P<rate>(?i:[btq]\.?\ ?i\.?\ ?d|q\.?\ ?h\.?\ ?s|q\.?\ ?o\.?\ ?d|q\.?\ ?[ap]\.?\ ?m

@@ -1,4 +1,4 @@
-"""Vocabulary of the fact readers: units with their factors, periods, months."""
+"""Vocabulary of the readers: units with their conversion factors, periods, months."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 DAYS_PER_MONTH = 365.25 / 12
 DAYS_PER_YEAR = 365.25
+SCALAR_DIMS = frozenset({"mass", "weight", "volume", "length", "time"})  # dimensions whose units are converted
 
 
 class Unit(NamedTuple):
-    """`dim`: what it measures; one unit is `factor` base units of that dimension; `kind`: the kind of fact."""
+    """A unit of measurement. `dim`: its dimension; one unit is `factor` base units; `kind`: the kind of fact."""
 
     dim: str
     factor: float
@@ -18,95 +19,72 @@ class Unit(NamedTuple):
     name: str
 
 
-def _spread(dim: str, kind: str, table: dict[float, str]) -> dict[str, Unit]:
-    return {
-        word: Unit(dim, factor, kind, words.split()[0]) for factor, words in table.items() for word in words.split()
-    }
+# Dimension, kind of fact, factor to the base unit (day, mg, pound, ml, inch, degree), words (the first is the name).
+UNITS = (
+    ("time", "duration", 1 / 86400, "seconds sec secs"),
+    ("time", "duration", 1 / 1440, "minute minutes min mins"),
+    ("time", "duration", 1 / 24, "hour hours hr hrs"),
+    ("time", "duration", 1, "day days"),
+    ("time", "duration", 1, "night nights"),
+    ("time", "duration", 7, "week weeks wk wks"),
+    ("time", "duration", 14, "fortnight fortnights"),
+    ("time", "duration", DAYS_PER_MONTH, "month months mo mos mth mths"),
+    ("time", "duration", DAYS_PER_YEAR, "year years yr yrs"),
+    ("time", "duration", 10 * DAYS_PER_YEAR, "decade decades"),
+    ("mass", "dose", 1e-3, "mcg microgram micrograms mcgs ug µg"),
+    ("mass", "dose", 1, "mg milligram milligrams mgs"),
+    ("mass", "dose", 1e3, "g gram grams gm gms"),
+    ("weight", "measurement", 1, "pound pounds lb lbs"),
+    ("weight", "measurement", 1 / 16, "ounce ounces oz"),
+    ("weight", "measurement", 2.20462, "kilogram kilograms kg kgs kilo kilos"),
+    ("volume", "dose", 1, "ml milliliter milliliters millilitre millilitres cc ccs"),
+    ("volume", "dose", 1e3, "liter liters litre litres"),
+    ("length", "measurement", 1 / 25.4, "mm millimeter millimeters millimetre millimetres"),
+    ("length", "measurement", 1 / 2.54, "cm centimeter centimeters centimetre centimetres"),
+    ("length", "measurement", 39.37, "meter meters metre metres"),
+    ("length", "measurement", 1, "inch inches"),
+    ("length", "measurement", 12, "foot feet ft"),
+    ("length", "measurement", 36, "yard yards"),
+    ("length", "measurement", 63360, "mile miles"),
+    ("length", "measurement", 39370, "km kilometer kilometers"),
+    ("temperature", "temperature", 1, "degree degrees fahrenheit celsius"),
+    ("percent", "percent", 1, "percent %"),
+    ("tablet", "dose", 1, "tablet tablets tab tabs pill pills capsule capsules cap caps"),
+    ("puff", "dose", 1, "puff puffs inhalation inhalations"),
+    ("drop", "dose", 1, "drop drops gtt gtts"),
+    ("unit", "dose", 1, "unit units iu"),
+    ("meq", "dose", 1, "meq milliequivalent milliequivalents"),
+    ("teaspoon", "dose", 1, "teaspoon teaspoons tsp teaspoonful"),
+    ("tablespoon", "dose", 1, "tablespoon tablespoons tbsp"),
+    ("spray", "dose", 1, "spray sprays"),
+    ("mmhg", "measurement", 1, "mmhg"),
+    ("bpm", "measurement", 1, "bpm beats"),
+    ("calorie", "measurement", 1, "calorie calories"),
+    ("cgy", "measurement", 1, "cgy centigray"),
+)
+SPELLED_UNITS = {("m", "g"): "mg", ("c", "c"): "cc", ("m", "l"): "ml", ("k", "g"): "kg", ("m", "c", "g"): "mcg"}
 
 
 @lru_cache(maxsize=1)
 def units() -> dict[str, Unit]:
-    """Unit words, singular and plural, lower case. Bases: day, mg, ml, inch, degree; other units are their own base."""
-    table = _spread(
-        "time",
-        "duration",
-        {
-            1 / 86400: "seconds sec secs",
-            1 / 1440: "minute minutes min mins",
-            1 / 24: "hour hours hr hrs",
-            1: "day days",
-            7: "week weeks wk wks",
-            14: "fortnight fortnights",
-            DAYS_PER_MONTH: "month months mo mos mth mths",
-            DAYS_PER_YEAR: "year years yr yrs",
-            10 * DAYS_PER_YEAR: "decade decades",
-        },
-    )
-    table["night"] = table["nights"] = Unit("time", 1, "duration", "night")
-    table |= _spread(
-        "mass",
-        "dose",
-        {
-            1e-3: "mcg microgram micrograms mcgs ug µg",
-            1: "mg milligram milligrams mgs",
-            1e3: "g gram grams gm gms",
-        },
-    )
-    table |= _spread(
-        "weight",
-        "measurement",
-        {1: "pound pounds lb lbs", 1 / 16: "ounce ounces oz", 2.20462: "kilogram kilograms kg kgs kilo kilos"},
-    )
-    table |= _spread(
-        "volume",
-        "dose",
-        {1: "ml milliliter milliliters millilitre millilitres cc ccs", 1e3: "liter liters litre litres"},
-    )
-    table |= _spread(
-        "length",
-        "measurement",
-        {
-            1 / 25.4: "mm millimeter millimeters millimetre millimetres",
-            1 / 2.54: "cm centimeter centimeters centimetre centimetres",
-            39.37: "meter meters metre metres",
-            1: "inch inches",
-            12: "foot feet ft",
-            36: "yard yards",
-            63360: "mile miles",
-            39370: "km kilometer kilometers",
-        },
-    )
-    table |= _spread("temperature", "temperature", {1: "degree degrees fahrenheit celsius"})
-    table |= _spread("percent", "percent", {1: "percent %"})
-    for words in COUNTED_DOSES:
-        table |= _spread(words.split()[0], "dose", {1: words})
-    for words in COUNTED_MEASURES:
-        table |= _spread(words.split()[0], "measurement", {1: words})
-    return table
+    """Unit words, singular and plural, lower case."""
+    return {
+        word: Unit(dim, factor, kind, words.split()[0]) for dim, kind, factor, words in UNITS for word in words.split()
+    }
 
 
-COUNTED_DOSES = (
-    "tablet tablets tab tabs pill pills capsule capsules cap caps",
-    "puff puffs inhalation inhalations",
-    "drop drops gtt gtts",
-    "unit units iu",
-    "meq milliequivalent milliequivalents",
-    "teaspoon teaspoons tsp teaspoonful",
-    "tablespoon tablespoons tbsp",
-    "spray sprays",
-)
-COUNTED_MEASURES = ("mmhg", "bpm beats", "calorie calories", "cgy centigray")
-SPELLED_UNITS = {("m", "g"): "mg", ("c", "c"): "cc", ("m", "l"): "ml", ("k", "g"): "kg", ("m", "c", "g"): "mcg"}
-SCALAR_DIMS = frozenset({"mass", "weight", "volume", "length", "time"})  # units convert within these
-
-PERIODS = {
-    "hour": 1 / 24, "hr": 1 / 24, "day": 1.0, "night": 1.0, "evening": 1.0, "morning": 1.0, "afternoon": 1.0,
-    "bedtime": 1.0, "nightly": 1.0, "daily": 1.0, "week": 7.0, "wk": 7.0, "weekly": 7.0, "month": DAYS_PER_MONTH,
-    "monthly": DAYS_PER_MONTH, "year": DAYS_PER_YEAR, "yr": DAYS_PER_YEAR, "yearly": DAYS_PER_YEAR,
-    "annually": DAYS_PER_YEAR, "hourly": 1 / 24, "hours": 1 / 24, "days": 1.0, "weeks": 7.0, "months": DAYS_PER_MONTH,
-    "years": DAYS_PER_YEAR, "hrs": 1 / 24, "nights": 1.0, "minutes": 1 / 1440, "d": 1.0, "everyday": 1.0,
-}  # fmt: skip
-
+PERIODS = {  # in days
+    word: days
+    for days, words in (
+        (1 / 1440, "minutes"),
+        (1 / 24, "hour hr hourly hours hrs"),
+        (1.0, "day days d daily everyday night nights nightly evening morning afternoon bedtime"),
+        (7.0, "week wk weekly weeks"),
+        (DAYS_PER_MONTH, "month monthly months"),
+        (DAYS_PER_YEAR, "year yr yearly annually years"),
+    )
+    for word in words.split()
+}
 MONTHS = {
     word: number
     for number, words in enumerate(
@@ -115,9 +93,4 @@ MONTHS = {
     )
     for word in words.split()
 }  # fmt: skip
-WEEKDAYS = {
-    word: number
-    for number, word in enumerate(
-        ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"], start=1
-    )
-}
+WEEKDAYS = {"monday": 1, "tuesday": 2, "wednesday": 3, "thursday": 4, "friday": 5, "saturday": 6, "sunday": 7}

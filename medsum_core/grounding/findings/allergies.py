@@ -12,7 +12,7 @@ from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import Finding, FindingScan
-from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.reading import REACTIONS
 from medsum_core.grounding.findings.replies import read_reply, says_well
@@ -82,46 +82,46 @@ def is_adverse_effect(finding: Finding, note: FindingScan) -> bool:
     return finding.kind == "medication" and bool(CAUSING & after) and not REACTED & after
 
 
-def judge_allergen(finding: Finding, heard: Heard) -> tuple[Allergy, int | None]:
+def judge_allergen(finding: Finding, index: FindingIndex) -> tuple[Allergy, int | None]:
     """The verdict on an allergen of a note, and the turn that says it or the opposite."""
-    wider = {up for name in finding.names for up in heard.lexicon.ancestors[name]} - TOO_WIDE
+    wider = {up for name in finding.names for up in index.lexicon.ancestors[name]} - TOO_WIDE
     wider -= {
-        up for up in wider if heard.once(("which", up, finding.names), partial(_is_told_which, up, finding, heard))
+        up for up in wider if index.once(("which", up, finding.names), partial(_is_told_which, up, finding, index))
     }
-    said = heard.named(finding.names) or heard.exact(wider)
+    said = index.named(finding.names) or index.exact(wider)
     if not said:
-        loose = heard.loosely(finding.names, "")
-        return ("supported", loose[0][0]) if loose else ("not_found", None)
+        paraphrases = index.in_paraphrase(finding.names, "")
+        return ("supported", paraphrases[0][0]) if paraphrases else ("not_found", None)
     if finding.assertion == "denied":
         return "supported", said[0].turn
-    shown = [_shown(other, heard) for other in said]
+    shown = [_shown(other, index) for other in said]
     for other, verdict in zip(said, shown, strict=True):
         if verdict == "reacts" or (verdict is None and "tolerates" not in shown):
             return "supported", other.turn
     return "contradicted", said[-1].turn
 
 
-def _is_told_which(kind: str, finding: Finding, heard: Heard) -> bool:
+def _is_told_which(kind: str, finding: Finding, index: FindingIndex) -> bool:
     """Whether the dialogue names another member of a kind than the finding: "an ointment? Neosporin"."""
-    named = (name for other in heard.by_name.get(kind, ()) for name in other.names)
-    return any(name != kind and kind in heard.lexicon.ancestors[name] for name in named if name not in finding.names)
+    named = (name for other in index.by_name.get(kind, ()) for name in other.names)
+    return any(name != kind and kind in index.lexicon.ancestors[name] for name in named if name not in finding.names)
 
 
-def _shown(finding: Finding, heard: Heard) -> Literal["reacts", "tolerates"] | None:
+def _shown(finding: Finding, index: FindingIndex) -> Literal["reacts", "tolerates"] | None:
     """Whether the dialogue shows that somebody reacts to a substance, or that it does him no harm; None if neither."""
-    if _answers_with(finding, heard):
+    if _answers_with(finding, index):
         return "reacts"
-    if finding.reply is not None and _asks_if_borne(finding, heard):
-        answer = heard.scan.turns[finding.reply]
-        reply = "yes" if says_well(heard.scan.words, *answer) else read_reply(heard.scan.words, *answer)[0]
+    if finding.reply is not None and _asks_if_borne(finding, index):
+        answer = index.scan.turns[finding.reply]
+        reply = "yes" if says_well(index.scan.words, *answer) else read_reply(index.scan.words, *answer)[0]
         if reply in ("yes", "no"):
             return "tolerates" if reply == "yes" else "reacts"
-    words, told = heard.scan.words, ""
+    words, told = index.scan.words, ""
     reacts = finding.reply is not None and finding.assertion == "present"
-    refused = finding.reply is not None and heard.is_refused(finding)
-    denied = finding.assertion == "denied" or (refused and _asks_of_trouble(finding, heard))
-    for sentence in _about(finding, heard):
-        if heard.scan.kin_between(sentence.first, sentence.last):
+    refused = finding.reply is not None and index.is_refused(finding)
+    denied = finding.assertion == "denied" or (refused and _asks_of_trouble(finding, index))
+    for sentence in _about(finding, index):
+        if index.scan.kin_between(sentence.first, sentence.last):
             continue
         here = _phrases(words, sentence.first, sentence.last)
         told += here
@@ -132,25 +132,25 @@ def _shown(finding: Finding, heard: Heard) -> Literal["reacts", "tolerates"] | N
     return "reacts" if reacts else None
 
 
-def _asks_if_borne(finding: Finding, heard: Heard) -> bool:
+def _asks_if_borne(finding: Finding, index: FindingIndex) -> bool:
     """Whether a question is if a substance is borne: "Can you take aspirin?", "Okay with sulfa?"."""
-    own = heard.scan.sentence_of(finding)
-    texts = set(texts_of(heard.scan.words, own.first, own.last))
+    own = index.scan.sentence_of(finding)
+    texts = set(texts_of(index.scan.words, own.first, own.last))
     return bool(WELL & texts) or (bool(TAKEN & texts) and bool({"can", "could"} & texts))
 
 
-def _asks_of_trouble(finding: Finding, heard: Heard) -> bool:
+def _asks_of_trouble(finding: Finding, index: FindingIndex) -> bool:
     """Whether a question is if a substance did harm, so that "No" says it did none: "Any trouble with the dye?"."""
-    own = heard.scan.sentence_of(finding)
-    return not TROUBLE.isdisjoint(texts_of(heard.scan.words, own.first, own.last))
+    own = index.scan.sentence_of(finding)
+    return not TROUBLE.isdisjoint(texts_of(index.scan.words, own.first, own.last))
 
 
-def _answers_with(finding: Finding, heard: Heard) -> bool:
+def _answers_with(finding: Finding, index: FindingIndex) -> bool:
     """Whether a patient names it when asked for his allergies, and does not take it back in the same turn."""
-    if finding.assertion != "present" or not finding.turn or heard.turns[finding.turn].is_clinician:
+    if finding.assertion != "present" or not finding.turn or index.turns[finding.turn].is_clinician:
         return False
-    words = heard.scan.words
-    asked, own = heard.scan.turns[finding.turn - 1], heard.scan.turns[finding.turn]
+    words = index.scan.words
+    asked, own = index.scan.turns[finding.turn - 1], index.scan.turns[finding.turn]
     borne = _is_borne(_phrases(words, *own)) or not NEGATIONS.isdisjoint(texts_of(words, *own))
     return not borne and any(word.stem in REACTIONS for word in words[slice(*asked)])
 
@@ -159,34 +159,34 @@ def _tells_of_reaction(texts: Sequence[str]) -> bool:
     return any(text in REACTED and not NEGATIONS & set(texts[max(k - 3, 0) : k]) for k, text in enumerate(texts))
 
 
-def _about(finding: Finding, heard: Heard) -> list[Sentence]:
+def _about(finding: Finding, index: FindingIndex) -> list[Sentence]:
     """The sentence of a substance and those after it, until another substance is named."""
-    own = heard.scan.sentence_of(finding)
-    others = heard.once(("other sources", *finding.names), lambda: _other_sources(finding, heard))
-    reach = min(others[bisect_left(others, own.last) :][:1], default=len(heard.scan.words))
+    own = index.scan.sentence_of(finding)
+    others = index.once(("other sources", *finding.names), lambda: _other_sources(finding, index))
+    reach = min(others[bisect_left(others, own.last) :][:1], default=len(index.scan.words))
     later = [
         s
         for k in range(TURNS_AFTER + 1)
-        for s in heard.scan.sentences_of.get(finding.turn + k, ())
+        for s in index.scan.sentences_of.get(finding.turn + k, ())
         if s.first > own.first
     ]
     return [own, *[s for s in later if s.last <= reach][:SENTENCES_AFTER]]
 
 
-def _other_sources(finding: Finding, heard: Heard) -> list[int]:
-    return [o.first for o in heard.scan.findings if o.kind in SOURCES and set(o.names).isdisjoint(finding.names)]
+def _other_sources(finding: Finding, index: FindingIndex) -> list[int]:
+    return [o.first for o in index.scan.findings if o.kind in SOURCES and set(o.names).isdisjoint(finding.names)]
 
 
-def judge_no_allergies(finding: Finding, note: FindingScan, heard: Heard) -> tuple[Allergy, int | None]:
+def judge_no_allergies(finding: Finding, note: FindingScan, index: FindingIndex) -> tuple[Allergy, int | None]:
     """The verdict on "NKDA", "no drug allergies"."""
     named = set(texts_of(note.words, max(finding.first - 1, 0), finding.last))
     kinds = ("medication",) if DRUGS & named else ("allergen",) if "food" in named else SOURCES
-    for other in heard.scan.findings:
+    for other in index.scan.findings:
         told = other.kind in kinds and other.assertion == "present" and other.reply is None
-        told = told and not any(TREATMENTS & heard.lexicon.ancestors[name] for name in other.names)
-        if told and not heard.turns[other.turn].is_clinician and _shown(other, heard) == "reacts":
+        told = told and not any(TREATMENTS & index.lexicon.ancestors[name] for name in other.names)
+        if told and not index.turns[other.turn].is_clinician and _shown(other, index) == "reacts":
             return "contradicted", other.turn
-    asked = any(word in heard.turns_of for word in REACTIONS) or heard.says(ASKED_OF)
+    asked = any(word in index.turns_of for word in REACTIONS) or index.says(ASKED_OF)
     return ("supported", None) if asked else ("not_found", None)
 
 

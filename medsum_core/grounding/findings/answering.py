@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from medsum_core.data.turns import Turn
-from medsum_core.grounding.facts.corrections import REACH, takes_back
+from medsum_core.grounding.facts.corrections import REACH, is_correction
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings import replies
 from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan
@@ -44,7 +44,7 @@ def with_answers(scan: FindingScan, turns: Sequence[Turn]) -> list[Finding]:
 def _is_taken_back(scan: FindingScan, finding: Finding, further: Finding) -> bool:
     """Whether the next finding corrects this one: "Crestor, no, sorry, Lipitor"."""
     near = finding.kind == further.kind and finding.turn == further.turn and further.first - finding.last <= REACH
-    return near and takes_back(texts_of(scan.words, finding.last, further.first))
+    return near and is_correction(texts_of(scan.words, finding.last, further.first))
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,23 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.deeds import AGREE, OPPOSE, REVERSED, Deed, deeds_in, is_deed
+from medsum_core.grounding.findings.actions import AGREE, OPPOSE, REVERSED, Action, actions_in, is_action
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
-from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.replies import asks_openly, is_question, opens_with_no, read_reply
 from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import Word, texts_of
 
 CHANGED = ("medication", "substance", "procedure")
-SHARED: Mapping[str, tuple[Deed, ...]] = {  # what can be done with each kind
+SHARED: Mapping[str, tuple[Action, ...]] = {  # what can be done with each kind
     "medication": ("changed", "taper", "start", "stop", "keep", "use", "up", "down", "same", "plan", "declined"),
     "substance": ("taper", "start", "stop", "keep", "use", "down", "declined"),
     "procedure": ("done", "plan", "declined", "keep", "stop", "use"),
 }
-OF_NOTE: Mapping[str, tuple[Deed, ...]] = {
+OF_NOTE: Mapping[str, tuple[Action, ...]] = {
     "medication": SHARED["medication"], "substance": ("stop",), "procedure": ("done", "plan", "declined", "stop"),
 }  # fmt: skip
-TOLD: tuple[Deed, ...] = ("stop", "up", "down", "taper")  # nobody does these without a word
+TOLD: tuple[Action, ...] = ("stop", "up", "down", "taper")  # nobody does these without a word
 EARLIER = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "year"), ("back", "then"))
 ANAPHORA = bag("it that them those both one this some any")
 OFFERS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
@@ -50,14 +50,14 @@ SPAN_NEAR = 8  # words of a note around a name that may be named with it
 BEFORE, AFTER = 6, 8  # words of a note around a name that are searched for what is done with it
 
 
-class NoteDeed(NamedTuple):
+class NoteAction(NamedTuple):
     """What a note does with a finding, and `further`: "offered and [declined]"."""
 
-    deed: Deed
-    further: tuple[Deed, ...]
+    action: Action
+    further: tuple[Action, ...]
 
 
-def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
+def action_in_note(finding: Finding, note: FindingScan) -> NoteAction | None:
     """What a note does with a finding; None if it says nothing, or of another one nearer."""
     words, first, last, kind = note.words, finding.first, finding.last, finding.kind
     begin, end, stops = _reach(finding, note)
@@ -66,9 +66,9 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     before = _of_kind(finding, _outside_findings(note, begin, first))
     rest = _of_kind(finding, _outside_findings(note, last, end))
     clause = next((i for i in range(last, end) if words[i].text in (",", ";", "and", "but")), end) - last
-    after = [deed for i, deed in rest if i < clause]
-    further = () if after and after[0] not in ("plan", "stop") else tuple(deed for i, deed in rest if i >= clause)
-    if any(deed == "stop" for _, deed in _of_kind(finding, texts_of(words, end, stops))):
+    after = [action for i, action in rest if i < clause]
+    further = () if after and after[0] not in ("plan", "stop") else tuple(action for i, action in rest if i >= clause)
+    if any(action == "stop" for _, action in _of_kind(finding, texts_of(words, end, stops))):
         further += ("stop",)  # "was put on it, and when her pulse was fifty it was stopped"
     if after[:1] == ["plan"] and len(after) > 1 and kind == "medication":
         after = after[1:]  # "to be increased"
@@ -76,13 +76,13 @@ def deed_in_note(finding: Finding, note: FindingScan) -> NoteDeed | None:
     if finding.assertion == "past_or_stopped" and nearest in (None, "use"):
         return None  # "formerly on warfarin"
     if after and after[0] not in ("use", "plan"):
-        return NoteDeed(after[0], further)
+        return NoteAction(after[0], further)
     if nearest is not None:
-        return NoteDeed(nearest, further)
+        return NoteAction(nearest, further)
     if words[first].text in PERFORMED:
-        return NoteDeed("done", ())
+        return NoteAction("done", ())
     dosed = kind == "medication" and finding.assertion == "present" and not finding.allergy
-    return NoteDeed("use", ()) if dosed and DOSED & set(texts_of(words, last, end)) else None
+    return NoteAction("use", ()) if dosed and DOSED & set(texts_of(words, last, end)) else None
 
 
 def _reach(finding: Finding, note: FindingScan) -> tuple[int, int, int]:
@@ -110,73 +110,73 @@ def _outside_findings(note: FindingScan, first: int, last: int) -> list[str]:
     return ["" if i in inside else note.words[i].text for i in range(first, last)]
 
 
-def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Deed]]:
-    return [pair for pair in deeds_in(texts, spoken=False) if pair[1] in OF_NOTE[finding.kind]]
+def _of_kind(finding: Finding, texts: Sequence[str]) -> list[tuple[int, Action]]:
+    return [pair for pair in actions_in(texts, spoken=False) if pair[1] in OF_NOTE[finding.kind]]
 
 
-def said_of(finding: Finding, heard: Heard) -> list[Finding]:
+def said_of(finding: Finding, index: FindingIndex) -> list[Finding]:
     """The findings of the dialogue that are a note's finding, or else the broader ones."""
-    return heard.named(finding.names) or heard.exact(heard.broader(finding.names))
+    return index.named(finding.names) or index.exact(index.broader(finding.names))
 
 
-def deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
+def actions_in_talk(finding: Finding, index: FindingIndex) -> list[Action]:
     """What a dialogue does with a finding, where it is named, in the answers, and where "it" means it afterwards."""
-    return heard.once(("deeds", finding.kind, finding.names), lambda: _deeds_in_talk(finding, heard))
+    return index.once(("actions", finding.kind, finding.names), lambda: _actions_in_talk(finding, index))
 
 
-def _deeds_in_talk(finding: Finding, heard: Heard) -> list[Deed]:
+def _actions_in_talk(finding: Finding, index: FindingIndex) -> list[Action]:
     kind = finding.kind
-    said = said_of(finding, heard)
-    places = [(other.first, heard.scan.sentence_of(other)) for other in said] or heard.places_of(finding.names)
+    said = said_of(finding, index)
+    places = [(other.first, index.scan.sentence_of(other)) for other in said] or index.places_of(finding.names)
     names = {name for other in said for name in other.names} or set(finding.names)
-    others = {o.first for o in heard.scan.findings if o.kind == kind and not UNNAMED.issuperset(o.names)}
+    others = {o.first for o in index.scan.findings if o.kind == kind and not UNNAMED.issuperset(o.names)}
     named = sorted(others | {first for first, _ in places})
-    busy = {heard.scan.sentence_of(o).first for o in heard.scan.findings if _is_other(o, names, heard)}
-    found: list[Deed] = []
+    busy = {index.scan.sentence_of(o).first for o in index.scan.findings if _is_other(o, names, index)}
+    found: list[Action] = []
     for first, own in places:
-        if not _is_earlier(heard, own):
-            found += _of_mention(first, own, named, busy - {own.first}, heard)
+        if not _is_earlier(index, own):
+            found += _of_mention(first, own, named, busy - {own.first}, index)
     if kind == "procedure":  # to leave alone what could be done is not to do it
-        found = ["declined" if deed == "same" else deed for deed in found]
-    found = [deed for deed in found if deed in SHARED[kind]]
-    firm: list[Deed] = [deed for deed in found if deed != "plan"]
+        found = ["declined" if action == "same" else action for action in found]
+    found = [action for action in found if action in SHARED[kind]]
+    firm: list[Action] = [action for action in found if action != "plan"]
     return firm if firm and kind == "medication" else found
 
 
-def _is_other(finding: Finding, names: Set[str], heard: Heard) -> bool:
+def _is_other(finding: Finding, names: Set[str], index: FindingIndex) -> bool:
     """Whether something else is named that can be started or done; a "cardiologist" only tells who did it."""
-    told = any("referral" in heard.lexicon.ancestors[name] for name in finding.names)
+    told = any("referral" in index.lexicon.ancestors[name] for name in finding.names)
     other = names.isdisjoint(finding.names) and not ROOTS.issuperset(finding.names)
     return finding.kind in CHANGED and other and not told
 
 
-def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int], heard: Heard) -> list[Deed]:
-    """The deeds of a name at word `first`; `named`: where all of the kind are; `busy`: sentences that name others."""
-    words = heard.scan.words
+def _of_mention(first: int, own: Sentence, named: Sequence[int], busy: Set[int], index: FindingIndex) -> list[Action]:
+    """The actions of a name at word `first`; `named`: where all of the kind are; `busy`: sentences that name others."""
+    words = index.scan.words
     k = bisect_left(named, first)
     before = max(own.first, named[k - 1] + 1 if k else 0)
     after = min([own.last, *named[k + 1 : k + 2]])
     if words[first - 1].text == "except":
         return ["stop"]  # "Go on with all of them except [it]."
-    asks = _asks(own, heard)
-    further = deeds_in(texts_of(words, first + 1, after), spoken=True) if after < own.last else []
+    asks = _asks(own, index)
+    further = actions_in(texts_of(words, first + 1, after), spoken=True) if after < own.last else []
     begin, end = _clause(words, own, before, first, after)
     texts = texts_of(words, begin, end)
-    found = [deed for _, deed in deeds_in(texts, spoken=True)]
+    found = [action for _, action in actions_in(texts, spoken=True)]
     if "never" in texts and "declined" in found and not asks:
         return ["declined"]  # "they gave me the pills and I never filled them"
-    if any(deed == "switch" for _, deed in further):
+    if any(action == "switch" for _, action in further):
         found.append("stop")  # "the Cipro isn't working, so I'm changing you to Macrobid"
     reach = next((i for i in named[k + 1 :] if i >= own.last), len(words))
-    later = _afterwards(own, reach, heard)
-    answer = _answer(own, later, heard)
+    later = _afterwards(own, reach, index)
+    answer = _answer(own, later, index)
     if answer is not None:
-        found = _answered(found, own, texts, answer, heard, asks=asks)
+        found = _answered(found, own, texts, answer, index, asks=asks)
     elif asks:
         found = []
     for sentence in (s for s in later if s.first not in busy):
         answers = asks and answer is not None and sentence.first == answer[0]
-        found += _later(sentence, heard, is_near=sentence.turn <= own.turn + FRAGMENTS_AFTER, answers=answers)
+        found += _later(sentence, index, is_near=sentence.turn <= own.turn + FRAGMENTS_AFTER, answers=answers)
     return found
 
 
@@ -196,50 +196,58 @@ def _clause(words: Sequence[Word], own: Sentence, before: int, first: int, after
     return begin, end
 
 
-def _asks(sentence: Sentence, heard: Heard) -> bool:
-    return is_question(heard.scan.words, sentence, is_clinician=heard.turns[sentence.turn].is_clinician)
+def _asks(sentence: Sentence, index: FindingIndex) -> bool:
+    return is_question(index.scan.words, sentence, is_clinician=index.turns[sentence.turn].is_clinician)
 
 
-def _later(sentence: Sentence, heard: Heard, *, is_near: bool, answers: bool) -> list[Deed]:
-    """The deeds of a sentence after the name, if "it" or its shortness shows that it still speaks of it."""
-    words = heard.scan.words
+def _later(sentence: Sentence, index: FindingIndex, *, is_near: bool, answers: bool) -> list[Action]:
+    """The actions of a sentence after the name, if "it" or its shortness shows that it still speaks of it."""
+    words = index.scan.words
     texts = texts_of(words, sentence.first, sentence.last)
     if not (answers or (is_near and len(texts) <= FRAGMENT) or ANAPHORA & set(texts)):
         return []
-    found = [deed for _, deed in deeds_in(texts, spoken=True) if is_near or deed not in ("declined", "done", "use")]
+    found = [
+        action for _, action in actions_in(texts, spoken=True) if is_near or action not in ("declined", "done", "use")
+    ]
     if sentence.asks and not asks_openly(words, sentence):
         return []  # but "When did you stop?"
-    return ["stop" if deed == "switch" else deed for deed in found]  # "They switched me."
+    return ["stop" if action == "switch" else action for action in found]  # "They switched me."
 
 
-def _afterwards(own: Sentence, reach: int, heard: Heard) -> list[Sentence]:
+def _afterwards(own: Sentence, reach: int, index: FindingIndex) -> list[Sentence]:
     """The sentences after one that may still speak of what it names."""
-    later = [s for s in heard.scan.sentences_of[own.turn] if s.first > own.first]
+    later = [s for s in index.scan.sentences_of[own.turn] if s.first > own.first]
     for turn in range(own.turn + 1, own.turn + 1 + TURNS_AFTER):
-        later += heard.scan.sentences_of.get(turn, ())
+        later += index.scan.sentences_of.get(turn, ())
     return [s for s in later if s.last <= reach][:SENTENCES_AFTER]
 
 
-def _answer(own: Sentence, after: Sequence[Sentence], heard: Heard) -> tuple[int, int] | None:
+def _answer(own: Sentence, after: Sequence[Sentence], index: FindingIndex) -> tuple[int, int] | None:
     """The words of the turn that answers a clinician's sentence."""
     number = own.turn + 1
     is_last = not any(s.turn == own.turn and s.last - s.first > FRAGMENT for s in after)
-    if not is_last or number >= len(heard.turns):
+    if not is_last or number >= len(index.turns):
         return None
-    asks_back = _asks(own, heard) and not heard.turns[own.turn].is_clinician and heard.turns[number].is_clinician
-    answers = heard.turns[own.turn].is_clinician and not heard.turns[number].is_clinician
-    return heard.scan.turns[number] if answers or asks_back else None
+    asks_back = _asks(own, index) and not index.turns[own.turn].is_clinician and index.turns[number].is_clinician
+    answers = index.turns[own.turn].is_clinician and not index.turns[number].is_clinician
+    return index.scan.turns[number] if answers or asks_back else None
 
 
 def _answered(
-    found: list[Deed], own: Sentence, texts: Sequence[str], answer: tuple[int, int], heard: Heard, *, asks: bool
-) -> list[Deed]:
-    """The deeds of a clinician's sentence with the patient's answer to it: an offer taken or refused, a use denied."""
-    words = heard.scan.words
+    found: list[Action],
+    own: Sentence,
+    texts: Sequence[str],
+    answer: tuple[int, int],
+    index: FindingIndex,
+    *,
+    asks: bool,
+) -> list[Action]:
+    """The actions of a clinician's sentence with the patient's answer: an offer accepted or refused, a use denied."""
+    words = index.scan.words
     reply = read_reply(words, *answer)[0]
     refused = opens_with_no(words, *answer)
     replied = texts_of(words, answer[0], min(answer[1], answer[0] + ANSWER))
-    said = [deed for _, deed in deeds_in(replied, spoken=True)]
+    said = [action for _, action in actions_in(replied, spoken=True)]
     asked = set(texts)
     offered = bool(OFFERS & asked) or (not asks and not {"start", "plan"}.isdisjoint(found))
     if replied[:2] == ["not", "yet"]:
@@ -254,44 +262,44 @@ def _answered(
         once = reply == "no" and "again" in asked  # "Did you take it again?"
         return [] if once else ["use" if reply == "yes" else "stop"]
     if refused:
-        return [REVERSED.get(deed, deed) for deed in found]
-    return [deed for deed in found if deed not in ("use", "keep")]
+        return [REVERSED.get(action, action) for action in found]
+    return [action for action in found if action not in ("use", "keep")]
 
 
-def agrees(note: NoteDeed, said: Sequence[Deed]) -> bool:
+def agrees(note: NoteAction, said: Sequence[Action]) -> bool:
     """Whether something that is said of a finding is what the note does with it."""
-    return any(not AGREE[deed].isdisjoint(said) for deed in (note.deed, *note.further))
+    return any(not AGREE[action].isdisjoint(said) for action in (note.action, *note.further))
 
 
-def is_opposed(note: NoteDeed, said: Sequence[Deed], *, once: bool, told: bool) -> bool:
+def is_opposed(note: NoteAction, said: Sequence[Action], *, once: bool, told: bool) -> bool:
     """Whether all that is said of a finding is the opposite of what the note does with it, or what one would say.
 
     `once`: an operation, which is not planned any more once it has been done. `told`: nobody stops it without a word.
     """
-    if once and note.deed == "plan" and "done" in said and {"done", "stop", "use"}.issuperset(said):
+    if once and note.action == "plan" and "done" in said and {"done", "stop", "use"}.issuperset(said):
         return True
     if agrees(note, said):
         return False
-    if note.deed == "done" and "plan" in said:
-        said = [deed for deed in said if deed != "use"]  # "I'd like to take that mole off"
-    return (told and note.deed in TOLD) or (bool(said) and OPPOSE[note.deed].issuperset(said))
+    if note.action == "done" and "plan" in said:
+        said = [action for action in said if action != "use"]  # "I'd like to take that mole off"
+    return (told and note.action in TOLD) or (bool(said) and OPPOSE[note.action].issuperset(said))
 
 
-def is_open(said: Sequence[Finding], deed: Deed, deeds: Sequence[Deed], heard: Heard) -> bool:
+def is_open(said: Sequence[Finding], action: Action, actions: Sequence[Action], index: FindingIndex) -> bool:
     """Whether the dialogue leaves open what is done now: it is named as over, or where is told what was done before."""
-    over = deed == "stop" and any(other.assertion == "past_or_stopped" for other in said)
-    return over or (not deeds and any(_is_earlier(heard, heard.scan.sentence_of(other)) for other in said))
+    over = action == "stop" and any(other.assertion == "past_or_stopped" for other in said)
+    return over or (not actions and any(_is_earlier(index, index.scan.sentence_of(other)) for other in said))
 
 
-def _is_earlier(heard: Heard, sentence: Sentence) -> bool:
+def _is_earlier(index: FindingIndex, sentence: Sentence) -> bool:
     """Whether a sentence tells what was done before: "[Last time] I doubled it."."""
-    return any(pair in EARLIER for pair in pairwise(texts_of(heard.scan.words, sentence.first, sentence.last)))
+    return any(pair in EARLIER for pair in pairwise(texts_of(index.scan.words, sentence.first, sentence.last)))
 
 
 def with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
     """The characters of a finding with the word that says what is done with it: "[continue lisinopril]"."""
     near = range(max(finding.first - SPAN_NEAR, 0), min(finding.last + SPAN_NEAR, len(note.words)))
-    places = [i for i in near if is_deed(note.words[i].text)]
+    places = [i for i in near if is_action(note.words[i].text)]
     if not places:
         return finding.start, finding.end
     first = min(places, key=lambda i: min(abs(i - finding.first), abs(i - finding.last)))

@@ -12,7 +12,7 @@ from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import FindingScan, JudgedFact, Verdict
-from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import stem
@@ -53,10 +53,10 @@ ANY_WORK = bag("worker driver officer bus assembly")
 NEAR = 3
 
 
-def judge_identity(note: FindingScan, heard: Heard) -> list[JudgedFact]:
+def judge_identity(note: FindingScan, index: FindingIndex) -> list[JudgedFact]:
     """The verdicts on what a note says of the patient's sex (the first time), work and marital status."""
-    sex = _said_sex(heard)
-    stated = next(_stated_sexes(note, heard), None) if sex is not None else None
+    sex = _said_sex(index)
+    stated = next(_stated_sexes(note, index), None) if sex is not None else None
     facts = []
     if stated is not None:
         i, of_note = stated
@@ -64,12 +64,12 @@ def judge_identity(note: FindingScan, heard: Heard) -> list[JudgedFact]:
     for sentence in note.sentences:
         if note.kin_between(sentence.first, sentence.last):
             continue
-        facts += _works(note, sentence, heard)
+        facts += _works(note, sentence, index)
         for i in range(sentence.first, sentence.last):
             lives = note.words[i].text == "alone" and i > sentence.first and note.words[i - 1].text in LIVES
             said = ALONE if lives else STATUS.get(note.words[i].text)
             if said is not None:
-                facts.append(_fact(note, i, i + 1, "supported" if heard.says(said) else "not_found"))
+                facts.append(_fact(note, i, i + 1, "supported" if index.says(said) else "not_found"))
     return facts
 
 
@@ -77,7 +77,7 @@ def _fact(note: FindingScan, first: int, last: int, verdict: Verdict) -> JudgedF
     return JudgedFact(note.words[first].start, note.words[last - 1].end, KIND, verdict, None)
 
 
-def _stated_sexes(note: FindingScan, heard: Heard) -> Iterator[tuple[int, Sex]]:
+def _stated_sexes(note: FindingScan, index: FindingIndex) -> Iterator[tuple[int, Sex]]:
     """Where the note tells the patient's sex; a pronoun only where no relative is named before it."""
     named = False
     for sentence in note.sentences:
@@ -86,31 +86,31 @@ def _stated_sexes(note: FindingScan, heard: Heard) -> Iterator[tuple[int, Sex]]:
             text = note.words[i].text
             if text in NOUNS and not kin:
                 yield i, NOUNS[text]
-            elif text in CHILDREN and heard.has_guests and len(kin) == 1 and note.words[i - 1].text == "old":
+            elif text in CHILDREN and index.has_guests and len(kin) == 1 and note.words[i - 1].text == "old":
                 yield i, CHILDREN[text]
             elif text in PRONOUNS and not (named or kin):
                 yield i, PRONOUNS[text]
         named = named or bool(kin)
 
 
-def _said_sex(heard: Heard) -> Sex | None:
+def _said_sex(index: FindingIndex) -> Sex | None:
     """The patient's sex as the dialogue makes it plain; None where it doesn't, or says both."""
     said: set[Sex] = set()
-    for turn, (first, last) in zip(heard.turns, heard.scan.turns, strict=True):
-        texts = [word.text for word in heard.scan.words[first:last]]
-        if heard.has_guests:
+    for turn, (first, last) in zip(index.turns, index.scan.turns, strict=True):
+        texts = [word.text for word in index.scan.words[first:last]]
+        if index.has_guests:
             said |= {PRONOUNS[text] for text in texts if text in PRONOUNS}
             said |= {CHILDREN[text] for text in texts if text in CHILDREN}
         elif turn.is_clinician:
             said |= {ADDRESS[text] for text in texts if text in ADDRESS}
-    if not heard.has_guests:
-        own = (one for one in heard.scan.findings if one.assertion in ("present", "past_or_stopped"))
+    if not index.has_guests:
+        own = (one for one in index.scan.findings if one.assertion in ("present", "past_or_stopped"))
         of_patient = (one for one in own if one.subject == "patient")
         said |= {OF_ONE_SEX[name] for one in of_patient for name in one.names if name in OF_ONE_SEX}
     return said.pop() if len(said) == 1 else None
 
 
-def _works(note: FindingScan, sentence: Sentence, heard: Heard) -> list[JudgedFact]:
+def _works(note: FindingScan, sentence: Sentence, index: FindingIndex) -> list[JudgedFact]:
     """The verdicts on the occupations that a sentence gives the patient: "a retired [nurse]"."""
     texts = [note.words[i].text for i in range(sentence.first, sentence.last)]
     facts = []
@@ -122,7 +122,7 @@ def _works(note: FindingScan, sentence: Sentence, heard: Heard) -> list[JudgedFa
         )
         if found is not None and WORKS & {*texts[max(i - NEAR, 0) : i]}:
             names, hints = found
-            verdict: Verdict = "supported" if heard.says(hints) else "not_found"
+            verdict: Verdict = "supported" if index.says(hints) else "not_found"
             facts.append(_fact(note, sentence.first + i, sentence.first + i + len(names), verdict))
         i += len(found[0]) if found else 1
     return facts

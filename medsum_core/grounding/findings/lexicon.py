@@ -33,7 +33,7 @@ TABLES = Path(__file__).parent / "lexicon"
 HINTS = "lay.tsv"
 END = ""  # the key of a phrase's entries in the trie
 PARTED, NEEDS_PART, LACK = "@part", "@needs", "@lack"
-LOOSE, DENYING, SPOKEN = "~", "!", "="
+PARAPHRASE, DENYING, SPOKEN = "~", "!", "="
 COMMENT = "#"
 
 
@@ -41,14 +41,14 @@ COMMENT = "#"
 class Concept:
     """A finding that can be named.
 
-    `loose`: sets of stems that mention it in a dialogue; `hints`: those that may. `parted`: a body part completes it;
+    `paraphrases`: stems of it in a dialogue; `hints`: those that may. `parted`: a body part completes it;
     `needs_part`: must. `lack`: a denial may state it.
     """
 
     name: str
     kind: str
     broader: tuple[str, ...]
-    loose: tuple[frozenset[str], ...]
+    paraphrases: tuple[frozenset[str], ...]
     hints: tuple[frozenset[str], ...]
     parted: bool
     needs_part: bool
@@ -78,10 +78,10 @@ class Lexicon:
 
     @cached_property
     def longer(self) -> Mapping[str, list[tuple[frozenset[str], str]]]:
-        """For each stem the loose phrases of conditions that have it along with others, each with its concept."""
+        """For each stem the paraphrases of conditions that have it along with others, each with its concept."""
         found: dict[str, list[tuple[frozenset[str], str]]] = {}
         for concept in self.concepts.values():
-            for stems in (*concept.loose, *concept.hints) if concept.kind == "condition" else ():
+            for stems in (*concept.paraphrases, *concept.hints) if concept.kind == "condition" else ():
                 for word in stems if len(stems) > 1 else ():
                     found.setdefault(word, []).append((stems, concept.name))
         return found
@@ -164,23 +164,23 @@ def _build(rows: Sequence[_Row], hints: Mapping[str, tuple[frozenset[str], ...]]
     concepts, composed = {}, {}
     trie: dict[str, Any] = {}
     for row in merged.values():
-        loose = [frozenset(map(stem, text[1:].split())) for text in row.synonyms if text.startswith(LOOSE)]
+        paraphrases = [frozenset(map(stem, text[1:].split())) for text in row.synonyms if text.startswith(PARAPHRASE)]
         pairs = [text.partition("@") for text in row.synonyms if "@" in text]
         composed.update({(quality, part): row.name for quality, _, part in pairs})
         for text in (row.name, *row.synonyms):
-            if text.startswith(LOOSE) or "@" in text:
+            if text.startswith(PARAPHRASE) or "@" in text:
                 continue
             stems = [stem(word.lower()) for word in text.lstrip(DENYING + SPOKEN).split()]
             _insert(trie, stems, (row.name, text.isupper(), text.startswith(DENYING), text.startswith(SPOKEN)))
             weak = len(stems) > 1 or NEEDS_PART in row.broader or row.kind == PART
-            loose += [frozenset(stems)] if weak and text[0] != DENYING else []
+            paraphrases += [frozenset(stems)] if weak and text[0] != DENYING else []
         concepts[row.name] = Concept(
             name=row.name,
             kind=row.kind,
             broader=tuple(
                 name for name in (*row.broader, *(quality for quality, _, _ in pairs)) if not name.startswith("@")
             ),
-            loose=tuple(dict.fromkeys(loose)),
+            paraphrases=tuple(dict.fromkeys(paraphrases)),
             hints=hints.get(row.name, ()),
             parted=PARTED in row.broader,
             needs_part=NEEDS_PART in row.broader,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import Finding, FindingScan, Judged, JudgedFact, Verdict, turn_of
-from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.kinship import AND, FAMILY, parted, same_person
 from medsum_core.grounding.findings.relatives import PATIENT, TELLING, UNKNOWN, bearers
 from medsum_core.grounding.findings.scope import Sentence
@@ -20,18 +20,18 @@ COMPANIONS = bag("parent child spouse partner friend neighbor coworker roommate"
 CHILDLIKE = bag("son daughter child baby infant grandson granddaughter grandchild twin family")
 
 
-def judge_relatives(note: FindingScan, heard: Heard) -> list[JudgedFact]:
+def judge_relatives(note: FindingScan, index: FindingIndex) -> list[JudgedFact]:
     """The verdicts on the relatives of whom a note says something: does the dialogue name them, or who may be the same?
 
     Not where a relative is present, whose tag may not tell who she is.
     """
     facts = []
     told_of = {i for s in note.sentences for i in _told_of(note, s)}
-    for i, name in note.kin if heard.kin and not heard.has_guests else ():
-        if name == FAMILY or i not in told_of or name in COMPANIONS or (name in SPOUSES and heard.says(MARRIED)):
+    for i, name in note.kin if index.kin and not index.has_guests else ():
+        if name == FAMILY or i not in told_of or name in COMPANIONS or (name in SPOUSES and index.says(MARRIED)):
             continue
-        told = [other for other in heard.kin if same_person(name, other)]
-        verdict: Verdict = "supported" if told and not _is_of_other_side(name, heard.kin) else "contradicted"
+        told = [other for other in index.kin if same_person(name, other)]
+        verdict: Verdict = "supported" if told and not _is_of_other_side(name, index.kin) else "contradicted"
         sided = i > 0 and note.words[i - 1].text in ("maternal", "paternal")
         facts.append(JudgedFact(note.words[i - sided].start, note.words[i].end, "relative", verdict, None))
     return facts
@@ -52,23 +52,23 @@ def _is_of_other_side(name: str, said: Iterable[str]) -> bool:
     return bool(side and sides) and side not in sides
 
 
-def is_of_family(named: Sequence[Finding], note: FindingScan, heard: Heard) -> bool:
+def is_of_family(named: Sequence[Finding], note: FindingScan, index: FindingIndex) -> bool:
     """Whether all findings of a note are of relatives in the dialogue: it is a family history without saying so."""
     if any(word.text in PATIENT_WORDS for word in note.words):
         return False
     names = dict.fromkeys(finding.names for finding in named)
-    said = (other for of_one in names for other in heard.named(of_one) if other.assertion != "denied")
-    return all(other.subject not in (PATIENT, UNKNOWN) or heard.tells_of(SOMEONE, other) for other in said)
+    said = (other for of_one in names for other in index.named(of_one) if other.assertion != "denied")
+    return all(other.subject not in (PATIENT, UNKNOWN) or index.tells_of(SOMEONE, other) for other in said)
 
 
-def is_named_near(finding: Finding, said: Sequence[Finding], heard: Heard) -> bool:
+def is_named_near(finding: Finding, said: Sequence[Finding], index: FindingIndex) -> bool:
     """Whether the relative of a note's finding is named where the dialogue speaks of it."""
     asked = [other for other in said if other.reply is not None or other.assertion != "denied"]
-    named = any(same_person(finding.subject, kin) for other in said for kin in heard.kin_around(other))
+    named = any(same_person(finding.subject, kin) for other in said for kin in index.kin_around(other))
     return named and len(asked) == len(said)  # not "No colon cancer, but my brother has Crohn's."
 
 
-def of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Judged:
+def of_person(finding: Finding, affirmed: Sequence[Finding], index: FindingIndex) -> Judged:
     """Supported if the person may be the same; "Father had diabetes" is not where only the mother has it."""
     statements = [other for other in affirmed if other.assertion != "asked"] or list(affirmed)
     subject = finding.subject
@@ -78,15 +78,15 @@ def of_person(finding: Finding, affirmed: Sequence[Finding], heard: Heard) -> Ju
         own = [other for other in statements if {*other.subject.split(AND)} & {PATIENT, UNKNOWN, *CHILDLIKE}]
         return Judged("supported", turn_of(own)) if own else Judged("contradicted", statements[0].turn)
     own = [other for other in statements if same_person(subject, other.subject)]
-    if heard.has_guests and not own:
+    if index.has_guests and not own:
         own = [other for other in statements if other.subject in (PATIENT, UNKNOWN, FAMILY)]
-    own = own or [other for other in statements if other.subject == FAMILY and heard.tells_of(EVERYONE, other)]
+    own = own or [other for other in statements if other.subject == FAMILY and index.tells_of(EVERYONE, other)]
     if own:
         return Judged("supported", turn_of(own))
     if not any(set(other.names) & set(finding.names) for other in statements):
         return Judged("supported", turn_of(statements))  # of a wider kind each may have his own
     others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]
-    if any(same_person(subject, kin) for other in statements for kin in heard.kin_around(other)):
+    if any(same_person(subject, kin) for other in statements for kin in index.kin_around(other)):
         others = [other for other in others if other.subject != PATIENT]
     return Judged("contradicted", others[0].turn) if others else Judged("supported", turn_of(statements))
 

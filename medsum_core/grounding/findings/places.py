@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import NOT_FOUND, SUPPORTED, Finding, FindingScan, Judged, JudgedFact, Place
-from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.replies import asks_openly, read_reply
 from medsum_core.grounding.findings.scope import judged_good, read_scopes
 
@@ -24,7 +24,7 @@ SHORT = 5  # words of a question about a part
 REACH = 14  # words from a finding to the last body part of a list
 
 
-def judge_places(note: FindingScan, heard: Heard, unsupported: Sequence[tuple[int, int]]) -> list[JudgedFact]:
+def judge_places(note: FindingScan, index: FindingIndex, unsupported: Sequence[tuple[int, int]]) -> list[JudgedFact]:
     """The verdicts on the body parts of a note's findings, but for the findings at the spans `unsupported`."""
     facts = []
     for place in note.parts:
@@ -38,53 +38,53 @@ def judge_places(note: FindingScan, heard: Heard, unsupported: Sequence[tuple[in
             or any(a < end and start < b for a, b in unsupported)
         ):
             continue
-        facts.append(JudgedFact(start, end, owner.kind, *_judged(place.name, heard)))
+        facts.append(JudgedFact(start, end, owner.kind, *_judged(place.name, index)))
     return facts
 
 
-def _judged(name: str, heard: Heard) -> Judged:
-    return heard.once(("place", name), lambda: judge_place(name, heard))
+def _judged(name: str, index: FindingIndex) -> Judged:
+    return index.once(("place", name), lambda: judge_place(name, index))
 
 
-def judge_place(name: str, heard: Heard) -> Judged:
+def judge_place(name: str, index: FindingIndex) -> Judged:
     """Supported if the dialogue names the part, a wider or a narrower one; contradicted where it calls it fine."""
-    turn = _turn_naming(name, heard)
+    turn = _turn_naming(name, index)
     if turn is None:
-        vague = any(place.name in VAGUE for place in heard.scan.parts)  # "weakness on the right side"
-        said = any(words <= heard.turns_of.keys() for words in heard.lexicon.concepts[name].loose)
+        vague = any(place.name in VAGUE for place in index.scan.parts)  # "weakness on the right side"
+        said = any(words <= index.turns_of.keys() for words in index.lexicon.concepts[name].paraphrases)
         return SUPPORTED if vague or said else NOT_FOUND
-    good = {turn for part, turn in heard.scan.good if part == name}
-    places = [place for place in heard.scan.parts if place.name == name]
-    denied = [place.turn for place in places if place.turn in good or _is_denied(place, good, heard)]
+    good = {turn for part, turn in index.scan.good if part == name}
+    places = [place for place in index.scan.parts if place.name == name]
+    denied = [place.turn for place in places if place.turn in good or _is_denied(place, good, index)]
     return Judged("contradicted", denied[0]) if denied and len(denied) == len(places) else Judged("supported", turn)
 
 
-def _turn_naming(name: str, heard: Heard) -> int | None:
+def _turn_naming(name: str, index: FindingIndex) -> int | None:
     """The first turn that names a part, a wider or a narrower one; None if none does."""
     answers: dict[int, set[str]] = {}
-    for place in heard.scan.parts:
+    for place in index.scan.parts:
         answers.setdefault(place.turn - 1, set()).add(place.name)
-    named = ((one.turn, one.name) for one in heard.scan.parts if not _is_asked_openly(one, answers, heard))
-    of_findings = ((one.turn, part) for one in heard.scan.findings for part in heard.implied_parts(one))
-    return min((turn for turn, part in (*named, *of_findings) if heard.lexicon.related(name, part)), default=None)
+    named = ((one.turn, one.name) for one in index.scan.parts if not _is_asked_openly(one, answers, index))
+    of_findings = ((one.turn, part) for one in index.scan.findings for part in index.implied_parts(one))
+    return min((turn for turn, part in (*named, *of_findings) if index.lexicon.related(name, part)), default=None)
 
 
-def _is_asked_openly(place: Place, answers: Mapping[int, set[str]], heard: Heard) -> bool:
+def _is_asked_openly(place: Place, answers: Mapping[int, set[str]], index: FindingIndex) -> bool:
     """Whether the answer names a narrower part than the question: "Which finger?" "My thumb."."""
-    sentence = heard.scan.sentence_at(place.first)
-    if not (sentence.asks and asks_openly(heard.scan.words, sentence)):
+    sentence = index.scan.sentence_at(place.first)
+    if not (sentence.asks and asks_openly(index.scan.words, sentence)):
         return False
-    return any(place.name in heard.lexicon.ancestors[name] for name in answers.get(place.turn, ()))
+    return any(place.name in index.lexicon.ancestors[name] for name in answers.get(place.turn, ()))
 
 
-def _is_denied(place: Place, good: Set[int], heard: Heard) -> bool:
+def _is_denied(place: Place, good: Set[int], index: FindingIndex) -> bool:
     """Whether nothing is wrong there: "The thumb?" "The thumb's fine.", "not the arm"."""
-    words, sentence = heard.scan.words, heard.scan.sentence_at(place.first)
+    words, sentence = index.scan.words, index.scan.sentence_at(place.first)
     if not sentence.asks:
         return place.first in read_scopes(words, sentence, spoken=True).denied
-    if place.turn + 1 >= len(heard.turns) or sentence.last - sentence.first > SHORT:
+    if place.turn + 1 >= len(index.turns) or sentence.last - sentence.first > SHORT:
         return False
-    return place.turn + 1 in good or read_reply(words, *heard.scan.turns[place.turn + 1])[0] == "no"
+    return place.turn + 1 in good or read_reply(words, *index.scan.turns[place.turn + 1])[0] == "no"
 
 
 def _owner(place: Place, note: FindingScan) -> Finding | None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import Finding, FindingScan
-from medsum_core.grounding.findings.heard import Heard
+from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.replies import asks_openly, read_reply
 from medsum_core.grounding.findings.scope import NEGATIONS
 from medsum_core.grounding.findings.stems import texts_of
@@ -51,11 +51,11 @@ TOLD = bag("it that they all everything both came results")
 ENDS = bag(", ; but . ? ! and with")
 
 
-def other_certainty(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> int | None:
+def other_certainty(finding: Finding, said: Sequence[Finding], note: FindingScan, index: FindingIndex) -> int | None:
     """The turn that leaves open what the note is sure of, or settles what the note leaves open; None if none does."""
     if finding.kind != "condition" or not said:
         return None
-    of_clinician = [other for other in said if heard.turns[other.turn].is_clinician]
+    of_clinician = [other for other in said if index.turns[other.turn].is_clinician]
     if finding.assertion == "present" and SURE & _around(note, finding):
         told = of_clinician or said  # whose word it is
         return told[0].turn if all(other.assertion == "uncertain" for other in told) else None
@@ -63,7 +63,7 @@ def other_certainty(finding: Finding, said: Sequence[Finding], note: FindingScan
     if finding.assertion != "uncertain" or len(told) < len(said):
         return None
     denied = all(other.assertion == "denied" for other in told)
-    proved = all(other.assertion == "present" and PROVED & set(_sentence(heard, other)) for other in told)
+    proved = all(other.assertion == "present" and PROVED & set(_sentence(index, other)) for other in told)
     return told[0].turn if denied or proved else None
 
 
@@ -72,12 +72,12 @@ def _around(note: FindingScan, finding: Finding) -> set[str]:
     return {word.text for word in (*note.words[first : finding.first], *note.after(finding, SURE_AFTER))}
 
 
-def _sentence(heard: Heard, finding: Finding) -> list[str]:
-    sentence = heard.scan.sentence_of(finding)
-    return texts_of(heard.scan.words, sentence.first, sentence.last)
+def _sentence(index: FindingIndex, finding: Finding) -> list[str]:
+    sentence = index.scan.sentence_of(finding)
+    return texts_of(index.scan.words, sentence.first, sentence.last)
 
 
-def other_course(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> int | None:
+def other_course(finding: Finding, said: Sequence[Finding], note: FindingScan, index: FindingIndex) -> int | None:
     """The turn that gives a note's symptom the opposite course only; None if none does."""
     if finding.kind not in ("symptom", "substance") or finding.assertion == "denied":
         return None
@@ -88,7 +88,7 @@ def other_course(finding: Finding, said: Sequence[Finding], note: FindingScan, h
         stated = "lasting"
     if stated is None:
         return None
-    told = [(course, other.turn) for other in said for course in _told(other, heard)]
+    told = [(course, other.turn) for other in said for course in _told(other, index)]
     opposed = [turn for course, turn in told if course in OPPOSED[stated]]
     return opposed[0] if opposed and len(opposed) == len(told) else None
 
@@ -97,38 +97,38 @@ def _courses(texts: Iterable[str]) -> list[Course]:
     return [course for text in texts for course, words in COURSES.items() if text in words]
 
 
-def _told(finding: Finding, heard: Heard) -> list[Course]:
+def _told(finding: Finding, index: FindingIndex) -> list[Course]:
     """What a sentence of the dialogue, with the answer to it, says of a finding's course."""
-    sentence, texts = heard.scan.sentence_of(finding), _sentence(heard, finding)
+    sentence, texts = index.scan.sentence_of(finding), _sentence(index, finding)
     asked = _courses(texts)
     if not sentence.asks and finding.reply is None:
         return [] if (LEAVING_OPEN | NEGATIONS) & set(texts) else asked
-    if sentence.turn + 1 >= len(heard.turns) or asks_openly(heard.scan.words, sentence):
+    if sentence.turn + 1 >= len(index.turns) or asks_openly(index.scan.words, sentence):
         return []
-    first, last = heard.scan.turns[sentence.turn + 1]
-    told = _courses(texts_of(heard.scan.words, first, heard.scan.sentences_of[sentence.turn + 1][0].last))
-    reply = read_reply(heard.scan.words, first, last)[0]
+    first, last = index.scan.turns[sentence.turn + 1]
+    told = _courses(texts_of(index.scan.words, first, index.scan.sentences_of[sentence.turn + 1][0].last))
+    reply = read_reply(index.scan.words, first, last)[0]
     if told or reply not in ("yes", "no"):
         return told
     return asked if reply == "yes" else [OVER[course] for course in asked]
 
 
-def other_result(finding: Finding, said: Sequence[Finding], note: FindingScan, heard: Heard) -> bool:
+def other_result(finding: Finding, said: Sequence[Finding], note: FindingScan, index: FindingIndex) -> bool:
     """Whether the dialogue gives a note's test only the other result."""
     sentence = note.sentence_of(finding)
     before = texts_of(note.words, max(sentence.first, finding.first - RESULT_BEFORE), finding.first)
     after = [word.text for word in note.after(finding, RESULT_AFTER)]
     end = next((k for k, text in enumerate(after) if text in ENDS), len(after))
     stated = next(filter(None, map(_result, [*before, *after[:end]])), None)
-    told = {result for other in said for result in _results(other, heard)} if stated else set()
+    told = {result for other in said for result in _results(other, index)} if stated else set()
     return bool(told) and stated not in told
 
 
-def _results(finding: Finding, heard: Heard) -> Iterable[Result]:
+def _results(finding: Finding, index: FindingIndex) -> Iterable[Result]:
     """The results that a dialogue gives a test where it names it, and in the answer."""
-    words, turn = heard.scan.words, finding.turn
-    own = [s for s in heard.scan.sentences_of[turn] if s.last > finding.first]
-    for k, sentence in enumerate([*own[:2], *heard.scan.sentences_of.get(turn + 1, [])[:2]]):
+    words, turn = index.scan.words, finding.turn
+    own = [s for s in index.scan.sentences_of[turn] if s.last > finding.first]
+    for k, sentence in enumerate([*own[:2], *index.scan.sentences_of.get(turn + 1, [])[:2]]):
         told = k == 0 or words[sentence.first].text in TOLD
         for i in range(max(sentence.first, finding.first - RESULT_BEFORE), sentence.last):
             result = _result(words[i].text) if told or words[i].text not in PRAISE else None

@@ -1,15 +1,15 @@
 """CPU memory for the kernels' tensors, reused as soon as no tensor refers to it.
 
 In glibc's heap, tensors saved for the backward pass alternate with temporaries, and all have new lengths in each
-micro-batch: it ends full of gaps that no later tensor fits, and returning them to the system costs a page fault for
-every 4 KiB used again. So a temporary gets a block of its own, rounded up to a power of two. What the forward pass
-saves for the backward pass is carved one after another from arenas, blocks of 16 MiB: the backward pass frees them in
-reverse order, and the next micro-batch, or a concurrent one, takes them over. Where activations are recomputed, the
-gradients of the weights have an arena of their own, because they outlive the activations of their layer.
+micro-batch: it fills with gaps that no later tensor fits, and returning them to the system costs a page fault for
+every 4 KiB used again. Therefore a temporary gets its own block, whose size is rounded up to a power of two. Tensors
+that the forward pass saves for the backward pass are allocated one after another in arenas, blocks of 16 MiB: the
+backward pass frees them in reverse order, and the next micro-batch, or a concurrent one, reuses them. With recomputed
+activations, gradients of weights have their own arena, because they outlive the activations of their layer.
 
 A block is free when nothing but this module refers to it, by Python's reference count: memory is never overwritten
-while a tensor uses it. Small tensors come from the C library, those larger than a block from the system, on huge pages
-that are returned. Other devices use their own allocator.
+while a tensor uses it. Small tensors are allocated by the C library, those larger than LARGEST_BLOCK by the system, on
+huge pages that are returned when freed. Other devices use their own allocator.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64  # bytes; PyTorch's own on a CPU
-SMALLEST_BLOCK, LARGEST_BLOCK = 2**16, 2**22  # bytes; a larger tensor would also leave too much of an arena unused
+SMALLEST_BLOCK, LARGEST_BLOCK = 2**16, 2**22  # bytes; larger tensors would leave too much of an arena unused
 ARENA_BYTES = 4 * LARGEST_BLOCK
-STAGGER = 17 * ALIGNMENT  # blocks at the same offset of a page would compete for the same lines of the cache
+STAGGER = 17 * ALIGNMENT  # blocks at the same offset of a page would compete for the same cache lines
 
 Block = npt.NDArray[np.uint8]
 
 
 class Arena(local):
-    """The block that a thread fills with tensors of the same lifetime, and how many bytes of it are taken."""
+    """The block that a thread fills with tensors of the same lifetime, and how many of its bytes are used."""
 
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes, self.used = num_bytes, 0
@@ -77,7 +77,7 @@ def mm(a_MK: Tensor, b_KN: Tensor) -> Tensor:
 def empty_for_backward(
     shape: Sequence[int], *, dtype: torch.dtype, device: torch.device, arena: Arena = ACTIVATIONS
 ) -> Tensor:
-    """Uninitialised tensor for save_for_backward. CPU: carved from this thread's arena; elsewhere torch.empty."""
+    """Uninitialised tensor for save_for_backward; on a CPU from this thread's arena, elsewhere torch.empty."""
     num_bytes = prod(shape) * dtype.itemsize
     if device.type != "cpu" or not 0 < num_bytes <= LARGEST_BLOCK:
         return empty(shape, dtype=dtype, device=device)
@@ -91,7 +91,7 @@ def empty_for_backward(
 
 
 def lasting_copy(x: Tensor) -> Tensor:
-    """A copy that lives as long as the run; on a CPU outside the heap, where it would keep free gaps apart."""
+    """A copy for the whole run; on a CPU outside of the heap, where it would separate free gaps."""
     if x.device.type != "cpu" or x.nbytes < mmap.PAGESIZE:
         return x.clone()
     return torch.from_numpy(_pages(x.nbytes)).view(x.dtype).view(x.shape).copy_(x)
@@ -108,7 +108,7 @@ def _pages(num_bytes: int, *, huge: bool = False) -> Block:
     """Memory from the system. Huge pages are rounded up to 2 MiB and take a tenth of the time to allocate."""
     memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if huge and hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a Linux kernel built without huge pages refuses the advice: plain pages then
+        with suppress(OSError):  # a Linux kernel built without huge pages refuses; plain pages are used then
             memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
 

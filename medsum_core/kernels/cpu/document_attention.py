@@ -1,4 +1,4 @@
-"""Causal attention of one document after another for CPUs, as matrix products of a block of queries each.
+"""Causal attention for CPUs, document by document, as matrix products of one block of queries each.
 
 Letters: T tokens of a row, L tokens of a document, P of a prefix, H query heads, G key-value heads, D head size; S
 heads that share a key-value head (H / G), Q queries of a block, K keys that the block may see.
@@ -11,8 +11,8 @@ expanded.
 A block computes only the keys from the first of its sliding window to its own last. Scores are products in fp32, also
 of 16-bit queries and keys: the exponential would turn their rounding error into a relative error of the weights.
 
-Saved for the backward pass are q, k and v, and the weights of documents up to SAVED_TOKENS. Those of longer ones are
-computed again: memory grows with the tokens, not with their square.
+q, k and v are saved for the backward pass, and the attention weights of documents up to SAVED_TOKENS. Those of longer
+documents are recomputed: memory grows with the number of tokens, not with its square.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class _Block:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recomputed:
-    """Queries (1, T, H, D) and keys (1, T, G, D) are `compute(*tensors)`, the same bits each time.
+    """Queries (1, T, H, D) and keys (1, T, G, D) that the backward pass recomputes as `compute(*tensors)`.
 
-    The backward pass computes them again from `tensors`, which other functions save anyway.
+    `compute` must give the same bits each time; `tensors` are saved by other functions anyway.
     """
 
     tensors: tuple[Tensor, Tensor]
@@ -82,8 +82,8 @@ def attend_documents(
     """(T, H, D): each document of `lengths` attends to itself only; padding after the last one gets zeros.
 
     Differentiable once. Documents follow each other without gaps. `prefix`: keys and values (P, G, D), at least fp32,
-    that come before those of each document; their gradients have the same dtype. `recomputed`: what is saved in the
-    place of queries and keys.
+    that come before those of each document; their gradients have the same dtype. `recomputed`: what is saved instead of
+    queries and keys.
     """
     prefix_key, prefix_value = prefix or (None, None)
     out: Tensor = _DocumentAttention.apply(

@@ -1,6 +1,6 @@
 """Element-wise operations for CPUs, each a loop compiled by numba that passes over memory once.
 
-Letters: R rows, H features, S query heads that share a key-value head, K keys, W words.
+Letters: R rows, H features, S query heads that share a key-value head, K keys, W vocabulary entries.
 
 PyTorch's operators would pass over memory five to ten times for one of these, and each call costs about 5 microseconds
 next to a matrix product of 500: a third of a training step. Values are computed in fp32 (fp64 where the input is) and
@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 
 def compiled(function: Callable[..., Any]) -> Any:
     """A kernel, compiled at its first call and cached on disk where numba may write to a folder."""
-    # Without leave to reorder sums and fuse multiply-adds the compiler could not vectorise the loops.
+    # The compiler can vectorise the loops only if it may reorder sums and fuse multiply-adds.
     options: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
     try:
         return njit(cache=True, **options)(function)
@@ -201,8 +201,8 @@ def gated(gate: Array, up: Array, slope: float, cube: float, y: Array) -> None:
     one = type(wide(gate[0]))(1)
     for i in range(gate.size):
         g = wide(gate[i])
-        share = one / (one + exponential(-slope_ * (g + cube_ * g * g * g)))
-        y[i] = narrow(wide(narrow(g * share, y[i])) * wide(up[i]), y[i])
+        sigmoid = one / (one + exponential(-slope_ * (g + cube_ * g * g * g)))
+        y[i] = narrow(wide(narrow(g * sigmoid, y[i])) * wide(up[i]), y[i])
 
 
 @compiled
@@ -214,11 +214,11 @@ def gated_backward(
     one, three = type(wide(gate[0]))(1), type(wide(gate[0]))(3)
     for i in range(gate.size):
         g, u, d = wide(gate[i]), wide(up[i]), wide(dproduct[i])
-        share = one / (one + exponential(-slope_ * (g + cube_ * g * g * g)))
-        activated = wide(narrow(g * share, dup[i]))
-        steepness = share + g * share * (one - share) * slope_ * (one + three * cube_ * g * g)
+        sigmoid = one / (one + exponential(-slope_ * (g + cube_ * g * g * g)))
+        activated = wide(narrow(g * sigmoid, dup[i]))
+        derivative = sigmoid + g * sigmoid * (one - sigmoid) * slope_ * (one + three * cube_ * g * g)
         dup[i] = narrow(activated * d, dup[i])
-        dgate[i] = narrow(d * u * steepness, dgate[i])
+        dgate[i] = narrow(d * u * derivative, dgate[i])
 
 
 @compiled
@@ -264,32 +264,32 @@ def softmax_backward(weight_RK: Array, dweight_RK: Array, scale: float, dscore_R
 
 @compiled
 def running_softmax(
-    logits_RW: Array, columns_R: Array, largest_R: Array, total_R: Array, wanted_R: Array, earlier_R: Array
+    logits_RW: Array, columns_R: Array, largest_R: Array, total_R: Array, target_logit_R: Array, rescale_R: Array
 ) -> None:
-    """Add a tile of logits to the running softmax of its rows; overwrites it with the probabilities among words so far.
+    """Add a tile of logits to the running softmax of its rows; overwrites it with the probabilities so far.
 
-    Updates `largest`, the `total` of exp(logit - largest) and the target's logit `wanted`. A row's target is word
-    `columns` of the tile, if the tile has that word; its probability is set to 0. `earlier` becomes the factor that
-    the probabilities of earlier tiles must be multiplied by.
+    Updates `largest`, the `total` of exp(logit - largest) and `target_logit`. A row's target is column `columns` of the
+    tile, if it is inside; its probability is set to 0. `rescale` becomes the factor by which the probabilities of
+    earlier tiles must be multiplied.
     """
-    powers_W = np.empty(logits_RW.shape[1], largest_R.dtype)
+    exp_W = np.empty(logits_RW.shape[1], largest_R.dtype)
     for r in range(logits_RW.shape[0]):
         column, before = columns_R[r], largest_R[r]
         is_here = 0 <= column < logits_RW.shape[1]
         if is_here:
-            wanted_R[r] = wide(logits_RW[r, column])
+            target_logit_R[r] = wide(logits_RW[r, column])
         top = rank(logits_RW[r, 0])
         for w in range(logits_RW.shape[1]):
             top = max(top, rank(logits_RW[r, w]))
         largest = max(before, wide(of_rank(top, logits_RW[r, 0])))
         total = largest - largest
         for w in range(logits_RW.shape[1]):
-            powers_W[w] = exponential(wide(logits_RW[r, w]) - largest)
-            total += powers_W[w]
+            exp_W[w] = exponential(wide(logits_RW[r, w]) - largest)
+            total += exp_W[w]
         earlier = total_R[r] * exponential(before - largest)
         total += earlier
         for w in range(logits_RW.shape[1]):
-            logits_RW[r, w] = narrow(powers_W[w] / total, logits_RW[r, w])
+            logits_RW[r, w] = narrow(exp_W[w] / total, logits_RW[r, w])
         if is_here:
             logits_RW[r, column] = 0
-        largest_R[r], total_R[r], earlier_R[r] = largest, total, earlier / total
+        largest_R[r], total_R[r], rescale_R[r] = largest, total, earlier / total

@@ -1,6 +1,6 @@
-"""The LM head's tiles on a CPU: products in its fastest arithmetic, the running softmax in one compiled loop.
+"""Tiles of the LM head on a CPU: products in its fastest dtype, the running softmax in one compiled loop.
 
-Letters: C positions, W words of a tile, H hidden size.
+Letters: C positions and W vocabulary entries of a tile, H hidden size.
 """
 
 from __future__ import annotations
@@ -22,6 +22,6 @@ class CpuHead:
         """(C, H): a tile's part of the gradient of the hidden states, from its probabilities."""
         return product_transposed(probability_CW, head_WH)
 
-    def fold(self, logits_CW: Tensor, column_C: Tensor, *totals: Tensor) -> None:
-        """Overwrites logits by their probabilities so far, the target's by 0; updates the totals (C,)."""
+    def add_tile(self, logits_CW: Tensor, column_C: Tensor, *totals: Tensor) -> None:
+        """Overwrite logits by their probabilities so far, the target's by 0; update the totals (C,)."""
         running_softmax(array_of(logits_CW), array_of(column_C), *(array_of(total_C) for total_C in totals))

@@ -10,7 +10,7 @@ OWN_PAGES_BYTES = 4 * 2**20  # allocations from this size on are mapped from the
 
 
 def use_one_heap() -> None:
-    """One glibc heap for all threads instead of one each; no effect with other C libraries.
+    """Use one glibc heap for all threads instead of one each; no effect with other C libraries.
 
     Call it before a second thread exists: numpy and torch start some when they are imported. With heaps of their own,
     two concurrent micro-batches left gaps of about 400 MiB that only the thread that freed them could use again. The
@@ -24,9 +24,9 @@ def use_one_heap() -> None:
 
 
 def limit_onednn_caches() -> None:
-    """oneDNN caches the compiled code of 128 shapes of products instead of 1,024, PyTorch of 32 a thread.
+    """Have oneDNN cache compiled code for 128 product shapes instead of 1,024, and PyTorch for 32 per thread.
 
-    Values already in the environment stay. Call it before the first product, where the variables are read.
+    Values already in the environment are kept. Call it before the first product, when the variables are read.
     A micro-batch needs fewer, but its length and those of its documents are new each time: by the fifth window oneDNN's
     default of 1,024 shapes took 0.3 GiB. PyTorch caches the last 1,024 of each thread again, so that oneDNN's could not
     be freed (`LRU_CACHE_CAPACITY`, pytorch/pytorch#98688): 60 MiB a window with two concurrent micro-batches. 32 are
@@ -37,7 +37,7 @@ def limit_onednn_caches() -> None:
 
 
 def trim_malloc() -> None:
-    """Return the heap's free pages to the system, where the C library can (glibc).
+    """Return the heap's free pages to the system, if the C library supports it (glibc).
 
     Loading and each update leave gaps that later tensors do not fit. Once a window this costs almost nothing.
     """

@@ -49,9 +49,13 @@ class SharedPrefix:
         """The leaves of layer `number`."""
         return self.leaves[2 * number], self.leaves[2 * number + 1]
 
-    def back(self, gradients: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """The gradient of `tensors` from that of the leaves. None: does not depend on it."""
-        reached = [(c, g.to(c.dtype)) for c, g in zip(self.computed, gradients, strict=True) if g is not None]
+    def backward(self, gradients: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """The gradient of each of `tensors` from those of the leaves; None where the prefix does not depend on it.
+
+        Keys or values of the first layer depend on no adapter if these projections have none.
+        """
+        pairs = zip(self.computed, gradients, strict=True)
+        reached = [(c, g.to(c.dtype)) for c, g in pairs if g is not None and c.requires_grad]
         if not reached:
             return [None] * len(tensors)
         outputs, grad_outputs = zip(*reached, strict=True)
@@ -68,9 +72,8 @@ def prefix_states(model: PeftModel | PreTrainedModel, batch: MicroBatch) -> Shar
 def split_prefix(micro_batches: Sequence[MicroBatch]) -> tuple[MicroBatch | None, list[MicroBatch]]:
     """The common prefix of a window's documents, as a micro-batch without targets, and the micro-batches without it.
 
-    The prefix ends before the first position with a target and leaves at least a token of each document. None where
-    there is nothing to share: a single document, no common prefix, or a micro-batch whose rows would get different
-    lengths.
+    The prefix ends before the first position with a target and leaves at least one token of each document. None where
+    nothing can be shared: a single document, no common prefix, or a micro-batch whose rows would get different lengths.
     """
     documents = [document for batch in micro_batches for document in _documents(batch)]
     is_even = all(len({len(lengths) for lengths in batch.document_lengths}) == 1 for batch in micro_batches)

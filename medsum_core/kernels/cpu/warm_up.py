@@ -1,4 +1,4 @@
-"""Compile the CPU kernels, or load them from numba's cache, before the first update instead of in it."""
+"""Compile the CPU kernels, or load them from numba's cache, before the first update."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from medsum_core.kernels.cpu.elementwise_dropout import zero_some
 
 
 def compile_kernels(dtype: torch.dtype, arithmetic: torch.dtype) -> None:
-    """Call each kernel once with tensors of the model's `dtype`, and of `arithmetic`, that of its products.
+    """Call each kernel once with tensors of the model's `dtype` and of `arithmetic`, the dtype of its products.
 
-    A few seconds the first time on a machine, a tenth of a second later.
+    Takes a few seconds the first time on a machine, a tenth of a second later.
     """
     wide = torch.promote_types(dtype, torch.float32)
 

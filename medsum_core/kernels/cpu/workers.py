@@ -1,4 +1,4 @@
-"""Concurrent micro-batches: worker threads, each with its part of a CPU's cores.
+"""Concurrent micro-batches: worker threads, each with its share of a CPU's cores.
 
 Between two matrix products a micro-batch leaves all cores but one waiting for Python and memory; a second micro-batch
 uses them. Which worker computes which micro-batch is decided beforehand, and sums are taken in a fixed order: the same
@@ -28,7 +28,7 @@ class Workers:
         self._pool = _pool(count) if count > 1 else None
 
     def map(self, work: Callable[..., Result], *shares: Sequence[Any]) -> list[Result]:
-        """The results of `work`, called with each worker's share, in order. Raises its error once all have stopped."""
+        """The results of `work`, called with each worker's share, in order. Raises its error when all have finished."""
         if self._pool is None:
             return list(map(work, *shares))
         futures = [self._pool.submit(work, *share) for share in zip(*shares, strict=True)]
@@ -50,26 +50,26 @@ class GradientSum:
         return [self._sums.get(place) for place in self._places]
 
     def add(self, nll: Tensor, gradients: Sequence[Tensor | None]) -> None:
-        """Add another loss and its gradients, which stay unchanged and unshared."""
+        """Add another loss and its gradients, which are not changed; the sums share no memory with them."""
         self.nll = self.nll + nll.detach()
         new = {place: gradient for place, gradient in enumerate(gradients) if gradient is not None}
         first, again = new.keys() - self._sums.keys(), new.keys() & self._sums.keys()
-        if again:  # by `_foreach`, as torch's optimisers: a GPU gets a few launches, not one for each
+        if again:  # `_foreach` needs a few launches on a GPU instead of one per parameter
             torch._foreach_add_([self._sums[place] for place in again], [new[place] for place in again])
         if first:  # copied: autograd may return one tensor for two parameters
             copies = torch._foreach_mul([new[place] for place in first], 1)
             self._sums.update(zip(first, copies, strict=True))
 
 
-def share_out(
+def assign_micro_batches(
     micro_batches: Sequence[MicroBatch], num_workers: int, *, pack_tokens: int
 ) -> tuple[list[int], list[list[int]]]:
-    """Indices of the micro-batches that run alone on all cores, and those of each worker, in the order it takes them.
+    """Indices of the micro-batches that run alone on all cores, and of those of each worker, in order of execution.
 
-    A row longer than `pack_tokens` (0: none) runs alone: two at once could exceed the memory estimate.
-    The others are divided into about equal work: heaviest first, each to the worker with the least so far, then
-    exchanges that even out the busiest and the least busy. Every second worker begins with its lightest, so that the
-    heaviest of two workers do not run at the same time.
+    A row longer than `pack_tokens` (0: none) runs alone: two at once could exceed the memory estimate. The others are
+    divided by estimated work: heaviest first, each to the worker with the least so far, then exchanges between the
+    busiest and the least busy. Every second worker starts with its lightest, so that the heaviest ones of two workers
+    do not run at the same time.
     """
     work = [_work(batch) for batch in micro_batches]
     if num_workers == 1:
@@ -87,12 +87,12 @@ def share_out(
 
 
 def _pool(count: int) -> ThreadPoolExecutor:
-    """The threads, each with its part of the cores. torch sets a thread's number of cores from within it."""
+    """The threads, each with its share of the cores. torch's number of threads is set from within each thread."""
     num_cores = torch.get_num_threads()
     pool, all_started = ThreadPoolExecutor(count, thread_name_prefix="worker"), Barrier(count)
 
     def start() -> None:
-        all_started.wait()  # or the first thread would also run the second one's call
+        all_started.wait()  # else the first thread could run this function twice and the second never
         torch.get_num_threads()  # the first call in a thread resets it to the process's number
         torch.set_num_threads(max(1, num_cores // count))
 
@@ -102,7 +102,7 @@ def _pool(count: int) -> ThreadPoolExecutor:
 
 
 def _exchange(shares: list[list[int]], work: Sequence[float]) -> bool:
-    """Move a micro-batch from the busiest worker to the least busy, or swap it for one; False if nothing helps."""
+    """Move a micro-batch from the busiest worker to the least busy, or swap two; False if that improves nothing."""
     loads = [sum(work[place] for place in share) for share in shares]
     busiest, least_busy = shares[loads.index(max(loads))], shares[loads.index(min(loads))]
     half_gap = (max(loads) - min(loads)) / 2
@@ -120,7 +120,7 @@ def _exchange(shares: list[list[int]], work: Sequence[float]) -> bool:
 def _work(batch: MicroBatch) -> float:
     """Estimated time of a micro-batch, in prompt tokens: note tokens also pass the head, attention is quadratic.
 
-    Fitted to times of the embedded model on a CPU. The constant is the time that every micro-batch takes.
+    Fitted to times of the embedded model on a CPU. The constant is the fixed cost of a micro-batch.
     """
     pairs = sum(length**2 for lengths in batch.document_lengths for length in lengths)
     return 140 + batch.num_tokens + 1.3 * batch.num_targets + pairs / 3000

@@ -48,9 +48,9 @@ FUSED_ACTIVATIONS = {"gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", ""
 def packed_decoder(causal: PreTrainedModel, *, dense: bool | None = None) -> Iterator[Forward]:
     """The forward pass of decoding with packed weights; see `generation.generate.Forward`.
 
-    `dense`: whether there is room for them; not given: they are packed where they fit into what is free now.
+    `dense`: whether to use packed weights; None: they are used if they fit into the memory that is free now.
     """
-    return_free_blocks()  # those of training: the cache and the packed weights do not use them
+    return_free_blocks()  # left from training; the key-value cache and the packed weights do not use them
     stack, head = DecoderStack(causal, dense=dense), Head(head_weight(causal), softcap=head_softcap(causal))
 
     def forward(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
@@ -77,7 +77,7 @@ class DecoderStack:
         self._layer_types = {layer.layer_type for layer in self._layers}
 
     def hidden(self, tokens_T: Tensor, positions_T: Tensor, read_M: Tensor, cache: KVCache, step: Step) -> Tensor:
-        """The normed output (M, H) of the newest token of each beam and the last token of each prompt."""
+        """The normed output (M, H) for the newest token of each beam and the last token of each prompt."""
         x_TH = self._decoder.embed_tokens(tokens_T).to(self._dtype)
         rotations = {layer_type: self._rotation(positions_T, layer_type) for layer_type in self._layer_types}
         for layer in self._layers[:-1]:
@@ -159,7 +159,7 @@ class _Norm:
         self.eps = norm.eps if is_gemma else norm.variance_epsilon
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" and self.weight.dim() == 1:  # one kernel of torch's, where a CPU has none
+        if x.device.type != "cpu" and self.weight.dim() == 1:  # torch has a fused kernel for GPUs only
             y: Tensor = torch.ops.aten._fused_rms_norm(x.float(), x.shape[-1:], self.weight, self.eps)[0]
             return y
         wide = x.to(torch.float32, copy=True)
@@ -177,7 +177,7 @@ def _head_norm(attention: Any, counts: tuple[int, int]) -> _Norm:
 
 
 class _FusedMlp:
-    """oneDNN applies the activation and the product of both branches within the matrix products."""
+    """A gated MLP in which oneDNN applies the activation and the product of both branches inside matrix products."""
 
     def __init__(self, mlp: Any, dtype: torch.dtype, activation: str, algorithm: str) -> None:
         gate = dense_weight(mlp.gate_proj, dtype)
@@ -190,7 +190,7 @@ class _FusedMlp:
 
 
 class _Mlp:
-    """The same for any activation and for layers with an adapter."""
+    """A gated MLP for any activation and for layers with an adapter."""
 
     def __init__(self, mlp: Any, packed_dtype: torch.dtype | None) -> None:
         self._activation = mlp.act_fn

@@ -1,10 +1,10 @@
-"""Frozen weights in the form that a device reads fastest, while decoding: a CPU's own layout, on a GPU a plain matrix.
+"""Frozen weights in the layout that a device reads fastest, for decoding: oneDNN's on a CPU, a plain matrix on a GPU.
 
 Letters: T tokens, K input features, N output features, r rank.
 
-A product of few rows is bound by reading its weight. oneDNN reorders a plain weight in each call; reordered once, the
-same product takes half the time or less up to 16 rows (figures: benchmarks/README.md), with the same values. The
-operators are torch's own (its compiler uses them on frozen models), but not a public interface.
+The time of a product with few rows is that of reading its weight. oneDNN reorders a plain weight in each call;
+reordered once, the same product takes half the time or less up to 16 rows, with the same values. The operators are part
+of torch (its compiler uses them on frozen models), but not a public interface.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Product = Callable[[Tensor], Tensor]
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether products of `dtype` with a copy of the weights exist on `device` and are fast there."""
+    """Whether `device` has fast products of `dtype` with packed weights."""
     if device.type != "cpu":
         return True
     is_fast = dtype in (torch.float32, torch.bfloat16) and arithmetic_dtype(device, dtype) == dtype
@@ -41,9 +41,9 @@ def fits(num_bytes: int, device: torch.device) -> bool:
 def packed_product(
     weight_NK: Tensor, bias_N: Tensor | None = None, *, activation: str = "none", algorithm: str = ""
 ) -> Product:
-    """x -> activation(x W^T + b) for x (T, K) of the weight's dtype; it copies the weight, which must not change.
+    """x -> activation(x W^T + b) for x (T, K) of the weight's dtype; on a CPU the weight is copied.
 
-    An activation can be part of the product on a CPU only.
+    Only on a CPU can an activation be part of the product.
     """
     if weight_NK.device.type != "cpu":
         assert activation == "none"
@@ -108,7 +108,7 @@ def call_layer(layer: Any, x_TK: Tensor) -> Tensor:
 
 
 def is_known(layer: Any) -> bool:
-    """A plain linear layer or a 4-bit one, bare or under a LoRA layer with the forward of `lora_linear.py`."""
+    """Whether it is a plain or 4-bit linear layer, bare or in a LoRA layer with the forward of `lora_linear.py`."""
     if isinstance(layer, LoraLayer) and ("forward" not in vars(layer) or layer.merged):
         return False
     linear_layer = linear_of(layer)

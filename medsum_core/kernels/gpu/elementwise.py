@@ -1,10 +1,10 @@
-"""Element-wise operations for GPUs: Triton kernels, each of which passes over memory once, and the calls of them.
+"""Element-wise operations for GPUs: Triton kernels that pass over memory once, and functions that launch them.
 
 Letters: R rows, H features; B rows of a batch, T tokens of a row, N heads, D head size.
 
-torch's operators would launch two to ten kernels for one of these, and a small window's time on a large card is the
-time of its launches. The arithmetic is that of `cpu/elementwise.py`: values are computed in fp32 and rounded once, or
-where transformers rounds in between. fp64 is refused. No kernel adds in an order that changes, so bits repeat.
+torch's operators would launch two to ten kernels for one of these, and on a large GPU the time of a small window is
+that of its launches. The arithmetic is that of `cpu/elementwise.py`: values are computed in fp32 and rounded once, or
+where transformers rounds in between. fp64 is refused. All sums have a fixed order, so results are bit-identical.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton import cdiv, next_power_of_2
 
-BLOCK = 1024  # elements of a flat array that a program computes
+BLOCK = 1024  # elements of a flat array that one Triton program computes
 
 
 @triton.jit
@@ -94,11 +94,11 @@ def _gated_backward(
     g = tl.load(gate + i, mask=i < size, other=0.0).to(tl.float32)
     u = tl.load(up + i, mask=i < size, other=0.0).to(tl.float32)
     d = tl.load(dproduct + i, mask=i < size, other=0.0).to(tl.float32)
-    share = tl.sigmoid(SLOPE * (g + CUBE * g * g * g))
-    activated = (g * share).to(dup.dtype.element_ty).to(tl.float32)
-    steepness = share + g * share * (1 - share) * SLOPE * (1 + 3 * CUBE * g * g)
+    sigmoid = tl.sigmoid(SLOPE * (g + CUBE * g * g * g))
+    activated = (g * sigmoid).to(dup.dtype.element_ty).to(tl.float32)
+    derivative = sigmoid + g * sigmoid * (1 - sigmoid) * SLOPE * (1 + 3 * CUBE * g * g)
     tl.store(dup + i, (activated * d).to(dup.dtype.element_ty), mask=i < size)
-    tl.store(dgate + i, (d * u * steepness).to(dgate.dtype.element_ty), mask=i < size)
+    tl.store(dgate + i, (d * u * derivative).to(dgate.dtype.element_ty), mask=i < size)
 
 
 @triton.jit
@@ -137,7 +137,7 @@ def _rotated(
 
 @triton.jit
 def _is_kept(seed: tl.int64, block: int, rate: tl.float32, BLOCK: tl.constexpr) -> tl.tensor:
-    """Of the elements of that block. Philox (Salmon et al. 2011) gives four numbers a counter, for four neighbours."""
+    """Which elements of the block dropout keeps. Philox (Salmon et al. 2011) gives four numbers per counter."""
     a, b, c, d = tl.rand4x(seed, block * (BLOCK // 4) + tl.arange(0, BLOCK // 4))
     return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), [BLOCK]) >= rate
 
@@ -209,7 +209,7 @@ def gated_backward(gate: Tensor, up: Tensor, dproduct: Tensor, slope: float, cub
 
 
 def rotated(x_BTND: Tensor, cos_BT1D: Tensor, sin_BT1D: Tensor, sign: int) -> Tensor:
-    """The rotation by the angle, or with a sign of -1 by its opposite. Angles of one row hold for all B."""
+    """x rotated by the angles, or for a sign of -1 by their negatives. Angles of a single row apply to all B rows."""
     x = x_BTND if x_BTND.stride(-1) == 1 else _contiguous(x_BTND)
     cos, sin = _contiguous(cos_BT1D), _contiguous(sin_BT1D)
     B, T, N, D = x.shape
@@ -220,9 +220,9 @@ def rotated(x_BTND: Tensor, cos_BT1D: Tensor, sin_BT1D: Tensor, sign: int) -> Te
 
 
 def without_dropped(x: Tensor, rate: float, seed: int, out: Tensor | None = None) -> Tensor:
-    """x with each element at zero with probability `rate`, which seed, rate and its place determine.
+    """x with each element set to zero with probability `rate`; determined by seed, rate and the element's index.
 
-    In `out`, which may be x itself, or else in a new tensor. An x that is expanded over its first dimension is not
+    Written to `out`, which may be x itself, or to a new tensor. An x that is expanded over its first dimension is not
     copied.
     """
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
@@ -232,7 +232,7 @@ def without_dropped(x: Tensor, rate: float, seed: int, out: Tensor | None = None
 
 
 def add_kept(total: Tensor, x: Tensor, rate: float, seed: int) -> None:
-    """Add to a contiguous `total` what `without_dropped` leaves of x."""
+    """Add `without_dropped(x)` to a contiguous `total`, in place."""
     _add_kept[_blocks(total)](total.view(-1), x.contiguous(), x.numel(), seed, rate, BLOCK)
 
 
@@ -247,6 +247,6 @@ def _blocks(x: Tensor) -> tuple[int]:
 
 
 def _row_block(num_features: int) -> dict[str, int]:
-    """A program has one row, and a warp at most 512 of its elements."""
+    """One program per row, at most 512 elements per warp."""
     block = next_power_of_2(num_features)
     return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 16)}

@@ -1,4 +1,4 @@
-"""Decoder layers whose forward saves little for the backward pass, in place of transformers' and PEFT's own."""
+"""Replace the forward of transformers' and PEFT's modules by functions that save less for the backward pass."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def apply_fast_layers(
     """Replace the forward of LoRA layers, MLPs, norms and decoder layers of a known class.
 
     `keep_dense`: an NF4 weight is dequantised once, at its first use: the same values in more memory.
-    `fewer_launches`: for a GPU, where each operation costs a launch. Adapters on projections of one input are computed
-    together, and NF4 that is dequantised at each use has its blocks' scales in fp32.
-    `triton`: on CUDA, Triton's element-wise functions in the place of torch's own.
+    `fewer_launches`: for a GPU, where each operation costs a launch. Adapters on projections of one input are joined,
+    and NF4 that is dequantised at each use has its blocks' scales in fp32.
+    `triton`: on CUDA, use Triton's element-wise functions instead of torch's own.
     """
     use_triton(triton)
     if fewer_launches and not keep_dense:
@@ -47,7 +47,7 @@ def hidden_states(model: PeftModel | PreTrainedModel, batch: MicroBatch, **layer
 def recompute_activations(model: PeftModel, *, longer_than: int = 0) -> None:
     """`forward.recompute_activations` with the dropout masks of the forward pass.
 
-    The gradients of the weights get an arena of their own, because they outlive the activations of their layer.
+    Gradients of weights get their own arena, because they outlive the activations of their layer.
     """
     forward.recompute_activations(model, longer_than=longer_than, context_fn=recompute_contexts)
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""A window's copies of the adapter in the dtype of products: made once, where each use would make its own.
+"""Copies of the adapter in the dtype of products, made once a window instead of at each use.
 
 A layer uses A and B twice in each pass: four conversions of each, small, but each of them a launch on a GPU.
 """
@@ -15,10 +15,10 @@ from medsum_core.kernels.layers.lora_linear import Copies, FusedLinear
 
 
 class AdapterCopies:
-    """16-bit copies of every fused layer's A and B, beside the fp32 tensors, which alone are trained."""
+    """16-bit copies of every fused layer's A and B. Only the fp32 tensors are trained."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """`dtype`: of the products. Where it is the adapter's own, nothing is copied."""
+        """`dtype`: of the products. If it is the adapter's own dtype, nothing is copied."""
         layers = [module.forward for module in model.modules() if isinstance(module.forward, FusedLinear)]
         self._layers = [layer for layer in layers if layer.adapter[0].dtype != dtype]
         groups = dict.fromkeys(layer.shared_input for layer in self._layers)
@@ -33,7 +33,7 @@ class AdapterCopies:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Within the block the layers use copies of the weights as they are at its beginning."""
+        """While the block runs, the layers use copies of the weights as they were at its start."""
         if self._weights:
             torch._foreach_copy_(self._copies, self._weights)
         for layer, a_rK, b_Nr in zip(self._layers, self._copies[::2], self._copies[1::2], strict=True):

@@ -1,15 +1,15 @@
 """Training forward of the decoder layers of Gemma 1 to 3 and Llama; other model types keep transformers' own.
 
-Letters: B rows, T tokens of a row, H features, N heads, D head size, A features of all heads (N x D), M positions that
-are read.
+Letters: B rows, T tokens of a row, H features, N heads, D head size, A features of all heads (N x D), M positions with
+a target.
 
 Modules, names and weights stay those of transformers. The `forward` of attention, MLP, input norms and of the
 projections after a norm is not called, so hooks on them do not fire. Two things differ from transformers:
 
 * A norm and the projections after it are one function, which saves less for the backward pass (`norm_linear.py`).
-* The last layer computes only the positions that the loss reads, those with a target. At other positions only keys and
-  values matter, so everything after attention uses the M positions alone. The others come out as NaN: an objective
-  that reads one fails at once instead of training on a wrong value.
+* The last layer computes only the positions that the loss reads, those with a target. Other positions are needed for
+  their keys and values only, so everything after attention uses the M positions alone. The others are set to NaN: an
+  objective that reads one fails at once instead of training on a wrong value.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _forward(layer: Any, is_last: bool, x_BTH: Tensor, *, read_M: Tensor | None 
     """(B, T, H); the last layer's is NaN outside of `read_M`."""
     if read_M is None:
         y_BTH: Tensor = type(layer).forward(layer, x_BTH, **settings)
-    elif is_last:  # never recomputed: the backward pass begins with it
+    elif is_last:  # recomputing it would save nothing: the backward pass starts with this layer
         unread_TH = torch.full_like(x_BTH, torch.nan).flatten(0, 1)
         y_BTH = unread_TH.index_copy(0, read_M, _output(layer, x_BTH, read_M, **settings)).view_as(x_BTH)
     elif layer.gradient_checkpointing and layer.training:
@@ -123,7 +123,7 @@ def _attention(
     query, key, value = (output.unflatten(-1, (-1, attention.head_dim)) for output in outputs)
     prepare = partial(_normed_and_rotated, attention, position_embeddings)
     options: dict[str, Any] = {} if prefix is None else {"prefix": prefix.of_layer(attention.layer_idx)}
-    if hasattr(attention, "q_norm"):  # the norms save their inputs, from which the rotated heads are computed again
+    if hasattr(attention, "q_norm"):  # the norms save their inputs, from which the rotated heads can be recomputed
         options["recomputed"] = Recomputed(tensors=(query, key), compute=prepare)
     query, key = prepare(query, key)
     if keys_and_values is not None:

@@ -33,8 +33,8 @@ def draw_seeds(count: int) -> list[int]:
 def dropout_seed(seed: int) -> Iterator[None]:
     """Within the block a layer's masks depend on `seed` and the layer alone, in this thread, forward and backward.
 
-    So neither the order of micro-batches nor another thread changes them, and recomputed activations get the same ones
-    (`recompute_contexts`).
+    The masks thus do not depend on the order of micro-batches or on other threads, and recomputed activations get the
+    same masks (`recompute_contexts`).
     """
     token = _block_seed.set(seed)
     try:
@@ -46,21 +46,21 @@ def dropout_seed(seed: int) -> Iterator[None]:
 def recompute_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """`context_fn` of `torch.utils.checkpoint`: the recomputation has the seed of the forward pass, in any thread.
 
-    On CUDA autograd recomputes layers in a thread of its own, which does not see this thread's context variables
-    (pytorch/pytorch#191777): it would draw other masks, and the gradient would be wrong.
+    On CUDA autograd recomputes layers in another thread, which does not see this thread's context variables
+    (pytorch/pytorch#191777): without this it would draw other masks, and the gradient would be wrong.
     """
     seed = _block_seed.get()
     return nullcontext(), nullcontext() if seed is None else dropout_seed(seed)
 
 
 def layer_seed(number: int) -> int:
-    """The seed of layer `number` within `dropout_seed`; elsewhere a new one from torch's generator."""
+    """The seed of layer `number` inside of `dropout_seed`; otherwise a new one from torch's generator."""
     seed = _block_seed.get()
     return draw_seeds(1)[0] if seed is None else seed + number
 
 
 class DroppedElements:
-    """A mask that drops each of `num_elements` independently with probability `rate`; determined by its arguments.
+    """A mask that drops each of `num_elements` independently with probability `rate`; a function of its arguments.
 
     `rate` is exact to 1 part in 16 million. The same seed gives different masks on CPU and GPU, and in Triton's
     functions, which keep no mask: each draws it again from the seed.
@@ -88,8 +88,8 @@ class DroppedElements:
         zero_some(array_of(x.view(-1)), self._seed, self._steepness)
         return x
 
-    def add_rest_to(self, total: Tensor, x: Tensor) -> None:
-        """Add to `total` what is not dropped of a contiguous `x`, which is overwritten."""
+    def add_kept_to(self, total: Tensor, x: Tensor) -> None:
+        """Add the elements of a contiguous `x` that are not dropped to `total`; `x` is overwritten."""
         if self._triton is not None:
             self._triton.add_kept(total, x, *self._rate_and_seed)
         elif self._keep is None:

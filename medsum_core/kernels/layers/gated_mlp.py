@@ -2,9 +2,9 @@
 
     y = down(act(gate) * up)
 
-Autograd would save gate, act(gate), up and their product. Here only gate and up are saved; the backward pass computes
-the rest again, one more element-wise pass. The product is rounded where transformers rounds it. Modules, names and
-weights stay those of transformers and PEFT; only the forward of the MLP is replaced.
+Autograd would save gate, act(gate), up and their product. Here only gate and up are saved; the backward pass recomputes
+the rest in one more element-wise pass. Values are rounded where transformers rounds them. Modules, names and weights
+stay those of transformers and PEFT; only the forward of the MLP is replaced.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def gated_down(mlp: Any, gate: Tensor, up: Tensor) -> Tensor:
     """The output of such an MLP from the outputs of its gate and up projections."""
     down, activation = mlp.down_proj.forward, ACTIVATION_FUNCTIONS.get(type(mlp.act_fn).__name__)
     # PEFT may have removed the LoRA layer (`merge_and_unload`), merged it, or disabled its adapter.
-    if activation is None or not isinstance(down, FusedLinear) or not down.adds:
+    if activation is None or not isinstance(down, FusedLinear) or not down.is_active:
         return mlp.down_proj(mlp.act_fn(gate) * up)  # type: ignore[no-any-return]
     y: Tensor = _GatedDown.apply(gate, up, *down.adapter, down.draw(), activation)
     return y

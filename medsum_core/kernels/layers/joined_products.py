@@ -1,10 +1,10 @@
-"""The projections of one input: one after another, or with what their adapters have in common computed together.
+"""The projections of one input: one after another, or with the products and masks of their adapters batched.
 
 Letters: n projections of the same input, T tokens, K input features, N output features of a projection, r rank.
 
-A has the same shape in query, key and value, and in gate and up, and so has the dropout mask. The n products with A can
-be one batched product, and the n masks one draw: fewer launches on a GPU. Each projection keeps a
-mask of its own, as in PEFT. On a CPU, one projection after another takes less memory and no more time.
+A has the same shape in query, key and value, and in gate and up, as has the dropout mask. The n products with A can be
+one batched product, and the n masks one draw: fewer launches on a GPU. Each projection still has its own mask, as in
+PEFT. On a CPU, one projection after another takes less memory and no more time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Products(Protocol):
 
 
 def join_projections(projections: Sequence[Any]) -> None:
-    """Have the projections of one input computed together, if all are fused layers with an A of one shape."""
+    """Join the projections of one input, if all are fused layers whose A has the same shape."""
     layers = [one.forward for one in projections if isinstance(one.forward, FusedLinear)]
     shapes = {layer.adapter[0].shape for layer in layers}
     if len(layers) == len(projections) and len(shapes) == 1:
@@ -47,7 +47,7 @@ def join_projections(projections: Sequence[Any]) -> None:
 def draw_products(layers: Sequence[FusedLinear]) -> Products:
     """One use of these layers, with new dropout masks in training mode.
 
-    Joined products have one factor and one rate. Both are compared at each use, since a model's owner may change them.
+    Joined products need equal scaling and dropout rate, which are compared at each use, since a user may change them.
     """
     products, shared = [layer.draw() for layer in layers], layers[0].shared_input
     factors = {(product.scaling, product.rate) for product in products}
@@ -81,7 +81,7 @@ class ProductsInTurn:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class JoinedProducts:
-    """All projections with batched products of their A. `copies_nrK`: these in the dtype of products, if there are."""
+    """All projections with batched products of their A. `copies_nrK`: A in the dtype of products, or None."""
 
     products: Sequence[LoraProduct]
     copies_nrK: Tensor | None

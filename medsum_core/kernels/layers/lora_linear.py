@@ -69,13 +69,13 @@ def fuse_lora_layers(model: nn.Module, *, keep_dense: bool) -> int:
 
 @dataclass(kw_only=True, eq=False)
 class SharedInput:
-    """Projections of one input whose adapters are computed together, see `joined_products.py`."""
+    """Projections of one input whose adapters are joined, see `joined_products.py`."""
 
     layers: Sequence[FusedLinear]
-    copies_nrK: Tensor | None = None  # the copies of their A, one after another, within `adapter_copies.py`
+    copies_nrK: Tensor | None = None  # the copies of their A, stacked; set by `adapter_copies.py`
 
     def stack(self, dtype: torch.dtype) -> Tensor:
-        """Room for their A, (n, r, K), not filled."""
+        """An uninitialised tensor for their A, (n, r, K)."""
         lora_A_rK, _ = self.layers[0].adapter
         return lora_A_rK.new_empty((len(self.layers), *lora_A_rK.shape), dtype=dtype)
 
@@ -83,10 +83,10 @@ class SharedInput:
 class FusedLinear:
     """The forward that replaces a LoRA layer's own.
 
-    `output_is_saved`: the function that takes the output saves it for the backward pass, so it comes from an arena.
-    `copies`: A and B in the dtype of products, within `adapter_copies.py`; None: they are converted at each use.
+    `output_is_saved`: the next function saves the output for the backward pass, so it is allocated in an arena.
+    `copies`: A and B in the dtype of products, set by `adapter_copies.py`; None: they are converted at each use.
     `gradient_arena`: memory for the gradients of A and B, which live until the end of the backward pass.
-    `shared_input`: the projections whose adapters are computed together with this one; None: it is computed alone.
+    `shared_input`: the projections that this one is joined with; None: it is computed alone.
     """
 
     def __init__(self, layer: Any, weight: FrozenWeight, *, number: int) -> None:
@@ -109,7 +109,7 @@ class FusedLinear:
 
     @property
     def rate(self) -> float:
-        """The share of its input that dropout sets to zero in training mode."""
+        """The dropout rate of its input in training mode."""
         return float(getattr(self.layer.lora_dropout[self._name], "p", 0.0))
 
     def draw(self) -> LoraProduct:
@@ -127,7 +127,7 @@ class FusedLinear:
         )
 
     @property
-    def adds(self) -> bool:
+    def is_active(self) -> bool:
         """Whether the adapter is active: neither merged nor disabled."""
         return not (self.layer.merged or self.layer.disable_adapters)
 
@@ -209,7 +209,7 @@ class LoraProduct:
             if dropped is None:
                 dx_TK.addmm_(dlow_Tr, lora_A_rK)
             else:
-                dropped.add_rest_to(dx_TK, mm(dlow_Tr, lora_A_rK))
+                dropped.add_kept_to(dx_TK, mm(dlow_Tr, lora_A_rK))
         return dx_TK, dA_rK, dB_Nr
 
     @property
@@ -224,7 +224,7 @@ class LoraProduct:
         return lora_A_rK.to(dtype), lora_B_Nr.to(dtype)
 
     def drawn(self, num_elements: int, device: torch.device) -> DroppedElements:
-        """The mask of so many elements."""
+        """The dropout mask for that many elements."""
         return DroppedElements(num_elements, rate=self.rate, seed=self.seed, device=device)
 
 
@@ -247,7 +247,7 @@ class _LoraLinear(torch.autograd.Function):
 def weight_gradient(left: Tensor, right: Tensor, *, dtype: torch.dtype, arena: Arena) -> Tensor:
     """The product of two matrices or of n pairs, a sum over tokens.
 
-    A GPU need not round it to the dtype of its factors before it is in `dtype`, which is the adapter's.
+    On a GPU the product is returned in `dtype`, the adapter's, without rounding to the dtype of its factors.
     """
     if left.device.type == "cpu":
         shape = (*left.shape[:-1], right.shape[-1])

@@ -2,8 +2,8 @@
 
 Letters: T tokens, K input features, r rank.
 
-The norm's input is saved, or what it is the sum of (`ResidualSum`). The backward pass computes the norm's output again,
-and sums the projections' gradients of it before it goes through the norm, once for all projections.
+The norm's input is saved, or the terms of which it is the sum (`ResidualSum`). The backward pass recomputes the norm's
+output, and sums the projections' gradients of it before the norm's backward, which then runs once for all projections.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medsum_core.kernels.layers.rms_norm import RMSNorm, frozen_rms_norm
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ResidualSum:
-    """x + norm(y): the backward pass computes the same bits again from x and y, which other functions save anyway."""
+    """x + norm(y), recomputed to the same bits in the backward pass from x and y, which other functions save anyway."""
 
     x: Tensor
     y: Tensor
@@ -36,10 +36,10 @@ def normed_projections(
 ) -> tuple[Tensor, ...]:
     """`projection(norm(x))` of each projection. `norm`: a module whose forward `use_fast_norms` has replaced.
 
-    `summed`: what x is the sum of, to be saved in its place.
+    `summed`: the terms whose sum is x, saved instead of x.
     """
     fused = [projection.forward for projection in projections]
-    if not all(isinstance(one, FusedLinear) and one.adds for one in fused):
+    if not all(isinstance(one, FusedLinear) and one.is_active for one in fused):
         normed = norm(x)
         return tuple(projection(normed) for projection in projections)
     adapters = [weight for one in fused for weight in one.adapter]

@@ -2,9 +2,9 @@
 
 Letters: H features.
 
-transformers writes a norm as a chain of element-wise operations in fp32, and autograd saves fp32 copies of every
-activation for them. Here it is one differentiable function with the same arithmetic in the forward pass. Its output can
-be computed again from what it saves, so the projections after it need not save theirs (`norm_linear.py`). Modules,
+transformers implements a norm as a chain of element-wise operations in fp32, for which autograd saves fp32 copies of
+every activation. Here it is one differentiable function with the same arithmetic in the forward pass. Its output can be
+recomputed from what it saves, so the projections after it need not save their input (`norm_linear.py`). Modules,
 names and weights stay those of transformers; only `forward` is replaced. The weights must be frozen.
 """
 
@@ -82,7 +82,7 @@ class RMSNorm:
         return self.output(x, inverse_rms), inverse_rms
 
     def output(self, x: Tensor, inverse_rms: Tensor) -> Tensor:
-        """y, the same bits each time."""
+        """y again, bit-identical, from x and `inverse_rms`."""
         if triton_for(x.device) is not None:
             return self.forward(x)[0]
         if on_cpu(x):

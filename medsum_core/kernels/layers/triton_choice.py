@@ -1,8 +1,8 @@
-"""Whether Triton's functions compute for a device: the one place where that is decided.
+"""Whether Triton's functions are used on a device; decided in this module only.
 
-On a CPU numba's functions compute (`cpu/elementwise.py`), elsewhere torch's own; with `--kernels triton` those of
-`gpu/elementwise.py` on CUDA. All three have the same arithmetic. The choice holds for a whole process: the backward
-pass runs on threads of autograd's own, which see no context variable.
+On a CPU numba's functions are used (`cpu/elementwise.py`), on other devices torch's own, or with `--kernels triton`
+those of `gpu/elementwise.py` on CUDA. All three have the same arithmetic. The choice is a global of the process, as the
+backward pass runs on autograd's own threads, which do not see context variables.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _functions: TritonFunctions | None = None
 
 
 class TritonFunctions(Protocol):
-    """What `gpu/elementwise.py` has; shapes and rounding are told there."""
+    """The functions of `gpu/elementwise.py`; shapes and rounding are documented there."""
 
     def rms_norm(self, x: Tensor, scale_H: Tensor, eps: float, rounds_first: bool) -> tuple[Tensor, Tensor]: ...
     def rms_norm_backward(self, dy: Tensor, x: Tensor, inverse_rms: Tensor, scale_H: Tensor) -> Tensor: ...
@@ -31,7 +31,7 @@ class TritonFunctions(Protocol):
 
 
 def use_triton(wanted: bool) -> None:
-    """From here on in this process. Triton is imported only where it is wanted."""
+    """Choose Triton's functions for this process or not. Triton is imported only if it is used."""
     global _functions
     if wanted:
         from medsum_core.kernels.gpu import elementwise
@@ -42,5 +42,5 @@ def use_triton(wanted: bool) -> None:
 
 
 def triton_for(device: torch.device) -> TritonFunctions | None:
-    """Triton's functions where they compute for that device; None: numba's or torch's do."""
+    """Triton's functions if they are used on that device; None: numba's or torch's are used."""
     return _functions if device.type in DEVICE_KINDS else None

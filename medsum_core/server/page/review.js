@@ -136,6 +136,7 @@ async function finish(isWhole) {
   if (!isWhole && !visit.turns.length) { // nothing came: the reader's text is still in the form
     visit = null;
     showForm();
+    byId("dialogue").focus({ preventScroll: true }); // the error above it stays in sight
     return;
   }
   for (const note of visit.notes.filter((one) => !one.isDone)) note.isUnfinished = true;

@@ -67,7 +67,7 @@ def parse_document(text: str, *, path: str) -> Iterator[dict[str, str]]:
 
 
 def in_validation(focus: str) -> bool:
-    """Whether questions about this entity are validation rows: told by a hash of its name, whatever its case."""
+    """Whether questions about this entity are validation rows: decided by a hash of its name, case ignored."""
     digest = hashlib.sha256(_fold(focus).encode("utf-8")).digest()
     return int.from_bytes(digest[:8], "big") < VALIDATION_SHARE * 2**64
 
