@@ -1,4 +1,8 @@
-"""What the answer to a question says of the findings in it: of whom, present or denied."""
+"""What the answer to a question says of the findings in it: of whom, present or denied.
+
+An answer that names the finding itself decides; else one that answers several questions in turn, repeats another
+finding of the question, names relatives, or tells of a symptom; else yes and no, as `replies` reads them.
+"""
 
 from __future__ import annotations
 

@@ -247,14 +247,12 @@ class FindingIndex:
             answer = self.scan.turns[sentence.turn + 1]
             if says_well(words, *answer):
                 return "well"
-            reply, agrees = read_reply(words, *answer)
+            reply = read_reply(words, *answer)[0]
             if reply == "yes" and self._asks_several(sentence):
                 return "neutral"
             if reply in ("yes", "no") and words[sentence.last - 1].text in FINE:
                 return "well" if reply == "yes" else "yes"  # "Blood pressure okay?"
             denied = read_scopes(words, sentence, spoken=True).denied  # "And no weight loss?"
-            if agrees and denied.issuperset(places):
-                return "no"
             told = reply == "other" and tells(words, *answer) and denied.isdisjoint(places)
             return "yes" if told or reply == "yes" else "no" if reply == "no" else "neutral"
         scopes = read_scopes(words, sentence, spoken=True)

@@ -164,8 +164,6 @@ def judge_finding(finding: Finding, note: FindingScan, index: FindingIndex) -> J
     wider = _of_part(finding, index.exact(index.broader(finding.names)), index)
     denied = finding.assertion == "denied"
     doubtful = finding.assertion == "uncertain"
-    if wider and not denied and not doubtful and (turn := _in_other_words(finding, index, denied=True)) is not None:
-        return Judged("contradicted", turn)
     if wider:
         agreeing = [other for other in wider if (other.assertion == "denied") == denied]
         statements = [other for other in agreeing if other.assertion != "asked"]
@@ -178,15 +176,12 @@ def judge_finding(finding: Finding, note: FindingScan, index: FindingIndex) -> J
     return _judge_paraphrases(finding, note, index)
 
 
-def _in_other_words(finding: Finding, index: FindingIndex, *, denied: bool) -> int | None:
-    """The turn that denies a finding in other words, where each does: "vertigo" and "it doesn't spin"; or affirms it in
-    two words or more, where none denies it: "melena" and "they're black as tar"."""
+def _affirmed_in_paraphrase(finding: Finding, index: FindingIndex) -> int | None:
+    """The turn that affirms a finding in other words, where none denies it: "melena" and "they're black as tar"."""
     if finding.kind not in ("symptom", "condition"):
         return None
-    places = index.in_paraphrase(finding.names, finding.part, least=1 if denied else 2)
-    opposed = [turn for turn, polarity in places if polarity in DENIES]
-    if denied:
-        return places[0][0] if places and len(opposed) == len(places) else None
+    places = index.in_paraphrase(finding.names, finding.part, least=2)
+    opposed = any(polarity in DENIES for _, polarity in places)
     return next((turn for turn, polarity in places if polarity == "yes" and not opposed), None)
 
 
@@ -249,7 +244,7 @@ def _denied(
         return Judged("supported", turn_of(said))  # "no prolonged stiffness" leaves room for some
     if (
         all(other.assertion == "asked" for other in said)
-        and (turn := _in_other_words(finding, index, denied=False)) is not None
+        and (turn := _affirmed_in_paraphrase(finding, index)) is not None
     ):
         return Judged("contradicted", turn)
     strong = ("present", "past_or_stopped") if history else ("present",)
@@ -272,7 +267,7 @@ def _judge_paraphrases(finding: Finding, note: FindingScan, index: FindingIndex)
         agreeing = [turn for turn, polarity in places if polarity not in opposed]
         if agreeing:
             return Judged("supported", agreeing[0])
-        if denied and (turn := _in_other_words(finding, index, denied=False)) is not None:
+        if denied and (turn := _affirmed_in_paraphrase(finding, index)) is not None:
             return Judged("contradicted", turn)
         if finding.assertion == "uncertain" and finding.kind == "condition" and index.turns[places[0][0]].is_clinician:
             return Judged("contradicted", places[0][0])  # "We've ruled out a clot."
