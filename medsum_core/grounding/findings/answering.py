@@ -14,7 +14,7 @@ from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.corrections import REACH, is_correction
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings import replies
-from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan
+from medsum_core.grounding.findings.finding import ACTIONABLE, Assertion, Finding, FindingScan
 from medsum_core.grounding.findings.kinship import holders
 from medsum_core.grounding.findings.relatives import bearers
 from medsum_core.grounding.findings.scope import Sentence, besides
@@ -181,7 +181,7 @@ class _Talk:
         openly = replies.asks_openly(words, question)
         if answer == "yes" and not openly:
             return "denied" if negated and agrees else "present"
-        acted = finding.kind in ACTED
+        acted = finding.kind in ACTIONABLE
         granted = replies.presupposes(words, question, finding.first, phrase=finding.phrase, acted=acted)
         if answer == "no" and (negated or not (granted or openly or replies.offers(words, question))):
             return "denied"

@@ -121,13 +121,13 @@ def said_of(finding: Finding, index: FindingIndex) -> list[Finding]:
 
 def actions_in_talk(finding: Finding, index: FindingIndex) -> list[Action]:
     """What a dialogue does with a finding, where it is named, in the answers, and where "it" means it afterwards."""
-    return index.once(("actions", finding.kind, finding.names), lambda: _actions_in_talk(finding, index))
+    return index.cached(("actions", finding.kind, finding.names), lambda: _actions_in_talk(finding, index))
 
 
 def _actions_in_talk(finding: Finding, index: FindingIndex) -> list[Action]:
     kind = finding.kind
     said = said_of(finding, index)
-    places = [(other.first, index.scan.sentence_of(other)) for other in said] or index.places_of(finding.names)
+    places = [(other.first, index.scan.sentence_of(other)) for other in said] or index.sentences_with(finding.names)
     names = {name for other in said for name in other.names} or set(finding.names)
     others = {o.first for o in index.scan.findings if o.kind == kind and not UNNAMED.issuperset(o.names)}
     named = sorted(others | {first for first, _ in places})

@@ -27,8 +27,8 @@ def judge_relatives(note: FindingScan, index: FindingIndex) -> list[JudgedFact]:
     """
     facts = []
     told_of = {i for s in note.sentences for i in _told_of(note, s)}
-    for i, name in note.kin if index.kin and not index.has_guests else ():
-        if name == FAMILY or i not in told_of or name in COMPANIONS or (name in SPOUSES and index.says(MARRIED)):
+    for i, name in note.kin if index.kin and not index.has_family_speaker else ():
+        if name == FAMILY or i not in told_of or name in COMPANIONS or (name in SPOUSES and index.has_word(MARRIED)):
             continue
         told = [other for other in index.kin if same_person(name, other)]
         verdict: Verdict = "supported" if told and not _is_of_other_side(name, index.kin) else "contradicted"
@@ -58,13 +58,13 @@ def is_of_family(named: Sequence[Finding], note: FindingScan, index: FindingInde
         return False
     names = dict.fromkeys(finding.names for finding in named)
     said = (other for of_one in names for other in index.named(of_one) if other.assertion != "denied")
-    return all(other.subject not in (PATIENT, UNKNOWN) or index.tells_of(SOMEONE, other) for other in said)
+    return all(other.subject not in (PATIENT, UNKNOWN) or index.has_word_near(SOMEONE, other) for other in said)
 
 
 def is_named_near(finding: Finding, said: Sequence[Finding], index: FindingIndex) -> bool:
     """Whether the relative of a note's finding is named where the dialogue speaks of it."""
     asked = [other for other in said if other.reply is not None or other.assertion != "denied"]
-    named = any(same_person(finding.subject, kin) for other in said for kin in index.kin_around(other))
+    named = any(same_person(finding.subject, kin) for other in said for kin in index.kin_near(other))
     return named and len(asked) == len(said)  # not "No colon cancer, but my brother has Crohn's."
 
 
@@ -78,15 +78,15 @@ def of_person(finding: Finding, affirmed: Sequence[Finding], index: FindingIndex
         own = [other for other in statements if {*other.subject.split(AND)} & {PATIENT, UNKNOWN, *CHILDLIKE}]
         return Judged("supported", turn_of(own)) if own else Judged("contradicted", statements[0].turn)
     own = [other for other in statements if same_person(subject, other.subject)]
-    if index.has_guests and not own:
+    if index.has_family_speaker and not own:
         own = [other for other in statements if other.subject in (PATIENT, UNKNOWN, FAMILY)]
-    own = own or [other for other in statements if other.subject == FAMILY and index.tells_of(EVERYONE, other)]
+    own = own or [other for other in statements if other.subject == FAMILY and index.has_word_near(EVERYONE, other)]
     if own:
         return Judged("supported", turn_of(own))
     if not any(set(other.names) & set(finding.names) for other in statements):
         return Judged("supported", turn_of(statements))  # of a wider kind each may have his own
     others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]
-    if any(same_person(subject, kin) for other in statements for kin in index.kin_around(other)):
+    if any(same_person(subject, kin) for other in statements for kin in index.kin_near(other)):
         others = [other for other in others if other.subject != PATIENT]
     return Judged("contradicted", others[0].turn) if others else Judged("supported", turn_of(statements))
 

@@ -9,7 +9,7 @@ from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings import replies
 from medsum_core.grounding.findings.answering import with_answers
-from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan, Place
+from medsum_core.grounding.findings.finding import ACTIONABLE, Assertion, Finding, FindingScan, Place
 from medsum_core.grounding.findings.kinship import FAMILY, holders, is_family, kin_of, relatives_in
 from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
 from medsum_core.grounding.findings.matching import Named, find_named
@@ -78,8 +78,8 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
         else:
             reader.read_talk(sentence)
     scan = FindingScan(
-        words=words, sentences=sentences, turns=bounds, findings=reader.findings, good=reader.good, kin=reader.kin,
-        parts=reader.parts,
+        words=words, sentences=sentences, turns=bounds, findings=reader.findings,
+        normal_parts=reader.good, kin=reader.kin, parts=reader.parts,
     )  # fmt: skip
     return replace(scan, findings=with_answers(scan, turns)) if turns else scan
 
@@ -284,7 +284,7 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
     span = range(found.first, found.last)
     own = found.phrase and not NEGATIONS.isdisjoint(texts_of(words, found.first, found.last))
     if not own:  # "no appetite" names what it denies
-        elsewhere = kind in ACTED and _is_setting(words, sentence, found, kind)
+        elsewhere = kind in ACTIONABLE and _is_setting(words, sentence, found, kind)
         if (not elsewhere and scopes.denied.intersection(span)) or judged_good(words, found.last, sentence.last, kind):
             return "denied"
         if not elsewhere and scopes.neutral.intersection(span):
@@ -294,7 +294,7 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
         return "uncertain"
     if found.first in scopes.past:
         return "past_or_stopped"
-    return "planned" if kind in ACTED and found.first in scopes.planned else "present"
+    return "planned" if kind in ACTIONABLE and found.first in scopes.planned else "present"
 
 
 def _is_setting(words: Sequence[Word], sentence: Sentence, found: Named, kind: str) -> bool:
