@@ -55,10 +55,8 @@ def expected_notes(kind: str, seed: int) -> list[tuple[dict[str, Any], list[Gene
     for num_beams in (1, 2, 4):
         settings: dict[str, Any] = {"max_new_tokens": 8, "num_beams": num_beams}
         if num_beams > 1:
-            settings |= {
-                "length_penalty": chance.choice([0.0, 0.6, 1.0, 2.0]),
-                "early_stopping": chance.choice([False, True, "never"]),
-            }
+            settings["length_penalty"] = chance.choice([0.0, 0.6, 1.0, 2.0])
+            settings["early_stopping"] = chance.choice([False, True, "never"])
         found.append((settings, [reference(model, prompt, **settings) for prompt in some_prompts(seed, 3)]))
     return found
 
