@@ -19,12 +19,7 @@ from medsum_core.grounding.findings.stems import texts_of
 ANSWER_REACH = 20  # words of an answer in which a relative can be the one who has the finding
 END_WORDS = 3  # words at the end of a sentence
 LAST_WORDS = 8  # words from the end of a turn, which may have no full stops
-DENIABLE = (  # kinds that a bare "No" to a statement denies
-    "symptom",
-    "condition",
-    "substance",
-    "allergen",
-)
+DENIABLE = ("symptom", "condition", "substance", "allergen")  # kinds that a bare "No" to a statement denies
 SAME_ANSWER, SAME_REACH = bag("has did too also"), 8  # words; "And her brother?" "He has it."
 HAVE_VERBS = bag("does do did has")
 SHORT_SENTENCE = 6  # words of a sentence after a question
@@ -34,18 +29,18 @@ def with_answers(scan: FindingScan, turns: Sequence[Turn]) -> list[Finding]:
     """All findings in order; those of questions with the assertion that the answer implies ("asked" if none)."""
     dialogue = _Dialogue(scan, turns)
     found = []
-    for finding, further in zip_longest(scan.findings, scan.findings[1:]):
-        if further is not None and _is_corrected(scan, finding, further):
+    for finding, following in zip_longest(scan.findings, scan.findings[1:]):
+        if following is not None and _is_corrected(scan, finding, following):
             found.append(replace(finding, assertion="denied", reply=None))
         else:
             found.append(dialogue.denied_by_no(finding) if finding.reply is None else dialogue.with_answer(finding))
     return found
 
 
-def _is_corrected(scan: FindingScan, finding: Finding, further: Finding) -> bool:
+def _is_corrected(scan: FindingScan, finding: Finding, following: Finding) -> bool:
     """Whether the next finding corrects this one: "Crestor, no, sorry, Lipitor"."""
-    near = finding.kind == further.kind and finding.turn == further.turn and further.first - finding.last <= REACH
-    return near and is_correction(texts_of(scan.words, finding.last, further.first))
+    near = finding.kind == following.kind and finding.turn == following.turn and following.first - finding.last <= REACH
+    return near and is_correction(texts_of(scan.words, finding.last, following.first))
 
 
 @dataclass(frozen=True)
@@ -83,9 +78,9 @@ class _Dialogue:
         if repeated and (answer in ("other", "unknown") or (answer == "yes" and repeated.assertion == "denied")):
             return replace(finding, assertion=repeated.assertion, subject=repeated.subject, reply=reply)
         asked = [one for one in self.scan.between(*self.scan.turns[finding.turn]) if one.reply is not None]
-        each = replies.read_each(words, first, last)
-        if len(each) > 1 and len(each) == len(asked):
-            answer = each[asked.index(finding)]
+        answers = replies.read_each(words, first, last)
+        if len(answers) > 1 and len(answers) == len(asked):
+            answer = answers[asked.index(finding)]
         elif answer == "no" and self._names_other_finding(
             finding, question, [one for one in named if one.first <= first + 1]
         ):
@@ -107,10 +102,10 @@ class _Dialogue:
             return replace(finding, assertion="present", subject=join_relatives(kin), reply=reply)
         return replace(finding, assertion=assertion, reply=reply)
 
-    def _answer_to(self, finding: Finding, here: Sentence) -> tuple[int, int, int] | None:
+    def _answer_to(self, finding: Finding, question: Sentence) -> tuple[int, int, int] | None:
         """The words `[first, last)` of the answer to a question, and its turn; None if other sentences come between."""
         number, sentences, bounds = finding.turn, self.scan.sentences_of, self.scan.turns
-        later = [s for s in sentences[number] if s.first > here.first]
+        later = [s for s in sentences[number] if s.first > question.first]
         if any(replies.is_full_question(self.scan.words, s) for s in later):
             return None
         if later and not self.turns[number].speaker and not later[0].asks:

@@ -29,19 +29,10 @@ NOTE_ACTIONS: Mapping[str, tuple[Action, ...]] = {
     "substance": ("stop",),
     "procedure": ("done", "plan", "declined", "stop"),
 }  # fmt: skip
-ALWAYS_STATED: tuple[Action, ...] = (
-    "stop",
-    "up",
-    "down",
-    "taper",
-)  # contradicted if the dialogue does not mention them
-EARLIER_TIMES = (  # phrases of a sentence about an earlier action
-    ("last", "time"),
-    ("last", "visit"),
-    ("last", "month"),
-    ("last", "year"),
-    ("back", "then"),
-)
+# A note with one of these is contradicted if the dialogue does not mention the action.
+ALWAYS_STATED: tuple[Action, ...] = ("stop", "up", "down", "taper")
+# Word pairs of a sentence about an earlier action.
+EARLIER_TIMES = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "year"), ("back", "then"))
 ANAPHORA = bag("it that them those both one this some any")
 OFFER_WORDS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
 USE_WORDS = bag("take takes taking use uses using on still smoke smoking drink drinking")
@@ -57,7 +48,7 @@ WISH_WORDS = bag("like likes wants requests requesting")
 GENERIC = frozenset(("medication", "referral"))  # they do not end the context of a mention: "refer you for that"
 LIST_WORDS, CLAUSE_BOUNDARIES = bag(", and or the a my your plus"), bag(", and but then so or while ;")
 LATER_TURNS, FRAGMENT_TURNS = 4, 2  # turns after a mention with "it", or with a short sentence, that can be about it
-LATER_SENTENCES = 8
+LATER_SENTENCES = 8  # sentences after a mention that can be about it
 FRAGMENT = 7  # most words of a sentence that can be about an earlier mention without "it"
 ANSWER_WORDS = 15  # words of an answer
 AUXILIARIES = bag("will be been to")  # "[simvastatin will be continued]"
@@ -141,16 +132,16 @@ def actions_in_talk(finding: Finding, index: FindingIndex) -> list[Action]:
 
 def _dialogue_actions(finding: Finding, index: FindingIndex) -> list[Action]:
     kind = finding.kind
-    mentions = said_of(finding, index)
-    places = [(other.first, index.scan.sentence_of(other)) for other in mentions] or index.places_of(finding.names)
-    names = {name for other in mentions for name in other.names} or set(finding.names)
+    evidence = said_of(finding, index)
+    positions = [(other.first, index.scan.sentence_of(other)) for other in evidence] or index.places_of(finding.names)
+    names = {name for other in evidence for name in other.names} or set(finding.names)
     others = {o.first for o in index.scan.findings if o.kind == kind and not GENERIC.issuperset(o.names)}
-    named = sorted(others | {first for first, _ in places})
-    of_others = {index.scan.sentence_of(o).first for o in index.scan.findings if _is_other(o, names, index)}
+    named = sorted(others | {first for first, _ in positions})
+    other_sentences = {index.scan.sentence_of(o).first for o in index.scan.findings if _is_other(o, names, index)}
     found: list[Action] = []
-    for first, own in places:
+    for first, own in positions:
         if not _is_earlier(index, own):
-            found += _actions_of_mention(first, own, named, of_others - {own.first}, index)
+            found += _actions_of_mention(first, own, named, other_sentences - {own.first}, index)
     if kind == "procedure":  # "leave it alone" of a procedure means not to do it
         found = ["declined" if action == "same" else action for action in found]
     found = [action for action in found if action in POSSIBLE_ACTIONS[kind]]
@@ -159,18 +150,18 @@ def _dialogue_actions(finding: Finding, index: FindingIndex) -> list[Action]:
 
 
 def _is_other(finding: Finding, names: Set[str], index: FindingIndex) -> bool:
-    """Whether a finding is another drug, test or habit; a "cardiologist" is not, but who did it."""
+    """Whether a finding is another drug, test or habit; a "cardiologist" is not, only who did it."""
     is_performer = any("referral" in index.lexicon.ancestors[name] for name in finding.names)
     other = names.isdisjoint(finding.names) and not ROOTS.issuperset(finding.names)
     return finding.kind in CHANGED and other and not is_performer
 
 
 def _actions_of_mention(
-    first: int, own: Sentence, named: Sequence[int], of_others: Set[int], index: FindingIndex
+    first: int, own: Sentence, named: Sequence[int], other_sentences: Set[int], index: FindingIndex
 ) -> list[Action]:
     """The actions on a mention at word `first`.
 
-    `named`: the first words of all mentions of its kind; `of_others`: those of the sentences about other findings.
+    `named`: the first words of all mentions of its kind; `other_sentences`: those of sentences about other findings.
     """
     words = index.scan.words
     k = bisect_left(named, first)
@@ -194,7 +185,7 @@ def _actions_of_mention(
         found = _with_answer(found, own, texts, answer, index, asks=asks)
     elif asks:
         found = []
-    for sentence in (s for s in later if s.first not in of_others):
+    for sentence in (s for s in later if s.first not in other_sentences):
         answers = asks and answer is not None and sentence.first == answer[0]
         found += _later_actions(sentence, index, is_near=sentence.turn <= own.turn + FRAGMENT_TURNS, answers=answers)
     return found
@@ -305,10 +296,10 @@ def is_opposed(note: NoteAction, stated: Sequence[Action], *, once: bool, told: 
     return (told and note.action in ALWAYS_STATED) or (bool(stated) and OPPOSITE[note.action].issuperset(stated))
 
 
-def is_open(mentions: Sequence[Finding], action: Action, actions: Sequence[Action], index: FindingIndex) -> bool:
+def is_open(evidence: Sequence[Finding], action: Action, actions: Sequence[Action], index: FindingIndex) -> bool:
     """Whether the dialogue leaves the present action open: the finding is past, or only an earlier action is stated."""
-    over = action == "stop" and any(other.assertion == "past_or_stopped" for other in mentions)
-    return over or (not actions and any(_is_earlier(index, index.scan.sentence_of(other)) for other in mentions))
+    over = action == "stop" and any(other.assertion == "past_or_stopped" for other in evidence)
+    return over or (not actions and any(_is_earlier(index, index.scan.sentence_of(other)) for other in evidence))
 
 
 def _is_earlier(index: FindingIndex, sentence: Sentence) -> bool:

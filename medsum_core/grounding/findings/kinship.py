@@ -99,12 +99,12 @@ def _same(side: str, one: str, other_side: str, other: str) -> bool:
 
 
 def relatives_in(
-    words: Sequence[Word], first: int, last: int, topic: str = "", *, spoken: bool, family_present: bool = False
+    words: Sequence[Word], first: int, last: int, topic: str = "", *, spoken: bool, has_family_speaker: bool = False
 ) -> list[tuple[int, str]]:
     """The relatives named among words `[first, last)`. "A 6-year-old girl" is the patient, "her girl" is none.
 
     `topic`: the last relative before these words, whom "his" in "his brother" refers to; in a note "his" is the
-    patient's. `family_present`: a relative takes part in the dialogue, so that "my son" or "your son" may be the
+    patient's. `has_family_speaker`: a relative takes part in the dialogue, so that "my son" or "your son" may be the
     patient: they are then "family".
     """
     found: list[tuple[int, str]] = []
@@ -123,10 +123,10 @@ def relatives_in(
             continue
         if kin == "twin" and i + 1 < last and kin_of(words[i + 1].text):
             continue  # "twin sister"
-        if family_present and kin not in NOT_SPECIFIC and _may_be_speakers_kin(words, i, first):
+        if has_family_speaker and kin not in NOT_SPECIFIC and _may_be_speakers_kin(words, i, first):
             found.append((i, FAMILY))
             continue
-        owner = _owner(words, i, first, [topic, *named], spoken=spoken and not family_present)
+        owner = _owner(words, i, first, [topic, *named], spoken=spoken and not has_family_speaker)
         named.append(COMPOUND.get((owner, kin), kin))
         if (owner, kin) in COMPOUND:
             found = [place for place in found if not (place[0] == i - 1 and words[i - 1].text.endswith("'s"))]

@@ -41,8 +41,8 @@ def judge_relatives(note: FindingScan, index: FindingIndex) -> list[JudgedFact]:
             continue
         matching = [other for other in index.kin if same_person(name, other)]
         verdict: Verdict = "supported" if matching and not _is_on_other_side(name, index.kin) else "contradicted"
-        sided = i > 0 and note.words[i - 1].text in ("maternal", "paternal")
-        facts.append(JudgedFact(note.words[i - sided].start, note.words[i].end, "relative", verdict, None))
+        has_side = i > 0 and note.words[i - 1].text in ("maternal", "paternal")
+        facts.append(JudgedFact(note.words[i - has_side].start, note.words[i].end, "relative", verdict, None))
     return facts
 
 
@@ -66,15 +66,15 @@ def is_of_family(named: Sequence[Finding], note: FindingScan, index: FindingInde
     if any(word.text in PATIENT_TERMS for word in note.words):
         return False
     names = dict.fromkeys(finding.names for finding in named)
-    mentions = (other for of_one in names for other in index.named(of_one) if other.assertion != "denied")
-    return all(other.subject not in (PATIENT, UNKNOWN) or index.tells_of(ANYONE_WORDS, other) for other in mentions)
+    evidence = (other for of_one in names for other in index.named(of_one) if other.assertion != "denied")
+    return all(other.subject not in (PATIENT, UNKNOWN) or index.tells_of(ANYONE_WORDS, other) for other in evidence)
 
 
-def is_named_near(finding: Finding, mentions: Sequence[Finding], index: FindingIndex) -> bool:
-    """Whether the dialogue names the relative of a note's finding near its mentions `mentions`."""
-    asked = [other for other in mentions if other.reply is not None or other.assertion != "denied"]
-    named = any(same_person(finding.subject, kin) for other in mentions for kin in index.kin_around(other))
-    return named and len(asked) == len(mentions)  # not "No colon cancer, but my brother has Crohn's."
+def is_named_near(finding: Finding, evidence: Sequence[Finding], index: FindingIndex) -> bool:
+    """Whether the dialogue names the relative of a note's finding near its `evidence` in the dialogue."""
+    asked = [other for other in evidence if other.reply is not None or other.assertion != "denied"]
+    named = any(same_person(finding.subject, kin) for other in evidence for kin in index.kin_around(other))
+    return named and len(asked) == len(evidence)  # not "No colon cancer, but my brother has Crohn's."
 
 
 def of_person(finding: Finding, affirmed: Sequence[Finding], index: FindingIndex) -> Judged:
@@ -112,5 +112,5 @@ def with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:
     if not kin:
         return finding.start, finding.end
     place = min(kin, key=lambda i: abs(i - finding.first))
-    sided = place > sentence.first and note.words[place - 1].text in ("maternal", "paternal")
-    return min(finding.start, note.words[place - sided].start), max(finding.end, note.words[place].end)
+    has_side = place > sentence.first and note.words[place - 1].text in ("maternal", "paternal")
+    return min(finding.start, note.words[place - has_side].start), max(finding.end, note.words[place].end)

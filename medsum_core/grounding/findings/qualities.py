@@ -56,17 +56,17 @@ CLAUSE_ENDS = bag(", ; but . ? ! and with")
 
 
 def other_certainty(
-    finding: Finding, mentions: Sequence[Finding], note: FindingScan, index: FindingIndex
+    finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex
 ) -> int | None:
     """The turn that is uncertain of a diagnosis certain in the note, or the reverse; None if there is none."""
-    if finding.kind != "condition" or not mentions:
+    if finding.kind != "condition" or not evidence:
         return None
-    of_clinician = [other for other in mentions if index.turns[other.turn].is_clinician]
+    of_clinician = [other for other in evidence if index.turns[other.turn].is_clinician]
     if finding.assertion == "present" and CERTAIN_WORDS & _around(note, finding):
-        sources = of_clinician or mentions  # the clinician's statements outweigh the patient's
+        sources = of_clinician or evidence  # the clinician's statements outweigh the patient's
         return sources[0].turn if all(other.assertion == "uncertain" for other in sources) else None
     sources = [other for other in of_clinician if other.reply is None]
-    if finding.assertion != "uncertain" or len(sources) < len(mentions):
+    if finding.assertion != "uncertain" or len(sources) < len(evidence):
         return None
     denied = all(other.assertion == "denied" for other in sources)
     proved = all(other.assertion == "present" and PROOF_WORDS & set(_sentence(index, other)) for other in sources)
@@ -83,7 +83,7 @@ def _sentence(index: FindingIndex, finding: Finding) -> list[str]:
     return texts_of(index.scan.words, sentence.first, sentence.last)
 
 
-def other_course(finding: Finding, mentions: Sequence[Finding], note: FindingScan, index: FindingIndex) -> int | None:
+def other_course(finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex) -> int | None:
     """The turn that states the opposite course of a note's symptom or habit; None unless all that state one do."""
     if finding.kind not in ("symptom", "substance") or finding.assertion == "denied":
         return None
@@ -94,7 +94,7 @@ def other_course(finding: Finding, mentions: Sequence[Finding], note: FindingSca
         stated = "lasting"
     if stated is None:
         return None
-    courses = [(course, other.turn) for other in mentions for course in _stated_courses(other, index)]
+    courses = [(course, other.turn) for other in evidence for course in _stated_courses(other, index)]
     opposed = [turn for course, turn in courses if course in CONTRADICTING[stated]]
     return opposed[0] if opposed and len(opposed) == len(courses) else None
 
@@ -119,14 +119,14 @@ def _stated_courses(finding: Finding, index: FindingIndex) -> list[Course]:
     return asked if reply == "yes" else [NEGATED_COURSE[course] for course in asked]
 
 
-def other_result(finding: Finding, mentions: Sequence[Finding], note: FindingScan, index: FindingIndex) -> bool:
+def other_result(finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex) -> bool:
     """Whether the dialogue states only the opposite result of a note's test."""
     sentence = note.sentence_of(finding)
     before = texts_of(note.words, max(sentence.first, finding.first - RESULT_BEFORE), finding.first)
     after = [word.text for word in note.after(finding, RESULT_AFTER)]
     end = next((k for k, text in enumerate(after) if text in CLAUSE_ENDS), len(after))
     stated = next(filter(None, map(_result, [*before, *after[:end]])), None)
-    results = {result for other in mentions for result in _stated_results(other, index)} if stated else set()
+    results = {result for other in evidence for result in _stated_results(other, index)} if stated else set()
     return bool(results) and stated not in results
 
 

@@ -119,7 +119,7 @@ class _Reader:
     last_relative_at: int = 0
 
     def __post_init__(self) -> None:
-        self.family_present = any(is_family(turn.speaker) for turn in self.turns)
+        self.has_family_speaker = any(is_family(turn.speaker) for turn in self.turns)
 
     def read_note_sentence(self, sentence: Sentence) -> None:
         """Add the findings of a sentence of a note."""
@@ -177,7 +177,7 @@ class _Reader:
             sentence.last,
             self.last_relative,
             spoken=spoken,
-            family_present=self.family_present,
+            has_family_speaker=self.has_family_speaker,
         )
         self.kin += kin
         return kin
@@ -209,7 +209,7 @@ class _Reader:
         words, asks = self.words, sentence.asks
         scopes = read_scopes(words, sentence, spoken=True)
         speaker = kin_of(self.turns[sentence.turn].speaker)
-        topic, last = ("", "") if asks else (self.topic, "" if self.family_present else self.last_relative)
+        topic, last = ("", "") if asks else (self.topic, "" if self.has_family_speaker else self.last_relative)
         for name in named:
             trailing = [place for place in kin if place[0] >= name.last] if name is named[-1] else []
             is_symptom = self.lexicon.concepts[name.names[0]].kind == "symptom"
