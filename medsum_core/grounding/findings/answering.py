@@ -10,7 +10,7 @@ from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.corrections import REACH, is_correction
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings import replies
-from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan
+from medsum_core.grounding.findings.finding import ACTIONABLE, Assertion, Finding, FindingScan
 from medsum_core.grounding.findings.kinship import join_relatives
 from medsum_core.grounding.findings.relatives import possible_subjects
 from medsum_core.grounding.findings.scope import Sentence, is_set_aside
@@ -181,10 +181,8 @@ class _Dialogue:
         openly = replies.asks_openly(words, question)
         if answer == "yes" and not openly:
             return "denied" if negated and agrees else "present"
-        can_be_planned = finding.kind in ACTED
-        presupposed = replies.presupposes(
-            words, question, finding.first, phrase=finding.phrase, can_be_planned=can_be_planned
-        )
+        actionable = finding.kind in ACTIONABLE
+        presupposed = replies.presupposes(words, question, finding.first, phrase=finding.phrase, actionable=actionable)
         if answer == "no" and (negated or not (presupposed or openly or replies.offers_alternatives(words, question))):
             return "denied"
         return "asked"

@@ -127,13 +127,15 @@ def said_of(finding: Finding, index: FindingIndex) -> list[Finding]:
 
 def actions_in_talk(finding: Finding, index: FindingIndex) -> list[Action]:
     """The actions on a finding in a dialogue: in the sentences that name it, in answers, in later ones with "it"."""
-    return index.once(("actions", finding.kind, finding.names), lambda: _dialogue_actions(finding, index))
+    return index.cached(("actions", finding.kind, finding.names), lambda: _dialogue_actions(finding, index))
 
 
 def _dialogue_actions(finding: Finding, index: FindingIndex) -> list[Action]:
     kind = finding.kind
     evidence = said_of(finding, index)
-    positions = [(other.first, index.scan.sentence_of(other)) for other in evidence] or index.places_of(finding.names)
+    positions = [(other.first, index.scan.sentence_of(other)) for other in evidence] or index.sentences_with(
+        finding.names
+    )
     names = {name for other in evidence for name in other.names} or set(finding.names)
     others = {o.first for o in index.scan.findings if o.kind == kind and not GENERIC.issuperset(o.names)}
     named = sorted(others | {first for first, _ in positions})

@@ -1,7 +1,7 @@
-"""Who the patient is: the sex, the work and the marital status that a note states, looked up in the dialogue.
+"""The verdicts on the patient's sex, occupation and marital status.
 
-The sex is checked only where the dialogue makes it plain: by the form of address, by what only one sex has, or, where a
-relative speaks for the patient, by "he" or "she".
+The sex is checked only if the dialogue has evidence of it: the clinician's form of address, a finding that only one sex
+has, or, if a relative speaks for the patient, "he" or "she".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medsum_core.grounding.findings.stems import stem
 
 Sex = Literal["male", "female"]
 KIND = "subject"
-NOUNS: dict[str, Sex] = {
+SEX_NOUNS: dict[str, Sex] = {
     "male": "male", "man": "male", "gentleman": "male", "boy": "male", "female": "female", "woman": "female",
     "lady": "female", "girl": "female",
 }  # fmt: skip
@@ -28,48 +28,50 @@ PRONOUNS: dict[str, Sex] = {
     "she": "female", "her": "female", "she's": "female", "hers": "female", "herself": "female",
 }  # fmt: skip
 CHILDREN: dict[str, Sex] = {"son": "male", "boy": "male", "daughter": "female", "girl": "female"}
-ADDRESS: dict[str, Sex] = {
+FORMS_OF_ADDRESS: dict[str, Sex] = {
     "sir": "male", "mr": "male", "mister": "male", "ma'am": "female", "maam": "female", "mrs": "female",
     "ms": "female",
 }  # fmt: skip
-OF_ONE_SEX: dict[str, Sex] = {
+SEX_BY_FINDING: dict[str, Sex] = {
     "prostate cancer": "male", "benign prostatic hyperplasia": "male", "erectile dysfunction": "male",
     "vasectomy": "male", "testicular pain": "male", "testicular cancer": "male", "testicular swelling": "male",
     "menopause": "female", "menorrhagia": "female", "dysmenorrhea": "female", "irregular periods": "female",
     "hysterectomy": "female", "vaginal bleeding": "female", "vaginal discharge": "female", "vaginal dryness": "female",
     "cesarean section": "female", "miscarriage": "female", "endometriosis": "female", "uterine fibroid": "female",
 }  # fmt: skip
-STATUS = {
+STATUS_EVIDENCE = {  # for each word of a note the words of a dialogue that support it
     "married": bag("married husband wife spouse hubby wedding marriage anniversary"),
     "divorced": bag("divorced divorce ex split separated"),
     "widowed": bag("widow widower widowed passed died lost late dead gone"),
     "widow": bag("widow widower widowed passed died lost late dead gone"),
     "widower": bag("widow widower widowed passed died lost late dead gone"),
 }
-ALONE = bag("alone myself own just only nobody single widow widower")
+ALONE_EVIDENCE = bag("alone myself own just only nobody single widow widower")  # the same for "lives alone"
 LIVES = bag("lives living live resides")
-WORKS = bag("works worked work retired is was as a an former employed occupation job by profession")
-ANY_WORK = bag("worker driver officer bus assembly")
-NEAR = 3
+WORK_WORDS = bag(  # before an occupation
+    "works worked work retired is was as a an former employed occupation job by profession"
+)
+UNSPECIFIC_WORK = bag("worker driver officer bus assembly")  # are no evidence of an occupation
+NEAR = 3  # words
 
 
 def judge_identity(note: FindingScan, index: FindingIndex) -> list[JudgedFact]:
-    """The verdicts on what a note says of the patient's sex (the first time), work and marital status."""
-    sex = _said_sex(index)
-    stated = next(_stated_sexes(note, index), None) if sex is not None else None
+    """The verdicts on the patient's sex (its first mention only), occupation, marital status and living alone."""
+    sex = _sex_in_dialogue(index)
+    stated = next(_sexes_in_note(note, index), None) if sex is not None else None
     facts = []
     if stated is not None:
-        i, of_note = stated
-        facts.append(_fact(note, i, i + 1, "supported" if of_note == sex else "contradicted"))
+        i, sex_in_note = stated
+        facts.append(_fact(note, i, i + 1, "supported" if sex_in_note == sex else "contradicted"))
     for sentence in note.sentences:
         if note.kin_between(sentence.first, sentence.last):
             continue
-        facts += _works(note, sentence, index)
+        facts += _occupations_in(note, sentence, index)
         for i in range(sentence.first, sentence.last):
-            lives = note.words[i].text == "alone" and i > sentence.first and note.words[i - 1].text in LIVES
-            said = ALONE if lives else STATUS.get(note.words[i].text)
-            if said is not None:
-                facts.append(_fact(note, i, i + 1, "supported" if index.says(said) else "not_found"))
+            lives_alone = note.words[i].text == "alone" and i > sentence.first and note.words[i - 1].text in LIVES
+            evidence = ALONE_EVIDENCE if lives_alone else STATUS_EVIDENCE.get(note.words[i].text)
+            if evidence is not None:
+                facts.append(_fact(note, i, i + 1, "supported" if index.has_word(evidence) else "not_found"))
     return facts
 
 
@@ -77,66 +79,64 @@ def _fact(note: FindingScan, first: int, last: int, verdict: Verdict) -> JudgedF
     return JudgedFact(note.words[first].start, note.words[last - 1].end, KIND, verdict, None)
 
 
-def _stated_sexes(note: FindingScan, index: FindingIndex) -> Iterator[tuple[int, Sex]]:
-    """Where the note tells the patient's sex; a pronoun only where no relative is named before it."""
-    named = False
+def _sexes_in_note(note: FindingScan, index: FindingIndex) -> Iterator[tuple[int, Sex]]:
+    """The words of a note that state the patient's sex; a pronoun only if no relative is named before it."""
+    has_relative = False
     for sentence in note.sentences:
         kin = note.kin_between(sentence.first, sentence.last)
         for i in range(sentence.first, sentence.last):
             text = note.words[i].text
-            if text in NOUNS and not kin:
-                yield i, NOUNS[text]
-            elif text in CHILDREN and index.has_guests and len(kin) == 1 and note.words[i - 1].text == "old":
+            if text in SEX_NOUNS and not kin:
+                yield i, SEX_NOUNS[text]
+            elif text in CHILDREN and index.has_family_speaker and len(kin) == 1 and note.words[i - 1].text == "old":
                 yield i, CHILDREN[text]
-            elif text in PRONOUNS and not (named or kin):
+            elif text in PRONOUNS and not (has_relative or kin):
                 yield i, PRONOUNS[text]
-        named = named or bool(kin)
+        has_relative = has_relative or bool(kin)
 
 
-def _said_sex(index: FindingIndex) -> Sex | None:
-    """The patient's sex as the dialogue makes it plain; None where it doesn't, or says both."""
-    said: set[Sex] = set()
+def _sex_in_dialogue(index: FindingIndex) -> Sex | None:
+    """The patient's sex by the evidence of the dialogue; None if there is none or it is conflicting."""
+    sexes: set[Sex] = set()
     for turn, (first, last) in zip(index.turns, index.scan.turns, strict=True):
         texts = [word.text for word in index.scan.words[first:last]]
-        if index.has_guests:
-            said |= {PRONOUNS[text] for text in texts if text in PRONOUNS}
-            said |= {CHILDREN[text] for text in texts if text in CHILDREN}
+        if index.has_family_speaker:
+            sexes |= {PRONOUNS[text] for text in texts if text in PRONOUNS}
+            sexes |= {CHILDREN[text] for text in texts if text in CHILDREN}
         elif turn.is_clinician:
-            said |= {ADDRESS[text] for text in texts if text in ADDRESS}
-    if not index.has_guests:
+            sexes |= {FORMS_OF_ADDRESS[text] for text in texts if text in FORMS_OF_ADDRESS}
+    if not index.has_family_speaker:
         own = (one for one in index.scan.findings if one.assertion in ("present", "past_or_stopped"))
         of_patient = (one for one in own if one.subject == "patient")
-        said |= {OF_ONE_SEX[name] for one in of_patient for name in one.names if name in OF_ONE_SEX}
-    return said.pop() if len(said) == 1 else None
+        sexes |= {SEX_BY_FINDING[name] for one in of_patient for name in one.names if name in SEX_BY_FINDING}
+    return sexes.pop() if len(sexes) == 1 else None
 
 
-def _works(note: FindingScan, sentence: Sentence, index: FindingIndex) -> list[JudgedFact]:
-    """The verdicts on the occupations that a sentence gives the patient: "a retired [nurse]"."""
+def _occupations_in(note: FindingScan, sentence: Sentence, index: FindingIndex) -> list[JudgedFact]:
+    """The verdicts on the occupations of a sentence: "a retired [nurse]"."""
     texts = [note.words[i].text for i in range(sentence.first, sentence.last)]
     facts = []
     i = 0
     while i < len(texts):
-        found = next(
-            ((names, hints) for names, hints in _occupations().get(texts[i], ()) if names == texts[i : i + len(names)]),
-            None,
-        )
-        if found is not None and WORKS & {*texts[max(i - NEAR, 0) : i]}:
-            names, hints = found
-            verdict: Verdict = "supported" if index.says(hints) else "not_found"
-            facts.append(_fact(note, sentence.first + i, sentence.first + i + len(names), verdict))
+        entries = _occupation_table().get(texts[i], ())
+        found = next(((name, evidence) for name, evidence in entries if name == texts[i : i + len(name)]), None)
+        if found is not None and WORK_WORDS & {*texts[max(i - NEAR, 0) : i]}:
+            name, evidence = found
+            verdict: Verdict = "supported" if index.has_word(evidence) else "not_found"
+            facts.append(_fact(note, sentence.first + i, sentence.first + i + len(name), verdict))
         i += len(found[0]) if found else 1
     return facts
 
 
 @lru_cache(maxsize=1)
-def _occupations() -> dict[str, list[tuple[list[str], frozenset[str]]]]:
-    """The occupations by their first word, long names first, each with the stems of which a dialogue must have one."""
+def _occupation_table() -> dict[str, list[tuple[list[str], frozenset[str]]]]:
+    """The occupations by their first word, longest first, each with the stems that are evidence of it."""
     found: dict[str, list[tuple[list[str], frozenset[str]]]] = {}
     for line in lines_of(TABLES / "occupation.tsv"):
-        names, hints = line.split("\t")
-        stems = frozenset(map(stem, {*hints.split("|"), *names.replace("|", " ").split()} - ANY_WORK))
+        names, evidence = line.split("\t")
+        stems = frozenset(map(stem, {*evidence.split("|"), *names.replace("|", " ").split()} - UNSPECIFIC_WORK))
         for name in names.split("|"):
             found.setdefault(name.split()[0], []).append((name.split(), stems))
-    for listed in found.values():
-        listed.sort(key=lambda pair: -len(pair[0]))
+    for entries in found.values():
+        entries.sort(key=lambda pair: -len(pair[0]))
     return found

@@ -1,19 +1,20 @@
-"""The lexicon of findings: tables in this package, and a table of the user's.
+"""The lexicon of findings: the tables of this package, and optionally a table of the user.
 
-A row of a table: name, synonyms, broader names, separated by tabs; synonyms and broader names by "|". A synonym
+A row of a table is a concept: name, synonyms, broader concepts, separated by tabs. Synonyms and broader concepts are
+lists separated by "|". Some synonyms are special:
 
-- in capitals ("MI") counts only where the text has capitals,
-- after "~" counts only in a dialogue, its words anywhere in a question and its answer ("~blood stool"),
-- after "=" counts only in a dialogue ("=drink"),
-- after "!" denies the finding that it names ("!nonsmoker"),
-- as "pain@chest" is the quality `pain` of the body part `chest`.
+- in capitals ("MI"): is found only where the text has capitals too,
+- "~blood stool": a paraphrase, found only in a dialogue; its words may stand anywhere in a turn and the next one,
+- "=drink": is found only in a dialogue,
+- "!nonsmoker": denies the concept,
+- "pain@chest": the concept is the quality `pain` of the body part `chest`.
 
-The broader name "@part" says that a body part completes the name ("pain"), "@needs" that it says nothing without one
-("discharge"), "@lack" that a denial may state it ("I don't eat" is a loss of appetite). A user's table has the kind as
-a first field.
+Three tags may stand among the broader concepts. "@part": a quality that takes a body part ("pain"). "@needs": it is no
+finding without one ("discharge"). "@lack": it is the absence of something, so that a sentence with a negation may
+affirm it ("I don't eat": loss of appetite). In the user's table the kind comes first, as a field of its own.
 
-lay.tsv has a finding's hints, two fields a row: words that patients use of it, and of other things ("clothes loose");
-"@" stands for a word of the finding's body part ("issue @").
+A row of lay.tsv is a concept and its hints, which are weaker than paraphrases: words that patients use for it, but for
+other things too ("clothes loose" for weight loss). In a hint "@" stands for the finding's body part ("issue @").
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ KINDS = ("medication", "allergen", "symptom", "condition", "procedure", "substan
 PART = "part"
 TABLES = Path(__file__).parent / "lexicon"
 HINTS = "lay.tsv"
-END = ""  # the key of a phrase's entries in the trie
-PARTED, NEEDS_PART, LACK = "@part", "@needs", "@lack"
+END = ""  # the key of a node's entries in the trie
+TAKES_PART, NEEDS_PART, LACK = "@part", "@needs", "@lack"
 PARAPHRASE, DENYING, SPOKEN = "~", "!", "="
 COMMENT = "#"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """A finding that can be named.
+    """A concept of the lexicon: a row of a table.
 
-    `paraphrases`: stems of it in a dialogue; `hints`: those that may. `parted`: a body part completes it;
-    `needs_part`: must. `lack`: a denial may state it.
+    `paraphrases` and `hints`: sets of stems; a dialogue that has all stems of a set near each other may mean the
+    concept. `takes_part`, `needs_part`, `lack`: the tags "@part", "@needs", "@lack".
     """
 
     name: str
@@ -50,17 +51,29 @@ class Concept:
     broader: tuple[str, ...]
     paraphrases: tuple[frozenset[str], ...]
     hints: tuple[frozenset[str], ...]
-    parted: bool
+    takes_part: bool
     needs_part: bool
     lack: bool
 
 
+class Entry(NamedTuple):
+    """What a phrase of the trie means: the concept `name`, or its denial.
+
+    `capitals`: only in capitals; `spoken`: only in a dialogue.
+    """
+
+    name: str
+    capitals: bool
+    denies: bool
+    spoken: bool
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lexicon:
-    """Concepts by name, and the trie of their phrases: stems, then under END each name with "in
-    capitals", "denying", "spoken only".
+    """The concepts by name, and the trie of their names and synonyms: a path of stems, with entries under END.
 
-    `composed`: the concept that a quality and a part make. `ancestors`: each name with all its broader names.
+    `composed`: the concept that a quality and a body part make together. `ancestors`: of each concept, itself and all
+    broader ones.
     """
 
     concepts: Mapping[str, Concept]
@@ -70,15 +83,15 @@ class Lexicon:
 
     @cached_property
     def parts_in(self) -> Mapping[str, frozenset[str]]:
-        """The body parts that a name holds: "facial droop" is of the face."""
+        """The body parts that a concept implies: "facial droop" implies the face."""
         found: dict[str, set[str]] = {}
         for (_, part), name in self.composed.items():
             found.setdefault(name, set()).add(part)
         return {name: frozenset(parts) for name, parts in found.items()}
 
     @cached_property
-    def longer(self) -> Mapping[str, list[tuple[frozenset[str], str]]]:
-        """For each stem the paraphrases of conditions that have it along with others, each with its concept."""
+    def longer_phrases(self) -> Mapping[str, list[tuple[frozenset[str], str]]]:
+        """For each stem the conditions' paraphrases and hints of several stems that contain it, with their concept."""
         found: dict[str, list[tuple[frozenset[str], str]]] = {}
         for concept in self.concepts.values():
             for stems in (*concept.paraphrases, *concept.hints) if concept.kind == "condition" else ():
@@ -87,7 +100,7 @@ class Lexicon:
         return found
 
     def related(self, name: str, other: str) -> bool:
-        """Whether the names are the same or one is broader than the other."""
+        """Whether two concepts are the same or one is broader than the other."""
         return name == other or name in self.ancestors[other] or other in self.ancestors[name]
 
 
@@ -99,9 +112,9 @@ class _Row(NamedTuple):
 
 
 def load_lexicon(extra: str | None = None) -> Lexicon:
-    """The package's lexicon, with the rows of the file `extra` added to it.
+    """The package's lexicon, with the rows of the user's table `extra` added.
 
-    Raises InputError for a file that cannot be read or has rows that are no rows of a lexicon; no text is shown.
+    Raises InputError if the file cannot be read or a row is malformed; the message holds no text of the file.
     """
     try:
         return _load(extra, Path(extra).stat().st_mtime_ns if extra else 0)
@@ -110,14 +123,14 @@ def load_lexicon(extra: str | None = None) -> Lexicon:
 
 
 @lru_cache(maxsize=4)
-def _load(extra: str | None, changed: int) -> Lexicon:
-    """`changed`: when the file was written, so that a file edited since is read again."""
+def _load(extra: str | None, modified: int) -> Lexicon:
+    """`modified`: when the file was written; part of the cache key, so that an edited file is read again."""
     rows = [_Row(kind, *_fields(line)) for kind in (*KINDS, PART) for line in lines_of(TABLES / f"{kind}.tsv")]
-    return _build([*rows, *(_users_rows(extra) if extra else ())], load_hints())
+    return _build([*rows, *(_user_rows(extra) if extra else ())], load_hints())
 
 
 def load_hints() -> dict[str, tuple[frozenset[str], ...]]:
-    """The sets of stems that may speak of each finding of lay.tsv."""
+    """The hints of each concept of lay.tsv, as sets of stems."""
     found: dict[str, tuple[frozenset[str], ...]] = {}
     for line in lines_of(TABLES / HINTS):
         name, phrases = line.split("\t")
@@ -137,7 +150,7 @@ def _fields(line: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     return name, tuple(filter(None, synonyms.split("|"))), tuple(filter(None, broader.split("|")))
 
 
-def _users_rows(path: str) -> Iterator[_Row]:
+def _user_rows(path: str) -> Iterator[_Row]:
     try:
         lines = Path(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -157,9 +170,9 @@ def _users_rows(path: str) -> Iterator[_Row]:
 def _build(rows: Sequence[_Row], hints: Mapping[str, tuple[frozenset[str], ...]]) -> Lexicon:
     merged: dict[str, _Row] = {}
     for row in rows:
-        before = merged.get(row.name, _Row(row.kind, row.name, (), ()))
+        so_far = merged.get(row.name, _Row(row.kind, row.name, (), ()))
         merged[row.name] = _Row(
-            before.kind, row.name, (*before.synonyms, *row.synonyms), (*before.broader, *row.broader)
+            so_far.kind, row.name, (*so_far.synonyms, *row.synonyms), (*so_far.broader, *row.broader)
         )
     concepts, composed = {}, {}
     trie: dict[str, Any] = {}
@@ -171,9 +184,9 @@ def _build(rows: Sequence[_Row], hints: Mapping[str, tuple[frozenset[str], ...]]
             if text.startswith(PARAPHRASE) or "@" in text:
                 continue
             stems = [stem(word.lower()) for word in text.lstrip(DENYING + SPOKEN).split()]
-            _insert(trie, stems, (row.name, text.isupper(), text.startswith(DENYING), text.startswith(SPOKEN)))
-            weak = len(stems) > 1 or NEEDS_PART in row.broader or row.kind == PART
-            paraphrases += [frozenset(stems)] if weak and text[0] != DENYING else []
+            _insert(trie, stems, Entry(row.name, text.isupper(), text.startswith(DENYING), text.startswith(SPOKEN)))
+            may_be_split = len(stems) > 1 or NEEDS_PART in row.broader or row.kind == PART
+            paraphrases += [frozenset(stems)] if may_be_split and text[0] != DENYING else []
         concepts[row.name] = Concept(
             name=row.name,
             kind=row.kind,
@@ -182,7 +195,7 @@ def _build(rows: Sequence[_Row], hints: Mapping[str, tuple[frozenset[str], ...]]
             ),
             paraphrases=tuple(dict.fromkeys(paraphrases)),
             hints=hints.get(row.name, ()),
-            parted=PARTED in row.broader,
+            takes_part=TAKES_PART in row.broader,
             needs_part=NEEDS_PART in row.broader,
             lack=LACK in row.broader,
         )
@@ -190,7 +203,7 @@ def _build(rows: Sequence[_Row], hints: Mapping[str, tuple[frozenset[str], ...]]
     return Lexicon(concepts=concepts, trie=trie, composed=composed, ancestors=ancestors)
 
 
-def _insert(trie: dict[str, Any], stems: Sequence[str], entry: tuple[str, bool, bool, bool]) -> None:
+def _insert(trie: dict[str, Any], stems: Sequence[str], entry: Entry) -> None:
     for word in stems:
         trie = trie.setdefault(word, {})
     if entry not in trie.setdefault(END, []):

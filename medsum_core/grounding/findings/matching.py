@@ -1,4 +1,4 @@
-"""Findings named in a text: the longest phrases of the lexicon, and qualities with the body part that they are of."""
+"""Finds the names of findings in a text: the longest phrases of the lexicon; qualities are joined with body parts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.lexicon import END, PART, Lexicon
 from medsum_core.grounding.findings.stems import FILLERS, Word
 
-MAX_FILLERS = 2
-PART_BEFORE, PART_AFTER = 4, 7  # words between a quality and its body part
+MAX_FILLERS = 2  # in one phrase
+PART_BEFORE, PART_AFTER = 4, 7  # most words between a quality and a body part before or after it
 PART_LINKS = bag("in on of to at around over under with behind down into along inside across near the my his her your")
-BACK_TO = bag("to from in at on up home then again into for")
-COMES_BACK = bag("come comes came coming go went going get got getting be been call cut put held look")
+AFTER_BACK = bag("to from in at on up home then again into for")
+BEFORE_BACK = bag("come comes came coming go went going get got getting be been call cut put held look")
 CLAUSE_MARKS = bag(". ; : ? ! ( ) ,")
 
 
 class Named(NamedTuple):
-    """Words `[first, last)` that name one of `names`; `part`: a body part, "" if none; `phrase`: it is one of the
-    lexicon's."""
+    """A match at words `[first, last)`.
+
+    `names`: the concepts that the words can mean; `part`: the body part of a quality, "" if none. `phrase`: as in
+    `Finding`.
+    """
 
     first: int
     last: int
@@ -30,7 +33,10 @@ class Named(NamedTuple):
 
 
 def find_named(words: Sequence[Word], lexicon: Lexicon, *, spoken: bool) -> tuple[list[Named], list[Named]]:
-    """All findings named in the text, in order, and the body parts named by themselves, which are none."""
+    """The findings that a text names, in order, and the body parts, which are no findings by themselves.
+
+    `spoken`: the text is a dialogue.
+    """
     found: list[Named] = []
     parts: list[Named] = []
     i = 0
@@ -39,21 +45,21 @@ def find_named(words: Sequence[Word], lexicon: Lexicon, *, spoken: bool) -> tupl
         if not names:
             i += 1
             continue
-        kept = tuple(name for name in names if lexicon.concepts[name].kind != PART)
-        body = tuple(name for name in names if lexicon.concepts[name].kind == PART)
-        if body and not _is_adverb(words, i):
-            parts.append(Named(i, last, body, ""))
-        if kept:
-            found.append(Named(i, last, kept, "", True, denying))
+        concepts = tuple(name for name in names if lexicon.concepts[name].kind != PART)
+        part_names = tuple(name for name in names if lexicon.concepts[name].kind == PART)
+        if part_names and not _is_adverb(words, i):
+            parts.append(Named(i, last, part_names, ""))
+        if concepts:
+            found.append(Named(i, last, concepts, "", True, denying))
         i = last
     found = _with_parts(words, found, parts, lexicon) if parts else found
     return [named for named in found if named.part or not _needs_part(named, lexicon)], parts
 
 
 def _is_adverb(words: Sequence[Word], i: int) -> bool:
-    """Whether word i is the "back" of "back to normal", "came back"."""
+    """Whether word i is "back" as an adverb: "back to normal", "came back"."""
     before, after = words[i - 1].text if i else "", words[i + 1].text if i + 1 < len(words) else ""
-    return words[i].text == "back" and (after in BACK_TO or before in COMES_BACK)
+    return words[i].text == "back" and (after in AFTER_BACK or before in BEFORE_BACK)
 
 
 def _needs_part(named: Named, lexicon: Lexicon) -> bool:
@@ -63,16 +69,18 @@ def _needs_part(named: Named, lexicon: Lexicon) -> bool:
 def _longest(
     words: Sequence[Word], i: int, trie: Mapping[str, Any], *, spoken: bool
 ) -> tuple[tuple[str, ...], int, bool]:
-    """The names of the longest phrase that begins at word i, the word after it, and whether it denies; () if none."""
+    """The concepts of the longest phrase that begins at word i (() if none), its end, and whether it denies them."""
     node = trie.get(words[i].stem)
     best: tuple[tuple[str, ...], int, bool] = ((), i, False)
     j, fillers = i + 1, 0
     while node is not None:
         entries = [
-            entry for entry in node.get(END, ()) if (not entry[1] or words[i].capital) and (spoken or not entry[3])
+            entry
+            for entry in node.get(END, ())
+            if (not entry.capitals or words[i].capital) and (spoken or not entry.spoken)
         ]
         if entries:
-            best = (tuple(entry[0] for entry in entries), j, any(entry[2] for entry in entries))
+            best = (tuple(entry.name for entry in entries), j, any(entry.denies for entry in entries))
         while j < len(words) and words[j].stem not in node and words[j].stem in FILLERS and fillers < MAX_FILLERS:
             j, fillers = j + 1, fillers + 1
         node = node.get(words[j].stem) if j < len(words) else None
@@ -81,11 +89,11 @@ def _longest(
 
 
 def _with_parts(words: Sequence[Word], found: Sequence[Named], parts: Sequence[Named], lexicon: Lexicon) -> list[Named]:
-    """The findings, each quality with the nearest body part of its clause, or as the concept that both make."""
+    """The findings, each quality joined with its body part where its clause names one."""
     result = []
     k = 0
     for named in found:
-        qualities = [name for name in named.names if lexicon.concepts[name].parted]
+        qualities = [name for name in named.names if lexicon.concepts[name].takes_part]
         while k < len(parts) and parts[k].last + PART_BEFORE < named.first:
             k += 1
         part = _part_of(words, named, parts[k:], qualities) if qualities else None
@@ -94,7 +102,8 @@ def _with_parts(words: Sequence[Word], found: Sequence[Named], parts: Sequence[N
 
 
 def _part_of(words: Sequence[Word], named: Named, parts: Sequence[Named], qualities: Sequence[str]) -> Named | None:
-    """ "my [chest] hurts", "pain in the [chest]"; right before wins, then after, then further back."""
+    """The body part of a quality: the one right before it ("[chest] pain"), else the next ("pain in the [chest]"), else
+    the last before ("my [chest] really hurts"). None if its clause has none."""
     before = after = None
     for part in parts:
         if part.first >= named.last + PART_AFTER:
@@ -113,6 +122,7 @@ def _part_of(words: Sequence[Word], named: Named, parts: Sequence[Named], qualit
 
 
 def _composed(named: Named, part: Named, qualities: Sequence[str], lexicon: Lexicon) -> Named:
+    """A quality with its body part; as one concept if the lexicon has one for both ("chest pain")."""
     name = part.names[0]
     joined = [lexicon.composed[quality, name] for quality in qualities if (quality, name) in lexicon.composed]
     first, last = min(named.first, part.first), max(named.last, part.last)

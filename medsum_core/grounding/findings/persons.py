@@ -31,12 +31,12 @@ def judge_relatives(note: FindingScan, index: FindingIndex) -> list[JudgedFact]:
     """
     facts = []
     described = {i for s in note.sentences for i in _described_relatives(note, s)}
-    for i, name in note.kin if index.kin and not index.has_guests else ():
+    for i, name in note.kin if index.kin and not index.has_family_speaker else ():
         if (
             name == FAMILY
             or i not in described
             or name in COMPANIONS
-            or (name in SPOUSES and index.says(MARRIAGE_WORDS))
+            or (name in SPOUSES and index.has_word(MARRIAGE_WORDS))
         ):
             continue
         matching = [other for other in index.kin if same_person(name, other)]
@@ -67,13 +67,15 @@ def is_of_family(named: Sequence[Finding], note: FindingScan, index: FindingInde
         return False
     names = dict.fromkeys(finding.names for finding in named)
     evidence = (other for of_one in names for other in index.named(of_one) if other.assertion != "denied")
-    return all(other.subject not in (PATIENT, UNKNOWN) or index.tells_of(ANYONE_WORDS, other) for other in evidence)
+    return all(
+        other.subject not in (PATIENT, UNKNOWN) or index.has_word_near(ANYONE_WORDS, other) for other in evidence
+    )
 
 
 def is_named_near(finding: Finding, evidence: Sequence[Finding], index: FindingIndex) -> bool:
     """Whether the dialogue names the relative of a note's finding near its `evidence` in the dialogue."""
     asked = [other for other in evidence if other.reply is not None or other.assertion != "denied"]
-    named = any(same_person(finding.subject, kin) for other in evidence for kin in index.kin_around(other))
+    named = any(same_person(finding.subject, kin) for other in evidence for kin in index.kin_near(other))
     return named and len(asked) == len(evidence)  # not "No colon cancer, but my brother has Crohn's."
 
 
@@ -87,15 +89,17 @@ def of_person(finding: Finding, affirmed: Sequence[Finding], index: FindingIndex
         own = [other for other in statements if {*other.subject.split(AND)} & {PATIENT, UNKNOWN, *MAY_BE_PATIENT}]
         return Judged("supported", turn_of(own)) if own else Judged("contradicted", statements[0].turn)
     own = [other for other in statements if same_person(subject, other.subject)]
-    if index.has_guests and not own:
+    if index.has_family_speaker and not own:
         own = [other for other in statements if other.subject in (PATIENT, UNKNOWN, FAMILY)]
-    own = own or [other for other in statements if other.subject == FAMILY and index.tells_of(EVERYONE_WORDS, other)]
+    own = own or [
+        other for other in statements if other.subject == FAMILY and index.has_word_near(EVERYONE_WORDS, other)
+    ]
     if own:
         return Judged("supported", turn_of(own))
     if not any(set(other.names) & set(finding.names) for other in statements):
         return Judged("supported", turn_of(statements))  # each relative may have another disease of a broader concept
     others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]
-    if any(same_person(subject, kin) for other in statements for kin in index.kin_around(other)):
+    if any(same_person(subject, kin) for other in statements for kin in index.kin_near(other)):
         others = [other for other in others if other.subject != PATIENT]
     return Judged("contradicted", others[0].turn) if others else Judged("supported", turn_of(statements))
 

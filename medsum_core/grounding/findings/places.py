@@ -45,7 +45,7 @@ def judge_places(note: FindingScan, index: FindingIndex, unsupported: Sequence[t
 
 
 def _cached_judgement(name: str, index: FindingIndex) -> Judged:
-    return index.once(("place", name), lambda: judge_place(name, index))
+    return index.cached(("place", name), lambda: judge_place(name, index))
 
 
 def judge_place(name: str, index: FindingIndex) -> Judged:
@@ -55,7 +55,7 @@ def judge_place(name: str, index: FindingIndex) -> Judged:
         vague = any(place.name in GENERAL_AREAS for place in index.scan.parts)  # "weakness on the right side"
         said = any(words <= index.turns_of.keys() for words in index.lexicon.concepts[name].paraphrases)
         return SUPPORTED if vague or said else NOT_FOUND
-    good = {turn for part, turn in index.scan.good if part == name}
+    good = {turn for part, turn in index.scan.normal_parts if part == name}
     places = [place for place in index.scan.parts if place.name == name]
     denied = [place.turn for place in places if place.turn in good or _is_denied(place, good, index)]
     return Judged("contradicted", denied[0]) if denied and len(denied) == len(places) else Judged("supported", turn)

@@ -9,7 +9,7 @@ from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings import replies
 from medsum_core.grounding.findings.answering import with_answers
-from medsum_core.grounding.findings.finding import ACTED, Assertion, Finding, FindingScan, Place
+from medsum_core.grounding.findings.finding import ACTIONABLE, Assertion, Finding, FindingScan, Place
 from medsum_core.grounding.findings.kinship import FAMILY, is_family, join_relatives, kin_of, relatives_in
 from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
 from medsum_core.grounding.findings.matching import Named, find_named
@@ -79,8 +79,8 @@ def scan_findings(text: str, turns: Sequence[Turn] | None, lexicon: Lexicon) -> 
         else:
             reader.read_dialogue_sentence(sentence)
     scan = FindingScan(
-        words=words, sentences=sentences, turns=bounds, findings=reader.findings, good=reader.good, kin=reader.kin,
-        parts=reader.parts,
+        words=words, sentences=sentences, turns=bounds, findings=reader.findings,
+        normal_parts=reader.normal_parts, kin=reader.kin, parts=reader.parts,
     )  # fmt: skip
     return replace(scan, findings=with_answers(scan, turns)) if turns else scan
 
@@ -110,7 +110,7 @@ class _Reader:
     turns: Sequence[Turn]
     lexicon: Lexicon
     findings: list[Finding] = field(default_factory=list)
-    good: list[tuple[str, int]] = field(default_factory=list)
+    normal_parts: list[tuple[str, int]] = field(default_factory=list)
     parts: list[Place] = field(default_factory=list)
     kin: list[tuple[int, str]] = field(default_factory=list)
     topic: str = ""
@@ -145,7 +145,7 @@ class _Reader:
         elif sentence.asks or (kin and self._says_who_has_it(sentence)):
             self.findings += self._elliptic_findings(sentence, kin)
         good = [part for part in here if judged_good(words, part.last, sentence.last, "symptom")]
-        self.good += [(name, sentence.turn) for part in good for name in part.names]
+        self.normal_parts += [(name, sentence.turn) for part in good for name in part.names]
         answer = sentence.turn + 1
         closed = sentence.asks and not replies.asks_openly(words, sentence)  # not "Which tooth?" "Top left."
         if (
@@ -155,7 +155,7 @@ class _Reader:
             and answer < len(self.bounds)
             and replies.says_well(words, *self.bounds[answer])
         ):
-            self.good += [(name, answer) for part in here for name in part.names]
+            self.normal_parts += [(name, answer) for part in here for name in part.names]
         self._update_relatives(sentence, kin)
 
     def asks(self, sentence: Sentence) -> bool:
@@ -296,7 +296,7 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
     span = range(found.first, found.last)
     is_negative_name = found.phrase and not NEGATIONS.isdisjoint(texts_of(words, found.first, found.last))
     if not is_negative_name:  # the name "no appetite" is itself the finding
-        denies_other = kind in ACTED and _is_outside_denial(words, sentence, found, kind)
+        denies_other = kind in ACTIONABLE and _is_outside_denial(words, sentence, found, kind)
         if (not denies_other and scopes.denied.intersection(span)) or judged_good(
             words, found.last, sentence.last, kind
         ):
@@ -308,7 +308,7 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
         return "uncertain"
     if found.first in scopes.past:
         return "past_or_stopped"
-    return "planned" if kind in ACTED and found.first in scopes.planned else "present"
+    return "planned" if kind in ACTIONABLE and found.first in scopes.planned else "present"
 
 
 def _is_outside_denial(words: Sequence[Word], sentence: Sentence, found: Named, kind: str) -> bool:

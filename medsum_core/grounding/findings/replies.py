@@ -117,13 +117,13 @@ def asks_openly(words: Sequence[Word], sentence: Sentence) -> bool:
     return k < len(texts) and texts[k] in OPEN and after not in ("about", "of")
 
 
-def presupposes(words: Sequence[Word], sentence: Sentence, first: int, *, phrase: bool, can_be_planned: bool) -> bool:
+def presupposes(words: Sequence[Word], sentence: Sentence, first: int, *, phrase: bool, actionable: bool) -> bool:
     """Whether a question presupposes its finding at word `first`: "Is the [pain] there at night?".
 
-    `phrase`: as of a `Finding`; `can_be_planned`: the finding is a drug or a procedure.
+    `phrase`: as of a `Finding`; `actionable`: the finding is a drug or a procedure.
     """
     before = words[first - 1].text if first > sentence.first else ""
-    if can_be_planned and before in ("to", "with", "from", "of", "about", "after"):
+    if actionable and before in ("to", "with", "from", "of", "about", "after"):
         return True  # "any problems with metformin?"
     later = texts_of(words, first + 1, min(first + 5, sentence.last))
     if before == "other" or "else" in later or "elsewhere" in later:

@@ -1,4 +1,4 @@
-"""Words of a text as the lexicon compares them: inflections and British spellings folded, spelled letters joined."""
+"""The words of a text and their stems: inflections and British spellings are normalized, spelled-out letters joined."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from medsum_core.grounding.facts.tokens import bag
 
-IRREGULAR = {  # words by the form that stands for them
+IRREGULAR = {  # the stems of inflected forms that the rules would not normalize
     word: form
     for form, words in {
         "swell": "swollen", "bleed": "bled bleeding", "throw": "threw thrown", "feel": "felt", "break": "broke broken",
@@ -34,19 +34,19 @@ BRITISH = (
     ("faec", "fec"), ("dyspnoe", "dyspne"), ("apnoe", "apne"), ("isation", "ization"), ("leuk", "leuk"),
     ("caesar", "cesar"), ("foet", "fet"),
 )  # fmt: skip
-PREFIX = 5  # letters that related words share: "arthritis", "arthritic"
+PREFIX = 5  # first letters that two related words have in common: "arthritis", "arthritic"
 NO_PLURAL = ("ss", "us", "is", "as", "os")
 KEEP_DOUBLE = ("ll", "ss", "zz", "ff", "ee", "oo")
 
 
 class Word(NamedTuple):
-    """A word or a mark at `[start, end)`. `stem`: what the lexicon compares; `text`: as written, in small letters."""
+    """A word or punctuation mark at characters `[start, end)`; `stem`: for the lexicon; `text`: in lower case."""
 
     stem: str
     text: str
     start: int
     end: int
-    capital: bool  # all letters are capitals, as in an abbreviation
+    capital: bool  # written in capitals, as an abbreviation is
 
 
 @lru_cache(maxsize=1)
@@ -58,9 +58,9 @@ def _pattern() -> re.Pattern[str]:
 
 
 def words_of(text: str, offset: int = 0) -> list[Word]:
-    """The words and marks of a text in order. "E K G", "E K Gs", "E.K.G." are the word "ekg"; hyphens separate words.
+    """The words and punctuation marks of a text in order.
 
-    `offset`: added to the places of all.
+    "E K G", "E K Gs" and "E.K.G." are the word "ekg"; hyphens separate words. `offset`: is added to all positions.
     """
     words = []
     for match in _pattern().finditer(text):
@@ -75,19 +75,19 @@ def words_of(text: str, offset: int = 0) -> list[Word]:
             continue
         low = piece.lower().replace("’", "'")
         if low == "n't":
-            low = "not"  # some transcripts part "do n't"
+            low = "not"  # some transcripts separate "do n't"
         words.append(Word(stem(low), low, start, end, piece.isupper() and len(piece) > 1))
     return words
 
 
 def texts_of(words: Sequence[Word], first: int, last: int) -> list[str]:
-    """The words `[first, last)` as written, in small letters."""
+    """The words `[first, last)` in lower case."""
     return [word.text for word in words[first:last]]
 
 
 @lru_cache(maxsize=65536)
 def stem(word: str) -> str:
-    """The form of a word in small letters that its inflections share: "coughing", "coughs" -> "cough"."""
+    """The stem of a word in lower case, the same for all its inflections: "coughing", "coughs" -> "cough"."""
     if word.endswith("'s"):
         word = word[:-2]
     if word in IRREGULAR:
@@ -114,6 +114,6 @@ def stem(word: str) -> str:
     return word[:-1] + "i" if word.endswith("y") and len(word) > 4 else word
 
 
-FILLERS = bag(
+FILLERS = bag(  # words that may stand between the words of a phrase
     "of the a an my your his her their in on to any some with from at s both that this really very so when you i he she"
 )
