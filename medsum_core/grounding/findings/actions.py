@@ -90,7 +90,7 @@ def _with_refusals(found: Sequence[tuple[int, Action]], texts: Sequence[str]) ->
     return resolved
 
 
-def as_of_now(note: Action, stated: Sequence[Action]) -> list[Action]:
+def without_ended_start(note: Action, stated: Sequence[Action]) -> list[Action]:
     """The dialogue's actions for a note's "keep", without a start that a stop ended: "began the statin ... stop it"."""
     return [action for action in stated if action != "start" or note != "keep" or "stop" not in stated]
 

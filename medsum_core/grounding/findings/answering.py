@@ -92,7 +92,7 @@ class _Dialogue:
         if answer == "no" and replies.asks_if_still(words, question):
             return replace(finding, assertion="past_or_stopped", reply=reply)
         kin = self._kin_in_answer(reply, first)
-        if answer == "other" and replies.tells(words, first, last):
+        if answer == "other" and replies.is_plain_statement(words, first, last):
             opening = texts_of(words, first, first + SAME_REACH)
             answer = "yes" if self._affirms(finding, question, named, opening, kin) else answer
         assertion = self._from_reply(finding, question, answer, agrees=agrees)
@@ -140,7 +140,7 @@ class _Dialogue:
         words, found = self.scan.words, []
         for sentence in self.scan.sentences_of.get(turn, ()):
             kin = self.scan.kin_between(max(first, sentence.first), min(first + ANSWER_REACH, sentence.last))
-            if kin and not replies.says_well(words, sentence.last - END_WORDS, sentence.last):
+            if kin and not replies.says_all_is_well(words, sentence.last - END_WORDS, sentence.last):
                 found += possible_subjects(words, sentence, kin)
         return found
 

@@ -120,19 +120,19 @@ def _possible_in_note(finding: Finding, texts: Sequence[str]) -> list[tuple[int,
     return [pair for pair in actions_in(texts, spoken=False) if pair[1] in NOTE_ACTIONS[finding.kind]]
 
 
-def said_of(finding: Finding, index: FindingIndex) -> list[Finding]:
+def evidence_for(finding: Finding, index: FindingIndex) -> list[Finding]:
     """The dialogue's mentions of a note's finding or, if none, those of broader concepts."""
     return index.named(finding.names) or index.exact(index.broader(finding.names))
 
 
-def actions_in_talk(finding: Finding, index: FindingIndex) -> list[Action]:
+def actions_in_dialogue(finding: Finding, index: FindingIndex) -> list[Action]:
     """The actions on a finding in a dialogue: in the sentences that name it, in answers, in later ones with "it"."""
     return index.cached(("actions", finding.kind, finding.names), lambda: _dialogue_actions(finding, index))
 
 
 def _dialogue_actions(finding: Finding, index: FindingIndex) -> list[Action]:
     kind = finding.kind
-    evidence = said_of(finding, index)
+    evidence = evidence_for(finding, index)
     positions = [(other.first, index.scan.sentence_of(other)) for other in evidence] or index.sentences_with(
         finding.names
     )
@@ -284,10 +284,11 @@ def agrees(note: NoteAction, stated: Sequence[Action]) -> bool:
     return any(not COMPATIBLE[action].isdisjoint(stated) for action in (note.action, *note.further))
 
 
-def is_opposed(note: NoteAction, stated: Sequence[Action], *, once: bool, told: bool) -> bool:
+def is_opposed(note: NoteAction, stated: Sequence[Action], *, once: bool, must_be_stated: bool) -> bool:
     """Whether the dialogue's actions `stated` contradict the note's: all are opposite, or a required one is missing.
 
-    `once`: an operation, which is no longer planned once done. `told`: the dialogue must mention `ALWAYS_STATED`.
+    `once`: an operation, which is no longer planned once done. `must_be_stated`: one of `ALWAYS_STATED` is contradicted
+    if the dialogue does not mention it.
     """
     if once and note.action == "plan" and "done" in stated and {"done", "stop", "use"}.issuperset(stated):
         return True
@@ -295,7 +296,9 @@ def is_opposed(note: NoteAction, stated: Sequence[Action], *, once: bool, told: 
         return False
     if note.action == "done" and "plan" in stated:
         stated = [action for action in stated if action != "use"]  # "I'd like to take that mole off"
-    return (told and note.action in ALWAYS_STATED) or (bool(stated) and OPPOSITE[note.action].issuperset(stated))
+    return (must_be_stated and note.action in ALWAYS_STATED) or (
+        bool(stated) and OPPOSITE[note.action].issuperset(stated)
+    )
 
 
 def is_open(evidence: Sequence[Finding], action: Action, actions: Sequence[Action], index: FindingIndex) -> bool:
@@ -309,7 +312,7 @@ def _is_earlier(index: FindingIndex, sentence: Sentence) -> bool:
     return any(pair in EARLIER_TIMES for pair in pairwise(texts_of(index.scan.words, sentence.first, sentence.last)))
 
 
-def with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
+def span_with_action(finding: Finding, note: FindingScan) -> tuple[int, int]:
     """The characters of a finding and the word of its action: "[continue lisinopril]"."""
     near = range(max(finding.first - SPAN_REACH, 0), min(finding.last + SPAN_REACH, len(note.words)))
     places = [i for i in near if is_action(note.words[i].text)]

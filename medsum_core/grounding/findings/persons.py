@@ -79,7 +79,7 @@ def is_named_near(finding: Finding, evidence: Sequence[Finding], index: FindingI
     return named and len(asked) == len(evidence)  # not "No colon cancer, but my brother has Crohn's."
 
 
-def of_person(finding: Finding, affirmed: Sequence[Finding], index: FindingIndex) -> Judged:
+def judge_subject(finding: Finding, affirmed: Sequence[Finding], index: FindingIndex) -> Judged:
     """Supported if the subject may be that of a mention in `affirmed`; contradicted if only others have the finding."""
     statements = [other for other in affirmed if other.assertion != "asked"] or list(affirmed)
     subject = finding.subject
@@ -104,7 +104,7 @@ def of_person(finding: Finding, affirmed: Sequence[Finding], index: FindingIndex
     return Judged("contradicted", others[0].turn) if others else Judged("supported", turn_of(statements))
 
 
-def with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:
+def span_with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:
     """The characters of a finding and of the word for its subject: "[mother had asthma]"."""
     sentence = note.sentence_of(finding)
     if finding.subject == PATIENT:

@@ -8,7 +8,7 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import NOT_FOUND, SUPPORTED, Finding, FindingScan, Judged, JudgedFact, Place
 from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.replies import asks_openly, read_reply
-from medsum_core.grounding.findings.scope import judged_good, read_scopes
+from medsum_core.grounding.findings.scope import is_denied_or_normal, read_scopes
 
 LOCATED_KINDS = ("symptom", "condition", "allergen")
 UNSPECIFIC = frozenset(("body", "side", "skin", "joint", "muscle", "bone", "extremity"))  # too general to check
@@ -36,7 +36,7 @@ def judge_places(note: FindingScan, index: FindingIndex, unsupported: Sequence[t
         owner = _owner(place, note)
         if (
             owner is None
-            or judged_good(note.words, place.last, note.sentence_of(owner).last, "symptom")
+            or is_denied_or_normal(note.words, place.last, note.sentence_of(owner).last, "symptom")
             or any(a < end and start < b for a, b in unsupported)
         ):
             continue

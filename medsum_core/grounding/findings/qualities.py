@@ -55,7 +55,7 @@ RESULT_SUBJECTS = bag("it that they all everything both came results")
 CLAUSE_ENDS = bag(", ; but . ? ! and with")
 
 
-def other_certainty(
+def contradicting_certainty(
     finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex
 ) -> int | None:
     """The turn that is uncertain of a diagnosis certain in the note, or the reverse; None if there is none."""
@@ -83,7 +83,9 @@ def _sentence(index: FindingIndex, finding: Finding) -> list[str]:
     return texts_of(index.scan.words, sentence.first, sentence.last)
 
 
-def other_course(finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex) -> int | None:
+def contradicting_course(
+    finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex
+) -> int | None:
     """The turn that states the opposite course of a note's symptom or habit; None unless all that state one do."""
     if finding.kind not in ("symptom", "substance") or finding.assertion == "denied":
         return None
@@ -119,7 +121,7 @@ def _stated_courses(finding: Finding, index: FindingIndex) -> list[Course]:
     return asked if reply == "yes" else [NEGATED_COURSE[course] for course in asked]
 
 
-def other_result(finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex) -> bool:
+def contradicting_result(finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex) -> bool:
     """Whether the dialogue states only the opposite result of a note's test."""
     sentence = note.sentence_of(finding)
     before = texts_of(note.words, max(sentence.first, finding.first - RESULT_BEFORE), finding.first)

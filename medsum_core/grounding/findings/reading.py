@@ -25,8 +25,8 @@ from medsum_core.grounding.findings.scope import (
     NEGATIONS,
     Scopes,
     Sentence,
+    is_denied_or_normal,
     is_set_aside,
-    judged_good,
     read_scopes,
     split_sentences,
 )
@@ -144,7 +144,7 @@ class _Reader:
             self._add_findings(sentence, named, kin)
         elif sentence.asks or (kin and self._says_who_has_it(sentence)):
             self.findings += self._elliptic_findings(sentence, kin)
-        good = [part for part in here if judged_good(words, part.last, sentence.last, "symptom")]
+        good = [part for part in here if is_denied_or_normal(words, part.last, sentence.last, "symptom")]
         self.normal_parts += [(name, sentence.turn) for part in good for name in part.names]
         answer = sentence.turn + 1
         closed = sentence.asks and not replies.asks_openly(words, sentence)  # not "Which tooth?" "Top left."
@@ -153,7 +153,7 @@ class _Reader:
             and here
             and not named
             and answer < len(self.bounds)
-            and replies.says_well(words, *self.bounds[answer])
+            and replies.says_all_is_well(words, *self.bounds[answer])
         ):
             self.normal_parts += [(name, answer) for part in here for name in part.names]
         self._update_relatives(sentence, kin)
@@ -297,7 +297,7 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
     is_negative_name = found.phrase and not NEGATIONS.isdisjoint(texts_of(words, found.first, found.last))
     if not is_negative_name:  # the name "no appetite" is itself the finding
         denies_other = kind in ACTIONABLE and _is_outside_denial(words, sentence, found, kind)
-        if (not denies_other and scopes.denied.intersection(span)) or judged_good(
+        if (not denies_other and scopes.denied.intersection(span)) or is_denied_or_normal(
             words, found.last, sentence.last, kind
         ):
             return "denied"

@@ -54,9 +54,7 @@ ALL_WELL_WORDS = bag(
 UNDECIDED_AFTER_NOT = bag("only just too much bad great good well ideal when if unless")
 CORRECTION_LEADS = bag("the a an it's its they're just only on this")  # after "No,"
 DETAIL_WORDS = bag("one left right other side first")
-OPEN = bag(  # question words
-    "how what when where which who why what's how's where's how'd what'd why'd how're what're"
-)
+QUESTION_WORDS = bag("how what when where which who why what's how's where's how'd what'd why'd how're what're")
 AUXILIARIES = bag("do does did have has had are is was were can could")
 DEFINITE = bag("the this that your his her these those")
 UNDECIDED_WORDS = bag(  # with one of these a statement does not count as yes
@@ -114,7 +112,7 @@ def asks_openly(words: Sequence[Word], sentence: Sentence) -> bool:
     texts = texts_of(words, sentence.first, min(sentence.first + 4, sentence.last))
     k = next((k for k, text in enumerate(texts) if text not in OPENING_FILLERS), len(texts))
     after = words[sentence.first + k + 1].text if sentence.first + k + 1 < sentence.last else ""
-    return k < len(texts) and texts[k] in OPEN and after not in ("about", "of")
+    return k < len(texts) and texts[k] in QUESTION_WORDS and after not in ("about", "of")
 
 
 def presupposes(words: Sequence[Word], sentence: Sentence, first: int, *, phrase: bool, actionable: bool) -> bool:
@@ -241,7 +239,7 @@ def _from_verb(near: Sequence[str], *, closed: bool) -> tuple[Reply, bool]:
     return "yes" if near[0] == "i've" or (verb and (closed or len(near) <= 3 or further)) else "other", False
 
 
-def says_well(words: Sequence[Word], first: int, last: int) -> bool:
+def says_all_is_well(words: Sequence[Word], first: int, last: int) -> bool:
     """Whether an answer says that all is well: "Sleeping?" "Like a baby.", "Blood pressure okay?" "Always perfect."."""
     texts = [text for text in texts_of(words, first, min(last, first + NEAR)) if text != ","]
     end = next((k for k, text in enumerate(texts) if text in (".", "!", "?", "but")), len(texts))
@@ -249,7 +247,7 @@ def says_well(words: Sequence[Word], first: int, last: int) -> bool:
     return bool(opening & (ALL_WELL_WORDS | FINE)) and not opening & (NEGATIONS | NO)
 
 
-def tells(words: Sequence[Word], first: int, last: int) -> bool:
+def is_plain_statement(words: Sequence[Word], first: int, last: int) -> bool:
     """Whether an answer without yes or no is a statement that can imply yes: "It goes right across the kitchen."."""
     end = next((k for k in range(first, last) if words[k].text in (".", "?", "!", "\n")), last)
     asks = end < last and words[end].text == "?"

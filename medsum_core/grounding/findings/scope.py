@@ -265,7 +265,7 @@ def _ends_scope(words: Sequence[Word], i: int, since: int, sentence: Sentence, *
     return text in ("i", "he", "she", "i'm", "i've", "it's") and i - since > 2 and not has_opinion_verb
 
 
-def judged_good(words: Sequence[Word], last: int, end: int, kind: str) -> bool:
+def is_denied_or_normal(words: Sequence[Word], last: int, end: int, kind: str) -> bool:
     """Whether words right after a name deny it or call it normal: "[cough] is denied", "[neck] is fine"."""
     for i in range(last, min(last + PREDICATE_REACH, end)):
         text = words[i].text
