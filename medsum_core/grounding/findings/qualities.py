@@ -86,7 +86,7 @@ def _sentence(index: FindingIndex, finding: Finding) -> list[str]:
 def contradicting_course(
     finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex
 ) -> int | None:
-    """The turn that states the opposite course of a note's symptom or habit; None unless all that state one do."""
+    """The turn that states the opposite course of a note's symptom or habit; None unless every stated one is."""
     if finding.kind not in ("symptom", "substance") or finding.assertion == "denied":
         return None
     after = [word.text for word in note.after(finding, COURSE_REACH)]

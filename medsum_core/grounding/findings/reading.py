@@ -137,25 +137,20 @@ class _Reader:
         """Add the findings that a sentence of a dialogue states or asks for, and the body parts it calls normal."""
         words, kin = self.words, self._relatives(sentence, spoken=True)
         self.topic = self.topic if sentence.turn <= self.topic_until else ""
-        named, here = self._find_names(sentence, spoken=True)
+        named, body_parts = self._find_names(sentence, spoken=True)
         if kin:
             named = sorted([*named, *self._organ_diseases(sentence)])
         if named:
             self._add_findings(sentence, named, kin)
         elif sentence.asks or (kin and self._says_who_has_it(sentence)):
             self.findings += self._elliptic_findings(sentence, kin)
-        good = [part for part in here if is_denied_or_normal(words, part.last, sentence.last, "symptom")]
+        good = [part for part in body_parts if is_denied_or_normal(words, part.last, sentence.last, "symptom")]
         self.normal_parts += [(name, sentence.turn) for part in good for name in part.names]
         answer = sentence.turn + 1
         closed = sentence.asks and not replies.asks_openly(words, sentence)  # not "Which tooth?" "Top left."
-        if (
-            closed
-            and here
-            and not named
-            and answer < len(self.bounds)
-            and replies.says_all_is_well(words, *self.bounds[answer])
-        ):
-            self.normal_parts += [(name, answer) for part in here for name in part.names]
+        asks_of_parts = closed and body_parts and not named and answer < len(self.bounds)
+        if asks_of_parts and replies.says_all_is_well(words, *self.bounds[answer]):
+            self.normal_parts += [(name, answer) for part in body_parts for name in part.names]
         self._update_relatives(sentence, kin)
 
     def asks(self, sentence: Sentence) -> bool:
@@ -163,9 +158,8 @@ class _Reader:
         number, turns = sentence.turn, self.turns
         if replies.is_question(self.words, sentence, is_clinician=turns[number].is_clinician):
             return True
-        is_short = (
-            self.bounds[number] == (sentence.first, sentence.last) and sentence.last - sentence.first <= SHORT_QUESTION
-        )
+        is_whole_turn = self.bounds[number] == (sentence.first, sentence.last)
+        is_short = is_whole_turn and sentence.last - sentence.first <= SHORT_QUESTION
         if not is_short or not turns[number].is_clinician or number + 1 >= len(turns) or turns[number + 1].is_clinician:
             return False
         return replies.read_reply(self.words, *self.bounds[number + 1])[0] in ("yes", "no")
@@ -185,22 +179,20 @@ class _Reader:
     def _find_names(self, sentence: Sentence, *, spoken: bool) -> tuple[list[Named], list[Named]]:
         """The names of findings and of body parts in a sentence, with places in the whole text."""
         found = find_named(self.words[sentence.first : sentence.last], self.lexicon, spoken=spoken)
-        named, here = (
+        named, body_parts = (
             [name._replace(first=name.first + sentence.first, last=name.last + sentence.first) for name in ones]
             for ones in found
         )
-        self.parts += [Place(part.first, part.last, part.names[-1], sentence.turn) for part in here]
-        return named, here
+        self.parts += [Place(part.first, part.last, part.names[-1], sentence.turn) for part in body_parts]
+        return named, body_parts
 
     def _update_relatives(self, sentence: Sentence, kin: Kin) -> None:
         if sentence.first - self.last_relative_at >= PRONOUN_REACH:
             self.last_relative = ""
-        if holders := possible_subjects(self.words, sentence, kin):
-            self.topic = self.last_relative = holders[-1][1]
-            self.last_relative_at, self.topic_until = (
-                sentence.first,
-                sentence.turn + (sentence.asks and bool(self.turns)),
-            )
+        if subjects := possible_subjects(self.words, sentence, kin):
+            self.topic = self.last_relative = subjects[-1][1]
+            self.last_relative_at = sentence.first
+            self.topic_until = sentence.turn + (sentence.asks and bool(self.turns))  # of a question: the answer too
         elif sentence.asks and replies.asks_of_patient(self.words, sentence):
             self.topic = ""
 
@@ -296,10 +288,10 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
     span = range(found.first, found.last)
     is_negative_name = found.phrase and not NEGATIONS.isdisjoint(texts_of(words, found.first, found.last))
     if not is_negative_name:  # the name "no appetite" is itself the finding
-        denies_other = kind in ACTIONABLE and _is_outside_denial(words, sentence, found, kind)
-        if (not denies_other and scopes.denied.intersection(span)) or is_denied_or_normal(
-            words, found.last, sentence.last, kind
-        ):
+        denies_other = kind in ACTIONABLE and _denies_something_else(words, sentence, found, kind)
+        if not denies_other and scopes.denied.intersection(span):
+            return "denied"
+        if is_denied_or_normal(words, found.last, sentence.last, kind):
             return "denied"
         if not denies_other and scopes.neutral.intersection(span):
             before = words[found.first - 1].text if found.first > sentence.first else ""
@@ -311,7 +303,7 @@ def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: 
     return "planned" if kind in ACTIONABLE and found.first in scopes.planned else "present"
 
 
-def _is_outside_denial(words: Sequence[Word], sentence: Sentence, found: Named, kind: str) -> bool:
+def _denies_something_else(words: Sequence[Word], sentence: Sentence, found: Named, kind: str) -> bool:
     """Whether a negation that covers a drug or test denies something else: "no snoring on [CPAP]", "negative [EKG]"."""
     k = found.first - 1
     while k > sentence.first and words[k].text in ARTICLES_AND_FILLERS:
