@@ -107,3 +107,23 @@ PENICILLIN = ("Any problem with penicillin?", "My mother swells up.", "But you?"
 )
 def test_answer(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:
     assert flags(note, *lines) == wanted
+
+
+NO_DRUGS = ("Do you use any drugs?", "No.")
+MARIJUANA = ("Do you use marijuana?", "Yes, most weekends.")
+
+
+@pytest.mark.parametrize(
+    ("note", "lines", "wanted"),
+    [
+        ("Denies illicit drug use.", NO_DRUGS, []),
+        ("Denies cocaine.", NO_DRUGS, []),
+        ("Recreational drug use is denied.", ("Marijuana or other drugs?", "Never."), []),
+        ("Denies illicit drug use.", ("How are you?", "Fine."), ["illicit drug use"]),
+        ("Denies illicit drug use.", MARIJUANA, ["illicit drug use"]),
+        ("Denies IV drug use.", ("Tattoos? Needles?", "One tattoo, no needles ever."), []),
+        ("Denies IV drug use.", ("Do you smoke?", "No."), ["IV drug use"]),
+    ],
+)
+def test_drug_use_is_a_substance_of_its_own(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:
+    assert flags(note, *lines) == wanted

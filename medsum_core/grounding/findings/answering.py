@@ -1,4 +1,8 @@
-"""Gives the findings of questions the assertion and the subject that the answer implies."""
+"""Gives the findings of questions the assertion and the subject that the answer implies.
+
+In order of precedence: an answer that names the finding itself; one that answers several questions in turn, names
+another finding of the question, names relatives, or describes a symptom; else yes or no, as `replies` reads them.
+"""
 
 from __future__ import annotations
 

@@ -264,14 +264,12 @@ class FindingIndex:
             answer = self.scan.turns[sentence.turn + 1]
             if says_all_is_well(words, *answer):
                 return "normal"
-            reply, agrees = read_reply(words, *answer)
+            reply = read_reply(words, *answer)[0]
             if reply == "yes" and self._asks_more(sentence):
                 return "unclear"
             if reply in ("yes", "no") and words[sentence.last - 1].text in FINE:
                 return "normal" if reply == "yes" else "affirmed"  # "Blood pressure okay?"
             denied = read_scopes(words, sentence, spoken=True).denied  # "And no weight loss?"
-            if agrees and denied.issuperset(positions):
-                return "denied"
             described = reply == "other" and is_plain_statement(words, *answer) and denied.isdisjoint(positions)
             return "affirmed" if described or reply == "yes" else "denied" if reply == "no" else "unclear"
         scopes = read_scopes(words, sentence, spoken=True)

@@ -181,9 +181,6 @@ def judge_finding(finding: Finding, note: FindingScan, index: FindingIndex) -> J
         return _judge_assertion(finding, evidence, note, index)
     broader = _of_same_part(finding, index.exact(index.broader(finding.names)), index)
     denied = finding.assertion == "denied"
-    affirmed = finding.assertion not in ("denied", "uncertain")
-    if broader and affirmed and (turn := _paraphrase_turn(finding, index, denied=True)) is not None:
-        return Judged("contradicted", turn)
     if broader:
         agreeing = [other for other in broader if (other.assertion == "denied") == denied]
         statements = [other for other in agreeing if other.assertion != "asked"]
@@ -191,23 +188,18 @@ def judge_finding(finding: Finding, note: FindingScan, index: FindingIndex) -> J
             statements = statements or agreeing
         if statements and (denied or finding.kind in ("symptom", "condition")):
             return Judged("supported", turn_of(statements))
-        if affirmed and all(other.assertion == "denied" for other in broader):
+        if finding.assertion not in ("denied", "uncertain") and all(other.assertion == "denied" for other in broader):
             return Judged("contradicted", broader[0].turn)
     return _judge_paraphrases(finding, note, index)
 
 
-def _paraphrase_turn(finding: Finding, index: FindingIndex, *, denied: bool) -> int | None:
-    """The turn of a paraphrase of a symptom or condition, if the paraphrases agree; else None.
-
-    `denied`: all must deny it: "vertigo" and "it doesn't spin". Otherwise one must affirm it in two content words or
-    more, and none deny it: "melena" and "they're black as tar".
-    """
+def _affirmed_in_paraphrase(finding: Finding, index: FindingIndex) -> int | None:
+    """The turn that affirms a symptom or condition in a paraphrase of two content words or more, if none denies it:
+    "melena" and "they're black as tar"."""
     if finding.kind not in ("symptom", "condition"):
         return None
-    paraphrases = index.in_paraphrase(finding.names, finding.part, least=1 if denied else 2)
-    opposed = [turn for turn, polarity in paraphrases if polarity in NEGATIVE]
-    if denied:
-        return paraphrases[0][0] if paraphrases and len(opposed) == len(paraphrases) else None
+    paraphrases = index.in_paraphrase(finding.names, finding.part, least=2)
+    opposed = any(polarity in NEGATIVE for _, polarity in paraphrases)
     return next((turn for turn, polarity in paraphrases if polarity == "affirmed" and not opposed), None)
 
 
@@ -274,7 +266,7 @@ def _judge_denied(
         return Judged("supported", turn_of(evidence))  # "no prolonged stiffness" does not exclude some
     if (
         all(other.assertion == "asked" for other in evidence)
-        and (turn := _paraphrase_turn(finding, index, denied=False)) is not None
+        and (turn := _affirmed_in_paraphrase(finding, index)) is not None
     ):
         return Judged("contradicted", turn)
     contradicting = ("present", "past_or_stopped") if history else ("present",)
@@ -298,7 +290,7 @@ def _judge_paraphrases(finding: Finding, note: FindingScan, index: FindingIndex)
         agreeing = [turn for turn, polarity in paraphrases if polarity not in opposed]
         if agreeing:
             return Judged("supported", agreeing[0])
-        if denied and (turn := _paraphrase_turn(finding, index, denied=False)) is not None:
+        if denied and (turn := _affirmed_in_paraphrase(finding, index)) is not None:
             return Judged("contradicted", turn)
         first_turn = paraphrases[0][0]
         doubtful_condition = finding.assertion == "uncertain" and finding.kind == "condition"
