@@ -1,12 +1,12 @@
-"""Findings of clinical text with what is said of them, named by the tables in `lexicon/`. No model, no network.
+"""Reads the findings of clinical text (symptoms, conditions, drugs, tests) and checks a note's against the dialogue.
 
-Where a rule is, by what it decides:
+The tables in `lexicon/` name the concepts. No model, no network. Where a rule is, by what it decides:
 
-- what is named: `stems` (words alike), `lexicon` (the tables), `matching` (longest phrase, body parts);
-- what a sentence says of it: `scope` (denied, doubted, past, planned), `kinship` and `relatives` (whose it is);
-- what a question and its answer say: `replies` (yes, no, told), `answering` (of which finding, of whom);
-- all of a text: `reading` gives a `finding.FindingScan`, `finding_index` what a dialogue says of each finding;
-- a note's finding: `verdicts`, with `persons` (of the same person?), `qualities` (as certain, of the same course and
-  result?), `changes` and `actions` (started, stopped, done?), `allergies`, `wording` (said in other words?);
+- mentions: `stems` (word forms), `lexicon` (the tables), `matching` (longest phrase, body parts);
+- assertion and subject in a sentence: `scope` (denied, uncertain, past, planned), `kinship` and `relatives` (whose);
+- questions and answers: `replies` (polarity of an answer), `answering` (which finding it is about, and whose);
+- a whole text: `reading` gives a `finding.FindingScan`, `finding_index` the evidence for each finding in a dialogue;
+- a note's finding: `verdicts`, with `persons` (same subject?), `qualities` (same certainty, course, result?), `changes`
+  and `actions` (started, stopped, done?), `allergies`, `wording` (paraphrases);
 - a note's other statements: `places` (body parts), `identity` (sex, work, marital status), relatives in `persons`.
 """

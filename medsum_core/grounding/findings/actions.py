@@ -1,6 +1,6 @@
-"""What a text does with a drug, a test or a habit: started, stopped, kept, raised, lowered, done, planned, declined.
+"""The actions on a drug, a test or a habit in a text: started, stopped, continued, raised, done, planned, declined.
 
-The table is actions.tsv of the lexicon. Of two phrases at a word the longer one counts, and each word counts once.
+Their phrases are in `lexicon/actions.tsv`. The longest phrase at a word wins, and matches do not overlap.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ REVERSED: Mapping[str, Action] = {
     "stop": "keep", "start": "declined", "keep": "stop", "use": "declined", "up": "same", "down": "same",
     "done": "declined", "plan": "declined",
 }  # fmt: skip
-AGREE: Mapping[str, frozenset[str]] = {  # what is said that a note may write down so
+COMPATIBLE: Mapping[str, frozenset[str]] = {  # by a note's action: the dialogue's actions that support it
     "stop": frozenset({"stop", "declined", "taper"}),
     "taper": frozenset({"taper", "stop", "down"}),
     "keep": frozenset({"keep", "use", "same", "up", "down", "start", "taper"}),
@@ -35,7 +35,7 @@ AGREE: Mapping[str, frozenset[str]] = {  # what is said that a note may write do
     "plan": frozenset({"plan", "start", "keep", "use", "done", "up", "down"}),
     "declined": frozenset({"declined", "stop"}),
 }
-OPPOSE: Mapping[str, frozenset[str]] = {  # what it may not
+OPPOSITE: Mapping[str, frozenset[str]] = {  # and those that contradict it
     "stop": frozenset({"keep", "use", "start", "up", "down", "same"}),
     "taper": frozenset({"keep", "start", "up", "same"}),
     "keep": frozenset({"stop", "declined"}),
@@ -48,53 +48,62 @@ OPPOSE: Mapping[str, frozenset[str]] = {  # what it may not
     "plan": frozenset({"declined"}),
     "declined": frozenset({"start", "plan", "done", "keep"}),
 }
-NEGATED = 3  # words between a denial and what it denies
-GAP, GAP_WORDS = "_", 3
-WISHES, REFUSED_REACH = bag("want need going gonna won't"), 6  # words
-MARKS = frozenset(".,;:?!()\n")
+NEGATION_REACH = 3  # words before an action in which a negation reverses it
+GAP, GAP_WORDS = "_", 3  # in a phrase: up to three words
+WISH_WORDS, REFUSAL_REACH = bag("want need going gonna won't"), 6  # words between a refusal and the refused action
+PUNCTUATION = frozenset(".,;:?!()\n")
 
 
 def actions_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Action]]:
-    """The actions that the words name, each with its first word, reversed where they deny it: "don't stop" keeps."""
+    """The actions in these words, each with its first word's index; a negated one is reversed: "don't stop" is keep.
+
+    `spoken`: by the phrases of dialogues, else by those of notes.
+    """
     phrases = _phrases(spoken=spoken)
     found: list[tuple[int, Action]] = []
     i = 0
     while i < len(texts):
-        ends = ((action, _matched(texts, i, phrase)) for phrase, action in phrases.get(texts[i], ()))
+        ends = ((action, _match_end(texts, i, phrase)) for phrase, action in phrases.get(texts[i], ()))
         action, end = next((pair for pair in ends if pair[1]), (None, i + 1))
         if action is not None:
             denied = action not in ("declined", "same") and texts[i] != "anymore" and _is_denied(texts, i)
             found.append((i, REVERSED.get(action, action) if denied else action))
         i = end
-    return _unrefused(found, texts)
+    return _with_refusals(found, texts)
 
 
-def _unrefused(found: Sequence[tuple[int, Action]], texts: Sequence[str]) -> list[tuple[int, Action]]:
-    """The actions, one that is refused as its opposite: "I [don't want to take you off] it" keeps it."""
-    kept: list[tuple[int, Action]] = []
+def _with_refusals(found: Sequence[tuple[int, Action]], texts: Sequence[str]) -> list[tuple[int, Action]]:
+    """The actions, each refused one reversed: "I [don't want to take you off] it" is keep."""
+    resolved: list[tuple[int, Action]] = []
     for i, action in found:
-        refusal = next((k for k, one in enumerate(kept) if one[1] == "declined" and i - one[0] <= REFUSED_REACH), None)
-        if refusal is None or action not in ("stop", "up", "down") or WISHES.isdisjoint(texts[kept[refusal][0] : i]):
-            kept.append((i, action))
+        refusal = next(
+            (k for k, one in enumerate(resolved) if one[1] == "declined" and i - one[0] <= REFUSAL_REACH), None
+        )
+        if (
+            refusal is None
+            or action not in ("stop", "up", "down")
+            or WISH_WORDS.isdisjoint(texts[resolved[refusal][0] : i])
+        ):
+            resolved.append((i, action))
         else:
-            kept[refusal:] = [(kept[refusal][0], REVERSED[action])]
-    return kept
+            resolved[refusal:] = [(resolved[refusal][0], REVERSED[action])]
+    return resolved
 
 
-def as_of_now(note: Action, said: Sequence[Action]) -> list[Action]:
-    """What is said, without a start that a stop undid, where a note keeps on: "began the statin ... stop it"."""
-    return [action for action in said if action != "start" or note != "keep" or "stop" not in said]
+def without_ended_start(note: Action, stated: Sequence[Action]) -> list[Action]:
+    """The dialogue's actions for a note's "keep", without a start that a stop ended: "began the statin ... stop it"."""
+    return [action for action in stated if action != "start" or note != "keep" or "stop" not in stated]
 
 
 def _is_denied(texts: Sequence[str], i: int) -> bool:
-    """Whether a denial stands before word i, with no mark between."""
-    before = texts[max(i - NEGATED, 0) : i]
-    last = max((k for k, text in enumerate(before) if text in MARKS), default=-1)
+    """Whether a negation precedes word i without punctuation between."""
+    before = texts[max(i - NEGATION_REACH, 0) : i]
+    last = max((k for k, text in enumerate(before) if text in PUNCTUATION), default=-1)
     return bool(NEGATIONS.intersection(before[last + 1 :]))
 
 
-def _matched(texts: Sequence[str], i: int, phrase: Sequence[str]) -> int:
-    """The word after the phrase that begins at word i; 0 if it does not."""
+def _match_end(texts: Sequence[str], i: int, phrase: Sequence[str]) -> int:
+    """The index after the phrase if it matches at word i, else 0."""
     for k, word in enumerate(phrase):
         if word != GAP:
             i += k > 0 and texts[i : i + 1] == [","]  # "no, thank you"
@@ -104,7 +113,7 @@ def _matched(texts: Sequence[str], i: int, phrase: Sequence[str]) -> int:
             continue
         wanted = phrase[phrase.index(GAP) + 1]
         ahead = texts[i : i + GAP_WORDS + 1]
-        if wanted not in ahead or MARKS.intersection(ahead[: ahead.index(wanted)]):
+        if wanted not in ahead or PUNCTUATION.intersection(ahead[: ahead.index(wanted)]):
             return 0
         i += ahead.index(wanted)
     return i
@@ -112,7 +121,7 @@ def _matched(texts: Sequence[str], i: int, phrase: Sequence[str]) -> int:
 
 @lru_cache(maxsize=2)
 def _phrases(*, spoken: bool) -> dict[str, list[tuple[tuple[str, ...], Action]]]:
-    """The phrases of dialogues or notes by their first word, long ones first."""
+    """The phrases of dialogues or notes by their first word, longest first."""
     found: dict[str, list[tuple[tuple[str, ...], Action]]] = {}
     for line in lines_of(TABLES / "actions.tsv"):
         action, where, phrases = line.split("\t")
@@ -125,5 +134,5 @@ def _phrases(*, spoken: bool) -> dict[str, list[tuple[tuple[str, ...], Action]]]
 
 
 def is_action(text: str) -> bool:
-    """Whether a word of a note says what is done with something."""
+    """Whether a word of a note is an action by itself, other than a use."""
     return any(len(words) == 1 and action != "use" for words, action in _phrases(spoken=False).get(text, ()))

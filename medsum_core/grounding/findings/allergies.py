@@ -15,7 +15,7 @@ from medsum_core.grounding.findings.finding import NOT_FOUND, SUPPORTED, Finding
 from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.reading import REACTIONS
-from medsum_core.grounding.findings.replies import read_reply, says_well
+from medsum_core.grounding.findings.replies import read_reply, says_all_is_well
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import Word, texts_of
 
@@ -116,7 +116,7 @@ def _reaction_to(finding: Finding, index: FindingIndex) -> Literal["reacts", "to
         return "reacts"
     if finding.reply is not None and _asks_if_tolerated(finding, index):
         answer = index.scan.turns[finding.reply]
-        reply = "yes" if says_well(index.scan.words, *answer) else read_reply(index.scan.words, *answer)[0]
+        reply = "yes" if says_all_is_well(index.scan.words, *answer) else read_reply(index.scan.words, *answer)[0]
         if reply in ("yes", "no"):
             return "tolerates" if reply == "yes" else "reacts"
     words, context = index.scan.words, ""

@@ -13,8 +13,15 @@ from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.kinship import FAMILY, is_family, kin_of
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.reading import scan_findings
-from medsum_core.grounding.findings.replies import FINE, OPEN, asks_openly, read_reply, says_well, tells
-from medsum_core.grounding.findings.scope import Sentence, judged_good, read_scopes
+from medsum_core.grounding.findings.replies import (
+    FINE,
+    QUESTION_WORDS,
+    asks_openly,
+    is_plain_statement,
+    read_reply,
+    says_all_is_well,
+)
+from medsum_core.grounding.findings.scope import Sentence, is_denied_or_normal, read_scopes
 from medsum_core.grounding.findings.stems import FILLERS, PREFIX, stem, texts_of
 
 T = TypeVar("T")
@@ -196,7 +203,7 @@ class FindingIndex:
         stems = self._part_stems(part)
         turns = {turn for word in stems for turn in self.turns_of.get(word, ())}
         asking = (s for turn in turns for s in self.scan.sentences_of[turn] if s.asks and self._positions_in(s, stems))
-        if any(OPEN & set(texts_of(self.scan.words, s.first, s.last)) for s in asking):
+        if any(QUESTION_WORDS & set(texts_of(self.scan.words, s.first, s.last)) for s in asking):
             return True
         stated = (one for one in self.scan.findings if one.kind == "symptom" and one.reply is None)
         return any(one.assertion == "present" and {one.turn, one.turn - 1} & turns for one in stated)
@@ -255,7 +262,7 @@ class FindingIndex:
             if asks_openly(words, sentence):
                 return "unclear"
             answer = self.scan.turns[sentence.turn + 1]
-            if says_well(words, *answer):
+            if says_all_is_well(words, *answer):
                 return "normal"
             reply = read_reply(words, *answer)[0]
             if reply == "yes" and self._asks_more(sentence):
@@ -263,10 +270,10 @@ class FindingIndex:
             if reply in ("yes", "no") and words[sentence.last - 1].text in FINE:
                 return "normal" if reply == "yes" else "affirmed"  # "Blood pressure okay?"
             denied = read_scopes(words, sentence, spoken=True).denied  # "And no weight loss?"
-            described = reply == "other" and tells(words, *answer) and denied.isdisjoint(positions)
+            described = reply == "other" and is_plain_statement(words, *answer) and denied.isdisjoint(positions)
             return "affirmed" if described or reply == "yes" else "denied" if reply == "no" else "unclear"
         scopes = read_scopes(words, sentence, spoken=True)
-        if judged_good(words, positions[-1] + 1, sentence.last, "symptom"):
+        if is_denied_or_normal(words, positions[-1] + 1, sentence.last, "symptom"):
             return "normal"
         if all(i in scopes.denied for i in positions):
             return "denied"

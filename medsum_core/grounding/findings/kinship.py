@@ -1,4 +1,4 @@
-"""Relatives as texts name them: "my mum's dad" is the maternal grandfather, "both his brothers" are paternal uncles."""
+"""Resolves the words for relatives: "my mum's dad" is the maternal grandfather."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from medsum_core.grounding.findings.stems import Word
 
 FAMILY = "family"
 AND = "+"  # between relatives named together: "my [brother and sister] have diabetes"
-MATERNAL, PATERNAL = "maternal ", "paternal "  # before the relative that is of this side
-GROUPS = {
+MATERNAL, PATERNAL = "maternal ", "paternal "  # prefixes of a relative's name
+GROUPS = {  # which relatives a general word may mean
     "parent": bag("mother father"),
     "sibling": bag("brother sister twin"),
     "child": bag("son daughter twin"),
@@ -23,7 +23,7 @@ GROUPS = {
     "grandchild": bag("grandson granddaughter"),
 }
 KINDRED = KIN | bag("spouse grandparent family relative neighbor neighbour friend coworker roommate")
-SPELLED = {
+VARIANTS = {
     word: kin
     for kin, words in {
         "mother": "mommy momma mam", "parent": "folks", "child": "kids", "sibling": "siblings",
@@ -36,28 +36,30 @@ SPELLED = {
     }.items()
     for word in words.split()
 }  # fmt: skip
-ELDER = (("mother", "grandmother"), ("father", "grandfather"), ("parent", "grandparent"))
+GRANDPARENT_OF = (("mother", "grandmother"), ("father", "grandfather"), ("parent", "grandparent"))
 SIDES = {"maternal": MATERNAL, "paternal": PATERNAL, "mother": MATERNAL, "father": PATERNAL}
-COMPOUND = {  # whose relative is it: "my mum's dad"
+COMPOUND = {  # (a relative, a relative of theirs): who that is to the patient
     **{(one, kin): SIDES[one] + up for one in ("mother", "father")
-       for kin, up in (*ELDER, ("sister", "aunt"), ("brother", "uncle"))},
+       for kin, up in (*GRANDPARENT_OF, ("sister", "aunt"), ("brother", "uncle"))},
     **{(side + kin, parent): side + up for side in (MATERNAL, PATERNAL) for kin in ("grandparent", "aunt", "uncle")
-       for parent, up in ELDER[:2]},
+       for parent, up in GRANDPARENT_OF[:2]},
     **{(one, kin): name for one in ("brother", "sister") for kin, name in (("son", "nephew"), ("daughter", "niece"))},
     **{(one, kin): "grand" + kin for one in ("son", "daughter") for kin in ("son", "daughter")},
     **{(one, kin): "cousin" for one in ("aunt", "uncle") for kin in ("son", "daughter")},
     **{(one, kin): "in-law" for one in ("husband", "wife", "partner")
        for kin in ("mother", "father", "sister", "brother")},
 }  # fmt: skip
-SIDED = bag("aunt uncle cousin grandmother grandfather grandparent family")
+KIN_WITH_SIDE = bag("aunt uncle cousin grandmother grandfather grandparent family")
 CHILDREN = bag("son daughter child grandchild twin")
-OWNED = bag("my his her their our your patient's one two three four five six and have has a an , both")
-BETWEEN = bag(
+POSSESSIVES = bag("my his her their our your patient's one two three four five six and have has a an , both")
+KIN_MODIFIERS = bag(
     "own older younger big little eldest oldest youngest late full first half three two other both birth biological "
     "foster adoptive step great"
 )
-WIDE = bag("family neighbor neighbour friend coworker roommate")
-THEIRS = bag("his her their")
+NOT_SPECIFIC = bag(  # never the patient nor a certain relative
+    "family neighbor neighbour friend coworker roommate"
+)
+THIRD_POSSESSIVES = bag("his her their")
 MALE = bag("father brother son grandfather husband uncle nephew grandson stepfather")
 FEMALE = bag("mother sister daughter grandmother wife aunt niece granddaughter stepmother")
 
@@ -66,25 +68,25 @@ FEMALE = bag("mother sister daughter grandmother wife aunt niece granddaughter s
 def kin_of(text: str) -> str:
     """The relative that a word names, in the singular: "mom's" -> "mother"; "" for other words."""
     text = text.replace("’", "'").removesuffix("'s")
-    if text in SPELLED:
-        return SPELLED[text]
+    if text in VARIANTS:
+        return VARIANTS[text]
     word = stem(text)
-    return SPELLED.get(word, word if word in KINDRED else "")
+    return VARIANTS.get(word, word if word in KINDRED else "")
 
 
 def is_family(speaker: str) -> bool:
-    """Whether a speaker's tag is a relative's, who then may call the patient "my mother"."""
+    """Whether a speaker tag names a relative, who then may call the patient "my mother"."""
     return any(kin_of(part) for part in speaker.lower().replace("_", " ").split())
 
 
 def same_person(a: str, b: str) -> bool:
-    """Whether two relatives may be the same person or of one group; not those of different sides of the family."""
+    """Whether two relatives may be the same person; not if they are of different sides of the family."""
     pairs = [(one, other) for one in a.split(AND) for other in b.split(AND)]
-    return any(_same(*parted(one), *parted(other)) for one, other in pairs)
+    return any(_same(*split_side(one), *split_side(other)) for one, other in pairs)
 
 
-def parted(name: str) -> tuple[str, str]:
-    """The side of the family, "" if unknown, and the relative."""
+def split_side(name: str) -> tuple[str, str]:
+    """The side of the family ("" if unknown) and the relative without it."""
     side = next((side for side in (MATERNAL, PATERNAL) if name.startswith(side)), "")
     return side, name.removeprefix(side)
 
@@ -97,12 +99,13 @@ def _same(side: str, one: str, other_side: str, other: str) -> bool:
 
 
 def relatives_in(
-    words: Sequence[Word], first: int, last: int, topic: str = "", *, spoken: bool, guests: bool = False
+    words: Sequence[Word], first: int, last: int, topic: str = "", *, spoken: bool, has_family_speaker: bool = False
 ) -> list[tuple[int, str]]:
     """The relatives named among words `[first, last)`. "A 6-year-old girl" is the patient, "her girl" is none.
 
-    `topic`: the relative named last before, whose brother "his brother" is; in a note he is the patient's. `guests`: a
-    relative is present, whose or whose son "my son" and "your son" are: some relative, or the patient.
+    `topic`: the last relative before these words, whom "his" in "his brother" refers to; in a note "his" is the
+    patient's. `has_family_speaker`: a relative takes part in the dialogue, so that "my son" or "your son" may be the
+    patient: they are then "family".
     """
     found: list[tuple[int, str]] = []
     named: list[str] = []
@@ -114,60 +117,60 @@ def relatives_in(
             continue
         kin = "in-law" if [word.text for word in words[i + 1 : i + 3]] == ["in", "law"] else kin_of(text)
         if not kin:
-            if text == "side" and found and parted(found[-1][1])[1] in SIDES and i - found[-1][0] <= 2:
+            if text == "side" and found and split_side(found[-1][1])[1] in SIDES and i - found[-1][0] <= 2:
                 _set_side(found, SIDES[found.pop()[1]], i)
             side = side if text in ("and", "great") else ""
             continue
         if kin == "twin" and i + 1 < last and kin_of(words[i + 1].text):
             continue  # "twin sister"
-        if guests and kin not in WIDE and _is_guests(words, i, first):
+        if has_family_speaker and kin not in NOT_SPECIFIC and _may_be_speakers_kin(words, i, first):
             found.append((i, FAMILY))
             continue
-        owner = _owner(words, i, first, [topic, *named], spoken=spoken and not guests)
+        owner = _owner(words, i, first, [topic, *named], spoken=spoken and not has_family_speaker)
         named.append(COMPOUND.get((owner, kin), kin))
         if (owner, kin) in COMPOUND:
             found = [place for place in found if not (place[0] == i - 1 and words[i - 1].text.endswith("'s"))]
             found.append((i, COMPOUND[owner, kin]))
-        elif kin not in CHILDREN or (words[i - 1].text in OWNED | BETWEEN if i > first else not spoken):
-            found.append((i, side + kin if side and kin in SIDED else kin))
+        elif kin not in CHILDREN or (words[i - 1].text in POSSESSIVES | KIN_MODIFIERS if i > first else not spoken):
+            found.append((i, side + kin if side and kin in KIN_WITH_SIDE else kin))
         side = side if kin == FAMILY else ""
     return found
 
 
-def _is_guests(words: Sequence[Word], i: int, first: int) -> bool:
-    """Whether word i is a relative of somebody other than the patient: "my mother", "Mom", but not "his mother"."""
-    return _before(words, i, first) not in THEIRS
+def _may_be_speakers_kin(words: Sequence[Word], i: int, first: int) -> bool:
+    """Whether word i may be a relative of the speaker, not of the patient: "my mother", "Mom"; not "his mother"."""
+    return _determiner(words, i, first) not in THIRD_POSSESSIVES
 
 
-def _before(words: Sequence[Word], i: int, first: int) -> str:
-    """The word before "older brother" or the like at word i, which may say whose he is; "" if none."""
-    return next((words[k].text for k in range(i - 1, first - 1, -1) if words[k].text not in BETWEEN), "")
+def _determiner(words: Sequence[Word], i: int, first: int) -> str:
+    """The word before the relative at word i and its adjectives, which may say whose relative it is; "" if none."""
+    return next((words[k].text for k in range(i - 1, first - 1, -1) if words[k].text not in KIN_MODIFIERS), "")
 
 
 def _owner(words: Sequence[Word], i: int, first: int, before: Sequence[str], *, spoken: bool) -> str:
-    """The relative whose relative word i is: "[mum]'s dad", "my [father] and both his brothers".
+    """The relative whose relative is named at word i: "[mum]'s dad", "my [father] and both his brothers"; "" if none.
 
-    `before`: the relatives named before, of whom "his" or "her" means the last that it can.
+    `before`: the relatives named before; "his" or "her" refers to the last one of that gender.
     """
-    text = _before(words, i, first)
-    if text in THEIRS:
+    text = _determiner(words, i, first)
+    if text in THIRD_POSSESSIVES:
         other = {"his": FEMALE, "her": MALE}.get(text, frozenset())
-        fitting = [name for name in before if name and parted(name)[1] not in other]
+        fitting = [name for name in before if name and split_side(name)[1] not in other]
         return fitting[-1] if spoken and fitting else ""
     return kin_of(text) if text.endswith(("'s", "s'", "mums", "moms", "dads")) else ""
 
 
 def _set_side(found: list[tuple[int, str]], side: str, i: int) -> None:
-    """Give the relatives before "on my mother's side" at word i its side; "mother's side" alone is the family there."""
-    k = next((k for k in range(len(found) - 1, -1, -1) if found[k][1] in SIDED), None)
+    """Give the last relative before "my mother's side" at word i that side; if none, add the family of that side."""
+    k = next((k for k in range(len(found) - 1, -1, -1) if found[k][1] in KIN_WITH_SIDE), None)
     if k is None:
         found.append((i, side + FAMILY))
     else:
         found[k] = (found[k][0], side + found[k][1])
 
 
-def holders(kin: Sequence[tuple[int, str]]) -> str:
-    """The relatives of an answer, joined; one whose side comes after it has it: "My aunties. My [dad's sisters]."."""
+def join_relatives(kin: Sequence[tuple[int, str]]) -> str:
+    """The relatives of an answer as one subject; "My aunties. My dad's sisters." are the paternal aunts only."""
     names = [name for _, name in kin if name != FAMILY]
-    sided = {parted(name)[1] for name in names if parted(name)[0]}
-    return AND.join(dict.fromkeys(name for name in names if parted(name)[0] or name not in sided)) or FAMILY
+    with_side = {split_side(name)[1] for name in names if split_side(name)[0]}
+    return AND.join(dict.fromkeys(name for name in names if split_side(name)[0] or name not in with_side)) or FAMILY

@@ -1,4 +1,4 @@
-"""Does the dialogue say a finding of the same person? Not "Father had diabetes" where only the mother has it."""
+"""Compares the subjects of findings: "Father had diabetes" is contradicted if only the mother has it."""
 
 from __future__ import annotations
 
@@ -7,92 +7,105 @@ from collections.abc import Iterable, Sequence
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import Finding, FindingScan, Judged, JudgedFact, Verdict, turn_of
 from medsum_core.grounding.findings.finding_index import FindingIndex
-from medsum_core.grounding.findings.kinship import AND, FAMILY, parted, same_person
-from medsum_core.grounding.findings.relatives import PATIENT, TELLING, UNKNOWN, bearers
+from medsum_core.grounding.findings.kinship import AND, FAMILY, same_person, split_side
+from medsum_core.grounding.findings.relatives import PATIENT, REPORTING_WORDS, UNKNOWN, possible_subjects
 from medsum_core.grounding.findings.scope import Sentence
 
-PATIENT_WORDS = bag("patient pt he she his her")
-SPOUSES, MARRIED = bag("husband wife spouse partner"), bag("married marriage marri wed wedding divorced widowed")
-PRESENT = bag("accompanied presents presented present per historian informant obtained told according")
-SOMEONE = bag("someone somebody anyone anybody family")
-EVERYONE = bag("everyone everybody all")
+PATIENT_TERMS = bag("patient pt he she his her")
+SPOUSES, MARRIAGE_WORDS = bag("husband wife spouse partner"), bag("married marriage marri wed wedding divorced widowed")
+INFORMANT_WORDS = bag(  # a relative with one of these may only be present
+    "accompanied presents presented present per historian informant obtained told according"
+)
+ANYONE_WORDS = bag("someone somebody anyone anybody family")
+EVERYONE_WORDS = bag("everyone everybody all")
 COMPANIONS = bag("parent child spouse partner friend neighbor coworker roommate")
-CHILDLIKE = bag("son daughter child baby infant grandson granddaughter grandchild twin family")
+MAY_BE_PATIENT = bag(  # the patient, if a parent speaks
+    "son daughter child baby infant grandson granddaughter grandchild twin family"
+)
 
 
 def judge_relatives(note: FindingScan, index: FindingIndex) -> list[JudgedFact]:
-    """The verdicts on the relatives of whom a note says something: does the dialogue name them, or who may be the same?
+    """The verdicts on the relatives whom a note describes: supported if the dialogue names one who may be the same.
 
-    Not where a relative is present, whose tag may not tell who she is.
+    None if a relative takes part in the dialogue, because the speaker tag may not say which relative it is.
     """
     facts = []
-    told_of = {i for s in note.sentences for i in _told_of(note, s)}
+    described = {i for s in note.sentences for i in _described_relatives(note, s)}
     for i, name in note.kin if index.kin and not index.has_family_speaker else ():
-        if name == FAMILY or i not in told_of or name in COMPANIONS or (name in SPOUSES and index.has_word(MARRIED)):
+        if (
+            name == FAMILY
+            or i not in described
+            or name in COMPANIONS
+            or (name in SPOUSES and index.has_word(MARRIAGE_WORDS))
+        ):
             continue
-        told = [other for other in index.kin if same_person(name, other)]
-        verdict: Verdict = "supported" if told and not _is_of_other_side(name, index.kin) else "contradicted"
-        sided = i > 0 and note.words[i - 1].text in ("maternal", "paternal")
-        facts.append(JudgedFact(note.words[i - sided].start, note.words[i].end, "relative", verdict, None))
+        matching = [other for other in index.kin if same_person(name, other)]
+        verdict: Verdict = "supported" if matching and not _is_on_other_side(name, index.kin) else "contradicted"
+        has_side = i > 0 and note.words[i - 1].text in ("maternal", "paternal")
+        facts.append(JudgedFact(note.words[i - has_side].start, note.words[i].end, "relative", verdict, None))
     return facts
 
 
-def _told_of(note: FindingScan, sentence: Sentence) -> set[int]:
-    """The relatives of a note's sentence but for those who may be present: who tell, or come with the patient."""
+def _described_relatives(note: FindingScan, sentence: Sentence) -> set[int]:
+    """The relatives whom a note's sentence describes, not those who only report or accompany the patient."""
     kin = note.kin_between(sentence.first, sentence.last)
-    if PRESENT.isdisjoint(word.text for word in note.words[sentence.first : sentence.last]):
-        return {i for i, _ in kin if i + 1 == sentence.last or note.words[i + 1].text not in TELLING}
-    return {i for i, _ in bearers(note.words, sentence, kin)}
+    if INFORMANT_WORDS.isdisjoint(word.text for word in note.words[sentence.first : sentence.last]):
+        return {i for i, _ in kin if i + 1 == sentence.last or note.words[i + 1].text not in REPORTING_WORDS}
+    return {i for i, _ in possible_subjects(note.words, sentence, kin)}
 
 
-def _is_of_other_side(name: str, said: Iterable[str]) -> bool:
-    """Whether a relative is named with the other side of the family only: "My granddad." "Which side?" "Mom's dad."."""
-    side, relative = parted(name)
-    sides = {other_side for other_side, other in map(parted, said) if other == relative != FAMILY} - {""}
+def _is_on_other_side(name: str, others: Iterable[str]) -> bool:
+    """Whether the dialogue names a relative only of the other side: "My granddad." "Which side?" "Mom's dad."."""
+    side, relative = split_side(name)
+    sides = {other_side for other_side, other in map(split_side, others) if other == relative != FAMILY} - {""}
     return bool(side and sides) and side not in sides
 
 
 def is_of_family(named: Sequence[Finding], note: FindingScan, index: FindingIndex) -> bool:
-    """Whether all findings of a note are of relatives in the dialogue: it is a family history without saying so."""
-    if any(word.text in PATIENT_WORDS for word in note.words):
+    """Whether all findings of a note are of relatives in the dialogue: a family history without a heading."""
+    if any(word.text in PATIENT_TERMS for word in note.words):
         return False
     names = dict.fromkeys(finding.names for finding in named)
-    said = (other for of_one in names for other in index.named(of_one) if other.assertion != "denied")
-    return all(other.subject not in (PATIENT, UNKNOWN) or index.has_word_near(SOMEONE, other) for other in said)
+    evidence = (other for of_one in names for other in index.named(of_one) if other.assertion != "denied")
+    return all(
+        other.subject not in (PATIENT, UNKNOWN) or index.has_word_near(ANYONE_WORDS, other) for other in evidence
+    )
 
 
-def is_named_near(finding: Finding, said: Sequence[Finding], index: FindingIndex) -> bool:
-    """Whether the relative of a note's finding is named where the dialogue speaks of it."""
-    asked = [other for other in said if other.reply is not None or other.assertion != "denied"]
-    named = any(same_person(finding.subject, kin) for other in said for kin in index.kin_near(other))
-    return named and len(asked) == len(said)  # not "No colon cancer, but my brother has Crohn's."
+def is_named_near(finding: Finding, evidence: Sequence[Finding], index: FindingIndex) -> bool:
+    """Whether the dialogue names the relative of a note's finding near its `evidence` in the dialogue."""
+    asked = [other for other in evidence if other.reply is not None or other.assertion != "denied"]
+    named = any(same_person(finding.subject, kin) for other in evidence for kin in index.kin_near(other))
+    return named and len(asked) == len(evidence)  # not "No colon cancer, but my brother has Crohn's."
 
 
-def of_person(finding: Finding, affirmed: Sequence[Finding], index: FindingIndex) -> Judged:
-    """Supported if the person may be the same; "Father had diabetes" is not where only the mother has it."""
+def judge_subject(finding: Finding, affirmed: Sequence[Finding], index: FindingIndex) -> Judged:
+    """Supported if the subject may be that of a mention in `affirmed`; contradicted if only others have the finding."""
     statements = [other for other in affirmed if other.assertion != "asked"] or list(affirmed)
     subject = finding.subject
     if subject in (UNKNOWN, FAMILY):
         return Judged("supported", turn_of(statements))
     if subject == PATIENT:
-        own = [other for other in statements if {*other.subject.split(AND)} & {PATIENT, UNKNOWN, *CHILDLIKE}]
+        own = [other for other in statements if {*other.subject.split(AND)} & {PATIENT, UNKNOWN, *MAY_BE_PATIENT}]
         return Judged("supported", turn_of(own)) if own else Judged("contradicted", statements[0].turn)
     own = [other for other in statements if same_person(subject, other.subject)]
     if index.has_family_speaker and not own:
         own = [other for other in statements if other.subject in (PATIENT, UNKNOWN, FAMILY)]
-    own = own or [other for other in statements if other.subject == FAMILY and index.has_word_near(EVERYONE, other)]
+    own = own or [
+        other for other in statements if other.subject == FAMILY and index.has_word_near(EVERYONE_WORDS, other)
+    ]
     if own:
         return Judged("supported", turn_of(own))
     if not any(set(other.names) & set(finding.names) for other in statements):
-        return Judged("supported", turn_of(statements))  # of a wider kind each may have his own
+        return Judged("supported", turn_of(statements))  # each relative may have another disease of a broader concept
     others = [other for other in statements if other.subject not in (UNKNOWN, FAMILY)]
     if any(same_person(subject, kin) for other in statements for kin in index.kin_near(other)):
         others = [other for other in others if other.subject != PATIENT]
     return Judged("contradicted", others[0].turn) if others else Judged("supported", turn_of(statements))
 
 
-def with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:
-    """The characters of a finding with the person who is said to have it: "[mother had asthma]"."""
+def span_with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:
+    """The characters of a finding and of the word for its subject: "[mother had asthma]"."""
     sentence = note.sentence_of(finding)
     if finding.subject == PATIENT:
         named = [i for i in range(sentence.first, finding.first) if note.words[i].text in ("patient", "pt")]
@@ -103,5 +116,5 @@ def with_person(finding: Finding, note: FindingScan) -> tuple[int, int]:
     if not kin:
         return finding.start, finding.end
     place = min(kin, key=lambda i: abs(i - finding.first))
-    sided = place > sentence.first and note.words[place - 1].text in ("maternal", "paternal")
-    return min(finding.start, note.words[place - sided].start), max(finding.end, note.words[place].end)
+    has_side = place > sentence.first and note.words[place - 1].text in ("maternal", "paternal")
+    return min(finding.start, note.words[place - has_side].start), max(finding.end, note.words[place].end)

@@ -1,4 +1,4 @@
-"""Does the dialogue name the body part that a note gives a finding? "Pain going to the [elbow]", "a cut [finger]"."""
+"""Checks the body parts of a note's findings against the dialogue: "pain going to the [elbow]", "a cut [finger]"."""
 
 from __future__ import annotations
 
@@ -8,49 +8,51 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import NOT_FOUND, SUPPORTED, Finding, FindingScan, Judged, JudgedFact, Place
 from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.replies import asks_openly, read_reply
-from medsum_core.grounding.findings.scope import judged_good, read_scopes
+from medsum_core.grounding.findings.scope import is_denied_or_normal, read_scopes
 
-OF_PART = ("symptom", "condition", "allergen")
-WIDE = frozenset(("body", "side", "skin", "joint", "muscle", "bone", "extremity"))  # which say hardly where
-BARRING = bag("; : no not without denies sparing spares spared excluding except")
-VAGUE = ("side", "body")
-NO_PLACE = bag("oral nasal rectal vaginal handed quadrant")  # routes of drugs, "left-handed", of whichever part
-LINKS = bag(
+LOCATED_KINDS = ("symptom", "condition", "allergen")
+UNSPECIFIC = frozenset(("body", "side", "skin", "joint", "muscle", "bone", "extremity"))  # too general to check
+SEPARATORS = bag(  # between a finding and a body part they show that the part is not its place
+    "; : no not without denies sparing spares spared excluding except"
+)
+GENERAL_AREAS = ("side", "body")
+NOT_LOCATIONS = bag("oral nasal rectal vaginal handed quadrant")  # routes of drugs, "left-handed"
+LINK_WORDS = bag(
     "in on of to at over around under behind down into along across near both left right bilateral bilaterally upper "
     "lower dorsal medial lateral anterior posterior distal proximal inner outer the his her"
 )
-LISTED = bag(", and or")
-SHORT = 5  # words of a question about a part
+LIST_WORDS = bag(", and or")
+SHORT_QUESTION = 5  # most words of a question about a part
 REACH = 14  # words from a finding to the last body part of a list
 
 
 def judge_places(note: FindingScan, index: FindingIndex, unsupported: Sequence[tuple[int, int]]) -> list[JudgedFact]:
-    """The verdicts on the body parts of a note's findings, but for the findings at the spans `unsupported`."""
+    """The verdicts on the body parts of a note's findings, without those that overlap the spans `unsupported`."""
     facts = []
     for place in note.parts:
-        if place.name in WIDE or note.words[place.first].text in NO_PLACE:
+        if place.name in UNSPECIFIC or note.words[place.first].text in NOT_LOCATIONS:
             continue
         start, end = note.words[place.first].start, note.words[place.last - 1].end
         owner = _owner(place, note)
         if (
             owner is None
-            or judged_good(note.words, place.last, note.sentence_of(owner).last, "symptom")
+            or is_denied_or_normal(note.words, place.last, note.sentence_of(owner).last, "symptom")
             or any(a < end and start < b for a, b in unsupported)
         ):
             continue
-        facts.append(JudgedFact(start, end, owner.kind, *_judged(place.name, index)))
+        facts.append(JudgedFact(start, end, owner.kind, *_cached_judgement(place.name, index)))
     return facts
 
 
-def _judged(name: str, index: FindingIndex) -> Judged:
+def _cached_judgement(name: str, index: FindingIndex) -> Judged:
     return index.cached(("place", name), lambda: judge_place(name, index))
 
 
 def judge_place(name: str, index: FindingIndex) -> Judged:
-    """Supported if the dialogue names the part, a wider or a narrower one; contradicted where it calls it fine."""
+    """Supported if the dialogue names the part, a wider or a narrower one; contradicted if it calls the part normal."""
     turn = _turn_naming(name, index)
     if turn is None:
-        vague = any(place.name in VAGUE for place in index.scan.parts)  # "weakness on the right side"
+        vague = any(place.name in GENERAL_AREAS for place in index.scan.parts)  # "weakness on the right side"
         said = any(words <= index.turns_of.keys() for words in index.lexicon.concepts[name].paraphrases)
         return SUPPORTED if vague or said else NOT_FOUND
     good = {turn for part, turn in index.scan.normal_parts if part == name}
@@ -70,7 +72,7 @@ def _turn_naming(name: str, index: FindingIndex) -> int | None:
 
 
 def _is_asked_openly(place: Place, answers: Mapping[int, set[str]], index: FindingIndex) -> bool:
-    """Whether the answer names a narrower part than the question: "Which finger?" "My thumb."."""
+    """Whether an open question names a part and the answer a narrower one: "Which finger?" "My thumb."."""
     sentence = index.scan.sentence_at(place.first)
     if not (sentence.asks and asks_openly(index.scan.words, sentence)):
         return False
@@ -78,18 +80,18 @@ def _is_asked_openly(place: Place, answers: Mapping[int, set[str]], index: Findi
 
 
 def _is_denied(place: Place, good: Set[int], index: FindingIndex) -> bool:
-    """Whether nothing is wrong there: "The thumb?" "The thumb's fine.", "not the arm"."""
+    """Whether a part is denied to be affected: "The thumb?" "The thumb's fine.", "not the arm"."""
     words, sentence = index.scan.words, index.scan.sentence_at(place.first)
     if not sentence.asks:
         return place.first in read_scopes(words, sentence, spoken=True).denied
-    if place.turn + 1 >= len(index.turns) or sentence.last - sentence.first > SHORT:
+    if place.turn + 1 >= len(index.turns) or sentence.last - sentence.first > SHORT_QUESTION:
         return False
     return place.turn + 1 in good or read_reply(words, *index.scan.turns[place.turn + 1])[0] == "no"
 
 
 def _owner(place: Place, note: FindingScan) -> Finding | None:
-    """The finding present in the patient that a body part belongs to; None for other places."""
-    near = [one for one in note.between(max(place.first - REACH, 0), place.last) if one.kind in OF_PART]
+    """The finding, present in the patient, that a body part is the place of; None if there is none."""
+    near = [one for one in note.between(max(place.first - REACH, 0), place.last) if one.kind in LOCATED_KINDS]
     owner = near[-1] if near else None
     if owner is None or owner.assertion != "present" or owner.subject not in ("patient", ""):
         return None
@@ -98,8 +100,8 @@ def _owner(place: Place, note: FindingScan) -> Finding | None:
     if owner.first <= place.first < owner.last:
         return owner if owner.part else None
     k = place.first - 1
-    while k > owner.last and note.words[k].text in LINKS:
+    while k > owner.last and note.words[k].text in LINK_WORDS:
         k -= 1
-    linked = note.words[place.first - 1].text in LINKS or note.words[k].text in LISTED
+    linked = note.words[place.first - 1].text in LINK_WORDS or note.words[k].text in LIST_WORDS
     between = note.words[owner.last : place.first]
-    return owner if linked and not any(word.text in BARRING for word in between) else None
+    return owner if linked and not any(word.text in SEPARATORS for word in between) else None

@@ -1,7 +1,7 @@
 """Questions and their answers: "Any fever or chills?" "No." denies two; "No, the right one." denies none.
 
-First what a question asks for (is it one, openly, with a choice, of whom), then what a turn answers: by its first word
-("Yes", "Never"), by its verb ("I do", "It's fine"), or by telling.
+First the form of a question (open, closed, with alternatives; about the patient or the family), then the polarity of
+an answer: by its first word ("Yes", "Never"), by its verb ("I do", "It's fine"), or as a plain statement.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from medsum_core.grounding.findings.stems import Word, texts_of
 
 Reply = Literal["yes", "no", "corrected", "unknown", "other"]
 
-LEADS = bag(
+OPENING_FILLERS = bag(
     "um uh oh well ah hmm so and but , . okay ok i mean you know actually honestly let me see hm er god doctor sir"
 )
 YES = bag(
@@ -23,103 +23,110 @@ YES = bag(
     "always often constantly certainly indeed mhm aye affirmative plenty lots terrible terribly quite very some little "
     "couple once twice both same too pretty mostly usually unfortunately"
 )
-COUNTS = bag(  # "Ever smoked?" "Twenty years of it." "Since I was ten."
+NUMBER_WORDS = bag(  # "Ever smoked?" "Twenty years of it." "Since I was ten."
     "one two three four five six seven eight ten twelve fifteen twenty thirty forty fifty half since every"
 )
 AMOUNTS = bag("little bit lot few couple ton while pack packs quarter half dozen six glass beer cup bottle case")
-AGREES = bag("yes yeah yep yup correct right exactly sure mm mhm yea true")
+AGREEMENT = bag("yes yeah yep yup correct right exactly sure mm mhm yea true")
 NO = bag("no nope nah never none nothing neither negative nobody not without don't haven't didn't nor none")
 NO_VERBS = bag(
     "don't haven't didn't doesn't hasn't isn't wasn't can't couldn't won't hadn't aren't weren't not never wouldn't"
 )
 YES_VERBS = bag("do have did am was does has is can would could must feel get got had think guess believe take suppose")
-FEELING = bag("feel feels am is are look looks seem seems do does been sleep eat")
-PRONOUNS = bag("i it he she they we that there it's that's i'm he's she's i've they're")
-ITS = bag("it's that's i'm he's she's they're")
-BARE: Mapping[str, Reply] = {"no": "no", "nope": "no", "nah": "no", "yes": "yes", "yeah": "yes", "yep": "yes"}
-OPENINGS: Mapping[tuple[str, ...], Reply] = {
+STATE_VERBS = bag("feel feels am is are look looks seem seems do does been sleep eat")
+PRONOUNS = bag(  # an answer that begins with one is read by its verb: "I do."
+    "i it he she they we that there it's that's i'm he's she's i've they're"
+)
+SUBJECT_CONTRACTIONS = bag("it's that's i'm he's she's they're")
+BARE_ANSWERS: Mapping[str, Reply] = {"no": "no", "nope": "no", "nah": "no", "yes": "yes", "yeah": "yes", "yep": "yes"}
+TWO_WORD_ANSWERS: Mapping[tuple[str, ...], Reply] = {
     ("uh", "uh"): "no", ("mm", "mm"): "no", ("nuh", "uh"): "no", ("unh", "unh"): "no", ("hm", "mm"): "no",
     ("uh", "huh"): "yes", ("mm", "hm"): "yes", ("mm", "hmm"): "yes", ("of", "course"): "yes",
 }  # fmt: skip
-CAN_STAND_ALONE = bag("i okay ok so you")
-UNKNOWN = bag("know sure remember recall idea")
+# As the last word of an opening these are the answer, or its subject ("I").
+NOT_FILLERS_ALONE = bag("i okay ok so you")
+NOT_KNOWING = bag("know sure remember recall idea")  # after a negation
 FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
-WELL_SAID = bag(
+ALL_WELL_WORDS = bag(
     "baby log top clockwork clock horse ox rain bell whistle daisy dream perfect perfectly fantastic strong"
 )
-LEFT_OPEN = bag("only just too much bad great good well ideal when if unless")  # "Not much.", "Not when I bend it."
-CORRECTING = bag("the a an it's its they're just only on this")  # after "No,"
-DETAILS = bag("one left right other side first")
-OPEN = bag("how what when where which who why what's how's where's how'd what'd why'd how're what're")
-ASKING = bag("do does did have has had are is was were can could")
+# "Not much.", "Not when I bend it." are neither yes nor no.
+UNDECIDED_AFTER_NOT = bag("only just too much bad great good well ideal when if unless")
+CORRECTION_LEADS = bag("the a an it's its they're just only on this")  # after "No,"
+DETAIL_WORDS = bag("one left right other side first")
+QUESTION_WORDS = bag("how what when where which who why what's how's where's how'd what'd why'd how're what're")
+AUXILIARIES = bag("do does did have has had are is was were can could")
 DEFINITE = bag("the this that your his her these those")
-OPENNESS = bag(
+UNDECIDED_WORDS = bag(  # with one of these a statement does not count as yes
     "know sure remember recall idea tell maybe perhaps possibly might wonder guess depends hope should could would "
     "used before ago last thought gone super grand lovely brilliant wonderful wish quit mean said same okay ok"
 )
 FAMILY_WORDS = bag("family anyone anybody relatives people relations who folks around")
 PATIENT_WORDS = bag("you you're you've yourself your")
-MARKS = (",", ".", "!", ";")
-WHEN, TIMED = bag("when after since while before during"), 3
-NEAR = 6
-TOLD_REACH = 20  # words of an answer that tells
-WELL_ASKED = 3  # words of "Hear okay?"
-SHORT_QUESTION = 8  # words
+PUNCTUATION = (",", ".", "!", ";")
+TIME_CONJUNCTIONS, TIME_REACH = bag("when after since while before during"), 3  # words before a finding
+NEAR = 6  # words at the beginning of an answer that decide its polarity
+STATEMENT_REACH = 20  # words of an answer that is a plain statement
+OKAY_QUESTION = 3  # most words of "Hear okay?", whose last word is no tag question
+SHORT_QUESTION = 8  # most words of a question without a question mark: "Any fevers."
 
 
 def is_question(words: Sequence[Word], sentence: Sentence, *, is_clinician: bool) -> bool:
-    """Whether a sentence asks; a clinician's "Any fevers." does without a question mark."""
+    """Whether a sentence is a question; a clinician's "Any fevers." is one without a question mark."""
     if sentence.asks:
         is_tag = words[sentence.last - 1].text in ("okay", "ok", "alright")  # "We'll do an X-ray, okay?"
-        return not is_tag or sentence.last - sentence.first <= WELL_ASKED
+        return not is_tag or sentence.last - sentence.first <= OKAY_QUESTION
     if not is_clinician:
         return False
     i = sentence.first
-    while i + 1 < sentence.last and words[i].text in LEADS - {"i", "you"}:
+    while i + 1 < sentence.last and words[i].text in OPENING_FILLERS - {"i", "you"}:
         i += 1
     first, second = words[i].text, words[min(i + 1, sentence.last - 1)].text
-    asked = first in ASKING and second not in NEGATIONS and second not in (",", ".", "a")
+    asked = first in AUXILIARIES and second not in NEGATIONS and second not in (",", ".", "a")
     return asked or (first in ("any", "how", "what") and sentence.last - i <= SHORT_QUESTION)
 
 
 def asks_if_still(words: Sequence[Word], sentence: Sentence) -> bool:
-    """Whether a question is about the present only, so that "No." may leave a past: "Are you still vomiting?"."""
+    """Whether "No." to a question means that a finding is past: "Are you still vomiting?"."""
     texts = set(texts_of(words, sentence.first, sentence.last))
     return bool(texts & {"still", "anymore", "again"}) or {"any", "more"} <= texts
 
 
 def asks_of_family(words: Sequence[Word], sentence: Sentence) -> bool:
-    """Whether a question asks who in the family has it: "Does anyone have asthma?"."""
+    """Whether a question is about the family: "Does anyone have asthma?"."""
     return not FAMILY_WORDS.isdisjoint(texts_of(words, sentence.first, sentence.last))
 
 
-def turns_to_patient(words: Sequence[Word], sentence: Sentence) -> bool:
-    """Whether a question leaves a relative for the patient: "And you?"."""
+def asks_of_patient(words: Sequence[Word], sentence: Sentence) -> bool:
+    """Whether a question is about the patient: "And you?"."""
     return not PATIENT_WORDS.isdisjoint(texts_of(words, sentence.first, sentence.last))
 
 
 def is_full_question(words: Sequence[Word], sentence: Sentence) -> bool:
-    """Whether a sentence is a question with a verb of its own, so that an answer is to it: "Do you need more?"."""
-    return sentence.asks and words[sentence.first].text in ASKING and sentence.last - sentence.first > 2
+    """Whether a sentence is a complete yes-no question, so that the next answer is to it: "Do you need more?"."""
+    return sentence.asks and words[sentence.first].text in AUXILIARIES and sentence.last - sentence.first > 2
 
 
 def asks_openly(words: Sequence[Word], sentence: Sentence) -> bool:
-    """Whether a question asks how, what, when, so that "No." would deny none of its words; not "what about"."""
+    """Whether a question is open (how, what, when), so that "No." denies none of its findings; not "what about"."""
     texts = texts_of(words, sentence.first, min(sentence.first + 4, sentence.last))
-    k = next((k for k, text in enumerate(texts) if text not in LEADS), len(texts))
+    k = next((k for k, text in enumerate(texts) if text not in OPENING_FILLERS), len(texts))
     after = words[sentence.first + k + 1].text if sentence.first + k + 1 < sentence.last else ""
-    return k < len(texts) and texts[k] in OPEN and after not in ("about", "of")
+    return k < len(texts) and texts[k] in QUESTION_WORDS and after not in ("about", "of")
 
 
-def presupposes(words: Sequence[Word], sentence: Sentence, first: int, *, phrase: bool, acted: bool) -> bool:
-    """Whether a question takes its finding at word `first` for granted: "Is the [pain] there at night?"."""
+def presupposes(words: Sequence[Word], sentence: Sentence, first: int, *, phrase: bool, actionable: bool) -> bool:
+    """Whether a question presupposes its finding at word `first`: "Is the [pain] there at night?".
+
+    `phrase`: as of a `Finding`; `actionable`: the finding is a drug or a procedure.
+    """
     before = words[first - 1].text if first > sentence.first else ""
-    if acted and before in ("to", "with", "from", "of", "about", "after"):
+    if actionable and before in ("to", "with", "from", "of", "about", "after"):
         return True  # "any problems with metformin?"
     later = texts_of(words, first + 1, min(first + 5, sentence.last))
     if before == "other" or "else" in later or "elsewhere" in later:
         return True  # "any other pain?", "pain anywhere else?"
-    if WHEN & set(texts_of(words, max(sentence.first + 1, first - TIMED), first)):
+    if TIME_CONJUNCTIONS & set(texts_of(words, max(sentence.first + 1, first - TIME_REACH), first)):
         return True  # "Did you pass out when you fell?"
     if before in ("your", "his", "her") and not phrase:
         return False  # "Does your chest hurt?"
@@ -127,22 +134,23 @@ def presupposes(words: Sequence[Word], sentence: Sentence, first: int, *, phrase
     return before in DEFINITE and earlier not in ("have", "had", "got", "get", "has")
 
 
-def offers(words: Sequence[Word], sentence: Sentence) -> bool:
+def offers_alternatives(words: Sequence[Word], sentence: Sentence) -> bool:
     """Whether a question offers alternatives: "From gallstones or from drink?", "Is it dull or sharp?"."""
     texts = texts_of(words, sentence.first, sentence.last)
-    of_it = texts[0] in ("is", "was", "are") and texts[1:2] in (["it"], ["that"], ["they"])
-    return "or" in texts and (of_it or texts[0] in ("from", "with", "after"))
+    asks_what_it_is = texts[0] in ("is", "was", "are") and texts[1:2] in (["it"], ["that"], ["they"])
+    return "or" in texts and (asks_what_it_is or texts[0] in ("from", "with", "after"))
 
 
 def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, bool]:
-    """What the turn of words `[first, last)` answers; and whether it only agrees ("Right.").
+    """The answer in words `[first, last)`, and whether it only agrees ("Right."), even with a negative question.
 
-    "corrected": "No, the right one.", which denies a detail and no finding.
+    "corrected": it denies a detail of the question and not the finding ("No, the right one."). "unknown": it leaves the
+    answer open ("Not sure."). "other": it does not begin with an answer.
     """
     i = first
-    while i < last and words[i].text in LEADS and not (words[i].text in CAN_STAND_ALONE and i + 1 == last):
+    while i < last and words[i].text in OPENING_FILLERS and not (words[i].text in NOT_FILLERS_ALONE and i + 1 == last):
         i += 1
-    opening = OPENINGS.get(tuple(texts_of(words, first, min(last, first + 2))))
+    opening = TWO_WORD_ANSWERS.get(tuple(texts_of(words, first, min(last, first + 2))))
     if opening is not None and not (last > first + 2 and words[first + 2].text in YES | NO):
         return opening, False
     if i >= last:
@@ -151,37 +159,37 @@ def read_reply(words: Sequence[Word], first: int, last: int) -> tuple[Reply, boo
     near = texts_of(words, begin, min(begin + NEAR, last))
     if words[i].text.removesuffix("'s") in NO:
         mixed = {"yes", "yeah", "yep"} & set(texts_of(words, i + 1, last))  # "No. No. There, yes."
-        return "unknown" if mixed else _negative(words, i, last, near), False
+        return "unknown" if mixed else _from_negative(words, i, last, near), False
     if words[begin].text in PRONOUNS:
-        return _by_verb(
-            [text for text in near if text != ","], closed=begin + 2 >= last or words[begin + 2].text in MARKS
+        return _from_verb(
+            [text for text in near if text != ","], closed=begin + 2 >= last or words[begin + 2].text in PUNCTUATION
         )
-    return _by_first_word(words, i, last, near)
+    return _from_first_word(words, i, last, near)
 
 
 def read_each(words: Sequence[Word], first: int, last: int) -> list[Reply]:
-    """The answers of a turn that answers one question after the other ("No. Yes, sometimes. And no."); [] if not."""
+    """The answers of a turn that answers several questions in order ("No. Yes, sometimes. And no."); [] otherwise."""
     found: list[Reply] = []
     ends = [*(i for i in range(first, last) if words[i].text in (".", ",", "!")), last]
     for begin, end in zip([first, *(i + 1 for i in ends)], ends, strict=False):
         texts = [text for text in texts_of(words, begin, end) if text not in ("and", "then", "to", "the")]
-        if texts and texts[0] in BARE:
-            found.append(BARE[texts[0]])
+        if texts and texts[0] in BARE_ANSWERS:
+            found.append(BARE_ANSWERS[texts[0]])
         elif begin == first:
             return []
     return found if len(set(found)) > 1 else []
 
 
-def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> tuple[Reply, bool]:
+def _from_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> tuple[Reply, bool]:
     text, after = words[i].text, words[i + 1].text if i + 1 < last else ""
     begins = set(near[:4])
     if after == "not" and text in YES:
         return "no", False  # "Absolutely not."
-    if text in AGREES:
+    if text in AGREEMENT:
         further = [one for one in texts_of(words, i + 1, min(i + 5, last)) if one not in (",", ".", "still")]
-        told = len(further) > 1 and further[0] in PRONOUNS and further[1] in YES_VERBS
-        return "yes", not told
-    if text in COUNTS | YES or (text == "a" and after in AMOUNTS):
+        has_verb = len(further) > 1 and further[0] in PRONOUNS and further[1] in YES_VERBS
+        return "yes", not has_verb
+    if text in NUMBER_WORDS | YES or (text == "a" and after in AMOUNTS):
         return "yes", False
     if "no" in begins:
         return "no", False
@@ -192,17 +200,17 @@ def _by_first_word(words: Sequence[Word], i: int, last: int, near: Sequence[str]
     return "no" if begins & FINE and not begins & NO else "other", False
 
 
-def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> Reply:
+def _from_negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> Reply:
     text, after = words[i].text, words[i + 1].text if i + 1 < last else ""
     if near[:2] in (["not", "that"], ["not", "a"]):
         return "no"  # "Not that I know.", "Not a one."
-    if (text == "not" or text in NO_VERBS) and set(near[:4]) & UNKNOWN:
+    if (text == "not" or text in NO_VERBS) and set(near[:4]) & NOT_KNOWING:
         return "unknown"
-    if text == "not" and after in LEFT_OPEN:
+    if text == "not" and after in UNDECIDED_AFTER_NOT:
         return "other"
     further = texts_of(words, i + 2, min(i + 7, last))
-    if text in ("no", "nope") and after == "," and further and further[0] in CORRECTING:
-        what = further[0] in ("it's", "its", "they're") and further[1:2] in (
+    if text in ("no", "nope") and after == "," and further and further[0] in CORRECTION_LEADS:
+        replaces_it = further[0] in ("it's", "its", "they're") and further[1:2] in (
             ["the"],
             ["my"],
             ["on"],
@@ -210,49 +218,49 @@ def _negative(words: Sequence[Word], i: int, last: int, near: Sequence[str]) -> 
             ["more"],
             ["a"],
         )
-        return "corrected" if what or DETAILS & set(further) else "no"  # "A full stroke?" "No, a mini one."
+        return "corrected" if replaces_it or DETAIL_WORDS & set(further) else "no"  # "A full stroke?" "No, a mini one."
     return "no"
 
 
-def _by_verb(near: Sequence[str], *, closed: bool) -> tuple[Reply, bool]:
-    """The answer of "I do.", "I haven't.", "It's fine.", "I'm not sure."; `closed`: a mark ends its two first words."""
+def _from_verb(near: Sequence[str], *, closed: bool) -> tuple[Reply, bool]:
+    """The answer of "I do.", "I haven't.", "It's fine."; `closed`: punctuation follows its first two words."""
     near = near[: next((k for k, text in enumerate(near) if text in (".", "?", "!", ";", "but")), len(near))]
-    said = set(near)
-    if said & (UNKNOWN - {"idea"}) and said & NO_VERBS:
+    found = set(near)
+    if found & (NOT_KNOWING - {"idea"}) and found & NO_VERBS:
         return "unknown", False
     if not (NO_VERBS | NO).isdisjoint(near[:4]):
         return "no", False
-    if said & FINE and (near[0] in ITS or FEELING & set(near[1:3])):
+    if found & FINE and (near[0] in SUBJECT_CONTRACTIONS or STATE_VERBS & set(near[1:3])):
         return "no", False
-    if near[0] == "that's" and said & AGREES:
+    if near[0] == "that's" and found & AGREEMENT:
         return "yes", True
     verb = len(near) > 1 and near[1] in YES_VERBS
     further = near[2:3] and near[2] in ("so", "that", "it", "some", "them", "those", "too", "both", "had", "been")
     return "yes" if near[0] == "i've" or (verb and (closed or len(near) <= 3 or further)) else "other", False
 
 
-def says_well(words: Sequence[Word], first: int, last: int) -> bool:
+def says_all_is_well(words: Sequence[Word], first: int, last: int) -> bool:
     """Whether an answer says that all is well: "Sleeping?" "Like a baby.", "Blood pressure okay?" "Always perfect."."""
     texts = [text for text in texts_of(words, first, min(last, first + NEAR)) if text != ","]
     end = next((k for k, text in enumerate(texts) if text in (".", "!", "?", "but")), len(texts))
-    said = set(texts[:end])
-    return bool(said & (WELL_SAID | FINE)) and not said & (NEGATIONS | NO)
+    opening = set(texts[:end])
+    return bool(opening & (ALL_WELL_WORDS | FINE)) and not opening & (NEGATIONS | NO)
 
 
-def tells(words: Sequence[Word], first: int, last: int) -> bool:
-    """Whether an answer without yes or no affirms by telling: "It goes right across the kitchen."."""
+def is_plain_statement(words: Sequence[Word], first: int, last: int) -> bool:
+    """Whether an answer without yes or no is a statement that can imply yes: "It goes right across the kitchen."."""
     end = next((k for k in range(first, last) if words[k].text in (".", "?", "!", "\n")), last)
     asks = end < last and words[end].text == "?"
     return (
         not asks
         and end > first
-        and (OPENNESS | NEGATIONS | FINE).isdisjoint(texts_of(words, first, min(last, first + TOLD_REACH)))
+        and (UNDECIDED_WORDS | NEGATIONS | FINE).isdisjoint(texts_of(words, first, min(last, first + STATEMENT_REACH)))
     )
 
 
 def opens_with_no(words: Sequence[Word], first: int, last: int) -> bool:
     """Whether a turn opens with "No", "Nope" or "Never" after words like "oh"."""
-    i = next((k for k in range(first, last) if words[k].text not in LEADS), last)
+    i = next((k for k in range(first, last) if words[k].text not in OPENING_FILLERS), last)
     opening = [text for text in texts_of(words, first, first + 4) if text not in ("!", ",")]
     if i == last or (opening[:2] == ["oh", "no"] and opening[2:3] in ([], ["."])):
         return False

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings import allergies, changes, wording
-from medsum_core.grounding.findings.actions import as_of_now
+from medsum_core.grounding.findings.actions import without_ended_start
 from medsum_core.grounding.findings.finding import (
     ACTIONABLE,
     NOT_FOUND,
@@ -27,9 +27,15 @@ from medsum_core.grounding.findings.finding import (
 from medsum_core.grounding.findings.finding_index import NEGATIVE, FindingIndex, index_findings
 from medsum_core.grounding.findings.identity import judge_identity
 from medsum_core.grounding.findings.lexicon import Lexicon
-from medsum_core.grounding.findings.persons import is_named_near, is_of_family, judge_relatives, of_person, with_person
+from medsum_core.grounding.findings.persons import (
+    is_named_near,
+    is_of_family,
+    judge_relatives,
+    judge_subject,
+    span_with_person,
+)
 from medsum_core.grounding.findings.places import judge_places
-from medsum_core.grounding.findings.qualities import other_certainty, other_course, other_result
+from medsum_core.grounding.findings.qualities import contradicting_certainty, contradicting_course, contradicting_result
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.stems import texts_of
 
@@ -87,7 +93,7 @@ def _fact(finding: Finding, note: FindingScan, index: FindingIndex) -> JudgedFac
             judged = SUPPORTED
         action = changes.action_in_note(finding, note) if finding.kind == "medication" else None
         if action and action.action != "use" and _judge_action(finding, note, index, judged)[1]:
-            return JudgedFact(*changes.with_action(finding, note), "allergy", "contradicted", judged.turn)
+            return JudgedFact(*changes.span_with_action(finding, note), "allergy", "contradicted", judged.turn)
         return JudgedFact(finding.start, finding.end, "allergy", *judged)
     judged = judge_finding(finding, note, index)
     if judged.verdict == "contradicted" and finding.kind == "medication" and _is_tolerated(finding, note):
@@ -95,13 +101,13 @@ def _fact(finding: Finding, note: FindingScan, index: FindingIndex) -> JudgedFac
     (verdict, turn), changed = _judge_action(finding, note, index, judged)
     if finding.kind == "procedure" and verdict == "supported":
         evidence = index.named(finding.names)
-        if other_result(finding, evidence, note, index):
+        if contradicting_result(finding, evidence, note, index):
             verdict, turn = "contradicted", evidence[0].turn
     start, end = finding.start, finding.end
     if changed:
-        start, end = changes.with_action(finding, note)
+        start, end = changes.span_with_action(finding, note)
     elif verdict == "contradicted" and finding.subject != UNKNOWN and finding.assertion != "denied":
-        start, end = with_person(finding, note)
+        start, end = span_with_person(finding, note)
     return JudgedFact(start, end, KIND_OF.get(finding.kind, finding.kind), verdict, turn)
 
 
@@ -138,17 +144,19 @@ def _judge_action(finding: Finding, note: FindingScan, index: FindingIndex, judg
     action = None if _is_place_of_care(finding, index) else changes.action_in_note(finding, note)
     if action is None or finding.assertion == "uncertain":
         return judged, False
-    evidence = changes.said_of(finding, index)
+    evidence = changes.evidence_for(finding, index)
     if finding.assertion == "denied" and any(other.assertion == "denied" for other in evidence):
         return judged, False
-    actions = as_of_now(action.action, changes.actions_in_talk(finding, index))
+    actions = without_ended_start(action.action, changes.actions_in_dialogue(finding, index))
     if not (evidence or actions) or changes.is_open(evidence, action.action, actions, index):
         return judged, False
     if judged.verdict == "contradicted" and changes.agrees(action, actions):
         return Judged("supported", judged.turn), False
     once = any("surgery" in index.lexicon.ancestors[name] for name in finding.names)
-    told = finding.kind != "procedure" and not _gives_dose(finding, note)
-    opposed = judged.verdict != "not_found" and changes.is_opposed(action, actions, once=once, told=told)
+    must_be_stated = finding.kind != "procedure" and not _gives_dose(finding, note)
+    opposed = judged.verdict != "not_found" and changes.is_opposed(
+        action, actions, once=once, must_be_stated=must_be_stated
+    )
     return (Judged("contradicted", evidence[0].turn if evidence else judged.turn), True) if opposed else (judged, False)
 
 
@@ -211,7 +219,7 @@ def _of_same_part(finding: Finding, evidence: Sequence[Finding], index: FindingI
 
 def _judge_assertion(finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex) -> Judged:
     """The verdict on a finding whose concept the dialogue names, by the assertions there."""
-    for contradicting_turn in (other_certainty, other_course):
+    for contradicting_turn in (contradicting_certainty, contradicting_course):
         if (turn := contradicting_turn(finding, evidence, note, index)) is not None:
             return Judged("contradicted", turn)
     denied = [other for other in evidence if other.assertion == "denied"]
@@ -231,7 +239,7 @@ def _judge_assertion(finding: Finding, evidence: Sequence[Finding], note: Findin
         return Judged("supported" if _has_stopped(finding, note) else "contradicted", denied[-1].turn)
     if _is_place_of_care(finding, index):
         return Judged("supported", turn_of(affirmed))
-    return of_person(finding, affirmed, index)
+    return judge_subject(finding, affirmed, index)
 
 
 def _has_stopped(finding: Finding, note: FindingScan) -> bool:
