@@ -9,7 +9,7 @@ from medsum_core.data.disclosure import show_id
 from medsum_core.grounding.check import Fact, count_unsupported
 
 TREATMENTS = {  # by value of --ungrounded
-    "keep": "trained on all the same, which teaches a model to invent",
+    "keep": "they are trained on, from which a model can learn to invent",
     "drop": "their rows are left out of training",
     "mask": "their tokens are left out of the loss",
 }

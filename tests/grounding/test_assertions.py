@@ -127,3 +127,12 @@ MARIJUANA = ("Do you use marijuana?", "Yes, most weekends.")
 )
 def test_drug_use_is_a_substance_of_its_own(note: str, lines: tuple[str, ...], wanted: list[str]) -> None:
     assert flags(note, *lines) == wanted
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [("Only when I walk uphill.", []), ("Also at night, yes.", ["chest pain"]), ("Even at rest.", ["chest pain"])],
+)
+def test_a_denial_for_times_of_rest_leaves_other_times_open(answer: str, wanted: list[str]) -> None:
+    note = f"Denies chest pain at {'night' if 'night' in answer else 'rest'}."
+    assert flags(note, "What brings you in?", "I get chest pain.", "When?", f"The chest pain? {answer}") == wanted

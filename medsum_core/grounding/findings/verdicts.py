@@ -55,6 +55,7 @@ QUALIFIERS = bag(  # a denial with one excludes only some: "no gross hematuria",
 )
 HISTORY = bag("history hx ever prior previous past")  # the denial includes the past: "no history of falls"
 TIME_LIMITS = bag("since prior previous previously before")  # of a denial: "no falls since March"
+TIMES_OF_REST = bag("rest night")  # a denial for these leaves the finding open for others: "no chest pain at rest"
 TOLERATED = bag(  # after a substance: it does no harm, or no longer, or was recorded in error
     "tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous"
 )
@@ -253,6 +254,15 @@ def _has_stopped(finding: Finding, note: FindingScan) -> bool:
     return any(note.words[i].text in (before if i < finding.first else after) for i in range(begin, end))
 
 
+def _denies_some_times_only(
+    finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex
+) -> bool:
+    """Whether the note denies a finding "at rest" or "at night", and the dialogue does not place it there."""
+    after = [word.text for word in note.after(finding, 2)]
+    limited = len(after) == 2 and after[0] == "at" and after[1] in TIMES_OF_REST
+    return limited and not any(index.has_word_near(TIMES_OF_REST, other) for other in evidence)
+
+
 def _judge_denied(
     finding: Finding, evidence: Sequence[Finding], denied: Sequence[Finding], note: FindingScan, index: FindingIndex
 ) -> Judged:
@@ -262,7 +272,7 @@ def _judge_denied(
     if denied and not (history and all(index.has_word_near(CURRENT, other) for other in denied)):
         return Judged("supported", turn_of(denied))
     around = [*note.words[max(finding.first - 1, 0) : finding.last], *note.after(finding, NEAR)]
-    if any(word.text in QUALIFIERS for word in around):
+    if any(word.text in QUALIFIERS for word in around) or _denies_some_times_only(finding, evidence, note, index):
         return Judged("supported", turn_of(evidence))  # "no prolonged stiffness" does not exclude some
     if (
         all(other.assertion == "asked" for other in evidence)
