@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from medsum_core.grounding.check import check_note
-
-
-def flags(note: str, *lines: str) -> list[str]:
-    dialogue = "\n".join(f"{('Doctor', 'Patient')[k % 2]}: {line}" for k, line in enumerate(lines))
-    return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
+from labelled_facts import flags
 
 
 def test_a_relative_who_only_helps_must_be_in_the_dialogue() -> None:

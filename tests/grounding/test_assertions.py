@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from medsum_core.grounding.check import check_note
-
-
-def flags(note: str, *lines: str) -> list[str]:
-    speakers = ("Doctor", "Patient")
-    dialogue = "\n".join(f"{speakers[k % 2]}: {line}" for k, line in enumerate(lines))
-    return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
-
+from labelled_facts import flags
 
 AUNTS = ("Who had breast cancer?", "Two of my aunts. My dad's sisters.")
 MIGRAINE = ("Any migraine in the family?", "My dad gets them.", "And your sisters?", "Not one.")

@@ -7,17 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labelled_facts import dialogue_of, judged_flags
 
 from medsum_core.data.turns import read_turns
 from medsum_core.errors import InputError
 from medsum_core.grounding.check import FINDING_KINDS, Fact, check_note
 from medsum_core.grounding.findings.finding import Finding
 from medsum_core.grounding.findings.reading import read_findings
-
-
-def dialogue_of(*lines: str) -> str:
-    speakers = ("Doctor", "Patient")
-    return "\n".join(f"{speakers[k % 2]}: {line}" for k, line in enumerate(lines))
 
 
 def dialogue_assertions(*lines: str) -> dict[str, str]:
@@ -28,11 +24,6 @@ def dialogue_assertions(*lines: str) -> dict[str, str]:
 
 def note_assertions(note: str) -> dict[str, str]:
     return {finding.names[0]: finding.assertion for finding in read_findings(note)}
-
-
-def flags(note: str, *lines: str) -> list[tuple[str, str]]:
-    facts = check_note(note, dialogue_of(*lines))
-    return [(note[fact.start : fact.end], fact.verdict) for fact in facts if fact.is_unsupported]
 
 
 def facts_of(note: str, *lines: str) -> list[Fact]:
@@ -57,8 +48,8 @@ def facts_of(note: str, *lines: str) -> list[Fact]:
     ],
 )
 def test_lay_and_clinical_names_brands_classes_and_spellings_are_one(note: str, lay: str) -> None:
-    assert flags(note, "What is it?", lay) == []
-    assert flags(note, "What is it?", "My car broke down on the way.") != []
+    assert judged_flags(note, "What is it?", lay) == []
+    assert judged_flags(note, "What is it?", "My car broke down on the way.") != []
 
 
 @pytest.mark.parametrize(
@@ -197,6 +188,6 @@ def test_any_text_is_read_with_valid_offsets(note_words: list[str], dialogue_wor
 
 def test_british_spelling_and_body_parts_distinguish_findings() -> None:
     assert set(note_assertions("Diarrhoea, anaemia.")) == {"diarrhea", "anemia"}
-    assert flags("Ankle swelling.", "What is it?", "My face is swollen.") == [("Ankle swelling", "not_found")]
-    assert flags("Face swelling.", "What is it?", "My face is swollen.") == []
-    assert flags("She has chest pain.", "Any chest pain?", "No.") == [("chest pain", "contradicted")]
+    assert judged_flags("Ankle swelling.", "What is it?", "My face is swollen.") == [("Ankle swelling", "not_found")]
+    assert judged_flags("Face swelling.", "What is it?", "My face is swollen.") == []
+    assert judged_flags("She has chest pain.", "Any chest pain?", "No.") == [("chest pain", "contradicted")]

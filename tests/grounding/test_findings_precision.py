@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from labelled_facts import judged_flags
 
 from medsum_core.grounding.check import check_note
 from medsum_core.grounding.findings.lexicon import load_hints, load_lexicon
-
-
-def flags(note: str, *lines: str) -> list[tuple[str, str]]:
-    speakers = ("Doctor", "Patient")
-    dialogue = "\n".join(f"{speakers[k % 2]}: {line}" for k, line in enumerate(lines))
-    return [(note[fact.start : fact.end], fact.verdict) for fact in check_note(note, dialogue) if fact.is_unsupported]
 
 
 @pytest.mark.parametrize(
@@ -27,15 +22,15 @@ def flags(note: str, *lines: str) -> list[tuple[str, str]]:
     ],
 )
 def test_a_finding_in_lay_words_is_found(note: str, lay: str) -> None:
-    assert flags(note, "How are you?", lay) == []
-    assert flags(note, "How are you?", "My shirt is blue and I drove here.") != []
+    assert judged_flags(note, "How are you?", lay) == []
+    assert judged_flags(note, "How are you?", "My shirt is blue and I drove here.") != []
 
 
 def test_words_of_a_hint_must_be_near_each_other() -> None:
     near = "They cracked my chest."
     far = "I cracked two eggs, mixed them with milk and flour and sugar and baked a cake. It is in the chest."
-    assert flags("Has CAD.", "And?", near) == []
-    assert flags("Has CAD.", "And?", far) == [("CAD", "not_found")]
+    assert judged_flags("Has CAD.", "And?", near) == []
+    assert judged_flags("Has CAD.", "And?", far) == [("CAD", "not_found")]
 
 
 def test_hints_name_known_findings() -> None:
@@ -73,7 +68,7 @@ def test_hints_name_known_findings() -> None:
     ],
 )
 def test_what_the_dialogue_leaves_open_is_not_flagged(note: str, lines: tuple[str, ...]) -> None:
-    assert flags(note, *lines) == []
+    assert judged_flags(note, *lines) == []
 
 
 @pytest.mark.parametrize(
@@ -96,7 +91,7 @@ def test_what_the_dialogue_leaves_open_is_not_flagged(note: str, lines: tuple[st
     ],
 )
 def test_what_the_dialogue_contradicts_is_flagged(note: str, lines: tuple[str, ...]) -> None:
-    assert flags(note, *lines) != []
+    assert judged_flags(note, *lines) != []
 
 
 @pytest.mark.parametrize(
@@ -108,7 +103,7 @@ def test_what_the_dialogue_contradicts_is_flagged(note: str, lines: tuple[str, .
     ],
 )
 def test_the_flagged_span_includes_action_and_person(note: str, lines: tuple[str, ...], wanted: str) -> None:
-    assert flags(note, *lines) == [(wanted, "contradicted")]
+    assert judged_flags(note, *lines) == [(wanted, "contradicted")]
 
 
 def test_each_relative_has_the_finding_named_before_it() -> None:

@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from medsum_core.grounding.check import check_note
-
-
-def flags(note: str, *lines: str) -> list[str]:
-    """The unsupported spans of a note; the turns of its dialogue alternate, the doctor begins."""
-    dialogue = "\n".join(f"{('Doctor', 'Patient')[k % 2]}: {line}" for k, line in enumerate(lines))
-    return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
-
+from labelled_facts import flags
 
 WEIGHED = ("It could be lupus.", "I see.")
 SURE = ("The biopsy is back, and it is lupus.", "I see.")

@@ -8,7 +8,7 @@ recall of unsupported), before anything was changed for the set: 1000 even 0.94,
 from __future__ import annotations
 
 import pytest
-from labelled_facts import numeric_facts, outcomes, read_cases
+from labelled_facts import dialogue_of, numeric_facts, outcomes, read_cases
 
 SETS = {
     "1000 even": lambda number: number < 2000 and number % 2 == 0,
@@ -32,8 +32,7 @@ def test_labelled_subjects_precision_and_recall_of_unsupported(name: str) -> Non
 
 def flagged(note: str, *turns: str) -> list[str]:
     """The unsupported facts of `note`; turns alternate, the doctor begins."""
-    speakers = ("Doctor", "Patient")
-    dialogue = "\n".join(f"{speakers[k % 2]}: {turn}" for k, turn in enumerate(turns))
+    dialogue = dialogue_of(*turns)
     return [note[fact.start : fact.end] for fact in numeric_facts(note, dialogue) if fact.verdict != "supported"]
 
 

@@ -69,6 +69,22 @@ def outcomes(case: Case) -> Iterator[tuple[str, str, int, int]]:
             yield flag.kind, "false", flag.start, flag.end
 
 
+def dialogue_of(*lines: str) -> str:
+    """A dialogue of these lines, by doctor and patient in turn."""
+    return "\n".join(f"{('Doctor', 'Patient')[k % 2]}: {line}" for k, line in enumerate(lines))
+
+
 def flagged(note: str, dialogue: str) -> list[str]:
     """The words of a note that the check finds unsupported, in order."""
     return [note[fact.start : fact.end] for fact in check_note(note, dialogue) if fact.is_unsupported]
+
+
+def flags(note: str, *lines: str) -> list[str]:
+    """`flagged`, against a dialogue of these lines."""
+    return flagged(note, dialogue_of(*lines))
+
+
+def judged_flags(note: str, *lines: str) -> list[tuple[str, str]]:
+    """`flags`, each with its verdict."""
+    facts = check_note(note, dialogue_of(*lines))
+    return [(note[fact.start : fact.end], fact.verdict) for fact in facts if fact.is_unsupported]
