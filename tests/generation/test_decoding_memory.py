@@ -16,12 +16,13 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from devices import cpu, gpu
 from notes_command import write
-from support import gemma_2b, tiny_config, tiny_model
+from support import tiny_config, tiny_model
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from windows import make_example, make_run, tuned
 
 import infer
+from benchmarks.random_models import gemma_config
 from medsum_core.config.infer_arguments import parse_options
 from medsum_core.config.run_folder import read_run_config
 from medsum_core.device import GIB
@@ -45,7 +46,7 @@ from medsum_core.kernels.decoding import decoder_layers
 from medsum_core.model.base import empty_model, load_base
 from medsum_core.report import decoding as report_decoding
 
-CONFIG_2B = gemma_2b()
+CONFIG_2B = gemma_config(tiny=False)
 SIZE_2B = decoding_size(empty_model(CONFIG_2B, precision="bf16"))
 SHAPE = DecodingShape(
     itemsize=2, load_in_4bit=True, has_own_weights=False, prompt_tokens=768, new_tokens=256, num_beams=1

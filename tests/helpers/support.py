@@ -131,17 +131,3 @@ def section_record(*, id: str, section_header: str, dialogue: str, note: str = "
 def section_parts(dialogue: str, section_header: str) -> dict[str, str]:
     """The parts of a prompt of the task `section`."""
     return {"section_header": section_header, "dialogue": dialogue}
-
-
-def gemma_2b() -> GemmaConfig:
-    """The shape of google/gemma-2b-it."""
-    return GemmaConfig(
-        vocab_size=256_000,
-        hidden_size=2048,
-        intermediate_size=16_384,
-        num_hidden_layers=18,
-        num_attention_heads=8,
-        num_key_value_heads=1,
-        head_dim=256,
-        hidden_activation="gelu_pytorch_tanh",
-    )

@@ -10,8 +10,9 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from image_models import image_config, image_model
-from support import gemma_2b, tiny_config, tiny_model
+from support import tiny_config, tiny_model
 
+from benchmarks.random_models import gemma_config
 from medsum_core.data.collator import MicroBatch
 from medsum_core.errors import InputError
 from medsum_core.kernels import choose
@@ -35,7 +36,7 @@ NO_DROPOUT = LoraSettings(dropout=0.0)
 
 @pytest.fixture(scope="module")
 def size_2b() -> ModelSize:
-    return measure_model(gemma_2b(), LoraSettings(), precision="bf16", kernels="fast")
+    return measure_model(gemma_config(tiny=False), LoraSettings(), precision="bf16", kernels="fast")
 
 
 def test_gemma_2b_trains_19_611_648_parameters(size_2b):
