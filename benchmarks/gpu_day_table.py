@@ -43,7 +43,7 @@ def read_days(figures: Path) -> list[dict[str, Any]]:
 
 
 def table(days: Sequence[dict[str, Any]]) -> str:
-    """A row for each day, and one that says "not yet run" for each kind of card without a day."""
+    """A row for each day, and one that says "not yet run" for each kind of GPU without a day."""
     rows, shown = [], set()
     for kind, names in CARDS.items():
         of_kind = [day for day in days if any(name in day["card"] for name in names)]

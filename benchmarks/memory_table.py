@@ -90,7 +90,7 @@ def write_table(page: Path = PAGE) -> None:
 
 
 def _training(size: ModelSize, num_tokens: int) -> str:
-    """The smallest card for a run and, if that is smaller, the smallest with gradient checkpointing."""
+    """The smallest GPU that holds a run; and the smallest with gradient checkpointing, if that one is smaller."""
     run = RunShape(
         precision="bf16",
         load_in_4bit=True,

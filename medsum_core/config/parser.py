@@ -2,8 +2,7 @@
 
 Each source is parsed separately with the types of `arguments.py`, so that a message can name the flag or line, and all
 problems of all sources are found at once. Scalars of a file are kept as text (YAML 1.1 would read `2e-4` as a string
-and
-`on` as a boolean) and get their type from the same parser as the command line.
+and `on` as a boolean) and get their type from the same parser as the command line.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medsum_core.server.fields import SETTINGS_OF_OTHERS
-from medsum_core.server.openai_api import DONE_ANYWAY
+from medsum_core.server.openai_api import WITHOUT_EFFECT
 from medsum_core.server.service import Service
 from medsum_core.tasks.divisions import DIVISIONS
 
@@ -23,7 +23,7 @@ def described(service: Service, *, needs_token: bool) -> dict[str, Any]:
     chat, notes, pair = (schemas[name] for name in ("ChatRequest", "NotesRequest", "PairRequest"))
     chat["properties"]["model"] = {"const": service.served.name}
     chat["properties"] |= {name: {"type": "null"} for name in SETTINGS_OF_OTHERS}
-    chat["properties"] |= {name: {"enum": [value, None]} for name, value in DONE_ANYWAY.items()}
+    chat["properties"] |= {name: {"enum": [value, None]} for name, value in WITHOUT_EFFECT.items()}
     chat["properties"]["task"] = {"const": service.served.renderer.task.name}
     field = service.section_field
     short = "division" if field == "division" else "section"

@@ -3,8 +3,8 @@
 The user's one message is the dialogue, or what else a task asks about, with its images as data URLs. `section` (of a
 visit: a division, or none for the whole note) and `task` are fields of their own; `chat_template_kwargs` holds the same
 and any other part of a prompt by name, as vLLM takes it for a merged model, so that the same call works there. Fields
-that would change how a note is written are refused; those that ask for what is done anyway, as programs send them
-unasked, are taken.
+that would change how a note is written are refused, except with the values that change nothing (`temperature: 0`,
+null), which many clients always send.
 """
 
 from __future__ import annotations
@@ -31,9 +31,16 @@ FIELDS = (
     *("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens"),
     *("section", "task", "chat_template_kwargs"),
 )
-# How every note is written: a request may say so.
-DONE_ANYWAY = {"temperature": 0, "top_p": 1, "n": 1, "presence_penalty": 0, "frequency_penalty": 0, "logprobs": False}
-# Where null is no value, as in OpenAI's interface.
+# Values of refused fields that change nothing, since every note is decoded so: they are accepted.
+WITHOUT_EFFECT = {
+    "temperature": 0,
+    "top_p": 1,
+    "n": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logprobs": False,
+}
+# Fields in which null is the same as no value, as in OpenAI's interface.
 NULLABLE = SETTINGS_OF_OTHERS | {"stream", "stream_options", "max_tokens", "max_completion_tokens"}
 
 
@@ -116,7 +123,7 @@ class OpenAIRoutes:
 
     def _read(self, body: object) -> _Chat:
         served = self._service.served
-        fields = Fields(_asked(body), known=FIELDS)
+        fields = Fields(_without_ineffective(body), known=FIELDS)
         if fields.text("model", longest=200) != served.name:
             raise Refusal(404, "model_not_found", f"there is one model here, {served.name}")
         if fields.has("task") and fields.text("task", longest=200) != served.renderer.task.name:
@@ -161,18 +168,18 @@ class OpenAIRoutes:
         return sections, {name: template.text(name, longest=longest) for name in service.other_parts}
 
 
-def _asked(body: object) -> object:
-    """The body without the fields that ask for nothing else than is done anyway."""
+def _without_ineffective(body: object) -> object:
+    """The body without the fields whose values change nothing."""
     if not isinstance(body, dict):
         return body
-    return {name: value for name, value in body.items() if not _is_done_anyway(name, value)}
+    return {name: value for name, value in body.items() if not _is_ineffective(name, value)}
 
 
-def _is_done_anyway(name: str, value: object) -> bool:
+def _is_ineffective(name: str, value: object) -> bool:
     if value is None:
         return name in NULLABLE
-    done = DONE_ANYWAY.get(name)
-    return value == done and isinstance(value, bool) == isinstance(done, bool)
+    expected = WITHOUT_EFFECT.get(name)
+    return value == expected and isinstance(value, bool) == isinstance(expected, bool)
 
 
 def joined(order: Order, notes: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The best evaluation of a run: what it was best at, and where its adapter lies, also after the run was resumed."""
+"""The best evaluation of a run: by which metric, and in which checkpoint its adapter is, also in a resumed run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medsum_core.training.run import Run
 
 
 def judged_by(config: RunConfig) -> str:
-    """What evaluations are compared by: `--metric_for_best_model`, and the flags that give it another meaning."""
+    """The metric by which evaluations are compared, with the flags that change how it is computed."""
     train, data = config.train, config.data
     if train.metric_for_best_model == "eval_loss":
         return "eval_loss"
@@ -26,9 +26,9 @@ def judged_by(config: RunConfig) -> str:
 
 
 def best_checkpoint(run: Run, step: int, *, resumed_from: Checkpoint | None) -> Checkpoint:
-    """The checkpoint of the best step, from the run folder or else from beside the one that the run was resumed from.
+    """The checkpoint of the best step, from the run folder, or else from the folder of the resumed checkpoint.
 
-    Raises InputError where there is none, as after a save that failed, and where it is damaged.
+    Raises InputError if there is none, as after a failed save, or if it is damaged.
     """
     folders = [run.folder / CHECKPOINTS_FOLDER] + ([] if resumed_from is None else [resumed_from.path.parent])
     found = [path for path in (checkpoint_of_step(folder, step) for folder in folders) if path is not None]
@@ -41,10 +41,10 @@ def best_checkpoint(run: Run, step: int, *, resumed_from: Checkpoint | None) -> 
 
 
 def resumed_best(run: Run, checkpoint: Checkpoint) -> tuple[Progress, list[str]]:
-    """The checkpoint's progress, and why its best evaluation is forgotten; no reason where it still serves.
+    """The progress of a checkpoint, and the reasons why its best evaluation is discarded; none if it is still valid.
 
-    It serves no more where evaluations are now judged by something else, or where `--load_best_model_at_end` would not
-    find its adapter at the end. Raises InputError where no evaluation is left that could give that flag another one.
+    It is not valid if evaluations are now compared by another metric, or if `--load_best_model_at_end` could not find
+    its adapter at the end. Raises InputError if the run is done, so that no evaluation can replace it for that flag.
     """
     progress, now = checkpoint.progress, judged_by(run.config)
     wants_best, reasons = run.config.train.load_best_model_at_end, []

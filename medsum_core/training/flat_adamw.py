@@ -27,8 +27,8 @@ class FlatPagedAdamW8bit(PagedAdamW8bit):
 
     def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
         super().__init__(groups, **settings)
-        arguments: Any = self.args
-        self._flats = [_Flat(group["params"], smallest=arguments.min_8bit_size) for group in self.param_groups]
+        min_8bit_size: int = self.args.min_8bit_size  # type: ignore[attr-defined]  # elements; set by name
+        self._flats = [_Flat(group["params"], min_8bit_size=min_8bit_size) for group in self.param_groups]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -63,12 +63,13 @@ class FlatPagedAdamW8bit(PagedAdamW8bit):
 class _Flat:
     """The large parameters of a group concatenated in `whole`; `views` are their slices of the state of `whole`.
 
-    `smallest`: elements of a parameter with 8-bit state; the library's own for those below is fp32.
+    `min_8bit_size`: elements from which on a parameter has 8-bit state; below, bitsandbytes keeps fp32 state.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], *, smallest: int) -> None:
-        self.parts = [p for p in parameters if p.numel() >= smallest and p.numel() % BLOCK == 0]
-        self.others = [p for p in parameters if p.numel() < smallest or p.numel() % BLOCK]
+    def __init__(self, parameters: Sequence[nn.Parameter], *, min_8bit_size: int) -> None:
+        joins = [p.numel() >= min_8bit_size and p.numel() % BLOCK == 0 for p in parameters]  # large, of whole blocks
+        self.parts = [p for p, joined in zip(parameters, joins, strict=True) if joined]
+        self.others = [p for p, joined in zip(parameters, joins, strict=True) if not joined]
         self.state: State = {}
         self.views: list[dict[str, Tensor]] = []
         if self.parts:

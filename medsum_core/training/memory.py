@@ -35,9 +35,9 @@ PROCESS_BYTES = {"cpu": int(0.75 * GIB), "cuda": int(0.55 * GIB)}  # libraries, 
 HEAP_FACTOR, MMAP_BYTES = 1.7, 35 << 20
 TOWER_BUFFERS = 6  # activations of the vision tower's widest layer that exist at a time without a backward pass
 CARDS_GIB = (6, 8, 12, 16, 24)
-MULTIPROCESSORS = 132  # of an H100 or H200: no card in examples/gpu.md has more
+MULTIPROCESSORS = 132  # of an H100 or H200: no GPU in examples/gpu.md has more
 FLASH_ROWS = 128  # padding of each document's part of the query gradient
-CARD_SHARE = 0.93  # of a card's memory: the rest goes to the driver, a screen and fragmentation
+CARD_SHARE = 0.93  # of a GPU's memory; the rest goes to the driver, a screen and fragmentation
 
 
 @dataclass(frozen=True, kw_only=True)

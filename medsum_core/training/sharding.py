@@ -58,7 +58,7 @@ def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
     # True (the default) would make transformers load weights on the first process only, for accelerate to send them.
     plugin = FullyShardedDataParallelPlugin(cpu_ram_efficient_loading=False)
     refusals = {
-        "--fsdp_offload_params true: not supported; use more cards": isinstance(plugin.cpu_offload, CPUOffloadPolicy),
+        "--fsdp_offload_params true: not supported; use more GPUs": isinstance(plugin.cpu_offload, CPUOffloadPolicy),
         "--fsdp_activation_checkpointing true: give train_loop.py --gradient_checkpointing on": (
             plugin.activation_checkpointing
         ),

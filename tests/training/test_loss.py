@@ -120,7 +120,8 @@ def test_the_factor_on_the_loss_is_not_rounded_to_the_hidden_states_dtype(
 def test_a_grad_scalers_factor_keeps_the_small_gradient_of_a_confident_note_in_fp16(
     wanted_nll: float, softcap: float | None
 ) -> None:
-    # A loss of 1e-4 gives each vocabulary entry about 5e-7, and 1e-9 after the head: below fp16's smallest value, 6e-8.
+    # At a loss of 1e-4 the gradient of each logit is about 5e-7, and that of the hidden state, after the product with the
+    # head, about 1e-9: fp16 rounds it to 0, as its smallest positive value is 6e-8. Hence the scale must come first.
     generator = torch.Generator().manual_seed(4)
     head = (torch.randn(VOCAB, 1024, generator=generator) * 0.002).half()  # its rows are nearly orthogonal
     targets = torch.arange(7)[None]
