@@ -1,4 +1,4 @@
-"""The state of all random generators of a process as plain JSON values, unlike pickle free of code."""
+"""The state of all random generators of a process as plain JSON values: reading them runs no code, unlike pickle."""
 
 from __future__ import annotations
 
