@@ -265,7 +265,7 @@ class OutputArguments:
         metavar="X",
     )
     save_total_limit: int = _setting(2, "newest checkpoints to keep, at least 2 (and the best one)", metavar="N")
-    logging_steps: int = _setting(1, "updates between lines of metrics.jsonl", metavar="N")
+    logging_steps: int = _setting(1, "updates per line of metrics.jsonl; the last line may be of fewer", metavar="N")
     report_to: list[str] = field(
         default_factory=lambda: ["none"],
         metadata={
