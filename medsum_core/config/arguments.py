@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from medsum_core.tasks.find import DEFAULT_TASK, find_task, task_names
@@ -301,3 +301,12 @@ class OutputArguments:
     def trackers(self) -> tuple[str, ...]:
         """The names in `--report_to`, each once; empty for none."""
         return tuple(dict.fromkeys(name for name in self.report_to if name != "none"))
+
+
+# Settings that hold a path, or several. They may name a person: they are sent nowhere.
+PATHS = tuple(
+    setting.name
+    for section in (DataArguments, OutputArguments)
+    for setting in fields(section)
+    if setting.metadata.get("metavar") in ("FILE", "DIR", "auto|DIR")
+)
