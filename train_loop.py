@@ -109,6 +109,7 @@ def train(
             if run.evaluates(progress, last=done):
                 progress, best = evaluate(run, progress)
                 done = done or run.stops_early(progress)
+            progress = run.log_rest(progress) if done else progress
             stopping = any_process(stop.requested, run.accelerator)
             if run.saves(progress, last=done, best=best) or stopping or run.saves_by_time(progress):
                 save_run(run, progress, final=done or stopping)
@@ -122,7 +123,7 @@ def train(
             stats = train_step(run, window, learning_rate=rate, objective=objective, collate=collate)
             # ----------------------------------------------------------------------------------------------------
             progress = after_window(progress, windows_per_epoch=run.windows_per_epoch, skipped=stats.skipped)
-            progress = run.log_step(progress, stats, rate)
+            progress = run.log_step(progress, stats)
             bar.update()
             bar.set_postfix(loss=f"{stats.loss:.3f}", lr=f"{rate:.1e}", tok_s=f"{stats.num_tokens / stats.seconds:.0f}")
             if progress.windows_in_a_row_skipped >= MAX_SKIPPED_IN_A_ROW and not run.searches_loss_scale(stats):

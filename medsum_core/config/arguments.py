@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from medsum_core.tasks.find import DEFAULT_TASK, find_task, task_names
@@ -265,7 +265,7 @@ class OutputArguments:
         metavar="X",
     )
     save_total_limit: int = _setting(2, "newest checkpoints to keep, at least 2 (and the best one)", metavar="N")
-    logging_steps: int = _setting(1, "updates between lines of metrics.jsonl", metavar="N")
+    logging_steps: int = _setting(1, "updates per line of metrics.jsonl; the last line may be of fewer", metavar="N")
     report_to: list[str] = field(
         default_factory=lambda: ["none"],
         metadata={
@@ -301,3 +301,12 @@ class OutputArguments:
     def trackers(self) -> tuple[str, ...]:
         """The names in `--report_to`, each once; empty for none."""
         return tuple(dict.fromkeys(name for name in self.report_to if name != "none"))
+
+
+# Settings that hold a path, or several. They may name a person: they are sent nowhere.
+PATHS = tuple(
+    setting.name
+    for section in (DataArguments, OutputArguments)
+    for setting in fields(section)
+    if setting.metadata.get("metavar") in ("FILE", "DIR", "auto|DIR")
+)

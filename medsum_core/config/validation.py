@@ -16,6 +16,7 @@ from medsum_core.config.arguments import (
     ALL_LINEAR,
     AUTO_TARGETS,
     LORA_INITS,
+    PATHS,
     REFUSED_LORA_INITS,
     SPLIT_SETTINGS,
     TRACKERS,
@@ -81,11 +82,8 @@ def path_problems(data: DataArguments, output: OutputArguments) -> list[str]:
 
 def _name_problems(data: DataArguments, output: OutputArguments) -> list[str]:
     """Paths that no file can have. They are not repeated: a long one may be the text of a file instead of its name."""
-    given = {
-        "train_file": data.train_file or [],
-        "validation_file": data.validation_file or [],
-        **{name: [getattr(output, name)] for name in ("output_dir", "examples_file", "resume_from_checkpoint")},
-    }
+    values = {**vars(data), **vars(output)}
+    given = {name: values[name] if isinstance(values[name], list) else [values[name]] for name in PATHS}
     named = [(name, path) for name, paths in given.items() for path in paths if path is not None]
     return [f"--{name}: {reason}" for name, path in named if (reason := _name_problem(path))]
 
@@ -288,6 +286,10 @@ def _cadence_checks(train: TrainArguments, output: OutputArguments) -> list[tupl
             "--examples_file: not with --report_rows 0: the sheet holds the report's rows",
         ),
         (
+            output.baseline_file is not None and output.report_rows == 0,
+            "--baseline_file: not with --report_rows 0: its notes are compared in the report",
+        ),
+        (
             train.metric_for_best_model == "eval_rouge1" and train.eval_generate == 0,
             "--metric_for_best_model eval_rouge1: give --eval_generate, the number of rows to score",
         ),
@@ -302,6 +304,7 @@ def no_validation_problems(train: TrainArguments, output: OutputArguments) -> li
         "--load_best_model_at_end": train.load_best_model_at_end,
         "--early_stopping_patience": train.early_stopping_patience > 0,
         "--examples_file": output.examples_file is not None,
+        "--baseline_file": output.baseline_file is not None,
     }
     return [f"{flag}: needs validation rows: give --validation_file" for flag, wrong in wanted.items() if wrong]
 

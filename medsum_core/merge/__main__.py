@@ -9,6 +9,7 @@ A run on an NF4 base is merged into the unquantised base; if the base's own file
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--load_in_4bit: {REASON_4BIT}; leave the flag out")
     if not 1 <= args.num_prompts <= MAX_PROMPTS:
         raise InputError(f"--num_prompts {args.num_prompts}: from 1 to {MAX_PROMPTS}")
-    output = Path(args.output_dir)
+    output = Path(os.path.expanduser(args.output_dir))
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         if lock_path(output).exists():  # of one at work, or of one that was killed when all but this was done
             with FolderLock() as lock:

@@ -166,7 +166,7 @@ class Run:
         updated = progress.windows_in_a_row_skipped == 0
         return last or (every is not None and updated and progress.step % every == 0)
 
-    def log_step(self, progress: Progress, stats: StepStats, learning_rate: float) -> Progress:
+    def log_step(self, progress: Progress, stats: StepStats) -> Progress:
         """Log a line every `--logging_steps` updates, with the mean loss a target since the last line.
 
         The sums are part of the returned progress, so that a resumed run logs the same as an uninterrupted one.
@@ -179,16 +179,22 @@ class Run:
         self.unlogged.append(stats)
         nll = progress.unlogged_nll + stats.loss * stats.num_targets
         num_targets = progress.unlogged_targets + stats.num_targets
-        if progress.step % self.config.output.logging_steps:
-            return replace(progress, unlogged_nll=nll, unlogged_targets=num_targets)
-        tokens_per_second = sum(entry.num_tokens for entry in self.unlogged) / sum(
-            entry.seconds for entry in self.unlogged
-        )
+        progress = replace(progress, unlogged_nll=nll, unlogged_targets=num_targets)
+        return progress if progress.step % self.config.output.logging_steps else self.log_rest(progress)
+
+    def log_rest(self, progress: Progress) -> Progress:
+        """Log the updates since the last line, if there are any; at a run's end these may be fewer than in the others.
+
+        The gradient norm and the learning rate are those of the last update.
+        """
+        if not self.unlogged:
+            return progress
+        seconds = sum(stats.seconds for stats in self.unlogged)
         values = {
-            "loss": nll / num_targets,
-            "grad_norm": stats.grad_norm,
-            "learning_rate": learning_rate,
-            "tokens_per_second": round(tokens_per_second, 2),
+            "loss": progress.unlogged_nll / progress.unlogged_targets,
+            "grad_norm": self.unlogged[-1].grad_norm,
+            "learning_rate": self.learning_rate(progress.step - 1),
+            "tokens_per_second": round(sum(stats.num_tokens for stats in self.unlogged) / seconds, 2),
         }
         self.unlogged.clear()
         self.write_metrics(progress, values)

@@ -21,11 +21,11 @@ from shutil import rmtree
 from types import TracebackType
 from typing import Any, Protocol
 
+from medsum_core.config.arguments import PATHS
 from medsum_core.config.run_config import RunConfig
 from medsum_core.errors import MAX_REASON, InputError, MedsumError
 
 PROJECT = "medsum"
-PATHS = ("train_file", "validation_file", "examples_file", "output_dir", "resume_from_checkpoint")
 # By default wandb also sends the console's text, which holds row ids, the command line, git remote and source code.
 WANDB_SETTINGS = {"console": "off", "disable_git": True, "disable_code": True, "x_disable_meta": True}
 WANDB_RUN = re.compile(r"(?:offline-)?run-[0-9]+_[0-9]+-([0-9a-f]+)")

@@ -156,6 +156,7 @@ def test_all_faults_are_reported_together(tmp_path):
             "multiple of --save_steps",
         ),
         ("--early_stopping_patience 2 --eval_strategy no", "not with --eval_strategy no"),
+        ("--baseline_file other.csv --report_rows 0", "not with --report_rows 0"),
         ("--resume_from_checkpoint auto", "give --output_dir"),
         ("--resume_from_checkpoint nowhere --output_dir out", "there is no such folder"),
         ("--preset none", "choose from demo, gemma-2b"),
@@ -169,9 +170,10 @@ def test_each_wrong_setting_is_refused(flags, expected, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "flag", ["--train_file", "--validation_file", "--output_dir", "--examples_file", "--resume_from_checkpoint"]
-)
+PATH_FLAGS = "train_file validation_file baseline_file examples_file image_features output_dir resume_from_checkpoint"
+
+
+@pytest.mark.parametrize("flag", [f"--{name}" for name in PATH_FLAGS.split()])
 def test_a_path_that_no_file_can_have_is_refused_and_not_repeated(flag, rows):
     text = "Doctor: Any pain? " * 300  # as of a shell that was to give a file's name and gave its text
     others = [] if flag == "--train_file" else ["--train_file", str(rows)]
@@ -181,7 +183,10 @@ def test_a_path_that_no_file_can_have_is_refused_and_not_repeated(flag, rows):
     assert "a folder, not a file" in problems_of(["--examples_file", "/", "--validation_file", str(rows), *others])
 
 
-@pytest.mark.parametrize("flags", ["--eval_generate 3", "--load_best_model_at_end", "--early_stopping_patience 1"])
+@pytest.mark.parametrize(
+    "flags",
+    ["--eval_generate 3", "--load_best_model_at_end", "--early_stopping_patience 1", "--baseline_file other.csv"],
+)
 def test_settings_that_need_validation_rows_are_refused_without(rows, flags):
     assert "needs validation rows" in problems_of(["--train_file", str(rows), *flags.split()])
 

@@ -59,3 +59,15 @@ def test_settings_that_loop_nest_or_overflow_are_refused_in_a_short_message(tmp_
 def test_a_pipe_given_as_settings_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     assert "a pipe or a device" in problems_of(tmp_path / "pipe.yaml")
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As transformers reads --output_dir: no run may be written to a folder that is named `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "rows.csv").write_text("ID\n")
+    (tmp_path / "run.yaml").write_text("output_dir: ~/run\ntrain_file: [~/rows.csv]\nbaseline_file: ~/other.csv\n")
+    argv = "--config=~/run.yaml --validation_file=~/rows.csv --model_name_or_path=~/base --image_features=~/images"
+    settings = parse_run(argv.split()).settings()
+    assert settings["train_file"] == settings["validation_file"] == [str(tmp_path / "rows.csv")]
+    names = ("output_dir", "baseline_file", "model_name_or_path", "image_features")
+    assert [settings[name] for name in names] == [str(tmp_path / x) for x in ("run", "other.csv", "base", "images")]

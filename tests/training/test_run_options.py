@@ -62,8 +62,8 @@ def test_early_stopping_ends_the_run_and_saves_the_best_adapter(
 ) -> None:
     script_losses(monkeypatch, [3.0, 2.0, 2.25, 2.5])
     more = ("--load_best_model_at_end", "true", "--early_stopping_patience", "2", "--num_train_epochs", "2")
-    train_loop.main(flags(inputs, tmp_path / "run", *EVERY_STEP, *more))
-    assert [line["step"] for line in metrics(tmp_path / "run") if "loss" in line] == [1, 2, 3]
+    train_loop.main(flags(inputs, tmp_path / "run", *EVERY_STEP, *more, "--logging_steps", "2"))
+    assert [line["step"] for line in metrics(tmp_path / "run") if "loss" in line] == [2, 3]
     checkpoints = tmp_path / "run" / "checkpoints"
     assert adapters_equal(tmp_path / "run" / "adapter", checkpoints / "step-000001")
     assert not adapters_equal(tmp_path / "run" / "adapter", checkpoints / "step-000003")
@@ -222,6 +222,18 @@ def test_the_average_of_several_updates_survives_a_resume(inputs: Path, tmp_path
     (expected,) = (line["loss"] for line in metrics(straight) if "loss" in line)
     (found,) = (line["loss"] for line in metrics(resumed) if "loss" in line)
     assert found == expected
+
+
+def test_the_last_updates_are_logged_if_there_are_fewer_than_logging_steps(
+    inputs: Path, tmp_path: Path, straight: Path
+) -> None:
+    assert exit_code(flags(inputs, tmp_path / "run", "--logging_steps", "2")) == 0
+    lines, each = ([line for line in metrics(run) if "loss" in line] for run in (tmp_path / "run", straight))
+    assert [line["step"] for line in lines] == [2, 3]
+    assert lines[1] == {**each[2], "tokens_per_second": ANY}
+    resumed = flags(inputs, tmp_path / "run", "--logging_steps", "2", "--resume_from_checkpoint", "auto")
+    assert exit_code(resumed) == 0
+    assert [line for line in metrics(tmp_path / "run") if "loss" in line] == lines
 
 
 def test_checkpoints_are_saved_by_time_as_well_as_by_epoch(

@@ -24,6 +24,7 @@ from tiny_run import CANARY, contents, exit_code, flags, metrics
 
 import train_loop
 from medsum_core.config.arguments import TRACKERS
+from medsum_core.config.run_config import parse_run
 from medsum_core.training import tracker
 from medsum_core.training.loss import note_nll
 
@@ -109,6 +110,14 @@ def test_a_tracker_gets_the_values_of_the_metrics_file(inputs: Path, tmp_path: P
     assert calls(run, "log") == metrics(run)
     first, second = calls(run, "init")
     assert first["id"] == second["id"] and second["resume"] == "allow"
+
+
+def test_no_path_of_a_setting_is_sent() -> None:
+    files = ["train_file", "validation_file", "baseline_file", "examples_file"]
+    folders = ["image_features", "output_dir", "resume_from_checkpoint"]
+    config = parse_run([]).with_resolved(**{name: ["/jane-doe"] for name in files[:2]})
+    config = config.with_resolved(**dict.fromkeys(files[2:] + folders, "/jane-doe"))
+    assert "jane-doe" not in json.dumps(tracker.shown_settings(config))
 
 
 @pytest.mark.parametrize("way", ["diverged", "signal", "unexpected"])
