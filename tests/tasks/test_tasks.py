@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from task_files import visit_note
 
 from medsum_core.config.run_config import parse_run
 from medsum_core.data.columns import Columns
-from medsum_core.data.masking import IGNORE_INDEX, build_example
+from medsum_core.data.masking import IGNORE_INDEX, build_example, build_examples
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import (
     NOT_DISCUSSED,
@@ -27,6 +28,7 @@ from medsum_core.data.records import (
 )
 from medsum_core.data.truncation import GAP, prompt_within
 from medsum_core.errors import InputError
+from medsum_core.generation.notes import TokenBudget, fit_rows
 from medsum_core.tasks.divisions import DIVISIONS
 from medsum_core.tasks.find import find_task, read_task_file, task_names, task_text
 from medsum_core.tasks.section_names import SECTION_NAMES, section_code, section_name
@@ -193,6 +195,14 @@ def test_choice_and_text_are_trained_on_and_ignored_spans_are_positions_in_the_t
     assert renderer.tokenizer.decode(dropped).strip() == "4"
 
 
+def test_an_abstract_without_a_paragraph_that_fits_is_set_aside() -> None:
+    renderer = build_renderer(tiny_tokenizer(), task=find_task("pubmedqa"))
+    record = Record(id="1", parts={"question": "Why?", "context": "So. " * 90}, choice="yes", source="context")
+    short = replace(record, parts={"question": "Why?", "context": "So."})
+    [left_out] = build_examples([record, short], renderer, max_length=200, max_new_tokens=10)[1].set_aside
+    assert left_out.reason == "no paragraph of the context fits with its note"
+
+
 def test_an_abstract_loses_whole_paragraphs() -> None:
     renderer = build_renderer(tiny_tokenizer(), task=find_task("pubmedqa"))
     lines = ["Doctor: is no turn here.", *(f"Sentence {n} of it. Still the same paragraph." for n in range(8))]
@@ -208,6 +218,13 @@ def test_a_row_too_long_for_a_task_without_truncation_is_set_aside() -> None:
     record = Record(id="1", parts={"question": "Why " * 80}, note="So.", source="question")
     assert build_example(record, renderer, max_length=90, max_new_tokens=10) is None
     assert build_example(record, renderer, max_length=600, max_new_tokens=10) is not None
+    [left_out] = build_examples(
+        [record, replace(record, parts={"question": "Why?"})], renderer, max_length=90, max_new_tokens=10
+    )[1].set_aside
+    assert left_out.reason == "the question, which this task never truncates, does not fit with its note"
+    budget = TokenBudget(max_prompt_tokens=80, max_new_tokens=10, num_positions=None)
+    reason = fit_rows({"row": record}, renderer, budget).set_aside["row"]
+    assert reason.startswith("the question, which this task never truncates, does not fit a prompt of 80 tokens")
 
 
 def visit(id: str, note: str) -> Record:
