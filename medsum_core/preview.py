@@ -54,8 +54,8 @@ _ROWS_AROUND_THE_BORDER = 3
 def broken_laws(example: Example, record: Record, renderer: PromptRenderer, *, max_prompt_tokens: int) -> list[str]:
     """The `LAWS` that a row breaks; empty unless its note has characters that the vocabulary lacks.
 
-    `max_prompt_tokens`: the limit in decoding, `max_length - max_new_tokens`. A row that is `beyond_reserve` lost more
-    turns than in decoding and is exempt from the first law.
+    `max_prompt_tokens`: the limit in decoding, `max_length - max_new_tokens`. A row that is `beyond_reserve` has
+    a shorter prompt than in decoding and is exempt from the first law.
     """
     prompt = prompt_within(record, renderer, max_prompt_tokens=max_prompt_tokens)
     fixed = renderer.all_fixed_ids

@@ -15,12 +15,12 @@ from medsum_core.data.disclosure import MAX_IDS, show_id, show_ids
 
 @dataclass(frozen=True, kw_only=True)
 class SetAside:
-    """A row that is left out: its note alone does not fit, or no turn of its dialogue fits with the note."""
+    """A row that is left out: its note alone does not fit, or not with the least that must stay of the source."""
 
     id: str
     num_note_tokens: int  # without the stop token
     num_tokens_needed: int  # the --max_length at which nothing is truncated
-    note_alone: bool  # too long even without any dialogue (prompt, note and stop token)
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class BuildReport:
     num_rows: int
     num_used: int
     num_turns_dropped: dict[str, int]  # by row id, truncated rows only
-    beyond_reserve: tuple[str, ...]  # truncated rows whose prompt is shorter than in decoding
+    beyond_reserve: tuple[str, ...]  # rows truncated further than in decoding
     set_aside: tuple[SetAside, ...]
     inexact: tuple[str, ...] = ()  # rows whose note has characters that the vocabulary lacks: it decodes differently
     num_tokens_dropped: Mapping[str, int] = field(default_factory=dict)  # by row id, truncated rows only
@@ -51,9 +51,8 @@ class BuildReport:
                 f"without them: ids {show_ids(self.inexact)}"
             )
         for row in self.set_aside[:MAX_IDS]:
-            reason = "its note alone does not fit" if row.note_alone else "no turn of its dialogue fits with its note"
             lines.append(
-                f"row id {show_id(row.id)} is set aside: {reason} ({row.num_note_tokens} tokens); "
+                f"row id {show_id(row.id)} is set aside: {row.reason} ({row.num_note_tokens} tokens); "
                 f"--max_length {row.num_tokens_needed} would use it whole"
             )
         if len(self.set_aside) > MAX_IDS:

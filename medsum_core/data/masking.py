@@ -15,7 +15,7 @@ from medsum_core.data.build_report import BuildReport, SetAside
 from medsum_core.data.disclosure import show_id
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
-from medsum_core.data.truncation import prompt_within
+from medsum_core.data.truncation import prompt_within, why_too_long
 from medsum_core.errors import InputError
 
 IGNORE_INDEX = -100
@@ -33,7 +33,7 @@ class Example:
     num_prompt_tokens: int
     num_turns_dropped: int
     num_tokens_dropped: int = 0  # of the prompt, by truncation
-    beyond_reserve: bool = False  # lost more turns than in decoding, because its note is longer than the reserve
+    beyond_reserve: bool = False  # its prompt is not that of decoding, as its note is longer than the reserve
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -125,11 +125,12 @@ def _build(
         prompt = prompt_within(record, renderer, max_prompt_tokens=max_length - len(note_ids))
     if not prompt.has_dialogue or len(prompt.ids) + len(note_ids) > max_length:
         reserve = max(len(note_ids), max_new_tokens)
+        is_note_alone = renderer.task.truncate is not None and len(prompt.ids) + len(note_ids) > max_length
         return SetAside(
             id=record.id,
             num_note_tokens=len(note_ids) - 1,
             num_tokens_needed=len(renderer.prompt_ids(record.parts)) + reserve,
-            note_alone=len(prompt.ids) + len(note_ids) > max_length,
+            reason="its note alone does not fit" if is_note_alone else f"{why_too_long(renderer.task)} with its note",
         )
     targets = [IGNORE_INDEX] * (len(prompt.ids) - 1) + note_ids + [IGNORE_INDEX]
     before = len(record.answer) - len(record.note)  # spans are relative to the note, which follows a choice
@@ -143,7 +144,7 @@ def _build(
         num_prompt_tokens=len(prompt.ids),
         num_turns_dropped=prompt.num_turns_dropped,
         num_tokens_dropped=prompt.num_tokens_dropped,
-        beyond_reserve=prompt.num_turns_dropped > in_decoding.num_turns_dropped,
+        beyond_reserve=prompt.ids != in_decoding.ids,  # as many turns may be dropped, but others
     )
 
 

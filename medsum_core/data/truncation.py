@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
 from medsum_core.data.turns import read_turns
+from medsum_core.tasks.task import Task
 
 GAP = "[...]"  # replaces dropped turns: a question must not seem answered by a later turn
 
@@ -64,6 +65,13 @@ def truncate_source(parts: Mapping[str, str], renderer: PromptRenderer, *, max_p
         if excess <= 0:
             return text, dropped
         budget -= excess
+
+
+def why_too_long(task: Task) -> str:
+    """A clause that says why a row can't be shortened to fit; what it does not fit follows."""
+    if task.truncate is None:
+        return f"the {task.source}, which this task never truncates, does not fit"
+    return f"no {task.truncate.unit.removesuffix('s')} of the {task.source} fits"
 
 
 def _lines(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from medsum_core.data.disclosure import show_ids
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.data.records import Record
-from medsum_core.data.truncation import Prompt, prompt_within
+from medsum_core.data.truncation import Prompt, prompt_within, why_too_long
 from medsum_core.errors import InputError
 from medsum_core.generation.generate import Decoder, generate
 from medsum_core.generation.grounded_rules import Grounding
@@ -21,6 +21,7 @@ from medsum_core.generation.note_rows import GeneratedNote
 from medsum_core.generation.part_file import PartFile
 from medsum_core.generation.search import Generation
 from medsum_core.grounding.check import unsupported_spans
+from medsum_core.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def fit_rows(rows: Mapping[str, Record], renderer: PromptRenderer, budget: Token
             set_aside[row] = record.fault
             continue
         prompt = prompt_within(record, renderer, max_prompt_tokens=budget.max_prompt_tokens)
-        if reason := _misfit(prompt, budget):
+        if reason := _misfit(prompt, budget, renderer.task):
             set_aside[row] = reason
             continue
         prompts[row] = prompt.ids
@@ -72,11 +73,11 @@ def fit_rows(rows: Mapping[str, Record], renderer: PromptRenderer, budget: Token
     return FittedRows(prompts=prompts, truncated=tuple(truncated), set_aside=set_aside)
 
 
-def _misfit(prompt: Prompt, budget: TokenBudget) -> str | None:
+def _misfit(prompt: Prompt, budget: TokenBudget, task: Task) -> str | None:
     if not prompt.has_dialogue or len(prompt.ids) > budget.max_prompt_tokens:
         return (
-            f"no turn of the dialogue fits a prompt of {budget.max_prompt_tokens} tokens; split its turns, or train "
-            "with a greater --max_length"
+            f"{why_too_long(task)} a prompt of {budget.max_prompt_tokens} tokens; shorten or split it, or train with a "
+            "greater --max_length"
         )
     if budget.num_positions is not None and len(prompt.ids) + budget.max_new_tokens > budget.num_positions:
         return (

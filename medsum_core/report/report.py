@@ -142,8 +142,7 @@ def _build_lines(name: str, build: BuildReport) -> str:
         f"{id_list(build.beyond_reserve)}",
         f"- Notes with characters that the vocabulary lacks, learnt without them ({len(build.inexact)}): "
         f"{id_list(build.inexact)}",
-        f"- Set aside, as the note with at least one turn does not fit ({len(set_aside)}): "
-        f"{', '.join(set_aside) or 'none'}",
+        f"- Set aside, as prompt and note do not fit ({len(set_aside)}): {', '.join(set_aside) or 'none'}",
     ]
     return "\n".join(lines)
 

@@ -33,7 +33,7 @@ def find_task(task: str) -> Task:
             values = json.loads(task)
         except (ValueError, RecursionError):
             raise InputError("--task: begins as the text that a run keeps of a task, but is not JSON") from None
-        return _read(values, where="the task of the run")
+        return _read(values, where="the task of the run", is_new=False)
     if task not in task_names():
         raise InputError(f"--task {task}: no such task; known are {', '.join(task_names())}, or FILE.yaml")
     found: Task = importlib.import_module(f"medsum_core.tasks.built_in.{task.replace('-', '_')}").TASK
@@ -52,22 +52,30 @@ def read_task_file(path: str | Path) -> Task:
     """The task in a YAML file with the fields of `Task` as keys. Raises InputError with all problems of the file."""
     import yaml
 
+    class UniqueKeys(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if len(set(keys)) < len(keys):  # YAML's own readers take the last one
+                raise InputError(f"--task {path}: a key occurs twice below line {node.start_mark.line + 1}")
+            return super().construct_mapping(node, deep=deep)
+
     try:
-        values = yaml.safe_load(Path(path).read_text("utf-8"))
+        values = yaml.load(Path(path).read_text("utf-8"), UniqueKeys)
     except OSError as error:
         raise InputError(f"--task {path}: can't be read ({error.strerror})") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         place = getattr(error, "problem_mark", None)
         raise InputError(f"--task {path}: not YAML" + (f" (line {place.line + 1})" if place else "")) from None
     if isinstance(values, dict):
         values.setdefault("name", Path(path).stem)
-    return _read(values, where=f"--task {path}")
+    return _read(values, where=f"--task {path}", is_new=True)
 
 
-def _read(values: Any, *, where: str) -> Task:
+def _read(values: Any, *, where: str, is_new: bool) -> Task:
+    """The task from plain values. One that a run has stored is not checked again: the rules may have changed."""
     problems: list[str] = []
     task = _record(Task, values, "", problems)
-    if task is not None and not problems:
+    if is_new and task is not None and not problems:
         problems += task_problems(task)
     raise_all([f"{where}: {problem}" for problem in problems])
     assert isinstance(task, Task)

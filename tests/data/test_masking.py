@@ -108,11 +108,11 @@ def test_a_note_longer_than_the_limit_is_set_aside_never_truncated() -> None:
     assert [example.id for example in examples] == ["a", "c"]
     [left_out] = report.set_aside
     # 31 note tokens + 7 prompt tokens + the stop token = 39
-    assert (left_out.id, left_out.num_note_tokens, left_out.num_tokens_needed, left_out.note_alone) == (
+    assert (left_out.id, left_out.num_note_tokens, left_out.num_tokens_needed, left_out.reason) == (
         "b",
         31,
         39,
-        True,
+        "its note alone does not fit",
     )
     assert report.lines() == [
         "1 of 3 notes are longer than --max_new_tokens 8, at which decoding would cut them: 32 fits 95 % of them, 32 "

@@ -10,6 +10,7 @@ from support import section_parts, section_record, tiny_tokenizer
 from medsum_core.data.masking import build_examples
 from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.data.truncation import GAP, split_turns, truncate_source
+from medsum_core.preview import broken_laws
 
 SECTION = "Plan"
 
@@ -156,7 +157,10 @@ def test_rows_are_used_or_reported_and_only_a_long_note_costs_more_turns(rendere
     assert report.num_rows == 6 == report.num_used + len(report.set_aside)
     assert set(report.num_turns_dropped) == {"truncated", "long-note"}
     assert report.beyond_reserve == ("long-note",)
-    assert [(row.id, row.note_alone) for row in report.set_aside] == [("one-turn", False), ("note-alone", True)]
+    assert [(row.id, row.reason) for row in report.set_aside] == [
+        ("one-turn", "no turn of the dialogue fits with its note"),
+        ("note-alone", "its note alone does not fit"),
+    ]
     lost = list(report.num_tokens_dropped.values())
     assert [line.split(":")[0] for line in report.lines()] == [
         "3 of 6 notes are longer than --max_new_tokens 60, at which decoding would cut them",
@@ -171,6 +175,19 @@ def test_rows_are_used_or_reported_and_only_a_long_note_costs_more_turns(rendere
         [example], _ = build_examples([record], renderer, max_length=row.num_tokens_needed, max_new_tokens=60)
         assert example.num_turns_dropped == 0
         assert not build_examples([*rows[:1], record], renderer, max_length=400, max_new_tokens=60)[1].num_turns_dropped
+
+
+def test_a_long_note_can_change_which_turns_are_dropped_and_not_how_many(renderer: PromptRenderer) -> None:
+    """With room for fewer tokens the long second turn is dropped, and the fourth is kept instead."""
+    row = section_record(id="1", section_header=SECTION, dialogue=dialogue_of([1, 9, 20, 5, 1]), note="Rest. " * 16)
+    turns = split_turns(row.source_text)
+    for max_new_tokens, kept in ((64, [turns[0], GAP, *turns[3:]]), (56, [turns[0], GAP, *turns[3:]])):
+        [example], report = build_examples([row], renderer, max_length=221, max_new_tokens=max_new_tokens)
+        assert list(example.prompt_ids) == renderer.prompt_ids(section_parts("\n".join(kept), SECTION))
+        assert example.num_turns_dropped == 2 and report.beyond_reserve == (("1",) if max_new_tokens < 64 else ())
+        assert broken_laws(example, row, renderer, max_prompt_tokens=221 - max_new_tokens) == []
+    in_decoding, num_dropped = truncate_source(row.parts, renderer, max_prompt_tokens=221 - 56)
+    assert (in_decoding, num_dropped) == ("\n".join([*turns[:2], GAP, turns[4]]), 2)
 
 
 def test_training_and_decoding_truncate_alike(renderer: PromptRenderer) -> None:

@@ -51,7 +51,9 @@ DATA = DataFacts(
         num_used=11,
         num_turns_dropped={"t1": 2, "t2": 1},
         beyond_reserve=("t2",),
-        set_aside=(SetAside(id="t3", num_note_tokens=999, num_tokens_needed=1300, note_alone=True),),
+        set_aside=(
+            SetAside(id="t3", num_note_tokens=999, num_tokens_needed=1300, reason="its note alone does not fit"),
+        ),
         inexact=("t5",),
     ),
     validation=BuildReport(num_rows=3, num_used=3, num_turns_dropped={}, beyond_reserve=(), set_aside=()),

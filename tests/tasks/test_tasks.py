@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from task_files import visit_note
 
 from medsum_core.config.run_config import parse_run
 from medsum_core.data.columns import Columns
-from medsum_core.data.masking import IGNORE_INDEX, build_example
+from medsum_core.data.masking import IGNORE_INDEX, build_example, build_examples
 from medsum_core.data.prompt import build_renderer
 from medsum_core.data.records import (
     NOT_DISCUSSED,
@@ -27,10 +28,11 @@ from medsum_core.data.records import (
 )
 from medsum_core.data.truncation import GAP, prompt_within
 from medsum_core.errors import InputError
+from medsum_core.generation.notes import TokenBudget, fit_rows
 from medsum_core.tasks.divisions import DIVISIONS
 from medsum_core.tasks.find import find_task, read_task_file, task_names, task_text
 from medsum_core.tasks.section_names import SECTION_NAMES, section_code, section_name
-from medsum_core.tasks.task import Answer, Choice
+from medsum_core.tasks.task import Answer, Choice, task_problems
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "patient_instructions.yaml"
 NAMES = ["findings", "medquad", "pubmedqa", "section", "section-with-header", "visit", "vqa-rad"]
@@ -40,6 +42,7 @@ parts:
   - {name: text, label: "Text:", columns: text}
 answer: {label: "Out:", columns: out}
 """
+CHOICE = 'choice: {columns: c, options: ["a", "b"]}'
 
 
 def own(tmp_path: Path, text: str) -> Path:
@@ -68,6 +71,7 @@ def test_the_built_in_tasks_are_the_files_of_their_folder() -> None:
 def test_a_task_survives_the_json_of_a_run(name: str) -> None:
     task = find_task(name)
     assert find_task(json.dumps(dataclasses.asdict(task))) == task
+    assert task_problems(task) == []
 
 
 def test_the_worked_example_is_read() -> None:
@@ -97,18 +101,54 @@ def test_the_worked_example_is_read() -> None:
             "need quotes in YAML",
         ),
         (SMALL.replace("columns: out", "columns: out, choice: {columns: c, options: [a, A]}"), "at least two options"),
+        # A row's own field would be read from the part's column: a note that is the prompt's, or equal ids.
+        (SMALL.replace("name: text", "name: note"), "parts: 'note' is the name of a row's own field"),
+        (SMALL.replace("name: text", "name: id"), "parts: 'id' is the name of a row's own field"),
+        (SMALL.replace("name: text", "name: choice"), "parts: 'choice' is the name of a row's own field"),
+        (SMALL.replace("columns: text", "columns: []"), "parts: 'text' has no columns"),
+        (SMALL.replace("columns: text", "columns: text, is_section: true"), "named 'section_header' and stands on a"),
+        (SMALL + "divide: true\n", "divide: needs a part 'division'"),
+        (
+            SMALL.replace("name: text", "name: division") + "divide: true\n",
+            "'division' is made by divide, so it has no",
+        ),
+        (
+            SMALL.replace("columns: out", f"columns: out, {CHOICE}") + "divide: true\n",
+            "divide: the answer has a choice",
+        ),
+        (SMALL + "floors: majority\n", "floors: majority is of a choice"),
+        (SMALL + "floors: without_source\n", "floors: without_source is of a choice by_likelihood"),
+        (SMALL.replace("columns: out", f"columns: out, {CHOICE}") + "floors: without_source\n", "by_likelihood"),
+        (SMALL.replace("parts:\n", "parts:\n  - {name: more, label: More, columns: m}\n"), "which of more, text"),
+        (SMALL.replace("answer:", "  - {name: to, label: To, columns: to, form: line}\nanswer:"), "which of text, to"),
+        (SMALL + "instruction: Read.\n", "a key occurs twice below line 1"),
+        (SMALL.replace("columns: out", "columns: out, columns: text"), "a key occurs twice below line 4"),
         ("- a\n- b\n", "expected keys and values"),
         ("a: [b\n", "not YAML (line 2)"),
+        ("[" * 5000, "not YAML"),
     ],
 )
 def test_a_wrong_task_file_is_refused_by_key(tmp_path: Path, text: str, message: str) -> None:
     assert message in refusal(tmp_path, text)
 
 
+def test_the_source_is_the_last_part_where_nothing_may_be_truncated(tmp_path: Path) -> None:
+    line = "parts:\n  - {name: reader, label: To, columns: to, form: line}\n"
+    task = read_task_file(own(tmp_path, SMALL.replace("parts:\n", line)))
+    assert (task.source, task.truncate) == ("text", None)
+
+
+def test_the_task_of_an_earlier_run_is_read_where_its_file_would_be_refused_today() -> None:
+    task = dataclasses.asdict(find_task("pubmedqa")) | {"truncate": None}
+    task["parts"] = task["parts"][::-1]
+    assert find_task(json.dumps(task)).source == "question"
+
+
 @pytest.mark.parametrize("names", [("history", "past_history"), ("past_history", "history")])
 def test_the_name_of_a_part_may_end_as_another_does(tmp_path: Path, names: tuple[str, str]) -> None:
     parts = "\n".join(f'  - {{name: {name}, label: "{name}:", columns: {name}}}' for name in names)
-    task = read_task_file(own(tmp_path, f"instruction: Plan.\nparts:\n{parts}\nanswer: {{label: Out, columns: out}}\n"))
+    text = f"instruction: Plan.\nparts:\n{parts}\nanswer: {{label: Out, columns: out}}\n"
+    task = read_task_file(own(tmp_path, text + "truncate: {part: history, unit: turns}\n"))
     renderer = build_renderer(tiny_tokenizer(), task=task, style="plain")
     prompt = renderer.decode(renderer.prompt_ids({"history": "cough", "past_history": "asthma"}))
     first, second = ("cough", "asthma") if names[0] == "history" else ("asthma", "cough")
@@ -193,6 +233,14 @@ def test_choice_and_text_are_trained_on_and_ignored_spans_are_positions_in_the_t
     assert renderer.tokenizer.decode(dropped).strip() == "4"
 
 
+def test_an_abstract_without_a_paragraph_that_fits_is_set_aside() -> None:
+    renderer = build_renderer(tiny_tokenizer(), task=find_task("pubmedqa"))
+    record = Record(id="1", parts={"question": "Why?", "context": "So. " * 90}, choice="yes", source="context")
+    short = replace(record, parts={"question": "Why?", "context": "So."})
+    [left_out] = build_examples([record, short], renderer, max_length=200, max_new_tokens=10)[1].set_aside
+    assert left_out.reason == "no paragraph of the context fits with its note"
+
+
 def test_an_abstract_loses_whole_paragraphs() -> None:
     renderer = build_renderer(tiny_tokenizer(), task=find_task("pubmedqa"))
     lines = ["Doctor: is no turn here.", *(f"Sentence {n} of it. Still the same paragraph." for n in range(8))]
@@ -208,6 +256,13 @@ def test_a_row_too_long_for_a_task_without_truncation_is_set_aside() -> None:
     record = Record(id="1", parts={"question": "Why " * 80}, note="So.", source="question")
     assert build_example(record, renderer, max_length=90, max_new_tokens=10) is None
     assert build_example(record, renderer, max_length=600, max_new_tokens=10) is not None
+    [left_out] = build_examples(
+        [record, replace(record, parts={"question": "Why?"})], renderer, max_length=90, max_new_tokens=10
+    )[1].set_aside
+    assert left_out.reason == "the question, which this task never truncates, does not fit with its note"
+    budget = TokenBudget(max_prompt_tokens=80, max_new_tokens=10, num_positions=None)
+    reason = fit_rows({"row": record}, renderer, budget).set_aside["row"]
+    assert reason.startswith("the question, which this task never truncates, does not fit a prompt of 80 tokens")
 
 
 def visit(id: str, note: str) -> Record:
