@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,6 +65,19 @@ def test_packed_documents_are_concatenated_and_none_predicts_the_next() -> None:
     assert batch.document_lengths == ((5, 3, 3),)
     assert batch.ids == ("long", "short", "short")
     assert (batch.num_targets, batch.num_tokens) == (5, 11)
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_targets_and_document_starts_are_places_in_the_flat_batch(device: str | None) -> None:
+    for batch, read, starts in (
+        (pad_rows([LONG, SHORT], pad_token_id=PAD), [1, 2, 3, 6], [0, 5, 8, 10]),  # the padding: a third document
+        (pack_rows([LONG, SHORT]), [1, 2, 3, 6], [0, 5, 8]),
+    ):
+        found = batch.to(device) if device else batch
+        assert found.read_M.tolist() == read
+        assert found.document_starts.tolist() == starts
+        assert (found.read_M.dtype, found.document_starts.dtype) == (torch.int64, torch.int32)
+        assert torch.equal(found.targets_BT, batch.targets_BT) and found.ids == batch.ids
 
 
 def test_tensors_are_int64() -> None:
