@@ -315,11 +315,16 @@ def _output_problems(output: OutputArguments) -> list[str]:
     run_path = output.output_dir or "runs"
     problems += [f"--output_dir {run_path}: {reason}" for reason in _folder_problems(Path(run_path))]
     run_folder = Path(output.output_dir) if output.output_dir else None
-    if run_folder and resume is None and run_folder.is_dir() and any(run_folder.iterdir()):
+    if run_folder and not _continues(resume, run_folder) and run_folder.is_dir() and any(run_folder.iterdir()):
         problems.append(
             f"--output_dir {run_folder}: not empty; name a new one, or continue its run: --resume_from_checkpoint auto"
         )
     return problems
+
+
+def _continues(resume: str | None, run_folder: Path) -> bool:
+    """Whether the run in this folder is resumed; a checkpoint of another run begins a new one."""
+    return resume == "auto" or (resume is not None and run_folder.resolve() in Path(resume).resolve().parents)
 
 
 def _folder_problems(folder: Path) -> list[str]:
