@@ -240,7 +240,9 @@ class TrainArguments:
     metric_for_best_model: Literal["eval_loss", "eval_rouge1"] = _setting(
         "eval_loss", "the metric that decides which checkpoint is the best"
     )
-    load_best_model_at_end: bool = _setting(False, "leave the best adapter, not the last, in the run folder")
+    load_best_model_at_end: bool = _setting(
+        False, "save a checkpoint at each best evaluation, and leave that adapter, not the last, in the run folder"
+    )
     early_stopping_patience: int = _setting(0, "stop after N evaluations without a gain (0: never)", metavar="N")
 
     def num_updates(self, windows_per_epoch: int) -> int:

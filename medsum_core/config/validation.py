@@ -261,7 +261,6 @@ def _packing_checks(train: TrainArguments, data: DataArguments) -> list[tuple[bo
 
 def _cadence_checks(train: TrainArguments, output: OutputArguments) -> list[tuple[bool, str]]:
     evaluates = train.eval_strategy != "no"
-    steps_differ = train.eval_steps and output.save_steps and train.eval_steps % output.save_steps != 0
     return [
         (train.eval_strategy == "steps" and train.eval_steps is None, "--eval_strategy steps: give --eval_steps"),
         (
@@ -273,12 +272,7 @@ def _cadence_checks(train: TrainArguments, output: OutputArguments) -> list[tupl
             output.save_strategy != "steps" and output.save_steps is not None,
             f"--save_steps has no effect with --save_strategy {output.save_strategy}: add --save_strategy steps",
         ),
-        (
-            train.load_best_model_at_end
-            and (not evaluates or output.save_strategy != train.eval_strategy or bool(steps_differ)),
-            "--load_best_model_at_end: each evaluation needs a checkpoint: give --save_strategy and --eval_strategy "
-            "the same value, epoch or steps (with --eval_steps a multiple of --save_steps)",
-        ),
+        (train.load_best_model_at_end and not evaluates, "--load_best_model_at_end: not with --eval_strategy no"),
         (train.early_stopping_patience > 0 and not evaluates, "--early_stopping_patience: not with --eval_strategy no"),
         (train.eval_generate > 0 and not evaluates, "--eval_generate: not with --eval_strategy no"),
         (
@@ -321,11 +315,16 @@ def _output_problems(output: OutputArguments) -> list[str]:
     run_path = output.output_dir or "runs"
     problems += [f"--output_dir {run_path}: {reason}" for reason in _folder_problems(Path(run_path))]
     run_folder = Path(output.output_dir) if output.output_dir else None
-    if run_folder and resume is None and run_folder.is_dir() and any(run_folder.iterdir()):
+    if run_folder and not _continues(resume, run_folder) and run_folder.is_dir() and any(run_folder.iterdir()):
         problems.append(
             f"--output_dir {run_folder}: not empty; name a new one, or continue its run: --resume_from_checkpoint auto"
         )
     return problems
+
+
+def _continues(resume: str | None, run_folder: Path) -> bool:
+    """Whether the run in this folder is resumed; a checkpoint of another run begins a new one."""
+    return resume == "auto" or (resume is not None and run_folder.resolve() in Path(resume).resolve().parents)
 
 
 def _folder_problems(folder: Path) -> list[str]:

@@ -17,7 +17,16 @@ from transformers import PretrainedConfig
 from medsum_core.checkpoint.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from medsum_core.checkpoint.fingerprints import PACKAGES, tokenizer_fingerprint
 from medsum_core.config.run_config import RunConfig
-from medsum_core.config.run_folder import CHECKPOINTS_FOLDER, FolderLock, default_folder
+from medsum_core.config.run_folder import (
+    ADAPTER_FOLDER,
+    CHECKPOINTS_FOLDER,
+    CONFIG_NAME,
+    CURVE_NAME,
+    REPORT_NAME,
+    FolderLock,
+    default_folder,
+    read_run_config,
+)
 from medsum_core.config.validation import no_validation_problems
 from medsum_core.data.image_tokens import with_image_tokens
 from medsum_core.data.prompt import BuildRenderer, PromptRenderer, build_renderer, check_prompt
@@ -236,6 +245,18 @@ def _choice(config: RunConfig, lock: FolderLock) -> str | None:
         lock.take(Path(folder).resolve())
     found = find_checkpoint(Path(folder or ".") / CHECKPOINTS_FOLDER, choice)
     if found is None:
+        _check_replaceable(Path(folder or "."))
         print("no checkpoint to resume from: starting fresh", file=sys.stderr)
         return None
     return str(found.resolve())
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise InputError where a run that starts fresh would replace results, or the settings of something else."""
+    if results := [name for name in (ADAPTER_FOLDER, REPORT_NAME, CURVE_NAME) if (folder / name).exists()]:
+        raise InputError(
+            f"--resume_from_checkpoint auto: {folder} holds no checkpoint, but {', '.join(results)}, which a new run "
+            "would replace; name another --output_dir, or move these away"
+        )
+    if (folder / CONFIG_NAME).exists():
+        read_run_config(folder)

@@ -133,3 +133,21 @@ def test_a_refused_run_releases_the_folders_lock(inputs: Path, tmp_path: Path) -
     argv = flags(inputs, folder, "--resume_from_checkpoint", "auto", "--lora_target_modules", "no_proj")
     assert exit_code(argv) == 2
     assert list(folder.iterdir()) == []
+
+
+def test_another_runs_results_are_not_replaced_by_a_resumed_run(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, unsaved, model = (tmp_path / name for name in ("saved", "unsaved", "model"))
+    assert exit_code(flags(inputs, saved, "--max_steps", "1")) == 0
+    assert exit_code(flags(inputs, unsaved, "--max_steps", "1", "--save_strategy", "no")) == 0
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    before = contents(tmp_path)
+    elsewhere = str(saved / "checkpoints" / "step-000001")
+    refused = [(unsaved, "auto", "holds no checkpoint, but adapter"), (unsaved, elsewhere, "not empty")]
+    for folder, checkpoint, reason in [*refused, (model, "auto", "is " + str(model) + " a run folder?")]:
+        capsys.readouterr()
+        assert exit_code(flags(inputs, folder, "--resume_from_checkpoint", checkpoint)) == 2
+        assert reason in capsys.readouterr().err
+    assert contents(tmp_path) == before

@@ -72,6 +72,18 @@ def test_early_stopping_ends_the_run_and_saves_the_best_adapter(
     assert "| 30.000 | 20.000 |" in report  # the stop token's
 
 
+def test_the_best_adapter_is_kept_wherever_checkpoints_are_due(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated = ("--eval_strategy", "steps", "--eval_steps", "1", "--load_best_model_at_end", "true")
+    for name, saved, expected in (("no", ("no",), [2]), ("steps", ("steps", "--save_steps", "3"), [2, 3])):
+        script_losses(monkeypatch, [3.0, 3.5, 2.0, 2.5])
+        run = tmp_path / name
+        train_loop.main(flags(inputs, run, *evaluated, "--save_strategy", *saved))
+        assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [f"step-{n:06d}" for n in expected]
+        assert adapters_equal(run / "adapter", run / "checkpoints" / "step-000002")
+
+
 def test_if_no_evaluation_beats_the_base_the_last_adapter_is_saved_with_a_notice(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
