@@ -104,7 +104,7 @@ def _read_notes(
                 f"{row.place}, column {names['id']!r}: the same id as row {first} (--number_rows tells them apart)"
             )
     raise_problems(table.source, problems)
-    artefacts = describe_artefacts(table.rows, {part: name for part, name in names.items() if name})
+    artefacts = describe_artefacts(table.rows, {part: name for part in ("dialogue", "note") if (name := names[part])})
     notices = tuple(f"{table.source}: {line}" for line in (*table.notices, *artefacts))
     return ScoredRows(
         name=table.source,
