@@ -66,6 +66,8 @@ def read_predictions(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> Score
 def _usual_names(task: Task) -> dict[str, tuple[str, ...]]:
     source = next(part.columns for part in task.parts if part.name == task.source)
     of_task = {"id": task.id_columns, "note": task.answer.columns, "dialogue": source}
+    if task.section_part is not None:
+        of_task["section_header"] = task.section_part.columns
     return {part: tuple(dict.fromkeys(names + of_task.get(part, ()))) for part, names in CANDIDATES.items()}
 
 
