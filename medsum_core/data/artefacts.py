@@ -53,19 +53,17 @@ WHOLE_CELL: tuple[tuple[str, Callable[[str], bool]], ...] = (
 )
 
 
-def describe_artefacts(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]:
-    """A line for each kind of artefact in the dialogues and notes of these rows.
+def describe_artefacts(rows: Sequence[Row], columns: Mapping[str, str]) -> list[str]:
+    """A line for each kind of artefact in these columns, which are given by the part of a record that they hold.
 
-    `names`: the columns of dialogue and note, by part of a record. A line says how many rows have it, which (the first
-    five) and in which part.
+    A line says how many rows have it, which (the first five) and in which part.
     """
-    columns = {part: names[part] for part in ("dialogue", "note") if part in names}
     kinds = [(f"hold {what}", test) for what, test in KINDS] + [(f"are {what}", test) for what, test in WHOLE_CELL]
     lines = []
     for what, test in kinds:
         found = {part: _rows_with(test, rows, column) for part, column in columns.items()}
         lines += [
-            f"{part}s of {len(affected)} rows {what}: {name_rows(affected)}; left as they are"
+            f"{part} cells of {len(affected)} rows {what}: {name_rows(affected)}; left as they are"
             for part, affected in found.items()
             if affected
         ]

@@ -125,6 +125,12 @@ def resolve_columns(table: Table, columns: Columns, *, require_note: bool) -> tu
             f"{table.source}: no column {', '.join(' or '.join(map(repr, wanted[part])) for part in absent)}; "
             f"{as_given}. {_remedy(task, absent)}"
         )
+    answers = {found.get("note"), found.get("choice")} if require_note else set()
+    if given := [part.name for part in task.parts if (name := found.get(part.name)) and name in answers]:
+        raise InputError(
+            f"{table.source}: the answer's column is also that of the prompt's {', '.join(given)}, so that the answer "
+            "would be given: name another column"
+        )
     return table, {part: name for part, name in found.items() if name is not None}
 
 

@@ -99,6 +99,8 @@ def _parse(text: str, separator: str, *, skip_blanks: bool) -> ParsedRows:
         row = Row(number=number, line=line, cells=dict(zip(names, fields, strict=False)), not_text={})
         if len(fields) != len(names):
             parsed.problems.append(f"{row.place}: {len(fields)} fields where there are {_count_columns(names)}")
+        elif len(names) > 1 and [field.removeprefix("\ufeff").strip() for field in fields] == names:
+            parsed.problems.append(f"{row.place}: the column names once more, as where files were joined: delete it")
         elif len(names) > 1 and not any(cell.strip() for cell in fields):
             parsed.problems.append(f"{row.place}: no cell has any text; delete the row")
         else:

@@ -18,7 +18,7 @@ from typing import Any
 
 from medsum_core.data.artefacts import describe_artefacts
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns, resolve_columns
-from medsum_core.data.rows import ABSENT, Row, Table, formula_problems, not_text_problem, raise_problems
+from medsum_core.data.rows import ABSENT, Row, Table, formula_problems, name_rows, not_text_problem, raise_problems
 from medsum_core.data.tables import load_table
 from medsum_core.data.turns import TurnError, join_turns
 from medsum_core.tasks.divisions import DIVISIONS, join_divisions, split_divisions
@@ -118,10 +118,21 @@ def source_from_table(table: Table, *, columns: Columns = DEFAULT_COLUMNS, requi
                 f"{row.place}, column {names['id']!r}: the same id as row {first} (--number_rows tells them apart)"
             )
     raise_problems(table.source, problems)
-    texts = {part: names[part] for part in (columns.task.source, "note") if part in names}
-    notices = (*table.notices, *describe_artefacts(table.rows, texts))
+    texts = {part: name for part, name in names.items() if part not in ("id", "choice", IMAGES)}
+    notices = [*table.notices, *describe_artefacts(table.rows, texts)]
+    if require_note:
+        notices += _without_text(table.rows, records, columns.task)
     records = divide_records(records) if columns.task.divide else records
     return SourceRows(name=table.source, records=records, notices=tuple(f"{table.source}: {line}" for line in notices))
+
+
+def _without_text(rows: Sequence[Row], records: Sequence[Record], task: Task) -> list[str]:
+    """A line that counts the rows whose answer is a choice alone, in a task whose answer goes on with a text."""
+    bare = [row for row, record in zip(rows, records, strict=True) if not record.note]
+    if not bare or not task.answer.columns:
+        return []
+    wanted = " or ".join(map(repr, task.answer.columns))
+    return [f"{len(bare)} of {len(rows)} rows have no {wanted}, so their answer is the choice alone: {name_rows(bare)}"]
 
 
 def number_doubled(ids: Sequence[str]) -> list[str]:

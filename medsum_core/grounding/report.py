@@ -53,24 +53,28 @@ def check_file(
 ) -> CheckedFile:
     """Check the notes of a file against its own dialogues or, without these, those of `dialogues`, joined by id.
 
+    The dialogue is the part that the task names as `facts_from`, as in the report.
+
     `lexicon`: a file with more findings (`findings.lexicon`). Raises InputError for an unreadable file, absent columns,
-    cells that are not text, repeated ids, and ids without a dialogue.
+    cells that are not text, repeated ids, ids without a dialogue, and a task whose answers can't be checked.
     """
+    names, facts_from = columns.candidates(), columns.task.facts_from
+    if facts_from is None or "note" not in names:
+        raise InputError(f"--task {columns.task.name}: its answers have no text, or none to look their facts up in")
     table = load_table(notes)
-    names = columns.candidates()
     note_name = _column(table, names["note"])
     raise_problems(table.source, [problem for row in table.rows if (problem := not_text_problem(row, note_name))])
     ids = _ids(table, columns)
-    own = find_first(table, names[columns.task.source])
+    own = find_first(table, names[facts_from])
     if own is not None:
         texts = _dialogues(table, own)
     elif dialogues is None:
         raise InputError(
-            f"{table.source}: no column {_either(names[columns.task.source])}; name it with --dialogue_column, or give "
+            f"{table.source}: no column {_either(names[facts_from])}; name it with --dialogue_column, or give "
             "the dialogues' file with --dialogues F.csv"
         )
     else:
-        texts = _joined(table.source, ids, dialogues, columns)
+        texts = _joined(table.source, ids, dialogues, columns, facts_from)
     rows = zip(ids, table.rows, texts, strict=True)
     artefacts = describe_artefacts(table.rows, {"note": note_name} | ({"dialogue": own} if own else {}))
     return CheckedFile(
@@ -87,9 +91,9 @@ def _checked(id: str, note: str, dialogue: str, *, lexicon: str | None, with_omi
     return CheckedNote(id=id, facts=tuple(check_note(note, dialogue, lexicon=lexicon)), omissions=omissions)
 
 
-def _joined(source: str, ids: Sequence[str], dialogues: str | Path, columns: Columns) -> list[str]:
+def _joined(source: str, ids: Sequence[str], dialogues: str | Path, columns: Columns, facts_from: str) -> list[str]:
     table = load_table(dialogues)
-    texts = _dialogues(table, _column(table, columns.candidates()[columns.task.source]))
+    texts = _dialogues(table, _column(table, columns.candidates()[facts_from]))
     by_id = dict(zip(_ids(table, columns), texts, strict=True))
     absent = [id_ for id_ in ids if id_ not in by_id]
     if absent:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ if __name__ == "__main__":
     start_script()  # before the other imports
 
 from medsum_core.config.locks import locked_file
-from medsum_core.data.records import read_records
+from medsum_core.data.columns import Columns
+from medsum_core.data.records import Record, read_records, whole_records
 from medsum_core.errors import InputError
 from medsum_core.files import write_text_atomic
 from medsum_core.score.answers import evaluate_answers, format_answers, read_answers, read_decisions
@@ -34,7 +36,7 @@ from medsum_core.score.letters import OFFICIAL, UNICODE, check_letters
 from medsum_core.score.short_answers import short_answer_summary
 from medsum_core.score.table import format_scores
 from medsum_core.score.visits import division_scores
-from medsum_core.tasks.task import SHORT_ANSWER
+from medsum_core.tasks.task import SECTION, SHORT_ANSWER
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,7 +64,7 @@ def _score_notes(arguments: ScoreArguments) -> dict[str, Any]:
         _say(matched)
     texts = {path: [record.note for record in records] for path, records in aligned.items()}
     _check_letters(arguments, {arguments.references: [record.note for record in references], **texts})
-    training = read_records(arguments.train_file, columns=columns) if arguments.train_file else None
+    training = _read_training(arguments.train_file, columns) if arguments.train_file else None
     runs = [texts[path] for path in arguments.predictions]
     result = evaluate(
         references,
@@ -81,6 +83,14 @@ def _score_notes(arguments: ScoreArguments) -> dict[str, Any]:
         headers = [[record.section_header for record in aligned[path]] for path in arguments.predictions]
         result |= header_scores([record.section_header for record in references], headers)
     return result
+
+
+def _read_training(path: Path, columns: Columns) -> list[Record]:
+    """Training rows in the form of references: visits are whole, and a header that is learnt names the section."""
+    records = whole_records(read_records(path, columns=columns), columns.task)
+    if not columns.task.names_section:
+        return records
+    return [replace(record, parts={**record.parts, SECTION: record.choice}) for record in records]
 
 
 def _score_answers(arguments: ScoreArguments) -> dict[str, Any]:

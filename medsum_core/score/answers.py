@@ -22,7 +22,7 @@ from medsum_core.score.files import BY_ORDER, ID_COLUMNS, match_rows, one_column
 from medsum_core.score.rouge import score_rows, summarise
 from medsum_core.tasks.task import Choice, Task
 
-PREDICTED, GENERATED = "answer", "generated_answer"
+PREDICTED, GENERATED, TEXT = "answer", "generated_answer", "long_answer"  # columns that infer.py writes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def _read(
     id_names = (id_column,) if id_column else tuple(dict.fromkeys((*ID_COLUMNS, *task.id_columns)))
     id_column = one_column(table, id_names, required=id_column is not None)
     answer = find_first(table, answer_columns) or one_column(table, answer_columns, required=True)
-    text = find_first(table, (note_column,) if note_column else task.answer.columns)
+    text = find_first(table, (note_column,) if note_column else (*task.answer.columns, TEXT))
     generated = table.find_column(GENERATED)
     problems: list[str] = []
     seen: dict[str, int] = {}

@@ -63,6 +63,8 @@ def parse_arguments(argv: Sequence[str] | None, *, description: str) -> ScoreArg
     )
     if scores_choices(arguments.columns.task):
         _check_choices(values, arguments)
+    elif arguments.train_file and arguments.columns.task.images_part is not None:
+        raise InputError("--train_file: of rows with images it can't be told which training has; leave it out")
     doubled = len({path.resolve() for path in arguments.predictions}) < len(arguments.predictions)
     if doubled:
         raise InputError("--predictions names a file twice; each file stands for one seed")

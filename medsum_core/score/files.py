@@ -66,6 +66,8 @@ def read_predictions(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> Score
 def _usual_names(task: Task) -> dict[str, tuple[str, ...]]:
     source = next(part.columns for part in task.parts if part.name == task.source)
     of_task = {"id": task.id_columns, "note": task.answer.columns, "dialogue": source}
+    if task.section_part is not None:
+        of_task["section_header"] = task.section_part.columns
     return {part: tuple(dict.fromkeys(names + of_task.get(part, ()))) for part, names in CANDIDATES.items()}
 
 
@@ -104,7 +106,7 @@ def _read_notes(
                 f"{row.place}, column {names['id']!r}: the same id as row {first} (--number_rows tells them apart)"
             )
     raise_problems(table.source, problems)
-    artefacts = describe_artefacts(table.rows, {part: name for part, name in names.items() if name})
+    artefacts = describe_artefacts(table.rows, {part: name for part in ("dialogue", "note") if (name := names[part])})
     notices = tuple(f"{table.source}: {line}" for line in (*table.notices, *artefacts))
     return ScoredRows(
         name=table.source,

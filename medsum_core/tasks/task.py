@@ -72,14 +72,19 @@ class Answer:
     choice: Choice | None = None
 
     def split(self, answer: str) -> tuple[str, str]:
-        """Choice and text of a written answer; the choice is "" where it begins with none of the options."""
+        """Choice and text of a written answer; the choice is "" where it begins with none of the options.
+
+        The text is what follows the option's line or a punctuation mark after it. Else it is the whole answer: without
+        its first word, "No fracture is seen" would say the opposite.
+        """
         if self.choice is None:
             return "", answer
         names = "|".join(re.escape(option) for option in sorted(self.choice.options, key=len, reverse=True))
-        found = re.match(rf"\W*({names})(?!\w)[^\S\n]*[.,:;-]?\s*", answer, re.IGNORECASE)
+        end = r"(?P<end>[*_]*[^\S\n]*(?:[.,:;]|[-–—](?!\S)|(?=\n)|\Z)[*_]*\s*)?"
+        found = re.match(rf"\W*({names})(?!\w){end}", answer, re.IGNORECASE)
         if found is None:
             return "", answer
-        return self.choice.option(found[1]) or "", answer[found.end() :]
+        return self.choice.option(found[1]) or "", answer if found["end"] is None else answer[found.end() :]
 
 
 @dataclass(frozen=True, kw_only=True)

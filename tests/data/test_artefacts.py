@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from medsum_core.data.artefacts import describe_artefacts
+from medsum_core.data.columns import Columns
 from medsum_core.data.records import read_source
 from medsum_core.data.rows import Row
+from medsum_core.tasks.find import find_task
 
 CANARY = "CANARYTEXT"
 DIRTY = {
@@ -47,8 +49,10 @@ def test_each_artefact_is_reported_by_row_and_part_without_the_text(text: str, p
     other = "note" if part == "dialogue" else "dialogue"
     cells = [{part: "clean", other: "clean"}, {part: text, other: "clean"}]
     rows = [Row(number=number, line=0, cells=cell, not_text={}) for number, cell in enumerate(cells, start=1)]
-    (line,) = describe_artefacts(rows, {"dialogue": "dialogue", "note": "note", "id": "x"})
-    assert line.startswith(f"{part}s of 1 rows ") and DIRTY[text] in line and line.endswith("row 2; left as they are")
+    (line,) = describe_artefacts(rows, {"dialogue": "dialogue", "note": "note"})
+    assert (
+        line.startswith(f"{part} cells of 1 rows ") and DIRTY[text] in line and line.endswith("row 2; left as they are")
+    )
     assert CANARY not in line
 
 
@@ -79,3 +83,10 @@ def test_rows_are_counted_and_their_text_is_unchanged(tmp_path: Path) -> None:
 def test_an_absent_note_is_not_reported(tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_text(json.dumps({"ID": "1", "section_header": "CC", "dialogue": "Doctor: hi"}))
     assert read_source(tmp_path / "f.jsonl", require_note=False).notices == ()
+
+
+def test_the_texts_of_every_task_are_searched(tmp_path: Path) -> None:
+    (tmp_path / "f.json").write_text(json.dumps([{"question": "nan", "context": "a<br>b", "final_decision": "no"}]))
+    notices = read_source(tmp_path / "f.json", columns=Columns(task=find_task("pubmedqa"))).notices
+    assert sum("question cells of 1 rows are nothing but nan" in line for line in notices) == 1
+    assert sum("context cells of 1 rows hold `<br>`" in line for line in notices) == 1

@@ -19,6 +19,7 @@ from medsum_core.data.csv_tables import find_separator
 from medsum_core.data.records import read_records, read_source
 from medsum_core.data.tables import load_table
 from medsum_core.errors import InputError
+from medsum_core.tasks.find import find_task
 
 NAMES = ["ID", "section_header", "section_text", "dialogue"]
 ROW = ["1", "GENHX", "A cough, dry; for 3 days.", "Doctor: Since when?\nPatient: Three days, maybe four."]
@@ -209,3 +210,39 @@ def test_a_refusal_of_unknown_column_names_names_the_flags(tmp_path: Path) -> No
     assert read_records(path, columns=columns) == [
         section_record(id="1", section_header="PLAN", dialogue="a", note="b")
     ]
+
+
+@pytest.mark.parametrize("again", [NAMES, ["\ufeffID", *NAMES[1:]], ["ID ", *NAMES[1:]]])
+def test_column_names_within_joined_files_are_no_row(tmp_path: Path, again: list[str]) -> None:
+    path = write(tmp_path / "f.csv", as_csv([NAMES, ROW, again, ["2", *ROW[1:]]]))
+    assert refusal(path) == f"{path}: row 2 (line 4): the column names once more, as where files were joined: delete it"
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "which"),
+    [
+        ("section", {"note": "dialogue"}, "dialogue"),
+        ("section", {"dialogue": "section_text"}, "dialogue"),
+        ("section", {"note": "section_header"}, "section_header"),
+        ("pubmedqa", {"dialogue": "final_decision"}, "context"),
+    ],
+)
+def test_the_answer_is_not_read_from_a_column_of_the_prompt(
+    tmp_path: Path, task: str, columns: dict[str, str], which: str
+) -> None:
+    path = write(tmp_path / "f.csv", as_csv([[*NAMES, "question", "final_decision"], [*ROW, "Why?", "yes"]]))
+    with pytest.raises(InputError, match=f"the answer's column is also that of the prompt's {which}, so that"):
+        read_records(path, columns=Columns(task=find_task(task), **columns))
+    assert read_records(path, columns=Columns(task=find_task(task), **columns), require_note=False)
+
+
+def test_rows_whose_answer_is_the_choice_alone_are_counted(tmp_path: Path) -> None:
+    """A misspelt column of texts would else train on headers alone, without a word."""
+    columns = Columns(task=find_task("section-with-header"))
+    path = write(tmp_path / "f.csv", as_csv([NAMES, ROW, ["2", "CC", "", "Doctor: Hi."]]))
+    said = "1 of 2 rows have no 'section_text', so their answer is the choice alone: row 2 (line 4)"
+    assert read_source(path, columns=columns).notices == (f"{path}: {said}",)
+    assert read_source(path, columns=columns, require_note=False).notices == ()
+    path = write(tmp_path / "f.csv", as_csv([[*NAMES[:2], "section_txt", "dialogue"], ROW]))
+    (notice,) = read_source(path, columns=columns).notices
+    assert "1 of 1 rows have no 'section_text'" in notice

@@ -108,3 +108,25 @@ def test_findings_of_a_lexicon_file_are_counted(tmp_path: Path, capsys: pytest.C
     lexicon.write_text("zentol\n")
     with pytest.raises(InputError, match="line 1: not kind"):
         main(["--input_file", str(table), "--note_column", "note", "--lexicon", str(lexicon)])
+
+
+def test_facts_are_looked_up_in_the_part_that_the_task_names(tmp_path: Path) -> None:
+    """Not in the part that the answer is written from, where these are two: as in the report of a run."""
+    table, task = tmp_path / "t.csv", tmp_path / "task.yaml"
+    task.write_text(
+        "instruction: Answer.\nfacts_from: chart\ntruncate: {part: letter, unit: paragraphs}\n"
+        "parts: [{name: chart, label: C, columns: c}, {name: letter, label: L, columns: l}]\n"
+        "answer: {label: A, columns: a}\n"
+    )
+    table.write_text("ID,c,l,a\n1,Take 5 mg.,A letter.,5 mg.\n2,A chart.,Take 5 mg.,5 mg.\n")
+    out = tmp_path / "out.json"
+    main(["--input_file", str(table), "--note_column", "a", "--task", str(task), "--json", str(out)])
+    verdicts = [[fact["verdict"] for fact in row["facts"]] for row in json.loads(out.read_text())["rows"]]
+    assert verdicts == [["supported"], ["not_found"]]
+
+
+def test_a_task_whose_answers_cannot_be_checked_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("ID,question,answer\n1,What helps?,Take 5 mg.\n")
+    with pytest.raises(InputError, match="--task medquad: its answers have no text, or none to look their facts up in"):
+        main(["--input_file", str(table), "--note_column", "answer", "--task", "medquad"])

@@ -275,6 +275,22 @@ def test_a_users_task_is_scored_by_its_options(tmp_path: Path) -> None:
     assert [row["correct"] for row in result["rows"]] == [True, False]
     assert (result["invalid"], result["generated"]["invalid"], result["generated"]["accuracy"]) == (1, 1, 0.5)
     assert "over urgent, can wait" in result["protocol"]
+    assert "why" not in result
+    rows = [("b", "soon", "No pain."), ("a", "urgent", "Pain.")]
+    result = score(tmp_path, str(task), truth, write(tmp_path / "p.csv", "id,answer,long_answer", *rows))
+    assert result["why"]["rouge1"] == pytest.approx(by_hand(["Pain.", "None."], ["Pain.", "No pain."])["rouge1"])
+
+
+def test_the_sections_of_a_users_task_are_scored_one_by_one(tmp_path: Path) -> None:
+    task = tmp_path / "notes.yaml"
+    task.write_text(
+        "instruction: Write it.\nanswer: {label: 'Note:', columns: text}\nparts:\n"
+        "- {name: section_header, label: 'Section:', columns: part, form: line, is_section: true}\n"
+        "- {name: talk, label: 'Talk:', columns: talk}\n"
+    )
+    truth = write(tmp_path / "r.csv", "ID,part,text,talk", ("1", "CC", "Cough.", "a"), ("2", "ROS", "Fever.", "b"))
+    result = score(tmp_path, str(task), truth, write(tmp_path / "p.csv", "id,note", ("1", "Cough."), ("2", "No.")))
+    assert {name: scores["rouge1"] for name, scores in result["sections"].items()} == {"CC": 1.0, "ROS": 0.0}
 
 
 def test_medquad_is_scored_by_rouge(tmp_path: Path) -> None:

@@ -199,7 +199,12 @@ YES_NO = Answer(label="Answer:", columns=("a",), choice=Choice(columns=("c",), o
     [
         ("yes\nIt does.", ("yes", "It does.")),
         ("Yes, it does.", ("yes", "it does.")),
-        ("**No data**: none", ("no data", "**: none")),  # the longest option counts
+        ("**No data**: none", ("no data", "none")),  # the longest option counts
+        ("**No data:** none", ("no data", "none")),
+        ("No - none", ("no", "none")),
+        ("No\n- none", ("no", "- none")),
+        ("No fracture is seen.", ("no", "No fracture is seen.")),  # never its opposite
+        ("No-one fell.", ("no", "No-one fell.")),
         ("  no", ("no", "")),
         ("none of them", ("", "none of them")),
         ("It does: yes", ("", "It does: yes")),
