@@ -47,11 +47,12 @@ def main(argv: list[str] | None = None) -> None:
 
     from infer import prepare_writer
     from medsum_core.server.app import app
-    from medsum_core.server.loading import load
+    from medsum_core.server.loading import check_flags, load
     from medsum_core.server.security import LOOPBACK, Access
     from medsum_core.server.service import Service
 
     writer = prepare_writer(args)
+    check_flags(writer, args)
     audit_path = _audit_path(args, AUDIT_FILE)
     lines = AppendedLines(audit_path, flag="--audit_file")
     votes = Votes(AppendedLines(audit_path.with_name(VOTES_FILE), flag="--compare")) if args.compare else None

@@ -16,13 +16,11 @@ from medsum_core.server.audit import AuditLog, known_section, text_sha256
 from medsum_core.server.fields import parse_json, read_body
 from medsum_core.server.job import Ended, Job
 from medsum_core.server.limits import Limits
-from medsum_core.server.refusal import Refusal, internal_error
+from medsum_core.server.refusal import Refusal, client_gone, internal_error
 from medsum_core.server.security import WHO
 from medsum_core.server.service import Order, Service
 
 Value = TypeVar("Value")
-CLIENT_GONE = 499  # nginx's number; nobody reads it, the metrics count it
-GONE = "client_gone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Value]) -> Val
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Refusal(CLIENT_GONE, GONE, "the client has left")
+            raise client_gone()
         return task.result()
     finally:
         for one in (task, gone):
@@ -119,7 +117,7 @@ class EventStream(StreamingResponse):
                 await super().__call__(scope, receive, send)
         finally:
             if self._job.num_open:
-                self._count(GONE)
+                self._count(client_gone().code)
 
 
 def event(data: object, *, name: str | None = None) -> bytes:

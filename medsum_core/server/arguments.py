@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import math
+import re
 from typing import NoReturn
 
 from medsum_core.config.infer_arguments import BATCH_HELP, batch_size, decoding_problems
@@ -67,12 +68,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _is_host(name: str) -> bool:
+    """Whether it is a name or an address alone: the port of a Host header is not compared."""
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return re.fullmatch(r"[^\s/:@\[\]]+", name) is not None
+
+
 def _problems(args: argparse.Namespace) -> list[str]:
     problems = {
         f"--host {args.host}: other machines reach it, so say who may ask with --token_file (and put TLS before it, "
         "examples/serve.md)": not is_loopback(args.host) and args.token_file is None,
         f"--host {args.host}: name the host by which clients reach it with --allowed_host": (
             args.host in ANY_HOST and not args.allowed_host
+        ),
+        "--allowed_host: a host's name or address alone, without https:// and without a port": not all(
+            map(_is_host, args.allowed_host or ())
         ),
         "--port must be from 0 to 65535": not 0 <= args.port <= 65535,
         "--max_waiting must be at least 20, the sections of one request": args.max_waiting < 20,

@@ -8,10 +8,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from medsum_core.server.limits import Limits
-from medsum_core.server.refusal import Refusal, bad_request, too_large
+from medsum_core.server.refusal import Refusal, bad_request, client_gone, too_large
 
 # What other servers of this interface take. Only these are named back: any other name may be text of a patient.
 # fmt: off
@@ -128,7 +128,10 @@ def whole_number(value: object) -> int | None:
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body, of content type JSON. Raises Refusal: 415 for another type, 413 and 408 beyond the limits."""
+    """The body, of content type JSON.
+
+    Raises Refusal: 415 for another type, 413 and 408 beyond the limits, 499 for a client that leaves before its end.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, "not_json", "the body must be JSON, with Content-Type: application/json")
     try:
@@ -136,6 +139,8 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     except asyncio.TimeoutError:
         message = f"the body did not arrive within {limits.body_seconds:g} s"
         raise Refusal(408, "too_slow", message, headers={"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise client_gone() from None
 
 
 def parse_json(body: bytes) -> object:

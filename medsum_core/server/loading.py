@@ -42,12 +42,21 @@ class Loaded:
         return hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
 
 
+def check_flags(writer: Writer, args: argparse.Namespace) -> None:
+    """Raise InputError for flags that do not go with the run, before anything is written or loaded."""
+    if args.compare and writer.renderer.task.images_part is not None:
+        raise InputError("--compare: there is no such page for a task that shows images: leave it out")
+    longest, room = writer.budget.max_new_tokens, max_tokens(writer.budget)
+    if longest >= room:
+        raise InputError(
+            f"--max_new_tokens {longest}: this model has room for {room} tokens, prompt and note together: lower it"
+        )
+
+
 def load(writer: Writer, args: argparse.Namespace) -> Loaded:
     """The run that `--run` names. Raises InputError; takes seconds to minutes, with a notice on stderr."""
     renderer = writer.renderer
     shows_images = renderer.task.images_part is not None
-    if shows_images and args.compare:
-        raise InputError("--compare: there is no such page for a task that shows images: leave it out")
     print(f"loading {args.run}: base and adapter ...", file=sys.stderr, flush=True)
     prompts = [renderer.prompt_ids(record.parts) for record in sample_records(renderer.task)]
     model = writer.load_model(prompts)

@@ -48,6 +48,11 @@ def try_later(message: str) -> Refusal:
     return Refusal(429, "queue_full", message, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
+def client_gone() -> Refusal:
+    """The client has left; nobody reads this, the metrics count it. 499 is nginx's number."""
+    return Refusal(499, "client_gone", "the client has left")
+
+
 def worker_gone() -> Refusal:
     """The engine has failed; a restart is needed."""
     return Refusal(503, "worker_gone", "the model's worker has failed: restart the server; its stderr says why")

@@ -72,6 +72,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        _use_address(scope)
         has_begun = False
 
         async def send_with_headers(message: Message) -> None:
@@ -128,6 +129,18 @@ class Guard:
             challenge = {"WWW-Authenticate": "Bearer"}
             raise Refusal(401, "no_token", "a token is needed: Authorization: Bearer TOKEN", headers=challenge)
         return who or NOBODY
+
+
+def _use_address(scope: Scope) -> None:
+    """Give a request for a whole address, `http://host/path`, that path and host: its Host header does not count.
+
+    RFC 9112, section 3.2.2: a server must accept such requests, which clients send to proxies.
+    """
+    scheme, mark, rest = scope["path"].partition("://")
+    if mark and scheme.lower() in ("http", "https"):
+        host, _, path = rest.partition("/")
+        others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+        scope.update(path=f"/{path}", headers=[*others, (b"host", host.encode())])
 
 
 def say_no_words(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

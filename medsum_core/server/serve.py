@@ -32,8 +32,9 @@ def bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except OSError as error:
-        raise InputError(f"--host {host} --port {port}: can't be listened on ({error.strerror})") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a name that can be no host's, such as "a..b"
+        why = getattr(error, "strerror", None) or "no host has such a name"
+        raise InputError(f"--host {host} --port {port}: can't be listened on ({why})") from None
     return bound
 
 

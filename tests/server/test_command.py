@@ -30,6 +30,8 @@ DIALOGUE = "Doctor: What brings you in today?\nPatient: I have had a cough for t
         ("--run r --host 192.0.2.1", "--token_file"),
         ("--run r --host 0.0.0.0 --token_file t", "--allowed_host"),
         ("--run r --host example.org", "--token_file"),
+        ("--run r --allowed_host https://scribe.example.org", "--allowed_host"),
+        ("--run r --allowed_host a.example --allowed_host b.example:443", "--allowed_host"),
         ("--run r --batch_size 0", "--batch_size"),
         ("--run r --max_new_tokens 0", "--max_new_tokens"),
         ("--run r --num_beams 2 --length_penalty nan", "--length_penalty"),
@@ -46,10 +48,13 @@ def test_wrong_flags_are_named(flags: str, match: str) -> None:
 
 
 def test_flags_may_have_hyphens_too() -> None:
-    assert parse_options(["--run", "r", "--token-file", "t", "--stop-seconds", "5"]).token_file == "t"
+    assert parse_options(["--run", "r", "--token-file", "t", "--allowed-host", "::1"]).token_file == "t"
 
 
 def test_bad_files_are_refused_before_anything_is_loaded_or_written(run: Path, tmp_path: Path) -> None:
+    token_file = tmp_path / "tokens"
+    token_file.write_text("a" * 16)
+    token_file.chmod(0o600)
     with socket.socket() as taken, pytest.raises(InputError, match="--port"):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -58,7 +63,11 @@ def test_bad_files_are_refused_before_anything_is_loaded_or_written(run: Path, t
         main(["--run", str(run), "--port", "0", "--audit_file", str(tmp_path / "no" / "folder")])
     with pytest.raises(InputError, match=r"is .+ a run folder"):
         main(["--run", str(tmp_path), "--port", "0"])
-    assert list(tmp_path.iterdir()) == [] and not list(run.glob("*.jsonl"))
+    with pytest.raises(InputError, match="no host has such a name"):
+        main(["--run", str(run), "--port", "0", "--host", "a..b", "--token_file", str(token_file)])
+    with pytest.raises(InputError, match="--max_new_tokens 2048: this model has room for 2048 tokens"):
+        main(["--run", str(run), "--port", "0", "--max_new_tokens", "2048"])
+    assert list(tmp_path.iterdir()) == [token_file] and not list(run.glob("*.jsonl"))
 
 
 def test_a_missing_package_of_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -60,6 +61,36 @@ def test_our_own_page_is_accepted(host: str) -> None:
         answer.headers["cache-control"] == "no-store"
         and "default-src 'none'" in answer.headers["content-security-policy"]
     )
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://localhost:8000/health", "evil.example", 200),  # the Host header does not count then
+        ("HTTP://127.0.0.1", "localhost", 200),
+        ("http://evil.example/health", "localhost", 403),
+        ("http://user@/health", "localhost", 403),
+        ("ftp://localhost/health", "localhost", 404),
+        ("*", "localhost", 404),
+    ],
+)
+def test_a_whole_address_as_the_target_is_a_request_to_that_host(target: str, host: str, status: int) -> None:
+    """RFC 9112, section 3.2.2."""
+    server, messages = fake_server(), []
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": target,
+        "headers": [(b"host", host.encode())],
+        "query_string": b"",
+    }
+
+    async def send(message: dict[str, object]) -> None:
+        messages.append(message)
+
+    asyncio.run(server.app(scope, None, send))
+    assert messages[0]["status"] == status
+    assert status != 200 or 'route="other"' not in server.service.metrics.text().decode()
 
 
 def test_no_cross_origin_request_is_ever_allowed() -> None:
@@ -194,6 +225,16 @@ def test_a_hundred_clients_that_vanish_leave_no_note_behind(served: Served) -> N
     assert gone is not None and int(gone[1]) == 100
     short = httpx.post(f"{served.url}/v1/chat/completions", json={**CHAT, "max_tokens": 3}, timeout=20)
     assert short.json()["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_client_that_leaves_before_the_end_of_its_body_is_no_fault_of_the_server(served: Served) -> None:
+    head = "POST /notes HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    gone = 'medsum_requests_total{route="/notes",status="499"}'
+    for number, rest in enumerate(("Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n5\r\n{"), 1):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
+            connection.sendall((head + rest).encode())
+        assert eventually(lambda number=number: f"{gone} {number}.0" in httpx.get(f"{served.url}/metrics").text)
+    assert "internal_error" not in httpx.get(f"{served.url}/metrics").text
 
 
 @pytest.mark.parametrize(("seconds", "ends"), [(20.0, "finished"), (0.2, "returned")])

@@ -30,7 +30,7 @@ from medsum_core.data.prompt import PromptRenderer
 from medsum_core.generation.requests import NoteRequest
 from medsum_core.model.forward import inner_model
 from medsum_core.server.arguments import parse_options
-from medsum_core.server.loading import load
+from medsum_core.server.loading import check_flags
 from medsum_core.server.service import CHECKING_THREADS
 
 VARIED = ("--no_repeat_ngram_size", "1")  # an untrained model writes the same token for ever
@@ -128,7 +128,7 @@ def test_a_prompt_whose_image_has_no_features_is_refused_before_it_could_fail_fo
 def test_the_compared_base_has_no_page_for_images(run: Path) -> None:
     args = parse_options(["--run", str(run), "--offline", "--compare"])
     with pytest.raises(Exception, match="--compare: there is no such page"):
-        load(infer.prepare_writer(args), args)
+        check_flags(infer.prepare_writer(args), args)
 
 
 # ---- what is sent: URLs, files that are no images, too many
