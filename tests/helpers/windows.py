@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +151,12 @@ def reference_gradient(model: PeftModel, window: Sequence[Example]) -> tuple[flo
     loss = nll / sum(row.num_targets for row in window)
     parameters = [parameter for _, parameter in trainable_parameters(model)]
     return loss.item(), list(torch.autograd.grad(loss, parameters))
+
+
+def reference_losses(model: PeftModel, window: Sequence[Example]) -> tuple[float, float]:
+    """By transformers' own forward: the loss a target, and that of each row's last target (the stop token) alone."""
+    stops = [replace(row, targets=(*[IGNORE_INDEX] * (row.num_tokens - 2), *row.targets[-2:])) for row in window]
+    return reference_gradient(model, window)[0], reference_gradient(model, stops)[0]
 
 
 @contextmanager

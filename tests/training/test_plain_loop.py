@@ -58,7 +58,8 @@ RECIPE = [
     "--save_strategy",
     "no",
 ]
-NUM_UPDATES = 6
+WINDOWS = 3  # of an epoch
+NUM_UPDATES = 2 * WINDOWS
 
 
 def plain_loop(
@@ -88,7 +89,8 @@ def plain_loop(
         schedule.step()
         if len(counts) % 2 == 0:
             loss = sum(nlls[-2:]) / sum(counts[-2:])
-            lines.append({"step": len(counts), "loss": loss, "grad_norm": norm, "learning_rate": rate})
+            epoch = len(counts) / WINDOWS
+            lines.append({"step": len(counts), "epoch": epoch, "loss": loss, "grad_norm": norm, "learning_rate": rate})
     return get_peft_model_state_dict(model), lines
 
 
