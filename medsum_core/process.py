@@ -28,12 +28,23 @@ Value = TypeVar("Value")
 
 def start_script() -> None:
     """Settings that must be made before the libraries are imported; Ctrl-C during an import prints no traceback."""
+    open_closed_streams()
     disable_hub_telemetry()
     set_numba_cache()
     let_idle_threads_sleep()
     use_expandable_segments()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs of a shell ignore SIGINT
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def open_closed_streams() -> None:
+    """Open /dev/null for each standard stream that is closed (`2>&-`), where Python has None and printing fails.
+
+    A file takes the lowest free number: the next one opened would get the stream's, and what is written to that.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def keep_files_private() -> None:

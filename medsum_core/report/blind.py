@@ -25,6 +25,7 @@ from medsum_core.tasks.task import IMAGES, SHORT_ANSWER, Task
 QUESTION_ONLY, SHUFFLED, BLANK = "question only", "images shuffled", "images blank"
 WAYS = (QUESTION_ONLY, SHUFFLED, BLANK)
 SEED = 0
+FEWEST_ROWS = 6  # a sign test of fewer can't reach 5 %, even if every row gains: 2 / 2 ** 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +46,6 @@ class Blind:
     def gains(self) -> dict[str, Estimate]:
         """The tuned model's score minus that of each blind answer, paired."""
         return {way: mean_difference(self.scores["tuned"], self.scores[f"tuned, {way}"]) for way in WAYS}
-
-    @property
-    def looks(self) -> bool:
-        """Whether the tuned model beats each of its blind answers by an interval above 0."""
-        return all(gain.low > 0 for gain in self.gains().values())
 
 
 def blind_notes(
@@ -114,10 +110,12 @@ def blind_table(blind: Blind) -> str:
 
 
 def blind_verdict(blind: Blind) -> str:
-    """Whether the tuned model looks at the images, plainly."""
-    if blind.looks:
+    """Whether the tuned model looks at the images, plainly: it must beat each of its blind answers."""
+    level, num_rows = [way for way, gain in blind.gains().items() if not gain.low > 0], len(blind.scores["tuned"])
+    if not level and num_rows < FEWEST_ROWS:
+        return f"**Too few rows ({num_rows}, not {FEWEST_ROWS}) to tell whether the tuned model uses the images.**"
+    if not level:
         return "The tuned model uses the images: it scores above each of its own blind answers, by intervals above 0."
-    level = [way for way, gain in blind.gains().items() if not gain.low > 0]
     return (
         f"**The tuned model does no better than blind** ({', '.join(level)}): by these rows nothing shows that it uses "
         "the images. Do not read its answers as findings."

@@ -14,7 +14,8 @@ ROUGE_TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "
 PROTOCOL = (
     "ROUGE in the official MEDIQA setting: rouge-score without stemmer, F-measure from 0 to 1, mean over rows. In "
     "brackets: 95 % percentile-bootstrap intervals, 10,000 resamples of rows, seed 0; differences are paired (each "
-    "resample takes the same rows of both sides). An interval of a difference that holds 0 shows no difference."
+    "resample takes the same rows of both sides). An interval of a difference that holds 0 shows no difference. "
+    "Intervals of few rows are too narrow; that of a single row says nothing."
 )
 COLUMNS = ("", "base", "tuned", "tuned − base")
 

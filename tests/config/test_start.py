@@ -64,3 +64,22 @@ def test_threads_and_allocator_are_configured_before_torch_is_imported(
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1] == found
+
+
+WRITES = """
+import os, sys
+from medsum_core.process import start_script
+start_script()
+file = open(sys.argv[1], "w")
+print("a line")
+print("a message", file=sys.stderr)
+os.write(2, b"a message")
+sys.stdin.read()
+"""
+
+
+def test_with_closed_streams_nothing_fails_and_no_file_gets_the_messages(tmp_path: Path) -> None:
+    command = 'exec "$0" -c "$1" file <&- >&- 2>&-'
+    arguments = ["sh", "-c", command, sys.executable, WRITES]
+    assert subprocess.run(arguments, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 0
+    assert (tmp_path / "file").read_bytes() == b""

@@ -146,6 +146,8 @@ def test_the_verdict_requires_that_every_blind_variant_is_beaten() -> None:
     assert blind_verdict(beaten).startswith("The tuned model uses the images")
     level = Blind(scores={**beaten.scores, "tuned, images shuffled": seen})
     assert "does no better than blind** (images shuffled)" in blind_verdict(level)
+    for rows, claim in ((6, "The tuned model uses the images"), (5, "**Too few rows (5, not 6) to tell")):
+        assert blind_verdict(beaten.select(range(rows))).startswith(claim)
 
 
 def test_a_prompt_of_a_text_task_has_no_image_ids() -> None:
