@@ -101,7 +101,8 @@ def train(
 ) -> Progress:
     """Train to the end of the run and return the final progress. Each turn: evaluate, save, stop if due; update; log.
 
-    Raises StoppedBySignal after a completed and saved window, and DivergedError after MAX_SKIPPED_IN_A_ROW skipped.
+    Raises StoppedBySignal after a completed and saved window, and DivergedError after MAX_SKIPPED_IN_A_ROW skipped
+    ones, or where all of a run were.
     """
     with tqdm(total=run.num_windows, initial=run.windows_done(progress), unit="update", disable=run.log is None) as bar:
         while True:
@@ -126,7 +127,8 @@ def train(
             progress = run.log_step(progress, stats)
             bar.update()
             bar.set_postfix(loss=f"{stats.loss:.3f}", lr=f"{rate:.1e}", tok_s=f"{stats.num_tokens / stats.seconds:.0f}")
-            if progress.windows_in_a_row_skipped >= MAX_SKIPPED_IN_A_ROW and not run.searches_loss_scale(stats):
+            is_stuck = progress.windows_in_a_row_skipped >= MAX_SKIPPED_IN_A_ROW and not run.searches_loss_scale(stats)
+            if is_stuck or (run.is_done(progress) and progress.step == 0):
                 raise DivergedError(diverged_message(run, progress, window))
 
 

@@ -157,7 +157,7 @@ def _run_summary(plan: Plan, run: Run, progress: Progress) -> RunSummary:
 
 def _closing_lines(run: Run, summary: RunSummary, comparison: Comparison | None) -> str:
     lines = [f"done: {summary.num_updates} updates; adapter, curve and report in {run.folder}"]
-    if summary.eval_loss_before is not None and summary.eval_loss_after is not None:
+    if summary.eval_loss_before and summary.eval_loss_after is not None:  # no share of a loss of 0
         change = 100 * (summary.eval_loss_after / summary.eval_loss_before - 1)
         lines.append(
             f"validation loss {summary.eval_loss_before:.4f} -> {summary.eval_loss_after:.4f} ({change:+.1f} %), "

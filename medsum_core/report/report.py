@@ -7,7 +7,7 @@ from pathlib import Path
 from medsum_core.config.run_folder import CURVE_NAME
 from medsum_core.data.build_report import BuildReport
 from medsum_core.data.disclosure import show_id
-from medsum_core.files import write_text_atomic
+from medsum_core.files import write_bytes_atomic
 from medsum_core.report.blind import blind_table, blind_verdict
 from medsum_core.report.choices import choice_differences, choice_table
 from medsum_core.report.comparison import Comparison
@@ -47,7 +47,8 @@ def write_report(
         _audit(audit),
         _run(summary),
     ]
-    write_text_atomic(path, "\n\n".join(section for section in sections if section) + "\n")
+    text = "\n\n".join(section for section in sections if section) + "\n"
+    write_bytes_atomic(path, text.encode(errors="backslashreplace"))  # names of files may be no UTF-8
 
 
 def _head(summary: RunSummary) -> str:

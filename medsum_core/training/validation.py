@@ -129,14 +129,14 @@ def generation_scores(
 
 
 def judge(progress: Progress, metric: float, *, lower_is_better: bool) -> tuple[Progress, bool]:
-    """Record an evaluation: a new best metric and its step, or one more without a gain. Step 0 is no gain."""
+    """Record an evaluation: a new best metric and its step, or one more without a gain. Step 0 is neither."""
     best = progress.best_metric
     better = best is None or (metric < best if lower_is_better else metric > best)
     if better and math.isfinite(metric):
         step = progress.step if progress.step else None
         gain = replace(progress, best_metric=metric, best_step=step, evaluations_without_gain=0)
         return gain, progress.step > 0
-    return replace(progress, evaluations_without_gain=progress.evaluations_without_gain + 1), False
+    return replace(progress, evaluations_without_gain=progress.evaluations_without_gain + (progress.step > 0)), False
 
 
 def _batch_sums(model: PeftModel, batch: MicroBatch, kernels: Kernels) -> torch.Tensor:

@@ -43,3 +43,12 @@ def test_without_a_valid_checkpoint_the_message_says_so(
     assert (
         "r" in capsys.readouterr().err.split("Rows of the last one: ")[1].split(". No checkpoint had been written. ")[0]
     )
+
+
+def test_a_run_in_which_every_window_was_skipped_has_no_results(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one_window = ("--gradient_accumulation_steps", "16")
+    assert diverge(inputs, tmp_path / "run", *one_window, good_rows=0) == 3
+    assert "No checkpoint had been written" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "adapter").exists()

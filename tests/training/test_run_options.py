@@ -87,12 +87,12 @@ def test_the_best_adapter_is_kept_wherever_checkpoints_are_due(
 def test_if_no_evaluation_beats_the_base_the_last_adapter_is_saved_with_a_notice(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script_losses(monkeypatch, [2.0, 3.0])
+    script_losses(monkeypatch, [0.0, 3.0])  # of which a change is no percentage
     more = ("--load_best_model_at_end", "true", "--max_steps", "1")
     train_loop.main(flags(inputs, tmp_path / "run", *EVERY_STEP, *more))
     assert "no evaluation was better than the untrained base's" in capsys.readouterr().err
     assert adapters_equal(tmp_path / "run" / "adapter", tmp_path / "run" / "checkpoints" / "step-000001")
-    assert "| 2.000 | 3.000 |" in (tmp_path / "run" / "report.md").read_text()
+    assert "| 0.000 | 3.000 |" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_a_skipped_window_is_not_judged_as_if_it_were_an_update(
