@@ -52,3 +52,5 @@ def test_the_best_evaluation_is_the_first_with_the_best_value(lower_is_better: b
         assert progress.evaluations_without_gain == without
     empty, found = judge(Progress(step=1, epoch=0, window=1), nan, lower_is_better=lower_is_better)
     assert not found and empty.best_metric is None
+    base, found = judge(Progress(step=0, epoch=0, window=0), nan, lower_is_better=lower_is_better)
+    assert not found and base.evaluations_without_gain == 0  # else patience could end a run before its first update
