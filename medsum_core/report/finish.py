@@ -142,6 +142,7 @@ def _run_summary(plan: Plan, run: Run, progress: Progress) -> RunSummary:
         base_revision=plan.base_revision,
         precision=model.precision,
         load_in_4bit=model.load_in_4bit,
+        task=run.renderer.task,
         prompt_style=f"{run.renderer.style} with {variables}" if variables else run.renderer.style,
         num_updates=progress.step,
         num_skipped_windows=progress.windows_skipped,

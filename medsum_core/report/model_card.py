@@ -28,18 +28,20 @@ PRIVACY = """\
 trained on. Where the training data holds any, store, share and delete this folder, and the checkpoints beside it, under
 the rules that hold for that data."""
 INTENDED_USE = """\
-A draft of one section of a clinical note from the transcript of a visit, **for a clinician who was there to read,
-correct and sign**; and research on such drafts.
+Drafts of what it was trained to write, **for a clinician who knows the case to read, correct and sign**; and research
+on such drafts. Its instruction, task `{name}`:
+
+> {instruction}
 
 Not for use without that review, for diagnosis, triage or treatment, for advice to patients, for languages other than
-that of the training data, or for whole notes: it was trained on single sections with the section's header given."""
+that of the training data, or for anything else than that instruction names."""
 LIMITS = """\
 - It can state what nobody said, leave out what matters, and mix up sides, doses and negations. The unsupported rate
   and the omission rate see only the kinds of facts that stand beside them: a rate of 0 is no proof of truth or of
   completeness.
 - ROUGE measures likeness of words to one reference, not correctness. Scores on one split can't be compared with scores
   on another.
-- Long dialogues lose whole turns to fit the prompt; what was said there can't be in the note.
+- Long texts lose whole turns or paragraphs to fit the prompt; what was said there can't be in the answer.
 - Errors of speech recognition, and specialties, accents, styles of visit and groups of patients other than those of the
   training data were not tested. Biases of the base model and of the training notes remain."""
 
@@ -58,9 +60,9 @@ def write_model_card(
     """
     sections = [
         _front_matter(summary),
-        f"# Note sections from clinical dialogues: a LoRA adapter for {_base_text(summary)}",
+        f"# A LoRA adapter for {_base_text(summary)}, task {summary.task.name}",
         "A draft writer. Everything it writes needs a clinician's review.",
-        f"## Intended use\n\n{INTENDED_USE}",
+        f"## Intended use\n\n{INTENDED_USE.format(name=summary.task.name, instruction=_instruction(summary))}",
         f"## Limits\n\n{LIMITS}",
         f"## Data\n\n{_data(data, audit)}",
         f"## Privacy\n\n{PRIVACY}",
@@ -74,7 +76,8 @@ def write_model_card(
 def _front_matter(summary: RunSummary) -> str:
     import yaml
 
-    entries: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
+    pipeline = "text-generation" if summary.task.images_part is None else "image-text-to-text"
+    entries: dict[str, Any] = {"library_name": "peft", "pipeline_tag": pipeline}
     hub_id = _hub_id(summary)
     if hub_id is not None:
         entries["base_model"] = hub_id
@@ -82,8 +85,12 @@ def _front_matter(summary: RunSummary) -> str:
         entries["license"] = "gemma"
     else:
         entries |= {"license": "other", "license_name": "as-the-base-model-and-the-training-data"}
-    entries["tags"] = ["lora", "medical", "clinical-notes", "summarization", "dialogue"]
+    entries["tags"] = ["lora", "medical"]
     return f"---\n{yaml.safe_dump(entries, sort_keys=False)}---"
+
+
+def _instruction(summary: RunSummary) -> str:
+    return " ".join(summary.task.instruction.split())
 
 
 def _hub_id(summary: RunSummary) -> str | None:

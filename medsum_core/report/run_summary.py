@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medsum_core.model.embedded import EmbeddedModel, embedded_model, is_embedded
+from medsum_core.tasks.task import Task
 
 GEMMA_TYPES = ("gemma", "gemma2", "gemma3", "gemma3_text")  # model types under the Gemma Terms of Use
 
@@ -20,6 +21,7 @@ class RunSummary:
     base_revision: str | None = None
     precision: str  # fp32, bf16 or fp16
     load_in_4bit: bool
+    task: Task
     prompt_style: str  # chat or plain; with the template's variables where there are some
     num_updates: int
     num_skipped_windows: int = 0

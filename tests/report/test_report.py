@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from peft import LoraConfig, get_peft_model
 from rouge_score import rouge_scorer
 from support import section_parts, section_record, tiny_model, tiny_tokenizer
@@ -29,6 +28,7 @@ from medsum_core.report.run_summary import RunSummary
 from medsum_core.report.tables import OMISSION_NOTE, fact_differences, fact_table, score_table
 from medsum_core.score.bootstrap import mean_difference, mean_estimate, rate_difference, rate_estimate
 from medsum_core.score.rouge import METRICS
+from medsum_core.tasks.find import find_task
 from medsum_core.training.audit import TargetAudit
 from medsum_core.training.dataset import DataFacts
 from medsum_core.training.validation import generation_scores
@@ -66,6 +66,7 @@ SUMMARY = RunSummary(
     base_revision="abc123",
     precision="bf16",
     load_in_4bit=True,
+    task=find_task("section"),
     prompt_style="chat",
     num_updates=75,
     eval_loss_before=3.0,
@@ -311,34 +312,6 @@ def test_embedded_scores_are_labelled(tmp_path, name, base_type, label):
         text = (tmp_path / file).read_text(encoding="utf-8")
         assert label in text if label else "dequantised" not in text
     assert ("licence of the base model (Apache 2.0)" in text) == (base_type == "llama")  # Gemma's terms stand elsewhere
-
-
-def front_matter(folder: Path) -> dict:
-    return yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])
-
-
-def test_the_model_card_is_valid_for_the_hub(tmp_path):
-    from huggingface_hub import ModelCard
-
-    write_model_card(tmp_path, summary=SUMMARY, data=DATA, comparison=compared()[0], audit=AUDIT)
-    card = ModelCard.load(tmp_path / "README.md")
-    assert (card.data.base_model, card.data.library_name, card.data.license) == ("google/gemma-2b-it", "peft", "gemma")
-    for piece in ("clinician", "protected health information", "Gemma Terms of Use", "ROUGE-Lsum", "unsupported rate"):
-        assert piece in card.text
-    for private in ("row-4", "t1", "output_dir", "a|b"):
-        assert private not in card.text
-
-
-@pytest.mark.parametrize("relative", [True, False])
-def test_a_local_base_folder_is_not_named_as_a_hub_model(tmp_path, monkeypatch, relative):
-    (tmp_path / "jane" / "weights").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    base_name = "jane/weights" if relative else str(tmp_path / "jane" / "weights")
-    summary = replace(SUMMARY, base_name=base_name, base_type="llama", base_revision=None)
-    write_model_card(tmp_path, summary=summary, data=replace(DATA, source="mts-dialog"), comparison=None)
-    matter, text = front_matter(tmp_path), (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "base_model" not in matter and matter["license"] == "other"
-    assert "jane" not in text and "CC BY 4.0" in text and "Gemma" not in text
 
 
 def test_no_text_of_a_row_reaches_report_card_or_comparison(tmp_path):
