@@ -31,11 +31,11 @@ def read_dialogue(source: str, *, columns: Columns) -> list[Record]:
 def _read(source: str) -> str:
     try:
         data = sys.stdin.buffer.read() if source == "-" else read_plain_file(source)
-        text = data.decode("utf-8-sig")
+        text = normalise_dialogue(data.decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"--dialogue_file {source}: can't be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"--dialogue_file {source}: {not_utf8(error)}") from None
-    if not text.strip():
+    if not text:
         raise InputError(f"--dialogue_file {source}: the dialogue is empty")
-    return normalise_dialogue(text)
+    return text

@@ -18,7 +18,16 @@ from typing import Any
 
 from medsum_core.data.artefacts import describe_artefacts
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns, resolve_columns
-from medsum_core.data.rows import ABSENT, Row, Table, formula_problems, name_rows, not_text_problem, raise_problems
+from medsum_core.data.rows import (
+    ABSENT,
+    Row,
+    Table,
+    formula_problems,
+    name_rows,
+    not_text_problem,
+    raise_problems,
+    repeated_id_problems,
+)
 from medsum_core.data.tables import load_table
 from medsum_core.data.turns import TurnError, join_turns
 from medsum_core.tasks.divisions import DIVISIONS, join_divisions, split_divisions
@@ -110,13 +119,7 @@ def source_from_table(table: Table, *, columns: Columns = DEFAULT_COLUMNS, requi
         records.append(record)
     if columns.number_rows:
         records = number_doubled_ids(records)
-    seen: dict[str, int] = {}
-    for row, record in zip(table.rows, records, strict=True):
-        first = seen.setdefault(record.id, row.number)
-        if first != row.number and record.id:
-            problems.append(
-                f"{row.place}, column {names['id']!r}: the same id as row {first} (--number_rows tells them apart)"
-            )
+    problems += repeated_id_problems(table.rows, [record.id for record in records], names.get("id"))
     raise_problems(table.source, problems)
     texts = {part: name for part, name in names.items() if part not in ("id", "choice", IMAGES)}
     notices = [*table.notices, *describe_artefacts(table.rows, texts)]

@@ -85,6 +85,16 @@ def formula_problems(rows: Iterable[Row], columns: Iterable[str | None]) -> list
     ]
 
 
+def repeated_id_problems(rows: Iterable[Row], ids: Iterable[str], column: str | None) -> list[str]:
+    """A message for each row whose id, of the file's column `column`, an earlier row has; empty ids are no repeats."""
+    first: dict[str, int] = {}
+    return [
+        f"{row.place}, column {column!r}: the same id as row {first[name]} (--number_rows tells them apart)"
+        for row, name in zip(rows, ids, strict=True)
+        if name and first.setdefault(name, row.number) != row.number
+    ]
+
+
 def not_text_problem(row: Row, column: str, *, null_is_empty: bool = False) -> str | None:
     """A message where the JSON value of this cell is no text; None for text and, with `null_is_empty`, for null."""
     kind = row.not_text.get(column)

@@ -95,7 +95,7 @@ def _read_training(path: Path, columns: Columns) -> list[Record]:
 
 def _score_answers(arguments: ScoreArguments) -> dict[str, Any]:
     references = read_decisions(arguments.references, columns=arguments.columns)
-    predictions = read_answers(arguments.predictions[0], task=arguments.columns.task)
+    predictions = read_answers(arguments.predictions[0], columns=arguments.columns)
     result, matched = evaluate_answers(references, predictions, task=arguments.columns.task)
     _say([*references.notices, *predictions.notices, *matched])
     return result

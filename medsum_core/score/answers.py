@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from medsum_core.data.columns import Columns, find_first
-from medsum_core.data.records import normalise_text
-from medsum_core.data.rows import Table, not_text_problem, raise_problems
+from medsum_core.data.records import normalise_text, number_doubled
+from medsum_core.data.rows import Table, not_text_problem, raise_problems, repeated_id_problems
 from medsum_core.data.tables import load_table
 from medsum_core.score.bootstrap import RESAMPLES, SEED
 from medsum_core.score.choices import choice_scores, commonest_choice
@@ -44,9 +44,7 @@ def read_decisions(path: Path, *, columns: Columns) -> AnswerRows:
     """Reference answers. Raises InputError as `load_table`, and for absent columns, repeated ids, other answers."""
     choice = _choice(columns.task)
     names = (*choice.columns, PREDICTED)
-    rows = _read(
-        load_table(path), task=columns.task, answer_columns=names, id_column=columns.id, note_column=columns.note
-    )
+    rows = _read(load_table(path), columns=columns, answer_columns=names)
     problems = [
         f"row {number}: the answer is none of {', '.join(choice.options)}"
         for number, answer in enumerate(rows.answers, start=1)
@@ -56,10 +54,11 @@ def read_decisions(path: Path, *, columns: Columns) -> AnswerRows:
     return rows
 
 
-def read_answers(path: Path, *, task: Task) -> AnswerRows:
-    """A system's answers; an answer may be none of the options. Raises InputError as `load_table`, and for absent
-    columns and repeated ids."""
-    return _read(load_table(path), task=task, answer_columns=(PREDICTED, *_choice(task).columns))
+def read_answers(path: Path, *, columns: Columns) -> AnswerRows:
+    """A system's answers, in the usual columns, as `columns` names those of the references; an answer may be none of
+    the options. Raises InputError as `load_table`, and for absent columns and repeated ids."""
+    usual = Columns(task=columns.task, number_rows=columns.number_rows)
+    return _read(load_table(path), columns=usual, answer_columns=(PREDICTED, *_choice(columns.task).columns))
 
 
 def evaluate_answers(
@@ -134,30 +133,24 @@ def _choice(task: Task) -> Choice:
     return task.answer.choice
 
 
-def _read(
-    table: Table,
-    *,
-    task: Task,
-    answer_columns: Sequence[str],
-    id_column: str | None = None,
-    note_column: str | None = None,
-) -> AnswerRows:
-    id_names = (id_column,) if id_column else tuple(dict.fromkeys((*ID_COLUMNS, *task.id_columns)))
-    id_column = one_column(table, id_names, required=id_column is not None)
+def _read(table: Table, *, columns: Columns, answer_columns: Sequence[str]) -> AnswerRows:
+    task = columns.task
+    id_names = (columns.id,) if columns.id else tuple(dict.fromkeys((*ID_COLUMNS, *task.id_columns)))
+    id_column = one_column(table, id_names, required=columns.id is not None)
     answer = find_first(table, answer_columns) or one_column(table, answer_columns, required=True)
-    text = find_first(table, (note_column,) if note_column else (*task.answer.columns, TEXT))
+    text = find_first(table, (columns.note,) if columns.note else (*task.answer.columns, TEXT))
     generated = table.find_column(GENERATED)
     problems: list[str] = []
-    seen: dict[str, int] = {}
+    ids = [normalise_text(row.cells[id_column]) for row in table.rows] if id_column else None
+    ids = number_doubled(ids) if ids is not None and columns.number_rows else ids
     for row in table.rows:
         for column in (answer, generated, text):
             if column and (wrong := not_text_problem(row, column, null_is_empty=True)):
                 problems.append(wrong)
-        name = normalise_text(row.cells[id_column]) if id_column else str(row.number)
-        if not name:
-            problems.append(f"{row.place}, column {id_column!r}: empty")
-        elif (first := seen.setdefault(name, row.number)) != row.number:
-            problems.append(f"{row.place}, column {id_column!r}: the same id as row {first}")
+    if ids is not None:
+        empty = [row for row, id in zip(table.rows, ids, strict=True) if not id]
+        problems += [f"{row.place}, column {id_column!r}: empty" for row in empty]
+        problems += repeated_id_problems(table.rows, ids, id_column)
     raise_problems(table.source, problems)
 
     def cells(column: str | None, read: Callable[[str], str]) -> list[str] | None:
@@ -166,7 +159,7 @@ def _read(
     choice = _choice(task)
     return AnswerRows(
         name=table.source,
-        ids=list(seen) if id_column else None,
+        ids=ids,
         answers=cells(answer, lambda text: choice.option(text.strip().removesuffix(".")) or "") or [],
         generated=cells(generated, lambda text: task.answer.split(text)[0]),
         texts=cells(text, str),

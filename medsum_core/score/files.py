@@ -10,7 +10,7 @@ from medsum_core.data.artefacts import describe_artefacts
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns
 from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import Record, dialogue_of, normalise_text, number_doubled_ids
-from medsum_core.data.rows import Row, Table, formula_problems, not_text_problem, raise_problems
+from medsum_core.data.rows import Row, Table, formula_problems, not_text_problem, raise_problems, repeated_id_problems
 from medsum_core.data.tables import load_table
 from medsum_core.errors import InputError
 from medsum_core.tasks.task import Task
@@ -98,13 +98,7 @@ def _read_notes(
         notes.append(note)
     if columns.number_rows:
         notes = number_doubled_ids(notes)
-    seen: dict[str, int] = {}
-    for row, note in zip(table.rows, notes, strict=True):
-        first = seen.setdefault(note.id, row.number)
-        if first != row.number:
-            problems.append(
-                f"{row.place}, column {names['id']!r}: the same id as row {first} (--number_rows tells them apart)"
-            )
+    problems += repeated_id_problems(table.rows, [note.id for note in notes], names["id"])
     raise_problems(table.source, problems)
     artefacts = describe_artefacts(table.rows, {part: name for part in ("dialogue", "note") if (name := names[part])})
     notices = tuple(f"{table.source}: {line}" for line in (*table.notices, *artefacts))

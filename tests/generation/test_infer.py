@@ -110,7 +110,7 @@ def test_no_flag_is_dropped_without_a_word(flags: str, match: str) -> None:
 
 def test_bad_input_is_one_message(run: Path, base: Path, dialogues: Path, tmp_path: Path) -> None:
     out, empty = str(tmp_path / "o.csv"), tmp_path / "empty.txt"
-    empty.write_text(" \n")
+    empty.write_text("\ufeff\ufeff \n")
     holes = tmp_path / "holes.csv"
     holes.write_text("ID,section_header,dialogue\n1,CC,\n")
     rows = ["--input_file", str(dialogues), "--output_file"]

@@ -224,6 +224,11 @@ def test_answer_files_that_cannot_be_scored_are_refused(decisions: Path, tmp_pat
     assert "1 references have no prediction (ids 9)" in refusal(tmp_path, "pubmedqa", decisions, missing)
     doubled = write(tmp_path / "doubled.csv", "id,answer", ("7", "yes"), ("7", "no"))
     assert "row 2 (line 3), column 'id': the same id as row 1" in refusal(tmp_path, "pubmedqa", decisions, doubled)
+    both = write(tmp_path / "both.csv", DECISIONS, ("7", "no", "a"), ("7", "yes", "b"))
+    assert [row["correct"] for row in score(tmp_path, "pubmedqa", both, doubled, "--number_rows")["rows"]] == [
+        False
+    ] * 2
+    (tmp_path / "scores.json").unlink()
     no_id = write(tmp_path / "no_id.csv", "id,answer", ("7", "yes"), ("", "no"))
     assert "row 2 (line 3), column 'id': empty" in refusal(tmp_path, "pubmedqa", decisions, no_id)
     other = write(tmp_path / "other.csv", DECISIONS, ("7", "yes", "a"), ("8", CANARY, "b"))
