@@ -91,6 +91,9 @@ def _problems(args: argparse.Namespace) -> list[str]:
             args.dialogue_file is not None
             and (args.output_file is not None or args.output_format != "csv" or args.resume)
         ),
+        "--evidence: a submission (--output_format mediqa) has no column for it: leave one of them out": (
+            args.evidence and args.output_format == "mediqa"
+        ),
         "--allow_other_base is about the base of --run: give both": args.allow_other_base and args.run is None,
         "--prompt_style is for --model_name_or_path: a run has that of its training": (
             args.prompt_style is not None and args.run is not None

@@ -1,4 +1,4 @@
-"""Parse CSV text to rows of unchanged cells: separator, blank rows at the end, and problems by row and line.
+"""Parse CSV text to rows of unchanged cells: separator, blank rows at the end, problems by row and line; write it.
 
 The standard library's `csv` reads the cells, because `datasets` and pandas turn a cell "None" into a null and
 silently move the cells of a ragged row into other columns.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -48,6 +48,20 @@ def parse_csv(text: str) -> ParsedRows:
     if separator != ",":
         parsed.notices.insert(0, f"columns are separated by {SEPARATORS[separator]}")
     return parsed
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The rows as CSV with commas and LF newlines, which `parse_csv` reads back unchanged.
+
+    A row with a carriage return has all its cells in quotes: Python before 3.13 leaves one that stands alone without
+    them, and every reader takes it for the row's end.
+    """
+    text = io.StringIO(newline="")
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in (columns, *rows):
+        (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
+    return text.getvalue()
 
 
 def find_separator(text: str) -> str:

@@ -8,15 +8,14 @@ Other tasks have other columns, and the MEDIQA challenge's submission its own: s
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medsum_core.data.csv_tables import csv_text
 from medsum_core.data.records import Record
 from medsum_core.data.tables import read_table
 from medsum_core.errors import InputError
@@ -116,11 +115,8 @@ def write_notes(
     ]
     how: dict[str, Any] = {"output_format": output_format, "with_evidence": with_evidence}
     rows = note_rows(written, task, grounded=bool(made_from.settings.get("grounded")), **how)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    output_sha256 = hashlib.sha256(text.getvalue().encode("utf-8")).hexdigest()
+    text = csv_text(list(rows[0]), [[row[name] for name in rows[0]] for row in rows])
+    output_sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
     origin = {"output_sha256": output_sha256, "can_go_on": can_go_on(task), "made_from": made_from.to_json()}
     write_text_atomic(made_from_path(path), json.dumps(origin, indent=1) + "\n", mode=PRIVATE_MODE)
-    write_text_atomic(path, text.getvalue(), mode=PRIVATE_MODE)
+    write_text_atomic(path, text, mode=PRIVATE_MODE)

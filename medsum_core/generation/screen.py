@@ -22,7 +22,7 @@ RED, PLAIN = "\x1b[31m", "\x1b[0m"
 def show_note(writer: Writer, records: Sequence[Record], *, with_evidence: bool) -> None:
     """Generate and print the note of one record, or of the four divisions of a visit, and the result of its check."""
     shown = _Shown(writer)
-    prompts = list(fit({record.id: record for record in records}, writer).prompts.values())
+    prompts = list(fit({record.id: record for record in records}, writer, needs_all=True).prompts.values())
     as_they_come = len(records) == 1 and writer.decoding["num_beams"] == 1 and writer.forward["search"] is None
     as_they_come = as_they_come and "grounded" not in writer.description  # it may take back what it wrote
     generations = generate(

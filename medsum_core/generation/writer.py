@@ -86,11 +86,15 @@ def write_file(
     )
 
 
-def fit(rows: Mapping[str, Record], writer: Writer) -> FittedRows:
-    """Prompts, truncated as in training, with notices on stderr. Raises InputError if no row is left."""
+def fit(rows: Mapping[str, Record], writer: Writer, *, needs_all: bool = False) -> FittedRows:
+    """Prompts, truncated as in training, with notices on stderr.
+
+    Raises InputError if no row is left, and with `needs_all` if one is set aside.
+    """
     fitted = fit_rows(rows, writer.renderer, writer.budget)
-    if not fitted.prompts:
-        raise InputError("no row is left to write a note for:\n" + "\n".join(fitted.lines(rows)))
+    if not fitted.prompts or (needs_all and fitted.set_aside):
+        what = "the whole note can't be written" if fitted.prompts else "no row is left to write a note for"
+        raise InputError(f"{what}:\n" + "\n".join(fitted.lines(rows)))
     for line in fitted.lines(rows):
         print(line, file=sys.stderr)
     return fitted

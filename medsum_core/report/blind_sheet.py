@@ -6,13 +6,12 @@ readable by its owner only, with the key in a separate file.
 
 from __future__ import annotations
 
-import csv
-import io
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from medsum_core.config.validation import key_path
+from medsum_core.data.csv_tables import csv_text
 from medsum_core.data.records import Record
 from medsum_core.errors import FinalSaveError, InputError
 from medsum_core.files import PRIVATE_MODE, read_plain_file, write_text_atomic
@@ -47,7 +46,7 @@ def write_blind_sheet(
         notes = (tuned.note, base.note) if tuned_first else (base.note, tuned.note)
         sheet.append((record.id, record.source_text, record.note, *notes))
         key.append((record.id, *(("tuned", "base") if tuned_first else ("base", "tuned"))))
-    texts = {key_path(examples_file): _csv(KEY_COLUMNS, key), Path(examples_file): _csv(SHEET_COLUMNS, sheet)}
+    texts = {key_path(examples_file): csv_text(KEY_COLUMNS, key), Path(examples_file): csv_text(SHEET_COLUMNS, sheet)}
     for path, text in texts.items():
         if path.exists() and read_plain_file(path) != text.encode():
             raise FinalSaveError(f"{path} exists already and holds something else: move it away, then resume the run")
@@ -61,11 +60,3 @@ def _draw_sides(num_rows: int, *, seed: int) -> list[bool]:
     sides = [(row + offset) % 2 == 0 for row in range(num_rows)]
     generator.shuffle(sides)
     return sides
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()

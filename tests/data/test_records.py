@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import section_record
 
+from medsum_core.data.csv_tables import csv_text
 from medsum_core.data.records import (
     Columns,
     Record,
@@ -201,8 +202,17 @@ def test_every_cell_survives_csv_and_jsonl(
     lines = "\n".join(json.dumps({"a": a, "b": b}) for a, b in cells)
     expected = [{"a": a, "b": b} for a, b in cells]
     assert read_table(write(folder, out.getvalue())) == expected
+    assert read_table(write(folder, csv_text(("a", "b"), cells))) == expected
     assert read_table(write(folder, lines, "f.jsonl")) == expected
     assert read_table(write(folder, json.dumps(expected), "f.json")) == expected
+
+
+@pytest.mark.parametrize("cell", ["a\rb", "a\r\nb", '"\r', "\r", "a\nb", 'say "a", b'])
+def test_no_character_of_a_cell_ends_its_row(cell: str) -> None:
+    """Before 3.13 Python's own writer left a lone carriage return without quotes."""
+    rows = [["1", cell], ["2", "plain"]]
+    assert list(csv.reader(io.StringIO(csv_text(("id", "note"), rows), newline=""))) == [["id", "note"], *rows]
+    assert csv_text(("id", "note"), rows[1:]) == "id,note\n2,plain\n"
 
 
 def test_column_names_ignore_case_and_can_be_chosen_and_rows_without_ids_are_numbered(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_one_dialogue_streams_the_note_of_the_file(
         ("--dialogue_file f --section CC --output_file o.csv", "writes to the screen"),
         ("--dialogue_file f --section CC --resume", "writes to the screen"),
         ("--dialogue_file f --section CC --output_format mediqa", "writes to the screen"),
+        ("--input_file f --output_file o.csv --output_format mediqa --evidence", "--evidence: a submission"),
     ],
 )
 def test_no_flag_is_dropped_without_a_word(flags: str, match: str) -> None:

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 from notes_command import write
+from support import tiny_tokenizer
 
 import infer
+from medsum_core.data.prompt import build_renderer
+from medsum_core.data.records import Record, divide_records
 from medsum_core.errors import InputError
 from medsum_core.process import run_as_script
 from medsum_core.score.files import read_predictions
+from medsum_core.tasks.find import find_task
 
 LONG = "Patient: I have a fever and " + "cough " * 2000
 ROWS = f"ID,section_header,dialogue\nx1,CC,Doctor: Hi.\nx9,CC,{LONG}\nx2,PLAN,Doctor: Rest.\n"
@@ -52,15 +56,36 @@ def test_a_note_that_the_model_has_no_room_for_sets_its_row_aside(run: Path, dia
     assert short["set_aside"] == "" and "2048 tokens that this model has room for" in long["set_aside"]
 
 
-def test_if_no_row_fits_it_is_bad_input_before_the_weights_are_loaded(
-    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dialogues.write_text(f"ID,section_header,dialogue\nx8,CC,{LONG}\nx9,CC,{LONG}\n")
-
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the weights were loaded")
 
     monkeypatch.setattr(infer, "_load_model", refuse)
+
+
+def test_a_visit_is_not_shown_without_a_division_that_does_not_fit(
+    base: Path, tmp_path: Path, no_weights: None
+) -> None:
+    task = find_task("visit")
+    renderer = build_renderer(tiny_tokenizer(), task=task)
+
+    def lengths(words: int) -> list[int]:
+        whole = Record(id="1", parts={task.source: f"Doctor: {'z' * words}"}, source=task.source)
+        return [len(renderer.prompt_ids(record.parts)) for record in divide_records([whole])]
+
+    words = 500 + 768 - max(lengths(500)) + 1  # 1,024 tokens less a note of 256
+    assert sorted(length <= 768 for length in lengths(words)) == [False, True, True, True]
+    (tmp_path / "visit.txt").write_text(f"Doctor: {'z' * words}")
+    with pytest.raises(InputError, match=r"(?s)whole note can't be written.*1 of 4 rows .*1/assessment_and_plan"):
+        flags = ["--model_name_or_path", str(base), "--task", "visit", "--dialogue_file", str(tmp_path / "visit.txt")]
+        infer.main(flags)
+
+
+def test_if_no_row_fits_it_is_bad_input_before_the_weights_are_loaded(
+    run: Path, dialogues: Path, tmp_path: Path, no_weights: None
+) -> None:
+    dialogues.write_text(f"ID,section_header,dialogue\nx8,CC,{LONG}\nx9,CC,{LONG}\n")
     with pytest.raises(InputError, match=r"(?s)no row is left.*2 of 2 rows set aside \(ids x8, x9\)"):
         write(run, dialogues, tmp_path / "o.csv")
     visit = tmp_path / "visit.txt"

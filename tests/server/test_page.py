@@ -131,6 +131,26 @@ def test_an_edit_marks_the_check_as_out_of_date_until_it_has_run_again(server: F
     assert len(edit["note_sha256"]) == 64
 
 
+@pytest.mark.parametrize("press", [["New visit"], ["Change conversation", "Write notes"]])
+def test_the_check_of_an_edit_is_not_run_on_another_visit(
+    press: list[str], server: FakeServer, watched: Watched
+) -> None:
+    """The edit's check is due 0.8 s later: of no visit it failed, of one being written it said "no flag"."""
+    page = watched.page
+    page.on("dialog", lambda dialog: dialog.accept())
+    write_whole(page)
+    page.clock.install()
+    card(page, COMPLAINT).get_by_role("button", name="Edit").click()
+    page.keyboard.type("x")
+    server.engine.held.set()
+    checks: list[str] = []
+    page.on("request", lambda request: checks.append(request.url) if request.url.endswith("/check") else None)
+    for name in press:
+        page.get_by_role("button", name=name).click()
+    page.clock.run_for(2_000)
+    assert checks == []
+
+
 def test_cancel_and_escape_restore_the_text(watched: Watched) -> None:
     page = watched.page
     write_whole(page, [COMPLAINT])

@@ -16,8 +16,8 @@ from medsum_core.images.drawn import draw_row
 QUESTION = "how many opacities are there?"
 
 
-def picture(number: int) -> dict[str, Any]:
-    """A drawn picture as a file that the reader chooses."""
+def image_file(number: int) -> dict[str, Any]:
+    """A drawn image as a file that the reader chooses."""
     file = io.BytesIO()
     draw_row(number, seed=0)[0].resize((512, 512)).save(file, "PNG")
     return {"name": "Jane Doe.png", "mimeType": "image/png", "buffer": file.getvalue()}
@@ -30,9 +30,9 @@ def address() -> Iterator[str]:
 
 
 def attach(page: Any, *numbers: int) -> None:
-    page.locator("#pictures").wait_for()
+    page.locator("#images").wait_for()
     before = page.locator("#attached img").count()
-    page.locator("#picture").set_input_files([picture(number) for number in numbers])
+    page.locator("#image").set_input_files([image_file(number) for number in numbers])
     page.locator("#attached img").nth(before + len(numbers) - 1).wait_for()
 
 
@@ -43,7 +43,7 @@ def test_an_image_is_asked_about_and_shown_beside_the_answer(browser: Any, addre
     sent: list[Any] = []
     page.on("request", lambda request: sent.append(request.post_data_json) if request.method == "POST" else None)
     attach(page, 2, 6)
-    page.get_by_role("button", name="Remove picture 1").click()
+    page.get_by_role("button", name="Remove image 1").click()
     assert page.locator("#attached img").count() == 1
     page.get_by_role("textbox", name="Question").fill(QUESTION)
     assert sent == []
@@ -53,7 +53,7 @@ def test_an_image_is_asked_about_and_shown_beside_the_answer(browser: Any, addre
     (url,) = body["images"]
     assert (body["dialogue"], url[:22]) == (QUESTION, "data:image/png;base64,")
     assert "Jane" not in json.dumps(body) and "Jane" not in page.content()
-    shown = page.get_by_role("img", name="Picture 1 of 1")
+    shown = page.get_by_role("img", name="Image 1 of 1")
     assert shown.get_attribute("src") == url and shown.evaluate("image => image.naturalWidth") == 512
     assert page.locator(".text").inner_text() == "two" and page.locator("#unchecked").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
@@ -69,7 +69,7 @@ def test_attached_images_are_dropped_with_the_visit(browser: Any, address: str) 
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("textbox", name="Question").fill(QUESTION)
     page.get_by_role("button", name="Write notes").click()
-    assert page.locator("#error").inner_text() == "Attach the picture that is asked about."
+    assert page.locator("#error").inner_text() == "Attach the image that is asked about."
     attach(page, 2)
     page.get_by_role("button", name="Write notes").click()
     page.locator("#told", has_text="Written:").wait_for()
@@ -92,9 +92,9 @@ def test_other_files_and_too_many_are_refused_by_the_page(browser: Any, address:
     window = Watched(browser, address)
     page = window.page
     attach(page, 1, 2, 3)
-    page.locator("#picture").set_input_files([picture(4), picture(5)])
-    page.locator("#error", has_text="At most 4 pictures").wait_for()
-    page.locator("#picture").set_input_files([{"name": "x.svg", "mimeType": "image/svg+xml", "buffer": b"<svg/>"}])
+    page.locator("#image").set_input_files([image_file(4), image_file(5)])
+    page.locator("#error", has_text="At most 4 images").wait_for()
+    page.locator("#image").set_input_files([{"name": "x.svg", "mimeType": "image/svg+xml", "buffer": b"<svg/>"}])
     page.locator("#error", has_text="must be a JPEG or a PNG").wait_for()
     assert page.locator("#attached img").count() == 3
     window.close()
@@ -104,6 +104,6 @@ def test_a_run_on_text_has_no_controls_for_images(browser: Any) -> None:
     with serving(fake_server().app) as address:
         window = Watched(browser, address)
         window.page.get_by_label("Chief complaint", exact=True).wait_for()
-        assert not window.page.locator("#pictures").is_visible()
+        assert not window.page.locator("#images").is_visible()
         assert window.page.get_by_role("textbox", name="Conversation").is_visible()
         window.close()

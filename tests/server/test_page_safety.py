@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from browser import DESKTOP, PHONE, Watched, serving
 from fake_server import fake_server
-from page_visit import COMPLAINT, DIALOGUE, HISTORY, NOTES, plain, sign, write, write_whole
+from page_visit import COMPLAINT, DIALOGUE, HISTORY, NOTES, look_at_each_flag, plain, sign, write, write_whole
 
 from medsum_core.server.tokens import read_tokens
 
@@ -131,6 +131,27 @@ def test_all_text_has_contrast_and_all_controls_have_names(browser: Any, address
         readings.append(page.evaluate(CONTRAST))
         assert page.evaluate(NAMELESS) == []
         assert [reading for reading in readings if reading[0] < 4.5] == []
+        window.close()
+
+
+def test_no_word_is_wider_than_a_narrow_phone(browser: Any) -> None:
+    """WCAG 2.1, 1.4.10: no scrolling sideways at 320 CSS pixels."""
+    word = "pneumonoultramicroscopic" * 10
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    with serving(fake_server({COMPLAINT: f"{word} pain.", HISTORY: f"She takes {word} 20 mg."}).app) as address:
+        window = Watched(browser, address, size={"width": 320, "height": 640})
+        page = window.page
+        page.locator("#model", has_text="tiny-run").evaluate(f"model => model.append('{word}')")  # a run of that name
+        assert page.evaluate(fits)
+        write_whole(page, dialogue=f"Doctor: Hello.\n{word}: I took {word}.")
+        look_at_each_flag(page)
+        page.get_by_label("Your name").fill(word)
+        page.get_by_role("button", name="Sign off").click()
+        page.locator("#seal", has_text=word).wait_for()
+        assert page.evaluate(fits)
+        page.goto(f"{address}/compare")
+        page.locator("#section option").first.wait_for(state="attached")
+        assert page.evaluate(fits)
         window.close()
 
 

@@ -3,7 +3,7 @@
 import { getJson, RequestError, setToken } from "./api.js";
 import { byId, el } from "./dom.js";
 import { clearError, showError } from "./messages.js";
-import { forgetPictures, pictures, startPictures } from "./pictures.js";
+import { attachedImages, forgetImages, startImages } from "./images.js";
 import { swapSpeakers } from "./text.js";
 
 let options = null; // what the server offers; null until it answered
@@ -25,15 +25,15 @@ async function loadOptions() {
   byId("grounded-line").hidden = !options.grounded_available;
   byId("grounded").checked = byId("grounded").disabled = options.grounded; // so asked for when the server was started
   byId("choices").hidden = choices().length === 0 && !options.grounded_available;
-  startPictures(options.max_images);
+  startImages(options.max_images);
   if (options.max_images) drawQuestion(options.source);
 }
 
-/** The form's words for a task about pictures, whose text is a question or an indication. */
+/** The form's words for a task about images, whose text is a question or an indication. */
 function drawQuestion(name) {
   const title = name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
   byId("dialogue-title").textContent = byId("said-title").textContent = title;
-  byId("dialogue-help").textContent = "What is asked about the pictures below. It stays on this page and on this "
+  byId("dialogue-help").textContent = "What is asked about the images below. It stays on this page and on this "
     + "server; nothing is stored.";
   byId("change").textContent = `Change ${title.toLowerCase()}`;
   byId("dialogue").rows = 3;
@@ -44,7 +44,7 @@ export const isChecked = () => options.checks;
 
 export function emptyForm() {
   byId("dialogue").value = "";
-  forgetPictures();
+  forgetImages();
 }
 
 /** An error, and where the server wants a token the field for it. */
@@ -81,7 +81,7 @@ function drawWhole() {
 }
 
 /**
- * What is to be written, {dialogue, sections, grounded} and, of a task about pictures, {images}; null, with the reason
+ * What is to be written, {dialogue, sections, grounded} and, of a task about images, {images}; null, with the reason
  * shown, where that can't be said.
  */
 export async function readForm() {
@@ -93,11 +93,11 @@ export async function readForm() {
     showError(new RequestError("Tick at least one section.", 0));
     return null;
   }
-  if (options.max_images && !pictures().length) {
-    showError(new RequestError("Attach the picture that is asked about.", 0));
+  if (options.max_images && !attachedImages().length) {
+    showError(new RequestError("Attach the image that is asked about.", 0));
     return null;
   }
-  const images = options.max_images ? { images: pictures() } : {};
+  const images = options.max_images ? { images: attachedImages() } : {};
   return { dialogue: byId("dialogue").value, sections, grounded: byId("grounded").checked, ...images };
 }
 

@@ -6,7 +6,7 @@ import { byId, keepFocus } from "./dom.js";
 import { emptyForm, isChecked, readForm, showRefusal, startForm, titleOf } from "./form.js";
 import { Links } from "./links.js";
 import { clearError, say, showError } from "./messages.js";
-import { showPictures } from "./pictures.js";
+import { showImages } from "./images.js";
 import { copy, drawSigning, logEdit, save, sign } from "./signing.js";
 import { drawTranscript } from "./transcript.js";
 import { Visit } from "./visit.js";
@@ -47,7 +47,7 @@ function startAnew() {
   if (!mayDrop()) return;
   visit = null;
   emptyForm();
-  showPictures([]);
+  showImages([]);
   clearError();
   change();
 }
@@ -64,7 +64,7 @@ async function write(event) {
   const request = await readForm();
   if (request === null || !mayDrop()) return;
   begin(new Visit(request.dialogue, request.sections, { isChecked: isChecked() }));
-  showPictures(request.images ?? []);
+  showImages(request.images ?? []);
   const current = visit;
   writing = new AbortController();
   const isWhole = await follow(postStream("notes", { ...request, stream: true }, writing.signal));
@@ -166,7 +166,10 @@ function edited(index) {
   cards[index].update();
   drawFinish();
   clearTimeout(timer);
-  timer = setTimeout(check, PAUSE);
+  const current = visit;
+  timer = setTimeout(() => {
+    if (visit === current) check(); // not of a visit that was begun meanwhile, or of none
+  }, PAUSE);
 }
 
 async function editDone(index, isChanged) {

@@ -1,4 +1,4 @@
-// The pictures that a question is about: chosen from this machine, shown, sent with the form, forgotten with the visit.
+// The images that a question is about: chosen from this machine, shown, sent with the form, forgotten with the visit.
 
 import { RequestError } from "./api.js";
 import { byId, el } from "./dom.js";
@@ -9,35 +9,35 @@ const KINDS = ["image/jpeg", "image/png"]; // as the server takes them
 let attached = []; // data URLs, in the order of their choice
 let most = 0;
 
-/** `number`: how many pictures a request may have; 0 for a run that reads text alone, which shows nothing of this. */
-export function startPictures(number) {
+/** `number`: how many images a request may have; 0 for a run that reads text alone, which shows nothing of this. */
+export function startImages(number) {
   most = number;
-  byId("pictures").hidden = most === 0;
-  byId("picture").onchange = attach;
+  byId("images").hidden = most === 0;
+  byId("image").onchange = attach;
 }
 
-/** The pictures as data URLs. */
-export const pictures = () => [...attached];
+/** The images as data URLs. */
+export const attachedImages = () => [...attached];
 
-export function forgetPictures() {
+export function forgetImages() {
   attached = [];
   draw();
 }
 
 /** Large ones beside what was asked about them. */
-export function showPictures(urls) {
+export function showImages(urls) {
   byId("shown").hidden = urls.length === 0;
-  byId("shown").replaceChildren(...urls.map((url, index) => image(url, index, urls.length)));
+  byId("shown").replaceChildren(...urls.map((url, index) => imgElement(url, index, urls.length)));
 }
 
 async function attach() {
-  const files = [...byId("picture").files];
-  byId("picture").value = ""; // the same file can be chosen again
+  const files = [...byId("image").files];
+  byId("image").value = ""; // the same file can be chosen again
   clearError();
   if (files.some((file) => !KINDS.includes(file.type))) {
-    showError(new RequestError("A picture must be a JPEG or a PNG. Save it as one of these.", 0));
+    showError(new RequestError("An image must be a JPEG or a PNG. Save it as one of these.", 0));
   } else if (attached.length + files.length > most) {
-    showError(new RequestError(`At most ${most} pictures can be asked about at a time.`, 0));
+    showError(new RequestError(`At most ${most} images can be asked about at a time.`, 0));
   } else {
     await add(files);
   }
@@ -67,15 +67,15 @@ function draw() {
 }
 
 function thumbnail(url, index) {
-  const label = `Remove picture ${index + 1}`;
-  return el("li", {}, image(url, index, attached.length),
+  const label = `Remove image ${index + 1}`;
+  return el("li", {}, imgElement(url, index, attached.length),
     el("button", { type: "button", click: () => remove(index), "aria-label": label }, "Remove"));
 }
 
 function remove(index) {
   attached.splice(index, 1);
   draw();
-  byId("picture").focus();
+  byId("image").focus();
 }
 
-const image = (url, index, count) => el("img", { src: url, alt: `Picture ${index + 1} of ${count}` });
+const imgElement = (url, index, count) => el("img", { src: url, alt: `Image ${index + 1} of ${count}` });
