@@ -1,8 +1,9 @@
-"""When a run evaluates, saves and ends: two epochs of ten rows in windows of four, by each strategy."""
+"""When a run evaluates, saves, ends and logs: two epochs of ten rows in windows of four, by each strategy."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.config.arguments import OutputArguments, TrainArguments
+from medsum_core.training.metrics import StepStats
 from medsum_core.training.run import Run, after_window
 
 START = Progress(step=0, epoch=0, window=0)
@@ -25,7 +27,7 @@ def make_run(*, rows: int = 10, validation: int = 1, resumed_at: int | None = No
         train=TrainArguments(gradient_accumulation_steps=4, num_train_epochs=2, **train),
         output=OutputArguments(**output),
     )
-    run.accelerator = SimpleNamespace(num_processes=1)
+    run.accelerator = SimpleNamespace(num_processes=1, is_main_process=True)
     run.rows, run.validation, run.resumed_at, run.saved_at = range(rows), range(validation), resumed_at, -math.inf
     return run
 
@@ -101,3 +103,32 @@ def test_windows_in_a_row_skipped_are_counted_from_the_last_update() -> None:
         counts.append((progress.windows_in_a_row_skipped, progress.windows_skipped, progress.step))
     assert counts == [(1, 1, 0), (2, 2, 0), (0, 2, 1), (1, 3, 1)]
     assert (progress.epoch, progress.window) == (1, 1)
+
+
+def test_a_logged_line_is_about_the_updates_since_the_last_one(capsys: pytest.CaptureFixture[str]) -> None:
+    run, progress, lines = make_run(logging_steps=2), START, []
+    trackers: Any = SimpleNamespace(log=lambda values, step: lines.append((step, values)))
+    run.log, run.trackers, run.unlogged, run.seconds = None, trackers, [], defaultdict(float)
+    for loss, targets, tokens, seconds in (
+        (1.0, 10, 100, 1.0),
+        (math.nan, 7, 70, 0.25),
+        (4.0, 20, 200, 3.0),
+        (2.0, 5, 50, 0.5),
+        (2.5, 5, 50, 0.5),
+    ):
+        stats = StepStats(
+            loss=loss,
+            grad_norm=loss / 2,
+            num_targets=targets,
+            num_tokens=tokens,
+            seconds=seconds,
+            skipped=math.isnan(loss),
+        )
+        progress = after_window(progress, windows_per_epoch=3, skipped=stats.skipped)
+        progress = run.log_step(progress, stats, 0.5)
+    assert lines == [
+        (2, {"epoch": 1.0, "loss": 3.0, "grad_norm": 2.0, "learning_rate": 0.5, "tokens_per_second": 75.0}),
+        (4, {"epoch": 1.6667, "loss": 2.25, "grad_norm": 1.25, "learning_rate": 0.5, "tokens_per_second": 100.0}),
+    ]
+    assert run.seconds["training"] == 5.25
+    assert capsys.readouterr().err.count("update 2 skipped") == 1
