@@ -98,15 +98,20 @@ def recompute_activations(
 
     Non-reentrant, so no input gradients are needed. `context_fn` returns the contexts of a layer's forward pass and of
     its recomputation. The latter runs in another thread on CUDA, so values of context variables must be passed to it
-    there. torch's own random state and autocast are restored by `torch.utils.checkpoint`.
+    there. torch's own random state and autocast are restored by `torch.utils.checkpoint`. Raises InputError for a
+    family that transformers cannot recompute.
     """
+    base = causal_model(model)
+    if not base.supports_gradient_checkpointing:
+        raise InputError(
+            f"--gradient_checkpointing: transformers cannot recompute activations of {base.config.model_type}; use off"
+        )
 
     def call(layer: Callable[..., Any], hidden_BTH: Tensor, *inputs: Any, **settings: Any) -> Any:
         if hidden_BTH.shape[:2].numel() <= longer_than:
             return layer(hidden_BTH, *inputs)
         return checkpoint(layer, hidden_BTH, *inputs, context_fn=context_fn, **settings)
 
-    base = causal_model(model)
     base.activation_checkpointing_enable()
     modules: list[Any] = [module for module in base.modules() if hasattr(module, "_gradient_checkpointing_func")]
     for module in modules:

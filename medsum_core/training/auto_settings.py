@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from medsum_core.config.run_config import LATER_SETTINGS, RunConfig
 from medsum_core.device import Device, choose_precision
 from medsum_core.errors import InputError
-from medsum_core.kernels import FAST, choose
+from medsum_core.kernels import FAST, REFERENCE, choose
 from medsum_core.kernels import resolve as resolve_kernels
 from medsum_core.model.attention import DOCUMENT_ATTENTION, OWN_ATTENTION, TESTED_MODEL_TYPES, is_registered
 from medsum_core.model.quantised import is_quantised
@@ -22,6 +22,7 @@ AUTO = ("auto", None)
 MAX_PACKED_ROWS = 8  # beyond 8 x max_length tokens a micro-batch no longer gets faster
 # Settings that earlier versions did not have, with the value that describes their behaviour.
 DEFAULTS_BEFORE = {name: value for section in LATER_SETTINGS.values() for name, value in section.items()}
+NOT_APPLIED = ("attention_dropout", "use_bidirectional_attention")  # by the functions of model/attention.py
 RESOLVED = (
     "kernels",
     "precision",
@@ -99,8 +100,19 @@ def resolve_arithmetic(
             config.model.attention,
             asked=asked.model.attention,
         )
+    if attention != OWN_ATTENTION or kernels != REFERENCE:
+        _check_attention_settings(base_config)
     load_in_4bit = config.model.load_in_4bit or is_quantised(base_config)
     return config.with_resolved(kernels=kernels, precision=precision, attention=attention, load_in_4bit=load_in_4bit)
+
+
+def _check_attention_settings(base_config: PretrainedConfig) -> None:
+    text = base_config.get_text_config()
+    if wanted := [name for name in NOT_APPLIED if getattr(text, name, None)]:
+        raise InputError(
+            f"--model_name_or_path: its config.json sets {', '.join(wanted)}, which the attention functions here do "
+            "not apply; delete it there, or give --kernels reference --attention model --pack_tokens 0"
+        )
 
 
 def resolve_memory(

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AttentionInterface, PretrainedConfig
+from transformers import PretrainedConfig
 
 from medsum_core.errors import is_out_of_memory
 from medsum_core.kernels import FAST_PATHS, choose
+from medsum_core.model.attention import document_attention
 from medsum_core.model.base import DTYPES, empty_model
-from medsum_core.model.families import attention_heads, decoder_name, is_inside
+from medsum_core.model.families import attention_heads, decoder_name, is_inside, plain_attention
 from medsum_core.model.forward import head_weight, inner_model
 from medsum_core.model.lora import LoraSettings, attach_lora, fit_to, trainable_parameters
 from medsum_core.model.quantised import FAST_NF4_BYTES, NF4_BYTES
@@ -29,13 +30,13 @@ from medsum_core.training.optimizer import OPTIMIZERS, PAGED_ADAMW_8BIT, SMALL_T
 
 GIB = 1 << 30
 PROBE_TOKENS = 128  # what autograd saves grows in proportion to the tokens
-PROBE_ATTENTION = "medsum_memory_probe"
 PROCESS_BYTES = {"cpu": int(0.75 * GIB), "cuda": int(0.55 * GIB)}  # libraries, tokenizer, kernels; the CUDA context
 # Heap size / bytes of saved tensors, measured when those up to 32 MiB came from glibc's heap; the arena has fewer gaps.
 HEAP_FACTOR, MMAP_BYTES = 1.7, 35 << 20
 TOWER_BUFFERS = 6  # activations of the vision tower's widest layer that exist at a time without a backward pass
 CARDS_GIB = (6, 8, 12, 16, 24)
 MULTIPROCESSORS = 132  # of an H100 or H200: no GPU in examples/gpu.md has more
+SCORE_BYTES = 8  # of a score: softmax in fp32, its 16-bit copy, the soft cap's tanh; in fp32 there is no copy
 FLASH_ROWS = 128  # padding of each document's part of the query gradient
 CARD_SHARE = 0.93  # of a GPU's memory; the rest goes to the driver, a screen and fragmentation
 
@@ -59,6 +60,7 @@ class ModelSize:
     saved_tensors: tuple[float, ...]  # bytes a token of each tensor saved for the backward pass, attention scores aside
     targets: tuple[str, ...]  # the names of the layers that carry an adapter
     kernels: str
+    written_out: bool  # attention in plain operations, which save all scores: soft caps, and classes without SDPA
     tower: int = 0  # weights of the vision tower, which is freed after the features of images are computed
     tower_working: int = 0  # elements of its activations for one image
 
@@ -171,6 +173,7 @@ def measure_model(
         saved_tensors=tuple(num_bytes / PROBE_TOKENS for num_bytes in _saved_bytes(model, kernels)),
         targets=lora.target_modules,
         kernels=kernels,
+        written_out=plain_attention(config) == "eager",
         tower=tower,
         tower_working=tower_working,
     )
@@ -240,15 +243,15 @@ def _resident_bytes(size: ModelSize, run: RunShape) -> float:
 
 
 def _score_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
-    """Bytes that a layer saves for pairs of tokens: a mask (`sdpa`), all scores (`eager`) or some (`per_document`)."""
+    """Bytes that a layer saves for pairs of tokens: all scores, those of short documents, or a mask (`sdpa`)."""
     pairs = run.num_tokens**2
-    saved_pairs = run.num_tokens * min(run.num_tokens, run.saved_attention_tokens) * 3 // 4  # a quarter is masked
-    by_kernel = {
-        "sdpa": stored * pairs,
-        "eager": (4 + stored) * size.num_heads * pairs,
-        "per_document": computed * size.num_heads * saved_pairs,
-    }
-    return by_kernel.get(run.attention, 0)
+    alone = run.attention == "per_document"
+    if alone and run.saved_attention_tokens > 0:  # the fast kernels, which recompute soft-capped scores
+        saved_pairs = run.num_tokens * min(run.num_tokens, run.saved_attention_tokens) * 3 // 4  # a quarter is masked
+        return 0 if size.written_out else computed * size.num_heads * saved_pairs
+    if size.written_out or run.attention == "eager":
+        return SCORE_BYTES * size.num_heads * (pairs // run.num_documents if alone else pairs)
+    return stored * pairs if run.attention == "sdpa" else 0
 
 
 def _saved_bytes(model: PeftModel, kernels: str) -> list[float]:
@@ -282,10 +285,9 @@ def _probe(model: PeftModel, kernels: str) -> list[int]:
         return tensor
 
     inner = inner_model(model)
-    AttentionInterface.register(PROBE_ATTENTION, _probe_attention)
-    inner.config._attn_implementation = PROBE_ATTENTION
     tokens_1T = torch.zeros(1, PROBE_TOKENS, dtype=torch.int64, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    attention = document_attention(model, "probe", functions={"probe": _probe_attention})
+    with attention, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         options = {"read_M": torch.arange(PROBE_TOKENS, device="meta")} if kernels in FAST_PATHS else {}
         inner(input_ids=tokens_1T, position_ids=tokens_1T, use_cache=False, **options)
     return [num_bytes for num_bytes, _ in saved.values()]
@@ -317,7 +319,8 @@ def _probe_attention(
 def fitting_settings(size: ModelSize, run: RunShape, *, cards_gib: Sequence[float] = CARDS_GIB) -> list[str]:
     """A line for each size of GPU: whether the run fits, or what to change so that it does."""
     # Without soft caps and images no GPU needs a mask: below 8.0 documents are computed one by one, at no more memory.
-    attention = run.attention if run.attention in ("eager", "sdpa") else "varlen"
+    needed = "eager" if size.written_out else "sdpa" if size.tower else "varlen"
+    attention = run.attention if run.attention in ("eager", "sdpa") else needed
     base = replace(run, device_kind="cuda", concurrent=1, dequantize=False, emulated=False, attention=attention)
     recomputed = replace(base, gradient_checkpointing=True, recompute_alone=True)
     shortest = min(512, max(base.num_tokens, base.alone_tokens))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from medsum_core.generation.generate import generate
-from medsum_core.kernels.decoding import packed_weights
+from medsum_core.kernels.decoding import decoder_layers, packed_weights
 from medsum_core.kernels.decoding.packed_weights import Projection, block_products, packed_product, packed_product_times
 from medsum_core.kernels.layers import apply_fast_layers
 from medsum_core.model.lora import LoraSettings, attach_lora
@@ -88,6 +88,14 @@ def test_without_memory_for_packed_copies_the_layers_themselves_run(
     assert [note.token_ids for note in generate(model, [[2, 9, 30], [2, 17]], **options)] == [
         note.token_ids for note in expected
     ]
+
+
+def test_the_activation_is_that_of_the_model_whatever_else_its_configuration_names() -> None:
+    """Gemma 1 uses `hidden_act`; older configurations of it also have `hidden_activation`."""
+    model = tiny_model("gemma", hidden_act="silu", hidden_activation="gelu_pytorch_tanh").get_decoder()
+    x, mlp = torch.randn(3, 256), model.layers[0].mlp
+    with torch.no_grad():
+        close(decoder_layers._mlp(mlp, torch.float32)(x), mlp(x))
 
 
 def test_whether_copies_fit_depends_on_the_gpu_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:

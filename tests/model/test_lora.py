@@ -256,6 +256,14 @@ def test_checkpointing_activations_changes_no_gradient(use_dora: bool, dropout: 
     assert not embedding._forward_hooks  # checkpointing here needs no gradient of the inputs
 
 
+@pytest.mark.parametrize("kernels", ["reference", "fast"])
+def test_a_family_that_cannot_be_recomputed_is_refused(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tuned(tiny_model(), kernels=kernels)
+    monkeypatch.setattr(type(model.get_base_model()), "supports_gradient_checkpointing", False)
+    with pytest.raises(InputError, match=r"--gradient_checkpointing: .* gemma; use off"):
+        choose(kernels).recompute(model)
+
+
 def test_dropout_depends_on_the_seed(window: list[Example]) -> None:
     model = tuned(tiny_model(), LoraSettings(r=16, dropout=0.05))
     expected = gradient(model, window)

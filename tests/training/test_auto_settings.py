@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from devices import cpu, gpu
+from support import tiny_config
 
 from medsum_core import device as device_module
 from medsum_core.config.run_config import parse_run
@@ -24,6 +25,7 @@ from medsum_core.training.auto_settings import (
     choose_pack_tokens,
     choose_parallel_micro_batches,
     micro_batch_tokens,
+    resolve_arithmetic,
     run_shape,
 )
 
@@ -261,3 +263,14 @@ def test_the_documents_of_a_micro_batch_are_at_least_as_many_as_rows_fill_it() -
     assert shape(replace(gpu((8, 6)), multiprocessors=28), pack_tokens=1500) == (2, 28)
     assert shape(gpu((8, 0)), pack_tokens=512) == (1, 132)
     assert shape(gpu((8, 0)), pack_tokens=0)[0] == resolved.train.per_device_train_batch_size
+
+
+@pytest.mark.parametrize("setting", ["attention_dropout", "use_bidirectional_attention"])
+def test_what_a_base_asks_of_attention_is_applied_or_refused(setting: str) -> None:
+    base = tiny_config("gemma3_text", **{setting: 0.1 if setting == "attention_dropout" else True})
+    for argv in ([], ["--kernels", "reference"], ["--kernels", "fast", "--attention", "model"]):
+        config = parse_run(["--preset", "demo", *argv])
+        with pytest.raises(InputError, match=f"config.json sets {setting}, .*--kernels reference --attention model"):
+            resolve_arithmetic(config, base, cpu(), asked=config)
+    own = parse_run(["--preset", "demo", "--kernels", "reference", "--attention", "model", "--pack_tokens", "0"])
+    assert resolve_arithmetic(own, base, cpu(), asked=own).model.attention == "model"

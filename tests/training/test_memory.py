@@ -11,6 +11,7 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from image_models import image_config, image_model
 from support import tiny_config, tiny_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.random_models import gemma_config
 from medsum_core.data.collator import MicroBatch
@@ -58,7 +59,7 @@ def test_estimated_nf4_bytes_equal_those_of_bitsandbytes():
     assert layer.weight.nbytes + state.absmax.nbytes == FAST_NF4_BYTES * 2048 * 1024 and state.state2 is None
 
 
-def saved_bytes(model: Any, kernels: str, num_tokens: int) -> int:
+def saved_bytes(model: Any, kernels: str, num_tokens: int, *, length: int = 8, attention: str = "per_document") -> int:
     """Bytes that a forward pass saves for the backward pass, without parameters; documents of 8 tokens need no masks."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, tuple[int, torch.Tensor]] = {}
@@ -71,16 +72,16 @@ def saved_bytes(model: Any, kernels: str, num_tokens: int) -> int:
     tokens = torch.zeros(1, num_tokens, dtype=torch.int64)
     batch = MicroBatch(
         input_ids_BT=tokens,
-        position_ids_BT=torch.arange(num_tokens)[None] % 8,
+        position_ids_BT=torch.arange(num_tokens)[None] % length,
         targets_BT=tokens,
-        document_lengths=((8,) * (num_tokens // 8),),
+        document_lengths=((length,) * (num_tokens // length),),
         ids=(),
         num_targets=num_tokens,
         num_tokens=num_tokens,
     )
-    attention = document_attention(model, "per_document", functions=chosen.attention)
+    attends = document_attention(model, attention, functions=chosen.attention)
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with attention, hooks:
+    with attends, hooks:
         chosen.hidden_states(model, batch)
     return sum(num_bytes for place, (num_bytes, _) in saved.items() if place not in parameters)
 
@@ -107,6 +108,41 @@ def test_estimated_activations_equal_those_of_a_forward_pass_of_the_reference_pa
     found = saved_bytes(model, "reference", 1024)
     size = measure_model(tiny_config(kind), settings, precision=precision, kernels="reference")
     assert sum(size.saved_tensors) * 1024 == pytest.approx(found, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernels", "attention", "precision"),
+    [
+        ("gemma2", "reference", "per_document", "fp32"),
+        ("gemma2", "reference", "per_document", "bf16"),
+        ("gemma2", "reference", "sdpa", "bf16"),
+        ("gemma2", "fast", "eager", "bf16"),
+        ("gemma2", "fast", "per_document", "bf16"),
+        ("granite_swa", "reference", "model", "fp32"),  # its class knows no SDPA
+    ],
+)
+def test_scores_that_attention_saves_are_in_the_estimate(
+    kind: str, kernels: str, attention: str, precision: str
+) -> None:
+    shape = {**tiny_config("llama").to_dict(), "model_type": kind}
+    config = AutoConfig.for_model(**shape) if kind == "granite_swa" else tiny_config(kind)
+    lora = LoraSettings(r=4, dropout=0.0, target_modules=("q_proj", "v_proj"))
+    torch.manual_seed(0)
+    model = attach_lora(AutoModelForCausalLM.from_config(config).to(DTYPES[precision]), lora, base_name="")
+    choose(kernels).apply(model, keep_dense=False)
+    found = saved_bytes(model, kernels, 512, length=512, attention=attention)
+    size = measure_model(config, lora, precision=precision, kernels=kernels)
+    saved_tokens = choose(kernels).saved_attention_tokens
+    run = RunShape(
+        precision=precision,
+        load_in_4bit=False,
+        num_tokens=512,
+        attention=attention,
+        saved_attention_tokens=saved_tokens,
+        device_kind="cuda",  # whose allocator leaves no gaps
+    )
+    working = 3 * DTYPES[precision].itemsize * size.widest * 512
+    assert estimate_memory(size, run).activations - working == pytest.approx(found, rel=0.1)
 
 
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_torch"])
@@ -201,6 +237,10 @@ def test_the_plan_names_gpus_that_fit(size_2b):
     long = replace(run, num_tokens=4096, num_documents=4, device_kind="cuda")
     (line,) = fitting_settings(size_2b, replace(long, attention="per_document"), cards_gib=[24])
     assert line.endswith(f"as it is ({estimate_memory(size_2b, long).total / GIB:.1f} GiB)")  # without a mask
+    for field, kernel in ({"written_out": True}, "eager"), ({"tower": 1}, "sdpa"):  # soft caps, images: as a GPU would
+        size = replace(size_2b, **field)
+        (line,) = fitting_settings(size, replace(long, attention="per_document"), cards_gib=[999])
+        assert line.endswith(f"as it is ({estimate_memory(size, replace(long, attention=kernel)).total / GIB:.1f} GiB)")
     long_rows = RunShape(**{**vars(run), "alone_tokens": 8192})
     (line,) = fitting_settings(size_2b, long_rows, cards_gib=[3.6])
     assert "--max_length 512 --pack_tokens 512" in line  # where no row is longer than 512

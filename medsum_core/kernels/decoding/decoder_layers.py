@@ -40,8 +40,8 @@ from medsum_core.model.forward import head_softcap, head_weight
 
 Forward = Callable[..., Candidates]
 
-# oneDNN's name and algorithm of each of transformers' activations.
-FUSED_ACTIVATIONS = {"gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", "")}
+# oneDNN's name and algorithm of an activation, by the class of transformers' module.
+FUSED_ACTIVATIONS = {"GELUTanh": ("gelu", "tanh"), "SiLUActivation": ("swish", ""), "SiLU": ("swish", "")}
 
 
 @contextmanager
@@ -203,7 +203,7 @@ class _Mlp:
 
 
 def _mlp(mlp: Any, packed_dtype: torch.dtype | None) -> _FusedMlp | _Mlp:
-    name = getattr(mlp.config, "hidden_activation", None) or mlp.config.hidden_act
+    name = type(mlp.act_fn).__name__
     branches = (mlp.gate_proj, mlp.up_proj)
     on_cpu = linear_of(mlp.gate_proj).weight.device.type == "cpu"
     if packed_dtype is None or not on_cpu or name not in FUSED_ACTIVATIONS or any(map(has_adapter, branches)):
