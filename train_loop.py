@@ -31,7 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medsum_core.checkpoint.checkpoint import Progress
-from medsum_core.data.collator import Collate, MicroBatch, split_window
+from medsum_core.data.collator import Collate, MicroBatch, each_row_once, split_window
 from medsum_core.data.masking import Example
 from medsum_core.data.prompt import BuildRenderer, build_renderer
 from medsum_core.model.attention import document_attention
@@ -148,7 +148,8 @@ def train_step(
     num_targets = sum(example.num_targets for example in window)
     if num_targets == 0:
         return StepStats.of(window, started, loss=math.nan, grad_norm=math.nan, skipped=True)
-    micro_batches = collate(local_rows(window, run.accelerator), **run.collate_settings)
+    rows = local_rows(window, run.accelerator)
+    micro_batches = each_row_once(collate(rows, **run.collate_settings), rows)
     micro_batches = with_equal_counts(micro_batches, run.model, run.accelerator)
     if run.accumulate is None:
         nll = accumulate_gradients(run, micro_batches, num_targets=num_targets, objective=objective)

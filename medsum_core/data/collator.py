@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medsum_core.data.masking import IGNORE_INDEX, Example
+from medsum_core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,8 +70,22 @@ class Collate(Protocol):
     def __call__(
         self, examples: Sequence[Example], *, batch_size: int, pack_tokens: int, pad_token_id: int
     ) -> list[MicroBatch]:
-        """Micro-batches that together hold each example exactly once."""
+        """Micro-batches that together hold each example exactly once, by its id.
+
+        Its tokens and targets may be changed. The loss is still divided by the window's number of targets before.
+        """
         ...
+
+
+def each_row_once(micro_batches: list[MicroBatch], examples: Sequence[Example]) -> list[MicroBatch]:
+    """The micro-batches, unchanged. Raises InputError unless they hold each example exactly once."""
+    found = sorted(id for batch in micro_batches for id in batch.ids)
+    if found != sorted(example.id for example in examples):
+        raise InputError(
+            f"the collator was given {len(examples)} rows and returned {len(found)}, or others: its micro-batches must "
+            "hold each row exactly once; to leave a row out, leave it out of the data"
+        )
+    return micro_batches
 
 
 def padded_lengths(document_lengths: Sequence[Sequence[int]], num_tokens: int) -> list[int]:

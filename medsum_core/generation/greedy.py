@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from medsum_core.errors import InputError
 from medsum_core.generation.candidates import Candidates
 from medsum_core.generation.search import Generation, Note, Trail, finish
 
@@ -31,6 +32,11 @@ class GreedySearch:
     def advance(self, notes: Sequence[Note], candidates: Candidates) -> tuple[Tensor, None, list[bool]]:
         """See `Search`. The tokens are added to the notes."""
         chosen = self.choose(candidates)
+        if chosen.tokens_Mk.shape[1] != 1:
+            raise InputError(
+                f"{type(self).__name__}.choose returned {chosen.tokens_Mk.shape[1]} candidates a note: it must return "
+                "one of its num_candidates"
+            )
         pairs = torch.cat((chosen.tokens_Mk.double(), chosen.log_probs_Mk.double()), 1).tolist()
         return chosen.tokens_Mk, None, [self._append(note, *pair) for note, pair in zip(notes, pairs, strict=True)]
 

@@ -107,14 +107,15 @@ class FastAccumulator:
         hidden_BTH = hidden_states(self._model, batch, **options)
         if not reads_targets_only:
             hidden_BTH.register_hook(lambda gradient_BTH: _refuse_unread(gradient_BTH, batch.read_M))
-        head: dict[str, Any] = {"head_VH": head_weight(self._model), "softcap": head_softcap(self._model)}
+        head_VH = head_weight(self._model)
+        given: dict[str, Any] = {"softcap": head_softcap(self._model)}
         if reads_targets_only:
-            head["read_M"] = batch.read_M
-        nll = objective(hidden_BTH, batch.targets_BT, **head)
+            given["read_M"] = batch.read_M
+        nll = objective(hidden_BTH, batch.targets_BT, head_VH, **given)
         if not (reads_targets_only or torch.isfinite(nll)):
             read_TH = torch.zeros_like(hidden_BTH).flatten(0, 1)
             read_TH[batch.read_M] = hidden_BTH.detach().flatten(0, 1)[batch.read_M]
-            if torch.isfinite(objective(read_TH.view_as(hidden_BTH), batch.targets_BT, **head)):
+            if torch.isfinite(objective(read_TH.view_as(hidden_BTH), batch.targets_BT, head_VH, **given)):
                 raise _reads_unread()  # NaN only because it reads positions that were not computed
         return nll
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medsum_core.data.masking import IGNORE_INDEX
+from medsum_core.errors import InputError
 
 # (positions, vocabulary entries). On a CPU a tile and its exponentials (12 MiB) stay in the cache; smaller tiles make
 # slower products.
@@ -97,9 +98,20 @@ def note_nll(
 
 
 def with_options(objective: Objective, **options: Any) -> Objective:
-    """`note_nll` with `arithmetic` or `read_M` bound, where not None; any other objective is returned unchanged."""
+    """`note_nll` with `arithmetic` or `read_M` bound, where not None; any other objective with its result checked."""
     given = {name: value for name, value in options.items() if value is not None}
-    return partial(note_nll, **given) if objective is note_nll else objective
+    return partial(note_nll, **given) if objective is note_nll else partial(_checked, objective)
+
+
+def _checked(objective: Objective, hidden_BTH: Tensor, *tensors: Tensor, **options: Any) -> Tensor:
+    """The loss of `objective`. Raises InputError if it is no sum, or has no gradient."""
+    loss: object = objective(hidden_BTH, *tensors, **options)
+    found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    if isinstance(loss, Tensor) and loss.ndim == 0:
+        if loss.requires_grad or not hidden_BTH.requires_grad:
+            return loss
+        found = "a number without a gradient in the hidden states"
+    raise InputError(f"the objective returned {found}: it must return the loss summed over the targets, of shape ()")
 
 
 @torch.no_grad()

@@ -131,7 +131,13 @@ def lr_at(step: int, *, schedule: str, peak: float, warmup_steps: int, num_steps
     raise InputError(f"--lr_scheduler_type {schedule} is unknown: choose linear, cosine or constant")
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every parameter group."""
+def keep_rate_ratios(optimizer: torch.optim.Optimizer, *, peak: float) -> None:
+    """Let `set_lr` keep the ratio of each parameter group's rate to `peak`, the rate of `--learning_rate`."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr_ratio"] = group["lr"] / peak if peak else 1.0
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the rate of every parameter group: `lr` times the group's ratio (`keep_rate_ratios`; else 1)."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_ratio", 1.0)
