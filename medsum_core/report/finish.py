@@ -146,6 +146,7 @@ def _run_summary(plan: Plan, run: Run, progress: Progress) -> RunSummary:
         prompt_style=f"{run.renderer.style} with {variables}" if variables else run.renderer.style,
         num_updates=progress.step,
         num_skipped_windows=progress.windows_skipped,
+        stopped_early=run.stops_early(progress) and not run.is_done(progress),
         eval_loss_before=before.get("eval_loss"),
         eval_loss_after=after.get("eval_loss"),
         stop_loss_before=before.get("eval_stop_loss"),
@@ -157,7 +158,8 @@ def _run_summary(plan: Plan, run: Run, progress: Progress) -> RunSummary:
 
 
 def _closing_lines(run: Run, summary: RunSummary, comparison: Comparison | None) -> str:
-    lines = [f"done: {summary.num_updates} updates; adapter, curve and report in {run.folder}"]
+    early = f" of {run.num_windows}, stopped early" if summary.stopped_early else ""
+    lines = [f"done: {summary.num_updates} updates{early}; adapter, curve and report in {run.folder}"]
     if summary.eval_loss_before and summary.eval_loss_after is not None:  # no share of a loss of 0
         change = 100 * (summary.eval_loss_after / summary.eval_loss_before - 1)
         lines.append(

@@ -57,7 +57,8 @@ def _head(summary: RunSummary) -> str:
     if summary.embedded:
         lines.append(f"**{summary.embedded.label}**")
     skipped = f"{summary.num_skipped_windows} windows skipped" if summary.num_skipped_windows else "no window skipped"
-    lines.append(f"{summary.num_updates} updates, {skipped}.")
+    early = ", stopped early by `--early_stopping_patience`" if summary.stopped_early else ""
+    lines.append(f"{summary.num_updates} updates, {skipped}{early}.")
     return "\n\n".join([*lines, f"![training and validation loss by update]({CURVE_NAME})"])
 
 
@@ -158,7 +159,12 @@ def _audit(audit: TargetAudit | None) -> str:
 def _run(summary: RunSummary) -> str:
     parts = ["## Run"]
     if summary.seconds:
-        parts.append(table(("phase", "time"), [(name, duration(value)) for name, value in summary.seconds.items()]))
+        parts.append(
+            table(
+                ("phase, since the run's last start", "time"),
+                [(name, duration(value)) for name, value in summary.seconds.items()],
+            )
+        )
     if summary.versions:
         parts.append(table(("package", "version"), list(summary.versions.items())))
     if summary.settings:

@@ -25,6 +25,7 @@ class RunSummary:
     prompt_style: str  # chat or plain; with the template's variables where there are some
     num_updates: int
     num_skipped_windows: int = 0
+    stopped_early: bool = False
     eval_loss_before: float | None = None
     eval_loss_after: float | None = None  # of the adapter that the run folder holds
     stop_loss_before: float | None = None  # of the stop token after the reference note, mean

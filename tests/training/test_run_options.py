@@ -58,7 +58,7 @@ def adapters_equal(left: Path, right: Path) -> bool:
 
 
 def test_early_stopping_ends_the_run_and_saves_the_best_adapter(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script_losses(monkeypatch, [3.0, 2.0, 2.25, 2.5])
     more = ("--load_best_model_at_end", "true", "--early_stopping_patience", "2", "--num_train_epochs", "2")
@@ -70,6 +70,8 @@ def test_early_stopping_ends_the_run_and_saves_the_best_adapter(
     report = (tmp_path / "run" / "report.md").read_text()
     assert "| 3.000 | 2.000 |" in report
     assert "| 30.000 | 20.000 |" in report  # the stop token's
+    assert "3 updates, no window skipped, stopped early by `--early_stopping_patience`." in report
+    assert "done: 3 updates of 6, stopped early; adapter" in capsys.readouterr().err
 
 
 def test_the_best_adapter_is_kept_wherever_checkpoints_are_due(
