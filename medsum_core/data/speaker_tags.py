@@ -46,11 +46,15 @@ class Tag(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _role_pattern() -> str:
-    """Pattern of one or more role words, possibly with a number or a name: "Guest_family_2", "Dr. Smith"."""
+    """Pattern of one to five role words, possibly with a number or a name: "Guest_family_2", "Dr. Smith".
+
+    It is bounded, since the time would else be quadratic where such words are repeated.
+    """
     word = "|".join(sorted([*CLINICIANS.split(), *OTHERS.split()], key=len, reverse=True))
     surname = r"[ _][^\W\d_][\w'’-]{0,20}"
     titled = rf"(?:doctor|dr|prof|professor|nurse|mr|mrs|ms|miss)\b\.?{surname}(?:{surname})?"
-    return rf"(?:the )?(?:(?:{word})(?:['’]s)?(?:[ _/-]{{0,2}}(?:(?:{word})|\d{{1,3}}|[a-z])(?![^\W\d_]))*|{titled})"
+    more = rf"[ _/-]{{0,2}}(?:(?:{word})|\d{{1,3}}|[a-z])(?![^\W\d_])"
+    return rf"(?:the )?(?:(?:{word})(?:['’]s)?(?:{more}){{0,4}}|{titled})"
 
 
 @lru_cache(maxsize=1)

@@ -97,6 +97,12 @@ def test_names_are_speaker_tags_if_they_recur_or_if_no_role_occurs() -> None:
     ]  # fmt: skip
 
 
+def test_a_tag_has_at_most_five_words_for_roles() -> None:
+    """Else the time would be quadratic: a model that repeats "doctor doctor ..." 7,000 times took minutes."""
+    names = ["Doctor nurse nurse nurse nurse", "Doctor nurse nurse nurse nurse nurse"]
+    assert [turn.speaker for turn in read_turns(f"{names[0]}: Hi.\n{names[1]}: Hi.")] == names[:1]
+
+
 @given(st.text(st.sampled_from("Doctor:Patient [](){}<>*-\n 0:12.?ab"), max_size=80))
 def test_turns_are_in_order_and_cover_the_text(text: str) -> None:
     turns = read_turns(text)
