@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,16 +50,18 @@ class Context:
         facts |= {"images_sha256": list(order.images_sha256)} if order.images_sha256 else {}
         await self.record(request, "asked", id=id, grounded=grounded or self.service.served.grounded, **facts)
 
-    async def record_written(self, request: Request, order: Order, ended: list[Ended], *, id: str) -> None:
-        """Record which notes were written, before they are sent in full."""
+    async def record_written(
+        self, request: Request, ended: Sequence[Ended], sent: Sequence[tuple[str, str]], *, id: str
+    ) -> None:
+        """Record which notes were written, before they are sent in full. `sent`: section and text of each."""
         notes = [
             {
-                "section": known_section(order.sections[one.index]),
-                "note_sha256": text_sha256(one.note),
+                "section": known_section(section),
+                "note_sha256": text_sha256(text),
                 "num_tokens": len(one.generation.token_ids),
                 "hit_limit": one.generation.hit_limit,
             }
-            for one in ended
+            for one, (section, text) in zip(ended, sent, strict=True)
         ]
         await self.record(request, "written", id=id, notes=notes)
 

@@ -17,13 +17,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from medsum_core.generation.requests import NoteRequest
 from medsum_core.server.answers import Context, unless_gone
 from medsum_core.server.audit import AppendedLines, known_section, text_sha256
 from medsum_core.server.fields import Fields
 from medsum_core.server.refusal import Refusal, bad_request
 from medsum_core.server.security import WHO
-from medsum_core.server.service import LONGEST_NAME, Order
+from medsum_core.server.service import LONGEST_NAME
 
 VOTES_FILE = "votes.jsonl"
 SIDES = ("tuned", "base")
@@ -107,7 +106,7 @@ class CompareRoutes:
         dialogue = fields.text("dialogue", longest=limits.max_dialogue_characters)
         order = await service.order(dialogue, sections, {})
         await self._context.record_asked(request, order, id=uuid.uuid4().hex)
-        with service.job(self._requests(order)) as job:
+        with service.job([*service.requests(order), *service.requests(order, use_adapter=False)]) as job:
             notes = [one.note for one in await unless_gone(request, job.notes())]
         half = len(order.prompts)
         texts = {"tuned": "\n\n".join(notes[:half]), "base": "\n\n".join(notes[half:])}
@@ -127,11 +126,3 @@ class CompareRoutes:
     async def summary(self, _: Request) -> Response:
         """GET /compare/summary."""
         return JSONResponse(self._votes.summary())
-
-    def _requests(self, order: Order) -> list[NoteRequest]:
-        longest = self._context.service.served.budget.max_new_tokens
-        return [
-            NoteRequest(prompt=prompt, max_new_tokens=longest, use_adapter=use_adapter)
-            for use_adapter in (True, False)
-            for prompt in order.prompts
-        ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -96,25 +96,30 @@ class NotesRoutes:
     async def _whole(self, request: Request, order: Order, job: Job, *, id: str) -> dict[str, Any]:
         ended = await job.notes()
         entries = [await self._service.note_entry(order, one) for one in ended]
+        return await self._finished(request, order, ended, entries, id=id)
+
+    async def _finished(
+        self, request: Request, order: Order, ended: Sequence[Ended], entries: Sequence[dict[str, Any]], *, id: str
+    ) -> dict[str, Any]:
+        """The whole answer, once the log has it."""
         whole = await self._service.whole(id, order.dialogue, entries)
-        await self._context.record_written(request, order, ended, id=id)
+        sent = [(entry["section"], entry["note"]) for entry in entries]
+        await self._context.record_written(request, ended, sent, id=id)
         return whole
 
     async def _events(self, request: Request, order: Order, job: Job, *, id: str) -> AsyncIterator[bytes]:
         turns = await self._service.turns(order.dialogue)
         yield event({"id": id, "turns": turns}, name="turns")
-        entries: dict[int, dict[str, Any]] = {}
-        ended: list[Ended] = []
+        written: dict[int, tuple[Ended, dict[str, Any]]] = {}
         async for one in job:
             if isinstance(one, Ended):
-                ended.append(one)
-                entries[one.index] = await self._service.note_entry(order, one)
-                yield event({"index": one.index, **entries[one.index]}, name="note")
+                entry = await self._service.note_entry(order, one)
+                written[one.index] = one, entry
+                yield event({"index": one.index, **entry}, name="note")
             else:
                 yield event({"index": one.index, "text": one.text}, name="text")
-        whole = await self._service.whole(id, order.dialogue, [entries[index] for index in sorted(entries)])
-        await self._context.record_written(request, order, sorted(ended, key=lambda one: one.index), id=id)
-        yield event(whole, name="done")
+        ended, entries = zip(*(written[index] for index in sorted(written)), strict=True)
+        yield event(await self._finished(request, order, ended, entries, id=id), name="done")
 
     async def check(self, request: Request) -> Response:
         """POST /check: what the checks say of notes that are sent, such as edited ones."""

@@ -84,7 +84,7 @@ class OpenAIRoutes:
             return EventStream(faultless, job, count=self._service.metrics.count_refusal)
         with job:
             ended = await unless_gone(request, job.notes())
-        await self._context.record_written(request, order, ended, id=id)
+        await self._context.record_written(request, ended, _sent(order, ended), id=id)
         message = {"role": "assistant", "content": joined(order, [one.note for one in ended]), "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(ended)}
         return JSONResponse(
@@ -112,7 +112,7 @@ class OpenAIRoutes:
             elif len(order.prompts) == 1:
                 yield chunk({"content": one.text})
         ended.sort(key=lambda one: one.index)
-        await self._context.record_written(request, order, ended, id=id)
+        await self._context.record_written(request, ended, _sent(order, ended), id=id)
         if len(order.prompts) > 1:
             yield chunk({"content": joined(order, [one.note for one in ended])})
         yield chunk({}, _finish_reason(ended))
@@ -180,6 +180,11 @@ def _is_ineffective(name: str, value: object) -> bool:
         return name in NULLABLE
     expected = WITHOUT_EFFECT.get(name)
     return value == expected and isinstance(value, bool) == isinstance(expected, bool)
+
+
+def _sent(order: Order, ended: list[Ended]) -> list[tuple[str, str]]:
+    """Section and text of each note."""
+    return [(order.sections[one.index], one.note) for one in ended]
 
 
 def joined(order: Order, notes: list[str]) -> str:

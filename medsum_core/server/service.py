@@ -114,22 +114,27 @@ class Service:
 
     def write(self, order: Order, *, max_new_tokens: int | None = None, grounded: bool = False) -> Job:
         """Begin to write; use it in a `with` block. Raises Refusal."""
+        return self.job(self.requests(order, max_new_tokens=max_new_tokens, grounded=grounded))
+
+    def requests(
+        self, order: Order, *, max_new_tokens: int | None = None, grounded: bool = False, use_adapter: bool = True
+    ) -> list[NoteRequest]:
+        """What the engine is asked for an order: grounded too where the server writes every note so. Raises Refusal."""
         grounded = grounded or self.served.grounded
         if grounded and not self.served.can_ground:
             raise bad_request("grounded: not possible with this run's task or model", code="not_grounded")
         verifiers = grounding_in(order.records, self.served.renderer).verifiers if grounded else None
         longest = min(max_new_tokens or self.served.budget.max_new_tokens, self.served.budget.max_new_tokens)
-        return self.job(
-            [
-                NoteRequest(
-                    prompt=prompt,
-                    max_new_tokens=longest,
-                    verifier=verifiers[index] if verifiers else None,
-                    images=order.images,
-                )
-                for index, prompt in enumerate(order.prompts)
-            ]
-        )
+        return [
+            NoteRequest(
+                prompt=prompt,
+                max_new_tokens=longest,
+                verifier=verifiers[index] if verifiers else None,
+                use_adapter=use_adapter,
+                images=order.images,
+            )
+            for index, prompt in enumerate(order.prompts)
+        ]
 
     def job(self, requests: Sequence[NoteRequest]) -> Job:
         """The requests at the engine. Raises Refusal."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ def test_the_audit_log_says_who_asked_and_what_was_written(tmp_path: Path) -> No
     assert asked["sections"] == ["CC", "other"] and asked["dialogue_sha256"] == text_sha256(DIALOGUE)
     assert [note["note_sha256"] for note in written["notes"]] == [signed["note_sha256"]] * 2
     assert stat.S_IMODE((tmp_path / AUDIT_FILE).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_log_identifies_the_text_that_was_sent_where_the_model_names_its_section(stream: bool) -> None:
+    server = fake_server("History of present illness\nHe coughs.", task="section-with-header")
+    answer = TestClient(server.app).post("/notes", json={"dialogue": DIALOGUE, "stream": stream})
+    assert '"note":"He coughs."' in answer.text
+    (note,) = json.loads(server.audit.splitlines()[-1])["notes"]
+    assert (note["section"], note["note_sha256"]) == ("GENHX", text_sha256("He coughs."))
 
 
 def test_lines_are_only_appended_and_an_incomplete_one_stays_apart(tmp_path: Path) -> None:
@@ -105,6 +115,17 @@ def test_only_the_vote_reveals_which_note_is_the_tuned_one(tmp_path: Path) -> No
     assert TestClient(later.app).get("/compare/summary").json() == summary
     kept = [json.loads(line) for line in (tmp_path / "votes.jsonl").read_text().splitlines()]
     assert {record["tuned_sha256"] for record in kept} == {text_sha256("Tuned.")}
+
+
+def test_notes_are_compared_as_the_server_writes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a server that grounds every note the log said so of notes that were not."""
+    server, seen = fake_server(), []
+    server.service.served = replace(server.service.served, grounded=True)
+    submit = server.engine.submit
+    monkeypatch.setattr(server.engine, "submit", lambda *both: seen.extend(both[0]) or submit(*both))
+    TestClient(server.app).post("/compare/pair", json={"dialogue": DIALOGUE, "section": "CC"})
+    assert [(request.use_adapter, request.verifier is not None) for request in seen] == [(True, True), (False, True)]
+    assert json.loads(server.audit)["grounded"] is True
 
 
 def test_votes_for_the_base_and_ties_are_counted(tmp_path: Path) -> None:
