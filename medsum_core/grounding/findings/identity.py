@@ -33,9 +33,9 @@ FORMS_OF_ADDRESS: dict[str, Sex] = {
     "ms": "female",
 }  # fmt: skip
 SEX_WORDS = frozenset((*SEX_NOUNS, *PRONOUNS, *CHILDREN, *FORMS_OF_ADDRESS)) | bag(  # may tell the patient's sex
-    "miss madam guy dude lad husband wife mom mum mother mama dad father grandma grandpa grandmother grandfather niece "
-    "nephew girlfriend boyfriend pregnant pregnancy period menstrual breast uterus ovary prostate penis testicle birth "
-    "pap mammogram gynecologist hysterectomy menopause vasectomy"
+    "miss madam madame guy dude lad husband wife girlfriend boyfriend mom mum mother mama dad father grandma grandpa "
+    "grandmother grandfather niece nephew pregnant pregnancy period menstrual breast uterus ovary prostate penis "
+    "testicle birth pap mammogram gynecologist hysterectomy menopause vasectomy"
 )
 SEX_BY_FINDING: dict[str, Sex] = {
     "prostate cancer": "male", "benign prostatic hyperplasia": "male", "erectile dysfunction": "male",
