@@ -20,7 +20,7 @@ DIALOGUE = (
 
 
 def test_each_sentence_gets_its_supporting_turns() -> None:
-    note = "The patient is a 76-year-old female. Left knee swelling for 14 days. Takes lisinopril and ibuprofen."
+    note = "The patient is 76 years old. Left knee swelling for 14 days. Takes lisinopril and ibuprofen."
     found = evidence(note, DIALOGUE)
     assert [support.turns[0] for support in found] == [1, 3, 5]
     assert [note[s.start : s.end] for s in found][1] == "Left knee swelling for 14 days."

@@ -1,7 +1,7 @@
 """The verdicts on the patient's sex, occupation and marital status.
 
-The sex is checked only if the dialogue has evidence of it: the clinician's form of address, a finding that only one sex
-has, or, if a relative speaks for the patient, "he" or "she".
+Evidence of the sex in a dialogue: the clinician's form of address, a finding that only one sex has, or, if a relative
+speaks for the patient, "he" or "she". A noun for it ("female") is not found if no word of the dialogue tells a sex.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal
 
 from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import FindingScan, JudgedFact, Verdict
-from medsum_core.grounding.findings.finding_index import FindingIndex
+from medsum_core.grounding.findings.finding_index import MOST, FindingIndex, Polarity
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
-from medsum_core.grounding.findings.scope import Sentence
+from medsum_core.grounding.findings.scope import Sentence, read_scopes
 from medsum_core.grounding.findings.stems import stem
 
 Sex = Literal["male", "female"]
@@ -32,6 +32,11 @@ FORMS_OF_ADDRESS: dict[str, Sex] = {
     "sir": "male", "mr": "male", "mister": "male", "ma'am": "female", "maam": "female", "mrs": "female",
     "ms": "female",
 }  # fmt: skip
+SEX_WORDS = frozenset((*SEX_NOUNS, *PRONOUNS, *CHILDREN, *FORMS_OF_ADDRESS)) | bag(  # may tell the patient's sex
+    "miss madam madame guy dude lad husband wife girlfriend boyfriend mom mum mother mama dad father grandma grandpa "
+    "grandmother grandfather niece nephew pregnant pregnancy period menstrual breast uterus ovary prostate penis "
+    "testicle birth pap mammogram gynecologist hysterectomy menopause vasectomy"
+)
 SEX_BY_FINDING: dict[str, Sex] = {
     "prostate cancer": "male", "benign prostatic hyperplasia": "male", "erectile dysfunction": "male",
     "vasectomy": "male", "testicular pain": "male", "testicular cancer": "male", "testicular swelling": "male",
@@ -58,21 +63,39 @@ NEAR = 3  # words
 def judge_identity(note: FindingScan, index: FindingIndex) -> list[JudgedFact]:
     """The verdicts on the patient's sex (its first mention only), occupation, marital status and living alone."""
     sex = _sex_in_dialogue(index)
-    stated = next(_sexes_in_note(note, index), None) if sex is not None else None
+    stated = next(_sexes_in_note(note, index), None)
     facts = []
     if stated is not None:
         i, sex_in_note = stated
-        facts.append(_fact(note, i, i + 1, "supported" if sex_in_note == sex else "contradicted"))
+        if sex is not None:
+            facts.append(_fact(note, i, i + 1, "supported" if sex_in_note == sex else "contradicted"))
+        elif note.words[i].text in SEX_NOUNS and not index.has_word(SEX_WORDS):
+            facts.append(_fact(note, i, i + 1, "not_found"))
     for sentence in note.sentences:
         if note.kin_between(sentence.first, sentence.last):
             continue
         facts += _occupations_in(note, sentence, index)
+        denied = read_scopes(note.words, sentence, spoken=False).denied
         for i in range(sentence.first, sentence.last):
             lives_alone = note.words[i].text == "alone" and i > sentence.first and note.words[i - 1].text in LIVES
             evidence = ALONE_EVIDENCE if lives_alone else STATUS_EVIDENCE.get(note.words[i].text)
             if evidence is not None:
-                facts.append(_fact(note, i, i + 1, "supported" if index.has_word(evidence) else "not_found"))
+                facts.append(_fact(note, i, i + 1, _status_verdict(evidence, index, denied=i in denied)))
     return facts
+
+
+def _status_verdict(evidence: frozenset[str], index: FindingIndex, *, denied: bool) -> Verdict:
+    """The verdict on a status that the note states or denies, by the words of the dialogue that are evidence of it."""
+    polarities = index.cached(("polarities", *sorted(evidence)), lambda: _polarities_of(evidence, index))
+    if not polarities:
+        return "not_found"
+    return "contradicted" if polarities == {"denied"} and not denied else "supported"
+
+
+def _polarities_of(evidence: frozenset[str], index: FindingIndex) -> set[Polarity]:
+    stems = sorted(evidence | set(map(stem, evidence)))
+    places = [i for word in stems for i in index.positions.get(word, ())[:MOST]]
+    return {index.polarity_of(index.scan.sentence_at(i), [i]) for i in places}
 
 
 def _fact(note: FindingScan, first: int, last: int, verdict: Verdict) -> JudgedFact:

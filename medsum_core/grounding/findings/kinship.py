@@ -29,6 +29,7 @@ VARIANTS = {
         "mother": "mommy momma mam", "parent": "folks", "child": "kids", "sibling": "siblings",
         "son": "boy", "daughter": "girl", "brother": "bro", "sister": "sis", "twin": "twins", "nephew": "nephews",
         "grandparent": "grandparents", "grandmother": "granny gran nan nanna",
+        "grandchild": "grandbaby grandkid grandkids",
         "grandfather": "granddad grandad gramps grampa", "aunt": "auntie aunties aunty",
         "stepfather": "stepdad", "stepmother": "stepmom stepmum", "spouse": "spouse", "husband": "exhusband hubby",
         "wife": "exwife", "partner": "boyfriend girlfriend fiance fiancee",

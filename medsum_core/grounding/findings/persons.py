@@ -27,11 +27,14 @@ MAY_BE_PATIENT = bag(  # the patient, if a parent speaks
 def judge_relatives(note: FindingScan, index: FindingIndex) -> list[JudgedFact]:
     """The verdicts on the relatives whom a note describes: supported if the dialogue names one who may be the same.
 
-    None if a relative takes part in the dialogue, because the speaker tag may not say which relative it is.
+    None if a relative takes part in the dialogue, because the speaker tag may not say which relative it is, or if the
+    dialogue speaks only of the family: "Does it run in the family?" "Everyone has it.".
     """
+    if index.has_family_speaker or (not index.kin and index.has_word(ANYONE_WORDS)):
+        return []
     facts = []
     described = {i for s in note.sentences for i in _described_relatives(note, s)}
-    for i, name in note.kin if index.kin and not index.has_family_speaker else ():
+    for i, name in note.kin:
         if (
             name == FAMILY
             or i not in described

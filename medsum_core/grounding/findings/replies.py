@@ -259,10 +259,11 @@ def is_plain_statement(words: Sequence[Word], first: int, last: int) -> bool:
 
 
 def opens_with_no(words: Sequence[Word], first: int, last: int) -> bool:
-    """Whether a turn opens with "No", "Nope" or "Never" after words like "oh"."""
+    """Whether a turn opens with "No", "Nope" or "Never" after words like "oh"; not "Oh no, what now?"."""
     i = next((k for k in range(first, last) if words[k].text not in OPENING_FILLERS), last)
     opening = [text for text in texts_of(words, first, first + 4) if text not in ("!", ",")]
-    if i == last or (opening[:2] == ["oh", "no"] and opening[2:3] in ([], ["."])):
+    exclaims = opening[:2] == ["oh", "no"] and (opening[2:3] in ([], ["."]) or "?" in texts_of(words, first, last))
+    if i == last or exclaims:
         return False
     polite = i + 1 < last and words[i + 1].text in ("problem", "worries", "thanks", "thank")
     return words[i].text in ("no", "nope", "nah", "never") and not polite

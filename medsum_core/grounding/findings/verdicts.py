@@ -96,6 +96,9 @@ def _fact(finding: Finding, note: FindingScan, index: FindingIndex) -> JudgedFac
         if action and action.action != "use" and _judge_action(finding, note, index, judged)[1]:
             return JudgedFact(*changes.span_with_action(finding, note), "allergy", "contradicted", judged.turn)
         return JudgedFact(finding.start, finding.end, "allergy", *judged)
+    if ROOTS.issuperset(finding.names):  # "denies any other medical conditions"
+        denied = wording.denies_kind(finding, index) or wording.denies_some(index)
+        return JudgedFact(finding.start, finding.end, finding.kind, *(SUPPORTED if denied else NOT_FOUND))
     judged = judge_finding(finding, note, index)
     if judged.verdict == "contradicted" and finding.kind == "medication" and _is_tolerated(finding, note):
         judged = SUPPORTED
@@ -134,7 +137,7 @@ def _is_fact(finding: Finding, note: FindingScan) -> bool:
             return False  # "no allergy to eggs": the eggs are checked
         return finding.assertion == "denied" and before not in ("for", "of", "with")
     if ROOTS.issuperset(finding.names):
-        return False
+        return wording.denies_others(finding, note)
     return finding.kind != "allergen" or allergies.names_allergen(finding, note)
 
 
@@ -231,7 +234,8 @@ def _judge_assertion(finding: Finding, evidence: Sequence[Finding], note: Findin
         return Judged("supported", denied[0].turn)
     turns_of_denials = {turn for other in denied for turn in range(other.turn, other.reply or other.turn + 1)}
     paraphrases = () if affirmed else index.in_paraphrase(finding.names, finding.part)
-    if any(polarity == "affirmed" and turn not in turns_of_denials for turn, polarity in paraphrases):
+    affirming = ({turn, turn + 1} for turn, polarity in paraphrases if polarity == "affirmed")
+    if any(map(turns_of_denials.isdisjoint, affirming)):
         return Judged("supported", denied[0].turn)
     of_relative = finding.subject not in (PATIENT, UNKNOWN)
     if not affirmed and of_relative and is_named_near(finding, denied, index):
@@ -311,7 +315,9 @@ def _judge_paraphrases(finding: Finding, note: FindingScan, index: FindingIndex)
     text = " ".join(texts_of(note.words, finding.first, finding.last))
     if finding.kind == "medication" and wording.has_misspelling(index, text):
         return SUPPORTED
-    if finding.kind != "medication" and wording.has_similar_words(index, text, with_part=bool(finding.part)):
+    denied_use = finding.kind == "substance" and bool(paraphrases) and not denied  # "Any drugs?" "No."
+    similar = finding.kind != "medication" and not denied_use
+    if similar and wording.has_similar_words(index, text, with_part=bool(finding.part)):
         return SUPPORTED
     if finding.assertion in ("denied", "uncertain") and wording.denies_kind(finding, index):
         return SUPPORTED

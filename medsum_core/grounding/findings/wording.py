@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
 from medsum_core.grounding.facts.tokens import bag
-from medsum_core.grounding.findings.finding import ROOTS, Finding
+from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.finding_index import MOST, NEGATIVE, WEAK_WORDS, FindingIndex
-from medsum_core.grounding.findings.stems import PREFIX, stem
+from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
+from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
+from medsum_core.grounding.findings.stems import PREFIX, stem, texts_of
 
 REFERABLE = ("medication", "surgery", "laboratory tests")  # kinds to which a dialogue may refer without a name
 ROOTS_OF = {  # for each kind the concepts that a general denial of it names
@@ -19,6 +21,12 @@ ROOTS_OF = {  # for each kind the concepts that a general denial of it names
     "substance": ("substance",),
     "allergen": ("allergy",),
 }
+LIMITING = bag("with in of from on to")  # after "problems": only some are denied
+COURTESY = 3  # most words of the turn "No problem."
+COMPLAINTS = frozenset(("symptom", "condition"))  # kinds of findings, and the concepts that name all of a kind
+OTHER = bag("other further additional")  # before "complaints" in a note's denial of all others
+OTHERS = bag("other else anything otherwise nothing additional further")  # for them in a dialogue
+NEAR = 8  # words before a denied finding
 MIN_LETTERS = 5  # of a drug that may be misspelled in the dialogue
 MIN_SIMILARITY = 0.82  # of its spelling, as `SequenceMatcher.ratio`
 UNSPECIFIC_WORDS = bag(  # words that the names of many concepts share
@@ -27,6 +35,7 @@ UNSPECIFIC_WORDS = bag(  # words that the names of many concepts share
     "bilateral lower upper type exam examination study scan evaluation symptom system "
     "vaccine vaccination shot monitor clinic repair removal replacement biopsy culture injection allergy"
 )
+UNSPECIFIC_STEMS = frozenset(map(stem, ("problem", "trouble", "issue", "symptom", "disease", "condition")))
 
 
 def has_similar_words(index: FindingIndex, text: str, *, with_part: bool = False) -> bool:
@@ -81,15 +90,48 @@ def denies_kind(finding: Finding, index: FindingIndex) -> bool:
     """Whether the dialogue denies all findings of a kind: "Any other problems?" "No."."""
     if any("sign" in index.lexicon.ancestors[name] for name in finding.names) and index.hints_at(("sign",), ""):
         return True  # "Your lungs are clear." denies wheezes and rales
-    roots = ROOTS_OF[finding.kind]
-    if any(other.assertion == "denied" or index.is_answered_no(other) for other in index.exact(roots)):
+    roots, of_patient = ROOTS_OF[finding.kind], finding.subject in (PATIENT, UNKNOWN)
+    return index.cached(("denies_kind", of_patient, *roots), lambda: _denies_kind(roots, index, of_patient=of_patient))
+
+
+def _denies_kind(roots: Sequence[str], index: FindingIndex, *, of_patient: bool) -> bool:
+    denied = (one for one in index.exact(roots) if one.assertion == "denied" or index.is_answered_no(one))
+    if any(not of_patient or one.subject in (PATIENT, UNKNOWN) for one in denied):
         return True
-    return any(polarity in NEGATIVE for _, polarity in index.in_paraphrase(roots, ""))
+    general = (one for one in index.sentences_with(roots) if not _is_limited(index, *one))
+    return any(index.polarity_of(sentence, [i]) in NEGATIVE for i, sentence in general)
+
+
+def denies_others(finding: Finding, note: FindingScan) -> bool:
+    """Whether a finding of a note denies all other complaints: "denies any other [medical conditions]"."""
+    before = texts_of(note.words, max(finding.first - NEAR, 0), finding.first)
+    of_others = "any" in before[-1:] or not OTHER.isdisjoint(before[-2:])  # not "any visual complaints"
+    denied = finding.assertion in ("denied", "uncertain") and not NEGATIONS.isdisjoint(before)
+    return denied and of_others and COMPLAINTS.issuperset(finding.names)
+
+
+def denies_some(index: FindingIndex) -> bool:
+    """Whether the dialogue denies any complaint, so that a note may deny all others: "Anything else?" "No."."""
+    return index.cached(("denies_some",), lambda: _denies_some(index))
+
+
+def _denies_some(index: FindingIndex) -> bool:
+    if any(one.assertion == "denied" and one.kind in COMPLAINTS for one in index.scan.findings):
+        return True
+    places = (i for word in sorted(OTHERS) for i in index.positions.get(word, ())[:MOST])
+    return any(index.polarity_of(index.scan.sentence_at(i), [i]) in NEGATIVE for i in places)
+
+
+def _is_limited(index: FindingIndex, i: int, sentence: Sentence) -> bool:
+    """Whether word i names only some problems ("problems [with] the bladder") or is a courtesy ("No problem.")."""
+    first, last = index.scan.turns[sentence.turn]
+    after = index.scan.words[i + 1].text if i + 1 < sentence.last else ""
+    return after in LIMITING or (last - first <= COURTESY and not sentence.asks)
 
 
 def denies_word_of(names: Iterable[str], index: FindingIndex) -> bool:
     """Whether the dialogue denies a word of a paraphrase of one of these concepts: "Blood?" "No."."""
-    paraphrase_stems = {word for _, stems in index.paraphrases(names) for word in stems - WEAK_WORDS}
+    paraphrase_stems = {word for _, stems in index.paraphrases(names) for word in stems - WEAK_WORDS - UNSPECIFIC_STEMS}
     positions = [i for word in sorted(paraphrase_stems) for i in index.positions.get(word, ())[:MOST]]
     return any(index.polarity_of(index.scan.sentence_at(i), [i]) in NEGATIVE for i in positions)
 
