@@ -121,7 +121,7 @@ def test_a_note_longer_than_the_limit_is_set_aside_never_truncated() -> None:
     ]
     for max_length, alone in ((36, True), (37, False)):  # at 37 the prompt fits, if it has no dialogue
         _, report = build_examples(rows[:2], toy_renderer(), max_length=max_length, max_new_tokens=8)
-        assert [row.note_alone for row in report.set_aside] == [alone]
+        assert [row.reason == "its note alone does not fit" for row in report.set_aside] == [alone]
     assert build(rows[1], toy_renderer(), max_length=38, max_new_tokens=8) is None
     assert build(rows[1], toy_renderer(), max_length=39, max_new_tokens=8).num_tokens == 39
 

@@ -117,8 +117,9 @@ class FakeEngine:
             self._new_tokens += 1
             if note.num_written == self.hold_after:
                 self.held.set()
-            if note.request.verifier is None:
-                note.listener.on_token(token)
+            with self._changed:  # after `_end` the listener's event loop may be closed
+                if number in self._notes and note.request.verifier is None:
+                    note.listener.on_token(token)
             return
         with self._changed:
             is_open = self._notes.pop(number, None) is not None
