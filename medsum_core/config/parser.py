@@ -192,7 +192,8 @@ def _read_text(text: str, *, where: str, is_json: bool) -> SettingsSource:
     seen: dict[str, str] = {}
     sources = []
     emptied: dict[str, Any] = {}
-    for place, key, value in pairs:
+    for place, written, value in pairs:
+        key = written.replace("-", "_")  # argparse too takes both
         if key in seen:
             problems.append(f"{place}: given twice (before in {seen[key]})")
         elif key in ("preset", "config"):

@@ -324,7 +324,10 @@ def _output_problems(output: OutputArguments) -> list[str]:
 
 def _continues(resume: str | None, run_folder: Path) -> bool:
     """Whether the run in this folder is resumed; a checkpoint of another run begins a new one."""
-    return resume == "auto" or (resume is not None and run_folder.resolve() in Path(resume).resolve().parents)
+    if resume is None:
+        return False
+    is_elsewhere = Path(resume).is_dir() and run_folder.resolve() not in Path(resume).resolve().parents
+    return resume == "auto" or not is_elsewhere
 
 
 def _folder_problems(folder: Path) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from medsum_core.checkpoint.checkpoint import Progress
@@ -153,7 +152,7 @@ def _run_summary(plan: Plan, run: Run, progress: Progress) -> RunSummary:
         stop_loss_after=after.get("eval_stop_loss"),
         seconds=run.seconds,
         versions=plan.versions,
-        settings=replace(run.config, preset=run.config.preset).to_json(),
+        settings=run.config.to_json(),
     )
 
 

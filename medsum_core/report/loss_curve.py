@@ -62,17 +62,21 @@ def read_curve(metrics_path: str | Path) -> Curve:
 def draw_loss_curve(metrics_path: str | Path, png_path: str | Path, *, title: str = "Fine-tuning loss") -> None:
     """Draw the loss curve of a run to `png_path`, atomically. Without a single finite loss the frame is empty.
 
-    Raises InputError as `read_curve` does. Opens no window and changes no state of matplotlib.
+    Raises InputError as `read_curve` does. Opens no window and changes no state of matplotlib; the user's own settings
+    are not used: `text.usetex`, for one, would need LaTeX.
     """
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     curve = read_curve(metrics_path)
-    figure = Figure(figsize=(9.0, 5.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    _draw(figure, curve, title=title)
     image = io.BytesIO()
-    figure.savefig(image, format="png", metadata={"Software": None})
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        figure = Figure(figsize=(9.0, 5.2), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        _draw(figure, curve, title=title)
+        figure.savefig(image, format="png", metadata={"Software": None})
     write_bytes_atomic(Path(png_path), image.getvalue())
 
 

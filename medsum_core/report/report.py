@@ -37,11 +37,11 @@ def write_report(
 ) -> None:
     """Write the run's report in Markdown, atomically.
 
-    `comparison` is None where no notes were asked for (`--report_rows 0`): the report then says so.
+    `comparison` is None where there are no validation rows, or no notes were asked for: the report then says which.
     """
     sections = [
         _head(summary),
-        _scores(summary, comparison),
+        _scores(summary, data, comparison),
         *([_grounding(comparison), _unshared(comparison)] if comparison else []),
         _data(data),
         _audit(audit),
@@ -62,10 +62,11 @@ def _head(summary: RunSummary) -> str:
     return "\n\n".join([*lines, f"![training and validation loss by update]({CURVE_NAME})"])
 
 
-def _scores(summary: RunSummary, comparison: Comparison | None) -> str:
+def _scores(summary: RunSummary, data: DataFacts, comparison: Comparison | None) -> str:
     parts = ["## Base against tuned", loss_table(summary)]
     if comparison is None:
-        return "\n\n".join([*parts, "A generation report was not asked for (`--report_rows 0`): no notes, no ROUGE."])
+        reason = "Notes were not asked for (`--report_rows 0`)" if data.validation else "There are no validation rows"
+        return "\n\n".join([*parts, f"{reason}: no notes, no ROUGE."])
     same = (
         f"Both sides wrote the notes of the same {len(comparison.ids)} validation rows: same weights and precision, "
         f"same prompt ({summary.prompt_style}), {comparison.decoding}; for the base the adapter was off. {PROTOCOL}"

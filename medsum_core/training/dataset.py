@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from medsum_core.config.arguments import DataArguments
+from medsum_core.config.parser import bundled_path
 from medsum_core.data.build_report import BuildReport
 from medsum_core.data.columns import Columns, columns_of
 from medsum_core.data.disclosure import MAX_IDS, show_id, show_ids
@@ -210,8 +211,7 @@ def _source(data: DataArguments) -> str:
     if data.train_file is None:
         named = data.dataset_name
         return named if named is not None and named in named_datasets() else "own"
-    is_sample = all("medsum_core" in path and path.endswith("demo_train.csv") for path in data.train_file)
-    return "sample" if is_sample else "own"
+    return "sample" if data.train_file == [bundled_path("bundled:demo_train.csv")] else "own"
 
 
 def _report_lines(which: str, report: BuildReport) -> list[str]:

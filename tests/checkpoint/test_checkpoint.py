@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from medsum_core.checkpoint.checkpoint import Progress, load_checkpoint
-from medsum_core.checkpoint.rng import capture_rng, restore_rng
+from medsum_core.checkpoint.rng import capture_rng, restore_rng, start_rng
 from medsum_core.errors import InputError
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors
 from medsum_core.model.lora import trainable_parameters
@@ -48,13 +48,23 @@ def test_every_random_generator_continues_where_it_was() -> None:
     random.gauss(0, 1)  # gauss caches a second value, which is part of the state
     np.random.standard_normal()
     state = json.loads(json.dumps(capture_rng()))
-
-    def draw() -> tuple[Any, ...]:
-        return random.random(), random.gauss(0, 1), np.random.standard_normal(5).tolist(), torch.randn(5).tolist()
-
     first = draw()
     restore_rng(state)
     assert draw() == first
+
+
+def draw() -> tuple[Any, ...]:
+    return random.random(), random.gauss(0, 1), np.random.standard_normal(5).tolist(), torch.randn(5).tolist()
+
+
+def test_every_random_generator_begins_anew_from_all_the_numbers_given() -> None:
+    found = []
+    for numbers in ((1, 2), (1, 2), (1, 3), (0, 2)):
+        start_rng(*numbers)
+        found.append(draw())
+    assert found[0] == found[1]
+    for other in found[2:]:
+        assert all(one != two for one, two in zip(found[0], other, strict=True))
 
 
 @pytest.mark.parametrize("missing", ["python", "numpy", "torch"])

@@ -214,6 +214,7 @@ def test_the_run_folder_must_be_new_or_resumed(tmp_path, monkeypatch):
     flags = ["--output_dir", str(tmp_path / "run")]
     assert "not empty" in problems_of(flags)
     assert parse_run([*flags, "--resume_from_checkpoint", "auto"]).output.resume_from_checkpoint == "auto"
+    assert "not empty" not in problems_of([*flags, "--resume_from_checkpoint", "nowhere"])  # that is the only fault
     assert "is a file" in problems_of(["--output_dir", str(tmp_path / "run" / "config.json" / "deeper")])
     monkeypatch.setenv("RANK", "1")  # the first process may have begun to write there
     assert parse_run(flags).output.output_dir == str(tmp_path / "run")

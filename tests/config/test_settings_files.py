@@ -71,3 +71,10 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert settings["train_file"] == settings["validation_file"] == [str(tmp_path / "rows.csv")]
     names = ("output_dir", "baseline_file", "model_name_or_path", "image_features")
     assert [settings[name] for name in names] == [str(tmp_path / x) for x in ("run", "other.csv", "base", "images")]
+
+
+def test_a_name_with_dashes_is_the_same_setting(tmp_path: Path) -> None:
+    settings = tmp_path / "run.yaml"
+    settings.write_text("save-steps: null\nmax-length: 600\nmax_length: 700\n")
+    message = problems_of(settings)
+    assert "line 3, max_length: given twice (before in" in message and "problems:" not in message

@@ -101,6 +101,17 @@ def test_runs_with_one_point_or_none_are_drawn(tmp_path, lines):
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG_SIGNATURE)
 
 
+def test_the_users_own_settings_of_matplotlib_are_not_used_and_stay(tmp_path):
+    import matplotlib
+
+    metrics = two_epochs(tmp_path / "metrics.jsonl")
+    draw_loss_curve(metrics, tmp_path / "plain.png")
+    with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "black"}):  # no LaTeX is needed
+        draw_loss_curve(metrics, tmp_path / "own.png")
+        assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["axes.facecolor"] == "black"
+    assert (tmp_path / "own.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+
+
 def test_matplotlib_is_imported_only_to_draw():
     code = "import sys, medsum_core.report.loss_curve; sys.exit('matplotlib' in sys.modules)"
     root = Path(__file__).resolve().parents[2]

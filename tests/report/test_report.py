@@ -294,6 +294,9 @@ def test_a_report_without_generation_says_so(tmp_path):
     write_model_card(tmp_path, summary=SUMMARY, data=DATA, comparison=None)
     report, card = ((tmp_path / name).read_text(encoding="utf-8") for name in ("report.md", "README.md"))
     assert "(`--report_rows 0`)" in report and r"`\udcff`" in report and "No notes were generated" in card
+    write_report(tmp_path / "report.md", summary=SUMMARY, data=replace(DATA, validation=None), comparison=None)
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "There are no validation rows: no notes" in report and "`--report_rows" not in report
 
 
 @pytest.mark.parametrize(

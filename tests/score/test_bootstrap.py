@@ -15,6 +15,7 @@ from medsum_core.score.bootstrap import (
     mean_estimate,
     rate_difference,
     rate_estimate,
+    sums_estimate,
 )
 
 
@@ -91,8 +92,41 @@ def test_resamples_without_facts_are_left_out() -> None:
     assert (other.low, other.high) == (rate.low, rate.high)
 
 
+def test_a_statistic_of_sums_resamples_whole_rows() -> None:
+    counts = np.random.default_rng(2).integers(0, 4, size=(9, 3)).astype(float)  # right, wrong, missed
+
+    def f1(sums: np.ndarray) -> np.ndarray:
+        return 2 * sums[:, 0] / (2 * sums[:, 0] + sums[:, 1] + sums[:, 2])
+
+    generator = np.random.default_rng(0)
+    values = []
+    for _ in range(10_000):
+        right, wrong, missed = (sum(column) for column in zip(*counts[generator.integers(0, 9, size=9)], strict=True))
+        values.append(2 * right / (2 * right + wrong + missed))
+    right, wrong, missed = counts.sum(axis=0)
+    found = sums_estimate(counts, f1)
+    assert found.value == pytest.approx(2 * right / (2 * right + wrong + missed))
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+    percent = found.scaled(100)
+    assert (percent.value, percent.low, percent.high) == (100 * found.value, 100 * found.low, 100 * found.high)
+
+
+def test_without_rows_or_facts_there_is_no_estimate() -> None:
+    some, none = ([1, 0], [2, 2]), ([0, 0], [0, 0])
+    for empty in (
+        mean_estimate([]),
+        rate_estimate(*none),
+        rate_difference(*some, *none),
+        rate_difference(*none, *some),
+    ):
+        assert np.isnan([empty.value, empty.low, empty.high]).all()
+    with pytest.raises(ValueError, match="no rows"):
+        sums_estimate(np.zeros((0, 3)), lambda sums: sums[:, 0])
+
+
 def test_the_rates_interval_resamples_rows() -> None:
-    assert np.isnan(rate_estimate([0, 0], [0, 0]).low)
+    single = rate_estimate([1], [1])
+    assert (single.low, single.high) == (1.0, 1.0)
     one = rate_estimate([1] * 5, [2] * 5)
     assert (one.low, one.high) == (0.5, 0.5)
     spread = rate_estimate([0] * 50 + [2] * 50, [4] * 100)

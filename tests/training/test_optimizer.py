@@ -272,4 +272,5 @@ def test_a_paged_optimiser_on_a_cpu_prints_no_warning() -> None:
         warnings.simplefilter("always")
         optimizer = build(parameters, "paged_adamw_8bit")
         update(parameters, optimizer, 3)
-    assert [str(warning.message) for warning in caught] == []
+        warnings.warn("another", stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["another"]

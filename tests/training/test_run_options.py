@@ -278,10 +278,16 @@ def test_all_processes_use_the_same_evaluation_score(process: int, monkeypatch: 
         assert values == everyone[process]
         return everyone
 
+    def score(_model: Any, _renderer: Any, records: list[str], **decoding: Any) -> dict[str, float]:
+        assert records == ["the first"]  # as many as --eval_generate, written as by infer.py
+        for name in ("max_length", "max_new_tokens", "no_repeat_ngram_size", "grounded"):
+            assert decoding[name] is getattr(run.config.data, name)
+        return scores[process]
+
     script_losses(monkeypatch, [2.0])
-    monkeypatch.setattr(validation, "generation_scores", lambda *_, **__: scores[process])
+    monkeypatch.setattr(validation, "generation_scores", score)
     monkeypatch.setattr(validation, "gather_json", gather)
-    run: Any = MagicMock(seconds={"evaluation": 0.0}, collate_settings={}, validation_records=[])
+    run: Any = MagicMock(seconds={"evaluation": 0.0}, collate_settings={}, validation_records=["the first", "another"])
     run.config.train = TrainArguments(eval_generate=1, metric_for_best_model="eval_rouge1")
     progress, _ = validation.evaluate(run, Progress(step=1, epoch=0, window=1))
     assert progress.best_metric == 0.25

@@ -39,10 +39,10 @@ def test_the_best_evaluation_is_the_first_with_the_best_value(lower_is_better: b
     nan = math.nan
     table = [  # step, metric; is it the best?, best metric, its step, evaluations since
         (0, 3.0, False, 3.0, None, 0),  # the base's: there is no checkpoint of it
-        (1, 3.5, False, 3.0, None, 1),
-        (2, 2.5, True, 2.5, 2, 0),
-        (3, 2.5, False, 2.5, 2, 1),
-        (4, nan, False, 2.5, 2, 2),
+        (1, 2.5, True, 2.5, 1, 0),
+        (2, 2.75, False, 2.5, 1, 1),
+        (3, 2.5, False, 2.5, 1, 2),
+        (4, nan, False, 2.5, 1, 3),
         (5, 2.0, True, 2.0, 5, 0),
     ]
     for step, metric, best, value, best_step, without in table:
