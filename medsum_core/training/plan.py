@@ -18,10 +18,8 @@ from medsum_core.checkpoint.checkpoint import Checkpoint, find_checkpoint, load_
 from medsum_core.checkpoint.fingerprints import PACKAGES, tokenizer_fingerprint
 from medsum_core.config.run_config import RunConfig
 from medsum_core.config.run_folder import (
-    ADAPTER_FOLDER,
     CHECKPOINTS_FOLDER,
     CONFIG_NAME,
-    CURVE_NAME,
     REPORT_NAME,
     FolderLock,
     default_folder,
@@ -252,11 +250,14 @@ def _choice(config: RunConfig, lock: FolderLock) -> str | None:
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raise InputError where a run that starts fresh would replace results, or the settings of something else."""
-    if results := [name for name in (ADAPTER_FOLDER, REPORT_NAME, CURVE_NAME) if (folder / name).exists()]:
+    """Raise InputError where a run that starts fresh would replace a finished one, or the settings of something else.
+
+    Without a report a run is not finished: it stopped before its first checkpoint, or in a report with none.
+    """
+    if (folder / REPORT_NAME).exists():
         raise InputError(
-            f"--resume_from_checkpoint auto: {folder} holds no checkpoint, but {', '.join(results)}, which a new run "
-            "would replace; name another --output_dir, or move these away"
+            f"--resume_from_checkpoint auto: {folder} holds {REPORT_NAME} and no checkpoint: a new run would replace "
+            "the finished one; name another --output_dir"
         )
     if (folder / CONFIG_NAME).exists():
         read_run_config(folder)

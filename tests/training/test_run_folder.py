@@ -145,7 +145,7 @@ def test_another_runs_results_are_not_replaced_by_a_resumed_run(
     (model / "config.json").write_text("{}")
     before = contents(tmp_path)
     elsewhere = str(saved / "checkpoints" / "step-000001")
-    refused = [(unsaved, "auto", "holds no checkpoint, but adapter"), (unsaved, elsewhere, "not empty")]
+    refused = [(unsaved, "auto", "holds report.md and no checkpoint"), (unsaved, elsewhere, "not empty")]
     for folder, checkpoint, reason in [*refused, (model, "auto", "is " + str(model) + " a run folder?")]:
         capsys.readouterr()
         assert exit_code(flags(inputs, folder, "--resume_from_checkpoint", checkpoint)) == 2
