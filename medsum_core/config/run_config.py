@@ -54,6 +54,7 @@ LATER_SETTINGS: dict[str, dict[str, Any]] = {
     "train": {"parallel_micro_batches": 1},
     "output": {"save_minutes": 0.0, "overwrite_later_checkpoints": False, "baseline_file": None},
 }
+DEFAULTS_BEFORE = {name: value for section in LATER_SETTINGS.values() for name, value in section.items()}
 # Before there were tasks, a run saved the names of its columns also where they are those of its task, now None.
 FORMER_COLUMNS = {
     "id_column": "ID",
@@ -154,8 +155,8 @@ def parse_run(argv: list[str]) -> RunConfig:
 def with_later_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """`compared_on_resume` as of now, from what an earlier version saved: with what that did where a setting was added
     since, and without those that are not compared any more."""
-    later = {name: value for section in LATER_SETTINGS.values() for name, value in section.items()}
-    return {name: value for name, value in {**later, **settings}.items() if rule_of(name) is not Rule.EXACT}
+    known = {**DEFAULTS_BEFORE, **settings}
+    return {name: value for name, value in known.items() if rule_of(name) is not Rule.EXACT}
 
 
 def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import PretrainedConfig
 
-from medsum_core.config.run_config import LATER_SETTINGS, RunConfig
+from medsum_core.config.run_config import DEFAULTS_BEFORE, RunConfig
 from medsum_core.device import Device, choose_precision
 from medsum_core.errors import InputError
 from medsum_core.kernels import FAST, REFERENCE, choose
@@ -20,8 +20,6 @@ from medsum_core.training.memory import MULTIPROCESSORS, ModelSize, RunShape, es
 Choice = TypeVar("Choice")
 AUTO = ("auto", None)
 MAX_PACKED_ROWS = 8  # beyond 8 x max_length tokens a micro-batch no longer gets faster
-# Settings that earlier versions did not have, with the value that describes their behaviour.
-DEFAULTS_BEFORE = {name: value for section in LATER_SETTINGS.values() for name, value in section.items()}
 NOT_APPLIED = ("attention_dropout", "use_bidirectional_attention")  # by the functions of model/attention.py
 RESOLVED = (
     "kernels",
