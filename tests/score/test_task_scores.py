@@ -293,7 +293,9 @@ def test_the_sections_of_a_users_task_are_scored_one_by_one(tmp_path: Path) -> N
         "- {name: section_header, label: 'Section:', columns: part, form: line, is_section: true}\n"
         "- {name: talk, label: 'Talk:', columns: talk}\n"
     )
-    truth = write(tmp_path / "r.csv", "ID,part,text,talk", ("1", "CC", "Cough.", "a"), ("2", "ROS", "Fever.", "b"))
+    # The file also has columns with the usual names: those of the task count, as in training.
+    rows = [("1", "CC", "Cough.", "a", "x", "x"), ("2", "ROS", "Fever.", "b", "x", "x")]
+    truth = write(tmp_path / "r.csv", "ID,part,text,talk,note,section_header", *rows)
     result = score(tmp_path, str(task), truth, write(tmp_path / "p.csv", "id,note", ("1", "Cough."), ("2", "No.")))
     assert {name: scores["rouge1"] for name, scores in result["sections"].items()} == {"CC": 1.0, "ROS": 0.0}
 
