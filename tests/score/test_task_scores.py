@@ -284,6 +284,9 @@ def test_a_users_task_is_scored_by_its_options(tmp_path: Path) -> None:
     rows = [("b", "soon", "No pain."), ("a", "urgent", "Pain.")]
     result = score(tmp_path, str(task), truth, write(tmp_path / "p.csv", "id,answer,long_answer", *rows))
     assert result["why"]["rouge1"] == pytest.approx(by_hand(["Pain.", "None."], ["Pain.", "No pain."])["rouge1"])
+    task.write_text(task.read_text().replace("[why]", "[]"))  # the choice alone
+    truth = write(tmp_path / "r.csv", "case,urgency,long_answer", ("a", "Urgent", "Pain."), ("b", "can wait", "None."))
+    assert score(tmp_path, str(task), truth, tmp_path / "p.csv")["accuracy"] == 0.5
 
 
 def test_the_sections_of_a_users_task_are_scored_one_by_one(tmp_path: Path) -> None:
