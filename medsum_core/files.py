@@ -40,6 +40,7 @@ READ_PAUSES = (0.1, 0.3, 1.0)  # seconds between attempts to read: a disk or net
 WRONG_KIND = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # Likewise: no permission, a pipe or a device, a link where O_NOFOLLOW allows none, an impossible name.
 REFUSED = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG)
+NOT_A_FILE = "a pipe or a device, not a file"
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 Value = TypeVar("Value")
@@ -92,9 +93,12 @@ def read_with_retries(path: Path, read: Callable[[], Value]) -> Value:
 def write_bytes_atomic(path: str | Path, data: bytes, *, mode: int = PUBLIC_MODE) -> None:
     """Write `data` to `path` so that a crash leaves the former file or the new one, never a part of it.
 
-    The file has `mode`, restricted by the process's umask, from the start. Raises OSError after removing the draft.
+    The file has `mode`, restricted by the process's umask, from the start. Raises OSError after removing the draft, and
+    for a pipe or a device: renaming over /dev/null would take it away from the whole system.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, NOT_A_FILE, str(path))
     draft = path.with_name(f".{path.name}.{secrets.token_hex(DRAFT_TOKEN_BYTES)}.part")
     try:
         _write_file(draft, data, mode=mode)
@@ -253,7 +257,7 @@ def _open_plain_file(path: str | Path) -> BinaryIO:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(path))
-    raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+    raise OSError(errno.EINVAL, NOT_A_FILE, str(path))
 
 
 def _write_file(path: Path, data: bytes, *, mode: int) -> None:

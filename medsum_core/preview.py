@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
     """Print the first rows of a file. Raises InputError for input that training would refuse, or if a law is broken."""
     out = out or sys.stdout
     values = _parse(argv)
-    problems = [] if values.num_examples >= 1 else [f"--num_examples {values.num_examples}: at least 1"]
+    counts = {name: getattr(values, name) for name in ("num_examples", "max_new_tokens")}
+    problems = [f"--{name} {count}: at least 1" for name, count in counts.items() if count < 1]
     raise_all(problems + template_kwargs_problems(values.chat_template_kwargs))
     data = column_settings(values, run=values.run)
     source = read_source(values.train_file, columns=columns_of(data))

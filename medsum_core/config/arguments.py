@@ -236,7 +236,7 @@ class TrainArguments:
         "epoch", "when to evaluate, in addition to before the first and after the last update; no: never"
     )
     eval_steps: int | None = _setting(None, "updates between evaluations, with --eval_strategy steps", metavar="N")
-    eval_generate: int = _setting(0, "validation rows to write notes for and score at each evaluation", metavar="N")
+    eval_generate: int = _setting(0, "validation notes to write and score at each evaluation", metavar="N")
     metric_for_best_model: Literal["eval_loss", "eval_rouge1"] = _setting(
         "eval_loss", "the metric that decides which checkpoint is the best"
     )

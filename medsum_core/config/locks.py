@@ -1,8 +1,8 @@
-"""Locks on files and folders that a command writes, so that only one process writes them at a time."""
+"""Files and folders that a command writes: checked against its inputs, and locked, so that one process writes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,14 @@ from medsum_core.files import PRIVATE_MODE, drafts_of, with_retries
 
 if TYPE_CHECKING:  # the start of a script must stay quick
     from filelock import BaseFileLock
+
+
+def check_output(path: Path, *, inputs: Iterable[Path | None], flag: str) -> None:
+    """Raise InputError where `path`, which `flag` names, can't be a file, or is one of the command's `inputs`."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{flag} {path}: not a file in a folder that exists")
+    if any(other and other.resolve() == path.resolve() for other in inputs):
+        raise InputError(f"{flag} {path}: this is one of the input files")
 
 
 def take_lock(path: Path, *, name: str, wait: bool = False) -> BaseFileLock:

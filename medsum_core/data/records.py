@@ -174,6 +174,11 @@ def by_visit(rows: Sequence[Any]) -> list[Sequence[Any]]:
     return [rows[start : start + len(DIVISIONS)] for start in range(0, len(rows), len(DIVISIONS))]
 
 
+def records_of_notes(records: Sequence[Record], count: int, task: Task) -> Sequence[Record]:
+    """The records of the first `count` whole notes: those of `divide_records`, for a task that divides visits."""
+    return records[: count * (len(DIVISIONS) if task.divide else 1)]
+
+
 def join_records(records: Sequence[Record], notes: Sequence[str]) -> tuple[list[Record], list[str]]:
     """Join divided records to visits with whole notes, and the notes generated for them in the same way.
 

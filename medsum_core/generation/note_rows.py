@@ -119,7 +119,8 @@ def _csv_row(row: WrittenRow, task: Task, *, with_evidence: bool, grounded: bool
         omitted = omissions_of_record(text, row.record, task).omitted if has_note else ()
         cells["omitted"] = json.dumps([asdict(one) for one in omitted])
     if with_evidence:
-        cells["evidence"] = json.dumps([asdict(support) for support in evidence(text, row.record.source_text)])
+        looked_up_in = row.record.parts[task.facts_from or task.source]
+        cells["evidence"] = json.dumps([asdict(support) for support in evidence(text, looked_up_in)])
     if grounded:
         cells["left_out"] = row.note.left_out
     return cells

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from medsum_core.process import run_as_script, start_script
 
@@ -19,6 +20,7 @@ if __name__ == "__main__":
     start_script()  # before the other imports
 
 from medsum_core.config.column_flags import add_column_flags, column_settings
+from medsum_core.config.locks import check_output
 from medsum_core.data.columns import columns_of
 from medsum_core.errors import InputError
 from medsum_core.files import write_text_atomic
@@ -46,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.run is None and options.note_column is None:
         raise InputError("--note_column: say which column holds the notes")
+    if options.json:
+        inputs = [Path(name) for name in (options.input_file, options.dialogues, options.lexicon) if name]
+        check_output(Path(options.json), inputs=inputs, flag="--json")
     columns = columns_of(column_settings(options, run=options.run))
     checked = check_file(
         options.input_file,

@@ -15,6 +15,7 @@ from medsum_core.config.run_folder import (
     METRICS_NAME,
     REPORT_NAME,
 )
+from medsum_core.data.records import records_of_notes
 from medsum_core.errors import FinalSaveError, InputError, explain_out_of_memory
 from medsum_core.files import PRIVATE_MODE, write_text_atomic
 from medsum_core.model.adapter_files import adapter_config, adapter_tensors, load_adapter_tensors, save_adapter
@@ -28,7 +29,6 @@ from medsum_core.report.loss_curve import draw_loss_curve
 from medsum_core.report.model_card import write_model_card
 from medsum_core.report.report import write_report
 from medsum_core.report.run_summary import RunSummary
-from medsum_core.tasks.divisions import DIVISIONS
 from medsum_core.training.best import best_checkpoint
 from medsum_core.training.distributed import print_main
 from medsum_core.training.metrics import read_metrics
@@ -95,8 +95,8 @@ def _keep_best(plan: Plan, run: Run, progress: Progress) -> None:
 def _compare(plan: Plan, run: Run, *, adapter: Mapping[str, str], stop: StopFlag) -> Comparison | None:
     output, data = run.config.output, run.config.data
     records = plan.dataset.validation_records
-    rows_of_note = len(DIVISIONS) if run.renderer.task.divide else 1
-    records = records if output.report_rows < 0 else records[: output.report_rows * rows_of_note]
+    if output.report_rows >= 0:
+        records = list(records_of_notes(records, output.report_rows, run.renderer.task))
     if not records:
         return None
     started = time.perf_counter()

@@ -80,7 +80,7 @@ def evaluate_answers(
         result["generated"] = choice_scores(truth, written, options=options).summary()
     if references.texts is not None and predictions.texts is not None:
         texts = [predictions.texts[index] for index in order]
-        result[task.answer.columns[0]] = summarise(score_rows(references.texts, texts))
+        result[(*task.answer.columns, TEXT)[0]] = summarise(score_rows(references.texts, texts))
     commonest = [commonest_choice(truth)] * len(truth)
     result["floors"] = {"commonest_reference_answer": choice_scores(truth, commonest, options=options).summary()}
     names = references.ids or [str(number) for number in range(1, len(truth) + 1)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsum_core.config.column_flags import add_column_flags, column_settings
+from medsum_core.config.locks import check_output
 from medsum_core.data.columns import Columns, columns_of
 from medsum_core.errors import InputError
 from medsum_core.score.letters import OFFICIAL, UNICODE
@@ -69,16 +70,9 @@ def parse_arguments(argv: Sequence[str] | None, *, description: str) -> ScoreArg
     if doubled:
         raise InputError("--predictions names a file twice; each file stands for one seed")
     if arguments.json:
-        _check_output(arguments.json, arguments)
+        inputs = (arguments.references, *arguments.predictions, arguments.compare, arguments.train_file)
+        check_output(arguments.json, inputs=inputs, flag="--json")
     return arguments
-
-
-def _check_output(path: Path, arguments: ScoreArguments) -> None:
-    inputs = (arguments.references, *arguments.predictions, arguments.compare, arguments.train_file)
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"--json {path}: not a file in a folder that exists")
-    if any(other and other.resolve() == path.resolve() for other in inputs):
-        raise InputError(f"--json {path}: this is one of the input files")
 
 
 def scores_choices(task: Task) -> bool:

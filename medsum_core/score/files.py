@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsum_core.data.artefacts import describe_artefacts
-from medsum_core.data.columns import DEFAULT_COLUMNS, Columns
+from medsum_core.data.columns import DEFAULT_COLUMNS, Columns, find_first
 from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import Record, dialogue_of, normalise_text, number_doubled_ids
 from medsum_core.data.rows import Row, Table, formula_problems, not_text_problem, raise_problems, repeated_id_problems
@@ -42,12 +42,16 @@ class ScoredRows:
 def read_references(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> ScoredRows:
     """Reference notes as records: id and note as written; header and dialogue where the file has them, else "".
 
-    If `columns` differs from the default name of a column, only that name is accepted. Raises InputError as
-    `load_table` does, and for absent or ambiguous columns, cells that are not text, repeated or empty ids, ids and
-    headers that a spreadsheet would run, and empty notes.
+    If `columns` differs from the default name of a column, only that name is accepted; else the task's own columns
+    count before the usual ones, the first that is found. Raises InputError as `load_table` does, and for absent or
+    ambiguous columns, cells that are not text, repeated or empty ids, ids and headers that a spreadsheet would run, and
+    empty notes.
     """
-    named: dict[str, tuple[str, ...]] = {part: (name,) for part, name in _own_names(columns).items()}
-    return _read_notes(path, candidates=_usual_names(columns.task) | named, columns=columns, allow_empty=False)
+    table = load_table(path)
+    found = {part: find_first(table, names) for part, names in _task_names(columns.task).items()}
+    chosen: dict[str, tuple[str, ...]]
+    chosen = {part: (name,) for part, name in (found | _own_names(columns)).items() if name is not None}
+    return _read_notes(table, candidates=_usual_names(columns.task) | chosen, columns=columns, allow_empty=False)
 
 
 def read_predictions(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> ScoredRows:
@@ -60,15 +64,18 @@ def read_predictions(path: Path, *, columns: Columns = DEFAULT_COLUMNS) -> Score
     for part, name in _own_names(columns).items():
         if not any(map(table.find_column, candidates[part])):
             candidates[part] = (name,)
-    return _read_notes(path, candidates=candidates, columns=columns, allow_empty=True)
+    return _read_notes(table, candidates=candidates, columns=columns, allow_empty=True)
 
 
 def _usual_names(task: Task) -> dict[str, tuple[str, ...]]:
+    of_task = _task_names(task)
+    return {part: tuple(dict.fromkeys(names + of_task[part])) for part, names in CANDIDATES.items()}
+
+
+def _task_names(task: Task) -> dict[str, tuple[str, ...]]:
     source = next(part.columns for part in task.parts if part.name == task.source)
-    of_task = {"id": task.id_columns, "note": task.answer.columns, "dialogue": source}
-    if task.section_part is not None:
-        of_task["section_header"] = task.section_part.columns
-    return {part: tuple(dict.fromkeys(names + of_task.get(part, ()))) for part, names in CANDIDATES.items()}
+    header = task.section_part.columns if task.section_part else ()
+    return {"id": task.id_columns, "note": task.answer.columns, "section_header": header, "dialogue": source}
 
 
 def _own_names(columns: Columns) -> dict[str, str]:
@@ -78,9 +85,8 @@ def _own_names(columns: Columns) -> dict[str, str]:
 
 
 def _read_notes(
-    path: Path, *, candidates: Mapping[str, Sequence[str]], columns: Columns, allow_empty: bool
+    table: Table, *, candidates: Mapping[str, Sequence[str]], columns: Columns, allow_empty: bool
 ) -> ScoredRows:
-    table = load_table(path)
     required = {"note"} if columns.id is None else {"note", "id"}
     names = {part: one_column(table, candidates[part], required=part in required) for part in CANDIDATES}
     problems: list[str] = []

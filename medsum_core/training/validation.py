@@ -20,7 +20,7 @@ from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.data.collator import MicroBatch, split_window
 from medsum_core.data.masking import Example
 from medsum_core.data.prompt import PromptRenderer
-from medsum_core.data.records import Record
+from medsum_core.data.records import Record, records_of_notes
 from medsum_core.generation.note_rows import whole_notes
 from medsum_core.generation.notes import generate_notes
 from medsum_core.kernels import Kernels
@@ -90,7 +90,7 @@ def evaluate(run: Run, progress: Progress) -> tuple[Progress, bool]:
         values |= generation_scores(
             run.model,
             run.renderer,
-            run.validation_records[: train.eval_generate],
+            records_of_notes(run.validation_records, train.eval_generate, run.renderer.task),
             max_length=data.max_length,
             max_new_tokens=data.max_new_tokens,
             no_repeat_ngram_size=data.no_repeat_ngram_size,

@@ -61,6 +61,17 @@ def test_only_plain_files_and_links_to_them_are_read(tmp_path):
         files.read_plain_file(tmp_path)
 
 
+def test_a_pipe_or_a_device_is_never_replaced_by_a_file(tmp_path):
+    """As root `--json /dev/null` made a file of it, for every other program too."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link"):
+        with pytest.raises(OSError, match="a pipe or a device, not a file"):
+            write_bytes_atomic(path, b"text")
+    assert stat.S_ISFIFO((tmp_path / "link").stat().st_mode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
 def test_an_os_error_in_the_message_of_a_rust_library_becomes_an_oserror():
     with pytest.raises(OSError, match="No space left") as caught, files.system_errors():
         raise Exception("No space left on device (os error 28)")  # as tokenizers does

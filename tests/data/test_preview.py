@@ -127,6 +127,7 @@ def test_the_command_shows_the_first_rows_and_that_the_laws_hold(tmp_path: Path)
     ("options", "message"),
     [
         (["--num_examples", "0"], "--num_examples 0: at least 1"),
+        (["--max_new_tokens", "-5"], "--max_new_tokens -5: at least 1"),
         (["--max_length", "30", "--max_new_tokens", "30"], "leaves no prompt"),
         (["--max_length", "40", "--max_new_tokens", "30"], "none of the 1 rows fits"),
         (["--note_column", "summary"], "summary"),

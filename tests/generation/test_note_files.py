@@ -13,10 +13,13 @@ from notes_command import read, write
 from support import section_record
 from tuned_run import DIALOGUES
 
+from medsum_core.data.records import Record
 from medsum_core.errors import InputError
 from medsum_core.generation.made_from import MadeFrom, row_sha256
 from medsum_core.generation.note_files import made_from_path
+from medsum_core.generation.note_rows import GeneratedNote, WrittenRow, note_rows
 from medsum_core.generation.part_file import PartFile, part_path
+from medsum_core.tasks.task import Answer, Part, Task, Truncation
 
 
 def save_rows(path: Path, rows: list[tuple[str, str, str]]) -> Path:
@@ -150,3 +153,15 @@ def test_each_note_of_a_part_file_belongs_to_a_row_of_the_input(run: Path, dialo
     with pytest.raises(InputError, match="rows that are not in this input"):
         write(run, dialogues, out, "--resume")
     assert read(part_path(out))
+
+
+def test_evidence_is_looked_for_where_the_facts_are() -> None:
+    """Of a task with two texts: in the one that it names as `facts_from`, as the column `unsupported`."""
+    parts = (Part(name="chart", label="C", columns=("c",)), Part(name="letter", label="L", columns=("l",)))
+    rule, answer = Truncation(part="letter", unit="paragraphs"), Answer(label="A", columns=("a",))
+    task = Task(name="x", instruction="x", parts=parts, answer=answer, truncate=rule, facts_from="chart")
+    record = Record(id="1", parts={"chart": "Hello.\nTakes 5 mg of lisinopril.", "letter": "Bye."}, source="letter")
+    note = GeneratedNote(id="1", note="Takes 5 mg of lisinopril.", num_tokens=9, hit_limit=False)
+    rows = [WrittenRow(record=record, note=note)]
+    [cells] = note_rows(rows, task, output_format="csv", with_evidence=True, grounded=False)
+    assert cells["unsupported"] == "[]" and [one["turns"] for one in json.loads(cells["evidence"])] == [[1]]

@@ -96,6 +96,15 @@ def test_command_names_what_is_wrong(
     assert not (tmp_path / "out.json").exists()
 
 
+def test_no_input_is_overwritten_by_the_result(tmp_path: Path) -> None:
+    notes, dialogues = write_files(tmp_path)
+    before = [path.read_bytes() for path in (notes, dialogues)]
+    for path in (notes, dialogues):
+        with pytest.raises(InputError, match="this is one of the input files"):
+            main(f"--input_file {notes} --note_column out --dialogues {dialogues} --json {path}".split())
+    assert [path.read_bytes() for path in (notes, dialogues)] == before
+
+
 def test_findings_of_a_lexicon_file_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, lexicon = tmp_path / "t.csv", tmp_path / "mine.tsv"
     table.write_text("id,note,dialogue\n1,Takes Zentol. Denies cough.,Patient: Any cough? No cough.\n")

@@ -284,6 +284,9 @@ def test_a_users_task_is_scored_by_its_options(tmp_path: Path) -> None:
     rows = [("b", "soon", "No pain."), ("a", "urgent", "Pain.")]
     result = score(tmp_path, str(task), truth, write(tmp_path / "p.csv", "id,answer,long_answer", *rows))
     assert result["why"]["rouge1"] == pytest.approx(by_hand(["Pain.", "None."], ["Pain.", "No pain."])["rouge1"])
+    task.write_text(task.read_text().replace("[why]", "[]"))  # the choice alone
+    truth = write(tmp_path / "r.csv", "case,urgency,long_answer", ("a", "Urgent", "Pain."), ("b", "can wait", "None."))
+    assert score(tmp_path, str(task), truth, tmp_path / "p.csv")["accuracy"] == 0.5
 
 
 def test_the_sections_of_a_users_task_are_scored_one_by_one(tmp_path: Path) -> None:
@@ -293,7 +296,9 @@ def test_the_sections_of_a_users_task_are_scored_one_by_one(tmp_path: Path) -> N
         "- {name: section_header, label: 'Section:', columns: part, form: line, is_section: true}\n"
         "- {name: talk, label: 'Talk:', columns: talk}\n"
     )
-    truth = write(tmp_path / "r.csv", "ID,part,text,talk", ("1", "CC", "Cough.", "a"), ("2", "ROS", "Fever.", "b"))
+    # The file also has columns with the usual names: those of the task count, as in training.
+    rows = [("1", "CC", "Cough.", "a", "x", "x"), ("2", "ROS", "Fever.", "b", "x", "x")]
+    truth = write(tmp_path / "r.csv", "ID,part,text,talk,note,section_header", *rows)
     result = score(tmp_path, str(task), truth, write(tmp_path / "p.csv", "id,note", ("1", "Cough."), ("2", "No.")))
     assert {name: scores["rouge1"] for name, scores in result["sections"].items()} == {"CC": 1.0, "ROS": 0.0}
 

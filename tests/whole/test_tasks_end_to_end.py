@@ -105,7 +105,9 @@ def test_finished_notes_of_visits_cannot_be_resumed(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     valid = visits(tmp_path / "valid.csv", first=50, count=1)
-    train(model, tmp_path, "visit", visits(tmp_path / "train.csv", first=0, count=1), valid, "--report_rows", 0)
+    more = ("--report_rows", 0, "--eval_generate", 1)  # one visit, that is four rows, at each evaluation
+    train(model, tmp_path, "visit", visits(tmp_path / "train.csv", first=0, count=1), valid, *more)
+    assert '"eval_rouge1"' in (tmp_path / "run" / "metrics.jsonl").read_text()
     write_notes(tmp_path, valid)
     line = f"--run {tmp_path / 'run'} --input_file {valid} --output_file {tmp_path / 'notes.csv'} --resume"
     assert run_as_script(lambda: infer.main(line.split())) == 2
