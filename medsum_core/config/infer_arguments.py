@@ -13,7 +13,9 @@ from medsum_core.errors import InputError, raise_all
 BATCH_HELP = "notes being written at a time; auto (default): 16 on a CPU, on a GPU as many as fit, at most 128"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are InputError."""
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
 
@@ -28,7 +30,7 @@ def batch_size(text: str) -> int | None:
 
 def parse_options(argv: list[str]) -> argparse.Namespace:
     """Parse the flags. Raises InputError for wrong ones, and for combinations that are not allowed."""
-    parser = _Parser(description="write notes with a tuned model", allow_abbrev=False)
+    parser = Parser(description="write notes with a tuned model", allow_abbrev=False)
     parser.add_argument(
         "--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths; or a checkpoint, or an adapter"
     )

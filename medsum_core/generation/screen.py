@@ -9,6 +9,7 @@ from medsum_core.data.disclosure import escape
 from medsum_core.data.records import Record, join_records
 from medsum_core.data.turns import read_turns
 from medsum_core.generation.generate import generate
+from medsum_core.generation.streamed_text import StreamedText
 from medsum_core.generation.writer import Writer, fit
 from medsum_core.grounding.check import Fact, check_record, count_checked, merge_unsupported
 from medsum_core.grounding.evidence import evidence
@@ -21,21 +22,25 @@ RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 def show_note(writer: Writer, records: Sequence[Record], *, with_evidence: bool) -> None:
     """Generate and print the note of one record, or of the four divisions of a visit, and the result of its check."""
-    shown = _Shown(writer)
+    shown = StreamedText(writer.renderer.decode)
+
+    def show(_: int, token: int) -> None:
+        print(_printable(shown.add(token)), end="", flush=True)
+
     prompts = list(fit({record.id: record for record in records}, writer, needs_all=True).prompts.values())
     as_they_come = len(records) == 1 and writer.decoding["num_beams"] == 1 and writer.forward["search"] is None
     as_they_come = as_they_come and "grounded" not in writer.description  # it may take back what it wrote
     generations = generate(
         writer.load_model(prompts),
         prompts,
-        on_token=shown.add if as_they_come else None,
+        on_token=show if as_they_come else None,
         **writer.options(records),
     )
     task, texts = writer.renderer.task, [writer.renderer.decode(list(one.token_ids)) for one in generations]
     record, note = records[0], texts[0]
     if task.divide:
         (record,), (note,) = join_records(records, texts)
-    print(note[len(shown.text) :])
+    print(_printable(shown.rest(note)))
     if any(generation.hit_limit for generation in generations):
         print(f"(cut at the limit of {writer.budget.max_new_tokens} tokens)", file=sys.stderr)
     if left_out := sum(generation.left_out for generation in generations):
@@ -48,20 +53,9 @@ def show_note(writer: Writer, records: Sequence[Record], *, with_evidence: bool)
         print(f"sentence at {support.start}-{support.end}: turns {turns} (score {support.score:.2f}){flag}")
 
 
-class _Shown:
-    """The part of the note that is printed already."""
-
-    def __init__(self, writer: Writer) -> None:
-        self.text = ""
-        self._ids: list[int] = []
-        self._decode = writer.renderer.decode
-
-    def add(self, _: int, token: int) -> None:
-        self._ids.append(token)
-        text = self._decode(self._ids)
-        if not text.endswith("\ufffd"):  # half of a character: wait for the rest
-            print(text[len(self.text) :], end="", flush=True)
-            self.text = text
+def _printable(text: str) -> str:
+    """The text; on a terminal control characters are escaped, which it would obey."""
+    return "\n".join(map(escape, text.split("\n"))) if sys.stdout.isatty() else text
 
 
 def _contradictions(note: str, facts: Sequence[Fact], dialogue: str) -> list[str]:
@@ -72,7 +66,7 @@ def _contradictions(note: str, facts: Sequence[Fact], dialogue: str) -> list[str
         if fact.verdict == "contradicted" and fact.turn is not None:
             said = turns[fact.turn : fact.turn + (2 if turns[fact.turn].text.endswith("?") else 1)]
             words = " / ".join(f"{turn.speaker or 'Speaker'}: {turn.text}" for turn in said)
-            lines.append(f"{note[fact.start : fact.end]}: contradicted by turn {fact.turn + 1}: {words}")
+            lines.append(_printable(f"{note[fact.start : fact.end]}: contradicted by turn {fact.turn + 1}: {words}"))
     return lines
 
 
@@ -97,6 +91,6 @@ def _marked(note: str, spans: Sequence[tuple[int, int]]) -> str:
     before, after = (RED, PLAIN) if sys.stdout.isatty() else ("[[", "]]")
     pieces, end = [], 0
     for start, stop in spans:
-        pieces += [note[end:start], before, note[start:stop], after]
+        pieces += [_printable(note[end:start]), before, _printable(note[start:stop]), after]
         end = stop
-    return "".join([*pieces, note[end:]])
+    return "".join([*pieces, _printable(note[end:])])

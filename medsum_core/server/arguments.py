@@ -6,18 +6,14 @@ import argparse
 import ipaddress
 import math
 import re
-from typing import NoReturn
 
-from medsum_core.config.infer_arguments import BATCH_HELP, batch_size, decoding_problems
-from medsum_core.errors import InputError, raise_all
+from medsum_core.config.infer_arguments import BATCH_HELP, Parser, batch_size, decoding_problems
+from medsum_core.errors import raise_all
 
 ANY_HOST = ("0.0.0.0", "::")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see --help")
-
+class _Parser(Parser):
     def flag(self, name: str, help: str, **how: object) -> None:
         """Add a flag; its name may also be written with hyphens, as other servers' flags are."""
         names = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))

@@ -12,9 +12,8 @@ from typing import Protocol
 from medsum_core.errors import InputError
 from medsum_core.generation.requests import EngineStats, EngineStopped, Listener, NoteRequest, QueueFull
 from medsum_core.generation.search import Generation
+from medsum_core.generation.streamed_text import StreamedText
 from medsum_core.server.refusal import Refusal, bad_request, internal_error, stopping, try_later, worker_gone
-
-HALF_A_CHARACTER = "\ufffd"
 
 
 class Engine(Protocol):
@@ -102,7 +101,7 @@ class Job:
         self._decode = decode
         self._on_first = on_first
         self._events: asyncio.Queue[_Event] = asyncio.Queue()
-        self._texts = [_Text(decode) for _ in requests]
+        self._texts = [StreamedText(decode) for _ in requests]
         self._began = time.perf_counter()
         loop = asyncio.get_running_loop()
 
@@ -135,15 +134,14 @@ class Job:
             if first_is_due:
                 self._on_first(time.perf_counter() - self._began)
                 first_is_due = False
-            if event.generation is None:
-                piece = self._texts[event.index].add(event.token)
-            else:
+            if event.token is not None:
+                if piece := self._texts[event.index].add(event.token):
+                    yield Piece(index=event.index, text=piece)
+            elif event.generation is not None:
                 self.num_open -= 1
                 note = self._decode(list(event.generation.token_ids))
-                piece = note[len(self._texts[event.index].text) :]
-            if piece:
-                yield Piece(index=event.index, text=piece)
-            if event.generation is not None:
+                if piece := self._texts[event.index].rest(note):
+                    yield Piece(index=event.index, text=piece)
                 yield Ended(index=event.index, note=note, generation=event.generation)
 
     def _refusal(self, error: BaseException) -> Refusal:
@@ -156,24 +154,6 @@ class Job:
         """All notes in the requests' order."""
         ended = [event async for event in self if isinstance(event, Ended)]
         return sorted(ended, key=lambda one: one.index)
-
-
-class _Text:
-    """The part of a note that was sent already."""
-
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
-        self.text = ""
-        self._ids: list[int] = []
-        self._decode = decode
-
-    def add(self, token: int | None) -> str:
-        """What a token adds; "" where it is half a character or a blank that may be the last."""
-        self._ids += [] if token is None else [token]
-        text = self._decode(self._ids)
-        if text.endswith(HALF_A_CHARACTER):
-            return ""
-        piece, self.text = text[len(self.text) :], text
-        return piece
 
 
 def submit(engine: Engine, requests: Sequence[NoteRequest], listeners: Sequence[Listener]) -> list[int]:

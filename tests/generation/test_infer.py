@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tuned_run import DIALOGUES
 
 import infer
 from medsum_core.config.infer_arguments import parse_options
-from medsum_core.data.prompt import build_renderer
+from medsum_core.data.prompt import PromptRenderer, build_renderer
 from medsum_core.errors import InputError
 from medsum_core.generation.generate import generate
 from medsum_core.model.base import load_base
@@ -88,6 +89,21 @@ def test_one_dialogue_streams_the_note_of_the_file(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(DIALOGUES[0][2].encode())))
     infer.main(["--run", str(run), "--dialogue_file", "-", "--section", "history of present illness"])
     capsys.readouterr()
+
+
+def test_a_terminal_is_sent_no_control_characters_of_a_note_or_a_dialogue(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "visit.txt").write_text("Doctor: Any fever?\nPatient: No \x9b2J fever.")
+    flags = ["--run", str(run), "--dialogue_file", str(tmp_path / "visit.txt"), "--section", "CC"]
+    monkeypatch.setattr(PromptRenderer, "decode", lambda *_: "Has a fever of 39 °C\x1b[2J.\nNo cough.")
+    for is_terminal in (True, False):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        infer.main(flags)
+        shown = capsys.readouterr().out
+        assert shown.splitlines()[1] == "No cough." and "contradicted by turn" in shown and "°" in shown
+        assert ("\x1b[2J" in shown) == ("\x9b" in shown) == (not is_terminal)
+        assert ("C\\x1b[2J" in shown) == ("No \\x9b2J" in shown) == is_terminal
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,7 @@ def test_stop_keeps_what_is_written_and_frees_the_model(server: FakeServer, watc
     text = plain(page.locator(".text").inner_text())
     assert text and len(text) < len(NOTES[HISTORY])
     assert page.locator(".chip.unfinished").count() == 1
+    assert "edited" not in page.locator(".state").inner_text()  # the reader changed nothing
     assert not page.get_by_role("button", name="Stop", exact=True).is_visible()
 
 

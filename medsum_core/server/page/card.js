@@ -29,7 +29,7 @@ export class Card {
 
   /** While the note is written: its text so far, without marks. */
   append(piece) {
-    this.note.text += piece;
+    this.note.text = this.note.written += piece;
     this.text.textContent = this.note.text;
   }
 
