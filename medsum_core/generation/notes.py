@@ -121,8 +121,6 @@ def generate_notes(
     *,
     max_length: int,
     max_new_tokens: int,
-    num_beams: int = 1,
-    length_penalty: float = 1.0,
     no_repeat_ngram_size: int = 0,
     batch_size: int = 16,
     label: str = "notes",
@@ -131,7 +129,7 @@ def generate_notes(
     part: PartFile | None = None,
     grounded: bool = False,
 ) -> list[GeneratedNote]:
-    """A note for each record, in order, decoded greedily or by beam search with the prompt budget of training.
+    """A note for each record, in order, decoded greedily with the prompt budget of training.
 
     The prompt gets `max_length - max_new_tokens` tokens, as in training; a dialogue that does not fit loses whole
     turns. Restores each module's training or evaluation mode. Notes in `part` are not generated again; the others are
@@ -157,8 +155,6 @@ def generate_notes(
             [prompt_within(record, renderer, max_prompt_tokens=budget).ids for record in rows_todo],
             stop_token_ids=renderer.stop_token_ids,
             max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            length_penalty=length_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
             batch_size=batch_size,
             decoder=decoder,

@@ -70,7 +70,6 @@ class Comparison:
     base: Side
     tuned: Side
     max_new_tokens: int
-    num_beams: int
     no_repeat_ngram_size: int = 0
     grounded: bool = False  # decoding could write no unsupported fact
     checks_facts: bool = True  # False: the task has no text to look facts up in
@@ -87,9 +86,8 @@ class Comparison:
     @property
     def decoding(self) -> str:
         """The decoding of both sides, in words."""
-        search = f"beam search of width {self.num_beams}" if self.num_beams > 1 else "greedy decoding"
         rule = f", no {self.no_repeat_ngram_size} tokens of a note in a row twice" if self.no_repeat_ngram_size else ""
-        return search + rule + (", no fact that the dialogue does not support" if self.grounded else "")
+        return "greedy decoding" + rule + (", no fact that the dialogue does not support" if self.grounded else "")
 
     def without_shared(self) -> Comparison:
         """The comparison without the rows in `shared_ids`, and without the scores by division."""
@@ -128,8 +126,6 @@ def compare_base_and_tuned(
     baseline: Mapping[str, str] | None = None,
     max_length: int,
     max_new_tokens: int,
-    num_beams: int = 1,
-    length_penalty: float = 1.0,
     no_repeat_ngram_size: int = 0,
     grounded: bool = False,
     batch_size: int = 16,
@@ -137,7 +133,7 @@ def compare_base_and_tuned(
     decoder: Decoder | None = None,
     open_part: Callable[[str], AbstractContextManager[PartFile | None]] = lambda side: nullcontext(),
 ) -> Compared:
-    """Generate the notes of `records` with the PeftModel's adapter off and on, and measure them.
+    """Generate the notes of `records` greedily, with the PeftModel's adapter off and on, and measure them.
 
     Facts are looked up in the whole dialogue, even where the prompt held a truncated one. `baseline`: another system's
     notes by id. `open_part("base")` and `open_part("tuned")` keep notes as they end.
@@ -149,8 +145,6 @@ def compare_base_and_tuned(
         model,
         max_length=max_length,
         max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
-        length_penalty=length_penalty,
         no_repeat_ngram_size=no_repeat_ngram_size,
         grounded=grounded,
         batch_size=batch_size,
@@ -169,7 +163,6 @@ def compare_base_and_tuned(
     blind = {**notes, **blind_notes(write, renderer, records)} if "blind" in renderer.task.floors else None
     decoding: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
-        "num_beams": num_beams,
         "no_repeat_ngram_size": no_repeat_ngram_size,
         "grounded": grounded,
     }

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from notes_command import read, write
@@ -49,6 +50,23 @@ def test_columns_order_and_notes_of_the_output_file(run: Path, base: Path, dialo
     alone = ["--model_name_or_path", str(base), "--input_file", str(dialogues), "--max_new_tokens", "24"]
     infer.main([*alone, "--output_file", str(tmp_path / "base.csv"), "--precision", "fp32", "--num_beams", "2"])
     assert [row["note"] for row in read(tmp_path / "base.csv")] != [row["note"] for row in rows]
+
+
+def test_the_flags_of_the_search_reach_it(
+    run: Path, dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def watched(*arguments: Any, **settings: Any) -> Any:
+        seen.update(settings)
+        return generate(*arguments, **settings)
+
+    monkeypatch.setattr("medsum_core.generation.writer.generate", watched)
+    wanted = {"num_beams": 3, "length_penalty": 0.5, "no_repeat_ngram_size": 2, "max_new_tokens": 4, "batch_size": 2}
+    given = [word for name, value in wanted.items() for word in (f"--{name}", str(value))]
+    write(run, dialogues, tmp_path / "notes.csv", "--grounded", *given)
+    assert {name: seen[name] for name in wanted} == wanted
+    assert seen["grounding"] is not None
 
 
 def test_submission_format_and_evidence(run: Path, dialogues: Path, tmp_path: Path) -> None:

@@ -229,7 +229,6 @@ def two_rows() -> Comparison:
         tuned=a_side(0.5, tokens=25, stopped=True, unsupported=2),
         copied_dialogue=dict.fromkeys(METRICS, (0.25, 0.0)),
         max_new_tokens=256,
-        num_beams=1,
     )
 
 

@@ -21,43 +21,13 @@ from medsum_core.data.masking import Example
 from medsum_core.model.adapter_files import adapter_tensors
 from medsum_core.training.run import Run
 
-RECIPE = [
-    "--num_train_epochs",
-    "2",
-    "--learning_rate",
-    "1e-2",
-    "--lr_scheduler_type",
-    "cosine",
-    "--warmup_steps",
-    "1",
-    "--weight_decay",
-    "0.3",
-    "--adam_beta1",
-    "0.7",
-    "--adam_beta2",
-    "0.9",
-    "--adam_epsilon",
-    "1e-2",
-    "--max_grad_norm",
-    "0.5",
-    "--lora_r",
-    "3",
-    "--lora_alpha",
-    "5",
-    "--lora_target_modules",
-    "q_proj",
-    "down_proj",
-    "--lora_dropout",
-    "0",
-    "--load_in_4bit",
-    "false",
-    "--logging_steps",
-    "2",
-    "--eval_strategy",
-    "no",
-    "--save_strategy",
-    "no",
-]
+# fmt: off
+RECIPE = ["--num_train_epochs", "2", "--learning_rate", "1e-2", "--lr_scheduler_type", "cosine", "--warmup_steps", "1",
+          "--weight_decay", "0.3", "--adam_beta1", "0.7", "--adam_beta2", "0.9", "--adam_epsilon", "1e-2",
+          "--max_grad_norm", "0.5", "--lora_r", "3", "--lora_alpha", "5", "--lora_dropout", "0",
+          "--lora_target_modules", "q_proj", "down_proj", "--load_in_4bit", "false", "--logging_steps", "2",
+          "--eval_strategy", "no", "--save_strategy", "no"]
+# fmt: on
 WINDOWS = 3  # of an epoch
 NUM_UPDATES = 2 * WINDOWS
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import stat
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from peft import PeftModel
@@ -105,17 +106,28 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        ("--optim", "adamw_torch", "--use_rslora", "true", "--lr_scheduler_type", "cosine"),
-        ("--use_dora", "true", "--gradient_checkpointing", "on"),
+VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # flags, and what the adapter's configuration says then
+    "rslora": (
+        ("--optim", "adamw_torch", "--use_rslora", "true", "--lr_scheduler_type", "cosine", "--lora_dropout", "0.25"),
+        {"use_rslora": True, "lora_dropout": 0.25},
+    ),
+    "dora": (("--use_dora", "true", "--gradient_checkpointing", "on"), {"use_dora": True, "use_rslora": False}),
+    "not packed": (
         ("--pack_tokens", "0", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"),
+        {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05},
+    ),
+    "masked": (
         ("--ungrounded", "mask", "--load_in_4bit", "false", "--init_lora_weights", "gaussian"),
-        ("--load_best_model_at_end", "true", "--early_stopping_patience", "1", "--save_strategy", "epoch"),
-    ],
-    ids=["rslora", "dora", "not packed", "masked", "best"],
-)
-def test_variants_train_to_the_end(inputs: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+        {"init_lora_weights": "gaussian"},
+    ),
+    "best": (("--load_best_model_at_end", "true", "--early_stopping_patience", "1", "--save_strategy", "epoch"), {}),
+}
+
+
+@pytest.mark.parametrize("more,adapter", VARIANTS.values(), ids=list(VARIANTS))
+def test_variants_train_to_the_end(
+    inputs: Path, tmp_path: Path, more: tuple[str, ...], adapter: dict[str, Any]
+) -> None:
     train_loop.main(flags(inputs, tmp_path / "run", *more))
     assert [line["step"] for line in metrics(tmp_path / "run") if "loss" in line] == [1, 2, 3]
+    assert json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text()).items() >= adapter.items()
