@@ -15,6 +15,7 @@ from medsum_core.tasks.find import DEFAULT_TASK, find_task, task_names
 
 LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 AUTO_TARGETS, ALL_LINEAR = "auto", "all-linear"
+MAX_RANK = 1024  # of an adapter that is read: a larger one in a downloaded file could take all memory
 TRACKERS = ("tensorboard", "wandb", "trackio")
 LORA_INITS = ("default", "gaussian")
 REFUSED_LORA_INITS = {

@@ -19,6 +19,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from medsum_core.config.arguments import MAX_RANK
+from medsum_core.config.validation import LARGEST
 from medsum_core.errors import InputError
 from medsum_core.files import file_sha256, read_plain_file, write_bytes_atomic
 from medsum_core.model.families import TOWERS, check_target_modules
@@ -26,8 +28,6 @@ from medsum_core.model.lora import LoraSettings, attach_lora
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
-MAX_RANK = 1024
-MAX_ALPHA = 1_000_000_000
 PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Settings of a plain adapter that may have any valid value; all others must have PEFT's default.
 FREE_SETTINGS = {
@@ -171,8 +171,8 @@ def _read_settings(folder: Path, base_name: str) -> LoraSettings:
         raise InputError(f"{path}: exclude_modules is not what this project writes for the towers of a multimodal base")
     if type(rank) is not int or not 0 < rank <= MAX_RANK:
         raise InputError(f"{path}: r must be a whole number from 1 to {MAX_RANK}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or abs(alpha) > MAX_ALPHA or alpha % 1:
-        raise InputError(f"{path}: lora_alpha must be a whole number up to {MAX_ALPHA:,}")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or abs(alpha) > LARGEST or alpha % 1:
+        raise InputError(f"{path}: lora_alpha must be a whole number up to {LARGEST:,}")
     return LoraSettings(
         r=rank,
         alpha=int(alpha),

@@ -109,7 +109,7 @@ def _check_attention_settings(base_config: PretrainedConfig) -> None:
     if wanted := [name for name in NOT_APPLIED if getattr(text, name, None)]:
         raise InputError(
             f"--model_name_or_path: its config.json sets {', '.join(wanted)}, which the attention functions here do "
-            "not apply; delete it there, or give --kernels reference --attention model --pack_tokens 0"
+            "not apply; delete it there, or give --kernels reference --attention model"
         )
 
 
@@ -120,7 +120,7 @@ def resolve_memory(
 
     `asked`: as in `resolve_arithmetic`.
     """
-    packable = model_type in TESTED_MODEL_TYPES
+    packable = model_type in TESTED_MODEL_TYPES and config.model.attention != OWN_ATTENTION
     least = {"dequantize": "off", "gradient_checkpointing": "off", "parallel_micro_batches": 1}
 
     def needed(**settings: Any) -> int:
@@ -261,7 +261,8 @@ def choose_pack_tokens(
 ) -> int:
     """Tokens of a packed micro-batch: `asked`; for None a multiple of `max_length` that fits a GPU, once on a CPU.
 
-    `needed_bytes(tokens)` is the estimate for a run. 0 (no packing) for models whose packing is not tested.
+    `needed_bytes(tokens)` is the estimate for a run. 0 (no packing) where the model's own attention is used, or packing
+    is not tested.
     """
     if not packable:
         return 0

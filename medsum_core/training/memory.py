@@ -245,12 +245,12 @@ def _resident_bytes(size: ModelSize, run: RunShape) -> float:
 def _score_bytes(size: ModelSize, run: RunShape, *, stored: int, computed: int) -> int:
     """Bytes that a layer saves for pairs of tokens: all scores, those of short documents, or a mask (`sdpa`)."""
     pairs = run.num_tokens**2
-    alone = run.attention == "per_document"
-    if alone and run.saved_attention_tokens > 0:  # the fast kernels, which recompute soft-capped scores
+    by_document = run.attention == "per_document"
+    if by_document and run.saved_attention_tokens > 0:  # the fast kernels, which recompute soft-capped scores
         saved_pairs = run.num_tokens * min(run.num_tokens, run.saved_attention_tokens) * 3 // 4  # a quarter is masked
         return 0 if size.written_out else computed * size.num_heads * saved_pairs
     if size.written_out or run.attention == "eager":
-        return SCORE_BYTES * size.num_heads * (pairs // run.num_documents if alone else pairs)
+        return SCORE_BYTES * size.num_heads * (pairs // run.num_documents if by_document else pairs)
     return stored * pairs if run.attention == "sdpa" else 0
 
 

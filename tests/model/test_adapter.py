@@ -16,6 +16,9 @@ from support import tiny_model
 from torch import Tensor
 from windows import make_window, tuned
 
+from medsum_core.config.arguments import MAX_RANK
+from medsum_core.config.run_config import parse_run
+from medsum_core.config.validation import LARGEST
 from medsum_core.data.collator import pad_rows
 from medsum_core.data.masking import IGNORE_INDEX
 from medsum_core.errors import InputError
@@ -225,6 +228,18 @@ def test_an_alpha_out_of_range_is_refused(saved: Path, alpha: float) -> None:
     (saved / CONFIG_NAME).write_text(json.dumps(config | {"lora_alpha": alpha}))
     with pytest.raises(InputError, match="lora_alpha must be a whole number"):
         load_adapter(tiny_model(), saved, base_name=config["base_model_name_or_path"])
+
+
+def test_what_training_accepts_can_be_read_again(saved: Path) -> None:
+    for flag, largest in (("--lora_r", MAX_RANK), ("--lora_alpha", LARGEST)):
+        parse_run(["--preset", "demo", flag, str(largest)])
+        with pytest.raises(InputError, match=flag):
+            parse_run(["--preset", "demo", flag, str(largest + 1)])
+    change_config(saved, lora_alpha=LARGEST)
+    load(saved)
+    change_config(saved, r=MAX_RANK)
+    with pytest.raises(InputError, match="this base needs"):  # only these tensors have another rank
+        load(saved)
 
 
 def test_an_adapter_in_8_bits_is_refused(saved: Path) -> None:

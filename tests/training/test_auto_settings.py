@@ -17,6 +17,7 @@ from medsum_core.config.run_config import parse_run
 from medsum_core.device import GIB, Device, choose_precision, describe, find_device
 from medsum_core.errors import InputError
 from medsum_core.kernels.cpu import malloc
+from medsum_core.model.lora import LoraSettings
 from medsum_core.process import set_arithmetic, uses_tf32
 from medsum_core.training.auto_settings import (
     choose_attention,
@@ -26,8 +27,10 @@ from medsum_core.training.auto_settings import (
     choose_parallel_micro_batches,
     micro_batch_tokens,
     resolve_arithmetic,
+    resolve_memory,
     run_shape,
 )
+from medsum_core.training.memory import measure_model
 
 
 @pytest.mark.parametrize(
@@ -272,5 +275,8 @@ def test_what_a_base_asks_of_attention_is_applied_or_refused(setting: str) -> No
         config = parse_run(["--preset", "demo", *argv])
         with pytest.raises(InputError, match=f"config.json sets {setting}, .*--kernels reference --attention model"):
             resolve_arithmetic(config, base, cpu(), asked=config)
-    own = parse_run(["--preset", "demo", "--kernels", "reference", "--attention", "model", "--pack_tokens", "0"])
-    assert resolve_arithmetic(own, base, cpu(), asked=own).model.attention == "model"
+    own = parse_run(["--preset", "demo", "--kernels", "reference", "--attention", "model"])
+    resolved = resolve_arithmetic(own, base, cpu(), asked=own)
+    assert resolved.model.attention == "model"
+    size = measure_model(tiny_config(), LoraSettings(), precision="fp32", kernels="reference")
+    assert resolve_memory(resolved, "gemma", cpu(), size, asked=own).train.pack_tokens == 0  # it takes no packed rows
