@@ -20,7 +20,7 @@ from medsum_core.grounding.kinds import CHECKED_KINDS, INVISIBLE
 from medsum_core.grounding.omissions import Omissions, check_omissions
 from medsum_core.score.bootstrap import rate_estimate
 
-WRITTEN_ID = ("id",)  # in the files of infer.py, whatever the run's own column is called
+WRITTEN_ID = ("id", "TestID")  # in the two formats of infer.py, whatever the run's own column is called
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,10 +134,10 @@ def test_a_task_whose_answers_cannot_be_checked_is_refused(tmp_path: Path) -> No
 
 def test_notes_that_infer_wrote_are_joined_by_id_whatever_the_column_is_called(tmp_path: Path) -> None:
     notes, dialogues, out = (tmp_path / name for name in ("notes.csv", "visits.csv", "out.json"))
-    notes.write_text("id,note\nV2,Takes 5 mg.\nV1,Takes 9 mg.\n")
     dialogues.write_text("encounter_id,dialogue\nV1,I take 9 mg.\nV2,I take 5 mg.\n")
     files = ["--input_file", str(notes), "--dialogues", str(dialogues), "--note_column", "note", "--json", str(out)]
-    for flags in (["--id_column", "encounter_id"], ["--task", "visit"]):
+    for name, flags in (("id", ["--id_column", "encounter_id"]), ("TestID", ["--task", "visit"])):
+        notes.write_text(f"{name},note\nV2,Takes 5 mg.\nV1,Takes 9 mg.\n")
         main([*files, *flags])
         rows = json.loads(out.read_text())["rows"]
         assert [row["id"] for row in rows] == ["V2", "V1"]
