@@ -180,15 +180,23 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m medsum_core.preview", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
     )
-    parser.add_argument("--train_file", type=Path, required=True, metavar="FILE", help="CSV or JSONL to look at")
-    parser.add_argument("--num_examples", type=int, default=3, metavar="N", help="rows to show (%(default)s)")
-    parser.add_argument("--model_name_or_path", default="embedded:gemma3-270m", metavar="X", help="whose tokenizer")
-    parser.add_argument("--model_revision", metavar="REV", help="commit or tag on the hub")
-    parser.add_argument("--offline", action="store_true", help="never download")
+    parser.add_argument(
+        "--train_file", type=Path, required=True, metavar="FILE", help="the rows: CSV, TSV, JSONL or JSON"
+    )
+    parser.add_argument("--num_examples", type=int, default=3, metavar="N", help="rows to show (default: %(default)s)")
+    parser.add_argument(
+        "--model_name_or_path", default="embedded:gemma3-270m", metavar="NAME", help="model whose tokenizer is used"
+    )
+    parser.add_argument("--model_revision", metavar="REV", help="branch, tag or commit of a hub model")
+    parser.add_argument("--offline", action="store_true", help="never use the network; what is not on disk is an error")
     parser.add_argument("--prompt_style", choices=PROMPT_STYLES, default="auto", help="as in train_loop.py")
     parser.add_argument("--chat_template_kwargs", metavar="JSON", help="as in train_loop.py")
-    parser.add_argument("--max_length", type=int, default=1024, metavar="N", help="as in train_loop.py")
-    parser.add_argument("--max_new_tokens", type=int, default=256, metavar="N", help="as in train_loop.py")
+    parser.add_argument(
+        "--max_length", type=int, default=1024, metavar="N", help="of prompt and note, in tokens (1024)"
+    )
+    parser.add_argument(
+        "--max_new_tokens", type=int, default=256, metavar="N", help="room for the note, in tokens (256)"
+    )
     parser.add_argument("--run", metavar="DIR", help="a run folder: its columns and section, unless others are given")
     add_column_flags(parser)
     return parser.parse_args(argv)

@@ -107,8 +107,8 @@ class DataArguments:
     train_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "CSV, TSV, JSONL or JSON to train on (also .gz), one or several; replaces the data (validation "
-            "too) of the preset",
+            "help": "CSV, TSV, JSONL or JSON to train on (also .gz), one or several; replaces the preset's data, "
+            "validation too, and what demo chose for its data: --learning_rate, --max_new_tokens",
             "metavar": "FILE",
         },
     )
@@ -134,21 +134,25 @@ class DataArguments:
         metavar="NAME|FILE.yaml",
     )
     id_column: str | None = _setting(
-        None, "column with the row's id, optional in the file (the task's own: ID, encounter_id)", metavar="COLUMN"
+        None,
+        "column with the row's id, optional in the file (default: the task's, ID or encounter_id)",
+        metavar="COLUMN",
     )
     dialogue_column: str | None = _setting(
-        None, "column with the text to write from (the task's own: dialogue, context)", metavar="COLUMN"
+        None, "column with the text to write from (default: the task's, such as dialogue)", metavar="COLUMN"
     )
     note_column: str | None = _setting(
-        None, "column with the text to write (the task's own: section_text, note)", metavar="COLUMN"
+        None, "column with the text to write (default: the task's, section_text or note)", metavar="COLUMN"
     )
-    section_column: str | None = _setting(None, "column with the section's header (section_header)", metavar="COLUMN")
+    section_column: str | None = _setting(
+        None, "column with the section's header (default: section_header)", metavar="COLUMN"
+    )
     section: str | None = _setting(
         None, "one section for all rows, instead of a column: an MTS-Dialog code or a name", metavar="NAME"
     )
     image_column: str | None = _setting(
         None,
-        "column with the paths of a row's images, relative to the file, several separated by ; (the task's own: image)",
+        "column with the paths of a row's images, relative to the file, separated by ; (default: the task's, image)",
         metavar="COLUMN",
     )
     image_features: str | None = _setting(
@@ -232,7 +236,7 @@ class TrainArguments:
         "recompute activations in the backward pass (slower, less memory); long: only for rows longer than "
         "--pack_tokens; auto: off if memory suffices, else long, else on",
     )
-    seed: int = _setting(42, "of the adapter's initial weights, the order of rows and dropout", metavar="N")
+    seed: int = _setting(42, "seed of the adapter's initial weights, the order of rows and dropout", metavar="N")
     eval_strategy: Literal["no", "epoch", "steps"] = _setting(
         "epoch", "when to evaluate, in addition to before the first and after the last update; no: never"
     )

@@ -11,6 +11,12 @@ from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.errors import InputError, raise_all
 
 BATCH_HELP = "notes being written at a time; auto (default): 16 on a CPU, on a GPU as many as fit, at most 128"
+BEAMS_HELP = "width of beam search (default: 1, greedy decoding)"
+PENALTY_HELP = "beam search: a beam's score is its log-probability / tokens to this power (default: 1)"
+LONGEST_HELP = "longest note, in tokens (default: the run's --max_new_tokens)"
+REPEAT_HELP = "no sequence of N tokens occurs twice in a note; 0: no rule (default: the run's)"
+KERNELS_HELP = "as in training (default: auto)"
+PRECISION_HELP = "number format of the computation (default: the run's)"
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,46 +36,66 @@ def batch_size(text: str) -> int | None:
 
 def parse_options(argv: list[str]) -> argparse.Namespace:
     """Parse the flags. Raises InputError for wrong ones, and for combinations that are not allowed."""
-    parser = Parser(description="write notes with a tuned model", allow_abbrev=False)
+    parser = Parser(
+        description="Write notes with a tuned model, to a file or to the screen.",
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths; or a checkpoint, or an adapter"
     )
     parser.add_argument(
         "--model_name_or_path",
         metavar="NAME",
-        help="a base alone: hub id, folder, embedded:...; with --run: the present path of its base",
+        help="a base without adapter: hub id, folder, embedded:gemma3-270m; with --run: the present path of its base",
     )
     rows = parser.add_mutually_exclusive_group(required=True)
     rows.add_argument("--input_file", metavar="FILE", help="CSV, TSV, JSONL or JSON (also .gz) with dialogues")
-    rows.add_argument("--dataset_name", metavar="NAME", help="official files (examples/data.md), with --split")
-    rows.add_argument("--dialogue_file", metavar="FILE|-", help="one dialogue as text, to the screen; with --section")
-    parser.add_argument("--dataset_config_name", metavar="NAME", help="of --dataset_name (that of --run if not given)")
-    parser.add_argument("--split", metavar="NAME", help="of --dataset_name, such as valid, test or test1")
+    rows.add_argument("--dataset_name", metavar="NAME", help="a data set by name (examples/data.md), with --split")
+    rows.add_argument(
+        "--dialogue_file",
+        metavar="FILE|-",
+        help="text of one dialogue (-: standard input), its note goes to the screen; with --section",
+    )
+    parser.add_argument(
+        "--dataset_config_name", metavar="NAME", help="configuration of --dataset_name (default: the run's)"
+    )
+    parser.add_argument("--split", metavar="NAME", help="split of --dataset_name, such as valid, test or test1")
     add_column_flags(parser)  # --section is that of --dialogue_file too
     parser.add_argument("--output_file", metavar="FILE", help="notes of --input_file or --dataset_name")
-    parser.add_argument("--output_format", choices=["csv", "mediqa"], default="csv", help="mediqa: submission file")
-    parser.add_argument("--resume", action="store_true", help="keep rows that are finished already")
-    parser.add_argument("--evidence", action="store_true", help="for each sentence the turns that support it best")
     parser.add_argument(
-        "--grounded", action="store_true", help="write no fact that the dialogue does not support (or as in the run)"
+        "--output_format",
+        choices=["csv", "mediqa"],
+        default="csv",
+        help="mediqa: MEDIQA-Chat's submission format (default: csv)",
     )
-    parser.add_argument("--num_beams", type=int, default=1, help="1: greedy")
-    parser.add_argument("--length_penalty", type=float, default=1.0, help="of beam search, as in transformers")
-    parser.add_argument("--max_new_tokens", type=int, help="longest note (the run's reserve if not given)")
     parser.add_argument(
-        "--no_repeat_ngram_size",
-        type=int,
-        help="no sequence of so many tokens twice in a note (the run's if not given)",
+        "--resume", action="store_true", help="continue an interrupted --output_file: keep the notes that are finished"
     )
-    parser.add_argument("--prompt_style", choices=["auto", "chat", "plain"], help="as in training, for a base alone")
-    parser.add_argument("--chat_template_kwargs", metavar="JSON", help="as in training, for a base alone")
+    parser.add_argument(
+        "--evidence", action="store_true", help="add, for each sentence of a note, the turns that support it best"
+    )
+    parser.add_argument(
+        "--grounded",
+        action="store_true",
+        help="write no fact that the dialogue does not support (default: as in the run)",
+    )
+    parser.add_argument("--num_beams", type=int, default=1, metavar="N", help=BEAMS_HELP)
+    parser.add_argument("--length_penalty", type=float, default=1.0, metavar="X", help=PENALTY_HELP)
+    parser.add_argument("--max_new_tokens", type=int, metavar="N", help=LONGEST_HELP)
+    parser.add_argument("--no_repeat_ngram_size", type=int, metavar="N", help=REPEAT_HELP)
+    parser.add_argument(
+        "--prompt_style", choices=["auto", "chat", "plain"], help="as in train_loop.py, for a base without adapter"
+    )
+    parser.add_argument(
+        "--chat_template_kwargs", metavar="JSON", help="as in train_loop.py, for a base without adapter"
+    )
     parser.add_argument("--batch_size", type=batch_size, metavar="N", help=BATCH_HELP)
-    parser.add_argument("--kernels", choices=["auto", "reference", "fast"], default="auto", help="as in training")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help="the run's if not given")
+    parser.add_argument("--kernels", choices=["auto", "reference", "fast"], default="auto", help=KERNELS_HELP)
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help=PRECISION_HELP)
     parser.add_argument(
         "--allow_other_base", action="store_true", help="use a base whose files are not those of the run's training"
     )
-    parser.add_argument("--offline", action="store_true", help="never use the network")
+    parser.add_argument("--offline", action="store_true", help="never use the network; what is not on disk is an error")
     args = parser.parse_args(argv)
     raise_all(_problems(args))
     return args

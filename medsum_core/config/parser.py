@@ -78,6 +78,8 @@ def print_help() -> None:
     for action in parser._actions:
         if isinstance(action, argparse._StoreFalseAction):
             action.help, action.default = f"the opposite of --{action.dest}", None
+        elif isinstance(action.default, list):
+            action.default = " ".join(action.default)
     parser.print_help()
 
 

@@ -31,17 +31,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Raises InputError for bad files or columns, before anything is written."""
     parser = argparse.ArgumentParser(prog="python -m medsum_core.grounding", description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        "--input_file", required=True, help="CSV, JSONL or JSON with id, note and, without --dialogues, dialogue"
+        "--input_file",
+        required=True,
+        metavar="FILE",
+        help="the notes: CSV, TSV, JSONL or JSON with id, note and, without --dialogues, dialogue",
     )
     parser.add_argument("--run", metavar="DIR", help="a run folder: its columns, unless others are given")
     add_column_flags(parser, leave_out=("section", "section_column"))
     parser.add_argument(
-        "--dialogues", help="a file with id and dialogue, joined by id if the notes' file has no dialogues"
+        "--dialogues", metavar="FILE", help="id and dialogue, joined by id; used if the notes' file has no dialogues"
     )
     parser.add_argument(
-        "--omissions", action="store_true", help="also facts that the dialogue states and the note omits"
+        "--omissions", action="store_true", help="also count facts that the dialogue states and the note omits"
     )
-    parser.add_argument("--json", help="write the result to this file: rates, and the facts of every row as offsets")
+    parser.add_argument(
+        "--json", metavar="OUT", help="also write the rates, and the facts of every row as offsets, here"
+    )
     parser.add_argument(
         "--lexicon", metavar="FILE", help="more findings: a table of kind, name, synonyms, broader names"
     )

@@ -20,6 +20,8 @@ from medsum_core.grounding.kinds import CHECKED_KINDS, INVISIBLE
 from medsum_core.grounding.omissions import Omissions, check_omissions
 from medsum_core.score.bootstrap import rate_estimate
 
+WRITTEN_ID = ("id", "TestID")  # in the two formats of infer.py, whatever the run's own column is called
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedNote:
@@ -64,7 +66,7 @@ def check_file(
     table = load_table(notes)
     note_name = _column(table, names["note"])
     raise_problems(table.source, [problem for row in table.rows if (problem := not_text_problem(row, note_name))])
-    ids = _ids(table, columns)
+    ids = _ids(table, columns, or_else=WRITTEN_ID)
     own = find_first(table, names[facts_from])
     if own is not None:
         texts = _dialogues(table, own)
@@ -125,9 +127,9 @@ def _either(names: Sequence[str]) -> str:
     return " or ".join(map(repr, names))
 
 
-def _ids(table: Table, columns: Columns) -> list[str]:
+def _ids(table: Table, columns: Columns, *, or_else: tuple[str, ...] = ()) -> list[str]:
     """The ids, or row numbers from 1 without an id column. Raises InputError for repeated and unsafe ones."""
-    names = columns.candidates()["id"]
+    names = (*columns.candidates()["id"], *or_else)
     name = find_first(table, names) if columns.id is None else _column(table, names)
     ids = [row.cells[name].strip() if name else str(row.number) for row in table.rows]
     ids = number_doubled(ids) if columns.number_rows else ids

@@ -173,14 +173,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model_name_or_path", metavar="NAME", help="path of the run's base, if it was moved")
     parser.add_argument("--output_dir", required=True, metavar="OUT", help="a new folder, or an empty one")
-    parser.add_argument("--num_prompts", type=int, default=4, metavar="N", help="prompts to compare on (%(default)s)")
-    parser.add_argument("--input_file", metavar="F", help="CSV or JSONL with their dialogues (default: the sample)")
-    parser.add_argument("--base", metavar="NAME", help="the same model in 16 bits, where the run's base is in 4")
+    parser.add_argument(
+        "--num_prompts", type=int, default=4, metavar="N", help="prompts to compare on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--input_file", metavar="F", help="their dialogues: CSV, TSV, JSONL or JSON (default: the sample)"
+    )
+    parser.add_argument(
+        "--base", metavar="NAME", help="the same model in 16 bits, where the files of the run's base are in 4 bits"
+    )
     parser.add_argument("--load_in_4bit", action="store_true", help="refused: merging is for 16-bit weights")
     parser.add_argument(
         "--allow_other_base", action="store_true", help="merge into a base whose files are not those of the training"
     )
-    parser.add_argument("--offline", action="store_true", help="never use the network")
+    parser.add_argument("--offline", action="store_true", help="never use the network; what is not on disk is an error")
     return parser.parse_args(argv)
 
 

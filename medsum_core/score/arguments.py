@@ -31,22 +31,29 @@ class ScoreArguments:
 def parse_arguments(argv: Sequence[str] | None, *, description: str) -> ScoreArguments:
     """The flags, checked against each other. Raises InputError for those that exclude each other or the task."""
     parser = argparse.ArgumentParser(prog="python -m medsum_core.score", description=description, allow_abbrev=False)
-    parser.add_argument("--references", type=Path, required=True, metavar="R", help="the references (CSV, JSONL, JSON)")
     parser.add_argument(
-        "--predictions", type=Path, required=True, nargs="+", metavar="P", help="a system's output; several: seeds"
+        "--references", type=Path, required=True, metavar="R", help="the references: CSV, TSV, JSONL or JSON"
     )
     parser.add_argument(
-        "--compare", type=Path, metavar="P2", help="another system's notes: the paired difference to it"
+        "--predictions",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="P",
+        help="a system's notes; several files: its seeds",
     )
     parser.add_argument(
-        "--train_file", type=Path, metavar="T", help="training rows: a floor, and the score without leaked rows"
+        "--compare", type=Path, metavar="P2", help="another system's notes: adds the paired difference to it"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything here, row scores too (no text)")
+    parser.add_argument(
+        "--train_file", type=Path, metavar="T", help="training rows: adds a floor, and the score without leaked rows"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write all scores, by row too, here (no text)")
     parser.add_argument(
         "--tokenizer",
         choices=[OFFICIAL, UNICODE],
         default=OFFICIAL,
-        help="unicode: besides the official scores, which keep a to z, those with letters of any script",
+        help="unicode: adds scores with letters of any script; official (default): a to z only",
     )
     parser.add_argument(
         "--run", metavar="DIR", help="a run folder: its task, columns and section, unless others are given"

@@ -7,7 +7,18 @@ import ipaddress
 import math
 import re
 
-from medsum_core.config.infer_arguments import BATCH_HELP, Parser, batch_size, decoding_problems
+from medsum_core.config.infer_arguments import (
+    BATCH_HELP,
+    BEAMS_HELP,
+    KERNELS_HELP,
+    LONGEST_HELP,
+    PENALTY_HELP,
+    PRECISION_HELP,
+    REPEAT_HELP,
+    Parser,
+    batch_size,
+    decoding_problems,
+)
 from medsum_core.errors import raise_all
 
 ANY_HOST = ("0.0.0.0", "::")
@@ -24,33 +35,49 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     """The flags. Raises InputError for wrong ones, and for those that do not go together."""
     parser = _Parser(
         prog="python -m medsum_core.server",
-        description="serve a run's notes, with a page to review them, on this machine",
+        description="Serve a run's notes on this machine, with a page to review them (examples/serve.md).",
         allow_abbrev=False,
     )
-    parser.flag("run", "run folder; or a checkpoint, or an adapter", required=True, metavar="DIR")
-    parser.flag("model_name_or_path", "where the run's base lies now", metavar="NAME")
-    parser.flag("host", "address to listen on; another than loopback needs --token_file", default="127.0.0.1")
-    parser.flag("port", "0: any free one", type=int, default=8000)
-    parser.flag("token_file", "who may ask: a line `name:token` each, or a bare token", metavar="FILE")
+    parser.flag("run", "run folder, checkpoint or adapter", required=True, metavar="DIR")
+    parser.flag("model_name_or_path", "the present path of the run's base, if it was moved", metavar="NAME")
+    parser.flag("host", "address to listen on (default: 127.0.0.1); others need --token_file", default="127.0.0.1")
+    parser.flag("port", "port to listen on; 0: any free one (default: 8000)", type=int, default=8000, metavar="N")
+    parser.flag("token_file", "clients that are accepted: a line `name:token` or `token` each", metavar="FILE")
+    allowed = "a name by which clients reach the server; repeat the flag for several"
+    parser.flag("allowed_host", allowed, action="append", metavar="HOST")
     parser.flag(
-        "allowed_host", "a name by which clients reach the server, such as a proxy's; repeatable", action="append"
+        "audit_file",
+        "log of requests and actions, without text (default: server_audit.jsonl in the run folder)",
+        metavar="FILE",
     )
-    parser.flag("audit_file", "who asked for what, without text (server_audit.jsonl in the run folder)", metavar="FILE")
-    parser.flag("compare", "also base against tuned, blinded; takes the cache twice", action="store_true")
+    parser.flag(
+        "compare", "add the page /compare, base against tuned, blinded; needs twice the cache", action="store_true"
+    )
     parser.flag("batch_size", f"{BATCH_HELP}; the cache is allocated for them", type=batch_size, metavar="N")
-    parser.flag("max_waiting", "notes that may wait beyond these; then 429", type=int, default=64)
-    parser.flag("stop_seconds", "for what runs when the server is asked to end", type=float, default=30.0)
-    parser.flag("grounded", "write no fact that the dialogue does not support (or as in the run)", action="store_true")
-    parser.flag("num_beams", "1: greedy, which streams token by token", type=int, default=1)
-    parser.flag("length_penalty", "of beam search, as in transformers", type=float, default=1.0)
-    parser.flag("max_new_tokens", "longest note (the run's reserve if not given)", type=int)
     parser.flag(
-        "no_repeat_ngram_size", "no sequence of so many tokens twice in a note (the run's if not given)", type=int
+        "max_waiting",
+        "notes that may wait; more are refused with status 429 (default: 64)",
+        type=int,
+        default=64,
+        metavar="N",
     )
-    parser.flag("kernels", "as in training", choices=["auto", "reference", "fast"], default="auto")
-    parser.flag("precision", "the run's if not given", choices=["auto", "fp32", "bf16", "fp16"])
+    parser.flag(
+        "stop_seconds",
+        "seconds that running requests have to finish when the server stops (default: 30)",
+        type=float,
+        default=30.0,
+    )
+    parser.flag(
+        "grounded", "write no fact that the dialogue does not support (default: as in the run)", action="store_true"
+    )
+    parser.flag("num_beams", f"{BEAMS_HELP}; only greedy streams token by token", type=int, default=1, metavar="N")
+    parser.flag("length_penalty", PENALTY_HELP, type=float, default=1.0, metavar="X")
+    parser.flag("max_new_tokens", LONGEST_HELP, type=int, metavar="N")
+    parser.flag("no_repeat_ngram_size", REPEAT_HELP, type=int, metavar="N")
+    parser.flag("kernels", KERNELS_HELP, choices=["auto", "reference", "fast"], default="auto")
+    parser.flag("precision", PRECISION_HELP, choices=["auto", "fp32", "bf16", "fp16"])
     parser.flag("allow_other_base", "use a base whose files are not those of the training", action="store_true")
-    parser.flag("offline", "never use the network to load", action="store_true")
+    parser.flag("offline", "never use the network to load; what is not on disk is an error", action="store_true")
     args = parser.parse_args(argv)
     raise_all(_problems(args))
     return args

@@ -139,3 +139,15 @@ def test_a_task_whose_answers_cannot_be_checked_is_refused(tmp_path: Path) -> No
     table.write_text("ID,question,answer\n1,What helps?,Take 5 mg.\n")
     with pytest.raises(InputError, match="--task medquad: its answers have no text, or none to look their facts up in"):
         main(["--input_file", str(table), "--note_column", "answer", "--task", "medquad"])
+
+
+def test_notes_that_infer_wrote_are_joined_by_id_whatever_the_column_is_called(tmp_path: Path) -> None:
+    notes, dialogues, out = (tmp_path / name for name in ("notes.csv", "visits.csv", "out.json"))
+    dialogues.write_text("encounter_id,dialogue\nV1,I take 9 mg.\nV2,I take 5 mg.\n")
+    files = ["--input_file", str(notes), "--dialogues", str(dialogues), "--note_column", "note", "--json", str(out)]
+    for name, flags in (("id", ["--id_column", "encounter_id"]), ("TestID", ["--task", "visit"])):
+        notes.write_text(f"{name},note\nV2,Takes 5 mg.\nV1,Takes 9 mg.\n")
+        main([*files, *flags])
+        rows = json.loads(out.read_text())["rows"]
+        assert [row["id"] for row in rows] == ["V2", "V1"]
+        assert all(fact["verdict"] == "supported" for row in rows for fact in row["facts"])

@@ -29,7 +29,7 @@ def run_example(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> di
     visits.write_text("ID,section_header,dialogue\n1,CC,Doctor: Fine?\n")
 
     def train_tiny(argv: list[str], **extensions: Any) -> None:
-        extra = [flag for flag in argv if flag in ("--kernels", "--attention")]
+        extra = [flag for flag in argv if flag in ("--kernels", "--attention", "--ungrounded")]
         extra = [word for flag in extra for word in (flag, argv[argv.index(flag) + 1])]
         train(flags(inputs, folder / "run", "--max_steps", "2", *extra), **extensions)
 
@@ -64,6 +64,7 @@ def test_there_is_one_example_for_each_argument() -> None:
     assert list(EXAMPLES) == [
         "Another objective",
         "Another collator",
+        "Objective and collator together",
         "Another optimiser",
         "Another prompt",
         "A hook on the model",
@@ -103,6 +104,23 @@ def test_the_other_loss_is_the_notes_loss_plus_its_penalty() -> None:
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     found.backward()
     assert hidden_BTH.grad is not None and not hidden_BTH.grad[0, 0].any() and hidden_BTH.grad[0, 1].any()
+
+
+def test_unsupported_tokens_are_marked_and_made_unlikely() -> None:
+    title = "Objective and collator together"
+    mark, unlikelihood = _defined(title, "mark_unsupported"), _defined(title, "unlikelihood")
+    row = Example(  # a prompt of two tokens, a note of three, of which the second is unsupported, and the stop token
+        id="1", input_ids=(1, 2, 7, 8, 9, 3), targets=(-100, 7, -100, 9, 3, -100), num_prompt_tokens=2,
+        num_turns_dropped=0,
+    )  # fmt: skip
+    (batch,) = mark([row], batch_size=1, pack_tokens=0, pad_token_id=0)
+    assert batch.targets_BT.tolist() == [[-100, 7, -1008, 9, 3, -100]]
+    torch.manual_seed(0)
+    hidden_BTH, head_VH = torch.randn(1, 6, 8), torch.randn(16, 8)
+    log_probs_TV = (hidden_BTH[0] @ head_VH.T).log_softmax(-1)
+    likely = -(log_probs_TV[1, 7] + log_probs_TV[3, 9] + log_probs_TV[4, 3])
+    expected = likely - (1 - log_probs_TV[2, 8].exp()).log()
+    assert unlikelihood(hidden_BTH, batch.targets_BT, head_VH).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_other_collator_keeps_every_row_and_every_target() -> None:
