@@ -61,7 +61,10 @@ def write_results(plan: Plan, run: Run, progress: Progress, *, stop: StopFlag) -
             _describe(plan, run, progress, adapter=hashes, stop=stop)
         remove_parts(run.folder)
     except (OSError, InputError) as error:  # by now it is no input that is bad: metrics that can't be read back
-        raise FinalSaveError(f"not everything could be written to {run.folder}: {error}") from error
+        raise FinalSaveError(
+            f"not everything could be written to {run.folder}: {error}; once that is mended, --resume_from_checkpoint "
+            "auto goes on from the last checkpoint"
+        ) from error
 
 
 def _describe(plan: Plan, run: Run, progress: Progress, *, adapter: Mapping[str, str], stop: StopFlag) -> None:

@@ -41,7 +41,10 @@ def save_run(run: Run, progress: Progress, *, final: bool) -> None:
     if not failed:
         return
     if final:
-        raise FinalSaveError(f"the last checkpoint could not be written: {problem or 'see the first process'}")
+        raise FinalSaveError(
+            f"the last checkpoint could not be written: {problem or 'see the first process'}; once that is mended, "
+            "--resume_from_checkpoint auto goes on from the one before"
+        )
     run.save_failures.append(f"step {progress.step}: {problem}")
     text = f"warning: no checkpoint at step {progress.step}: {problem}; earlier checkpoints remain, training goes on"
     print_main(text, run.accelerator)

@@ -217,7 +217,7 @@ def test_a_report_that_cannot_be_written_is_a_failed_final_save(
     argv = flags(inputs, run, "--resume_from_checkpoint", "auto")
     monkeypatch.setattr(finish, "write_report", full)
     assert exit_code(argv) == 4
-    assert "No space left" in capsys.readouterr().err
+    assert "No space left on device; once that is mended, --resume_from_checkpoint auto" in capsys.readouterr().err
     monkeypatch.setattr(finish, "save_adapter", full)
     assert exit_code(argv) == 4
     assert adapters_equal(run / "checkpoints" / "step-000003", straight / "adapter")

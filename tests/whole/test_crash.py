@@ -181,6 +181,6 @@ def test_a_failed_last_save_is_exit_code_4(
     full_disk(f"step-{NUM_WINDOWS:06d}")
     argv = [*arguments(inputs, tmp_path / "run"), "--eval_generate", "0"]
     assert run_as_script(lambda: train_loop.main(argv)) == 4
-    assert "No space left" in capsys.readouterr().err
+    assert "No space left on device; once that is mended, --resume_from_checkpoint auto" in capsys.readouterr().err
     saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert saved[-1] == f"step-{NUM_WINDOWS - 1:06d}"
