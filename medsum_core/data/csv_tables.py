@@ -103,7 +103,7 @@ def _parse(text: str, separator: str, *, skip_blanks: bool) -> ParsedRows:
             parsed.problems.append(f"row {number} (starts on line {start}): bad CSV, {_why(error, text)}")
     if not lines:
         return parsed
-    names = [name.strip() for name in lines[0][1]]
+    names = _names(lines[0][1])
     parsed.columns = tuple(names)
     if title := _title_problem(lines[:LINES_OF_TITLE]):
         return ParsedRows(columns=parsed.columns, problems=[title])
@@ -113,7 +113,7 @@ def _parse(text: str, separator: str, *, skip_blanks: bool) -> ParsedRows:
         row = Row(number=number, line=line, cells=dict(zip(names, fields, strict=False)), not_text={})
         if len(fields) != len(names):
             parsed.problems.append(f"{row.place}: {len(fields)} fields where there are {_count_columns(names)}")
-        elif len(names) > 1 and [field.removeprefix("\ufeff").strip() for field in fields] == names:
+        elif len(names) > 1 and _names(fields) == names:
             parsed.problems.append(f"{row.place}: the column names once more, as where files were joined: delete it")
         elif len(names) > 1 and not any(cell.strip() for cell in fields):
             parsed.problems.append(f"{row.place}: no cell has any text; delete the row")
@@ -121,6 +121,11 @@ def _parse(text: str, separator: str, *, skip_blanks: bool) -> ParsedRows:
             parsed.rows.append(row)
     parsed.problems += problems
     return parsed
+
+
+def _names(fields: Sequence[str]) -> list[str]:
+    """Column names without white space at their ends, and without byte-order marks: joined files have several."""
+    return [field.replace("\ufeff", "").strip() for field in fields]
 
 
 def _without_blank_end(body: Sequence[tuple[int, list[str]]], parsed: ParsedRows) -> Sequence[tuple[int, list[str]]]:

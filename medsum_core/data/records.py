@@ -211,6 +211,11 @@ def normalise_text(text: str) -> str:
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
+def is_visible(char: str) -> bool:
+    """Whether a character shows: a cell of zero-width spaces, as web pages leave them, is empty."""
+    return char.isprintable() and not char.isspace()
+
+
 def normalise_dialogue(text: str) -> str:
     """`normalise_text`, with lines stripped, empty lines removed and MTS-Dialog's misspelt tags corrected.
 
@@ -316,7 +321,7 @@ def _row_problems(
         problem = None if is_fit else not_text_problem(row, name, null_is_empty=True)
         if problem is not None:
             problems.append(problem)
-        elif part in required and not required[part]:
+        elif part in required and not any(map(is_visible, required[part])):
             problems.append(f"{row.place}, column {name!r}: {_emptiness(row.cells[name], part, columns)}")
     section = columns.task.section_part
     return problems + formula_problems([row], (names.get("id"), names.get(section.name) if section else None))

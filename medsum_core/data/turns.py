@@ -130,8 +130,10 @@ def _turn_line(turn: Any, number: int) -> str:
     if not isinstance(turn, Mapping):
         raise TurnError(f"turn {number} is {type(turn).__name__}, neither text nor an object")
     text, speaker = _first(turn, TEXT_KEYS), _first(turn, SPEAKER_KEYS)
-    if not isinstance(text, str) or not isinstance(speaker, str | None):
+    if not isinstance(text, str):
         raise TurnError(f"turn {number} has no text under one of the keys {', '.join(TEXT_KEYS)}")
+    if not isinstance(speaker, str | None):
+        raise TurnError(f"turn {number} names its speaker by {type(speaker).__name__}; write a name, such as Doctor")
     tag = "" if not speaker else f"{speaker[:1].upper()}{speaker[1:]}: "
     return tag + _one_line(text)
 

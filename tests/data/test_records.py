@@ -198,9 +198,9 @@ def test_every_cell_survives_csv_and_jsonl(
 ) -> None:
     folder = tmp_path_factory.mktemp("cells")
     out = io.StringIO(newline="")
-    csv.writer(out).writerows([("a", "b"), *cells])
-    lines = "\n".join(json.dumps({"a": a, "b": b}) for a, b in cells)
-    expected = [{"a": a, "b": b} for a, b in cells]
+    csv.writer(out).writerows([("first column", "second column"), *cells])
+    expected = [{"first column": a, "second column": b} for a, b in cells]
+    lines = "\n".join(map(json.dumps, expected))
     assert read_table(write(folder, out.getvalue())) == expected
     assert read_table(write(folder, csv_text(("a", "b"), cells))) == expected
     assert read_table(write(folder, lines, "f.jsonl")) == expected

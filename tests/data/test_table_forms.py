@@ -46,7 +46,7 @@ def refusal(path: Path) -> str:
 
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\ufeff"), min_size=1).filter(
-    lambda text: bool(text.strip())
+    lambda text: any(char.isprintable() and not char.isspace() for char in text)
 )
 
 
@@ -216,6 +216,25 @@ def test_a_refusal_of_unknown_column_names_names_the_flags(tmp_path: Path) -> No
 def test_column_names_within_joined_files_are_no_row(tmp_path: Path, again: list[str]) -> None:
     path = write(tmp_path / "f.csv", as_csv([NAMES, ROW, again, ["2", *ROW[1:]]]))
     assert refusal(path) == f"{path}: row 2 (line 4): the column names once more, as where files were joined: delete it"
+
+
+def test_byte_order_marks_of_joined_files_are_no_part_of_a_column_name(tmp_path: Path) -> None:
+    """Else the ids' column is not found, and the rows are numbered."""
+    text = as_csv([NAMES, ["V7", *ROW[1:]]])
+    assert [record.id for record in read_records(write(tmp_path / "f.csv", "\ufeff\ufeff" + text))] == ["V7"]
+
+
+@pytest.mark.parametrize("column", [1, 2, 3])
+def test_a_cell_of_invisible_characters_is_empty(tmp_path: Path, column: int) -> None:
+    row = [*ROW[:column], "\u200b\n\u2060\0", *ROW[column + 1 :]]
+    path = write(tmp_path / "f.csv", as_csv([NAMES, row]))
+    assert refusal(path) == f"{path}: row 1 (line 2), column {NAMES[column]!r}: empty"
+
+
+def test_a_speaker_that_is_a_number_is_named_as_the_fault(tmp_path: Path) -> None:
+    turns = [{"speaker": 0, "text": CANARY}]
+    path = write(tmp_path / "f.json", json.dumps([dict(zip(NAMES, [*ROW[:3], turns], strict=True))]))
+    assert "turn 1 names its speaker by int; write a name, such as Doctor" in refusal(path)
 
 
 @pytest.mark.parametrize(
