@@ -90,12 +90,32 @@ def test_a_second_checkpoint_of_a_step_replaces_the_former_only_when_complete(
         with pytest.raises(SaveError):
             save(tmp_path, 5, window=6)
     assert load_checkpoint(tmp_path / "step-000005").progress.window == 5
-    path = save(tmp_path, 5, window=6)  # a window was skipped in between
+    path = save(tmp_path, 5, window=6, best_step=5)  # a window was skipped in between
     assert names(tmp_path) == [path.name]
     assert find_checkpoint(tmp_path, "auto") == path
     assert load_checkpoint(path).progress.window == 6
     assert checkpoint_of_step(tmp_path, 5) == path and checkpoint_of_step(tmp_path, 4) is None
     assert save(tmp_path, 5, window=7).name == "step-000005"
+
+
+def test_several_checkpoints_of_a_step_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in range(11):
+        save(tmp_path, 5, window=5 + number, deletable=())
+    for _ in range(2):
+        save(tmp_path, 4, deletable=())
+    assert {"step-000004", "step-000004-2", "step-000005", "step-000005-2", "step-000005-11"} < set(names(tmp_path))
+    newest = find_checkpoint(tmp_path, "auto")
+    assert newest == checkpoint_of_step(tmp_path, 5) == tmp_path / "step-000005-11"
+    assert later_checkpoints(load_checkpoint(tmp_path / "step-000005-9"), tmp_path) == [
+        "step-000005-10",
+        "step-000005-11",
+    ]
+
+
+def test_a_checkpoint_is_not_deleted_because_one_of_its_name_could_be(tmp_path: Path) -> None:
+    """The run saved it before, it was damaged and moved away, and the run was resumed from an earlier one."""
+    path = save(tmp_path, 3, deletable=["step-000003"])
+    assert load_checkpoint(path).progress.step == 3
 
 
 def test_drafts_of_crashed_saves_are_ignored_and_removed(tmp_path: Path) -> None:
