@@ -103,7 +103,7 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, base_name: str) -
     """
     folder = Path(folder)
     settings = _read_settings(folder, base_name)
-    check_target_modules(base, settings.target_modules)
+    check_target_modules(base, settings.target_modules, where=f"{folder / CONFIG_NAME}, target_modules")
     try:
         tensors = load(read_plain_file(folder / WEIGHTS_NAME))
     except OSError as error:

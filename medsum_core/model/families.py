@@ -116,12 +116,15 @@ def adapter_targets(model: PreTrainedModel, asked: Sequence[str]) -> tuple[str, 
     return tuple(asked)
 
 
-def check_target_modules(model: PreTrainedModel, names: Iterable[str]) -> None:
-    """Raise InputError unless each name is that of a linear layer of the language model, other than the head."""
+def check_target_modules(model: PreTrainedModel, names: Iterable[str], *, where: str = "--lora_target_modules") -> None:
+    """Raise InputError unless each name is that of a linear layer of the language model, other than the head.
+
+    where: what gives the names, for the message.
+    """
     fitting = _linear_names(model)
     if missing := [name for name in names if name not in fitting]:
         raise InputError(
-            f"--lora_target_modules: {', '.join(missing)} matches no linear layer that takes an adapter; "
+            f"{where}: {', '.join(missing)} matches no linear layer that takes an adapter; "
             f"this model has {', '.join(sorted(fitting)) or 'none'}"
         )
 

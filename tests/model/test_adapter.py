@@ -214,6 +214,12 @@ def test_settings_that_are_not_plain_lora_are_refused(saved: Path, values: dict[
         load(saved)
 
 
+def test_the_adapters_file_is_named_for_a_layer_that_the_base_lacks(saved: Path) -> None:
+    change_config(saved, target_modules=["q_proj", "c_attn"])
+    with pytest.raises(InputError, match=f"{CONFIG_NAME}, target_modules: c_attn matches no linear layer"):
+        load(saved)
+
+
 def test_a_config_of_another_peft_release_loads(saved: Path) -> None:
     config = json.loads((saved / CONFIG_NAME).read_text())
     config["lora_alpha"] = float(config["lora_alpha"])
