@@ -207,7 +207,8 @@ def _answer_problems(task: Task) -> list[str]:
         problems.append("floors: blind is of a task that shows images, and this one shows none")
     if "majority" in task.floors and choice is None:
         problems.append("floors: majority is of a choice, and the answer has none")
-    if "without_source" in task.floors and not (choice and choice.by_likelihood and _is_block(task, task.source)):
+    has_block = any(part.name == task.source and part.form == "block" for part in task.parts)
+    if "without_source" in task.floors and not (choice and choice.by_likelihood and has_block):
         problems.append("floors: without_source is of a choice by_likelihood about a text that is a block")
     if choice is not None and task.divide:
         problems.append("divide: the answer has a choice, and can't be divided")
@@ -216,10 +217,6 @@ def _answer_problems(task: Task) -> list[str]:
     if choice is None and not task.answer.columns:
         problems.append("answer: neither a column nor a choice")
     return problems
-
-
-def _is_block(task: Task, name: str) -> bool:
-    return any(part.form == "block" for part in task.parts if part.name == name)
 
 
 def _empty(task: Task) -> list[str]:
