@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 1 <= args.num_prompts <= MAX_PROMPTS:
         raise InputError(f"--num_prompts {args.num_prompts}: from 1 to {MAX_PROMPTS}")
     output = Path(os.path.expanduser(args.output_dir))
-    if not output.name:
+    if output.name in ("", ".."):
         raise InputError(f"--output_dir {output}: names no new folder; name one, such as merged")
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         if lock_path(output).exists():  # of one at work, or of one that was killed when all but this was done

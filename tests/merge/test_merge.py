@@ -215,7 +215,7 @@ def test_an_output_that_is_not_empty_is_refused(run: Path, tmp_path: Path) -> No
         with pytest.raises(InputError, match="not an empty folder"):
             main(["--run", str(run), "--output_dir", str(output)])
     assert kept.read_text() == "mine"
-    for nameless in ("", ".", "./", "/"):
+    for nameless in ("", ".", "./", "/", "new/.."):
         with pytest.raises(InputError, match="names no new folder"):
             main(["--run", str(run), "--output_dir", nameless])
 

@@ -189,6 +189,27 @@ def test_no_signature_before_each_flag_was_seen(server: FakeServer, watched: Wat
     assert page.locator("#blocked").inner_text() == "2 flags were not looked at yet."
 
 
+def test_an_edit_that_the_log_missed_is_in_it_before_the_signature(server: FakeServer, watched: Watched) -> None:
+    page = watched.page
+    write_whole(page, [COMPLAINT])
+    page.route("**/audit", lambda route: route.fulfill(status=503, json={"error": {"message": "the log is full"}}))
+    card(page, COMPLAINT).get_by_role("button", name="Edit").click()
+    page.keyboard.type("x")
+    page.get_by_role("button", name="Done").click()
+    page.locator("#error", has_text="the log is full").wait_for()
+    look_at_each_flag(page)
+    page.get_by_label("Your name").fill(SIGNER)
+    page.get_by_role("button", name="Sign off").click()
+    assert not page.locator("#seal").is_visible() and actions(server) == []
+    page.unroute("**/audit")
+    page.get_by_role("button", name="Sign off").click()
+    page.locator("#seal", has_text=SIGNER).wait_for()
+    assert [action["event"] for action in actions(server)] == ["edited", "signed"]
+    page.get_by_role("button", name="Copy").click()
+    page.locator("#told", has_text="Copied").wait_for()
+    assert [action["event"] for action in actions(server)] == ["edited", "signed", "exported"]
+
+
 def test_stop_keeps_what_is_written_and_frees_the_model(server: FakeServer, watched: Watched) -> None:
     page = watched.page
     server.engine.hold_after = 20

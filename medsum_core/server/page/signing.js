@@ -29,6 +29,9 @@ export async function sign(visit) {
   }
   clearError();
   const texts = JSON.stringify(visit.notes.map((note) => note.text));
+  for (const note of visit.notes) {
+    if (!note.isLogged && !(await logEdit(visit, note))) return; // the server was not reached when it was edited
+  }
   if (!(await audit(visit, { action: "signed" }))) return;
   if (JSON.stringify(visit.notes.map((note) => note.text)) !== texts) return; // edited while the server wrote its log
   visit.signature = { name, time: new Date() };
@@ -36,14 +39,18 @@ export async function sign(visit) {
   say(`Signed by ${name}.`);
 }
 
-/** Tells the server's log that a note was edited: where it differs from what was written and a hash, never its text. */
+/**
+ * Tells the server's log that a note was edited: where it differs from what was written and a hash, never its text.
+ * Whether the log has it now.
+ */
 export async function logEdit(visit, note) {
   const entry = { action: "edited", section: note.section, spans: [changedSpan(note.written, note.text)] };
   if (crypto.subtle) { // missing where the page comes over plain http from another host
     const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(note.text)));
     entry.note_sha256 = Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
   }
-  await audit(visit, entry);
+  note.isLogged = await audit(visit, entry);
+  return note.isLogged;
 }
 
 export const copy = (visit) => handOut(visit, ({ content }) => copyText(content), "Copied");

@@ -118,7 +118,7 @@ export class Visit {
 function blankNote(section) {
   return {
     section, text: "", written: "", checkedText: "", isDone: false, isUnfinished: false, isShortened: false, leftOut: 0,
-    checked: 0, unsupported: [], evidence: [], contradictedBy: [],
+    isLogged: true, checked: 0, unsupported: [], evidence: [], contradictedBy: [],
   };
 }
 
