@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -79,7 +79,6 @@ def save_checkpoint(
     resolved: dict[str, Any],
     keep_last: int,
     deletable: Collection[str],
-    warn: Callable[[str], None] | None = None,
 ) -> Path:
     """Write `step-NNNNNN/`, flushed to disk on return, then apply retention; return the folder.
 
@@ -108,28 +107,26 @@ def save_checkpoint(
     except ReadFailedError as error:
         raise SaveError(str(error)) from error
     write_sealed(target, files)
-    rules: dict[str, Any] = {"best_step": progress.best_step, "keep_last": keep_last, "deletable": deletable}
+    best = progress.best_step
     try:
-        delete_superseded(target, files=FILES, warn=warn or _to_stderr, **rules)
+        delete_superseded(target, files=FILES, best_step=best, keep_last=keep_last, deletable=deletable)
     except ReadFailedError as error:
-        (warn or _to_stderr)(f"warning: kept all old checkpoints: {error}")
+        print(f"warning: kept all old checkpoints: {error}", file=sys.stderr)
     return target
 
 
-def find_checkpoint(
-    checkpoints_dir: str | Path, choice: str | Path, *, warn: Callable[[str], None] | None = None
-) -> Path | None:
+def find_checkpoint(checkpoints_dir: str | Path, choice: str | Path) -> Path | None:
     """The checkpoint to resume from, with every byte verified.
 
-    `auto`: the newest valid one; each damaged one is reported by `warn` (stderr if not given) and skipped; None when
-    there is no checkpoint at all. Any other choice is the folder itself.
+    `auto`: the newest valid one; each damaged one is reported on stderr and skipped; None when there is no checkpoint
+    at all. Any other choice is the folder itself.
     Raises InputError when the folder is absent or damaged, when `auto` finds only damaged ones, and when the system
     fails to read one: it may be undamaged, and resuming from an older one would repeat updates.
     """
     if str(choice) != "auto":
         return load_checkpoint(choice).path
     try:
-        found, num_damaged = newest_valid(checkpoints_dir, warn=warn)
+        found, num_damaged = newest_valid(checkpoints_dir)
     except ReadFailedError as error:
         raise InputError(
             f"--resume_from_checkpoint auto: {error}; try again, or name an older checkpoint's folder"
@@ -142,16 +139,16 @@ def find_checkpoint(
     return found
 
 
-def newest_valid(checkpoints_dir: str | Path, *, warn: Callable[[str], None] | None = None) -> tuple[Path | None, int]:
-    """The newest undamaged checkpoint, and the number of newer, damaged ones.
+def newest_valid(checkpoints_dir: str | Path) -> tuple[Path | None, int]:
+    """The newest undamaged checkpoint, and the number of newer, damaged ones, which are reported on stderr.
 
-    These are reported by `warn` (stderr if not given). Raises ReadFailedError when the system fails to read one.
+    Raises ReadFailedError when the system fails to read one.
     """
     num_damaged = 0
     for path in reversed(list_checkpoints(Path(checkpoints_dir))):
         if (damage := _damage(path)) is None:
             return path, num_damaged
-        (warn or _to_stderr)(f"warning: checkpoint {path.name} is damaged ({damage}): passed over")
+        print(f"warning: checkpoint {path.name} is damaged ({damage}): passed over", file=sys.stderr)
         num_damaged += 1
     return None, num_damaged
 
@@ -256,7 +253,3 @@ def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
 
 def _json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from medsum_core.files import (
@@ -55,7 +56,6 @@ def delete_superseded(
     best_step: int | None,
     keep_last: int,
     deletable: Collection[str],
-    warn: Callable[[str], None],
 ) -> None:
     """Keep `written`, the best and the newest complete ones, `keep_last` in all; delete the others among `deletable`.
 
@@ -70,7 +70,7 @@ def delete_superseded(
         try:
             is_recent = step < step_written and num_kept < keep_last and looks_complete(path, files)
         except ReadFailedError as error:
-            warn(f"warning: kept the old checkpoint {path.name}: {error}")
+            print(f"warning: kept the old checkpoint {path.name}: {error}", file=sys.stderr)
             continue
         num_kept += is_recent
         if is_recent or (step < step_written and step == best_step):
@@ -78,7 +78,8 @@ def delete_superseded(
         try:
             remove_folder(path)
         except OSError as error:
-            warn(f"warning: could not delete the old checkpoint {path.name}: {error.strerror or error}")
+            reason = error.strerror or error
+            print(f"warning: could not delete the old checkpoint {path.name}: {reason}", file=sys.stderr)
     sweep_checkpoint_drafts(written.parent)
 
 
