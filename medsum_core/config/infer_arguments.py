@@ -36,31 +36,8 @@ def batch_size(text: str) -> int | None:
 
 def parse_options(argv: list[str]) -> argparse.Namespace:
     """Parse the flags. Raises InputError for wrong ones, and for combinations that are not allowed."""
-    parser = Parser(
-        description="Write notes with a tuned model, to a file or to the screen.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths; or a checkpoint, or an adapter"
-    )
-    parser.add_argument(
-        "--model_name_or_path",
-        metavar="NAME",
-        help="a base without adapter: hub id, folder, embedded:gemma3-270m; with --run: the present path of its base",
-    )
-    rows = parser.add_mutually_exclusive_group(required=True)
-    rows.add_argument("--input_file", metavar="FILE", help="CSV, TSV, JSONL or JSON (also .gz) with dialogues")
-    rows.add_argument("--dataset_name", metavar="NAME", help="a data set by name (examples/data.md), with --split")
-    rows.add_argument(
-        "--dialogue_file",
-        metavar="FILE|-",
-        help="text of one dialogue (-: standard input), its note goes to the screen; with --section",
-    )
-    parser.add_argument(
-        "--dataset_config_name", metavar="NAME", help="configuration of --dataset_name (default: the run's)"
-    )
-    parser.add_argument("--split", metavar="NAME", help="split of --dataset_name, such as valid, test or test1")
-    add_column_flags(parser)  # --section is that of --dialogue_file too
+    parser = Parser(description="Write notes with a tuned model, to a file or to the screen.", allow_abbrev=False)
+    _add_input_flags(parser)
     parser.add_argument("--output_file", metavar="FILE", help="notes of --input_file or --dataset_name")
     parser.add_argument(
         "--output_format",
@@ -99,6 +76,31 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     raise_all(_problems(args))
     return args
+
+
+def _add_input_flags(parser: argparse.ArgumentParser) -> None:
+    """Model and rows."""
+    parser.add_argument(
+        "--run", metavar="DIR", help="run folder: base, adapter, prompt and lengths; or a checkpoint, or an adapter"
+    )
+    parser.add_argument(
+        "--model_name_or_path",
+        metavar="NAME",
+        help="a base without adapter: hub id, folder, embedded:gemma3-270m; with --run: the present path of its base",
+    )
+    rows = parser.add_mutually_exclusive_group(required=True)
+    rows.add_argument("--input_file", metavar="FILE", help="CSV, TSV, JSONL or JSON (also .gz) with dialogues")
+    rows.add_argument("--dataset_name", metavar="NAME", help="a data set by name (examples/data.md), with --split")
+    rows.add_argument(
+        "--dialogue_file",
+        metavar="FILE|-",
+        help="text of one dialogue (-: standard input), its note goes to the screen; with --section",
+    )
+    parser.add_argument(
+        "--dataset_config_name", metavar="NAME", help="configuration of --dataset_name (default: the run's)"
+    )
+    parser.add_argument("--split", metavar="NAME", help="split of --dataset_name, such as valid, test or test1")
+    add_column_flags(parser)  # --section is that of --dialogue_file too
 
 
 def _problems(args: argparse.Namespace) -> list[str]:
