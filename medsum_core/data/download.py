@@ -50,8 +50,7 @@ def pinned_file(pin: PinnedFile, *, offline: bool = False) -> Path:
     path = commit_folder(pin.repository, pin.commit) / name
     if path.is_file() and file_sha256(path) == pin.sha256:
         return path
-    by_hand = f"save {pin.url} as {path}" if pin.is_on_hub else f"get {pin.url} and name it as a file"
-    remedy = f"run once with a network and without --offline, or {by_hand}"
+    remedy = f"run once with a network and without --offline, or save {pin.url} as {path}"
     if offline:
         state = "damaged" if path.is_file() else "not in the cache"
         raise InputError(f"{name} of {pin.repository} is {state} ({path}) and --offline forbids the download: {remedy}")

@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another set of the same kind (%(default)s)")
     values = parser.parse_args(argv)
     write_set(values.output_dir, rows=values.rows, seed=values.seed)
+    print(f"{values.rows} rows in {values.output_dir}: train.csv, valid.csv, images/")
 
 
 if __name__ == "__main__":

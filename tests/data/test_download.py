@@ -47,6 +47,17 @@ def test_a_file_is_downloaded_once_and_then_read_offline(served: Path, tmp_path:
     assert pinned_file(PIN, offline=True) == path
 
 
+def test_a_file_saved_by_hand_where_the_message_says_is_read(served: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        pinned_file(PIN, offline=True)
+    found = re.search(r"or save (file://\S+) as (\S+)$", str(caught.value))
+    assert found is not None and found[1] == served.as_uri()
+    path = Path(found[2])
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    assert pinned_file(PIN, offline=True) == path
+
+
 def test_a_damaged_cached_file_is_replaced_or_offline_refused(served: Path) -> None:
     path = pinned_file(PIN)
     path.write_bytes(CONTENT[:-5])
