@@ -24,6 +24,7 @@ from medsum_core.checkpoint.checkpoint import Progress
 from medsum_core.config.arguments import TrainArguments
 from medsum_core.config.run_config import parse_run
 from medsum_core.report import finish
+from medsum_core.tasks.find import find_task
 from medsum_core.training import validation
 from medsum_core.training.metrics import StepStats
 from medsum_core.training.plan import plan_run
@@ -289,6 +290,7 @@ def test_all_processes_use_the_same_evaluation_score(process: int, monkeypatch: 
     monkeypatch.setattr(validation, "gather_json", gather)
     run: Any = MagicMock(seconds={"evaluation": 0.0}, collate_settings={}, validation_records=["the first", "another"])
     run.config.train = TrainArguments(eval_generate=1, metric_for_best_model="eval_rouge1")
+    run.renderer.task = find_task("section")
     progress, _ = validation.evaluate(run, Progress(step=1, epoch=0, window=1))
     assert progress.best_metric == 0.25
     run.write_metrics.assert_called_once_with(ANY, everyone[0])

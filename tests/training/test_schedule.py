@@ -109,6 +109,7 @@ def test_a_logged_line_is_about_the_updates_since_the_last_one(capsys: pytest.Ca
     run, progress, lines = make_run(logging_steps=2), START, []
     trackers: Any = SimpleNamespace(log=lambda values, step: lines.append((step, values)))
     run.log, run.trackers, run.unlogged, run.seconds = None, trackers, [], defaultdict(float)
+    run.learning_rate = lambda step: step / 10  # type: ignore[method-assign]
     for loss, targets, tokens, seconds in (
         (1.0, 10, 100, 1.0),
         (math.nan, 7, 70, 0.25),
@@ -125,10 +126,10 @@ def test_a_logged_line_is_about_the_updates_since_the_last_one(capsys: pytest.Ca
             skipped=math.isnan(loss),
         )
         progress = after_window(progress, windows_per_epoch=3, skipped=stats.skipped)
-        progress = run.log_step(progress, stats, 0.5)
+        progress = run.log_step(progress, stats)
     assert lines == [
-        (2, {"epoch": 1.0, "loss": 3.0, "grad_norm": 2.0, "learning_rate": 0.5, "tokens_per_second": 75.0}),
-        (4, {"epoch": 1.6667, "loss": 2.25, "grad_norm": 1.25, "learning_rate": 0.5, "tokens_per_second": 100.0}),
+        (2, {"epoch": 1.0, "loss": 3.0, "grad_norm": 2.0, "learning_rate": 0.1, "tokens_per_second": 75.0}),
+        (4, {"epoch": 1.6667, "loss": 2.25, "grad_norm": 1.25, "learning_rate": 0.3, "tokens_per_second": 100.0}),
     ]
     assert run.seconds["training"] == 5.25
     assert capsys.readouterr().err.count("update 2 skipped") == 1

@@ -30,7 +30,7 @@ PRONOUNS: dict[str, Sex] = {
 CHILDREN: dict[str, Sex] = {"son": "male", "boy": "male", "daughter": "female", "girl": "female"}
 FORMS_OF_ADDRESS: dict[str, Sex] = {
     "sir": "male", "mr": "male", "mister": "male", "ma'am": "female", "maam": "female", "mrs": "female",
-    "ms": "female",
+    "missus": "female", "ms": "female",
 }  # fmt: skip
 SEX_WORDS = frozenset((*SEX_NOUNS, *PRONOUNS, *CHILDREN, *FORMS_OF_ADDRESS)) | bag(  # may tell the patient's sex
     "miss madam madame guy dude lad husband wife girlfriend boyfriend mom mum mother mama dad father grandma grandpa "
