@@ -160,12 +160,8 @@ def _audit(audit: TargetAudit | None) -> str:
 def _run(summary: RunSummary) -> str:
     parts = ["## Run"]
     if summary.seconds:
-        parts.append(
-            table(
-                ("phase, since the run's last start", "time"),
-                [(name, duration(value)) for name, value in summary.seconds.items()],
-            )
-        )
+        phases = [(name, duration(value)) for name, value in summary.seconds.items()]
+        parts.append(table(("phase, since the run's last start", "time"), phases))
     if summary.versions:
         parts.append(table(("package", "version"), list(summary.versions.items())))
     if summary.settings:
