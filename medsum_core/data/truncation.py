@@ -82,10 +82,9 @@ def _keep_ends(lengths: Sequence[int], budget: int) -> tuple[int, int]:
     """How many turns to keep at the beginning and at the end: alternately one more at each, while it fits."""
     kept, open_ends, end = [0, 0], [True, True], 0
     while any(open_ends) and sum(kept) < len(lengths):
-        if open_ends[end]:
-            length = lengths[kept[0]] if end == 0 else lengths[len(lengths) - 1 - kept[1]]
-            open_ends[end] = length <= budget
-            kept[end] += open_ends[end]
-            budget -= length if open_ends[end] else 0
+        length = lengths[kept[0]] if end == 0 else lengths[len(lengths) - 1 - kept[1]]
+        open_ends[end] = length <= budget  # once closed, an end stays closed: the budget only shrinks
+        kept[end] += open_ends[end]
+        budget -= length if open_ends[end] else 0
         end = 1 - end
     return kept[0], kept[1]

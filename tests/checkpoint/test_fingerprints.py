@@ -66,7 +66,7 @@ def test_the_environment_fingerprint_has_threads_processes_and_cpu_capability(mo
     assert before["torch version"] == metadata.version("torch")
 
 
-def test_the_base_fingerprint_depends_on_codes_and_scales_and_not_on_the_adapter(base_folder: Path) -> None:
+def test_the_base_fingerprint_depends_on_each_frozen_weight_and_not_on_the_adapter(base_folder: Path) -> None:
     model = nf4_model(base_folder)
     before = base_fingerprint(model.named_parameters())
     assert before == base_fingerprint(nf4_model(base_folder).named_parameters())
@@ -74,8 +74,12 @@ def test_the_base_fingerprint_depends_on_codes_and_scales_and_not_on_the_adapter
         trainable_parameters(model)[0][1].add_(1.0)
     assert base_fingerprint(model.named_parameters()) == before
     packed = next(parameter for parameter in model.parameters() if hasattr(parameter, "quant_state"))
-    packed.quant_state.absmax[0] ^= 1
-    assert base_fingerprint(model.named_parameters()) != before
+    norm = next(parameter for name, parameter in model.named_parameters() if "norm" in name)
+    found = {before}
+    for frozen in (packed.quant_state.absmax, packed.data.view(-1), norm.data.view(torch.uint8)):
+        frozen[0] ^= 1
+        found.add(base_fingerprint(model.named_parameters()))
+    assert len(found) == 4
 
 
 def test_the_configurations_fingerprint_depends_on_its_values_and_not_on_its_path(tmp_path: Path) -> None:
