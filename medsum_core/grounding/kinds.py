@@ -7,7 +7,7 @@ CHECKED_KINDS = (
     "symptoms, conditions, procedures, substances and relatives, present or denied; the "
     "patient's sex, work and marital status"
 )
-INVISIBLE = (
+UNCHECKED = (
     "findings that the lexicon does not name, severity, reasons and order, advice in plain words, who said "
     "it, whatever is not English"
 )

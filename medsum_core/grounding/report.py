@@ -16,7 +16,7 @@ from medsum_core.data.rows import Table, formula_problems, not_text_problem, rai
 from medsum_core.data.tables import load_table
 from medsum_core.errors import InputError
 from medsum_core.grounding.check import Fact, check_note, count_checked, count_unsupported
-from medsum_core.grounding.kinds import CHECKED_KINDS, INVISIBLE
+from medsum_core.grounding.kinds import CHECKED_KINDS, UNCHECKED
 from medsum_core.grounding.omissions import Omissions, check_omissions
 from medsum_core.score.bootstrap import rate_estimate
 
@@ -206,7 +206,7 @@ def table_lines(notes: Sequence[CheckedNote], result: Mapping[str, Any]) -> list
     )
     if result["not_checked"]:
         lines.append(f"{result['not_checked']} facts are not checked: their note or dialogue is not English")
-    return [*lines, *_omission_lines(notes, result), f"Seen: {CHECKED_KINDS}. Not seen: {INVISIBLE}."]
+    return [*lines, *_omission_lines(notes, result), f"Checked: {CHECKED_KINDS}. Not checked: {UNCHECKED}."]
 
 
 def _omission_lines(notes: Sequence[CheckedNote], result: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from medsum_core.grounding.kinds import CHECKED_KINDS, INVISIBLE
+from medsum_core.grounding.kinds import CHECKED_KINDS, UNCHECKED
 from medsum_core.report.comparison import Comparison, Side
 from medsum_core.report.markdown import NOT_MEASURED, estimate, figure, table
 from medsum_core.report.run_summary import RunSummary
@@ -113,7 +113,7 @@ def fact_differences(comparison: Comparison) -> str:
 
 def fact_kinds(comparison: Comparison) -> str:
     """Which kinds of facts the rates are of, what they can't see, and what an omission rate is of."""
-    text = f"Looked up in the whole dialogue: {CHECKED_KINDS}. Invisible to every rate here: {INVISIBLE}."
+    text = f"Looked up in the whole dialogue: {CHECKED_KINDS}. Not checked: {UNCHECKED}."
     return f"{text} {OMISSION_NOTE}" if comparison.counts_omissions else text
 
 

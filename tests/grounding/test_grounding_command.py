@@ -73,7 +73,7 @@ def test_omissions_are_counted_if_requested(tmp_path: Path, capsys: pytest.Captu
     ]
     assert "1 of 3 facts that the dialogues state are not in the notes: 33.3%" in screen
     assert "(duration 1)" in screen and "days" not in screen + out.read_text()
-    assert screen.count("Not seen: ") == 2  # with each rate, what it covers
+    assert screen.count("Not checked: ") == 2  # with each rate, what it covers
 
 
 @pytest.mark.parametrize(

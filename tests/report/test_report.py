@@ -19,7 +19,7 @@ from medsum_core.data.prompt import build_renderer
 from medsum_core.generation import notes as notes_module
 from medsum_core.generation.generate import generate
 from medsum_core.generation.notes import generate_notes
-from medsum_core.grounding.kinds import CHECKED_KINDS, INVISIBLE
+from medsum_core.grounding.kinds import CHECKED_KINDS, UNCHECKED
 from medsum_core.report.comparison import Comparison, Side, compare_base_and_tuned
 from medsum_core.report.markdown import estimate
 from medsum_core.report.model_card import write_model_card
@@ -257,7 +257,7 @@ def test_each_rate_names_the_kinds_of_facts_that_it_covers(tmp_path: Path, state
     write_report(tmp_path / "report.md", summary=SUMMARY, data=DATA, comparison=rows)
     write_model_card(tmp_path, summary=SUMMARY, data=DATA, comparison=rows)
     for text in [(tmp_path / name).read_text(encoding="utf-8") for name in ("report.md", "README.md")]:
-        assert CHECKED_KINDS in text and INVISIBLE in text
+        assert CHECKED_KINDS in text and UNCHECKED in text
         assert ("| omission rate" in text) == (OMISSION_NOTE in text) == any(stated)
 
 
