@@ -131,13 +131,18 @@ def lr_at(step: int, *, schedule: str, peak: float, warmup_steps: int, num_steps
     raise InputError(f"--lr_scheduler_type {schedule} is unknown: choose linear, cosine or constant")
 
 
-def keep_rate_ratios(optimizer: torch.optim.Optimizer, *, peak: float) -> None:
-    """Let `set_lr` keep the ratio of each parameter group's rate to `peak`, the rate of `--learning_rate`."""
+def record_groups(optimizer: torch.optim.Optimizer, *, peak: float) -> None:
+    """Record each parameter group as built, under `built` and `lr_ratio`.
+
+    `set_lr` keeps the ratio of its rate to `peak`, the rate of `--learning_rate`; `optimizer_state` refuses numbers
+    that changed, since they would not be restored.
+    """
     for group in optimizer.param_groups:
-        group["lr_ratio"] = group["lr"] / peak if peak else 1.0
+        built = {name: value for name, value in group.items() if isinstance(value, int | float) and name != "lr"}
+        group.update(built=built, lr_ratio=group["lr"] / peak if peak else 1.0)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every parameter group: `lr` times the group's ratio (`keep_rate_ratios`; else 1)."""
+    """Set the rate of every parameter group: `lr` times the group's ratio (`record_groups`; else 1)."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_ratio", 1.0)

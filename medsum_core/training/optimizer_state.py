@@ -22,11 +22,12 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> t
     `names` are the parameters that train; they must be those that the optimiser holds, in any order. Scalars:
     `{"optimizer": name, "steps": {NAME: updates}}`; a parameter that was never updated has no entry. An optimiser that
     `--optim` does not name goes by its class's qualified name: all tensors of its state are saved, a step that is a
-    tensor among them, and `keys` lists them, `{NAME: [key, ...]}`. What it holds in its parameter groups is not saved.
-    Raises InputError when names differ or are missing, or when such a state holds more than tensors and a step.
+    tensor among them, and `keys` lists them, `{NAME: [key, ...]}`. Raises InputError when names differ or are missing,
+    when such a state holds more than tensors and a step, or when a number of a parameter group has changed.
     """
     kind = _kind(optimizer)
     check_names(optimizer, names)
+    _check_groups(optimizer, kind)
     _synchronize(optimizer)
     tensors: dict[str, Tensor] = {}
     steps: dict[str, float] = {}
@@ -80,6 +81,16 @@ def check_names(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> None:
     differing = sorted(held ^ set(names))
     if differing:
         raise InputError(f"the optimiser and the model differ in {len(differing)} parameters, such as {differing[0]}")
+
+
+def _check_groups(optimizer: torch.optim.Optimizer, kind: str) -> None:
+    for group in optimizer.param_groups:
+        changed = [name for name, value in group.get("built", {}).items() if group[name] != value]
+        if changed:
+            raise InputError(
+                f"{kind}: it changed {changed[0]} of a parameter group, which can't be saved: keep it in the states, "
+                "or train without checkpoints (--save_strategy no)"
+            )
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> str:

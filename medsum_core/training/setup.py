@@ -46,7 +46,7 @@ from medsum_core.training.family_check import check_family
 from medsum_core.training.loss import Objective, note_nll
 from medsum_core.training.metrics import MetricsLog, cut_back, records_until
 from medsum_core.training.optimizer import build_optimizer as build_named_optimizer
-from medsum_core.training.optimizer import keep_rate_ratios
+from medsum_core.training.optimizer import record_groups
 from medsum_core.training.optimizer_state import check_names
 from medsum_core.training.plan import Plan, lora_settings
 from medsum_core.training.resume import random_state_notes, restore_run
@@ -71,7 +71,7 @@ class BuildOptimizer(Protocol):
         """An optimiser over the trainable parameters. It must be given their names too, by which its state is saved.
 
         The loop sets the rate of each parameter group before an update: the schedule's, times the ratio of the group's
-        rate as built to `learning_rate`. State outside of `optimizer.state` is not saved.
+        rate as built to `learning_rate`. Numbers that it changes in these groups can't be saved.
         """
         ...
 
@@ -142,7 +142,7 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
         resolved={name: config.settings()[name] for name in RESOLVED},
         trackers=plan.trackers,
     )
-    keep_rate_ratios(run.optimizer, peak=train.learning_rate)
+    record_groups(run.optimizer, peak=train.learning_rate)
     if not is_tested(model):
         check_family(model, run.rows, kernels=kernels, attention=run.attention)
     check_names(run.optimizer, [name for name, _ in parameters])

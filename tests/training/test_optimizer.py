@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from medsum_core.errors import InputError
-from medsum_core.training.optimizer import build_optimizer, lr_at, set_lr
+from medsum_core.training.optimizer import build_optimizer, lr_at, record_groups, set_lr
 from medsum_core.training.optimizer_state import load_optimizer_state, optimizer_state
 
 KINDS = ["paged_adamw_8bit", "adamw_torch"]
@@ -274,3 +274,19 @@ def test_a_paged_optimiser_on_a_cpu_prints_no_warning() -> None:
         update(parameters, optimizer, 3)
         warnings.warn("another", stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["another"]
+
+
+def test_an_optimiser_that_changes_its_groups_is_refused_when_it_is_saved() -> None:
+    """As Prodigy and schedule-free optimisers do: after resuming, such a number would silently be the first one."""
+
+    class Adaptive(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            self.param_groups[0]["momentum"] += 0.1
+
+    parameters = make_parameters()
+    optimizer = Adaptive(list(parameters.items()), lr=2e-3)
+    record_groups(optimizer, peak=2e-3)
+    optimizer_state(optimizer, list(parameters))
+    update(parameters, optimizer, 0)
+    with pytest.raises(InputError, match="Adaptive: it changed momentum of a parameter group"):
+        optimizer_state(optimizer, list(parameters))
