@@ -16,9 +16,11 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from medsum_core.generation import grounded, grounded_rules
+from medsum_core.generation.beam import BeamRules, BeamSearch
+from medsum_core.generation.candidates import Candidates
 from medsum_core.generation.generate import generate
 from medsum_core.generation.grounded_rules import MAX_RETURNS, NoteRules
-from medsum_core.generation.search import Generation
+from medsum_core.generation.search import Generation, Note
 from medsum_core.kernels.decoding.decoder_layers import packed_decoder
 
 OPTIONS: dict[str, Any] = {"stop_token_ids": STOPS, "max_new_tokens": 24}
@@ -151,6 +153,25 @@ def test_going_back_equals_decoding_from_scratch_under_the_rules(
             assert note.score == pytest.approx(total / (len(spelled) if num_beams > 1 else 1), abs=1e-3)
             num_compared += 1
     assert num_compared > 5
+
+
+def test_the_beams_that_are_checked_are_the_live_ones_and_those_that_end_in_this_step() -> None:
+    """Two beams by hand; token 1 ends a note."""
+    search = BeamSearch(
+        BeamRules(num_beams=2), frozenset({1}), num_slots=1, max_new_tokens=4, device=torch.device("cpu")
+    )
+    note = Note(index=0, prompt=(2,), min_new=0, max_new=4)
+
+    def step(*rows: list[tuple[int, float]]) -> list[tuple[list[int], bool]]:
+        tokens, log_probs = (torch.tensor([[pair[part] for pair in row] for row in rows]) for part in (0, 1))
+        search.advance([note], Candidates(tokens_Mk=tokens, log_probs_Mk=log_probs))
+        return search.hypotheses(note, 0, is_done=False)
+
+    first = [(5, -1.0), (1, -2.0), (6, -3.0), (7, -4.0)]
+    assert step(first, first) == [([1], True), ([5], False), ([6], False)]
+    after_5, after_6 = [(8, -1.0), (9, -5.0), (7, -6.0), (4, -7.0)], [(8, -1.0), (1, -9.0), (7, -9.0), (4, -9.0)]
+    assert step(after_5, after_6) == [([5, 8], False), ([6, 8], False)]
+    assert search.hypotheses(note, 0, is_done=True) == []
 
 
 def test_beams_that_go_back_to_their_first_token_stay_within_the_cache() -> None:
