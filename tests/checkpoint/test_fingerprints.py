@@ -32,7 +32,7 @@ def test_the_environment_fingerprint_has_what_changes_results_unnoticed(
     elif name == "flags":
         monkeypatch.setattr("builtins.open", lambda *_, **__: io.StringIO("vendor_id: A\nmodel: 7\nflags: sse avx\n\n"))
     elif name == "NUMBA_CPU_NAME":
-        codegen = SimpleNamespace(magic_tuple=lambda: ("x86", "generic", "-avx2"))
+        codegen = SimpleNamespace(magic_tuple=lambda: ("x86", "another", "-avx2"))
         monkeypatch.setattr(type(cpu_target.target_context), "codegen", lambda _: codegen)
     else:
         monkeypatch.setenv(name, "AVX2")
