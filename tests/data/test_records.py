@@ -202,7 +202,7 @@ def test_every_cell_survives_csv_and_jsonl(
     expected = [{"first column": a, "second column": b} for a, b in cells]
     lines = "\n".join(map(json.dumps, expected))
     assert read_table(write(folder, out.getvalue())) == expected
-    assert read_table(write(folder, csv_text(("a", "b"), cells))) == expected
+    assert read_table(write(folder, csv_text(("first column", "second column"), cells))) == expected
     assert read_table(write(folder, lines, "f.jsonl")) == expected
     assert read_table(write(folder, json.dumps(expected), "f.json")) == expected
 
