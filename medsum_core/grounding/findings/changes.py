@@ -104,7 +104,7 @@ def _action_window(finding: Finding, note: FindingScan) -> tuple[int, int, int]:
     begin = max([sentence.first, first - WORDS_BEFORE, *before])
     breaks = (";", ":", ",", "and", "but") if before and begin == max(before) else (";", ":")
     marks = (i for i in range(first - 1, begin - 1, -1) if words[i].text in breaks)
-    begin = next((i + 1 for i in marks if i + 1 < first or words[i].text in ";:"), begin)
+    begin = next((i + 1 for i in marks), begin)
     stops = next((o.first for o in others if o.first >= last), sentence.last)
     end = min(last + WORDS_AFTER, stops)
     return begin, next((i for i in range(last, end) if words[i].text == ";"), end), stops
@@ -142,7 +142,7 @@ def _dialogue_actions(finding: Finding, index: FindingIndex) -> list[Action]:
     other_sentences = {index.scan.sentence_of(o).first for o in index.scan.findings if _is_other(o, names, index)}
     found: list[Action] = []
     for first, own in positions:
-        if not _is_earlier(index, own):
+        if kind == "procedure" or not _is_earlier(index, own):
             found += _actions_of_mention(first, own, named, other_sentences - {own.first}, index)
     if kind == "procedure":  # "leave it alone" of a procedure means not to do it
         found = ["declined" if action == "same" else action for action in found]
@@ -182,6 +182,10 @@ def _actions_of_mention(
         found.append("stop")  # "the Cipro isn't working, so I'm changing you to Macrobid"
     reach = next((i for i in named[k + 1 :] if i >= own.last), len(words))
     later = _later_sentences(own, reach, index)
+    if reach < len(words) and index.scan.sentence_at(reach).turn <= own.turn + LATER_TURNS:
+        to_next = texts_of(words, index.scan.sentence_at(reach).first, reach)
+        if any(action == "switch" for _, action in actions_in(to_next, spoken=True)):
+            found.append("stop")  # "We'll change you to losartan, then."
     answer = _answer(own, later, index)
     if answer is not None:
         found = _with_answer(found, own, texts, answer, index, asks=asks)
@@ -217,11 +221,12 @@ def _later_actions(sentence: Sentence, index: FindingIndex, *, is_near: bool, an
     """The actions of a later sentence, if it has "it" or the like, is short and near, or is the answer."""
     words = index.scan.words
     texts = texts_of(words, sentence.first, sentence.last)
-    if not (answers or (is_near and len(texts) <= FRAGMENT) or ANAPHORA & set(texts)):
-        return []
     found = [
         action for _, action in actions_in(texts, spoken=True) if is_near or action not in ("declined", "done", "use")
     ]
+    implied = is_near and not {"up", "down"}.isdisjoint(found)  # a dose: "We could bring you down to fifty."
+    if not (answers or implied or (is_near and len(texts) <= FRAGMENT) or ANAPHORA & set(texts)):
+        return []
     if sentence.asks and not asks_openly(words, sentence):
         return []  # but "When did you stop?"
     return ["stop" if action == "switch" else action for action in found]  # "They switched me."
@@ -258,7 +263,7 @@ def _with_answer(
     """The actions of a sentence, resolved by its answer: an offer accepted or refused, a use denied."""
     words = index.scan.words
     reply = read_reply(words, *answer)[0]
-    refused = opens_with_no(words, *answer)
+    refused = reply == "no" or opens_with_no(words, *answer)
     replied = texts_of(words, answer[0], min(answer[1], answer[0] + ANSWER_WORDS))
     answered = [action for _, action in actions_in(replied, spoken=True)]
     asked = set(texts)
@@ -292,6 +297,8 @@ def is_opposed(note: NoteAction, stated: Sequence[Action], *, once: bool, must_b
     """
     if once and note.action == "plan" and "done" in stated and {"done", "stop", "use"}.issuperset(stated):
         return True
+    if note.action == "plan" and {"done", "declined"} == set(stated):
+        return True  # "You had the echo last month, so you don't need another."
     if agrees(note, stated):
         return False
     if note.action == "done" and "plan" in stated:

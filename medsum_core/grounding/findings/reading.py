@@ -281,7 +281,7 @@ class _Reader:
 
 
 def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: Scopes, kind: str) -> Assertion:
-    if found.denying:
+    if found.denying or (found.first > sentence.first and words[found.first - 1].text == "non"):
         return "denied"
     if is_set_aside(words, sentence, found.first):
         return "present"
