@@ -275,6 +275,8 @@ def is_denied_or_normal(words: Sequence[Word], last: int, end: int, kind: str) -
         after = words[i + 1].text if i + 1 < end else ""
         if text == "no" and after in ("", ","):
             return True  # "Chickenpox no."
+        if text == "," and after == "no" and i + 2 == end:
+            return True  # "Blood, no."
         if text == "not" and i > last:
             return after in NEGATED_PREDICATES
         if text in GOOD and (kind in ("symptom", "condition") or (kind != "procedure" and text in DENYING_PREDICATES)):

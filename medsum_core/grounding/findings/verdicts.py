@@ -197,12 +197,12 @@ def judge_finding(finding: Finding, note: FindingScan, index: FindingIndex) -> J
     return _judge_paraphrases(finding, note, index)
 
 
-def _affirmed_in_paraphrase(finding: Finding, index: FindingIndex) -> int | None:
-    """The turn that affirms a symptom or condition in a paraphrase of two content words or more, if none denies it:
+def _affirmed_in_paraphrase(finding: Finding, index: FindingIndex, *, least: int = 2) -> int | None:
+    """The turn that affirms a symptom or condition in a paraphrase of `least` content words or more, if none denies it:
     "melena" and "they're black as tar"."""
     if finding.kind not in ("symptom", "condition"):
         return None
-    paraphrases = index.in_paraphrase(finding.names, finding.part, least=2)
+    paraphrases = index.in_paraphrase(finding.names, finding.part, least=least)
     opposed = any(polarity in NEGATIVE for _, polarity in paraphrases)
     return next((turn for turn, polarity in paraphrases if polarity == "affirmed" and not opposed), None)
 
@@ -261,9 +261,10 @@ def _has_stopped(finding: Finding, note: FindingScan) -> bool:
 def _denies_some_times_only(
     finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex
 ) -> bool:
-    """Whether the note denies a finding "at rest" or "at night", and the dialogue does not place it there."""
+    """Whether the note denies a finding "at rest" or "night pain", and the dialogue does not place it there."""
     after = [word.text for word in note.after(finding, 2)]
-    limited = len(after) == 2 and after[0] == "at" and after[1] in TIMES_OF_REST
+    before = note.words[finding.first - 1].text if finding.first else ""
+    limited = before in TIMES_OF_REST or (len(after) == 2 and after[0] == "at" and after[1] in TIMES_OF_REST)
     return limited and not any(index.has_word_near(TIMES_OF_REST, other) for other in evidence)
 
 
@@ -304,7 +305,8 @@ def _judge_paraphrases(finding: Finding, note: FindingScan, index: FindingIndex)
         agreeing = [turn for turn, polarity in paraphrases if polarity not in opposed]
         if agreeing:
             return Judged("supported", agreeing[0])
-        if denied and (turn := _affirmed_in_paraphrase(finding, index)) is not None:
+        least = 1 if finding.kind == "symptom" and not finding.part else 2
+        if denied and (turn := _affirmed_in_paraphrase(finding, index, least=least)) is not None:
             return Judged("contradicted", turn)
         first_turn = paraphrases[0][0]
         doubtful_condition = finding.assertion == "uncertain" and finding.kind == "condition"
