@@ -73,7 +73,7 @@ def actions_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Action]
 
 
 def _without_auxiliaries(found: Sequence[tuple[int, Action]]) -> list[tuple[int, Action]]:
-    """The actions without a "keep" right before a change that it only prolongs: "[remains] stopped", "[keep] off it"."""
+    """The actions without a "keep" right before a change that it only prolongs: "[remains] stopped"."""
     changed = {i for i, action in found if action in ("stop", "declined", "up", "down", "taper")}
     return [(i, action) for i, action in found if action != "keep" or i + 1 not in changed]
 

@@ -49,6 +49,7 @@ HEADING_WORDS = 3  # most words of a heading from a finding on: "[NERVOUS] SYSTE
 FAMILY_HISTORY_KINDS = ("condition", "symptom", "substance")
 # Most words of an elliptic question ("And your sisters?", "And you?") and most turns since the question it completes.
 ELLIPTIC_WORDS, ELLIPTIC_WORDS_YOU, ELLIPTIC_TURNS = 7, 4, 4
+PREDICATE_VERBS = bag("is was has had isn't wasn't doesn't never takes died lives got")
 HAVE_VERBS, ANAPHORA = bag("has had have got gets"), bag("it that them one same those this")
 PRONOUN_REACH = 25  # most words between a relative and a sentence whose "he" may mean him
 
@@ -171,7 +172,7 @@ class _Reader:
             sentence.last,
             self.last_relative,
             spoken=spoken,
-            has_family_speaker=self.has_family_speaker,
+            has_family_speaker=self.has_family_speaker and self.turns[sentence.turn].speaker.lower() != PATIENT,
         )
         self.kin += kin
         return kin
@@ -203,13 +204,20 @@ class _Reader:
         speaker = kin_of(self.turns[sentence.turn].speaker)
         topic, last = ("", "") if asks else (self.topic, "" if self.has_family_speaker else self.last_relative)
         for name in named:
-            trailing = [place for place in kin if place[0] >= name.last] if name is named[-1] else []
+            trailing = self._without_predicate(sentence, kin, name.last) if name is named[-1] else []
             is_symptom = self.lexicon.concepts[name.names[0]].kind == "symptom"
             persons = Persons(kin, "" if is_symptom else topic, last, speaker, trailing)
             subject = subject_in_dialogue(words, sentence, name.first, persons)
             if asks and subject == UNKNOWN and replies.asks_of_family(words, sentence):
                 subject = FAMILY
             self.findings.append(self._finding(sentence, name, scopes, subject))
+
+    def _without_predicate(self, sentence: Sentence, kin: Kin, first: int) -> Kin:
+        """The relatives from word `first` on of whom nothing else is said: "and [my dad] at eighty", not "Dad's fine"."""
+        words, later = self.words, [place for place in kin if place[0] >= first]
+        own = (words[later[-1][0]], *words[later[-1][0] + 1 : min(later[-1][0] + 2, sentence.last)]) if later else ()
+        has_verb = any(word.text in PREDICATE_VERBS or word.text.endswith("'s") for word in own)
+        return [] if has_verb else later
 
     def _elliptic_findings(self, sentence: Sentence, kin: Kin) -> list[Finding]:
         """The findings of an earlier question that an ellipsis refers to: "And your sisters?", "Dad had it."."""

@@ -48,7 +48,8 @@ NOT_FILLERS_ALONE = bag("i okay ok so you")
 NOT_KNOWING = bag("know sure remember recall idea")  # after a negation
 FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
 ALL_WELL_WORDS = bag(
-    "baby log top clockwork clock horse ox rain bell whistle daisy dream perfect perfectly fantastic strong works working"
+    "baby log top clockwork clock horse ox rain bell whistle daisy dream perfect perfectly fantastic strong works "
+    "working"
 )
 # "Not much.", "Not when I bend it." are neither yes nor no.
 UNDECIDED_AFTER_NOT = bag("only just too much bad great good well ideal when if unless")
