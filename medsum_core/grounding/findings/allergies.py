@@ -14,7 +14,9 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import NOT_FOUND, SUPPORTED, Finding, FindingScan, Judged
 from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
+from medsum_core.grounding.findings.persons import MAY_BE_PATIENT
 from medsum_core.grounding.findings.reading import REACTIONS
+from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.replies import read_reply, says_all_is_well
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import Word, texts_of
@@ -40,6 +42,8 @@ REACTION_LINKS, LINK_REACH = bag("from after with to by on"), 9
 ALLERGY_TOPIC = bag(  # a dialogue with one of them discusses allergies
     "trouble problem problems itch itchy hives rash bother bothers sensitive tolerate swell swelled"
 )
+COPULAS = bag("is are was were be been it's went goes")  # before "fine", "grand": tolerated
+WELL = bag("fine okay ok alright good grand great lovely well perfect safe")
 PROBLEM_WORDS = bag("trouble problem problems react reacted reaction reactions")
 REACTION_TREATMENTS = bag("epinephrine antihistamine steroid bronchodilator albuterol diphenhydramine")
 TURNS_AFTER, SENTENCES_AFTER = 3, 5
@@ -95,10 +99,14 @@ def judge_allergen(finding: Finding, index: FindingIndex) -> Judged:
     if not evidence:
         paraphrases = index.in_paraphrase(finding.names, "")
         return Judged("supported", paraphrases[0][0]) if paraphrases else NOT_FOUND
-    if finding.assertion == "denied":
+    if finding.assertion == "denied" or finding.subject not in (PATIENT, UNKNOWN, *MAY_BE_PATIENT):
         return Judged("supported", evidence[0].turn)
     reactions = [_reaction_to(other, index) for other in evidence]
-    for other, reaction in zip(evidence, reactions, strict=True):
+    is_record = [index.turns[other.turn].is_clinician for other in evidence]
+    corrected = ("tolerates", False) in zip(reactions, is_record, strict=True)
+    for other, reaction, of_record in zip(evidence, reactions, is_record, strict=True):
+        if corrected and of_record:
+            continue  # the patient corrects the record: "They tested it and I'm not allergic after all."
         if reaction == "reacts" or (reaction is None and "tolerates" not in reactions):
             return Judged("supported", other.turn)
     return Judged("contradicted", evidence[-1].turn)
@@ -195,7 +203,10 @@ def judge_no_allergies(finding: Finding, note: FindingScan, index: FindingIndex)
 
 
 def _is_tolerated(text: str) -> bool:
-    return any(f" {phrase} " in text for phrase in _tolerated())
+    """Whether a text says that a substance does no harm: with a phrase of the table, or "it [was grand]"."""
+    texts = text.split()
+    well = (pair for pair in zip(texts, [*texts[1:], ""], [*texts[2:], "", ""], strict=False) if pair[0] in COPULAS)
+    return any(WELL & set(pair[1:]) for pair in well) or any(f" {phrase} " in text for phrase in _tolerated())
 
 
 @lru_cache(maxsize=1)

@@ -46,7 +46,7 @@ STOPPED = bag(  # near a finding: the note agrees that it is over or absent
 EARLIER = bag(  # before a drug or procedure, for which "no" and "not" do not count after it
     "last previously prior past history previous"
 )
-CLAUSE_ENDS = bag(". ; but")
+CLAUSE_ENDS = bag(". ; but because due")
 NEAR, REACH = 8, 25  # words
 MAX_ALLERGEN = 3  # words of the name of an allergen
 QUALIFIERS = bag(  # a denial with one excludes only some: "no gross hematuria", "no chills except for the last week"
@@ -57,7 +57,7 @@ HISTORY = bag("history hx ever prior previous past")  # the denial includes the 
 TIME_LIMITS = bag("since prior previous previously before")  # of a denial: "no falls since March"
 TIMES_OF_REST = bag("rest night")  # a denial for these leaves the finding open for others: "no chest pain at rest"
 TOLERATED = bag(  # after a substance: it does no harm, or no longer, or was recorded in error
-    "tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous"
+    "tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous excluded ruled"
 )
 UNSPECIFIC_HARM = frozenset(("pain", "side effect"))  # may summarize any complaint
 CURRENT = bag("now currently moment")  # "Are you suicidal right now?" does not ask about the past
@@ -135,7 +135,7 @@ def _is_fact(finding: Finding, note: FindingScan) -> bool:
             return False  # "no latex allergy": the latex is checked
         if note.words[finding.last : finding.last + 1] and note.words[finding.last].text == "to":
             return False  # "no allergy to eggs": the eggs are checked
-        return finding.assertion == "denied" and before not in ("for", "of", "with")
+        return finding.assertion == "denied" and before not in ("for", "of", "with", "a", "an", "true", "real")
     if ROOTS.issuperset(finding.names):
         return wording.denies_others(finding, note)
     return finding.kind != "allergen" or allergies.names_allergen(finding, note)
@@ -198,7 +198,7 @@ def judge_finding(finding: Finding, note: FindingScan, index: FindingIndex) -> J
 
 
 def _affirmed_in_paraphrase(finding: Finding, index: FindingIndex, *, least: int = 2) -> int | None:
-    """The turn that affirms a symptom or condition in a paraphrase of `least` content words or more, if none denies it:
+    """The turn that affirms a symptom or condition in a paraphrase of `least` content words, if none denies it:
     "melena" and "they're black as tar"."""
     if finding.kind not in ("symptom", "condition"):
         return None
