@@ -87,6 +87,28 @@ def is_adverse_effect(finding: Finding, note: FindingScan) -> bool:
     return finding.kind == "medication" and bool(CAUSING & after) and not REACTION_WORDS & after
 
 
+def is_other_reaction(finding: Finding, note: FindingScan, index: FindingIndex) -> bool:
+    """Whether a note's reaction to a drug is, in the dialogue, to another one: "erythromycin caused [a rash]".
+
+    The dialogue must name another reaction to the drug, and this one only away from it.
+    """
+    sentence = note.sentence_of(finding)
+    drugs = [one for one in note.between(sentence.first, finding.first) if one.kind in ALLERGEN_KINDS]
+    drug = next((one for one in reversed(drugs) if names_allergen(one, note)), None)
+    if drug is None or finding.kind != "symptom" or finding.assertion != "present":
+        return False
+    spans = [
+        (s.first, s.last)
+        for other in index.named(drug.names)
+        for k, s in enumerate(_context(other, index))
+        if k == 0 or not s.asks
+    ]
+    stated = [one for one in index.scan.findings if one.kind == "symptom" and one.assertion == "present"]
+    here = [one for one in stated if any(first <= one.first < last for first, last in spans)]
+    own = index.named(finding.names)
+    return bool(here) and bool(own) and not any(one in here for one in own)
+
+
 def judge_allergen(finding: Finding, index: FindingIndex) -> Judged:
     """The verdict on an allergen of a note."""
     broader = {concept for name in finding.names for concept in index.lexicon.ancestors[name]} - TOO_BROAD

@@ -213,7 +213,7 @@ class _Reader:
             self.findings.append(self._finding(sentence, name, scopes, subject))
 
     def _without_predicate(self, sentence: Sentence, kin: Kin, first: int) -> Kin:
-        """The relatives from word `first` on without a verb of their own: "and [my dad] at eighty", not "Dad's fine"."""
+        """The relatives from word `first` on without a verb of their own: "[my dad] at eighty", not "Dad's fine"."""
         words, later = self.words, [place for place in kin if place[0] >= first]
         own = (words[later[-1][0]], *words[later[-1][0] + 1 : min(later[-1][0] + 2, sentence.last)]) if later else ()
         has_verb = any(word.text in PREDICATE_VERBS or word.text.endswith("'s") for word in own)

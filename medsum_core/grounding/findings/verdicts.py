@@ -103,6 +103,8 @@ def _fact(finding: Finding, note: FindingScan, index: FindingIndex) -> JudgedFac
     if judged.verdict == "contradicted" and finding.kind == "medication" and _is_tolerated(finding, note):
         judged = SUPPORTED
     (verdict, turn), changed = _judge_action(finding, note, index, judged)
+    if verdict == "supported" and allergies.is_other_reaction(finding, note, index):
+        verdict = "contradicted"
     if finding.kind == "procedure" and verdict == "supported":
         evidence = index.named(finding.names)
         if contradicting_result(finding, evidence, note, index):
