@@ -21,6 +21,7 @@ from medsum_core.grounding.findings.scope import Sentence, is_set_aside
 from medsum_core.grounding.findings.stems import texts_of
 
 ANSWER_REACH = 20  # words of an answer in which a relative can be the one who has the finding
+CONTRASTED = ({"yes", "denied"}, {"no", "present"})  # an answer, and what it says of the finding itself
 END_WORDS = 3  # words at the end of a sentence
 LAST_WORDS = 8  # words from the end of a turn, which may have no full stops
 DENIABLE = ("symptom", "condition", "substance", "allergen")  # kinds that a bare "No" to a statement denies
@@ -79,7 +80,7 @@ class _Dialogue:
         named = self.scan.between(max(first, first_turn), last_turn)
         answer, agrees = replies.read_reply(words, first, last)
         repeated = next((one for one in named if one.reply is None and set(one.names) & set(finding.names)), None)
-        if repeated and (answer in ("other", "unknown") or (answer == "yes" and repeated.assertion == "denied")):
+        if repeated and (answer in ("other", "unknown") or {answer, repeated.assertion} in CONTRASTED):
             return replace(finding, assertion=repeated.assertion, subject=repeated.subject, reply=reply)
         asked = [one for one in self.scan.between(*self.scan.turns[finding.turn]) if one.reply is not None]
         answers = replies.read_each(words, first, last)

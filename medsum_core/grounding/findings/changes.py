@@ -237,7 +237,13 @@ def _later_sentences(own: Sentence, reach: int, index: FindingIndex) -> list[Sen
     later = [s for s in index.scan.sentences_of[own.turn] if s.first > own.first]
     for turn in range(own.turn + 1, own.turn + 1 + LATER_TURNS):
         later += index.scan.sentences_of.get(turn, ())
-    return [s for s in later if s.last <= reach][:LATER_SENTENCES]
+    other = next((s.first for s in later if _names_the_other(texts_of(index.scan.words, s.first, s.last))), reach)
+    return [s for s in later if s.last <= reach and s.first < other][:LATER_SENTENCES]
+
+
+def _names_the_other(texts: Sequence[str]) -> bool:
+    """Whether a sentence turns to another drug or test without its name: "What does [the other one] do?"."""
+    return any(texts[i : i + 3] == ["the", "other", "one"] for i in range(len(texts)))
 
 
 def _answer(own: Sentence, after: Sequence[Sentence], index: FindingIndex) -> tuple[int, int] | None:
