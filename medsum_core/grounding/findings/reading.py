@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.tokens import bag
@@ -223,9 +224,11 @@ class _Reader:
         """The findings of an earlier question that an ellipsis refers to: "And your sisters?", "Dad had it."."""
         words, asks, turn = self.words, sentence.asks, sentence.turn
         texts = texts_of(words, sentence.first, sentence.last)
-        last = next((finding for finding in reversed(self.findings) if finding.reply is not None), None)
+        near = takewhile(lambda one: turn - one.turn <= ELLIPTIC_TURNS, reversed(self.findings))
+        open_to_others = [one for one in near if _may_be_asked_of_others(one, asks=asks)][::-1]
+        last = open_to_others[-1] if open_to_others else None
         most = ELLIPTIC_WORDS if kin else ELLIPTIC_WORDS_YOU
-        if last is None or turn - last.turn > ELLIPTIC_TURNS or (asks and len(texts) > most):
+        if last is None or (asks and len(texts) > most):
             return []
         if not asks and turn - last.turn <= 1:
             return []  # it answers the question itself: see `answering`
@@ -237,7 +240,7 @@ class _Reader:
         else:
             return []
         denied = not NEGATIONS.isdisjoint(texts) and not asks
-        asked = [other for other in self.findings if other.turn == last.turn and other.reply is not None]
+        asked = [other for other in open_to_others if other.turn == last.turn]
         return [
             replace(
                 finding, start=words[i].start, end=words[i].end, first=i, last=i + 1, subject=subject, turn=turn,
@@ -286,6 +289,13 @@ class _Reader:
             allergy=any(word.stem in REACTIONS for word in words[sentence.first : sentence.last]),
             phrase=named.phrase,
         )
+
+
+def _may_be_asked_of_others(finding: Finding, *, asks: bool) -> bool:
+    """Whether "And your father?" or "He has it." may be about a finding: of a question, or stated of a relative."""
+    return finding.reply is not None or (
+        asks and finding.kind == "condition" and finding.subject not in (PATIENT, UNKNOWN)
+    )
 
 
 def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: Scopes, kind: str) -> Assertion:

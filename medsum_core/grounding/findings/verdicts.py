@@ -26,6 +26,7 @@ from medsum_core.grounding.findings.finding import (
 )
 from medsum_core.grounding.findings.finding_index import NEGATIVE, FindingIndex, index_findings
 from medsum_core.grounding.findings.identity import judge_identity
+from medsum_core.grounding.findings.kinship import FAMILY, same_person
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.persons import (
     is_named_near,
@@ -246,6 +247,9 @@ def _judge_assertion(finding: Finding, evidence: Sequence[Finding], note: Findin
         return Judged("supported" if _has_stopped(finding, note) else "contradicted", denied[-1].turn)
     if _is_place_of_care(finding, index):
         return Judged("supported", turn_of(affirmed))
+    refused = [other for other in denied if other.elided and same_person(other.subject, finding.subject)]
+    if refused and all(other.subject == FAMILY for other in affirmed):
+        return Judged("contradicted", refused[0].turn)  # "Everybody has it." "And you?" "No."
     return judge_subject(finding, affirmed, index)
 
 
