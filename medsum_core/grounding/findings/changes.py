@@ -14,7 +14,13 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.actions import COMPATIBLE, OPPOSITE, REVERSED, Action, actions_in, is_action
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.finding_index import FindingIndex
-from medsum_core.grounding.findings.replies import asks_openly, is_question, opens_with_no, read_reply
+from medsum_core.grounding.findings.replies import (
+    asks_openly,
+    is_question,
+    opens_with_no,
+    read_reply,
+    says_all_is_well,
+)
 from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import Word, texts_of
 
@@ -40,6 +46,7 @@ DOSE_WORDS = bag("mg mcg daily nightly bedtime twice once weekly morning puffs u
 ADVICE_WORDS = bag(
     "help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts"
 )
+DELIBERATION = bag("consider considered considering reconsidered possible possibly")
 PERFORMED_VERBS = bag(
     "excised biopsied sutured stapled lanced drained transfused intubated amputated cauterized debrided resected "
     "stented ablated vaccinated immunized splinted casted"
@@ -81,6 +88,8 @@ def action_in_note(finding: Finding, note: FindingScan) -> NoteAction | None:
     nearest = before[-1][1] if before else after[0] if after else None
     if finding.assertion == "past_or_stopped" and nearest in (None, "use"):
         return None  # "formerly on warfarin"
+    if nearest in ("use", "plan") and not DELIBERATION.isdisjoint(texts_of(words, last, end)):
+        return None  # "to be considered later"
     if after and after[0] not in ("use", "plan"):
         return NoteAction(after[0], further)
     if nearest is not None:
@@ -182,15 +191,15 @@ def _actions_of_mention(
         found.append("stop")  # "the Cipro isn't working, so I'm changing you to Macrobid"
     reach = next((i for i in named[k + 1 :] if i >= own.last), len(words))
     later = _later_sentences(own, reach, index)
-    if reach < len(words) and index.scan.sentence_at(reach).turn <= own.turn + LATER_TURNS:
-        to_next = texts_of(words, index.scan.sentence_at(reach).first, reach)
-        if any(action == "switch" for _, action in actions_in(to_next, spoken=True)):
-            found.append("stop")  # "We'll change you to losartan, then."
     answer = _answer(own, later, index)
     if answer is not None:
         found = _with_answer(found, own, texts, answer, index, asks=asks)
     elif asks:
         found = []
+    if reach < len(words) and index.scan.sentence_at(reach).turn <= own.turn + LATER_TURNS:
+        to_next = texts_of(words, index.scan.sentence_at(reach).first, reach)
+        if any(action == "switch" for _, action in actions_in(to_next, spoken=True)):
+            found.append("stop")  # "We'll change you to losartan, then."
     for sentence in (s for s in later if s.first not in other_sentences):
         answers = asks and answer is not None and sentence.first == answer[0]
         found += _later_actions(sentence, index, is_near=sentence.turn <= own.turn + FRAGMENT_TURNS, answers=answers)
@@ -269,8 +278,8 @@ def _with_answer(
     """The actions of a sentence, resolved by its answer: an offer accepted or refused, a use denied."""
     words = index.scan.words
     reply = read_reply(words, *answer)[0]
-    refused = reply == "no" or opens_with_no(words, *answer)
     replied = texts_of(words, answer[0], min(answer[1], answer[0] + ANSWER_WORDS))
+    refused = opens_with_no(words, *answer) or (reply == "no" and not says_all_is_well(words, *answer))
     answered = [action for _, action in actions_in(replied, spoken=True)]
     asked = set(texts)
     offered = bool(OFFER_WORDS & asked) or (not asks and not {"start", "plan"}.isdisjoint(found))

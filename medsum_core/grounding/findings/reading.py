@@ -147,6 +147,7 @@ class _Reader:
         elif sentence.asks or (kin and self._says_who_has_it(sentence)):
             self.findings += self._elliptic_findings(sentence, kin)
         good = [part for part in body_parts if is_denied_or_normal(words, part.last, sentence.last, "symptom")]
+        good = [part for part in good if "of" not in texts_of(words, max(part.first - 2, sentence.first), part.first)]
         self.normal_parts += [(name, sentence.turn) for part in good for name in part.names]
         answer = sentence.turn + 1
         closed = sentence.asks and not replies.asks_openly(words, sentence)  # not "Which tooth?" "Top left."

@@ -26,7 +26,6 @@ from medsum_core.grounding.findings.finding import (
 )
 from medsum_core.grounding.findings.finding_index import NEGATIVE, FindingIndex, index_findings
 from medsum_core.grounding.findings.identity import judge_identity
-from medsum_core.grounding.findings.kinship import FAMILY, same_person
 from medsum_core.grounding.findings.lexicon import Lexicon
 from medsum_core.grounding.findings.persons import (
     is_named_near,
@@ -247,10 +246,7 @@ def _judge_assertion(finding: Finding, evidence: Sequence[Finding], note: Findin
         return Judged("supported" if _has_stopped(finding, note) else "contradicted", denied[-1].turn)
     if _is_place_of_care(finding, index):
         return Judged("supported", turn_of(affirmed))
-    refused = [other for other in denied if other.elided and same_person(other.subject, finding.subject)]
-    if refused and all(other.subject == FAMILY for other in affirmed):
-        return Judged("contradicted", refused[0].turn)  # "Everybody has it." "And you?" "No."
-    return judge_subject(finding, affirmed, index)
+    return judge_subject(finding, affirmed, denied, index)
 
 
 def _has_stopped(finding: Finding, note: FindingScan) -> bool:
