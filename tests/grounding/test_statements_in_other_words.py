@@ -10,8 +10,8 @@ SWITCH = (
     "Doctor: And the enalapril?\nPatient: I cough with it.\nDoctor: Since when?\nPatient: May.\n"
     "Doctor: We'll change you to candesartan."
 )
-OTHERS = "Doctor: Any gout in the family?\nPatient: My dad. His brothers too.\nPatient: One of them had gallstones, that's all I know."
-EVERYBODY = "Doctor: What runs in the family?\nPatient: High blood pressure, everybody.\nDoctor: And you?\nPatient: No, mine's normal."
+OTHERS = "Doctor: Did your father's brothers have gout?\nPatient: One of them had gallstones, that's all I know."
+EVERYBODY = "Doctor: Is there gout in the family?\nPatient: Everybody has it.\nDoctor: And you?\nPatient: No."
 PRESENT = "Doctor: Any epilepsy in the family?\nPatient: My wife had it.\nDaughter: That's Mum, she's in a home."
 RECORD = (
     "Doctor: The notes say you're allergic to penicillin.\nPatient: The penicillin was tested and I'm not allergic."
@@ -31,7 +31,7 @@ REMAINS = "Doctor: The ramipril, that stays off."
         (SWITCH, "Enalapril stopped.", "Enalapril continued."),
         (REMAINS, "Ramipril remains stopped.", "Continue ramipril."),
         (OTHERS, "Paternal uncle had gallstones.", "Mother had gallstones."),
-        (EVERYBODY, "Family history of hypertension.", "The patient has hypertension, as do her parents."),
+        (EVERYBODY, "Family history of gout.", "The patient has gout, as do her parents."),
         (PRESENT, "His wife had epilepsy.", "His sister had epilepsy."),
         (RECORD, "Not allergic to penicillin.", "Allergic to penicillin."),
         (OTHER_DRUG, "Amoxicillin caused hives.", "Naproxen caused hives."),

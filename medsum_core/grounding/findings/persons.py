@@ -87,7 +87,7 @@ def judge_subject(
 ) -> Judged:
     """Supported if the subject may be that of a mention in `affirmed`; contradicted if only others have the finding,
     or if "everybody" does and a mention in `denied` excepts the subject: "And you?" "No."."""
-    excepted = [other for other in denied if other.elided and same_person(other.subject, finding.subject)]
+    excepted = [other for other in denied if other.elided and other.subject == finding.subject != FAMILY]
     if excepted and all(other.subject == FAMILY for other in affirmed):
         return Judged("contradicted", excepted[0].turn)
     judged = _judge_named_subject(finding, affirmed, index)
