@@ -20,7 +20,7 @@ OTHER_DRUG = (
     "Patient: Naproxen gave me cramps.\nDoctor: And what gave you the hives?\nPatient: Amoxicillin did that one."
 )
 REPEATED = "Doctor: Any sweats, any fever?\nPatient: My temperature's okay. I had sweats last night."
-SORE = "Doctor: Any sores on the feet?\nPatient: There's one on my heel."
+SORE = "Doctor: Any sores on the feet?\nPatient: There's one on my heel that won't heal."
 REMAINS = "Doctor: The ramipril, that stays off."
 
 

@@ -97,16 +97,12 @@ def is_other_reaction(finding: Finding, note: FindingScan, index: FindingIndex) 
     drug = next((one for one in reversed(drugs) if names_allergen(one, note)), None)
     if drug is None or finding.kind != "symptom" or finding.assertion != "present":
         return False
-    spans = [
-        (s.first, s.last)
-        for other in index.named(drug.names)
-        for k, s in enumerate(_context(other, index))
-        if k == 0 or not s.asks
-    ]
-    stated = [one for one in index.scan.findings if one.kind == "symptom" and one.assertion == "present"]
-    here = [one for one in stated if any(first <= one.first < last for first, last in spans)]
-    own = index.named(finding.names)
-    return bool(here) and bool(own) and not any(one in here for one in own)
+    contexts = [_context(other, index) for other in index.named(drug.names)]
+    about = [s for own, *later in contexts for s in (own, *(s for s in later if not s.asks))]
+    stated = (one for s in about for one in index.scan.between(s.first, s.last))
+    reactions = {one.first for one in stated if one.kind == "symptom" and one.assertion == "present"}
+    elsewhere = {one.first for one in index.named(finding.names)}
+    return bool(reactions and elsewhere) and reactions.isdisjoint(elsewhere)
 
 
 def judge_allergen(finding: Finding, index: FindingIndex) -> Judged:

@@ -265,7 +265,7 @@ class FindingIndex:
             if says_all_is_well(words, *answer):
                 return "normal"
             stems = {words[i].stem for i in positions}
-            repeated = ((s, self._positions_in(s, stems)) for s in self.scan.sentences_of[sentence.turn + 1])
+            repeated = ((s, self._positions_in(s, stems)) for s in self.scan.sentences_of.get(sentence.turn + 1, ()))
             own = {self.polarity_of(s, places) for s, places in repeated if places and not s.asks}
             if own & {"denied", "normal"} and "affirmed" not in own:
                 return "denied"  # "Any strain, any blood?" "Strain, yes. Blood, no."

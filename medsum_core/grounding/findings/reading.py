@@ -216,10 +216,9 @@ class _Reader:
 
     def _without_predicate(self, sentence: Sentence, kin: Kin, first: int) -> Kin:
         """The relatives from word `first` on without a verb of their own: "[my dad] at eighty", not "Dad's fine"."""
-        words, later = self.words, [place for place in kin if place[0] >= first]
-        own = (words[later[-1][0]], *words[later[-1][0] + 1 : min(later[-1][0] + 2, sentence.last)]) if later else ()
-        has_verb = any(word.text in PREDICATE_VERBS or word.text.endswith("'s") for word in own)
-        return [] if has_verb else later
+        later = [place for place in kin if place[0] >= first]
+        own = texts_of(self.words, later[-1][0], min(later[-1][0] + 2, sentence.last)) if later else []
+        return [] if any(text in PREDICATE_VERBS or text.endswith("'s") for text in own) else later
 
     def _elliptic_findings(self, sentence: Sentence, kin: Kin) -> list[Finding]:
         """The findings of an earlier question that an ellipsis refers to: "And your sisters?", "Dad had it."."""
