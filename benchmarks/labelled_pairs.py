@@ -26,7 +26,7 @@ def main() -> None:
     from medsum_core.grounding.check import check_note
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    halves = ["dev", "dev_more", "dev_fresh", *(f"dev_fresh_{number}" for number in range(2, 6)), "held_out"]
+    halves = ["dev", "dev_more", "dev_fresh", *(f"dev_fresh_{number}" for number in range(2, 7)), "held_out"]
     parser.add_argument("--half", choices=halves, default="dev")
     parser.add_argument("--show", action="store_true", help="ids of missed faults and of false alarms")
     options = parser.parse_args()

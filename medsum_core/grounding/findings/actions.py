@@ -69,7 +69,13 @@ def actions_in(texts: Sequence[str], *, spoken: bool) -> list[tuple[int, Action]
             denied = action not in ("declined", "same") and texts[i] != "anymore" and _is_denied(texts, i)
             found.append((i, REVERSED.get(action, action) if denied else action))
         i = end
-    return _with_refusals(found, texts)
+    return _with_refusals(_without_auxiliaries(found), texts)
+
+
+def _without_auxiliaries(found: Sequence[tuple[int, Action]]) -> list[tuple[int, Action]]:
+    """The actions without a "keep" right before a change that it only prolongs: "[remains] stopped"."""
+    changed = {i for i, action in found if action in ("stop", "declined", "up", "down", "taper")}
+    return [(i, action) for i, action in found if action != "keep" or i + 1 not in changed]
 
 
 def _with_refusals(found: Sequence[tuple[int, Action]], texts: Sequence[str]) -> list[tuple[int, Action]]:

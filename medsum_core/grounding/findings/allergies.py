@@ -14,7 +14,9 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.finding import NOT_FOUND, SUPPORTED, Finding, FindingScan, Judged
 from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
+from medsum_core.grounding.findings.persons import MAY_BE_PATIENT
 from medsum_core.grounding.findings.reading import REACTIONS
+from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.replies import read_reply, says_all_is_well
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import Word, texts_of
@@ -40,6 +42,8 @@ REACTION_LINKS, LINK_REACH = bag("from after with to by on"), 9
 ALLERGY_TOPIC = bag(  # a dialogue with one of them discusses allergies
     "trouble problem problems itch itchy hives rash bother bothers sensitive tolerate swell swelled"
 )
+COPULAS = bag("is are was were be been it's went goes")  # before "fine", "grand": tolerated
+WELL = bag("fine okay ok alright good grand great lovely well perfect safe")
 PROBLEM_WORDS = bag("trouble problem problems react reacted reaction reactions")
 REACTION_TREATMENTS = bag("epinephrine antihistamine steroid bronchodilator albuterol diphenhydramine")
 TURNS_AFTER, SENTENCES_AFTER = 3, 5
@@ -83,6 +87,24 @@ def is_adverse_effect(finding: Finding, note: FindingScan) -> bool:
     return finding.kind == "medication" and bool(CAUSING & after) and not REACTION_WORDS & after
 
 
+def is_other_reaction(finding: Finding, note: FindingScan, index: FindingIndex) -> bool:
+    """Whether a note's reaction to a drug is, in the dialogue, to another one: "erythromycin caused [a rash]".
+
+    The dialogue must name another reaction to the drug, and this one only away from it.
+    """
+    sentence = note.sentence_of(finding)
+    drugs = [one for one in note.between(sentence.first, finding.first) if one.kind in ALLERGEN_KINDS]
+    drug = next((one for one in reversed(drugs) if names_allergen(one, note)), None)
+    if drug is None or finding.kind != "symptom" or finding.assertion != "present":
+        return False
+    contexts = [_context(other, index) for other in index.named(drug.names)]
+    about = [s for own, *later in contexts for s in (own, *(s for s in later if not s.asks))]
+    stated = (one for s in about for one in index.scan.between(s.first, s.last))
+    reactions = {one.first for one in stated if one.kind == "symptom" and one.assertion == "present"}
+    elsewhere = {one.first for one in index.named(finding.names)}
+    return bool(reactions and elsewhere) and reactions.isdisjoint(elsewhere)
+
+
 def judge_allergen(finding: Finding, index: FindingIndex) -> Judged:
     """The verdict on an allergen of a note."""
     broader = {concept for name in finding.names for concept in index.lexicon.ancestors[name]} - TOO_BROAD
@@ -95,10 +117,14 @@ def judge_allergen(finding: Finding, index: FindingIndex) -> Judged:
     if not evidence:
         paraphrases = index.in_paraphrase(finding.names, "")
         return Judged("supported", paraphrases[0][0]) if paraphrases else NOT_FOUND
-    if finding.assertion == "denied":
+    if finding.assertion == "denied" or finding.subject not in (PATIENT, UNKNOWN, *MAY_BE_PATIENT):
         return Judged("supported", evidence[0].turn)
     reactions = [_reaction_to(other, index) for other in evidence]
-    for other, reaction in zip(evidence, reactions, strict=True):
+    is_record = [index.turns[other.turn].is_clinician for other in evidence]
+    corrected = ("tolerates", False) in zip(reactions, is_record, strict=True)
+    for other, reaction, of_record in zip(evidence, reactions, is_record, strict=True):
+        if corrected and of_record:
+            continue  # the patient corrects the record: "They tested it and I'm not allergic after all."
         if reaction == "reacts" or (reaction is None and "tolerates" not in reactions):
             return Judged("supported", other.turn)
     return Judged("contradicted", evidence[-1].turn)
@@ -195,7 +221,10 @@ def judge_no_allergies(finding: Finding, note: FindingScan, index: FindingIndex)
 
 
 def _is_tolerated(text: str) -> bool:
-    return any(f" {phrase} " in text for phrase in _tolerated())
+    """Whether a text says that a substance does no harm: with a phrase of the table, or "it [was grand]"."""
+    texts = text.split()
+    well = (pair for pair in zip(texts, [*texts[1:], ""], [*texts[2:], "", ""], strict=False) if pair[0] in COPULAS)
+    return any(WELL & set(pair[1:]) for pair in well) or any(f" {phrase} " in text for phrase in _tolerated())
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings import replies
 from medsum_core.grounding.findings.finding import ACTIONABLE, Assertion, Finding, FindingScan
 from medsum_core.grounding.findings.kinship import join_relatives
-from medsum_core.grounding.findings.relatives import possible_subjects
+from medsum_core.grounding.findings.relatives import PATIENT, possible_subjects
 from medsum_core.grounding.findings.scope import Sentence, is_set_aside
 from medsum_core.grounding.findings.stems import texts_of
 
@@ -45,6 +45,14 @@ def _is_corrected(scan: FindingScan, finding: Finding, following: Finding) -> bo
     """Whether the next finding corrects this one: "Crestor, no, sorry, Lipitor"."""
     near = finding.kind == following.kind and finding.turn == following.turn and following.first - finding.last <= REACH
     return near and is_correction(texts_of(scan.words, finding.last, following.first))
+
+
+def _outweighs(repeated: Finding, answer: str) -> bool:
+    """Whether what an answer says of a finding by name outweighs its yes or no: "My back's okay. I had [chills]."."""
+    own = repeated.kind in ("symptom", "condition") and repeated.subject == PATIENT
+    return (answer, repeated.assertion) == ("yes", "denied") or (
+        own and (answer, repeated.assertion) == ("no", "present")
+    )
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class _Dialogue:
         named = self.scan.between(max(first, first_turn), last_turn)
         answer, agrees = replies.read_reply(words, first, last)
         repeated = next((one for one in named if one.reply is None and set(one.names) & set(finding.names)), None)
-        if repeated and (answer in ("other", "unknown") or (answer == "yes" and repeated.assertion == "denied")):
+        if repeated and (answer in ("other", "unknown") or _outweighs(repeated, answer)):
             return replace(finding, assertion=repeated.assertion, subject=repeated.subject, reply=reply)
         asked = [one for one in self.scan.between(*self.scan.turns[finding.turn]) if one.reply is not None]
         answers = replies.read_each(words, first, last)

@@ -14,7 +14,13 @@ from medsum_core.grounding.facts.tokens import bag
 from medsum_core.grounding.findings.actions import COMPATIBLE, OPPOSITE, REVERSED, Action, actions_in, is_action
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.finding_index import FindingIndex
-from medsum_core.grounding.findings.replies import asks_openly, is_question, opens_with_no, read_reply
+from medsum_core.grounding.findings.replies import (
+    asks_openly,
+    is_question,
+    opens_with_no,
+    read_reply,
+    says_all_is_well,
+)
 from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import Word, texts_of
 
@@ -40,6 +46,7 @@ DOSE_WORDS = bag("mg mcg daily nightly bedtime twice once weekly morning puffs u
 ADVICE_WORDS = bag(
     "help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts"
 )
+DELIBERATION = bag("consider considered considering reconsidered possible possibly")
 PERFORMED_VERBS = bag(
     "excised biopsied sutured stapled lanced drained transfused intubated amputated cauterized debrided resected "
     "stented ablated vaccinated immunized splinted casted"
@@ -81,6 +88,8 @@ def action_in_note(finding: Finding, note: FindingScan) -> NoteAction | None:
     nearest = before[-1][1] if before else after[0] if after else None
     if finding.assertion == "past_or_stopped" and nearest in (None, "use"):
         return None  # "formerly on warfarin"
+    if nearest in ("use", "plan") and not DELIBERATION.isdisjoint(texts_of(words, last, end)):
+        return None  # "to be considered later"
     if after and after[0] not in ("use", "plan"):
         return NoteAction(after[0], further)
     if nearest is not None:
@@ -104,7 +113,7 @@ def _action_window(finding: Finding, note: FindingScan) -> tuple[int, int, int]:
     begin = max([sentence.first, first - WORDS_BEFORE, *before])
     breaks = (";", ":", ",", "and", "but") if before and begin == max(before) else (";", ":")
     marks = (i for i in range(first - 1, begin - 1, -1) if words[i].text in breaks)
-    begin = next((i + 1 for i in marks if i + 1 < first or words[i].text in ";:"), begin)
+    begin = next((i + 1 for i in marks), begin)
     stops = next((o.first for o in others if o.first >= last), sentence.last)
     end = min(last + WORDS_AFTER, stops)
     return begin, next((i for i in range(last, end) if words[i].text == ";"), end), stops
@@ -142,7 +151,7 @@ def _dialogue_actions(finding: Finding, index: FindingIndex) -> list[Action]:
     other_sentences = {index.scan.sentence_of(o).first for o in index.scan.findings if _is_other(o, names, index)}
     found: list[Action] = []
     for first, own in positions:
-        if not _is_earlier(index, own):
+        if kind == "procedure" or not _is_earlier(index, own):
             found += _actions_of_mention(first, own, named, other_sentences - {own.first}, index)
     if kind == "procedure":  # "leave it alone" of a procedure means not to do it
         found = ["declined" if action == "same" else action for action in found]
@@ -187,6 +196,10 @@ def _actions_of_mention(
         found = _with_answer(found, own, texts, answer, index, asks=asks)
     elif asks:
         found = []
+    if reach < len(words) and index.scan.sentence_at(reach).turn <= own.turn + LATER_TURNS:
+        to_next = texts_of(words, index.scan.sentence_at(reach).first, reach)
+        if any(action == "switch" for _, action in actions_in(to_next, spoken=True)):
+            found.append("stop")  # "We'll change you to losartan, then."
     for sentence in (s for s in later if s.first not in other_sentences):
         answers = asks and answer is not None and sentence.first == answer[0]
         found += _later_actions(sentence, index, is_near=sentence.turn <= own.turn + FRAGMENT_TURNS, answers=answers)
@@ -217,11 +230,12 @@ def _later_actions(sentence: Sentence, index: FindingIndex, *, is_near: bool, an
     """The actions of a later sentence, if it has "it" or the like, is short and near, or is the answer."""
     words = index.scan.words
     texts = texts_of(words, sentence.first, sentence.last)
-    if not (answers or (is_near and len(texts) <= FRAGMENT) or ANAPHORA & set(texts)):
-        return []
     found = [
         action for _, action in actions_in(texts, spoken=True) if is_near or action not in ("declined", "done", "use")
     ]
+    implied = is_near and not {"up", "down"}.isdisjoint(found)  # a dose: "We could bring you down to fifty."
+    if not (answers or implied or (is_near and len(texts) <= FRAGMENT) or ANAPHORA & set(texts)):
+        return []
     if sentence.asks and not asks_openly(words, sentence):
         return []  # but "When did you stop?"
     return ["stop" if action == "switch" else action for action in found]  # "They switched me."
@@ -232,7 +246,13 @@ def _later_sentences(own: Sentence, reach: int, index: FindingIndex) -> list[Sen
     later = [s for s in index.scan.sentences_of[own.turn] if s.first > own.first]
     for turn in range(own.turn + 1, own.turn + 1 + LATER_TURNS):
         later += index.scan.sentences_of.get(turn, ())
-    return [s for s in later if s.last <= reach][:LATER_SENTENCES]
+    other = next((s.first for s in later if _names_the_other(texts_of(index.scan.words, s.first, s.last))), reach)
+    return [s for s in later if s.last <= reach and s.first < other][:LATER_SENTENCES]
+
+
+def _names_the_other(texts: Sequence[str]) -> bool:
+    """Whether a sentence turns to another drug or test without its name: "What does [the other one] do?"."""
+    return any(texts[i : i + 3] == ["the", "other", "one"] for i in range(len(texts)))
 
 
 def _answer(own: Sentence, after: Sequence[Sentence], index: FindingIndex) -> tuple[int, int] | None:
@@ -258,8 +278,8 @@ def _with_answer(
     """The actions of a sentence, resolved by its answer: an offer accepted or refused, a use denied."""
     words = index.scan.words
     reply = read_reply(words, *answer)[0]
-    refused = opens_with_no(words, *answer)
     replied = texts_of(words, answer[0], min(answer[1], answer[0] + ANSWER_WORDS))
+    refused = opens_with_no(words, *answer) or (reply == "no" and not says_all_is_well(words, *answer))
     answered = [action for _, action in actions_in(replied, spoken=True)]
     asked = set(texts)
     offered = bool(OFFER_WORDS & asked) or (not asks and not {"start", "plan"}.isdisjoint(found))
@@ -292,6 +312,8 @@ def is_opposed(note: NoteAction, stated: Sequence[Action], *, once: bool, must_b
     """
     if once and note.action == "plan" and "done" in stated and {"done", "stop", "use"}.issuperset(stated):
         return True
+    if note.action == "plan" and {"done", "declined"} == set(stated):
+        return True  # "You had the echo last month, so you don't need another."
     if agrees(note, stated):
         return False
     if note.action == "done" and "plan" in stated:

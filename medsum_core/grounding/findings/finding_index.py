@@ -264,13 +264,23 @@ class FindingIndex:
             answer = self.scan.turns[sentence.turn + 1]
             if says_all_is_well(words, *answer):
                 return "normal"
+            stems = {words[i].stem for i in positions}
+            repeated = ((s, self._positions_in(s, stems)) for s in self.scan.sentences_of.get(sentence.turn + 1, ()))
+            own = {self.polarity_of(s, places) for s, places in repeated if places and not s.asks}
+            if own & {"denied", "normal"} and "affirmed" not in own:
+                return "denied"  # "Any strain, any blood?" "Strain, yes. Blood, no."
             reply = read_reply(words, *answer)[0]
             if reply == "yes" and self._asks_more(sentence):
                 return "unclear"
             if reply in ("yes", "no") and words[sentence.last - 1].text in FINE:
                 return "normal" if reply == "yes" else "affirmed"  # "Blood pressure okay?"
             denied = read_scopes(words, sentence, spoken=True).denied  # "And no weight loss?"
-            described = reply == "other" and is_plain_statement(words, *answer) and denied.isdisjoint(positions)
+            described = (
+                reply == "other"
+                and not self._asks_more(sentence)
+                and is_plain_statement(words, *answer)
+                and denied.isdisjoint(positions)
+            )
             return "affirmed" if described or reply == "yes" else "denied" if reply == "no" else "unclear"
         scopes = read_scopes(words, sentence, spoken=True)
         if is_denied_or_normal(words, positions[-1] + 1, sentence.last, "symptom"):

@@ -82,8 +82,25 @@ def is_named_near(finding: Finding, evidence: Sequence[Finding], index: FindingI
     return named and len(asked) == len(evidence)  # not "No colon cancer, but my brother has Crohn's."
 
 
-def judge_subject(finding: Finding, affirmed: Sequence[Finding], index: FindingIndex) -> Judged:
-    """Supported if the subject may be that of a mention in `affirmed`; contradicted if only others have the finding."""
+def judge_subject(
+    finding: Finding, affirmed: Sequence[Finding], denied: Sequence[Finding], index: FindingIndex
+) -> Judged:
+    """Supported if the subject may be that of a mention in `affirmed`; contradicted if only others have the finding,
+    or if "everybody" does and a mention in `denied` excepts the subject: "And you?" "No."."""
+    excepted = [other for other in denied if other.elided and other.subject == finding.subject != FAMILY]
+    if excepted and all(other.subject == FAMILY for other in affirmed):
+        return Judged("contradicted", excepted[0].turn)
+    judged = _judge_named_subject(finding, affirmed, index)
+    if judged.verdict != "contradicted" or finding.subject != PATIENT:
+        return judged
+    named_in = {turn for other in affirmed for turn in (other.turn - 1, other.turn)}
+    for turn, _ in index.in_paraphrase(finding.names, finding.part):
+        if turn not in named_in and not index.scan.kin_between(*index.scan.turns[turn]):
+            return Judged("supported", turn)  # "How's your mood?" "Mostly down.", and an uncle's depression
+    return judged
+
+
+def _judge_named_subject(finding: Finding, affirmed: Sequence[Finding], index: FindingIndex) -> Judged:
     statements = [other for other in affirmed if other.assertion != "asked"] or list(affirmed)
     subject = finding.subject
     if subject in (UNKNOWN, FAMILY):

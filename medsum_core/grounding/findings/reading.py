@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.tokens import bag
@@ -49,6 +50,7 @@ HEADING_WORDS = 3  # most words of a heading from a finding on: "[NERVOUS] SYSTE
 FAMILY_HISTORY_KINDS = ("condition", "symptom", "substance")
 # Most words of an elliptic question ("And your sisters?", "And you?") and most turns since the question it completes.
 ELLIPTIC_WORDS, ELLIPTIC_WORDS_YOU, ELLIPTIC_TURNS = 7, 4, 4
+PREDICATE_VERBS = bag("is was has had isn't wasn't doesn't never takes died lives got")
 HAVE_VERBS, ANAPHORA = bag("has had have got gets"), bag("it that them one same those this")
 PRONOUN_REACH = 25  # most words between a relative and a sentence whose "he" may mean him
 
@@ -145,6 +147,7 @@ class _Reader:
         elif sentence.asks or (kin and self._says_who_has_it(sentence)):
             self.findings += self._elliptic_findings(sentence, kin)
         good = [part for part in body_parts if is_denied_or_normal(words, part.last, sentence.last, "symptom")]
+        good = [part for part in good if "of" not in texts_of(words, max(part.first - 2, sentence.first), part.first)]
         self.normal_parts += [(name, sentence.turn) for part in good for name in part.names]
         answer = sentence.turn + 1
         closed = sentence.asks and not replies.asks_openly(words, sentence)  # not "Which tooth?" "Top left."
@@ -171,7 +174,7 @@ class _Reader:
             sentence.last,
             self.last_relative,
             spoken=spoken,
-            has_family_speaker=self.has_family_speaker,
+            has_family_speaker=self.has_family_speaker and self.turns[sentence.turn].speaker.lower() != PATIENT,
         )
         self.kin += kin
         return kin
@@ -203,7 +206,7 @@ class _Reader:
         speaker = kin_of(self.turns[sentence.turn].speaker)
         topic, last = ("", "") if asks else (self.topic, "" if self.has_family_speaker else self.last_relative)
         for name in named:
-            trailing = [place for place in kin if place[0] >= name.last] if name is named[-1] else []
+            trailing = self._without_predicate(sentence, kin, name.last) if name is named[-1] else []
             is_symptom = self.lexicon.concepts[name.names[0]].kind == "symptom"
             persons = Persons(kin, "" if is_symptom else topic, last, speaker, trailing)
             subject = subject_in_dialogue(words, sentence, name.first, persons)
@@ -211,13 +214,21 @@ class _Reader:
                 subject = FAMILY
             self.findings.append(self._finding(sentence, name, scopes, subject))
 
+    def _without_predicate(self, sentence: Sentence, kin: Kin, first: int) -> Kin:
+        """The relatives from word `first` on without a verb of their own: "[my dad] at eighty", not "Dad's fine"."""
+        later = [place for place in kin if place[0] >= first]
+        own = texts_of(self.words, later[-1][0], min(later[-1][0] + 2, sentence.last)) if later else []
+        return [] if any(text in PREDICATE_VERBS or text.endswith("'s") for text in own) else later
+
     def _elliptic_findings(self, sentence: Sentence, kin: Kin) -> list[Finding]:
         """The findings of an earlier question that an ellipsis refers to: "And your sisters?", "Dad had it."."""
         words, asks, turn = self.words, sentence.asks, sentence.turn
         texts = texts_of(words, sentence.first, sentence.last)
-        last = next((finding for finding in reversed(self.findings) if finding.reply is not None), None)
+        near = takewhile(lambda one: turn - one.turn <= ELLIPTIC_TURNS, reversed(self.findings))
+        open_to_others = [one for one in near if _may_be_asked_of_others(one, asks=asks)][::-1]
+        last = open_to_others[-1] if open_to_others else None
         most = ELLIPTIC_WORDS if kin else ELLIPTIC_WORDS_YOU
-        if last is None or turn - last.turn > ELLIPTIC_TURNS or (asks and len(texts) > most):
+        if last is None or (asks and len(texts) > most):
             return []
         if not asks and turn - last.turn <= 1:
             return []  # it answers the question itself: see `answering`
@@ -229,7 +240,7 @@ class _Reader:
         else:
             return []
         denied = not NEGATIONS.isdisjoint(texts) and not asks
-        asked = [other for other in self.findings if other.turn == last.turn and other.reply is not None]
+        asked = [other for other in open_to_others if other.turn == last.turn]
         return [
             replace(
                 finding, start=words[i].start, end=words[i].end, first=i, last=i + 1, subject=subject, turn=turn,
@@ -280,8 +291,15 @@ class _Reader:
         )
 
 
+def _may_be_asked_of_others(finding: Finding, *, asks: bool) -> bool:
+    """Whether "And your father?" or "He has it." may be about a finding: of a question, or stated of a relative."""
+    return finding.reply is not None or (
+        asks and finding.kind == "condition" and finding.subject not in (PATIENT, UNKNOWN)
+    )
+
+
 def _assertion(words: Sequence[Word], sentence: Sentence, found: Named, scopes: Scopes, kind: str) -> Assertion:
-    if found.denying:
+    if found.denying or (found.first > sentence.first and words[found.first - 1].text == "non"):
         return "denied"
     if is_set_aside(words, sentence, found.first):
         return "present"

@@ -44,7 +44,7 @@ def subject_in_note(
     if before:
         return _join_adjacent(words, before)
     begins = {word.text for word in words[sentence.first : first]}
-    if begins & PATIENT_TERMS and not after:
+    if begins & PATIENT_TERMS and (not after or {",", "as"} <= between):  # "the patient has gout, as do his brothers"
         return PATIENT
     return UNKNOWN if (kin and not possible) or kin_before or after else PATIENT
 
@@ -78,6 +78,8 @@ def subject_in_dialogue(words: Sequence[Word], sentence: Sentence, first: int, p
             return _join_adjacent(words, after[::-1])
     said = reversed(texts_of(words, sentence.first, first))
     pronoun = next((text for text in said if text in FIRST_PERSON | THIRD_PERSON), "")
+    if persons.last_relative and {"of", "them"}.issubset(texts_of(words, sentence.first, first)):
+        return persons.last_relative  # "One of them had kidney stones"
     if pronoun in FIRST_PERSON:
         return FAMILY if persons.speaker else PATIENT  # "I gave him the drops", says his mother
     if pronoun in THIRD_PERSON:

@@ -35,7 +35,7 @@ NO_VERBS = bag(
 YES_VERBS = bag("do have did am was does has is can would could must feel get got had think guess believe take suppose")
 STATE_VERBS = bag("feel feels am is are look looks seem seems do does been sleep eat")
 PRONOUNS = bag(  # an answer that begins with one is read by its verb: "I do."
-    "i it he she they we that there it's that's i'm he's she's i've they're"
+    "i it he she they we that there it's that's i'm he's she's i've they're there's"
 )
 SUBJECT_CONTRACTIONS = bag("it's that's i'm he's she's they're")
 BARE_ANSWERS: Mapping[str, Reply] = {"no": "no", "nope": "no", "nah": "no", "yes": "yes", "yeah": "yes", "yep": "yes"}
@@ -48,7 +48,8 @@ NOT_FILLERS_ALONE = bag("i okay ok so you")
 NOT_KNOWING = bag("know sure remember recall idea")  # after a negation
 FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
 ALL_WELL_WORDS = bag(
-    "baby log top clockwork clock horse ox rain bell whistle daisy dream perfect perfectly fantastic strong"
+    "baby log top clockwork clock horse ox rain bell whistle daisy dream perfect perfectly fantastic strong works "
+    "working"
 )
 # "Not much.", "Not when I bend it." are neither yes nor no.
 UNDECIDED_AFTER_NOT = bag("only just too much bad great good well ideal when if unless")
@@ -232,6 +233,8 @@ def _from_verb(near: Sequence[str], *, closed: bool) -> tuple[Reply, bool]:
         return "no", False
     if found & FINE and (near[0] in SUBJECT_CONTRACTIONS or STATE_VERBS & set(near[1:3])):
         return "no", False
+    if near[0] in ("there's", "there") and {"one", "some", "a", "two", "always"} & set(near[1:3]):
+        return "yes", False  # "There's one on my heel."
     if near[0] == "that's" and found & AGREEMENT:
         return "yes", True
     verb = len(near) > 1 and near[1] in YES_VERBS

@@ -35,7 +35,7 @@ PSEUDO_NEGATED = bag(  # after a negation these make it a pseudo-negation: "no c
 )
 SCOPE_ENDS = bag(
     "but however although though except besides because which until unless instead rather ; : since "
-    "secondary due despite while whereas then so therefore aside apart whose who"
+    "bar secondary due despite while whereas then so therefore aside apart whose who"
 )
 INDEFINITE_OBJECTS = bag(
     "anything nothing medication medications medicine medicines treatment information advice help reaction reactions"
@@ -49,6 +49,7 @@ AFFIRMING_VERBS = bag(
     "states stated notes noted is was are were positive shows showed revealed reveals uses takes continues describes "
     "just only mostly mainly maybe some experiences developed does did"
 )
+RECENT_TIMES = bag("night evening day week weekend few couple two three")  # "last night" is not over
 BEFORE_MONTH = bag("in since last of until till by from this next early late")
 # "As a kid", "when I was a child" are past; other uses of these words are not.
 CHILDHOOD, CHILDHOOD_LEADS = bag("child kid baby"), bag("as was were since")
@@ -173,6 +174,8 @@ def _is_false_cue(words: Sequence[Word], i: int, sentence: Sentence) -> bool:
     text = words[i].text
     if text in CHILDHOOD:
         return CHILDHOOD_LEADS.isdisjoint(texts_of(words, max(sentence.first, i - 4), i))
+    if text == "last":
+        return not RECENT_TIMES.isdisjoint(texts_of(words, i + 1, min(i + 2, sentence.last)))
     if text == "could":
         return texts_of(words, i + 1, min(i + 2, sentence.last)) not in (
             ["be"],
@@ -191,7 +194,7 @@ def _before_past_cues(words: Sequence[Word], sentence: Sentence) -> frozenset[in
     for i in range(sentence.first, sentence.last):
         if words[i].text in (",", *CONTRASTS):
             begin = i + 1
-        elif words[i].text in PAST_CUES:
+        elif words[i].text in PAST_CUES and not _is_false_cue(words, i, sentence):
             scope.update(range(begin, i))
             begin = i
     return frozenset(scope)
@@ -272,6 +275,8 @@ def is_denied_or_normal(words: Sequence[Word], last: int, end: int, kind: str) -
         after = words[i + 1].text if i + 1 < end else ""
         if text == "no" and after in ("", ","):
             return True  # "Chickenpox no."
+        if text == "," and after == "no" and i + 2 == end:
+            return True  # "Blood, no."
         if text == "not" and i > last:
             return after in NEGATED_PREDICATES
         if text in GOOD and (kind in ("symptom", "condition") or (kind != "procedure" and text in DENYING_PREDICATES)):

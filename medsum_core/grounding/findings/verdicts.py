@@ -46,7 +46,7 @@ STOPPED = bag(  # near a finding: the note agrees that it is over or absent
 EARLIER = bag(  # before a drug or procedure, for which "no" and "not" do not count after it
     "last previously prior past history previous"
 )
-CLAUSE_ENDS = bag(". ; but")
+CLAUSE_ENDS = bag(". ; but because due")
 NEAR, REACH = 8, 25  # words
 MAX_ALLERGEN = 3  # words of the name of an allergen
 QUALIFIERS = bag(  # a denial with one excludes only some: "no gross hematuria", "no chills except for the last week"
@@ -57,7 +57,7 @@ HISTORY = bag("history hx ever prior previous past")  # the denial includes the 
 TIME_LIMITS = bag("since prior previous previously before")  # of a denial: "no falls since March"
 TIMES_OF_REST = bag("rest night")  # a denial for these leaves the finding open for others: "no chest pain at rest"
 TOLERATED = bag(  # after a substance: it does no harm, or no longer, or was recorded in error
-    "tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous"
+    "tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous excluded ruled"
 )
 UNSPECIFIC_HARM = frozenset(("pain", "side effect"))  # may summarize any complaint
 CURRENT = bag("now currently moment")  # "Are you suicidal right now?" does not ask about the past
@@ -103,6 +103,8 @@ def _fact(finding: Finding, note: FindingScan, index: FindingIndex) -> JudgedFac
     if judged.verdict == "contradicted" and finding.kind == "medication" and _is_tolerated(finding, note):
         judged = SUPPORTED
     (verdict, turn), changed = _judge_action(finding, note, index, judged)
+    if verdict == "supported" and allergies.is_other_reaction(finding, note, index):
+        verdict = "contradicted"
     if finding.kind == "procedure" and verdict == "supported":
         evidence = index.named(finding.names)
         if contradicting_result(finding, evidence, note, index):
@@ -135,7 +137,7 @@ def _is_fact(finding: Finding, note: FindingScan) -> bool:
             return False  # "no latex allergy": the latex is checked
         if note.words[finding.last : finding.last + 1] and note.words[finding.last].text == "to":
             return False  # "no allergy to eggs": the eggs are checked
-        return finding.assertion == "denied" and before not in ("for", "of", "with")
+        return finding.assertion == "denied" and before not in ("for", "of", "with", "a", "an", "true", "real")
     if ROOTS.issuperset(finding.names):
         return wording.denies_others(finding, note)
     return finding.kind != "allergen" or allergies.names_allergen(finding, note)
@@ -197,12 +199,12 @@ def judge_finding(finding: Finding, note: FindingScan, index: FindingIndex) -> J
     return _judge_paraphrases(finding, note, index)
 
 
-def _affirmed_in_paraphrase(finding: Finding, index: FindingIndex) -> int | None:
-    """The turn that affirms a symptom or condition in a paraphrase of two content words or more, if none denies it:
+def _affirmed_in_paraphrase(finding: Finding, index: FindingIndex, *, least: int = 2) -> int | None:
+    """The turn that affirms a symptom or condition in a paraphrase of `least` content words, if none denies it:
     "melena" and "they're black as tar"."""
     if finding.kind not in ("symptom", "condition"):
         return None
-    paraphrases = index.in_paraphrase(finding.names, finding.part, least=2)
+    paraphrases = index.in_paraphrase(finding.names, finding.part, least=least)
     opposed = any(polarity in NEGATIVE for _, polarity in paraphrases)
     return next((turn for turn, polarity in paraphrases if polarity == "affirmed" and not opposed), None)
 
@@ -244,7 +246,7 @@ def _judge_assertion(finding: Finding, evidence: Sequence[Finding], note: Findin
         return Judged("supported" if _has_stopped(finding, note) else "contradicted", denied[-1].turn)
     if _is_place_of_care(finding, index):
         return Judged("supported", turn_of(affirmed))
-    return judge_subject(finding, affirmed, index)
+    return judge_subject(finding, affirmed, denied, index)
 
 
 def _has_stopped(finding: Finding, note: FindingScan) -> bool:
@@ -261,9 +263,10 @@ def _has_stopped(finding: Finding, note: FindingScan) -> bool:
 def _denies_some_times_only(
     finding: Finding, evidence: Sequence[Finding], note: FindingScan, index: FindingIndex
 ) -> bool:
-    """Whether the note denies a finding "at rest" or "at night", and the dialogue does not place it there."""
+    """Whether the note denies a finding "at rest" or "night pain", and the dialogue does not place it there."""
     after = [word.text for word in note.after(finding, 2)]
-    limited = len(after) == 2 and after[0] == "at" and after[1] in TIMES_OF_REST
+    before = note.words[finding.first - 1].text if finding.first else ""
+    limited = before in TIMES_OF_REST or (len(after) == 2 and after[0] == "at" and after[1] in TIMES_OF_REST)
     return limited and not any(index.has_word_near(TIMES_OF_REST, other) for other in evidence)
 
 
@@ -304,7 +307,8 @@ def _judge_paraphrases(finding: Finding, note: FindingScan, index: FindingIndex)
         agreeing = [turn for turn, polarity in paraphrases if polarity not in opposed]
         if agreeing:
             return Judged("supported", agreeing[0])
-        if denied and (turn := _affirmed_in_paraphrase(finding, index)) is not None:
+        least = 1 if finding.kind == "symptom" and not finding.part else 2
+        if denied and (turn := _affirmed_in_paraphrase(finding, index, least=least)) is not None:
             return Judged("contradicted", turn)
         first_turn = paraphrases[0][0]
         doubtful_condition = finding.assertion == "uncertain" and finding.kind == "condition"
