@@ -17,7 +17,7 @@ from medsum_core.data.turns import Turn, read_turns
 from medsum_core.grounding.facts.mention import Date, Mention, Value
 from medsum_core.grounding.facts.mention_index import MentionIndex, index_mentions
 from medsum_core.grounding.facts.reading import SINGLES, is_fact
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.facts.words import units
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.lexicon import Lexicon
@@ -31,9 +31,9 @@ STATEMENT_KIND = "statement"
 FEW = 3  # numeric facts and findings; with fewer, one of them would decide the whole rate
 READINGS = 3  # most readings of one value
 SHORT = 6  # most words of a sentence that may follow a question in its turn: "Any fever? Or chills?"
-EXCLUDED_UNITS = bag("second minute")  # waiting times
+EXCLUDED_UNITS = word_set("second minute")  # waiting times
 EXCLUDED_DIMS = ("clock", "weekday")  # appointments
-EXCLUDED_WORDS = bag("bed bedtime morning evening night meals meal breakfast lunch dinner supper")
+EXCLUDED_WORDS = word_set("bed bedtime morning evening night meals meal breakfast lunch dinner supper")
 EXCLUDED_MARKS = frozenset(("scale", "few", "clock"))
 
 

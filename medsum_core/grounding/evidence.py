@@ -16,17 +16,17 @@ from itertools import pairwise
 from medsum_core.data.turns import read_turns
 from medsum_core.grounding.check import Fact, check_note
 from medsum_core.grounding.facts.anatomy import STOPWORDS, stem
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 
 LOW_SUPPORT = 0.3  # a sentence with a lower score should be read by a person
 MAX_TURNS = 3
 FACT_WEIGHT = 3.0  # a number weighs as much as this many common words
 QUESTION_PENALTY = 0.01  # subtracted from a question: a statement with the same words is preferred
-NOTE_WORDS = bag(  # typical words of notes, without content
+NOTE_WORDS = word_set(  # typical words of notes, without content
     "denies denied denying reports reported states stated presents presented complains noted none noncontributory "
     "unremarkable significant positive negative history assessment plan exam examination shows"
 )
-ABBREVIATIONS = bag("dr mr mrs ms no vs st")
+ABBREVIATIONS = word_set("dr mr mrs ms no vs st")
 PREFIX = 5  # words match if their first letters do: "hypertension", "hypertensive"
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.anatomy import STOPWORDS
 from medsum_core.grounding.facts.cardinals import DIGITS, SCALES, TEENS, TENS
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.facts.words import PERIODS
 from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.kinship import FAMILY
@@ -27,12 +27,12 @@ from medsum_core.grounding.findings.stems import Word, stem
 MIN_LETTERS = 3  # letters that a content word has at least
 MIN_WORDS = 2  # content words that a statement has at least; a question with its answer needs only one
 PREFIX = 5  # letters that related words share: "retired", "retirement"
-DENYING = bag("no not never none nothing don't didn't doesn't haven't hasn't isn't wasn't denies without nope")
-ALL_NORMAL = bag(  # words of a note that deny whatever was asked: "Noncontributory."
+DENYING = word_set("no not never none nothing don't didn't doesn't haven't hasn't isn't wasn't denies without nope")
+ALL_NORMAL = word_set(  # words of a note that deny whatever was asked: "Noncontributory."
     "negative none noncontributory contributory unremarkable normal unchanged healthy otherwise"
 )
-UNKNOWN_WORDS = bag("unknown unobtainable unavailable")  # added to SUMMARY_WORDS: "Family history unknown."
-SUMMARY_WORDS = bag(  # a summary sentence has only these and denies everything: "No significant medical history."
+UNKNOWN_WORDS = word_set("unknown unobtainable unavailable")  # added to SUMMARY_WORDS: "Family history unknown."
+SUMMARY_WORDS = word_set(  # a summary sentence has only these and denies everything: "No significant medical history."
     "no not none negative noncontributory contributory unremarkable significant pertinent relevant known other past "
     "history histories family familial medical surgical problem problems is are of the reported all . , :"
 )
@@ -40,7 +40,7 @@ SHORT_NOTE = 2  # sentences; in a longer note "None." answers the line before it
 CONVERSATION_WORDS = (
     (STOPWORDS - {"family"}) | DIGITS.keys() | TEENS.keys() | TENS.keys() | SCALES.keys() | PERIODS.keys()
 )
-CONVERSATION_WORDS |= bag(  # small talk and words without content of their own
+CONVERSATION_WORDS |= word_set(  # small talk and words without content of their own
     "without mine myself yourself someone somebody something anyone anybody anything everyone everybody everything "
     "nobody nothing thing stuff doing get going come coming let make making made take taking put i'd i'll you've "
     "you'll you'd we've we'll they've can't couldn't won't wouldn't aren't weren't haven't hasn't hadn't shouldn't "

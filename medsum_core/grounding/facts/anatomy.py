@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 
 # Body parts that have sides, singular, by region: a note and its dialogue may use different words (calf, leg).
 BODY_REGIONS = {
@@ -54,11 +54,11 @@ IRREGULAR = {
     "boys": "son", "girls": "daughter", "mgm": "grandmother", "pgm": "grandmother", "mgf": "grandfather",
     "pgf": "grandfather", "hubby": "husband", "tka": "knee", "tkr": "knee", "tha": "hip", "thr": "hip",
 }  # fmt: skip
-KIN = bag(
+KIN = word_set(
     "mother father brother sister son daughter grandmother grandfather husband wife uncle aunt cousin nephew "
     "niece grandson granddaughter grandchild child sibling parent twin partner stepfather stepmother"
 )
-STOPWORDS = bag(
+STOPWORDS = word_set(
     "a an the and or but of to in on at for with from by as is was were be been being are am it its this that "
     "these those he she they we you i his her their our your my me him them us who which what when where there "
     "here not no do does did done have has had having if then than so because while about around approximately "
@@ -68,7 +68,7 @@ STOPWORDS = bag(
     "yeah okay ok well um uh like really doctor patient guest family clinician still currently recently past last "
     "next age aged ages old times time"
 )
-NOT_COUNTED = bag(
+NOT_COUNTED = word_set(
     "is was has this his its as us yes does times days previous various serious always perhaps plus minus versus "
     "thus across besides yours hers theirs ours towards sometimes afterwards ones less unless pass class access "
     "process status diabetes illness sickness loss stress bypass medicines weakness numbness tenderness distress "

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from medsum_core.grounding.facts.anatomy import KIN, NOT_COUNTED, STOPWORDS, stem
 from medsum_core.grounding.facts.mention import SENTENCE_ENDS, Mention, Scan
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.facts.words import PERIODS, units
 
-AGE_LEADS = bag("i'm he's she's she'll he'll i'll you're turned turning age aged")
-HALF_DAYS = bag("am pm o'clock oclock noon")  # after a time of day
-TIMED_EVENTS = bag("wake wakes woke woken up bed came come comes started starts start began begins dinner lunch work")
-PARTS_OF_DAY = bag("morning afternoon evening")
+AGE_LEADS = word_set("i'm he's she's she'll he'll i'll you're turned turning age aged")
+HALF_DAYS = word_set("am pm o'clock oclock noon")  # after a time of day
+TIMED_EVENTS = word_set(
+    "wake wakes woke woken up bed came come comes started starts start began begins dinner lunch work"
+)
+PARTS_OF_DAY = word_set("morning afternoon evening")
 OLDEST = 110.0
 JOINED = 5  # most tokens between two joined numbers: "five or six"
 QUESTION_REACH = 40  # tokens at the end of the turn before that are searched for a question

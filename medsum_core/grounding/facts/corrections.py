@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 
-EDITING_WORDS = bag(  # the only words that can separate a value from its correction
+EDITING_WORDS = word_set(  # the only words that can separate a value from its correction
     "i mean sorry no or rather wait uh um oh hang on hold scratch strike that make actually not it's its it is was the "
     "my one side lie tell a correction . , ; - well er excuse me beg pardon"
 )
-CORRECTION_MARKERS = bag("mean sorry rather wait scratch strike correction lie pardon hang hold")
+CORRECTION_MARKERS = word_set("mean sorry rather wait scratch strike correction lie pardon hang hold")
 REACH = 12  # most words between the two values
 
 

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from medsum_core.grounding.facts.mention import Date, ReaderResult, Scan
 from medsum_core.grounding.facts.quantities import POSSESSIVES, counted_noun, pair_mentions, plain_at, unit_at
 from medsum_core.grounding.facts.spoken_numbers import WRITTEN_FRACTIONS, Number
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.facts.words import MONTHS, WEEKDAYS, units
 
-BEFORE_DATE = bag(
+BEFORE_DATE = word_set(
     "on in since of from dated until till by through last around early late before after back mid and year during to"
 )
-BEFORE_YEAR = bag("in since of from until till back late early")
-IN_MONTH = bag("in since until till")  # after these "may" is the month, even in lower case
-AMBIGUOUS_MONTHS = bag("may march mar jan dec sep august")
+BEFORE_YEAR = word_set("in since of from until till back late early")
+IN_MONTH = word_set("in since until till")  # after these "may" is the month, even in lower case
+AMBIGUOUS_MONTHS = word_set("may march mar jan dec sep august")
 LINKS = (",", "of", "in")  # between a month and its year
 SCORES = ("5", "6", "10")  # denominators of scores for strength, murmurs and pain
 SHORTHAND = {"7": "day", "52": "week", "12": "month"}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from medsum_core.grounding.facts.anatomy import body_parts, stem
 from medsum_core.grounding.facts.mention import Scan
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 
 # Axis, direction, words of a note, phrases of a dialogue ("^": only at the start of a sentence).
 AXES = (
@@ -33,17 +33,17 @@ AXES = (
     ("hernia", "hiatal", "hiatal", "hiatal|hiatus|stomach|chest|heartburn|reflux|food pipe"),
 )  # fmt: skip
 NOUNS: Mapping[str, frozenset[str]] = {  # nouns that must follow the word on each axis; on other axes any body part
-    "height": bag(
+    "height": word_set(
         "quadrant back arm leg lip lid eyelid thigh abdomen belly jaw teeth tooth molar molars lobe breast chest pole"
     ),
-    "head": bag("headache headaches head pain region scalp"),
-    "knee": bag("knee"),
-    "hernia": bag("hernia hernias"),
+    "head": word_set("headache headaches head pain region scalp"),
+    "knee": word_set("knee"),
+    "hernia": word_set("hernia hernias"),
 }
-BETWEEN = bag("left right l r inner outer upper lower medial lateral and aspect side of the")
+BETWEEN = word_set("left right l r inner outer upper lower medial lateral and aspect side of the")
 ANYWHERE = ("quadrant", "lobe", "pole")  # of several organs, so without a region
 SENTENCE_ENDS = frozenset((".", "?", "!", "\n", ":"))
-DENIALS, DENIED_REACH = bag("not no never"), 2
+DENIALS, DENIED_REACH = word_set("not no never"), 2
 REACH = 4  # tokens between the word of a note and its body part
 
 

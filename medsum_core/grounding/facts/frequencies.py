@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from medsum_core.grounding.facts.mention import ReaderResult, Scan
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.facts.words import PERIODS, units
 
 ABBREVIATIONS = {
@@ -15,15 +15,15 @@ ABBREVIATIONS = {
     "qod": 0.5, "qweek": 1 / 7, "qweekly": 1 / 7, "qmonth": 12 / 365.25, "qmonthly": 12 / 365.25, "qnight": 1.0,
     "qnightly": 1.0, "qhour": 24.0,
 }  # fmt: skip
-ADVERBS = bag("daily nightly weekly monthly yearly annually hourly everyday")
-NOT_FREQUENCIES = bag(  # after an adverb: "daily life"
+ADVERBS = word_set("daily nightly weekly monthly yearly annually hourly everyday")
+NOT_FREQUENCIES = word_set(  # after an adverb: "daily life"
     "living life activities activity routine function functioning chores stress basis use"
 )
 PER = frozenset(("a", "an", "per", "each", "every", "/", "p"))
-NIGHT = bag("night nightly bedtime bed evening qhs qpm qnight supper dinner")
-TIMES_OF_DAY = bag("morning mornings bedtime bed night nights evening evenings meals meal breakfast dinner supper")
-MORNING = bag("morning mornings qam breakfast")
-NOT_OF_PERIOD = bag("for in about within after over with")  # "[two pills] for a day" are not two a day
+NIGHT = word_set("night nightly bedtime bed evening qhs qpm qnight supper dinner")
+TIMES_OF_DAY = word_set("morning mornings bedtime bed night nights evening evenings meals meal breakfast dinner supper")
+MORNING = word_set("morning mornings qam breakfast")
+NOT_OF_PERIOD = word_set("for in about within after over with")  # "[two pills] for a day" are not two a day
 OUT_OF_WEEK = (("out", "of", "the", "week"), ("outta", "the", "week"), ("of", "the", "week"), ("each", "week"))
 
 

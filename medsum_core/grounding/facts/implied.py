@@ -11,18 +11,18 @@ from medsum_core.grounding.facts.mention_index import MentionIndex
 from medsum_core.grounding.facts.quantities import unit_at
 from medsum_core.grounding.facts.sides import OPPOSITE
 from medsum_core.grounding.facts.subject_matching import NoteFacts
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 
-ABOUT = bag("about approximately around roughly nearly almost approx")
+ABOUT = word_set("about approximately around roughly nearly almost approx")
 NEARLY = 0.05  # relative tolerance of a value that the note calls approximate
-MEALS = bag("breakfast lunch supper dinner tea morning noon evening night bedtime")
-SINCE = bag("ago since later")  # words for a time that has passed since an age
-AT_TERM = bag("late early term overdue")  # of a birth
+MEALS = word_set("breakfast lunch supper dinner tea morning noon evening night bedtime")
+SINCE = word_set("ago since later")  # words for a time that has passed since an age
+AT_TERM = word_set("late early term overdue")  # of a birth
 TERM = 36  # weeks; from then on the length of a pregnancy is given relative to its due date
-PAIRED = bag("both pair each either")  # of the dialogue, for a note's "bilateral"
-OTHER_SIDE = bag("remaining other contralateral opposite unaffected")
-BABY_ASPIRIN, SMALL = 81.0, bag("baby low little small junior")  # mg
-CHANGE, CHANGE_REACH = bag("loss lost gain gained down up decrease increase dropped drop"), 4
+PAIRED = word_set("both pair each either")  # of the dialogue, for a note's "bilateral"
+OTHER_SIDE = word_set("remaining other contralateral opposite unaffected")
+BABY_ASPIRIN, SMALL = 81.0, word_set("baby low little small junior")  # mg
+CHANGE, CHANGE_REACH = word_set("loss lost gain gained down up decrease increase dropped drop"), 4
 WEEKLY, CLOSE = 1 / 7, 0.01  # times per day; tolerance
 
 

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 
 from medsum_core.grounding.facts.anatomy import body_parts
 from medsum_core.grounding.facts.mention import Mention
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.facts.words import SCALAR_DIMS
 
 EXACT = 1e-6  # relative tolerance, as the three below
 ACROSS_CALENDAR = 0.085  # people say four weeks for a month
 ACROSS_SYSTEMS = 0.012  # pounds and kilograms, inches and centimetres
 ACROSS_RATES = 0.03
-SHORT_UNITS = bag("second minute hour day night week fortnight")
+SHORT_UNITS = word_set("second minute hour day night week fortnight")
 UNLIKE_NUMBERS = ("date", "rate", "weekday", "pressure", "height")  # a number without unit supports none of these
 LIKE_NUMBERS = ("", "ratio", "pressure", "height", "clock", "rate")  # expressed by numbers without unit
 FEW = 100  # fewer mentions are all compared

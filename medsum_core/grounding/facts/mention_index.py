@@ -21,11 +21,11 @@ from medsum_core.grounding.facts.reading import read_mentions
 from medsum_core.grounding.facts.side_matching import SideIndex, is_standard_of_comparison, read_side
 from medsum_core.grounding.facts.sides import other_sides
 from medsum_core.grounding.facts.subjects import SubjectFinder, attribute, fold, subject_finder
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 
 DENIALS = frozenset(("no", "nope", "nah", "actually"))
 CORRECTING = 5  # tokens after a turn's opening "no" that can hold the corrected value: "no the right"
-OPEN_QUESTIONS = bag("how what when which where who why any what's how's did do does have has")
+OPEN_QUESTIONS = word_set("how what when which where who why any what's how's did do does have has")
 NO_SPEAKER = "speaker"
 
 

@@ -9,20 +9,25 @@ from __future__ import annotations
 from medsum_core.grounding.facts.anatomy import NOT_COUNTED, STOPWORDS, stem
 from medsum_core.grounding.facts.mention import Mention, ReaderResult, Scan
 from medsum_core.grounding.facts.spoken_numbers import FRACTIONS, Number
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.facts.words import PERIODS, SPELLED_UNITS, Unit, units
 
-FILLERS = bag("more full whole straight additional long solid consecutive extra good or so and some")
-ARTICLES = bag("a an of the")
-BEFORE_DURATION = bag("for past last within these previous next another during")
-AFTER_DURATION = bag("ago history later prior before duration earlier course h worth back apart")
-ORDERED = bag("trimester pregnancy degree grade toe finger digit metatarsal metacarpal rib intercostal cranial cycle")
-RANGE_WORDS = bag("to or through and")
+FILLERS = word_set("more full whole straight additional long solid consecutive extra good or so and some")
+ARTICLES = word_set("a an of the")
+BEFORE_DURATION = word_set("for past last within these previous next another during")
+AFTER_DURATION = word_set("ago history later prior before duration earlier course h worth back apart")
+ORDERED = word_set(
+    "trimester pregnancy degree grade toe finger digit metatarsal metacarpal rib intercostal cranial cycle"
+)
+RANGE_WORDS = word_set("to or through and")
 HALVES = (("and", "a", "half"), ("and", "one", "half"), ("and", "half"))
-AGE_LINKS = bag("of : , and about at approximately around was is")
-POSSESSIVES = bag("his her their my our your early mid late the s")
+AGE_LINKS = word_set("of : , and about at approximately around was is")
+POSSESSIVES = word_set("his her their my our your early mid late the s")
 OLDEST = 120
-SINCE_WORDS, PAST = bag("since when until till at"), bag("was were age")  # "I have smoked since I was [ten years old]"
+SINCE_WORDS, PAST = (
+    word_set("since when until till at"),
+    word_set("was were age"),
+)  # "I have smoked since I was [ten years old]"
 SINCE_REACH = 5
 
 

@@ -10,16 +10,16 @@ from medsum_core.grounding.facts.frequencies import ADVERBS, TIMES_OF_DAY, frequ
 from medsum_core.grounding.facts.mention import Mention, ReaderResult, Scan, scan_text
 from medsum_core.grounding.facts.quantities import half_after, quantity_at
 from medsum_core.grounding.facts.sides import HANDED, LIMB_CODES, SIDES, side_at
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.facts.words import MONTHS, WEEKDAYS, units
 
-SINGLES = bag("yesterday overnight tomorrow")  # a day each
-NOT_FACT_CODES = bag("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2 a1c hba1c")
-NUMBERED = bag("covid sars cov hpv ca il")  # a number after these is part of a name
-LISTED = bag("problem issue complaint concern thing point reason")  # counts of these are no facts
-SCALE_WORDS = bag("scale being analog vas")  # near the ends of a scale
+SINGLES = word_set("yesterday overnight tomorrow")  # a day each
+NOT_FACT_CODES = word_set("o2 h2o co2 spo2 sao2 po2 h1 h2 pco2 fio2 a1c hba1c")
+NUMBERED = word_set("covid sars cov hpv ca il")  # a number after these is part of a name
+LISTED = word_set("problem issue complaint concern thing point reason")  # counts of these are no facts
+SCALE_WORDS = word_set("scale being analog vas")  # near the ends of a scale
 ROMAN = {"ii": 2.0, "iii": 3.0, "iv": 4.0}
-GRADED = bag("type grade stage class phase level")  # before a Roman numeral
+GRADED = word_set("type grade stage class phase level")  # before a Roman numeral
 
 
 @lru_cache(maxsize=1)

@@ -14,24 +14,24 @@ from medsum_core.grounding.facts.anatomy import PLACES, STOPWORDS, body_parts, s
 from medsum_core.grounding.facts.matching import MOST, near_part
 from medsum_core.grounding.facts.mention import SENTENCE_ENDS, Mention, Scan
 from medsum_core.grounding.facts.sides import OPPOSITE
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 
-DENYING = bag(
+DENYING = word_set(
     "no not never none nothing without denies denied denying negative normal fine good okay ok unremarkable intact "
     "healthy unaffected perfect clear clean spared waiting wait asymptomatic recovered resolved isn't doesn't don't "
     "didn't wasn't hasn't can't cannot"
 )
-GOOD = bag("normal fine good okay ok intact healthy perfect clear clean")
-AGREEING = GOOD | bag("yes yeah yep yup right mm mhm")
-ANSWERS_NO = bag("no nope nah none not nothing never")
+GOOD = word_set("normal fine good okay ok intact healthy perfect clear clean")
+AGREEING = GOOD | word_set("yes yeah yep yup right mm mhm")
+ANSWERS_NO = word_set("no nope nah none not nothing never")
 CLAUSE_ENDS = SENTENCE_ENDS | {",", ";", "and", "but", ":"}
 SHORT = 4  # most tokens of an elliptical question: "And the right?"
 NOT_TOPICS = (
-    STOPWORDS | DENYING | bag("left right both bilateral bilaterally side sided patient pain hurt hurts other one")
+    STOPWORDS | DENYING | word_set("left right both bilateral bilaterally side sided patient pain hurt hurts other one")
 )
 PREFIX = 5  # letters that related words share
 SENTENCES_BACK = 3  # sentences before a side that are searched for its body part
-ONLY = bag("only alone unilateral sole solely")
+ONLY = word_set("only alone unilateral sole solely")
 DISTINCT = ("arm", "leg", "eye", "ear")  # regions that speakers do not confuse
 
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from medsum_core.grounding.facts.anatomy import body_parts, stem
 from medsum_core.grounding.facts.mention import Mention, ReaderResult, Scan
 from medsum_core.grounding.facts.quantities import counted_noun
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 
 SIDES = {
     "left": "left", "lt": "left", "l": "left", "right": "right", "rt": "right", "r": "right", "bilateral": "both",
@@ -23,19 +23,19 @@ LIMB_CODES = {
     "llq": ("left", "quadrant"),
 }  # fmt: skip
 HANDED = {"righty": "right", "rightie": "right", "lefty": "left", "leftie": "left", "southpaw": "left"}
-BEFORE_BARE_SIDE = bag("the my your his her their on to")  # before a side without a body part
-NOT_SIDES = bag(  # "the right decision", "the left alone"
+BEFORE_BARE_SIDE = word_set("the my your his her their on to")  # before a side without a body part
+NOT_SIDES = word_set(  # "the right decision", "the left alone"
     "thing things decision decisions way ways direction track time now place person people away here there after "
     "before dose amount choice medication medicine medications treatment diet answer word words number size order "
     "thought idea doctor job"
 )
-OF_BOTH = bag("of my his her their your the these")
-DOMINANT = bag("dominant dominance dominantly write writes writing handed everything")
-ASKS_SIDE = bag("which left side handed hand dominant leftie lefty")
-NOT_BEFORE_PART = bag("in i he she my his her that now before after when with the me for over and")
-DIRECTION_WORDS = bag("top bottom upper lower far front")  # before a side: "Top left."
-LETTERS = bag("l r lt rt")  # only in capitals, only in notes
-BEFORE_AGREEMENT = bag("that's all you're is yes ,")  # before "right" in the sense of "correct"
+OF_BOTH = word_set("of my his her their your the these")
+DOMINANT = word_set("dominant dominance dominantly write writes writing handed everything")
+ASKS_SIDE = word_set("which left side handed hand dominant leftie lefty")
+NOT_BEFORE_PART = word_set("in i he she my his her that now before after when with the me for over and")
+DIRECTION_WORDS = word_set("top bottom upper lower far front")  # before a side: "Top left."
+LETTERS = word_set("l r lt rt")  # only in capitals, only in notes
+BEFORE_AGREEMENT = word_set("that's all you're is yes ,")  # before "right" in the sense of "correct"
 LOOK_AHEAD = 4  # tokens from a side to its body part
 OPPOSITE = {"left": "right", "right": "left"}
 OTHER_REACH = 40  # tokens from a side to "the other"

@@ -15,20 +15,20 @@ from typing import NamedTuple
 from medsum_core.grounding.facts.anatomy import KIN, STOPWORDS, body_parts, stem
 from medsum_core.grounding.facts.answers import TurnTokens
 from medsum_core.grounding.facts.mention import SENTENCE_ENDS, Mention, Scan
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.facts.words import units
 
 SELF = "self"
-LIMBS = bag("ble bue rle lle rue lue")
-SELF_WORDS = bag("i i'm i'll i've me you you're your")
-CHILDREN = bag("son daughter child twin boy girl")
+LIMBS = word_set("ble bue rle lle rue lue")
+SELF_WORDS = word_set("i i'm i'll i've me you you're your")
+CHILDREN = word_set("son daughter child twin boy girl")
 RELATED = KIN | {SELF, "boy", "girl"}
 GENERIC = {  # a general word for relatives, and those that it can mean
-    "parent": bag("mother father"),
-    "sibling": bag("brother sister twin"),
-    "child": bag("son daughter twin"),
-    "grandchild": bag("grandson granddaughter"),
-    "partner": bag("husband wife"),
+    "parent": word_set("mother father"),
+    "sibling": word_set("brother sister twin"),
+    "child": word_set("son daughter twin"),
+    "grandchild": word_set("grandson granddaughter"),
+    "partner": word_set("husband wife"),
 }
 ALIASES = {  # words for a vital sign or laboratory value, and its one name
     "hr": "pulse", "rr": "respiration", "resp": "respiration", "respiratory": "respiration", "resps": "respiration",
@@ -42,22 +42,22 @@ TURNS_BACK = 2  # turns before a mention that are searched for its subject
 CLAUSE, NEAR, FAR = 0, 1, 2  # where a candidate was found, see SubjectCandidates
 FRAGMENT = 4  # most tokens of a sentence that is only the subject of the next: "Lisinopril. Twenty milligrams."
 NOTE_REACH = 7  # tokens before a value that are searched for a note's subject
-LINKS = bag(  # words between a subject and its value
+LINKS = word_set(  # words between a subject and its value
     "is was of at a an about to the be are were now been for approximately around just only taking take takes took on "
     "dose doses it's its came out set currently up maybe perhaps p o po oral orally tab tablet tablets per and "
     "count counts level levels rate by mouth"
 )
-NO_ATTRIBUTES = bag(  # content words that are no subject
+NO_ATTRIBUTES = word_set(  # content words that are no subject
     "day week month year hour number one thing lot time patient doctor m g mg x i'm it he she "
     "today yesterday tonight tomorrow present worst best average baseline morning evening noon"
 )
-LIFE_WORDS = bag(  # words between a relative and an age
+LIFE_WORDS = word_set(  # words between a relative and an age
     "is was died dies passed away at age aged the of in his her now about around who just turned had a an lived be "
     "years year old living alive deceased well only he she also maybe like to until approximately early late mid"
 )
 REACH = 5  # words searched for the attribute
-AGE_LINKS = bag("is was at age turned about around now ,")  # "mother is [93]", "died at [70]"
-DOSE_FORMS = bag("tablet tablets dose doses of pills capsules the your my")  # words between a dose and its drug
+AGE_LINKS = word_set("is was at age turned about around now ,")  # "mother is [93]", "died at [70]"
+DOSE_FORMS = word_set("tablet tablets dose doses of pills capsules the your my")  # words between a dose and its drug
 # The word next to a mention of these dimensions is not its subject.
 NO_ATTRIBUTE_DIMS = ("time", "date", "weekday", "rate", "pressure", "clock", "code", "height")
 KIN_REACH = 10  # tokens before an age that are searched for a relative

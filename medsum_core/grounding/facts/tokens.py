@@ -12,7 +12,7 @@ from typing import NamedTuple
 MAX_NUMBER_CHARACTERS = 40  # longer runs of digits, as from a degenerate model output, are no quantity
 
 
-def bag(words: str) -> frozenset[str]:
+def word_set(words: str) -> frozenset[str]:
     """The words of a text as a set."""
     return frozenset(words.split())
 

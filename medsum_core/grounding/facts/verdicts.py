@@ -15,12 +15,12 @@ from medsum_core.grounding.facts.quantities import is_current_age, is_past_age
 from medsum_core.grounding.facts.sides import LOOK_AHEAD
 from medsum_core.grounding.facts.subject_matching import HANDEDNESS, NoteFacts, comparable, supporting_mention
 from medsum_core.grounding.facts.subjects import attribute
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 
 Verdict = Literal["supported", "not_found", "contradicted", "not_checked"]
 Judged = tuple[int, int, Verdict, int | None]  # start, end, verdict, turn
-OF_PRESSURE, NEAR = bag("systolic diastolic pressure systolics diastolics"), 7
-SINGLE_BY_DEFAULT = bag("dos dose pregnancy episode occasion event")  # as `anatomy.stem` folds them
+OF_PRESSURE, NEAR = word_set("systolic diastolic pressure systolics diastolics"), 7
+SINGLE_BY_DEFAULT = word_set("dos dose pregnancy episode occasion event")  # as `anatomy.stem` folds them
 SINGLE_VALUED_KINDS = frozenset(("pressure", "temperature", "age", "frequency"))  # another value contradicts
 
 

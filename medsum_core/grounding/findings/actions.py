@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, cast
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.scope import NEGATIONS
 
@@ -50,7 +50,7 @@ OPPOSITE: Mapping[str, frozenset[str]] = {  # and those that contradict it
 }
 NEGATION_REACH = 3  # words before an action in which a negation reverses it
 GAP, GAP_WORDS = "_", 3  # in a phrase: up to three words
-WISH_WORDS, REFUSAL_REACH = bag("want need going gonna won't"), 6  # words between a refusal and the refused action
+WISH_WORDS, REFUSAL_REACH = word_set("want need going gonna won't"), 6  # words between a refusal and the refused action
 PUNCTUATION = frozenset(".,;:?!()\n")
 
 

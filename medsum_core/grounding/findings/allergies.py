@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Literal
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.finding import NOT_FOUND, SUPPORTED, Finding, FindingScan, Judged
 from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
@@ -21,31 +21,36 @@ from medsum_core.grounding.findings.replies import read_reply, says_all_is_well
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import Word, texts_of
 
-LIST_WORDS = bag("to : include including of with both and , ( either")  # after "allergic", before an allergen
-REACTION_WORDS = bag(  # of a dialogue
+LIST_WORDS = word_set("to : include including of with both and , ( either")  # after "allergic", before an allergen
+REACTION_WORDS = word_set(  # of a dialogue
     "hives rash swelling swollen swelled itch itchy itches itching itched anaphylaxis wheeze wheezed allergy allergic "
     "reacted reaction reacts react broke break blister blisters blistered puffed puffs closed closes tight cramps "
     "vomited problem trouble skin sick red fat burn burned burns fire scratched raw bumps welts ambulance er epipen "
     "adrenaline collapsed scared avoid avoids careful confused oozes swells sneeze scaly"
 )
-CAUSING = bag("cause caused causes causing provoke provoked provokes")
-LIST_ENDS = bag("for takes uses on but with")  # before what is no allergen: "allergic to sulfa but takes [aspirin]"
-TOO_BROAD = bag("medication allergen food allergy")  # concepts that support no single allergen
-TRIGGERING = bag("attributed trigger triggered triggers provoked worsened caused brought set")
-TAKE_VERBS, TOLERANCE_WORDS = bag("take tolerate eat use handle"), bag("okay ok fine alright tolerating tolerate")
-DRUG_WORDS = bag("drug medication medicine nkda nkma")
-REACTION_NOUNS = bag(  # of a note
+CAUSING = word_set("cause caused causes causing provoke provoked provokes")
+LIST_ENDS = word_set(
+    "for takes uses on but with"
+)  # before what is no allergen: "allergic to sulfa but takes [aspirin]"
+TOO_BROAD = word_set("medication allergen food allergy")  # concepts that support no single allergen
+TRIGGERING = word_set("attributed trigger triggered triggers provoked worsened caused brought set")
+TAKE_VERBS, TOLERANCE_WORDS = (
+    word_set("take tolerate eat use handle"),
+    word_set("okay ok fine alright tolerating tolerate"),
+)
+DRUG_WORDS = word_set("drug medication medicine nkda nkma")
+REACTION_NOUNS = word_set(  # of a note
     "itching pruritus hives urticaria rash swelling angioedema anaphylaxis blistering blisters wheezing dermatitis "
     "flushing eruption welts"
 )
-REACTION_LINKS, LINK_REACH = bag("from after with to by on"), 9
-ALLERGY_TOPIC = bag(  # a dialogue with one of them discusses allergies
+REACTION_LINKS, LINK_REACH = word_set("from after with to by on"), 9
+ALLERGY_TOPIC = word_set(  # a dialogue with one of them discusses allergies
     "trouble problem problems itch itchy hives rash bother bothers sensitive tolerate swell swelled"
 )
-COPULAS = bag("is are was were be been it's went goes")  # before "fine", "grand": tolerated
-WELL = bag("fine okay ok alright good grand great lovely well perfect safe")
-PROBLEM_WORDS = bag("trouble problem problems react reacted reaction reactions")
-REACTION_TREATMENTS = bag("epinephrine antihistamine steroid bronchodilator albuterol diphenhydramine")
+COPULAS = word_set("is are was were be been it's went goes")  # before "fine", "grand": tolerated
+WELL = word_set("fine okay ok alright good grand great lovely well perfect safe")
+PROBLEM_WORDS = word_set("trouble problem problems react reacted reaction reactions")
+REACTION_TREATMENTS = word_set("epinephrine antihistamine steroid bronchodilator albuterol diphenhydramine")
 TURNS_AFTER, SENTENCES_AFTER = 3, 5
 ALLERGEN_KINDS = ("medication", "allergen")
 

@@ -12,7 +12,7 @@ from itertools import zip_longest
 
 from medsum_core.data.turns import Turn
 from medsum_core.grounding.facts.corrections import REACH, is_correction
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings import replies
 from medsum_core.grounding.findings.finding import ACTIONABLE, Assertion, Finding, FindingScan
 from medsum_core.grounding.findings.kinship import join_relatives
@@ -24,8 +24,8 @@ ANSWER_REACH = 20  # words of an answer in which a relative can be the one who h
 END_WORDS = 3  # words at the end of a sentence
 LAST_WORDS = 8  # words from the end of a turn, which may have no full stops
 DENIABLE = ("symptom", "condition", "substance", "allergen")  # kinds that a bare "No" to a statement denies
-SAME_ANSWER, SAME_REACH = bag("has did too also"), 8  # words; "And her brother?" "He has it."
-HAVE_VERBS = bag("does do did has")
+SAME_ANSWER, SAME_REACH = word_set("has did too also"), 8  # words; "And her brother?" "He has it."
+HAVE_VERBS = word_set("does do did has")
 SHORT_SENTENCE = 6  # words of a sentence after a question
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence, Set
 from itertools import pairwise
 from typing import NamedTuple
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.actions import COMPATIBLE, OPPOSITE, REVERSED, Action, actions_in, is_action
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.finding_index import FindingIndex
@@ -39,26 +39,28 @@ NOTE_ACTIONS: Mapping[str, tuple[Action, ...]] = {
 ALWAYS_STATED: tuple[Action, ...] = ("stop", "up", "down", "taper")
 # Word pairs of a sentence about an earlier action.
 EARLIER_TIMES = (("last", "time"), ("last", "visit"), ("last", "month"), ("last", "year"), ("back", "then"))
-ANAPHORA = bag("it that them those both one this some any")
-OFFER_WORDS = bag("would could should shall want like maybe might suggest recommend offer consider how what let's i'd")
-USE_WORDS = bag("take takes taking use uses using on still smoke smoking drink drinking")
-DOSE_WORDS = bag("mg mcg daily nightly bedtime twice once weekly morning puffs units prn needed")
-ADVICE_WORDS = bag(
+ANAPHORA = word_set("it that them those both one this some any")
+OFFER_WORDS = word_set(
+    "would could should shall want like maybe might suggest recommend offer consider how what let's i'd"
+)
+USE_WORDS = word_set("take takes taking use uses using on still smoke smoking drink drinking")
+DOSE_WORDS = word_set("mg mcg daily nightly bedtime twice once weekly morning puffs units prn needed")
+ADVICE_WORDS = word_set(
     "help helps wants want like try trying tried advised counseled encouraged discussed attempt attempts"
 )
-DELIBERATION = bag("consider considered considering reconsidered possible possibly")
-PERFORMED_VERBS = bag(
+DELIBERATION = word_set("consider considered considering reconsidered possible possibly")
+PERFORMED_VERBS = word_set(
     "excised biopsied sutured stapled lanced drained transfused intubated amputated cauterized debrided resected "
     "stented ablated vaccinated immunized splinted casted"
 )
-WISH_WORDS = bag("like likes wants requests requesting")
+WISH_WORDS = word_set("like likes wants requests requesting")
 GENERIC = frozenset(("medication", "referral"))  # they do not end the context of a mention: "refer you for that"
-LIST_WORDS, CLAUSE_BOUNDARIES = bag(", and or the a my your plus"), bag(", and but then so or while ;")
+LIST_WORDS, CLAUSE_BOUNDARIES = word_set(", and or the a my your plus"), word_set(", and but then so or while ;")
 LATER_TURNS, FRAGMENT_TURNS = 4, 2  # turns after a mention with "it", or with a short sentence, that can be about it
 LATER_SENTENCES = 8  # sentences after a mention that can be about it
 FRAGMENT = 7  # most words of a sentence that can be about an earlier mention without "it"
 ANSWER_WORDS = 15  # words of an answer
-AUXILIARIES = bag("will be been to")  # "[simvastatin will be continued]"
+AUXILIARIES = word_set("will be been to")  # "[simvastatin will be continued]"
 SPAN_REACH = 8  # words around a finding in which the word of its action is highlighted with it
 WORDS_BEFORE, WORDS_AFTER = 6, 8  # words around a finding in a note that are searched for its action
 

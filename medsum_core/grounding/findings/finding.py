@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import Word
 
 Verdict = Literal["supported", "not_found", "contradicted"]
 Assertion = Literal["present", "denied", "uncertain", "past_or_stopped", "planned", "asked"]
 # Concepts so broad that they name a kind ("medication"), not a finding.
-ROOTS = bag(
+ROOTS = word_set(
     "medication symptom condition procedure surgery substance allergy allergen food vitamin injection imaging referral "
     "diet exercise topical"
 ) | {"laboratory tests", "sign", "pet dander", "over the counter", "physical examination", "general anesthesia"}

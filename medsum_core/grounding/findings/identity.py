@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.finding import FindingScan, JudgedFact, Verdict
 from medsum_core.grounding.findings.finding_index import MOST, FindingIndex, Polarity
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
@@ -32,7 +32,7 @@ FORMS_OF_ADDRESS: dict[str, Sex] = {
     "sir": "male", "mr": "male", "mister": "male", "ma'am": "female", "maam": "female", "mrs": "female",
     "missus": "female", "ms": "female",
 }  # fmt: skip
-SEX_WORDS = frozenset((*SEX_NOUNS, *PRONOUNS, *CHILDREN, *FORMS_OF_ADDRESS)) | bag(  # may tell the patient's sex
+SEX_WORDS = frozenset((*SEX_NOUNS, *PRONOUNS, *CHILDREN, *FORMS_OF_ADDRESS)) | word_set(  # may tell the patient's sex
     "miss madam madame guy dude lad husband wife girlfriend boyfriend mom mum mother mama dad father grandma grandpa "
     "grandmother grandfather niece nephew pregnant pregnancy period menstrual breast uterus ovary prostate penis "
     "testicle birth pap mammogram gynecologist hysterectomy menopause vasectomy"
@@ -45,18 +45,18 @@ SEX_BY_FINDING: dict[str, Sex] = {
     "cesarean section": "female", "miscarriage": "female", "endometriosis": "female", "uterine fibroid": "female",
 }  # fmt: skip
 STATUS_EVIDENCE = {  # for each word of a note the words of a dialogue that support it
-    "married": bag("married husband wife spouse hubby wedding marriage anniversary"),
-    "divorced": bag("divorced divorce ex split separated"),
-    "widowed": bag("widow widower widowed passed died lost late dead gone"),
-    "widow": bag("widow widower widowed passed died lost late dead gone"),
-    "widower": bag("widow widower widowed passed died lost late dead gone"),
+    "married": word_set("married husband wife spouse hubby wedding marriage anniversary"),
+    "divorced": word_set("divorced divorce ex split separated"),
+    "widowed": word_set("widow widower widowed passed died lost late dead gone"),
+    "widow": word_set("widow widower widowed passed died lost late dead gone"),
+    "widower": word_set("widow widower widowed passed died lost late dead gone"),
 }
-ALONE_EVIDENCE = bag("alone myself own just only nobody single widow widower")  # the same for "lives alone"
-LIVES = bag("lives living live resides")
-WORK_WORDS = bag(  # before an occupation
+ALONE_EVIDENCE = word_set("alone myself own just only nobody single widow widower")  # the same for "lives alone"
+LIVES = word_set("lives living live resides")
+WORK_WORDS = word_set(  # before an occupation
     "works worked work retired is was as a an former employed occupation job by profession"
 )
-UNSPECIFIC_WORK = bag("worker driver officer bus assembly")  # are no evidence of an occupation
+UNSPECIFIC_WORK = word_set("worker driver officer bus assembly")  # are no evidence of an occupation
 NEAR = 3  # words
 
 

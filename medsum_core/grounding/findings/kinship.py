@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from medsum_core.grounding.facts.anatomy import KIN, stem
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.stems import Word
 
 FAMILY = "family"
 AND = "+"  # between relatives named together: "my [brother and sister] have diabetes"
 MATERNAL, PATERNAL = "maternal ", "paternal "  # prefixes of a relative's name
 GROUPS = {  # which relatives a general word may mean
-    "parent": bag("mother father"),
-    "sibling": bag("brother sister twin"),
-    "child": bag("son daughter twin"),
-    "twin": bag("brother sister son daughter"),
-    "spouse": bag("husband wife partner"),
-    "partner": bag("husband wife spouse"),
-    "grandparent": bag("grandmother grandfather"),
-    "grandchild": bag("grandson granddaughter"),
+    "parent": word_set("mother father"),
+    "sibling": word_set("brother sister twin"),
+    "child": word_set("son daughter twin"),
+    "twin": word_set("brother sister son daughter"),
+    "spouse": word_set("husband wife partner"),
+    "partner": word_set("husband wife spouse"),
+    "grandparent": word_set("grandmother grandfather"),
+    "grandchild": word_set("grandson granddaughter"),
 }
-KINDRED = KIN | bag("spouse grandparent family relative neighbor neighbour friend coworker roommate")
+KINDRED = KIN | word_set("spouse grandparent family relative neighbor neighbour friend coworker roommate")
 VARIANTS = {
     word: kin
     for kin, words in {
@@ -50,19 +50,19 @@ COMPOUND = {  # (a relative, a relative of theirs): who that is to the patient
     **{(one, kin): "in-law" for one in ("husband", "wife", "partner")
        for kin in ("mother", "father", "sister", "brother")},
 }  # fmt: skip
-KIN_WITH_SIDE = bag("aunt uncle cousin grandmother grandfather grandparent family")
-CHILDREN = bag("son daughter child grandchild twin")
-POSSESSIVES = bag("my his her their our your patient's one two three four five six and have has a an , both")
-KIN_MODIFIERS = bag(
+KIN_WITH_SIDE = word_set("aunt uncle cousin grandmother grandfather grandparent family")
+CHILDREN = word_set("son daughter child grandchild twin")
+POSSESSIVES = word_set("my his her their our your patient's one two three four five six and have has a an , both")
+KIN_MODIFIERS = word_set(
     "own older younger big little eldest oldest youngest late full first half three two other both birth biological "
     "foster adoptive step great"
 )
-NOT_SPECIFIC = bag(  # never the patient nor a certain relative
+NOT_SPECIFIC = word_set(  # never the patient nor a certain relative
     "family neighbor neighbour friend coworker roommate"
 )
-THIRD_POSSESSIVES = bag("his her their")
-MALE = bag("father brother son grandfather husband uncle nephew grandson stepfather")
-FEMALE = bag("mother sister daughter grandmother wife aunt niece granddaughter stepmother")
+THIRD_POSSESSIVES = word_set("his her their")
+MALE = word_set("father brother son grandfather husband uncle nephew grandson stepfather")
+FEMALE = word_set("mother sister daughter grandmother wife aunt niece granddaughter stepmother")
 
 
 @lru_cache(maxsize=16384)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.lexicon import END, PART, Lexicon
 from medsum_core.grounding.findings.stems import FILLERS, Word
 
 MAX_FILLERS = 2  # in one phrase
 PART_BEFORE, PART_AFTER = 4, 7  # most words between a quality and a body part before or after it
-PART_LINKS = bag("in on of to at around over under with behind down into along inside across near the my his her your")
-AFTER_BACK = bag("to from in at on up home then again into for")
-BEFORE_BACK = bag("come comes came coming go went going get got getting be been call cut put held look")
-CLAUSE_MARKS = bag(". ; : ? ! ( ) ,")
+PART_LINKS = word_set(
+    "in on of to at around over under with behind down into along inside across near the my his her your"
+)
+AFTER_BACK = word_set("to from in at on up home then again into for")
+BEFORE_BACK = word_set("come comes came coming go went going get got getting be been call cut put held look")
+CLAUSE_MARKS = word_set(". ; : ? ! ( ) ,")
 
 
 class Named(NamedTuple):

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.finding import Finding, FindingScan, Judged, JudgedFact, Verdict, turn_of
 from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.kinship import AND, FAMILY, same_person, split_side
 from medsum_core.grounding.findings.relatives import PATIENT, REPORTING_WORDS, UNKNOWN, possible_subjects
 from medsum_core.grounding.findings.scope import Sentence
 
-PATIENT_TERMS = bag("patient pt he she his her")
-SPOUSES, MARRIAGE_WORDS = bag("husband wife spouse partner"), bag("married marriage marri wed wedding divorced widowed")
-INFORMANT_WORDS = bag(  # a relative with one of these may only be present
+PATIENT_TERMS = word_set("patient pt he she his her")
+SPOUSES, MARRIAGE_WORDS = (
+    word_set("husband wife spouse partner"),
+    word_set("married marriage marri wed wedding divorced widowed"),
+)
+INFORMANT_WORDS = word_set(  # a relative with one of these may only be present
     "accompanied presents presented present per historian informant obtained told according"
 )
-ANYONE_WORDS = bag("someone somebody anyone anybody family")
-EVERYONE_WORDS = bag("everyone everybody all")
-COMPANIONS = bag("parent child spouse partner friend neighbor coworker roommate")
-MAY_BE_PATIENT = bag(  # the patient, if a parent speaks
+ANYONE_WORDS = word_set("someone somebody anyone anybody family")
+EVERYONE_WORDS = word_set("everyone everybody all")
+COMPANIONS = word_set("parent child spouse partner friend neighbor coworker roommate")
+MAY_BE_PATIENT = word_set(  # the patient, if a parent speaks
     "son daughter child baby infant grandson granddaughter grandchild twin family"
 )
 

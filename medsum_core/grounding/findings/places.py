@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.finding import NOT_FOUND, SUPPORTED, Finding, FindingScan, Judged, JudgedFact, Place
 from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.replies import asks_openly, read_reply
@@ -12,16 +12,16 @@ from medsum_core.grounding.findings.scope import is_denied_or_normal, read_scope
 
 LOCATED_KINDS = ("symptom", "condition", "allergen")
 UNSPECIFIC = frozenset(("body", "side", "skin", "joint", "muscle", "bone", "extremity"))  # too general to check
-SEPARATORS = bag(  # between a finding and a body part they show that the part is not its place
+SEPARATORS = word_set(  # between a finding and a body part they show that the part is not its place
     "; : no not without denies sparing spares spared excluding except"
 )
 GENERAL_AREAS = ("side", "body")
-NOT_LOCATIONS = bag("oral nasal rectal vaginal handed quadrant")  # routes of drugs, "left-handed"
-LINK_WORDS = bag(
+NOT_LOCATIONS = word_set("oral nasal rectal vaginal handed quadrant")  # routes of drugs, "left-handed"
+LINK_WORDS = word_set(
     "in on of to at over around under behind down into along across near both left right bilateral bilaterally upper "
     "lower dorsal medial lateral anterior posterior distal proximal inner outer the his her"
 )
-LIST_WORDS = bag(", and or")
+LIST_WORDS = word_set(", and or")
 SHORT_QUESTION = 5  # most words of a question about a part
 REACH = 14  # words from a finding to the last body part of a list
 

@@ -10,23 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.finding import Finding, FindingScan
 from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.replies import asks_openly, read_reply
 from medsum_core.grounding.findings.scope import NEGATIONS
 from medsum_core.grounding.findings.stems import texts_of
 
-CERTAIN_WORDS = bag("diagnosed diagnosis known confirmed definite proven established documented")
-PROOF_WORDS = bag("confirmed shows showed definitely proved proves positive came biopsy diagnosed")
+CERTAIN_WORDS = word_set("diagnosed diagnosis known confirmed definite proven established documented")
+PROOF_WORDS = word_set("confirmed shows showed definitely proved proves positive came biopsy diagnosed")
 CERTAINTY_BEFORE, CERTAINTY_AFTER = 4, 2  # words of a note before and after a finding
 
 Course = Literal["gone", "better", "lasting", "worse"]
 COURSE_WORDS: Mapping[Course, frozenset[str]] = {
-    "gone": bag("resolved gone subsided disappeared quit stopped vanished completely"),
-    "better": bag("better improved improving easing eased"),
-    "lasting": bag("persists persistent persisting persist ongoing unchanged still same constant constantly"),
-    "worse": bag("worse worsened worsening progressing spread spreading spreads"),
+    "gone": word_set("resolved gone subsided disappeared quit stopped vanished completely"),
+    "better": word_set("better improved improving easing eased"),
+    "lasting": word_set("persists persistent persisting persist ongoing unchanged still same constant constantly"),
+    "worse": word_set("worse worsened worsening progressing spread spreading spreads"),
 }
 CONTRADICTING: Mapping[Course, frozenset[Course]] = {
     "gone": frozenset({"lasting", "worse"}),
@@ -37,22 +37,22 @@ CONTRADICTING: Mapping[Course, frozenset[Course]] = {
 # What "no" to a question about a course means.
 NEGATED_COURSE: Mapping[Course, Course] = {"gone": "lasting", "lasting": "gone", "better": "worse", "worse": "better"}
 # "Worse at night" is no course.
-QUALIFIERS = bag("when after with if at by during until sometimes usually night morning")
-CONTINUING_WORDS = bag("continues ongoing still persistent")  # before a finding: lasting
+QUALIFIERS = word_set("when after with if at by during until sometimes usually night morning")
+CONTINUING_WORDS = word_set("continues ongoing still persistent")  # before a finding: lasting
 COURSE_REACH = 3  # words of a note before and after a finding
 
 Result = Literal["normal", "abnormal"]
 RESULT_WORDS: Mapping[Result, frozenset[str]] = {
-    "abnormal": bag("positive abnormal elevated high low reactive failed inconclusive detected"),
-    "normal": bag(
+    "abnormal": word_set("positive abnormal elevated high low reactive failed inconclusive detected"),
+    "normal": word_set(
         "negative normal clear clean fine unremarkable perfect spotless flat okay ok good undetectable passed"
     ),
 }
 RESULT_AFTER = 4  # words of a note after a test
 RESULT_BEFORE = 2  # words before it: "high [triglycerides]"
-GENERAL_PRAISE = bag("good okay ok fine clear perfect")  # "Sounds good." is no result
-RESULT_SUBJECTS = bag("it that they all everything both came results")
-CLAUSE_ENDS = bag(", ; but . ? ! and with")
+GENERAL_PRAISE = word_set("good okay ok fine clear perfect")  # "Sounds good." is no result
+RESULT_SUBJECTS = word_set("it that they all everything both came results")
+CLAUSE_ENDS = word_set(", ; but . ? ! and with")
 
 
 def contradicting_certainty(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from medsum_core.data.turns import Turn
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings import replies
 from medsum_core.grounding.findings.answering import with_answers
 from medsum_core.grounding.findings.finding import ACTIONABLE, Assertion, Finding, FindingScan, Place
@@ -33,14 +33,14 @@ from medsum_core.grounding.findings.scope import (
 )
 from medsum_core.grounding.findings.stems import Word, texts_of, words_of
 
-REACTIONS = bag(
+REACTIONS = word_set(
     "allergi allergy allergic allergies react reaction intolerant intolerance anaphylaxis anaphylactic nkda nka"
 )
-PROBLEM_WORDS = bag("problem problems issue issues trouble")  # "no problem in [rehab]"
+PROBLEM_WORDS = word_set("problem problems issue issues trouble")  # "no problem in [rehab]"
 ARTICLES_AND_FILLERS = ("a", "an", "the", "his", "her", ",", "uh", "um")  # skipped before a finding
 SETTING_PREPOSITIONS = ("on", "with", "despite", "after", "using")
-USE_VERBS = bag("been be put go went going")  # "never been on [CPAP]"
-FREQUENCY_ADVERBS = bag("daily regularly consistently")
+USE_VERBS = word_set("been be put go went going")  # "never been on [CPAP]"
+FREQUENCY_ADVERBS = word_set("daily regularly consistently")
 SHORT_QUESTION = 5  # most words of a question that has no question mark
 ORGANS = {
     "heart": "heart disease", "lung": "lung disease", "liver": "liver disease", "kidney": "kidney disease",
@@ -50,8 +50,8 @@ HEADING_WORDS = 3  # most words of a heading from a finding on: "[NERVOUS] SYSTE
 FAMILY_HISTORY_KINDS = ("condition", "symptom", "substance")
 # Most words of an elliptic question ("And your sisters?", "And you?") and most turns since the question it completes.
 ELLIPTIC_WORDS, ELLIPTIC_WORDS_YOU, ELLIPTIC_TURNS = 7, 4, 4
-PREDICATE_VERBS = bag("is was has had isn't wasn't doesn't never takes died lives got")
-HAVE_VERBS, ANAPHORA = bag("has had have got gets"), bag("it that them one same those this")
+PREDICATE_VERBS = word_set("is was has had isn't wasn't doesn't never takes died lives got")
+HAVE_VERBS, ANAPHORA = word_set("has had have got gets"), word_set("it that them one same those this")
 PRONOUN_REACH = 25  # most words between a relative and a sentence whose "he" may mean him
 
 Kin = Sequence[tuple[int, str]]

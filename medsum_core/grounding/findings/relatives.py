@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.kinship import AND, FAMILY
 from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import Word, texts_of
 
 PATIENT, UNKNOWN = "patient", ""
-REPORTING_WORDS = bag(  # after a relative they mark who only reports or helps: "my wife says"
+REPORTING_WORDS = word_set(  # after a relative they mark who only reports or helps: "my wife says"
     "says said knows reckons swears reports reported states stated notes noted denies denied describes described "
     "thinks thought brought makes "
     "brings gave gives told tells accompanied worries believes feels came helps noticed witnessed admits called asked "
     "concerned wants who's present here"
 )
-DETERMINERS = bag("his her the their my a")
-COMPANION_PREPOSITIONS = bag("at with by to from per told for")  # before a relative: "lives with her son"
-FIRST_PERSON = bag("i i'm i've i'd my me myself i'll mine")
-THIRD_PERSON = bag("he she his her he's she's him hers")
-PATIENT_TERMS = bag("patient pt")
-JOINING_WORDS = bag("and or , both my his her the maternal paternal two three four of")
-KIN_MODIFIERS = bag("patient's their our two three one an older younger late own twin half step great")
+DETERMINERS = word_set("his her the their my a")
+COMPANION_PREPOSITIONS = word_set("at with by to from per told for")  # before a relative: "lives with her son"
+FIRST_PERSON = word_set("i i'm i've i'd my me myself i'll mine")
+THIRD_PERSON = word_set("he she his her he's she's him hers")
+PATIENT_TERMS = word_set("patient pt")
+JOINING_WORDS = word_set("and or , both my his her the maternal paternal two three four of")
+KIN_MODIFIERS = word_set("patient's their our two three one an older younger late own twin half step great")
 AFTER_REACH = 8  # words from a finding to a relative after it
 FRAGMENT = 6  # most words of an answer without a verb
 

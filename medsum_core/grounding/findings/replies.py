@@ -9,63 +9,65 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import Word, texts_of
 
 Reply = Literal["yes", "no", "corrected", "unknown", "other"]
 
-OPENING_FILLERS = bag(
+OPENING_FILLERS = word_set(
     "um uh oh well ah hmm so and but , . okay ok i mean you know actually honestly let me see hm er god doctor sir"
 )
-YES = bag(
+YES = word_set(
     "yes yeah yep yup yea ya mm uh-huh uhhuh correct right sure definitely absolutely exactly "
     "always often constantly certainly indeed mhm aye affirmative plenty lots terrible terribly quite very some little "
     "couple once twice both same too pretty mostly usually unfortunately"
 )
-NUMBER_WORDS = bag(  # "Ever smoked?" "Twenty years of it." "Since I was ten."
+NUMBER_WORDS = word_set(  # "Ever smoked?" "Twenty years of it." "Since I was ten."
     "one two three four five six seven eight ten twelve fifteen twenty thirty forty fifty half since every"
 )
-AMOUNTS = bag("little bit lot few couple ton while pack packs quarter half dozen six glass beer cup bottle case")
-AGREEMENT = bag("yes yeah yep yup correct right exactly sure mm mhm yea true")
-NO = bag("no nope nah never none nothing neither negative nobody not without don't haven't didn't nor none")
-NO_VERBS = bag(
+AMOUNTS = word_set("little bit lot few couple ton while pack packs quarter half dozen six glass beer cup bottle case")
+AGREEMENT = word_set("yes yeah yep yup correct right exactly sure mm mhm yea true")
+NO = word_set("no nope nah never none nothing neither negative nobody not without don't haven't didn't nor none")
+NO_VERBS = word_set(
     "don't haven't didn't doesn't hasn't isn't wasn't can't couldn't won't hadn't aren't weren't not never wouldn't"
 )
-YES_VERBS = bag("do have did am was does has is can would could must feel get got had think guess believe take suppose")
-STATE_VERBS = bag("feel feels am is are look looks seem seems do does been sleep eat")
-PRONOUNS = bag(  # an answer that begins with one is read by its verb: "I do."
+YES_VERBS = word_set(
+    "do have did am was does has is can would could must feel get got had think guess believe take suppose"
+)
+STATE_VERBS = word_set("feel feels am is are look looks seem seems do does been sleep eat")
+PRONOUNS = word_set(  # an answer that begins with one is read by its verb: "I do."
     "i it he she they we that there it's that's i'm he's she's i've they're there's"
 )
-SUBJECT_CONTRACTIONS = bag("it's that's i'm he's she's they're")
+SUBJECT_CONTRACTIONS = word_set("it's that's i'm he's she's they're")
 BARE_ANSWERS: Mapping[str, Reply] = {"no": "no", "nope": "no", "nah": "no", "yes": "yes", "yeah": "yes", "yep": "yes"}
 TWO_WORD_ANSWERS: Mapping[tuple[str, ...], Reply] = {
     ("uh", "uh"): "no", ("mm", "mm"): "no", ("nuh", "uh"): "no", ("unh", "unh"): "no", ("hm", "mm"): "no",
     ("uh", "huh"): "yes", ("mm", "hm"): "yes", ("mm", "hmm"): "yes", ("of", "course"): "yes",
 }  # fmt: skip
 # As the last word of an opening these are the answer, or its subject ("I").
-NOT_FILLERS_ALONE = bag("i okay ok so you")
-NOT_KNOWING = bag("know sure remember recall idea")  # after a negation
-FINE = bag("fine normal okay ok good clear great regular alright perfect clean spared")
-ALL_WELL_WORDS = bag(
+NOT_FILLERS_ALONE = word_set("i okay ok so you")
+NOT_KNOWING = word_set("know sure remember recall idea")  # after a negation
+FINE = word_set("fine normal okay ok good clear great regular alright perfect clean spared")
+ALL_WELL_WORDS = word_set(
     "baby log top clockwork clock horse ox rain bell whistle daisy dream perfect perfectly fantastic strong works "
     "working"
 )
 # "Not much.", "Not when I bend it." are neither yes nor no.
-UNDECIDED_AFTER_NOT = bag("only just too much bad great good well ideal when if unless")
-CORRECTION_LEADS = bag("the a an it's its they're just only on this")  # after "No,"
-DETAIL_WORDS = bag("one left right other side first")
-QUESTION_WORDS = bag("how what when where which who why what's how's where's how'd what'd why'd how're what're")
-AUXILIARIES = bag("do does did have has had are is was were can could")
-DEFINITE = bag("the this that your his her these those")
-UNDECIDED_WORDS = bag(  # with one of these a statement does not count as yes
+UNDECIDED_AFTER_NOT = word_set("only just too much bad great good well ideal when if unless")
+CORRECTION_LEADS = word_set("the a an it's its they're just only on this")  # after "No,"
+DETAIL_WORDS = word_set("one left right other side first")
+QUESTION_WORDS = word_set("how what when where which who why what's how's where's how'd what'd why'd how're what're")
+AUXILIARIES = word_set("do does did have has had are is was were can could")
+DEFINITE = word_set("the this that your his her these those")
+UNDECIDED_WORDS = word_set(  # with one of these a statement does not count as yes
     "know sure remember recall idea tell maybe perhaps possibly might wonder guess depends hope should could would "
     "used before ago last thought gone super grand lovely brilliant wonderful wish quit mean said same okay ok"
 )
-FAMILY_WORDS = bag("family anyone anybody relatives people relations who folks around")
-PATIENT_WORDS = bag("you you're you've yourself your")
+FAMILY_WORDS = word_set("family anyone anybody relatives people relations who folks around")
+PATIENT_WORDS = word_set("you you're you've yourself your")
 PUNCTUATION = (",", ".", "!", ";")
-TIME_CONJUNCTIONS, TIME_REACH = bag("when after since while before during"), 3  # words before a finding
+TIME_CONJUNCTIONS, TIME_REACH = word_set("when after since while before during"), 3  # words before a finding
 NEAR = 6  # words at the beginning of an answer that decide its polarity
 STATEMENT_REACH = 20  # words of an answer that is a plain statement
 OKAY_QUESTION = 3  # most words of "Hear okay?", whose last word is no tag question

@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.stems import Word, texts_of
 
-NEGATIONS = bag(
+NEGATIONS = word_set(
     "no not never none nothing without denies denied deny denying declines declined declining refuses negative "
     "neither nor nobody don't doesn't didn't haven't hasn't hadn't isn't wasn't aren't weren't ain't free absent "
     "absence lack nope nah unaware unremarkable non dont doesnt didnt havent hasnt isnt cannot can't couldn't won't "
     "wouldn't never's ruled excluded"
 )
-PERCEPTION_VERBS = bag("feel see find think say recall remember")
+PERCEPTION_VERBS = word_set("feel see find think say recall remember")
 NEGATES_ONLY_BEFORE: Mapping[str, frozenset[str]] = {  # words that negate only directly before one of these
     **dict.fromkeys(("cannot", "can't", "couldn't", "won't", "wouldn't"), PERCEPTION_VERBS),
-    "ruled": bag("out"),
-    "free": bag("of"),
-    "non": bag("cigarette smoking tobacco alcohol drug"),  # not "a non-contact injury"
+    "ruled": word_set("out"),
+    "free": word_set("of"),
+    "non": word_set("cigarette smoking tobacco alcohol drug"),  # not "a non-contact injury"
 }
-PSEUDO_NEGATED = bag(  # after a negation these make it a pseudo-negation: "no change in the pain"
+PSEUDO_NEGATED = word_set(  # after a negation these make it a pseudo-negation: "no change in the pain"
     "change changes improvement relief increase increased worsening better worse help helped helping improve improved "
     "improving responding respond response resolved go going away gotten controlled control stop stopped doubt only "
     "effect benefit matter sure certain know remember recall idea question need worry worried bad much worried mind "
@@ -33,55 +33,55 @@ PSEUDO_NEGATED = bag(  # after a negation these make it a pseudo-negation: "no c
     "recent recently acute additional recurrent currently further more longer clearly treated affect affected "
     "limited until yet gone able really like want himself herself myself themselves yourself right"
 )
-SCOPE_ENDS = bag(
+SCOPE_ENDS = word_set(
     "but however although though except besides because which until unless instead rather ; : since "
     "bar secondary due despite while whereas then so therefore aside apart whose who"
 )
-INDEFINITE_OBJECTS = bag(
+INDEFINITE_OBJECTS = word_set(
     "anything nothing medication medications medicine medicines treatment information advice help reaction reactions"
 )
-OBJECT_PREPOSITIONS = bag("to for on about")
-CLAUSE_SUBJECTS = bag(
+OBJECT_PREPOSITIONS = word_set("to for on about")
+CLAUSE_SUBJECTS = word_set(
     "i he she it they we you patient there my his her i'm i've he's she's it's they're we're that's i'd the"
 )
-AFFIRMING_VERBS = bag(
+AFFIRMING_VERBS = word_set(
     "reports reported report admits admitted endorses endorsed complains complained presents presented has had have "
     "states stated notes noted is was are were positive shows showed revealed reveals uses takes continues describes "
     "just only mostly mainly maybe some experiences developed does did"
 )
-RECENT_TIMES = bag("night evening day week weekend few couple two three")  # "last night" is not over
-BEFORE_MONTH = bag("in since last of until till by from this next early late")
+RECENT_TIMES = word_set("night evening day week weekend few couple two three")  # "last night" is not over
+BEFORE_MONTH = word_set("in since last of until till by from this next early late")
 # "As a kid", "when I was a child" are past; other uses of these words are not.
-CHILDHOOD, CHILDHOOD_LEADS = bag("child kid baby"), bag("as was were since")
-RARITY_CUES = bag("hardly rarely seldom barely scarcely occasionally occasional minimal")
-UNCERTAINTY_CUES = RARITY_CUES | bag(
+CHILDHOOD, CHILDHOOD_LEADS = word_set("child kid baby"), word_set("as was were since")
+RARITY_CUES = word_set("hardly rarely seldom barely scarcely occasionally occasional minimal")
+UNCERTAINTY_CUES = RARITY_CUES | word_set(
     "leaning wonder wondered thinks reckons wonders wondering possible possibly probable probably likely "
     "suspect suspected suspicion maybe might may could perhaps questionable concern concerning concerned rule "
     "if risk whether unclear unsure versus vs consider considered worry worried worries wish potential "
     "differential suggestive prevent prevention avoid screen screening case return watch"
 )
-PAST_CUES = bag(
+PAST_CUES = word_set(
     "used stopped stop stops quit discontinued discontinue former formerly resolved gone prior previous previously "
     "history hx past ago childhood child kid baby finished completed weaned off once before earlier last anymore "
     "subsided disappeared cured remission cleared outgrew grew held hold "
 )
-PLAN_CUES = bag(
+PLAN_CUES = word_set(
     "will going gonna let's lets schedule scheduled order ordered refer referred recommend recommended recommend "
     "we'll i'll plan planned should prescribe prescribed consider advised advise need needs want like start begin "
     "follow upcoming tomorrow next suggest suggested get"
 )
-DEGREES = bag(  # after a comma they end a negation: "no tobacco, occasional alcohol"
+DEGREES = word_set(  # after a comma they end a negation: "no tobacco, occasional alcohol"
     "two three several multiple occasional rare social some mild moderate heavy positive intermittent "
     "questionable questionably"
 )
-GOOD = bag(  # after a name they deny it or call it normal: "[cough] denied", "[neck] is fine"
+GOOD = word_set(  # after a name they deny it or call it normal: "[cough] denied", "[neck] is fine"
     "fine normal okay ok good clear clean unremarkable intact negative none denied absent gone spared great "
     "perfect healthy excluded free ruled"
 )
-NEGATED_PREDICATES = bag(  # "[rash] was not seen"
+NEGATED_PREDICATES = word_set(  # "[rash] was not seen"
     "present there noted seen found implicated involved used taken reported appreciated endorsed"
 )
-COPULAS = bag(  # words that can stand between a name and the word that denies it
+COPULAS = word_set(  # words that can stand between a name and the word that denies it
     "there is are was were be been look looks looked feel feels felt seem seems all "
     "still just pretty now both has have not testing test tested screen screening"
 )
@@ -91,9 +91,9 @@ CONTRASTS = (";", "but", "however")  # these end every scope
 NO = ("no", "nope", "nah")
 OPINION_VERBS = ("think", "believe", "know", "recall", "remember")  # "I don't think he has a fever"
 DENYING_PREDICATES = ("denied", "denies", "none", "negative")
-VERBS = frozenset(word for word in AFFIRMING_VERBS if word[-1] in "sd") - bag("is was has does did")
+VERBS = frozenset(word for word in AFFIRMING_VERBS if word[-1] in "sd") - word_set("is was has does did")
 # After "no" they begin a clause, so that "no" is an answer and negates nothing: "No I have a migraine".
-CLAUSE_OPENERS = bag("i i'm i've he she it it's they we that's the my")
+CLAUSE_OPENERS = word_set("i i'm i've he she it it's they we that's the my")
 
 
 class Sentence(NamedTuple):
@@ -105,7 +105,7 @@ class Sentence(NamedTuple):
     turn: int
 
 
-ABBREVIATIONS = bag("dr mr mrs ms st vs jr sr approx")
+ABBREVIATIONS = word_set("dr mr mrs ms st vs jr sr approx")
 
 
 def split_sentences(words: Sequence[Word], first: int, last: int, turn: int) -> list[Sentence]:

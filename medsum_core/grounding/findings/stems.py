@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 
 IRREGULAR = {  # the stems of inflected forms that the rules would not normalize
     word: form
@@ -24,7 +24,7 @@ IRREGULAR = {  # the stems of inflected forms that the rules would not normalize
     }.items()
     for word in words.split()
 }  # fmt: skip
-UNCHANGED = bag(
+UNCHANGED = word_set(
     "quit wet runny this his pus aids diabetes herpes news rabies scabies mono worse something anything nothing "
     "everything evening morning during need spine scale spite glasses spotting exhausting"
 )
@@ -114,6 +114,6 @@ def stem(word: str) -> str:
     return word[:-1] + "i" if word.endswith("y") and len(word) > 4 else word
 
 
-FILLERS = bag(  # words that may stand between the words of a phrase
+FILLERS = word_set(  # words that may stand between the words of a phrase
     "of the a an my your his her their in on to any some with from at s both that this really very so when you i he she"
 )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings import allergies, changes, wording
 from medsum_core.grounding.findings.actions import without_ended_start
 from medsum_core.grounding.findings.finding import (
@@ -39,28 +39,30 @@ from medsum_core.grounding.findings.qualities import contradicting_certainty, co
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.stems import texts_of
 
-STOPPED = bag(  # near a finding: the note agrees that it is over or absent
+STOPPED = word_set(  # near a finding: the note agrees that it is over or absent
     "quit stopped discontinued resolved former formerly ex gone weaned completed finished subsided cessation stop off "
     "avoid avoided avoids hardly rarely seldom longer held no not misplaced"
 )
-EARLIER = bag(  # before a drug or procedure, for which "no" and "not" do not count after it
+EARLIER = word_set(  # before a drug or procedure, for which "no" and "not" do not count after it
     "last previously prior past history previous"
 )
-CLAUSE_ENDS = bag(". ; but because due")
+CLAUSE_ENDS = word_set(". ; but because due")
 NEAR, REACH = 8, 25  # words
 MAX_ALLERGEN = 3  # words of the name of an allergen
-QUALIFIERS = bag(  # a denial with one excludes only some: "no gross hematuria", "no chills except for the last week"
-    "prolonged significant severe frequent persistent major serious excessive substantial marked profuse gross "
-    "prescription except only elsewhere unless besides otherwise se other else additional further"
+QUALIFIERS = (
+    word_set(  # a denial with one excludes only some: "no gross hematuria", "no chills except for the last week"
+        "prolonged significant severe frequent persistent major serious excessive substantial marked profuse gross "
+        "prescription except only elsewhere unless besides otherwise se other else additional further"
+    )
 )
-HISTORY = bag("history hx ever prior previous past")  # the denial includes the past: "no history of falls"
-TIME_LIMITS = bag("since prior previous previously before")  # of a denial: "no falls since March"
-TIMES_OF_REST = bag("rest night")  # a denial for these leaves the finding open for others: "no chest pain at rest"
-TOLERATED = bag(  # after a substance: it does no harm, or no longer, or was recorded in error
+HISTORY = word_set("history hx ever prior previous past")  # the denial includes the past: "no history of falls"
+TIME_LIMITS = word_set("since prior previous previously before")  # of a denial: "no falls since March"
+TIMES_OF_REST = word_set("rest night")  # a denial for these leaves the finding open for others: "no chest pain at rest"
+TOLERATED = word_set(  # after a substance: it does no harm, or no longer, or was recorded in error
     "tolerated tolerates tolerating resolved outgrown outgrew removed error erroneous excluded ruled"
 )
 UNSPECIFIC_HARM = frozenset(("pain", "side effect"))  # may summarize any complaint
-CURRENT = bag("now currently moment")  # "Are you suicidal right now?" does not ask about the past
+CURRENT = word_set("now currently moment")  # "Are you suicidal right now?" does not ask about the past
 PLACE_OF_CARE = "place of care"
 UNSPECIFIC_PARTS = frozenset(("side",))  # "weakness on the right side" names no body part
 KIND_OF = {"allergen": "allergy"}  # the kinds of facts that are not called as those of findings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
-from medsum_core.grounding.facts.tokens import bag
+from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.finding_index import MOST, NEGATIVE, WEAK_WORDS, FindingIndex
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
@@ -21,15 +21,15 @@ ROOTS_OF = {  # for each kind the concepts that a general denial of it names
     "substance": ("substance",),
     "allergen": ("allergy",),
 }
-LIMITING = bag("with in of from on to")  # after "problems": only some are denied
+LIMITING = word_set("with in of from on to")  # after "problems": only some are denied
 COURTESY = 3  # most words of the turn "No problem."
 COMPLAINTS = frozenset(("symptom", "condition"))  # kinds of findings, and the concepts that name all of a kind
-OTHER = bag("other further additional")  # before "complaints" in a note's denial of all others
-OTHERS = bag("other else anything otherwise nothing additional further")  # for them in a dialogue
+OTHER = word_set("other further additional")  # before "complaints" in a note's denial of all others
+OTHERS = word_set("other else anything otherwise nothing additional further")  # for them in a dialogue
 NEAR = 8  # words before a denied finding
 MIN_LETTERS = 5  # of a drug that may be misspelled in the dialogue
 MIN_SIMILARITY = 0.82  # of its spelling, as `SequenceMatcher.ratio`
-UNSPECIFIC_WORDS = bag(  # words that the names of many concepts share
+UNSPECIFIC_WORDS = word_set(  # words that the names of many concepts share
     "pain disease disorder condition problem syndrome chronic acute test surgery therapy treatment blood heart history "
     "medication medicine abnormal low high loss failure infection left right use change difficulty severe mild general "
     "bilateral lower upper type exam examination study scan evaluation symptom system "
