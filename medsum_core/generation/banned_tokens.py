@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class BanRules:
     """
 
     stop_token_ids: frozenset[int]
-    no_repeat_ngram_size: int = 0
+    no_repeat_ngram_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Ban:
     tokens: tuple[int, ...]  # of the pairs, in ascending order
     rows_P: Tensor
     tokens_P: Tensor
-    only: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    only: Mapping[int, frozenset[int]]
 
     @classmethod
     def of(
@@ -48,13 +48,13 @@ class Ban:
         rows_P, tokens_P = torch.tensor(ordered, dtype=torch.int64, device=device).view(-1, 2).unbind(1)
         return cls(tokens=tuple(token for _, token in ordered), rows_P=rows_P, tokens_P=tokens_P, only=only)
 
-    def apply(self, logits_MV: Tensor, *, start: int = 0) -> None:
+    def apply(self, logits_MV: Tensor, *, start: int) -> None:
         """Set the banned logits to -inf, in place. `logits_MV` covers the vocabulary from `start` on."""
         here = slice(bisect_left(self.tokens, start), bisect_left(self.tokens, start + logits_MV.shape[1]))
         if here.start < here.stop:
             logits_MV[self.rows_P[here], self.tokens_P[here] - start] = float("-inf")
         for row, tokens in self.only.items():
-            inside = [token - start for token in sorted(tokens) if start <= token < start + logits_MV.shape[1]]
+            inside = [token - start for token in tokens if start <= token < start + logits_MV.shape[1]]
             allowed = logits_MV[row, inside]  # a copy
             logits_MV[row] = float("-inf")
             logits_MV[row, inside] = allowed

@@ -123,9 +123,9 @@ class NoteRules:
         self._tries.pop(fault.tokens[: fault.sentence], None)
         return len(place) if self.only.get(place, self.stops) else None
 
-    def supported_beginning(self, tokens: Sequence[int]) -> Tokens:
+    def supported_beginning(self, tokens: Tokens) -> Tokens:
         """The most whole sentences of a note, from its beginning, that hold no unsupported fact: all, or fewer."""
-        kept = tuple(tokens)
+        kept = tokens
         text = self.decode(list(kept))
         while found := self._unsupported(text):
             begin = max((start for start, _ in sentences(text) if start <= found[0][0]), default=0)
@@ -133,10 +133,9 @@ class NoteRules:
             text = self.decode(list(kept))
         return kept
 
-    def num_left_out(self, tokens: Sequence[int]) -> int:
+    def num_left_out(self, tokens: Tokens) -> int:
         """How often something was left out of a note, by its tokens."""
-        written = tuple(tokens)
-        return sum(written[: len(place)] == place for place in self.left_out)
+        return sum(tokens[: len(place)] == place for place in self.left_out)
 
     def _fault_in(self, tokens: Tokens, text: str, checked: str, *, before: int | None = None) -> Fault | None:
         """The first unsupported fact in `checked`, a beginning of the text; only one that ends by `before` if given."""

@@ -93,6 +93,13 @@ def test_a_prompt_that_ends_inside_a_thinking_block_is_refused(tail: str, is_ins
         check_prompt(renderer)
 
 
+@pytest.mark.parametrize("blank", [" ", "\n"])
+def test_white_space_before_the_token_that_ends_a_turn_is_no_part_of_it(blank: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '" + blank + "<end_of_turn>' }}{% endfor %}"
+    assert build_renderer(tokenizer).stop_token_id == tokenizer.convert_tokens_to_ids("<end_of_turn>")
+
+
 def test_a_think_tag_within_the_system_text_opens_no_block() -> None:
     renderer = build_renderer(thinking_tokenizer("{{ 'Thoughts begin with <think>.\n' }}" + GEMMA_TEMPLATE))
     check_prompt(renderer)

@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 import sys
 from copy import copy
+from dataclasses import replace
 from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -197,6 +200,12 @@ def test_a_token_of_whole_characters_decodes_to_the_text_at_its_offsets(renderer
         text = text_of(renderer, [token])
         if "\ufffd" not in text:
             assert note[start:end] == text
+
+
+def test_a_tokenizer_without_offsets_is_refused() -> None:
+    slow: Any = SimpleNamespace(is_fast=False)
+    with pytest.raises(InputError, match="no character offsets"):
+        replace(build_renderer(tiny_tokenizer()), tokenizer=slow).note_offsets("Rest.")
 
 
 def test_decoding_ends_at_the_first_stop_token(renderer: PromptRenderer) -> None:

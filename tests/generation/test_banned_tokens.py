@@ -80,3 +80,19 @@ def test_a_ban_changes_only_its_pairs_in_any_part_of_the_vocabulary() -> None:
     for start in range(0, VOCAB, 7):
         ban.apply(logits[:, start : start + 7], start=start)
     assert sorted(torch.isinf(logits).nonzero().tolist()) == sorted([row, token] for row, token in pairs)
+
+
+def test_where_only_some_tokens_are_allowed_all_others_are_banned() -> None:
+    only = {1: frozenset({9, 20, VOCAB - 1}), 2: frozenset[int]()}
+    logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(0))
+    expected = logits.clone()
+    expected[0, 5] = float("-inf")
+    expected[1, [token for token in range(VOCAB) if token not in only[1]]] = float("-inf")
+    expected[2] = float("-inf")
+    for pairs in ([(0, 5), (1, 9), (1, 6)], []):  # a pair in a row of `only` is overruled
+        ban, found = Ban.of(pairs, only, device=logits.device), logits.clone()
+        assert ban is not None
+        for start in range(0, VOCAB, 7):
+            ban.apply(found[:, start : start + 7], start=start)
+        assert torch.equal(found[1:], expected[1:])
+        assert torch.equal(found[0], expected[0] if pairs else logits[0])

@@ -71,6 +71,8 @@ def test_no_refused_fact_is_written_whatever_else_is_in_the_batch(kind: str, see
         assert tokens_of(notes) == tokens_of(expected)
         assert [note.left_out for note in notes] == [note.left_out for note in expected]
         assert any(note.token_ids for note in notes)
+        if kind == "llama":  # here some have left a fact out without being cut
+            assert any(note.left_out for note in notes if note.score == note.score)
 
 
 @settings(max_examples=20, deadline=None)

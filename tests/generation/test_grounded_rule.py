@@ -11,7 +11,7 @@ from decoding_models import VOCAB, small_model, some_prompts
 from small_language import FULL_STOPS, STOPS, decode, grounding, piece, refused_numbers
 
 from medsum_core.generation.generate import generate
-from medsum_core.generation.grounded_rules import MAX_RETURNS
+from medsum_core.generation.grounded_rules import MAX_RETURNS, Fault, NoteRules
 
 
 class ByHand:
@@ -102,3 +102,74 @@ def test_greedy_notes_are_those_of_the_rule_by_hand(seed: int) -> None:
     assert sum(note != before for note, before in zip(notes, plain, strict=True)) > 2
     for prompt, verify, note in zip(prompts, verifiers, notes, strict=True):
         assert note.token_ids == ByHand(model, prompt, verify).note(20)
+
+
+WORDS = ["<eos>", ".", "He", "She", "Now", "Then", " took", " 40", " mg", " daily", " It", " helps", " ", "40", "41"]
+
+
+def spell(text: str) -> tuple[int, ...]:
+    return tuple(WORDS.index(word) for word in re.findall(r" ?\w+|\.", text))
+
+
+def rules_without_numbers() -> NoteRules:
+    """Refuses every number; a token is a word with the blank before it."""
+    return NoteRules(
+        verify=lambda text: [match.span() for match in re.finditer(r"\d+", text)],
+        decode=lambda tokens: "".join(WORDS[token] for token in tokens).strip(),
+        full_stops=frozenset({1}),
+        stops=frozenset({0}),
+        marks={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("ruled", "text", "sentence"),
+    [
+        (None, "He took 40 mg daily", None),  # the sentence may continue
+        (None, "He took 40 mg. It", 0),
+        (None, "He took mg. It took 40 mg. It", 4),
+        (None, "He took mg. 40 mg. It", 4),  # the fact begins its sentence
+        ("He took", "He took 40", None),
+        ("He took", "He took 40 mg", None),  # the last word may continue
+        ("He took", "He took 40 mg daily", 0),
+        ("", "He took 40 mg daily", 0),
+        ("She took", "He took 40 mg daily", None),  # a rule for another beginning
+        ("He took", "He took mg. It helps 40 mg daily", None),  # a rule for an earlier sentence
+    ],
+)
+def test_a_fact_is_checked_when_its_sentence_ends_or_earlier_where_a_rule_changed_it(
+    ruled: str | None, text: str, sentence: int | None
+) -> None:
+    """`sentence`: the first token of the one with the fault that is found."""
+    rules, tokens = rules_without_numbers(), spell(text)
+    if ruled is not None:
+        rules.banned[spell(ruled)] = {9}
+    expected = None
+    if sentence is not None:
+        expected = Fault(tokens=tokens, sentence=sentence, start=tokens.index(7), clause=None)
+    assert rules.fault(tokens, ended=False) == expected
+
+
+def test_a_sentence_begins_anew_after_four_tries_and_the_note_ends_after_three_beginnings() -> None:
+    rules = rules_without_numbers()
+
+    def go_back(text: str) -> int | None:
+        fault = rules.fault(spell(text), ended=True)
+        assert fault is not None
+        return rules.forbid(fault)
+
+    for beginning in ("He", "She", "Now"):
+        assert not rules.only
+        assert [go_back(f"{beginning} 40 mg.") for _ in range(5)] == [1, 1, 1, 1, 0]
+    assert rules.banned[()] == {2, 3, 4} and rules.only == {(): frozenset({0})}
+    assert go_back("Then 40 mg.") == 1  # the sixteenth return, which is the last
+    assert go_back("Then 40 mg.") is None
+
+
+def test_after_one_number_the_blank_before_it_is_banned_where_it_is_a_token() -> None:
+    rules, before = rules_without_numbers(), spell("He took")
+    for number, place in ((13, 3), (14, 2)):
+        fault = rules.fault((*before, 12, number, *spell(" mg.")), ended=True)
+        assert fault is not None and rules.forbid(fault) == place
+    assert rules.banned == {(*before, 12): {13}, before: {12}}
+    assert rules.num_left_out((*before, 9)) == 1 and rules.num_left_out((2, 11)) == 0

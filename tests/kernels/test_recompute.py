@@ -7,6 +7,7 @@ the backward pass is called in another thread, which shows the same on a CPU.
 from __future__ import annotations
 
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from medsum_core.data.collator import pack_rows
 from medsum_core.kernels import FAST_MODEL_TYPES, choose
 from medsum_core.kernels.layers.dropout import dropout_seed
 from medsum_core.model.attention import document_attention
-from medsum_core.model.forward import head_weight
+from medsum_core.model.forward import head_weight, recompute_activations
 from medsum_core.model.lora import LoraSettings, trainable_parameters
 from medsum_core.training.loss import note_nll
 
@@ -50,3 +51,16 @@ def gradient_of_another_thread(kind: str, kernels: str, longer_than: int | None)
 def test_recomputed_layers_drop_the_same_elements_in_another_thread(kernels: str, kind: str, mode: str) -> None:
     expected = gradient_of_another_thread(kind, kernels, MODES["off"])
     assert relative(gradient_of_another_thread(kind, kernels, MODES[mode]), expected) <= 1e-6
+
+
+def test_layers_of_a_short_micro_batch_are_not_run_again() -> None:
+    model, calls = tuned(tiny_model(), kernels="reference").train(), list[int]()
+    layer: Any = model.get_submodule("base_model.model.model.layers.0.self_attn.o_proj")
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    recompute_activations(model, longer_than=14)
+    counts = []
+    for length in (7, 8):  # of two rows
+        calls.clear()
+        model(torch.ones(2, length, dtype=torch.int64), use_cache=False).logits.sum().backward()
+        counts.append(len(calls))
+    assert counts == [1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from windows import NO_DROPOUT, make_example, make_run, make_window, plain_peft, reference_gradient, relative, tuned
 
+from medsum_core.data.collator import pad_rows
 from medsum_core.data.masking import Example
 from medsum_core.errors import InputError
 from medsum_core.kernels import FAST_MODEL_TYPES, choose, resolve
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES
+from medsum_core.model.forward import hidden_states
 from medsum_core.model.lora import LoraSettings, attach_lora
 from medsum_core.training.family_check import check_family
 from train_loop import train_step
@@ -96,6 +99,16 @@ def test_any_causal_language_model_trains_on_the_reference_path(kind: str) -> No
 def test_the_models_own_attention_refuses_packed_rows() -> None:
     with pytest.raises(ValueError, match="--pack_tokens 0"):
         step(tuned(tiny_model(), kernels="reference"), make_window(4), "packed", "reference", attention="model")
+
+
+def test_a_batchs_own_positions_reach_the_model() -> None:
+    """Rotary embeddings see differences only, so that documents with the positions of their row would not show."""
+    model, batch = tiny_model(), pad_rows(make_window(1), pad_token_id=0)
+    stretched = replace(batch, position_ids_BT=3 * batch.position_ids_BT)
+    with torch.no_grad():
+        expected = model.model(batch.input_ids_BT, position_ids=3 * batch.position_ids_BT, use_cache=False)
+        found = hidden_states(model, stretched)
+    assert relative(found, expected.last_hidden_state) <= BOUND
 
 
 @pytest.mark.parametrize("variant", [{"use_dora": True}, {"use_rslora": True}], ids=["DoRA", "rsLoRA"])

@@ -32,6 +32,7 @@ from medsum_core.model.attention import (
     attend_per_document,
     attend_varlen,
     document_attention,
+    has_varlen,
     padded_lengths,
 )
 from medsum_core.model.forward import hidden_states
@@ -310,12 +311,20 @@ def test_the_models_attention_setting_is_restored_also_after_an_error(
     models: dict[str, PreTrainedModel], kernel: str
 ) -> None:
     config = models["gemma"].config
-    with document_attention(models["gemma"], kernel):
+    with document_attention(nn.Sequential(models["gemma"]), kernel):  # a module around it has no config
         assert config._attn_implementation != "eager"
     assert config._attn_implementation == "eager"
     with pytest.raises(RuntimeError), document_attention(models["gemma"], kernel):
         raise RuntimeError
     assert config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0)])
+def test_varlen_is_used_in_16_bits_on_gpus_from_8_0_on(capability: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    has, is_new = has_varlen.__wrapped__, capability != (7, 5)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert (has(gpu, torch.bfloat16), has(gpu, torch.float32), has(cpu, torch.bfloat16)) == (is_new, False, False)
 
 
 @pytest.mark.parametrize("name", ["flex", "flash_attention_2"])

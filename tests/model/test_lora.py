@@ -11,7 +11,7 @@ import bitsandbytes as bnb
 import pytest
 import torch
 from bitsandbytes.nn.modules import Linear4bit
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from support import tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -31,7 +31,7 @@ from medsum_core.model.adapter_files import (
     save_adapter,
 )
 from medsum_core.model.base import load_base, load_config, load_tokenizer
-from medsum_core.model.forward import head_softcap, head_weight
+from medsum_core.model.forward import autocast, head_softcap, head_weight, no_adapter_casts
 from medsum_core.model.lora import LoraSettings, attach_lora, check_only_adapter_trains, trainable_parameters
 from medsum_core.training.optimizer import lr_at
 from medsum_core.training.validation import evaluate_loss
@@ -264,6 +264,16 @@ def test_a_family_that_cannot_be_recomputed_is_refused(kernels: str, monkeypatch
         choose(kernels).recompute(model)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_an_adapters_input_has_the_dtype_of_the_base(dtype: torch.dtype) -> None:
+    model, found = tuned(tiny_model().to(dtype), kernels="reference"), set()
+    adapter: Any = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj.lora_A.default")
+    adapter.register_forward_pre_hook(lambda _, inputs: found.add(inputs[0].dtype))
+    with no_adapter_casts(model), autocast(model):
+        model(torch.tensor([[2, 3, 4]]))
+    assert adapter.weight.dtype == torch.float32 and found == {dtype}
+
+
 def test_dropout_depends_on_the_seed(window: list[Example]) -> None:
     model = tuned(tiny_model(), LoraSettings(r=16, dropout=0.05))
     expected = gradient(model, window)
@@ -305,8 +315,10 @@ def test_head_with_an_adapter_or_a_bias_is_refused_and_its_cap_is_read() -> None
     assert head_softcap(tiny_model()) is None
     base = tiny_model()
     base.set_output_embeddings(nn.Linear(256, 512, bias=True))
-    with pytest.raises(InputError, match="head"):
-        head_weight(base)
+    adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["lm_head"]))
+    for refused in (base, adapted):
+        with pytest.raises(InputError, match="head"):
+            head_weight(refused)
 
 
 def test_loading_an_adapter_leaves_a_4_bit_base_unchanged(folder: Path, tmp_path: Path) -> None:

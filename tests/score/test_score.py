@@ -69,6 +69,7 @@ def test_rouge_by_hand() -> None:
     assert rows.rougeL == pytest.approx((4 / 7, 0.5, 0.0, 0.0))
     assert rows.rougeLsum == pytest.approx((4 / 7, 1.0, 0.0, 0.0))  # newlines split
     assert rows.count == 4  # the empty prediction counts
+    assert rows.select((3, 1)).rougeL == (rows.rougeL[3], rows.rougeL[1])
 
 
 def test_unequal_or_no_rows_are_refused() -> None:

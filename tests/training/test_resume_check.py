@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from medsum_core.config.run_config import parse_run
 from medsum_core.data.collator import split_window
 from medsum_core.errors import InputError
 from medsum_core.training.loss import note_nll
-from medsum_core.training.resume import restore_random_state
+from medsum_core.training.resume import random_state_notes, restore_random_state
 from medsum_core.training.resume_check import check_compatible, saved_record
 
 
@@ -248,3 +249,18 @@ def test_processes_without_a_saved_random_state_draw_different_masks(tmp_path: P
     later = load_checkpoint(save(tmp_path, 5, rng=[capture_rng()]))
     restore_random_state(later, seed=42, process=1)
     assert not torch.equal(torch.rand(8), draws[1])
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "expected"),
+    [
+        (2, 2, []),
+        (1, 3, ["the first 1 of 3 processes; the others begin one from --seed"]),
+        (3, 2, ["the first 2 of 2 processes; those of 1 more"]),
+    ],
+)
+def test_another_number_of_processes_is_noted(saved: int, now: int, expected: list[str]) -> None:
+    checkpoint: Any = SimpleNamespace(rng=[{}] * saved)
+    accelerator: Any = SimpleNamespace(num_processes=now)
+    found = random_state_notes(checkpoint, accelerator)
+    assert len(found) == len(expected) and all(part in line for part, line in zip(expected, found, strict=True))
