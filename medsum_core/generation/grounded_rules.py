@@ -86,9 +86,10 @@ class NoteRules:
         text = self.decode(list(written))
         if ended:
             return self._fault_in(written, text, text)
-        *whole, (last, _) = sentences(text) or [(0, 0)]  # the last one may continue
-        fault = self._fault_in(written, text, text[: whole[-1][1]]) if whole else None
-        if fault is None and any(len(self.decode(list(place))) >= last for place in places):
+        whole = sentences(text)[:-1]  # the last one may continue
+        end = whole[-1][1] if whole else 0
+        fault = self._fault_in(written, text, text[:end])
+        if fault is None and any(len(self.decode(list(place))) >= end for place in places):
             words = text[: max(text.rfind(" "), 0)].rstrip()
             fault = self._fault_in(written, text, words, before=words.rfind(" "))
         return fault

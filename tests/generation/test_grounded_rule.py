@@ -51,7 +51,7 @@ class ByHand:
         faults = [start for start, end in self.verify(text) if ended or (breaks and end <= breaks[-1])]
         begins = [0, *(place + 1 for place in breaks)]
         changed = any(
-            str(written[:length]) in {*self.barred, *self.must_end} and len(decode(written[:length])) >= begins[-1]
+            str(written[:length]) in {*self.barred, *self.must_end} and len(decode(written[:length])) >= begins[-1] - 1
             for length in range(len(written))
         )
         if changed and not ended and not faults:
@@ -134,6 +134,7 @@ def rules_without_numbers() -> NoteRules:
         ("He took", "He took 40 mg daily", 0),
         ("", "He took 40 mg daily", 0),
         ("She took", "He took 40 mg daily", None),  # a rule for another beginning
+        ("He took mg.", "He took mg. It took 40 mg daily", 4),  # a rule for the sentence's first token
         ("He took", "He took mg. It helps 40 mg daily", None),  # a rule for an earlier sentence
     ],
 )

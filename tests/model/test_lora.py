@@ -315,7 +315,8 @@ def test_head_with_an_adapter_or_a_bias_is_refused_and_its_cap_is_read() -> None
     assert head_softcap(tiny_model()) is None
     base = tiny_model()
     base.set_output_embeddings(nn.Linear(256, 512, bias=True))
-    adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["lm_head"]))
+    untied = LoraConfig(target_modules=["lm_head"], ensure_weight_tying=True)  # else PEFT warns
+    adapted = get_peft_model(tiny_model(), untied)
     for refused in (base, adapted):
         with pytest.raises(InputError, match="head"):
             head_weight(refused)
