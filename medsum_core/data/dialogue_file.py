@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from medsum_core.data.columns import Columns
-from medsum_core.data.records import Record, divide_records, normalise_dialogue
+from medsum_core.data.records import Record, divide_records, is_visible, normalise_dialogue
 from medsum_core.data.text_files import not_utf8
 from medsum_core.errors import InputError
 from medsum_core.files import read_plain_file
@@ -36,6 +36,6 @@ def _read(source: str) -> str:
         raise InputError(f"--dialogue_file {source}: can't be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"--dialogue_file {source}: {not_utf8(error)}") from None
-    if not text:
+    if not any(map(is_visible, text)):
         raise InputError(f"--dialogue_file {source}: the dialogue is empty")
     return text

@@ -146,11 +146,14 @@ def test_no_flag_is_dropped_without_a_word(flags: str, match: str) -> None:
 def test_bad_input_is_one_message(run: Path, base: Path, dialogues: Path, tmp_path: Path) -> None:
     out, empty = str(tmp_path / "o.csv"), tmp_path / "empty.txt"
     empty.write_text("\ufeff\ufeff \n")
+    invisible = tmp_path / "invisible.txt"
+    invisible.write_text("\u200b\n")
     holes = tmp_path / "holes.csv"
     holes.write_text("ID,section_header,dialogue\n1,CC,\n")
     rows = ["--input_file", str(dialogues), "--output_file"]
     for flags, message in (
         (["--run", str(run), "--dialogue_file", str(empty), "--section", "CC"], "empty"),
+        (["--run", str(run), "--dialogue_file", str(invisible), "--section", "CC"], "empty"),
         (["--run", str(run), "--dialogue_file", str(empty)], "--section"),
         (["--run", str(run), "--input_file", str(holes), "--output_file", out], "row 1"),
         (["--run", str(tmp_path / "none"), *rows, out], "run folder"),
@@ -163,7 +166,12 @@ def test_bad_input_is_one_message(run: Path, base: Path, dialogues: Path, tmp_pa
     ):
         with pytest.raises(InputError, match=message):
             infer.main(flags)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dialogues.csv", "empty.txt", "holes.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "dialogues.csv",
+        "empty.txt",
+        "holes.csv",
+        "invisible.txt",
+    ]
 
 
 def test_a_missing_adapter_or_one_for_another_base_is_refused(run: Path, dialogues: Path, tmp_path: Path) -> None:
