@@ -124,10 +124,10 @@ def split_window(
 ) -> list[MicroBatch]:
     """A window as micro-batches, each row in exactly one.
 
-    `pack_tokens` 0: `batch_size` rows each, in order, padded. Above 0: packed rows of at most `pack_tokens` tokens,
-    filled by the best-fit-decreasing rule of bin packing: the longest document first, each into the fullest row that
-    has room for it; one that is longer than `pack_tokens` gets a row of its own. The largest micro-batch comes first,
-    so that later ones fit into the memory that it frees.
+    `pack_tokens` 0: `batch_size` rows each, in order, padded. Above 0: packed rows of at most `pack_tokens` tokens.
+    The documents are placed longest first, each in the fullest row that still has room for it (best-fit decreasing); a
+    document longer than `pack_tokens` gets a row of its own. The largest micro-batch comes first, so that later ones
+    fit into the memory that it frees.
     """
     if pack_tokens == 0:
         starts = range(0, len(examples), batch_size)

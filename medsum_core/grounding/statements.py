@@ -40,7 +40,7 @@ SHORT_NOTE = 2  # sentences; in a longer note "None." answers the line before it
 CONVERSATION_WORDS = (
     (STOPWORDS - {"family"}) | DIGITS.keys() | TEENS.keys() | TENS.keys() | SCALES.keys() | PERIODS.keys()
 )
-CONVERSATION_WORDS |= word_set(  # small talk and words without content of their own
+CONVERSATION_WORDS |= word_set(  # small talk, and words that alone state nothing about a patient
     "without mine myself yourself someone somebody something anyone anybody anything everyone everybody everything "
     "nobody nothing thing stuff doing get going come coming let make making made take taking put i'd i'll you've "
     "you'll you'd we've we'll they've can't couldn't won't wouldn't aren't weren't haven't hasn't hadn't shouldn't "
