@@ -21,6 +21,7 @@ from medsum_core.process import run_as_script, start_script
 if __name__ == "__main__":
     start_script()  # before the libraries are imported
 
+from medsum_core.config.arguments import OFFLINE_HELP
 from medsum_core.config.column_flags import add_column_flags, column_settings
 from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.data.columns import columns_of
@@ -188,7 +189,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--model_name_or_path", default="embedded:gemma3-270m", metavar="NAME", help="model whose tokenizer is used"
     )
     parser.add_argument("--model_revision", metavar="REV", help="branch, tag or commit of a hub model")
-    parser.add_argument("--offline", action="store_true", help="never use the network; what is not on disk is an error")
+    parser.add_argument("--offline", action="store_true", help=OFFLINE_HELP)
     parser.add_argument("--prompt_style", choices=PROMPT_STYLES, default="auto", help="as in train_loop.py")
     parser.add_argument("--chat_template_kwargs", metavar="JSON", help="as in train_loop.py")
     parser.add_argument(

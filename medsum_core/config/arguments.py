@@ -17,6 +17,7 @@ LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pro
 AUTO_TARGETS, ALL_LINEAR = "auto", "all-linear"
 MAX_RANK = 1024  # of an adapter that is read: a larger one in a downloaded file could take all memory
 TRACKERS = ("tensorboard", "wandb", "trackio")
+OFFLINE_HELP = "never use the network; what is not on disk is an error"
 LORA_INITS = ("default", "gaussian")
 REFUSED_LORA_INITS = {
     "pissa": "PiSSA rewrites the base weights, so the saved adapter would not fit the plain base",
@@ -70,7 +71,7 @@ class ModelArguments:
         "model (its own, for unpacked rows), or yours, by its name in transformers' AttentionInterface",
         metavar="NAME",
     )
-    offline: bool = _setting(False, "never use the network; what is not on disk is an error")
+    offline: bool = _setting(False, OFFLINE_HELP)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import argparse
 import math
 from typing import NoReturn
 
+from medsum_core.config.arguments import OFFLINE_HELP
 from medsum_core.config.column_flags import COLUMN_FLAGS, add_column_flags
 from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.errors import InputError, raise_all
@@ -72,7 +73,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--allow_other_base", action="store_true", help="use a base whose files are not those of the run's training"
     )
-    parser.add_argument("--offline", action="store_true", help="never use the network; what is not on disk is an error")
+    parser.add_argument("--offline", action="store_true", help=OFFLINE_HELP)
     args = parser.parse_args(argv)
     raise_all(_problems(args))
     return args

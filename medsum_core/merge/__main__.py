@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 from transformers import PreTrainedModel
 
-from medsum_core.config.arguments import DataArguments
+from medsum_core.config.arguments import OFFLINE_HELP, DataArguments
 from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.columns import columns_of
 from medsum_core.data.image_tokens import with_image_tokens
@@ -186,7 +186,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--allow_other_base", action="store_true", help="merge into a base whose files are not those of the training"
     )
-    parser.add_argument("--offline", action="store_true", help="never use the network; what is not on disk is an error")
+    parser.add_argument("--offline", action="store_true", help=OFFLINE_HELP)
     return parser.parse_args(argv)
 
 

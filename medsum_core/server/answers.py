@@ -16,7 +16,7 @@ from medsum_core.server.audit import AuditLog, known_section, text_sha256
 from medsum_core.server.fields import parse_json, read_body
 from medsum_core.server.job import Ended, Job
 from medsum_core.server.limits import Limits
-from medsum_core.server.refusal import Refusal, client_gone, internal_error
+from medsum_core.server.refusal import CLIENT_GONE, Refusal, client_gone, internal_error
 from medsum_core.server.security import WHO
 from medsum_core.server.service import Order, Service
 
@@ -119,7 +119,7 @@ class EventStream(StreamingResponse):
                 await super().__call__(scope, receive, send)
         finally:
             if self._job.num_open:
-                self._count(client_gone().code)
+                self._count(CLIENT_GONE)
 
 
 def event(data: object, *, name: str | None = None) -> bytes:

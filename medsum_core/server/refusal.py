@@ -10,6 +10,7 @@ from pathlib import Path
 from starlette.responses import JSONResponse
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+CLIENT_GONE = "client_gone"
 RETRY_SECONDS = 5  # a note of the demo model takes about as long
 
 
@@ -50,7 +51,7 @@ def try_later(message: str) -> Refusal:
 
 def client_gone() -> Refusal:
     """The client has left; nobody reads this, the metrics count it. 499 is nginx's number."""
-    return Refusal(499, "client_gone", "the client has left")
+    return Refusal(499, CLIENT_GONE, "the client has left")
 
 
 def worker_gone() -> Refusal:

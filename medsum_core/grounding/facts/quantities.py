@@ -24,10 +24,8 @@ HALVES = (("and", "a", "half"), ("and", "one", "half"), ("and", "half"))
 AGE_LINKS = word_set("of : , and about at approximately around was is")
 POSSESSIVES = word_set("his her their my our your early mid late the s")
 OLDEST = 120
-SINCE_WORDS, PAST = (
-    word_set("since when until till at"),
-    word_set("was were age"),
-)  # "I have smoked since I was [ten years old]"
+SINCE_WORDS = word_set("since when until till at")  # "I have smoked since I was [ten years old]"
+PAST = word_set("was were age")
 SINCE_REACH = 5
 
 

@@ -29,15 +29,12 @@ REACTION_WORDS = word_set(  # of a dialogue
     "adrenaline collapsed scared avoid avoids careful confused oozes swells sneeze scaly"
 )
 CAUSING = word_set("cause caused causes causing provoke provoked provokes")
-LIST_ENDS = word_set(
-    "for takes uses on but with"
-)  # before what is no allergen: "allergic to sulfa but takes [aspirin]"
+# Before what is no allergen: "allergic to sulfa but takes [aspirin]".
+LIST_ENDS = word_set("for takes uses on but with")
 TOO_BROAD = word_set("medication allergen food allergy")  # concepts that support no single allergen
 TRIGGERING = word_set("attributed trigger triggered triggers provoked worsened caused brought set")
-TAKE_VERBS, TOLERANCE_WORDS = (
-    word_set("take tolerate eat use handle"),
-    word_set("okay ok fine alright tolerating tolerate"),
-)
+TAKE_VERBS = word_set("take tolerate eat use handle")
+TOLERANCE_WORDS = word_set("okay ok fine alright tolerating tolerate")
 DRUG_WORDS = word_set("drug medication medicine nkda nkma")
 REACTION_NOUNS = word_set(  # of a note
     "itching pruritus hives urticaria rash swelling angioedema anaphylaxis blistering blisters wheezing dermatitis "

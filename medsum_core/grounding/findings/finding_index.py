@@ -255,6 +255,11 @@ class FindingIndex:
             return "affirmed" if "affirmed" in polarities else "normal"
         return "denied" if polarities == {"denied"} else "unclear"
 
+    def polarities_of(self, stems: Iterable[str]) -> Iterator[Polarity]:
+        """The polarity of each word of the dialogue with one of these texts or stems, at most `MOST` of each."""
+        for i in (i for text in sorted(stems) for i in self.positions.get(text, ())[:MOST]):
+            yield self.polarity_of(self.scan.sentence_at(i), [i])
+
     def polarity_of(self, sentence: Sentence, positions: Sequence[int]) -> Polarity:
         """The polarity of the words `positions` of a sentence; of a question, after its answer."""
         words = self.scan.words

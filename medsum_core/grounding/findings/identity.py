@@ -12,7 +12,7 @@ from typing import Literal
 
 from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.finding import FindingScan, JudgedFact, Verdict
-from medsum_core.grounding.findings.finding_index import MOST, FindingIndex, Polarity
+from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.scope import Sentence, read_scopes
 from medsum_core.grounding.findings.stems import stem
@@ -86,16 +86,11 @@ def judge_identity(note: FindingScan, index: FindingIndex) -> list[JudgedFact]:
 
 def _status_verdict(evidence: frozenset[str], index: FindingIndex, *, denied: bool) -> Verdict:
     """The verdict on a status that the note states or denies, by the words of the dialogue that are evidence of it."""
-    polarities = index.cached(("polarities", *sorted(evidence)), lambda: _polarities_of(evidence, index))
+    texts = evidence | set(map(stem, evidence))
+    polarities = index.cached(("polarities", *sorted(texts)), lambda: set(index.polarities_of(texts)))
     if not polarities:
         return "not_found"
     return "contradicted" if polarities == {"denied"} and not denied else "supported"
-
-
-def _polarities_of(evidence: frozenset[str], index: FindingIndex) -> set[Polarity]:
-    stems = sorted(evidence | set(map(stem, evidence)))
-    places = [i for word in stems for i in index.positions.get(word, ())[:MOST]]
-    return {index.polarity_of(index.scan.sentence_at(i), [i]) for i in places}
 
 
 def _fact(note: FindingScan, first: int, last: int, verdict: Verdict) -> JudgedFact:

@@ -12,10 +12,8 @@ from medsum_core.grounding.findings.relatives import PATIENT, REPORTING_WORDS, U
 from medsum_core.grounding.findings.scope import Sentence
 
 PATIENT_TERMS = word_set("patient pt he she his her")
-SPOUSES, MARRIAGE_WORDS = (
-    word_set("husband wife spouse partner"),
-    word_set("married marriage marri wed wedding divorced widowed"),
-)
+SPOUSES = word_set("husband wife spouse partner")
+MARRIAGE_WORDS = word_set("married marriage marri wed wedding divorced widowed")
 INFORMANT_WORDS = word_set(  # a relative with one of these may only be present
     "accompanied presents presented present per historian informant obtained told according"
 )

@@ -49,11 +49,10 @@ EARLIER = word_set(  # before a drug or procedure, for which "no" and "not" do n
 CLAUSE_ENDS = word_set(". ; but because due")
 NEAR, REACH = 8, 25  # words
 MAX_ALLERGEN = 3  # words of the name of an allergen
-QUALIFIERS = (
-    word_set(  # a denial with one excludes only some: "no gross hematuria", "no chills except for the last week"
-        "prolonged significant severe frequent persistent major serious excessive substantial marked profuse gross "
-        "prescription except only elsewhere unless besides otherwise se other else additional further"
-    )
+# A denial with one excludes only some: "no gross hematuria", "no chills except for the last week".
+QUALIFIERS = word_set(
+    "prolonged significant severe frequent persistent major serious excessive substantial marked profuse gross "
+    "prescription except only elsewhere unless besides otherwise se other else additional further"
 )
 HISTORY = word_set("history hx ever prior previous past")  # the denial includes the past: "no history of falls"
 TIME_LIMITS = word_set("since prior previous previously before")  # of a denial: "no falls since March"

@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 
 from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
-from medsum_core.grounding.findings.finding_index import MOST, NEGATIVE, WEAK_WORDS, FindingIndex
+from medsum_core.grounding.findings.finding_index import NEGATIVE, WEAK_WORDS, FindingIndex
 from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import PREFIX, stem, texts_of
@@ -118,8 +118,7 @@ def denies_some(index: FindingIndex) -> bool:
 def _denies_some(index: FindingIndex) -> bool:
     if any(one.assertion == "denied" and one.kind in COMPLAINTS for one in index.scan.findings):
         return True
-    places = (i for word in sorted(OTHERS) for i in index.positions.get(word, ())[:MOST])
-    return any(index.polarity_of(index.scan.sentence_at(i), [i]) in NEGATIVE for i in places)
+    return any(polarity in NEGATIVE for polarity in index.polarities_of(OTHERS))
 
 
 def _is_limited(index: FindingIndex, i: int, sentence: Sentence) -> bool:
@@ -132,8 +131,7 @@ def _is_limited(index: FindingIndex, i: int, sentence: Sentence) -> bool:
 def denies_word_of(names: Iterable[str], index: FindingIndex) -> bool:
     """Whether the dialogue denies a word of a paraphrase of one of these concepts: "Blood?" "No."."""
     paraphrase_stems = {word for _, stems in index.paraphrases(names) for word in stems - WEAK_WORDS - UNSPECIFIC_STEMS}
-    positions = [i for word in sorted(paraphrase_stems) for i in index.positions.get(word, ())[:MOST]]
-    return any(index.polarity_of(index.scan.sentence_at(i), [i]) in NEGATIVE for i in positions)
+    return any(polarity in NEGATIVE for polarity in index.polarities_of(paraphrase_stems))
 
 
 def implies_pain(part: str, index: FindingIndex) -> bool:
