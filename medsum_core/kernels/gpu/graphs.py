@@ -1,0 +1,38 @@
+"""CUDA graphs: the launches of a function are recorded once and then repeated by a single call.
+
+Python and autograd need longer for a launch than a large GPU for a small kernel, and a decoding step has hundreds of
+launches, a window more than a thousand. A graph repeats the recorded kernels on the same memory with the same numbers.
+A function to be recorded therefore has fixed shapes, reads its inputs from tensors that stay where they are, waits for
+nothing, and decides nothing by a value on the GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Replay = Callable[[], None]
+# Calls a function at least once, and returns what repeats it. The tests record a CPU's operations instead.
+Record = Callable[[Callable[[], Any]], Replay]
+
+
+class CudaGraphs:
+    """Records CUDA graphs that share one memory pool, so that together they need as much memory as the largest.
+
+    Replay one at a time, in any order. A replay overwrites the temporaries of all others, and the tensors that another
+    function returned from memory of its own: read these before the next replay.
+    """
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[[], Any]) -> Replay:
+        """Call `function` once, then record it, which does not run it. Its tensors must outlive the returned replay."""
+        function()  # compiles Triton's kernels and sets libraries up, which is impossible while recording
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: a server's other threads may use CUDA meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            function()
+        return graph.replay  # type: ignore[no-any-return]
