@@ -30,7 +30,8 @@ TRAINING = {
     for kernels, dequantize in (
         ("fast", "off"),
         ("fast", "on"),
-        ("triton", "on"),  # refused on a CPU, so its error is recorded there
+        ("triton", "on"),  # refused on a CPU, so its error is recorded there, as that of graphs
+        ("graphs", "on"),
         ("reference", "off"),
         ("reference", "on"),
     )
@@ -219,7 +220,7 @@ def profiled_window(run: Any, window: Sequence[Any]) -> dict[str, Any]:
 
 
 def decoding(day: Day) -> dict[str, Any]:
-    """Greedy notes of forced lengths: both kernels with all notes at a time, `generate` in batches of 16 and of all."""
+    """Greedy notes of forced lengths: ours with all notes at a time, `generate` in batches of 16 and of all."""
     from medsum_core.data.prompt import build_renderer
     from medsum_core.device import find_device
     from medsum_core.kernels import choose
@@ -234,7 +235,7 @@ def decoding(day: Day) -> dict[str, Any]:
         tasks = notes_of(day, count)
         sizes = sorted({count, min(count, 16)})
         runs = {f"generate_{size}": partial(_rival, base, tasks, renderer, size) for size in sizes}
-        for kernels in ("fast", "reference"):
+        for kernels in ("fast", *(("graphs",) if device.kind == "cuda" else ()), "reference"):
             runs[kernels] = partial(_ours, base, tasks, renderer, kernels, lambda name: choose(name, device.kind))
         useful = sum(task.length for task in tasks)
         found[str(count)] = {name: attempt(partial(_speed, day, run, useful)) for name, run in runs.items()}

@@ -2,8 +2,9 @@
 
 `python benchmarks/launches.py --kernels fast --dequantize on` builds the model on the meta device (shapes, no data),
 runs `train_step` of train_loop.py up to the gradient, and counts every operation that is not a view. NF4 counts as
-bitsandbytes' three launches a weight. `--kernels triton` needs the package triton, and compiles nothing. What
-`torch.autocast` adds on the reference path is not counted: meta tensors have none.
+bitsandbytes' three launches a weight. `--kernels triton` needs the package triton, and compiles nothing; of `graphs`
+the second window is counted, and a replay as one launch. What `torch.autocast` adds on the reference path is not
+counted: meta tensors have none.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,8 +36,12 @@ def count_launches(kernels: str, *, dequantize: str, num_layers: int = 18) -> Co
     config.num_hidden_layers = num_layers
     rows = range(NUM_ROWS)
     window = [make_example(180 + 7 * row % 40, 30 + 5 * row % 20, seed=row, vocab=VOCABULARY) for row in rows]
-    with meta_patches(), _counting_triton(Counter()) as by_triton:
+    with meta_patches(), _counting_triton(Counter()) as by_triton, _counting_replays(by_triton):
         run = meta_run(config, "varlen", kernels=kernels, pack_tokens=8192, load_in_4bit=dequantize == "off")
+        if kernels == "graphs":
+            with collating_aside(WaitRecorder()) as collate:
+                gradient_step(run, window, collate=collate)
+            by_triton.clear()
         recorder = WaitRecorder()
         with collating_aside(recording(recorder)) as collate:
             gradient_step(run, window, collate=collate)
@@ -60,9 +65,22 @@ def _counting_triton(launches: Counter[str]) -> Iterator[Counter[str]]:
         yield launches
 
 
+@contextmanager
+def _counting_replays(launches: Counter[str]) -> Iterator[None]:
+    """Within the block a graph's function is called where it would be recorded; replays are counted, and do nothing."""
+    from medsum_core.kernels.gpu import graphs
+
+    def record(function: Callable[[], Any]) -> Callable[[], None]:
+        function()
+        return lambda: launches.update(["replay of a graph"])
+
+    with patch.object(graphs, "CudaGraphs", lambda: record):
+        yield
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernels", choices=("reference", "fast", "triton"), default="fast")
+    parser.add_argument("--kernels", choices=("reference", "fast", "triton", "graphs"), default="fast")
     parser.add_argument("--dequantize", choices=("on", "off"), default="on")
     args = parser.parse_args()
     launches = count_launches(args.kernels, dequantize=args.dequantize)

@@ -52,10 +52,10 @@ class ModelArguments:
     load_in_4bit: bool = _setting(
         True, "store the frozen base in NF4 with double quantisation; a base whose files are NF4 stays as it is"
     )
-    kernels: Literal["auto", "reference", "fast", "triton"] = _setting(
+    kernels: Literal["auto", "reference", "fast", "triton", "graphs"] = _setting(
         "auto",
         "reference: transformers' and PEFT's own modules; fast: functions for a CPU instead (extra `cpu`); "
-        "triton: fast, on CUDA with fused Triton kernels; "
+        "triton: fast, on CUDA with fused Triton kernels; graphs: triton, replayed from CUDA graphs; "
         "auto: fast on a CPU for the families that are tested with it, else reference",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(

@@ -17,6 +17,7 @@ PENALTY_HELP = "beam search: a beam's score is its log-probability / tokens to t
 LONGEST_HELP = "longest note, in tokens (default: the run's --max_new_tokens)"
 REPEAT_HELP = "no sequence of N tokens occurs twice in a note; 0: no rule (default: the run's)"
 KERNELS_HELP = "as in training (default: auto)"
+DECODING_KERNELS = ("auto", "reference", "fast", "graphs")  # triton decodes as fast does
 PRECISION_HELP = "number format of the computation (default: the run's)"
 
 
@@ -68,7 +69,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         "--chat_template_kwargs", metavar="JSON", help="as in train_loop.py, for a base without adapter"
     )
     parser.add_argument("--batch_size", type=batch_size, metavar="N", help=BATCH_HELP)
-    parser.add_argument("--kernels", choices=["auto", "reference", "fast"], default="auto", help=KERNELS_HELP)
+    parser.add_argument("--kernels", choices=DECODING_KERNELS, default="auto", help=KERNELS_HELP)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], help=PRECISION_HELP)
     parser.add_argument(
         "--allow_other_base", action="store_true", help="use a base whose files are not those of the run's training"

@@ -3,8 +3,9 @@
 `reference` is transformers' and PEFT's own modules under plain autograd: nothing of this folder runs, and numba is not
 imported. `fast` replaces the forward of the decoder's layers by functions that save less for the backward pass,
 computes two micro-batches at a time on a CPU, and decodes with packed weights (README.md beside this file). `triton` is
-`fast` on CUDA with norms, gated products, rotation and dropout as one Triton kernel each. All give the same loss,
-gradient and notes up to rounding: tests/kernels/test_reference.py, tests/kernels/triton_interpreted.py.
+`fast` on CUDA with norms, gated products, rotation and dropout as one Triton kernel each, `graphs` is `triton` replayed
+from CUDA graphs. All give the same loss, gradient and notes up to rounding: tests/kernels/test_reference.py,
+triton_interpreted.py, test_graph_accumulator.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,10 +26,13 @@ if TYPE_CHECKING:  # the start of a script must stay quick: torch is imported la
 
     from medsum_core.data.collator import MicroBatch
 
-REFERENCE, FAST, TRITON = "reference", "fast", "triton"
-FAST_PATHS = (FAST, TRITON)
+REFERENCE, FAST, TRITON, GRAPHS = "reference", "fast", "triton", "graphs"
+TRITON_PATHS = (TRITON, GRAPHS)
+FAST_PATHS = (FAST, *TRITON_PATHS)
 # Model types whose equality with the reference path is tested in tests/kernels/test_reference.py.
 FAST_MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama")
+OWN_OBJECTIVE = "--kernels graphs: takes the loop's own objective only; use --kernels triton"
+GRAPH_ATTENTION = ("varlen", "sdpa", "eager")  # those that read the starts of documents on the GPU alone
 
 
 class Accumulate(Protocol):
@@ -59,14 +63,15 @@ class Kernels:
     decoder: Callable[..., AbstractContextManager[Any]] | None = None  # (model, dense=) -> decoding's forward pass
     accumulator: Callable[..., Accumulate] | None = None
     saved_attention_tokens: int = 0  # attention weights of documents up to this length are saved for the backward pass
+    token_multiple: int = 1  # a micro-batch is padded to a multiple of this
     warm_up: Callable[..., None] | None = None  # compiles the functions before the run calls them
 
 
 def resolve(asked: str, *, device_kind: str, model_type: str) -> str:
     """`auto` becomes `fast` on a CPU for the families whose equality test is in the suite, else `reference`.
 
-    On CUDA `auto` is `reference` until all paths are measured on a GPU. Raises InputError where `fast` or `triton` is
-    not available.
+    On CUDA `auto` is `reference` until all paths are measured on a GPU. Raises InputError for another path that is not
+    available.
     """
     has_numba = find_spec("numba") is not None
     if asked == "auto":
@@ -80,12 +85,28 @@ def resolve(asked: str, *, device_kind: str, model_type: str) -> str:
         )
     if not has_numba:
         raise InputError(f"--kernels {asked}: needs numba: pip install 'medsum-core[cpu]', or use --kernels reference")
-    if asked == TRITON:
-        _check_triton(device_kind)
+    if asked in TRITON_PATHS:
+        _check_triton(asked, device_kind)
     return asked
 
 
-def _check_triton(device_kind: str) -> None:
+def check_settings(
+    kernels: str, *, attention: str, pack_tokens: int, gradient_checkpointing: str, use_dora: bool
+) -> None:
+    """Raise InputError for resolved settings that `graphs` can't record: those that follow from values on the CPU."""
+    refusals = {
+        f"--attention {attention} looks at the lengths of documents": attention not in GRAPH_ATTENTION,
+        "it needs packed rows, without --pack_tokens 0": pack_tokens == 0,
+        f"it recomputes no activations (--gradient_checkpointing {gradient_checkpointing})": (
+            gradient_checkpointing != "off"
+        ),
+        "DoRA draws its dropout from torch's generator": use_dora,
+    }
+    if kernels == GRAPHS and (reasons := [reason for reason, holds in refusals.items() if holds]):
+        raise InputError(f"--kernels graphs: {reasons[0]}; use --kernels triton")
+
+
+def _check_triton(kernels: str, device_kind: str) -> None:
     problem = None
     if device_kind != "cuda":
         problem = f"needs a CUDA GPU, and this run is on {device_kind}"
@@ -94,11 +115,11 @@ def _check_triton(device_kind: str) -> None:
     elif not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         problem = "needs a C compiler, with which Triton builds what starts a kernel: install gcc"
     if problem is not None:
-        raise InputError(f"--kernels triton: {problem}; or use --kernels fast")
+        raise InputError(f"--kernels {kernels}: {problem}; or use --kernels fast")
 
 
 def choose(name: str, device_kind: str = "cpu") -> Kernels:
-    """The kernels of that name: `reference`, `fast` or `triton`. Modules of the last two are only imported here.
+    """The kernels of that name. Modules of the paths other than `reference` are only imported here.
 
     Raises InputError where numba finds no folder for its compiled code.
     """
@@ -106,7 +127,7 @@ def choose(name: str, device_kind: str = "cpu") -> Kernels:
         return _reference()
     if name in FAST_PATHS:
         try:
-            return _fast(device_kind, triton=name == TRITON)
+            return _with_graphs(_fast(device_kind, name)) if name == GRAPHS else _fast(device_kind, name)
         except RuntimeError as error:
             if "cannot cache function" not in str(error):
                 raise
@@ -114,7 +135,7 @@ def choose(name: str, device_kind: str = "cpu") -> Kernels:
                 f"--kernels {name}: numba finds no folder for compiled code; set NUMBA_CACHE_DIR to one that can be "
                 "written to, or use --kernels reference"
             ) from error
-    raise ValueError(f"unknown kernels {name!r}: {REFERENCE}, {FAST} or {TRITON}")
+    raise ValueError(f"unknown kernels {name!r}: one of {', '.join((REFERENCE, *FAST_PATHS))}")
 
 
 def set_up_process() -> None:
@@ -143,7 +164,7 @@ def _reference() -> Kernels:
     return Kernels(name=REFERENCE, apply=apply, recompute=recompute_activations, hidden_states=autocast_hidden_states)
 
 
-def _fast(device_kind: str, *, triton: bool) -> Kernels:
+def _fast(device_kind: str, name: str) -> Kernels:
     from medsum_core.kernels.accumulate import FastAccumulator
     from medsum_core.kernels.cpu.document_attention import SAVED_TOKENS, attend_per_document
     from medsum_core.kernels.cpu.head import CpuHead
@@ -153,8 +174,8 @@ def _fast(device_kind: str, *, triton: bool) -> Kernels:
 
     on_cpu = device_kind == "cpu"
     return Kernels(
-        name=TRITON if triton else FAST,
-        apply=partial(apply_fast_layers, fewer_launches=not on_cpu, triton=triton),
+        name=name,
+        apply=partial(apply_fast_layers, fewer_launches=not on_cpu, triton=name in TRITON_PATHS),
         recompute=recompute_activations,
         hidden_states=hidden_states,
         attention={"per_document": attend_per_document} if on_cpu else {},
@@ -164,3 +185,14 @@ def _fast(device_kind: str, *, triton: bool) -> Kernels:
         saved_attention_tokens=SAVED_TOKENS if on_cpu else 0,
         warm_up=compile_kernels if on_cpu else None,
     )
+
+
+def _with_graphs(kernels: Kernels) -> Kernels:
+    from medsum_core.kernels.gpu import graphs
+    from medsum_core.kernels.gpu.buckets import TOKENS
+    from medsum_core.kernels.gpu.graph_accumulator import GraphAccumulator
+
+    def accumulator(*model: Any, pack_tokens: int, num_concurrent: int, **settings: Any) -> Accumulate:
+        return GraphAccumulator(*model, record=graphs.CudaGraphs(), **settings)
+
+    return replace(kernels, accumulator=accumulator, token_multiple=TOKENS)

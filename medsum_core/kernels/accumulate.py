@@ -21,7 +21,8 @@ from medsum_core.kernels.cpu.shared_prefix import SharedPrefix, prefix_states, s
 from medsum_core.kernels.cpu.workers import GradientSum, Workers, assign_micro_batches
 from medsum_core.kernels.layers import hidden_states
 from medsum_core.kernels.layers.adapter_copies import AdapterCopies
-from medsum_core.kernels.layers.dropout import draw_seeds, dropout_seed
+from medsum_core.kernels.layers.dropout import draw_seeds, dropout_seed, layer_seeds
+from medsum_core.kernels.layers.lora_linear import count_fused
 from medsum_core.kernels.layers.rms_norm import use_fast_norms
 from medsum_core.model.attention import document_attention
 from medsum_core.model.forward import causal_model, head_softcap, head_weight
@@ -51,7 +52,7 @@ class FastAccumulator:
         use_fast_norms(model)
         self._model, self._parameters, self._device, self._scaler = model, list(parameters), device, scaler
         self._attention, self._pack_tokens = attention, pack_tokens
-        self._workers = Workers(num_concurrent)
+        self._workers, self._num_layers = Workers(num_concurrent), count_fused(model)
         self._copies = AdapterCopies(model, arithmetic_dtype(device, causal_model(model).dtype))
         self.shares_prefix = pack_tokens > 0 and attention == "per_document" and device.type == "cpu"
 
@@ -74,7 +75,7 @@ class FastAccumulator:
             def add_gradients(places: Sequence[int], total: GradientSum) -> None:
                 for place in places:
                     batch = micro_batches[place].to(self._device)
-                    with dropout_seed(seeds[place]):
+                    with dropout_seed(layer_seeds(seeds[place], self._num_layers, device=self._device)):
                         nll = self._nll(batch, prefix, objective, reads_targets_only=reads_targets_only)
                         loss = self._scaler.scale(nll / num_targets)
                         total.add(nll, torch.autograd.grad(loss, wanted, allow_unused=True))

@@ -13,8 +13,9 @@ from medsum_core.training.run import Run
 
 
 def prepare_decoding(plan: Plan, run: Run) -> tuple[DecodingChoice, Decoder | None]:
-    """The choice and a decoder that follows it. On the reference path the base is dequantised, as training is over."""
+    """The choice and a decoder that follows it. Training is over: on the reference path the base is dequantised."""
     model, data = run.config.model, run.config.data
+    run.accumulate = None  # recorded graphs hold the memory of their activations
     in_4bit = model.load_in_4bit and model.dequantize != "on"
     decoder = run.kernels.decoder
     choice = decide_for(

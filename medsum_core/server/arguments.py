@@ -10,6 +10,7 @@ import re
 from medsum_core.config.infer_arguments import (
     BATCH_HELP,
     BEAMS_HELP,
+    DECODING_KERNELS,
     KERNELS_HELP,
     LONGEST_HELP,
     PENALTY_HELP,
@@ -74,7 +75,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.flag("length_penalty", PENALTY_HELP, type=float, default=1.0, metavar="X")
     parser.flag("max_new_tokens", LONGEST_HELP, type=int, metavar="N")
     parser.flag("no_repeat_ngram_size", REPEAT_HELP, type=int, metavar="N")
-    parser.flag("kernels", KERNELS_HELP, choices=["auto", "reference", "fast"], default="auto")
+    parser.flag("kernels", KERNELS_HELP, choices=DECODING_KERNELS, default="auto")
     parser.flag("precision", PRECISION_HELP, choices=["auto", "fp32", "bf16", "fp16"])
     parser.flag("allow_other_base", "use a base whose files are not those of the training", action="store_true")
     parser.flag("offline", "never use the network to load; what is not on disk is an error", action="store_true")

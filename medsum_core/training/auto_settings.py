@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from medsum_core.config.run_config import DEFAULTS_BEFORE, RunConfig
 from medsum_core.device import Device, choose_precision
 from medsum_core.errors import InputError
-from medsum_core.kernels import FAST, REFERENCE, choose
+from medsum_core.kernels import FAST, REFERENCE, check_settings, choose
 from medsum_core.kernels import resolve as resolve_kernels
 from medsum_core.model.attention import DOCUMENT_ATTENTION, OWN_ATTENTION, TESTED_MODEL_TYPES, is_registered
 from medsum_core.model.quantised import is_quantised
@@ -159,6 +159,13 @@ def resolve_memory(
         train.parallel_micro_batches,
         asked=asked.train.parallel_micro_batches,
     )
+    check_settings(
+        config.model.kernels,
+        attention=config.model.attention,
+        pack_tokens=pack_tokens,
+        gradient_checkpointing=recompute,
+        use_dora=config.lora.use_dora,
+    )
     return config.with_resolved(**chosen, parallel_micro_batches=concurrent)
 
 
@@ -177,10 +184,12 @@ def micro_batch_tokens(pack_tokens: int, batch_size: int, max_length: int) -> di
 def run_shape(config: RunConfig, device: Device) -> RunShape:
     """The settings that a run's memory depends on."""
     model, train, data = config.model, config.train, config.data
+    kernels = choose(model.kernels, device.kind)
+    tokens = micro_batch_tokens(train.pack_tokens or 0, train.per_device_train_batch_size, data.max_length)
     return RunShape(
         precision=model.precision,
         load_in_4bit=model.load_in_4bit,
-        **micro_batch_tokens(train.pack_tokens or 0, train.per_device_train_batch_size, data.max_length),
+        **{name: number + -number % kernels.token_multiple for name, number in tokens.items()},
         optim=train.optim,
         attention=model.attention,
         dequantize=model.dequantize == "on",
@@ -191,7 +200,7 @@ def run_shape(config: RunConfig, device: Device) -> RunShape:
         if train.pack_tokens
         else train.per_device_train_batch_size,
         multiprocessors=device.multiprocessors or MULTIPROCESSORS,
-        saved_attention_tokens=choose(model.kernels, device.kind).saved_attention_tokens,
+        saved_attention_tokens=kernels.saved_attention_tokens,
         device_kind=device.kind,
         emulated=model.kernels == FAST
         and model.precision != "fp32"

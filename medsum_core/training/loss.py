@@ -88,8 +88,8 @@ def note_nll(
 
     `targets_BT[b, t]` is the token that position t predicts, or IGNORE_INDEX; without any target the sum is 0 with a
     zero gradient. `softcap` is the model's `final_logit_softcapping` (Gemma 2). float64 hidden states give float64.
-    `read_M`: `MicroBatch.read_M`, the positions with a target; None: they are searched for, which waits for a GPU.
-    Raises ValueError if the head is trainable: its own gradient is not computed.
+    `read_M`: `MicroBatch.read_M`, which includes all positions with a target; others in it count 0. None: they are
+    searched for, which waits for a GPU. Raises ValueError if the head is trainable: its own gradient is not computed.
     """
     if head_VH.requires_grad:
         raise ValueError("the LM head must be frozen: its gradient is not computed here")
@@ -199,7 +199,10 @@ def _chunk_nll(
     *,
     needs_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """One chunk's NLL (C,), float32 or float64, and its gradient in the hidden states (C, H) if `needs_gradient`."""
+    """One chunk's NLL (C,), float32 or float64, and its gradient in the hidden states (C, H) if `needs_gradient`.
+
+    Both are 0 for positions without a target.
+    """
     vocabulary_size = len(head_VH)
     rows, width = tile_shape(hidden_CH.device.type)
     if hidden_CH.device.type != "cpu":  # fewer positions leave room for wider tiles, hence fewer launches
@@ -212,7 +215,11 @@ def _chunk_nll(
         head_WH = head_VH[entries]
         logits_CW = buffer[: len(hidden_CH) * len(head_WH)].view(len(hidden_CH), -1)
         softmax.add_tile(arithmetic.product(hidden_CH, head_WH, out=logits_CW), head_WH, entries.start)
-    return softmax.nll(), softmax.gradient(head_VH[targets_C]) if needs_gradient else None
+    ignored_C = targets_C == IGNORE_INDEX
+    nll_C = softmax.nll().masked_fill_(ignored_C, 0)
+    if not needs_gradient:
+        return nll_C, None
+    return nll_C, softmax.gradient(head_VH[targets_C.clamp(min=0)]).masked_fill_(ignored_C[:, None], 0)
 
 
 class _RunningSoftmax:

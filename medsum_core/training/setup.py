@@ -34,7 +34,7 @@ from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
 from medsum_core.files import PART_NAME, sweep
 from medsum_core.generation.decoding_check import is_tested
-from medsum_core.kernels import FAST_PATHS, TRITON, Accumulate, Kernels, choose
+from medsum_core.kernels import FAST_PATHS, GRAPHS, OWN_OBJECTIVE, TRITON_PATHS, Accumulate, Kernels, choose
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, fit_to, trainable_parameters
 from medsum_core.model.recorded_files import BASE_FILES, base_files
@@ -107,6 +107,8 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
     config, accelerator = plan.config, plan.accelerator
     prepare_model, build_optimizer = functions.get("prepare_model"), functions.get("build_optimizer")
     model_settings, train = config.model, config.train
+    if model_settings.kernels == GRAPHS and functions["objective"] is not note_nll:
+        raise InputError(OWN_OBJECTIVE)
     # A base to be sharded is loaded on the CPU, so that no GPU ever holds it whole.
     place = accelerator.device if plan.sharding is None else torch.device("cpu")
     model, kernels, base_weights = _model(config, plan.dataset.image_paths, place)
@@ -291,7 +293,7 @@ def _fingerprints(
         device=plan.accelerator.device,
         world_size=plan.accelerator.num_processes,
         uses_numba=run.kernels.name in FAST_PATHS,
-        uses_triton=run.kernels.name == TRITON,
+        uses_triton=run.kernels.name in TRITON_PATHS,
     )
     return run_fingerprints(
         settings=plan.config.compared_on_resume(),

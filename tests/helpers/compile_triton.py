@@ -46,8 +46,9 @@ def call_all(dtype: torch.dtype) -> None:
     elementwise.gated(x, x, 1.6, 0.04)
     elementwise.gated_backward(x, x, x, 1.6, 0.04)
     elementwise.rotated(x, angle, angle, -1)
-    elementwise.without_dropped(x, 0.05, 2**61)
-    elementwise.add_kept(x, x, 0.05, 2**61)
+    seed = torch.tensor(2**61)
+    elementwise.without_dropped(x, 0.05, seed)
+    elementwise.add_kept(x, x, 0.05, seed)
 
 
 def compiled() -> Iterator[tuple[int, str, str, int, bool]]:

@@ -124,8 +124,8 @@ def meta_patches() -> Iterator[None]:
 
     plain_draw = DroppedElements.__init__
 
-    def draw(self: Any, num_elements: int, *, rate: float, seed: int, device: torch.device) -> None:
-        assert 0 < rate < 1 and isinstance(seed, int)
+    def draw(self: Any, num_elements: int, *, rate: float, seed: Any, device: torch.device) -> None:
+        assert 0 < rate < 1 and isinstance(seed, int if triton_for(device) is None else Tensor)
         self._keep = self._triton = None
         if triton_for(device) is not None:
             plain_draw(self, num_elements, rate=rate, seed=seed, device=device)

@@ -68,6 +68,18 @@ def test_loss_and_gradient_equal_full_logits(
     assert not gradient[targets == IGNORE_INDEX].any()
 
 
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_positions_without_a_target_count_nothing_where_they_are_read_too(softcap: float | None) -> None:
+    hidden, targets, head = make_case("mixed")
+    expected = full_logits_loss(hidden, targets, head, softcap)
+    (expected_gradient,) = torch.autograd.grad(expected, hidden)
+    all_positions = torch.arange(targets.numel()).flip(0)
+    found = note_nll(hidden, targets, head, softcap=softcap, read_M=all_positions)
+    (gradient,) = torch.autograd.grad(found, hidden)
+    assert relative(found, expected) <= 1e-5 and relative(gradient, expected_gradient) <= 1e-5
+    assert not gradient[targets == IGNORE_INDEX].any()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bit_hidden_states_give_a_loss_in_fp32(dtype: torch.dtype) -> None:
     hidden, targets, head = make_case("mixed", dtype)

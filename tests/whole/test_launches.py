@@ -28,3 +28,10 @@ def test_a_window_launches_no_more_kernels_than_its_budget(kernels: str, dequant
     )
     launches = of_two + (18 - 2) * (of_three - of_two)  # each layer has as many
     assert 1000 < launches <= BUDGETS[kernels, dequantize]
+
+
+def test_a_recorded_window_is_one_launch_besides_writing_its_inputs() -> None:
+    pytest.importorskip("triton", reason="needs triton, which torch for CUDA brings with it on Linux")
+    of_two, of_three = (count_launches("graphs", dequantize="on", num_layers=number) for number in (2, 3))
+    assert of_two["replay of a graph"] == 1 and sum(of_two.values()) <= 20
+    assert of_two == of_three

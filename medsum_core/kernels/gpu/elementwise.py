@@ -136,9 +136,12 @@ def _rotated(
 
 
 @triton.jit
-def _is_kept(seed: tl.int64, block: int, rate: tl.float32, BLOCK: tl.constexpr) -> tl.tensor:
-    """Which elements of the block dropout keeps. Philox (Salmon et al. 2011) gives four numbers per counter."""
-    a, b, c, d = tl.rand4x(seed, block * (BLOCK // 4) + tl.arange(0, BLOCK // 4))
+def _is_kept(seed: tl.tensor, block: int, rate: tl.float32, BLOCK: tl.constexpr) -> tl.tensor:
+    """Which elements of the block dropout keeps. Philox (Salmon et al. 2011) gives four numbers per counter.
+
+    `seed` is read from memory: a number among a kernel's arguments would be the same in each replay of a CUDA graph.
+    """
+    a, b, c, d = tl.rand4x(tl.load(seed), block * (BLOCK // 4) + tl.arange(0, BLOCK // 4))
     return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), [BLOCK]) >= rate
 
 
@@ -148,7 +151,7 @@ def _kept(
     y: tl.tensor,
     size: tl.int64,
     period: tl.int64,
-    seed: tl.int64,
+    seed: tl.tensor,
     rate: tl.float32,
     BLOCK: tl.constexpr,
 ) -> None:
@@ -162,7 +165,7 @@ def _kept(
 
 @triton.jit
 def _add_kept(
-    total: tl.tensor, x: tl.tensor, size: tl.int64, seed: tl.int64, rate: tl.float32, BLOCK: tl.constexpr
+    total: tl.tensor, x: tl.tensor, size: tl.int64, seed: tl.tensor, rate: tl.float32, BLOCK: tl.constexpr
 ) -> None:
     block = tl.program_id(0)
     i = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -219,11 +222,11 @@ def rotated(x_BTND: Tensor, cos_BT1D: Tensor, sin_BT1D: Tensor, sign: int) -> Te
     return out
 
 
-def without_dropped(x: Tensor, rate: float, seed: int, out: Tensor | None = None) -> Tensor:
+def without_dropped(x: Tensor, rate: float, seed: Tensor, out: Tensor | None = None) -> Tensor:
     """x with each element set to zero with probability `rate`; determined by seed, rate and the element's index.
 
-    Written to `out`, which may be x itself, or to a new tensor. An x that is expanded over its first dimension is not
-    copied.
+    `seed`: () int64, on the device of x. Written to `out`, which may be x itself, or to a new tensor. An x that is
+    expanded over its first dimension is not copied.
     """
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     x = x[0] if x.ndim > 1 and x.stride(0) == 0 and x[0].numel() >= BLOCK else x
@@ -231,7 +234,7 @@ def without_dropped(x: Tensor, rate: float, seed: int, out: Tensor | None = None
     return y
 
 
-def add_kept(total: Tensor, x: Tensor, rate: float, seed: int) -> None:
+def add_kept(total: Tensor, x: Tensor, rate: float, seed: Tensor) -> None:
     """Add `without_dropped(x)` to a contiguous `total`, in place."""
     _add_kept[_blocks(total)](total.view(-1), x.contiguous(), x.numel(), seed, rate, BLOCK)
 

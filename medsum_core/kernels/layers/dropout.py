@@ -21,7 +21,8 @@ from medsum_core.kernels.cpu.elementwise_dropout import zero_some
 from medsum_core.kernels.layers.triton_choice import triton_for
 
 SEED_BOUND = 2**62
-_block_seed: ContextVar[int | None] = ContextVar("seed of the dropout within a block", default=None)
+Seed = int | Tensor  # Triton's functions read it from the device: () int64
+_block_seed: ContextVar[Seed | None] = ContextVar("seed of the dropout within a block", default=None)
 
 
 def draw_seeds(count: int) -> list[int]:
@@ -29,10 +30,16 @@ def draw_seeds(count: int) -> list[int]:
     return [int(torch.randint(SEED_BOUND, ())) for _ in range(count)]
 
 
+def layer_seeds(seed: int, num_layers: int, *, device: torch.device) -> Seed:
+    """The argument of `dropout_seed` on that device: for Triton's functions each layer's seed, (num_layers,) int64."""
+    return seed if triton_for(device) is None else torch.arange(seed, seed + num_layers, device=device)
+
+
 @contextmanager
-def dropout_seed(seed: int) -> Iterator[None]:
+def dropout_seed(seed: Seed) -> Iterator[None]:
     """Within the block a layer's masks depend on `seed` and the layer alone, in this thread, forward and backward.
 
+    `seed`: a number, or the seed of each layer (`layer_seeds`).
     The masks thus do not depend on the order of micro-batches or on other threads, and recomputed activations get the
     same masks (`recompute_contexts`).
     """
@@ -53,10 +60,12 @@ def recompute_contexts() -> tuple[AbstractContextManager[None], AbstractContextM
     return nullcontext(), nullcontext() if seed is None else dropout_seed(seed)
 
 
-def layer_seed(number: int) -> int:
+def layer_seed(number: int) -> Seed:
     """The seed of layer `number` inside of `dropout_seed`; otherwise a new one from torch's generator."""
     seed = _block_seed.get()
-    return draw_seeds(1)[0] if seed is None else seed + number
+    if seed is None:
+        return draw_seeds(1)[0]
+    return seed[number] if isinstance(seed, Tensor) else seed + number
 
 
 class DroppedElements:
@@ -66,11 +75,14 @@ class DroppedElements:
     functions, which keep no mask: each draws it again from the seed.
     """
 
-    def __init__(self, num_elements: int, *, rate: float, seed: int, device: torch.device) -> None:
+    def __init__(self, num_elements: int, *, rate: float, seed: Seed, device: torch.device) -> None:
         self._keep: Tensor | None = None
-        self._rate_and_seed, self._triton = (rate, seed), triton_for(device)
+        self._triton = triton_for(device)
         if self._triton is not None:
+            on_device = seed if isinstance(seed, Tensor) else torch.full((), seed, dtype=torch.int64, device=device)
+            self._rate_and_seed = (rate, on_device)
             return
+        assert isinstance(seed, int)
         if device.type == "cpu":
             self._seed = np.uint64(seed)
             self._steepness = np.float32(max(1 / math.log1p(-rate), -1e30))

@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 
 from medsum_core.device import arithmetic_dtype
 from medsum_core.kernels.cpu.arena import ACTIVATIONS, Arena, converted, empty, empty_for_backward, lasting_copy, mm
-from medsum_core.kernels.layers.dropout import DroppedElements, layer_seed
+from medsum_core.kernels.layers.dropout import DroppedElements, Seed, layer_seed
 
 Copies = tuple[Tensor, Tensor]  # of A (r, K) and B (N, r)
 
@@ -65,6 +65,11 @@ def fuse_lora_layers(model: nn.Module, *, keep_dense: bool) -> int:
         linear_layer: Any = layer.get_base_layer()
         layer.forward = FusedLinear(layer, FrozenWeight(linear_layer, keep_dense=keep_dense), number=number)
     return len(layers)
+
+
+def count_fused(model: nn.Module) -> int:
+    """How many layers of the model `fuse_lora_layers` has replaced the forward of."""
+    return sum(isinstance(module.forward, FusedLinear) for module in model.modules())
 
 
 @dataclass(kw_only=True, eq=False)
@@ -150,7 +155,7 @@ class LoraProduct:
     bias_N: Tensor | None
     scaling: float
     rate: float
-    seed: int
+    seed: Seed
     copies: Copies | None
     output_is_saved: bool
     gradient_arena: Arena
