@@ -73,7 +73,13 @@ def differing_names(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch or a CUDA library reports with this error that memory has run out."""
+    """Whether Python, torch or a CUDA library reports with this error that memory has run out.
+
+    Memory that runs out while a CUDA graph is recorded ends in another error of CUDA's, with the first as its context.
+    """
+    cause = error.__context__
+    if type(error).__name__ == "AcceleratorError" and cause is not None and is_out_of_memory(cause):
+        return True
     first_line = str(error).partition("\n")[0]
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or (isinstance(error, RuntimeError) and any(words in first_line for words in OUT_OF_MEMORY))

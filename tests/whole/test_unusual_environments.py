@@ -108,7 +108,15 @@ def test_a_pipe_as_a_dialogue_is_refused_at_once(run: Path, tmp_path: Path, caps
     assert "a pipe or a device" in capsys.readouterr().err
 
 
+def _while_recording() -> BaseException:
+    """What torch raises where memory runs out while a CUDA graph is recorded: the end of the recording fails too."""
+    error = torch.AcceleratorError("CUDA error: operation failed due to a previous error during capture")
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    return error
+
+
 ERRORS = {
+    "a graph": _while_recording(),
     "torch": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "CUDA": RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"),
     "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),

@@ -26,13 +26,22 @@ class CudaGraphs:
     """
 
     def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
     def __call__(self, function: Callable[[], Any]) -> Replay:
-        """Call `function` once, then record it, which does not run it. Its tensors must outlive the returned replay."""
-        function()  # compiles Triton's kernels and sets libraries up, which is impossible while recording
+        """Call `function` once, then record it, which does not run it. Its tensors must outlive the returned replay.
+
+        The call compiles Triton's kernels and sets libraries up, which is impossible while recording. It runs on the
+        stream of the recording: autograd's node of a parameter keeps the stream of its first use, and would bring work
+        of the default stream into the graph (pytorch/pytorch#180090).
+        """
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            function()
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # thread_local: a server's other threads may use CUDA meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        settings: dict[str, Any] = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
+        with torch.cuda.graph(graph, **settings):
             function()
-        return graph.replay  # type: ignore[no-any-return]
+        return graph.replay

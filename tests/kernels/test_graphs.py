@@ -1,0 +1,72 @@
+"""The order in which a CUDA graph is recorded, with torch's functions for it replaced: no GPU is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from medsum_core.kernels.gpu.graphs import CudaGraphs
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happened, in order."""
+    found: list[str] = []
+
+    def stream(name: str) -> Any:
+        waits = lambda other: found.append(f"{name} waits for {other.name}")  # noqa: E731
+        return SimpleNamespace(name=name, wait_stream=waits)
+
+    @contextmanager
+    def on_stream(used: Any) -> Iterator[None]:
+        found.append(f"to {used.name}")
+        yield
+        found.append("back")
+
+    @contextmanager
+    def recording(graph: Any, *, pool: str, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        found.append(f"{graph.name} records in {pool} on {stream.name}, {capture_error_mode}")
+        yield
+        found.append(f"{graph.name} ends")
+
+    default, graphs = stream("default"), iter(range(9))
+
+    def new_graph() -> Any:
+        name = f"graph {next(graphs)}"
+        return SimpleNamespace(name=name, replay=lambda: found.append(f"replay of {name}"))
+
+    for name, value in (
+        ("graph_pool_handle", lambda: "pool"),
+        ("Stream", lambda: stream("own")),
+        ("current_stream", lambda: default),
+        ("stream", on_stream),
+        ("CUDAGraph", new_graph),
+        ("graph", recording),
+    ):
+        monkeypatch.setattr(torch.cuda, name, value)
+    return found
+
+
+def test_a_function_is_called_on_the_stream_on_which_it_is_then_recorded(seen: list[str]) -> None:
+    record = CudaGraphs()
+    replay = record(lambda: seen.append("the function"))
+    assert seen == [
+        "own waits for default",
+        "to own",
+        "the function",
+        "back",
+        "default waits for own",
+        "graph 0 records in pool on own, thread_local",
+        "the function",
+        "graph 0 ends",
+    ]
+    other = record(lambda: None)
+    seen.clear()
+    for again in (replay, other, replay):
+        again()
+    assert seen == ["replay of graph 0", "replay of graph 1", "replay of graph 0"]
