@@ -58,7 +58,7 @@ class GraphedSteps:
             self._inputs_3SK = torch.zeros(3, *cache.visible_SKC.shape[:2], dtype=torch.int64, device=tokens_T.device)
         tokens_RK, positions_RK = (tensor.view_as(step.columns_RK) for tensor in (tokens_T, positions_T))
         self._inputs_3SK[:, : step.num_rows] = torch.stack((tokens_RK, positions_RK, step.columns_RK))
-        self._inputs_3SK[:, step.num_rows :] = 0
+        self._inputs_3SK[:, step.num_rows :].zero_()
         num_slots = len(cache.position_SC)
         num_rows = min(1 << (step.num_rows - 1).bit_length(), num_slots)
         num_keys = min(-(-step.num_keys // ROUNDED_KEYS) * ROUNDED_KEYS, cache.capacity)
@@ -73,16 +73,16 @@ class GraphedSteps:
 
         Recording runs the present step, and its replay runs it again: both write the same keys to the same places.
 
-        The rows beyond the notes being written have token, position and column 0, and write to the first column of
-        slots that are in no use; a note that starts there overwrites it with its prompt. They attend to that column at
-        least, since attention to nothing is NaN, and the cache holds none: see `KVCache.write`. All others see their
-        first column anyway, where their prompt begins.
+        The rows beyond the notes being written have token, position and column 0. They write to the first column of
+        slots that are not in use, where a note that starts there puts its prompt. That column is also visible to them:
+        attention to nothing is NaN, and the cache must hold none (`KVCache.write`). It is visible to all others anyway,
+        since their prompt begins there.
         """
         tokens_RK, positions_RK, columns_RK = self._inputs_3SK[:, :num_rows]
         outputs: list[Tensor] = []
 
         def run() -> None:
-            cache.visible_SKC[:num_rows, :, 0] = True
+            cache.visible_SKC[:num_rows, :, 0].fill_(True)
             step = Step(
                 num_rows=num_rows,
                 num_beams=cache.num_beams,
