@@ -74,9 +74,9 @@ class GraphedSteps:
         Recording runs the present step, and its replay runs it again: both write the same keys to the same places.
 
         The rows beyond the notes being written have token, position and column 0. They write to the first column of
-        slots that are not in use, where a note that starts there puts its prompt. That column is also visible to them:
-        attention to nothing is NaN, and the cache must hold none (`KVCache.write`). It is visible to all others anyway,
-        since their prompt begins there.
+        slots that are not in use, where a note that starts there puts its prompt. That column is visible to them, and
+        within any window of position 0: attention to nothing is NaN, and the cache must hold none (`KVCache.write`).
+        To all others it is visible anyway, since their prompt begins there.
         """
         tokens_RK, positions_RK, columns_RK = self._inputs_3SK[:, :num_rows]
         outputs: list[Tensor] = []
