@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from decoding_models import KINDS, small_model, some_prompts
 from families import FAMILIES
 from live_notes import LONGEST_NOTE, LONGEST_PROMPT, Heard, Passes, is_idle, running, wait_until
+from recorded_operations import record
 from small_language import STOPS, grounding, refused_numbers
 from transformers import AutoModelForCausalLM
 from windows import tuned as tuned_model
@@ -27,6 +29,7 @@ from medsum_core.kernels.decoding.decoder_layers import packed_decoder
 from medsum_core.model.lora import LoraSettings
 
 NUM_SCHEDULES = 8  # of each family, kernels and number of beams; these are 27, so 216 in all
+GRAPHED = partial(packed_decoder, record=lambda: record)
 PATHS = [*((kind, decoder) for kind in KINDS for decoder in (own_modules, packed_decoder)), ("qwen2", own_modules)]
 
 
@@ -117,7 +120,9 @@ def test_a_note_equals_that_of_its_prompt_alone(kind: str, decoder: Any, num_bea
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-@pytest.mark.parametrize(("kernels", "decoder"), [("reference", own_modules), ("fast", packed_decoder)])
+@pytest.mark.parametrize(
+    ("kernels", "decoder"), [("reference", own_modules), ("fast", packed_decoder), ("fast", GRAPHED)]
+)
 def test_notes_of_base_and_tuned_model_at_the_same_time(kernels: str, decoder: Any, num_beams: int) -> None:
     model: Any = tuned_model(small_model("gemma"), LoraSettings(r=4, dropout=0.1, alpha=60), kernels=kernels)
     passes, options = Passes(decoder), {"num_beams": num_beams}

@@ -10,6 +10,7 @@ import itertools
 import math
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from windows import flat, make_example, make_run, make_window, plain_peft, refer
 from benchmarks.forked_runs import make_inputs
 from medsum_core.generation.generate import generate
 from medsum_core.kernels import FAST_MODEL_TYPES, FAST_PATHS, GRAPHS, choose
-from medsum_core.kernels.gpu import graphs
+from medsum_core.kernels.decoding.decoder_layers import packed_decoder
+from medsum_core.kernels.gpu import graphed_steps, graphs
 from medsum_core.model.attention import PACKABLE_MODEL_TYPES, attend_block_mask, attend_varlen
 from medsum_core.model.base import load_base
 from medsum_core.model.lora import LoraSettings
@@ -292,3 +294,22 @@ def test_batched_notes_equal_those_of_transformers(kind: str) -> None:
         for beams, notes in expected.items():
             found = generate(model, prompts, stop_token_ids=STOPS, batch_size=4, num_beams=beams, **limits)
             assert [note.token_ids for note in found] == [note.token_ids for note in notes]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("kind", [*KINDS, "nf4", "nf4 dequantised once"])
+def test_notes_with_cuda_graphs_are_those_without(
+    kind: str, num_beams: int, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More prompts than slots, and keys beyond a graph's."""
+    monkeypatch.setattr(graphed_steps, "ROUNDED_KEYS", 16)
+    if kind.startswith("nf4"):
+        model: Any = load_base(str(base_folder), precision="fp32", load_in_4bit=True, device=CUDA)
+    else:
+        model = small_model(kind).to(CUDA)
+    options: dict[str, Any] = {"stop_token_ids": STOPS, "max_new_tokens": 24, "batch_size": 5, "num_beams": num_beams}
+    decoder, found = partial(packed_decoder, dense=kind != "nf4"), []
+    for chosen in (decoder, partial(decoder, record=graphs.CudaGraphs)):
+        found.append(generate(model.eval(), some_prompts(0, 12), decoder=chosen, **options))
+    assert [note.token_ids for note in found[1]] == [note.token_ids for note in found[0]]
+    assert sum(len(note.token_ids) for note in found[0]) > 24

@@ -36,6 +36,8 @@ from medsum_core.kernels.decoding.packed_weights import (
     packed_product,
     packed_product_times,
 )
+from medsum_core.kernels.gpu.graphed_steps import GraphedSteps
+from medsum_core.kernels.gpu.graphs import Record
 from medsum_core.model.forward import head_softcap, head_weight
 
 Forward = Callable[..., Candidates]
@@ -45,16 +47,20 @@ FUSED_ACTIVATIONS = {"GELUTanh": ("gelu", "tanh"), "SiLUActivation": ("swish", "
 
 
 @contextmanager
-def packed_decoder(causal: PreTrainedModel, *, dense: bool | None = None) -> Iterator[Forward]:
+def packed_decoder(
+    causal: PreTrainedModel, *, dense: bool | None = None, record: Callable[[], Record] | None = None
+) -> Iterator[Forward]:
     """The forward pass of decoding with packed weights; see `generation.generate.Forward`.
 
     `dense`: whether to use packed weights; None: they are used if they fit into the memory that is free now.
+    `record`: makes what records the layers' launches, to be repeated in one call a step; None: each is made anew.
     """
     return_free_blocks()  # left from training; the key-value cache and the packed weights do not use them
     stack, head = DecoderStack(causal, dense=dense), Head(head_weight(causal), softcap=head_softcap(causal))
+    hidden = stack.hidden if record is None else GraphedSteps(stack.hidden, record())
 
     def forward(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
-        return head.candidates(stack.hidden(tokens_T, positions_T, step.read_M, cache, step), *options)
+        return head.candidates(hidden(tokens_T, positions_T, cache, step), *options)
 
     yield forward
 
@@ -76,8 +82,9 @@ class DecoderStack:
         self._norm = _Norm(self._decoder.norm)
         self._layer_types = {layer.layer_type for layer in self._layers}
 
-    def hidden(self, tokens_T: Tensor, positions_T: Tensor, read_M: Tensor, cache: KVCache, step: Step) -> Tensor:
+    def hidden(self, tokens_T: Tensor, positions_T: Tensor, cache: KVCache, step: Step) -> Tensor:
         """The normed output (M, H) for the newest token of each beam and the last token of each prompt."""
+        read_M = step.read_M if step.prompt_lengths else None  # without prompts all tokens are read
         x_TH = self._decoder.embed_tokens(tokens_T).to(self._dtype)
         rotations = {layer_type: self._rotation(positions_T, layer_type) for layer_type in self._layer_types}
         for layer in self._layers[:-1]:
