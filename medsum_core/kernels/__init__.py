@@ -195,4 +195,5 @@ def _with_graphs(kernels: Kernels) -> Kernels:
     def accumulator(*model: Any, pack_tokens: int, num_concurrent: int, **settings: Any) -> Accumulate:
         return GraphAccumulator(*model, record=graphs.CudaGraphs(), **settings)
 
-    return replace(kernels, accumulator=accumulator, token_multiple=TOKENS)
+    decoder = partial(kernels.decoder, record=graphs.CudaGraphs) if kernels.decoder else None
+    return replace(kernels, accumulator=accumulator, decoder=decoder, token_multiple=TOKENS)

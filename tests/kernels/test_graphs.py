@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from medsum_core.errors import InputError
 from medsum_core.kernels.gpu.graphs import CudaGraphs
 
 
@@ -50,6 +51,22 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ):
         monkeypatch.setattr(torch.cuda, name, value)
     return found
+
+
+def test_what_cuda_cannot_record_is_named_and_a_lack_of_memory_is_not_mistaken_for_it(seen: list[str]) -> None:
+    for error, expected in (
+        (torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing"), InputError),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), torch.OutOfMemoryError),
+    ):
+        calls = iter((None, error))
+
+        def function(calls: Any = calls) -> None:
+            if (wrong := next(calls)) is not None:
+                raise wrong
+
+        with pytest.raises(expected) as found:
+            CudaGraphs()(function)
+        assert ("give other kernels" in str(found.value)) == (expected is InputError)
 
 
 def test_a_function_is_called_on_the_stream_on_which_it_is_then_recorded(seen: list[str]) -> None:

@@ -44,11 +44,13 @@ from medsum_core.training.validation import evaluate_loss
 pytestmark = needs_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = ["reference", "fast"]  # triton decodes with the fast kernels
+PATHS = ["reference", "fast"]  # triton and graphs evaluate with the fast kernels
+DECODERS = [*PATHS, "graphs"]
 RUNS = {
     "automatic settings": "--kernels reference --precision auto",
     "DoRA, recomputed": "--kernels reference --precision auto --use_dora true --gradient_checkpointing on",
     "dequantised once": "--kernels fast --precision auto --dequantize on",
+    "graphs": "--kernels graphs --precision auto --attention sdpa --dequantize on",
     "as on a T4": "--kernels reference --precision fp16 --attention per_document --dequantize off",
 }
 
@@ -205,7 +207,7 @@ def test_evaluation_losses_equal_those_over_full_logits(
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-@pytest.mark.parametrize("kernels", PATHS)
+@pytest.mark.parametrize("kernels", DECODERS)
 def test_notes_without_repeated_n_grams_equal_those_of_transformers(kernels: str, num_beams: int) -> None:
     model, prompts = small_model("gemma3_text", 1), some_prompts(1, 4)
     decoder, limits = choose(kernels, CUDA.type).decoder, {"max_new_tokens": 12, "num_beams": num_beams}
@@ -233,7 +235,7 @@ def gap(model: Any, prompt: list[int], one: tuple[int, ...], other: tuple[int, .
 @pytest.mark.parametrize(
     ("dtype", "tie"), [(torch.float16, 2e-3), pytest.param(torch.bfloat16, 2e-2, marks=needs_varlen)]
 )
-@pytest.mark.parametrize("kernels", PATHS)
+@pytest.mark.parametrize("kernels", DECODERS)
 @pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "llama"])
 def test_16_bit_notes_equal_those_of_transformers_except_for_ties(
     kind: str, kernels: str, dtype: torch.dtype, tie: float
@@ -249,7 +251,7 @@ def test_16_bit_notes_equal_those_of_transformers_except_for_ties(
     assert max(gaps) <= tie and gaps.count(0.0) >= len(gaps) / 2
 
 
-@pytest.mark.parametrize("kernels", PATHS)
+@pytest.mark.parametrize("kernels", DECODERS)
 def test_the_live_engine_writes_the_notes_of_transformers(kernels: str) -> None:
     """With three slots: some requests wait, and some arrive while others are written."""
     model, prompts = small_model("gemma3_text", 2), some_prompts(2, 9)

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from medsum_core.errors import InputError, is_out_of_memory, reason
+
 Replay = Callable[[], None]
 # Calls a function at least once, and returns what repeats it. The tests record a CPU's operations instead.
 Record = Callable[[Callable[[], Any]], Replay]
@@ -33,7 +35,7 @@ class CudaGraphs:
 
         The call compiles Triton's kernels and sets libraries up, which is impossible while recording. It runs on the
         stream of the recording: autograd's node of a parameter keeps the stream of its first use, and would bring work
-        of the default stream into the graph (pytorch/pytorch#180090).
+        of the default stream into the graph (pytorch/pytorch#180090). Raises InputError where CUDA can't record it.
         """
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -42,6 +44,13 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         # thread_local: a server's other threads may use CUDA meanwhile.
         settings: dict[str, Any] = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
-        with torch.cuda.graph(graph, **settings):
-            function()
+        try:
+            with torch.cuda.graph(graph, **settings):
+                function()
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"--kernels graphs: CUDA can't record this model's steps ({reason(error)}); give other kernels"
+            ) from error
         return graph.replay
