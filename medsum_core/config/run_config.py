@@ -17,6 +17,7 @@ from medsum_core.config.arguments import (
     OutputArguments,
     TrainArguments,
 )
+from medsum_core.config.base_name import revision_problems
 from medsum_core.config.on_resume import Rule, rule_of
 from medsum_core.config.parser import (
     DEFAULT_PRESET,
@@ -148,6 +149,7 @@ def parse_run(argv: list[str]) -> RunConfig:
     config = _assemble(name, [source.values for source in sources])
     if not unreadable:  # otherwise what the unreadable source sets would seem to be missing
         problems += setting_problems(**config.sections()) + path_problems(config.data, config.output)
+        problems += revision_problems(config.model.model_name_or_path, config.model.model_revision)
     raise_all(problems)
     return config
 
