@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--dialogues", metavar="FILE", help="id and dialogue, joined by id; used if the notes' file has no dialogues"
     )
     parser.add_argument(
-        "--omissions", action="store_true", help="also count facts that the dialogue states and the note omits"
+        "--omissions", action="store_true", help="also count facts that the source text states and the note omits"
     )
     parser.add_argument(
         "--json", metavar="OUT", help="also write the rates, and the facts of every row as offsets, here"
