@@ -24,6 +24,7 @@ if __name__ == "__main__":
 from medsum_core.config.arguments import OFFLINE_HELP
 from medsum_core.config.base_name import revision_problems
 from medsum_core.config.column_flags import add_column_flags, column_settings
+from medsum_core.config.home_folder import PathParser
 from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.data.columns import columns_of
 from medsum_core.data.disclosure import escape, show_id
@@ -180,7 +181,7 @@ def _token_text(renderer: PromptRenderer, token: int) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = PathParser(
         prog="python -m medsum_core.preview", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
     )
     parser.add_argument(

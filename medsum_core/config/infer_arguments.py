@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from medsum_core.config.arguments import OFFLINE_HELP
 from medsum_core.config.column_flags import COLUMN_FLAGS, add_column_flags
+from medsum_core.config.home_folder import PathParser
 from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.errors import InputError, raise_all
 
@@ -21,7 +22,7 @@ DECODING_KERNELS = ("auto", "reference", "fast", "graphs")  # triton decodes as 
 PRECISION_HELP = "number format of the computation (default: the run's)"
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(PathParser):
     """A parser whose errors are InputError."""
 
     def error(self, message: str) -> NoReturn:

@@ -9,7 +9,6 @@ A run on an NF4 base is merged into the unquantised base; if the base's own file
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ if __name__ == "__main__":
 from transformers import PreTrainedModel
 
 from medsum_core.config.arguments import OFFLINE_HELP, DataArguments
+from medsum_core.config.home_folder import PathParser
 from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.columns import columns_of
 from medsum_core.data.image_tokens import with_image_tokens
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--load_in_4bit: {REASON_4BIT}; leave the flag out")
     if not 1 <= args.num_prompts <= MAX_PROMPTS:
         raise InputError(f"--num_prompts {args.num_prompts}: from 1 to {MAX_PROMPTS}")
-    output = Path(os.path.expanduser(args.output_dir))
+    output = Path(args.output_dir)
     if output.name in ("", ".."):
         raise InputError(f"--output_dir {output}: names no new folder; name one, such as merged")
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
@@ -165,7 +165,7 @@ def _text_files(name: str, dense: str | None, place: dict[str, Any]) -> dict[str
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = PathParser(
         prog="python -m medsum_core.merge", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
     )
     parser.add_argument(
