@@ -57,7 +57,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--grounded",
         action="store_true",
-        help="write no fact that the dialogue does not support (default: as in the run)",
+        help="write no fact that the source text does not support (default: as in the run)",
     )
     parser.add_argument("--num_beams", type=int, default=1, metavar="N", help=BEAMS_HELP)
     parser.add_argument("--length_penalty", type=float, default=1.0, metavar="X", help=PENALTY_HELP)
