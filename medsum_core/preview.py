@@ -22,7 +22,9 @@ if __name__ == "__main__":
     start_script()  # before the libraries are imported
 
 from medsum_core.config.arguments import OFFLINE_HELP
+from medsum_core.config.base_name import revision_problems
 from medsum_core.config.column_flags import add_column_flags, column_settings
+from medsum_core.config.home_folder import PathParser
 from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.data.columns import columns_of
 from medsum_core.data.disclosure import escape, show_id
@@ -97,6 +99,7 @@ def main(argv: Sequence[str] | None = None, *, out: TextIO | None = None) -> Non
     values = _parse(argv)
     counts = {name: getattr(values, name) for name in ("num_examples", "max_new_tokens")}
     problems = [f"--{name} {count}: at least 1" for name, count in counts.items() if count < 1]
+    problems += revision_problems(values.model_name_or_path, values.model_revision)
     raise_all(problems + template_kwargs_problems(values.chat_template_kwargs))
     data = column_settings(values, run=values.run)
     source = read_source(values.train_file, columns=columns_of(data))
@@ -178,7 +181,7 @@ def _token_text(renderer: PromptRenderer, token: int) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = PathParser(
         prog="python -m medsum_core.preview", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
     )
     parser.add_argument(

@@ -173,14 +173,16 @@ class DataArguments:
     max_length: int = _setting(1024, "longest row, prompt and note together (tokens)", metavar="N")
     max_new_tokens: int = _setting(256, "room for the note, in training and decoding alike (tokens)", metavar="N")
     no_repeat_ngram_size: int = _setting(
-        0, "decoding: no sequence of so many tokens twice in a note, dialogues may be quoted (0: no rule)", metavar="N"
+        0,
+        "decoding: no sequence of so many tokens twice in a note; the source text may be quoted (0: no rule)",
+        metavar="N",
     )
     grounded: bool = _setting(
-        False, "decoding: write no fact that the dialogue does not support, in reports and --eval_generate too"
+        False, "decoding: write no fact that the source text does not support, in reports and --eval_generate too"
     )
     ungrounded: Literal["keep", "drop", "mask"] = _setting(
         "keep",
-        "notes with a number, dose or date that the dialogue lacks: keep, drop the row, or mask the fact",
+        "notes with a number, dose or date that the source text lacks: keep, drop the row, or mask the fact",
     )
 
     @property

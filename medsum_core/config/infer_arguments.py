@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from medsum_core.config.arguments import OFFLINE_HELP
 from medsum_core.config.column_flags import COLUMN_FLAGS, add_column_flags
+from medsum_core.config.home_folder import PathParser
 from medsum_core.config.validation import template_kwargs_problems
 from medsum_core.errors import InputError, raise_all
 
@@ -21,7 +22,7 @@ DECODING_KERNELS = ("auto", "reference", "fast", "graphs")  # triton decodes as 
 PRECISION_HELP = "number format of the computation (default: the run's)"
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(PathParser):
     """A parser whose errors are InputError."""
 
     def error(self, message: str) -> NoReturn:
@@ -56,7 +57,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--grounded",
         action="store_true",
-        help="write no fact that the dialogue does not support (default: as in the run)",
+        help="write no fact that the source text does not support (default: as in the run)",
     )
     parser.add_argument("--num_beams", type=int, default=1, metavar="N", help=BEAMS_HELP)
     parser.add_argument("--length_penalty", type=float, default=1.0, metavar="X", help=PENALTY_HELP)

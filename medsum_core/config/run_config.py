@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args, get_type_hints
@@ -17,6 +16,8 @@ from medsum_core.config.arguments import (
     OutputArguments,
     TrainArguments,
 )
+from medsum_core.config.base_name import revision_problems
+from medsum_core.config.home_folder import at_home
 from medsum_core.config.on_resume import Rule, rule_of
 from medsum_core.config.parser import (
     DEFAULT_PRESET,
@@ -137,7 +138,7 @@ def parse_run(argv: list[str]) -> RunConfig:
     line = read_command_line(argv)
     sources = [line]
     name = line.values.pop("preset", DEFAULT_PRESET)
-    file = _at_home(line.values.pop("config", None))
+    file = at_home(line.values.pop("config", None))
     unreadable = []
     for read, place in ((read_settings_file, file), (read_preset, name)):
         try:
@@ -148,6 +149,7 @@ def parse_run(argv: list[str]) -> RunConfig:
     config = _assemble(name, [source.values for source in sources])
     if not unreadable:  # otherwise what the unreadable source sets would seem to be missing
         problems += setting_problems(**config.sections()) + path_problems(config.data, config.output)
+        problems += revision_problems(config.model.model_name_or_path, config.model.model_revision)
     raise_all(problems)
     return config
 
@@ -168,9 +170,9 @@ def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:
         if "train_file" in values or "dataset_name" in values:
             merged = {name: value for name, value in merged.items() if name not in DATA_SOURCES}
         merged.update(values)
-    for name in (*PATHS, "model_name_or_path", "task"):
+    for name in (*PATHS, "model_name_or_path", "dataset_name", "task"):
         if name in merged:
-            merged[name] = _at_home(merged[name])
+            merged[name] = at_home(merged[name])
     for name in FILES_OF_ROWS:
         if merged.get(name) is not None:
             merged[name] = [bundled_path(path) for path in merged[name]]
@@ -180,13 +182,6 @@ def _assemble(preset: str, sources: list[dict[str, Any]]) -> RunConfig:
         merged["task"] = _task_as_stored(merged["task"])
     defaults = {name: section() for name, section in SECTIONS.items()}
     return RunConfig(preset=preset, **defaults).with_resolved(**merged)
-
-
-def _at_home(value: Any) -> Any:
-    """A path, or a list of paths, with the home folder for `~`, which shells keep in `--flag=~/x` and files always."""
-    if isinstance(value, list):
-        return [_at_home(path) for path in value]
-    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def _with_lists(part: Mapping[str, Any]) -> dict[str, Any]:

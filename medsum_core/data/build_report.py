@@ -82,4 +82,7 @@ class BuildReport:
         if tokens:
             lost += f"; in tokens {median(tokens.values()):g} and {max(tokens.values())}"
         worst_first = sorted(turns, key=lambda id: (-tokens.get(id, 0), -turns[id]))
-        return f"{len(turns)} dialogues lost whole turns ({lost}): ids, the worst first: {show_ids(worst_first)}"
+        return (
+            f"{len(turns)} source texts lost whole turns or paragraphs ({lost}): ids, the worst first: "
+            f"{show_ids(worst_first)}"
+        )

@@ -10,14 +10,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medsum_core.data.columns import DEFAULT_COLUMNS, Columns
 from medsum_core.data.disclosure import show_ids
 from medsum_core.data.records import SourceRows, source_from_table
 from medsum_core.data.tables import table_from_objects
 from medsum_core.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 REWRITTEN_MIRROR = "har1/MTS_Dialogue-Clinical_Note"
 NO_SPLIT = "none"  # as --validation_split: no evaluation
@@ -112,7 +116,7 @@ def _open_splits(name: str, config_name: str | None, folder: Path) -> Mapping[st
             raise InputError(f"--dataset_config_name: {name} was saved to disk, as one configuration; leave it out")
         saved = datasets.load_from_disk(name, keep_in_memory=True)
         parts = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
-        return {str(split): part.to_list for split, part in parts.items()}
+        return {str(split): partial(_rows, part) for split, part in parts.items()}
     configs = [str(config) for config in datasets.get_dataset_config_names(name)]
     if config_name not in configs and (config_name is not None or len(configs) > 1):
         raise InputError(
@@ -123,9 +127,24 @@ def _open_splits(name: str, config_name: str | None, folder: Path) -> Mapping[st
         builder.config.keep_default_na = False  # pandas would make nulls of cells such as "None" and "N/A"
     builder.download_and_prepare()
     return {
-        str(split): lambda split=split: builder.as_dataset(split=split).to_list()  # type: ignore[misc]
+        str(split): lambda split=split: _rows(builder.as_dataset(split=split))  # type: ignore[misc]
         for split in builder.info.splits or {}
     }
+
+
+def _rows(part: Dataset) -> list[dict[str, Any]]:
+    """The rows of a split. A class label is given by its name, -1 (no label) as null; one without names stays a number.
+
+    Source: `datasets.ClassLabel`, which makes up the names "0", "1", ... where there are none.
+    """
+    from datasets import ClassLabel
+
+    labels = {column: kind.names for column, kind in part.features.items() if isinstance(kind, ClassLabel)}
+    named = {column: names for column, names in labels.items() if not all(name.isdecimal() for name in names)}
+    return [
+        row | {column: None if row[column] in (None, -1) else names[row[column]] for column, names in named.items()}
+        for row in part.to_list()
+    ]
 
 
 @contextmanager

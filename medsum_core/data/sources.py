@@ -51,7 +51,7 @@ def join_sources(sources: Sequence[SourceRows]) -> tuple[list[Record], list[str]
 
 
 def describe_sources(train: Sequence[SourceRows], validation: Sequence[SourceRows]) -> list[str]:
-    """Lines with the rows by file and the number of dialogues that two files share; none for single files."""
+    """Lines with the rows by file and the number of source texts that two files share; none for single files."""
     if len(train) < 2 and len(validation) < 2:
         return []
     lines = [
@@ -62,7 +62,7 @@ def describe_sources(train: Sequence[SourceRows], validation: Sequence[SourceRow
     keys = [(source.name, {dialogue_key(record.source_text) for record in source.records}) for source in train]
     keys += [(source.name, {dialogue_key(record.source_text) for record in source.records}) for source in validation]
     shared = [(one, other, len(mine & theirs)) for (one, mine), (other, theirs) in combinations(keys, 2)]
-    return lines + [f"{count} dialogues of {other} are in {one} too" for one, other, count in shared if count]
+    return lines + [f"{count} source texts of {other} are in {one} too" for one, other, count in shared if count]
 
 
 def _labels(names: Sequence[str]) -> list[str]:

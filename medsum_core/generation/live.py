@@ -169,7 +169,7 @@ class LiveEngine:
         if num_tokens > self._max_tokens or request.max_new_tokens > self._max_new_tokens:
             raise InputError(
                 f"prompt and note could have {num_tokens} tokens, the note {request.max_new_tokens} of them: at most "
-                f"{self._max_tokens} and {self._max_new_tokens} are taken; shorten the dialogue"
+                f"{self._max_tokens} and {self._max_new_tokens} are taken; shorten the source text"
             )
         check_token_ids(request.prompt, self._causal.config)
         if not numbers_in(request.prompt, self._causal.config) <= set(request.images):

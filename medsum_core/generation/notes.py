@@ -38,7 +38,7 @@ class FittedRows:
     """The prompts of the rows that fit, and why the others are set aside; all by the rows' keys."""
 
     prompts: dict[str, list[int]]
-    truncated: tuple[str, ...]  # rows whose dialogue lost turns
+    truncated: tuple[str, ...]  # rows whose source text lost turns or paragraphs
     set_aside: dict[str, str]  # row -> reason
 
     def lines(self, rows: Mapping[str, Record]) -> list[str]:
@@ -52,7 +52,7 @@ class FittedRows:
         ]
         if self.truncated:
             ids = [rows[row].id for row in self.truncated]
-            lines.append(f"{len(ids)} dialogues lost turns to fit the prompt: ids {show_ids(ids)}")
+            lines.append(f"{len(ids)} source texts lost turns or paragraphs to fit the prompt: ids {show_ids(ids)}")
         return lines
 
 
@@ -82,7 +82,7 @@ def _misfit(prompt: Prompt, budget: TokenBudget, task: Task) -> str | None:
     if budget.num_positions is not None and len(prompt.ids) + budget.max_new_tokens > budget.num_positions:
         return (
             f"prompt and note could exceed the {budget.num_positions} tokens that this model has room for; lower "
-            "--max_new_tokens, or shorten the dialogue"
+            "--max_new_tokens, or shorten the source text"
         )
     return None
 

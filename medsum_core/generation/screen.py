@@ -44,7 +44,7 @@ def show_note(writer: Writer, records: Sequence[Record], *, with_evidence: bool)
     if any(generation.hit_limit for generation in generations):
         print(f"(cut at the limit of {writer.budget.max_new_tokens} tokens)", file=sys.stderr)
     if left_out := sum(generation.left_out for generation in generations):
-        print(f"(left out {left_out} times what the dialogue does not support)", file=sys.stderr)
+        print(f"(left out {left_out} times what the source text does not support)", file=sys.stderr)
     for line in _checked(note, record, task):
         print(line)
     for support in evidence(note, record.source_text) if with_evidence else ():

@@ -8,7 +8,6 @@ Deterministic, without a model or the network. Reports hold ids, offsets and cou
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ if __name__ == "__main__":
     start_script()  # before the other imports
 
 from medsum_core.config.column_flags import add_column_flags, column_settings
+from medsum_core.config.home_folder import PathParser
 from medsum_core.config.locks import check_output
 from medsum_core.data.columns import columns_of
 from medsum_core.errors import InputError
@@ -29,7 +29,7 @@ from medsum_core.grounding.report import check_file, table_lines, to_json
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Raises InputError for bad files or columns, before anything is written."""
-    parser = argparse.ArgumentParser(prog="python -m medsum_core.grounding", description=__doc__, allow_abbrev=False)
+    parser = PathParser(prog="python -m medsum_core.grounding", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "--input_file",
         required=True,
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--dialogues", metavar="FILE", help="id and dialogue, joined by id; used if the notes' file has no dialogues"
     )
     parser.add_argument(
-        "--omissions", action="store_true", help="also count facts that the dialogue states and the note omits"
+        "--omissions", action="store_true", help="also count facts that the source text states and the note omits"
     )
     parser.add_argument(
         "--json", metavar="OUT", help="also write the rates, and the facts of every row as offsets, here"

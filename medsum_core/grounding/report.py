@@ -58,7 +58,7 @@ def check_file(
     The dialogue is the part that the task names as `facts_from`, as in the report.
 
     `lexicon`: a file with more findings (`findings.lexicon`). Raises InputError for an unreadable file, absent columns,
-    cells that are not text, repeated ids, ids without a dialogue, and a task whose answers can't be checked.
+    cells that are not text, repeated ids, ids without a source text, and a task whose answers can't be checked.
     """
     names, facts_from = columns.candidates(), columns.task.facts_from
     if facts_from is None or "note" not in names:
@@ -73,12 +73,12 @@ def check_file(
     elif dialogues is None:
         raise InputError(
             f"{table.source}: no column {_either(names[facts_from])}; name it with --dialogue_column, or give "
-            "the dialogues' file with --dialogues F.csv"
+            "the source texts' file with --dialogues F.csv"
         )
     else:
         texts = _joined(table.source, ids, dialogues, columns, facts_from)
     rows = zip(ids, table.rows, texts, strict=True)
-    artefacts = describe_artefacts(table.rows, {"note": note_name} | ({"dialogue": own} if own else {}))
+    artefacts = describe_artefacts(table.rows, {"note": note_name} | ({facts_from: own} if own else {}))
     return CheckedFile(
         notes=[
             _checked(id_, row.cells[note_name], text, lexicon=lexicon, with_omissions=with_omissions)
@@ -99,7 +99,7 @@ def _joined(source: str, ids: Sequence[str], dialogues: str | Path, columns: Col
     by_id = dict(zip(_ids(table, columns), texts, strict=True))
     absent = [id_ for id_ in ids if id_ not in by_id]
     if absent:
-        raise InputError(f"{source}: {len(absent)} ids have no dialogue in {table.source}: {show_ids(absent)}")
+        raise InputError(f"{source}: {len(absent)} ids have no source text in {table.source}: {show_ids(absent)}")
     return [by_id[id_] for id_ in ids]
 
 
@@ -205,7 +205,7 @@ def table_lines(notes: Sequence[CheckedNote], result: Mapping[str, Any]) -> list
         f"{_rate(result, 'unsupported_rate')}; in {rows} of {len(notes)} notes"
     )
     if result["not_checked"]:
-        lines.append(f"{result['not_checked']} facts are not checked: their note or dialogue is not English")
+        lines.append(f"{result['not_checked']} facts are not checked: their note or source text is not English")
     return [*lines, *_omission_lines(notes, result), f"Checked: {CHECKED_KINDS}. Not checked: {UNCHECKED}."]
 
 
@@ -217,7 +217,7 @@ def _omission_lines(notes: Sequence[CheckedNote], result: Mapping[str, Any]) -> 
     by_kind = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
     rows = sum(bool(note.omissions and note.omissions.omitted) for note in notes)
     return [
-        f"{result['omissions']} of {result['stated']} facts that the dialogues state are not in the notes: "
+        f"{result['omissions']} of {result['stated']} facts that the source texts state are not in the notes: "
         f"{_rate(result, 'omission_rate')}; in {rows} of {len(notes)} notes" + (f" ({by_kind})" if by_kind else "")
     ]
 

@@ -9,7 +9,6 @@ the possible ones, and the image drawn to match: a model that sees the question 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import random
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from medsum_core.config.home_folder import PathParser
 from medsum_core.errors import InputError
 from medsum_core.process import run_as_script
 
@@ -83,7 +83,7 @@ def write_set(folder: Path, *, rows: int, seed: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m medsum_core.images.drawn", allow_abbrev=False)
+    parser = PathParser(prog="python -m medsum_core.images.drawn", allow_abbrev=False)
     parser.add_argument("--output_dir", type=Path, required=True, metavar="DIR", help="a folder that is not there yet")
     parser.add_argument("--rows", type=int, default=200, metavar="N", help="rows, each with its image (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another set of the same kind (%(default)s)")

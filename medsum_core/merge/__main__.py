@@ -9,7 +9,6 @@ A run on an NF4 base is merged into the unquantised base; if the base's own file
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,14 +16,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from medsum_core.process import run_as_script, start_script
+from medsum_core.merge.arguments import REASON_4BIT, parse_options
+from medsum_core.process import run_as_script, start_script, value_or_exit
 
 if __name__ == "__main__":
     start_script()  # before the libraries are imported
+    options = value_or_exit(lambda: parse_options(None))  # --help and a wrong flag: before the slow imports
 
 from transformers import PreTrainedModel
 
-from medsum_core.config.arguments import OFFLINE_HELP, DataArguments
+from medsum_core.config.arguments import DataArguments
 from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.columns import columns_of
 from medsum_core.data.image_tokens import with_image_tokens
@@ -35,8 +36,8 @@ from medsum_core.data.served_template import arguments_of, refuse_unequal, serve
 from medsum_core.data.truncation import prompt_within
 from medsum_core.device import find_device
 from medsum_core.errors import InputError
-from medsum_core.merge.fold import REASON_4BIT, fold, lock_path, save_if_equal
-from medsum_core.merge.parity import MAX_PROMPTS, note_logits
+from medsum_core.merge.fold import fold, lock_path, save_if_equal
+from medsum_core.merge.parity import note_logits
 from medsum_core.model.adapter_files import load_adapter
 from medsum_core.model.adapter_source import find_adapter
 from medsum_core.model.base import load_base, load_config, load_tokenizer
@@ -48,17 +49,13 @@ ONLY_SENTENCEPIECE = ("gemma", "gemma2")  # llama.cpp's converter accepts no oth
 MEMORY_REMEDY = "on a CPU (CUDA_VISIBLE_DEVICES= in the environment) the merge needs no GPU; nothing was written"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line. Raises InputError for input that can't be merged, ParityError for a merge that failed.
+def main(argv: Sequence[str] | argparse.Namespace | None = None) -> None:
+    """The command line, or what `parse_options` made of it.
 
-    Nothing is written in either case.
+    Raises InputError for input that can't be merged, ParityError for a merge that failed: nothing is written then.
     """
-    args = _parse(argv)
-    if args.load_in_4bit:
-        raise InputError(f"--load_in_4bit: {REASON_4BIT}; leave the flag out")
-    if not 1 <= args.num_prompts <= MAX_PROMPTS:
-        raise InputError(f"--num_prompts {args.num_prompts}: from 1 to {MAX_PROMPTS}")
-    output = Path(os.path.expanduser(args.output_dir))
+    args = argv if isinstance(argv, argparse.Namespace) else parse_options(argv)
+    output = Path(args.output_dir)
     if output.name in ("", ".."):
         raise InputError(f"--output_dir {output}: names no new folder; name one, such as merged")
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
@@ -164,31 +161,5 @@ def _text_files(name: str, dense: str | None, place: dict[str, Any]) -> dict[str
     return {file: path for file, path in others.items() if file == SENTENCEPIECE} | found
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m medsum_core.merge", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
-    )
-    parser.add_argument(
-        "--run", required=True, metavar="DIR", help="the run whose adapter is merged; or a checkpoint, or an adapter"
-    )
-    parser.add_argument("--model_name_or_path", metavar="NAME", help="path of the run's base, if it was moved")
-    parser.add_argument("--output_dir", required=True, metavar="OUT", help="a new folder, or an empty one")
-    parser.add_argument(
-        "--num_prompts", type=int, default=4, metavar="N", help="prompts to compare on (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--input_file", metavar="F", help="their dialogues: CSV, TSV, JSONL or JSON (default: the sample)"
-    )
-    parser.add_argument(
-        "--base", metavar="NAME", help="the same model in 16 bits, where the files of the run's base are in 4 bits"
-    )
-    parser.add_argument("--load_in_4bit", action="store_true", help="refused: merging is for 16-bit weights")
-    parser.add_argument(
-        "--allow_other_base", action="store_true", help="merge into a base whose files are not those of the training"
-    )
-    parser.add_argument("--offline", action="store_true", help=OFFLINE_HELP)
-    return parser.parse_args(argv)
-
-
 if __name__ == "__main__":
-    raise SystemExit(run_as_script(main, memory_remedy=MEMORY_REMEDY))
+    raise SystemExit(run_as_script(lambda: main(options), memory_remedy=MEMORY_REMEDY))

@@ -24,6 +24,7 @@ from medsum_core.config.run_folder import FolderLock
 from medsum_core.data.prompt import PromptRenderer
 from medsum_core.errors import InputError
 from medsum_core.files import sweep, system_errors
+from medsum_core.merge.arguments import REASON_4BIT
 from medsum_core.merge.both_spellings import put_chat_template, spell_config, spell_tokenizer_config
 from medsum_core.merge.parity import NoteLogits, Parity, ParityError, compare_logits
 from medsum_core.merge.sentencepiece_file import sentencepiece_bytes
@@ -32,10 +33,6 @@ from medsum_core.model.local_files import SENTENCEPIECE, TOKENIZER_JSON
 from medsum_core.quiet_libraries import quiet_libraries
 
 CONFIG_NAME = "config.json"  # of the model: without it transformers loads no folder
-REASON_4BIT = (
-    "an adapter is merged into 16-bit weights only: a sum kept in 4 bits would be quantised anew, and that changes the "
-    "model by more than the merge does"
-)
 
 
 def fold(model: PeftModel) -> PreTrainedModel:

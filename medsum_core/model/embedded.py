@@ -20,6 +20,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from medsum_core.config.base_name import EMBEDDED_PREFIX
 from medsum_core.config.locks import release_lock, take_lock
 from medsum_core.errors import InputError
 from medsum_core.files import (
@@ -34,7 +35,6 @@ from medsum_core.files import (
     with_retries,
 )
 
-EMBEDDED_PREFIX = "embedded:"
 EMBEDDED_NAME = "embedded:gemma3-270m"
 SMOLLM2_NAME = "embedded:smollm2-135m-it"
 RECORD_NAME = "conversion.json"

@@ -39,7 +39,7 @@ class Side:
     num_tokens: tuple[int, ...]
     hit_limit: tuple[bool, ...]  # all False for the references
     num_facts: tuple[int, ...]  # facts of the note that were looked up
-    num_unsupported: tuple[int, ...]  # of these, facts that the dialogue does not say, or contradicts
+    num_unsupported: tuple[int, ...]  # of these, facts that the source text does not say, or contradicts
     num_stated: tuple[int, ...]  # facts that the dialogue states; all 0 where it is no dialogue
     num_omitted: tuple[int, ...]  # of these, facts that the note does not hold
 
@@ -64,8 +64,8 @@ class Comparison:
     """
 
     ids: tuple[str, ...]
-    shared_ids: frozenset[str]  # rows whose dialogue is also in the training data
-    copied_dialogue: Rouge  # ROUGE of the dialogue itself, tags stripped: a floor
+    shared_ids: frozenset[str]  # rows whose source text is also in the training data
+    copied_dialogue: Rouge  # ROUGE of the source text itself, tags stripped: a floor
     references: Side
     base: Side
     tuned: Side
@@ -87,7 +87,7 @@ class Comparison:
     def decoding(self) -> str:
         """The decoding of both sides, in words."""
         rule = f", no {self.no_repeat_ngram_size} tokens of a note in a row twice" if self.no_repeat_ngram_size else ""
-        return "greedy decoding" + rule + (", no fact that the dialogue does not support" if self.grounded else "")
+        return "greedy decoding" + rule + (", no fact that the source text does not support" if self.grounded else "")
 
     def without_shared(self) -> Comparison:
         """The comparison without the rows in `shared_ids`, and without the scores by division."""
@@ -135,8 +135,8 @@ def compare_base_and_tuned(
 ) -> Compared:
     """Generate the notes of `records` greedily, with the PeftModel's adapter off and on, and measure them.
 
-    Facts are looked up in the whole dialogue, even where the prompt held a truncated one. `baseline`: another system's
-    notes by id. `open_part("base")` and `open_part("tuned")` keep notes as they end.
+    Facts are looked up in the whole source text, even where the prompt held a truncated one. `baseline`: another
+    system's notes by id. `open_part("base")` and `open_part("tuned")` keep notes as they end.
     """
     notes: dict[str, list[GeneratedNote]] = {}
     likeliest: dict[str, tuple[str, ...]] = {}

@@ -110,7 +110,7 @@ def _data(data: DataFacts, audit: TargetAudit | None) -> str:
     if data.validation is not None:
         rows += f", validated on {data.validation.num_used} of {data.validation.num_rows}"
     if data.shared_ids:
-        rows += f" (validation rows whose dialogue the training data also has: {len(data.shared_ids)})"
+        rows += f" (validation rows whose source text the training data also has: {len(data.shared_ids)})"
     text = f"{DATA_TEXTS.get(data.source) or named_datasets()[data.source].credit}\n\n{rows}."
     return f"{text} {audit.sentence} (`--ungrounded {audit.choice}`)." if audit and audit.sentence else text
 
@@ -128,12 +128,14 @@ def _scores(summary: RunSummary, comparison: Comparison | None) -> str:
     )
     parts += [setting, score_table(comparison)]
     if comparison.checks_facts:
-        parts.append("Facts in the notes that the dialogue does not say, and what it states and the notes leave out:")
+        parts.append(
+            "Facts in the notes that the source text does not say, and what it states and the notes leave out:"
+        )
         parts += [fact_table(comparison), fact_differences(comparison), fact_kinds(comparison)]
     if comparison.shared_ids:
         rest = comparison.without_shared()
         parts.append(
-            f"The same without the {len(comparison.shared_ids)} rows whose dialogue is also in the training data:"
+            f"The same without the {len(comparison.shared_ids)} rows whose source text is also in the training data:"
         )
         parts.append(score_table(rest) if rest.ids else "no row is left.")
     return "\n\n".join(parts)

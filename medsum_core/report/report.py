@@ -91,7 +91,7 @@ def _grounding(comparison: Comparison) -> str:
         f"{fact_kinds(comparison)} ROUGE is blind to all that: a note can gain ROUGE by inventing as its references do."
     )
     parts = [
-        "## Facts that the dialogue does not say, or the note leaves out",
+        "## Facts that the source text does not say, or the note leaves out",
         fact_table(comparison),
         fact_differences(comparison),
         explanation,
@@ -103,10 +103,11 @@ def _unshared(comparison: Comparison) -> str:
     shared = sorted(comparison.shared_ids)
     title = "## Without rows shared with training"
     if not shared:
-        return f"{title}\n\nNo row of the comparison has a dialogue that the training data also holds."
+        return f"{title}\n\nNo row of the comparison has a source text that the training data also holds."
     rest = comparison.without_shared()
     left_out = (
-        f"Left out, because the training data holds the same dialogue: {id_list(shared)}. Rows left: {len(rest.ids)}."
+        f"Left out, because the training data holds the same source text: {id_list(shared)}. "
+        f"Rows left: {len(rest.ids)}."
     )
     if not rest.ids:
         return f"{title}\n\n{left_out}"
@@ -119,8 +120,8 @@ def _data(data: DataFacts) -> str:
         parts.append(_build_lines("Validation", data.validation))
     repeated, shared, dropped = data.repeated_ids, data.shared_ids, data.ungrounded_dropped_ids
     lines = [
-        f"- Training rows whose dialogue an earlier row has ({len(repeated)}, kept): {id_list(repeated)}",
-        f"- Validation rows whose dialogue the training data has ({len(shared)}, kept): {id_list(shared)}",
+        f"- Training rows whose source text an earlier row has ({len(repeated)}, kept): {id_list(repeated)}",
+        f"- Validation rows whose source text the training data has ({len(shared)}, kept): {id_list(shared)}",
     ]
     if dropped:
         lines.append(f"- Training rows left out by `--ungrounded drop` ({len(dropped)}): {id_list(dropped)}")
@@ -139,8 +140,8 @@ def _build_lines(name: str, build: BuildReport) -> str:
     lines = [
         f"{name}: {build.num_used} of {build.num_rows} rows used.",
         "",
-        f"- Dialogue truncated by whole turns ({len(truncated)} rows, "
-        f"{sum(build.num_turns_dropped.values())} turns): {id_list(truncated)}",
+        f"- Source text truncated ({len(truncated)} rows, by {sum(build.num_turns_dropped.values())} whole turns or "
+        f"paragraphs): {id_list(truncated)}",
         f"- of these, truncated further than in decoding for a long note ({len(build.beyond_reserve)}): "
         f"{id_list(build.beyond_reserve)}",
         f"- Notes with characters that the vocabulary lacks, learnt without them ({len(build.inexact)}): "

@@ -20,7 +20,7 @@ PROTOCOL = (
 COLUMNS = ("", "base", "tuned", "tuned − base")
 
 OMISSION_NOTE = (
-    "A fact that the dialogue states several times counts once; questions count with their yes or no. A note of one "
+    "A fact that the source text states several times counts once; questions count with their yes or no. A note of one "
     "section rightly leaves out what belongs to others: of such notes the omission rate only compares systems."
 )
 
@@ -38,12 +38,12 @@ def loss_table(summary: RunSummary) -> str:
 
 
 def score_table(comparison: Comparison) -> str:
-    """ROUGE, also of the copied dialogue; note length; share of notes that ended with a stop token."""
+    """ROUGE, also of the copied source text; note length; share of notes that ended with a stop token."""
     base, tuned = comparison.base, comparison.tuned
     rows = []
     for name, title in ROUGE_TITLES.items() if base.rouge else ():
         if comparison.copied_dialogue:
-            title += f" (copied dialogue: {figure(mean_estimate(comparison.copied_dialogue[name]).value)})"
+            title += f" (copied source text: {figure(mean_estimate(comparison.copied_dialogue[name]).value)})"
         rows.append(_mean_row(title, base.rouge[name], tuned.rouge[name]))
     reference_length = estimate(mean_estimate(comparison.references.num_tokens), digits=1)
     length_title = f"note length, mean tokens (references: {reference_length})"
@@ -55,7 +55,7 @@ def score_table(comparison: Comparison) -> str:
 
 def others_table(comparison: Comparison) -> str:
     """ROUGE of notes that neither model wrote, and what the tuned model's have more; "" where there are none."""
-    others = {"copied dialogue": comparison.copied_dialogue, "another system's file": comparison.baseline}
+    others = {"copied source text": comparison.copied_dialogue, "another system's file": comparison.baseline}
     measured = {name: rouge for name, rouge in others.items() if rouge}
     if not measured or not comparison.tuned.rouge:
         return ""
@@ -85,19 +85,19 @@ def division_table(comparison: Comparison) -> str:
 
 
 def fact_table(comparison: Comparison) -> str:
-    """Facts of the notes that the dialogue does not state, and the reverse: references, base and tuned."""
+    """Facts of the notes that the source text does not state, and the reverse: references, base and tuned."""
     sides = (comparison.references, comparison.base, comparison.tuned)
     rates = [rate_estimate(side.num_unsupported, side.num_facts) for side in sides]
     rows: list[Sequence[str]] = [
         ("facts checked", *(str(sum(side.num_facts)) for side in sides)),
-        ("not in the dialogue, or against it", *(str(sum(side.num_unsupported)) for side in sides)),
+        ("not in the source text, or against it", *(str(sum(side.num_unsupported)) for side in sides)),
         ("notes with at least one such fact", *(_flagged(side) for side in sides)),
         ("unsupported rate", *(estimate(rate, digits=1, percent=True) for rate in rates)),
     ]
     if comparison.counts_omissions:
         left_out = [rate_estimate(side.num_omitted, side.num_stated) for side in sides]
         rows += [
-            ("facts that the dialogues state", *(str(sum(side.num_stated)) for side in sides)),
+            ("facts that the source texts state", *(str(sum(side.num_stated)) for side in sides)),
             ("not in the note", *(str(sum(side.num_omitted)) for side in sides)),
             ("omission rate", *(estimate(rate, digits=1, percent=True) for rate in left_out)),
         ]
@@ -113,7 +113,7 @@ def fact_differences(comparison: Comparison) -> str:
 
 def fact_kinds(comparison: Comparison) -> str:
     """Which kinds of facts the rates are of, what they can't see, and what an omission rate is of."""
-    text = f"Looked up in the whole dialogue: {CHECKED_KINDS}. Not checked: {UNCHECKED}."
+    text = f"Looked up in the whole source text: {CHECKED_KINDS}. Not checked: {UNCHECKED}."
     return f"{text} {OMISSION_NOTE}" if comparison.counts_omissions else text
 
 

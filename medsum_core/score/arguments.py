@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsum_core.config.column_flags import add_column_flags, column_settings
+from medsum_core.config.home_folder import PathParser
 from medsum_core.config.locks import check_output
 from medsum_core.data.columns import Columns, columns_of
 from medsum_core.errors import InputError
@@ -30,7 +31,7 @@ class ScoreArguments:
 
 def parse_arguments(argv: Sequence[str] | None, *, description: str) -> ScoreArguments:
     """The flags, checked against each other. Raises InputError for those that exclude each other or the task."""
-    parser = argparse.ArgumentParser(prog="python -m medsum_core.score", description=description, allow_abbrev=False)
+    parser = PathParser(prog="python -m medsum_core.score", description=description, allow_abbrev=False)
     parser.add_argument(
         "--references", type=Path, required=True, metavar="R", help="the references: CSV, TSV, JSONL or JSON"
     )

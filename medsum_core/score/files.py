@@ -106,7 +106,8 @@ def _read_notes(
         notes = number_doubled_ids(notes)
     problems += repeated_id_problems(table.rows, [note.id for note in notes], names["id"])
     raise_problems(table.source, problems)
-    artefacts = describe_artefacts(table.rows, {part: name for part in ("dialogue", "note") if (name := names[part])})
+    texts = {columns.task.source: names["dialogue"], "note": names["note"]}
+    artefacts = describe_artefacts(table.rows, {part: name for part, name in texts.items() if name})
     notices = tuple(f"{table.source}: {line}" for line in (*table.notices, *artefacts))
     return ScoredRows(
         name=table.source,

@@ -12,7 +12,7 @@ LABELS = {"rouge1": "R-1", "rouge2": "R-2", "rougeL": "R-L", "rougeLsum": "R-Lsu
 NAMES = {
     "short_references": "references of 3 words or fewer",
     "longer_references": "longer references",
-    "copied_dialogue": "floor: the dialogue copied, tags stripped",
+    "copied_dialogue": "floor: the source text copied, tags stripped",
     "commonest_training_text": "floor: commonest training text of the header",
 }
 NAME_WIDTH = 46
@@ -30,7 +30,7 @@ def format_scores(result: dict[str, Any]) -> str:
     lines.extend(_run_lines(result))
     lines.extend(_line(NAMES[name], scores) for name, scores in result["strata"].items())
     if "without_shared_dialogues" in result:
-        lines.append(_line("without dialogues that training has", result["without_shared_dialogues"]))
+        lines.append(_line("without source texts that training has", result["without_shared_dialogues"]))
     lines.extend(_line(NAMES[name], scores) for name, scores in result["floors"].items())
     if "header_accuracy" in result:
         lines.extend(["", *_header_lines(result)])
@@ -98,11 +98,13 @@ def _absent(result: dict[str, Any]) -> Iterator[str]:
     """What could not be computed, and why."""
     absent = []
     if "copied_dialogue" not in result["floors"]:
-        absent.append("the copied-dialogue floor needs a dialogue in every row of the references")
+        absent.append("the copied-source floor needs a source text in every row of the references")
     if "commonest_training_text" not in result["floors"]:
         absent.append("the commonest-text floor needs --train_file and a section header in every row of the references")
     if "without_shared_dialogues" not in result:
-        absent.append("the score without leaked rows needs --train_file and a dialogue in every row of the references")
+        absent.append(
+            "the score without leaked rows needs --train_file and a source text in every row of the references"
+        )
     if absent:
         yield ""
         yield from (f"Not computed: {reason}." for reason in absent)

@@ -69,7 +69,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
         default=30.0,
     )
     parser.flag(
-        "grounded", "write no fact that the dialogue does not support (default: as in the run)", action="store_true"
+        "grounded", "write no fact that the source text does not support (default: as in the run)", action="store_true"
     )
     parser.flag("num_beams", f"{BEAMS_HELP}; only greedy streams token by token", type=int, default=1, metavar="N")
     parser.flag("length_penalty", PENALTY_HELP, type=float, default=1.0, metavar="X")

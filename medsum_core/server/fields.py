@@ -15,14 +15,17 @@ from medsum_core.server.refusal import Refusal, bad_request, client_gone, too_la
 
 # What other servers of this interface take. Only these are named back: any other name may be text of a patient.
 # fmt: off
+MESSAGE_FIELDS_OF_OTHERS = frozenset({
+    "name", "refusal", "audio", "annotations", "function_call", "tool_calls", "tool_call_id",
+})
 SETTINGS_OF_OTHERS = frozenset({
     "temperature", "top_p", "top_k", "min_p", "n", "best_of", "stop", "seed", "presence_penalty", "frequency_penalty",
     "repetition_penalty", "length_penalty", "logit_bias", "logprobs", "top_logprobs", "tools", "tool_choice",
     "parallel_tool_calls", "functions", "function_call", "response_format", "user", "metadata", "store", "service_tier",
     "reasoning_effort", "verbosity", "modalities", "audio", "prediction", "web_search_options", "safety_identifier",
     "prompt_cache_key", "stop_token_ids", "min_tokens", "ignore_eos", "guided_json", "guided_choice", "guided_regex",
-    "structured_outputs", "name", "tool_calls", "refusal",
-})
+    "structured_outputs",
+}) | MESSAGE_FIELDS_OF_OTHERS
 # fmt: on
 VISIBLE = re.compile(r"[^\s\x00-\x1f\x7f-\xa0\ufeff]")
 

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from medsum_core.data.records import join_records
 from medsum_core.server.answers import Context, EventStream, event, unless_gone
-from medsum_core.server.fields import SETTINGS_OF_OTHERS, Fields
+from medsum_core.server.fields import MESSAGE_FIELDS_OF_OTHERS, SETTINGS_OF_OTHERS, Fields
 from medsum_core.server.image_fields import read_content
 from medsum_core.server.job import Ended, Job
 from medsum_core.server.refusal import Refusal, bad_request
@@ -148,7 +148,7 @@ class OpenAIRoutes:
         messages = fields.items("messages", most=self._context.limits.max_turns)
         if len(messages) != 1:
             raise bad_request("messages: this model takes one message, the user's, which is the dialogue")
-        message = Fields(messages[0], known=("role", "content"), where="messages[0].")
+        message = Fields(_without_nulls(messages[0]), known=("role", "content"), where="messages[0].")
         message.option("role", ("user",))
         return read_content(message, self._context.limits)
 
@@ -180,6 +180,13 @@ def _is_ineffective(name: str, value: object) -> bool:
         return name in NULLABLE
     expected = WITHOUT_EFFECT.get(name)
     return value == expected and isinstance(value, bool) == isinstance(expected, bool)
+
+
+def _without_nulls(message: object) -> object:
+    """The message without the null fields by which clients say that it has no name, no calls of tools, no refusal."""
+    if not isinstance(message, dict):
+        return message
+    return {name: value for name, value in message.items() if value is not None or name not in MESSAGE_FIELDS_OF_OTHERS}
 
 
 def _sent(order: Order, ended: list[Ended]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The audit of the training notes: facts that their dialogues do not support, counted before training."""
+"""The audit of the training notes: facts that their source texts do not support, counted before training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TREATMENTS = {  # by value of --ungrounded
 
 @dataclass(frozen=True, kw_only=True)
 class TargetAudit:
-    """Counts of the facts in training notes that their dialogues do not support, and how `--ungrounded` treats them."""
+    """Counts of facts in training notes that their source texts do not support, and how `--ungrounded` treats them."""
 
     choice: str  # keep, drop or mask
     num_notes: int
@@ -32,7 +32,7 @@ class TargetAudit:
             return ""
         counts = (
             f"{self.num_unsupported:,} of {self.num_facts:,} checkable facts in the training notes "
-            f"({100 * self.num_unsupported / self.num_facts:.1f} %) are not in their dialogue, or against it"
+            f"({100 * self.num_unsupported / self.num_facts:.1f} %) are not in their source text, or against it"
         )
         if not self.num_unsupported:
             return counts

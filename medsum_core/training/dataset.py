@@ -39,8 +39,8 @@ class DataFacts:
     train: BuildReport
     validation: BuildReport | None = None
     notes: tuple[str, ...] = ()  # how the files were read, and what looks wrong in their rows
-    repeated_ids: tuple[str, ...] = ()  # training rows whose dialogue an earlier row has
-    shared_ids: tuple[str, ...] = ()  # validation rows whose dialogue the training data has
+    repeated_ids: tuple[str, ...] = ()  # training rows whose source text an earlier row has
+    shared_ids: tuple[str, ...] = ()  # validation rows whose source text the training data has
     ungrounded_dropped_ids: tuple[str, ...] = ()  # training rows left out by --ungrounded drop
 
 
@@ -79,8 +79,8 @@ def load_dataset(data: DataArguments, renderer: PromptRenderer, *, offline: bool
     repeated, shared = tuple(find_repeats(train)), tuple(find_shared(train, validation))
     if repeated or shared:
         notices.append(
-            f"warning: {len(repeated)} training rows repeat a dialogue (ids {show_ids(repeated)}), {len(shared)} "
-            f"validation rows have a dialogue of the training rows (ids {show_ids(shared)}); they are kept, and "
+            f"warning: {len(repeated)} training rows repeat a source text (ids {show_ids(repeated)}), {len(shared)} "
+            f"validation rows have a source text of the training rows (ids {show_ids(shared)}); they are kept, and "
             "scores are also given without them"
         )
     note_facts = {record.id: check_record(record.note, record, renderer.task) for record in train}

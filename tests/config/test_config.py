@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields
@@ -156,6 +157,8 @@ def test_all_faults_are_reported_together(tmp_path):
         ("--resume_from_checkpoint nowhere --output_dir out", "there is no such folder"),
         ("--preset none", "choose from demo, gemma-2b"),
         ("--config none.yaml", "cannot be read"),
+        ("--model_name_or_path . --model_revision v1", ". is a folder, which has no revisions; leave"),
+        ("--preset demo --model_revision v1", "gemma3-270m is an embedded model, which has no revisions"),
     ],
 )
 def test_each_wrong_setting_is_refused(flags, expected, monkeypatch, tmp_path):
@@ -224,6 +227,8 @@ def test_a_configuration_survives_json_and_wrong_json_is_refused():
     config = parse_run(["--learning_rate", "3e-4", "--lora_target_modules", "q_proj", "--no_load_in_4bit"])
     values = json.loads(json.dumps(config.to_json()))
     assert RunConfig.from_json(values) == config
+    of_folder = values["model"] | {"model_name_or_path": os.sep, "model_revision": "v1"}  # earlier versions took it
+    assert RunConfig.from_json(values | {"model": of_folder}).model.model_revision == "v1"
     earlier = {name: value for name, value in values["data"].items() if name != "no_repeat_ngram_size"}
     assert RunConfig.from_json(values | {"data": earlier}) == config  # a run of a version that lacked the setting
     for section, name, wrong in [("train", "seed", "1"), ("train", "seed", True), ("model", "precision", "fp8")]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,31 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert settings["train_file"] == settings["validation_file"] == [str(tmp_path / "rows.csv")]
     names = ("output_dir", "baseline_file", "model_name_or_path", "image_features")
     assert [settings[name] for name in names] == [str(tmp_path / x) for x in ("run", "other.csv", "base", "images")]
+    assert parse_run(["--dataset_name=~/data"]).data.dataset_name == str(tmp_path / "data")
+
+
+COMMANDS = {
+    "infer": "--model_name_or_path=m --output_file=notes.csv --input_file={}",
+    "medsum_core.server.__main__": "--run=r --token_file={}",
+    "medsum_core.score.__main__": "--predictions=r.csv --references={}",
+    "medsum_core.grounding.__main__": "--note_column=a --input_file={}",
+    "medsum_core.merge.__main__": "--run=r --output_dir={}",
+    "medsum_core.preview": "--train_file={}",
+    "medsum_core.images.drawn": "--output_dir={}",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("joint", ["=", " "])
+def test_a_tilde_is_the_home_folder_for_every_command(
+    command: str, joint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken" / "images").mkdir(parents=True)  # a folder that no command reads or writes to
+    line = COMMANDS[command].replace("={}", f"{joint}~/taken")
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / "taken"))):
+        import_module(command).main(line.split())
 
 
 def test_a_name_with_dashes_is_the_same_setting(tmp_path: Path) -> None:

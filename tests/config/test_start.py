@@ -22,6 +22,7 @@ COMMANDS = {
     ),
     "score --help": (["-m", "medsum_core.score", "--help"], 0),
     "grounding --help": (["-m", "medsum_core.grounding", "--help"], 0),
+    "a merge of too many prompts": (["-m", "medsum_core.merge", "--run=r", "--output_dir=o", "--num_prompts=99"], 2),
 }
 
 
@@ -51,7 +52,7 @@ FAKE_TORCH = f"import os\nraise SystemExit(' '.join(os.environ.get(name, '-') fo
     [
         [str(ROOT / "train_loop.py"), "--preset", "demo"],
         [str(ROOT / "infer.py"), "--model_name_or_path", "r", "--dialogue_file", "visit.txt", "--section", "GENHX"],
-        ["-m", "medsum_core.merge", "--help"],
+        ["-m", "medsum_core.merge", "--run", "r", "--output_dir", "merged"],
     ],
 )
 def test_threads_and_allocator_are_configured_before_torch_is_imported(

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from medsum_core.data.columns import Columns
 from medsum_core.data.hub import NO_SPLIT, hub_warning, load_hub
 from medsum_core.errors import InputError
+from medsum_core.tasks.find import find_task
 
 CANARY = "CANARYTEXT"
 CONTENT = f"ID,section_header,section_text,dialogue\r\n0,CC,None,Doctor: {CANARY}\r\n1,ROS,N/A,Doctor: x\r\n".encode()
@@ -154,3 +156,44 @@ def test_a_folder_of_save_to_disk_is_read(tmp_path: Path) -> None:
     assert load_hub(str(tmp_path / "both"), offline=True).validation is not None
     with pytest.raises(InputError, match=r"--dataset_config_name: .*saved to disk"):
         load_hub(str(tmp_path / "both"), config_name="a")
+
+
+def labelled(folder: Path, column: str, names: list[str], numbers: list[int | None]) -> str:
+    """A saved data set of abstracts whose column holds these numbers of class labels."""
+    import datasets
+
+    rows = [
+        {"ID": str(number), "question": "Why?", "context": "A trial.", "final_decision": "no", column: label}
+        for number, label in enumerate(numbers)
+    ]
+    features = {**dict.fromkeys(rows[0], datasets.Value("string")), column: datasets.ClassLabel(names=names)}
+    datasets.Dataset.from_list(rows, features=datasets.Features(features)).save_to_disk(str(folder / column))
+    return str(folder / column)
+
+
+def test_class_labels_are_read_by_their_names(tmp_path: Path) -> None:
+    columns = Columns(task=find_task("pubmedqa"))
+    choices = load_hub(
+        labelled(tmp_path, "final_decision", ["no", "Yes", "maybe"], [1, 0]), columns=columns
+    ).train.records
+    assert [record.choice for record in choices] == ["yes", "no"]
+    (text,) = load_hub(labelled(tmp_path, "context", ["In one.", "In two."], [1]), columns=columns).train.records
+    assert text.parts["context"] == "In two."
+
+
+@pytest.mark.parametrize(
+    ("names", "number", "expected"),
+    [
+        (["yes", "no"], -1, "empty"),  # as splits without labels have them
+        (["yes", "no"], None, "empty"),
+        (["yes", CANARY], 1, "none of the 3 options"),
+        (["0", "1"], 1, "int, not text"),  # `ClassLabel(num_classes=2)`
+    ],
+)
+def test_a_class_label_without_a_fitting_name_is_refused(
+    tmp_path: Path, names: list[str], number: int | None, expected: str
+) -> None:
+    folder = labelled(tmp_path, "final_decision", names, [number])
+    with pytest.raises(InputError, match=f"row 1, column 'final_decision': .*{expected}") as caught:
+        load_hub(folder, columns=Columns(task=find_task("pubmedqa")))
+    assert CANARY not in str(caught.value)

@@ -131,6 +131,7 @@ def test_the_command_shows_the_first_rows_and_that_the_laws_hold(tmp_path: Path)
         (["--max_length", "30", "--max_new_tokens", "30"], "leaves no prompt"),
         (["--max_length", "40", "--max_new_tokens", "30"], "none of the 1 rows fits"),
         (["--note_column", "summary"], "summary"),
+        (["--model_revision", "v1"], "gemma3-270m is an embedded model, which has no revisions"),
     ],
 )
 def test_bad_input_is_one_message(tmp_path: Path, options: list[str], message: str) -> None:

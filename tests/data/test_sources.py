@@ -66,9 +66,9 @@ def test_rows_are_counted_by_file_and_shared_dialogues_by_pair_of_files() -> Non
     assert describe_sources([first, second], [held_out]) == [
         "training rows by file: 3 of a.csv, 2 of b.csv",
         "validation rows by file: 2 of v.csv",
-        "1 dialogues of b.csv are in a.csv too",
-        "1 dialogues of v.csv are in a.csv too",
-        "1 dialogues of v.csv are in b.csv too",
+        "1 source texts of b.csv are in a.csv too",
+        "1 source texts of v.csv are in a.csv too",
+        "1 source texts of v.csv are in b.csv too",
     ]
     assert describe_sources([first], [held_out]) == []
 

@@ -164,7 +164,7 @@ def test_rows_are_used_or_reported_and_only_a_long_note_costs_more_turns(rendere
     lost = list(report.num_tokens_dropped.values())
     assert [line.split(":")[0] for line in report.lines()] == [
         "3 of 6 notes are longer than --max_new_tokens 60, at which decoding would cut them",
-        f"2 dialogues lost whole turns (median {sum(report.num_turns_dropped.values()) / 2:g}, worst "
+        f"2 source texts lost whole turns or paragraphs (median {sum(report.num_turns_dropped.values()) / 2:g}, worst "
         f"{max(report.num_turns_dropped.values())}; in tokens {sum(lost) / 2:g} and {max(lost)})",
         "of these, 1 are shorter than in decoding, to make room for a note longer than --max_new_tokens",
         "row id one-turn is set aside",

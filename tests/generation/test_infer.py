@@ -196,4 +196,4 @@ def test_truncated_dialogues_are_reported_by_id(
     turns = "\n".join(f"Doctor: Any fever {i}?" for i in range(200))
     dialogues.write_text(f'ID,section_header,dialogue\nx9,CC,"{turns}"\nx8,CC,Doctor: Hi.\n')
     write(run, dialogues, tmp_path / "o.csv")
-    assert "1 dialogues lost turns to fit the prompt: ids x9" in capsys.readouterr().err
+    assert "1 source texts lost turns or paragraphs to fit the prompt: ids x9" in capsys.readouterr().err

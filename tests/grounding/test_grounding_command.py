@@ -71,7 +71,7 @@ def test_omissions_are_counted_if_requested(tmp_path: Path, capsys: pytest.Captu
         (2, [{"turn": 1, "start": 33, "end": 39, "kind": "duration"}]),
         (0, []),
     ]
-    assert "1 of 3 facts that the dialogues state are not in the notes: 33.3%" in screen
+    assert "1 of 3 facts that the source texts state are not in the notes: 33.3%" in screen
     assert "(duration 1)" in screen and "days" not in screen + out.read_text()
     assert screen.count("Not checked: ") == 2  # with each rate, what it covers
 
@@ -81,7 +81,7 @@ def test_omissions_are_counted_if_requested(tmp_path: Path, capsys: pytest.Captu
     [
         (["--note_column", "absent"], "no column 'absent'"),
         (["--note_column", "out"], "--dialogues"),
-        (["--note_column", "out", "--dialogues", "short.csv"], "2 ids have no dialogue"),
+        (["--note_column", "out", "--dialogues", "short.csv"], "2 ids have no source text"),
         (["--note_column", "out", "--dialogues", "absent.csv"], "no such file"),
     ],
 )

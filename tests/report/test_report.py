@@ -234,7 +234,7 @@ def two_rows() -> Comparison:
 
 def test_the_score_table_has_the_means_of_the_rows():
     text = score_table(two_rows())
-    assert "copied dialogue: 0.125" in row_of(text, "ROUGE-1")[0]
+    assert "copied source text: 0.125" in row_of(text, "ROUGE-1")[0]
     assert row_of(text, "ROUGE-1")[1:] == ["0.125 [0.125, 0.125]", "0.500 [0.500, 0.500]", "+0.375 [+0.375, +0.375]"]
     length = row_of(text, "note length")
     assert "references: 20.0" in length[0] and length[3] == "−231.0 [−231.0, −231.0]"
@@ -268,7 +268,7 @@ def test_the_report_accounts_for_every_row(tmp_path):
     assert row_of(text, "loss of the stop token")[1:] == ["25.000", "0.500", "−24.500 (−98.0 %)"]
     for piece in (
         "Training: 11 of 12 rows used.",
-        "(2 rows, 3 turns): `t1`, `t2`",
+        "(2 rows, by 3 whole turns or paragraphs): `t1`, `t2`",
         "long note (1): `t2`",
         "learnt without them (1): `t5`",
         "`t3` (note of 999 tokens; fits whole into `--max_length 1300`)",

@@ -135,6 +135,28 @@ def test_what_would_change_a_note_is_refused_by_name(name: str, value: object) -
     assert error["code"] == "unknown_field" and error["message"].startswith(f"{name}: not taken here")
 
 
+# The fields of a message in openai's own types (`ChatCompletionMessage`, the messages of a request) beside its content.
+OF_MESSAGES = ("name", "refusal", "audio", "annotations", "function_call", "tool_calls", "tool_call_id")
+
+
+@pytest.mark.parametrize(
+    ("more", "refused"),
+    [
+        (dict.fromkeys(OF_MESSAGES), None),
+        *(({name: "x"}, f"messages[0].{name}: not taken here") for name in OF_MESSAGES),
+        ({"content": None}, "messages[0].content: expected a text"),  # a user's message is nothing without it
+        ({"role": None}, "messages[0].role: expected one of user"),
+        ({DIALOGUE: None}, "messages[0]: has a field that is not known here"),
+    ],
+)
+def test_null_in_a_message_means_that_it_has_no_such_field(more: dict[str, object], refused: str | None) -> None:
+    message = {"role": "user", "content": DIALOGUE} | more
+    body = {"model": MODEL, "messages": [message], "section": "CC"}
+    answer = TestClient(fake_server().app).post("/v1/chat/completions", json=body)
+    assert answer.status_code == (400 if refused else 200)
+    assert refused is None or answer.json()["error"]["message"].startswith(refused)
+
+
 def test_the_call_for_a_merged_model_at_vllm_works_unchanged(client: openai.OpenAI) -> None:
     message = {"role": "user", "content": DIALOGUE}
     extra = {"chat_template_kwargs": {"section": "CC"}}

@@ -13,7 +13,7 @@ def test_audit_counts_facts_and_names_rows() -> None:
     assert audit == TargetAudit(choice="mask", num_notes=3, num_notes_flagged=1, num_facts=3, num_unsupported=2)
     assert rows == [{"id": "b", "unsupported": 2}]
     assert audit.sentence == (
-        "2 of 3 checkable facts in the training notes (66.7 %) are not in their dialogue, or against it, in 1 of 3 notes: "
+        "2 of 3 checkable facts in the training notes (66.7 %) are not in their source text, or against it, in 1 of 3 notes: "
         "their tokens are left out of the loss"
     )
 
@@ -25,7 +25,7 @@ def test_nothing_to_check_and_nothing_found_are_told_apart() -> None:
     assert rows == []
     assert (
         clean.sentence
-        == "0 of 1 checkable facts in the training notes (0.0 %) are not in their dialogue, or against it"
+        == "0 of 1 checkable facts in the training notes (0.0 %) are not in their source text, or against it"
     )
 
 

@@ -61,7 +61,7 @@ def test_the_report_names_the_files_and_how_they_were_read(files: Path, run: Pat
     report = (run / "report.md").read_text()
     assert f"- training rows by file: 3 of {files / 'a.csv'}, 2 of {files / 'b.csv'}" in report
     assert f"- {files / 'a.csv'}: columns are separated by semicolons" in report
-    assert f"- 1 dialogues of {files / 'b.csv'} are in {files / 'a.csv'} too" in report
+    assert f"- 1 source texts of {files / 'b.csv'} are in {files / 'a.csv'} too" in report
     assert "a:ID, b:ID" not in report  # V2#1 and V2#2 in one file, V2 in the other: no id is in both
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,12 @@ def test_visits_are_trained_on_by_division_and_written_whole(model: Path, tmp_pa
         model, tmp_path, "visit", visits(tmp_path / "train.csv", first=0, count=4), valid, "--baseline_file", other
     )
     assert "16 of 16 rows used" in report and "same 2 validation rows" in report
-    for title in ("copied dialogue", "another system's file", "| assessment and plan |", "| objective results | 1 |"):
+    for title in (
+        "copied source text",
+        "another system's file",
+        "| assessment and plan |",
+        "| objective results | 1 |",
+    ):
         assert title in report.replace("| :---", "")
     (first, second) = write_notes(tmp_path, valid)
     assert list(first)[:2] == ["encounter_id", "note"] and [first["encounter_id"], second["encounter_id"]] == [
@@ -124,7 +130,7 @@ def test_questions_are_answered_by_likelihood_and_by_generation(model: Path, tmp
         "tuned, as written",
     ):
         assert f"| {line} |" in report
-    assert "Accuracy, tuned − base" in report and "copied dialogue" not in report
+    assert "Accuracy, tuned − base" in report and "copied source text" not in report
     rows = write_notes(tmp_path, valid)
     assert list(rows[0])[:4] == ["id", "answer", "generated_answer", "long_answer"]
     assert all(row["answer"] in ("yes", "no", "maybe") for row in rows)
@@ -145,19 +151,25 @@ def test_a_sections_header_is_written_before_the_section(model: Path, tmp_path: 
     assert "header_accuracy" in scores(tmp_path, "section-with-header", valid)
 
 
-def test_a_users_task_goes_from_its_file_to_report_and_score(model: Path, tmp_path: Path) -> None:
+def test_a_users_task_goes_from_its_file_to_report_and_score(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The worked example of `examples/`. The run stores the task: its file may be changed or deleted afterwards."""
     own = tmp_path / "own.yaml"
     own.write_text(OWN.read_text())
     valid = summaries(tmp_path / "valid.csv", first=30, count=2)
     report = train(model, tmp_path, own, summaries(tmp_path / "train.csv", first=0, count=4), valid, "--grounded")
-    assert "greedy decoding, no 3 tokens of a note in a row twice, no fact that the dialogue does not support" in report
-    assert "4 of 4 rows used" in report and "copied dialogue" in report and "facts checked" in report
+    assert (
+        "greedy decoding, no 3 tokens of a note in a row twice, no fact that the source text does not support" in report
+    )
+    assert "4 of 4 rows used" in report and "copied source text" in report and "facts checked" in report
     own.unlink()
     rows = write_notes(tmp_path, valid)
     assert [row["id"] for row in rows] == ["S30", "S31"] and list(rows[0])[1] == "note"
     assert "left_out" in rows[0]  # decoding is grounded, as in the run
     assert scores(tmp_path, OWN, valid)["count"] == 2
+    said = [report, (tmp_path / "run" / "adapter" / "README.md").read_text(), *capsys.readouterr()]
+    assert not re.search(r"\bdialogues?\b", "\n".join(said), re.IGNORECASE)  # its rows are summaries
 
 
 def test_a_question_without_a_text_is_answered_and_its_facts_are_not_checked(model: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.lexicon import TABLES, lines_of
 from medsum_core.grounding.findings.persons import MAY_BE_PATIENT
 from medsum_core.grounding.findings.reading import REACTIONS
-from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
+from medsum_core.grounding.findings.relatives import PATIENT_OR_UNKNOWN
 from medsum_core.grounding.findings.replies import read_reply, says_all_is_well
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import Word, texts_of
@@ -119,7 +119,7 @@ def judge_allergen(finding: Finding, index: FindingIndex) -> Judged:
     if not evidence:
         paraphrases = index.in_paraphrase(finding.names, "")
         return Judged("supported", paraphrases[0][0]) if paraphrases else NOT_FOUND
-    if finding.assertion == "denied" or finding.subject not in (PATIENT, UNKNOWN, *MAY_BE_PATIENT):
+    if finding.assertion == "denied" or finding.subject not in (*PATIENT_OR_UNKNOWN, *MAY_BE_PATIENT):
         return Judged("supported", evidence[0].turn)
     reactions = [_reaction_to(other, index) for other in evidence]
     is_record = [index.turns[other.turn].is_clinician for other in evidence]

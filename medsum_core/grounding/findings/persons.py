@@ -8,7 +8,13 @@ from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.finding import Finding, FindingScan, Judged, JudgedFact, Verdict, turn_of
 from medsum_core.grounding.findings.finding_index import FindingIndex
 from medsum_core.grounding.findings.kinship import AND, FAMILY, same_person, split_side
-from medsum_core.grounding.findings.relatives import PATIENT, REPORTING_WORDS, UNKNOWN, possible_subjects
+from medsum_core.grounding.findings.relatives import (
+    PATIENT,
+    PATIENT_OR_UNKNOWN,
+    REPORTING_WORDS,
+    UNKNOWN,
+    possible_subjects,
+)
 from medsum_core.grounding.findings.scope import Sentence
 
 PATIENT_TERMS = word_set("patient pt he she his her")
@@ -72,7 +78,7 @@ def is_of_family(named: Sequence[Finding], note: FindingScan, index: FindingInde
     names = dict.fromkeys(finding.names for finding in named)
     evidence = (other for of_one in names for other in index.named(of_one) if other.assertion != "denied")
     return all(
-        other.subject not in (PATIENT, UNKNOWN) or index.has_word_near(ANYONE_WORDS, other) for other in evidence
+        other.subject not in PATIENT_OR_UNKNOWN or index.has_word_near(ANYONE_WORDS, other) for other in evidence
     )
 
 
@@ -107,11 +113,11 @@ def _judge_named_subject(finding: Finding, affirmed: Sequence[Finding], index: F
     if subject in (UNKNOWN, FAMILY):
         return Judged("supported", turn_of(statements))
     if subject == PATIENT:
-        own = [other for other in statements if {*other.subject.split(AND)} & {PATIENT, UNKNOWN, *MAY_BE_PATIENT}]
+        own = [other for other in statements if {*other.subject.split(AND)} & {*PATIENT_OR_UNKNOWN, *MAY_BE_PATIENT}]
         return Judged("supported", turn_of(own)) if own else Judged("contradicted", statements[0].turn)
     own = [other for other in statements if same_person(subject, other.subject)]
     if index.has_family_speaker and not own:
-        own = [other for other in statements if other.subject in (PATIENT, UNKNOWN, FAMILY)]
+        own = [other for other in statements if other.subject in (*PATIENT_OR_UNKNOWN, FAMILY)]
     own = own or [
         other for other in statements if other.subject == FAMILY and index.has_word_near(EVERYONE_WORDS, other)
     ]

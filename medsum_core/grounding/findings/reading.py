@@ -16,6 +16,7 @@ from medsum_core.grounding.findings.lexicon import Lexicon, load_lexicon
 from medsum_core.grounding.findings.matching import Named, find_named
 from medsum_core.grounding.findings.relatives import (
     PATIENT,
+    PATIENT_OR_UNKNOWN,
     UNKNOWN,
     Persons,
     possible_subjects,
@@ -294,7 +295,7 @@ class _Reader:
 def _may_be_asked_of_others(finding: Finding, *, asks: bool) -> bool:
     """Whether "And your father?" or "He has it." may be about a finding: of a question, or stated of a relative."""
     return finding.reply is not None or (
-        asks and finding.kind == "condition" and finding.subject not in (PATIENT, UNKNOWN)
+        asks and finding.kind == "condition" and finding.subject not in PATIENT_OR_UNKNOWN
     )
 
 

@@ -11,6 +11,7 @@ from medsum_core.grounding.findings.scope import Sentence
 from medsum_core.grounding.findings.stems import Word, texts_of
 
 PATIENT, UNKNOWN = "patient", ""
+PATIENT_OR_UNKNOWN = (PATIENT, UNKNOWN)  # a finding that names nobody may be the patient's
 REPORTING_WORDS = word_set(  # after a relative they mark who only reports or helps: "my wife says"
     "says said knows reckons swears reports reported states stated notes noted denies denied describes described "
     "thinks thought brought makes "

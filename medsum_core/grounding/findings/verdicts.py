@@ -36,7 +36,7 @@ from medsum_core.grounding.findings.persons import (
 )
 from medsum_core.grounding.findings.places import judge_places
 from medsum_core.grounding.findings.qualities import contradicting_certainty, contradicting_course, contradicting_result
-from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
+from medsum_core.grounding.findings.relatives import PATIENT, PATIENT_OR_UNKNOWN, UNKNOWN
 from medsum_core.grounding.findings.stems import texts_of
 
 STOPPED = word_set(  # near a finding: the note agrees that it is over or absent
@@ -146,7 +146,7 @@ def _is_fact(finding: Finding, note: FindingScan) -> bool:
 
 def _judge_action(finding: Finding, note: FindingScan, index: FindingIndex, judged: Judged) -> tuple[Judged, bool]:
     """The verdict that takes the action on a drug, test or habit into account, and whether the action contradicts."""
-    if finding.kind not in changes.CHANGED or finding.subject not in (PATIENT, UNKNOWN):
+    if finding.kind not in changes.CHANGED or finding.subject not in PATIENT_OR_UNKNOWN:
         return judged, False
     action = None if _is_place_of_care(finding, index) else changes.action_in_note(finding, note)
     if action is None or finding.assertion == "uncertain":
@@ -240,7 +240,7 @@ def _judge_assertion(finding: Finding, evidence: Sequence[Finding], note: Findin
     affirming = ({turn, turn + 1} for turn, polarity in paraphrases if polarity == "affirmed")
     if any(map(turns_of_denials.isdisjoint, affirming)):
         return Judged("supported", denied[0].turn)
-    of_relative = finding.subject not in (PATIENT, UNKNOWN)
+    of_relative = finding.subject not in PATIENT_OR_UNKNOWN
     if not affirmed and of_relative and is_named_near(finding, denied, index):
         return Judged("supported", denied[0].turn)  # "Any swelling?" "No, that was my sister."
     if not affirmed:
@@ -289,11 +289,11 @@ def _judge_denied(
         return Judged("contradicted", turn)
     contradicting = ("present", "past_or_stopped") if history else ("present",)
     stated = [other for other in evidence if other.reply is not None or not index.turns[other.turn].is_clinician]
-    own = [other for other in stated if other.subject in (PATIENT, UNKNOWN) and other.assertion in contradicting]
+    own = [other for other in stated if other.subject in PATIENT_OR_UNKNOWN and other.assertion in contradicting]
     limited = not TIME_LIMITS.isdisjoint(texts_of(note.words, max(finding.first - REACH, 0), finding.first))
     if (limited or any(other.assertion == "past_or_stopped" for other in evidence)) and not history:
         return Judged("supported", turn_of(evidence))
-    if own and finding.subject in (PATIENT, UNKNOWN):
+    if own and finding.subject in PATIENT_OR_UNKNOWN:
         return Judged("contradicted", own[0].turn)
     return Judged("supported", turn_of(evidence))
 

@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from medsum_core.grounding.facts.tokens import word_set
 from medsum_core.grounding.findings.finding import ROOTS, Finding, FindingScan
 from medsum_core.grounding.findings.finding_index import NEGATIVE, WEAK_WORDS, FindingIndex
-from medsum_core.grounding.findings.relatives import PATIENT, UNKNOWN
+from medsum_core.grounding.findings.relatives import PATIENT_OR_UNKNOWN
 from medsum_core.grounding.findings.scope import NEGATIONS, Sentence
 from medsum_core.grounding.findings.stems import PREFIX, stem, texts_of
 
@@ -90,13 +90,13 @@ def denies_kind(finding: Finding, index: FindingIndex) -> bool:
     """Whether the dialogue denies all findings of a kind: "Any other problems?" "No."."""
     if any("sign" in index.lexicon.ancestors[name] for name in finding.names) and index.hints_at(("sign",), ""):
         return True  # "Your lungs are clear." denies wheezes and rales
-    roots, of_patient = ROOTS_OF[finding.kind], finding.subject in (PATIENT, UNKNOWN)
+    roots, of_patient = ROOTS_OF[finding.kind], finding.subject in PATIENT_OR_UNKNOWN
     return index.cached(("denies_kind", of_patient, *roots), lambda: _denies_kind(roots, index, of_patient=of_patient))
 
 
 def _denies_kind(roots: Sequence[str], index: FindingIndex, *, of_patient: bool) -> bool:
     denied = (one for one in index.exact(roots) if one.assertion == "denied" or index.is_answered_no(one))
-    if any(not of_patient or one.subject in (PATIENT, UNKNOWN) for one in denied):
+    if any(not of_patient or one.subject in PATIENT_OR_UNKNOWN for one in denied):
         return True
     general = (one for one in index.sentences_with(roots) if not _is_limited(index, *one))
     return any(index.polarity_of(sentence, [i]) in NEGATIVE for i, sentence in general)
