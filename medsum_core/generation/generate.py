@@ -197,7 +197,7 @@ def _notes(
         if room is not None and len(note.prompt) + note.max_new > room:
             raise InputError(
                 f"prompt {note.index} has {len(note.prompt)} tokens and its note may have {note.max_new}, but this "
-                f"model has room for {room}: lower --max_new_tokens, or shorten the dialogue"
+                f"model has room for {room}: lower --max_new_tokens, or shorten the source text"
             )
     return notes
 
