@@ -34,7 +34,7 @@ from medsum_core.device import arithmetic_dtype
 from medsum_core.errors import InputError
 from medsum_core.files import PART_NAME, sweep
 from medsum_core.generation.decoding_check import is_tested
-from medsum_core.kernels import FAST_PATHS, GRAPHS, OWN_OBJECTIVE, TRITON_PATHS, Accumulate, Kernels, choose
+from medsum_core.kernels import FAST_PATHS, TRITON_PATHS, Accumulate, Kernels, choose
 from medsum_core.model.base import DTYPES, load_base
 from medsum_core.model.lora import attach_lora, fit_to, trainable_parameters
 from medsum_core.model.recorded_files import BASE_FILES, base_files
@@ -45,6 +45,7 @@ from medsum_core.training.distributed import print_main
 from medsum_core.training.family_check import check_family
 from medsum_core.training.loss import Objective, note_nll
 from medsum_core.training.metrics import MetricsLog, cut_back, records_until
+from medsum_core.training.objective_check import check_objective
 from medsum_core.training.optimizer import build_optimizer as build_named_optimizer
 from medsum_core.training.optimizer import record_groups
 from medsum_core.training.optimizer_state import check_names
@@ -107,11 +108,10 @@ def _build(plan: Plan, functions: Mapping[str, Callable[..., Any]]) -> Run:
     config, accelerator = plan.config, plan.accelerator
     prepare_model, build_optimizer = functions.get("prepare_model"), functions.get("build_optimizer")
     model_settings, train = config.model, config.train
-    if model_settings.kernels == GRAPHS and functions["objective"] is not note_nll:
-        raise InputError(OWN_OBJECTIVE)
     # A base to be sharded is loaded on the CPU, so that no GPU ever holds it whole.
     place = accelerator.device if plan.sharding is None else torch.device("cpu")
     model, kernels, base_weights = _model(config, plan.dataset.image_paths, place)
+    check_objective(functions["objective"], model, kernels=kernels.name)
     if prepare_model is not None:
         prepare_model(model)
     if plan.sharding is not None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from support import tiny_model
-from tiny_run import flags, make_canary_inputs, metrics
+from tiny_run import exit_code, flags, make_canary_inputs, metrics
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from windows import make_run, make_window, tuned
 
 import train_loop
@@ -22,6 +23,7 @@ from medsum_core.generation.candidates import Candidates
 from medsum_core.generation.greedy import GreedySearch
 from medsum_core.generation.search import Note
 from medsum_core.training.loss import note_nll
+from medsum_core.training.objective_check import check_objective
 from medsum_core.training.run import Run
 
 
@@ -49,6 +51,20 @@ def test_an_objective_that_returns_no_summed_loss_is_refused(run: Run, found: st
 
     with pytest.raises(InputError, match=f"the objective returned {found}.*summed"):
         update(run, objective=wrong)
+
+
+def mean(hidden: Tensor, targets: Tensor, head: Tensor, *, softcap: float | None) -> Tensor:
+    return cross_entropy((hidden @ head.T).flatten(0, 1), targets.flatten())
+
+
+def test_an_objective_that_returns_a_mean_is_refused_before_anything_is_written(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, state = tuned(tiny_model("gemma2", dtype=torch.bfloat16)), torch.get_rng_state()
+    check_objective(lambda *tensors, softcap: 3 * note_nll(*tensors, softcap=softcap), model, kernels="fast")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert exit_code(flags(inputs, tmp_path / "run"), objective=mean) == 2
+    assert "summed over the targets, not a mean" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def lose_one(examples: Sequence[Example], **settings: int) -> list[MicroBatch]:
