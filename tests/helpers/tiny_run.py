@@ -12,6 +12,7 @@ from medsum_core.process import run_as_script
 
 CANARY = "Zebrafinch"
 WINDOW = 4
+CHECKS = 3  # calls of an own objective before the first update (training/objective_check.py)
 HEADER = "ID,section_header,dialogue,section_text\n"
 
 

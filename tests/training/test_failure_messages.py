@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import exit_code, flags
+from tiny_run import CHECKS, exit_code, flags
 
 from medsum_core.training.loss import note_nll
 
@@ -22,7 +22,7 @@ def diverge(inputs: Path, run: Path, *more: str, good_rows: int) -> int:
     def poisoned(*args: torch.Tensor, **settings: float) -> torch.Tensor:
         nonlocal seen
         seen += 1
-        return note_nll(*args, **settings) * (1.0 if seen <= good_rows else float("nan"))
+        return note_nll(*args, **settings) * (1.0 if seen <= good_rows + CHECKS else float("nan"))
 
     return exit_code(flags(inputs, run, *UNPACKED, *more), objective=poisoned)
 

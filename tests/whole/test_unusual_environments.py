@@ -277,7 +277,7 @@ print(elementwise.rms_inverse.stats.cache_path)
 
 
 def test_without_a_folder_for_compiled_code_the_error_names_numba_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: str, **__: bool) -> None:
+    def fail(*_: str) -> None:
         raise RuntimeError("cannot cache function 'rms_inverse': no locator available for file 'elementwise.py'")
 
     monkeypatch.setattr(kernels, "_fast", fail)
