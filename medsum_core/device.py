@@ -21,6 +21,7 @@ AMPERE = (8, 0)  # first CUDA capability with bf16 units, TF32 and a variable-le
 # Residual streams beyond 65,504 overflow fp16; Gemma 1 is not among them.
 NO_FP16_MODEL_TYPES = ("gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text")
 SPARE_SHARE = 0.1  # of the free memory, kept free for fragmentation and other programs
+TENSORS_POOL = (0, 0)  # torch's number for the memory of all tensors outside of CUDA graphs
 GIB = 1 << 30
 
 
@@ -76,10 +77,9 @@ def find_device(local_rank: int = 0) -> Device:
     index = local_rank % torch.cuda.device_count()
     # is_bf16_supported() is also True where bf16 is only emulated, so the capability decides.
     capability = torch.cuda.get_device_capability(index)
+    torch.cuda.empty_cache()  # gives back the memory of CUDA graphs that are gone
     free, total = torch.cuda.mem_get_info(index)
-    free += torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(
-        index
-    )  # torch keeps it for its next tensors
+    free += _kept_bytes(index)
     return Device(
         kind="cuda",
         index=index,
@@ -90,6 +90,13 @@ def find_device(local_rank: int = 0) -> Device:
         free_bytes=free,
         multiprocessors=torch.cuda.get_device_properties(index).multi_processor_count,
     )
+
+
+def _kept_bytes(index: int) -> int:
+    """What torch keeps of a GPU for its next tensors, without the memory of CUDA graphs, which only they can use."""
+    segments = torch.cuda.memory_snapshot(include_traces=False)
+    kept = [one for one in segments if one["device"] == index and tuple(one["segment_pool_id"]) == TENSORS_POOL]
+    return sum(one["total_size"] - one["allocated_size"] for one in kept)
 
 
 def describe(device: Device, *, num_processes: int = 1) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from medsum_core.errors import is_out_of_memory
-from medsum_core.kernels import FAST_PATHS, choose
+from medsum_core.kernels import FAST_PATHS, GRAPHS, choose
 from medsum_core.model.attention import document_attention
 from medsum_core.model.base import DTYPES, empty_model
 from medsum_core.model.families import attention_heads, decoder_name, is_inside, plain_attention
@@ -190,14 +190,16 @@ def estimate_memory(size: ModelSize, run: RunShape) -> MemoryEstimate:
     packed_weights = size.projections - (size.adapted if run.dequantize and run.load_in_4bit else 0)
     activation_bytes = partial(_activation_bytes, size, stored=stored, computed=computed)
     alone = replace(run, num_tokens=run.alone_tokens, num_documents=1, gradient_checkpointing=run.recompute_alone)
+    # Before a shape is recorded it is computed once, beside the memory that the graphs of other shapes keep.
+    times = 2 if size.kernels == GRAPHS else 1
     return MemoryEstimate(
         weights=int(packed * packed_weights) + stored * size.other_weights,
         dense_copy=computed * (size.adapted if run.dequantize else size.largest_projection) if converts else 0,
         adapter=4 * size.adapter,
-        gradients=4 * size.adapter * (1 + run.concurrent),  # a sum for each concurrent micro-batch, and its own
+        gradients=4 * size.adapter * (1 + times * run.concurrent),  # a sum for each concurrent micro-batch, and its own
         optimizer=OPTIMIZERS[run.optim].moment_bytes(size.adapter, size.adapter_small),
-        activations=max(run.concurrent * activation_bytes(run), activation_bytes(alone)),
-        logits=run.concurrent * _logit_bytes(size, run, stored=stored, computed=computed),
+        activations=times * max(run.concurrent * activation_bytes(run), activation_bytes(alone)),
+        logits=times * run.concurrent * _logit_bytes(size, run, stored=stored, computed=computed),
         process=PROCESS_BYTES[run.device_kind],
         tower=stored * (size.tower + size.tower_working),
     )

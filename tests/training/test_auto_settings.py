@@ -194,6 +194,11 @@ def test_find_device_without_cuda(monkeypatch):
     assert "bf16 units" in describe(found) and describe(found, num_processes=2).startswith("2 x ")
 
 
+def segment(device: int, *, pool: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """Memory that torch has of a GPU; another pool than the first is that of CUDA graphs."""
+    return {"device": device, "segment_pool_id": pool, "total_size": 5 * GIB, "allocated_size": 2 * GIB}
+
+
 def test_find_device_asks_for_the_capability(monkeypatch):
     """T4: torch says that bf16 is supported there, because it emulates it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -201,8 +206,7 @@ def test_find_device_asks_for_the_capability(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (11 * GIB, 15 * GIB))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: 5 * GIB)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda index: 2 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda **_: [segment(1), segment(0), segment(1, pool=(0, 7))])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
     t4 = SimpleNamespace(multi_processor_count=40)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: t4)
@@ -210,7 +214,7 @@ def test_find_device_asks_for_the_capability(monkeypatch):
     assert found.torch_device == torch.device("cuda", 1) and not found.has_bf16_units and not found.is_ampere
     assert describe(found) == "Tesla T4 (capability 7.5, 15 GiB)"
     assert found.multiprocessors == 40
-    assert found.free_bytes == 14 * GIB  # what torch keeps between two tensors is free for the next ones
+    assert found.free_bytes == 14 * GIB  # what torch keeps of it is free for the next tensors; what graphs keep is not
     assert choose_precision("auto", found, model_type="gemma") == "fp16"
 
 

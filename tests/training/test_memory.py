@@ -197,6 +197,14 @@ def test_each_setting_changes_its_part_of_the_estimate(size_2b):
     assert len(plain.lines()) == len(plain.parts) + 1 and plain.lines()[-1].startswith("peak")
 
 
+def test_the_memory_that_graphs_keep_does_not_serve_the_call_before_a_recording(size_2b: ModelSize) -> None:
+    run = RunShape(precision="bf16", load_in_4bit=True, num_tokens=1024, alone_tokens=2048, device_kind="cuda")
+    plain, graphs = (estimate_memory(replace(size_2b, kernels=name), run) for name in ("triton", "graphs"))
+    assert (graphs.activations, graphs.logits) == (2 * plain.activations, 2 * plain.logits)
+    assert graphs.gradients == 3 * graphs.adapter
+    assert (graphs.weights, graphs.optimizer) == (plain.weights, plain.optimizer)
+
+
 def test_deterministic_attention_needs_copies_of_the_query_gradient(size_2b: ModelSize) -> None:
     """FlashAttention 2's workspace, by hand: (splits, T + 128 x documents, 8 heads, 256) in fp32, beside the gradients."""
     base: dict[str, Any] = {"precision": "bf16", "load_in_4bit": True, "device_kind": "cuda", "attention": "varlen"}
