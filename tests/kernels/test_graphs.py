@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from medsum_core.errors import InputError
+from medsum_core.kernels.gpu import graphs as kernels_graphs
 from medsum_core.kernels.gpu.graphs import CudaGraphs
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What happened, in order."""
     found: list[str] = []
 
@@ -35,7 +36,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         yield
         found.append(f"{graph.name} ends")
 
-    default, graphs = stream("default"), iter(range(9))
+    default, graphs, streams = stream("default"), iter(range(9)), iter(range(9))
 
     def new_graph() -> Any:
         name = f"graph {next(graphs)}"
@@ -43,14 +44,17 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name, value in (
         ("graph_pool_handle", lambda: "pool"),
-        ("Stream", lambda: stream("own")),
+        ("current_device", lambda: 0),
+        ("Stream", lambda device: stream(f"own {next(streams)}")),
         ("current_stream", lambda: default),
         ("stream", on_stream),
         ("CUDAGraph", new_graph),
         ("graph", recording),
     ):
         monkeypatch.setattr(torch.cuda, name, value)
-    return found
+    kernels_graphs._stream.cache_clear()
+    yield found
+    kernels_graphs._stream.cache_clear()
 
 
 def test_what_cuda_cannot_record_is_named_and_a_lack_of_memory_is_not_mistaken_for_it(seen: list[str]) -> None:
@@ -73,12 +77,12 @@ def test_a_function_is_called_on_the_stream_on_which_it_is_then_recorded(seen: l
     record = CudaGraphs()
     replay = record(lambda: seen.append("the function"))
     assert seen == [
-        "own waits for default",
-        "to own",
+        "own 0 waits for default",
+        "to own 0",
         "the function",
         "back",
-        "default waits for own",
-        "graph 0 records in pool on own, thread_local",
+        "default waits for own 0",
+        "graph 0 records in pool on own 0, thread_local",
         "the function",
         "graph 0 ends",
     ]
@@ -87,3 +91,9 @@ def test_a_function_is_called_on_the_stream_on_which_it_is_then_recorded(seen: l
     for again in (replay, other, replay):
         again()
     assert seen == ["replay of graph 0", "replay of graph 1", "replay of graph 0"]
+
+
+def test_all_recordings_of_a_gpu_have_one_stream(seen: list[str]) -> None:
+    for _ in range(2):
+        CudaGraphs()(lambda: None)
+    assert [event for event in seen if event.startswith("to ")] == ["to own 0", "to own 0"]

@@ -9,6 +9,7 @@ nothing, and decides nothing by a value on the GPU.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,12 +24,13 @@ Record = Callable[[Callable[[], Any]], Replay]
 class CudaGraphs:
     """Records CUDA graphs that share one memory pool, so that together they need as much memory as the largest.
 
-    Replay one at a time, in any order. A replay overwrites the temporaries of all others, and the tensors that another
-    function returned from memory of its own: read these before the next replay.
+    Nothing but these graphs can use that memory, also between replays; it is given back when all of them are gone.
+    Record and replay one at a time, in any order. A replay overwrites the temporaries of all others, and the tensors
+    that another function returned from memory of its own: read these before the next replay.
     """
 
     def __init__(self) -> None:
-        self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+        self._pool, self._stream = torch.cuda.graph_pool_handle(), _stream(torch.cuda.current_device())
 
     def __call__(self, function: Callable[[], Any]) -> Replay:
         """Call `function` once, then record it, which does not run it. Its tensors must outlive the returned replay.
@@ -54,3 +56,9 @@ class CudaGraphs:
                 f"--kernels graphs: CUDA can't record this model's steps ({reason(error)}); give other kernels"
             ) from error
         return graph.replay
+
+
+@lru_cache
+def _stream(device: int) -> torch.cuda.Stream:
+    """The stream of all recordings: torch keeps a workspace of cuBLAS, up to 32 MiB, for each stream ever used."""
+    return torch.cuda.Stream(device)
