@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from meta_device import WaitRecorder, collating_aside, gradient_step, meta_patches, meta_run, recording
+from peft import PeftModel
 from recorded_operations import Operations, record
 from support import tiny_model
 from torch import Tensor
@@ -67,12 +68,13 @@ class Accumulated:
         scaler: Any = None,
         dropout: float = 0.0,
         attention: str | None = None,
+        prepare: Callable[[PeftModel], Any] = lambda model: None,
         **base: Any,
     ) -> None:
         self.base = tiny_model(kind, **base).requires_grad_(False)
         self.model = attach_lora(self.base, LoraSettings(r=16, dropout=dropout), base_name="tiny")
         choose("graphs", "cuda").apply(self.model, keep_dense=False)
-        randomise_adapter(self.model)
+        prepare(randomise_adapter(self.model))
         self.recordings = 0
         self.parameters = [parameter for _, parameter in trainable_parameters(self.model)]
         self._record = record
@@ -122,6 +124,33 @@ def test_a_replay_does_to_the_bit_what_a_call_does_with_masks_of_its_own(kind: s
         found.append(flat(replayed(window, seed=seed)[1]))
         assert torch.equal(found[-1], flat(replayed(window, seed=seed)[1]))
     assert relative(found[0], found[3]) > 0.1  # the same window with the masks of another seed
+
+
+def prepared(model: PeftModel) -> PeftModel:
+    """As a user's `prepare_model` may: other norms, and an adapter of which a part is frozen."""
+    for name, parameter in model.named_parameters():
+        if "layernorm" in name:
+            parameter.data += 0.5
+        if "layers.0" in name or "v_proj.lora_A" in name:
+            parameter.requires_grad_(False)
+    return model
+
+
+def test_the_gradient_is_that_of_a_prepared_model() -> None:
+    accumulated = Accumulated("gemma", record, prepare=prepared)
+    reference = prepared(plain_peft(tiny_model("gemma", attn_implementation="eager"), accumulated.model))
+    loss, expected = reference_gradient(reference, WINDOWS[0])
+    found, gradients = accumulated(WINDOWS[0])
+    assert found.item() == pytest.approx(loss, rel=1e-5) and relative(gradients, expected) <= 1e-5
+
+
+def test_a_process_without_rows_has_a_gradient_of_0_and_a_scale_to_divide_it_by() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    accumulated = Accumulated("gemma", record, scaler=scaler)
+    nll = accumulated._accumulate([], num_targets=9, objective=note_nll, reads_targets_only=True)
+    gradients = [parameter.grad for parameter in accumulated.parameters]
+    assert nll == 0 and all(gradient is not None and not gradient.any() for gradient in gradients)
+    scaler.unscale_(torch.optim.SGD(accumulated.parameters))
 
 
 def flat_results(results: tuple[Tensor, list[Tensor]]) -> list[Tensor]:
