@@ -9,6 +9,7 @@ from medsum_core.config.run_folder import CHECKPOINTS_FOLDER
 from medsum_core.data.disclosure import show_ids
 from medsum_core.data.masking import Example
 from medsum_core.errors import InputError
+from medsum_core.kernels import GRAPHS
 from medsum_core.training.run import Run
 
 
@@ -24,14 +25,14 @@ def diverged_message(run: Run, progress: Progress, window: Sequence[Example]) ->
 
 def memory_remedy(run: Run) -> str:
     """The flags that lower this run's memory, in the order to try them, and how to resume."""
-    train = run.config.train
+    train, graphs = run.config.train, run.kernels.name == GRAPHS
     flags = {
         "--parallel_micro_batches 1": (train.parallel_micro_batches or 1) > 1,
         f"--pack_tokens below {run.pack_tokens}": run.pack_tokens > 0,
         f"--per_device_train_batch_size below {train.per_device_train_batch_size}, with more "
         "--gradient_accumulation_steps for it": run.pack_tokens == 0 and train.per_device_train_batch_size > 1,
-        "--gradient_checkpointing on": train.gradient_checkpointing != "on",
-        "in a new run a lower --max_length": True,
+        "--gradient_checkpointing on": train.gradient_checkpointing != "on" and not graphs,  # graphs refuse it
+        f"in a new run {'--kernels triton or ' if graphs else ''}a lower --max_length": True,
     }
     fitting = ", then ".join(flag for flag, helps in flags.items() if helps)
     return (

@@ -147,10 +147,13 @@ def test_the_gradient_is_that_of_a_prepared_model() -> None:
 def test_a_process_without_rows_has_a_gradient_of_0_and_a_scale_to_divide_it_by() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     accumulated = Accumulated("gemma", record, scaler=scaler)
-    nll = accumulated._accumulate([], num_targets=9, objective=note_nll, reads_targets_only=True)
+    how: dict[str, Any] = {"num_targets": 9, "objective": note_nll, "reads_targets_only": True}
+    nll = accumulated._accumulate([], **how)
     gradients = [parameter.grad for parameter in accumulated.parameters]
     assert nll == 0 and all(gradient is not None and not gradient.any() for gradient in gradients)
     scaler.unscale_(torch.optim.SGD(accumulated.parameters))
+    rows = split_window(WINDOWS[0], batch_size=1, pack_tokens=96, pad_token_id=0)
+    assert accumulated._accumulate(rows, **how) > 0 == nll  # which is still that of its own window
 
 
 def flat_results(results: tuple[Tensor, list[Tensor]]) -> list[Tensor]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_run import CHECKS, exit_code, flags
 
+from medsum_core.training.failure_messages import memory_remedy
 from medsum_core.training.loss import note_nll
 
 EVERY_STEP = ("--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9", "--num_train_epochs", "9")
@@ -52,3 +55,19 @@ def test_a_run_in_which_every_window_was_skipped_has_no_results(
     assert diverge(inputs, tmp_path / "run", *one_window, good_rows=0) == 3
     assert "No checkpoint had been written" in capsys.readouterr().err
     assert not (tmp_path / "run" / "adapter").exists()
+
+
+@pytest.mark.parametrize("kernels", ["fast", "triton", "graphs"])
+def test_a_run_without_memory_is_told_only_what_its_kernels_take(kernels: str) -> None:
+    train = SimpleNamespace(parallel_micro_batches=1, per_device_train_batch_size=1, gradient_checkpointing="off")
+    run: Any = SimpleNamespace(
+        config=SimpleNamespace(train=train),
+        kernels=SimpleNamespace(name=kernels),
+        pack_tokens=4096,
+        accelerator=SimpleNamespace(is_main_process=False),
+    )
+    advice = memory_remedy(run).partition(" needs less memory")[0]
+    rest = ["in a new run --kernels triton or a lower --max_length"]
+    if kernels != "graphs":
+        rest = ["--gradient_checkpointing on", "in a new run a lower --max_length"]
+    assert advice == "in this order " + ", then ".join(["--pack_tokens below 4096", *rest])
