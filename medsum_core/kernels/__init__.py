@@ -192,8 +192,8 @@ def _with_graphs(kernels: Kernels) -> Kernels:
     from medsum_core.kernels.gpu.buckets import TOKENS
     from medsum_core.kernels.gpu.graph_accumulator import GraphAccumulator
 
-    def accumulator(*model: Any, pack_tokens: int, num_concurrent: int, **settings: Any) -> Accumulate:
-        return GraphAccumulator(*model, record=graphs.CudaGraphs(), **settings)
+    def accumulator(model: Any, parameters: Any, *, pack_tokens: int, num_concurrent: int, **how: Any) -> Accumulate:
+        return GraphAccumulator(model, parameters, record=graphs.CudaGraphs(), **how)
 
     decoder = partial(kernels.decoder, record=graphs.CudaGraphs) if kernels.decoder else None
     return replace(kernels, accumulator=accumulator, decoder=decoder, token_multiple=TOKENS)

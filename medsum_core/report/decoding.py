@@ -13,9 +13,12 @@ from medsum_core.training.run import Run
 
 
 def prepare_decoding(plan: Plan, run: Run) -> tuple[DecodingChoice, Decoder | None]:
-    """The choice and a decoder that follows it. Training is over: on the reference path the base is dequantised."""
+    """The choice and a decoder that follows it.
+
+    Training is over: the run can accumulate no more gradients, and on the reference path the base is dequantised.
+    """
     model, data = run.config.model, run.config.data
-    run.accumulate = None  # recorded graphs hold the memory of their activations
+    run.accumulate = None  # its graphs keep the memory of activations, which notes can use
     in_4bit = model.load_in_4bit and model.dequantize != "on"
     decoder = run.kernels.decoder
     choice = decide_for(

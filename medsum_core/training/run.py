@@ -33,7 +33,8 @@ class Run:
     """The state of a run on one process.
 
     Updates change the weights of `model` and the state of `optimizer` and `scaler`; logging and saving change `log`,
-    `trackers`, `unlogged`, `seconds`, `saved_at`, `save_failures` and `course`. All else stays as `build_run` set it.
+    `trackers`, `unlogged`, `seconds`, `saved_at`, `save_failures` and `course`. All else stays as `build_run` set it;
+    only the report, which needs its memory, sets `accumulate` to None.
     """
 
     config: RunConfig

@@ -31,14 +31,16 @@ from small_language import STOPS as STOPS_OF_LANGUAGE
 from support import tiny_model
 from tiny_run import WINDOW, exit_code, flags, metrics
 from transformers import AutoModelForCausalLM
-from windows import make_run, make_window, plain_peft, reference_losses, relative, tuned
+from windows import flat, make_example, make_run, make_window, plain_peft, reference_losses, relative, tuned
 
 import train_loop
 from medsum_core.config.validation import key_path
+from medsum_core.device import TENSORS_POOL, find_device
 from medsum_core.generation.generate import generate
 from medsum_core.generation.requests import NoteRequest
 from medsum_core.kernels import choose
 from medsum_core.merge.__main__ import main as merge
+from medsum_core.model.lora import LoraSettings
 from medsum_core.training.validation import evaluate_loss
 
 pytestmark = needs_gpu
@@ -201,6 +203,44 @@ def test_evaluation_losses_equal_those_over_full_logits(
     found = evaluate_loss(model, window, **where, **run.collate_settings)
     assert (found.loss, found.stop_loss) == pytest.approx(reference_losses(exact, window), rel=bound)
     assert found.num_targets == sum(row.num_targets for row in window)
+
+
+# ---- between two windows ---------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_and_notes_between_two_windows_change_no_bit_of_graphs() -> None:
+    """They use memory that the recordings have left, and Triton's functions and the adapter without graphs."""
+    found, windows = [], [make_window(7), make_window(16, longest=120), make_window(7)]
+    for between in (False, True):
+        model = tuned(tiny_model("gemma3_text"), LoraSettings(dropout=0.3), kernels="graphs", device=CUDA)
+        run = make_run(model, device=CUDA, kernels="graphs", attention="sdpa", pack_tokens=1024)
+        where: dict[str, Any] = {"accelerator": run.accelerator, "kernels": run.kernels, "attention": "sdpa"}
+        torch.manual_seed(3)
+        for window in windows:
+            assert not train_loop.train_step(run, window, learning_rate=0.0).skipped
+            found.append(flat(run.optimizer.gradients))  # type: ignore[attr-defined]
+            if between:
+                assert math.isfinite(evaluate_loss(model, window, **where, **run.collate_settings).loss)
+                limits: dict[str, Any] = {"stop_token_ids": STOPS, "max_new_tokens": 8}
+                assert generate(model, some_prompts(0, 4), decoder=run.kernels.decoder, **limits)
+    assert all(torch.equal(one, other) for one, other in zip(found[:3], found[3:], strict=True))
+    assert relative(found[2], found[0]) > 0.1  # with other masks
+
+
+def test_memory_that_graphs_keep_is_free_when_they_are_gone() -> None:
+    """Notes between two windows must not count on it; those of the report must."""
+    run = make_run(
+        tuned(tiny_model("gemma"), kernels="graphs", device=CUDA),
+        device=CUDA,
+        kernels="graphs",
+        attention="sdpa",
+        pack_tokens=8192,
+    )
+    train_loop.train_step(run, [make_example(4000, 30, seed=seed) for seed in range(2)], learning_rate=0.0)
+    free, segments = find_device().free_bytes, torch.cuda.memory_snapshot(include_traces=False)
+    kept = sum(one["total_size"] for one in segments if tuple(one["segment_pool_id"]) != TENSORS_POOL)
+    run.accumulate = None
+    assert kept > 100 << 20 and find_device().free_bytes - free > 0.9 * kept
 
 
 # ---- decoding --------------------------------------------------------------------------------------------------------

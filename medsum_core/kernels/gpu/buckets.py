@@ -22,8 +22,9 @@ def padded_to_bucket(batch: MicroBatch) -> MicroBatch:
     """The packed row with T, M and N rounded up; same loss and gradient.
 
     The padding is one more document. The positions that are read in addition have no target, and count nothing in
-    `note_nll`; each position is read once at most. Empty documents follow the last one. `document_lengths` tells only
-    T, since it is not on the device and a graph would repeat it. Raises InputError for a batch of several rows.
+    `note_nll`; each position is read once at most. Empty documents follow the last one. `document_lengths` becomes one
+    document of T tokens: Python reads it, so a graph would repeat the lengths of its first batch. Raises InputError for
+    a batch of several rows.
     """
     num_rows, num_tokens = batch.input_ids_BT.shape
     if num_rows > 1:
