@@ -41,7 +41,7 @@ class Recorder:
     """Counts what the stand-in records and repeats."""
 
     def __init__(self) -> None:
-        self.num_recorded = self.num_replayed = 0
+        self.num_recorded = self.num_replayed = self.num_made = 0
 
     def __call__(self, function: Callable[[], Any]) -> Callable[[], None]:
         self.num_recorded += 1
@@ -53,8 +53,12 @@ class Recorder:
 
         return replay
 
+    def made(self) -> Recorder:
+        self.num_made += 1
+        return self
+
     def decoder(self, causal: Any, **settings: Any) -> Any:
-        return packed_decoder(causal, record=lambda: self, **settings)
+        return packed_decoder(causal, record=self.made, **settings)
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +146,7 @@ def test_notes_start_in_slots_that_rows_of_no_note_wrote_to(kind: str, num_beams
 
 
 def test_graphs_belong_to_a_cache() -> None:
-    """A decoder that is given another cache writes to that one."""
+    """A decoder that is given another cache writes to that one, and its graphs are in other memory."""
     recorder, model = Recorder(), small_model("llama")
     with torch.no_grad(), recorder.decoder(model) as forward, packed_decoder(model) as plain:
         for start in (5, 9):
@@ -154,7 +158,7 @@ def test_graphs_belong_to_a_cache() -> None:
                 found.append(compute(cache, step, torch.tensor([start]), torch.tensor([4]), 1, None))
                 assert cache.keys[1][0, 4].abs().max() > 0
             assert torch.equal(found[0].tokens_Mk, found[1].tokens_Mk)
-    assert recorder.num_recorded == recorder.num_replayed == 2
+    assert recorder.num_recorded == recorder.num_replayed == recorder.num_made == 2
 
 
 class MetaRecorder:

@@ -57,7 +57,7 @@ def packed_decoder(
     """
     return_free_blocks()  # left from training; the key-value cache and the packed weights do not use them
     stack, head = DecoderStack(causal, dense=dense), Head(head_weight(causal), softcap=head_softcap(causal))
-    hidden = stack.hidden if record is None else GraphedSteps(stack.hidden, record())
+    hidden = stack.hidden if record is None else GraphedSteps(stack.hidden, record)
 
     def forward(cache: KVCache, step: Step, tokens_T: Tensor, positions_T: Tensor, *options: Any) -> Candidates:
         return head.candidates(hidden(tokens_T, positions_T, cache, step), *options)

@@ -9,6 +9,7 @@ they are: the cache's own, and one with the tokens, positions and columns of all
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,11 +41,14 @@ class GraphedSteps:
     """A `Hidden` that replays graphs of another one, except in steps with prompts, whose shapes are never the same.
 
     The output must be read before the next call. Graphs are recorded when they are first needed and belong to one
-    cache: with another cache they are recorded anew.
+    cache: with another cache they are recorded anew, by another `Record`, since torch takes no further graph into a
+    memory pool whose graphs are all gone.
     """
 
-    def __init__(self, hidden: Hidden, record: Record) -> None:
-        self._hidden, self._record = hidden, record
+    _record: Record  # of the present cache
+
+    def __init__(self, hidden: Hidden, make_record: Callable[[], Record]) -> None:
+        self._hidden, self._make_record = hidden, make_record
         self._cache: KVCache | None = None
         self._inputs_3SK = torch.empty(0)
         self._graphs: dict[tuple[int, int], _Graph] = {}
@@ -54,7 +58,7 @@ class GraphedSteps:
         if step.prompt_lengths:
             return self._hidden(tokens_T, positions_T, cache, step)
         if cache is not self._cache:
-            self._graphs, self._cache = {}, cache
+            self._graphs, self._cache, self._record = {}, cache, self._make_record()
             self._inputs_3SK = torch.zeros(3, *cache.visible_SKC.shape[:2], dtype=torch.int64, device=tokens_T.device)
         tokens_RK, positions_RK = (tensor.view_as(step.columns_RK) for tensor in (tokens_T, positions_T))
         self._inputs_3SK[:, : step.num_rows] = torch.stack((tokens_RK, positions_RK, step.columns_RK))
