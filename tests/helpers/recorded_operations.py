@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -51,3 +52,41 @@ def record(function: Callable[[], Any]) -> Callable[[], None]:
     with operations:
         function()
     return operations.repeat
+
+
+class Borrowed:
+    """A record that keeps nothing alive, as a CUDA graph: a replay only checks that what it would read still exists.
+
+    That is the memory which the function took and did not make: weights, inputs, sums.
+    """
+
+    def __init__(self) -> None:
+        self.num_tensors: list[int] = []  # of each recording
+
+    def __call__(self, function: Callable[[], Any]) -> Callable[[], None]:
+        function()
+        operations = Operations()
+        with operations:
+            function()
+        taken: dict[int, StorageWeakRef] = {}
+        made: set[int] = set()
+        for func, args, kwargs, result in operations.calls:
+            # On a CPU temporaries come from `kernels/cpu/arena.py`, not from one of torch's operations.
+            inputs = () if str(func).startswith("aten.lift_fresh") else (args, kwargs)
+            for storage in _storages(inputs):
+                if storage._cdata not in made:
+                    taken.setdefault(storage._cdata, StorageWeakRef(storage))
+            made |= {storage._cdata for storage in _storages(result)} - taken.keys()
+        self.num_tensors.append(len(taken))
+
+        def replay() -> None:
+            num_freed = sum(reference.expired() for reference in taken.values())
+            assert not num_freed, f"a replay would read {num_freed} tensors that are gone"
+
+        return replay
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    """Of all tensors but a CPU's packed weights, which have none."""
+    tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return [tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided]

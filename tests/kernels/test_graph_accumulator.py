@@ -14,7 +14,7 @@ import pytest
 import torch
 from meta_device import WaitRecorder, collating_aside, gradient_step, meta_patches, meta_run, recording
 from peft import PeftModel
-from recorded_operations import Operations, record
+from recorded_operations import Borrowed, Operations, record
 from support import tiny_model
 from torch import Tensor
 from triton_standin import standin
@@ -142,6 +142,14 @@ def test_the_gradient_is_that_of_a_prepared_model() -> None:
     loss, expected = reference_gradient(reference, WINDOWS[0])
     found, gradients = accumulated(WINDOWS[0])
     assert found.item() == pytest.approx(loss, rel=1e-5) and relative(gradients, expected) <= 1e-5
+
+
+def test_all_that_a_replay_reads_lives_as_long_as_the_graph() -> None:
+    borrowed, scaler = Borrowed(), torch.amp.GradScaler("cpu")
+    accumulated = Accumulated("gemma3_text", borrowed, scaler=scaler, dropout=0.1, dtype=torch.bfloat16)
+    for window in (WINDOWS[0], LONG, WINDOWS[1]):
+        accumulated(window)
+    assert len(borrowed.num_tensors) == 2 and min(borrowed.num_tensors) > 70
 
 
 def test_a_process_without_rows_has_a_gradient_of_0_and_a_scale_to_divide_it_by() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from decoding_models import KINDS, STOPS, reference, small_model, some_prompts
 from meta_device import META, WaitRecorder, meta_patches, meta_run, recording
-from recorded_operations import Operations, record
+from recorded_operations import Borrowed, Operations, record
 from small_language import STOPS as LANGUAGE_STOPS
 from small_language import grounding, refused_numbers
 from torch import Tensor, nn
@@ -143,6 +143,20 @@ def test_notes_start_in_slots_that_rows_of_no_note_wrote_to(kind: str, num_beams
     for index, (least, most) in enumerate(limits):
         limit: dict[str, Any] = {"min_new_tokens": least, "max_new_tokens": most}
         assert found[index].token_ids == reference(model, prompts[index], num_beams=num_beams, **limit).token_ids
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_all_that_a_replay_reads_lives_as_long_as_the_graph(dense: bool) -> None:
+    borrowed = Borrowed()
+    model: Any = tuned(small_model("gemma3_text"), LoraSettings(r=4), kernels="fast")
+    generate(
+        model,
+        some_prompts(1, 6),
+        **OPTIONS,
+        batch_size=4,
+        decoder=partial(packed_decoder, dense=dense, record=lambda: borrowed),
+    )
+    assert len(borrowed.num_tensors) == 2 and min(borrowed.num_tensors) > 20
 
 
 def test_graphs_belong_to_a_cache() -> None:
