@@ -93,7 +93,7 @@ def resolve(asked: str, *, device_kind: str, model_type: str) -> str:
 def check_settings(
     kernels: str, *, attention: str, pack_tokens: int, gradient_checkpointing: str, use_dora: bool
 ) -> None:
-    """Raise InputError for resolved settings that `graphs` can't record: those that follow from values on the CPU."""
+    """Raise InputError for resolved settings that `graphs` can't take: a graph would repeat what Python read once."""
     refusals = {
         f"--attention {attention} looks at the lengths of documents": attention not in GRAPH_ATTENTION,
         "it needs packed rows, without --pack_tokens 0": pack_tokens == 0,

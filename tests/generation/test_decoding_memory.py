@@ -270,7 +270,13 @@ def test_the_report_may_dequantise_a_base_that_training_kept_in_nf4(
     run.config = SimpleNamespace(model=settings, data=data)  # type: ignore[assignment]
     how: dict[str, Any] = {"stop_token_ids": (1,), "max_new_tokens": 4}
     expected = generate(run.model, PROMPTS, **how)
-    monkeypatch.setattr(report_decoding, "find_device", lambda rank: cpu(free_gib=free_gib))
+    run.accumulate = SimpleNamespace(graphs="recorded")  # type: ignore[assignment]  # whose memory notes can use
+
+    def found(rank: int) -> Any:
+        assert run.accumulate is None
+        return cpu(free_gib=free_gib)
+
+    monkeypatch.setattr(report_decoding, "find_device", found)
     plan: Any = SimpleNamespace(base_config=tiny_config())
     choice, decoder = report_decoding.prepare_decoding(plan, run)
     assert (choice.batch_size, choice.dense, decoder) == (CPU_BATCH, dense, None)

@@ -27,9 +27,10 @@ from medsum_core.generation.beam import BeamRules
 from medsum_core.generation.generate import any_algorithm, built_in_rule, generate
 from medsum_core.generation.kv_cache import KVCache
 from medsum_core.generation.search import Generation, Note
+from medsum_core.kernels import choose
 from medsum_core.kernels.decoding import packed_weights
 from medsum_core.kernels.decoding.decoder_layers import packed_decoder
-from medsum_core.kernels.gpu import graphed_steps
+from medsum_core.kernels.gpu import graphed_steps, graphs
 from medsum_core.model.forward import causal_model
 from medsum_core.model.lora import LoraSettings
 
@@ -82,6 +83,14 @@ def test_notes_are_those_without_graphs(kind: str, num_beams: int) -> None:
     found = generate(model, prompts, **options, decoder=recorder.decoder)
     check_same(found, generate(model, prompts, **options, decoder=packed_decoder))
     assert 2 < recorder.num_recorded <= 12 and recorder.num_replayed > 20
+
+
+def test_kernels_graphs_decodes_by_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, model, prompts = Recorder(), small_model("llama"), some_prompts(1, 3)
+    monkeypatch.setattr(graphs, "CudaGraphs", recorder.made)
+    found = generate(model, prompts, **OPTIONS, decoder=choose("graphs", "cuda").decoder)
+    check_same(found, generate(model, prompts, **OPTIONS))
+    assert recorder.num_replayed > 2 * recorder.num_recorded > 0
 
 
 def test_a_tuned_models_own_layers_are_recorded_where_dense_weights_do_not_fit() -> None:

@@ -256,7 +256,7 @@ def test_the_largest_micro_batch_and_the_longest_row_beyond_the_packing_budget()
     assert micro_batch_tokens(0, 2, 1024)["num_tokens"] == 2048
 
 
-def test_the_documents_of_a_micro_batch_are_at_least_as_many_as_rows_fill_it() -> None:
+def test_the_documents_and_tokens_of_the_largest_micro_batch() -> None:
     config = parse_run(["--preset", "demo", "--max_length", "1024"])
     resolved = config.with_resolved(
         kernels="reference", precision="fp32", attention="sdpa", dequantize="off", gradient_checkpointing="on"
@@ -270,6 +270,12 @@ def test_the_documents_of_a_micro_batch_are_at_least_as_many_as_rows_fill_it() -
     assert shape(replace(gpu((8, 6)), multiprocessors=28), pack_tokens=1500) == (2, 28)
     assert shape(gpu((8, 0)), pack_tokens=512) == (1, 132)
     assert shape(gpu((8, 0)), pack_tokens=0)[0] == resolved.train.per_device_train_batch_size
+    sizes = {
+        kernels: run_shape(resolved.with_resolved(kernels=kernels, pack_tokens=1000), gpu((8, 0)))
+        for kernels in ("triton", "graphs")
+    }
+    assert (sizes["triton"].num_tokens, sizes["triton"].alone_tokens) == (1000, 1024)
+    assert (sizes["graphs"].num_tokens, sizes["graphs"].alone_tokens) == (1024, 1024)  # padded
 
 
 @pytest.mark.parametrize("setting", ["attention_dropout", "use_bidirectional_attention"])
