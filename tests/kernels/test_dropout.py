@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from triton_standin import standin
 
-from medsum_core.kernels.layers.dropout import DroppedElements
+from medsum_core.kernels.layers.dropout import DroppedElements, dropout_seed, layer_seed, layer_seeds
 
 CPU = torch.device("cpu")
 
@@ -66,3 +67,10 @@ def test_a_copy_and_the_tensor_itself_lose_the_same_elements(dtype: torch.dtype)
     assert torch.equal(x, before)
     assert drawn.zero_(x) is x
     assert torch.equal(x, before * keep(600, 0.3, 2).view(30, 20).to(dtype))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "meta"], ids=["seeds on the device", "a number"])
+def test_each_layer_has_the_seed_of_its_number(kind: str) -> None:
+    with standin(kind), dropout_seed(layer_seeds(2**61, 3, device=torch.device("cpu"))):
+        assert [int(layer_seed(number)) for number in range(3)] == [2**61, 2**61 + 1, 2**61 + 2]
+        assert isinstance(layer_seed(0), Tensor) == (kind == "cpu")  # where Triton's functions read it
