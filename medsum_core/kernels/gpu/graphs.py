@@ -24,7 +24,8 @@ Record = Callable[[Callable[[], Any]], Replay]
 class CudaGraphs:
     """Records CUDA graphs that share one memory pool, so that together they need as much memory as the largest.
 
-    Nothing but these graphs can use that memory, also between replays; it is given back when all of them are gone.
+    Without expandable segments (`process.py`) they need more, unless the largest comes first. Nothing but these graphs
+    can use that memory, also between replays; it is given back when all of them are gone.
     Record and replay one at a time, in any order. A replay overwrites the temporaries of all others, and the tensors
     that another function returned from memory of its own: read these before the next replay.
     """
@@ -33,7 +34,7 @@ class CudaGraphs:
         self._pool, self._stream = torch.cuda.graph_pool_handle(), _stream(torch.cuda.current_device())
 
     def __call__(self, function: Callable[[], Any]) -> Replay:
-        """Call `function` once, then record it, which does not run it. Its tensors must outlive the returned replay.
+        """Call `function` once, then record it, which does not run it. What it reads must outlive the returned replay.
 
         The call compiles Triton's kernels and sets libraries up, which is impossible while recording. It runs on the
         stream of the recording: autograd's node of a parameter keeps the stream of its first use, and would bring work
