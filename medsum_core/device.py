@@ -94,6 +94,8 @@ def find_device(local_rank: int = 0) -> Device:
 
 def _kept_bytes(index: int) -> int:
     """What torch keeps of a GPU for its next tensors, without the memory of CUDA graphs, which only they can use."""
+    if torch.cuda.get_allocator_backend() != "native":  # an allocator that the environment chose; it has no segments
+        return torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
     segments = torch.cuda.memory_snapshot(include_traces=False)
     kept = [one for one in segments if one["device"] == index and tuple(one["segment_pool_id"]) == TENSORS_POOL]
     return sum(one["total_size"] - one["allocated_size"] for one in kept)

@@ -199,14 +199,21 @@ def segment(device: int, *, pool: tuple[int, int] = (0, 0)) -> dict[str, Any]:
     return {"device": device, "segment_pool_id": pool, "total_size": 5 * GIB, "allocated_size": 2 * GIB}
 
 
-def test_find_device_asks_for_the_capability(monkeypatch):
+@pytest.mark.parametrize("allocator", ["native", "cudaMallocAsync"])
+def test_find_device_asks_for_the_capability(monkeypatch, allocator):
     """T4: torch says that bf16 is supported there, because it emulates it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (11 * GIB, 15 * GIB))
-    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda **_: [segment(1), segment(0), segment(1, pool=(0, 7))])
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: allocator)
+    if allocator == "native":
+        segments = [segment(1), segment(0), segment(1, pool=(0, 7))]
+        monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda **_: segments)
+    else:  # it can't give a snapshot
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: 5 * GIB)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda index: 2 * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
     t4 = SimpleNamespace(multi_processor_count=40)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: t4)
