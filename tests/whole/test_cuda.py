@@ -120,17 +120,22 @@ def test_tritons_layers_have_the_gradient_of_their_eager_twins(kind: str, dtype:
         assert relative(other, found[0]) <= {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kernel", "dtype"), [("sdpa", torch.float32), pytest.param("varlen", torch.bfloat16, marks=needs_varlen)]
+)
 @pytest.mark.parametrize("kind", ["gemma3_text", "llama"])
 def test_replaying_a_graph_does_to_the_bit_what_a_call_does(
-    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    kind: str, kernel: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With dropout masks of its own in each micro-batch: tests/kernels/test_graph_accumulator.py, on a CPU."""
-    windows, found = [make_window(7), make_window(5), make_window(7)], []
+    """With dropout masks of its own in each micro-batch: tests/kernels/test_graph_accumulator.py, on a CPU.
+
+    The second window has another shape, and the third repeats the graph that was recorded before it.
+    """
+    windows, found = [make_window(7), make_window(16, longest=120), make_window(7)], []
     for record in (graphs.CudaGraphs, lambda: lambda function: function):
         monkeypatch.setattr(graphs, "CudaGraphs", record)
         model = tuned(tiny_model(kind, dtype=dtype), LoraSettings(dropout=0.3), kernels=GRAPHS, device=CUDA)
-        run = make_run(model, device=CUDA, kernels=GRAPHS, attention="sdpa", pack_tokens=96)
+        run = make_run(model, device=CUDA, kernels=GRAPHS, attention=kernel, pack_tokens=1024)
         torch.manual_seed(3)
         for window in windows:
             assert not train_step(run, window, learning_rate=0.0).skipped
