@@ -243,6 +243,16 @@ def test_memory_that_graphs_keep_is_free_when_they_are_gone() -> None:
     assert kept > 100 << 20 and find_device().free_bytes - free > 0.9 * kept
 
 
+def test_what_cuda_cannot_record_is_named() -> None:
+    """In a process of its own, since a failed recording may leave torch's allocator unusable."""
+    script = (
+        "import torch; from medsum_core.kernels.gpu.graphs import CudaGraphs as G; x = torch.ones(1, device='cuda')"
+    )
+    command = [sys.executable, "-c", f"{script}; G()(x.item)"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1 and "InputError: --kernels graphs: CUDA can't record this model's steps" in done.stderr
+
+
 # ---- decoding --------------------------------------------------------------------------------------------------------
 
 
