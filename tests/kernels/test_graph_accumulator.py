@@ -46,7 +46,7 @@ LONG = [make_example(110, 30, seed=9), *make_window(3)]  # ... and of another
 
 @pytest.fixture(autouse=True)
 def _small_buckets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, multiple in (("TOKENS", 128), ("READ", 64), ("DOCUMENTS", 20)):
+    for name, multiple in (("TOKENS", 128), ("READ", 64), ("LEAST_DOCUMENTS", 32)):
         monkeypatch.setattr(buckets, name, multiple)
     with standin():
         yield

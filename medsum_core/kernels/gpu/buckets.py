@@ -14,17 +14,19 @@ from medsum_core.data.collator import MicroBatch
 from medsum_core.data.masking import IGNORE_INDEX
 from medsum_core.errors import InputError
 
-# T, M and N are rounded up to multiples of these: smaller ones waste less work, but need more graphs.
-TOKENS, READ, DOCUMENTS = 512, 256, 32
+# T and M are rounded up to multiples of these: smaller ones waste less work, but need more graphs.
+TOKENS, READ = 512, 256
+LEAST_DOCUMENTS = 4  # N becomes a power of two from here on
 
 
 def padded_to_bucket(batch: MicroBatch) -> MicroBatch:
     """The packed row with T, M and N rounded up; same loss and gradient.
 
-    The padding is one more document. The positions that are read in addition have no target, and count nothing in
-    `note_nll`; each position is read once at most. Empty documents follow the last one. `document_lengths` becomes one
-    document of T tokens: Python reads it, so a graph would repeat the lengths of its first batch. Raises InputError for
-    a batch of several rows.
+    The padding is one more document; empty ones follow, up to a power of two. (More of them would slow down a single
+    long document: the deterministic backward pass of FlashAttention 2 gives each document and head the share
+    1 / (N x heads) of a GPU's processors.) The positions that are read in addition have no target, and count nothing
+    in `note_nll`; each position is read once at most. `document_lengths` becomes one document of T tokens: Python reads
+    it, so a graph would repeat the lengths of its first batch. Raises InputError for a batch of several rows.
     """
     num_rows, num_tokens = batch.input_ids_BT.shape
     if num_rows > 1:
@@ -40,7 +42,8 @@ def padded_to_bucket(batch: MicroBatch) -> MicroBatch:
         document_lengths=((length,),),
     )
     starts = [*batch.document_starts.tolist(), length]
-    starts += [length] * (_rounded(len(starts) - 1, DOCUMENTS) + 1 - len(starts))
+    num_documents = len(starts) - 1
+    starts += [length] * (max(LEAST_DOCUMENTS, 1 << (num_documents - 1).bit_length()) - num_documents)
     padded.__dict__["document_starts"] = torch.tensor(starts, dtype=torch.int32)
     padded.__dict__["read_M"] = _read(padded)
     return padded
