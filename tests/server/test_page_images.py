@@ -105,5 +105,5 @@ def test_a_run_on_text_has_no_controls_for_images(browser: Any) -> None:
         window = Watched(browser, address)
         window.page.get_by_label("Chief complaint", exact=True).wait_for()
         assert not window.page.locator("#images").is_visible()
-        assert window.page.get_by_role("textbox", name="Conversation").is_visible()
+        assert window.page.get_by_role("textbox", name="Dialogue").is_visible()
         window.close()
