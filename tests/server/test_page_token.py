@@ -9,7 +9,9 @@ from fake_server import TOKEN, fake_server, tokens_of
 from page_visit import COMPLAINT, HISTORY, NOTES, card, sign, write, write_whole
 from starlette.types import Receive, Scope, Send
 
-STORED = "async () => [localStorage.length, sessionStorage.length, document.cookie.length, history.length, location.hash]"
+STORED = (
+    "async () => [localStorage.length, sessionStorage.length, document.cookie.length, history.length, location.hash]"
+)
 
 
 class Restarted:
