@@ -162,6 +162,11 @@ def test_everything_can_be_done_with_the_keyboard(browser: Any, address: str) ->
     reach(page, "sign")
     page.keyboard.press("Enter")
     page.locator("#seal").wait_for()
+    assert page.evaluate("document.activeElement.id") == "seal"  # not on a button that is hidden now
+    page.get_by_role("button", name="Change dialogue").press("Enter")
+    reach(page, "back")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "written-title"
     window.close()
 
 

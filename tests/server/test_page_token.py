@@ -39,6 +39,10 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(browser: Any) -> None:
         before = page.evaluate(STORED)
         page.locator("#token:focus").wait_for()
         assert page.get_by_role("alert").inner_text().startswith("The server wants an access token.")
+        page.set_viewport_size({"width": 320, "height": 256})  # 1280 x 1024 at four times the size
+        page.keyboard.press("Tab")
+        button = page.get_by_role("button", name="Use this token").bounding_box()
+        assert button["y"] >= 0 and button["y"] + button["height"] <= 256
         type_token(page, "not-the-token")
         page.get_by_role("alert").get_by_text("does not know this access token").wait_for()
         assert page.evaluate("document.activeElement.id") == "token"
@@ -75,8 +79,9 @@ def test_a_token_wanted_in_mid_visit_is_asked_for_where_the_reader_is(browser: A
         page.locator("#access").wait_for(state="hidden")
         assert page.evaluate("document.activeElement.innerText") == "Edit"  # where the reader was
         assert "It is new." in card(page, HISTORY).inner_text() and card(page, COMPLAINT).is_visible()
-        page.get_by_role("button", name="Check again").click()
+        page.get_by_role("button", name="Check again").press("Enter")
         page.locator("#told", has_text="Checked again").wait_for()
+        assert page.evaluate("document.activeElement.id") == "signer"
         sign(page)
         window.close(expected=("401",))
 

@@ -55,6 +55,7 @@ function startAnew() {
 function back() {
   showNotes();
   drawFinish();
+  byId("written-title").focus();
 }
 
 // ---- writing
@@ -255,6 +256,7 @@ function drawFinish() {
   byId("flag-bar").hidden = visit.isWriting || byId("review").hidden || (!all && !visit.isChecked);
   byId("flag-count").textContent = visit.isStale ? "Check out of date" : `${all - unseen} of ${all} flags seen`;
   byId("next-flag").textContent = unseen ? "Next flag" : "Go to sign-off";
+  if (!visit.isStale && document.activeElement === byId("recheck")) byId("signer").focus();
   byId("recheck").hidden = !visit.isStale;
   drawSigning(visit);
 }

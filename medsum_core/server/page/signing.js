@@ -36,6 +36,7 @@ export async function sign(visit) {
   if (JSON.stringify(visit.notes.map((note) => note.text)) !== texts) return; // edited while the server wrote its log
   visit.signature = { name, time: new Date() };
   drawSigning(visit);
+  byId("seal").focus(); // the button is hidden now
   say(`Signed by ${name}.`);
 }
 
