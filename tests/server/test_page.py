@@ -210,6 +210,27 @@ def test_an_edit_that_the_log_missed_is_in_it_before_the_signature(server: FakeS
     assert [action["event"] for action in actions(server)] == ["edited", "signed", "exported"]
 
 
+def test_a_double_click_signs_once_and_a_late_answer_does_not_sign_the_next_visit(
+    server: FakeServer, watched: Watched
+) -> None:
+    page = watched.page
+    page.on("dialog", lambda dialog: dialog.accept())
+    write_whole(page, [COMPLAINT])
+    look_at_each_flag(page)
+    page.get_by_label("Your name").fill(SIGNER)
+    held: list[Any] = []
+    page.route("**/audit", lambda route: held.append(route))
+    page.get_by_role("button", name="Sign off").dblclick()
+    page.get_by_role("button", name="New visit").click()
+    write_whole(page, [])
+    with page.expect_response("**/audit"):
+        for route in held:
+            route.continue_()
+    page.wait_for_timeout(50)  # the page has read the answer
+    assert [action["event"] for action in actions(server)] == ["signed"]
+    assert not page.locator("#seal").is_visible()
+
+
 def test_stop_keeps_what_is_written_and_frees_the_model(server: FakeServer, watched: Watched) -> None:
     page = watched.page
     server.engine.hold_after = 20

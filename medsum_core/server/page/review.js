@@ -271,7 +271,10 @@ byId("new").addEventListener("click", startAnew);
 byId("recheck").addEventListener("click", check);
 byId("next-flag").addEventListener("click", nextFlag);
 byId("signer").addEventListener("input", drawFinish);
-byId("sign").addEventListener("click", () => sign(visit));
+byId("sign").addEventListener("click", () => {
+  const signed = visit;
+  sign(signed, () => visit === signed);
+});
 byId("copy").addEventListener("click", () => copy(visit));
 byId("save").addEventListener("click", () => save(visit));
 addEventListener("beforeunload", (event) => {
