@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from medsum_core.data.image_tokens import SEPARATOR
 from medsum_core.data.prompt import PromptRenderer
-from medsum_core.data.records import Record, divide_records, is_visible, normalise_dialogue
+from medsum_core.data.records import Record, divide_records, normalise_dialogue
 from medsum_core.errors import InputError
 from medsum_core.generation.notes import TokenBudget, fit_rows, grounding_in
 from medsum_core.generation.requests import NoteRequest
@@ -249,7 +249,7 @@ class Service:
 
     def _records(self, text: str, sections: tuple[str, ...], parts: Mapping[str, str]) -> list[Record]:
         task, field = self.served.renderer.task, self.section_field
-        if not any(map(is_visible, text)):
+        if not text:
             raise bad_request("the source text is empty")
         whole = Record(id="1", parts={**parts, task.source: text}, source=task.source)
         if task.divide:
