@@ -30,7 +30,8 @@ def described(service: Service, *, needs_token: bool) -> dict[str, Any]:
     section = chat["properties"]["section"]
     if field == "division":
         section = {"enum": list(DIVISIONS)}
-    parts = dict.fromkeys(service.other_parts, schemas["TextPart"]["properties"]["text"])
+    text = schemas["TextPart"]["properties"]["text"]
+    parts = {name: {**text, "description": f"The prompt's {name}."} for name in service.other_parts}
     template = {"properties": parts | ({short: section} if field else {}), "required": list(parts)}
     chat["properties"]["chat_template_kwargs"] |= {**template, "additionalProperties": False}
     chat["required"] += ["chat_template_kwargs"] if parts else []

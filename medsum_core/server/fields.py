@@ -27,7 +27,8 @@ SETTINGS_OF_OTHERS = frozenset({
     "structured_outputs",
 }) | MESSAGE_FIELDS_OF_OTHERS
 # fmt: on
-VISIBLE = re.compile(r"[^\s\x00-\x1f\x7f-\xa0\ufeff]")
+# Zero-width characters show nothing either; openapi.json has the same pattern.
+VISIBLE = re.compile(r"[^\s\x00-\x1f\x7f-\xa0\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 class Fields:

@@ -147,7 +147,7 @@ class OpenAIRoutes:
     def _content(self, fields: Fields) -> tuple[str, tuple[bytes, ...]]:
         messages = fields.items("messages", most=self._context.limits.max_turns)
         if len(messages) != 1:
-            raise bad_request("messages: this model takes one message, the user's, which is the dialogue")
+            raise bad_request("messages: this model takes one message, the user's, which is the source text")
         message = Fields(_without_nulls(messages[0]), known=("role", "content"), where="messages[0].")
         message.option("role", ("user",))
         return read_content(message, self._context.limits)

@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medsum_core.server.limits import Limits
-from medsum_core.server.refusal import Refusal, internal_error, place_of, try_later
+from medsum_core.server.refusal import Refusal, internal_error, place_of, stopping, try_later
 from medsum_core.server.tokens import Tokens
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -87,6 +87,11 @@ class Guard:
         except Refusal as refusal:
             self._count(refusal.code)
             await refusal.response()(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # by uvicorn, for what its time for the end did not suffice
+            cut_off = stopping()
+            self._count(cut_off.code)
+            if not has_begun:
+                await cut_off.response()(scope, receive, send_with_headers)
         except Exception as error:
             fault = internal_error(error)
             self._count(fault.code)

@@ -181,7 +181,7 @@ class Service:
         """The turns of a dialogue as offsets into it. Raises Refusal (413) for too many."""
         turns = await self.in_thread(lambda: turns_of(with_plain_newlines(dialogue)))
         if len(turns) > self.limits.max_turns:
-            raise too_large(f"the dialogue has more than {self.limits.max_turns} turns")
+            raise too_large(f"the source text has more than {self.limits.max_turns} turns")
         return turns
 
     async def in_thread(self, function: Callable[[], Value]) -> Value:
@@ -196,9 +196,9 @@ class Service:
         return await _in(self._reader, function)
 
     def close(self) -> None:
-        """End the threads; a check that runs is waited for."""
+        """Begin no more checks. One that runs is left alone: it may take minutes, and nobody awaits its answer."""
         for threads in (self._threads, self._reader):
-            threads.shutdown(cancel_futures=True)
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _section_names(self, sections: Sequence[str]) -> tuple[str, ...]:
         task = self.served.renderer.task
@@ -250,7 +250,7 @@ class Service:
     def _records(self, text: str, sections: tuple[str, ...], parts: Mapping[str, str]) -> list[Record]:
         task, field = self.served.renderer.task, self.section_field
         if not text:
-            raise bad_request("the dialogue is empty")
+            raise bad_request("the source text is empty")
         whole = Record(id="1", parts={**parts, task.source: text}, source=task.source)
         if task.divide:
             divisions = dict(zip(DIVISIONS, divide_records([whole]), strict=True))

@@ -30,7 +30,7 @@ SIGNER = "Dr. A. Example"
 
 def write(page: Any, sections: Sequence[str] = (COMPLAINT, HISTORY), *, dialogue: str = DIALOGUE) -> None:
     """Fills in the form and has notes written; returns at once."""
-    page.get_by_role("textbox", name="Conversation").fill(dialogue)
+    page.get_by_role("textbox", name="Dialogue").fill(dialogue)
     for section in sections:
         page.get_by_label(section, exact=True).check()
     page.get_by_role("button", name="Write notes").click()

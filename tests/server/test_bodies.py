@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -66,6 +67,39 @@ def test_images_are_read_beside_the_event_loop(
         body = chat_body(MODEL, QUESTION, [image])
     assert TestClient(with_image_task.app).post(route, json=body).status_code == 200
     assert [name.partition("_")[0] for name in readers] == ["read", "read"]
+
+
+def test_the_end_of_the_server_does_not_wait_for_a_check() -> None:
+    """A text such as "1-1-1-..." is checked for minutes: SIGTERM had no effect until then."""
+    service, may_end = fake_server().service, threading.Event()
+
+    async def close_meanwhile() -> bool:
+        check = asyncio.ensure_future(service.in_thread(lambda: may_end.wait(timeout=10)))
+        await asyncio.sleep(0)
+        service.close()
+        may_end.set()
+        return await check
+
+    assert asyncio.run(close_meanwhile())
+
+
+def test_what_the_end_of_the_server_cuts_off_is_told_so() -> None:
+    """Else uvicorn prints where it was, in a hundred lines, and the client's connection breaks."""
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/check", "headers": headers, "query_string": b""}
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    async def cut_off() -> None:
+        request = asyncio.ensure_future(fake_server().app(scope, asyncio.Event().wait, send))
+        await asyncio.sleep(0)
+        request.cancel()  # as uvicorn does
+        await request
+
+    asyncio.run(cut_off())
+    assert messages[0]["status"] == 503 and b"the server is stopping" in messages[1]["body"]
 
 
 @pytest.mark.parametrize("path", ["/notes/", "/v1/chat/completions/", "/check/"])

@@ -56,6 +56,30 @@ def test_the_description_names_every_route_but_the_pages() -> None:
     assert routes - {"/", "/compare"} == set(schema.raw_schema["paths"])
 
 
+def test_words_for_people_fit_a_task_that_reads_no_dialogue() -> None:
+    client = TestClient(fake_server(task="pubmedqa", limits=Limits(max_turns=2)).app)
+    description = client.get("/openapi.json").text
+    texts = re.findall(r'"(?:description|summary)":"([^"]*)', description)
+    assert len(texts) > 50 and [text for text in texts if "the dialogue" in text.lower()] == []
+    assert "The prompt's question." in texts
+    chat = {"model": MODEL, "chat_template_kwargs": {"question": "Is it so?"}}
+    messages = [
+        client.post("/v1/chat/completions", json={**chat, "messages": sent}).json()["error"]["message"]
+        for sent in ([], [{"role": "user", "content": "Doctor: Hi.\nPatient: Hi.\nDoctor: Well?"}])
+    ]
+    assert all("source text" in message for message in messages), messages
+
+
+def test_a_text_that_shows_nothing_is_empty() -> None:
+    """As a cell of a table is: web pages leave zero-width spaces."""
+    schemas = schema.raw_schema["components"]["schemas"]
+    pattern = schemas["NotesRequest"]["properties"]["dialogue"]["pattern"]
+    client = TestClient(fake_server().app)
+    for text in ("\u200b\u2060", "\xad\ufeff", " \n"):
+        answer = client.post("/notes", json={"dialogue": text, "sections": ["CC"]})
+        assert answer.json()["error"]["message"] == "dialogue: empty" and re.search(pattern, text) is None
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serve_fake(tmp_path_factory.mktemp("served"), token=TOKEN) as process:

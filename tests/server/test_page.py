@@ -91,7 +91,7 @@ def test_a_sentence_highlights_its_turns_and_a_turn_its_sentences(watched: Watch
     card(page, HISTORY).locator(".flag", has_text="“ibuprofen”").click()
     assert [text.splitlines()[-1] for text in lit(page, "turn")] == ["Patient: Ibuprofen, 400 milligrams, twice a day."]
     assert page.locator(".turn.against").count() == 1 and lit(page, "sentence") == ["She denies ibuprofen."]
-    assert page.locator("#announce").inner_text().startswith("The conversation says otherwise. Turn 8, Patient")
+    assert page.locator("#announce").inner_text().startswith("The source text says otherwise. Turn 8, Patient")
 
 
 def test_on_a_phone_the_turns_are_quoted_below_the_sentence(browser: Any, address: str) -> None:
@@ -131,7 +131,7 @@ def test_an_edit_marks_the_check_as_out_of_date_until_it_has_run_again(server: F
     assert len(edit["note_sha256"]) == 64
 
 
-@pytest.mark.parametrize("press", [["New visit"], ["Change conversation", "Write notes"]])
+@pytest.mark.parametrize("press", [["New visit"], ["Change dialogue", "Write notes"]])
 def test_the_check_of_an_edit_is_not_run_on_another_visit(
     press: list[str], server: FakeServer, watched: Watched
 ) -> None:
@@ -210,6 +210,27 @@ def test_an_edit_that_the_log_missed_is_in_it_before_the_signature(server: FakeS
     assert [action["event"] for action in actions(server)] == ["edited", "signed", "exported"]
 
 
+def test_a_double_click_signs_once_and_a_late_answer_does_not_sign_the_next_visit(
+    server: FakeServer, watched: Watched
+) -> None:
+    page = watched.page
+    page.on("dialog", lambda dialog: dialog.accept())
+    write_whole(page, [COMPLAINT])
+    look_at_each_flag(page)
+    page.get_by_label("Your name").fill(SIGNER)
+    held: list[Any] = []
+    page.route("**/audit", lambda route: held.append(route))
+    page.get_by_role("button", name="Sign off").dblclick()
+    page.get_by_role("button", name="New visit").click()
+    write_whole(page, [])
+    with page.expect_response("**/audit"):
+        for route in held:
+            route.continue_()
+    page.wait_for_timeout(50)  # the page has read the answer
+    assert [action["event"] for action in actions(server)] == ["signed"]
+    assert not page.locator("#seal").is_visible()
+
+
 def test_stop_keeps_what_is_written_and_frees_the_model(server: FakeServer, watched: Watched) -> None:
     page = watched.page
     server.engine.hold_after = 20
@@ -245,17 +266,17 @@ def test_a_dead_worker_is_reported_and_no_text_is_lost(server: FakeServer, watch
     assert "worker has failed" in page.get_by_role("alert").inner_text()
     assert page.locator(".text").inner_text().startswith("The")
     page.on("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="Change conversation").click()
+    page.get_by_role("button", name="Change dialogue").click()
     page.get_by_role("button", name="Write notes").click()
     page.get_by_role("alert").get_by_text("Your text is still on this page").wait_for()
-    assert page.get_by_role("textbox", name="Conversation").input_value() == DIALOGUE
-    page.locator("#dialogue:focus").wait_for()  # and not the hidden button: the next Tab would begin at the top
+    assert page.get_by_role("textbox", name="Dialogue").input_value() == DIALOGUE
+    page.locator("#write:focus").wait_for()  # and not the hidden button: the next Tab would begin at the top
     assert "words of a patient" not in page.content()
 
 
 def test_a_file_is_opened_and_speakers_are_swapped(watched: Watched) -> None:
     page = watched.page
-    field = page.get_by_role("textbox", name="Conversation")
+    field = page.get_by_role("textbox", name="Dialogue")
     page.get_by_label("Open a text file").set_input_files(
         {"name": "visit.txt", "mimeType": "text/plain", "buffer": DIALOGUE.encode()}
     )

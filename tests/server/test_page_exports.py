@@ -57,7 +57,7 @@ def saved(page: Any, label: str) -> str:
 
 
 def test_text_and_markdown_say_that_they_are_drafts(draft: dict[str, str]) -> None:
-    head = "DRAFT, not signed: to be checked against the conversation"
+    head = "DRAFT, not signed: to be checked against the source text"
     assert draft["Text"].startswith(f"{head}\n\nChief complaint\n{MARKUP}\n\nHistory of present illness\n")
     assert draft["Markdown"].startswith(f"# Visit notes\n\n*{head}*\n\n## Chief complaint\n\n")
     assert r"Pain \<b\>5\</b\> \& \*worse\* in" in draft["Markdown"]

@@ -100,10 +100,9 @@ def test_other_files_and_too_many_are_refused_by_the_page(browser: Any, address:
     window.close()
 
 
-def test_a_run_on_text_has_no_controls_for_images(browser: Any) -> None:
-    with serving(fake_server().app) as address:
+def test_a_run_on_text_has_no_controls_for_images_and_its_own_name_for_the_text(browser: Any) -> None:
+    with serving(fake_server(task="medquad").app) as address:
         window = Watched(browser, address)
-        window.page.get_by_label("Chief complaint", exact=True).wait_for()
+        window.page.get_by_role("textbox", name="Question").wait_for()
         assert not window.page.locator("#images").is_visible()
-        assert window.page.get_by_role("textbox", name="Conversation").is_visible()
         window.close()

@@ -4,7 +4,6 @@ contrast and screen readers."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +11,7 @@ from browser import DESKTOP, PHONE, Watched, serving
 from fake_server import fake_server
 from page_visit import COMPLAINT, DIALOGUE, HISTORY, NOTES, look_at_each_flag, plain, sign, write, write_whole
 
-from medsum_core.server.tokens import read_tokens
-
 SCRIPT = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'>"
-TOKEN = "a-token-of-the-page-1"
 STORED = """async () => [localStorage.length, sessionStorage.length, document.cookie.length,
     (await indexedDB.databases()).length, (await caches.keys()).length, history.length, location.search, location.hash]"""
 # The least contrast of any visible text with its background, by WCAG 2.1, and the text.
@@ -89,29 +85,8 @@ def test_nothing_is_stored_and_no_other_server_is_contacted(browser: Any, addres
     assert before[:5] == [0] * 5 and before[6:] == ["", ""]
     assert window.context.cookies() == []
     page.reload()
-    assert page.get_by_role("textbox", name="Conversation").input_value() == ""
+    assert page.get_by_role("textbox", name="Dialogue").input_value() == ""
     window.close()
-
-
-def test_a_token_is_asked_for_and_kept_in_memory_only(browser: Any, tmp_path: Path) -> None:
-    file = tmp_path / "tokens"
-    file.write_text(f"reader:{TOKEN}\n")
-    file.chmod(0o600)
-    with serving(fake_server(NOTES, tokens=read_tokens(str(file))).app) as address:
-        window = Watched(browser, address)
-        page = window.page
-        page.get_by_role("alert").get_by_text("access token").wait_for()
-        assert page.evaluate("document.activeElement.id") == "token"
-        page.get_by_label("Token of this server").fill(TOKEN)
-        page.keyboard.press("Tab")
-        page.get_by_label(COMPLAINT, exact=True).wait_for()
-        assert not page.get_by_role("alert").is_visible()
-        write_whole(page, [COMPLAINT])
-        assert page.evaluate(STORED)[:5] == [0] * 5 and TOKEN not in page.url
-        page.reload()
-        page.get_by_role("alert").get_by_text("access token").wait_for()
-        assert page.get_by_label("Token of this server").input_value() == ""
-        window.close(expected=("401",))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -187,6 +162,11 @@ def test_everything_can_be_done_with_the_keyboard(browser: Any, address: str) ->
     reach(page, "sign")
     page.keyboard.press("Enter")
     page.locator("#seal").wait_for()
+    assert page.evaluate("document.activeElement.id") == "seal"  # not on a button that is hidden now
+    page.get_by_role("button", name="Change dialogue").press("Enter")
+    reach(page, "back")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "written-title"
     window.close()
 
 
@@ -222,7 +202,7 @@ def test_two_notes_are_compared_blind(browser: Any) -> None:
     with serving(server.app) as address:
         window = Watched(browser, address, path="/compare")
         page = window.page
-        page.get_by_role("textbox", name="Conversation").fill(DIALOGUE)
+        page.get_by_role("textbox", name="Dialogue").fill(DIALOGUE)
         page.get_by_label("Section").select_option(label=HISTORY)
         page.get_by_role("button", name="Write two notes").click()
         page.locator("#pair").wait_for()

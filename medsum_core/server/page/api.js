@@ -15,15 +15,17 @@ export class RequestError extends Error {
 }
 
 const KEPT = "Your text is still on this page.";
+const ASKED = "The server wants an access token. Type it, then do again what was refused.";
+const REFUSED = "The server does not know this access token. Type another, then do again what was refused.";
 const OUR_WORDS = { // where the server's are for programs
-  401: "The server wants an access token: type it into “Access token” and try again.",
-  403: "The server refuses requests from this address: open the page under the address that the server printed.",
+  401: () => (token ? REFUSED : ASKED),
+  403: () => "The server refuses requests from this address: open the page under the address that the server printed.",
 };
 
 async function refusal(response) {
   const body = await response.json().catch(() => null); // a proxy's error page
   const seconds = response.headers.get("Retry-After");
-  const said = OUR_WORDS[response.status] ?? body?.error?.message ?? "no reason given";
+  const said = OUR_WORDS[response.status]?.() ?? body?.error?.message ?? "no reason given";
   const later = seconds ? ` Try again in ${seconds} seconds.` : "";
   return new RequestError(`${said.replace(/[^.!?]$/, "$&.")}${later} ${KEPT}`, response.status);
 }

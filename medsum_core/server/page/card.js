@@ -132,7 +132,7 @@ export class Card {
   }
 }
 
-/** No flag, since no fact is wrong: few of the sentence's words are found in the conversation. */
+/** No flag, since no fact is wrong: few of the sentence's words are found in the source text. */
 const littleSupport = () => el("span", { class: "sign little-sign" }, "little support");
 
 /** A line of a list of flags: its sign as a word, what kind of fact, its words, whether it was seen. */

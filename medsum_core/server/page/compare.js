@@ -1,10 +1,13 @@
-// For researchers: two notes of one conversation, blinded and shuffled by the server, and a vote.
+// For researchers: two notes of one source text, blinded and shuffled by the server, and a vote.
 
-import { getJson, postJson, setToken } from "./api.js";
+import { startAccess } from "./access.js";
+import { getJson, postJson } from "./api.js";
 import { byId, el } from "./dom.js";
 import { clearError, say, showError } from "./messages.js";
+import { titled } from "./text.js";
 
 let pairId = null; // of the pair that waits for a vote
+let isWriting = false;
 
 /** Shows the refusal of a request instead of its answer; true where it was answered. */
 async function trying(request) {
@@ -12,7 +15,6 @@ async function trying(request) {
     await request();
     return true;
   } catch (error) {
-    if (error.status === 401) byId("access").open = true;
     showError(error);
     return false;
   }
@@ -23,7 +25,10 @@ const loadOptions = () => trying(async () => {
   clearError();
   const divisions = options.visit_divisions.map((code) => ({ code, name: code.replaceAll("_", " ") }));
   const sections = [...options.sections, ...divisions];
-  byId("section").replaceChildren(...sections.map(({ code, name }) => el("option", { value: code }, name)));
+  const chosen = byId("section").value; // before the server wanted a token
+  byId("section").replaceChildren(
+    ...sections.map(({ code, name }) => el("option", { value: code, selected: code === chosen }, name)));
+  byId("dialogue-title").textContent = titled(options.source);
   byId("section-choice").hidden = sections.length === 0;
 });
 
@@ -36,16 +41,17 @@ function showPair(pair) {
 
 async function write(event) {
   event.preventDefault();
+  if (isWriting) return; // the button is not disabled: the focus would be lost
   clearError();
   showPair(null);
   say("Writing two notes…");
-  byId("write").disabled = true;
+  isWriting = true;
   const isDone = await trying(async () => {
     const section = byId("section").value;
     const body = { dialogue: byId("dialogue").value, ...(section ? { section } : {}) }; // some tasks have no sections
     showPair(await postJson("compare/pair", body));
   });
-  byId("write").disabled = false;
+  isWriting = false;
   say(isDone ? "Both are written: which one would you rather correct and sign?" : "");
   if (isDone) byId("pair").querySelector("button").focus();
 }
@@ -60,7 +66,7 @@ async function vote(choice) {
     return;
   }
   showPair(null);
-  say("Your vote is saved. Go on with the next conversation or section.");
+  say("Your vote is saved. Go on with the next text or section.");
   byId("dialogue").focus();
   if (byId("results").open) await showSummary();
 }
@@ -80,10 +86,7 @@ const showSummary = () => trying(async () => {
 });
 
 byId("input").addEventListener("submit", write);
-byId("token").addEventListener("change", () => {
-  setToken(byId("token").value);
-  loadOptions();
-});
+startAccess(loadOptions);
 for (const button of document.querySelectorAll("[data-vote]")) {
   button.addEventListener("click", () => vote(button.dataset.vote));
 }

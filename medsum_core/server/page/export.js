@@ -22,7 +22,7 @@ const FORMATS = {
 const indented = (value) => `${JSON.stringify(value, null, 2)}\n`;
 
 function state(visit) {
-  if (!visit.signature) return DRAFT + (visit.isChecked ? " against the conversation" : ", as nothing of it was");
+  if (!visit.signature) return DRAFT + (visit.isChecked ? " against the source text" : ", as nothing of it was");
   return `Signed by ${visit.signature.name}, ${visit.signature.time.toISOString()}`;
 }
 

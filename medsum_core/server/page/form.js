@@ -1,22 +1,32 @@
-// The form: conversation, sections, token. What the server offers decides what can be chosen.
+// The form: source text, sections, images. What the server offers decides what can be chosen.
 
-import { getJson, RequestError, setToken } from "./api.js";
+import { startAccess } from "./access.js";
+import { getJson, RequestError } from "./api.js";
 import { byId, el } from "./dom.js";
 import { clearError, showError } from "./messages.js";
 import { attachedImages, forgetImages, startImages } from "./images.js";
-import { swapSpeakers } from "./text.js";
+import { swapSpeakers, titled } from "./text.js";
 
 let options = null; // what the server offers; null until it answered
 
-/** Asks the server what it offers and draws the choices; without an answer the error is shown. */
+/**
+ * Asks the server what it offers; false, with the error shown, where it does not answer. What was ticked stays where it
+ * offers the same as before.
+ */
 async function loadOptions() {
+  const known = JSON.stringify(options);
   try {
     options = await getJson("options");
   } catch (error) {
-    showRefusal(error);
-    return;
+    showError(error);
+    return false;
   }
   clearError();
+  if (JSON.stringify(options) !== known) drawOptions();
+  return true;
+}
+
+function drawOptions() {
   byId("model").textContent = `Written by ${options.model}`;
   byId("notice-text").textContent = options.notice.replace(/^(a )?draft /i, ""); // "Draft" stands before it
   byId("sections").replaceChildren(...choices().map(tickBox));
@@ -26,16 +36,15 @@ async function loadOptions() {
   byId("grounded").checked = byId("grounded").disabled = options.grounded; // so asked for when the server was started
   byId("choices").hidden = choices().length === 0 && !options.grounded_available;
   startImages(options.max_images);
-  if (options.max_images) drawQuestion(options.source);
+  byId("dialogue-title").textContent = byId("said-title").textContent = titled(options.source);
+  byId("change").textContent = `Change ${titled(options.source).toLowerCase()}`;
+  if (options.max_images) drawQuestion();
 }
 
 /** The form's words for a task about images, whose text is a question or an indication. */
-function drawQuestion(name) {
-  const title = name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
-  byId("dialogue-title").textContent = byId("said-title").textContent = title;
+function drawQuestion() {
   byId("dialogue-help").textContent = "What is asked about the images below. It stays on this page and on this "
     + "server; nothing is stored.";
-  byId("change").textContent = `Change ${title.toLowerCase()}`;
   byId("dialogue").rows = 3;
   byId("swap").hidden = true;
 }
@@ -45,15 +54,6 @@ export const isChecked = () => options.checks;
 export function emptyForm() {
   byId("dialogue").value = "";
   forgetImages();
-}
-
-/** An error, and where the server wants a token the field for it. */
-export function showRefusal(error) {
-  if (error.status === 401) {
-    byId("access").open = true;
-    byId("token").focus();
-  }
-  showError(error);
 }
 
 /** The words for a section as the server names it: "GENHX", "objective_exam", "" where a task has none. */
@@ -114,7 +114,7 @@ async function openFile() {
     byId("dialogue").value = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
     clearError();
   } catch {
-    showError(new RequestError("That file is no text in UTF-8. Save it as plain text, or paste the conversation.", 0));
+    showError(new RequestError("That file is no text in UTF-8. Save it as plain text, or paste the text.", 0));
   }
   byId("file").value = ""; // the same file can be opened again
 }
@@ -124,9 +124,6 @@ export function startForm() {
   byId("swap").addEventListener("click", swap);
   byId("file").addEventListener("change", openFile);
   byId("whole").addEventListener("change", () => tickAll(byId("whole").checked));
-  byId("token").addEventListener("change", () => {
-    setToken(byId("token").value);
-    loadOptions();
-  });
+  startAccess(loadOptions);
   loadOptions();
 }

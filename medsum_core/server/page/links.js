@@ -70,7 +70,7 @@ export class Links {
     const lines = turns.filter((number) => !against.includes(number)).map((number) => quoteTurn(this.visit, number));
     const others = [...new Set(against)].map((number) => `Says otherwise: ${quoteTurn(this.visit, number)}`);
     if (lines.length || others.length) return [...lines, ...others];
-    return ["No turn of the conversation says this. Ask whether it was said at all."];
+    return ["No turn of the source text says this. Ask whether it was said at all."];
   }
 
   sentenceLine(index, start) {

@@ -1,9 +1,9 @@
-// The review page: a conversation becomes notes; they are checked, edited, signed and exported.
+// The review page: a source text becomes notes; they are checked, edited, signed and exported.
 
 import { postJson, postStream, RequestError } from "./api.js";
 import { Card, flagItem } from "./card.js";
 import { byId, keepFocus } from "./dom.js";
-import { emptyForm, isChecked, readForm, showRefusal, startForm, titleOf } from "./form.js";
+import { emptyForm, isChecked, readForm, startForm, titleOf } from "./form.js";
 import { Links } from "./links.js";
 import { clearError, say, showError } from "./messages.js";
 import { showImages } from "./images.js";
@@ -55,6 +55,7 @@ function startAnew() {
 function back() {
   showNotes();
   drawFinish();
+  byId("written-title").focus();
 }
 
 // ---- writing
@@ -63,17 +64,26 @@ async function write(event) {
   event.preventDefault();
   const request = await readForm();
   if (request === null || !mayDrop()) return;
-  begin(new Visit(request.dialogue, request.sections, { isChecked: isChecked() }));
-  showImages(request.images ?? []);
-  const current = visit;
+  const before = visit;
+  const current = new Visit(request.dialogue, request.sections, { isChecked: isChecked(), images: request.images });
+  begin(current);
   writing = new AbortController();
-  const isWhole = await follow(postStream("notes", { ...request, stream: true }, writing.signal));
+  const failure = await follow(postStream("notes", { ...request, stream: true }, writing.signal));
   writing = null;
-  if (visit === current) await finish(isWhole);
+  if (visit === current) await finish(failure, before);
 }
 
 function begin(fresh) {
-  visit = fresh;
+  say("");
+  showNotes();
+  putOnPage(fresh);
+  drawProgress();
+  byId("stop").focus();
+}
+
+function putOnPage(other) {
+  visit = other;
+  visit.open.clear(); // of notes that were being edited, the text so far counts
   links = new Links(visit, markSeen);
   cards = visit.notes.map((_, index) => new Card(visit, index, {
     onSentence: (at, start) => links.showSentence(at, start),
@@ -82,28 +92,24 @@ function begin(fresh) {
     onDone: editDone,
   }));
   byId("notes").replaceChildren(...cards.map((card) => card.element));
-  say("");
-  showNotes();
+  showImages(visit.images);
   refresh();
-  drawProgress();
-  byId("stop").focus();
 }
 
-/** Draws the events of an answer as they come; true where the answer was whole. */
+/** Draws the events of an answer as they come; null where the answer was whole, else what ended it. */
 async function follow(events) {
   try {
     for await (const { event, data } of events) {
       if (event === "error") throw new RequestError(data.message, 500);
       if (event === "done") {
         visit.take(data, { withText: true });
-        return true;
+        return null;
       }
       receive(event, data);
     }
-    throw new RequestError("The server ended its answer early.", 0);
+    return new RequestError("The server ended its answer early.", 0);
   } catch (error) {
-    if (error.name !== "AbortError") showRefusal(error);
-    return false;
+    return error;
   }
 }
 
@@ -131,24 +137,26 @@ function drawProgress() {
   byId("progress-text").textContent = `${done} of ${visit.notes.length} sections, ${words} words`;
 }
 
-async function finish(isWhole) {
+/** After an answer, whole or ended by `failure`; `before`: the visit whose place it took. */
+async function finish(failure, before) {
+  const isStopped = failure?.name === "AbortError"; // by the reader
   visit.isWriting = false;
-  if (!isWhole && !visit.turns.length) { // nothing came: the reader's text is still in the form
-    visit = null;
+  if (failure && !visit.turns.length) { // nothing came: the reader's text is still in the form
+    if (before) putOnPage(before);
+    else visit = null;
     showForm();
-    byId("dialogue").focus({ preventScroll: true }); // the error above it stays in sight
+    byId(isStopped ? "dialogue" : "write").focus({ preventScroll: true }); // the error above it stays in sight
+    if (!isStopped) showError(failure);
     return;
   }
   for (const note of visit.notes.filter((one) => !one.isDone)) note.isUnfinished = true;
-  visit.isStale = !isWhole;
+  visit.isStale = failure !== null;
   drawProgress();
   refresh();
   byId("written-title").focus();
-  if (isWhole) say(summary("Written"));
-  else {
-    say("Stopped: the notes are not complete.");
-    if (byId("error").hidden) await check();
-  }
+  say(failure ? "Stopped: the notes are not complete." : summary("Written"));
+  if (isStopped) await check();
+  else if (failure) showError(failure);
 }
 
 function summary(what) {
@@ -248,6 +256,7 @@ function drawFinish() {
   byId("flag-bar").hidden = visit.isWriting || byId("review").hidden || (!all && !visit.isChecked);
   byId("flag-count").textContent = visit.isStale ? "Check out of date" : `${all - unseen} of ${all} flags seen`;
   byId("next-flag").textContent = unseen ? "Next flag" : "Go to sign-off";
+  if (!visit.isStale && document.activeElement === byId("recheck")) byId("signer").focus();
   byId("recheck").hidden = !visit.isStale;
   drawSigning(visit);
 }
@@ -262,7 +271,10 @@ byId("new").addEventListener("click", startAnew);
 byId("recheck").addEventListener("click", check);
 byId("next-flag").addEventListener("click", nextFlag);
 byId("signer").addEventListener("input", drawFinish);
-byId("sign").addEventListener("click", () => sign(visit));
+byId("sign").addEventListener("click", () => {
+  const signed = visit;
+  sign(signed, () => visit === signed);
+});
 byId("copy").addEventListener("click", () => copy(visit));
 byId("save").addEventListener("click", () => save(visit));
 addEventListener("beforeunload", (event) => {

@@ -6,6 +6,8 @@ import { copyText, exportVisit, saveFile } from "./export.js";
 import { clearError, say, showError } from "./messages.js";
 import { changedSpan } from "./text.js";
 
+let isSigning = false; // a signature is on its way to the log
+
 /** Draws what stands in the way of a signature, or the signature. */
 export function drawSigning(visit) {
   const why = visit.obstacle(byId("signer").value);
@@ -19,24 +21,37 @@ export function drawSigning(visit) {
   byId("seal").textContent = `Signed by ${name}, ${time.toLocaleString()}. An edit withdraws the signature.`;
 }
 
-/** Signs the notes if nothing stands in the way; a signature that is not in the server's log is none. */
-export async function sign(visit) {
+/**
+ * Signs the notes if nothing stands in the way; a signature that is not in the server's log is none. `isOnPage`:
+ * whether the visit still is, once the log has it.
+ */
+export async function sign(visit, isOnPage) {
   const name = byId("signer").value.trim();
   const why = visit.obstacle(name);
   if (why) {
     say(why);
     return;
   }
+  if (isSigning) return; // a second click is no second signature
   clearError();
-  const texts = JSON.stringify(visit.notes.map((note) => note.text));
-  for (const note of visit.notes) {
-    if (!note.isLogged && !(await logEdit(visit, note))) return; // the server was not reached when it was edited
-  }
-  if (!(await audit(visit, { action: "signed" }))) return;
-  if (JSON.stringify(visit.notes.map((note) => note.text)) !== texts) return; // edited while the server wrote its log
+  isSigning = true;
+  const isSigned = await logSignature(visit);
+  isSigning = false;
+  if (!isSigned || !isOnPage()) return;
   visit.signature = { name, time: new Date() };
   drawSigning(visit);
+  byId("seal").focus(); // the button is hidden now
   say(`Signed by ${name}.`);
+}
+
+/** Whether the log has the signature of the notes as they are now, after their edits. */
+async function logSignature(visit) {
+  const texts = JSON.stringify(visit.notes.map((note) => note.text));
+  for (const note of visit.notes) {
+    if (!note.isLogged && !(await logEdit(visit, note))) return false; // it was not reached when it was edited
+  }
+  if (!(await audit(visit, { action: "signed" }))) return false;
+  return JSON.stringify(visit.notes.map((note) => note.text)) === texts; // else edited while the log was written
 }
 
 /**

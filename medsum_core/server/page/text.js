@@ -26,6 +26,9 @@ export function runs(text, spans) {
   }));
 }
 
+/** The name of a prompt's part as a title: "context", "patient_history". */
+export const titled = (name) => name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
+
 /** Where two texts differ, as [start, end) in the second one, in code points. */
 export function changedSpan(before, after) {
   const [a, b] = [Array.from(before), Array.from(after)];
@@ -41,7 +44,7 @@ const TIME = String.raw`(?:[[(]?\d{1,2}:\d\d(?::\d\d)?[\])]?[ \t]*)?`;
 const NAME = String.raw`\p{L}[\p{L}\p{N} .'’_\-]{0,40}?`;
 const TAG = new RegExp(String.raw`^([ \t]*${TIME}[[<*]*)(${NAME})(\**[\]>:：])`, "gmu");
 
-/** The dialogue with its two most frequent speakers exchanged, and their names; null where there are no two. */
+/** The text with its two most frequent speakers exchanged, and their names; null where there are no two. */
 export function swapSpeakers(dialogue) {
   const counts = new Map();
   for (const [, , name] of dialogue.matchAll(TAG)) counts.set(name, (counts.get(name) ?? 0) + 1);

@@ -1,4 +1,4 @@
-// The conversation as a list of turns, with what the notes leave out marked in it.
+// The source text as a list of turns, with what the notes leave out marked in it.
 
 import { arrowKeys, byId, el, pressable } from "./dom.js";
 import { runs } from "./text.js";

@@ -1,21 +1,22 @@
-// One visit on the page: conversation, notes, what the check found, what the reader has seen, the signature. No DOM.
+// One visit on the page: source text, notes, what the check found, what the reader has seen, the signature. No DOM.
 
 import { slice } from "./text.js";
 
 /** A flag's sign, as it is written beside the colour, and what it means. */
 export const SIGNS = {
-  "not-said": { word: "not said", means: "Nobody says this in the conversation." },
-  contradicted: { word: "contradicted", means: "The conversation says otherwise." },
-  "left-out": { word: "left out", means: "Said in the conversation, not found in the notes." },
+  "not-said": { word: "not said", means: "The source text does not say this." },
+  contradicted: { word: "contradicted", means: "The source text says otherwise." },
+  "left-out": { word: "left out", means: "In the source text, not found in the notes." },
   unfinished: { word: "unfinished", means: "The note stops before its end." },
-  shortened: { word: "shortened", means: "The conversation was too long: turns of it were not read for this note." },
+  shortened: { word: "shortened", means: "The source text was too long: parts of it were not read for this note." },
 };
 const SIGN_OF_VERDICT = { not_found: "not-said", contradicted: "contradicted" };
 
 export class Visit {
-  /** `isChecked`: the server looks its facts up in the conversation. */
-  constructor(dialogue, sections, { isChecked }) {
+  /** `isChecked`: the server looks its facts up in the source text. `images`: of the request, as data URLs. */
+  constructor(dialogue, sections, { isChecked, images = [] }) {
     this.isChecked = isChecked;
+    this.images = images;
     this.dialogue = dialogue;
     this.points = Array.from(dialogue); // once: a visit of an hour has 60,000
     this.id = null;
@@ -59,7 +60,7 @@ export class Visit {
     note.contradictedBy = found.contradicted_by;
   }
 
-  /** The characters [start, end) of the conversation, counted in code points. */
+  /** The characters [start, end) of the source text, counted in code points. */
   said(start, end) {
     return this.points.slice(start, end).join("");
   }
