@@ -83,6 +83,7 @@ def test_an_unchanged_run_may_be_resumed() -> None:
         ),
         ({"functions": {"objective": note_nll, "collate": partial(split_window, x=1)}}, "is partial(medsum_core"),
         ({"functions": {"objective": note_nll}}, "is not given"),
+        ({"functions": {"objective": split_window, "collate": split_window}}, "is medsum_core.data.collator.split"),
     ],
 )
 @pytest.mark.parametrize("allow_inexact", [False, True])
@@ -141,6 +142,9 @@ def test_another_environment_needs_consent() -> None:
         assert key in str(caught.value)
         (note,) = check_compatible(record(), changed, allow_inexact=True)
         assert key in note
+    on_gpu = record(environment={**record()["environment"], "device": "cuda", "GPU": "of another computer"})
+    (note,) = check_compatible(record(), on_gpu, allow_inexact=True)  # no second one that "GPU" was not recorded
+    assert "device was cpu, is cuda" in note
 
 
 @pytest.mark.parametrize(
@@ -201,10 +205,14 @@ def test_the_same_rows_in_an_update_may_be_divided_otherwise() -> None:
     assert "number of processes was 1, is 2" in note
 
 
-def test_another_precision_is_not_reported_as_another_base() -> None:
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"precision": "bf16"}, "--precision was fp32, is bf16"), ({"load_in_4bit": True}, "--load_in_4bit was None, is")],
+)
+def test_another_precision_is_not_reported_as_another_base(change: dict[str, Any], says: str) -> None:
     """The weights in memory differ with it; whoever reads the message should change the precision, not the base."""
-    other = record(settings={**SETTINGS, "precision": "bf16"}, base_weights="other")
-    with pytest.raises(InputError, match="--precision was fp32, is bf16") as caught:
+    other = record(settings={**SETTINGS, **change}, base_weights="other")
+    with pytest.raises(InputError, match=says) as caught:
         check_compatible(record(), other, allow_inexact=True)
     assert "base model" not in str(caught.value)
 
