@@ -68,15 +68,18 @@ def test_an_old_checkpoint_that_cannot_be_read_is_neither_counted_nor_deleted(
     assert "kept the old checkpoint step-000002" in capsys.readouterr().err
 
 
-def test_the_course_of_a_checkpoint_is_the_earlier_checkpoints_of_the_same_run(tmp_path: Path) -> None:
+def test_the_course_of_a_checkpoint_is_the_earlier_checkpoints_of_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine: dict[str, Any] = {"fingerprints": {"base": "b", "num_steps": 9}, "deletable": ()}
     for step in (2, 4, 6):
         save(tmp_path, step, **mine)
     save(tmp_path, 1, deletable=(), fingerprints={"base": "b", "num_steps": 5})  # before the run was extended
     save(tmp_path, 3, deletable=(), fingerprints={"base": "another run's", "num_steps": 9})
     (tmp_path / "step-000002" / "state.json").write_bytes(b"")
-    found = load_checkpoint(tmp_path / "step-000004")
-    assert course_of(found, tmp_path) == {"step-000001", "step-000004"}
+    monkeypatch.chdir(tmp_path)
+    found = load_checkpoint("step-000004")
+    assert course_of(found, tmp_path) == course_of(found, ".") == {"step-000001", "step-000004"}
     assert later_checkpoints(found, tmp_path) == ["step-000006"]
     assert course_of(found, tmp_path / "elsewhere") == set()
 

@@ -81,7 +81,10 @@ def test_an_unchanged_run_may_be_resumed() -> None:
             {"functions": {"objective": smoothed, "collate": split_window}},
             "objective was medsum_core.training.loss.note",
         ),
-        ({"functions": {"objective": note_nll, "collate": partial(split_window, batch_size=1)}}, "is partial(medsum_core"),
+        (
+            {"functions": {"objective": note_nll, "collate": partial(split_window, batch_size=1)}},
+            "is partial(medsum_core",
+        ),
         ({"functions": {"objective": note_nll}}, "is not given"),
         ({"functions": {"objective": split_window, "collate": split_window}}, "is medsum_core.data.collator.split"),
     ],
