@@ -183,7 +183,7 @@ def test_a_listener_that_raises_fails_its_own_request_only(method: str, caplog: 
         assert note(good) == NOTE and note(short) == NOTE[:3]
         wait_until(lambda: is_idle(engine))
         assert engine.is_alive and note(submit(engine, request())[1][0]) == NOTE
-    assert "its listener raised ValueError" in caplog.text and SECRET not in caplog.text
+    assert caplog.text.count("its listener raised ValueError") == 1 and SECRET not in caplog.text
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
