@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from decoding_models import VOCAB, small_model, some_prompts
-from live_notes import LONGEST_NOTE, Heard, Passes, is_idle, running, wait_until
+from live_notes import LONGEST_NOTE, PATIENCE, Heard, Passes, is_idle, running, wait_until
 from small_language import STOPS, refused_numbers
 
 from medsum_core.errors import InputError
@@ -225,8 +225,13 @@ def test_a_failed_forward_pass_fails_all_requests_and_the_engine(caplog: pytest.
 
 
 def test_an_error_at_the_start_of_an_engine_is_raised() -> None:
-    passes = Passes()
-    passes.before = at_pass(1, lambda: [].pop())
+    passes, alive = Passes(), []
+
+    def fail() -> None:
+        alive.append(engine.is_alive)
+        raise IndexError
+
+    passes.before = fail
     engine = LiveEngine(
         MODEL,
         decoder=passes.decoder,
@@ -240,7 +245,7 @@ def test_an_error_at_the_start_of_an_engine_is_raised() -> None:
         engine.submit([request(2)], [Heard()])
     with pytest.raises(IndexError):
         engine.start()
-    assert not engine.is_alive
+    assert alive == [False] and not engine.is_alive
     engine.close(seconds=0)
 
 
@@ -269,6 +274,14 @@ def test_close_fails_requests_that_its_time_is_too_short_for() -> None:
         assert all(isinstance(each.wait().error, EngineStopped) for each in heard[1:])
         closing.join(60)
         assert not engine.is_alive and heard[0].num_ends == 0
+
+
+def test_an_idle_engine_is_closed_at_once() -> None:
+    with running(MODEL) as engine:
+        closing = threading.Thread(target=engine.close, kwargs={"seconds": 600.0})
+        closing.start()
+        closing.join(PATIENCE)
+        assert not closing.is_alive()
 
 
 def test_an_engine_that_was_never_started_can_be_closed() -> None:
