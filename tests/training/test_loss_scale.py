@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_a_run_survives_more_overflows_than_may_be_skipped_in_a_row(inputs: Path
     assert run(inputs, tmp_path / "run", 50.0, "--num_train_epochs", "5") == 0  # 65,536 / 50 is about 2^10 a target
     steps = [line for line in metrics(tmp_path / "run") if "loss" in line]
     assert 0 < len(steps) <= 15 - 4  # of 15 windows at least four overflowed first
+
+
+def test_the_scale_that_was_found_survives_a_resume(inputs: Path, tmp_path: Path) -> None:
+    folder, more = tmp_path / "run", ("--num_train_epochs", "5", "--save_strategy", "epoch")
+    assert run(inputs, folder, 50.0, *more) == 0
+    losses = [(line["step"], line["loss"]) for line in metrics(folder)]
+    shutil.rmtree(folder / "adapter")
+    shutil.rmtree(max((folder / "checkpoints").iterdir()))
+    assert run(inputs, folder, 50.0, *more, "--resume_from_checkpoint", "auto") == 0
+    assert [(line["step"], line["loss"]) for line in metrics(folder)] == losses
 
 
 def test_a_run_ends_when_gradients_overflow_at_every_scale(

@@ -246,20 +246,23 @@ def test_an_earlier_versions_record_is_read_under_todays_names(tmp_path: Path) -
         saved_record(load_checkpoint(save(tmp_path, 2)))
 
 
-def test_processes_without_a_saved_random_state_draw_different_masks(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    checkpoint = load_checkpoint(save(tmp_path, 4, rng=[capture_rng()]))
-    expected, draws = torch.rand(8), []
-    for process in (0, 1, 2, 1):
+def test_each_process_gets_its_own_random_state_and_one_without_draws_other_masks(tmp_path: Path) -> None:
+    states, expected, draws = [], [], []
+    for seed in (3, 4):
+        torch.manual_seed(seed)
+        states.append(capture_rng())
+        expected.append(torch.rand(8))
+    checkpoint = load_checkpoint(save(tmp_path, 4, rng=states))
+    for process in (0, 1, 2, 3, 2):
         torch.manual_seed(9)
         restore_random_state(checkpoint, seed=42, process=process)
         draws.append(torch.rand(8))
-    assert torch.equal(draws[0], expected)
-    assert torch.equal(draws[1], draws[3])
-    assert not torch.equal(draws[1], draws[0]) and not torch.equal(draws[1], draws[2])
-    later = load_checkpoint(save(tmp_path, 5, rng=[capture_rng()]))
-    restore_random_state(later, seed=42, process=1)
-    assert not torch.equal(torch.rand(8), draws[1])
+    assert torch.equal(draws[0], expected[0]) and torch.equal(draws[1], expected[1])
+    assert torch.equal(draws[2], draws[4])
+    assert not any(torch.equal(draws[2], other) for other in (draws[0], draws[1], draws[3]))
+    later = load_checkpoint(save(tmp_path, 5, rng=states))
+    restore_random_state(later, seed=42, process=2)
+    assert not torch.equal(torch.rand(8), draws[2])
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,8 @@ def test_a_full_disk_during_a_save_does_not_end_the_run(
 ) -> None:
     full_disk("step-000003")
     check_equal(train(inputs, tmp_path / "run"), straight)
-    assert "no checkpoint at step 3" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no checkpoint at step 3" in said and "not saved: step 3: " in said  # at once, and at the end again
 
 
 def test_a_failed_last_save_is_exit_code_4(
