@@ -84,6 +84,6 @@ def test_a_loss_that_is_not_finite_is_no_search(
     def non_finite(*args: Tensor, **settings: Any) -> Tensor:
         return note_nll(*args, **settings) * torch.nan
 
-    argv = flags(inputs, tmp_path / "run", "--eval_strategy", "no", "--kernels", "reference")
-    assert exit_code(argv, objective=non_finite) == 3
+    more = ("--eval_strategy", "no", "--kernels", "reference", "--num_train_epochs", "2")
+    assert exit_code(flags(inputs, tmp_path / "run", *more), objective=non_finite) == 3
     assert "3 windows in a row" in capsys.readouterr().err
