@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from decoding_models import VOCAB, small_model, some_prompts
-from live_notes import LONGEST_NOTE, Heard, Passes, is_idle, running, wait_until
+from live_notes import LONGEST_NOTE, LONGEST_PROMPT, Heard, Passes, is_idle, running, wait_until
 from small_language import STOPS, refused_numbers
 
 from medsum_core.errors import InputError
@@ -286,6 +286,13 @@ def test_requests_that_an_engine_cannot_serve_are_refused() -> None:
         pass
     with pytest.raises(ValueError, match="at least one slot"), running(MODEL, num_slots=0):
         pass
+
+
+def test_the_longest_request_has_room_for_all_its_beams() -> None:
+    model = small_model("gemma", max_position_embeddings=LONGEST_PROMPT + LONGEST_NOTE)
+    longest = NoteRequest(prompt=(2,) * LONGEST_PROMPT, max_new_tokens=LONGEST_NOTE)
+    with running(model, num_slots=1, num_beams=3) as engine:
+        assert len(note(submit(engine, longest)[1][0])) == LONGEST_NOTE
 
 
 def test_stats_count_requests_tokens_and_passes() -> None:
