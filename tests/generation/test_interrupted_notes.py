@@ -229,6 +229,7 @@ def test_short_writes_leave_no_incomplete_line(tmp_path: Path, monkeypatch: pyte
     for row, note in notes.items():
         part.add(row, note)
     part.close()
+    PartFile(part.path, MadeFrom(settings={}, rows=("a", "b")), notes).close()  # a second call, stopped at once
     earlier = part_file.read_part(part.path)
     assert earlier is not None and earlier.notes == notes
 
