@@ -46,7 +46,7 @@ def free_name(checkpoints_dir: Path, step: int) -> Path:
     if not (checkpoints_dir / name).exists():
         return checkpoints_dir / name
     taken = [numbers(path)[1] for path in list_checkpoints(checkpoints_dir) if numbers(path)[0] == step]
-    return checkpoints_dir / f"{name}-{max(taken, default=1) + 1}"
+    return checkpoints_dir / f"{name}-{max(taken) + 1}"
 
 
 def delete_superseded(

@@ -44,9 +44,9 @@ def truncate_source(parts: Mapping[str, str], renderer: PromptRenderer, *, max_p
     """Drop whole turns (or paragraphs) of the task's source until the prompt has at most `max_prompt_tokens`.
 
     Returns the text and how many were dropped. The first and the last turns are kept, taken alternately from both ends
-    while they fit; a line `[...]` replaces the turns dropped in between. A source that fits is returned unchanged. The
-    text is "" when no turn fits, or where the task allows no truncation; the prompt may then still be too long: the
-    caller must check.
+    while they fit; a line `[...]` replaces the turns dropped in between. A source that fits, or that the task never
+    truncates, is returned unchanged; the text is "" when no turn fits. The prompt may still be too long: the caller
+    must check.
     """
     name, rule = renderer.task.source, renderer.task.truncate
     excess = len(renderer.prompt_ids(parts)) - max_prompt_tokens

@@ -157,9 +157,7 @@ class LiveEngine:
         if self._thread.ident is None:
             return
         self._thread.join(seconds)
-        with self._queue.changed:
-            self._is_stopping = True
-            self._queue.changed.notify()
+        self._is_stopping = True  # read before each forward pass: a closing engine waits for nothing else
         self._thread.join()
 
     def _check(self, request: NoteRequest) -> None:

@@ -26,7 +26,7 @@ class _Request:
 
 
 class RequestQueue:
-    """Requests by their ids. `changed` guards all state and is notified when the engine has something to do.
+    """Requests by their ids. `changed` guards all state and is notified when an idle engine has something to do.
 
     waiting: the notes without a slot, in order of arrival, by `use_adapter`.
     leaving: cancelled notes that still have a slot.
@@ -75,9 +75,8 @@ class RequestQueue:
                 return None
             if request.note in request.waiting:
                 request.waiting.remove(request.note)
-            else:
+            else:  # the engine is at work on it: there is nobody to notify
                 self.leaving.append(request.note)
-                self.changed.notify()
         return request.listener
 
     # ---- called by the engine's thread -------------------------------------------------------------------------------

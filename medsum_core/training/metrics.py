@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from medsum_core.data.masking import Example
@@ -51,21 +50,16 @@ class StepStats:
 class MetricsLog:
     """Appends lines, each in one write, so that a crash can leave only the last line unfinished. Mode 0600.
 
-    A full disk does not end a run: a failed write is warned about once, and its lines follow when there is room again.
+    The file is open only while it is written, so that nothing is left to close, however a run ends. A full disk does
+    not end a run: a failed write is warned about once, and its lines follow when there is room again.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_MODE)
+        """Create the file if there is none. Raises OSError if it can't be written."""
+        self._path = path
         self._pending = b""
         self._warned = False
-
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._write_pending(flush=False)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record. It must hold an integer `step`, by which a resumed run truncates the file (`cut_back`)."""
@@ -73,30 +67,29 @@ class MetricsLog:
             raise ValueError("a metrics record needs an integer `step`")
         finite = {name: None if _not_finite(value) else value for name, value in record.items()}
         self._pending += (json.dumps(finite) + "\n").encode()
-        try:
-            self._write_pending()
-        except OSError as error:
-            self._warn(error)
+        self._try_to_write(flush=False)
 
     def sync(self) -> None:
         """Flush to disk; called before a checkpoint is written, so that a power cut loses no line of before it."""
+        self._try_to_write(flush=True)
+
+    def _try_to_write(self, *, flush: bool) -> None:
         try:
-            self._write_pending()
-            os.fsync(self._descriptor)
+            self._write_pending(flush=flush)
         except OSError as error:
-            self._warn(error)
+            if not self._warned:
+                print(f"warning: could not write the metrics: {error.strerror}; the run goes on", file=sys.stderr)
+            self._warned = True
 
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-    def _write_pending(self) -> None:
-        while self._pending:
-            self._pending = self._pending[os.write(self._descriptor, self._pending) :]
-
-    def _warn(self, error: OSError) -> None:
-        if not self._warned:
-            print(f"warning: could not write the metrics: {error.strerror}; the run goes on", file=sys.stderr)
-        self._warned = True
+    def _write_pending(self, *, flush: bool) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_MODE)
+        try:
+            while self._pending:
+                self._pending = self._pending[os.write(descriptor, self._pending) :]
+            if flush:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -75,6 +75,11 @@ def test_a_missing_generator_state_is_an_error(missing: str) -> None:
         restore_rng(state)
 
 
+def test_a_generator_state_of_another_size_is_an_error() -> None:
+    with pytest.raises(InputError, match="choose another one"):
+        restore_rng({**capture_rng(), "torch": "00"})
+
+
 def train_some(model: PeftModel, optimizer: torch.optim.Optimizer, num_steps: int) -> list[float]:
     losses = []
     for _ in range(num_steps):

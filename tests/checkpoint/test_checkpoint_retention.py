@@ -7,11 +7,12 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from checkpoints import ALL_FILES, fail_to_read, names, save
 
+from medsum_core.checkpoint import retention
 from medsum_core.checkpoint.checkpoint import (
     checkpoint_of_step,
     course_of,
@@ -20,7 +21,7 @@ from medsum_core.checkpoint.checkpoint import (
     load_checkpoint,
 )
 from medsum_core.errors import InputError
-from medsum_core.files import SaveError
+from medsum_core.files import ReadFailedError, SaveError
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -68,17 +69,38 @@ def test_an_old_checkpoint_that_cannot_be_read_is_neither_counted_nor_deleted(
     assert "kept the old checkpoint step-000002" in capsys.readouterr().err
 
 
-def test_the_course_of_a_checkpoint_is_the_earlier_checkpoints_of_the_same_run(tmp_path: Path) -> None:
+def test_the_course_of_a_checkpoint_is_the_earlier_checkpoints_of_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine: dict[str, Any] = {"fingerprints": {"base": "b", "num_steps": 9}, "deletable": ()}
     for step in (2, 4, 6):
         save(tmp_path, step, **mine)
     save(tmp_path, 1, deletable=(), fingerprints={"base": "b", "num_steps": 5})  # before the run was extended
     save(tmp_path, 3, deletable=(), fingerprints={"base": "another run's", "num_steps": 9})
     (tmp_path / "step-000002" / "state.json").write_bytes(b"")
-    found = load_checkpoint(tmp_path / "step-000004")
-    assert course_of(found, tmp_path) == {"step-000001", "step-000004"}
+    monkeypatch.chdir(tmp_path)
+    found = load_checkpoint("step-000004")
+    assert course_of(found, tmp_path) == course_of(found, ".") == {"step-000001", "step-000004"}
     assert later_checkpoints(found, tmp_path) == ["step-000006"]
     assert course_of(found, tmp_path / "elsewhere") == set()
+    fail_to_read(monkeypatch, "step-000001", times=99)
+    assert course_of(found, tmp_path) == {"step-000004"}
+
+
+def test_a_folder_that_cannot_be_listed_fails_a_second_save_of_a_step_and_keeps_all_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Path) -> NoReturn:
+        raise ReadFailedError("Input/output error")
+
+    for step in (1, 2):
+        save(tmp_path, step)
+    monkeypatch.setattr(retention, "list_checkpoints", fail)
+    save(tmp_path, 3)
+    assert "kept all old checkpoints: Input/output error" in capsys.readouterr().err
+    with pytest.raises(SaveError, match="Input/output error"):
+        save(tmp_path, 3)
+    assert names(tmp_path) == ["step-000001", "step-000002", "step-000003"]
 
 
 def test_a_second_checkpoint_of_a_step_replaces_the_former_only_when_complete(

@@ -12,11 +12,17 @@ import pytest
 import torch
 from checkpoints import nf4_model
 from numba.core.registry import cpu_target
-from support import tiny_config
+from support import tiny_config, tiny_tokenizer
+from torch import nn
 from transformers import AutoConfig
 
 from medsum_core.checkpoint import fingerprints
-from medsum_core.checkpoint.fingerprints import base_fingerprint, config_fingerprint, environment_fingerprint
+from medsum_core.checkpoint.fingerprints import (
+    base_fingerprint,
+    config_fingerprint,
+    environment_fingerprint,
+    tokenizer_fingerprint,
+)
 from medsum_core.model.lora import trainable_parameters
 
 ON_CPU: dict[str, Any] = {"device": torch.device("cpu"), "world_size": 1}
@@ -59,27 +65,37 @@ def test_the_processor_is_identified_by_family_and_model_not_by_name(monkeypatch
 def test_the_environment_fingerprint_has_threads_processes_and_cpu_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     before = environment_fingerprint(**ON_CPU)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX999")
-    after = environment_fingerprint(device=torch.device("cpu"), world_size=2)
+    after = environment_fingerprint(device=torch.device("cpu"), world_size=2, uses_triton=True)
     differing = {key for key in before if before[key] != after[key]}
-    assert differing == {"number of processes", "CPU capability", "CPU threads"}
+    assert differing == {"number of processes", "fp32 matmul precision", "CPU capability", "CPU threads"}
+    assert after.keys() - before.keys() == {"triton version"}
     assert before["torch version"] == metadata.version("torch")
 
 
 def test_the_base_fingerprint_depends_on_each_frozen_weight_and_not_on_the_adapter(base_folder: Path) -> None:
     model = nf4_model(base_folder)
     before = base_fingerprint(model.named_parameters())
-    assert before == base_fingerprint(nf4_model(base_folder).named_parameters())
+    assert before == base_fingerprint(reversed(list(nf4_model(base_folder).named_parameters())))
     with torch.no_grad():
         trainable_parameters(model)[0][1].add_(1.0)
     assert base_fingerprint(model.named_parameters()) == before
     packed = next(parameter for parameter in model.parameters() if hasattr(parameter, "quant_state"))
     norm = next(parameter for name, parameter in model.named_parameters() if "norm" in name)
     found = {before}
-    for frozen in (packed.quant_state.absmax, packed.data.view(-1), norm.data.view(torch.uint8)):
+    scales = packed.quant_state.absmax, packed.quant_state.state2.absmax.view(torch.uint8)
+    for frozen in (*scales, packed.data.view(-1), norm.data.view(torch.uint8)):
         frozen[0] ^= 1
         found.add(base_fingerprint(model.named_parameters()))
-    assert len(found) == 4
+    assert len(found) == 5
+
+
+def test_the_same_bytes_in_another_dtype_or_shape_are_another_base() -> None:
+    zeros = torch.zeros(2, 2, dtype=torch.float16)
+    same_bytes = (zeros, zeros.view(torch.bfloat16), zeros.view(4))
+    found = {base_fingerprint([("w", nn.Parameter(tensor, requires_grad=False))]) for tensor in same_bytes}
+    assert len(found) == 3
 
 
 def test_the_configurations_fingerprint_depends_on_its_values_and_not_on_its_path(tmp_path: Path) -> None:
@@ -90,3 +106,23 @@ def test_the_configurations_fingerprint_depends_on_its_values_and_not_on_its_pat
     assert config_fingerprint(here) == config_fingerprint(there)
     there.rms_norm_eps *= 2
     assert config_fingerprint(here) != config_fingerprint(there)
+
+
+def test_a_field_without_effect_has_none_in_a_nested_configuration_either() -> None:
+    def of(**text_config: Any) -> str:
+        return config_fingerprint(SimpleNamespace(to_dict=lambda: {"text_config": text_config}))
+
+    assert of(dtype="float32", hidden_size=64) == of(dtype="bfloat16", hidden_size=64) != of(hidden_size=65)
+
+
+def test_the_tokenizers_fingerprint_depends_on_its_vocabulary_special_tokens_and_template() -> None:
+    before = tokenizer_fingerprint(tiny_tokenizer())
+    assert before == tokenizer_fingerprint(tiny_tokenizer())
+    found = {before}
+    for name, value in (("chat_template", "another"), ("eos_token", "<pad>")):
+        changed = tiny_tokenizer()
+        setattr(changed, name, value)
+        found.add(tokenizer_fingerprint(changed))
+    longer = tiny_tokenizer()
+    longer.add_tokens(["a word"])
+    assert len({*found, tokenizer_fingerprint(longer)}) == 4

@@ -118,10 +118,10 @@ def test_later_checkpoints_are_kept_unless_overwriting_is_asked_for(
     assert load_checkpoint(folder / "checkpoints" / found[-1]).progress.step == 3
 
 
-def test_a_resumed_run_still_deletes_what_it_wrote_before(inputs: Path, trained: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_deletes_what_it_wrote_before_and_since(inputs: Path, trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     shutil.rmtree(folder / "checkpoints" / "step-000003")
-    more = ("--resume_from_checkpoint", "auto", "--save_total_limit", "2")
+    more = ("--resume_from_checkpoint", "auto", "--save_total_limit", "2", "--num_train_epochs", "2")
     assert exit_code(flags(inputs, folder, *EVERY_STEP, *more)) == 0
-    assert names(folder / "checkpoints") == ["step-000002", "step-000003"]
+    assert names(folder / "checkpoints") == ["step-000005", "step-000006"]

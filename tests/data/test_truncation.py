@@ -66,9 +66,9 @@ def test_middle_turns_are_dropped_and_the_gap_is_marked(renderer: PromptRenderer
 
 
 def test_blank_lines_are_dropped_before_any_turn(renderer: PromptRenderer) -> None:
-    dialogue = "Doctor: Hi." + "\n" * 200 + "Patient: Hi."
+    dialogue = "Doctor: Hi." + "\n" * 200 + "Sit down." + "\n" * 200 + "Patient: Hi."
     assert truncate_source(section_parts(dialogue, SECTION), renderer, max_prompt_tokens=200) == (
-        "Doctor: Hi.\nPatient: Hi.",
+        "Doctor: Hi.\nSit down.\nPatient: Hi.",
         0,
     )
 
@@ -161,7 +161,9 @@ def test_rows_are_used_or_reported_and_only_a_long_note_costs_more_turns(rendere
         ("one-turn", "no turn of the dialogue fits with its note"),
         ("note-alone", "its note alone does not fit"),
     ]
-    lost = list(report.num_tokens_dropped.values())
+    pairs = zip(rows[1:3], examples[1:3], strict=True)
+    lost = [len(renderer.prompt_ids(row.parts)) - len(example.prompt_ids) for row, example in pairs]
+    assert report.num_tokens_dropped == {"truncated": lost[0], "long-note": lost[1]}
     assert [line.split(":")[0] for line in report.lines()] == [
         "3 of 6 notes are longer than --max_new_tokens 60, at which decoding would cut them",
         f"2 source texts lost whole turns or paragraphs (median {sum(report.num_turns_dropped.values()) / 2:g}, worst "

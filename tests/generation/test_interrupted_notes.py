@@ -218,12 +218,18 @@ def test_a_part_file_without_a_whole_line_starts_anew(
 
 def test_short_writes_leave_no_incomplete_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_all = os.write
-    part = PartFile(tmp_path / "part.jsonl", MadeFrom(settings={}, rows=("a", "b")), {})
+    former = os.umask(0)
+    try:
+        part = PartFile(tmp_path / "part.jsonl", MadeFrom(settings={}, rows=("a", "b")), {})
+    finally:
+        os.umask(former)
+    assert stat.S_IMODE(part.path.stat().st_mode) == 0o600
     notes = {row: GeneratedNote(id=row, note=f"Note {row}.", num_tokens=2, hit_limit=False) for row in ("a", "b")}
     monkeypatch.setattr(os, "write", lambda descriptor, data: write_all(descriptor, bytes(data)[:7]))
     for row, note in notes.items():
         part.add(row, note)
     part.close()
+    PartFile(part.path, MadeFrom(settings={}, rows=("a", "b")), notes).close()  # a second call, stopped at once
     earlier = part_file.read_part(part.path)
     assert earlier is not None and earlier.notes == notes
 
@@ -240,8 +246,9 @@ def test_a_part_file_that_cannot_be_read_is_not_changed(
     assert part.read_text() == "kept"
 
 
-def test_a_part_file_of_nested_lists_is_not_what_a_call_leaves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"[" * 100_000 + b"\n{}\n", NO_NOTE + b"3\n"], ids=["nested", "no note"])
+def test_a_part_file_of_other_values_is_not_what_a_call_leaves(tmp_path: Path, content: bytes) -> None:
     part = tmp_path / "notes.csv.part.jsonl"
-    part.write_text("[" * 100_000 + "\n{}\n")
+    part.write_bytes(content)
     with pytest.raises(InputError, match="not what an interrupted call leaves"):
         part_file.read_part(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,16 @@ def test_a_run_survives_more_overflows_than_may_be_skipped_in_a_row(inputs: Path
     assert 0 < len(steps) <= 15 - 4  # of 15 windows at least four overflowed first
 
 
+def test_the_scale_that_was_found_survives_a_resume(inputs: Path, tmp_path: Path) -> None:
+    folder, more = tmp_path / "run", ("--num_train_epochs", "5", "--save_strategy", "epoch")
+    assert run(inputs, folder, 50.0, *more) == 0
+    losses = [(line["step"], line["loss"]) for line in metrics(folder)]
+    shutil.rmtree(folder / "adapter")
+    shutil.rmtree(max((folder / "checkpoints").iterdir()))
+    assert run(inputs, folder, 50.0, *more, "--resume_from_checkpoint", "auto") == 0
+    assert [(line["step"], line["loss"]) for line in metrics(folder)] == losses
+
+
 def test_a_run_ends_when_gradients_overflow_at_every_scale(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +84,6 @@ def test_a_loss_that_is_not_finite_is_no_search(
     def non_finite(*args: Tensor, **settings: Any) -> Tensor:
         return note_nll(*args, **settings) * torch.nan
 
-    argv = flags(inputs, tmp_path / "run", "--eval_strategy", "no", "--kernels", "reference")
-    assert exit_code(argv, objective=non_finite) == 3
+    more = ("--eval_strategy", "no", "--kernels", "reference", "--num_train_epochs", "2")
+    assert exit_code(flags(inputs, tmp_path / "run", *more), objective=non_finite) == 3
     assert "3 windows in a row" in capsys.readouterr().err

@@ -9,15 +9,22 @@ import stat
 from pathlib import Path
 
 import pytest
+from windows import make_example
 
 from medsum_core.errors import InputError
-from medsum_core.training.metrics import MetricsLog, cut_back, read_metrics
+from medsum_core.training.metrics import MetricsLog, StepStats, cut_back, read_metrics
 
 
 def write(path: Path, steps: range) -> None:
-    with MetricsLog(path) as log:
-        for step in steps:
-            log.append({"step": step, "loss": 2.0 / (step + 1), "learning_rate": 2e-4})
+    log = MetricsLog(path)
+    for step in steps:
+        log.append({"step": step, "loss": 2.0 / (step + 1), "learning_rate": 2e-4})
+
+
+def test_the_figures_of_a_window_are_sums_over_its_rows() -> None:
+    window = [make_example(5, 3, seed=1), make_example(9, 2, seed=2)]
+    stats = StepStats.of(window, 0.0, loss=1.5, grad_norm=0.5, skipped=False)
+    assert (stats.num_tokens, stats.num_targets) == (19, 5)
 
 
 def test_appends_lines_that_read_back_and_the_file_is_private(tmp_path: Path) -> None:
@@ -35,9 +42,9 @@ def test_appends_lines_that_read_back_and_the_file_is_private(tmp_path: Path) ->
 def test_cut_back_keeps_lines_up_to_the_step_and_its_evaluation(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write(path, range(1, 4))
-    with MetricsLog(path) as log:
-        log.append({"step": 3, "eval_loss": 1.5})
-        log.append({"step": 4, "loss": 1.0})
+    log = MetricsLog(path)
+    log.append({"step": 3, "eval_loss": 1.5})
+    log.append({"step": 4, "loss": 1.0})
     before = path.read_bytes().splitlines(keepends=True)
     assert cut_back(path, step=3) == 4
     assert path.read_bytes() == b"".join(before[:4])
@@ -73,6 +80,26 @@ def test_a_damaged_line_is_removed_if_all_lines_up_to_the_step_come_before_it(tm
     assert path.read_bytes() == before
     assert cut_back(path, step=3) == 2
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+    path.write_bytes(torn + b'\n{"step": 4}\n')
+    assert cut_back(path, step=3) == 0
+
+
+def test_no_file_is_left_open(tmp_path: Path) -> None:
+    """A notebook trains many times in one process."""
+    before = os.listdir("/proc/self/fd")
+    logs = [MetricsLog(tmp_path / str(number)) for number in range(3)]
+    for log in logs:
+        log.append({"step": 1})
+        log.sync()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_only_records_up_to_the_step_are_left_whatever_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for step in (1, 9, 2, 3):
+        MetricsLog(path).append({"step": step})
+    assert cut_back(path, step=2) == 2
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 
 def test_cut_back_without_a_file_does_nothing(tmp_path: Path) -> None:
@@ -81,10 +108,10 @@ def test_cut_back_without_a_file_does_nothing(tmp_path: Path) -> None:
 
 def test_non_finite_values_become_null_and_a_step_is_required(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    with MetricsLog(path) as log:
-        log.append({"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
-        with pytest.raises(ValueError, match="step"):
-            log.append({"loss": 1.0})
+    log = MetricsLog(path)
+    log.append({"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
+    with pytest.raises(ValueError, match="step"):
+        log.append({"loss": 1.0})
     text = path.read_text()
     assert json.loads(text, parse_constant=lambda word: pytest.fail(word)) == {
         "step": 1,
@@ -97,21 +124,18 @@ def test_a_full_disk_is_reported_once_and_the_lines_are_written_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "metrics.jsonl"
-    write_some = os.write
-    with MetricsLog(path) as log:
+    log, write_some = MetricsLog(path), os.write
 
-        def full(descriptor: int, data: bytes) -> int:
-            if descriptor != log._descriptor:
-                return write_some(descriptor, data)
-            if len(data) <= 5:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return write_some(descriptor, data[: len(data) - 5])  # a torn line, then nothing more
+    def full(descriptor: int, data: bytes) -> int:
+        if len(data) <= 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_some(descriptor, data[: len(data) - 5])  # a torn line, then nothing more
 
-        monkeypatch.setattr(os, "write", full)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
         log.append({"step": 1})
         log.append({"step": 2})
-        monkeypatch.setattr(os, "write", write_some)
-        log.append({"step": 3})
+    log.append({"step": 3})
     assert [record["step"] for record in read_metrics(path)] == [1, 2, 3]
     assert capsys.readouterr().err.count("No space left") == 1
 
@@ -125,9 +149,11 @@ def test_the_last_line_of_a_run_is_written_at_the_next_sync(tmp_path: Path, monk
             raise failures.pop()
         return write_some(descriptor, data)
 
-    with MetricsLog(path) as log:
-        monkeypatch.setattr(os, "write", fail_once)
-        log.append({"step": 1})
-        assert path.read_bytes() == b"" and not failures
-        log.sync()
-        assert [record["step"] for record in read_metrics(path)] == [1]
+    flushed: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda _: flushed.append(path.read_bytes()))
+    log = MetricsLog(path)
+    monkeypatch.setattr(os, "write", fail_once)
+    log.append({"step": 1})
+    assert path.read_bytes() == b"" and not failures
+    log.sync()
+    assert flushed == [b'{"step": 1}\n']

@@ -75,7 +75,11 @@ def repeat_one(examples: Sequence[Example], **settings: int) -> list[MicroBatch]
     return split_window([*examples, examples[0]], **settings)
 
 
-@pytest.mark.parametrize("collate,returned", [(lose_one, 3), (repeat_one, 5)])
+def replace_one(examples: Sequence[Example], **settings: int) -> list[MicroBatch]:
+    return split_window([*examples[1:], examples[1]], **settings)
+
+
+@pytest.mark.parametrize("collate,returned", [(lose_one, 3), (repeat_one, 5), (replace_one, 4)])
 def test_a_collator_that_loses_or_repeats_a_row_is_refused(run: Run, collate: Any, returned: int) -> None:
     with pytest.raises(InputError, match=f"given 4 rows and returned {returned}.*exactly once"):
         update(run, collate=collate)

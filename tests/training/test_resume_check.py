@@ -81,8 +81,12 @@ def test_an_unchanged_run_may_be_resumed() -> None:
             {"functions": {"objective": smoothed, "collate": split_window}},
             "objective was medsum_core.training.loss.note",
         ),
-        ({"functions": {"objective": note_nll, "collate": partial(split_window, x=1)}}, "is partial(medsum_core"),
+        (
+            {"functions": {"objective": note_nll, "collate": partial(split_window, batch_size=1)}},
+            "is partial(medsum_core",
+        ),
         ({"functions": {"objective": note_nll}}, "is not given"),
+        ({"functions": {"objective": split_window, "collate": split_window}}, "is medsum_core.data.collator.split"),
     ],
 )
 @pytest.mark.parametrize("allow_inexact", [False, True])
@@ -141,6 +145,9 @@ def test_another_environment_needs_consent() -> None:
         assert key in str(caught.value)
         (note,) = check_compatible(record(), changed, allow_inexact=True)
         assert key in note
+    on_gpu = record(environment={**record()["environment"], "device": "cuda", "GPU": "of another computer"})
+    (note,) = check_compatible(record(), on_gpu, allow_inexact=True)  # no second one that "GPU" was not recorded
+    assert "device was cpu, is cuda" in note
 
 
 @pytest.mark.parametrize(
@@ -201,10 +208,14 @@ def test_the_same_rows_in_an_update_may_be_divided_otherwise() -> None:
     assert "number of processes was 1, is 2" in note
 
 
-def test_another_precision_is_not_reported_as_another_base() -> None:
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"precision": "bf16"}, "--precision was fp32, is bf16"), ({"load_in_4bit": True}, "--load_in_4bit was None, is")],
+)
+def test_another_precision_is_not_reported_as_another_base(change: dict[str, Any], says: str) -> None:
     """The weights in memory differ with it; whoever reads the message should change the precision, not the base."""
-    other = record(settings={**SETTINGS, "precision": "bf16"}, base_weights="other")
-    with pytest.raises(InputError, match="--precision was fp32, is bf16") as caught:
+    other = record(settings={**SETTINGS, **change}, base_weights="other")
+    with pytest.raises(InputError, match=says) as caught:
         check_compatible(record(), other, allow_inexact=True)
     assert "base model" not in str(caught.value)
 
@@ -235,20 +246,23 @@ def test_an_earlier_versions_record_is_read_under_todays_names(tmp_path: Path) -
         saved_record(load_checkpoint(save(tmp_path, 2)))
 
 
-def test_processes_without_a_saved_random_state_draw_different_masks(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    checkpoint = load_checkpoint(save(tmp_path, 4, rng=[capture_rng()]))
-    expected, draws = torch.rand(8), []
-    for process in (0, 1, 2, 1):
+def test_each_process_gets_its_own_random_state_and_one_without_draws_other_masks(tmp_path: Path) -> None:
+    states, expected, draws = [], [], []
+    for seed in (3, 4):
+        torch.manual_seed(seed)
+        states.append(capture_rng())
+        expected.append(torch.rand(8))
+    checkpoint = load_checkpoint(save(tmp_path, 4, rng=states))
+    for process in (0, 1, 2, 3, 2):
         torch.manual_seed(9)
         restore_random_state(checkpoint, seed=42, process=process)
         draws.append(torch.rand(8))
-    assert torch.equal(draws[0], expected)
-    assert torch.equal(draws[1], draws[3])
-    assert not torch.equal(draws[1], draws[0]) and not torch.equal(draws[1], draws[2])
-    later = load_checkpoint(save(tmp_path, 5, rng=[capture_rng()]))
-    restore_random_state(later, seed=42, process=1)
-    assert not torch.equal(torch.rand(8), draws[1])
+    assert torch.equal(draws[0], expected[0]) and torch.equal(draws[1], expected[1])
+    assert torch.equal(draws[2], draws[4])
+    assert not any(torch.equal(draws[2], other) for other in (draws[0], draws[1], draws[3]))
+    later = load_checkpoint(save(tmp_path, 5, rng=states))
+    restore_random_state(later, seed=42, process=2)
+    assert not torch.equal(torch.rand(8), draws[2])
 
 
 @pytest.mark.parametrize(

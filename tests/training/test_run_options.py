@@ -254,7 +254,7 @@ def test_the_last_updates_are_logged_if_there_are_fewer_than_logging_steps(
 def test_checkpoints_are_saved_by_time_as_well_as_by_epoch(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three windows of 7 simulated minutes: the epoch's end is the third; after the second 14 minutes have passed."""
+    """Six windows of 7 simulated minutes in two epochs: 14 have passed after the second, and two after the first end."""
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     step = train_loop.train_step
@@ -264,9 +264,10 @@ def test_checkpoints_are_saved_by_time_as_well_as_by_epoch(
         return step(*arguments, **settings)
 
     monkeypatch.setattr(train_loop, "train_step", slow_step)
-    for minutes, expected in (("10", [2, 3]), ("0", [3])):
+    more = ("--num_train_epochs", "2", "--save_total_limit", "9")
+    for minutes, expected in (("10", [2, 3, 5, 6]), ("0", [3, 6])):
         folder = tmp_path / f"run-{minutes}"
-        assert exit_code(flags(inputs, folder, "--save_minutes", minutes)) == 0
+        assert exit_code(flags(inputs, folder, "--save_minutes", minutes, *more)) == 0
         assert sorted(int(path.name[5:]) for path in (folder / "checkpoints").iterdir()) == expected
 
 

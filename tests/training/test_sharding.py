@@ -28,7 +28,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     ("variable", "value", "says"),
     [
         ("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed is not supported.*--use_fsdp --fsdp_version 2"),
+        ("ACCELERATE_USE_MEGATRON_LM", "1", "Megatron is not supported"),
         ("FSDP_VERSION", "1", "only its second version.*--fsdp_version 2"),
+        ("FSDP_VERSION", "", "only its second version"),
         ("FSDP_OFFLOAD_PARAMS", "true", "--fsdp_offload_params true: not supported"),
         ("FSDP_ACTIVATION_CHECKPOINTING", "true", "--gradient_checkpointing on"),
     ],

@@ -85,6 +85,7 @@ def test_a_setting_added_to_a_checkpoint_is_refused_and_writes_nothing(
 @pytest.mark.parametrize(
     "change",
     [
+        lambda state: state.pop("resolved"),
         lambda state: state.update(resolved=["precision"]),
         lambda state: state.update(rng=[]),
         lambda state: state.update(rng=[1]),
