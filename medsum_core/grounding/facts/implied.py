@@ -48,9 +48,11 @@ def _implied_one(fact: Mention, index: MentionIndex, note_facts: NoteFacts) -> i
         articles = [k for k, token in enumerate(index.scan.tokens) if token.text in ("a", "an")]
         named = ((k, unit_at(index.scan, k + 1)) for k in articles)
         return next((index.scan.tokens[k].start for k, unit in named if unit and unit[0].name == fact.unit), None)
-    others = any(other is not fact and other.noun == fact.noun and other.raw != fact.raw for other, _ in note_facts)
+    if fact.dim:
+        return None
     is_counted = fact.noun != "" and fact.noun in index.attributes
-    return 0 if not fact.dim and (others or not is_counted) else None
+    others = (other for other, _ in note_facts if other is not fact and other.noun == fact.noun)
+    return 0 if not is_counted or any(other.raw != fact.raw for other in others) else None
 
 
 def _side_implied(fact: Mention, note: Scan, index: MentionIndex) -> int | None:

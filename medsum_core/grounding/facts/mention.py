@@ -11,6 +11,7 @@ from medsum_core.grounding.facts.tokens import Token, tokenize
 from medsum_core.grounding.facts.words import Unit
 
 SENTENCE_ENDS = frozenset((".", "?", "!", "\n", ""))
+REACH = 200  # tokens of a sentence on each side of a mention
 Value = float | str | tuple[float, float]
 Date = tuple[int | None, int | None, int | None]  # year, month, day; None where not given
 
@@ -68,10 +69,14 @@ class Scan:
         return not self.tokens[i].gap.strip(" -–")
 
     def around(self, first: int, last: int, ends: Container[str] = SENTENCE_ENDS) -> range:
-        """Tokens `[first, last)`, extended on each side up to one of `ends`: by default to their sentence."""
-        while first > 0 and self.tokens[first - 1].text not in ends:
+        """Tokens `[first, last)`, extended on each side up to one of `ends`: by default to their sentence.
+
+        By REACH tokens at most, so that a long text without any end takes no quadratic time.
+        """
+        least, most = max(0, first - REACH), min(len(self.tokens) - 1, last + REACH)
+        while first > least and self.tokens[first - 1].text not in ends:
             first -= 1
-        while last < len(self.tokens) - 1 and self.tokens[last].text not in ends:
+        while last < most and self.tokens[last].text not in ends:
             last += 1
         return range(first, last)
 

@@ -20,6 +20,7 @@ ORDERED = word_set(
     "trimester pregnancy degree grade toe finger digit metatarsal metacarpal rib intercostal cranial cycle"
 )
 RANGE_WORDS = word_set("to or through and")
+RANGE_NUMBERS = 5  # after the first: "one, two or three weeks"; a page of numbers would take quadratic time
 HALVES = (("and", "a", "half"), ("and", "one", "half"), ("and", "half"))
 AGE_LINKS = word_set("of : , and about at approximately around was is")
 POSSESSIVES = word_set("his her their my our your early mid late the s")
@@ -121,7 +122,9 @@ def _range_end(scan: Scan, number: Number) -> Number | None:
 def _measured(scan: Scan, number: Number) -> ReaderResult | None:
     """A number with its own unit or that of the range that it begins: "two or three weeks"."""
     found, end = unit_at(scan, number.last, fraction=number.values[0] < 1), number
-    while found is None and (other := _range_end(scan, end)) is not None:
+    for _ in range(RANGE_NUMBERS):
+        if found is not None or (other := _range_end(scan, end)) is None:
+            break
         if scan.word(other.first - 1) == "and" and other.values[0] < number.values[0]:
             break  # "twenty eight [weeks] and three days"
         end, found = other, unit_at(scan, other.last)

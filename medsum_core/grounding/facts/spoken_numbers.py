@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from medsum_core.grounding.facts.cardinals import (
     DIGITS,
+    MAX_SPOKEN_DIGITS,
     MISSPELT,
     ORDINALS,
     SCALES,
@@ -195,7 +196,7 @@ def _combine(cardinals: Sequence[Cardinal]) -> list[Number]:
     numbers = []
     k = 0
     while k < len(cardinals):
-        size, values = joint_reading(cardinals[k:])
+        size, values = joint_reading(cardinals[k : k + MAX_SPOKEN_DIGITS])
         chosen = cardinals[k : k + size]
         parts = tuple(g.value for g in chosen)
         ordinal = size == 1 and chosen[0].ordinal

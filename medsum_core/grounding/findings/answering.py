@@ -6,6 +6,7 @@ another finding of the question, names relatives, or describes a symptom; else y
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -27,6 +28,7 @@ DENIABLE = ("symptom", "condition", "substance", "allergen")  # kinds that a bar
 SAME_ANSWER, SAME_REACH = word_set("has did too also"), 8  # words; "And her brother?" "He has it."
 HAVE_VERBS = word_set("does do did has")
 SHORT_SENTENCE = 6  # words of a sentence after a question
+MOST_BETWEEN = 40  # sentences between a question and its answer
 
 
 def with_answers(scan: FindingScan, turns: Sequence[Turn]) -> list[Finding]:
@@ -117,8 +119,9 @@ class _Dialogue:
     def _answer_to(self, finding: Finding, question: Sentence) -> tuple[int, int, int] | None:
         """The words `[first, last)` of the answer to a question, and its turn; None if other sentences come between."""
         number, sentences, bounds = finding.turn, self.scan.sentences_of, self.scan.turns
-        later = [s for s in sentences[number] if s.first > question.first]
-        if any(replies.is_full_question(self.scan.words, s) for s in later):
+        begin = bisect_right(sentences[number], question.first, key=lambda sentence: sentence.first)
+        later = sentences[number][begin : begin + MOST_BETWEEN + 1]
+        if len(later) > MOST_BETWEEN or any(replies.is_full_question(self.scan.words, s) for s in later):
             return None
         if later and not self.turns[number].speaker and not later[0].asks:
             return later[0].first, bounds[number][1], number

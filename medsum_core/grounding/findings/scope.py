@@ -108,11 +108,17 @@ class Sentence(NamedTuple):
 ABBREVIATIONS = word_set("dr mr mrs ms st vs jr sr approx")
 
 
+LONGEST_SENTENCE = 300  # words; rules look at a whole sentence for each of its findings
+
+
 def split_sentences(words: Sequence[Word], first: int, last: int, turn: int) -> list[Sentence]:
-    """The sentences of words `[first, last)`, each without its final punctuation mark."""
+    """The sentences of words `[first, last)`, each without its final punctuation mark, a very long one in parts."""
     sentences = []
     begin = first
     for i in range(first, last):
+        if i - begin == LONGEST_SENTENCE:
+            sentences.append(Sentence(begin, i, False, turn))
+            begin = i
         if words[i].text not in (".", "?", "!", "\n"):
             continue
         abbreviated = words[i].text == "." and i > begin and _may_be_abbreviation(words[i - 1].text)
