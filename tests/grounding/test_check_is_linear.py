@@ -16,7 +16,7 @@ from medsum_core.grounding.facts.reading import read_mentions
 from medsum_core.grounding.findings import answering, finding_index, scope
 from medsum_core.grounding.omissions import check_omissions
 
-SIZES = (100, 200)
+SIZES = (150, 300)
 UNITS = ("mg", "months", "weeks", "pounds", "kg", "percent", "degrees", "times a day", "inches", "cm", "tablets")
 FORMS = ("{n} {unit}", "{n}/80", "{n}'s", "a few {unit}", "{n} point 5 {unit}", "every {n} hours", "L{n}", "the {n}th")
 NAMES = ("headache", "a cough", "knee pain", "asthma", "a colonoscopy", "lisinopril", "penicillin", "back pain")
