@@ -35,8 +35,7 @@ export async function sign(visit, isOnPage) {
   if (isSigning) return; // a second click is no second signature
   clearError();
   isSigning = true;
-  const isSigned = await logSignature(visit);
-  isSigning = false;
+  const isSigned = await logSignature(visit).finally(() => (isSigning = false));
   if (!isSigned || !isOnPage()) return;
   visit.signature = { name, time: new Date() };
   drawSigning(visit);
