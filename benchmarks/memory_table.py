@@ -90,7 +90,7 @@ def write_table(page: Path = PAGE) -> None:
 
 
 def _training(size: ModelSize, num_tokens: int) -> str:
-    """The smallest GPU that a run fits on and, if it is smaller, the one for a run with gradient checkpointing."""
+    """The smallest GPU for a run and, where gradient checkpointing makes a smaller one suffice, that one too."""
     run = RunShape(
         precision="bf16",
         load_in_4bit=True,

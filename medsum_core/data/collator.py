@@ -125,9 +125,9 @@ def split_window(
     """A window as micro-batches, each row in exactly one.
 
     `pack_tokens` 0: `batch_size` rows each, in order, padded. Above 0: packed rows of at most `pack_tokens` tokens.
-    The documents are placed longest first, each in the fullest row that still has room for it (best-fit decreasing); a
-    document longer than `pack_tokens` gets a row of its own. The largest micro-batch comes first, so that later ones
-    fit into the memory that it frees.
+    Documents are packed from the longest to the shortest; each goes into the row with the least free space that is
+    enough for it, or else into a new row (best-fit decreasing). One longer than `pack_tokens` gets a row of its own.
+    The largest micro-batch comes first, so that later ones fit into the memory that it frees.
     """
     if pack_tokens == 0:
         starts = range(0, len(examples), batch_size)

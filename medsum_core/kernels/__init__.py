@@ -127,7 +127,8 @@ def choose(name: str, device_kind: str = "cpu") -> Kernels:
         return _reference()
     if name in FAST_PATHS:
         try:
-            return _with_graphs(_fast(device_kind, name)) if name == GRAPHS else _fast(device_kind, name)
+            kernels = _fast(device_kind, name)
+            return _with_graphs(kernels) if name == GRAPHS else kernels
         except RuntimeError as error:
             if "cannot cache function" not in str(error):
                 raise
@@ -188,6 +189,7 @@ def _fast(device_kind: str, name: str) -> Kernels:
 
 
 def _with_graphs(kernels: Kernels) -> Kernels:
+    from medsum_core.kernels.decoding.decoder_layers import packed_decoder
     from medsum_core.kernels.gpu import graphs
     from medsum_core.kernels.gpu.buckets import TOKENS
     from medsum_core.kernels.gpu.graph_accumulator import GraphAccumulator
@@ -195,5 +197,5 @@ def _with_graphs(kernels: Kernels) -> Kernels:
     def accumulator(model: Any, parameters: Any, *, pack_tokens: int, num_concurrent: int, **how: Any) -> Accumulate:
         return GraphAccumulator(model, parameters, record=graphs.CudaGraphs(), **how)
 
-    decoder = partial(kernels.decoder, record=graphs.CudaGraphs) if kernels.decoder else None
+    decoder = partial(packed_decoder, record=graphs.CudaGraphs)
     return replace(kernels, accumulator=accumulator, decoder=decoder, token_multiple=TOKENS)

@@ -133,7 +133,7 @@ def test_a_grad_scalers_factor_keeps_the_small_gradient_of_a_confident_note_in_f
     wanted_nll: float, softcap: float | None
 ) -> None:
     # At a loss of 1e-4 the gradient of each logit is about 5e-7, and that of the hidden state, after the product with the
-    # head, about 1e-9. The smallest positive number of fp16 is 6e-8, so 1e-9 becomes 0 unless it is scaled up before.
+    # head, about 1e-9. fp16 rounds all numbers below 3e-8 to 0, so the scaler must multiply 1e-9 before it is rounded.
     generator = torch.Generator().manual_seed(4)
     head = (torch.randn(VOCAB, 1024, generator=generator) * 0.002).half()  # its rows are nearly orthogonal
     targets = torch.arange(7)[None]
